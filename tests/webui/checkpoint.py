@@ -1,0 +1,106 @@
+"""Lays out a small SD1 checkpoint so that the real WebUI loads it without a network.
+
+The WebUI builds the text encoder from the configuration that belongs to the tokenizer's folder, and looks for that folder in the
+Hugging Face cache. A tiny model has a text encoder of its own size, so it needs a tokenizer folder of its own, named by
+`version` in the checkpoint's yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TEXT_PREFIX = "cond_stage_model.transformer.text_model."
+EMBEDDER_ARGUMENTS = {"version", "device", "max_length", "freeze", "layer", "layer_idx"}
+
+
+class CheckpointUnusable(Exception):
+    """The checkpoint cannot be given to the WebUI; the message says why."""
+
+
+def weight_shapes(checkpoint: Path) -> dict[str, list[int]]:
+    """Name and shape of every weight, from the header of a `.safetensors` file."""
+    with checkpoint.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def text_config(shapes: dict[str, list[int]], heads: int | None) -> dict[str, Any]:
+    """The transformers configuration of the CLIP text encoder whose weights have these `shapes`."""
+    try:
+        vocab, hidden = shapes[TEXT_PREFIX + "embeddings.token_embedding.weight"]
+        positions, _ = shapes[TEXT_PREFIX + "embeddings.position_embedding.weight"]
+        intermediate, _ = shapes[TEXT_PREFIX + "encoder.layers.0.mlp.fc1.weight"]
+    except KeyError as missing:
+        raise CheckpointUnusable(f"the checkpoint has no SD1 text encoder: {missing} is missing") from None
+    layer = re.compile(re.escape(TEXT_PREFIX) + r"encoder\.layers\.(\d+)\.")
+    return {
+        "model_type": "clip_text_model",
+        "architectures": ["CLIPTextModel"],
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": 1 + max(int(match[1]) for match in map(layer.match, shapes) if match),
+        "num_attention_heads": heads or max(1, hidden // 64),
+        "max_position_embeddings": positions,
+        "hidden_act": "quick_gelu",
+        "projection_dim": hidden,
+        "bos_token_id": vocab - 2,
+        "eos_token_id": vocab - 1,
+        "pad_token_id": vocab - 1,
+    }
+
+
+def write_tokenizer(folder: Path, vocabulary: Path, config: dict[str, Any]) -> None:
+    """A folder that transformers loads as CLIP tokenizer and configuration. `vocabulary` holds vocab.json and merges.txt."""
+    folder.mkdir(parents=True)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(vocabulary / name, folder / name)
+    special = {"bos_token": "<|startoftext|>"} | dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+    tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": config["max_position_embeddings"], **special}
+    for name, content in (
+        ("config.json", config),
+        ("tokenizer_config.json", tokenizer),
+        ("special_tokens_map.json", special),
+    ):
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def prepare(checkpoint: Path, vocabulary: Path, models: Path) -> Path:
+    """Copies `checkpoint` and its yaml into the models folder of a WebUI; returns the copy.
+
+    A yaml that already names an existing tokenizer folder is kept as it is; otherwise a folder is made from the CLIP
+    `vocabulary`. The yaml's `num_attention_heads` of the text encoder, which the WebUI does not know, moves there.
+    """
+    source_yaml = checkpoint.with_suffix(".yaml")
+    if not source_yaml.is_file():
+        raise CheckpointUnusable(
+            f"{checkpoint.name} has no {source_yaml.name} beside it, which tells the WebUI the model's size"
+        )
+    config = yaml.safe_load(source_yaml.read_text(encoding="utf-8"))
+    stage = config["model"]["params"]["cond_stage_config"]
+    params = stage.setdefault("params", {}) or {}
+
+    folder = models / "Stable-diffusion"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / checkpoint.name
+    shutil.copyfile(checkpoint, target)
+
+    version = params.get("version")
+    if not version or not Path(version).is_dir():
+        tokenizer = models / "clip-tokenizer"
+        write_tokenizer(
+            tokenizer, vocabulary, text_config(weight_shapes(checkpoint), params.get("num_attention_heads"))
+        )
+        version = str(tokenizer)
+    kept = {name: value for name, value in params.items() if name in EMBEDDER_ARGUMENTS}
+    stage["params"] = {**kept, "version": version, "device": "cpu"}
+    target.with_suffix(".yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return target
