@@ -37,7 +37,7 @@ def test_fabric_is_listed_as_always_on(with_pack: WebUI, is_img2img: bool) -> No
 def test_host_generates_with_the_pack_loaded(with_pack: WebUI) -> None:
     result = with_pack.client.generate(SMALL)
     assert [image.size for image in result.images] == [(128, 128)]
-    assert len(result.images[0].getcolors(128 * 128)) > 1, "one flat colour: the model is broken"
+    assert len(set(result.pixels[0])) > 1, "one flat colour: the model is broken"
     assert with_pack.errors() == []
 
 
