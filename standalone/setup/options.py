@@ -1,0 +1,143 @@
+"""The verbs of run.py and their options. Standard library only, so that --help works before anything is installed."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import NoReturn
+
+VERBS = {
+    "serve": "open the page in the browser, with the WebUI's API beside it (this is what runs without a verb)",
+    "generate": "make pictures from the command line",
+    "test": "run all tests and checks",
+    "evaluate": "measure how well a method works: evaluate METHOD --out DIR",
+    "bench": "measure how fast a method is: bench METHOD --out DIR",
+}
+
+
+class UsageError(Exception):
+    """A command line that makes no sense; the message is one sentence."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends in one sentence instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError. `message` is argparse's own, in lower case and without a full stop."""
+        raise UsageError(f"{message[:1].upper()}{message[1:]}. See: python {self.prog} --help")
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) not in (1, 2) or not all(part.strip().isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 512x768")
+    width, height = int(parts[0]), int(parts[-1])
+    return width, height
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port from 1 to 65535")
+    return int(text)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="FILE_OR_FOLDER", type=Path,
+                        help="a .safetensors file, a diffusers folder, or a folder of checkpoints "
+                             "(default: the one that ships, shapes)")
+    parser.add_argument("--data-dir", metavar="DIR", type=Path,
+                        help="where settings, outputs and feedback images are kept (default: the pack's folder)")
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument("--port", type=_port, default=7860, help="the port to listen on (default: 7860)")
+    parser.add_argument("--listen", action="store_true",
+                        help="be reachable from other machines, too; there is no password, so only in a network that "
+                             "you trust")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
+
+
+def _generate(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    picture = parser.add_argument_group("the picture")
+    picture.add_argument("prompt", help="what to draw")
+    picture.add_argument("--negative", default="", metavar="PROMPT", help="what not to draw")
+    picture.add_argument("--size", type=_size, metavar="WxH",
+                         help="for example 512x768 (default: the checkpoint's own)")
+    picture.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's own, else 20)")
+    picture.add_argument("--sampler",
+                         help='for example "Euler a" or "DPM++ 2M" (default: the checkpoint\'s own, else Euler a)')
+    picture.add_argument("--scheduler", default="Automatic", help='for example "Karras" (default: Automatic)')
+    picture.add_argument("--cfg-scale", type=float, help="CFG scale (default: the checkpoint's own, else 7)")
+    picture.add_argument("--seed", type=int, default=-1, help="-1 takes a random one (default)")
+    picture.add_argument("--batch-size", type=int, default=1, help="pictures at once")
+    picture.add_argument("--batch-count", type=int, default=1, help="batches one after the other")
+    start = parser.add_argument_group("img2img")
+    start.add_argument("--init-image", type=Path, metavar="FILE", help="start from this picture")
+    start.add_argument("--mask", type=Path, metavar="FILE", help="redraw only where this picture is white")
+    start.add_argument("--denoising-strength", type=float,
+                       help="how far the result may go from the picture, 0 to 1 (default: 0.75, for Hires.fix 0.7)")
+    hires = parser.add_argument_group("Hires.fix")
+    hires.add_argument("--hires", action="store_true", help="draw small, enlarge, and draw again")
+    hires.add_argument("--hires-scale", type=float, default=2.0, help="how much to enlarge (default: 2)")
+    hires.add_argument("--hires-upscaler", default="Latent", help="for example Latent, Lanczos (default: Latent)")
+    hires.add_argument("--hires-steps", type=int, default=0, help="steps of the second pass (default: as the first)")
+    fabric = parser.add_argument_group("FABRIC: feedback images")
+    fabric.add_argument("--like", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
+                        help="pictures to lean towards")
+    fabric.add_argument("--dislike", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
+                        help="pictures to lean away from")
+    fabric.add_argument("--fabric-strength", type=float, help="how strongly (default: 0.8)")
+    fabric.add_argument("--fabric-min-strength", type=float, help="strength outside of start to end (default: 0)")
+    fabric.add_argument("--fabric-start", type=float, help="from this part of the steps on, 0 to 1 (default: 0)")
+    fabric.add_argument("--fabric-end", type=float, help="up to this part of the steps, 0 to 1 (default: 0.8)")
+    fabric.add_argument("--fabric-negative-weight", type=float, help="weight of the dislikes (default: 0.5)")
+    parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR",
+                        help="where the PNGs go (default: outputs)")
+
+
+def _test(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tests", nargs=argparse.REMAINDER, metavar="...",
+                        help="what to hand to pytest instead of everything")
+
+
+def _method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", metavar="METHOD", help="for example fabric")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report goes")
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
+
+
+_BUILDERS = {"serve": _serve, "generate": _generate, "test": _test, "evaluate": _method, "bench": _method}
+
+
+def overview() -> str:
+    """The text of run.py --help."""
+    lines = ["Usage: python run.py [VERB] [options]", ""]
+    lines += [f"  {verb:<9} {meaning}" for verb, meaning in VERBS.items()]
+    lines += ["", "Each verb has its own --help. The first start installs what is needed into .venv beside run.py."]
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parses the command line; the result has `verb`, and the verb's options. UsageError with a sentence.
+
+    Exits with 0 after --help.
+    """
+    if arguments and arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        verb, rest = "serve", arguments
+    else:
+        verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UsageError(f"There is no verb '{verb}'.{hint} The verbs are: {', '.join(VERBS)}")
+    parser = Parser(prog=f"run.py {verb}", description=VERBS[verb], allow_abbrev=False)
+    _BUILDERS[verb](parser)
+    parsed = parser.parse_args(rest)
+    parsed.verb = verb
+    return parsed

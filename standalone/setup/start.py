@@ -1,0 +1,62 @@
+"""Sets up what is missing, then hands over to the verb."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import sys
+
+from . import environment, options, places
+from .errors import SetupError
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _fail(sentence: str, status: int) -> int:
+    print(sentence, file=sys.stderr, flush=True)
+    return status
+
+
+def _utf8_output() -> None:
+    """A console of another encoding must not stop the command because of one letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(ValueError, OSError):
+                stream.reconfigure(errors="replace")
+
+
+def dispatch(parsed: argparse.Namespace) -> int:
+    """Runs the verb in this interpreter and returns the exit status."""
+    try:
+        module = importlib.import_module(f"standalone.verbs.{parsed.verb}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("standalone", "lib_methods", "benchmarks"):
+            raise
+        return _fail(f"This Python lacks the package {package}: start without {environment.NO_VENV}, or remove .venv "
+                     "and start again.", 1)
+    return int(module.run(parsed))
+
+
+def main(arguments: list[str]) -> int:
+    """The whole command. Returns the exit status: 0 done, 1 failed, 2 wrong command line, 130 stopped."""
+    _utf8_output()
+    try:
+        parsed = options.parse(arguments)
+        requirements = places.DEVELOPER_PINS if parsed.verb == "test" else places.RUNTIME_PINS
+        other = environment.ensure(requirements, _say)
+        if other is not None:
+            return environment.run_again(other, arguments)
+        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+        return dispatch(parsed)
+    except options.UsageError as error:
+        return _fail(str(error), 2)
+    except SetupError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("\nStopped.", 130)

@@ -1,0 +1,12 @@
+"""The verb bench."""
+
+from __future__ import annotations
+
+import argparse
+
+from .methods import run_method
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the method's program of this kind and returns its exit status."""
+    return run_method("bench", options)

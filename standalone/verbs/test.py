@@ -1,0 +1,61 @@
+"""The verb test: ruff, mypy and pytest, one after the other, with one closing line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+from standalone.setup.places import ROOT
+
+COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")
+
+
+def _stream(name: str, command: list[str]) -> tuple[int, str]:
+    """Runs a command and passes its output on; returns its exit status and its last line that counts tests."""
+    print(f"== {name}", flush=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    closing = ""
+    with subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, encoding="utf-8", errors="replace", env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if COUNTS.search(line) and " in " in line:
+                closing = line
+    return process.returncode, closing
+
+
+def counts(closing: str) -> dict[str, int]:
+    """passed, failed and skipped of pytest's closing line; an error in a fixture counts as failed."""
+    found = {"passed": 0, "failed": 0, "skipped": 0}
+    for number, word in COUNTS.findall(closing):
+        key = {"error": "failed", "errors": "failed", "xfailed": "skipped", "xpassed": "passed"}.get(word, word)
+        found[key] += int(number)
+    return found
+
+
+def summary(states: dict[str, bool], closing: str) -> str:
+    """The closing line: all well with the number of tests, or what went wrong."""
+    tests = counts(closing)
+    text = f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped"
+    bad = [name for name, good in states.items() if not good]
+    return f"result: {text}" if not bad else f"FAILED in {' and '.join(bad)}: {text}"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the linters over everything, and the tests named in `options.tests` (all by default)."""
+    absent = [name for name in ("ruff", "mypy", "pytest") if importlib.util.find_spec(name) is None]
+    if absent:
+        print(f"This Python lacks {', '.join(absent)}: start without STEER_NO_VENV.", file=sys.stderr)
+        return 1
+    states: dict[str, bool] = {}
+    states["ruff"] = _stream("ruff", ["ruff", "check", "."])[0] == 0
+    states["mypy"] = _stream("mypy", ["mypy"])[0] == 0
+    status, closing = _stream("pytest", ["pytest", *options.tests])
+    states["pytest"] = status == 0
+    print(summary(states, closing), flush=True)
+    return 0 if all(states.values()) else 1
