@@ -1,8 +1,8 @@
 """Lays out a small SD1 checkpoint so that the real WebUI loads it without a network.
 
-The WebUI builds the text encoder from the configuration that belongs to the tokenizer's folder, and looks for that folder in the
-Hugging Face cache. A tiny model has a text encoder of its own size, so it needs a tokenizer folder of its own, named by
-`version` in the checkpoint's yaml.
+The WebUI builds the text encoder from the configuration that belongs to the tokenizer's folder, and looks for that
+folder in the Hugging Face cache. A tiny model has a text encoder of its own size, so it needs a tokenizer folder of its
+own, named by `version` in the checkpoint's yaml.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def text_config(shapes: dict[str, list[int]], heads: int | None) -> dict[str, An
 
 
 def write_tokenizer(folder: Path, vocabulary: Path, config: dict[str, Any]) -> None:
-    """A folder that transformers loads as CLIP tokenizer and configuration. `vocabulary` holds vocab.json and merges.txt."""
+    """A folder that transformers loads as CLIP tokenizer; `vocabulary` holds vocab.json and merges.txt."""
     folder.mkdir(parents=True)
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(vocabulary / name, folder / name)

@@ -10,6 +10,8 @@ import pytest
 from .checkpoint import CheckpointUnusable
 from .server import PACK_NAME, REPO, Installation, WebUI, WebUIUnavailable, serving, webui_root
 
+PROBE = Path(__file__).resolve().parent / "probe"
+
 
 @pytest.fixture(scope="session")
 def webui_checkout() -> Path:
@@ -45,5 +47,5 @@ def with_pack(installation: Installation, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def without_pack(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    """The same WebUI with no extension but its own."""
-    yield from _serve(installation, tmp_path_factory.mktemp("webui-plain"), {})
+    """The same WebUI without the pack. It has the probe of `test_lifecycle.py`, which only writes down its calls."""
+    yield from _serve(installation, tmp_path_factory.mktemp("webui-plain"), {"lifecycle-probe": PROBE})

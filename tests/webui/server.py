@@ -61,7 +61,7 @@ def webui_root() -> Path:
     """The checkout that SD_WEBUI_DIR names. Raises WebUIUnavailable."""
     named = os.environ.get("SD_WEBUI_DIR")
     if not named:
-        raise WebUIUnavailable("set SD_WEBUI_DIR to a checkout of the WebUI v1.10.1 to run this test")
+        raise WebUIUnavailable("SD_WEBUI_DIR is not set to a checkout of the WebUI v1.10.1")
     root = Path(named).resolve()
     if not (root / "launch.py").is_file() or not (root / "modules" / "scripts.py").is_file():
         raise WebUIUnavailable(f"SD_WEBUI_DIR names {root}, which holds no WebUI (launch.py, modules/scripts.py)")
@@ -108,6 +108,7 @@ class WebUI:
         self.data = data
         self.extensions = extensions or {}
         self.log_path = data / "server.log"
+        self.trace_path = data / "lifecycle.jsonl"  # written by the probe extension, where that is linked
         self.client = Client("")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -139,13 +140,14 @@ class WebUI:
         self._wait()
 
     def _environment(self) -> dict[str, str]:
-        """The environment of the server: offline, private temporary files, nothing of the Python that runs the tests."""
+        """The server's environment: offline, private temporary files, nothing of the Python that runs the tests."""
         foreign = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COMMANDLINE_ARGS", "SD_WEBUI_RESTARTING"}
         env = {name: value for name, value in os.environ.items() if name not in foreign}
         env.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False", PYTHONUNBUFFERED="1")
         env.update(
             HF_HOME=str(self.data / "hf"), GRADIO_TEMP_DIR=str(self.data / "gradio"), no_proxy="127.0.0.1,localhost"
         )
+        env["LIFECYCLE_PROBE_LOG"] = str(self.trace_path)
         env.setdefault("OMP_NUM_THREADS", "1")  # sums in a fixed order: two servers can agree to the last bit
         return env
 
@@ -196,11 +198,11 @@ def remove_link(link: Path) -> None:
     if link.is_symlink():
         link.unlink()
     elif sys.platform == "win32" and link.exists():
-        os.rmdir(link)  # removes the junction itself
+        link.rmdir()  # removes the junction itself
 
 
 def logged_errors(log: str) -> list[str]:
-    """Error reports in a log of the WebUI: a line that starts with ``***`` and what belongs to it, and bare tracebacks."""
+    """Error reports in a log of the WebUI: lines that start with ``***`` with what belongs to them, and tracebacks."""
     reports: list[list[str]] = []
     inside = False
     for line in log.splitlines():

@@ -154,7 +154,7 @@ class Package:
         return next((file for file in candidates if file.is_file()), None)
 
     def module(self, name: str) -> ModuleInfo:
-        """The public names of one module, those that it imports from its package included. Empty when it is not there."""
+        """The public names of a module, those that it imports from its package included. Empty when it is not there."""
         if name in self._modules:
             return self._modules[name]
         info = self._modules[name] = (

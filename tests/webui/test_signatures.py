@@ -55,7 +55,8 @@ def test_the_reader_sees_what_it_compares(webui_checkout: Path) -> None:
     )
     assert "on_cfg_denoiser" in real.module("script_callbacks").functions
     constructor = processing.classes["StableDiffusionProcessingTxt2Img"].methods["__init__"]
-    assert constructor.positional[0] == "sd_model" and "enable_hr" in constructor.positional
+    assert constructor.positional[0] == "sd_model"
+    assert "enable_hr" in constructor.positional
     assert len(differences(real, real)) == 0
 
 

@@ -1,0 +1,55 @@
+"""Takes a picture of an accordion in the real WebUI: ``python -m tests.webui.screenshot OUT.png``.
+
+Needs SD_WEBUI_DIR (see the package's docstring), Chromium with chromedriver, and selenium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .browser import BrowserUnavailable, browser, open_accordion, open_page
+from .checkpoint import CheckpointUnusable
+from .server import PACK_NAME, REPO, Installation, WebUIUnavailable, serving
+
+
+def take(out: Path, title: str, tab: str, dark: bool, whole_page: bool) -> None:
+    """Starts a WebUI with the pack, opens the accordion `title`, and writes the picture to `out`."""
+    installation = Installation.from_environment()
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as data,
+        serving(installation, Path(data), {PACK_NAME: REPO}) as server,
+        browser(dark=dark) as window,
+    ):
+        open_page(window, server.client.url, dark)
+        accordion = open_accordion(window, title, tab)
+        time.sleep(1.0)  # the accordion slides open
+        if whole_page:
+            window.save_screenshot(str(out))
+        else:
+            accordion.screenshot(str(out))
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="the PNG file to write")
+    parser.add_argument("--title", default="FABRIC", help="what the accordion's label starts with")
+    parser.add_argument("--tab", default="txt2img", choices=("txt2img", "img2img"))
+    parser.add_argument("--dark", action="store_true", help="the dark theme")
+    parser.add_argument("--whole-page", action="store_true", help="everything in the window, not the accordion alone")
+    options = parser.parse_args()
+    try:
+        take(options.out, options.title, options.tab, options.dark, options.whole_page)
+    except (WebUIUnavailable, BrowserUnavailable, CheckpointUnusable) as reason:
+        print(f"No picture: {reason}.", file=sys.stderr)
+        return 1
+    print(f"Wrote {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
