@@ -1,0 +1,280 @@
+"""Reads the sizes of a Stable Diffusion model from the shapes of its weights.
+
+The keys are those of the original LDM and SGM code (`model.diffusion_model.*`, `first_stage_model.*`,
+`cond_stage_model.*`, `conditioner.embedders.*`). Shapes give everything except the number of attention heads, the
+scale of the latents, the noise schedule and the parameterization; those come from an LDM yaml beside the file, and
+without one from the published models of the family.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from collections.abc import Mapping
+
+import torch
+
+from .errors import CheckpointError
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+SD1_TEXT_PREFIX = "cond_stage_model.transformer."
+SD2_TEXT_PREFIX = "cond_stage_model.model."
+SDXL_CLIP_PREFIX = "conditioner.embedders.0.transformer."
+SDXL_OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
+
+State = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TextGeometry:
+    """Sizes of one text encoder. `open_clip` says which key layout and which activation it has."""
+
+    prefix: str
+    open_clip: bool
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    positions: int
+    vocab: int
+    projection: int | None = None
+
+
+@dataclass
+class ModelGeometry:
+    """All that is needed to build the parts of a model, before its weights are loaded."""
+
+    family: str
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    text: list[TextGeometry]
+    scale_factor: float
+    parameterization: str = "eps"
+    linear_start: float = 0.00085
+    linear_end: float = 0.012
+    timesteps: int = 1000
+
+
+def detect_family(state: State) -> str:
+    """"sd1", "sd2" or "sdxl". Raises CheckpointError for anything else, with the reason."""
+    def has(prefix: str) -> bool:
+        return any(key.startswith(prefix) for key in state)
+
+    if has("model.diffusion_model.joint_blocks.") or has("model.diffusion_model.x_embedder."):
+        raise CheckpointError("This is a Stable Diffusion 3 checkpoint; SD1, SD2 and SDXL checkpoints can be loaded.")
+    if has("double_blocks.") or has("model.diffusion_model.double_blocks."):
+        raise CheckpointError("This is a Flux checkpoint; SD1, SD2 and SDXL checkpoints can be loaded.")
+    if not has(UNET_PREFIX):
+        raise CheckpointError(
+            "This file has no Stable Diffusion UNet in it (no key starts with 'model.diffusion_model.'): "
+            "it may be a LoRA, a VAE or an embedding. Choose a full checkpoint."
+        )
+    if has(SDXL_OPEN_CLIP_PREFIX):
+        return "sdxl"
+    if has("conditioner.embedders.0.model."):
+        raise CheckpointError("This is the SDXL refiner; choose an SDXL base checkpoint.")
+    if has(SD2_TEXT_PREFIX):
+        return "sd2"
+    if has(SD1_TEXT_PREFIX):
+        return "sd1"
+    raise CheckpointError("This checkpoint has no text encoder that we know (CLIP ViT-L or OpenCLIP).")
+
+
+def _count(state: State, pattern: str) -> int:
+    """One more than the largest number that group 1 of `pattern` takes in the keys, 0 when no key matches."""
+    regex = re.compile(pattern)
+    return 1 + max((int(m.group(1)) for m in map(regex.match, state) if m), default=-1)
+
+
+def _shape(state: State, key: str) -> tuple[int, ...]:
+    try:
+        return tuple(state[key].shape)
+    except KeyError:
+        raise CheckpointError(f"The checkpoint is incomplete: the weight '{key}' is missing.") from None
+
+
+def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The configuration of a diffusers UNet2DConditionModel for the LDM weights in `state`.
+
+    `params` are `unet_config.params` of the yaml; of these only the number of heads is used, since the weights have
+    no trace of it. Without them SD1 has 8 heads everywhere, SD2 and SDXL heads of 64 channels.
+    """
+    params = params or {}
+    base, in_channels = _shape(state, UNET_PREFIX + "input_blocks.0.0.weight")[:2]
+    out_channels = _shape(state, UNET_PREFIX + "out.2.weight")[0]
+    blocks = re.escape(UNET_PREFIX) + r"input_blocks"
+    count = _count(state, blocks + r"\.(\d+)\.")
+
+    channels: list[int] = []
+    depths: list[int] = []
+    resnets: list[int] = []
+    level_done = True
+    context: int | None = None
+    for index in range(1, count):
+        name = f"{UNET_PREFIX}input_blocks.{index}"
+        if f"{name}.0.op.weight" in state:
+            level_done = True
+            continue
+        width = _shape(state, f"{name}.0.out_layers.3.weight")[0]
+        if level_done:
+            channels.append(width)
+            depths.append(0)
+            resnets.append(0)
+            level_done = False
+        resnets[-1] += 1
+        depth = _count(state, re.escape(name) + r"\.1\.transformer_blocks\.(\d+)\.")
+        depths[-1] = max(depths[-1], depth)
+        if depth:
+            context = _shape(state, f"{name}.1.transformer_blocks.0.attn2.to_k.weight")[1]
+    if not channels or len(set(resnets)) != 1:
+        raise CheckpointError("The UNet of this checkpoint has levels of unequal depth, which is not supported.")
+    mid_depth = _count(state, re.escape(UNET_PREFIX) + r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    if not mid_depth or context is None:
+        raise CheckpointError("The UNet of this checkpoint has no cross attention to text.")
+    if depths[-1] not in (0, mid_depth):
+        raise CheckpointError("The middle block of this UNet is deeper than its last level, which is not supported.")
+
+    if params.get("num_heads", -1) not in (None, -1):
+        heads = [int(params["num_heads"])] * len(channels)
+    else:
+        default = 64 if family != "sd1" else None
+        per_head = params.get("num_head_channels", -1)
+        per_head = default if per_head in (None, -1) else int(per_head)
+        heads = [8] * len(channels) if per_head is None else [max(1, width // per_head) for width in channels]
+    for width, head in zip(channels, heads):
+        if width % head:
+            raise CheckpointError(f"{width} channels do not split into {head} heads; see num_heads in the yaml.")
+
+    attention = [depth > 0 for depth in depths]
+    config: dict[str, Any] = {
+        "sample_size": 128 if family == "sdxl" else 64,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
+        "block_out_channels": tuple(channels),
+        "layers_per_block": resnets[0],
+        "cross_attention_dim": context,
+        "attention_head_dim": tuple(heads),
+        # diffusers gives the middle block the depth of the last level, even where that level has no attention of its own
+        "transformer_layers_per_block": tuple(depth or 1 for depth in depths[:-1]) + (mid_depth,),
+        "use_linear_projection": len(_shape(state, UNET_PREFIX + "middle_block.1.proj_in.weight")) == 2,
+        "upcast_attention": family == "sd2",
+    }
+    if channels[0] != base:
+        raise CheckpointError("The first level of this UNet does not have channel_mult 1, which is not supported.")
+    label = UNET_PREFIX + "label_emb.0.0.weight"
+    if label in state:
+        if family != "sdxl":
+            raise CheckpointError("This checkpoint is conditioned on image embeddings (unCLIP), which is not supported.")
+        config.update(
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=_shape(state, label)[1],
+        )
+    return config
+
+
+def vae_geometry(state: State) -> dict[str, Any]:
+    """The configuration of a diffusers AutoencoderKL for the LDM weights in `state`."""
+    p = VAE_PREFIX
+    levels = _count(state, re.escape(p) + r"encoder\.down\.(\d+)\.")
+    if not levels:
+        raise CheckpointError("This checkpoint has no VAE in it; use one with the VAE included.")
+    channels = tuple(_shape(state, f"{p}encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels))
+    if any(f"{p}encoder.down.{i}.attn.0.q.weight" in state for i in range(levels)):
+        raise CheckpointError("A VAE with attention outside its middle block is not supported.")
+    return {
+        "in_channels": _shape(state, p + "encoder.conv_in.weight")[1],
+        "out_channels": _shape(state, p + "decoder.conv_out.weight")[0],
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": channels,
+        "layers_per_block": _count(state, re.escape(p) + r"encoder\.down\.0\.block\.(\d+)\."),
+        "latent_channels": _shape(state, p + "decoder.conv_in.weight")[1],
+        "sample_size": 512,
+    }
+
+
+def clip_geometry(state: State, prefix: str, params: Mapping[str, Any] | None = None) -> TextGeometry:
+    """Sizes of a CLIP text encoder in transformers' key layout, with or without the infix `text_model.`."""
+    params = params or {}
+    root = prefix + ("text_model." if any(k.startswith(prefix + "text_model.") for k in state) else "")
+    vocab, hidden = _shape(state, root + "embeddings.token_embedding.weight")
+    return TextGeometry(
+        prefix=root,
+        open_clip=False,
+        hidden=hidden,
+        layers=_count(state, re.escape(root) + r"encoder\.layers\.(\d+)\."),
+        heads=int(params.get("num_attention_heads") or max(1, hidden // 64)),
+        intermediate=_shape(state, root + "encoder.layers.0.mlp.fc1.weight")[0],
+        positions=_shape(state, root + "embeddings.position_embedding.weight")[0],
+        vocab=vocab,
+    )
+
+
+def open_clip_geometry(state: State, prefix: str, params: Mapping[str, Any] | None = None) -> TextGeometry:
+    """Sizes of a text encoder in OpenCLIP's key layout."""
+    params = params or {}
+    vocab, hidden = _shape(state, prefix + "token_embedding.weight")
+    projection = state.get(prefix + "text_projection")
+    return TextGeometry(
+        prefix=prefix,
+        open_clip=True,
+        hidden=hidden,
+        layers=_count(state, re.escape(prefix) + r"transformer\.resblocks\.(\d+)\."),
+        heads=int(params.get("num_attention_heads") or max(1, hidden // 64)),
+        intermediate=_shape(state, prefix + "transformer.resblocks.0.mlp.c_fc.weight")[0],
+        positions=_shape(state, prefix + "positional_embedding")[0],
+        vocab=vocab,
+        projection=None if projection is None else int(projection.shape[1]),
+    )
+
+
+def _params(config: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
+    """`config[name]["params"]` for the first of `names` that is there, else {}."""
+    for name in names:
+        part = (config or {}).get(name)
+        if isinstance(part, Mapping) and isinstance(part.get("params"), Mapping):
+            return dict(part["params"])
+    return {}
+
+
+def read_geometry(state: State, yaml: Mapping[str, Any] | None = None) -> ModelGeometry:
+    """Everything about the model in `state`; `yaml` is the parsed LDM or SGM configuration beside the file, if any.
+
+    Raises CheckpointError when the model is of no family that we can run.
+    """
+    family = detect_family(state)
+    try:
+        model: Mapping[str, Any] = (yaml or {}).get("model", {}).get("params", {}) or {}
+        unet_params = _params(model, "unet_config", "network_config")
+        text_params = _params(model, "cond_stage_config")
+        scaling = str(_params(model, "denoiser_config").get("scaling_config", {}).get("target", ""))
+    except AttributeError:
+        raise CheckpointError("The yaml beside the checkpoint has no model.params section as LDM writes it.") from None
+
+    if family == "sd1":
+        text = [clip_geometry(state, SD1_TEXT_PREFIX, text_params)]
+    elif family == "sd2":
+        text = [open_clip_geometry(state, SD2_TEXT_PREFIX, text_params)]
+    else:
+        text = [clip_geometry(state, SDXL_CLIP_PREFIX), open_clip_geometry(state, SDXL_OPEN_CLIP_PREFIX)]
+    parameterization = "eps"
+    if model.get("parameterization") == "v" or scaling.endswith("VScaling") or "v_pred" in state:
+        parameterization = "v"
+    elif family == "sd2" and yaml is None:
+        parameterization = "unknown"  # nothing in the keys tells; the UNet has to be asked
+    return ModelGeometry(
+        family=family,
+        unet=unet_geometry(state, family, unet_params),
+        vae=vae_geometry(state),
+        text=text,
+        scale_factor=float(model.get("scale_factor", 0.13025 if family == "sdxl" else 0.18215)),
+        parameterization=parameterization,
+        linear_start=float(model.get("linear_start", 0.00085)),
+        linear_end=float(model.get("linear_end", 0.012)),
+        timesteps=int(model.get("timesteps", 1000)),
+    )

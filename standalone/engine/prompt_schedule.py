@@ -1,0 +1,186 @@
+"""Prompt editing: which prompt holds at which step.
+
+`[from:to:when]`, `[to:when]`, `[from::when]` change the prompt after step `when`: a whole number is a step, a number with a dot
+a share of all steps. `[a|b|c]` takes turns. Both nest, inside weights as well. What is not well formed is plain text.
+
+With Hires. fix the steps of the second pass follow those of the first: whole numbers go on counting, shares from 1 to 2 belong
+to the second pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*$")
+Node = "str | Sequence_ | Scheduled | Alternate"
+
+
+@dataclass
+class Sequence_:
+    """Parts one after another."""
+
+    parts: list[object]
+
+
+@dataclass
+class Scheduled:
+    """`before` up to step `when`, then `after`; `when` is a number as it was written."""
+
+    before: Sequence_
+    after: Sequence_
+    when: str
+
+
+@dataclass
+class Alternate:
+    """One option after another, a step each."""
+
+    options: list[Sequence_]
+
+
+def parse(prompt: str) -> Sequence_:
+    """The tree of `prompt`. Never fails: brackets that mean nothing are text."""
+    return Sequence_(list(_Parser(prompt).sequence(())))
+
+
+class _Parser:
+    """Recursive descent with a way back: a bracket that turns out to be no schedule is read again as text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        # ends of square brackets, found once, so that hostile input ("[[[[[[...") takes linear and not exponential time
+        self.closing = _match_brackets(text)
+
+    def sequence(self, stops: tuple[str, ...]) -> Iterator[object]:
+        """Parts up to one of `stops` at this level, or to the end."""
+        depth = 0
+        while self.at < len(self.text):
+            char = self.text[self.at]
+            if char == "\\" and self.at + 1 < len(self.text):
+                yield self.text[self.at : self.at + 2]
+                self.at += 2
+            elif char in stops and depth == 0:
+                return
+            elif char == "[" and self.at in self.closing:
+                yield self.bracket()
+            else:
+                depth += {"(": 1, ")": -1 if depth else 0}.get(char, 0)
+                yield char
+                self.at += 1
+
+    def bracket(self) -> object:
+        """What stands between the `[` at the cursor and its `]`."""
+        start, end = self.at, self.closing[self.at]
+        inner = _Parser(self.text[start + 1 : end])
+        self.at = end + 1
+        fields, separators = inner.fields()
+        if separators and set(separators) == {"|"}:
+            return Alternate(fields)
+        if separators and set(separators) == {":"} and len(fields) in (2, 3):
+            when = _NUMBER.match(_plain(fields[-1]))
+            if when is not None:
+                before = fields[0] if len(fields) == 3 else Sequence_([])
+                return Scheduled(before, fields[-2], when.group(1))
+        return Sequence_(["[", *_rejoin(fields, separators), "]"])
+
+    def fields(self) -> tuple[list[Sequence_], list[str]]:
+        """Splits the whole text at `:` and `|` outside brackets; colons inside round brackets are weights."""
+        fields, separators = [Sequence_(list(self.sequence((":", "|"))))], []
+        while self.at < len(self.text):
+            separators.append(self.text[self.at])
+            self.at += 1
+            fields.append(Sequence_(list(self.sequence((":", "|")))))
+        return fields, separators
+
+
+def _match_brackets(text: str) -> dict[int, int]:
+    """Positions of `[` with those of their `]`; escaped ones do not count."""
+    opened: list[int] = []
+    pairs: dict[int, int] = {}
+    index = 0
+    while index < len(text):
+        if text[index] == "\\":
+            index += 2
+            continue
+        if text[index] == "[":
+            opened.append(index)
+        elif text[index] == "]" and opened:
+            pairs[opened.pop()] = index
+        index += 1
+    return pairs
+
+
+def _rejoin(fields: list[Sequence_], separators: list[str]) -> Iterator[object]:
+    for index, field in enumerate(fields):
+        if index:
+            yield separators[index - 1]
+        yield field
+
+
+def _plain(node: object) -> str:
+    """The text of a node without schedules in it, "" when there are some."""
+    if isinstance(node, str):
+        return node
+    if isinstance(node, Sequence_):
+        texts = [_plain(part) for part in node.parts]
+        return "" if any(not isinstance(p, (str, Sequence_)) for p in node.parts) else "".join(texts)
+    return ""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """How `when` is read: the steps of this pass, and what comes before it."""
+
+    steps: int
+    int_offset: int = 0
+    share_offset: float = 0.0
+    old: bool = False
+
+    def boundary(self, when: str) -> int:
+        """The last step (from 1) at which `before` holds; at most `steps`, below 1 when it never does."""
+        value = float(when)
+        if self.old:
+            value = value * self.steps if value < 1 else value
+        elif "." in when:
+            value = (value - self.share_offset) * self.steps
+        else:
+            value = value - self.int_offset
+        return min(self.steps, int(max(-1e9, min(value, 1e9))))
+
+
+def boundaries(node: object, timeline: Timeline) -> set[int]:
+    """All steps after which the prompt may change."""
+    if isinstance(node, Sequence_):
+        return set().union(*(boundaries(part, timeline) for part in node.parts)) if node.parts else set()
+    if isinstance(node, Scheduled):
+        own = {step} if (step := timeline.boundary(node.when)) >= 1 else set()
+        return own | boundaries(node.before, timeline) | boundaries(node.after, timeline)
+    if isinstance(node, Alternate):
+        return set(range(1, timeline.steps + 1)).union(*(boundaries(option, timeline) for option in node.options))
+    return set()
+
+
+def text_at(node: object, step: int, timeline: Timeline) -> str:
+    """The prompt at `step` (from 1)."""
+    if isinstance(node, str):
+        return node
+    if isinstance(node, Sequence_):
+        return "".join(text_at(part, step, timeline) for part in node.parts)
+    if isinstance(node, Scheduled):
+        return text_at(node.before if step <= timeline.boundary(node.when) else node.after, step, timeline)
+    assert isinstance(node, Alternate)
+    return text_at(node.options[(step - 1) % len(node.options)], step, timeline)
+
+
+def prompt_schedule(prompt: str, timeline: Timeline) -> list[list[int | str]]:
+    """`[[last step, text], ...]` with rising steps, the last of them `timeline.steps`."""
+    try:
+        tree = parse(prompt)
+        ends = sorted(boundaries(tree, timeline) | {timeline.steps})
+        return [[end, text_at(tree, end, timeline)] for end in ends]
+    except RecursionError:
+        # brackets nested hundreds deep: no schedule, just text
+        return [[timeline.steps, prompt]]

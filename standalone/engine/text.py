@@ -1,0 +1,155 @@
+"""Text conditioning: prompts of any length, weights, clip skip, for CLIP ViT-L and OpenCLIP encoders.
+
+A prompt is cut into chunks of 75 tokens, each encoded by itself between a start and an end token, and the results are
+put one after another. Weights multiply the encoder's output token by token; in the mode "Original" the mean of the
+output is restored afterwards, as the WebUI does (modules/sd_emphasis.py of v1.10.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from .prompt_attention import BREAK, parse_prompt_attention
+from .tokenizer import clip_tokenizer
+
+CHUNK = 75
+START, END = 49406, 49407
+COMMA = 267
+EMPHASIS_MODES = ("None", "Ignore", "Original", "No norm")
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What the host's settings say about text. `clip_skip` counts from 1 (the last layer); `backtrack` is in tokens."""
+
+    clip_skip: int = 1
+    emphasis: str = "Original"
+    backtrack: int = 20
+    sdxl_clip_l_skip: bool = False
+
+
+@dataclass
+class Chunk:
+    """75 tokens of a prompt (fewer while it is being filled) and their weights."""
+
+    tokens: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def framed(self, pad: int) -> tuple[list[int], list[float]]:
+        """77 tokens with start and end; unused places hold `pad`, after one end token."""
+        tail = CHUNK - len(self.tokens)
+        tokens = [START, *self.tokens, END, *[pad] * tail]
+        return tokens, [1.0, *self.weights, *[1.0] * (tail + 1)]
+
+
+def split_prompt(prompt: str, options: TextOptions) -> tuple[list[Chunk], int]:
+    """Cuts `prompt` into chunks, at least one. Returns them and the number of tokens up to the end of the text.
+
+    A word that would be torn from its clause at the end of a chunk moves to the next one with all that follows the
+    last comma, when that comma is at most `options.backtrack` tokens back.
+    """
+    pieces = [[prompt, 1.0]] if options.emphasis == "None" else parse_prompt_attention(prompt)
+    tokenizer = clip_tokenizer()
+    chunks: list[Chunk] = []
+    chunk = Chunk()
+    comma = -1
+
+    def finish() -> None:
+        nonlocal chunk, comma
+        chunks.append(chunk)
+        chunk, comma = Chunk(), -1
+
+    for text, weight in pieces:
+        if (text, weight) == BREAK:
+            finish()
+            continue
+        for token in tokenizer(str(text), add_special_tokens=False, truncation=False)["input_ids"]:
+            if token == COMMA:
+                comma = len(chunk.tokens)
+            elif len(chunk.tokens) == CHUNK and comma != -1 and options.backtrack and CHUNK - comma <= options.backtrack:
+                rest = Chunk(chunk.tokens[comma + 1 :], chunk.weights[comma + 1 :])
+                chunk = Chunk(chunk.tokens[: comma + 1], chunk.weights[: comma + 1])
+                finish()
+                chunk = rest
+            if len(chunk.tokens) == CHUNK:
+                finish()
+            chunk.tokens.append(token)
+            chunk.weights.append(float(weight))
+    count = CHUNK * len(chunks) + len(chunk.tokens)
+    if chunk.tokens or not chunks:
+        finish()
+    return chunks, count
+
+
+def apply_emphasis(hidden: torch.Tensor, weights: torch.Tensor, mode: str) -> torch.Tensor:
+    """Scales `hidden` (B, 77, C) by `weights` (B, 77) as `mode` says; weights of 1 leave it as it is."""
+    if mode in ("None", "Ignore") or bool((weights == 1).all()):
+        return hidden
+    scaled = hidden * weights.to(hidden).unsqueeze(-1)
+    return scaled if mode == "No norm" else scaled * (hidden.mean() / scaled.mean())
+
+
+class TextEncoder(nn.Module):
+    """One text encoder with the tokenizer before it.
+
+    `layer` says which hidden state conditions the UNet: "last" (with the final norm), or "penultimate" (without, as
+    in SDXL). With `skippable`, clip skip counts back from the last layer and keeps the final norm, as SD1 does.
+    """
+
+    def __init__(self, transformer: nn.Module, *, pad: int = END, layer: str = "last", skippable: bool = False,
+                 pooled: bool = False) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.pad, self.layer, self.skippable, self.pooled = pad, layer, skippable, pooled
+        self.options: Callable[[], TextOptions] = TextOptions
+
+    @property
+    def body(self) -> nn.Module:
+        """The part with the layers; transformers from 5.6 on has no `text_model` level in CLIPTextModel."""
+        return getattr(self.transformer, "text_model", self.transformer)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without start, end and padding."""
+        return [clip_tokenizer()(text, add_special_tokens=False, truncation=False)["input_ids"] for text in texts]
+
+    def get_target_prompt_token_count(self, token_count: int) -> int:
+        """The tokens that a prompt may have before it needs one more chunk."""
+        return max(1, -(-token_count // CHUNK)) * CHUNK
+
+    def process_texts(self, texts: Sequence[str]) -> tuple[list[list[Chunk]], int]:
+        """The chunks of every text, and the largest number of tokens."""
+        parts = [split_prompt(text, self.options()) for text in texts]
+        return [chunks for chunks, _ in parts], max((count for _, count in parts), default=0)
+
+    def forward(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encodes `texts`. Returns hidden states (B, 77 * chunks, C) and the pooled state of the first chunk, or None."""
+        options = self.options()
+        batches, _ = self.process_texts(texts)
+        device = next(self.transformer.parameters()).device
+        parts: list[torch.Tensor] = []
+        pooled: torch.Tensor | None = None
+        for index in range(max(len(chunks) for chunks in batches)):
+            framed = [(chunks[index] if index < len(chunks) else Chunk()).framed(self.pad) for chunks in batches]
+            tokens = torch.tensor([t for t, _ in framed], device=device)
+            weights = torch.tensor([w for _, w in framed], device=device)
+            hidden, state = self.encode(tokens, options)
+            pooled = state if index == 0 else pooled
+            parts.append(apply_emphasis(hidden, weights, options.emphasis))
+        return torch.cat(parts, dim=1), pooled
+
+    def encode(self, tokens: torch.Tensor, options: TextOptions) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Runs the transformer on `tokens` (B, 77)."""
+        output = self.transformer(input_ids=tokens, output_hidden_states=True)
+        skip = max(1, options.clip_skip)
+        states = output.hidden_states
+        if self.layer == "penultimate":
+            hidden = states[-min(skip, len(states))] if options.sdxl_clip_l_skip and not self.pooled else states[-2]
+        elif self.skippable and skip > 1:
+            hidden = self.body.final_layer_norm(states[-min(skip, len(states))])
+        else:
+            hidden = output.last_hidden_state
+        return hidden, output.text_embeds if self.pooled else None

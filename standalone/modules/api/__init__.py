@@ -1,0 +1,1 @@
+"""Data classes that scripts and the REST API share."""

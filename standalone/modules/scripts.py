@@ -1,0 +1,101 @@
+"""Loads scripts from the extension folders. Names that scripts import from here are those of the WebUI."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from modules import errors, extensions, paths_internal, script_callbacks, script_loading
+from modules.script_class import (
+    AlwaysVisible,
+    MaskBlendArgs,
+    OnComponent,
+    PostprocessBatchListArgs,
+    PostprocessImageArgs,
+    PostProcessMaskOverlayArgs,
+    PostSampleArgs,
+    Script,
+    ScriptBuiltinUI,
+)
+from modules.script_runner import ScriptRunner, wrap_call
+
+__all__ = [
+    "AlwaysVisible", "MaskBlendArgs", "OnComponent", "PostProcessMaskOverlayArgs", "PostSampleArgs",
+    "PostprocessBatchListArgs", "PostprocessImageArgs", "Script", "ScriptBuiltinUI", "ScriptClassData", "ScriptFile",
+    "ScriptRunner", "basedir", "list_files_with_name", "list_scripts", "load_scripts", "scripts_data", "wrap_call",
+]
+
+
+class ScriptFile(NamedTuple):
+    """A script file and the extension folder that it is in."""
+
+    basedir: str
+    filename: str
+    path: str
+
+
+class ScriptClassData(NamedTuple):
+    """A script class that was found in a file."""
+
+    script_class: type[Script]
+    path: str
+    basedir: str
+    module: ModuleType
+
+
+current_basedir = paths_internal.script_path
+scripts_data: list[ScriptClassData] = []
+postprocessing_scripts_data: list[Any] = []
+scripts_txt2img: ScriptRunner = ScriptRunner()
+scripts_img2img: ScriptRunner = ScriptRunner()
+scripts_current: ScriptRunner | None = None
+
+
+def basedir() -> str:
+    """While a script file is being loaded: the folder of its extension."""
+    return current_basedir
+
+
+def list_scripts(scriptdirname: str, extension: str, *, include_extensions: bool = True) -> list[ScriptFile]:
+    """The script files of all extensions, in order of extension and name."""
+    if not include_extensions:
+        return []
+    return [ScriptFile(ext.path, path.name, str(path))
+            for ext in extensions.active() for path in ext.list_files(scriptdirname, extension)]
+
+
+def list_files_with_name(filename: str) -> list[str]:
+    """Paths of the files called `filename` in the folders of the extensions."""
+    from pathlib import Path
+
+    found = (Path(ext.path) / filename for ext in extensions.active())
+    return [str(path) for path in found if path.is_file()]
+
+
+def load_scripts() -> None:
+    """Loads every script file anew, as modules of their own, and makes the two runners. A failing file is logged."""
+    global current_basedir, scripts_txt2img, scripts_img2img
+    scripts_data.clear()
+    postprocessing_scripts_data.clear()
+    script_callbacks.clear_callbacks()
+    for file in list_scripts("scripts", ".py"):
+        if file.basedir not in sys.path:
+            # the WebUI takes it out again; here the folder stays, since scripts import lazily from their extension
+            sys.path.insert(0, file.basedir)
+        current_basedir = file.basedir
+        try:
+            module = script_loading.load_module(file.path)
+        except Exception:
+            errors.report(f"Error loading script: {file.filename}", exc_info=True)
+            continue
+        finally:
+            current_basedir = paths_internal.script_path
+        for value in vars(module).values():
+            if inspect.isclass(value) and issubclass(value, Script) and value not in (Script, ScriptBuiltinUI):
+                scripts_data.append(ScriptClassData(value, file.path, file.basedir, module))
+    scripts_txt2img, scripts_img2img = ScriptRunner(), ScriptRunner()
+
+
+reload_scripts = load_scripts

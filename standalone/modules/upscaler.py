@@ -1,0 +1,67 @@
+"""Upscalers that work on pixels."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+LANCZOS = Image.Resampling.LANCZOS
+NEAREST = Image.Resampling.NEAREST
+
+
+class Upscaler:
+    """Base class: `do_upscale` makes the image larger, `upscale` brings it to the size asked for."""
+
+    name: str = ""
+    scalers: list[UpscalerData]
+
+    def __init__(self, create_dirs: bool = False) -> None:
+        self.scale: float = 1.0
+        self.scalers = [UpscalerData(self.name, None, self)]
+
+    def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
+        return img
+
+    def upscale(self, img: Image.Image, scale: float, selected_model: str | None = None) -> Image.Image:
+        """`img` enlarged by `scale`, to a multiple of 8 pixels."""
+        self.scale = scale
+        width, height = int(img.width * scale) // 8 * 8, int(img.height * scale) // 8 * 8
+        img = self.do_upscale(img, selected_model)
+        return img if img.size == (width, height) else img.resize((width, height), resample=LANCZOS)
+
+
+class UpscalerData:
+    """An upscaler as the list of choices has it."""
+
+    def __init__(self, name: str, path: str | None, upscaler: Upscaler, scale: int = 4, model: object = None) -> None:
+        self.name = name
+        self.data_path = path
+        self.local_data_path = path
+        self.scaler = upscaler
+        self.scale = scale
+        self.model = model
+
+    def __repr__(self) -> str:
+        return f"<UpscalerData name={self.name} scale={self.scale}>"
+
+
+class UpscalerNone(Upscaler):
+    name = "None"
+
+
+class UpscalerLanczos(Upscaler):
+    name = "Lanczos"
+
+    def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
+        return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=LANCZOS)
+
+
+class UpscalerNearest(Upscaler):
+    name = "Nearest"
+
+    def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
+        return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=NEAREST)
+
+
+def builtin_upscalers() -> list[UpscalerData]:
+    """None, Lanczos and Nearest, in the WebUI's order."""
+    return [scaler for upscaler in (UpscalerNone(), UpscalerLanczos(), UpscalerNearest()) for scaler in upscaler.scalers]
