@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from .checkpoint import CheckpointUnusable
+from .jobs import Runs
 from .server import PACK_NAME, REPO, Installation, WebUI, WebUIUnavailable, serving, webui_root
 
 PROBE = Path(__file__).resolve().parent / "probe"
@@ -49,3 +50,9 @@ def with_pack(installation: Installation, tmp_path_factory: pytest.TempPathFacto
 def without_pack(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     """The same WebUI without the pack. It has the probe of `test_lifecycle.py`, which only writes down its calls."""
     yield from _serve(installation, tmp_path_factory.mktemp("webui-plain"), {"lifecycle-probe": PROBE})
+
+
+@pytest.fixture(scope="session")
+def runs() -> Runs:
+    """First answers to requests, shared by all tests of the session."""
+    return Runs()

@@ -1,0 +1,110 @@
+"""FABRIC in the real WebUI: what a job with likes and dislikes gives, over the REST API."""
+
+from __future__ import annotations
+
+import pytest
+
+from .client import JSON
+from .jobs import BASE, CASES, Runs, feedback, with_fabric
+from .server import REPO, WebUI
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (REPO / "scripts" / "fabric.py").is_file(), reason="scripts/fabric.py is not there"),
+]
+CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+@pytest.fixture(autouse=True)
+def no_error_is_logged(with_pack: WebUI):
+    """The host logs and swallows exceptions of a script; a test that only looks at the image would not see them."""
+    before = len(with_pack.log())
+    yield
+    assert with_pack.errors(before) == []
+
+
+def liked(case: JSON) -> JSON:
+    """`case` with two likes of unequal weight and size, and a dislike."""
+    likes = feedback("red") + feedback("orange", weight=0.5, size=(200, 96), shape="rectangle")
+    return with_fabric(case, likes=likes, dislikes=feedback("blue"))
+
+
+@CASE
+def test_without_feedback_the_image_is_that_of_no_pack(
+    with_pack: WebUI, without_pack: WebUI, runs: Runs, case: JSON
+) -> None:
+    plain = runs.first(without_pack, case).pixels
+    assert runs.first(with_pack, case).pixels == plain, "the pack changes the image though FABRIC is not asked for"
+
+
+@CASE
+def test_feedback_changes_every_image(with_pack: WebUI, runs: Runs, case: JSON) -> None:
+    off, on = runs.first(with_pack, case), runs.first(with_pack, liked(case))
+    assert [image.size for image in on.images] == [image.size for image in off.images]
+    assert all(one != other for one, other in zip(off.pixels, on.pixels))
+
+
+@CASE
+def test_a_repeat_is_identical(with_pack: WebUI, runs: Runs, case: JSON) -> None:
+    """Another job in between; the second run finds the reference features in the cache, the first may not."""
+    first = runs.first(with_pack, liked(case))
+    with_pack.client.generate(with_fabric({**BASE, "seed": 5, "steps": 1}, likes=feedback("purple")))
+    assert with_pack.client.generate(liked(case)).pixels == first.pixels
+
+
+@CASE
+def test_off_stays_off_after_jobs_with_feedback(with_pack: WebUI, runs: Runs, case: JSON) -> None:
+    off = runs.first(with_pack, case)
+    runs.first(with_pack, liked(case))
+    assert with_pack.client.generate(case).pixels == off.pixels
+
+
+@CASE
+def test_the_infotext_names_the_feedback(with_pack: WebUI, runs: Runs, case: JSON) -> None:
+    assert all("FABRIC" in text for text in runs.first(with_pack, liked(case)).infotexts)
+    assert not any("FABRIC" in text for text in runs.first(with_pack, case).infotexts)
+
+
+def test_likes_and_dislikes_act_differently(with_pack: WebUI, runs: Runs) -> None:
+    images = {
+        runs.first(with_pack, payload).pixels
+        for payload in (
+            BASE,
+            with_fabric(BASE, likes=feedback("red")),
+            with_fabric(BASE, dislikes=feedback("red")),
+            with_fabric(BASE, likes=feedback("red"), dislikes=feedback("red")),
+        )
+    }
+    assert len(images) == 4
+
+
+def test_weights_count_image_by_image(with_pack: WebUI, runs: Runs) -> None:
+    red, blue = feedback("red"), feedback("blue")
+    heavy_red = feedback("red", weight=3.0) + feedback("blue", weight=0.5)
+    heavy_blue = feedback("red", weight=0.5) + feedback("blue", weight=3.0)
+    images = {
+        runs.first(with_pack, with_fabric(BASE, likes=likes)).pixels for likes in (red + blue, heavy_red, heavy_blue)
+    }
+    assert len(images) == 3
+
+
+def test_the_same_picture_twice_counts_once(with_pack: WebUI, runs: Runs) -> None:
+    once = runs.first(with_pack, with_fabric(BASE, likes=feedback("red")))
+    twice = runs.first(with_pack, with_fabric(BASE, likes=feedback("red", "red")))
+    assert twice.pixels == once.pixels
+
+
+@pytest.mark.parametrize(
+    "settings", [{"likes": []}, {"likes": feedback("red"), "strength": 0.0}], ids=["no image", "strength 0"]
+)
+def test_settings_that_ask_for_nothing_change_nothing(with_pack: WebUI, runs: Runs, settings: JSON) -> None:
+    asked = runs.first(with_pack, with_fabric(BASE, **settings))
+    assert asked.pixels == runs.first(with_pack, BASE).pixels
+
+
+def test_steps_outside_of_the_range_are_left_alone(with_pack: WebUI, runs: Runs) -> None:
+    """Guidance of the first step only, of the later steps only, and of all are three different images."""
+    case = {**BASE, "steps": 4}
+    ranges = [{"start": 0.0, "end": 0.25}, {"start": 0.25, "end": 1.0}, {"start": 0.0, "end": 1.0}]
+    images = {runs.first(with_pack, with_fabric(case, likes=feedback("red"), **r)).pixels for r in ranges}
+    assert len(images | {runs.first(with_pack, case).pixels}) == 4
