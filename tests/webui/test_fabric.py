@@ -108,3 +108,17 @@ def test_steps_outside_of_the_range_are_left_alone(with_pack: WebUI, runs: Runs)
     ranges = [{"start": 0.0, "end": 0.25}, {"start": 0.25, "end": 1.0}, {"start": 0.0, "end": 1.0}]
     images = {runs.first(with_pack, with_fabric(case, likes=feedback("red"), **r)).pixels for r in ranges}
     assert len(images | {runs.first(with_pack, case).pixels}) == 4
+
+
+@pytest.mark.parametrize("case", [BASE, CASES["Hires.fix"]], ids=["txt2img", "Hires.fix"])
+def test_the_infotext_alone_gives_the_image_again(with_pack: WebUI, runs: Runs, case: JSON) -> None:
+    """As pasting it into the page does: every control comes back, the pictures by their hash."""
+    published = {"weighting": "as published", "detail": "half", "colour_correction": False, "hires": "re-encode"}
+    for settings in ({}, {**published, "start": 0.2, "negative_weight": 1.5, "seed": 3}):
+        wanted = with_fabric(
+            case, likes=feedback("red") + feedback("orange", weight=0.5), dislikes=feedback("blue"), **settings
+        )
+        made = runs.first(with_pack, wanted)
+        again = with_pack.client.generate({"infotext": made.infotexts[0]})
+        assert again.infotexts == made.infotexts
+        assert again.pixels == made.pixels
