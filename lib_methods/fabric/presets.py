@@ -1,0 +1,143 @@
+"""Named FABRIC presets: likes, dislikes, their weights and all settings, each a JSON file in one folder.
+
+File names are made from the preset's name, but never are the name: a readable part and a hash. So "../x", "CON", "a/b" or
+"猫" are ordinary preset names on every system, and none leaves the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from .request import settings_from_fields, settings_to_fields
+from .settings import FabricSettings, SettingsError
+
+MAX_NAME = 80
+MAX_FILE_BYTES = 2**20
+_STEM = re.compile(r"[a-z0-9_-]*-[0-9a-f]{16}")
+_VERSION = 1
+
+
+class PresetError(SettingsError):
+    """A preset that cannot be saved, found or read; the message says why in the user's words."""
+
+
+def clean_name(name: object) -> str:
+    """The name as it is kept: NFC, outer blanks removed, 1 to 80 printable characters.
+
+    Raises:
+        PresetError: the name is empty, too long, or holds control characters.
+    """
+    if not isinstance(name, str):
+        raise PresetError("Give the preset a name.")
+    clean = unicodedata.normalize("NFC", name).strip()
+    if not clean:
+        raise PresetError("Give the preset a name.")
+    if len(clean) > MAX_NAME:
+        raise PresetError(f"The preset's name is too long: at most {MAX_NAME} characters.")
+    joiners = "\u200c\u200d"  # invisible, but part of Indic and Arabic words and of emoji
+    if any(
+        unicodedata.category(character) in ("Cc", "Cs", "Cf", "Zl", "Zp")
+        for character in clean
+        if character not in joiners
+    ):
+        raise PresetError("The preset's name holds characters that cannot be seen or typed.")
+    return clean
+
+
+class PresetFolder:
+    """Presets in `folder`, which is made when the first one is saved."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def save(self, name: str, settings: FabricSettings) -> str:
+        """Keep `settings` under `name`, in place of an older preset of that name; returns the name as it is kept."""
+        name = clean_name(name)
+        content = {"fabric_preset": _VERSION, "name": name, "settings": settings_to_fields(settings)}
+        temporary: str | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=".saving-", suffix=".tmp", dir=self.folder)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1, ensure_ascii=False)
+            os.replace(temporary, self._path(name))
+            temporary = None
+        except OSError:
+            raise PresetError("The preset cannot be saved: the disk is full or the folder is read-only.") from None
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+        return name
+
+    def load(self, name: str) -> FabricSettings:
+        """The settings kept under `name`. Whether its pictures are still there is for the image store to say.
+
+        Raises:
+            PresetError: there is no such preset, or its file is damaged.
+        """
+        name = clean_name(name)
+        path = self._find(name)
+        if not path.is_file():
+            raise PresetError(f'There is no preset "{name}".')
+        try:
+            fields = _read(path)["settings"]
+            return settings_from_fields(fields)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # SettingsError is a ValueError
+            raise PresetError(
+                f'The preset "{name}" cannot be used: its file is damaged. Save it again or delete it.'
+            ) from None
+
+    def delete(self, name: str) -> bool:
+        """Remove a preset; False if there was none."""
+        try:
+            self._find(clean_name(name)).unlink()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            raise PresetError(f'The preset "{clean_name(name)}" cannot be deleted just now.') from None
+        return True
+
+    def list(self) -> tuple[str, ...]:
+        """All names in alphabetical order. A damaged file is listed by its file's stem, so that it can be deleted."""
+        names = []
+        try:
+            entries = sorted(entry.name for entry in os.scandir(self.folder))
+        except OSError:  # no folder yet: nothing was saved
+            return ()
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry)
+            if suffix != ".json" or not _STEM.fullmatch(stem):
+                continue
+            try:
+                name = clean_name(_read(self.folder / entry)["name"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                name = stem
+            names.append(name if self._path(name).name == entry else stem)
+        return tuple(sorted(names, key=lambda name: (name.casefold(), name)))
+
+    def _find(self, name: str) -> Path:
+        path = self._path(name)
+        if not path.is_file() and _STEM.fullmatch(name):  # a damaged file goes by its stem, see list()
+            return self.folder / f"{name}.json"
+        return path
+
+    def _path(self, name: str) -> Path:
+        readable = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40]
+        # The prefix keeps Windows' device names (CON, NUL, COM1 ...) out; the hash tells "Cat" from "cat" on every disk.
+        return self.folder / f"preset_{readable}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:16]}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError("too large for a preset")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.get("fabric_preset") != _VERSION:
+        raise ValueError("not a preset")
+    return content

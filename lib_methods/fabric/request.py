@@ -1,0 +1,248 @@
+"""From what a page or an API call sends to `FabricSettings`.
+
+The controls of the page arrive as a list in the order of `CONTROLS`. An API call may send the same list, or one dict of named
+fields in the first place, or both; then the named fields win. Pictures may be named by hash or sent along, and those sent along
+are kept in the image store.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Union
+
+from .settings import FabricSettings, FeedbackImage, SettingsError
+from .store import ImageStore, is_image_id
+
+CONTROLS = (
+    "enabled",
+    "likes",
+    "dislikes",
+    "strength",
+    "start",
+    "end",
+    "negative_weight",
+    "min_strength",
+    "weighting",
+    "colour_correction",
+    "detail",
+    "hires",
+    "hires_strength",
+    "cache_limit_mb",
+    "seed",
+)
+"""The order of the page's controls and of positional API arguments."""
+
+MAX_IMAGES = 64
+MAX_SEED = 2**32 - 1
+
+_FIELDS = frozenset(CONTROLS)
+_IMAGE_FIELDS = frozenset(("image", "weight"))
+_LISTED = re.compile(r"([0-9a-f]{64})(?::([0-9.eE+-]+))?")
+_LIST_NAMES = {"likes": "liked", "dislikes": "disliked"}
+
+JSONValue = Union[None, bool, int, float, str, list[Any], dict[str, Any]]
+
+
+class RequestError(SettingsError):
+    """A request that cannot be understood; the message says which part and why in the user's words."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One job's request.
+
+    settings: what to do, or None where FABRIC is switched off.
+    notes: sentences for the user about pictures that were left out.
+    """
+
+    settings: FabricSettings | None
+    notes: tuple[str, ...] = ()
+
+
+def parse_request(
+    arguments: Sequence[Any],
+    store: ImageStore,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    skip_missing: bool = False,
+) -> Request:
+    """Read the arguments of one job.
+
+    Args:
+        arguments: values in the order of `CONTROLS`; a dict in the first place holds named fields. None stands for the default.
+        store: where pictures are looked up, and where those that were sent along are kept.
+        overrides: fields set from elsewhere (X/Y/Z plot); they win over everything.
+        skip_missing: leave out pictures that are not in the store, with a note, instead of refusing the request.
+
+    Raises:
+        RequestError, StoreError, SettingsError: the sentence names the field.
+    """
+    named = _named_fields(arguments)
+    enabled = named.pop("enabled", False)
+    if not isinstance(enabled, bool):
+        raise RequestError('"enabled" has to be true or false.')
+    if not enabled:
+        return Request(None)
+    named.update(overrides or {})
+    for name in _LIST_NAMES:
+        named[name] = parse_images(named.get(name), name, store)
+    settings = settings_from_fields(named)
+    return _without_missing(settings, store, skip_missing)
+
+
+def settings_from_fields(named: Mapping[str, Any]) -> FabricSettings:
+    """Settings from named fields with JSON values; fields left out or None keep their default.
+
+    The lists hold `FeedbackImage`s, or dicts `{"image": hash, "weight": number}`.
+    """
+    if not isinstance(named, Mapping):
+        raise RequestError("The settings have to be named fields.")
+    _refuse_unknown(named, _FIELDS - {"enabled"}, "FABRIC has")
+    values = {name: value for name, value in named.items() if value is not None}
+    for name in _LIST_NAMES:
+        if name in values:
+            values[name] = parse_images(values[name], name, None)
+    for name, low, high in (("cache_limit_mb", 0, 10**6), ("seed", 0, MAX_SEED)):
+        if name in values:
+            values[name] = _whole_number(name, values[name], low, high)
+    if not isinstance(values.get("colour_correction", True), bool):
+        raise RequestError('"colour_correction" has to be true or false.')
+    return FabricSettings(**values)
+
+
+def settings_to_fields(settings: FabricSettings) -> dict[str, Any]:
+    """The inverse of `settings_from_fields`: JSON values only."""
+    named: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    for name in _LIST_NAMES:
+        named[name] = [{"image": image.image_id, "weight": image.weight} for image in named[name]]
+    return named
+
+
+def format_images(images: Sequence[FeedbackImage]) -> str:
+    """A list as one line, as infotexts and the page carry it: "hash hash:0.5"; a weight of 1 is not written."""
+    return " ".join(f"{image.image_id}:{image.weight!r}" if image.weight != 1 else image.image_id for image in images)
+
+
+def parse_images(value: Any, name: str, store: ImageStore | None) -> tuple[FeedbackImage, ...]:
+    """One list of feedback images from any form in which it may come.
+
+    Args:
+        value: None, the line of `format_images`, or a list of: hash, "hash:weight", base64 text, data URL, [picture, weight],
+            {"image": picture, "weight": number}.
+        name: "likes" or "dislikes", for messages.
+        store: where pictures that come along are kept; with None only hashes are accepted.
+    """
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        words = value.split()
+        # one line of hashes; anything else is a single picture, whose base64 may have line breaks
+        value = words if all(_LISTED.fullmatch(word) for word in words) else [value]
+    if not isinstance(value, (list, tuple)):
+        raise RequestError(f'"{name}" has to be a list of pictures.')
+    if len(value) > MAX_IMAGES:
+        raise RequestError(f'"{name}" holds {len(value)} pictures; at most {MAX_IMAGES} are possible.')
+    images = []
+    for position, item in enumerate(value, 1):
+        try:
+            images.append(_image(item, store))
+        except SettingsError as error:
+            place = (
+                f"Picture {position} of {len(value)} in the {name}: "
+                if len(value) > 1
+                else f"The {_LIST_NAMES[name]} picture: "
+            )
+            raise type(error)(place + str(error)) from None
+    return tuple(images)
+
+
+def _named_fields(arguments: Sequence[Any]) -> dict[str, Any]:
+    if isinstance(arguments, (str, bytes, Mapping)) or not isinstance(arguments, Sequence):
+        raise RequestError(
+            '"args" has to be a list: the values of the controls in order, or one object of named fields.'
+        )
+    if len(arguments) > len(CONTROLS):
+        raise RequestError(
+            f'"args" holds {len(arguments)} values; FABRIC has {len(CONTROLS)} controls: {", ".join(CONTROLS)}.'
+        )
+    first = arguments[0] if arguments else None
+    named = {name: value for name, value in zip(CONTROLS, arguments) if value is not None}
+    if isinstance(first, Mapping):
+        _refuse_unknown(first, _FIELDS, "FABRIC has")
+        named["enabled"] = True  # who sends fields wants them used; "enabled": false among them still wins
+        named.update({name: value for name, value in first.items() if value is not None})
+    return named
+
+
+def _image(item: Any, store: ImageStore | None) -> FeedbackImage:
+    if isinstance(item, FeedbackImage):
+        return item
+    weight: Any = 1.0
+    if isinstance(item, Mapping):
+        _refuse_unknown(item, _IMAGE_FIELDS, "A picture has")
+        if "image" not in item:
+            raise RequestError('The field "image" is missing.')
+        item, weight = item["image"], item.get("weight", 1.0)
+    elif isinstance(item, (list, tuple)):
+        if len(item) != 2:
+            raise RequestError("A picture with a weight is a list of two: [picture, weight].")
+        item, weight = item
+    if not isinstance(item, str):
+        raise RequestError("A picture has to be text: base64, a data URL, or the hash of a stored one.")
+    listed = _LISTED.fullmatch(item.strip())
+    if listed:
+        item = listed[1]
+        if listed[2] is not None:
+            weight = _decimal(listed[2])
+    weight = 1.0 if weight is None else weight
+    if not is_image_id(item):
+        if store is None:
+            raise RequestError("A feedback image is named by its 64-digit hash here.")
+        FeedbackImage("0" * 64, weight)  # refuse a bad weight before anything is written to the disk
+        item = store.add(item)
+    return FeedbackImage(item, weight)
+
+
+def _without_missing(settings: FabricSettings, store: ImageStore, skip: bool) -> Request:
+    notes = []
+    for name, word in _LIST_NAMES.items():
+        images: tuple[FeedbackImage, ...] = getattr(settings, name)
+        missing = [image.image_id for image in images if not store.exists(image.image_id)]
+        if not missing:
+            continue
+        one = len(missing) == 1
+        subject = f"The {word} picture {missing[0][:8]}…" if one else f"{len(missing)} of the {word} pictures"
+        if not skip:
+            raise RequestError(
+                f"{subject} {'is' if one else 'are'} not on this machine. Send the pictures themselves, or remove them."
+            )
+        notes.append(f"{subject} {'is' if one else 'are'} not on this machine and {'was' if one else 'were'} left out.")
+        kept = tuple(image for image in images if image.image_id not in missing)
+        settings = replace(settings, likes=kept) if name == "likes" else replace(settings, dislikes=kept)
+    return Request(settings, tuple(notes))
+
+
+def _refuse_unknown(named: Mapping[Any, Any], known: frozenset[str], subject: str) -> None:
+    for name in named:
+        if name not in known:
+            shown = str(name)[:40]
+            close = difflib.get_close_matches(shown, known, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(sorted(known))}."
+            raise RequestError(f'{subject} no field "{shown}"; {hint}')
+
+
+def _whole_number(name: str, value: Any, low: int, high: int) -> int:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not low <= value <= high:
+        raise RequestError(f'"{name}" has to be a whole number from {low} to {high}.')
+    return int(value)
+
+
+def _decimal(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise RequestError("The weight behind the hash is not a number.") from None

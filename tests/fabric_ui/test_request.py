@@ -1,0 +1,197 @@
+"""What pages and API calls send becomes valid settings, or one sentence that names the part that is wrong."""
+
+from __future__ import annotations
+
+import base64
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lib_methods.fabric.request import (
+    CONTROLS,
+    MAX_IMAGES,
+    format_images,
+    parse_images,
+    parse_request,
+    settings_from_fields,
+    settings_to_fields,
+)
+from lib_methods.fabric.settings import FabricSettings, FeedbackImage, SettingsError
+from lib_methods.fabric.store import ImageStore
+
+from .pictures import data_url, encoded, picture
+from .strategies import fabric_settings
+
+UNKNOWN = "0" * 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    return ImageStore(tmp_path / "images")
+
+
+@given(wanted=fabric_settings())
+@settings(max_examples=100)
+def test_fields_round_trip(wanted: FabricSettings) -> None:
+    assert settings_from_fields(settings_to_fields(wanted)) == wanted
+
+
+@given(wanted=fabric_settings())
+@settings(max_examples=100)
+def test_the_line_that_carries_a_list_round_trips(wanted: FabricSettings) -> None:
+    assert parse_images(format_images(wanted.likes), "likes", None) == wanted.likes
+
+
+def test_positional_named_and_both_mean_the_same(store: ImageStore) -> None:
+    name = store.add(picture())
+    positional = [
+        True,
+        f"{name}:0.5",
+        "",
+        0.6,
+        0.1,
+        0.9,
+        0.4,
+        0.05,
+        "as published",
+        False,
+        "half",
+        "off",
+        1.5,
+        64.0,
+        3.0,
+    ]
+    assert len(positional) == len(CONTROLS)
+    named = dict(zip(CONTROLS, positional, strict=True)) | {"likes": [{"image": name, "weight": 0.5}]}
+    expected = FabricSettings(
+        likes=(FeedbackImage(name, 0.5),),
+        strength=0.6,
+        start=0.1,
+        end=0.9,
+        negative_weight=0.4,
+        min_strength=0.05,
+        weighting="as published",
+        colour_correction=False,
+        detail="half",
+        hires="off",
+        hires_strength=1.5,
+        cache_limit_mb=64,
+        seed=3,
+    )
+    assert parse_request(positional, store).settings == expected
+    assert parse_request([named], store).settings == expected
+    assert parse_request([{"strength": 0.7}, *positional[1:]], store).settings.strength == 0.7  # type: ignore[union-attr]
+    assert parse_request([{"strength": 0.7}], store, overrides={"strength": 0.9}).settings == FabricSettings(
+        strength=0.9
+    )
+
+
+def test_nothing_false_or_missing_is_off(store: ImageStore) -> None:
+    for arguments in ([], [None], [False], [False, "rubbish"], [{"enabled": False, "strength": 1}]):
+        assert parse_request(arguments, store).settings is None
+
+
+def test_none_means_the_default(store: ImageStore) -> None:
+    assert parse_request([True, *[None] * (len(CONTROLS) - 1)], store).settings == FabricSettings()
+    assert parse_request([dict.fromkeys(CONTROLS)], store).settings == FabricSettings()
+
+
+def test_pictures_sent_along_are_kept_and_named_by_hash(store: ImageStore) -> None:
+    image = picture()
+    forms: list[Any] = [data_url(image), base64.b64encode(encoded(image)).decode(), store.add(image)]
+    for form in forms:
+        for value in (form, [form], [[form, 1]], [{"image": form}], [{"image": form, "weight": None}]):
+            parsed = parse_request([{"likes": value}], store).settings
+            assert parsed is not None
+            assert parsed.likes == (FeedbackImage(store.add(image), 1.0),)
+
+
+def test_a_picture_sent_along_with_a_bad_weight_is_not_kept(store: ImageStore) -> None:
+    with pytest.raises(SettingsError, match="weight"):
+        parse_request([{"likes": [[data_url(picture()), -1]]}], store)
+    assert store.list() == ()
+
+
+def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore) -> None:
+    name = store.add(picture())
+    with pytest.raises(SettingsError, match="not on this machine"):
+        parse_request([{"likes": [name, UNKNOWN]}], store)
+    request = parse_request([{"likes": [name, UNKNOWN], "dislikes": [UNKNOWN]}], store, skip_missing=True)
+    assert request.settings is not None
+    assert [image.image_id for image in request.settings.likes] == [name]
+    assert request.settings.dislikes == ()
+    assert len(request.notes) == 2
+    assert "liked" in request.notes[0]
+    assert "disliked" in request.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ({"strenght": 1}, 'did you mean "strength"'),
+        ({"xyzzy": 1}, 'no field "xyzzy"'),
+        ({"strength": "0.8"}, "Strength has to be a number"),
+        ({"strength": True}, "Strength has to be a number"),
+        ({"strength": -0.1}, "Strength has to lie"),
+        ({"strength": math.nan}, "Strength has to lie"),
+        ({"strength": math.inf}, "Strength has to lie"),
+        ({"strength": [1]}, "Strength has to be a number"),
+        ({"start": 0.9, "end": 0.1}, "lies after End"),
+        ({"enabled": "yes"}, '"enabled"'),
+        ({"weighting": "other"}, "Weighting"),
+        ({"weighting": 1}, "Weighting"),
+        ({"detail": []}, "Detail"),
+        ({"hires": {}}, "Hires"),
+        ({"colour_correction": "on"}, '"colour_correction"'),
+        ({"cache_limit_mb": 1.5}, '"cache_limit_mb"'),
+        ({"cache_limit_mb": -1}, '"cache_limit_mb"'),
+        ({"seed": "1"}, '"seed"'),
+        ({"seed": 2**32}, '"seed"'),
+        ({"likes": 5}, '"likes" has to be a list'),
+        ({"likes": {"image": UNKNOWN}}, '"likes" has to be a list'),
+        ({"likes": [5]}, "liked picture"),
+        ({"likes": [[UNKNOWN]]}, "list of two"),
+        ({"likes": [[UNKNOWN, "x"]]}, "weight"),
+        ({"likes": [f"{UNKNOWN}:1.2.3"]}, "weight"),
+        ({"likes": [f"{UNKNOWN}:9"]}, "weight"),
+        ({"likes": [{"image": UNKNOWN, "wight": 1}]}, 'did you mean "weight"'),
+        ({"likes": [{"weight": 1}]}, '"image" is missing'),
+        ({"dislikes": ["../../etc/passwd"]}, "paths are not accepted"),
+        ({"dislikes": ["C:\\boot.ini"]}, "paths are not accepted"),
+        ({"likes": ["data:image/png;base64,AAAA", UNKNOWN]}, "Picture 1 of 2 in the likes"),
+        ({"likes": [UNKNOWN] * (MAX_IMAGES + 1)}, "at most"),
+    ],
+)
+def test_each_mistake_gets_its_sentence(store: ImageStore, field: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_request([field], store)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [{"likes": []}, "text", 5, [True] * (len(CONTROLS) + 1)])
+def test_arguments_that_are_no_list_of_controls_get_a_sentence(store: ImageStore, arguments: Any) -> None:
+    with pytest.raises(SettingsError, match='"args"'):
+        parse_request(arguments, store)
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=90)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@given(
+    named=st.dictionaries(st.sampled_from(CONTROLS), json_values, max_size=5), rest=st.lists(json_values, max_size=14)
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_json_is_settings_or_a_sentence(store: ImageStore, named: dict[str, Any], rest: list[Any]) -> None:
+    for arguments in ([named, *rest], [True, *rest]):
+        try:
+            parse_request(arguments, store)
+        except SettingsError as error:
+            assert str(error).endswith((".", "?"))
