@@ -1,0 +1,135 @@
+"""Says what is wrong with a request before a job is made of it."""
+
+from __future__ import annotations
+
+from modules import sd_models, sd_samplers, sd_schedulers, shared
+
+from .errors import BadRequest
+from .models import GenerationRequest, ImageToImageRequest, TextToImageRequest
+
+SMALLEST, LARGEST = 16, 4096
+MAX_PIXELS_AT_ONCE = 64 * 1024 * 1024
+MAX_PROMPT = 100_000
+INT64 = 2**63
+
+
+def _between(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise BadRequest(f"{name}: {value:g} is not between {low:g} and {high:g}.")
+
+
+def check_sampler(name: str | None, field: str = "sampler_name") -> None:
+    """BadRequest unless there is a sampler of this name; names with a schedule ("DPM++ 2M Karras") count, too."""
+    if name is None:
+        return
+    known = {sampler.name.lower() for sampler in sd_samplers.all_samplers}
+    known |= {alias.lower() for sampler in sd_samplers.all_samplers for alias in sampler.aliases}
+    plain, _ = sd_samplers.get_sampler_and_scheduler(name, None)
+    if plain not in sd_samplers.all_samplers_map and name.lower() not in known:
+        names = ", ".join(sampler.name for sampler in sd_samplers.all_samplers)
+        raise BadRequest(f"{field}: there is no sampler named '{name[:80]}'. There is: {names}.", 400)
+
+
+def check_scheduler(name: str | None, field: str = "scheduler") -> None:
+    """BadRequest unless there is a schedule of this name or label."""
+    if not name:
+        return
+    for item in sd_schedulers.schedulers:
+        if name.lower() in {item.name.lower(), item.label.lower(), *(alias.lower() for alias in item.aliases or [])}:
+            return
+    labels = ", ".join(item.label for item in sd_schedulers.schedulers)
+    raise BadRequest(f"{field}: there is no schedule named '{name[:80]}'. There is: {labels}.", 400)
+
+
+def check_upscaler(name: str | None) -> None:
+    """BadRequest unless there is an upscaler of this name for Hires.fix."""
+    names = [*shared.latent_upscale_modes, *(upscaler.name for upscaler in shared.sd_upscalers)]
+    if name is not None and name not in names:
+        raise BadRequest(f"hr_upscaler: there is no upscaler named '{name[:80]}'. There is: {', '.join(names)}.")
+
+
+def check_settings(settings: dict[str, object] | None) -> None:
+    """BadRequest when `override_settings` names a setting that is not there, or a checkpoint that is not there."""
+    for key, value in (settings or {}).items():
+        if key not in shared.opts.data_labels:
+            raise BadRequest(f"override_settings: there is no setting named '{key[:80]}'.")
+        check_setting(key, value, "override_settings")
+
+
+def check_setting(key: str, value: object, field: str) -> None:
+    """BadRequest when `value` cannot be the value of the setting `key`."""
+    if key == "sd_model_checkpoint" and value is not None and value not in sd_models.checkpoint_aliases:
+        raise BadRequest(f"{field}: there is no checkpoint named '{str(value)[:80]}'.", 404)
+    default = shared.opts.data_labels[key].default
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        good = isinstance(value, bool) or value in (0, 1)
+    elif isinstance(default, (int, float)):
+        good = number
+    elif isinstance(default, str):
+        good = isinstance(value, str)
+    else:
+        good = value is None or default is None or isinstance(value, type(default))
+    if not good:
+        raise BadRequest(f"{field}: the setting '{key}' cannot be {str(value)[:40]!r}.")
+
+
+def rounded(size: int) -> int:
+    """A width or height as the model can make it: a multiple of 8, as the WebUI rounds."""
+    return size - size % 8
+
+
+def check_request(request: GenerationRequest) -> None:
+    """BadRequest with a sentence for the first thing in `request` that cannot be done."""
+    for name in ("width", "height"):
+        size = getattr(request, name)
+        if size is None or not SMALLEST <= size <= LARGEST:
+            raise BadRequest(f"{name}: {size} is not a size between {SMALLEST} and {LARGEST}.")
+    for name in ("prompt", "negative_prompt"):
+        if len(getattr(request, name) or "") > MAX_PROMPT:
+            raise BadRequest(f"{name}: longer than {MAX_PROMPT} letters.")
+    _between("batch_size", request.batch_size, 1, 64)
+    _between("n_iter", request.n_iter, 1, 1000)
+    _between("steps", request.steps, 1, 1000)
+    _between("cfg_scale", request.cfg_scale, 0, 100)
+    _between("denoising_strength", request.denoising_strength, 0, 1)
+    _between("subseed_strength", request.subseed_strength, 0, 1)
+    _between("seed", request.seed, -INT64, INT64 - 1)
+    _between("subseed", request.subseed, -INT64, INT64 - 1)
+    width, height = request.width or 0, request.height or 0
+    if width * height * (request.batch_size or 1) > MAX_PIXELS_AT_ONCE:
+        raise BadRequest(f"batch_size: {request.batch_size} pictures of {width}x{height} at once are too many.")
+    check_sampler(request.sampler_name or request.sampler_index)
+    check_scheduler(request.scheduler)
+    check_settings(request.override_settings)
+    if isinstance(request, TextToImageRequest) and request.enable_hr:
+        _check_hires(request)
+    if isinstance(request, ImageToImageRequest):
+        _check_img2img(request)
+
+
+def _check_hires(request: TextToImageRequest) -> None:
+    check_upscaler(request.hr_upscaler)
+    _between("hr_scale", request.hr_scale, 1, 8)
+    _between("hr_second_pass_steps", request.hr_second_pass_steps, 0, 1000)
+    for name in ("hr_resize_x", "hr_resize_y"):
+        _between(name, getattr(request, name), 0, LARGEST)
+    scale = request.hr_scale or 1.0
+    longest = max(request.width or 0, request.height or 0)
+    if longest * scale > LARGEST and not (request.hr_resize_x or request.hr_resize_y):
+        raise BadRequest(f"hr_scale: {scale:g} times this size is more than {LARGEST} pixels.")
+    if request.hr_sampler_name not in (None, "", "Use same sampler"):
+        check_sampler(request.hr_sampler_name, "hr_sampler_name")
+    if request.hr_scheduler not in (None, "", "Use same scheduler"):
+        check_scheduler(request.hr_scheduler, "hr_scheduler")
+
+
+def _check_img2img(request: ImageToImageRequest) -> None:
+    if not request.init_images:
+        raise BadRequest("init_images: no picture to start from.", 404)
+    _between("resize_mode", request.resize_mode, 0, 3)
+    _between("inpainting_fill", request.inpainting_fill, 0, 3)
+    _between("inpainting_mask_invert", request.inpainting_mask_invert, 0, 1)
+    _between("inpaint_full_res_padding", request.inpaint_full_res_padding, 0, LARGEST)
+    for name in ("mask_blur", "mask_blur_x", "mask_blur_y"):
+        _between(name, getattr(request, name), 0, 256)

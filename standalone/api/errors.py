@@ -1,0 +1,67 @@
+"""Errors of the API: always a status and one sentence, never a traceback or a path of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from standalone.engine.errors import UserError
+from standalone.engine.job import explain
+
+
+class BadRequest(HTTPException):
+    """A request that cannot be done as it is; `detail` says what is wrong with it."""
+
+    def __init__(self, detail: str, status: int = 422) -> None:
+        super().__init__(status_code=status, detail=detail)
+
+
+def sentence_for(error: BaseException) -> tuple[str, int]:
+    """What to tell the user about `error`, and the HTTP status: 4xx when the request is to blame, else 500."""
+    if isinstance(error, HTTPException):
+        return str(error.detail), error.status_code
+    if isinstance(error, UserError):
+        return str(error), 422
+    return explain(error), 500
+
+
+def problem(status: int, sentence: str, kind: str = "HTTPException") -> JSONResponse:
+    """The WebUI's JSON for an error."""
+    return JSONResponse(status_code=status, content={"error": kind, "detail": sentence, "body": "", "errors": sentence})
+
+
+def _where(location: Sequence[Any]) -> str:
+    parts = [str(part) for part in location if part not in ("body", "query")]
+    return ".".join(parts) or "the request"
+
+
+def validation_sentence(error: RequestValidationError) -> str:
+    """One sentence for what is wrong with a request's fields."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return "The request is not valid JSON."
+    return f"{_where(first['loc'])}: {str(first['msg'])[:200]}."
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Makes every error of `app` a sentence."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(422, validation_sentence(error), "RequestValidationError")
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        return problem(error.status_code, str(error.detail))
+
+    async def other(request: Request, error: Exception) -> JSONResponse:
+        sentence, status = sentence_for(error)
+        return problem(status, sentence, type(error).__name__)
+
+    for kind in (UserError, Exception):
+        app.add_exception_handler(kind, other)

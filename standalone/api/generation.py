@@ -1,0 +1,147 @@
+"""txt2img and img2img: from a request to a job, and from its result to the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+from modules import infotext_utils, scripts, sd_samplers, shared
+from modules.processing import (
+    Processed,
+    StableDiffusionProcessingImg2Img,
+    StableDiffusionProcessingTxt2Img,
+    process_images,
+)
+from modules.script_runner import ScriptRunner
+
+from .checks import check_request, rounded
+from .codec import decode_image, encode_image
+from .errors import BadRequest
+from .models import GenerationRequest, GenerationResponse, ImageToImageRequest, TextToImageRequest
+from .scripts import build_args, runner_for
+
+# Fields of a request that steer the API itself and are no arguments of the processing classes.
+_NOT_FOR_PROCESSING = {"sampler_index", "script_name", "script_args", "send_images", "save_images", "alwayson_scripts",
+                       "infotext", "init_images", "mask", "latent_mask", "firstpass_image", "include_init_images"}
+# Infotext names of the fields that an `infotext` in the request may set.
+_INFOTEXT_NAMES = {
+    "prompt": "Prompt", "negative_prompt": "Negative prompt", "steps": "Steps", "sampler_name": "Sampler",
+    "scheduler": "Schedule type", "cfg_scale": "CFG scale", "seed": "Seed", "width": "Size-1", "height": "Size-2",
+    "batch_size": "Batch size", "denoising_strength": "Denoising strength", "hr_scale": "Hires upscale",
+    "hr_upscaler": "Hires upscaler", "hr_second_pass_steps": "Hires steps", "hr_resize_x": "Hires resize-1",
+    "hr_resize_y": "Hires resize-2", "subseed": "Variation seed", "subseed_strength": "Variation seed strength",
+    "hr_prompt": "Hires prompt", "hr_negative_prompt": "Hires negative prompt", "mask_blur": "Mask blur",
+}
+
+
+def apply_infotext(request: GenerationRequest, runner: ScriptRunner) -> tuple[GenerationRequest, dict[int, Any]]:
+    """Fills fields that the request leaves open from its `infotext`; also the scripts' arguments that it names."""
+    if not request.infotext:
+        return request, {}
+    params = infotext_utils.parse_generation_parameters(request.infotext)
+    found = {field: params[name] for field, name in _INFOTEXT_NAMES.items()
+             if name in params and field in type(request).model_fields and field not in request.model_fields_set}
+    if isinstance(request, TextToImageRequest) and "enable_hr" not in request.model_fields_set:
+        found["enable_hr"] = "Denoising strength" in params and bool({"Hires upscale", "Hires upscaler"} & set(params))
+    settings = {name: value for _, name, value in infotext_utils.get_override_settings(params)}
+    found["override_settings"] = {**settings, **(request.override_settings or {})}
+    try:
+        filled = type(request).model_validate({**request.model_dump(exclude_unset=True), **found})
+    except ValueError:
+        raise BadRequest("infotext: it has a value that does not fit.") from None
+    return filled, script_args_from_infotext(params, runner)
+
+
+def script_args_from_infotext(params: Mapping[str, Any], runner: ScriptRunner) -> dict[int, Any]:
+    """Places and values of the scripts' arguments that parsed infotext `params` mention."""
+    places = {id(control): index for index, control in enumerate(runner.inputs) if control is not None}
+    args: dict[int, Any] = {}
+    for field in runner.infotext_fields:
+        paste_field = hasattr(field, "component")
+        component, source = (field.component, field.function or field.label) if paste_field else field[:2]
+        index = places.get(id(component))
+        if index is None or index == 0:
+            continue
+        value = source(params) if callable(source) else params.get(source)
+        if isinstance(value, dict) and value.get("__type__") in ("update", "generic_update"):
+            value = value.get("value")
+        if value is None:
+            continue
+        default = getattr(component, "value", None)
+        if isinstance(default, bool) and isinstance(value, str):
+            value = value.strip().lower() not in ("false", "0", "")
+        elif isinstance(default, (int, float)) and not isinstance(default, bool) and isinstance(value, str):
+            try:
+                value = type(default)(float(value))
+            except ValueError:
+                continue
+        args[index] = value
+    return args
+
+
+def _processing_fields(request: GenerationRequest) -> dict[str, Any]:
+    fields = request.model_dump(exclude=_NOT_FOR_PROCESSING)
+    sampler, scheduler = sd_samplers.get_sampler_and_scheduler(request.sampler_name or request.sampler_index,
+                                                               request.scheduler)
+    fields["sampler_name"] = sampler
+    if not fields["scheduler"] and scheduler != "Automatic":
+        fields["scheduler"] = scheduler
+    fields["width"], fields["height"] = rounded(int(request.width or 512)), rounded(int(request.height or 512))
+    fields["prompt"], fields["negative_prompt"] = request.prompt or "", request.negative_prompt or ""
+    fields["do_not_save_samples"] = fields["do_not_save_grid"] = not request.save_images
+    for name in ("hr_sampler_name", "hr_scheduler"):
+        if str(fields.get(name)).startswith("Use same"):
+            fields[name] = None
+    fields["comments"] = None
+    return fields
+
+
+def run_processing(p: Any, args: tuple[Any, ...], *, is_img2img: bool, is_api: bool) -> Processed:
+    """Gives `p` its scripts and arguments and does the job. Call it on the job queue's thread."""
+    runner = runner_for(is_img2img)
+    tab = "img2img" if is_img2img else "txt2img"
+    p.is_api = is_api
+    p.scripts = runner
+    p.outpath_samples = getattr(shared.opts, f"outdir_{tab}_samples")
+    p.outpath_grids = getattr(shared.opts, f"outdir_{tab}_grids")
+    p.script_args = args
+    processed = runner.run(p, *args)
+    return process_images(p) if processed is None else processed
+
+
+class Generation:
+    """One request, checked, with its images decoded: ready to run. BadRequest if the request cannot be done."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.is_img2img = isinstance(request, ImageToImageRequest)
+        runner = runner_for(self.is_img2img)
+        self.given = request
+        self.request, mentioned = apply_infotext(request, runner)
+        check_request(self.request)
+        self.args = build_args(runner, script_name=self.request.script_name, script_args=self.request.script_args,
+                               always_on=self.request.alwayson_scripts, mentioned=mentioned)
+        self.fields = _processing_fields(self.request)
+        if isinstance(self.request, ImageToImageRequest):
+            self.fields["init_images"] = [decode_image(text, f"init_images[{number}]")
+                                          for number, text in enumerate(self.request.init_images or [])]
+            self.fields["mask"] = decode_image(self.request.mask, "mask") if self.request.mask else None
+
+    def run(self) -> Processed:
+        """Does the job on the calling thread."""
+        kind = StableDiffusionProcessingImg2Img if self.is_img2img else StableDiffusionProcessingTxt2Img
+        with closing(kind(sd_model=shared.sd_model, **self.fields)) as p:
+            return run_processing(p, self.args, is_img2img=self.is_img2img, is_api=True)
+
+    def answer(self, processed: Processed) -> GenerationResponse:
+        """The API's answer. Input images are sent back only when the request asks for that."""
+        parameters = self.request.model_dump()
+        if isinstance(self.request, ImageToImageRequest) and not self.request.include_init_images:
+            parameters["init_images"] = parameters["mask"] = None
+        images = [encode_image(image) for image in processed.images] if self.request.send_images else []
+        return GenerationResponse(images=images, parameters=parameters, info=processed.js())
+
+
+def prepare_headless() -> None:
+    """Makes the scripts' controls when there is no page, so that their arguments have places and defaults."""
+    scripts.prepare_headless()

@@ -1,0 +1,127 @@
+"""What there is: samplers, schedules, upscalers, checkpoints, scripts, settings, memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules import scripts, sd_models, sd_samplers, sd_schedulers, shared
+from modules.api.models import ScriptInfo
+
+from .checks import check_setting
+from .errors import BadRequest
+from .models import (
+    LatentUpscalerModeItem,
+    MemoryResponse,
+    PromptStyleItem,
+    SamplerItem,
+    SchedulerItem,
+    ScriptsList,
+    SDModelItem,
+    UpscalerItem,
+)
+
+
+def samplers() -> list[SamplerItem]:
+    return [SamplerItem(name=s.name, aliases=s.aliases, options={k: str(v) for k, v in s.options.items()})
+            for s in sd_samplers.all_samplers]
+
+
+def schedulers() -> list[SchedulerItem]:
+    return [SchedulerItem(name=s.name, label=s.label, aliases=s.aliases, default_rho=s.default_rho,
+                          need_inner_model=s.need_inner_model) for s in sd_schedulers.schedulers]
+
+
+def upscalers() -> list[UpscalerItem]:
+    return [UpscalerItem(name=u.name, model_name=getattr(u.scaler, "model_name", None), model_path=None, model_url=None,
+                         scale=u.scale) for u in shared.sd_upscalers]
+
+
+def latent_upscale_modes() -> list[LatentUpscalerModeItem]:
+    return [LatentUpscalerModeItem(name=name) for name in shared.latent_upscale_modes]
+
+
+def checkpoints() -> list[SDModelItem]:
+    """The checkpoints. `filename` is the name of the file alone: where it is on the server is nobody's business."""
+    return [SDModelItem(title=c.title, model_name=c.model_name, hash=c.shorthash, sha256=c.sha256,
+                        filename=Path(c.filename).name, config=None) for c in sd_models.checkpoints_list.values()]
+
+
+def styles() -> list[PromptStyleItem]:
+    return [PromptStyleItem(name=s[0], prompt=s[1], negative_prompt=s[2]) for s in shared.prompt_styles.styles.values()]
+
+
+def scripts_list() -> ScriptsList:
+    return ScriptsList(txt2img=[s.name for s in scripts.scripts_txt2img.scripts if s.name],
+                       img2img=[s.name for s in scripts.scripts_img2img.scripts if s.name])
+
+
+def script_info() -> list[ScriptInfo]:
+    runners = (scripts.scripts_txt2img, scripts.scripts_img2img)
+    return [script.api_info for runner in runners for script in runner.scripts if script.api_info is not None]
+
+
+def _shown(key: str, value: Any) -> bool:
+    """Settings with folders of the server in them are not shown."""
+    info = shared.opts.data_labels.get(key)
+    return not (info is not None and info.restrict_api) and not key.startswith("outdir_")
+
+
+def options() -> dict[str, Any]:
+    """All settings and their values; folders of the server are left empty."""
+    return {key: value if _shown(key, value) else "" for key, value in shared.opts.data.items()}
+
+
+def check_options(wanted: dict[str, Any]) -> None:
+    """BadRequest unless every setting in `wanted` is there and its value can be its value."""
+    for key, value in wanted.items():
+        if key not in shared.opts.data_labels:
+            raise BadRequest(f"There is no setting named '{key[:80]}'.")
+        check_setting(key, value, "options")
+
+
+def set_options(wanted: dict[str, Any]) -> None:
+    """Sets and saves settings. Call it on the job queue's thread: changing the checkpoint must not meet a job."""
+    for key, value in wanted.items():
+        if not shared.opts.set(key, value, is_api=True) and shared.opts.data.get(key) != value and _shown(key, value):
+            raise BadRequest(f"The setting '{key}' could not be changed to {str(value)[:80]!r}.", 500)
+    shared.opts.save(shared.config_filename)
+
+
+def cmd_flags() -> dict[str, Any]:
+    """The command line options that scripts look at, without the folders of the server."""
+    hidden = ("dir", "path", "ckpt")
+    flags = {key: value for key, value in vars(shared.cmd_opts).items() if not any(part in key for part in hidden)}
+    return {key: value if isinstance(value, (bool, int, float, str, type(None), list)) else str(value)
+            for key, value in flags.items()}
+
+
+def _ram() -> dict[str, Any]:
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        total = page * os.sysconf("SC_PHYS_PAGES")
+        used = page * int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (AttributeError, ValueError, OSError, IndexError):
+        return {"error": "unavailable"}
+    return {"free": total - used, "used": used, "total": total}
+
+
+def _cuda() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return {"error": "unavailable"}
+    free, total = torch.cuda.mem_get_info()
+    stats = torch.cuda.memory_stats()
+    found: dict[str, Any] = {"system": {"free": free, "used": total - free, "total": total}}
+    for name, key in (("active", "active_bytes"), ("allocated", "allocated_bytes"), ("reserved", "reserved_bytes"),
+                      ("inactive", "inactive_split_bytes")):
+        found[name] = {"current": stats.get(f"{key}.all.current", 0), "peak": stats.get(f"{key}.all.peak", 0)}
+    found["events"] = {"retries": stats.get("num_alloc_retries", 0), "oom": stats.get("num_ooms", 0)}
+    return found
+
+
+def memory() -> MemoryResponse:
+    """Memory of this process and of the GPU, in bytes."""
+    return MemoryResponse(ram=_ram(), cuda=_cuda())

@@ -1,0 +1,153 @@
+"""The API's routes. Quick ones answer at once; what needs the model waits its turn in the job queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Body, FastAPI
+
+from modules import images, infotext_utils, script_callbacks, shared
+from standalone.engine.job import JobQueue
+
+from . import listings
+from .codec import decode_image
+from .errors import BadRequest
+from .generation import Generation
+from .models import (
+    GenerationRequest,
+    GenerationResponse,
+    ImageToImageRequest,
+    PNGInfoRequest,
+    PNGInfoResponse,
+    ProgressResponse,
+    TaskProgressRequest,
+    TaskProgressResponse,
+    TextToImageRequest,
+)
+from .progress import api_progress, task_progress
+
+T = TypeVar("T")
+MOST_WAITING = 64
+
+
+async def in_turn(queue: JobQueue, work: Callable[[], T], name: str, task_id: str | None = None) -> T:
+    """Runs `work` on the job queue and waits for it without holding a thread. BadRequest (503) if too many wait."""
+    if len(queue.pending) >= MOST_WAITING:
+        raise BadRequest(f"{MOST_WAITING} jobs are waiting already; try again later.", 503)
+    if task_id is not None and (known := queue.find(task_id)) is not None and known.status in ("queued", "running"):
+        raise BadRequest(f"force_task_id: there is a job '{task_id[:80]}' already.", 409)
+    loop = asyncio.get_running_loop()
+    finished: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not finished.done():
+            finished.set_result(None)
+
+    def and_tell() -> T:
+        try:
+            return work()
+        finally:
+            loop.call_soon_threadsafe(wake)
+
+    job = queue.submit(and_tell, name=name, task_id=task_id)
+    while not finished.done() and job.status in ("queued", "running"):
+        await asyncio.wait({finished}, timeout=1.0)  # a cancelled job never runs: look now and then
+    return await asyncio.to_thread(job.result, 60)
+
+
+def make_router(queue: JobQueue) -> APIRouter:
+    """All routes below /sdapi/v1, and the page's own /internal/progress."""
+    router = APIRouter()
+
+    async def generate(request: GenerationRequest, name: str) -> GenerationResponse:
+        generation = await asyncio.to_thread(Generation, request)
+        processed = await in_turn(queue, generation.run, name, request.force_task_id)
+        return await asyncio.to_thread(generation.answer, processed)
+
+    @router.post("/sdapi/v1/txt2img")
+    async def txt2img(request: TextToImageRequest) -> GenerationResponse:
+        return await generate(request, "scripts_txt2img")
+
+    @router.post("/sdapi/v1/img2img")
+    async def img2img(request: ImageToImageRequest) -> GenerationResponse:
+        return await generate(request, "scripts_img2img")
+
+    @router.get("/sdapi/v1/progress")
+    async def progress(skip_current_image: bool = False) -> ProgressResponse:
+        return await asyncio.to_thread(api_progress, skip_current_image)
+
+    @router.post("/internal/progress", include_in_schema=False)
+    async def internal_progress(request: TaskProgressRequest) -> TaskProgressResponse:
+        return await asyncio.to_thread(task_progress, queue, request)
+
+    @router.get("/internal/pending-tasks", include_in_schema=False)
+    async def pending() -> dict[str, Any]:
+        names = [job.task_id for job in queue.pending if job.task_id]
+        return {"size": len(names), "tasks": names}
+
+    @router.get("/internal/ping", include_in_schema=False)
+    async def ping() -> dict[str, Any]:
+        return {}
+
+    @router.post("/sdapi/v1/interrupt")
+    async def interrupt() -> dict[str, Any]:
+        shared.state.interrupt()
+        return {}
+
+    @router.post("/sdapi/v1/skip")
+    async def skip() -> None:
+        shared.state.skip()
+
+    @router.post("/sdapi/v1/png-info")
+    async def png_info(request: PNGInfoRequest) -> PNGInfoResponse:
+        image = await asyncio.to_thread(decode_image, request.image.strip())
+        text, items = images.read_info_from_image(image)
+        params = infotext_utils.parse_generation_parameters(text or "")
+        script_callbacks.infotext_pasted_callback(text or "", params)
+        readable = {key: value for key, value in items.items() if isinstance(value, (str, int, float))}
+        return PNGInfoResponse(info=text or "", items=readable, parameters=params)
+
+    @router.get("/sdapi/v1/options")
+    async def get_options() -> dict[str, Any]:
+        return listings.options()
+
+    @router.post("/sdapi/v1/options")
+    async def set_options(wanted: Annotated[dict[str, Any], Body()]) -> None:
+        listings.check_options(wanted)
+        await in_turn(queue, lambda: listings.set_options(wanted), "options")
+
+    @router.post("/sdapi/v1/refresh-checkpoints")
+    async def refresh_checkpoints() -> None:
+        await in_turn(queue, shared.refresh_checkpoints, "refresh-checkpoints")
+
+    @router.get("/sdapi/v1/cmd-flags")
+    async def cmd_flags() -> dict[str, Any]:
+        return listings.cmd_flags()
+
+    for path, listing in (
+        ("samplers", listings.samplers), ("schedulers", listings.schedulers), ("upscalers", listings.upscalers),
+        ("latent-upscale-modes", listings.latent_upscale_modes), ("sd-models", listings.checkpoints),
+        ("prompt-styles", listings.styles), ("scripts", listings.scripts_list), ("script-info", listings.script_info),
+        ("memory", listings.memory),
+    ):
+        router.add_api_route(f"/sdapi/v1/{path}", listing, methods=["GET"])
+    for path in ("sd-vae", "hypernetworks", "face-restorers", "realesrgan-models", "extensions"):
+        router.add_api_route(f"/sdapi/v1/{path}", _nothing, methods=["GET"])
+    router.add_api_route("/sdapi/v1/embeddings", _no_embeddings, methods=["GET"])
+    return router
+
+
+def _nothing() -> list[Any]:
+    """This host has none of them; clients that ask at their start want a list."""
+    return []
+
+
+def _no_embeddings() -> dict[str, Any]:
+    return {"loaded": {}, "skipped": {}}
+
+
+def add_api(app: FastAPI, queue: JobQueue) -> None:
+    """Adds the API to `app`."""
+    app.include_router(make_router(queue))
