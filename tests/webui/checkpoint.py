@@ -84,15 +84,17 @@ def prepare(checkpoint: Path, vocabulary: Path, models: Path) -> Path:
         raise CheckpointUnusable(
             f"{checkpoint.name} has no {source_yaml.name} beside it, which tells the WebUI the model's size"
         )
-    config = yaml.safe_load(source_yaml.read_text(encoding="utf-8"))
-    stage = config["model"]["params"]["cond_stage_config"]
-    params = stage.setdefault("params", {}) or {}
-
     folder = models / "Stable-diffusion"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / checkpoint.name
     shutil.copyfile(checkpoint, target)
 
+    config = yaml.safe_load(source_yaml.read_text(encoding="utf-8"))
+    stage = config["model"]["params"].get("cond_stage_config") or {}
+    if not str(stage.get("target", "")).endswith(".FrozenCLIPEmbedder"):
+        shutil.copyfile(source_yaml, target.with_suffix(".yaml"))  # SD2, SDXL: their yaml names all that is needed
+        return target
+    params = stage.get("params") or {}
     version = params.get("version")
     if not version or not Path(version).is_dir():
         tokenizer = models / "clip-tokenizer"

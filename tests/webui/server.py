@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -118,6 +119,8 @@ class WebUI:
             link_folder(source, self.data / "extensions" / name)
         vocabulary = REPO / "models" / "clip_bpe"
         model = checkpoints.prepare(self.installation.checkpoint, vocabulary, self.data / "models")
+        # previews without a model of their own, which the WebUI would try to download
+        (self.data / "config.json").write_text(json.dumps({"show_progress_type": "Approx cheap"}), encoding="utf-8")
         port = free_port()
         self.client = Client(f"http://127.0.0.1:{port}")
         command = [str(self.installation.python), "launch.py", *OPTIONS, "--port", str(port)]

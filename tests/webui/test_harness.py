@@ -67,7 +67,13 @@ def _checkpoint(path: Path, shapes: dict[str, list[int]], params: dict[str, obje
     entries = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
     header = json.dumps(entries).encode("utf-8")
     path.write_bytes(struct.pack("<Q", len(header)) + header)
-    config = {"model": {"params": {"cond_stage_config": {"target": "FrozenCLIPEmbedder", "params": params}}}}
+    config = {
+        "model": {
+            "params": {
+                "cond_stage_config": {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder", "params": params}
+            }
+        }
+    }
     path.with_suffix(".yaml").write_text(yaml.safe_dump(config))
     return path
 

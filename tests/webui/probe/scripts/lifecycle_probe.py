@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import gradio as gr
+
 from modules import script_callbacks, scripts
 
 HOOKS_WITH_OBJECT = (
