@@ -1,0 +1,101 @@
+"""The two lists of feedback images and the line about what will happen, as HTML that every gradio version shows alike.
+
+Pictures are small data URLs, so that no file of the server has to be reachable. The browser's half is javascript/fabric.js; it finds
+its elements by class and by `data-` attributes only.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from .request import parse_images
+from .settings import MAX_WEIGHT, FabricSettings, FeedbackImage, SettingsError
+from .store import ImageStore
+
+THUMBNAIL_SIDE = 144
+_TITLES = {"likes": ("👍", "Likes", "more like these"), "dislikes": ("👎", "Dislikes", "less like these")}
+_EMPTY = {
+    "likes": "Press 👍 on a picture you made, or drop pictures here.",
+    "dislikes": "Press 👎 on a picture you made, or drop pictures here.",
+}
+
+
+def board_html(likes: str, dislikes: str, store: ImageStore, tab: str) -> str:
+    """Both lists with remove, clear, weights and upload.
+
+    Args:
+        likes, dislikes: lines of `request.format_images`.
+        tab: "txt2img" or "img2img"; the browser's half has to know which lists it is looking at.
+    """
+    panels = "".join(_panel(name, line, store) for name, line in (("likes", likes), ("dislikes", dislikes)))
+    return f'<div class="fabric-board" data-fabric-tab="{html.escape(tab)}">{panels}</div>'
+
+
+def status_html(text: str, problem: bool = False) -> str:
+    """The plain line about what will happen, or about what is wrong."""
+    role = "alert" if problem else "status"
+    kind = " fabric-problem" if problem else ""
+    return f'<div class="fabric-status{kind}" role="{role}">{html.escape(text)}</div>'
+
+
+def status_of(settings: FabricSettings | None, enabled: bool, steps: int, notes: tuple[str, ...] = ()) -> str:
+    """The line for valid settings."""
+    if settings is None:
+        return status_html("Off.")
+    text = settings.describe(steps)
+    if notes:
+        return status_html(" ".join([text.rstrip(".") + ".", *notes]), problem=True)
+    return status_html(text if enabled or not (settings.likes or settings.dislikes) else f"Switched off ({text}).")
+
+
+def _panel(name: str, line: str, store: ImageStore) -> str:
+    emoji, title, meaning = _TITLES[name]
+    try:
+        images = parse_images(line, name, None)
+    except SettingsError:
+        images = ()
+    cards = "".join(_card(name, position, image, store) for position, image in enumerate(images, 1))
+    count = f" <b>{len(images)}</b>" if images else ""
+    clear = '<button type="button" class="fabric-clear" title="Remove all pictures from this list">Clear</button>' if images else ""
+    return (
+        f'<section class="fabric-panel fabric-{name}" data-fabric-list="{name}" tabindex="0" '
+        f'aria-label="{title}: drop or paste pictures here">'
+        f'<header><span class="fabric-title">{emoji} {title}{count} <small>{meaning}</small></span>'
+        f'<span class="fabric-tools">'
+        f'<label class="fabric-upload" title="Add pictures from your computer. You can also drop or paste them here.">'
+        f'＋ Add<input type="file" accept="image/*" multiple aria-label="Add pictures to {title}"></label>{clear}</span></header>'
+        f'<div class="fabric-cards">{cards}</div>' + ("" if images else f'<p class="fabric-empty">{_EMPTY[name]}</p>') + "</section>"
+    )
+
+
+def _card(name: str, position: int, image: FeedbackImage, store: ImageStore) -> str:
+    path = store.folder / f"{image.image_id}.png"
+    try:
+        url = _thumbnail(str(store.folder), image.image_id, path.stat().st_mtime_ns)
+        picture = f'<img src="{url}" alt="{name[:-1]} {position}" draggable="false">'
+    except (OSError, SettingsError):
+        picture = '<span class="fabric-missing" title="This picture is not on this machine. It will be left out.">not here</span>'
+    off = " fabric-weightless" if image.weight == 0 or "fabric-missing" in picture else ""
+    return (
+        f'<figure class="fabric-card{off}" data-fabric-id="{image.image_id}">{picture}'
+        f'<button type="button" class="fabric-remove" title="Remove from this list" aria-label="Remove {name[:-1]} {position}">✕</button>'
+        f'<label class="fabric-weight" title="Weight: how much this picture counts against the others, 0 to {MAX_WEIGHT:g}">×'
+        f'<input type="number" min="0" max="{MAX_WEIGHT:g}" step="0.1" value="{image.weight:g}" '
+        f'aria-label="Weight of {name[:-1]} {position}"></label></figure>'
+    )
+
+
+@lru_cache(maxsize=256)
+def _thumbnail(folder: str, name: str, modified: int) -> str:
+    """A small JPEG as data URL. `modified` is part of the key, so that a file that changed is read again."""
+    image = ImageStore(Path(folder)).load(name)
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,112 @@
+"""What the browser asks to be done with the two lists of feedback images, and what it is told back.
+
+The lists live in the page, as lines of hashes and weights; nothing is remembered between two messages, so every browser tab has
+lists of its own. Pictures come as data URLs: the browser never names a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .request import MAX_IMAGES, RequestError, format_images, parse_images
+from .settings import FeedbackImage, SettingsError
+from .store import ImageStore, is_image_id
+
+LISTS = ("likes", "dislikes")
+_OTHER = {"likes": "dislikes", "dislikes": "likes"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Both lists after a message, and the answer for the browser.
+
+    likes, dislikes: lines of `request.format_images`.
+    answer: JSON with the message's nonce, one picture id (or null) per action, and a note for the user.
+    added: whether a picture was put on a list.
+    """
+
+    likes: str
+    dislikes: str
+    answer: str
+    added: bool = False
+
+
+def answer_message(message: str, likes: str, dislikes: str, store: ImageStore) -> Outcome:
+    """Do what a message of the browser asks.
+
+    Args:
+        message: JSON `{"nonce": text, "actions": [{"do": "add" | "remove" | "weight" | "clear", "list": "likes" | "dislikes",
+            "image": data URL, "id": hash, "weight": number}]}`; which of the last three depends on the action.
+        likes, dislikes: the lists as the page carries them.
+
+    Never raises: one action that fails leaves the others alone, and its sentence is in the answer.
+    """
+    lists = {"likes": _lenient(likes, "likes"), "dislikes": _lenient(dislikes, "dislikes")}
+    notes: list[str] = []
+    ids: list[str | None] = []
+    added = False
+    nonce: Any = None
+    try:
+        parsed = json.loads(message)
+        nonce = parsed["nonce"]
+        actions = list(parsed["actions"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        actions = []
+        notes.append("The page sent something that cannot be understood. Reload the page.")
+    for action in actions:
+        try:
+            ids.append(_act(action, lists, store))
+            added = added or (isinstance(action, dict) and action.get("do") == "add")
+        except SettingsError as error:
+            ids.append(None)
+            if str(error) not in notes:
+                notes.append(str(error))
+    answer = json.dumps({"nonce": nonce if isinstance(nonce, str) else None, "ids": ids, "note": " ".join(notes)})
+    return Outcome(format_images(lists["likes"]), format_images(lists["dislikes"]), answer, added)
+
+
+def _act(action: Any, lists: dict[str, tuple[FeedbackImage, ...]], store: ImageStore) -> str | None:
+    if not isinstance(action, Mapping) or action.get("list") not in LISTS:
+        raise RequestError("The page sent something that cannot be understood. Reload the page.")
+    name: str = action["list"]
+    images = lists[name]
+    kind = action.get("do")
+    if kind == "clear":
+        lists[name] = ()
+        return None
+    if kind == "add":
+        if len(images) >= MAX_IMAGES:
+            raise RequestError(f"The list is full: {MAX_IMAGES} pictures.")
+        source = action.get("image")
+        if not isinstance(source, str):
+            raise RequestError("The picture did not arrive. Try again.")
+        added = source if is_image_id(source) and store.exists(source) else store.add(source)
+        if all(image.image_id != added for image in images):
+            lists[name] = (*images, FeedbackImage(added))
+        # one picture cannot be wanted and unwanted at once: the last click counts
+        lists[_OTHER[name]] = tuple(image for image in lists[_OTHER[name]] if image.image_id != added)
+        return added
+    chosen = action.get("id")
+    if not is_image_id(chosen):
+        raise RequestError("A feedback image is named by its 64-digit hash, not by a file name or path.")
+    if kind == "remove":
+        lists[name] = tuple(image for image in images if image.image_id != chosen)
+        return chosen
+    if kind == "weight":
+        weight = action.get("weight")
+        if not isinstance(weight, (int, float)):
+            raise RequestError("The weight of a feedback image has to be a number from 0 to 4.")
+        lists[name] = tuple(replace(image, weight=weight) if image.image_id == chosen else image for image in images)
+        return chosen
+    raise RequestError("The page sent something that cannot be understood. Reload the page.")
+
+
+def _lenient(line: str, name: str) -> tuple[FeedbackImage, ...]:
+    """A list as the page carries it; one that was damaged on the way counts as empty."""
+    try:
+        return parse_images(line if isinstance(line, str) else "", name, None)
+    except SettingsError:
+        return ()

@@ -1,0 +1,49 @@
+"""The differences between gradio 3.41 (AUTOMATIC1111), 4.40 (Forge) and 6 (the standalone host) that our controls meet."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import gradio as gr
+
+HIDDEN_CLASS = "fabric-hidden"
+"""Hidden by style sheet: with `visible=False`, gradio 5 and later leave a component out of the page, where scripts cannot reach it."""
+
+
+def hidden_row() -> AbstractContextManager[Any]:
+    """A place for components that only scripts use."""
+    row: AbstractContextManager[Any] = gr.Row(elem_classes=[HIDDEN_CLASS])
+    return row
+
+
+def unsaved(component: Any) -> Any:
+    """Keep the WebUI from remembering a component's value as the user's default."""
+    component.do_not_save_to_config = True
+    return component
+
+
+def hidden_textbox(label: str, elem_id: str) -> Any:
+    """A text that travels between the page and Python, out of sight."""
+    return unsaved(gr.Textbox(value="", label=label, elem_id=elem_id, lines=1, max_lines=1, elem_classes=[HIDDEN_CLASS]))
+
+
+def listen(event: Callable[..., Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Call `function` at an event of a component (`button.click`): at once, beside the queue of jobs, without progress bar,
+    and not offered as an API endpoint. Every event counts, also while an earlier one is still at work."""
+    known = inspect.signature(event).parameters
+    options: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    if "trigger_mode" in known:  # gradio 4: events during a running one would be dropped
+        options["trigger_mode"] = "multiple"
+    if "api_visibility" in known:  # gradio 6
+        options["api_visibility"] = "private"
+    else:
+        options["api_name"] = False
+    event(function, inputs=list(inputs), outputs=list(outputs), **options)
+
+
+def warn(sentence: str) -> None:
+    """Show a sentence in the page of the user whose job runs; elsewhere it goes to the console."""
+    gr.Warning(sentence)

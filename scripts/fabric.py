@@ -1,0 +1,217 @@
+"""FABRIC in the WebUI: controls, infotext, arguments, life cycle. What it does is in lib_methods/fabric.
+
+API: `"alwayson_scripts": {"FABRIC": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or with one object of
+those names in the first place: `{"likes": [picture, {"image": picture, "weight": 0.5}], "strength": 0.8}`.
+
+What happens at bad input. In the page, controls refuse it at once with a sentence. At Generate, and where it comes from elsewhere:
+- request that cannot be understood or contradicts itself (unknown field, unreadable picture, path as id, start after end): the
+  API answers 422 before the job starts. A job of the page runs without FABRIC, as the host offers scripts no way to refuse it;
+  the sentence is shown in the page, under the picture and as "FABRIC error" in the infotext.
+- pictures that are no longer on this machine: left out with a sentence by the page, 422 by the API.
+- no pictures, or strength 0: an ordinary job; nothing is written to the infotext.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from modules import paths, script_callbacks, scripts, ui_components
+
+from lib_methods.fabric import infotext, page
+from lib_methods.fabric.presets import PresetFolder
+from lib_methods.fabric.request import CONTROLS, parse_request
+from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIGHTINGS, FabricSettings, SettingsError
+from lib_methods.fabric.store import ImageStore
+from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn
+
+TITLE = "FABRIC"
+FOLDER = Path(paths.data_path) / "fabric"
+STORE = ImageStore(FOLDER / "images")
+PRESETS = PresetFolder(FOLDER / "presets")
+DEFAULTS = FabricSettings()
+INTERNAL_ERROR = "FABRIC stopped at an internal error, and the picture was made without it. The console has the details."
+
+
+class FabricScript(scripts.Script):
+    """Always visible, in txt2img and img2img. State of a job is on the job, state of a page is in the page."""
+
+    steps: Any = None
+
+    def title(self) -> str:
+        return TITLE
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        if kwargs.get("elem_id") == f"{self._tab()}_steps":
+            self.steps = component
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        tab = self._tab()
+        handlers = page.PageHandlers(STORE, PRESETS, tab)
+        steps, self.steps = self.steps, None  # hosts call ui() again outside of the page
+        with hidden_row():  # outside of the accordion: the 👍 in the gallery has to work while it is closed
+            likes = hidden_textbox("Likes", f"fabric_{tab}_likes")
+            dislikes = hidden_textbox("Dislikes", f"fabric_{tab}_dislikes")
+            inbox = hidden_textbox("Inbox", f"fabric_{tab}_inbox")
+            outbox = hidden_textbox("Outbox", f"fabric_{tab}_outbox")
+            if steps is None:
+                steps = unsaved(gr.Number(value=20, label="Steps"))
+        with ui_components.InputAccordion(False, label=TITLE, elem_id=f"fabric_{tab}") as enabled:
+            status = gr.HTML(handlers.status(False, "", ""), elem_id=f"fabric_{tab}_status")
+            board = gr.HTML(handlers.board("", ""), elem_id=f"fabric_{tab}_board")
+            strength = self._slider("Strength", DEFAULTS.strength, MAX_STRENGTH, "how much the pictures count")
+            with gr.Row():
+                start = self._slider("Start", DEFAULTS.start, 1.0, "share of the steps", 0.01)
+                end = self._slider("End", DEFAULTS.end, 1.0, "later steps are left alone", 0.01)
+            with gr.Row(elem_classes=["fabric-presets"]):
+                preset = unsaved(
+                    gr.Dropdown(
+                        list(PRESETS.list()),
+                        value=None,
+                        label="Preset",
+                        info="type a name to save, choose one to load",
+                        allow_custom_value=True,
+                        elem_id=f"fabric_{tab}_preset",
+                        min_width=200,
+                        scale=3,
+                    )
+                )
+                load, save, delete = (gr.Button(text, size="sm", min_width=60) for text in ("Load", "Save", "Delete"))
+            with gr.Accordion("More", open=False, elem_id=f"fabric_{tab}_more"):
+                with gr.Row():
+                    negative = self._slider(
+                        "Negative weight", DEFAULTS.negative_weight, MAX_STRENGTH, "dislikes, as a share of the strength"
+                    )
+                    minimum = self._slider("Min strength", DEFAULTS.min_strength, MAX_STRENGTH, "before start and after end")
+                with gr.Row():
+                    weighting = gr.Radio(
+                        list(WEIGHTINGS),
+                        value=DEFAULTS.weighting,
+                        label="Weighting",
+                        info="shared: all pictures together count as one. as published: each counts in full",
+                    )
+                    detail = gr.Radio(list(DETAILS), value=DEFAULTS.detail, label="Detail", info="half is faster")
+                colour = gr.Checkbox(DEFAULTS.colour_correction, label="Keep colours fresh over many rounds")
+                with gr.Row():
+                    hires = gr.Radio(
+                        list(HIRES_MODES),
+                        value=DEFAULTS.hires,
+                        label="In Hires.fix",
+                        info="reuse is fast, re-encode sees the pictures at the new size",
+                    )
+                    hires_strength = self._slider(
+                        "Hires strength", DEFAULTS.hires_strength, MAX_STRENGTH, "times the strength above"
+                    )
+                with gr.Row():
+                    cache = gr.Number(DEFAULTS.cache_limit_mb, label="Cache limit in MB", info="repeated rounds are faster", precision=0)
+                    seed = gr.Number(DEFAULTS.seed, label="Noise seed", info="other noise on the same pictures", precision=0)
+        controls = [enabled, likes, dislikes, strength, start, end, negative, minimum, weighting, colour, detail, hires]
+        controls += [hires_strength, cache, seed]
+        for component in (likes, dislikes):
+            listen(component.change, handlers.board, [likes, dislikes], [board])
+        for component in (*controls, steps):
+            listen(component.change, handlers.describe, [*controls, steps], [status])
+        listen(inbox.input, handlers.receive, [inbox, likes, dislikes], [enabled, likes, dislikes, inbox, outbox])
+        listen(load.click, handlers.load_preset, [preset], [*controls, status])
+        listen(save.click, handlers.save_preset, [preset, *controls], [preset, status])
+        listen(delete.click, handlers.delete_preset, [preset], [preset, status])
+        listen(preset.focus, handlers.refresh_presets, [], [preset])
+        keys = infotext.paste_keys()
+        self.infotext_fields = list(zip(controls, keys))
+        self.paste_field_names = list(keys)
+        return controls
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        _forget(p)  # a job object may be used again (X/Y/Z plot, upscaling one picture of a batch)
+
+    def process(self, p: Any, *args: Any) -> None:
+        _forget(p)
+        overrides = getattr(p, "fabric_axes", None)
+        try:
+            request = parse_request(args, STORE, overrides=overrides, skip_missing=not getattr(p, "is_api", False))
+        except SettingsError as error:
+            _give_up(p, str(error))
+            return
+        for note in request.notes:
+            _tell(p, note)
+        if request.settings is not None and request.settings.active:
+            p.fabric_settings = request.settings
+            p.extra_generation_params.update(infotext.to_infotext(request.settings))
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        settings = getattr(p, "fabric_settings", None)
+        if settings is None:
+            return
+        from lib_methods import hosts  # here, so that the controls appear on hosts that sampling cannot be reached on
+        from lib_methods.denoiser import Unsupported
+        from lib_methods.fabric import apply
+
+        try:
+            apply.attach(hosts.sampling_of(p, kwargs.get("x")), settings, STORE.load)
+        except (SettingsError, Unsupported) as error:
+            _give_up(p, str(error))
+        except Exception:
+            _give_up(p, INTERNAL_ERROR)
+            raise
+
+    def _tab(self) -> str:
+        return "img2img" if self.is_img2img else "txt2img"
+
+    @staticmethod
+    def _slider(label: str, value: float, maximum: float, info: str, step: float = 0.05) -> Any:
+        return gr.Slider(0.0, maximum, value=value, step=step, label=label, info=info)
+
+
+def _forget(p: Any) -> None:
+    p.fabric_settings = None
+    for key in (*infotext.KEYS.values(), infotext.ERROR_KEY):
+        p.extra_generation_params.pop(key, None)
+
+
+def _give_up(p: Any, sentence: str) -> None:
+    """The job goes on without FABRIC, and says so everywhere."""
+    _forget(p)
+    p.extra_generation_params[infotext.ERROR_KEY] = sentence
+    _tell(p, sentence)
+
+
+def _tell(p: Any, sentence: str) -> None:
+    p.comment(f"FABRIC: {sentence}")
+    if not getattr(p, "is_api", False):
+        warn(f"FABRIC: {sentence}")
+
+
+def _add_axes() -> None:
+    """X/Y/Z plot, where the host has it. Its module is loaded by path, so it is found among the loaded scripts."""
+    grid = next((data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"), None)
+    if grid is None or any(axis.label.startswith(f"[{TITLE}]") for axis in grid.axis_options):
+        return
+
+    def setter(name: str) -> Any:
+        def apply(p: Any, value: float, values: Any) -> None:
+            p.fabric_axes = {**getattr(p, "fabric_axes", {}), name: value}  # a new dict: cells share what they were copied from
+
+        return apply
+
+    for name, label, top in (
+        ("strength", "Strength", MAX_STRENGTH),
+        ("start", "Start", 1.0),
+        ("end", "End", 1.0),
+        ("negative_weight", "Negative weight", MAX_STRENGTH),
+    ):
+        title = f"[{TITLE}] {label}"
+        grid.axis_options.append(grid.AxisOption(title, float, setter(name), confirm=grid.confirm_range(0.0, top, title)))
+
+
+def _guard_api(demo: Any, app: Any) -> None:
+    guard_script(app, TITLE, lambda arguments: parse_request(arguments, STORE))
+
+
+script_callbacks.on_before_ui(_add_axes)
+script_callbacks.on_app_started(_guard_api)
+assert len(CONTROLS) == len(infotext.paste_keys())
