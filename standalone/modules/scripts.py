@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,7 +28,8 @@ from modules.script_runner import ScriptRunner, wrap_call
 __all__ = [
     "AlwaysVisible", "MaskBlendArgs", "OnComponent", "PostProcessMaskOverlayArgs", "PostSampleArgs",
     "PostprocessBatchListArgs", "PostprocessImageArgs", "Script", "ScriptBuiltinUI", "ScriptClassData", "ScriptFile",
-    "ScriptRunner", "basedir", "list_files_with_name", "list_scripts", "load_scripts", "scripts_data", "wrap_call",
+    "ScriptRunner", "basedir", "list_files_with_name", "list_scripts", "load_scripts",
+    "prepare_headless", "runner_of", "scripts_data", "watch_components", "wrap_call",
 ]
 
 
@@ -68,8 +73,6 @@ def list_scripts(scriptdirname: str, extension: str, *, include_extensions: bool
 
 def list_files_with_name(filename: str) -> list[str]:
     """Paths of the files called `filename` in the folders of the extensions."""
-    from pathlib import Path
-
     found = (Path(ext.path) / filename for ext in extensions.active())
     return [str(path) for path in found if path.is_file()]
 
@@ -96,6 +99,58 @@ def load_scripts() -> None:
             if inspect.isclass(value) and issubclass(value, Script) and value not in (Script, ScriptBuiltinUI):
                 scripts_data.append(ScriptClassData(value, file.path, file.basedir, module))
     scripts_txt2img, scripts_img2img = ScriptRunner(), ScriptRunner()
+
+
+def runner_of(is_img2img: bool) -> ScriptRunner:
+    """The runner of img2img or of txt2img."""
+    return scripts_img2img if is_img2img else scripts_txt2img
+
+
+def prepare_headless() -> None:
+    """Makes the controls of all scripts for both tabs in a page that is never shown, so that they have arguments.
+
+    For hosts without a page, and before one is made; a page that is made later replaces these controls by its own.
+    """
+    import gradio as gr
+
+    for is_img2img in (False, True):
+        runner = runner_of(is_img2img)
+        with gr.Blocks():
+            runner.initialize_scripts(is_img2img)
+            runner.prepare_ui()
+            runner.setup_ui()
+
+
+@contextlib.contextmanager
+def watch_components(is_img2img: bool) -> Iterator[ScriptRunner]:
+    """While a tab is made: tells its scripts and the callbacks about every component, before and after it is made."""
+    from gradio.components import Component
+
+    runner = runner_of(is_img2img)
+    original = Component.__init__
+    depth = 0
+
+    @functools.wraps(original)
+    def watched(self: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal depth
+        if depth:  # a component's own constructor calls that of its base class
+            original(self, *args, **kwargs)
+            return
+        depth += 1
+        try:
+            script_callbacks.before_component_callback(self, **kwargs)
+            runner.before_component(self, **kwargs)
+            original(self, *args, **kwargs)
+        finally:
+            depth -= 1
+        script_callbacks.after_component_callback(self, **kwargs)
+        runner.after_component(self, **kwargs)
+
+    Component.__init__ = watched  # type: ignore[method-assign]
+    try:
+        yield runner
+    finally:
+        Component.__init__ = original  # type: ignore[method-assign]
 
 
 reload_scripts = load_scripts

@@ -1,0 +1,177 @@
+"""Starts the standalone host: puts `modules` on the path, loads a checkpoint and the scripts, and opens the job queue."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .engine.errors import UserError
+from .engine.job import Job, JobQueue
+
+if TYPE_CHECKING:
+    from .engine.model import StableDiffusionModel
+
+HERE = Path(__file__).resolve().parent
+REPO = HERE.parent
+SETTINGS = "config.json"
+
+_running: Host | None = None
+
+
+class Host:
+    """A running host. There is at most one in a process, since `modules` has one state."""
+
+    def __init__(self, checkpoint: Path, data_dir: Path, output_dir: Path, extension_dirs: Sequence[Path]) -> None:
+        self.checkpoint = checkpoint
+        self.data_dir = data_dir
+        self.output_dir = output_dir
+        self.extension_dirs = list(extension_dirs)
+        self.queue = JobQueue(before=_begin, after=_end)
+        self.closed = False
+
+    @property
+    def model(self) -> StableDiffusionModel:
+        """The loaded model."""
+        from modules import shared
+
+        return shared.sd_model
+
+    def save_settings(self) -> None:
+        """Writes the settings to the data folder."""
+        from modules import shared
+
+        shared.opts.save(self.data_dir / SETTINGS)
+
+    def close(self) -> None:
+        """Ends the jobs, tells the scripts, lets the model go. The process may start another host then."""
+        global _running
+        if self.closed:
+            return
+        self.closed = True
+        from modules import script_callbacks, sd_models, shared
+
+        shared.state.interrupt()
+        self.queue.close()
+        script_callbacks.script_unloaded_callback()
+        script_callbacks.clear_callbacks()
+        sd_models.reset()
+        if _running is self:
+            _running = None
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+
+def _begin(job: Job) -> None:
+    from modules import shared
+
+    shared.state.begin(job=job.name)
+
+
+def _end(job: Job) -> None:
+    from modules import shared
+
+    shared.state.end()
+    shared.total_tqdm.clear()
+
+
+def import_modules() -> None:
+    """Makes `import modules` find the host's package. Raises UserError when another package of that name is in use."""
+    for folder in (str(HERE), str(REPO)):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    loaded = sys.modules.get("modules")
+    if loaded is not None:
+        where = [Path(path).resolve() for path in getattr(loaded, "__path__", [])]
+        if HERE / "modules" not in where:
+            raise UserError("Another package named 'modules' is loaded in this Python process, so the host cannot start here.")
+    import modules
+
+    if HERE / "modules" not in [Path(path).resolve() for path in modules.__path__]:
+        raise UserError("Python finds another package named 'modules' before the host's own; start from another folder.")
+
+
+def _same(host: Host, checkpoint: Path, data_dir: Path, output_dir: Path, extension_dirs: Sequence[Path]) -> bool:
+    return (host.checkpoint, host.data_dir, host.output_dir, host.extension_dirs) == (
+        checkpoint, data_dir, output_dir, list(extension_dirs))
+
+
+def start(*, checkpoint: str | Path, data_dir: str | Path, output_dir: str | Path | None = None,
+          extension_dirs: Sequence[str | Path] | None = None, device: str | torch.device | None = None,
+          dtype: torch.dtype | None = None, progress: Callable[[str], None] | None = None) -> Host:
+    """Starts the host, or returns the running one when it was started with the same folders and checkpoint.
+
+    `data_dir` keeps settings and whatever scripts keep, `output_dir` (its subfolder `outputs`) the images.
+    `extension_dirs` are the folders whose `scripts/` are loaded, this repository by default. `device` and `dtype` None:
+    the GPU in half precision if there is one, else the CPU in single precision. `progress` gets a line of text now and then.
+    Raises UserError, for a checkpoint that cannot be loaded CheckpointError: one sentence for the user.
+    """
+    global _running
+    checkpoint, data_dir = Path(checkpoint).resolve(), Path(data_dir).resolve()
+    outputs = Path(output_dir).resolve() if output_dir is not None else data_dir / "outputs"
+    folders = [REPO] if extension_dirs is None else [Path(folder).resolve() for folder in extension_dirs]
+    if _running is not None:
+        if _same(_running, checkpoint, data_dir, outputs, folders):
+            return _running
+        raise UserError("A host is running in this process already; close it first.")
+    import_modules()
+    from modules import devices, extensions, paths_internal, script_callbacks, scripts, sd_models, sd_samplers, shared
+
+    say = progress or (lambda text: None)
+    try:
+        paths_internal.configure(data_dir, outputs)
+    except OSError as error:
+        raise UserError(f"The folder for the host's data cannot be made: {error.strerror}.") from error
+    devices.configure(device, dtype)
+    shared.device = devices.device
+    extensions.list_extensions(folders)
+
+    _load_settings(data_dir, outputs)
+    _register_checkpoints(sd_models, checkpoint, data_dir)
+    say("Loading scripts")
+    scripts.load_scripts()
+    script_callbacks.ui_settings_callback()
+    sd_samplers.set_samplers()
+    try:
+        sd_models.load_model(sd_models.checkpoint_aliases[checkpoint.name], progress=say)
+        scripts.prepare_headless()
+    except BaseException:
+        script_callbacks.clear_callbacks()
+        sd_models.reset()
+        raise
+    _running = Host(checkpoint, data_dir, outputs, folders)
+    return _running
+
+
+def _load_settings(data_dir: Path, outputs: Path) -> None:
+    from modules import shared
+
+    shared.opts.data = {key: info.default for key, info in shared.opts.data_labels.items()}
+    shared.config_filename = str(data_dir / SETTINGS)
+    shared.opts.load(data_dir / SETTINGS)
+    for key in ("outdir_txt2img_samples", "outdir_img2img_samples", "outdir_txt2img_grids", "outdir_img2img_grids"):
+        # always under the output folder: settings are data, and may come from elsewhere
+        shared.opts.data[key] = str(outputs / shared.opts.get_default(key))
+    for key in ("outdir_samples", "outdir_grids"):
+        shared.opts.data[key] = ""
+
+
+def _register_checkpoints(sd_models: Any, checkpoint: Path, data_dir: Path) -> None:
+    """Lists the checkpoint to start with, and those around it."""
+    if not checkpoint.exists():
+        from .engine.files import check_not_pickled
+
+        check_not_pickled(checkpoint)
+        raise UserError(f"There is no checkpoint named {checkpoint.name}.")
+    sd_models.CheckpointInfo(checkpoint).register()
+    sd_models.checkpoint_dirs[:] = [data_dir / "models", REPO / "models"]
+    if checkpoint.is_file():
+        sd_models.checkpoint_dirs.append(checkpoint.parent)
+    sd_models.list_models()

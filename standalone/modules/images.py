@@ -1,0 +1,218 @@
+"""Pictures: grids, resizing, saving with infotext, reading it back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageColor, PngImagePlugin
+
+from modules import script_callbacks, shared
+from modules.shared import opts
+
+LANCZOS = Image.Resampling.LANCZOS
+_USER_COMMENT, _EXIF_IFD = 0x9286, 0x8769
+_NUMBERED = re.compile(r"^(\d+)")
+
+
+def image_grid(imgs: Sequence[Image.Image], batch_size: int = 1, rows: int | None = None) -> Image.Image:
+    """All images on one sheet, about square unless the settings say otherwise."""
+    if rows is None:
+        rows = opts.n_rows if opts.n_rows > 0 else batch_size if opts.n_rows == 0 else round(math.sqrt(len(imgs)))
+    rows = max(1, min(int(rows), len(imgs)))
+    params = script_callbacks.ImageGridLoopParams(list(imgs), math.ceil(len(imgs) / rows), rows)
+    script_callbacks.image_grid_callback(params)
+    width, height = max(i.width for i in imgs), max(i.height for i in imgs)
+    grid = Image.new("RGB", (params.cols * width, params.rows * height), "white")
+    for index, image in enumerate(params.imgs):
+        left = index % params.cols * width + (width - image.width) // 2
+        top = index // params.cols * height + (height - image.height) // 2
+        grid.paste(image, (left, top))
+    return grid
+
+
+def flatten(img: Image.Image, bgcolor: str) -> Image.Image:
+    """`img` as RGB; what is transparent takes the colour `bgcolor`."""
+    if img.mode in ("RGBA", "LA", "PA") or (img.mode == "P" and "transparency" in img.info):
+        background = Image.new("RGBA", img.size, ImageColor.getrgb(bgcolor))
+        img = Image.alpha_composite(background, img.convert("RGBA"))
+    return img.convert("RGB")
+
+
+def _resize(im: Image.Image, width: int, height: int, upscaler_name: str | None) -> Image.Image:
+    """To exactly this size; by the upscaler where the image grows."""
+    scale = max(width / im.width, height / im.height)
+    upscaler = next((u for u in shared.sd_upscalers if u.name == upscaler_name), None)
+    if upscaler is not None and upscaler_name != "None" and im.mode != "L" and scale > 1.0:
+        im = upscaler.scaler.upscale(im, scale, upscaler.data_path)
+    return im if im.size == (width, height) else im.resize((width, height), resample=LANCZOS)
+
+
+def resize_image(resize_mode: int, im: Image.Image, width: int, height: int, upscaler_name: str | None = None) -> Image.Image:
+    """`im` at width x height. Mode 0 stretches, 1 crops what is too much, 2 fills what is missing with the edge's colours."""
+    upscaler_name = upscaler_name or opts.upscaler_for_img2img
+    if resize_mode == 0:
+        return _resize(im, width, height, upscaler_name)
+    wide = width * im.height > height * im.width  # the target is wider than the image
+    if (resize_mode == 1) == wide:
+        inner = width, max(1, im.height * width // im.width)
+    else:
+        inner = max(1, im.width * height // im.height), height
+    resized = _resize(im, *inner, upscaler_name)
+    left, top = width // 2 - inner[0] // 2, height // 2 - inner[1] // 2
+    result = Image.new("RGB" if im.mode != "L" else "L", (width, height))
+    result.paste(resized, (left, top))
+    if resize_mode == 2:
+        right, bottom = width - left - inner[0], height - top - inner[1]
+        for box, size, where in (
+            ((0, 0, inner[0], 1), (inner[0], top), (left, 0)),
+            ((0, inner[1] - 1, inner[0], inner[1]), (inner[0], bottom), (left, top + inner[1])),
+            ((0, 0, 1, inner[1]), (left, inner[1]), (0, top)),
+            ((inner[0] - 1, 0, inner[0], inner[1]), (right, inner[1]), (left + inner[0], top)),
+        ):
+            if min(size) > 0:
+                result.paste(resized.crop(box).resize(size), where)
+    return result
+
+
+def _next_number(folder: Path, basename: str) -> int:
+    """One more than the largest number that a file in `folder` begins with (after `basename-`)."""
+    prefix = f"{basename}-" if basename else ""
+    numbers = [int(match.group(1)) for path in folder.iterdir() if path.name.startswith(prefix)
+               and (match := _NUMBERED.match(path.name[len(prefix):]))]
+    return max(numbers, default=-1) + 1
+
+
+def save_image_with_geninfo(image: Image.Image, geninfo: str | None, filename: str | os.PathLike[str],
+                            extension: str | None = None, existing_pnginfo: dict[str, Any] | None = None,
+                            pnginfo_section_name: str = "parameters") -> None:
+    """Writes `image` with its infotext: a text chunk in PNG, the user comment of Exif in JPEG and WebP."""
+    extension = (extension or Path(filename).suffix).lower()
+    file_format = Image.registered_extensions()[extension]
+    if extension == ".png":
+        info = PngImagePlugin.PngInfo()
+        entries = dict(existing_pnginfo or {})
+        if geninfo is not None:
+            entries[pnginfo_section_name] = geninfo
+        if opts.enable_pnginfo:
+            for key, value in entries.items():
+                info.add_text(key, str(value))
+        image.save(filename, format=file_format, pnginfo=info)
+        return
+    kwargs: dict[str, Any] = {"quality": opts.jpeg_quality}
+    if opts.enable_pnginfo and geninfo is not None and extension in (".jpg", ".jpeg", ".webp"):
+        exif = Image.Exif()
+        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + geninfo.encode("utf-16-be")
+        kwargs["exif"] = exif.tobytes()
+    image.convert("RGB").save(filename, format=file_format, **kwargs)
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str], basename: str | None, seed: Any = None, prompt: Any = None,
+               extension: str = "png", info: str | None = None, short_filename: bool = False, no_prompt: bool = False,
+               grid: bool = False, pnginfo_section_name: str = "parameters", p: Any = None,
+               existing_info: dict[str, Any] | None = None, forced_filename: str | None = None, suffix: str = "",
+               save_to_dirs: bool | None = None) -> tuple[str, str | None]:
+    """Saves `image` in the folder `path` as NUMBER-SEED.ext, with `info` in it. Returns its path and that of a text file.
+
+    A file appears at once, complete, and none is ever written over.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    if forced_filename is not None:
+        stem = forced_filename
+    else:
+        number = _next_number(folder, basename or "")
+        stem = f"{basename}-{number:04}" if basename else f"{number:05}"
+        stem += "" if seed is None or short_filename else f"-{seed}"
+    stem += suffix
+    pnginfo = dict(existing_info or {})
+    if info is not None:
+        pnginfo[pnginfo_section_name] = info
+    params = script_callbacks.ImageSaveParams(image, p, str(folder / f"{stem}.{extension.lstrip('.')}"), pnginfo)
+    script_callbacks.before_image_saved_callback(params)
+    target = Path(params.filename)
+    number = 0
+    while target.exists() and forced_filename is None:
+        number += 1
+        target = Path(params.filename).with_stem(f"{Path(params.filename).stem}-{number}")
+    draft = target.with_name(target.name + ".tmp")
+    geninfo = params.pnginfo.get(pnginfo_section_name)
+    save_image_with_geninfo(params.image, geninfo, draft, target.suffix, params.pnginfo, pnginfo_section_name)
+    os.replace(draft, target)
+    params.filename = str(target)
+    image.already_saved_as = str(target)  # type: ignore[attr-defined]
+    text_file: str | None = None
+    if opts.save_txt and geninfo is not None:
+        text_file = str(target.with_suffix(".txt"))
+        Path(text_file).write_text(f"{geninfo}\n", encoding="utf-8")
+    script_callbacks.image_saved_callback(params)
+    return str(target), text_file
+
+
+def _user_comment(raw: Any) -> str | None:
+    """The text of Exif's user comment, in any of the encodings that occur."""
+    if isinstance(raw, str):
+        return raw or None
+    if not isinstance(raw, bytes) or not raw:
+        return None
+    head, body = raw[:8], raw[8:]
+    if head == b"UNICODE\0":
+        big = "utf-16-be" if body[:2] == b"\0" + body[1:2] else "utf-16-le"
+        return body.decode(big, errors="ignore")
+    return (body if head in (b"ASCII\0\0\0", b"\0" * 8) else raw).decode("utf-8", errors="ignore")
+
+
+def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, Any]]:
+    """The infotext in `image`, or None, and what else is written in it."""
+    items = {str(key): value for key, value in (image.info or {}).items()}
+    geninfo = items.pop("parameters", None)
+    if "exif" in items or geninfo is None:
+        comment = _user_comment(image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT))
+        geninfo = comment or geninfo
+    comment = items.get("comment")
+    if geninfo is None and isinstance(comment, bytes):
+        geninfo = comment.decode("utf-8", errors="ignore")
+    for key in ("exif", "jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "icc_profile", "photoshop", "loop",
+                "background", "timestamp", "duration", "progressive", "progression", "chromaticity"):
+        items.pop(key, None)
+    return geninfo if isinstance(geninfo, str) else None, items
+
+
+def image_data(data: bytes) -> tuple[str | None, None]:
+    """The infotext in an image file's bytes, or the text of a text file that is one."""
+    import io
+
+    try:
+        return read_info_from_image(Image.open(io.BytesIO(data)))[0], None
+    except OSError:
+        pass  # not an image: perhaps the text itself
+    try:
+        text = data.decode("utf-8")
+        return (text, None) if len(text) < 10000 else ("", None)
+    except UnicodeDecodeError:
+        return "", None
+
+
+def read(fp: Any) -> Image.Image:
+    """Opens an image, turned the way its Exif data says."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(Image.open(fp)) or Image.open(fp)
+
+
+def json_safe(items: dict[str, Any]) -> dict[str, Any]:
+    """What of `items` can be written as JSON."""
+    return {key: value for key, value in items.items() if isinstance(value, (str, int, float, bool)) or _dumps(value)}
+
+
+def _dumps(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,179 @@
+"""The checkpoints that can be chosen, and the one that is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modules import devices, paths_internal, script_callbacks, shared
+from standalone.engine import checkpoint as loader
+from standalone.engine.errors import CheckpointError
+from standalone.engine.text import TextOptions
+
+checkpoints_list: dict[str, CheckpointInfo] = {}
+checkpoint_aliases: dict[str, CheckpointInfo] = {}
+checkpoint_dirs: list[Path] = []
+_CHECKSUM = re.compile(r"\s*\[[^]]+]\s*$")
+
+
+class CheckpointInfo:
+    """One checkpoint: a .safetensors file or a diffusers folder. Its hash is computed when it is first loaded."""
+
+    def __init__(self, filename: str | Path) -> None:
+        path = Path(filename)
+        self.filename = str(path)
+        self.is_safetensors = path.suffix.lower() == ".safetensors"
+        self.metadata: dict[str, Any] = {}
+        self.name = path.name
+        self.name_for_extra = path.stem if path.is_file() else path.name
+        self.model_name = self.name_for_extra
+        self.hash: str | None = None
+        self.sha256: str | None = None
+        self.shorthash: str | None = None
+        self.title = self.short_title = self.name
+        self.ids = [self.name, self.name_for_extra]
+
+    @property
+    def config(self) -> str | None:
+        """The yaml beside the file, if there is one."""
+        beside = Path(self.filename).with_suffix(".yaml")
+        return str(beside) if beside.is_file() else None
+
+    def register(self) -> None:
+        """Puts the checkpoint into the lists under all its names."""
+        checkpoints_list[self.title] = self
+        for name in self.ids:
+            checkpoint_aliases[name] = self
+
+    def calculate_shorthash(self) -> str:
+        """The first ten digits of the SHA-256, which then are part of the title."""
+        if self.shorthash is None:
+            checkpoints_list.pop(self.title, None)
+            self.sha256 = loader.checkpoint_sha256(Path(self.filename))
+            self.shorthash = self.hash = self.sha256[:10]
+            self.title = f"{self.name} [{self.shorthash}]"
+            self.short_title = f"{self.name_for_extra} [{self.shorthash}]"
+            self.ids += [self.shorthash, self.sha256, self.title, self.short_title]
+            self.register()
+        return self.shorthash
+
+
+def list_models() -> None:
+    """Looks for checkpoints in the folders again; what is known stays known."""
+    for title, info in list(checkpoints_list.items()):
+        if not Path(info.filename).exists():
+            del checkpoints_list[title]
+            for alias in [name for name, other in checkpoint_aliases.items() if other is info]:
+                del checkpoint_aliases[alias]
+    known = {Path(info.filename).resolve() for info in checkpoints_list.values()}
+    for folder in checkpoint_dirs:
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.rglob("*.safetensors")):
+            inside = any(loader.is_diffusers_folder(parent) for parent in path.parents)
+            if path.resolve() not in known and not inside and not path.name.endswith(".vae.safetensors"):
+                known.add(path.resolve())
+                CheckpointInfo(path).register()
+        for config in sorted(folder.rglob("unet/config.json")):
+            if config.parent.parent.resolve() not in known:
+                known.add(config.parent.parent.resolve())
+                CheckpointInfo(config.parent.parent).register()
+
+
+def checkpoint_tiles(use_short: bool = False) -> list[str]:
+    """The titles of all checkpoints."""
+    return [info.short_title if use_short else info.title for info in checkpoints_list.values()]
+
+
+def get_closet_checkpoint_match(search_string: str | None) -> CheckpointInfo | None:
+    """The checkpoint with this name, title or hash, or whose title contains it; the name is the WebUI's."""
+    if not search_string:
+        return None
+    found = checkpoint_aliases.get(search_string) or checkpoint_aliases.get(_CHECKSUM.sub("", search_string))
+    if found is not None:
+        return found
+    matches = [info for info in checkpoints_list.values() if search_string in info.title]
+    return min(matches, key=lambda info: len(info.title), default=None)
+
+
+def select_checkpoint() -> CheckpointInfo:
+    """The checkpoint that the settings name, or the loaded one, or the first. Raises CheckpointError without any."""
+    found = get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
+    if found is None and shared.sd_model is not None:
+        found = shared.sd_model.sd_checkpoint_info
+    if found is None:
+        found = next(iter(checkpoints_list.values()), None)
+    if found is None:
+        raise CheckpointError("There is no checkpoint to load.")
+    return found
+
+
+def text_options() -> TextOptions:
+    """What the settings say about text, for the encoders."""
+    opts = shared.opts
+    return TextOptions(clip_skip=int(opts.CLIP_stop_at_last_layers), emphasis=opts.emphasis,
+                       backtrack=int(opts.comma_padding_backtrack), sdxl_clip_l_skip=bool(opts.sdxl_clip_l_skip))
+
+
+def load_model(checkpoint_info: CheckpointInfo | None = None, already_loaded_state_dict: Any = None,
+               progress: Any = None) -> Any:
+    """Loads a checkpoint into shared.sd_model and tells the scripts. Raises CheckpointError; the old model stays then."""
+    info = checkpoint_info or select_checkpoint()
+    model = loader.load_checkpoint(Path(info.filename), device=devices.device, dtype=devices.dtype, progress=progress)
+    info.calculate_shorthash()
+    model.sd_checkpoint_info = info
+    model.sd_model_hash = info.shorthash
+    for encoder in model.text_encoders:
+        encoder.options = text_options
+    shared.sd_model = model
+    shared.opts.data["sd_model_checkpoint"] = info.title
+    script_callbacks.model_loaded_callback(model)
+    return model
+
+
+def reload_model_weights(sd_model: Any = None, info: CheckpointInfo | None = None, forced_reload: bool = False) -> Any:
+    """Loads the checkpoint that the settings (or `info`) name, unless it is loaded already."""
+    wanted = info or select_checkpoint()
+    loaded = shared.sd_model.sd_checkpoint_info if shared.sd_model is not None else None
+    if loaded is not None and loaded.filename == wanted.filename and not forced_reload:
+        return shared.sd_model
+    return load_model(wanted)
+
+
+def unload_model_weights(sd_model: Any = None, info: Any = None) -> Any:
+    """Lets the model go."""
+    shared.sd_model = None
+    devices.torch_gc()
+    return sd_model
+
+
+def reset() -> None:
+    """Forgets all checkpoints; for a host that is closed."""
+    checkpoints_list.clear()
+    checkpoint_aliases.clear()
+    checkpoint_dirs.clear()
+    unload_model_weights()
+
+
+def apply_token_merging(sd_model: Any, token_merging_ratio: float) -> None:
+    """This host merges no tokens."""
+
+
+def apply_alpha_schedule_override(sd_model: Any, p: Any = None) -> None:
+    """This host keeps the noise schedule of the checkpoint."""
+
+
+@contextlib.contextmanager
+def SkipWritingToConfig() -> Iterator[None]:  # noqa: N802 - the WebUI's name
+    """Loading inside leaves the setting as it was."""
+    before = shared.opts.data.get("sd_model_checkpoint")
+    try:
+        yield
+    finally:
+        shared.opts.data["sd_model_checkpoint"] = before
+
+
+model_path = paths_internal.models_path

@@ -1,0 +1,96 @@
+"""Samplers in alpha space, at discrete timesteps: here `sigma` of the CFG denoiser is the timestep, its result eps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from modules import sd_samplers_common, shared
+from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
+from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+from modules.shared import opts
+from standalone.engine.denoiser import TimestepDenoiser, per_row
+from standalone.engine.timestep_samplers import sample_ddim, sample_unipc
+
+
+class CFGDenoiserTimesteps(CFGDenoiser):
+    """The CFG denoiser in alpha space."""
+
+    def __init__(self, sampler: Any) -> None:
+        super().__init__(sampler)
+        self.alphas = shared.sd_model.alphas_cumprod
+        self.mask_before_denoising = True
+
+    def get_pred_x0(self, x_in: torch.Tensor, x_out: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        abar = per_row(self.alphas[sigma.long()], x_in)
+        return (x_in - (1 - abar).sqrt() * x_out) / abar.sqrt()
+
+    @property
+    def inner_model(self) -> Any:
+        if self.model_wrap is None:
+            self.model_wrap = TimestepDenoiser(shared.sd_model)
+        return self.model_wrap
+
+
+def _unipc(model: Any, x: torch.Tensor, timesteps: torch.Tensor, extra_args: dict[str, Any] | None = None,
+           callback: Any = None) -> torch.Tensor:
+    return sample_unipc(model, x, timesteps, extra_args, callback, variant=opts.uni_pc_variant,
+                        order=int(opts.uni_pc_order), lower_order_final=bool(opts.uni_pc_lower_order_final))
+
+
+class CompVisSampler(sd_samplers_common.Sampler):
+    """One sampling in alpha space."""
+
+    def __init__(self, funcname: Callable[..., torch.Tensor], sd_model: Any) -> None:
+        super().__init__(funcname)
+        self.eta_option_field, self.eta_infotext_field, self.eta_default = "eta_ddim", "Eta DDIM", 0.0
+        self.model_wrap_cfg = CFGDenoiserTimesteps(self)
+        self.model_wrap = self.model_wrap_cfg.inner_model
+
+    def get_timesteps(self, p: Any, steps: int) -> torch.Tensor:
+        """`steps` rising timesteps: 1, 1 + T/steps, ..."""
+        total = len(shared.sd_model.alphas_cumprod)
+        steps = min(steps, total)
+        return (torch.arange(steps) * (total // steps) + 1).clamp(0, total - 1)
+
+    def _run(self, p: Any, steps: int, x: torch.Tensor, timesteps: torch.Tensor, cond: Any, uncond: Any, image_cond: Any) -> torch.Tensor:
+        kwargs = self.initialize(p)
+        self.last_latent = x
+        self.sampler_extra_args = self.extra_args(p, cond, uncond, image_cond)
+        latents = self.launch_sampling(steps, lambda: self.func(
+            self.model_wrap_cfg, x, timesteps, extra_args=self.sampler_extra_args, callback=self.callback_state, **kwargs))
+        self.add_infotext(p)
+        return latents
+
+    def sample_img2img(self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: Any, unconditional_conditioning: Any,
+                       steps: int | None = None, image_conditioning: Any = None) -> torch.Tensor:
+        total, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
+        timesteps = self.get_timesteps(p, total)[: t_enc + 1]
+        abar = shared.sd_model.alphas_cumprod[timesteps[-1]]
+        noised = x * abar.sqrt() + noise * (1 - abar).sqrt()
+        if opts.img2img_extra_noise > 0:
+            p.extra_generation_params["Extra noise"] = opts.img2img_extra_noise
+            params = ExtraNoiseParams(noise, x, noised)
+            extra_noise_callback(params)
+            noised = params.xi + params.noise * opts.img2img_extra_noise * abar.sqrt()
+        self.model_wrap_cfg.init_latent = x
+        return self._run(p, len(timesteps), noised, timesteps, conditioning, unconditional_conditioning, image_conditioning)
+
+    def sample(self, p: Any, x: torch.Tensor, conditioning: Any, unconditional_conditioning: Any, steps: int | None = None,
+               image_conditioning: Any = None) -> torch.Tensor:
+        steps = steps or p.steps
+        timesteps = self.get_timesteps(p, steps)
+        return self._run(p, len(timesteps), x, timesteps, conditioning, unconditional_conditioning, image_conditioning)
+
+
+samplers_timesteps: list[tuple[str, Callable[..., torch.Tensor], list[str], dict[str, Any]]] = [
+    ("DDIM", sample_ddim, ["ddim"], {}),
+    ("UniPC", _unipc, ["unipc"], {}),
+]
+samplers_data_timesteps = [
+    sd_samplers_common.SamplerData(label, lambda model, func=func: CompVisSampler(func, model), aliases, options)
+    for label, func, aliases, options in samplers_timesteps
+]
+VanillaStableDiffusionSampler = CompVisSampler
