@@ -82,8 +82,9 @@ def _load_single_file(path: Path, dtype: torch.dtype, say: Progress) -> StableDi
 
 def _assemble(geometry: ModelGeometry, unet: UNet2DConditionModel, vae: AutoencoderKL, encoders: list[TextEncoder],
               dtype: torch.dtype) -> StableDiffusionModel:
-    for module in (unet, vae, *encoders):
-        module.to(dtype)
+    if dtype != torch.float32:  # diffusers warns about every cast, also one that does nothing
+        for module in (unet, vae, *encoders):
+            module.to(dtype)
     return StableDiffusionModel(
         family=geometry.family, unet=unet, vae=vae, encoders=encoders, scale_factor=geometry.scale_factor,
         parameterization=geometry.parameterization,

@@ -9,9 +9,9 @@ without one from the published models of the family.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from collections.abc import Mapping
 
 import torch
 

@@ -52,9 +52,10 @@ def sample_unipc(model: Callable[..., torch.Tensor], x: torch.Tensor, timesteps:
     )
     scheduler.set_timesteps(len(steps))
     sigmas = ((1 - schedule) / schedule).sqrt()
-    # the scheduler's own spacing is replaced by the host's, which img2img may begin anywhere in; it ends without noise
+    # the scheduler's own spacing is replaced by the host's, which img2img may begin anywhere in; it ends at
+    # the schedule's first entry, since the variant "bh1" divides by zero where no noise at all is left
     scheduler.timesteps = steps
-    scheduler.sigmas = torch.cat([sigmas[steps], sigmas.new_zeros(1)])
+    scheduler.sigmas = torch.cat([sigmas[steps], sigmas[:1]])
     ones = x.new_ones(x.shape[0])
     for i, t in enumerate(steps):
         eps = model(x, ones * int(t), **extra)

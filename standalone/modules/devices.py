@@ -86,6 +86,5 @@ def test_for_nans(x: torch.Tensor, where: str) -> None:
         return
     part = {"unet": "The UNet", "vae": "The VAE"}.get(where, "The model")
     raise NansException(
-        f"{part} produced numbers that are not a number (NaN): its precision is too low for this picture or its weights "
-        "are damaged. Start with --precision full to compute in 32 bits."
+        f"{part} produced numbers that are not a number (NaN): its weights are damaged, or 16 bits are too few for it."
     )

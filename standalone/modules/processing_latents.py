@@ -13,7 +13,7 @@ from PIL import Image
 from modules import devices, rng
 from modules.sd_samplers_common import decode_first_stage, images_tensor_to_samples
 
-opt_C = 4  # noqa: N816 - the WebUI's name: channels of a latent
+opt_C = 4
 opt_f = 8  # pixels per latent
 
 
@@ -95,7 +95,7 @@ def gaussian_blur(mask: Image.Image, sigma: float, axis: int) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(blurred), 0, 255).astype(np.uint8))
 
 
-def create_binary_mask(image: Image.Image, round: bool = True) -> Image.Image:  # noqa: A002 - the WebUI's name
+def create_binary_mask(image: Image.Image, round: bool = True) -> Image.Image:
     """A mask as mode L: the alpha channel, if there is one in use, else the brightness."""
     if image.mode == "RGBA" and image.getextrema()[-1] != (255, 255):
         alpha = image.split()[-1]

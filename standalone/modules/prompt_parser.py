@@ -18,7 +18,7 @@ __all__ = [
     "reconstruct_multicond_batch", "stack_conds",
 ]
 
-re_AND = re.compile(r"\bAND\b")  # noqa: N816 - the WebUI's name
+re_AND = re.compile(r"\bAND\b")
 _WEIGHT = re.compile(r"\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*$")
 
 

@@ -167,7 +167,7 @@ def apply_alpha_schedule_override(sd_model: Any, p: Any = None) -> None:
 
 
 @contextlib.contextmanager
-def SkipWritingToConfig() -> Iterator[None]:  # noqa: N802 - the WebUI's name
+def SkipWritingToConfig() -> Iterator[None]:
     """Loading inside leaves the setting as it was."""
     before = shared.opts.data.get("sd_model_checkpoint")
     try:

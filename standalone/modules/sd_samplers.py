@@ -87,7 +87,7 @@ def fix_p_invalid_sampler_and_scheduler(p: Any) -> None:
     """Puts today's names into `p`, with a word on stderr when they change."""
     before = p.sampler_name, p.scheduler
     p.sampler_name, p.scheduler = get_sampler_and_scheduler(p.sampler_name, p.scheduler, convert_automatic=False)
-    if before != (p.sampler_name, p.scheduler) and before[0] is not None:
+    if before[0] != p.sampler_name or before[1] not in (None, p.scheduler):
         print(f"Sampler {before[0]!r} with schedule {before[1]!r} taken as {p.sampler_name!r} with {p.scheduler!r}", file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ from modules.shared import opts, state
 from standalone.engine import preview
 
 
-class InterruptedException(BaseException):  # noqa: N818 - the WebUI's name
+class InterruptedException(BaseException):
     """Sampling was interrupted or skipped; the latents so far are used."""
 
 

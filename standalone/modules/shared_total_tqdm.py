@@ -16,7 +16,7 @@ class TotalTQDM:
     def update(self) -> None:
         self.done += 1
 
-    def updateTotal(self, new_total: int) -> None:  # noqa: N802 - the WebUI's name
+    def updateTotal(self, new_total: int) -> None:
         self.total = int(new_total)
 
     def clear(self) -> None:
