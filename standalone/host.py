@@ -1,4 +1,4 @@
-"""Starts the standalone host: puts `modules` on the path, loads a checkpoint and the scripts, and opens the job queue."""
+"""Starts the standalone host: puts `modules` on the path, loads a checkpoint and the scripts, opens the job queue."""
 
 from __future__ import annotations
 
@@ -91,26 +91,41 @@ def import_modules() -> None:
     if loaded is not None:
         where = [Path(path).resolve() for path in getattr(loaded, "__path__", [])]
         if HERE / "modules" not in where:
-            raise UserError("Another package named 'modules' is loaded in this Python process, so the host cannot start here.")
+            raise UserError(
+                "Another package named 'modules' is loaded in this Python process, so the host cannot start here."
+            )
     import modules
 
     if HERE / "modules" not in [Path(path).resolve() for path in modules.__path__]:
-        raise UserError("Python finds another package named 'modules' before the host's own; start from another folder.")
+        raise UserError(
+            "Python finds another package named 'modules' before the host's own; start from another folder."
+        )
 
 
 def _same(host: Host, checkpoint: Path, data_dir: Path, output_dir: Path, extension_dirs: Sequence[Path]) -> bool:
     return (host.checkpoint, host.data_dir, host.output_dir, host.extension_dirs) == (
-        checkpoint, data_dir, output_dir, list(extension_dirs))
+        checkpoint,
+        data_dir,
+        output_dir,
+        list(extension_dirs),
+    )
 
 
-def start(*, checkpoint: str | Path, data_dir: str | Path, output_dir: str | Path | None = None,
-          extension_dirs: Sequence[str | Path] | None = None, device: str | torch.device | None = None,
-          dtype: torch.dtype | None = None, progress: Callable[[str], None] | None = None) -> Host:
+def start(
+    *,
+    checkpoint: str | Path,
+    data_dir: str | Path,
+    output_dir: str | Path | None = None,
+    extension_dirs: Sequence[str | Path] | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Host:
     """Starts the host, or returns the running one when it was started with the same folders and checkpoint.
 
     `data_dir` keeps settings and whatever scripts keep, `output_dir` (its subfolder `outputs`) the images.
     `extension_dirs` are the folders whose `scripts/` are loaded, this repository by default. `device` and `dtype` None:
-    the GPU in half precision if there is one, else the CPU in single precision. `progress` gets a line of text now and then.
+    the GPU in half precision if there is one, else the CPU in single precision. `progress` gets lines of text.
     Raises UserError, for a checkpoint that cannot be loaded CheckpointError: one sentence for the user.
     """
     global _running
@@ -131,7 +146,7 @@ def start(*, checkpoint: str | Path, data_dir: str | Path, output_dir: str | Pat
         raise UserError(f"The folder for the host's data cannot be made: {error.strerror}.") from error
     devices.configure(device, dtype)
     shared.device = devices.device
-    extensions.list_extensions(folders)
+    extensions.use_folders(folders)
 
     _load_settings(data_dir, outputs)
     _register_checkpoints(sd_models, checkpoint, data_dir)

@@ -1,4 +1,4 @@
-"""Loads a checkpoint: a single .safetensors file in LDM's key names, or a diffusers folder. Offline, never unpickling."""
+"""Loads a checkpoint: a single .safetensors file in LDM's key names, or a diffusers folder. Offline, no pickles."""
 
 from __future__ import annotations
 
@@ -39,8 +39,13 @@ def checkpoint_sha256(path: Path) -> str:
     return sha256_of(weights_file(path))
 
 
-def load_checkpoint(path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-                    progress: Progress | None = None) -> StableDiffusionModel:
+def load_checkpoint(
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
+) -> StableDiffusionModel:
     """Loads the checkpoint at `path`. Raises CheckpointError, whose text says what is wrong and what to do.
 
     `dtype` is the precision of UNet, VAE and text encoders; `progress` is called with a line of text now and then.
@@ -80,13 +85,22 @@ def _load_single_file(path: Path, dtype: torch.dtype, say: Progress) -> StableDi
     return _assemble(geometry, unet, vae, encoders, dtype)
 
 
-def _assemble(geometry: ModelGeometry, unet: UNet2DConditionModel, vae: AutoencoderKL, encoders: list[TextEncoder],
-              dtype: torch.dtype) -> StableDiffusionModel:
+def _assemble(
+    geometry: ModelGeometry,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    encoders: list[TextEncoder],
+    dtype: torch.dtype,
+) -> StableDiffusionModel:
     if dtype != torch.float32:  # diffusers warns about every cast, also one that does nothing
         for module in (unet, vae, *encoders):
             module.to(dtype)
     return StableDiffusionModel(
-        family=geometry.family, unet=unet, vae=vae, encoders=encoders, scale_factor=geometry.scale_factor,
+        family=geometry.family,
+        unet=unet,
+        vae=vae,
+        encoders=encoders,
+        scale_factor=geometry.scale_factor,
         parameterization=geometry.parameterization,
         alphas_cumprod=alpha_schedule(geometry.linear_start, geometry.linear_end, geometry.timesteps),
     )
@@ -124,10 +138,17 @@ def _text_config(text: TextGeometry, layers: int) -> CLIPTextConfig:
     if text.vocab < VOCABULARY_SIZE:
         raise CheckpointError(f"The text encoder knows {text.vocab} tokens; CLIP's vocabulary has {VOCABULARY_SIZE}.")
     return CLIPTextConfig(
-        vocab_size=text.vocab, hidden_size=text.hidden, intermediate_size=text.intermediate, num_hidden_layers=layers,
-        num_attention_heads=text.heads, max_position_embeddings=text.positions,
-        hidden_act="gelu" if text.open_clip else "quick_gelu", projection_dim=text.projection or text.hidden,
-        bos_token_id=49406, eos_token_id=49407, pad_token_id=1,
+        vocab_size=text.vocab,
+        hidden_size=text.hidden,
+        intermediate_size=text.intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=text.heads,
+        max_position_embeddings=text.positions,
+        hidden_act="gelu" if text.open_clip else "quick_gelu",
+        projection_dim=text.projection or text.hidden,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=1,
     )
 
 
@@ -135,7 +156,7 @@ def _text_encoder(text: TextGeometry, state: Mapping[str, torch.Tensor], family:
     """Builds one text encoder in the role that its family gives it, and fills it."""
     if not text.open_clip:
         transformer: nn.Module = CLIPTextModel(_text_config(text, text.layers))
-        weights = {key[len(text.prefix):]: value for key, value in state.items() if key.startswith(text.prefix)}
+        weights = {key[len(text.prefix) :]: value for key, value in state.items() if key.startswith(text.prefix)}
         role: dict[str, Any] = {"skippable": True} if family == "sd1" else {"layer": "penultimate"}
     elif family == "sd2":
         # conditioned on the last layer but one, then the final norm: without its last layer it is an ordinary encoder
@@ -162,8 +183,13 @@ _OPEN_CLIP_NAMES = {
     "ln_final.weight": "final_layer_norm.weight",
     "ln_final.bias": "final_layer_norm.bias",
 }
-_OPEN_CLIP_PARTS = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
-                    "attn.out_proj": "self_attn.out_proj"}
+_OPEN_CLIP_PARTS = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
 
 
 def open_clip_state(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -175,17 +201,17 @@ def open_clip_state(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str,
     for key, value in state.items():
         if not key.startswith(prefix):
             continue
-        name = key[len(prefix):]
+        name = key[len(prefix) :]
         if name in _OPEN_CLIP_NAMES:
             out[_OPEN_CLIP_NAMES[name]] = value
         elif name == "text_projection":
             out["text_projection.weight"] = value.T.contiguous()
         elif name.startswith("transformer.resblocks."):
-            number, part = name[len("transformer.resblocks."):].split(".", 1)
+            number, part = name[len("transformer.resblocks.") :].split(".", 1)
             layer = f"encoder.layers.{number}."
             if part.startswith("attn.in_proj_"):
                 for letter, third in zip("qkv", value.chunk(3, dim=0)):
-                    out[f"{layer}self_attn.{letter}_proj.{part[len('attn.in_proj_'):]}"] = third.contiguous()
+                    out[f"{layer}self_attn.{letter}_proj.{part[len('attn.in_proj_') :]}"] = third.contiguous()
             else:
                 stem, kind = part.rsplit(".", 1)
                 out[f"{layer}{_OPEN_CLIP_PARTS.get(stem, stem)}.{kind}"] = value
@@ -201,7 +227,9 @@ def _folder_weights(folder: Path, stem: str) -> Path:
             return folder / name
     if any((folder / f"{stem}{suffix}").is_file() for suffix in (".bin", ".fp16.bin")):
         check_not_pickled(Path(f"{folder.name}/{stem}.bin"))
-    raise CheckpointError(f"The checkpoint folder has no weights in {folder.name}/ that can be read ({stem}.safetensors).")
+    raise CheckpointError(
+        f"The checkpoint folder has no weights in {folder.name}/ that can be read ({stem}.safetensors)."
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -219,7 +247,9 @@ def _folder_part(folder: Path, build: Callable[[dict[str, Any]], nn.Module], ste
     try:
         module = build(config)
     except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"The configuration of the {what} in this folder is not one that can be built.") from error
+        raise CheckpointError(
+            f"The configuration of the {what} in this folder is not one that can be built."
+        ) from error
     weights = read_state(_folder_weights(folder, stem))
     if isinstance(module, (CLIPTextModel, CLIPTextModelWithProjection)):
         weights = match_text_names(module, {key.removeprefix("text_model."): v for key, v in weights.items()})
@@ -255,16 +285,24 @@ def _load_folder(path: Path, dtype: torch.dtype, say: Progress) -> StableDiffusi
     first = _folder_part(path / "text_encoder", clip, "model", "text encoder")
     if sdxl:
         second = _folder_part(path / "text_encoder_2", clip_projection, "model", "second text encoder")
-        encoders = [TextEncoder(first, layer="penultimate"), TextEncoder(second, pad=0, layer="penultimate", pooled=True)]
+        encoders = [
+            TextEncoder(first, layer="penultimate"),
+            TextEncoder(second, pad=0, layer="penultimate", pooled=True),
+        ]
     elif family == "sd2":
         encoders = [TextEncoder(first, pad=0)]
     else:
         encoders = [TextEncoder(first, skippable=True)]
     scheduler = _json(path / "scheduler" / "scheduler_config.json")
     geometry = ModelGeometry(
-        family=family, unet={}, vae={}, text=[], scale_factor=float(vae.config.scaling_factor),
+        family=family,
+        unet={},
+        vae={},
+        text=[],
+        scale_factor=float(vae.config.scaling_factor),
         parameterization="v" if scheduler.get("prediction_type") == "v_prediction" else "eps",
-        linear_start=float(scheduler.get("beta_start", 0.00085)), linear_end=float(scheduler.get("beta_end", 0.012)),
+        linear_start=float(scheduler.get("beta_start", 0.00085)),
+        linear_end=float(scheduler.get("beta_end", 0.012)),
         timesteps=int(scheduler.get("num_train_timesteps", 1000)),
     )
     return _assemble(geometry, unet, vae, encoders, dtype)

@@ -45,7 +45,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file, on the CPU. Raises CheckpointError in plain words."""
     check_not_pickled(path)
     if path.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{path.name} is not a .safetensors file; only those and diffusers folders can be loaded.")
+        raise CheckpointError(
+            f"{path.name} is not a .safetensors file; only those and diffusers folders can be loaded."
+        )
     try:
         return load_file(str(path))
     except (SafetensorError, ValueError, KeyError) as error:

@@ -58,7 +58,8 @@ class ModelGeometry:
 
 
 def detect_family(state: State) -> str:
-    """"sd1", "sd2" or "sdxl". Raises CheckpointError for anything else, with the reason."""
+    """ "sd1", "sd2" or "sdxl". Raises CheckpointError for anything else, with the reason."""
+
     def has(prefix: str) -> bool:
         return any(key.startswith(prefix) for key in state)
 
@@ -158,7 +159,7 @@ def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = 
         "layers_per_block": resnets[0],
         "cross_attention_dim": context,
         "attention_head_dim": tuple(heads),
-        # diffusers gives the middle block the depth of the last level, even where that level has no attention of its own
+        # diffusers gives the middle block the depth of the last level, even if that level has no attention itself
         "transformer_layers_per_block": tuple(depth or 1 for depth in depths[:-1]) + (mid_depth,),
         "use_linear_projection": len(_shape(state, UNET_PREFIX + "middle_block.1.proj_in.weight")) == 2,
         "upcast_attention": family == "sd2",
@@ -168,7 +169,9 @@ def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = 
     label = UNET_PREFIX + "label_emb.0.0.weight"
     if label in state:
         if family != "sdxl":
-            raise CheckpointError("This checkpoint is conditioned on image embeddings (unCLIP), which is not supported.")
+            raise CheckpointError(
+                "This checkpoint is conditioned on image embeddings (unCLIP), which is not supported."
+            )
         config.update(
             addition_embed_type="text_time",
             addition_time_embed_dim=256,

@@ -30,7 +30,9 @@ def explain(error: BaseException) -> str:
 class Job:
     """A function that waits, runs, or has run. `status`: queued, running, done, failed or cancelled."""
 
-    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str, task_id: str | None) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str, task_id: str | None
+    ) -> None:
         self.fn, self.args, self.kwargs = fn, args, kwargs
         self.name = name
         self.task_id = task_id or f"task({name}-{next(_numbers)})"
@@ -72,8 +74,12 @@ class JobQueue:
     `run` are run at once, since their turn would never come.
     """
 
-    def __init__(self, before: Callable[[Job], None] | None = None, after: Callable[[Job], None] | None = None,
-                 remember: int = 32) -> None:
+    def __init__(
+        self,
+        before: Callable[[Job], None] | None = None,
+        after: Callable[[Job], None] | None = None,
+        remember: int = 32,
+    ) -> None:
         self._before, self._after = before, after
         self._waiting: deque[Job] = deque()
         self._finished: deque[Job] = deque(maxlen=remember)
@@ -111,7 +117,9 @@ class JobQueue:
 
     # -- working
 
-    def submit(self, fn: Callable[..., Any], *args: Any, name: str = "job", task_id: str | None = None, **kwargs: Any) -> Job:
+    def submit(
+        self, fn: Callable[..., Any], *args: Any, name: str = "job", task_id: str | None = None, **kwargs: Any
+    ) -> Job:
         """Puts a job at the end of the queue. Raises UserError when the host is shutting down."""
         job = Job(fn, args, kwargs, name, task_id)
         with self._wake:
@@ -121,7 +129,9 @@ class JobQueue:
             self._wake.notify_all()
         return job
 
-    def run(self, fn: Callable[..., Any], *args: Any, name: str = "job", task_id: str | None = None, **kwargs: Any) -> Any:
+    def run(
+        self, fn: Callable[..., Any], *args: Any, name: str = "job", task_id: str | None = None, **kwargs: Any
+    ) -> Any:
         """Waits its turn, runs `fn`, and returns what it returns or raises what it raises."""
         if threading.current_thread() is self._thread:
             return fn(*args, **kwargs)

@@ -45,8 +45,17 @@ class DiffusionWrapper(nn.Module):
 class StableDiffusionModel(nn.Module):
     """A loaded checkpoint of one of the families "sd1", "sd2", "sdxl"."""
 
-    def __init__(self, *, family: str, unet: UNet2DConditionModel, vae: AutoencoderKL, encoders: Sequence[TextEncoder],
-                 scale_factor: float, parameterization: str, alphas_cumprod: torch.Tensor) -> None:
+    def __init__(
+        self,
+        *,
+        family: str,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        encoders: Sequence[TextEncoder],
+        scale_factor: float,
+        parameterization: str,
+        alphas_cumprod: torch.Tensor,
+    ) -> None:
         super().__init__()
         channels = unet.config.in_channels
         self.is_sd1, self.is_sd2, self.is_sdxl = family == "sd1", family == "sd2", family == "sdxl"
@@ -108,7 +117,9 @@ class StableDiffusionModel(nn.Module):
             vector = cond["vector"].to(self.dtype)
             pooled = self._pooled_width()
             added = {"text_embeds": vector[:, :pooled], "time_ids": vector[:, pooled:]}
-        out = unet(x.to(self.dtype), t, encoder_hidden_states=text.to(self.dtype), added_cond_kwargs=added, return_dict=False)
+        out = unet(
+            x.to(self.dtype), t, encoder_hidden_states=text.to(self.dtype), added_cond_kwargs=added, return_dict=False
+        )
         return out[0].to(x.dtype)
 
     def _pooled_width(self) -> int:

@@ -1,7 +1,7 @@
 """Cheap pictures of latents while sampling goes on.
 
-A linear map from a latent's channels to colours, fitted once per model to what its own VAE makes of random latents: so it
-holds for any VAE. Small decoders (below ten million weights) are faster than they are worth approximating.
+A linear map from a latent's channels to colours, fitted once per model to what its own VAE makes of random latents: so
+it holds for any VAE. Small decoders (below ten million weights) are faster than they are worth approximating.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _fit(model: Any) -> torch.Tensor:
     # smooth latents, like a picture's: noise at half the resolution, enlarged
     coarse = torch.randn(1, channels, 8, 8, generator=generator)
     latents = torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode="bilinear").to(model.device, model.dtype)
-    colours = torch.nn.functional.adaptive_avg_pool2d(model.decode_first_stage(latents).float(), latents.shape[-2:])
+    colours = torch.nn.functional.adaptive_avg_pool2d(model.decode_first_stage(latents).float(), (16, 16))
     inputs = latents.float().permute(0, 2, 3, 1).reshape(-1, channels)
     inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1).cpu()
     return torch.linalg.lstsq(inputs, colours.permute(0, 2, 3, 1).reshape(-1, 3).cpu()).solution

@@ -1,10 +1,11 @@
 """Prompt editing: which prompt holds at which step.
 
-`[from:to:when]`, `[to:when]`, `[from::when]` change the prompt after step `when`: a whole number is a step, a number with a dot
-a share of all steps. `[a|b|c]` takes turns. Both nest, inside weights as well. What is not well formed is plain text.
+`[from:to:when]`, `[to:when]`, `[from::when]` change the prompt after step `when`: a whole number is a step, a number
+with a dot a share of all steps. `[a|b|c]` takes turns. Both nest, inside weights as well. What is not well formed is
+plain text.
 
-With Hires. fix the steps of the second pass follow those of the first: whole numbers go on counting, shares from 1 to 2 belong
-to the second pass.
+With Hires. fix the steps of the second pass follow those of the first: whole numbers go on counting, shares from 1 to 2
+belong to the second pass.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*$")
-Node = "str | Sequence_ | Scheduled | Alternate"
 
 
 @dataclass
@@ -46,12 +46,12 @@ def parse(prompt: str) -> Sequence_:
 
 
 class _Parser:
-    """Recursive descent with a way back: a bracket that turns out to be no schedule is read again as text."""
+    """Recursive descent; a bracket that turns out to be no schedule keeps its parts as text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        # ends of square brackets, found once, so that hostile input ("[[[[[[...") takes linear and not exponential time
+        # ends of square brackets, found once, so that no hostile input ("[[[[[[...") is read again and again
         self.closing = _match_brackets(text)
 
     def sequence(self, stops: tuple[str, ...]) -> Iterator[object]:

@@ -24,7 +24,9 @@ Callback = Callable[[dict[str, Any]], None]
 class _Run:
     """What all samplers share: calling the model for a whole batch, and reporting a step."""
 
-    def __init__(self, model: Model, x: torch.Tensor, extra_args: dict[str, Any] | None, callback: Callback | None) -> None:
+    def __init__(
+        self, model: Model, x: torch.Tensor, extra_args: dict[str, Any] | None, callback: Callback | None
+    ) -> None:
         self.model, self.extra, self.callback = model, {} if extra_args is None else extra_args, callback
         self.ones = x.new_ones(x.shape[0])
 
@@ -49,8 +51,16 @@ def ancestral_split(sigma: float, sigma_next: float, eta: float) -> tuple[float,
     return math.sqrt(sigma_next**2 - up**2), up
 
 
-def _churned(x: torch.Tensor, sigma: float, steps: int, noise: Noise | None, churn: float, tmin: float, tmax: float,
-             s_noise: float) -> tuple[torch.Tensor, float]:
+def _churned(
+    x: torch.Tensor,
+    sigma: float,
+    steps: int,
+    noise: Noise | None,
+    churn: float,
+    tmin: float,
+    tmax: float,
+    s_noise: float,
+) -> tuple[torch.Tensor, float]:
     """Karras et al.'s algorithm 2, line 4 to 6: some noise added before the step."""
     gamma = min(churn / steps, math.sqrt(2) - 1) if churn > 0 and tmin <= sigma <= tmax else 0.0
     if gamma == 0 or noise is None:
@@ -59,9 +69,18 @@ def _churned(x: torch.Tensor, sigma: float, steps: int, noise: Noise | None, chu
     return x + noise(sigma, raised) * s_noise * math.sqrt(raised**2 - sigma**2), raised
 
 
-def sample_euler(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any] | None = None,
-                 callback: Callback | None = None, noise: Noise | None = None, s_churn: float = 0.0, s_tmin: float = 0.0,
-                 s_tmax: float = math.inf, s_noise: float = 1.0) -> torch.Tensor:
+def sample_euler(
+    model: Model,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    noise: Noise | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> torch.Tensor:
     """Euler's method on the probability flow ODE."""
     run = _Run(model, x, extra_args, callback)
     for i, sigma, after in _steps(sigmas):
@@ -72,9 +91,18 @@ def sample_euler(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_args
     return x
 
 
-def sample_heun(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any] | None = None,
-                callback: Callback | None = None, noise: Noise | None = None, s_churn: float = 0.0, s_tmin: float = 0.0,
-                s_tmax: float = math.inf, s_noise: float = 1.0) -> torch.Tensor:
+def sample_heun(
+    model: Model,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    noise: Noise | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> torch.Tensor:
     """Heun's method: every step but the last calls the model twice."""
     run = _Run(model, x, extra_args, callback)
     for i, sigma, after in _steps(sigmas):
@@ -89,9 +117,16 @@ def sample_heun(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_args:
     return x
 
 
-def sample_euler_ancestral(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any] | None = None,
-                           callback: Callback | None = None, noise: Noise | None = None, eta: float = 1.0,
-                           s_noise: float = 1.0) -> torch.Tensor:
+def sample_euler_ancestral(
+    model: Model,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    noise: Noise | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+) -> torch.Tensor:
     """Euler's method with ancestral noise."""
     run = _Run(model, x, extra_args, callback)
     for i, sigma, after in _steps(sigmas):
@@ -104,8 +139,13 @@ def sample_euler_ancestral(model: Model, x: torch.Tensor, sigmas: torch.Tensor, 
     return x
 
 
-def sample_dpmpp_2m(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any] | None = None,
-                    callback: Callback | None = None) -> torch.Tensor:
+def sample_dpmpp_2m(
+    model: Model,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+) -> torch.Tensor:
     """DPM-Solver++(2M), algorithm 2 of Lu et al. 2022b, in the variable lambda = -log sigma."""
     run = _Run(model, x, extra_args, callback)
     previous: torch.Tensor | None = None
@@ -127,9 +167,16 @@ def sample_dpmpp_2m(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_a
     return x
 
 
-def sample_dpmpp_2m_sde(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any] | None = None,
-                        callback: Callback | None = None, noise: Noise | None = None, eta: float = 1.0,
-                        s_noise: float = 1.0) -> torch.Tensor:
+def sample_dpmpp_2m_sde(
+    model: Model,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    noise: Noise | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+) -> torch.Tensor:
     """SDE-DPM-Solver++(2M) with the midpoint correction."""
     run = _Run(model, x, extra_args, callback)
     previous: torch.Tensor | None = None
@@ -152,9 +199,17 @@ def sample_dpmpp_2m_sde(model: Model, x: torch.Tensor, sigmas: torch.Tensor, ext
     return x
 
 
-def sample_dpmpp_sde(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any] | None = None,
-                     callback: Callback | None = None, noise: Noise | None = None, eta: float = 1.0, s_noise: float = 1.0,
-                     r: float = 0.5) -> torch.Tensor:
+def sample_dpmpp_sde(
+    model: Model,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    noise: Noise | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    r: float = 0.5,
+) -> torch.Tensor:
     """SDE-DPM-Solver++(2S): a half step to the point `r` of the way in log sigma, then the whole step from there.
 
     The noise of the half step and of the whole step belong to one Brownian motion in sigma: the first is a part of
@@ -189,8 +244,14 @@ def sample_dpmpp_sde(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_
     return x
 
 
-def sample_lcm(model: Model, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any] | None = None,
-               callback: Callback | None = None, noise: Noise | None = None) -> torch.Tensor:
+def sample_lcm(
+    model: Model,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    noise: Noise | None = None,
+) -> torch.Tensor:
     """Multistep consistency sampling: jump to the denoised image, add noise of the next sigma, repeat."""
     run = _Run(model, x, extra_args, callback)
     for i, sigma, after in _steps(sigmas):

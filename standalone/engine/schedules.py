@@ -76,7 +76,9 @@ def kl_optimal(n: int, sigma_min: float, sigma_max: float, device: Any = "cpu") 
     return torch.tan(torch.linspace(math.atan(sigma_max), math.atan(sigma_min), n + 1)).to(device)
 
 
-def align_your_steps(n: int, sigma_min: float, sigma_max: float, inner_model: Any = None, device: Any = "cpu") -> torch.Tensor:
+def align_your_steps(
+    n: int, sigma_min: float, sigma_max: float, inner_model: Any = None, device: Any = "cpu"
+) -> torch.Tensor:
     """Sabour et al. 2024, interpolated in log sigma for other numbers of steps than ten."""
     sdxl = bool(getattr(getattr(inner_model, "inner_model", None), "is_sdxl", False))
     table = np.log(_ALIGNED_SDXL if sdxl else _ALIGNED_SD)

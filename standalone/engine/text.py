@@ -52,7 +52,7 @@ def split_prompt(prompt: str, options: TextOptions) -> tuple[list[Chunk], int]:
     A word that would be torn from its clause at the end of a chunk moves to the next one with all that follows the
     last comma, when that comma is at most `options.backtrack` tokens back.
     """
-    pieces = [[prompt, 1.0]] if options.emphasis == "None" else parse_prompt_attention(prompt)
+    pieces: list[list[str | float]] = [[prompt, 1.0]] if options.emphasis == "None" else parse_prompt_attention(prompt)
     tokenizer = clip_tokenizer()
     chunks: list[Chunk] = []
     chunk = Chunk()
@@ -70,7 +70,9 @@ def split_prompt(prompt: str, options: TextOptions) -> tuple[list[Chunk], int]:
         for token in tokenizer(str(text), add_special_tokens=False, truncation=False)["input_ids"]:
             if token == COMMA:
                 comma = len(chunk.tokens)
-            elif len(chunk.tokens) == CHUNK and comma != -1 and options.backtrack and CHUNK - comma <= options.backtrack:
+            elif (
+                len(chunk.tokens) == CHUNK and comma != -1 and options.backtrack and CHUNK - comma <= options.backtrack
+            ):
                 rest = Chunk(chunk.tokens[comma + 1 :], chunk.weights[comma + 1 :])
                 chunk = Chunk(chunk.tokens[: comma + 1], chunk.weights[: comma + 1])
                 finish()
@@ -100,8 +102,15 @@ class TextEncoder(nn.Module):
     in SDXL). With `skippable`, clip skip counts back from the last layer and keeps the final norm, as SD1 does.
     """
 
-    def __init__(self, transformer: nn.Module, *, pad: int = END, layer: str = "last", skippable: bool = False,
-                 pooled: bool = False) -> None:
+    def __init__(
+        self,
+        transformer: nn.Module,
+        *,
+        pad: int = END,
+        layer: str = "last",
+        skippable: bool = False,
+        pooled: bool = False,
+    ) -> None:
         super().__init__()
         self.transformer = transformer
         self.pad, self.layer, self.skippable, self.pooled = pad, layer, skippable, pooled
@@ -111,6 +120,12 @@ class TextEncoder(nn.Module):
     def body(self) -> nn.Module:
         """The part with the layers; transformers from 5.6 on has no `text_model` level in CLIPTextModel."""
         return getattr(self.transformer, "text_model", self.transformer)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        norm = self.body.final_layer_norm
+        assert isinstance(norm, nn.Module)
+        return norm
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without start, end and padding."""
@@ -126,7 +141,7 @@ class TextEncoder(nn.Module):
         return [chunks for chunks, _ in parts], max((count for _, count in parts), default=0)
 
     def forward(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encodes `texts`. Returns hidden states (B, 77 * chunks, C) and the pooled state of the first chunk, or None."""
+        """Encodes `texts`. Hidden states (B, 77 * chunks, C), and the pooled state of the first chunk or None."""
         options = self.options()
         batches, _ = self.process_texts(texts)
         device = next(self.transformer.parameters()).device
@@ -149,7 +164,7 @@ class TextEncoder(nn.Module):
         if self.layer == "penultimate":
             hidden = states[-min(skip, len(states))] if options.sdxl_clip_l_skip and not self.pooled else states[-2]
         elif self.skippable and skip > 1:
-            hidden = self.body.final_layer_norm(states[-min(skip, len(states))])
+            hidden = self.final_norm(states[-min(skip, len(states))])
         else:
             hidden = output.last_hidden_state
         return hidden, output.text_embeds if self.pooled else None

@@ -16,9 +16,15 @@ from diffusers import UniPCMultistepScheduler
 from .samplers import Callback, Noise
 
 
-def sample_ddim(model: Callable[..., torch.Tensor], x: torch.Tensor, timesteps: torch.Tensor,
-                extra_args: dict[str, Any] | None = None, callback: Callback | None = None, noise: Noise | None = None,
-                eta: float = 0.0) -> torch.Tensor:
+def sample_ddim(
+    model: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    timesteps: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    noise: Noise | None = None,
+    eta: float = 0.0,
+) -> torch.Tensor:
     """DDIM (Song et al. 2021, equations 12 and 16); `eta` 1 is DDPM's noise, 0 none."""
     extra = {} if extra_args is None else extra_args
     schedule = model.inner_model.inner_model.alphas_cumprod  # type: ignore[attr-defined]
@@ -38,17 +44,28 @@ def sample_ddim(model: Callable[..., torch.Tensor], x: torch.Tensor, timesteps: 
     return x
 
 
-def sample_unipc(model: Callable[..., torch.Tensor], x: torch.Tensor, timesteps: torch.Tensor,
-                 extra_args: dict[str, Any] | None = None, callback: Callback | None = None, variant: str = "bh1",
-                 order: int = 3, lower_order_final: bool = True) -> torch.Tensor:
+def sample_unipc(
+    model: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    timesteps: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    variant: str = "bh1",
+    order: int = 3,
+    lower_order_final: bool = True,
+) -> torch.Tensor:
     """UniPC (Zhao et al. 2023) by diffusers' scheduler, at our timesteps. `variant` is "bh1" or "bh2"."""
     extra = {} if extra_args is None else extra_args
     schedule = model.inner_model.inner_model.alphas_cumprod.float().cpu()  # type: ignore[attr-defined]
     steps = timesteps.flip(0).long().cpu()
     betas = 1 - schedule / torch.cat([schedule.new_ones(1), schedule[:-1]])
     scheduler = UniPCMultistepScheduler(
-        num_train_timesteps=len(schedule), trained_betas=betas.tolist(), solver_type=variant, solver_order=order,
-        lower_order_final=lower_order_final, prediction_type="epsilon",
+        num_train_timesteps=len(schedule),
+        trained_betas=betas.tolist(),
+        solver_type=variant,
+        solver_order=order,
+        lower_order_final=lower_order_final,
+        prediction_type="epsilon",
     )
     scheduler.set_timesteps(len(steps))
     sigmas = ((1 - schedule) / schedule).sqrt()

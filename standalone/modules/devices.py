@@ -33,7 +33,7 @@ def has_mps() -> bool:
 
 
 def get_optimal_device_name() -> str:
-    """"cuda", "mps" or "cpu"."""
+    """ "cuda", "mps" or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "mps" if has_mps() else "cpu"
 
 
@@ -65,7 +65,11 @@ def autocast(disable: bool = False) -> contextlib.AbstractContextManager[Any]:
 
 def without_autocast(disable: bool = False) -> contextlib.AbstractContextManager[Any]:
     """Turns a caller's CUDA autocast off."""
-    return torch.autocast("cuda", enabled=False) if torch.is_autocast_enabled() and not disable else contextlib.nullcontext()
+    return (
+        torch.autocast("cuda", enabled=False)
+        if torch.is_autocast_enabled() and not disable
+        else contextlib.nullcontext()
+    )
 
 
 def cond_cast_unet(input: torch.Tensor) -> torch.Tensor:

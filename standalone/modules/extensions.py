@@ -11,12 +11,15 @@ extensions: list[Extension] = []
 class Extension:
     """One folder with `scripts/`, and possibly `javascript/` and `style.css`."""
 
-    def __init__(self, name: str, path: str, enabled: bool = True, is_builtin: bool = False) -> None:
+    def __init__(
+        self, name: str, path: str, enabled: bool = True, is_builtin: bool = False, metadata: object = None
+    ) -> None:
         self.name = name
         self.path = path
         self.enabled = enabled
         self.is_builtin = is_builtin
         self.canonical_name = name.lower()
+        self.metadata = metadata
         self.status = ""
         self.version = ""
 
@@ -39,7 +42,7 @@ def find_extension(filename: str) -> Extension | None:
     return next((extension for extension in extensions if Path(os.path.abspath(extension.path)) in parents), None)
 
 
-def list_extensions(folders: list[Path]) -> None:
+def use_folders(folders: list[Path]) -> None:
     """Sets the extensions to `folders`, in their order."""
     extensions.clear()
     extensions.extend(Extension(folder.resolve().name, str(folder.resolve())) for folder in folders)

@@ -29,7 +29,7 @@ class ExtraNetworkParams:
 
 
 class ExtraNetwork:
-    """Base class: `activate` before every sampling (with an empty list when it is not mentioned), `deactivate` at the end."""
+    """Base class: `activate` before every sampling (with no arguments when not mentioned), `deactivate` at the end."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -80,8 +80,14 @@ def activate(p: Any, extra_network_data: dict[str, list[ExtraNetworkParams]] | N
         except Exception as error:
             errors.display(error, f"activating extra network {name}")
     if p.scripts is not None:
-        p.scripts.after_extra_networks_activate(p, batch_number=p.iteration, prompts=p.prompts, seeds=p.seeds,
-                                                subseeds=p.subseeds, extra_network_data=extra_network_data)
+        p.scripts.after_extra_networks_activate(
+            p,
+            batch_number=p.iteration,
+            prompts=p.prompts,
+            seeds=p.seeds,
+            subseeds=p.subseeds,
+            extra_network_data=extra_network_data,
+        )
 
 
 def deactivate(p: Any, extra_network_data: dict[str, list[ExtraNetworkParams]] | None) -> None:

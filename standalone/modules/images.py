@@ -48,13 +48,21 @@ def _resize(im: Image.Image, width: int, height: int, upscaler_name: str | None)
     """To exactly this size; by the upscaler where the image grows."""
     scale = max(width / im.width, height / im.height)
     upscaler = next((u for u in shared.sd_upscalers if u.name == upscaler_name), None)
-    if upscaler is not None and upscaler_name != "None" and im.mode != "L" and scale > 1.0:
+    if (
+        upscaler is not None
+        and upscaler.scaler is not None
+        and upscaler_name != "None"
+        and im.mode != "L"
+        and scale > 1.0
+    ):
         im = upscaler.scaler.upscale(im, scale, upscaler.data_path)
     return im if im.size == (width, height) else im.resize((width, height), resample=LANCZOS)
 
 
-def resize_image(resize_mode: int, im: Image.Image, width: int, height: int, upscaler_name: str | None = None) -> Image.Image:
-    """`im` at width x height. Mode 0 stretches, 1 crops what is too much, 2 fills what is missing with the edge's colours."""
+def resize_image(
+    resize_mode: int, im: Image.Image, width: int, height: int, upscaler_name: str | None = None
+) -> Image.Image:
+    """`im` at width x height. Mode 0 stretches, 1 crops, 2 fills what is missing with the edge's colours."""
     upscaler_name = upscaler_name or opts.upscaler_for_img2img
     if resize_mode == 0:
         return _resize(im, width, height, upscaler_name)
@@ -83,14 +91,22 @@ def resize_image(resize_mode: int, im: Image.Image, width: int, height: int, ups
 def _next_number(folder: Path, basename: str) -> int:
     """One more than the largest number that a file in `folder` begins with (after `basename-`)."""
     prefix = f"{basename}-" if basename else ""
-    numbers = [int(match.group(1)) for path in folder.iterdir() if path.name.startswith(prefix)
-               and (match := _NUMBERED.match(path.name[len(prefix):]))]
+    numbers = [
+        int(match.group(1))
+        for path in folder.iterdir()
+        if path.name.startswith(prefix) and (match := _NUMBERED.match(path.name[len(prefix) :]))
+    ]
     return max(numbers, default=-1) + 1
 
 
-def save_image_with_geninfo(image: Image.Image, geninfo: str | None, filename: str | os.PathLike[str],
-                            extension: str | None = None, existing_pnginfo: dict[str, Any] | None = None,
-                            pnginfo_section_name: str = "parameters") -> None:
+def save_image_with_geninfo(
+    image: Image.Image,
+    geninfo: str | None,
+    filename: str | os.PathLike[str],
+    extension: str | None = None,
+    existing_pnginfo: dict[str, Any] | None = None,
+    pnginfo_section_name: str = "parameters",
+) -> None:
     """Writes `image` with its infotext: a text chunk in PNG, the user comment of Exif in JPEG and WebP."""
     extension = (extension or Path(filename).suffix).lower()
     file_format = Image.registered_extensions()[extension]
@@ -112,12 +128,25 @@ def save_image_with_geninfo(image: Image.Image, geninfo: str | None, filename: s
     image.convert("RGB").save(filename, format=file_format, **kwargs)
 
 
-def save_image(image: Image.Image, path: str | os.PathLike[str], basename: str | None, seed: Any = None, prompt: Any = None,
-               extension: str = "png", info: str | None = None, short_filename: bool = False, no_prompt: bool = False,
-               grid: bool = False, pnginfo_section_name: str = "parameters", p: Any = None,
-               existing_info: dict[str, Any] | None = None, forced_filename: str | None = None, suffix: str = "",
-               save_to_dirs: bool | None = None) -> tuple[str, str | None]:
-    """Saves `image` in the folder `path` as NUMBER-SEED.ext, with `info` in it. Returns its path and that of a text file.
+def save_image(
+    image: Image.Image,
+    path: str | os.PathLike[str],
+    basename: str | None,
+    seed: Any = None,
+    prompt: Any = None,
+    extension: str = "png",
+    info: str | None = None,
+    short_filename: bool = False,
+    no_prompt: bool = False,
+    grid: bool = False,
+    pnginfo_section_name: str = "parameters",
+    p: Any = None,
+    existing_info: dict[str, Any] | None = None,
+    forced_filename: str | None = None,
+    suffix: str = "",
+    save_to_dirs: bool | None = None,
+) -> tuple[str, str | None]:
+    """Saves `image` in the folder `path` as NUMBER-SEED.ext, with `info` in it. Returns its path and a text file's.
 
     A file appears at once, complete, and none is ever written over.
     """
@@ -177,8 +206,23 @@ def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, Any]
     comment = items.get("comment")
     if geninfo is None and isinstance(comment, bytes):
         geninfo = comment.decode("utf-8", errors="ignore")
-    for key in ("exif", "jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "icc_profile", "photoshop", "loop",
-                "background", "timestamp", "duration", "progressive", "progression", "chromaticity"):
+    for key in (
+        "exif",
+        "jfif",
+        "jfif_version",
+        "jfif_unit",
+        "jfif_density",
+        "dpi",
+        "icc_profile",
+        "photoshop",
+        "loop",
+        "background",
+        "timestamp",
+        "duration",
+        "progressive",
+        "progression",
+        "chromaticity",
+    ):
         items.pop(key, None)
     return geninfo if isinstance(geninfo, str) else None, items
 
@@ -198,11 +242,11 @@ def image_data(data: bytes) -> tuple[str | None, None]:
         return "", None
 
 
-def read(fp: Any) -> Image.Image:
+def read(fp: Any, **kwargs: Any) -> Image.Image:
     """Opens an image, turned the way its Exif data says."""
     from PIL import ImageOps
 
-    return ImageOps.exif_transpose(Image.open(fp)) or Image.open(fp)
+    return ImageOps.exif_transpose(Image.open(fp, **kwargs))
 
 
 def json_safe(items: dict[str, Any]) -> dict[str, Any]:

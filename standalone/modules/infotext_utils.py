@@ -24,21 +24,43 @@ re_imagesize = re.compile(r"^(\d+)x(\d+)$")
 
 # fields that an infotext leaves out when they have their usual value
 _USUAL: dict[str, Any] = {
-    "Clip skip": "1", "Hires resize-1": 0, "Hires resize-2": 0, "Hires sampler": "Use same sampler",
-    "Hires schedule type": "Use same scheduler", "Hires checkpoint": "Use same checkpoint", "Hires prompt": "",
-    "Hires negative prompt": "", "Mask mode": "Inpaint masked", "Masked content": "original",
-    "Inpaint area": "Whole picture", "Masked area padding": 32, "RNG": "GPU", "Schedule type": "Automatic",
-    "Schedule max sigma": 0, "Schedule min sigma": 0, "Schedule rho": 0, "VAE Encoder": "Full", "VAE Decoder": "Full",
-    "FP8 weight": "Disable", "Refiner switch by sampling steps": False,
+    "Clip skip": "1",
+    "Hires resize-1": 0,
+    "Hires resize-2": 0,
+    "Hires sampler": "Use same sampler",
+    "Hires schedule type": "Use same scheduler",
+    "Hires checkpoint": "Use same checkpoint",
+    "Hires prompt": "",
+    "Hires negative prompt": "",
+    "Mask mode": "Inpaint masked",
+    "Masked content": "original",
+    "Inpaint area": "Whole picture",
+    "Masked area padding": 32,
+    "RNG": "GPU",
+    "Schedule type": "Automatic",
+    "Schedule max sigma": 0,
+    "Schedule min sigma": 0,
+    "Schedule rho": 0,
+    "VAE Encoder": "Full",
+    "VAE Decoder": "Full",
+    "FP8 weight": "Disable",
+    "Refiner switch by sampling steps": False,
 }
 
 
 class ParamBinding:
     """A "send to" button: where it takes its data from, and the tab that they go to."""
 
-    def __init__(self, paste_button: Any, tabname: str, source_text_component: Any = None, source_image_component: Any = None,
-                 source_tabname: str | None = None, override_settings_component: Any = None,
-                 paste_field_names: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        paste_button: Any,
+        tabname: str,
+        source_text_component: Any = None,
+        source_image_component: Any = None,
+        source_tabname: str | None = None,
+        override_settings_component: Any = None,
+        paste_field_names: list[str] | None = None,
+    ) -> None:
         self.paste_button = paste_button
         self.tabname = tabname
         self.source_text_component = source_text_component
@@ -49,14 +71,18 @@ class ParamBinding:
 
 
 class PasteField(tuple[Any, Any]):
-    """A control and the infotext field that fills it: a name, or a function of all fields. `api` names it in requests."""
+    """A control and what fills it: an infotext field, or a function of all fields. `api` names it in requests."""
 
     api: str | None
 
-    def __new__(cls, component: Any, target: str | Callable[[dict[str, Any]], Any], *, api: str | None = None) -> PasteField:
+    def __new__(
+        cls, component: Any, target: str | Callable[[dict[str, Any]], Any], *, api: str | None = None
+    ) -> PasteField:
         return super().__new__(cls, (component, target))
 
-    def __init__(self, component: Any, target: str | Callable[[dict[str, Any]], Any], *, api: str | None = None) -> None:
+    def __init__(
+        self, component: Any, target: str | Callable[[dict[str, Any]], Any], *, api: str | None = None
+    ) -> None:
         super().__init__()
         self.api = api
         self.component = component
@@ -74,13 +100,19 @@ def reset() -> None:
     registered_param_bindings.clear()
 
 
-def add_paste_fields(tabname: str, init_img: Any, fields: list[Any] | None, override_settings_component: Any = None) -> None:
+def add_paste_fields(
+    tabname: str, init_img: Any, fields: list[Any] | None, override_settings_component: Any = None
+) -> None:
     """Registers the controls of a tab that an infotext fills."""
     for index, field in enumerate(fields or []):
         if not isinstance(field, PasteField):
             assert fields is not None
             fields[index] = PasteField(*field)
-    paste_fields[tabname] = {"init_img": init_img, "fields": fields, "override_settings_component": override_settings_component}
+    paste_fields[tabname] = {
+        "init_img": init_img,
+        "fields": fields,
+        "override_settings_component": override_settings_component,
+    }
 
 
 def register_paste_params_button(binding: ParamBinding) -> None:
@@ -109,7 +141,11 @@ def _file_allowed(path: Path) -> bool:
 
     from gradio.utils import get_upload_folder
 
-    allowed = [Path(get_upload_folder()), Path(tempfile.gettempdir()) / "gradio", Path(paths_internal.default_output_dir)]
+    allowed = [
+        Path(get_upload_folder()),
+        Path(tempfile.gettempdir()) / "gradio",
+        Path(paths_internal.default_output_dir),
+    ]
     return any(folder.resolve() in path.resolve().parents for folder in allowed)
 
 
@@ -124,7 +160,11 @@ def image_from_url_text(filedata: Any) -> Image.Image | None:
             filedata = filedata[0] if filedata else None
     if isinstance(filedata, dict):
         inner = filedata.get("image", filedata)
-        filedata = inner if isinstance(inner, (Image.Image, str)) else inner.get("path") or inner.get("name") or inner.get("data")
+        filedata = (
+            inner
+            if isinstance(inner, (Image.Image, str))
+            else inner.get("path") or inner.get("name") or inner.get("data")
+        )
     if filedata is None or isinstance(filedata, Image.Image):
         return filedata
     if not isinstance(filedata, str):
@@ -162,7 +202,7 @@ def _split(x: str) -> tuple[str, str, str]:
     for line in (line.strip() for line in lines):
         if line.startswith("Negative prompt:"):
             negative = negative or []
-            line = line[len("Negative prompt:"):].strip()
+            line = line[len("Negative prompt:") :].strip()
         (prompt if negative is None else negative).append(line)
     return "\n".join(prompt), "\n".join(negative or []), last
 
@@ -203,7 +243,9 @@ def create_override_settings_dict(text_pairs: Iterable[str]) -> dict[str, Any]:
     return {name: shared.opts.cast_value(name, params[label]) for label, name in _setting_names() if label in params}
 
 
-def get_override_settings(params: dict[str, Any], *, skip_fields: Sequence[str] | dict[str, Any] | None = None) -> list[tuple[str, str, Any]]:
+def get_override_settings(
+    params: dict[str, Any], *, skip_fields: Sequence[str] | dict[str, Any] | None = None
+) -> list[tuple[str, str, Any]]:
     """(label, setting, value) for the fields of an infotext that are settings, and not as they are now."""
     res: list[tuple[str, str, Any]] = []
     for label, name in _setting_names():

@@ -34,8 +34,9 @@ def _widen(low: int, high: int, length: int, limit: int) -> tuple[int, int]:
     return low, min(low + length, limit)
 
 
-def expand_crop_region(crop_region: Box, processing_width: int, processing_height: int, image_width: int,
-                       image_height: int) -> Box:
+def expand_crop_region(
+    crop_region: Box, processing_width: int, processing_height: int, image_width: int, image_height: int
+) -> Box:
     """The region grown to the shape (width to height) that it will be processed in, within the image."""
     x1, y1, x2, y2 = crop_region
     width, height = x2 - x1, y2 - y1

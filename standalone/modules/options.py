@@ -17,10 +17,21 @@ _FIELDS = {"data_labels", "data", "restricted_opts", "typemap"}
 class OptionInfo:
     """One setting. The methods that end in `return self` add text to its description and can be chained."""
 
-    def __init__(self, default: Any = None, label: str = "", component: Any = None, component_args: Any = None,
-                 onchange: Callable[[], Any] | None = None, section: Any = None, refresh: Any = None,
-                 comment_before: str = "", comment_after: str = "", infotext: str | None = None,
-                 restrict_api: bool = False, category_id: str | None = None) -> None:
+    def __init__(
+        self,
+        default: Any = None,
+        label: str = "",
+        component: Any = None,
+        component_args: Any = None,
+        onchange: Callable[[], Any] | None = None,
+        section: Any = None,
+        refresh: Any = None,
+        comment_before: str = "",
+        comment_after: str = "",
+        infotext: str | None = None,
+        restrict_api: bool = False,
+        category_id: str | None = None,
+    ) -> None:
         self.default = default
         self.label = label
         self.component = component

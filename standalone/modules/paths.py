@@ -1,4 +1,4 @@
-"""Folders of the host, under the names that scripts import. Values are those of paths_internal at the time of asking."""
+"""Folders of the host, under the names that scripts import. Values are paths_internal's at the time of asking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs: what to make (`StableDiffusionProcessing...`), how it is made (`process_images`), what came out (`Processed`)."""
+"""Jobs: what to make (`StableDiffusionProcessing...`), how it is made (`process_images`), the result (`Processed`)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,25 @@ from modules.rng import slerp
 from modules.sd_samplers_common import decode_first_stage, images_tensor_to_samples
 
 __all__ = [
-    "DecodedSamples", "Processed", "StableDiffusionProcessing", "StableDiffusionProcessingImg2Img",
-    "StableDiffusionProcessingTxt2Img", "apply_overlay", "create_binary_mask", "create_infotext", "create_random_tensors",
-    "decode_first_stage", "decode_latent_batch", "fix_seed", "get_fixed_seed", "images_tensor_to_samples", "opt_C", "opt_f",
-    "process_images", "process_images_inner", "program_version", "slerp", "txt2img_image_conditioning",
+    "DecodedSamples",
+    "Processed",
+    "StableDiffusionProcessing",
+    "StableDiffusionProcessingImg2Img",
+    "StableDiffusionProcessingTxt2Img",
+    "apply_overlay",
+    "create_binary_mask",
+    "create_infotext",
+    "create_random_tensors",
+    "decode_first_stage",
+    "decode_latent_batch",
+    "fix_seed",
+    "get_fixed_seed",
+    "images_tensor_to_samples",
+    "opt_C",
+    "opt_f",
+    "process_images",
+    "process_images_inner",
+    "program_version",
+    "slerp",
+    "txt2img_image_conditioning",
 ]

@@ -72,10 +72,10 @@ class StableDiffusionProcessing:
     scripts_setup_complete: bool = field(default=False, init=False)
 
     # the conditioning of the last job, kept on the class: [what it was made from, the result]
-    cached_uc = [None, None]  # noqa: RUF012
-    cached_c = [None, None]  # noqa: RUF012
+    cached_uc = [None, None]
+    cached_c = [None, None]
 
-    comments: dict[str, int] = field(default=None, init=False)  # type: ignore[assignment]
+    comments: dict[str, int] = None  # type: ignore[assignment]
     sampler: Any = field(default=None, init=False)
     is_using_inpainting_conditioning: bool = field(default=False, init=False)
     paste_to: tuple[int, int, int, int] | None = field(default=None, init=False)
@@ -161,17 +161,25 @@ class StableDiffusionProcessing:
 
     # -- images that condition the model
 
-    def txt2img_image_conditioning(self, x: torch.Tensor, width: int | None = None, height: int | None = None) -> torch.Tensor:
+    def txt2img_image_conditioning(
+        self, x: torch.Tensor, width: int | None = None, height: int | None = None
+    ) -> torch.Tensor:
         self.is_using_inpainting_conditioning = (
-            shared.sd_model.model.conditioning_key in {"hybrid", "concat"} and shared.sd_model.cond_stage_key != "edit")
+            shared.sd_model.model.conditioning_key in {"hybrid", "concat"} and shared.sd_model.cond_stage_key != "edit"
+        )
         return txt2img_image_conditioning(shared.sd_model, x, width or self.width, height or self.height)
 
     def edit_image_conditioning(self, source_image: torch.Tensor) -> torch.Tensor:
         """InstructPix2Pix: the latents of the picture, unscaled."""
         return shared.sd_model.encode_first_stage(source_image).mode()
 
-    def inpainting_image_conditioning(self, source_image: torch.Tensor, latent_image: torch.Tensor, image_mask: Any = None,
-                                      round_image_mask: bool = True) -> torch.Tensor:
+    def inpainting_image_conditioning(
+        self,
+        source_image: torch.Tensor,
+        latent_image: torch.Tensor,
+        image_mask: Any = None,
+        round_image_mask: bool = True,
+    ) -> torch.Tensor:
         """Inpainting models: the mask (1 where to paint) and the latents of the picture without what it covers."""
         self.is_using_inpainting_conditioning = True
         if image_mask is None:
@@ -184,13 +192,19 @@ class StableDiffusionProcessing:
         mask = mask.to(source_image)
         weight = getattr(self, "inpainting_mask_weight", opts.inpainting_mask_weight)
         masked = torch.lerp(source_image, source_image * (1.0 - mask), weight)
-        latents = torch.cat([shared.sd_model.get_first_stage_encoding(shared.sd_model.encode_first_stage(row[None]))
-                             for row in masked])
+        latents = torch.cat(
+            [shared.sd_model.get_first_stage_encoding(shared.sd_model.encode_first_stage(row[None])) for row in masked]
+        )
         mask = torch.nn.functional.interpolate(mask, size=latent_image.shape[-2:]).expand(latents.shape[0], -1, -1, -1)
         return torch.cat([mask.to(latents), latents], dim=1).to(shared.device).type(shared.sd_model.dtype)
 
-    def img2img_image_conditioning(self, source_image: torch.Tensor, latent_image: torch.Tensor, image_mask: Any = None,
-                                   round_image_mask: bool = True) -> torch.Tensor:
+    def img2img_image_conditioning(
+        self,
+        source_image: torch.Tensor,
+        latent_image: torch.Tensor,
+        image_mask: Any = None,
+        round_image_mask: bool = True,
+    ) -> torch.Tensor:
         """What the model sees of the picture besides its latents; `source_image` (B, 3, H, W) in [-1, 1]."""
         if shared.sd_model.cond_stage_key == "edit":
             return self.edit_image_conditioning(source_image)
@@ -203,8 +217,15 @@ class StableDiffusionProcessing:
     def init(self, all_prompts: Any, all_seeds: Any, all_subseeds: Any) -> None:
         """Called once, before the first batch."""
 
-    def sample(self, conditioning: Any, unconditional_conditioning: Any, seeds: Any, subseeds: Any, subseed_strength: float,
-               prompts: Any) -> Any:
+    def sample(
+        self,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        seeds: Any,
+        subseeds: Any,
+        subseed_strength: float,
+        prompts: Any,
+    ) -> Any:
         """Latents of one batch (or DecodedSamples)."""
         raise NotImplementedError
 
@@ -227,24 +248,54 @@ class StableDiffusionProcessing:
             prompts = self.prompt
         else:
             prompts = [self.prompt] * (len(self.negative_prompt) if isinstance(self.negative_prompt, list) else count)
-        negative = self.negative_prompt if isinstance(self.negative_prompt, list) else [self.negative_prompt] * len(prompts)
+        negative = (
+            self.negative_prompt if isinstance(self.negative_prompt, list) else [self.negative_prompt] * len(prompts)
+        )
         if len(prompts) != len(negative):
             raise UserError(f"There are {len(prompts)} prompts but {len(negative)} negative prompts.")
         self.all_prompts = [shared.prompt_styles.apply_styles_to_prompt(x, self.styles) for x in prompts]
-        self.all_negative_prompts = [shared.prompt_styles.apply_negative_styles_to_prompt(x, self.styles) for x in negative]
+        self.all_negative_prompts = [
+            shared.prompt_styles.apply_negative_styles_to_prompt(x, self.styles) for x in negative
+        ]
         self.main_prompt, self.main_negative_prompt = self.all_prompts[0], self.all_negative_prompts[0]
 
-    def cached_params(self, required_prompts: Any, steps: int, extra_network_data: Any, hires_steps: int | None = None,
-                      use_old_scheduling: bool = False) -> tuple[Any, ...]:
+    def cached_params(
+        self,
+        required_prompts: Any,
+        steps: int,
+        extra_network_data: Any,
+        hires_steps: int | None = None,
+        use_old_scheduling: bool = False,
+    ) -> tuple[Any, ...]:
         """All that the conditioning depends on."""
-        return (tuple(required_prompts), getattr(required_prompts, "is_negative_prompt", False),
-                getattr(required_prompts, "width", None), getattr(required_prompts, "height", None), steps, hires_steps,
-                use_old_scheduling, shared.sd_model.sd_checkpoint_info, id(shared.sd_model), extra_network_data,
-                opts.CLIP_stop_at_last_layers, opts.emphasis, opts.comma_padding_backtrack, opts.sdxl_clip_l_skip,
-                opts.sdxl_crop_left, opts.sdxl_crop_top)
+        return (
+            tuple(required_prompts),
+            getattr(required_prompts, "is_negative_prompt", False),
+            getattr(required_prompts, "width", None),
+            getattr(required_prompts, "height", None),
+            steps,
+            hires_steps,
+            use_old_scheduling,
+            shared.sd_model.sd_checkpoint_info,
+            id(shared.sd_model),
+            extra_network_data,
+            opts.CLIP_stop_at_last_layers,
+            opts.emphasis,
+            opts.comma_padding_backtrack,
+            opts.sdxl_clip_l_skip,
+            opts.sdxl_crop_left,
+            opts.sdxl_crop_top,
+        )
 
-    def get_conds_with_caching(self, function: Callable[..., Any], required_prompts: Any, steps: int, caches: list[list[Any]],
-                               extra_network_data: Any, hires_steps: int | None = None) -> Any:
+    def get_conds_with_caching(
+        self,
+        function: Callable[..., Any],
+        required_prompts: Any,
+        steps: int,
+        caches: list[list[Any]],
+        extra_network_data: Any,
+        hires_steps: int | None = None,
+    ) -> Any:
         """function(model, prompts, steps, hires steps, old scheduling), or what one of `caches` has of it already."""
         if opts.use_old_scheduling:
             self.extra_generation_params["Old prompt editing timelines"] = True
@@ -259,15 +310,23 @@ class StableDiffusionProcessing:
     def setup_conds(self) -> None:
         """Computes c and uc for the batch."""
         prompts = prompt_parser.SdConditioning(self.prompts, width=self.width, height=self.height)
-        negative = prompt_parser.SdConditioning(self.negative_prompts, width=self.width, height=self.height, is_negative_prompt=True)
+        negative = prompt_parser.SdConditioning(
+            self.negative_prompts, width=self.width, height=self.height, is_negative_prompt=True
+        )
         config = sd_samplers.find_sampler_config(self.sampler_name)
         total_steps = config.total_steps(self.steps) if config else self.steps
         self.step_multiplier = total_steps // self.steps
         self.firstpass_steps = total_steps
-        self.uc = self.get_conds_with_caching(prompt_parser.get_learned_conditioning, negative, total_steps, [self.cached_uc],
-                                              self.extra_network_data)
-        self.c = self.get_conds_with_caching(prompt_parser.get_multicond_learned_conditioning, prompts, total_steps,
-                                             [self.cached_c], self.extra_network_data)
+        self.uc = self.get_conds_with_caching(
+            prompt_parser.get_learned_conditioning, negative, total_steps, [self.cached_uc], self.extra_network_data
+        )
+        self.c = self.get_conds_with_caching(
+            prompt_parser.get_multicond_learned_conditioning,
+            prompts,
+            total_steps,
+            [self.cached_c],
+            self.extra_network_data,
+        )
 
     def get_conds(self) -> tuple[Any, Any]:
         return self.c, self.uc
@@ -297,9 +356,21 @@ StableDiffusionProcessing.sd_model = property(_get_model, _keep_model)
 class Processed:
     """The result of a job: images and their infotexts, in step; a grid may come first."""
 
-    def __init__(self, p: StableDiffusionProcessing, images_list: list[Any], seed: Any = -1, info: str = "", subseed: Any = None,
-                 all_prompts: Any = None, all_negative_prompts: Any = None, all_seeds: Any = None, all_subseeds: Any = None,
-                 index_of_first_image: int = 0, infotexts: Any = None, comments: str = "") -> None:
+    def __init__(
+        self,
+        p: StableDiffusionProcessing,
+        images_list: list[Any],
+        seed: Any = -1,
+        info: str = "",
+        subseed: Any = None,
+        all_prompts: Any = None,
+        all_negative_prompts: Any = None,
+        all_seeds: Any = None,
+        all_subseeds: Any = None,
+        index_of_first_image: int = 0,
+        infotexts: Any = None,
+        comments: str = "",
+    ) -> None:
         def first(value: Any) -> Any:
             return value[0] if isinstance(value, list) else value
 
@@ -311,7 +382,12 @@ class Processed:
         self.info = info
         self.comments = "".join(f"{comment}\n" for comment in p.comments)
         self.width, self.height = p.width, p.height
-        self.sampler_name, self.cfg_scale, self.steps, self.batch_size = p.sampler_name, p.cfg_scale, p.steps, p.batch_size
+        self.sampler_name, self.cfg_scale, self.steps, self.batch_size = (
+            p.sampler_name,
+            p.cfg_scale,
+            p.steps,
+            p.batch_size,
+        )
         self.image_cfg_scale = getattr(p, "image_cfg_scale", None)
         self.restore_faces, self.face_restoration_model = p.restore_faces, None
         self.sd_model_name, self.sd_model_hash = p.sd_model_name, p.sd_model_hash
@@ -338,22 +414,53 @@ class Processed:
 
     def js(self) -> str:
         """The result without its images, as JSON."""
-        names = ("all_prompts", "all_negative_prompts", "seed", "all_seeds", "subseed", "all_subseeds", "subseed_strength",
-                 "width", "height", "sampler_name", "cfg_scale", "steps", "batch_size", "restore_faces",
-                 "face_restoration_model", "sd_model_name", "sd_model_hash", "sd_vae_name", "sd_vae_hash",
-                 "seed_resize_from_w", "seed_resize_from_h", "denoising_strength", "extra_generation_params",
-                 "index_of_first_image", "infotexts", "styles", "job_timestamp", "clip_skip",
-                 "is_using_inpainting_conditioning", "version")
+        names = (
+            "all_prompts",
+            "all_negative_prompts",
+            "seed",
+            "all_seeds",
+            "subseed",
+            "all_subseeds",
+            "subseed_strength",
+            "width",
+            "height",
+            "sampler_name",
+            "cfg_scale",
+            "steps",
+            "batch_size",
+            "restore_faces",
+            "face_restoration_model",
+            "sd_model_name",
+            "sd_model_hash",
+            "sd_vae_name",
+            "sd_vae_hash",
+            "seed_resize_from_w",
+            "seed_resize_from_h",
+            "denoising_strength",
+            "extra_generation_params",
+            "index_of_first_image",
+            "infotexts",
+            "styles",
+            "job_timestamp",
+            "clip_skip",
+            "is_using_inpainting_conditioning",
+            "version",
+        )
         values = {"prompt": self.all_prompts[0], "negative_prompt": self.all_negative_prompts[0]}
         values.update({name: getattr(self, name) for name in names})
         return json.dumps(values, default=lambda o: None)
 
     def infotext(self, p: StableDiffusionProcessing, index: int) -> str:
         """The infotext of image `index` of the job."""
-        return create_infotext(p, self.all_prompts, self.all_seeds, self.all_subseeds, comments=[],
-                               position_in_batch=index % self.batch_size, iteration=index // self.batch_size)
+        return create_infotext(
+            p,
+            self.all_prompts,
+            self.all_seeds,
+            self.all_subseeds,
+            comments=[],
+            position_in_batch=index % self.batch_size,
+            iteration=index // self.batch_size,
+        )
 
     def get_token_merging_ratio(self, for_hr: bool = False) -> float:
         return self.token_merging_ratio_hr if for_hr else self.token_merging_ratio
-
-

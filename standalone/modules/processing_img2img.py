@@ -81,7 +81,9 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             self.init_latent = torch.nn.functional.interpolate(self.init_latent, size=size, mode="bilinear")
         if image_mask is not None:
             self._mask_latents(latent_mask, all_seeds)
-        self.image_conditioning = self.img2img_image_conditioning(image * 2 - 1, self.init_latent, image_mask, self.mask_round)
+        self.image_conditioning = self.img2img_image_conditioning(
+            image * 2 - 1, self.init_latent, image_mask, self.mask_round
+        )
         devices.torch_gc()
 
     def _prepare_mask(self) -> tuple[Image.Image | None, masking.Box | None]:
@@ -115,15 +117,18 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         params["Masked area padding"] = self.inpaint_full_res_padding
         return images.resize_image(2, mask.crop(crop), self.width, self.height), crop
 
-    def _prepare_image(self, picture: Image.Image, mask: Image.Image | None, latent_mask: Image.Image | None,
-                       crop: masking.Box | None) -> Any:
-        """One picture at the size of the job, as an array (3, H, W) in [0, 1]; keeps what is to be laid over the result."""
+    def _prepare_image(
+        self, picture: Image.Image, mask: Image.Image | None, latent_mask: Image.Image | None, crop: masking.Box | None
+    ) -> Any:
+        """One picture at the size of the job, as an array (3, H, W) in [0, 1]; keeps what will lie over the result."""
         image = images.flatten(picture, opts.img2img_background_color)
         if crop is None and self.resize_mode != LATENT_RESIZE:
             image = images.resize_image(self.resize_mode, image, self.width, self.height)
         if mask is not None:
             if self.mask_for_overlay.size != image.size:
-                self.mask_for_overlay = images.resize_image(min(self.resize_mode, 2), self.mask_for_overlay, *image.size)
+                self.mask_for_overlay = images.resize_image(
+                    min(self.resize_mode, 2), self.mask_for_overlay, *image.size
+                )
             kept = Image.new("RGBa", image.size)
             kept.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(self.mask_for_overlay.convert("L")))
             assert self.overlay_images is not None
@@ -157,20 +162,34 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             self.init_latent = self.init_latent * self.mask
             self.extra_generation_params["Masked content"] = "latent nothing"
 
-    def sample(self, conditioning: Any, unconditional_conditioning: Any, seeds: Any, subseeds: Any, subseed_strength: float,
-               prompts: Any) -> Any:
+    def sample(
+        self,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        seeds: Any,
+        subseeds: Any,
+        subseed_strength: float,
+        prompts: Any,
+    ) -> Any:
         assert self.init_latent is not None
         x = self.rng.next()
         if self.initial_noise_multiplier != 1.0:
             self.extra_generation_params["Noise multiplier"] = self.initial_noise_multiplier
             x = x * self.initial_noise_multiplier
         if self.scripts is not None:
-            self.scripts.process_before_every_sampling(p=self, x=self.init_latent, noise=x, c=conditioning,
-                                                       uc=unconditional_conditioning)
+            self.scripts.process_before_every_sampling(
+                p=self, x=self.init_latent, noise=x, c=conditioning, uc=unconditional_conditioning
+            )
         # a new sampler for every batch, so that nothing of one sampling is left for the next
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
-        samples = self.sampler.sample_img2img(self, self.init_latent, x, conditioning, unconditional_conditioning,
-                                              image_conditioning=self.image_conditioning)
+        samples = self.sampler.sample_img2img(
+            self,
+            self.init_latent,
+            x,
+            conditioning,
+            unconditional_conditioning,
+            image_conditioning=self.image_conditioning,
+        )
         if self.mask is not None:
             blended = samples * self.nmask + self.init_latent * self.mask
             if self.scripts is not None:

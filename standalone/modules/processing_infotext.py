@@ -16,13 +16,22 @@ def program_version() -> str | None:
     return VERSION
 
 
-def create_infotext(p: Any, all_prompts: list[str], all_seeds: list[int], all_subseeds: list[int], comments: Any = None,
-                    iteration: int = 0, position_in_batch: int = 0, use_main_prompt: bool = False, index: int | None = None,
-                    all_negative_prompts: list[str] | None = None) -> str:
+def create_infotext(
+    p: Any,
+    all_prompts: list[str],
+    all_seeds: list[int],
+    all_subseeds: list[int],
+    comments: Any = None,
+    iteration: int = 0,
+    position_in_batch: int = 0,
+    use_main_prompt: bool = False,
+    index: int | None = None,
+    all_negative_prompts: list[str] | None = None,
+) -> str:
     """The infotext of the image number `index` of the given lists.
 
-    Entries of `p.extra_generation_params` may be text, a list with an entry per image, or a function that is called with
-    what is known here (p, index, prompt_text, negative_prompt ...); None leaves an entry out.
+    Entries of `p.extra_generation_params` may be text, a list with an entry per image, or a function, called with what is
+    known here (p, index, prompt_text, negative_prompt ...); None leaves an entry out.
     """
     if use_main_prompt:
         index = 0
@@ -34,7 +43,9 @@ def create_infotext(p: Any, all_prompts: list[str], all_seeds: list[int], all_su
     clip_skip = getattr(p, "clip_skip", opts.CLIP_stop_at_last_layers)
     prompt_text = p.main_prompt if use_main_prompt else all_prompts[index]
     negative_prompt = p.main_negative_prompt if use_main_prompt else all_negative_prompts[index]
-    delta = opts.eta_noise_seed_delta if opts.eta_noise_seed_delta and is_sampler_using_eta_noise_seed_delta(p) else None
+    delta = (
+        opts.eta_noise_seed_delta if opts.eta_noise_seed_delta and is_sampler_using_eta_noise_seed_delta(p) else None
+    )
     varied = p.subseed_strength != 0
     resized = p.seed_resize_from_w > 0 and p.seed_resize_from_h > 0
 
@@ -53,7 +64,8 @@ def create_infotext(p: Any, all_prompts: list[str], all_seeds: list[int], all_su
         "Seed resize from": f"{p.seed_resize_from_w}x{p.seed_resize_from_h}" if resized else None,
         "Denoising strength": p.extra_generation_params.get("Denoising strength"),
         "Conditional mask weight": getattr(p, "inpainting_mask_weight", opts.inpainting_mask_weight)
-        if p.is_using_inpainting_conditioning else None,
+        if p.is_using_inpainting_conditioning
+        else None,
         "Clip skip": None if clip_skip <= 1 else clip_skip,
         "ENSD": delta,
         "Init image hash": getattr(p, "init_img_hash", None),
@@ -73,7 +85,10 @@ def create_infotext(p: Any, all_prompts: list[str], all_seeds: list[int], all_su
         except Exception:
             errors.report(f'Error creating infotext for key "{key}"', exc_info=True)
             params[key] = None
-    line = ", ".join(key if key == value else f"{key}: {infotext_utils.quote(value)}"
-                     for key, value in params.items() if value is not None)
+    line = ", ".join(
+        key if key == value else f"{key}: {infotext_utils.quote(value)}"
+        for key, value in params.items()
+        if value is not None
+    )
     negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
     return f"{prompt_text}{negative}\n{line}".strip()

@@ -23,8 +23,9 @@ class DecodedSamples(list[torch.Tensor]):
     already_decoded = True
 
 
-def decode_latent_batch(model: Any, batch: torch.Tensor, target_device: torch.device | None = None,
-                        check_for_nans: bool = False) -> DecodedSamples:
+def decode_latent_batch(
+    model: Any, batch: torch.Tensor, target_device: torch.device | None = None, check_for_nans: bool = False
+) -> DecodedSamples:
     """Decodes latents one by one, to save memory. A half precision VAE that makes NaNs is tried again in 32 bits."""
     samples = DecodedSamples()
     if check_for_nans:
@@ -44,7 +45,10 @@ def decode_latent_batch(model: Any, batch: torch.Tensor, target_device: torch.de
 
 def txt2img_image_conditioning(sd_model: Any, x: torch.Tensor, width: int, height: int) -> torch.Tensor:
     """What inpainting models see in txt2img: everything masked, and a grey picture. Zeros (B, 5, 1, 1) for others."""
-    if sd_model.model.conditioning_key in {"hybrid", "concat"} and sd_model.model.diffusion_model.config.in_channels == 8:
+    if (
+        sd_model.model.conditioning_key in {"hybrid", "concat"}
+        and sd_model.model.diffusion_model.config.in_channels == 8
+    ):
         return x.new_zeros(x.shape[0], 4, *x.shape[-2:])  # editing models: no picture to edit
     if sd_model.model.conditioning_key in {"hybrid", "concat"} or sd_model.is_sdxl_inpaint:
         grey = torch.full((1, 3, height, width), 0.5, device=x.device)
@@ -54,12 +58,24 @@ def txt2img_image_conditioning(sd_model: Any, x: torch.Tensor, width: int, heigh
     return x.new_zeros(x.shape[0], 5, 1, 1)
 
 
-def create_random_tensors(shape: Sequence[int], seeds: Sequence[int], subseeds: Sequence[int] | None = None,
-                          subseed_strength: float = 0.0, seed_resize_from_h: int = 0, seed_resize_from_w: int = 0,
-                          p: Any = None) -> torch.Tensor:
+def create_random_tensors(
+    shape: Sequence[int],
+    seeds: Sequence[int],
+    subseeds: Sequence[int] | None = None,
+    subseed_strength: float = 0.0,
+    seed_resize_from_h: int = 0,
+    seed_resize_from_w: int = 0,
+    p: Any = None,
+) -> torch.Tensor:
     """The first noise of a batch, (B, *shape)."""
-    return rng.ImageRNG(shape, seeds, subseeds=subseeds, subseed_strength=subseed_strength,
-                        seed_resize_from_h=seed_resize_from_h, seed_resize_from_w=seed_resize_from_w).next()
+    return rng.ImageRNG(
+        shape,
+        seeds,
+        subseeds=subseeds,
+        subseed_strength=subseed_strength,
+        seed_resize_from_h=seed_resize_from_h,
+        seed_resize_from_w=seed_resize_from_w,
+    ).next()
 
 
 def get_fixed_seed(seed: Any) -> Any:
@@ -80,7 +96,7 @@ def fix_seed(p: Any) -> None:
 
 
 def gaussian_blur(mask: Image.Image, sigma: float, axis: int) -> Image.Image:
-    """`mask` (mode L) blurred along one axis (0 down, 1 across) by a Gaussian, cut at 2.5 sigma, mirrored at the edge."""
+    """`mask` (mode L) blurred along one axis (0 down, 1 across) by a Gaussian cut at 2.5 sigma, mirrored at edges."""
     if sigma <= 0:
         return mask
     radius = int(2.5 * sigma + 0.5)
@@ -91,7 +107,9 @@ def gaussian_blur(mask: Image.Image, sigma: float, axis: int) -> Image.Image:
     padding[axis] = (radius, radius)
     padded = np.pad(values, padding, mode="reflect" if radius < values.shape[axis] else "edge")
     length = values.shape[axis]
-    blurred = sum(weight * np.take(padded, range(shift, shift + length), axis=axis) for shift, weight in enumerate(weights))
+    blurred = sum(
+        weight * np.take(padded, range(shift, shift + length), axis=axis) for shift, weight in enumerate(weights)
+    )
     return Image.fromarray(np.clip(np.rint(blurred), 0, 255).astype(np.uint8))
 
 
@@ -114,8 +132,9 @@ def to_array(image: Image.Image) -> np.ndarray[Any, Any]:
     return np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0, 2, 0)
 
 
-def apply_overlay(image: Image.Image, paste_loc: tuple[int, int, int, int] | None,
-                  overlay: Image.Image | None) -> tuple[Image.Image, Image.Image]:
+def apply_overlay(
+    image: Image.Image, paste_loc: tuple[int, int, int, int] | None, overlay: Image.Image | None
+) -> tuple[Image.Image, Image.Image]:
     """Pastes `image` at (x, y, w, h) into the whole picture and lays the unmasked original over it.
 
     Returns the result, and the pasted image without the overlay.

@@ -20,7 +20,9 @@ MAX_SIDE = 8192
 def check_request(p: StableDiffusionProcessing) -> None:
     """Raises UserError for numbers that make no picture."""
     if not (opt_f <= p.width <= MAX_SIDE and opt_f <= p.height <= MAX_SIDE):
-        raise UserError(f"The size {p.width}x{p.height} is not possible: width and height go from {opt_f} to {MAX_SIDE} pixels.")
+        raise UserError(
+            f"The size {p.width}x{p.height} is not possible: width and height go from {opt_f} to {MAX_SIDE} pixels."
+        )
     for name, value in (("steps", p.steps), ("batch size", p.batch_size), ("batch count", p.n_iter)):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"The number of {name} must be a whole number from 1 on, not {value}.")
@@ -76,7 +78,9 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     p.fill_fields_from_opts()
     p.setup_prompts()
     count = len(p.all_prompts)
-    p.all_seeds = seed if isinstance(seed, list) else [seed + (i if p.subseed_strength == 0 else 0) for i in range(count)]
+    p.all_seeds = (
+        seed if isinstance(seed, list) else [seed + (i if p.subseed_strength == 0 else 0) for i in range(count)]
+    )
     p.all_subseeds = subseed if isinstance(subseed, list) else [subseed + i for i in range(count)]
     if len(p.all_seeds) < count or len(p.all_subseeds) < count:
         raise UserError(f"There are fewer seeds than the {count} images of the job.")
@@ -105,8 +109,15 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     if not p.disable_extra_networks and p.extra_network_data:
         extra_networks.deactivate(p, p.extra_network_data)
     devices.torch_gc()
-    result = Processed(p, images_list=output, seed=p.all_seeds[0], info=infotexts[0], subseed=p.all_subseeds[0],
-                       index_of_first_image=index_of_first_image, infotexts=infotexts)
+    result = Processed(
+        p,
+        images_list=output,
+        seed=p.all_seeds[0],
+        info=infotexts[0],
+        subseed=p.all_subseeds[0],
+        index_of_first_image=index_of_first_image,
+        infotexts=infotexts,
+    )
     if p.scripts is not None:
         p.scripts.postprocess(p, result)
     return result
@@ -119,9 +130,14 @@ def _process_batch(p: StableDiffusionProcessing, n: int, output: list[Any], info
     p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
     p.seeds, p.subseeds = p.all_seeds[part], p.all_subseeds[part]
     channels = getattr(shared.sd_model, "latent_channels", opt_C)
-    p.rng = rng.ImageRNG((channels, p.height // opt_f, p.width // opt_f), p.seeds, subseeds=p.subseeds,
-                         subseed_strength=p.subseed_strength, seed_resize_from_h=p.seed_resize_from_h,
-                         seed_resize_from_w=p.seed_resize_from_w)
+    p.rng = rng.ImageRNG(
+        (channels, p.height // opt_f, p.width // opt_f),
+        p.seeds,
+        subseeds=p.subseeds,
+        subseed_strength=p.subseed_strength,
+        seed_resize_from_h=p.seed_resize_from_h,
+        seed_resize_from_w=p.seed_resize_from_w,
+    )
     hook: dict[str, Any] = {"batch_number": n, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
     if p.scripts is not None:
         p.scripts.before_process_batch(p, **hook)
@@ -136,8 +152,14 @@ def _process_batch(p: StableDiffusionProcessing, n: int, output: list[Any], info
     if p.n_iter > 1:
         state.job = f"Batch {n + 1} out of {p.n_iter}"
 
-    samples = p.sample(conditioning=p.c, unconditional_conditioning=p.uc, seeds=p.seeds, subseeds=p.subseeds,
-                       subseed_strength=p.subseed_strength, prompts=p.prompts)
+    samples = p.sample(
+        conditioning=p.c,
+        unconditional_conditioning=p.uc,
+        seeds=p.seeds,
+        subseeds=p.subseeds,
+        subseed_strength=p.subseed_strength,
+        prompts=p.prompts,
+    )
     if p.scripts is not None:
         args = scripts.PostSampleArgs(samples)
         p.scripts.post_sample(p, args)
@@ -161,7 +183,9 @@ def _process_batch(p: StableDiffusionProcessing, n: int, output: list[Any], info
     return True
 
 
-def _finish_image(p: StableDiffusionProcessing, index: int, sample: torch.Tensor, output: list[Any], infotexts: list[str]) -> None:
+def _finish_image(
+    p: StableDiffusionProcessing, index: int, sample: torch.Tensor, output: list[Any], infotexts: list[str]
+) -> None:
     """From a tensor (3, H, W) in [0, 1] to the picture: scripts, overlay, saving."""
     p.batch_index = index  # type: ignore[attr-defined]
     image = to_image(sample)
@@ -185,7 +209,9 @@ def _finish_image(p: StableDiffusionProcessing, index: int, sample: torch.Tensor
     text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts)
     save = p.save_samples()
     if save:
-        images.save_image(image, p.outpath_samples or "", "", p.seeds[index], p.prompts[index], opts.samples_format, info=text, p=p)
+        images.save_image(
+            image, p.outpath_samples or "", "", p.seeds[index], p.prompts[index], opts.samples_format, info=text, p=p
+        )
     infotexts.append(text)
     if opts.enable_pnginfo:
         image.info["parameters"] = text
@@ -193,15 +219,24 @@ def _finish_image(p: StableDiffusionProcessing, index: int, sample: torch.Tensor
     if mask is not None and (opts.return_mask or opts.save_mask):
         picture = mask.convert("RGB")
         if save and opts.save_mask:
-            images.save_image(picture, p.outpath_samples or "", "", p.seeds[index], p.prompts[index], opts.samples_format,
-                              info=text, p=p, suffix="-mask")
+            images.save_image(
+                picture,
+                p.outpath_samples or "",
+                "",
+                p.seeds[index],
+                p.prompts[index],
+                opts.samples_format,
+                info=text,
+                p=p,
+                suffix="-mask",
+            )
         if opts.return_mask:
             output.append(picture)
             infotexts.append(text)
 
 
 def _add_grid(p: StableDiffusionProcessing, output: list[Image.Image], infotexts: list[str]) -> int:
-    """Puts a grid of all images before them, and saves it, as the settings say. Returns the index of the first image."""
+    """Puts a grid of all images before them, and saves it, as the settings say. The index of the first image."""
     if p.do_not_save_grid or not (opts.return_grid or opts.grid_save) or not output:
         return 0
     if len(output) < 2 and opts.grid_only_if_multiple:
@@ -209,8 +244,18 @@ def _add_grid(p: StableDiffusionProcessing, output: list[Image.Image], infotexts
     grid = images.image_grid(output, p.batch_size)
     text = create_infotext(p, p.prompts, p.seeds, p.subseeds, use_main_prompt=True)
     if opts.grid_save:
-        images.save_image(grid, p.outpath_grids or "", "grid", p.all_seeds[0], p.all_prompts[0], opts.grid_format, info=text,
-                          short_filename=True, p=p, grid=True)
+        images.save_image(
+            grid,
+            p.outpath_grids or "",
+            "grid",
+            p.all_seeds[0],
+            p.all_prompts[0],
+            opts.grid_format,
+            info=text,
+            short_filename=True,
+            p=p,
+            grid=True,
+        )
     if not opts.return_grid:
         return 0
     if opts.enable_pnginfo:

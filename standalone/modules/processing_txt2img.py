@@ -39,8 +39,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     force_task_id: str | None = None
     hr_cfg: float | None = None
 
-    cached_hr_uc = [None, None]  # noqa: RUF012
-    cached_hr_c = [None, None]  # noqa: RUF012
+    cached_hr_uc = [None, None]
+    cached_hr_c = [None, None]
 
     hr_checkpoint_info: Any = field(default=None, init=False)
     hr_upscale_to_x: int = field(default=0, init=False)
@@ -70,7 +70,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         wanted_x, wanted_y = self.hr_resize_x, self.hr_resize_y
         if not wanted_x and not wanted_y:
             self.extra_generation_params["Hires upscale"] = self.hr_scale
-            self.hr_upscale_to_x, self.hr_upscale_to_y = int(self.width * self.hr_scale), int(self.height * self.hr_scale)
+            self.hr_upscale_to_x, self.hr_upscale_to_y = (
+                int(self.width * self.hr_scale),
+                int(self.height * self.hr_scale),
+            )
             return
         self.extra_generation_params["Hires resize"] = f"{wanted_x}x{wanted_y}"
         by_width = wanted_x, wanted_x * self.height // self.width
@@ -127,8 +130,15 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if self.hr_upscaler is not None:
             params["Hires upscaler"] = self.hr_upscaler
 
-    def sample(self, conditioning: Any, unconditional_conditioning: Any, seeds: Any, subseeds: Any, subseed_strength: float,
-               prompts: Any) -> Any:
+    def sample(
+        self,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        seeds: Any,
+        subseeds: Any,
+        subseed_strength: float,
+        prompts: Any,
+    ) -> Any:
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
         decoded: torch.Tensor | None = None
         samples: torch.Tensor | None = None
@@ -141,21 +151,27 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         else:
             x = self.rng.next()
             if self.scripts is not None:
-                self.scripts.process_before_every_sampling(p=self, x=x, noise=x, c=conditioning, uc=unconditional_conditioning)
-            samples = self.sampler.sample(self, x, conditioning, unconditional_conditioning,
-                                          image_conditioning=self.txt2img_image_conditioning(x))
+                self.scripts.process_before_every_sampling(
+                    p=self, x=x, noise=x, c=conditioning, uc=unconditional_conditioning
+                )
+            samples = self.sampler.sample(
+                self, x, conditioning, unconditional_conditioning, image_conditioning=self.txt2img_image_conditioning(x)
+            )
             if not self.enable_hr:
                 return samples
             if self.latent_scale_mode is None:
-                decoded = torch.stack(decode_latent_batch(shared.sd_model, samples, devices.cpu, check_for_nans=True)).float()
+                decoded = torch.stack(
+                    decode_latent_batch(shared.sd_model, samples, devices.cpu, check_for_nans=True)
+                ).float()
         devices.torch_gc()
         if self.hr_checkpoint_info is not None:
             with sd_models.SkipWritingToConfig():
                 sd_models.reload_model_weights(info=self.hr_checkpoint_info)
         return self.sample_hr_pass(samples, decoded, seeds, subseeds, subseed_strength, prompts)
 
-    def sample_hr_pass(self, samples: Any, decoded_samples: Any, seeds: Any, subseeds: Any, subseed_strength: float,
-                       prompts: Any) -> Any:
+    def sample_hr_pass(
+        self, samples: Any, decoded_samples: Any, seeds: Any, subseeds: Any, subseed_strength: float, prompts: Any
+    ) -> Any:
         """The second pass: enlarge, add noise, sample again. Returns DecodedSamples."""
         if state.interrupted and samples is not None:
             return samples
@@ -165,19 +181,28 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if self.latent_scale_mode is not None:
             for index in range(samples.shape[0]):
                 self._save_first_pass(samples, index, seeds, prompts)
-            samples = torch.nn.functional.interpolate(samples, size=(target[0] // opt_f, target[1] // opt_f),
-                                                      mode=self.latent_scale_mode["mode"],
-                                                      antialias=self.latent_scale_mode["antialias"])
+            samples = torch.nn.functional.interpolate(
+                samples,
+                size=(target[0] // opt_f, target[1] // opt_f),
+                mode=self.latent_scale_mode["mode"],
+                antialias=self.latent_scale_mode["antialias"],
+            )
             if getattr(self, "inpainting_mask_weight", opts.inpainting_mask_weight) < 1.0:
-                image_conditioning = self.img2img_image_conditioning(decode_first_stage(shared.sd_model, samples), samples)
+                image_conditioning = self.img2img_image_conditioning(
+                    decode_first_stage(shared.sd_model, samples), samples
+                )
             else:
-                image_conditioning = self.txt2img_image_conditioning(samples, samples.shape[3] * opt_f, samples.shape[2] * opt_f)
+                image_conditioning = self.txt2img_image_conditioning(
+                    samples, samples.shape[3] * opt_f, samples.shape[2] * opt_f
+                )
         else:
             pictures: list[Any] = []
             for index, sample in enumerate(torch.clamp((decoded_samples + 1.0) / 2.0, 0.0, 1.0)):
                 image = to_image(sample)
                 self._save_first_pass(image, index, seeds, prompts)
-                pictures.append(to_array(images.resize_image(0, image, target[1], target[0], upscaler_name=self.hr_upscaler)))
+                pictures.append(
+                    to_array(images.resize_image(0, image, target[1], target[0], upscaler_name=self.hr_upscaler))
+                )
             enlarged = torch.from_numpy(np.stack(pictures)).to(shared.device, dtype=devices.dtype_vae)
             samples = images_tensor_to_samples(enlarged, None, shared.sd_model)
             image_conditioning = self.img2img_image_conditioning(enlarged * 2 - 1, samples)
@@ -188,8 +213,14 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         samples = samples[:, :, rows, columns]
         if image_conditioning.shape[-1] > 1:
             image_conditioning = image_conditioning[:, :, rows, columns]
-        self.rng = rng.ImageRNG(samples.shape[1:], self.seeds, subseeds=self.subseeds, subseed_strength=self.subseed_strength,
-                                seed_resize_from_h=self.seed_resize_from_h, seed_resize_from_w=self.seed_resize_from_w)
+        self.rng = rng.ImageRNG(
+            samples.shape[1:],
+            self.seeds,
+            subseeds=self.subseeds,
+            subseed_strength=self.subseed_strength,
+            seed_resize_from_h=self.seed_resize_from_h,
+            seed_resize_from_w=self.seed_resize_from_w,
+        )
         noise = self.rng.next()
         devices.torch_gc()
         if not self.disable_extra_networks:
@@ -198,9 +229,15 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if self.scripts is not None:
             self.scripts.before_hr(self)
             self.scripts.process_before_every_sampling(p=self, x=samples, noise=noise, c=self.hr_c, uc=self.hr_uc)
-        samples = self.sampler.sample_img2img(self, samples, noise, self.hr_c, self.hr_uc,
-                                              steps=self.hr_second_pass_steps or self.steps,
-                                              image_conditioning=image_conditioning)
+        samples = self.sampler.sample_img2img(
+            self,
+            samples,
+            noise,
+            self.hr_c,
+            self.hr_uc,
+            steps=self.hr_second_pass_steps or self.steps,
+            image_conditioning=image_conditioning,
+        )
         self.sampler = None
         devices.torch_gc()
         decoded = decode_latent_batch(shared.sd_model, samples, target_device=devices.cpu, check_for_nans=True)
@@ -213,10 +250,26 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return
         if not isinstance(image, Image.Image):
             image = sd_samplers.sample_to_image(image, index, approximation=0)
-        info = create_infotext(self, self.all_prompts, self.all_seeds, self.all_subseeds, [], iteration=self.iteration,
-                               position_in_batch=index)
-        images.save_image(image, self.outpath_samples or "", "", seeds[index], prompts[index], opts.samples_format, info=info,
-                          p=self, suffix="-before-highres-fix")
+        info = create_infotext(
+            self,
+            self.all_prompts,
+            self.all_seeds,
+            self.all_subseeds,
+            [],
+            iteration=self.iteration,
+            position_in_batch=index,
+        )
+        images.save_image(
+            image,
+            self.outpath_samples or "",
+            "",
+            seeds[index],
+            prompts[index],
+            opts.samples_format,
+            info=info,
+            p=self,
+            suffix="-before-highres-fix",
+        )
 
     def close(self) -> None:
         super().close()
@@ -230,12 +283,18 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if not self.enable_hr:
             return
         self.hr_prompt = self.prompt if self.hr_prompt in ("", None) else self.hr_prompt
-        self.hr_negative_prompt = self.negative_prompt if self.hr_negative_prompt in ("", None) else self.hr_negative_prompt
+        self.hr_negative_prompt = (
+            self.negative_prompt if self.hr_negative_prompt in ("", None) else self.hr_negative_prompt
+        )
         count = len(self.all_prompts)
         prompts = self.hr_prompt if isinstance(self.hr_prompt, list) else [self.hr_prompt] * count
-        negative = self.hr_negative_prompt if isinstance(self.hr_negative_prompt, list) else [self.hr_negative_prompt] * count
+        negative = (
+            self.hr_negative_prompt if isinstance(self.hr_negative_prompt, list) else [self.hr_negative_prompt] * count
+        )
         self.all_hr_prompts = [shared.prompt_styles.apply_styles_to_prompt(x, self.styles) for x in prompts]
-        self.all_hr_negative_prompts = [shared.prompt_styles.apply_negative_styles_to_prompt(x, self.styles) for x in negative]
+        self.all_hr_negative_prompts = [
+            shared.prompt_styles.apply_negative_styles_to_prompt(x, self.styles) for x in negative
+        ]
 
     def calculate_hr_conds(self) -> None:
         """Computes hr_c and hr_uc for the batch."""
@@ -247,10 +306,22 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         config = sd_samplers.find_sampler_config(self.hr_sampler_name or self.sampler_name)
         steps = self.hr_second_pass_steps or self.steps
         total = config.total_steps(steps) if config else steps
-        self.hr_uc = self.get_conds_with_caching(prompt_parser.get_learned_conditioning, negative, self.firstpass_steps,
-                                                 [self.cached_hr_uc, self.cached_uc], self.hr_extra_network_data, total)
-        self.hr_c = self.get_conds_with_caching(prompt_parser.get_multicond_learned_conditioning, prompts, self.firstpass_steps,
-                                                [self.cached_hr_c, self.cached_c], self.hr_extra_network_data, total)
+        self.hr_uc = self.get_conds_with_caching(
+            prompt_parser.get_learned_conditioning,
+            negative,
+            self.firstpass_steps,
+            [self.cached_hr_uc, self.cached_uc],
+            self.hr_extra_network_data,
+            total,
+        )
+        self.hr_c = self.get_conds_with_caching(
+            prompt_parser.get_multicond_learned_conditioning,
+            prompts,
+            self.firstpass_steps,
+            [self.cached_hr_c, self.cached_c],
+            self.hr_extra_network_data,
+            total,
+        )
 
     def setup_conds(self) -> None:
         if self.is_hr_pass:

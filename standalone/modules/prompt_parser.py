@@ -12,10 +12,19 @@ from standalone.engine.prompt_attention import parse_prompt_attention
 from standalone.engine.prompt_schedule import Timeline, prompt_schedule
 
 __all__ = [
-    "ComposableScheduledPromptConditioning", "DictWithShape", "MulticondLearnedConditioning", "ScheduledPromptConditioning",
-    "SdConditioning", "get_learned_conditioning", "get_learned_conditioning_prompt_schedules",
-    "get_multicond_learned_conditioning", "get_multicond_prompt_list", "parse_prompt_attention", "reconstruct_cond_batch",
-    "reconstruct_multicond_batch", "stack_conds",
+    "ComposableScheduledPromptConditioning",
+    "DictWithShape",
+    "MulticondLearnedConditioning",
+    "ScheduledPromptConditioning",
+    "SdConditioning",
+    "get_learned_conditioning",
+    "get_learned_conditioning_prompt_schedules",
+    "get_multicond_learned_conditioning",
+    "get_multicond_prompt_list",
+    "parse_prompt_attention",
+    "reconstruct_cond_batch",
+    "reconstruct_multicond_batch",
+    "stack_conds",
 ]
 
 re_AND = re.compile(r"\bAND\b")
@@ -32,8 +41,14 @@ class ScheduledPromptConditioning(NamedTuple):
 class SdConditioning(list[str]):
     """Prompts with what SDXL wants to know besides: the size of the image, and whether they are negative prompts."""
 
-    def __init__(self, prompts: Iterable[str], is_negative_prompt: bool = False, width: int | None = None,
-                 height: int | None = None, copy_from: Any = None) -> None:
+    def __init__(
+        self,
+        prompts: Iterable[str],
+        is_negative_prompt: bool = False,
+        width: int | None = None,
+        height: int | None = None,
+        copy_from: Any = None,
+    ) -> None:
         super().__init__(prompts)
         source = prompts if copy_from is None else copy_from
         self.is_negative_prompt = is_negative_prompt or getattr(source, "is_negative_prompt", False)
@@ -47,8 +62,9 @@ class SdConditioning(list[str]):
         return int(opts.sdxl_crop_top), int(opts.sdxl_crop_left)
 
 
-def get_learned_conditioning_prompt_schedules(prompts: Sequence[str], base_steps: int, hires_steps: int | None = None,
-                                              use_old_scheduling: bool = False) -> list[list[list[Any]]]:
+def get_learned_conditioning_prompt_schedules(
+    prompts: Sequence[str], base_steps: int, hires_steps: int | None = None, use_old_scheduling: bool = False
+) -> list[list[list[Any]]]:
     """The schedule of every prompt: lists of [last step, text]. With `hires_steps` that of the second pass."""
     if hires_steps is None or use_old_scheduling:
         timeline = Timeline(base_steps, old=use_old_scheduling)
@@ -58,8 +74,9 @@ def get_learned_conditioning_prompt_schedules(prompts: Sequence[str], base_steps
     return [known[prompt] for prompt in prompts]
 
 
-def get_learned_conditioning(model: Any, prompts: Sequence[str], steps: int, hires_steps: int | None = None,
-                             use_old_scheduling: bool = False) -> list[list[ScheduledPromptConditioning]]:
+def get_learned_conditioning(
+    model: Any, prompts: Sequence[str], steps: int, hires_steps: int | None = None, use_old_scheduling: bool = False
+) -> list[list[ScheduledPromptConditioning]]:
     """A list of ScheduledPromptConditioning for every prompt."""
     known: dict[str, list[ScheduledPromptConditioning]] = {}
     schedules = get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps, use_old_scheduling)
@@ -75,7 +92,9 @@ def _row(conds: Any, index: int) -> Any:
     return {key: value[index] for key, value in conds.items()} if isinstance(conds, Mapping) else conds[index]
 
 
-def get_multicond_prompt_list(prompts: Sequence[str]) -> tuple[list[list[tuple[int, float]]], SdConditioning, dict[str, int]]:
+def get_multicond_prompt_list(
+    prompts: Sequence[str],
+) -> tuple[list[list[tuple[int, float]]], SdConditioning, dict[str, int]]:
     """Splits prompts at AND: for each its (index, weight) pairs, the flat list they point into, and text to index."""
     flat = SdConditioning([], copy_from=prompts)
     positions: dict[str, int] = {}
@@ -109,8 +128,9 @@ class MulticondLearnedConditioning:
         self.batch = batch
 
 
-def get_multicond_learned_conditioning(model: Any, prompts: Sequence[str], steps: int, hires_steps: int | None = None,
-                                       use_old_scheduling: bool = False) -> MulticondLearnedConditioning:
+def get_multicond_learned_conditioning(
+    model: Any, prompts: Sequence[str], steps: int, hires_steps: int | None = None, use_old_scheduling: bool = False
+) -> MulticondLearnedConditioning:
     """Like get_learned_conditioning, for prompts that may contain AND."""
     indexes, flat, _ = get_multicond_prompt_list(prompts)
     learned = get_learned_conditioning(model, flat, steps, hires_steps, use_old_scheduling)
@@ -136,17 +156,23 @@ def _at_step(schedule: Sequence[ScheduledPromptConditioning], step: int) -> Any:
 def stack_conds(tensors: list[torch.Tensor]) -> torch.Tensor:
     """Stacks conds (T, D) of unequal lengths: the shorter repeat their last token."""
     longest = max(tensor.shape[0] for tensor in tensors)
-    return torch.stack([
-        tensor if tensor.shape[0] == longest
-        else torch.cat([tensor, tensor[-1:].expand(longest - tensor.shape[0], *tensor.shape[1:])]) for tensor in tensors
-    ])
+    return torch.stack(
+        [
+            tensor
+            if tensor.shape[0] == longest
+            else torch.cat([tensor, tensor[-1:].expand(longest - tensor.shape[0], *tensor.shape[1:])])
+            for tensor in tensors
+        ]
+    )
 
 
 def _stack(conds: list[Any]) -> Any:
     if not isinstance(conds[0], Mapping):
         return stack_conds(conds)
     parts = {key: [cond[key] for cond in conds] for key in conds[0]}
-    return DictWithShape({key: stack_conds(rows) if rows[0].ndim > 1 else torch.stack(rows) for key, rows in parts.items()})
+    return DictWithShape(
+        {key: stack_conds(rows) if rows[0].ndim > 1 else torch.stack(rows) for key, rows in parts.items()}
+    )
 
 
 def reconstruct_cond_batch(c: list[list[ScheduledPromptConditioning]], current_step: int) -> Any:
@@ -154,7 +180,9 @@ def reconstruct_cond_batch(c: list[list[ScheduledPromptConditioning]], current_s
     return _stack([_at_step(schedule, current_step) for schedule in c])
 
 
-def reconstruct_multicond_batch(c: MulticondLearnedConditioning, current_step: int) -> tuple[list[list[tuple[int, float]]], Any]:
+def reconstruct_multicond_batch(
+    c: MulticondLearnedConditioning, current_step: int
+) -> tuple[list[list[tuple[int, float]]], Any]:
     """For every image its (row, weight) pairs, and the rows' conds at `current_step`."""
     rows: list[list[tuple[int, float]]] = []
     conds: list[Any] = []

@@ -81,8 +81,15 @@ class ImageRNG:
     another image size (`seed_resize_from_*`, pixels); later calls give the noise that ancestral samplers ask for.
     """
 
-    def __init__(self, shape: Sequence[int], seeds: Sequence[int], subseeds: Sequence[int] | None = None,
-                 subseed_strength: float = 0.0, seed_resize_from_h: int = 0, seed_resize_from_w: int = 0) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        seeds: Sequence[int],
+        subseeds: Sequence[int] | None = None,
+        subseed_strength: float = 0.0,
+        seed_resize_from_h: int = 0,
+        seed_resize_from_w: int = 0,
+    ) -> None:
         self.shape = tuple(map(int, shape))
         self.seeds = seeds
         self.subseeds = subseeds
@@ -95,7 +102,11 @@ class ImageRNG:
     def first(self) -> torch.Tensor:
         """The noise that sampling starts from."""
         resized = self.seed_resize_from_h > 0 and self.seed_resize_from_w > 0
-        shape = (self.shape[0], int(self.seed_resize_from_h) // 8, int(self.seed_resize_from_w) // 8) if resized else self.shape
+        shape = (
+            (self.shape[0], int(self.seed_resize_from_h) // 8, int(self.seed_resize_from_w) // 8)
+            if resized
+            else self.shape
+        )
         rows: list[torch.Tensor] = []
         for index, (seed, generator) in enumerate(zip(self.seeds, self.generators)):
             noise = randn(seed, shape, generator=None if shape != self.shape else generator)

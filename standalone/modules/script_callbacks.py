@@ -35,8 +35,17 @@ class ExtraNoiseParams:
 class CFGDenoiserParams:
     """One call of the CFG denoiser before the model: all rows, cond first. Fields may be replaced."""
 
-    def __init__(self, x: Any, image_cond: Any, sigma: Any, sampling_step: int, total_sampling_steps: int, text_cond: Any,
-                 text_uncond: Any, denoiser: Any = None) -> None:
+    def __init__(
+        self,
+        x: Any,
+        image_cond: Any,
+        sigma: Any,
+        sampling_step: int,
+        total_sampling_steps: int,
+        text_cond: Any,
+        text_uncond: Any,
+        denoiser: Any = None,
+    ) -> None:
         self.x = x
         self.image_cond = image_cond
         self.sigma = sigma
@@ -98,9 +107,26 @@ class ScriptCallback:
 
 
 _CATEGORIES = (
-    "app_started", "model_loaded", "ui_tabs", "ui_train_tabs", "ui_settings", "before_image_saved", "image_saved",
-    "extra_noise", "cfg_denoiser", "cfg_denoised", "cfg_after_cfg", "before_component", "after_component", "image_grid",
-    "infotext_pasted", "script_unloaded", "before_ui", "on_reload", "list_optimizers", "list_unets",
+    "app_started",
+    "model_loaded",
+    "ui_tabs",
+    "ui_train_tabs",
+    "ui_settings",
+    "before_image_saved",
+    "image_saved",
+    "extra_noise",
+    "cfg_denoiser",
+    "cfg_denoised",
+    "cfg_after_cfg",
+    "before_component",
+    "after_component",
+    "image_grid",
+    "infotext_pasted",
+    "script_unloaded",
+    "before_ui",
+    "on_reload",
+    "list_optimizers",
+    "list_unets",
     "before_token_counter",
 )
 callback_map: dict[str, list[ScriptCallback]] = {f"callbacks_{category}": [] for category in _CATEGORIES}
@@ -115,8 +141,14 @@ def _caller() -> str:
     return next((frame.filename for frame in inspect.stack() if frame.filename != __file__), "unknown file")
 
 
-def add_callback(callbacks: list[ScriptCallback], fun: Callback, *, name: str | None = None, category: str = "unknown",
-                 filename: str | None = None) -> None:
+def add_callback(
+    callbacks: list[ScriptCallback],
+    fun: Callback,
+    *,
+    name: str | None = None,
+    category: str = "unknown",
+    filename: str | None = None,
+) -> None:
     """Appends `fun` under a name of its own: extension/file/category[/name][-number]."""
     filename = filename or _caller()
     extension = extensions.find_extension(filename)
@@ -130,14 +162,16 @@ def add_callback(callbacks: list[ScriptCallback], fun: Callback, *, name: str | 
     callbacks.append(ScriptCallback(filename, fun, unique))
 
 
-def sort_callbacks(category: str, unordered_callbacks: list[ScriptCallback], *,
-                   enable_user_sort: bool = True) -> list[ScriptCallback]:
+def sort_callbacks(
+    category: str, unordered_callbacks: list[ScriptCallback], *, enable_user_sort: bool = True
+) -> list[ScriptCallback]:
     """The order in which they are called: that of registration."""
     return list(unordered_callbacks)
 
 
-def ordered_callbacks(category: str, unordered_callbacks: list[ScriptCallback] | None = None, *,
-                      enable_user_sort: bool = True) -> list[ScriptCallback]:
+def ordered_callbacks(
+    category: str, unordered_callbacks: list[ScriptCallback] | None = None, *, enable_user_sort: bool = True
+) -> list[ScriptCallback]:
     if unordered_callbacks is None:
         unordered_callbacks = callback_map.get("callbacks_" + category, [])
     return sort_callbacks(category, unordered_callbacks, enable_user_sort=enable_user_sort)
@@ -349,7 +383,7 @@ def on_image_grid(callback: Callback, *, name: str | None = None) -> None:
 
 
 def on_infotext_pasted(callback: Callback, *, name: str | None = None) -> None:
-    """Registers a function for when an infotext is pasted; called with the text and the parsed fields, which may be changed."""
+    """Registers a function for when an infotext is pasted; called with the text and its fields, open to changes."""
     add_callback(callback_map["callbacks_infotext_pasted"], callback, name=name, category="infotext_pasted")
 
 

@@ -13,8 +13,16 @@ AlwaysVisible = object()
 class MaskBlendArgs:
     """Original and new latents about to be blended through the mask; `denoiser` is None for the last blend."""
 
-    def __init__(self, current_latent: Any, nmask: Any, init_latent: Any, mask: Any, blended_latent: Any,
-                 denoiser: Any = None, sigma: Any = None) -> None:
+    def __init__(
+        self,
+        current_latent: Any,
+        nmask: Any,
+        init_latent: Any,
+        mask: Any,
+        blended_latent: Any,
+        denoiser: Any = None,
+        sigma: Any = None,
+    ) -> None:
         self.current_latent = current_latent
         self.nmask = nmask
         self.init_latent = init_latent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 
@@ -22,7 +22,9 @@ from modules.script_class import (
 )
 
 
-def wrap_call(func: Callable[..., Any], filename: str, funcname: str, *args: Any, default: Any = None, **kwargs: Any) -> Any:
+def wrap_call(
+    func: Callable[..., Any], filename: str, funcname: str, *args: Any, default: Any = None, **kwargs: Any
+) -> Any:
     """Calls `func`; after an exception, which is logged, `default`."""
     try:
         return func(*args, **kwargs)
@@ -83,8 +85,10 @@ class ScriptRunner:
     def apply_on_before_component_callbacks(self) -> None:
         """Collects what scripts wait for; each request is taken once."""
         for script in self.scripts:
-            for wanted, known in ((script.on_before_component_elem_id, self.on_before_component_elem_id),
-                                  (script.on_after_component_elem_id, self.on_after_component_elem_id)):
+            for wanted, known in (
+                (script.on_before_component_elem_id, self.on_before_component_elem_id),
+                (script.on_after_component_elem_id, self.on_after_component_elem_id),
+            ):
                 for elem_id, callback in wanted or []:
                     known.setdefault(elem_id, []).append((callback, script))
             script.on_before_component_elem_id = []
@@ -117,8 +121,9 @@ class ScriptRunner:
             if choices is not None:
                 fields["choices"] = [choice[0] if isinstance(choice, (tuple, list)) else choice for choice in choices]
             args.append(api_models.ScriptArg(label=getattr(control, "label", None) or "", **fields))
-        script.api_info = api_models.ScriptInfo(name=script.name, is_img2img=script.is_img2img, is_alwayson=script.alwayson,
-                                                args=args)
+        script.api_info = api_models.ScriptInfo(
+            name=script.name, is_img2img=script.is_img2img, is_alwayson=script.alwayson, args=args
+        )
         self.infotext_fields += script.infotext_fields or []
         self.paste_field_names += script.paste_field_names or []
         self.inputs += controls
@@ -140,11 +145,19 @@ class ScriptRunner:
         """Makes the controls of all scripts that are in no section, inside the current gradio Blocks; all inputs."""
         titles = [wrap_call(script.title, script.filename, "title") or script.filename for script in self.scripts]
         self.title_map = {title.lower(): script for title, script in zip(titles, self.scripts)}
-        self.titles = [wrap_call(script.title, script.filename, "title") or f"{script.filename} [error]"
-                       for script in self.selectable_scripts]
+        self.titles = [
+            wrap_call(script.title, script.filename, "title") or f"{script.filename} [error]"
+            for script in self.selectable_scripts
+        ]
         self.setup_ui_for_section(None)
-        dropdown = gr.Dropdown(label="Script", elem_id="script_list", choices=["None", *self.titles], value="None",
-                               type="index", visible=bool(self.titles))
+        dropdown = gr.Dropdown(
+            label="Script",
+            elem_id="script_list",
+            choices=["None", *self.titles],
+            value="None",
+            type="index",
+            visible=bool(self.titles),
+        )
         self.inputs[0] = dropdown
         self.setup_ui_for_section(None, self.selectable_scripts)
 
@@ -183,8 +196,13 @@ class ScriptRunner:
         category = f"script_{method_name}"
         for script in self.list_scripts_for_method(method_name):
             if getattr(type(script), method_name, None) != getattr(Script, method_name, None):
-                script_callbacks.add_callback(callbacks, script, category=category, name=type(script).__name__,  # type: ignore[arg-type]
-                                              filename=script.filename)
+                script_callbacks.add_callback(
+                    callbacks,
+                    cast(Any, script),
+                    category=category,
+                    name=type(script).__name__,
+                    filename=script.filename,
+                )
         return script_callbacks.sort_callbacks(category, callbacks, enable_user_sort=enable_user_sort)
 
     def ordered_callbacks(self, method_name: str, *, enable_user_sort: bool = True) -> list[Any]:
@@ -263,14 +281,20 @@ class ScriptRunner:
         self._each("before_hr", p)
 
     def before_component(self, component: Any, **kwargs: Any) -> None:
-        self._component("before_component", self.on_before_component_elem_id.get(kwargs.get("elem_id") or "", []), component,
-                        **kwargs)
+        self._component(
+            "before_component",
+            self.on_before_component_elem_id.get(kwargs.get("elem_id") or "", []),
+            component,
+            **kwargs,
+        )
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
         waiting = self.on_after_component_elem_id.get(getattr(component, "elem_id", None) or "", [])
         self._component("after_component", waiting, component, **kwargs)
 
-    def _component(self, method: str, waiting: list[tuple[Callable[..., Any], Script]], component: Any, **kwargs: Any) -> None:
+    def _component(
+        self, method: str, waiting: list[tuple[Callable[..., Any], Script]], component: Any, **kwargs: Any
+    ) -> None:
         for callback, script in waiting:
             wrap_call(callback, script.filename, f"on_{method}", OnComponent(component=component))
         for script in self.ordered_scripts(method):

@@ -26,10 +26,27 @@ from modules.script_class import (
 from modules.script_runner import ScriptRunner, wrap_call
 
 __all__ = [
-    "AlwaysVisible", "MaskBlendArgs", "OnComponent", "PostProcessMaskOverlayArgs", "PostSampleArgs",
-    "PostprocessBatchListArgs", "PostprocessImageArgs", "Script", "ScriptBuiltinUI", "ScriptClassData", "ScriptFile",
-    "ScriptRunner", "basedir", "list_files_with_name", "list_scripts", "load_scripts",
-    "prepare_headless", "runner_of", "scripts_data", "watch_components", "wrap_call",
+    "AlwaysVisible",
+    "MaskBlendArgs",
+    "OnComponent",
+    "PostProcessMaskOverlayArgs",
+    "PostSampleArgs",
+    "PostprocessBatchListArgs",
+    "PostprocessImageArgs",
+    "Script",
+    "ScriptBuiltinUI",
+    "ScriptClassData",
+    "ScriptFile",
+    "ScriptRunner",
+    "basedir",
+    "list_files_with_name",
+    "list_scripts",
+    "load_scripts",
+    "prepare_headless",
+    "runner_of",
+    "scripts_data",
+    "watch_components",
+    "wrap_call",
 ]
 
 
@@ -67,8 +84,11 @@ def list_scripts(scriptdirname: str, extension: str, *, include_extensions: bool
     """The script files of all extensions, in order of extension and name."""
     if not include_extensions:
         return []
-    return [ScriptFile(ext.path, path.name, str(path))
-            for ext in extensions.active() for path in ext.list_files(scriptdirname, extension)]
+    return [
+        ScriptFile(ext.path, path.name, str(path))
+        for ext in extensions.active()
+        for path in ext.list_files(scriptdirname, extension)
+    ]
 
 
 def list_files_with_name(filename: str) -> list[str]:

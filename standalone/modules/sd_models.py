@@ -114,20 +114,25 @@ def select_checkpoint() -> CheckpointInfo:
 def text_options() -> TextOptions:
     """What the settings say about text, for the encoders."""
     opts = shared.opts
-    return TextOptions(clip_skip=int(opts.CLIP_stop_at_last_layers), emphasis=opts.emphasis,
-                       backtrack=int(opts.comma_padding_backtrack), sdxl_clip_l_skip=bool(opts.sdxl_clip_l_skip))
+    return TextOptions(
+        clip_skip=int(opts.CLIP_stop_at_last_layers),
+        emphasis=opts.emphasis,
+        backtrack=int(opts.comma_padding_backtrack),
+        sdxl_clip_l_skip=bool(opts.sdxl_clip_l_skip),
+    )
 
 
-def load_model(checkpoint_info: CheckpointInfo | None = None, already_loaded_state_dict: Any = None,
-               progress: Any = None) -> Any:
-    """Loads a checkpoint into shared.sd_model and tells the scripts. Raises CheckpointError; the old model stays then."""
+def load_model(
+    checkpoint_info: CheckpointInfo | None = None, already_loaded_state_dict: Any = None, progress: Any = None
+) -> Any:
+    """Loads a checkpoint into shared.sd_model and tells the scripts. After a CheckpointError the old model stays."""
     info = checkpoint_info or select_checkpoint()
     model = loader.load_checkpoint(Path(info.filename), device=devices.device, dtype=devices.dtype, progress=progress)
     info.calculate_shorthash()
     model.sd_checkpoint_info = info
     model.sd_model_hash = info.shorthash
     for encoder in model.text_encoders:
-        encoder.options = text_options
+        setattr(encoder, "options", text_options)  # noqa: B010 - nn.Module types its attributes as tensors
     shared.sd_model = model
     shared.opts.data["sd_model_checkpoint"] = info.title
     script_callbacks.model_loaded_callback(model)

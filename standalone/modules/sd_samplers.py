@@ -63,17 +63,20 @@ def visible_sampler_names() -> list[str]:
     return [x.name for x in visible_samplers()]
 
 
-def get_sampler_and_scheduler(sampler_name: str | None, scheduler_name: str | None, *,
-                              convert_automatic: bool = True) -> tuple[str, str]:
+def get_sampler_and_scheduler(
+    sampler_name: str | None, scheduler_name: str | None, *, convert_automatic: bool = True
+) -> tuple[str, str]:
     """Names as they are today: ("DPM++ 2M Karras", None) is ("DPM++ 2M", "Karras").
 
-    A schedule that is the sampler's own becomes "Automatic" (so here), unless `convert_automatic` is off. Unknown names give
-    the first sampler and "Automatic".
+    A schedule that is the sampler's own becomes "Automatic", unless `convert_automatic` is off. Unknown names give the
+    first sampler and "Automatic".
     """
     found = sd_schedulers.schedulers_map.get(scheduler_name or "", sd_schedulers.schedulers[0])
     name = sampler_name or samplers[0].name
     for scheduler in sd_schedulers.schedulers:
-        suffix = next((s for s in (scheduler.label, scheduler.name, *(scheduler.aliases or [])) if name.endswith(" " + s)), None)
+        suffix = next(
+            (s for s in (scheduler.label, scheduler.name, *(scheduler.aliases or [])) if name.endswith(" " + s)), None
+        )
         if suffix is not None and name not in all_samplers_map:
             found, name = scheduler, name[: -len(suffix) - 1]
             break
@@ -88,7 +91,10 @@ def fix_p_invalid_sampler_and_scheduler(p: Any) -> None:
     before = p.sampler_name, p.scheduler
     p.sampler_name, p.scheduler = get_sampler_and_scheduler(p.sampler_name, p.scheduler, convert_automatic=False)
     if before[0] != p.sampler_name or before[1] not in (None, p.scheduler):
-        print(f"Sampler {before[0]!r} with schedule {before[1]!r} taken as {p.sampler_name!r} with {p.scheduler!r}", file=sys.stderr)
+        print(
+            f"Sampler {before[0]!r} with schedule {before[1]!r} taken as {p.sampler_name!r} with {p.scheduler!r}",
+            file=sys.stderr,
+        )
 
 
 def get_sampler_from_infotext(d: dict[str, Any]) -> str:
@@ -107,8 +113,10 @@ def get_hr_sampler_and_scheduler(d: dict[str, Any]) -> tuple[str, str]:
         d.get("Sampler") if hr_sampler == "Use same sampler" else hr_sampler,
         d.get("Schedule type") if hr_scheduler == "Use same scheduler" else hr_scheduler,
     )
-    return (sampler if sampler != d.get("Sampler") else "Use same sampler",
-            scheduler if scheduler != d.get("Schedule type") else "Use same scheduler")
+    return (
+        sampler if sampler != d.get("Sampler") else "Use same sampler",
+        scheduler if scheduler != d.get("Schedule type") else "Use same scheduler",
+    )
 
 
 def get_hr_sampler_from_infotext(d: dict[str, Any]) -> str:

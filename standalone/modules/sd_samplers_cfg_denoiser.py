@@ -45,8 +45,8 @@ def _repeat_rows(rows: torch.Tensor, repeats: list[int]) -> torch.Tensor:
 class CFGDenoiser(torch.nn.Module):
     """The denoiser that samplers call: one guided prediction per image.
 
-    Rows go to `inner_model` as `[cond rows of all images | uncond rows]`; with AND an image has several cond rows; models
-    that edit images (8 channels) get the uncond rows once more, with an empty image.
+    Rows go to `inner_model` as `[cond rows of all images | uncond rows]`; with AND an image has several cond rows;
+    models that edit images (8 channels) get the uncond rows once more, with an empty image.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -73,12 +73,16 @@ class CFGDenoiser(torch.nn.Module):
         """What predicts: called as `inner_model(x, sigma, cond=...)`."""
         raise NotImplementedError
 
-    def combine_denoised(self, x_out: torch.Tensor, conds_list: list[list[tuple[int, float]]], uncond: Any,
-                         cond_scale: float) -> torch.Tensor:
+    def combine_denoised(
+        self, x_out: torch.Tensor, conds_list: list[list[tuple[int, float]]], uncond: Any, cond_scale: float
+    ) -> torch.Tensor:
         """uncond + sum of weight * scale * (cond - uncond), for every image."""
         base = x_out[-uncond.shape[0] :]
-        rows = [base[i] + sum(((x_out[row] - base[i]) * (weight * cond_scale) for row, weight in conds), torch.zeros_like(base[i]))
-                for i, conds in enumerate(conds_list)]
+        rows = [
+            base[i]
+            + sum(((x_out[row] - base[i]) * (weight * cond_scale) for row, weight in conds), torch.zeros_like(base[i]))
+            for i, conds in enumerate(conds_list)
+        ]
         return torch.stack(rows)
 
     def combine_denoised_for_edit_model(self, x_out: torch.Tensor, cond_scale: float) -> torch.Tensor:
@@ -125,7 +129,9 @@ class CFGDenoiser(torch.nn.Module):
         if self.p.scripts is not None:
             from modules import scripts
 
-            args = scripts.MaskBlendArgs(latent, self.nmask, self.init_latent, self.mask, blended, denoiser=self, sigma=sigma)
+            args = scripts.MaskBlendArgs(
+                latent, self.nmask, self.init_latent, self.mask, blended, denoiser=self, sigma=sigma
+            )
             self.p.scripts.on_mask_blend(self.p, args)
             blended = args.blended_latent
         return blended
@@ -135,18 +141,37 @@ class CFGDenoiser(torch.nn.Module):
         if opts.skip_early_cond != 0.0 and self.step / self.total_steps <= opts.skip_early_cond:
             params["Skip Early CFG"] = opts.skip_early_cond
             return True
-        if not is_edit_model and s_min_uncond > 0 and sigma[0] < s_min_uncond and (self.step % 2 or opts.s_min_uncond_all):
+        if (
+            not is_edit_model
+            and s_min_uncond > 0
+            and sigma[0] < s_min_uncond
+            and (self.step % 2 or opts.s_min_uncond_all)
+        ):
             params["NGMS"] = s_min_uncond
             if opts.s_min_uncond_all:
                 params["NGMS all steps"] = True
             return True
         return False
 
-    def _predict(self, x: torch.Tensor, sigma: torch.Tensor, tensor: Any, uncond: Any, image_cond: torch.Tensor, batch: int,
-                 skip_uncond: bool, is_edit_model: bool) -> torch.Tensor:
+    def _predict(
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        tensor: Any,
+        uncond: Any,
+        image_cond: torch.Tensor,
+        batch: int,
+        skip_uncond: bool,
+        is_edit_model: bool,
+    ) -> torch.Tensor:
         """Asks the inner model about all rows: at once, or in slices when settings or unequal lengths want it."""
+
         def make_cond(text: Any, image: torch.Tensor) -> dict[str, Any]:
-            return {**text, "c_concat": [image]} if isinstance(text, dict) else {"c_crossattn": [text], "c_concat": [image]}
+            return (
+                {**text, "c_concat": [image]}
+                if isinstance(text, dict)
+                else {"c_crossattn": [text], "c_concat": [image]}
+            )
 
         def ask(a: int, b: int, text: Any) -> torch.Tensor:
             return self.inner_model(x[a:b], sigma[a:b], cond=make_cond(text, image_cond[a:b]))
@@ -157,17 +182,31 @@ class CFGDenoiser(torch.nn.Module):
             text = catenate_conds(rows)
             if opts.batch_cond_uncond:
                 return ask(0, total, text)
-            return torch.cat([ask(a, min(a + batch, total), subscript_cond(text, a, min(a + batch, total)))
-                              for a in range(0, total, batch)])
+            return torch.cat(
+                [
+                    ask(a, min(a + batch, total), subscript_cond(text, a, min(a + batch, total)))
+                    for a in range(0, total, batch)
+                ]
+            )
         conds = tensor.shape[0]
         size = batch * 2 if opts.batch_cond_uncond else batch
-        parts = [ask(a, min(a + size, conds), subscript_cond(tensor, a, min(a + size, conds))) for a in range(0, conds, size)]
+        parts = [
+            ask(a, min(a + size, conds), subscript_cond(tensor, a, min(a + size, conds))) for a in range(0, conds, size)
+        ]
         count = uncond.shape[0]
         parts += [ask(a, a + count, uncond) for a in range(conds, total, count)]
         return torch.cat(parts)
 
-    def forward(self, x: torch.Tensor, sigma: torch.Tensor, uncond: Any, cond: Any, cond_scale: float, s_min_uncond: float,
-                image_cond: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        uncond: Any,
+        cond: Any,
+        cond_scale: float,
+        s_min_uncond: float,
+        image_cond: torch.Tensor,
+    ) -> torch.Tensor:
         """The guided prediction for latents `x` (B, C, h, w) at `sigma` (B,): denoised latents, or eps for timesteps.
 
         `cond` and `uncond` are the schedules of prompt_parser; `image_cond` (B, 4 or 5, h, w) is what inpainting and
@@ -190,10 +229,12 @@ class CFGDenoiser(torch.nn.Module):
         tails = 2 if is_edit_model else 1
         x_in = torch.cat([_repeat_rows(x, repeats), *[x] * tails])
         sigma_in = torch.cat([_repeat_rows(sigma, repeats), *[sigma] * tails])
-        image_tail = [image_cond, torch.zeros_like(self.init_latent)] if is_edit_model else [image_cond]
+        image_tail = [image_cond, torch.zeros_like(image_cond)] if is_edit_model else [image_cond]
         image_cond_in = torch.cat([_repeat_rows(image_cond, repeats), *image_tail])
 
-        params = CFGDenoiserParams(x_in, image_cond_in, sigma_in, state.sampling_step, state.sampling_steps, tensor, uncond, self)
+        params = CFGDenoiserParams(
+            x_in, image_cond_in, sigma_in, state.sampling_step, state.sampling_steps, tensor, uncond, self
+        )
         cfg_denoiser_callback(params)
         x_in, image_cond_in, sigma_in = params.x, params.image_cond, params.sigma
         tensor, uncond = params.text_cond, params.text_uncond

@@ -65,8 +65,8 @@ def samples_to_images_tensor(sample: torch.Tensor, approximation: int | None = N
 def single_sample_to_image(sample: torch.Tensor, approximation: int | None = None) -> Image.Image:
     """The picture of one latent (C, h, w)."""
     x = samples_to_images_tensor(sample.unsqueeze(0), approximation)[0]
-    x = (x.float() * 0.5 + 0.5).clamp(0, 1).cpu().numpy()
-    return Image.fromarray((255.0 * np.moveaxis(x, 0, 2)).astype(np.uint8))
+    pixels = (x.float() * 0.5 + 0.5).clamp(0, 1).cpu().numpy()
+    return Image.fromarray((255.0 * np.moveaxis(pixels, 0, 2)).astype(np.uint8))
 
 
 def decode_first_stage(model: Any, x: torch.Tensor) -> torch.Tensor:
@@ -95,7 +95,12 @@ def store_latent(decoded: torch.Tensor) -> None:
     """Keeps latents for the live preview."""
     state.current_latent = decoded
     every = opts.show_progress_every_n_steps
-    if opts.live_previews_enable and every > 0 and state.sampling_step % every == 0 and not shared.parallel_processing_allowed:
+    if (
+        opts.live_previews_enable
+        and every > 0
+        and state.sampling_step % every == 0
+        and not shared.parallel_processing_allowed
+    ):
         state.assign_current_image(sample_to_image(decoded))
 
 
@@ -173,8 +178,12 @@ class Sampler:
 
         parameters = inspect.signature(self.func).parameters
         kwargs: dict[str, Any] = {}
-        for name, label in (("s_churn", "Sigma churn"), ("s_tmin", "Sigma tmin"), ("s_tmax", "Sigma tmax"),
-                            ("s_noise", "Sigma noise")):
+        for name, label in (
+            ("s_churn", "Sigma churn"),
+            ("s_tmin", "Sigma tmin"),
+            ("s_tmax", "Sigma tmax"),
+            ("s_noise", "Sigma noise"),
+        ):
             if name not in self.extra_params or name not in parameters:
                 continue
             value, usual = getattr(p, name), getattr(self, name)
@@ -195,16 +204,36 @@ class Sampler:
         scale = p.cfg_scale
         if p.is_hr_pass and getattr(p, "hr_cfg", None):
             scale = p.hr_cfg
-        return {"cond": cond, "image_cond": image_cond, "uncond": uncond, "cond_scale": scale,
-                "s_min_uncond": self.s_min_uncond}
+        return {
+            "cond": cond,
+            "image_cond": image_cond,
+            "uncond": uncond,
+            "cond_scale": scale,
+            "s_min_uncond": self.s_min_uncond,
+        }
 
-    def sample(self, p: Any, x: torch.Tensor, conditioning: Any, unconditional_conditioning: Any, steps: int | None = None,
-               image_conditioning: Any = None) -> torch.Tensor:
+    def sample(
+        self,
+        p: Any,
+        x: torch.Tensor,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        steps: int | None = None,
+        image_conditioning: Any = None,
+    ) -> torch.Tensor:
         """Latents from unit noise `x` (B, C, h, w)."""
         raise NotImplementedError
 
-    def sample_img2img(self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: Any, unconditional_conditioning: Any,
-                       steps: int | None = None, image_conditioning: Any = None) -> torch.Tensor:
+    def sample_img2img(
+        self,
+        p: Any,
+        x: torch.Tensor,
+        noise: torch.Tensor,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        steps: int | None = None,
+        image_conditioning: Any = None,
+    ) -> torch.Tensor:
         """Latents from the latents `x`, to which `noise` is added by the denoising strength of `p`."""
         raise NotImplementedError
 

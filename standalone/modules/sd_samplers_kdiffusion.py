@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,9 @@ samplers_k_diffusion: list[Row] = [
 ]
 _CHURN = ["s_churn", "s_tmin", "s_tmax", "s_noise"]
 sampler_extra_params: dict[Any, list[str]] = {
-    samplers.sample_euler: _CHURN, samplers.sample_heun: _CHURN, samplers.sample_dpmpp_sde: ["s_noise"],
+    samplers.sample_euler: _CHURN,
+    samplers.sample_heun: _CHURN,
+    samplers.sample_dpmpp_sde: ["s_noise"],
     samplers.sample_dpmpp_2m_sde: ["s_noise"],
 }
 
@@ -43,7 +46,9 @@ class CFGDenoiserKDiffusion(CFGDenoiser):
 class KDiffusionSampler(sd_samplers_common.Sampler):
     """One sampling in sigma space."""
 
-    def __init__(self, funcname: Callable[..., torch.Tensor], sd_model: Any, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, funcname: Callable[..., torch.Tensor], sd_model: Any, options: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(funcname)
         self.extra_params = sampler_extra_params.get(funcname, [])
         self.options = options or {}
@@ -89,17 +94,36 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         sigmas = sigmas.cpu()
         return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
 
-    def _run(self, p: Any, steps: int, x: torch.Tensor, sigmas: torch.Tensor, cond: Any, uncond: Any, image_cond: Any) -> torch.Tensor:
+    def _run(
+        self, p: Any, steps: int, x: torch.Tensor, sigmas: torch.Tensor, cond: Any, uncond: Any, image_cond: Any
+    ) -> torch.Tensor:
         kwargs = self.initialize(p)
         self.last_latent = x
         self.sampler_extra_args = self.extra_args(p, cond, uncond, image_cond)
-        latents = self.launch_sampling(steps, lambda: self.func(
-            self.model_wrap_cfg, x, sigmas, extra_args=self.sampler_extra_args, callback=self.callback_state, **kwargs))
+        latents = self.launch_sampling(
+            steps,
+            lambda: self.func(
+                self.model_wrap_cfg,
+                x,
+                sigmas,
+                extra_args=self.sampler_extra_args,
+                callback=self.callback_state,
+                **kwargs,
+            ),
+        )
         self.add_infotext(p)
         return latents
 
-    def sample_img2img(self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: Any, unconditional_conditioning: Any,
-                       steps: int | None = None, image_conditioning: Any = None) -> torch.Tensor:
+    def sample_img2img(
+        self,
+        p: Any,
+        x: torch.Tensor,
+        noise: torch.Tensor,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        steps: int | None = None,
+        image_conditioning: Any = None,
+    ) -> torch.Tensor:
         total, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
         sigmas = self.get_sigmas(p, total)
         # some schedules make fewer sigmas than asked for
@@ -113,8 +137,15 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         self.model_wrap_cfg.init_latent = x
         return self._run(p, t_enc + 1, noised, sigmas, conditioning, unconditional_conditioning, image_conditioning)
 
-    def sample(self, p: Any, x: torch.Tensor, conditioning: Any, unconditional_conditioning: Any, steps: int | None = None,
-               image_conditioning: Any = None) -> torch.Tensor:
+    def sample(
+        self,
+        p: Any,
+        x: torch.Tensor,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        steps: int | None = None,
+        image_conditioning: Any = None,
+    ) -> torch.Tensor:
         steps = steps or p.steps
         sigmas = self.get_sigmas(p, steps)
         if opts.sgm_noise_multiplier:
@@ -127,8 +158,10 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
 
 def sampler_table(rows: list[Row], cls: type[KDiffusionSampler]) -> list[sd_samplers_common.SamplerData]:
     """The choices that `rows` describe."""
-    return [sd_samplers_common.SamplerData(label, lambda model, func=func: cls(func, model), aliases, options)
-            for label, func, aliases, options in rows]
+    return [
+        sd_samplers_common.SamplerData(label, functools.partial(cls, func), aliases, options)
+        for label, func, aliases, options in rows
+    ]
 
 
 samplers_data_k_diffusion = sampler_table(samplers_k_diffusion, KDiffusionSampler)

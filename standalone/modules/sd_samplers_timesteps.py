@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,10 +35,19 @@ class CFGDenoiserTimesteps(CFGDenoiser):
         return self.model_wrap
 
 
-def _unipc(model: Any, x: torch.Tensor, timesteps: torch.Tensor, extra_args: dict[str, Any] | None = None,
-           callback: Any = None) -> torch.Tensor:
-    return sample_unipc(model, x, timesteps, extra_args, callback, variant=opts.uni_pc_variant,
-                        order=int(opts.uni_pc_order), lower_order_final=bool(opts.uni_pc_lower_order_final))
+def _unipc(
+    model: Any, x: torch.Tensor, timesteps: torch.Tensor, extra_args: dict[str, Any] | None = None, callback: Any = None
+) -> torch.Tensor:
+    return sample_unipc(
+        model,
+        x,
+        timesteps,
+        extra_args,
+        callback,
+        variant=opts.uni_pc_variant,
+        order=int(opts.uni_pc_order),
+        lower_order_final=bool(opts.uni_pc_lower_order_final),
+    )
 
 
 class CompVisSampler(sd_samplers_common.Sampler):
@@ -55,17 +65,36 @@ class CompVisSampler(sd_samplers_common.Sampler):
         steps = min(steps, total)
         return (torch.arange(steps) * (total // steps) + 1).clamp(0, total - 1)
 
-    def _run(self, p: Any, steps: int, x: torch.Tensor, timesteps: torch.Tensor, cond: Any, uncond: Any, image_cond: Any) -> torch.Tensor:
+    def _run(
+        self, p: Any, steps: int, x: torch.Tensor, timesteps: torch.Tensor, cond: Any, uncond: Any, image_cond: Any
+    ) -> torch.Tensor:
         kwargs = self.initialize(p)
         self.last_latent = x
         self.sampler_extra_args = self.extra_args(p, cond, uncond, image_cond)
-        latents = self.launch_sampling(steps, lambda: self.func(
-            self.model_wrap_cfg, x, timesteps, extra_args=self.sampler_extra_args, callback=self.callback_state, **kwargs))
+        latents = self.launch_sampling(
+            steps,
+            lambda: self.func(
+                self.model_wrap_cfg,
+                x,
+                timesteps,
+                extra_args=self.sampler_extra_args,
+                callback=self.callback_state,
+                **kwargs,
+            ),
+        )
         self.add_infotext(p)
         return latents
 
-    def sample_img2img(self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: Any, unconditional_conditioning: Any,
-                       steps: int | None = None, image_conditioning: Any = None) -> torch.Tensor:
+    def sample_img2img(
+        self,
+        p: Any,
+        x: torch.Tensor,
+        noise: torch.Tensor,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        steps: int | None = None,
+        image_conditioning: Any = None,
+    ) -> torch.Tensor:
         total, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
         timesteps = self.get_timesteps(p, total)[: t_enc + 1]
         abar = shared.sd_model.alphas_cumprod[timesteps[-1]]
@@ -76,10 +105,19 @@ class CompVisSampler(sd_samplers_common.Sampler):
             extra_noise_callback(params)
             noised = params.xi + params.noise * opts.img2img_extra_noise * abar.sqrt()
         self.model_wrap_cfg.init_latent = x
-        return self._run(p, len(timesteps), noised, timesteps, conditioning, unconditional_conditioning, image_conditioning)
+        return self._run(
+            p, len(timesteps), noised, timesteps, conditioning, unconditional_conditioning, image_conditioning
+        )
 
-    def sample(self, p: Any, x: torch.Tensor, conditioning: Any, unconditional_conditioning: Any, steps: int | None = None,
-               image_conditioning: Any = None) -> torch.Tensor:
+    def sample(
+        self,
+        p: Any,
+        x: torch.Tensor,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        steps: int | None = None,
+        image_conditioning: Any = None,
+    ) -> torch.Tensor:
         steps = steps or p.steps
         timesteps = self.get_timesteps(p, steps)
         return self._run(p, len(timesteps), x, timesteps, conditioning, unconditional_conditioning, image_conditioning)
@@ -90,7 +128,7 @@ samplers_timesteps: list[tuple[str, Callable[..., torch.Tensor], list[str], dict
     ("UniPC", _unipc, ["unipc"], {}),
 ]
 samplers_data_timesteps = [
-    sd_samplers_common.SamplerData(label, lambda model, func=func: CompVisSampler(func, model), aliases, options)
+    sd_samplers_common.SamplerData(label, functools.partial(CompVisSampler, func), aliases, options)
     for label, func, aliases, options in samplers_timesteps
 ]
 VanillaStableDiffusionSampler = CompVisSampler

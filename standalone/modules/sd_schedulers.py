@@ -11,7 +11,7 @@ from standalone.engine import schedules
 
 @dataclass
 class Scheduler:
-    """`function(n=, sigma_min=, sigma_max=, device=[, rho=][, inner_model=])` gives sigmas; None stands for the sampler's own."""
+    """`function(n=, sigma_min=, sigma_max=, device=[, rho=][, inner_model=])` gives sigmas; None: the sampler's own."""
 
     name: str
     label: str

@@ -55,19 +55,19 @@ walk_files = util.walk_files
 
 
 def list_checkpoint_tiles(use_short: bool = False) -> list[str]:
-    from modules import sd_models
+    import modules.sd_models as sd_models
 
     return sd_models.checkpoint_tiles(use_short)
 
 
 def refresh_checkpoints() -> None:
-    from modules import sd_models
+    import modules.sd_models as sd_models
 
     sd_models.list_models()
 
 
 def list_samplers() -> list[Any]:
-    from modules import sd_samplers
+    import modules.sd_samplers as sd_samplers
 
     return sd_samplers.all_samplers
 

@@ -56,8 +56,17 @@ class State:
 
     def dict(self) -> dict[str, Any]:
         """The fields that the API shows."""
-        names = ("skipped", "interrupted", "stopping_generation", "job", "job_count", "job_timestamp", "job_no",
-                 "sampling_step", "sampling_steps")
+        names = (
+            "skipped",
+            "interrupted",
+            "stopping_generation",
+            "job",
+            "job_count",
+            "job_timestamp",
+            "job_no",
+            "sampling_step",
+            "sampling_steps",
+        )
         return {name: getattr(self, name) for name in names}
 
     def begin(self, job: str = "(unknown)") -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -12,13 +13,19 @@ from gradio import component_meta
 
 @contextlib.contextmanager
 def _no_stub_files() -> Iterator[None]:
-    """gradio writes a .pyi beside the source of every class derived from its components; our folder may be read-only."""
+    """gradio writes a .pyi beside the source of every subclass of its components; our folder may be read-only."""
     original = component_meta.create_or_modify_pyi
     component_meta.create_or_modify_pyi = lambda *args, **kwargs: None
     try:
         yield
     finally:
         component_meta.create_or_modify_pyi = original
+
+
+def _takes_what(base: type) -> Callable[[Any], Any]:
+    """Decorates a constructor that takes anything. gradio reads a component's properties from the signature of its
+    constructor, so it must look like that of the component it is derived from."""
+    return functools.wraps(base.__init__)  # type: ignore[misc]
 
 
 class FormComponent:
@@ -33,6 +40,7 @@ with _no_stub_files():
     class ToolButton(gr.Button):
         """A small button with one sign on it."""
 
+        @_takes_what(gr.Button)
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             classes = kwargs.pop("elem_classes", None) or []
             classes = [classes] if isinstance(classes, str) else classes
@@ -44,6 +52,7 @@ with _no_stub_files():
     class ResizeHandleRow(gr.Row):
         """A row of two columns."""
 
+        @_takes_what(gr.Row)
         def __init__(self, **kwargs: Any) -> None:
             kwargs["elem_classes"] = [*(kwargs.get("elem_classes") or []), "resize-handle-row"]
             super().__init__(**kwargs)
@@ -74,6 +83,7 @@ with _no_stub_files():
     class DropdownMulti(gr.Dropdown):
         """A list of which several can be chosen."""
 
+        @_takes_what(gr.Dropdown)
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(multiselect=True, **kwargs)
 
@@ -83,6 +93,7 @@ with _no_stub_files():
     class DropdownEditable(gr.Dropdown):
         """A list that takes other values, too."""
 
+        @_takes_what(gr.Dropdown)
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(allow_custom_value=True, **kwargs)
 
@@ -97,6 +108,7 @@ with _no_stub_files():
 
         global_index = 0
 
+        @_takes_what(gr.Checkbox)
         def __init__(self, value: bool, **kwargs: Any) -> None:
             self.accordion_id = kwargs.get("elem_id")
             if self.accordion_id is None:
@@ -106,12 +118,22 @@ with _no_stub_files():
             super().__init__(value, label=label, elem_id=f"{self.accordion_id}-checkbox", visible="hidden")
             classes = kwargs.get("elem_classes") or []
             classes = [classes] if isinstance(classes, str) else classes
-            self.accordion = gr.Accordion(label=label, elem_id=self.accordion_id, open=value,
-                                          visible=kwargs.get("visible", True), elem_classes=["input-accordion", *classes])
+            self.accordion = gr.Accordion(
+                label=label,
+                elem_id=self.accordion_id,
+                open=value,
+                visible=kwargs.get("visible", True),
+                elem_classes=["input-accordion", *classes],
+            )
             self.accordion.expand(fn=None, js="() => true", inputs=None, outputs=[self], show_progress="hidden")
             self.accordion.collapse(fn=None, js="() => false", inputs=None, outputs=[self], show_progress="hidden")
-            self.change(fn=lambda opened: gr.update(open=bool(opened)), inputs=[self], outputs=[self.accordion],
-                        show_progress="hidden", queue=False)
+            self.change(
+                fn=lambda opened: gr.update(open=bool(opened)),
+                inputs=[self],
+                outputs=[self.accordion],
+                show_progress="hidden",
+                queue=False,
+            )
 
         def extra(self) -> Any:
             """A place for more controls at the top of the accordion."""

@@ -32,7 +32,9 @@ class Upscaler:
 class UpscalerData:
     """An upscaler as the list of choices has it."""
 
-    def __init__(self, name: str, path: str | None, upscaler: Upscaler, scale: int = 4, model: object = None) -> None:
+    def __init__(
+        self, name: str, path: str | None, upscaler: Upscaler | None = None, scale: int = 4, model: object = None
+    ) -> None:
         self.name = name
         self.data_path = path
         self.local_data_path = path
@@ -47,9 +49,15 @@ class UpscalerData:
 class UpscalerNone(Upscaler):
     name = "None"
 
+    def __init__(self, dirname: str | None = None) -> None:
+        super().__init__()
+
 
 class UpscalerLanczos(Upscaler):
     name = "Lanczos"
+
+    def __init__(self, dirname: str | None = None) -> None:
+        super().__init__()
 
     def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
         return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=LANCZOS)
@@ -58,10 +66,15 @@ class UpscalerLanczos(Upscaler):
 class UpscalerNearest(Upscaler):
     name = "Nearest"
 
+    def __init__(self, dirname: str | None = None) -> None:
+        super().__init__()
+
     def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
         return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=NEAREST)
 
 
 def builtin_upscalers() -> list[UpscalerData]:
     """None, Lanczos and Nearest, in the WebUI's order."""
-    return [scaler for upscaler in (UpscalerNone(), UpscalerLanczos(), UpscalerNearest()) for scaler in upscaler.scalers]
+    return [
+        scaler for upscaler in (UpscalerNone(), UpscalerLanczos(), UpscalerNearest()) for scaler in upscaler.scalers
+    ]

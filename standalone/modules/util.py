@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 _NUMBERS = re.compile(r"(\d+)")
 
 
-def natural_sort_key(s: str) -> list[int | str]:
+def natural_sort_key(s: str, regex: re.Pattern[str] = _NUMBERS) -> list[int | str]:
     """A sort key that puts "a2" before "a10"."""
-    return [int(part) if part.isdigit() else part.lower() for part in _NUMBERS.split(s)]
+    return [int(part) if part.isdigit() else part.lower() for part in regex.split(s)]
 
 
 def listfiles(dirname: str) -> list[str]:
@@ -21,7 +21,7 @@ def listfiles(dirname: str) -> list[str]:
 
 
 def walk_files(path: str, allowed_extensions: Sequence[str] | None = None) -> Iterator[str]:
-    """All files under `path` in natural order, hidden folders aside; only those with one of the extensions, if given."""
+    """All files under `path` in natural order, hidden folders aside; only those with one of the extensions."""
     for root, folders, files in os.walk(path, followlinks=True):
         folders[:] = sorted((d for d in folders if not d.startswith(".")), key=natural_sort_key)
         for name in sorted(files, key=natural_sort_key):

@@ -36,8 +36,15 @@ class Tiny:
 
 def _text(gelu: bool, *, layers: int = 2, projection: bool = False) -> Any:
     config = CLIPTextConfig(
-        vocab_size=49408, hidden_size=TEXT, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2,
-        hidden_act="gelu" if gelu else "quick_gelu", projection_dim=POOLED, eos_token_id=49407, bos_token_id=49406,
+        vocab_size=49408,
+        hidden_size=TEXT,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        hidden_act="gelu" if gelu else "quick_gelu",
+        projection_dim=POOLED,
+        eos_token_id=49407,
+        bos_token_id=49406,
     )
     model = (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
     for name, parameter in model.named_parameters():
@@ -52,22 +59,38 @@ def build(family: str = "sd1", *, in_channels: int = 4, parameterization: str | 
         torch.manual_seed(seed)
         sdxl = family == "sdxl"
         config: dict[str, Any] = {
-            "sample_size": 8, "in_channels": in_channels, "out_channels": 4, "block_out_channels": (32, 64),
-            "layers_per_block": 1, "cross_attention_dim": 2 * TEXT if sdxl else TEXT, "norm_num_groups": 32,
+            "sample_size": 8,
+            "in_channels": in_channels,
+            "out_channels": 4,
+            "block_out_channels": (32, 64),
+            "layers_per_block": 1,
+            "cross_attention_dim": 2 * TEXT if sdxl else TEXT,
+            "norm_num_groups": 32,
             "down_block_types": ("DownBlock2D" if sdxl else "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D" if sdxl else "CrossAttnUpBlock2D"),
-            "attention_head_dim": 4, "use_linear_projection": family != "sd1",
+            "attention_head_dim": 4,
+            "use_linear_projection": family != "sd1",
         }
         if sdxl:
-            config.update(transformer_layers_per_block=(1, 2), addition_embed_type="text_time", addition_time_embed_dim=256,
-                          projection_class_embeddings_input_dim=POOLED + SIZES)
+            config.update(
+                transformer_layers_per_block=(1, 2),
+                addition_embed_type="text_time",
+                addition_time_embed_dim=256,
+                projection_class_embeddings_input_dim=POOLED + SIZES,
+            )
         unet = UNet2DConditionModel(**config).eval()
         vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4,
-            block_out_channels=(32, 32, 32, 32), layers_per_block=1, scaling_factor=0.13025 if sdxl else 0.18215,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            block_out_channels=(32, 32, 32, 32),
+            layers_per_block=1,
+            scaling_factor=0.13025 if sdxl else 0.18215,
         ).eval()
         texts = [_text(False), _text(True, projection=True)] if sdxl else [_text(family == "sd2")]
-    return Tiny(family, unet, vae, texts, parameterization or ("v" if family == "sd2" else "eps"), vae.config.scaling_factor)
+    return Tiny(
+        family, unet, vae, texts, parameterization or ("v" if family == "sd2" else "eps"), vae.config.scaling_factor
+    )
 
 
 # -- a diffusers folder
@@ -80,8 +103,12 @@ def write_folder(model: Tiny, path: Path) -> Path:
     for name, text in zip(("text_encoder", "text_encoder_2"), model.texts):
         text.save_pretrained(path / name)
     (path / "scheduler").mkdir()
-    scheduler = {"prediction_type": "v_prediction" if model.parameterization == "v" else "epsilon",
-                 "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+    scheduler = {
+        "prediction_type": "v_prediction" if model.parameterization == "v" else "epsilon",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "num_train_timesteps": 1000,
+    }
     (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler), encoding="utf-8")
     return path
 
@@ -89,11 +116,23 @@ def write_folder(model: Tiny, path: Path) -> Path:
 # -- one file
 
 
-_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-           "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-_TOP = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
-        "conv_norm_out": "out.0", "conv_out": "out.2", "add_embedding.linear_1": "label_emb.0.0",
-        "add_embedding.linear_2": "label_emb.0.2"}
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_TOP = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
 
 
 def _rename_resnet(rest: str) -> str:
@@ -114,10 +153,18 @@ def ldm_unet(unet: UNet2DConditionModel) -> State:
         part, *path = key.split(".")
         if part == "mid_block":
             sort, number, rest = path[0], int(path[1]), ".".join(path[2:])
-            name = f"middle_block.1.{rest}" if sort == "attentions" else f"middle_block.{2 * number}.{_rename_resnet(rest)}"
+            name = (
+                f"middle_block.1.{rest}"
+                if sort == "attentions"
+                else f"middle_block.{2 * number}.{_rename_resnet(rest)}"
+            )
         else:
             block, sort, number, rest = int(path[0]), path[1], int(path[2]), ".".join(path[3:])
-            root, index = ("input_blocks", 1 + block * per + number) if part == "down_blocks" else ("output_blocks", block * per + number)
+            root, index = (
+                ("input_blocks", 1 + block * per + number)
+                if part == "down_blocks"
+                else ("output_blocks", block * per + number)
+            )
             if sort == "resnets":
                 name = f"{root}.{index}.0.{_rename_resnet(rest)}"
             elif sort == "attentions":
@@ -159,10 +206,19 @@ def _bare(text: Any) -> State:
 
 def open_clip_text(text: Any, prefix: str, *, extra_layer: bool) -> State:
     """A text encoder's weights in OpenCLIP's names; with `extra_layer` one more layer, that SD2 does not use."""
-    names = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
-             "self_attn.out_proj": "attn.out_proj"}
-    top = {"embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight": "positional_embedding",
-           "final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias"}
+    names = {
+        "layer_norm1": "ln_1",
+        "layer_norm2": "ln_2",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+        "self_attn.out_proj": "attn.out_proj",
+    }
+    top = {
+        "embeddings.token_embedding.weight": "token_embedding.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "final_layer_norm.weight": "ln_final.weight",
+        "final_layer_norm.bias": "ln_final.bias",
+    }
     state, out = _bare(text), {}
     layers = text.config.num_hidden_layers
     for key, value in state.items():
@@ -187,11 +243,15 @@ def ldm_state(model: Tiny, *, old_text_names: bool = False) -> State:
     state = {**ldm_unet(model.unet), **ldm_vae(model.vae)}
     if model.family == "sd1":
         infix = "" if old_text_names else "text_model."
-        state.update({f"cond_stage_model.transformer.{infix}{key}": value for key, value in _bare(model.texts[0]).items()})
+        state.update(
+            {f"cond_stage_model.transformer.{infix}{key}": value for key, value in _bare(model.texts[0]).items()}
+        )
     elif model.family == "sd2":
         state.update(open_clip_text(model.texts[0], "cond_stage_model.model.", extra_layer=True))
     else:
-        state.update({f"conditioner.embedders.0.transformer.text_model.{k}": v for k, v in _bare(model.texts[0]).items()})
+        state.update(
+            {f"conditioner.embedders.0.transformer.text_model.{k}": v for k, v in _bare(model.texts[0]).items()}
+        )
         state.update(open_clip_text(model.texts[1], "conditioner.embedders.1.model.", extra_layer=False))
     return {**state, **model.extra}
 
@@ -199,17 +259,30 @@ def ldm_state(model: Tiny, *, old_text_names: bool = False) -> State:
 def ldm_yaml(model: Tiny) -> dict[str, Any]:
     """The configuration beside the file, as LDM writes it; only what weights do not show."""
     params: dict[str, Any] = {
-        "linear_start": 0.00085, "linear_end": 0.012, "timesteps": 1000, "scale_factor": model.scale_factor,
+        "linear_start": 0.00085,
+        "linear_end": 0.012,
+        "timesteps": 1000,
+        "scale_factor": model.scale_factor,
         "parameterization": model.parameterization,
-        "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-                        "params": {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "num_heads": 4,
-                                   "attention_resolutions": [1, 2], "in_channels": model.unet.config.in_channels}},
+        "unet_config": {
+            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+            "params": {
+                "model_channels": 32,
+                "channel_mult": [1, 2],
+                "num_res_blocks": 1,
+                "num_heads": 4,
+                "attention_resolutions": [1, 2],
+                "in_channels": model.unet.config.in_channels,
+            },
+        },
         "cond_stage_config": {"params": {"num_attention_heads": 2}},
     }
     return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
 
 
-def write_file(model: Tiny, path: Path, *, with_yaml: bool = True, half: bool = False, old_text_names: bool = False) -> Path:
+def write_file(
+    model: Tiny, path: Path, *, with_yaml: bool = True, half: bool = False, old_text_names: bool = False
+) -> Path:
     """Writes `model` as one .safetensors file, with its yaml beside it."""
     state = ldm_state(model, old_text_names=old_text_names)
     save_file({key: (value.half() if half else value).clone().contiguous() for key, value in state.items()}, str(path))
