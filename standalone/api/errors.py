@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from modules import errors
 from standalone.engine.errors import UserError
 from standalone.engine.job import explain
 
@@ -21,12 +22,22 @@ class BadRequest(HTTPException):
         super().__init__(status_code=status, detail=detail)
 
 
+class JobFailed(Exception):
+    """A job that failed with an error of the host's, already logged by the job queue; the text is a sentence."""
+
+
 def sentence_for(error: BaseException) -> tuple[str, int]:
-    """What to tell the user about `error`, and the HTTP status: 4xx when the request is to blame, else 500."""
+    """What to tell the user about `error`, and the HTTP status: 4xx when the request is to blame, else 500.
+
+    Errors that nobody expected go to the log.
+    """
+    if isinstance(error, JobFailed):
+        return str(error), 500
     if isinstance(error, HTTPException):
         return str(error.detail), error.status_code
     if isinstance(error, UserError):
         return str(error), 422
+    errors.report("Error while answering a request", exc_info=True)
     return explain(error), 500
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-from modules import infotext_utils, scripts, sd_samplers, shared
+from PIL import Image
+
+from modules import infotext_utils, sd_samplers, shared
 from modules.processing import (
     Processed,
     StableDiffusionProcessingImg2Img,
@@ -111,27 +113,40 @@ def run_processing(p: Any, args: tuple[Any, ...], *, is_img2img: bool, is_api: b
 
 
 class Generation:
-    """One request, checked, with its images decoded: ready to run. BadRequest if the request cannot be done."""
+    """One job of txt2img or img2img, checked and ready to run. BadRequest if it cannot be done.
 
-    def __init__(self, request: GenerationRequest) -> None:
+    `request` must have passed check_request; `args` are all scripts' arguments in the runner's layout; `init_images`
+    and `mask` are decoded.
+    """
+
+    def __init__(self, request: GenerationRequest, args: tuple[Any, ...], *, init_images: list[Image.Image] | None = None,
+                 mask: Image.Image | None = None, is_api: bool = True) -> None:
         self.is_img2img = isinstance(request, ImageToImageRequest)
-        runner = runner_for(self.is_img2img)
-        self.given = request
-        self.request, mentioned = apply_infotext(request, runner)
-        check_request(self.request)
-        self.args = build_args(runner, script_name=self.request.script_name, script_args=self.request.script_args,
-                               always_on=self.request.alwayson_scripts, mentioned=mentioned)
-        self.fields = _processing_fields(self.request)
-        if isinstance(self.request, ImageToImageRequest):
-            self.fields["init_images"] = [decode_image(text, f"init_images[{number}]")
-                                          for number, text in enumerate(self.request.init_images or [])]
-            self.fields["mask"] = decode_image(self.request.mask, "mask") if self.request.mask else None
+        self.request = request
+        self.args = args
+        self.is_api = is_api
+        self.fields = _processing_fields(request)
+        if self.is_img2img:
+            self.fields |= {"init_images": init_images, "mask": mask}
+
+    @classmethod
+    def from_api(cls, given: GenerationRequest) -> Generation:
+        """The job that an API request asks for."""
+        runner = runner_for(isinstance(given, ImageToImageRequest))
+        request, mentioned = apply_infotext(given, runner)
+        check_request(request)
+        args = build_args(runner, script_name=request.script_name, script_args=request.script_args,
+                          always_on=request.alwayson_scripts, mentioned=mentioned)
+        if not isinstance(request, ImageToImageRequest):
+            return cls(request, args)
+        images = [decode_image(text, f"init_images[{number}]") for number, text in enumerate(request.init_images or [])]
+        return cls(request, args, init_images=images, mask=decode_image(request.mask, "mask") if request.mask else None)
 
     def run(self) -> Processed:
         """Does the job on the calling thread."""
         kind = StableDiffusionProcessingImg2Img if self.is_img2img else StableDiffusionProcessingTxt2Img
         with closing(kind(sd_model=shared.sd_model, **self.fields)) as p:
-            return run_processing(p, self.args, is_img2img=self.is_img2img, is_api=True)
+            return run_processing(p, self.args, is_img2img=self.is_img2img, is_api=self.is_api)
 
     def answer(self, processed: Processed) -> GenerationResponse:
         """The API's answer. Input images are sent back only when the request asks for that."""
@@ -140,8 +155,3 @@ class Generation:
             parameters["init_images"] = parameters["mask"] = None
         images = [encode_image(image) for image in processed.images] if self.request.send_images else []
         return GenerationResponse(images=images, parameters=parameters, info=processed.js())
-
-
-def prepare_headless() -> None:
-    """Makes the scripts' controls when there is no page, so that their arguments have places and defaults."""
-    scripts.prepare_headless()

@@ -120,6 +120,12 @@ class ProgressResponse(BaseModel):
     textinfo: str | None = None
 
 
+class TaskRequest(BaseModel):
+    """POST /internal/interrupt and /internal/skip: the page stops its own job, not another page's."""
+
+    id_task: str
+
+
 class TaskProgressRequest(BaseModel):
     """POST /internal/progress, what the page asks while it waits."""
 

@@ -53,7 +53,7 @@ def task_progress(queue: JobQueue, request: TaskProgressRequest) -> TaskProgress
     status = job.status if job is not None else None
     if job is None or status != "running":
         queued = status == "queued"
-        text = f"In queue: {job.position}" if job is not None and queued else "Waiting..."
+        text = f"In queue: {queue.position(job)} before" if job is not None and queued else "Waiting..."
         return TaskProgressResponse(active=False, queued=queued, completed=status in ("done", "failed", "cancelled"),
                                     id_live_preview=-1, textinfo=text)
     state = shared.state

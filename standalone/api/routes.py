@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Body, FastAPI
+from fastapi import APIRouter, Body, FastAPI, HTTPException
 
 from modules import images, infotext_utils, script_callbacks, shared
-from standalone.engine.job import JobQueue
+from standalone.engine.errors import UserError
+from standalone.engine.job import JobQueue, explain
 
 from . import listings
 from .codec import decode_image
-from .errors import BadRequest
+from .errors import BadRequest, JobFailed
 from .generation import Generation
 from .models import (
     GenerationRequest,
@@ -24,6 +25,7 @@ from .models import (
     ProgressResponse,
     TaskProgressRequest,
     TaskProgressResponse,
+    TaskRequest,
     TextToImageRequest,
 )
 from .progress import api_progress, task_progress
@@ -54,7 +56,13 @@ async def in_turn(queue: JobQueue, work: Callable[[], T], name: str, task_id: st
     job = queue.submit(and_tell, name=name, task_id=task_id)
     while not finished.done() and job.status in ("queued", "running"):
         await asyncio.wait({finished}, timeout=1.0)  # a cancelled job never runs: look now and then
-    return await asyncio.to_thread(job.result, 60)
+    try:
+        value: T = await asyncio.to_thread(job.result, 60)
+    except (UserError, HTTPException):
+        raise
+    except Exception as error:
+        raise JobFailed(explain(error)) from None  # the queue has logged it; its frames would keep tensors alive
+    return value
 
 
 def make_router(queue: JobQueue) -> APIRouter:
@@ -62,7 +70,7 @@ def make_router(queue: JobQueue) -> APIRouter:
     router = APIRouter()
 
     async def generate(request: GenerationRequest, name: str) -> GenerationResponse:
-        generation = await asyncio.to_thread(Generation, request)
+        generation = await asyncio.to_thread(Generation.from_api, request)
         processed = await in_turn(queue, generation.run, name, request.force_task_id)
         return await asyncio.to_thread(generation.answer, processed)
 
@@ -99,6 +107,22 @@ def make_router(queue: JobQueue) -> APIRouter:
     @router.post("/sdapi/v1/skip")
     async def skip() -> None:
         shared.state.skip()
+
+    @router.post("/internal/interrupt", include_in_schema=False)
+    async def internal_interrupt(task: TaskRequest) -> dict[str, Any]:
+        job = queue.find(task.id_task)
+        if job is not None and job.status == "queued":
+            queue.cancel(task.id_task)
+        elif job is not None and job.status == "running":
+            shared.state.interrupt()
+        return {}
+
+    @router.post("/internal/skip", include_in_schema=False)
+    async def internal_skip(task: TaskRequest) -> dict[str, Any]:
+        job = queue.find(task.id_task)
+        if job is not None and job.status == "running":
+            shared.state.skip()
+        return {}
 
     @router.post("/sdapi/v1/png-info")
     async def png_info(request: PNGInfoRequest) -> PNGInfoResponse:

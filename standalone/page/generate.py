@@ -1,0 +1,95 @@
+"""What happens when Generate is pressed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import ValidationError
+
+from modules import infotext_utils, shared
+from standalone.api.checks import check_request
+from standalone.api.errors import BadRequest, sentence_for
+from standalone.api.generation import Generation
+from standalone.api.models import GenerationRequest, ImageToImageRequest, TextToImageRequest
+from standalone.api.routes import in_turn
+from standalone.engine.job import JobQueue
+
+from .masks import inpaint_inputs
+from .results import as_html, error_html, gallery_files, log_html
+
+Outputs = tuple[Any, ...]
+_PAGE_ONLY = {"mode", "image", "editor", "base_image", "mask_image", "override_settings", "resize_tab", "scale_by"}
+
+
+def _request(kind: type[GenerationRequest], fields: dict[str, Any]) -> GenerationRequest:
+    known = {name: value for name, value in fields.items() if name in kind.model_fields and name not in _PAGE_ONLY}
+    settings = infotext_utils.create_override_settings_dict(fields.get("override_settings") or [])
+    try:
+        return kind.model_validate({**known, "override_settings": settings, "save_images": True})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadRequest(f"{first['loc'][0]}: {first['msg']}.") from None
+
+
+def _images(fields: dict[str, Any]) -> tuple[list[Image.Image], Image.Image | None]:
+    """The picture to start from and the mask, from the part of img2img that is open."""
+    mode = fields["mode"]
+    if mode == "inpaint":
+        image, mask = inpaint_inputs(fields["editor"])
+        if image is not None and mask is None:
+            raise BadRequest("Inpaint: paint over the part of the picture that is to be drawn anew.")
+    elif mode == "inpaint_upload":
+        image, mask = fields["base_image"], fields["mask_image"]
+        if image is not None and mask is None:
+            raise BadRequest("Inpaint upload: there is no mask. White parts of the mask are drawn anew.")
+    else:
+        image, mask = fields["image"], None
+    if image is None:
+        raise BadRequest("There is no picture to start from: put one into the box on the left.")
+    return [image], mask
+
+
+def make_generation(tab: str, names: Sequence[str], values: Sequence[Any]) -> Generation:
+    """The job that the page's controls describe. BadRequest with a sentence if it cannot be done.
+
+    `values` begins with the controls called `names`, the scripts' arguments follow.
+    """
+    fields = dict(zip(names, values))
+    args = list(values[len(names):])
+    args[0] = args[0] or 0  # the list of scripts gives None before anything is chosen
+    if tab == "txt2img":
+        request = _request(TextToImageRequest, fields)
+        check_request(request)
+        generation = Generation(request, tuple(args), is_api=False)
+    else:
+        images, mask = _images(fields)
+        if fields.get("resize_tab") == "by":
+            scale = float(fields.get("scale_by") or 1)
+            fields["width"], fields["height"] = (int(side * scale) for side in images[0].size)
+        request = _request(ImageToImageRequest, {**fields, "init_images": ["page"]})
+        check_request(request)
+        generation = Generation(request, tuple(args), init_images=images, mask=mask, is_api=False)
+    generation.fields["do_not_save_samples"] = generation.fields["do_not_save_grid"] = False
+    return generation
+
+
+def make_handler(tab: str, names: Sequence[str], queue: JobQueue, data_dir: Path) -> Callable[..., Awaitable[Outputs]]:
+    """The function behind Generate: (task id, controls, scripts' arguments) -> gallery, JSON, infotext, log."""
+
+    async def generate(task_id: str | None, *values: Any) -> Outputs:
+        started = time.monotonic()
+        try:
+            generation = make_generation(tab, names, values)
+            processed = await in_turn(queue, generation.run, tab, task_id or None)
+            if shared.state.interrupted and not processed.images:
+                return [], "", "", as_html("Interrupted.")
+            files = gallery_files(processed, data_dir)
+            return files, processed.js(), as_html(processed.info), log_html(processed, time.monotonic() - started)
+        except Exception as error:  # the last line of defence: whatever it is, the page shows a sentence
+            return [], "", "", error_html(sentence_for(error)[0])
+
+    return generate

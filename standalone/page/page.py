@@ -1,0 +1,193 @@
+"""The whole page: checkpoint on top, tabs below it, and what connects the tabs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from modules import infotext_utils, script_callbacks, scripts, sd_models, shared
+from modules.ui_components import ToolButton
+from standalone.api.errors import sentence_for
+from standalone.api.listings import set_options
+from standalone.api.routes import in_turn
+from standalone.engine.job import JobQueue
+
+from . import defaults, img2img, paste, pnginfo, settings_tab, txt2img
+from .results import infotext_of
+from .tab import QUICK, Tab
+
+TITLE = "Steer"
+FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "Cantarell", "Noto Sans", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "Menlo", "monospace")
+
+
+def theme() -> gr.themes.Base:
+    """Colours near the WebUI's; fonts that every system has, so that nothing is fetched."""
+    return gr.themes.Default(primary_hue="orange", secondary_hue="blue", neutral_hue="gray", font=FONT, font_mono=MONO,
+                             spacing_size="sm", radius_size="sm", text_size="sm")
+
+
+def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
+    """Makes the page. The checkpoint must be loaded and the scripts too."""
+    script_callbacks.before_ui_callback()
+    infotext_utils.reset()
+    first = defaults.for_checkpoint(shared.sd_model)
+    scripts.scripts_txt2img.initialize_scripts(is_img2img=False)
+    scripts.scripts_img2img.initialize_scripts(is_img2img=True)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
+        checkpoint, refresh = _quicksettings()
+        labels: dict[str, str] = {}
+        with gr.Column(elem_id="tabs"):
+            with _tab(labels, "txt2img", "txt2img"), scripts.watch_components(False):
+                text = txt2img.build(first)
+            with _tab(labels, "img2img", "img2img"), scripts.watch_components(True):
+                image = img2img.build(first)
+            with _tab(labels, "pnginfo", "PNG Info"):
+                info = pnginfo.build()
+            for interface, label, ident in script_callbacks.ui_tabs_callback():
+                with _tab(labels, ident, label):
+                    interface.render()
+            with _tab(labels, "settings", "Settings"):
+                settings_tab.build(queue)
+        gr.HTML(json.dumps(labels), elem_id="tab_labels", visible="hidden")
+        gr.HTML(_footer(), elem_id="footer")
+        for tab in (text, image):
+            tab.connect(queue, data_dir)
+        _connect_sends(text, image, info)
+        _connect_checkpoint(checkpoint, refresh, text, image, queue)
+        page.load(fn=_current_checkpoint, outputs=[checkpoint], **QUICK)
+    shared.demo = page
+    return page
+
+
+def _tab(labels: dict[str, str], ident: str, label: str) -> gr.Column:
+    """One of the tabs below the checkpoint; host.js makes the row of buttons from `labels`.
+
+    Plain columns, since gradio keeps the content of its own tabs out of the page until they are opened, and the scripts
+    of extensions look for it when the page is loaded.
+    """
+    labels[f"tab_{ident}"] = label
+    return gr.Column(elem_id=f"tab_{ident}", elem_classes="tabitem")
+
+
+def _checkpoint_titles() -> list[str]:
+    return list(sd_models.checkpoint_tiles())
+
+
+def _quicksettings() -> tuple[Any, Any]:
+    with gr.Row(elem_id="quicksettings"):
+        chosen = shared.sd_model.sd_checkpoint_info
+        checkpoint = gr.Dropdown(label="Stable Diffusion checkpoint", choices=_checkpoint_titles(), elem_id="setting_sd_model_checkpoint",
+                                 value=chosen.title if chosen is not None else None, scale=0, min_width=380)
+        refresh = ToolButton(value="\U0001f504", elem_id="refresh_sd_model_checkpoint")
+        gr.HTML("", elem_id="quicksettings_space")
+        theme_button = ToolButton(value="\U0001f313", elem_id="steer_theme")
+    theme_button.click(fn=None, js="() => switchTheme()", **QUICK)
+    return checkpoint, refresh
+
+
+def _current_checkpoint() -> Any:
+    info = shared.sd_model.sd_checkpoint_info
+    return gr.update(choices=_checkpoint_titles(), value=info.title if info is not None else None)
+
+
+def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, queue: JobQueue) -> None:
+    sizes = [text.fields["width"], text.fields["height"], image.fields["width"], image.fields["height"]]
+
+    def load(title: str) -> None:
+        set_options({"sd_model_checkpoint": title})
+        sd_models.reload_model_weights()
+
+    async def change(title: str) -> list[Any]:
+        try:
+            await in_turn(queue, lambda: load(title), "checkpoint")
+        except Exception as error:  # the page shows a sentence, whatever it is
+            gr.Warning(sentence_for(error)[0])
+            return [_current_checkpoint(), *[gr.update() for _ in sizes], gr.update()]
+        new = defaults.for_checkpoint(shared.sd_model)
+        edit = getattr(shared.sd_model, "cond_stage_key", "txt") == "edit"
+        return [_current_checkpoint(), new.width, new.height, new.width, new.height, gr.update(visible=edit)]
+
+    def look() -> Any:
+        sd_models.list_models()
+        return gr.update(choices=_checkpoint_titles())
+
+    checkpoint.input(fn=change, inputs=[checkpoint], outputs=[checkpoint, *sizes, image.fields["image_cfg_scale"]],
+                     concurrency_limit=None, api_visibility="private")
+    refresh.click(fn=look, outputs=[checkpoint], **QUICK)
+
+
+def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
+    """Connects "Send to": the picture, and where it carries an infotext, the settings."""
+    fields = [field for field in image.paste_fields if field[0] is not image.fields["denoising_strength"]]
+    modes, group = image.extras["modes"], image.extras["inpaint_controls"]
+    for source in (text, image):
+        gallery, selected, generation_info = source.panel.gallery, source.panel.selected, source.panel.generation_info
+        for mode, target in (("img2img", image.fields["image"]), ("inpaint", image.fields["editor"])):
+            source.panel.buttons[mode].click(
+                fn=_send_image(mode, fields), inputs=[gallery, selected, generation_info],
+                outputs=[target, modes, image.fields["mode"], group, *[component for component, _ in fields]], **QUICK,
+            ).then(fn=None, js="() => openTab('tab_img2img')", **QUICK)
+        source.panel.buttons["txt2img"].click(
+            fn=_send_text(text.paste_fields), inputs=[generation_info, selected],
+            outputs=[component for component, _ in text.paste_fields], **QUICK,
+        ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
+    info["txt2img"].click(fn=lambda words: _send_text(text.paste_fields)(words, -1), inputs=[info["infotext"]],
+                          outputs=[component for component, _ in text.paste_fields], **QUICK,
+                          ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
+    info["img2img"].click(
+        fn=lambda picture, words: _sent(picture, words, "img2img", fields), inputs=[info["picture"], info["infotext"]],
+        outputs=[image.fields["image"], modes, image.fields["mode"], group, *[component for component, _ in fields]],
+        **QUICK).then(fn=None, js="() => openTab('tab_img2img')", **QUICK)
+
+
+def _sent(picture: Image.Image, words: str, mode: str, fields: Sequence[paste.Field]) -> list[Any]:
+    params = paste.parse(words) if words else {}
+    value: Any = picture
+    if mode == "inpaint":
+        value = {"background": picture, "layers": [], "composite": picture}
+    size = {"Size-1": picture.width, "Size-2": picture.height} if picture is not None else {}
+    head = [value, gr.update(selected=mode), mode, gr.update(visible=mode != "img2img")]
+    return [*head, *paste.updates({**params, **size}, fields)]
+
+
+def _send_image(mode: str, fields: Sequence[paste.Field]) -> Callable[..., list[Any]]:
+    def send(gallery: list[Any] | None, selected: int | None, generation_info: str) -> list[Any]:
+        if not gallery:
+            gr.Info("There is no picture to send yet.")
+            return [gr.update() for _ in range(4 + len(fields))]
+        index = selected if selected is not None and 0 <= selected < len(gallery) else 0
+        item = gallery[index]
+        with Image.open(item[0] if isinstance(item, (tuple, list)) else item) as opened:
+            picture = opened.convert("RGBA")
+        return _sent(picture, infotext_of(generation_info, index), mode, fields)
+
+    return send
+
+
+def _send_text(fields: Sequence[paste.Field]) -> Callable[[str, int | None], list[Any]]:
+    """`selected` -1 means that the text is the infotext itself."""
+
+    def send(generation_info: str, selected: int | None) -> list[Any]:
+        words = generation_info if selected == -1 else infotext_of(generation_info, selected)
+        if not words:
+            gr.Info("There is no infotext to send.")
+            return [gr.update() for _ in fields]
+        return paste.updates(paste.parse(words), fields)
+
+    return send
+
+
+def _footer() -> str:
+    import sys
+
+    import torch
+
+    versions = f"python {sys.version.split()[0]} • torch {torch.__version__} • gradio {gr.__version__}"
+    return f"<div class='versions'>{versions}</div>"
+

@@ -1,0 +1,166 @@
+"""Parts that txt2img and img2img share: prompts and buttons, sampler, size, seed, results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from modules import sd_samplers, sd_schedulers, shared
+from modules.ui_components import FormRow, ToolButton
+
+from .defaults import Defaults
+
+PASTE, CLEAR, RANDOM, REUSE, SWITCH = "\u2199\ufe0f", "\U0001f5d1\ufe0f", "\U0001f3b2\ufe0f", "\u267b\ufe0f", "\u21c5"
+KEYS = "Ctrl+Enter generates, Alt+Enter skips, Esc interrupts"
+
+Fields = dict[str, Any]
+"""Controls by the name of the request's field that they set, in the order in which their values are handed over."""
+
+
+@dataclass
+class Toprow:
+    """Prompts and the buttons beside them."""
+
+    prompt: Any
+    negative_prompt: Any
+    submit: Any
+    paste: Any
+    task_id: Any
+
+
+@dataclass
+class OutputPanel:
+    """Gallery and what is below it."""
+
+    gallery: Any
+    selected: Any
+    generation_info: Any
+    infotext: Any
+    log: Any
+    buttons: dict[str, Any]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Where the results of Generate go."""
+        return [self.gallery, self.generation_info, self.infotext, self.log]
+
+
+def toprow(tab: str, defaults: Defaults) -> Toprow:
+    """Prompt, negative prompt, Generate (which gives way to Interrupt and Skip), and the small tools."""
+    with gr.Row(elem_id=f"{tab}_toprow", elem_classes="toprow"):
+        with gr.Column(scale=6, elem_id=f"{tab}_prompt_container"):
+            prompt = gr.Textbox(label="Prompt", elem_id=f"{tab}_prompt", show_label=False, lines=2, max_lines=8,
+                                placeholder=f"Prompt ({KEYS})", elem_classes="prompt", container=False,
+                                value=defaults.prompt if tab == "txt2img" else "")
+            negative = gr.Textbox(label="Negative prompt", elem_id=f"{tab}_neg_prompt", show_label=False, lines=2,
+                                  max_lines=8, placeholder="Negative prompt", elem_classes="prompt", container=False,
+                                  value=defaults.negative_prompt if tab == "txt2img" else "")
+        with gr.Column(scale=1, elem_id=f"{tab}_actions_column", min_width=220):
+            with gr.Row(elem_id=f"{tab}_generate_box", elem_classes="generate-box"):
+                gr.Button("Interrupt", elem_id=f"{tab}_interrupt", elem_classes="generate-box-interrupt")
+                gr.Button("Skip", elem_id=f"{tab}_skip", elem_classes="generate-box-skip")
+                gr.Button("Interrupting...", elem_id=f"{tab}_interrupting", elem_classes="generate-box-interrupting")
+                submit = gr.Button("Generate", elem_id=f"{tab}_generate", variant="primary")
+            with gr.Row(elem_id=f"{tab}_tools", elem_classes="tools"):
+                paste = ToolButton(value=PASTE, elem_id="paste" if tab == "txt2img" else f"{tab}_paste")
+                clear = ToolButton(value=CLEAR, elem_id=f"{tab}_clear_prompt")
+    task_id = gr.Textbox(visible="hidden", elem_id=f"{tab}_task_id", label="task")
+    clear.click(fn=lambda: ("", ""), outputs=[prompt, negative], show_progress="hidden", queue=False, api_visibility="private")
+    return Toprow(prompt, negative, submit, paste, task_id)
+
+
+def sampler_row(tab: str, defaults: Defaults) -> Fields:
+    """Sampling method, schedule type and steps."""
+    with FormRow(elem_id=f"sampler_selection_{tab}"):
+        sampler = gr.Dropdown(label="Sampling method", elem_id=f"{tab}_sampling", choices=sd_samplers.visible_sampler_names(),
+                              value=defaults.sampler_name, min_width=120)
+        scheduler = gr.Dropdown(label="Schedule type", elem_id=f"{tab}_scheduler", min_width=120,
+                                choices=[item.label for item in sd_schedulers.schedulers], value=defaults.scheduler)
+        steps = gr.Slider(minimum=1, maximum=150, step=1, label="Sampling steps", elem_id=f"{tab}_steps",
+                          value=defaults.steps, min_width=160)
+    return {"sampler_name": sampler, "scheduler": scheduler, "steps": steps}
+
+
+def size_columns(tab: str, defaults: Defaults) -> Fields:
+    """Width and height, with the button that swaps them."""
+    with gr.Column(elem_id=f"{tab}_column_size", scale=4, min_width=220):
+        width = gr.Slider(minimum=64, maximum=2048, step=8, label="Width", value=defaults.width, elem_id=f"{tab}_width")
+        height = gr.Slider(minimum=64, maximum=2048, step=8, label="Height", value=defaults.height, elem_id=f"{tab}_height")
+    with gr.Column(elem_id=f"{tab}_dimensions_row", scale=0, min_width=40, elem_classes="dimensions-tools"):
+        switch = ToolButton(value=SWITCH, elem_id=f"{tab}_res_switch_btn")
+    switch.click(fn=lambda w, h: (h, w), inputs=[width, height], outputs=[width, height], show_progress="hidden", queue=False,
+                 api_visibility="private")
+    return {"width": width, "height": height}
+
+
+def batch_column(tab: str) -> Fields:
+    """Batch count and batch size."""
+    with gr.Column(elem_id=f"{tab}_column_batch", scale=3, min_width=180):
+        count = gr.Slider(minimum=1, maximum=100, step=1, label="Batch count", value=1, elem_id=f"{tab}_batch_count")
+        size = gr.Slider(minimum=1, maximum=8, step=1, label="Batch size", value=1, elem_id=f"{tab}_batch_size")
+    return {"n_iter": count, "batch_size": size}
+
+
+def seed_row(tab: str, generation_info: Any, selected: Any) -> Fields:
+    """Seed with its two buttons, and the variation seed behind "Extra"."""
+    with FormRow(elem_id=f"{tab}_seed_row"):
+        seed = gr.Number(label="Seed", value=-1, elem_id=f"{tab}_seed", precision=0, min_width=140, scale=4)
+        random = ToolButton(value=RANDOM, elem_id=f"{tab}_random_seed")
+        reuse = ToolButton(value=REUSE, elem_id=f"{tab}_reuse_seed")
+        extra = gr.Checkbox(label="Extra", elem_id=f"{tab}_subseed_show", value=False, min_width=80, scale=1)
+    with FormRow(visible=False, elem_id=f"{tab}_subseed_row") as extra_row:
+        subseed = gr.Number(label="Variation seed", value=-1, elem_id=f"{tab}_subseed", precision=0, min_width=140)
+        strength = gr.Slider(label="Variation strength", value=0.0, minimum=0, maximum=1, step=0.01,
+                             elem_id=f"{tab}_subseed_strength")
+    quick: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+    random.click(fn=lambda: -1, outputs=[seed], **quick)
+    reuse.click(fn=seed_of_image, inputs=[generation_info, selected], outputs=[seed], **quick)
+    extra.change(fn=lambda shown: gr.update(visible=shown), inputs=[extra], outputs=[extra_row], **quick)
+    return {"seed": seed, "subseed": subseed, "subseed_strength": strength}
+
+
+def seed_of_image(generation_info: str, selected: int | None) -> Any:
+    """The seed of the selected image, or no change when there is none."""
+    import json
+
+    try:
+        info = json.loads(generation_info)
+        first = int(info.get("index_of_first_image", 0))
+        number = max((selected or 0) - first, 0)
+        return info["all_seeds"][number]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return gr.update()
+
+
+def override_settings(tab: str) -> Any:
+    """Settings that a pasted infotext brings and that hold for this job alone; shown when there are any."""
+    dropdown = gr.Dropdown([], value=[], label="Override settings", visible=False, elem_id=f"{tab}_override_settings",
+                           multiselect=True, allow_custom_value=True)
+    dropdown.change(fn=lambda chosen: gr.update(visible=bool(chosen)), inputs=[dropdown], outputs=[dropdown],
+                    show_progress="hidden", queue=False, api_visibility="private")
+    return dropdown
+
+
+def output_panel(tab: str) -> OutputPanel:
+    """Gallery, the buttons below it, infotext and log."""
+    selected = gr.State(None)
+    with gr.Column(elem_id=f"{tab}_results", min_width=320):
+        with gr.Column(variant="panel", elem_id=f"{tab}_results_panel"):
+            with gr.Group(elem_id=f"{tab}_gallery_container", elem_classes="gallery-container"):
+                gallery = gr.Gallery(label="Output", show_label=False, elem_id=f"{tab}_gallery", columns=4, preview=True,
+                                     object_fit="contain", height=getattr(shared.opts, "gallery_height", "") or None,
+                                     format="png", interactive=False, type="filepath",
+                                     buttons=["download", "fullscreen"])
+            with gr.Row(elem_id=f"image_buttons_{tab}", elem_classes="image-buttons"):
+                buttons = {
+                    "img2img": gr.Button("🖼️ img2img", elem_id=f"{tab}_send_to_img2img", size="sm"),
+                    "inpaint": gr.Button("🎨 inpaint", elem_id=f"{tab}_send_to_inpaint", size="sm"),
+                    "txt2img": gr.Button("📝 txt2img", elem_id=f"{tab}_send_to_txt2img", size="sm"),
+                }
+            with gr.Group(elem_classes="below-gallery"):
+                infotext = gr.HTML(elem_id=f"html_info_{tab}", elem_classes="infotext")
+                log = gr.HTML(elem_id=f"html_log_{tab}", elem_classes="html-log")
+            generation_info = gr.Textbox(visible="hidden", elem_id=f"generation_info_{tab}", label="generation info")
+    return OutputPanel(gallery, selected, generation_info, infotext, log, buttons)

@@ -1,0 +1,48 @@
+"""The tab PNG Info: what a picture says about how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from modules import images
+
+from .results import as_html
+from .tab import QUICK
+
+
+def describe(path: str | None) -> tuple[str, str, Any]:
+    """(readable texts as HTML, infotext, the picture) of an image file."""
+    if not path:
+        return "", "", None
+    try:
+        with Image.open(path) as image:
+            image.load()
+            infotext, items = images.read_info_from_image(image)
+            picture = image.copy()
+    except (OSError, ValueError, SyntaxError):
+        return as_html("This file is not an image that can be read."), "", None
+    texts: Mapping[str, Any] = {**({"parameters": infotext} if infotext else {}), **items}
+    parts = [f"<div class='infotext'><b>{as_html(str(key))}</b>{as_html(str(value))}</div>" for key, value in texts.items()
+             if isinstance(value, (str, int, float))]
+    return "".join(parts) or as_html("This picture carries no infotext."), infotext or "", picture
+
+
+def build() -> dict[str, Any]:
+    """Makes the tab's components: image, infotext (hidden), and the two buttons that use it."""
+    with gr.Row(equal_height=False):
+        with gr.Column(variant="panel", min_width=280):
+            image = gr.Image(elem_id="pnginfo_image", label="Source", sources=["upload", "clipboard"], type="filepath",
+                             height=380, format="png")
+        with gr.Column(variant="panel", min_width=280):
+            with gr.Row(elem_classes="image-buttons"):
+                to_txt2img = gr.Button("📝 Send to txt2img", elem_id="pnginfo_send_to_txt2img", size="sm")
+                to_img2img = gr.Button("🖼️ Send to img2img", elem_id="pnginfo_send_to_img2img", size="sm")
+            texts = gr.HTML(elem_id="pnginfo_html2_info")
+            infotext = gr.Textbox(visible="hidden", elem_id="pnginfo_generation_info", label="infotext")
+            picture = gr.Image(visible=False, type="pil", image_mode="RGBA", format="png")
+    image.change(fn=describe, inputs=[image], outputs=[texts, infotext, picture], **QUICK)
+    return {"infotext": infotext, "picture": picture, "txt2img": to_txt2img, "img2img": to_img2img}

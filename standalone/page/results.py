@@ -1,0 +1,93 @@
+"""From finished images to what the page shows: files for the gallery, infotext, a line about the job."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from modules import shared
+from standalone.api.codec import png_bytes
+
+KEPT_SECONDS = 24 * 3600
+
+
+def scratch_folder(data_dir: Path) -> Path:
+    """Where images lie that the user does not want saved, for as long as a gallery shows them."""
+    return data_dir / "tmp" / "page"
+
+
+def clean_scratch(data_dir: Path) -> None:
+    """Removes yesterday's scratch files: gradio's copies and unsaved images."""
+    limit = time.time() - KEPT_SECONDS
+    for folder in (scratch_folder(data_dir), data_dir / "tmp" / "gradio"):
+        for path in folder.glob("*") if folder.is_dir() else ():
+            if path.stat().st_mtime < limit:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def as_file(image: Image.Image, infotext: str | None, folder: Path) -> str:
+    """A PNG of `image` that carries its infotext: the saved one if there is one, else one in `folder`."""
+    saved = getattr(image, "already_saved_as", None)
+    if saved and Path(saved).is_file() and str(saved).lower().endswith(".png"):
+        return str(saved)
+    if infotext:
+        image.info["parameters"] = infotext
+    data = png_bytes(image)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:24]}.png"
+    if not path.exists():
+        path.write_bytes(data)
+    return str(path)
+
+
+def gallery_files(processed: Any, data_dir: Path) -> list[str]:
+    """One file per image of `processed`."""
+    texts = list(processed.infotexts) + [None] * len(processed.images)
+    return [as_file(image, text, scratch_folder(data_dir)) for image, text in zip(processed.images, texts)]
+
+
+def as_html(text: str, css_class: str = "") -> str:
+    """Plain text as HTML, line by line."""
+    lines = "<br>\n".join(html.escape(line) for line in text.strip().split("\n"))
+    return f"<p class='{css_class}'>{lines}</p>" if css_class else f"<p>{lines}</p>"
+
+
+def error_html(sentence: str) -> str:
+    """A sentence as the page's error box."""
+    return f"<div class='error' role='alert'>{html.escape(sentence)}</div>"
+
+
+def duration(seconds: float) -> str:
+    """For example "3.2 s" or "2 min 5 s"."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def log_html(processed: Any, seconds: float) -> str:
+    """Comments of the job, and how long it took."""
+    comments = as_html(processed.comments, "comments") if processed.comments.strip() else ""
+    return f"{comments}<p class='time'>Time taken: <b>{duration(seconds)}</b></p>"
+
+
+def infotext_of(generation_info: str, index: int | None) -> str:
+    """The infotext of image number `index` in the JSON that belongs to a gallery; "" when there is none."""
+    try:
+        texts = json.loads(generation_info or "{}").get("infotexts", [])
+    except (ValueError, AttributeError):
+        return ""
+    number = index or 0
+    return str(texts[number]) if isinstance(texts, list) and 0 <= number < len(texts) else ""
+
+
+def outputs_folder(tab: str) -> str:
+    """Where this tab's images are saved."""
+    return str(getattr(shared.opts, f"outdir_{tab}_samples"))

@@ -1,0 +1,62 @@
+"""The server: API and page in one application, behind the guard."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from modules import script_callbacks, shared
+from standalone.api.errors import add_handlers
+from standalone.api.guard import MAX_BODY, Guard
+from standalone.api.routes import add_api
+from standalone.setup.quiet import stay_local
+
+from .assets import Assets, HeadTags
+from .page import build_page, theme
+from .results import clean_scratch
+
+
+def served_folders(host: Any) -> list[Path]:
+    """The folders whose files a browser may get: outputs, feedback images, and gradio's copies for the galleries."""
+    data_dir = Path(host.data_dir)
+    folders = [Path(host.output_dir), data_dir / "feedback", data_dir / "tmp" / "gradio", data_dir / "tmp" / "page"]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    return [folder.resolve() for folder in folders]
+
+
+def build_app(host: Any, *, local_only: bool = True, max_body: int = MAX_BODY) -> FastAPI:
+    """The application for a started host. `local_only`: only requests that name this machine are answered."""
+    stay_local(Path(host.data_dir))
+    clean_scratch(Path(host.data_dir))
+    folders = served_folders(host)
+    page = build_page(host.queue, Path(host.data_dir))
+    assets = Assets()
+    app = FastAPI(title="Steer", docs_url=None, redoc_url=None, openapi_url="/sdapi/v1/openapi.json")
+    add_handlers(app)
+    add_api(app, host.queue)
+    app.include_router(assets.router())
+    app = gr.mount_gradio_app(app, page, path="", allowed_paths=[str(folder) for folder in folders], show_error=False,
+                              max_file_size=max_body, theme=theme(), footer_links=[], ssr_mode=False, run_history=False,
+                              enable_monitoring=False, pwa=False, mcp_server=False)
+    app.add_middleware(HeadTags, tags=assets.head())
+    app.add_middleware(Guard, roots=folders, local_only=local_only, max_body=max_body)
+    script_callbacks.app_started_callback(shared.demo, app)
+    return app
+
+
+def port_is_free(address: str, port: int) -> bool:
+    """Whether a server could listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,90 @@
+"""The tab Settings, made from the descriptions of the settings, those of extensions included."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import gradio as gr
+
+from modules import shared
+from standalone.api.errors import sentence_for
+from standalone.api.listings import check_options, set_options
+from standalone.api.routes import in_turn
+from standalone.engine.job import JobQueue
+
+from .results import as_html, error_html
+
+
+def _component(key: str, info: Any) -> Any:
+    """The control for one setting: its own, or one for the type of its default."""
+    args = info.component_args() if callable(info.component_args) else dict(info.component_args or {})
+    value = shared.opts.data.get(key, info.default)
+    common = {"label": info.label, "value": value, "elem_id": f"setting_{key}"}
+    if info.component is not None:
+        return info.component(**common, **args)
+    if isinstance(info.default, bool):
+        return gr.Checkbox(**common, **args)
+    if isinstance(info.default, (int, float)):
+        precision = {"precision": 0} if isinstance(info.default, int) else {}
+        return gr.Number(**common, **{**precision, **args})
+    return gr.Textbox(**common, **args)
+
+
+def is_shown(key: str, info: Any) -> bool:
+    """Whether the tab has a control for this setting: none for folders of the server and for what is elsewhere."""
+    args = info.component_args
+    hidden = isinstance(args, dict) and args.get("visible") is False
+    plain = isinstance(info.default, (bool, int, float, str)) or info.component is not None
+    return plain and not hidden and not info.do_not_save and not info.restrict_api and key != "sd_model_checkpoint"
+
+
+def apply_settings(values: dict[str, Any]) -> int:
+    """Sets and saves what changed; how many settings that were. BadRequest with a sentence."""
+    changed = {key: _as_default(key, value) for key, value in values.items() if value is not None}
+    changed = {key: value for key, value in changed.items() if shared.opts.data.get(key) != value}
+    check_options(changed)
+    set_options(changed)
+    return len(changed)
+
+
+def _as_default(key: str, value: Any) -> Any:
+    """gradio's numbers as the type that the setting has."""
+    default = shared.opts.data_labels[key].default
+    if isinstance(default, int) and not isinstance(default, bool) and isinstance(value, float) and value == int(value):
+        return int(value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def build(queue: JobQueue) -> None:
+    """Makes the tab inside the current gradio Blocks."""
+    with gr.Row(elem_classes="settings-head"):
+        apply = gr.Button("Apply settings", variant="primary", elem_id="settings_submit", scale=0, min_width=180)
+        result = gr.HTML(elem_id="settings_result")
+    sections: dict[tuple[Any, ...], list[tuple[str, Any]]] = {}
+    for key, info in shared.opts.data_labels.items():
+        if is_shown(key, info):
+            sections.setdefault(tuple(info.section or (None, "Other")), []).append((key, info))
+    components: dict[str, Any] = {}
+    for number, ((name, title), items) in enumerate(sections.items()):
+        with gr.Accordion(title or "Other", open=number == 0, elem_id=f"settings_{name}"):
+            for key, info in items:
+                components[key] = _component(key, info)
+                if info.comment_after:
+                    gr.HTML(info.comment_after, elem_classes="setting-comment")
+    shared.settings_components = components
+    apply.click(fn=_handler(list(components), queue), inputs=list(components.values()), outputs=[result],
+                api_visibility="private", concurrency_limit=None)
+
+
+def _handler(keys: list[str], queue: JobQueue) -> Callable[..., Awaitable[str]]:
+    async def submit(*values: Any) -> str:
+        try:
+            count = await in_turn(queue, lambda: apply_settings(dict(zip(keys, values))), "settings")
+        except Exception as error:  # the page shows a sentence, whatever it is
+            return error_html(sentence_for(error)[0])
+        return as_html(f"{count} setting{'' if count == 1 else 's'} changed." if count else "Nothing had changed.")
+
+    return submit

@@ -1,0 +1,244 @@
+// The helpers that scripts of the WebUI's extensions use, for this page's own structure. Loaded before all other scripts.
+
+/* exported gradioApp get_uiCurrentTab get_uiCurrentTabContent onUiUpdate onAfterUiUpdate onUiLoaded onUiTabChange
+   onOptionsChanged onOptionsAvailable uiElementIsVisible uiElementInSight updateInput opts */
+
+var opts = {};
+var localization = {};
+var uiCurrentTab = null;
+
+function gradioApp() {
+    return document;
+}
+
+/** The button of the open tab of the first row of tabs. */
+function get_uiCurrentTab() {
+    return document.querySelector('#tabs > .tab-nav > button.selected');
+}
+
+/** The content of the open tab of the first row of tabs. */
+function get_uiCurrentTabContent() {
+    return document.querySelector('#tabs > .tabitem[id^="tab_"]:not([style*="display: none"])');
+}
+
+/** Opens one of the tabs below the checkpoint: 'tab_txt2img', 'tab_img2img' ... */
+function openTab(id) {
+    for (const content of document.querySelectorAll('#tabs > .tabitem')) {
+        content.style.display = content.id === id ? 'block' : 'none';
+    }
+    for (const button of document.querySelectorAll('#tabs > .tab-nav > button')) {
+        const selected = button.getAttribute('aria-controls') === id;
+        button.classList.toggle('selected', selected);
+        button.setAttribute('aria-selected', selected);
+        button.tabIndex = selected ? 0 : -1;
+    }
+    window.dispatchEvent(new Event('resize'));
+    uiChanged([]);
+}
+
+/** Makes the row of buttons over the tabs. */
+function makeTabs() {
+    const tabs = document.getElementById('tabs');
+    const labels = document.getElementById('tab_labels');
+    if (!tabs || !labels || !labels.textContent.trim() || tabs.querySelector(':scope > .tab-nav')) return;
+    const row = document.createElement('div');
+    row.className = 'tab-nav';
+    row.setAttribute('role', 'tablist');
+    for (const [id, label] of Object.entries(JSON.parse(labels.textContent))) {
+        const button = document.createElement('button');
+        button.type = 'button';
+        button.textContent = label;
+        button.setAttribute('role', 'tab');
+        button.setAttribute('aria-controls', id);
+        button.addEventListener('click', () => openTab(id));
+        row.append(button);
+    }
+    row.addEventListener('keydown', (event) => {
+        const buttons = Array.from(row.children);
+        const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+        if (!step) return;
+        const next = buttons[(buttons.indexOf(document.activeElement) + step + buttons.length) % buttons.length];
+        next.click();
+        next.focus();
+    });
+    tabs.prepend(row);
+    openTab(row.children[0].getAttribute('aria-controls'));
+}
+
+const uiListeners = {update: [], afterUpdate: [], loaded: [], tabChange: [], optionsChanged: [], optionsAvailable: []};
+
+function onUiUpdate(callback) { uiListeners.update.push(callback); }
+function onAfterUiUpdate(callback) { uiListeners.afterUpdate.push(callback); }
+function onUiTabChange(callback) { uiListeners.tabChange.push(callback); }
+function onOptionsChanged(callback) { uiListeners.optionsChanged.push(callback); }
+
+function onUiLoaded(callback) {
+    if (uiIsLoaded) {
+        runCallbacks([callback]);
+    } else {
+        uiListeners.loaded.push(callback);
+    }
+}
+
+function onOptionsAvailable(callback) {
+    if (Object.keys(opts).length > 0) {
+        runCallbacks([callback]);
+    } else {
+        uiListeners.optionsAvailable.push(callback);
+    }
+}
+
+function runCallbacks(callbacks, argument) {
+    for (const callback of callbacks) {
+        try {
+            callback(argument);
+        } catch (error) {
+            console.error('error in a callback of the page', callback, error);
+        }
+    }
+}
+
+let uiIsLoaded = false;
+let afterUpdateTimer = null;
+
+function uiChanged(mutations) {
+    if (!uiIsLoaded) makeTabs();
+    if (!uiIsLoaded && document.querySelector('#tabs > .tab-nav') && document.querySelector('#img2img_gallery')) {
+        uiIsLoaded = true;
+        runCallbacks(uiListeners.loaded);
+    }
+    runCallbacks(uiListeners.update, mutations);
+    clearTimeout(afterUpdateTimer);
+    afterUpdateTimer = setTimeout(() => runCallbacks(uiListeners.afterUpdate), 200);
+    const tab = get_uiCurrentTab();
+    if (tab && tab !== uiCurrentTab) {
+        uiCurrentTab = tab;
+        runCallbacks(uiListeners.tabChange);
+    }
+}
+
+function whenParsed(callback) {
+    if (document.readyState === 'loading') {
+        document.addEventListener('DOMContentLoaded', callback);
+    } else {
+        callback();
+    }
+}
+
+whenParsed(() => {
+    new MutationObserver(uiChanged).observe(document.body, {childList: true, subtree: true});
+    fetch('/sdapi/v1/options').then((answer) => answer.json()).then((values) => {
+        opts = values;
+        runCallbacks(uiListeners.optionsAvailable);
+        runCallbacks(uiListeners.optionsChanged);
+    }).catch((error) => console.error('the settings cannot be read', error));
+});
+
+/** Whether an element and everything around it is shown. */
+function uiElementIsVisible(element) {
+    for (let current = element; current && current !== document; current = current.parentNode) {
+        if (getComputedStyle(current).display === 'none') return false;
+    }
+    return true;
+}
+
+function uiElementInSight(element) {
+    const box = element.getBoundingClientRect();
+    return box.bottom > 0 && box.top < window.innerHeight;
+}
+
+/** Tells gradio that a script has changed the value of an input. */
+function updateInput(target) {
+    target.dispatchEvent(new Event('input', {bubbles: true}));
+}
+
+function localSet(key, value) { try { localStorage.setItem(key, value); } catch (error) { /* storage is off */ } }
+function localRemove(key) { try { localStorage.removeItem(key); } catch (error) { /* storage is off */ } }
+function localGet(key, fallback) {
+    try {
+        return localStorage.getItem(key) ?? fallback;
+    } catch (error) {
+        return fallback;
+    }
+}
+
+// -- galleries
+
+function gallery_container_buttons(container) {
+    return document.querySelectorAll(`#${container} .thumbnail-item.thumbnail-small`);
+}
+
+function all_gallery_buttons() {
+    const tab = get_uiCurrentTabContent();
+    if (!tab) return [];
+    return Array.from(tab.querySelectorAll('[id$="_gallery"] .thumbnail-item.thumbnail-small'))
+        .filter((element) => element.parentElement.offsetParent);
+}
+
+function selected_gallery_button() {
+    return all_gallery_buttons().find((element) => element.classList.contains('selected')) ?? null;
+}
+
+function selected_gallery_index() {
+    return all_gallery_buttons().findIndex((element) => element.classList.contains('selected'));
+}
+
+function selected_gallery_index_id(container) {
+    return Array.from(gallery_container_buttons(container)).findIndex((element) => element.classList.contains('selected'));
+}
+
+// -- tabs
+
+function clickTab(tabs, name) {
+    for (const button of document.querySelectorAll(`#${tabs} > .tab-wrapper button[role="tab"]`)) {
+        if (button.textContent.trim() === name) {
+            button.click();
+            return;
+        }
+    }
+}
+
+function switch_to_txt2img(...args) { openTab('tab_txt2img'); return args; }
+function switch_to_img2img(...args) { openTab('tab_img2img'); clickTab('mode_img2img', 'img2img'); return args; }
+function switch_to_inpaint(...args) { openTab('tab_img2img'); clickTab('mode_img2img', 'Inpaint'); return args; }
+
+function get_tab_index(tabs) {
+    const buttons = Array.from(document.querySelectorAll(`#${tabs} > .tab-wrapper button[role="tab"]`));
+    return Math.max(buttons.findIndex((button) => button.getAttribute('aria-selected') === 'true'), 0);
+}
+
+// -- light and dark
+
+function switchTheme() {
+    const dark = document.body.classList.toggle('dark');
+    localSet('steer_theme', dark ? 'dark' : 'light');
+}
+
+onUiLoaded(() => {
+    const wanted = localGet('steer_theme');
+    if (wanted && !new URLSearchParams(location.search).has('__theme')) {
+        document.body.classList.toggle('dark', wanted === 'dark');
+    }
+});
+
+// -- titles of the small buttons
+
+const buttonTitles = {
+    paste: 'Read settings from the infotext in the prompt box, or from the last picture if the box is empty',
+    img2img_paste: 'Read settings from the infotext in the prompt box, or from the last picture if the box is empty',
+    clear_prompt: 'Clear both prompts', res_switch_btn: 'Swap width and height',
+    random_seed: 'Set the seed to -1: another one every time', reuse_seed: 'Take the seed of the selected picture',
+    generate: 'Ctrl+Enter', interrupt: 'Stop now (Esc)', skip: 'Stop this batch and go on with the next (Alt+Enter)',
+    send_to_img2img: 'Send picture and settings to img2img', send_to_inpaint: 'Send picture and settings to inpainting',
+    send_to_txt2img: 'Send the settings to txt2img', refresh_sd_model_checkpoint: 'Look for checkpoints again',
+    steer_theme: 'Light or dark',
+};
+
+onUiLoaded(() => {
+    for (const [name, title] of Object.entries(buttonTitles)) {
+        for (const id of [name, `txt2img_${name}`, `img2img_${name}`]) {
+            const element = document.getElementById(id);
+            if (element) element.title = title;
+        }
+    }
+});

@@ -1,0 +1,85 @@
+"""The tab txt2img."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from modules import infotext_utils, scripts, sd_samplers, sd_schedulers, shared
+from modules.ui_components import FormRow, InputAccordion
+
+from . import paste
+from .defaults import Defaults
+from .parts import Fields, batch_column, output_panel, override_settings, sampler_row, seed_row, size_columns, toprow
+from .tab import Tab
+
+
+def _hires(section: Any) -> Fields:
+    """The controls of Hires. fix; `section` makes the scripts' accordions beside it."""
+    upscalers = [*shared.latent_upscale_modes, *(upscaler.name for upscaler in shared.sd_upscalers)]
+    with gr.Column(elem_id="txt2img_accordions", elem_classes="accordions"):
+        with InputAccordion(False, label="Hires. fix", elem_id="txt2img_hr") as enable:
+            with FormRow(elem_id="txt2img_hires_fix_row1"):
+                upscaler = gr.Dropdown(label="Upscaler", elem_id="txt2img_hr_upscaler", choices=upscalers,
+                                       value=shared.latent_upscale_default_mode, min_width=120)
+                steps = gr.Slider(minimum=0, maximum=150, step=1, label="Hires steps", value=0, elem_id="txt2img_hires_steps",
+                                  min_width=120)
+                strength = gr.Slider(minimum=0.0, maximum=1.0, step=0.01, label="Denoising strength", value=0.7,
+                                     elem_id="txt2img_denoising_strength", min_width=120)
+            with FormRow(elem_id="txt2img_hires_fix_row2"):
+                scale = gr.Slider(minimum=1.0, maximum=4.0, step=0.05, label="Upscale by", value=2.0,
+                                  elem_id="txt2img_hr_scale", min_width=120)
+                resize_x = gr.Slider(minimum=0, maximum=2048, step=8, label="Resize width to", value=0,
+                                     elem_id="txt2img_hr_resize_x", min_width=120)
+                resize_y = gr.Slider(minimum=0, maximum=2048, step=8, label="Resize height to", value=0,
+                                     elem_id="txt2img_hr_resize_y", min_width=120)
+            with FormRow(elem_id="txt2img_hires_fix_row3"):
+                sampler = gr.Dropdown(label="Hires sampling method", elem_id="hr_sampler", value="Use same sampler",
+                                      choices=["Use same sampler", *sd_samplers.visible_sampler_names()], min_width=120)
+                scheduler = gr.Dropdown(label="Hires schedule type", elem_id="hr_scheduler", value="Use same scheduler",
+                                        choices=["Use same scheduler", *(s.label for s in sd_schedulers.schedulers)],
+                                        min_width=120)
+            with FormRow(elem_id="txt2img_hires_fix_row4"):
+                prompt = gr.Textbox(label="Hires prompt", elem_id="hires_prompt", lines=2, min_width=120,
+                                    placeholder="Empty: as in the first pass")
+                negative = gr.Textbox(label="Hires negative prompt", elem_id="hires_neg_prompt", lines=2, min_width=120,
+                                      placeholder="Empty: as in the first pass")
+        section("accordions")
+    return {"enable_hr": enable, "hr_upscaler": upscaler, "hr_second_pass_steps": steps, "denoising_strength": strength,
+            "hr_scale": scale, "hr_resize_x": resize_x, "hr_resize_y": resize_y, "hr_sampler_name": sampler,
+            "hr_scheduler": scheduler, "hr_prompt": prompt, "hr_negative_prompt": negative}
+
+
+def build(defaults: Defaults) -> Tab:
+    """Makes the tab's components inside the current gradio Blocks."""
+    runner = scripts.scripts_txt2img
+    section = runner.setup_ui_for_section
+    top = toprow("txt2img", defaults)
+    with gr.Row(elem_classes="two-columns"):
+        settings = gr.Column(variant="compact", elem_id="txt2img_settings", min_width=320)
+        panel = output_panel("txt2img")
+        with settings:
+            runner.prepare_ui()
+            fields: Fields = {"prompt": top.prompt, "negative_prompt": top.negative_prompt}
+            fields |= sampler_row("txt2img", defaults)
+            section("sampler")
+            with FormRow():
+                fields |= size_columns("txt2img", defaults)
+                fields |= batch_column("txt2img")
+            section("dimensions")
+            fields["cfg_scale"] = gr.Slider(minimum=1.0, maximum=30.0, step=0.5, label="CFG Scale", value=defaults.cfg_scale,
+                                            elem_id="txt2img_cfg_scale")
+            section("cfg")
+            section("checkboxes")
+            fields |= seed_row("txt2img", panel.generation_info, panel.selected)
+            section("seed")
+            fields |= _hires(section)
+            section("batch")
+            fields["override_settings"] = override_settings("txt2img")
+            section("override_settings")
+            with gr.Group(elem_id="txt2img_script_container"):
+                inputs = runner.setup_ui()
+    paste_fields = [*paste.common_fields(fields), *paste.hires_fields(fields), *paste.as_fields(runner.infotext_fields)]
+    infotext_utils.add_paste_fields("txt2img", None, paste_fields, fields["override_settings"])
+    return Tab("txt2img", top, panel, fields, inputs, paste_fields)

@@ -1,0 +1,90 @@
+"""The verb serve: the page and the API."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+import webbrowser
+from pathlib import Path
+
+from standalone.setup.places import ROOT
+from standalone.setup.quiet import stay_local
+
+SHIPPED = ROOT / "models" / "shapes" / "shapes.safetensors"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def data_folder(options: argparse.Namespace) -> Path:
+    """Where settings, outputs and feedback images go."""
+    return Path(options.data_dir).expanduser().resolve() if options.data_dir else ROOT
+
+
+def find_checkpoint(given: Path | None) -> Path:
+    """The checkpoint to load: the one given, the first in a folder of them, or the one that ships. UserError if none."""
+    from standalone.engine.errors import UserError
+
+    path = Path(given).expanduser().resolve() if given is not None else SHIPPED
+    if path.is_dir() and not (path / "unet" / "config.json").is_file():
+        inside = sorted(path.glob("*.safetensors"))
+        if not inside:
+            raise UserError(f"The folder {path.name} has no .safetensors checkpoint in it.")
+        return inside[0]
+    return path
+
+
+def run(options: argparse.Namespace) -> int:
+    """Starts everything and serves until Ctrl+C."""
+    address = "0.0.0.0" if options.listen else "127.0.0.1"
+    data_dir = data_folder(options)
+    stay_local(data_dir)
+    started = time.monotonic()
+    say("Starting ...")
+    import uvicorn
+
+    from standalone import host as standalone_host
+    from standalone.engine.errors import UserError
+    from standalone.engine.job import explain
+
+    try:
+        host = standalone_host.start(checkpoint=find_checkpoint(options.checkpoint), data_dir=data_dir, progress=say)
+        from standalone.page.server import build_app, port_is_free
+
+        if not port_is_free(address, options.port):
+            host.close()
+            print(f"Port {options.port} is in use by another program. Choose another one: --port {options.port + 1}",
+                  file=sys.stderr)
+            return 1
+        app = build_app(host, local_only=not options.listen)
+    except UserError as error:
+        print(str(error), file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(explain(error), file=sys.stderr)
+        return 1
+    url = f"http://127.0.0.1:{options.port}"
+    server = uvicorn.Server(uvicorn.Config(app, host=address, port=options.port, log_level="warning",
+                                           timeout_graceful_shutdown=2))
+    threading.Thread(target=_announce, args=(server, url, options, started), daemon=True).start()
+    try:
+        server.run()
+    finally:
+        host.close()
+    say("Stopped.")
+    return 0
+
+
+def _announce(server: object, url: str, options: argparse.Namespace, started: float) -> None:
+    while not getattr(server, "started", False):
+        if getattr(server, "should_exit", False):
+            return
+        time.sleep(0.05)
+    say(f"The page is at {url} (started in {time.monotonic() - started:.1f} s). Ctrl+C stops it.")
+    if options.listen:
+        say("Other machines reach it, too, and there is no password.")
+    if not options.no_browser:
+        webbrowser.open(url)
