@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import socket
@@ -20,6 +19,15 @@ from .client import Client
 REPO = Path(__file__).resolve().parents[2]
 PACK_NAME = "sd-webui-steer"
 START_TIMEOUT = 300.0
+SETTINGS = {
+    # previews without a model of their own, which the WebUI would try to download
+    "show_progress_type": "Approx cheap",
+    # what single requests override: the WebUI puts an option back only if it was set before
+    "batch_cond_uncond": True,
+    "skip_early_cond": 0.0,
+    "s_min_uncond_all": False,
+    "token_merging_ratio": 0.0,
+}
 NO_REMOTE = "*** Failed reading extension data from Git repository"
 OPTIONS = (
     "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--no-download-sd-model",
@@ -119,8 +127,6 @@ class WebUI:
             link_folder(source, self.data / "extensions" / name)
         vocabulary = REPO / "models" / "clip_bpe"
         model = checkpoints.prepare(self.installation.checkpoint, vocabulary, self.data / "models")
-        # previews without a model of their own, which the WebUI would try to download
-        (self.data / "config.json").write_text(json.dumps({"show_progress_type": "Approx cheap"}), encoding="utf-8")
         port = free_port()
         self.client = Client(f"http://127.0.0.1:{port}")
         command = [str(self.installation.python), "launch.py", *OPTIONS, "--port", str(port)]
@@ -141,6 +147,7 @@ class WebUI:
                 stderr=log,
             )
         self._wait()
+        self.client.post("/sdapi/v1/options", dict(SETTINGS))
 
     def _environment(self) -> dict[str, str]:
         """The server's environment: offline, private temporary files, nothing of the Python that runs the tests."""
@@ -169,7 +176,6 @@ class WebUI:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the WebUI did not start within {START_TIMEOUT:.0f} s:\n{self.log()[-4000:]}")
             time.sleep(0.2)
-        self.client.get("/sdapi/v1/options")  # answers, and on this port
 
     def stop(self) -> None:
         """Ends the server, if it runs, and takes the links out of its data folder."""

@@ -218,7 +218,8 @@ def compare(real: Signature, ours: Signature) -> list[str]:
     problems = []
     count = min(len(real.positional), len(ours.positional))
     if real.positional[:count] != ours.positional[:count]:
-        problems.append(f"takes ({', '.join(ours.positional)}), the WebUI ({', '.join(real.positional)})")
+        i = next(i for i, (one, other) in enumerate(zip(ours.positional, real.positional)) if one != other)
+        problems.append(f"takes {ours.positional[i]} in place {i + 1}, the WebUI {real.positional[i]}")
     elif len(ours.positional) < len(real.positional) and not ours.var_positional:
         problems.append(f"lacks {', '.join(real.positional[count:])}")
     if real.var_positional and not ours.var_positional:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .client import JSON
-from .jobs import BASE, CASES, Runs, feedback, with_fabric
+from .jobs import BASE, CASES, Runs, feedback, generate, with_fabric
 from .server import REPO, WebUI
 
 pytestmark = [
@@ -48,20 +48,23 @@ def test_feedback_changes_every_image(with_pack: WebUI, runs: Runs, case: JSON) 
 def test_a_repeat_is_identical(with_pack: WebUI, runs: Runs, case: JSON) -> None:
     """Another job in between; the second run finds the reference features in the cache, the first may not."""
     first = runs.first(with_pack, liked(case))
-    with_pack.client.generate(with_fabric({**BASE, "seed": 5, "steps": 1}, likes=feedback("purple")))
-    assert with_pack.client.generate(liked(case)).pixels == first.pixels
+    generate(with_pack, with_fabric({**BASE, "seed": 5, "steps": 1}, likes=feedback("purple")))
+    assert generate(with_pack, liked(case)).pixels == first.pixels
 
 
 @CASE
 def test_off_stays_off_after_jobs_with_feedback(with_pack: WebUI, runs: Runs, case: JSON) -> None:
     off = runs.first(with_pack, case)
     runs.first(with_pack, liked(case))
-    assert with_pack.client.generate(case).pixels == off.pixels
+    assert generate(with_pack, case).pixels == off.pixels
 
 
 @CASE
 def test_the_infotext_names_the_feedback(with_pack: WebUI, runs: Runs, case: JSON) -> None:
-    assert all("FABRIC" in text for text in runs.first(with_pack, liked(case)).infotexts)
+    for text in runs.first(with_pack, liked(case)).infotexts:
+        assert "FABRIC likes: " in text
+        assert "FABRIC strength: 0.8" in text
+        assert "FABRIC error" not in text
     assert not any("FABRIC" in text for text in runs.first(with_pack, case).infotexts)
 
 
@@ -119,6 +122,17 @@ def test_the_infotext_alone_gives_the_image_again(with_pack: WebUI, runs: Runs, 
             case, likes=feedback("red") + feedback("orange", weight=0.5), dislikes=feedback("blue"), **settings
         )
         made = runs.first(with_pack, wanted)
-        again = with_pack.client.generate({"infotext": made.infotexts[0]})
+        # the WebUI reads "Use same sampler" out of its own infotext, and then knows no sampler of that name
+        named = {"hr_sampler_name": case["sampler_name"]} if "enable_hr" in case else {}
+        again = generate(with_pack, {"infotext": made.infotexts[0], **named})
         assert again.infotexts == made.infotexts
         assert again.pixels == made.pixels
+
+
+def test_the_global_random_generator_is_left_alone(with_pack: WebUI) -> None:
+    """The job after one with FABRIC, which draws from where that one stopped, is as if it had been without."""
+    following = CASES["img2img"]
+    with_pack.client.generate(BASE)
+    after_plain = with_pack.client.generate(following)
+    with_pack.client.generate(with_fabric(BASE, likes=feedback("teal")))
+    assert with_pack.client.generate(following).pixels == after_plain.pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .client import JSON
-from .jobs import BASE, Runs, feedback, largest_difference, with_fabric
+from .jobs import BASE, Runs, feedback, generate, largest_difference, with_fabric
 from .server import REPO, WebUI
 from .test_fabric import liked, no_error_is_logged  # noqa: F401 (a fixture)
 
@@ -35,7 +35,7 @@ def separately(payload: JSON) -> JSON:
 def test_feedback_acts_and_repeats(with_pack: WebUI, runs: Runs, case: JSON) -> None:
     on = runs.first(with_pack, liked(case))
     assert all(one != other for one, other in zip(on.pixels, runs.first(with_pack, case).pixels))
-    assert with_pack.client.generate(liked(case)).pixels == on.pixels
+    assert generate(with_pack, liked(case)).pixels == on.pixels
 
 
 @LAYOUT
@@ -80,4 +80,4 @@ def test_negative_guidance_minimum_sigma(with_pack: WebUI, runs: Runs, every_ste
     on = runs.first(with_pack, liked(case))
     assert "NGMS" in on.infotexts[0]
     assert on.pixels != runs.first(with_pack, case).pixels
-    assert with_pack.client.generate(liked(case)).pixels == on.pixels
+    assert generate(with_pack, liked(case)).pixels == on.pixels
