@@ -30,8 +30,8 @@ def create_infotext(
 ) -> str:
     """The infotext of the image number `index` of the given lists.
 
-    Entries of `p.extra_generation_params` may be text, a list with an entry per image, or a function, called with what is
-    known here (p, index, prompt_text, negative_prompt ...); None leaves an entry out.
+    Entries of `p.extra_generation_params` may be text, a list with an entry per image, or a function, called with what
+    is known here (p, index, prompt_text, negative_prompt ...); None leaves an entry out.
     """
     if use_main_prompt:
         index = 0
