@@ -15,7 +15,8 @@
     const ANSWER_TIMEOUT_MS = 60000;
     const LARGEST_UPLOAD = 6 * 2 ** 20; // bytes; hosts cut off messages beyond 16 MB
     const LARGEST_SIDE = 2048; // pixels, when a larger upload has to be made smaller
-    const SMALLEST_PICTURE = 40; // pixels on the screen; anything smaller gets no buttons
+    const SMALLEST_PICTURE = 20; // pixels on the screen; anything smaller gets no buttons
+    const TINY_PICTURE = 70; // below this width, the buttons float above the picture while it is pointed at
 
     const tabs = {};
     for (const name of ["txt2img", "img2img"]) {
@@ -212,10 +213,12 @@
                 layer.appendChild(tab.marks.get(image));
             }
             const bar = tab.marks.get(image);
-            bar.classList.toggle("fabric-small", box.width < 130);
-            bar.style.left = `${box.left - frame.left}px`;
-            bar.style.top = `${box.bottom - frame.top}px`;
-            bar.style.width = `${box.width}px`;
+            const tiny = box.width < TINY_PICTURE;
+            bar.classList.toggle("fabric-tiny", tiny);
+            bar.classList.toggle("fabric-show", tiny && pointedAt !== null && (holds(pointedAt, image) || bar.contains(pointedAt)));
+            bar.classList.toggle("fabric-small", !tiny && box.width < 130);
+            bar.style.left = `${(tiny ? box.left + box.width / 2 : box.left) - frame.left}px`;
+            bar.style.top = `${(tiny ? box.top : box.bottom) - frame.top}px`;
             for (const button of bar.children) {
                 const kind = button.dataset.fabricKind;
                 const marked = lists[kind].includes(tab.ids.get(image.src));
@@ -242,7 +245,13 @@
         new ResizeObserver(schedule).observe(gallery);
     }
 
+    /** Whether the element is the picture or the button that it fills. */
+    function holds(element, image) {
+        return element === image || (element.contains(image) && element.querySelectorAll("img").length === 1);
+    }
+
     let scheduled = false;
+    let pointedAt = null;
 
     function schedule() {
         if (scheduled) return;
@@ -338,7 +347,11 @@
     /* ---- start ---- */
 
     for (const name of ["scroll", "resize"]) window.addEventListener(name, schedule, {capture: true, passive: true});
-    for (const name of ["pointerover", "focusin", "transitionend"]) document.addEventListener(name, schedule, {passive: true});
+    for (const name of ["focusin", "transitionend"]) document.addEventListener(name, schedule, {passive: true});
+    document.addEventListener("pointerover", event => {
+        pointedAt = event.target;
+        schedule();
+    }, {passive: true});
     if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(schedule);
     else new MutationObserver(schedule).observe(document.documentElement, {childList: true, subtree: true});
     schedule();

@@ -116,7 +116,8 @@ class FabricScript(scripts.Script):
             listen(component.change, handlers.board, [likes, dislikes], [board])
         for component in (*controls, steps):
             listen(component.change, handlers.describe, [*controls, steps], [status])
-        listen(inbox.input, handlers.receive, [inbox, likes, dislikes], [enabled, likes, dislikes, inbox, outbox])
+        # not "input": gradio 6 raises that at key strokes only
+        listen(inbox.change, handlers.receive, [inbox, likes, dislikes], [enabled, likes, dislikes, inbox, outbox])
         listen(load.click, handlers.load_preset, [preset], [*controls, status])
         listen(save.click, handlers.save_preset, [preset, *controls], [preset, status])
         listen(delete.click, handlers.delete_preset, [preset], [preset, status])

@@ -69,7 +69,7 @@ def _panel(name: str, line: str, store: ImageStore) -> str:
         f'<header><span class="fabric-title">{emoji} {title}{count} <small>{meaning}</small></span>'
         f'<span class="fabric-tools">'
         f'<label class="fabric-upload" title="Add pictures from your computer. You can also drop or paste them here.">'
-        f'＋ Add<input type="file" accept="image/*" multiple aria-label="Add pictures to {title}"></label>{clear}</span></header>'
+        f'+ Add<input type="file" accept="image/*" multiple aria-label="Add pictures to {title}"></label>{clear}</span></header>'
         f'<div class="fabric-cards">{cards}</div>' + ("" if images else f'<p class="fabric-empty">{_EMPTY[name]}</p>') + "</section>"
     )
 
@@ -85,7 +85,7 @@ def _card(name: str, position: int, image: FeedbackImage, store: ImageStore) -> 
     return (
         f'<figure class="fabric-card{off}" data-fabric-id="{image.image_id}">{picture}'
         f'<button type="button" class="fabric-remove" title="Remove from this list" aria-label="Remove {name[:-1]} {position}">✕</button>'
-        f'<label class="fabric-weight" title="Weight: how much this picture counts against the others, 0 to {MAX_WEIGHT:g}">×'
+        f'<label class="fabric-weight" title="Weight: how much this picture counts against the others, 0 to {MAX_WEIGHT:g}">weight'
         f'<input type="number" min="0" max="{MAX_WEIGHT:g}" step="0.1" value="{image.weight:g}" '
         f'aria-label="Weight of {name[:-1]} {position}"></label></figure>'
     )

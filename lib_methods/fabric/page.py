@@ -44,7 +44,9 @@ class PageHandlers:
 
     def receive(self, message: str, likes: str, dislikes: str) -> list[Any]:
         """A message of the browser; returns enabled, likes, dislikes, inbox and outbox. A new picture switches FABRIC on."""
-        outcome = answer_message(message or "", likes or "", dislikes or "", self.store)
+        if not message:  # the inbox has just been emptied
+            return [gr.update() for _ in range(5)]
+        outcome = answer_message(message, likes or "", dislikes or "", self.store)
         enabled = gr.update(value=True) if outcome.added else gr.update()
         return [enabled, outcome.likes, outcome.dislikes, "", outcome.answer]
 
