@@ -92,7 +92,11 @@ def apply_emphasis(hidden: torch.Tensor, weights: torch.Tensor, mode: str) -> to
     if mode in ("None", "Ignore") or bool((weights == 1).all()):
         return hidden
     scaled = hidden * weights.to(hidden).unsqueeze(-1)
-    return scaled if mode == "No norm" else scaled * (hidden.mean() / scaled.mean())
+    mean = scaled.mean()
+    # an untrained final norm has mean 0, give or take rounding, and nothing to restore
+    if mode == "No norm" or bool(mean.abs() < 1e-5 * scaled.std()):
+        return scaled
+    return scaled * (hidden.mean() / mean)
 
 
 class TextEncoder(nn.Module):

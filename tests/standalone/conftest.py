@@ -15,7 +15,7 @@ from . import tiny
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes tiny checkpoints once: `checkpoints("sd1")`, `checkpoints("sd1", folder=True)`, `checkpoints("sd1", in_channels=9)`."""
+    """Writes tiny checkpoints, each once: `checkpoints("sd1")`, with `folder=True`, with `in_channels=9` ..."""
     root = tmp_path_factory.mktemp("checkpoints")
 
     def get(family: str, *, folder: bool = False, **kwargs: Any) -> Path:
@@ -43,11 +43,24 @@ class Running:
         """A job that is not run: small, with a fixed seed, without files. The caller closes it."""
         from modules import processing, scripts
 
-        cls = processing.StableDiffusionProcessingImg2Img if kind == "img2img" else processing.StableDiffusionProcessingTxt2Img
+        cls = (
+            processing.StableDiffusionProcessingImg2Img
+            if kind == "img2img"
+            else processing.StableDiffusionProcessingTxt2Img
+        )
         base: dict[str, Any] = {
-            "prompt": "a red circle", "negative_prompt": "grey", "seed": 1, "steps": 3, "sampler_name": "Euler", "cfg_scale": 3.0,
-            "width": 64, "height": 64, "do_not_save_samples": True, "do_not_save_grid": True,
-            "outpath_samples": str(self.output), "outpath_grids": str(self.output),
+            "prompt": "a red circle",
+            "negative_prompt": "grey",
+            "seed": 1,
+            "steps": 3,
+            "sampler_name": "Euler",
+            "cfg_scale": 3.0,
+            "width": 64,
+            "height": 64,
+            "do_not_save_samples": True,
+            "do_not_save_grid": True,
+            "outpath_samples": str(self.output),
+            "outpath_grids": str(self.output),
         }
         p = cls(**{**base, **fields})
         runner = scripts.runner_of(kind == "img2img")
@@ -69,6 +82,7 @@ class Running:
     def latents(self, kind: str = "txt2img", **fields: Any) -> Any:
         """Runs a job; the latents that its last sampling gave, a tensor (B, C, h, w)."""
         import torch
+
         from modules import sd_samplers_common
         from modules.processing import process_images
 

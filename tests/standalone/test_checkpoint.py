@@ -202,7 +202,9 @@ REFUSED = {
     "a missing weight": (lambda s: s.pop("model.diffusion_model.time_embed.0.weight"), "1 weights are missing"),
     "SD3": (lambda s: s.update({"model.diffusion_model.joint_blocks.0.x": torch.zeros(1)}), "Stable Diffusion 3"),
     "a short vocabulary": (
-        lambda s: s.update({(k := "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"): s[k][:99].clone()}),
+        lambda s: s.update(
+            {(k := "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"): s[k][:99].clone()}
+        ),
         "99 tokens",
     ),
 }

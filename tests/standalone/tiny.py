@@ -50,6 +50,8 @@ def _text(gelu: bool, *, layers: int = 2, projection: bool = False) -> Any:
     for name, parameter in model.named_parameters():
         if "norm" not in name:
             torch.nn.init.normal_(parameter, std=0.2)  # transformers' own start is so small that prompts hardly differ
+        elif name.endswith("final_layer_norm.bias"):
+            torch.nn.init.constant_(parameter, 0.3)  # as in trained encoders, the output has a mean
     return model.eval()
 
 
