@@ -68,7 +68,8 @@ def generate(server: WebUI, payload: JSON) -> Generation:
     it; so a job that is always the same goes before.
     """
     if "init_images" in payload:
-        server.client.generate({**BASE, "steps": 1, "width": 64, "height": 64})
+        before = {"init_images": [picture("gray")], "denoising_strength": 0.5, "steps": 1, "width": 64, "height": 64}
+        server.client.generate({**BASE, **before})
     return server.client.generate(payload)
 
 
