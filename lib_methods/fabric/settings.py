@@ -42,11 +42,13 @@ class FabricSettings:
         negative_weight: strength of the dislikes as a share of the likes' strength, 0 to 4.
     To tinker with:
         min_strength: the strength outside of [start, end].
-        weighting: "shared" gives all images together one budget of attention, whatever their number; "as published" gives every
+        weighting: "shared" gives all images together one budget of attention, whatever their number; "as published"
+        gives every
             token of every image the full strength, as the paper and the first extension do.
         colour_correction: keep the spread of the attention's output, so that colours do not get duller.
         detail: "half" pools the feedback images' tokens 2x2, which is faster.
-        hires: in the second pass of Hires.fix "off", "reuse" the features of the first pass's size, or "re-encode" at the new size.
+        hires: in the second pass of Hires.fix "off", "reuse" the features of the first pass's size, or "re-encode" at
+        the new size.
         hires_strength: factor on the strength in the second pass, 0 to 4.
         cache_limit_mb: memory for cached reference features in MiB; 0 keeps them for one denoiser call only.
         seed: added to the noise seed of every feedback image.
@@ -78,7 +80,9 @@ class FabricSettings:
         _number("Hires strength", self.hires_strength, 0.0, MAX_STRENGTH)
         _number("Cache limit", self.cache_limit_mb, 0, 1_000_000)
         if self.start > self.end:
-            raise SettingsError(f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them.")
+            raise SettingsError(
+                f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."
+            )
         _choice("Weighting", self.weighting, WEIGHTINGS)
         _choice("Detail", self.detail, DETAILS)
         _choice("Hires.fix", self.hires, HIRES_MODES)

@@ -1,0 +1,73 @@
+"""The self-attention layers of a UNet, described alike for `ldm`, `sgm`, `ldm_patched`, `backend.nn` and diffusers.
+
+All of them keep the same furniture: a transformer block with `attn1` (self) and `attn2` (cross), each with `to_q`,
+`to_k`, `to_v`, `to_out` and `heads`. They are told by that furniture and the class name of the block, so no codebase
+is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+_BLOCK = "BasicTransformerBlock"
+_PARTS = ("to_q", "to_k", "to_v", "to_out", "heads")
+# diffusers' Attention can carry these between projection and product; no Stable Diffusion UNet uses them
+_UNUSUAL = ("norm_q", "norm_k", "group_norm", "spatial_norm", "add_k_proj")
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """One self-attention layer.
+
+    name: its path in the UNet. module: the layer itself, whose `forward` takes hidden states of shape (rows, tokens,
+    channels).
+    """
+
+    name: str
+    module: nn.Module
+
+    @property
+    def heads(self) -> int:
+        return int(cast(int, self.module.heads))
+
+    def project(self, hidden: Tensor, which: str) -> Tensor:
+        """Project (rows, tokens, channels) with "q", "k" or "v" and split into heads: (rows, heads, tokens, head
+        channels)."""
+        projected: Tensor = getattr(self.module, f"to_{which}")(hidden)
+        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def output(self, attended: Tensor) -> Tensor:
+        """Join the heads of (rows, heads, tokens, head channels) and apply the output projection: (rows, tokens,
+        channels)."""
+        joined = attended.transpose(1, 2).flatten(2)
+        to_out = self.module.to_out
+        if isinstance(to_out, nn.ModuleList):  # diffusers: a list of linear layer and dropout
+            for part in to_out:
+                joined = part(joined)
+        else:
+            joined = cast(nn.Module, to_out)(joined)
+        return joined / float(getattr(self.module, "rescale_output_factor", 1.0))
+
+
+def self_attentions(unet: nn.Module) -> Sequence[SelfAttention]:
+    """All self-attention layers of a UNet in the order of its modules.
+
+    Blocks whose first attention looks at the prompt (`disable_self_attn`, `only_cross_attention`) are left out, as
+    are layers with parts between projection and attention that no Stable Diffusion UNet has.
+    """
+    found = []
+    for name, block in unet.named_modules():
+        if type(block).__name__ != _BLOCK or not hasattr(block, "attn1"):
+            continue
+        if getattr(block, "disable_self_attn", False) or getattr(block, "only_cross_attention", False):
+            continue
+        layer = cast(nn.Module, block.attn1)
+        if all(hasattr(layer, part) for part in _PARTS) and all(
+            getattr(layer, part, None) is None for part in _UNUSUAL
+        ):
+            found.append(SelfAttention(f"{name}.attn1", layer))
+    return found

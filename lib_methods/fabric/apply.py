@@ -1,0 +1,175 @@
+"""Apply FABRIC to one sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lib_methods.attention import SelfAttention, intercept, self_attentions
+from lib_methods.attention.intercept import Original
+from lib_methods.denoiser import DenoiserCall, Role, Row, Sampling, Unsupported
+from lib_methods.fabric.attention import attention_with_lse, match_spread, merge, reference_attention
+from lib_methods.fabric.cache import FeatureCache, Features
+from lib_methods.fabric.images import crop_to_fill, image_seed, to_tensor
+from lib_methods.fabric.reference import References
+from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from lib_methods.fabric.weights import log_weights
+
+SHARED_CACHE = FeatureCache()  # one for both tabs: features are worth keeping from one Generate click to the next
+
+
+def attach(
+    sampling: Sampling,
+    settings: FabricSettings,
+    load_image: Callable[[str], Image.Image],
+    cache: FeatureCache = SHARED_CACHE,
+) -> bool:
+    """Let FABRIC guide a sampling; returns whether it will do anything.
+
+    Encodes the feedback images here, before the sampler starts, so that hosts which keep only one model on the device
+    do not have to swap in every step. `load_image` maps an image's hash to the picture and raises a sentence for the
+    user if it is not there.
+
+    Raises `Unsupported` when the model has no self-attention that can be reached.
+    """
+    if sampling.is_hires:
+        settings = settings.for_hires()
+    if not settings.active:
+        return False
+    layers = self_attentions(sampling.unet)
+    if not layers:
+        raise Unsupported("FABRIC cannot be used with this model: no self-attention layers were found in its UNet.")
+    cache.use_model(sampling.checkpoint_key())
+    reuse = sampling.is_hires and settings.hires == "reuse"
+    height, width = sampling.first_latent_size if reuse else sampling.latent_size
+    ids = sorted({image.image_id for image in (*settings.likes, *settings.dislikes)})
+    sampling.prepare()
+    latents = torch.cat([_latent(sampling, i, height, width, load_image, cache) for i in ids])
+    references = References.of(ids, latents, settings.seed, settings.detail == "half")
+    sampling.add_hook(FabricHook(sampling, settings, references, cache))
+    return True
+
+
+def _latent(
+    sampling: Sampling,
+    image_id: str,
+    height: int,
+    width: int,
+    load_image: Callable[[str], Image.Image],
+    cache: FeatureCache,
+) -> Tensor:
+    key = (sampling.model_key(), image_id, height, width)
+    latent = cache.get_latent(key)
+    if latent is None:
+        side = sampling.pixels_per_latent
+        pixels = to_tensor(crop_to_fill(load_image(image_id), width * side, height * side))[None]
+        latent = sampling.encode(pixels, [image_seed(image_id, 0, "encode")])
+        if not torch.isfinite(latent).all():
+            raise Unsupported(
+                "The VAE gave NaN for a feedback image. Start the WebUI with --no-half-vae, or choose another VAE."
+            )
+        cache.put_latent(key, latent)
+    return latent
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The feedback for one half of the guidance: which rows of the reference features, and the images they belong
+    to."""
+
+    positions: tuple[int, ...]
+    images: tuple[FeedbackImage, ...]
+    strength: float
+
+
+class FabricHook:
+    """FABRIC's part in one sampling. Leaves nothing on the model between two denoiser calls."""
+
+    def __init__(
+        self, sampling: Sampling, settings: FabricSettings, references: References, cache: FeatureCache
+    ) -> None:
+        self.sampling, self.settings, self.references, self.cache = sampling, settings, references, cache
+
+    @contextmanager
+    def around(self, call: DenoiserCall) -> Iterator[None]:
+        """Within the block, self-attention sees the feedback: likes in cond rows, dislikes in uncond rows."""
+        groups = self._groups(call)
+        if not groups:
+            yield
+            return
+        layers = self_attentions(self.sampling.unet)
+        limit = self.settings.cache_limit_mb << 20
+        features = self.references.features(self.sampling, layers, call.level, self.cache, limit)
+        with intercept((layer.module, self._reader(layer, call, groups, features)) for layer in layers):
+            yield
+
+    def _groups(self, call: DenoiserCall) -> dict[Role, _Group]:
+        settings = self.settings
+        strength = settings.strength_at(call.step, self.sampling.steps)
+        halves = {
+            Role.COND: (settings.likes, strength),
+            Role.UNCOND: (settings.dislikes, strength * settings.negative_weight),
+        }
+        present = {row.role for row in call.rows}
+        groups = {}
+        for role, (images, weight) in halves.items():
+            counted = tuple(image for image in images if image.weight > 0)
+            if role in present and counted and weight > 0:
+                positions = tuple(self.references.ids.index(image.image_id) for image in counted)
+                groups[role] = _Group(positions, counted, weight)
+        return groups
+
+    def _reader(self, layer: SelfAttention, call: DenoiserCall, groups: dict[Role, _Group], features: Features) -> Any:
+        def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+            rows = call.current_rows
+            foreign = any(
+                value is not None for value in (*args, *kwargs.values())
+            )  # a mask or context: not plain self-attention
+            if foreign or len(rows) != hidden.shape[0] or not any(row.role in groups for row in rows):
+                return original(hidden, *args, **kwargs)
+            query, key, value = (layer.project(hidden, which) for which in "qkv")
+            own, own_lse = attention_with_lse(query, key, value)
+            out = own.clone()
+            for role, group in groups.items():
+                chosen = _positions(rows, role)
+                if chosen is not None:
+                    out[chosen] = self._attend(layer, group, features, query[chosen], own[chosen], own_lse[chosen])
+            return layer.output(out)
+
+        return read
+
+    def _attend(
+        self, layer: SelfAttention, group: _Group, features: Features, query: Tensor, own: Tensor, own_lse: Tensor
+    ) -> Tensor:
+        stored = features.hidden[layer.name]
+        reference = stored if group.positions == tuple(range(len(stored))) else stored[list(group.positions)]
+        reference = reference.to(query.device, non_blocking=True)
+        weights = log_weights(
+            group.images,
+            group.strength,
+            shared=self.settings.weighting == "shared",
+            own_tokens=query.shape[2],
+            stored_tokens=stored.shape[1],
+            full_tokens=features.full_tokens[layer.name],
+        )
+        key, value = layer.project(reference, "k"), layer.project(reference, "v")
+        seen, seen_lse = reference_attention(query, key.to(query.dtype), value.to(query.dtype), weights)
+        merged, _ = merge(own, own_lse, seen, seen_lse)
+        return match_spread(merged, own) if self.settings.colour_correction else merged
+
+
+def _positions(rows: Sequence[Row], role: Role) -> slice | Tensor | None:
+    """The rows of a role in the running batch; a slice where they are neighbours, which they are in every known
+    host."""
+    found = [i for i, row in enumerate(rows) if row.role is role]
+    if not found:
+        return None
+    if found[-1] - found[0] + 1 == len(found):
+        return slice(found[0], found[-1] + 1)
+    return torch.tensor(found)

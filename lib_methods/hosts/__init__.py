@@ -1,0 +1,31 @@
+"""One adapter per host family. Each builds the seam of `lib_methods.denoiser` from what the host hands to a script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lib_methods.denoiser import Sampling, Unsupported
+
+__all__ = ["Unsupported", "sampling_of"]
+
+
+def sampling_of(p: Any, latent: Tensor | None = None) -> Sampling:
+    """The seam for the sampling that is about to start.
+
+    p: the host's `StableDiffusionProcessing`, in `process_before_every_sampling`. latent: the `x` handed to that
+    method, shape (batch, 4, h, w). Hosts are told apart by what their model can do, not by name.
+
+    Raises `Unsupported` with a sentence for the user.
+    """
+    if hasattr(p.sd_model, "forge_objects"):
+        from lib_methods.hosts.forge import ForgeSampling
+
+        return ForgeSampling(p, latent)
+    sampler = getattr(p, "sampler", None)
+    if not hasattr(sampler, "model_wrap_cfg"):
+        raise Unsupported("This WebUI's sampler has no denoiser that the extension knows how to reach.")
+    from lib_methods.hosts.a1111 import A1111Sampling
+
+    return A1111Sampling(p, latent)

@@ -1,0 +1,252 @@
+"""The seam for AUTOMATIC1111's WebUI, and for the standalone host, which keeps the same names.
+
+Per sampling the host has a `CFGDenoiser` (`p.sampler.model_wrap_cfg`). Its `forward` builds the UNet's batch as
+`[cond rows, several per image under AND | uncond rows | for 8-channel models uncond rows without image]` and runs it
+at once or in slices, always in that order. So rows are known by counting how many have gone through the UNet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib_methods.attention import without_overrides
+from lib_methods.denoiser import Hook, Role, Row, Unsupported
+
+_SEAM = "_steer_seam"
+
+
+class A1111Call:
+    """One call of the host's `CFGDenoiser.forward`."""
+
+    def __init__(self, denoiser: Any, level: Tensor, rows: tuple[Row, ...]) -> None:
+        self.rows, self.level = rows, level.detach().flatten()[:1]
+        self.step = denoiser_step(denoiser)
+        self.current_rows: tuple[Row, ...] = ()
+        self.paused = False
+        self._done = 0
+
+    def enter_unet(self, batch: int) -> None:
+        """The UNet starts on the next `batch` rows."""
+        if not self.paused:
+            self.current_rows = self.rows[self._done : self._done + batch]
+            self._done += batch
+
+    def leave_unet(self) -> None:
+        """The UNet is done with its rows."""
+        if not self.paused:
+            self.current_rows = ()
+
+
+def denoiser_step(denoiser: Any) -> int:
+    """The sampling step; the host counts denoiser calls, of which second-order samplers make two a step."""
+    calls, steps = denoiser.total_steps or denoiser.steps or 1, denoiser.steps or 1
+    return min(int(denoiser.step * steps / max(1, calls)), steps - 1)
+
+
+class _Seam:
+    """What is put in front of one denoiser's `forward`. Lives and dies with that denoiser, which the host makes anew
+    per sampling."""
+
+    def __init__(self, denoiser: Any, unet: Callable[[], nn.Module]) -> None:
+        self.denoiser, self.unet = denoiser, unet
+        self.original = denoiser.forward
+        self.hooks: dict[type, Hook] = {}
+        self.call: A1111Call | None = None
+        denoiser.forward = self.forward
+
+    def forward(self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Any:
+        call = A1111Call(self.denoiser, sigma, self._rows(cond, len(x)))
+        unet = self.unet()
+        self.call = call
+        entering = unet.register_forward_pre_hook(lambda _, inputs: call.enter_unet(len(inputs[0])) if inputs else None)
+        leaving = unet.register_forward_hook(lambda *_: call.leave_unet())
+        try:
+            with ExitStack() as stack:
+                for hook in self.hooks.values():
+                    stack.enter_context(hook.around(call))
+                return self.original(x, sigma, uncond, cond, *args, **kwargs)
+        finally:
+            self.call = None
+            entering.remove()
+            leaving.remove()
+
+    def _rows(self, cond: Any, batch: int) -> tuple[Row, ...]:
+        repeats = [len(parts) for parts in cond.batch]
+        rows = [Row(Role.COND, image) for image, count in enumerate(repeats) for _ in range(count)]
+        uncond = [Row(Role.UNCOND, image) for image in range(batch)]
+        denoiser = self.denoiser
+        edits = (
+            getattr(denoiser.p.sd_model, "cond_stage_key", None) == "edit" if getattr(denoiser, "p", None) else False
+        )
+        if edits and getattr(denoiser, "image_cfg_scale", None) not in (None, 1.0):
+            return (*rows, *uncond, *uncond)
+        return (*rows, *uncond)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block, runs of the UNet are not counted as rows of the call."""
+        call = self.call
+        if call is not None:
+            call.paused = True
+        try:
+            yield
+        finally:
+            if call is not None:
+                call.paused = False
+
+
+class A1111Sampling:
+    """A pass of the sampler in AUTOMATIC1111's WebUI or the standalone host. Implements
+    `lib_methods.denoiser.Sampling`."""
+
+    latent_channels = 4
+    pixels_per_latent = 8
+
+    def __init__(self, p: Any, latent: Tensor | None) -> None:
+        self.p = p
+        self.is_hires = bool(getattr(p, "is_hr_pass", False))
+        self.first_latent_size = (int(p.height) // 8, int(p.width) // 8)
+        self.latent_size = self.first_latent_size if latent is None else (int(latent.shape[2]), int(latent.shape[3]))
+        self._latent = latent
+        self._empty: Any = None
+        self._no_image: Tensor | None = None
+
+    @property
+    def _denoiser(self) -> Any:
+        return self.p.sampler.model_wrap_cfg
+
+    @property
+    def _seam(self) -> _Seam:
+        denoiser = self._denoiser
+        seam = denoiser.__dict__.get(_SEAM)
+        if seam is None:
+            seam = denoiser.__dict__[_SEAM] = _Seam(denoiser, lambda: self.unet)
+        return seam
+
+    @property
+    def steps(self) -> int:
+        return int(self._denoiser.steps or self.p.steps)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._latent.device if self._latent is not None else self.p.sd_model.device)
+
+    @property
+    def unet(self) -> nn.Module:
+        unet = self.p.sd_model.model.diffusion_model
+        if not isinstance(unet, nn.Module):
+            raise Unsupported("This model's UNet is not a PyTorch module, so its attention cannot be reached.")
+        return unet
+
+    def checkpoint_key(self) -> Hashable:
+        info = getattr(self.p.sd_model, "sd_checkpoint_info", None)
+        return tuple(str(getattr(info, name, "")) for name in ("sha256", "filename", "title"))
+
+    def model_key(self) -> Hashable:
+        shared = sys.modules.get("modules.shared")
+        names = ("CLIP_stop_at_last_layers", "sd_vae", "sd_unet", "upcast_attn", "fp8_storage")
+        options = tuple(str(getattr(getattr(shared, "opts", None), name, "")) for name in names)
+        merging = (
+            self.p.get_token_merging_ratio(for_hr=self.is_hires) if hasattr(self.p, "get_token_merging_ratio") else 0
+        )
+        dtype = next(self.unet.parameters()).dtype
+        return (self.checkpoint_key(), _loaded_networks(), options, merging, str(dtype), str(self.device))
+
+    def encode(self, images: Tensor, seeds: list[int]) -> Tensor:
+        from modules import devices
+
+        model = self.p.sd_model
+        latents = []
+        for image, seed in zip(images, seeds):
+            pixels = image[None].to(devices.device, devices.dtype_vae)
+            # some of the hosts' autoencoders draw from the global generator: give them ours, and give theirs back
+            with torch.random.fork_rng(devices=[pixels.device] if pixels.is_cuda else []), torch.no_grad():
+                torch.manual_seed(seed)
+                latents.append(model.get_first_stage_encoding(model.encode_first_stage(pixels)))
+        encoded = torch.cat(latents).to(self.device)
+        return encoded if self._latent is None else encoded.to(self._latent.dtype)
+
+    def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        alphas = getattr(self._denoiser, "alphas", None)
+        if alphas is None:  # k-diffusion: the model takes latents plus sigma times noise
+            return latents + noise * level.to(latents)
+        alpha = alphas[int(level.item())].to(latents)  # timestep samplers: the variance stays one
+        return latents * alpha.sqrt() + noise * (1 - alpha).sqrt()
+
+    def run_unet(self, noisy: Tensor, level: Tensor) -> None:
+        count = len(noisy)
+        cond = self._empty_cond(count, noisy)
+        denoiser = self._denoiser
+        with self._seam.paused(), without_overrides(self.unet), torch.no_grad():
+            denoiser.inner_model(noisy, level.to(noisy.device).expand(count), cond=cond)
+
+    def add_hook(self, hook: Hook) -> None:
+        self._seam.hooks[type(hook)] = hook
+
+    def prepare(self) -> None:
+        """Compute the empty prompt and the "no image" condition now, so that no other model is needed while the
+        sampler runs."""
+        self._empty_conditioning()
+        if self._extra_channels() == 5:
+            self._gray_image()
+
+    def _empty_conditioning(self) -> Any:
+        if self._empty is None:
+            from modules import prompt_parser
+
+            pixels = [side * self.pixels_per_latent for side in self.latent_size]
+            prompt = prompt_parser.SdConditioning([""], is_negative_prompt=False, width=pixels[1], height=pixels[0])
+            with torch.no_grad():
+                self._empty = self.p.sd_model.get_learned_conditioning(prompt)
+        return self._empty
+
+    def _empty_cond(self, count: int, like: Tensor) -> dict[str, Any]:
+        empty = self._empty_conditioning()
+        key = getattr(self.p.sd_model.model, "conditioning_key", None)
+        if key == "crossattn-adm":
+            channels = 2 * self.p.sd_model.noise_augmentor.time_embed.dim
+            return {"c_crossattn": [_repeat(empty, count)], "c_adm": like.new_zeros(count, channels)}
+        concat = {"c_concat": [self._concat(count, like)]}
+        if isinstance(empty, dict):
+            return {**{name: _repeat(value, count) for name, value in empty.items()}, **concat}
+        return {"c_crossattn": [_repeat(empty, count)], **concat}
+
+    def _extra_channels(self) -> int:
+        config = getattr(self.unet, "config", None)
+        channels: Any = getattr(self.unet, "in_channels", None) or getattr(config, "in_channels", self.latent_channels)
+        return int(channels) - self.latent_channels
+
+    def _concat(self, count: int, like: Tensor) -> Tensor:
+        """What goes beside the latents of reference rows: nothing; for inpainting "repaint all of it"; for ip2p "no
+        image"."""
+        height, width = like.shape[2:]
+        extra = self._extra_channels()
+        if extra <= 0:
+            return like.new_zeros(count, 5, 1, 1)  # the host hands over this placeholder, too
+        if extra == 5:
+            gray = torch.nn.functional.interpolate(self._gray_image().to(like), size=(height, width))
+            return torch.cat([like.new_ones(1, 1, height, width), gray], 1).expand(count, -1, -1, -1)
+        return like.new_zeros(count, extra, height, width)
+
+    def _gray_image(self) -> Tensor:
+        if self._no_image is None:
+            sides = [side * self.pixels_per_latent for side in self.latent_size]
+            self._no_image = self.encode(torch.zeros(1, 3, *sides), [0])
+        return self._no_image
+
+
+def _repeat(conditioning: Tensor, count: int) -> Tensor:
+    return conditioning.expand(count, *conditioning.shape[1:])
+
+
+def _loaded_networks() -> Hashable:
+    """Names and strengths of the LoRAs that the host's own extension has merged into the model."""
+    loaded = getattr(sys.modules.get("networks"), "loaded_networks", None) or []
+    fields = ("name", "te_multiplier", "unet_multiplier", "dyn_dim")
+    return tuple(tuple(str(getattr(network, field, "")) for field in fields) for network in loaded)

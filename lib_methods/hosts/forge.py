@@ -1,0 +1,105 @@
+"""The seam for Forge and the forks that share its backend.
+
+Forge runs the UNet through `model_options["model_function_wrapper"]`, which gets the rows' roles as `cond_or_uncond`:
+0 for cond, 1 for uncond, each entry a block of rows, one per image. The wrapper is set on a clone of the host's UNet
+patcher, so nothing stays behind when the sampling ends. Sigmas are handed over unscaled for every sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib_methods.attention import without_overrides
+from lib_methods.denoiser import Hook, Role, Row
+from lib_methods.hosts.a1111 import A1111Sampling, denoiser_step
+
+_WRAPPER = "model_function_wrapper"
+
+
+class ForgeCall:
+    """One run of Forge's UNet; a denoiser call is one or several of them, each with its own rows."""
+
+    def __init__(self, rows: tuple[Row, ...], level: Tensor, step: int) -> None:
+        self.rows = self.current_rows = rows
+        self.level, self.step = level.detach().flatten()[:1], step
+
+
+class ForgeSampling(A1111Sampling):
+    """A pass of the sampler in Forge. Implements `lib_methods.denoiser.Sampling`."""
+
+    def __init__(self, p: Any, latent: Tensor | None) -> None:
+        super().__init__(p, latent)
+        self._hooks: dict[type, Hook] = {}
+        self._apply: Callable[..., Tensor] | None = None
+
+    @property
+    def unet(self) -> nn.Module:
+        return self.p.sd_model.forge_objects.unet.model.diffusion_model
+
+    def add_hook(self, hook: Hook) -> None:
+        """Forge calls `process_before_every_sampling` twice for Hires.fix: the last hook of a class is the one that
+        counts."""
+        current = self.p.sd_model.forge_objects.unet
+        installed = getattr(current.model_options.get(_WRAPPER), "steer_sampling", None)
+        if isinstance(installed, ForgeSampling) and installed.p is self.p and installed.is_hires == self.is_hires:
+            installed._hooks[type(hook)] = hook
+            return
+        self._hooks[type(hook)] = hook
+        patched = current.clone()
+        before = patched.model_options.get(_WRAPPER)
+        if hasattr(
+            before, "steer_sampling"
+        ):  # the first pass's wrapper; the host keeps the patched UNet for the second
+            before = before.before
+        patched.set_model_unet_function_wrapper(_Wrapper(self, before))
+        self.p.sd_model.forge_objects.unet = patched
+
+    def run(self, apply: Callable[..., Tensor], arguments: dict[str, Any], before: Any) -> Tensor:
+        """Run the UNet on the rows in `arguments`, with every hook's context entered around it."""
+        entries = list(arguments["cond_or_uncond"])
+        batch = arguments["input"].shape[0] // max(1, len(entries))
+        rows = tuple(Row(Role.UNCOND if entry else Role.COND, image) for entry in entries for image in range(batch))
+        call = ForgeCall(rows, arguments["timestep"], denoiser_step(self._denoiser))
+        self._apply = apply
+        try:
+            with ExitStack() as stack:
+                for hook in self._hooks.values():
+                    stack.enter_context(hook.around(call))
+                if before is not None:
+                    return before(apply, arguments)
+                return apply(arguments["input"], arguments["timestep"], **arguments["c"])
+        finally:
+            self._apply = None
+
+    def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        return latents + noise * level.to(latents)
+
+    def run_unet(self, noisy: Tensor, level: Tensor) -> None:
+        if self._apply is None:
+            raise RuntimeError("the UNet can be run within a denoiser call only")
+        count, empty = len(noisy), self._empty_conditioning()
+        arguments: dict[str, Any] = {"transformer_options": {}}
+        if isinstance(empty, dict):
+            arguments["c_crossattn"] = empty["crossattn"].to(noisy).expand(count, -1, -1)
+            arguments["y"] = empty["vector"].to(noisy).expand(count, -1)
+        else:
+            arguments["c_crossattn"] = empty.to(noisy).expand(count, -1, -1)
+        if self._extra_channels() > 0:
+            arguments["c_concat"] = self._concat(count, noisy)
+        with without_overrides(self.unet), torch.no_grad():
+            self._apply(noisy, level.to(noisy.device).expand(count), **arguments)
+
+
+class _Wrapper:
+    """What Forge calls in place of the UNet."""
+
+    def __init__(self, sampling: ForgeSampling, before: Any) -> None:
+        self.steer_sampling, self.before = sampling, before
+
+    def __call__(self, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+        return self.steer_sampling.run(apply, arguments, self.before)

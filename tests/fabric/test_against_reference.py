@@ -1,0 +1,166 @@
+"""FABRIC against a plain, slow form of the method that shares no code with it: dense softmax with every token's
+weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lib_methods.denoiser import Role, Row
+from lib_methods.fabric.apply import attach
+from lib_methods.fabric.attention import _chunked, attention_with_lse, pool_tokens
+from lib_methods.fabric.cache import FeatureCache
+from lib_methods.fabric.images import crop_to_fill, reference_noise, to_tensor
+from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from tests.fabric.small_model import Album, FakeSampling, picture, rows_of, small_unet
+
+
+def dense_attention(layer, own: Tensor, references: Tensor, weights: Tensor, keep_spread: bool) -> Tensor:
+    """One row. own (T, C); references (S, C) with a weight each (S,). Softmax over both with the weights, in float64
+    loops over heads."""
+    heads = layer.heads
+    tokens = torch.cat([own, references])
+    weight = torch.cat([torch.ones(len(own)), weights]).double()
+
+    def split(linear, x):
+        return linear(x).double().reshape(len(x), heads, -1)
+
+    q, k, v = split(layer.to_q, own), split(layer.to_k, tokens), split(layer.to_v, tokens)
+    joined = []
+    for head in range(heads):
+        scores = q[:, head] @ k[:, head].T / q.shape[-1] ** 0.5
+        both = weight * torch.exp(scores)
+        out = (both / both.sum(1, keepdim=True)) @ v[:, head]
+        if keep_spread:
+            alone = torch.exp(scores[:, : len(own)])
+            wanted = ((alone / alone.sum(1, keepdim=True)) @ v[: len(own), head]).std(0)
+            found = out.std(0)
+            out = out.mean(0) + (out - out.mean(0)) * (wanted / found).clamp(0.5, 2.0)
+        joined.append(out)
+    out = torch.cat(joined, 1).float()
+    for part in layer.to_out:
+        out = part(out)
+    return out
+
+
+def plain_fabric(
+    sampling: FakeSampling,
+    x: Tensor,
+    context: Tensor,
+    rows: tuple[Row, ...],
+    level: float,
+    per_role: dict[Role, list[tuple[Tensor, Callable[[int, int], float]]]],
+    keep_spread: bool,
+    pooled: bool,
+) -> Tensor:
+    """The whole call, row by row: reference images through the UNet one by one, then dense attention in every layer."""
+    unet = sampling.unet
+    layers = [(n, m) for n, m in unet.named_modules() if n.endswith(".attn1")]
+
+    def seen(image: Tensor) -> dict[str, Tensor]:
+        store: dict[str, Tensor] = {}
+        handles = [
+            m.register_forward_pre_hook(
+                lambda _m, a, kw, n=n: store.__setitem__(n, a[0] if a else kw["hidden_states"]), with_kwargs=True
+            )
+            for n, m in layers
+        ]
+        unet(image[None], torch.tensor([level]), sampling.empty)
+        for handle in handles:
+            handle.remove()
+        return {n: h[0] for n, h in store.items()}
+
+    features = {role: [(seen(image), weight) for image, weight in images] for role, images in per_role.items()}
+    outs = []
+    for i, row in enumerate(rows):
+        handles = []
+        for name, layer in layers:
+
+            def replace(_m, args, kwargs, _out, name=name, layer=layer, row=row):
+                own = (args[0] if args else kwargs["hidden_states"])[0]
+                found = features.get(row.role, [])
+                if not found:
+                    return None
+                tokens, weights = [], []
+                for store, weight in found:
+                    reference = store[name]
+                    full = len(reference)
+                    if pooled:
+                        side = int(full**0.5)
+                        reference = (
+                            reference.reshape(side // 2, 2, side // 2, 2, -1).mean((1, 3)).reshape(full // 4, -1)
+                        )
+                    tokens.append(reference)
+                    weights.append(torch.full((len(reference),), weight(len(own), full) * full / len(reference)))
+                return dense_attention(layer, own, torch.cat(tokens), torch.cat(weights), keep_spread)[None]
+
+            handles.append(layer.register_forward_hook(replace, with_kwargs=True))
+        outs.append(unet(x[i : i + 1], torch.tensor([level]), context[i : i + 1]).sample)
+        for handle in handles:
+            handle.remove()
+    return torch.cat(outs)
+
+
+def _noised(image, image_id: str, size: tuple[int, int], seed: int, level: float) -> Tensor:
+    small = torch.nn.functional.avg_pool2d(to_tensor(crop_to_fill(image, size[1] * 8, size[0] * 8))[None], 8)
+    latent = torch.cat([small, small.mean(1, keepdim=True)], 1)[0]
+    return latent + level * reference_noise(image_id, seed, (4, *size))
+
+
+@pytest.mark.parametrize("keep_spread", [True, False])
+@pytest.mark.parametrize("weighting", ["shared", "as published"])
+@pytest.mark.parametrize(("conds", "unconds", "slices"), [(1, 1, None), (3, 2, None), (2, 2, 2), (2, 1, 1)])
+@torch.no_grad()
+def test_equals_the_plain_form(weighting: str, keep_spread: bool, conds: int, unconds: int, slices: int | None) -> None:
+    rows = rows_of(conds, unconds)
+    unet, album = small_unet(), Album()
+    sampling = FakeSampling(unet)
+    pictures = [picture(i) for i in range(3)]
+    ids = [album.add(p) for p in pictures]
+    asked = FabricSettings(
+        likes=(FeedbackImage(ids[0]), FeedbackImage(ids[1], 0.5)),
+        dislikes=(FeedbackImage(ids[2]),),
+        strength=0.8,
+        negative_weight=0.5,
+        weighting=weighting,
+        colour_correction=keep_spread,
+    )
+    assert attach(sampling, asked, album.load, FeatureCache())
+    x, context = torch.randn(len(rows), 4, 8, 8), torch.randn(len(rows), 7, 16)
+    got = sampling.denoise(x, context, rows, level=1.5, slices=slices)
+
+    share = 0.5 if weighting == "shared" else 1.0  # two likes share one budget
+
+    def part(index: int, strength: float):
+        return _noised(pictures[index], ids[index], (8, 8), 0, 1.5), lambda own, full: strength * own / full
+
+    likes = [part(0, 0.8 * share), part(1, 0.8 * 0.5 * share)]
+    per_role = {Role.COND: likes, Role.UNCOND: [part(2, 0.4)]}
+    expected = plain_fabric(sampling, x, context, rows, 1.5, per_role, keep_spread, False)
+    assert (got - expected).abs().max() < 1e-5
+
+
+@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40), st.sampled_from([4, 8, 40]))
+@settings(max_examples=30, deadline=None)
+def test_attention_with_lse_equals_softmax(batch: int, tokens: int, keys: int, channels: int) -> None:
+    q, k, v = (torch.randn(batch, 2, n, channels) for n in (tokens, keys, keys))
+    scores = q @ k.transpose(-1, -2) / channels**0.5
+    for form in (attention_with_lse, _chunked):
+        out, lse = form(q, k, v)
+        assert torch.allclose(out, scores.softmax(-1) @ v, atol=1e-5)
+        assert torch.allclose(lse, scores.logsumexp(-1), atol=1e-5)
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_pooling_averages_squares_and_keeps_edges(height: int, width: int) -> None:
+    hidden = torch.randn(2, height * width, 3)
+    pooled = pool_tokens(hidden, height, width)
+    grid = hidden.reshape(2, height, width, 3)
+    expected = [grid[:, y : y + 2, x : x + 2].mean((1, 2)) for y in range(0, height, 2) for x in range(0, width, 2)]
+    assert torch.allclose(pooled, torch.stack(expected, 1), atol=1e-6)
