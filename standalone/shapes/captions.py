@@ -9,11 +9,18 @@ import numpy as np
 from standalone.shapes.world import ATTRIBUTES, Scene
 
 _PLURAL = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
-_PLACE = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom", "all over": "all over"}
+_PLACE = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+    "all over": "all over",
+}
 
 
 def caption(scene: Scene, named: Iterable[str] = ATTRIBUTES, rng: np.random.Generator | None = None) -> str:
-    """A caption that names the given attributes of the scene, such as "small red circles on the left, white background".
+    """A caption that names the given attributes of the scene, such as "small red circles on the left, white
+    background".
 
     Without `rng` the wording is always the same; with it, one of several wordings is drawn. No attribute gives "".
     """
@@ -39,6 +46,7 @@ def caption(scene: Scene, named: Iterable[str] = ATTRIBUTES, rng: np.random.Gene
 
 
 def random_named(rng: np.random.Generator) -> tuple[str, ...]:
-    """Which attributes a training caption names: from none to all six, every number equally likely, "none" a little rarer."""
+    """Which attributes a training caption names: from none to all six, every number equally likely, "none" a little
+    rarer."""
     count = int(rng.integers(0, len(ATTRIBUTES) + 1))
     return tuple(ATTRIBUTES[i] for i in sorted(rng.permutation(len(ATTRIBUTES))[:count]))

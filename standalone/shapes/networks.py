@@ -33,8 +33,10 @@ VAE_CONFIG: dict[str, Any] = {
     "out_channels": 3,
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (32, 32, 64, 128),
-    "layers_per_block": 1,
+    # 64 channels at least: group norm with 32 groups of one channel each would erase flat colours
+    "block_out_channels": (64, 64, 64, 64),
+    # the encoder is plain strided convolutions up to its middle block, the decoder has one block per level
+    "layers_per_block": 0,
     "latent_channels": 4,
     "sample_size": UNIT,
     "scaling_factor": SCALE_FACTOR,
@@ -66,8 +68,8 @@ def vae() -> AutoencoderKL:
 def text_encoder() -> CLIPTextModel:
     """A small CLIP text encoder with fresh weights.
 
-    Its final layer norm is fixed with a bias of 0.25: the WebUI's prompt emphasis divides by the mean of the output, which a
-    layer norm without bias makes zero.
+    Its final layer norm is fixed with a bias of 0.25: the WebUI's prompt emphasis divides by the mean of the output,
+    which a layer norm without bias makes zero.
     """
     model = CLIPTextModel(CLIPTextConfig(**TEXT_CONFIG))
     final = final_norm(model)
@@ -85,5 +87,9 @@ def final_norm(model: CLIPTextModel) -> torch.nn.LayerNorm:
 def noise_schedule() -> DDPMScheduler:
     """SD1's schedule: 1000 steps, "scaled linear" betas, noise as the target."""
     return DDPMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon"
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
     )

@@ -1,7 +1,8 @@
 """Read the attributes of a picture of the procedural world back by pixel analysis.
 
-No neural judge: the background is the most common colour, objects are connected regions that differ from it, and kind and
-texture come from comparing each object with drawings of every kind and texture at its own size (analysis by synthesis).
+No neural judge: the background is the most common colour, objects are connected regions that differ from it, and kind
+and texture come from comparing each object with drawings of every kind and texture at its own size (analysis by
+synthesis).
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def _ground(pixels: np.ndarray) -> np.ndarray:
     """The background's colour: the median of the most crowded of 16x16x16 boxes of colour space."""
     flat = pixels.reshape(-1, 3)
     box = (flat // 32).astype(np.int64) @ np.array([64, 8, 1])
-    # a flat ground near a box border may fall into two boxes, so neighbours within the same tolerance are pooled by the median's reach
+    # a flat ground near a box border may fall into two boxes, so neighbours within the same tolerance are pooled by
+    # the median's reach
     common = np.bincount(box).argmax()
     centre = np.median(flat[box == common], axis=0)
     near = np.abs(flat - centre).max(axis=1) < 24
@@ -76,7 +78,8 @@ def _ground(pixels: np.ndarray) -> np.ndarray:
 
 
 def _regions(mask: np.ndarray, least: int) -> list[tuple[slice, slice, np.ndarray]]:
-    """Connected regions (8 neighbours) of a mask with a box of at least `least` pixels: row slice, column slice, mask in the box."""
+    """Connected regions (8 neighbours) of a mask with a box of at least `least` pixels: row slice, column slice, mask
+    in the box."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:  # spread the largest label of each region until nothing changes; pictures are small
         padded = np.pad(labels, 1)

@@ -1,8 +1,7 @@
 """Train the autoencoder of `shapes`: `python -m standalone.shapes.train_vae --out DIR`.
 
-Trained on 32-pixel crops (a quarter of the cost of whole pictures, and most of them hold an edge), finished on whole pictures.
-Afterwards each latent channel is shifted and scaled to mean 0 and standard deviation 1 / 0.18215 by folding that into the
-1x1 convolutions around the latent, so that the diffusion model sees unit variance, as in SD1.
+Afterwards each latent channel is shifted and scaled to mean 0 and standard deviation 1 / 0.18215 by folding that into
+the 1x1 convolutions around the latent, so that the diffusion model sees unit variance, as in SD1.
 """
 
 from __future__ import annotations
@@ -19,14 +18,15 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from standalone.shapes import networks
-from standalone.shapes.world import UNIT, random_scene, render
+from standalone.shapes.optimizer import MatrixOptimizer
+from standalone.shapes.world import random_scene, render
 
-CROP = 32
-KL_WEIGHT = 2e-4
+KL_WEIGHT = 1e-4
 
 
 def pictures(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """`count` training pictures in [-1, 1], shape (count, 3, 64, 64); one in six recoloured, so that other pictures decode too."""
+    """`count` training pictures in [-1, 1], shape (count, 3, 64, 64); one in six recoloured, so that other pictures
+    decode too."""
     batch = np.stack([render(random_scene(rng), rng) for _ in range(count)]).astype(np.float32) / 127.5 - 1
     for i in range(0, count, 6):
         mix = rng.normal(0, 0.6, (3, 3)) + np.eye(3)
@@ -34,14 +34,9 @@ def pictures(rng: np.random.Generator, count: int) -> torch.Tensor:
     return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
 
 
-def crops(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """One random crop of 32x32 from each picture."""
-    corners = rng.integers(0, UNIT - CROP + 1, (len(batch), 2))
-    return torch.stack([p[:, y : y + CROP, x : x + CROP] for p, (y, x) in zip(batch, corners, strict=True)])
-
-
 def normalise_latents(model: AutoencoderKL, sample: torch.Tensor) -> None:
-    """Fold a shift and scale per channel into `quant_conv` and `post_quant_conv`; what the model encodes and decodes stays the same."""
+    """Fold a shift and scale per channel into `quant_conv` and `post_quant_conv`; what the model encodes and decodes
+    stays the same."""
     with torch.no_grad():
         mean = model.encode(sample).latent_dist.mean
         shift, spread = mean.mean((0, 2, 3)), mean.std((0, 2, 3)) * networks.SCALE_FACTOR
@@ -54,50 +49,56 @@ def normalise_latents(model: AutoencoderKL, sample: torch.Tensor) -> None:
         post.weight *= spread[None, :, None, None]
 
 
-def train(out: Path, steps: int, batch: int, rate: float, seed: int = 0) -> None:
-    """Train and write `vae.safetensors` (diffusers key names) and `vae_log.jsonl` into `out`."""
+def train(out: Path, minutes: float, batch: int, rate: float, seed: int = 0) -> None:
+    """Train and write `vae.safetensors` (diffusers key names) and `vae_log.jsonl` into `out`; goes on from an earlier
+    `vae_raw`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = networks.vae()
-    saved = out / "vae.safetensors"
-    if saved.exists():
-        model.load_state_dict(load_file(saved))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
-    started, whole_from = time.monotonic(), int(steps * 0.85)
+    raw = out / "vae_raw.safetensors"
+    if raw.exists():
+        model.load_state_dict(load_file(raw))
+    optimizer = MatrixOptimizer([model], rate, rate / 4)
+    started = time.monotonic()
     with (out / "vae_log.jsonl").open("a") as log:
-        for step in range(steps):
-            if step % 32 == 0:
+        step, share = 0, 0.0
+        while share < 1:
+            share = (time.monotonic() - started) / (minutes * 60)
+            if step % 100 == 0:
                 stock = pictures(rng, 64 * 8)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1, (step + 1) / 100) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * step / steps)))
-            whole = step >= whole_from
-            chosen = stock[torch.from_numpy(rng.integers(0, len(stock), batch // 4 if whole else batch))]
-            target = chosen if whole else crops(chosen, rng)
-            posterior = model.encode(target).latent_dist
-            rebuilt = model.decode(posterior.sample()).sample
-            difference = rebuilt - target
-            kl = posterior.kl().mean() / (target.shape[2] * target.shape[3] // 16)
+            target = stock[torch.from_numpy(rng.integers(0, len(stock), batch))]
+            with torch.autocast("cpu", torch.bfloat16):
+                posterior = model.encode(target).latent_dist
+                rebuilt = model.decode(posterior.sample()).sample
+            difference = rebuilt.float() - target
+            kl = posterior.kl().float().mean() / (target.shape[2] * target.shape[3] // 16)
             loss = difference.abs().mean() + difference.pow(2).mean() + KL_WEIGHT * kl
-            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            optimizer.step(min(1, (step + 1) / 50) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(1, share)))))
             if step % 50 == 0:
                 entry = {"step": step, "l1": round(difference.abs().mean().item(), 5), "kl": round(kl.item(), 3)}
                 print(entry, f"{time.monotonic() - started:.0f} s", flush=True)
                 log.write(json.dumps(entry) + "\n")
                 log.flush()
+            if step % 200 == 199:
+                _save(model, raw)
+            step += 1
     model.eval()
+    _save(model, raw)
     normalise_latents(model, pictures(np.random.default_rng(seed + 1), 512))
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, saved)
+    _save(model, out / "vae.safetensors")
+
+
+def _save(model: AutoencoderKL, path: Path) -> None:
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
 
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--out", type=Path, required=True)
-    arguments.add_argument("--steps", type=int, default=2500)
-    arguments.add_argument("--batch", type=int, default=32)
-    arguments.add_argument("--rate", type=float, default=2e-3)
+    arguments.add_argument("--minutes", type=float, default=30)
+    arguments.add_argument("--batch", type=int, default=8)
+    arguments.add_argument("--rate", type=float, default=4e-3)
     options = arguments.parse_args()
-    train(options.out, options.steps, options.batch, options.rate)
+    train(options.out, options.minutes, options.batch, options.rate)

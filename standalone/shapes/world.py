@@ -1,8 +1,9 @@
 """Draw pictures of the procedural world.
 
-A picture shows two to five objects that agree in every attribute: one kind, colour, size and texture, standing together at one
-place of the picture. That agreement is the point of the world: whatever a caption leaves open still has to be the same for all
-objects, so a model trained on it learns to carry attributes from one part of the picture to another through self-attention.
+A picture shows two to five objects that agree in every attribute: one kind, colour, size and texture, standing
+together at one place of the picture. That agreement is the point of the world: whatever a caption leaves open still
+has to be the same for all objects, so a model trained on it learns to carry attributes from one part of the picture
+to another through self-attention.
 """
 
 from __future__ import annotations
@@ -82,7 +83,20 @@ def outline_points(kind: str, side: float) -> list[tuple[float, float]]:
         return [(side / 2, 0), (side, side), (0, side)]
     if kind == "cross":
         a, b = third, 2 * third
-        return [(a, 0), (b, 0), (b, a), (side, a), (side, b), (b, b), (b, side), (a, side), (a, b), (0, b), (0, a), (a, a)]
+        return [
+            (a, 0),
+            (b, 0),
+            (b, a),
+            (side, a),
+            (side, b),
+            (b, b),
+            (b, side),
+            (a, side),
+            (a, b),
+            (0, b),
+            (0, a),
+            (a, a),
+        ]
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     return [(side / 2 * (1 + float(np.cos(a))), side / 2 * (1 + float(np.sin(a)))) for a in angle]
 
@@ -114,8 +128,11 @@ def object_layers(kind: str, texture: str, side: int, unit: int = UNIT) -> tuple
     return full, light
 
 
-def _centres(rng: np.random.Generator, scene: Scene, side: int, count: int, width: int, height: int) -> list[tuple[int, int]] | None:
-    """Top left corners for `count` objects that keep apart and stand where the scene says; None if this draw found no room."""
+def _centres(
+    rng: np.random.Generator, scene: Scene, side: int, count: int, width: int, height: int
+) -> list[tuple[int, int]] | None:
+    """Top left corners for `count` objects that keep apart and stand where the scene says; None if this draw found no
+    room."""
     gap, margin = max(2, side // 8), 2
     lo_x, hi_x, lo_y, hi_y = margin, width - margin - side, margin, height - margin - side
     if scene.place == "left":
@@ -147,7 +164,8 @@ def _centres(rng: np.random.Generator, scene: Scene, side: int, count: int, widt
 
 
 def render(scene: Scene, rng: np.random.Generator, width: int = UNIT, height: int = UNIT) -> np.ndarray:
-    """Draw a picture of the scene: uint8 of shape (height, width, 3). Positions, count and exact size come from `rng`."""
+    """Draw a picture of the scene: uint8 of shape (height, width, 3). Positions, count and exact size come from
+    `rng`."""
     unit = min(width, height)
     low, high = SIZE_RANGES[scene.size]
     most = 5 if scene.size == "small" else 3 if scene.place == "all over" else 2

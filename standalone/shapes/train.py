@@ -1,0 +1,177 @@
+"""Train text encoder and UNet of `shapes` together: `python -m standalone.shapes.train --out DIR --minutes 60`.
+
+The training may be stopped at any moment and goes on from the last state (`state.pt`, written by ourselves and read
+with `weights_only`). It streams: every `REFRESH` steps a part of the pictures is replaced by new ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from standalone.shapes import networks
+from standalone.shapes.captions import caption, random_named
+from standalone.shapes.tokens import tokenize
+from standalone.shapes.world import UNIT, Scene, random_scene, render
+
+STOCK = 24_000  # encoded pictures held at a time
+REFRESH = 200  # steps between refreshes
+FRESH = 512  # pictures replaced at a refresh
+NO_CAPTION = 0.1  # share of captions dropped, for classifier-free guidance
+SNR_CAP = 5.0  # min-SNR weighting (Hang et al. 2023, arXiv 2303.09556), gamma
+SAVE_EVERY = 500
+
+
+class Stock:
+    """Encoded pictures with their scenes, drawn from at random and renewed a part at a time."""
+
+    def __init__(self, vae: AutoencoderKL, rng: np.random.Generator, size: int) -> None:
+        self.vae, self.rng, self.next = vae, rng, 0
+        self.scenes: list[Scene] = []
+        self.latents = torch.empty(size, 8, UNIT // 8, UNIT // 8)
+        while len(self.scenes) < size:
+            self._draw(min(FRESH, size - len(self.scenes)))
+
+    def _draw(self, count: int) -> None:
+        scenes = [random_scene(self.rng) for _ in range(count)]
+        pixels = (
+            torch.from_numpy(np.stack([render(s, self.rng) for s in scenes])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
+        with torch.no_grad():
+            moments = torch.cat([self.vae.encode(part).latent_dist.parameters for part in pixels.split(64)])
+        for i, scene in enumerate(scenes):
+            place = (self.next + i) % len(self.latents)
+            self.latents[place] = moments[i]
+            if place < len(self.scenes):
+                self.scenes[place] = scene
+            else:
+                self.scenes.append(scene)
+        self.next = (self.next + count) % len(self.latents)
+
+    def refresh(self) -> None:
+        self._draw(FRESH)
+
+    def batch(self, count: int, noise: torch.Generator) -> tuple[Tensor, list[str]]:
+        """Latents of unit variance, shape (count, 4, 8, 8), and a caption for each that names a random part of the
+        scene."""
+        chosen = self.rng.integers(0, len(self.scenes), count)
+        mean, log_variance = self.latents[torch.from_numpy(chosen)].chunk(2, dim=1)
+        drawn = torch.randn(mean.shape, generator=noise)
+        latents = (mean + drawn * (0.5 * log_variance.clamp(-30, 20)).exp()) * networks.SCALE_FACTOR
+        captions = [
+            "" if self.rng.random() < NO_CAPTION else caption(self.scenes[i], random_named(self.rng), self.rng)
+            for i in chosen
+        ]
+        return latents, captions
+
+
+class Trainer:
+    """The two networks, their averaged copies, and everything needed to go on after a stop."""
+
+    def __init__(self, out: Path, batch: int, rate: float, total: int, seed: int = 0) -> None:
+        self.out, self.batch, self.rate, self.total = out, batch, rate, total
+        torch.manual_seed(seed)
+        self.unet, self.text = networks.unet(), networks.text_encoder()
+        self.average = nn.ModuleList([copy.deepcopy(self.unet), copy.deepcopy(self.text)]).requires_grad_(False)
+        trained = [p for p in [*self.unet.parameters(), *self.text.parameters()] if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        alphas = networks.noise_schedule().alphas_cumprod
+        self.signal, self.noise = alphas.sqrt(), (1 - alphas).sqrt()
+        self.weight = (SNR_CAP / (alphas / (1 - alphas))).clamp(max=1.0)
+        self.step, self.seed = 0, seed
+        if (out / "state.pt").exists():
+            self._load()
+
+    def _load(self) -> None:
+        state = torch.load(self.out / "state.pt", weights_only=True)
+        self.unet.load_state_dict(state["unet"])
+        self.text.load_state_dict(state["text"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def save(self) -> None:
+        """Write the whole state, so that a stop at any moment leaves the old or the new one."""
+        state = {
+            "unet": self.unet.state_dict(),
+            "text": self.text.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        torch.save(state, self.out / "state.pt.new")
+        os.replace(self.out / "state.pt.new", self.out / "state.pt")
+
+    def _learning_rate(self) -> float:
+        warm = min(1.0, (self.step + 1) / 300)
+        rest = min(1.0, self.step / self.total)
+        return self.rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * rest)))
+
+    def train_step(self, stock: Stock, generator: torch.Generator) -> float:
+        """One step; returns the weighted loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        latents, captions = stock.batch(self.batch, generator)
+        # stratified: every batch covers the whole range of noise levels
+        share = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator)) / self.batch
+        times = (share * 1000).long().clamp(max=999)
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy = self.signal[times].view(-1, 1, 1, 1) * latents + self.noise[times].view(-1, 1, 1, 1) * noise
+        context = self.text(tokenize(captions)).last_hidden_state
+        predicted = self.unet(noisy, times, context).sample
+        loss = ((predicted - noise).pow(2).mean((1, 2, 3)) * self.weight[times]).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(0.9995, 1 - 1 / (1 + self.step / 5))
+        pairs = zip(self.average.parameters(), [*self.unet.parameters(), *self.text.parameters()], strict=True)
+        with torch.no_grad():
+            for slow, fast in pairs:
+                slow.lerp_(fast, 1 - decay)
+        return loss.item()
+
+    def run(self, minutes: float) -> None:
+        """Train until `total` steps are done or the time is over."""
+        vae = networks.vae().eval()
+        vae.load_state_dict(load_file(self.out / "vae.safetensors"))
+        rng = np.random.default_rng((self.seed, self.step))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        stock = Stock(vae, rng, STOCK)
+        started, losses = time.monotonic(), []
+        with (self.out / "train_log.jsonl").open("a") as log:
+            while self.step < self.total and time.monotonic() - started < minutes * 60:
+                losses.append(self.train_step(stock, generator))
+                if self.step % REFRESH == 0:
+                    entry = {"step": self.step, "loss": round(float(np.mean(losses)), 5)}
+                    print(entry, f"{time.monotonic() - started:.0f} s", flush=True)
+                    log.write(json.dumps(entry) + "\n")
+                    log.flush()
+                    losses = []
+                    stock.refresh()
+                if self.step % SAVE_EVERY == 0:
+                    self.save()
+        self.save()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--steps", type=int, default=30_000, help="length of the whole schedule, over all runs")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=8e-4)
+    options = parser.parse_args()
+    Trainer(options.out, options.batch, options.rate, options.steps).run(options.minutes)
