@@ -61,7 +61,8 @@ def self_attentions(unet: nn.Module) -> Sequence[SelfAttention]:
     """
     found = []
     for name, block in unet.named_modules():
-        if type(block).__name__ != _BLOCK or not hasattr(block, "attn1"):
+        # token merging makes a subclass of the block's class, so the whole ancestry counts
+        if not hasattr(block, "attn1") or all(cls.__name__ != _BLOCK for cls in type(block).__mro__):
             continue
         if getattr(block, "disable_self_attn", False) or getattr(block, "only_cross_attention", False):
             continue

@@ -128,9 +128,7 @@ class FabricHook:
     def _reader(self, layer: SelfAttention, call: DenoiserCall, groups: dict[Role, _Group], features: Features) -> Any:
         def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
             rows = call.current_rows
-            foreign = any(
-                value is not None for value in (*args, *kwargs.values())
-            )  # a mask or context: not plain self-attention
+            foreign = any(_given(value) for value in (*args, *kwargs.values()))
             if foreign or len(rows) != hidden.shape[0] or not any(row.role in groups for row in rows):
                 return original(hidden, *args, **kwargs)
             query, key, value = (layer.project(hidden, which) for which in "qkv")
@@ -162,6 +160,11 @@ class FabricHook:
         seen, seen_lse = reference_attention(query, key.to(query.dtype), value.to(query.dtype), weights)
         merged, _ = merge(own, own_lse, seen, seen_lse)
         return match_spread(merged, own) if self.settings.colour_correction else merged
+
+
+def _given(argument: Any) -> bool:
+    """Whether a further argument of the layer makes it more than plain self-attention: a context, a mask, a frame count."""
+    return isinstance(argument, Tensor) or bool(argument)
 
 
 def _positions(rows: Sequence[Row], role: Role) -> slice | Tensor | None:
