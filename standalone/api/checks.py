@@ -24,8 +24,10 @@ def check_sampler(name: str | None, field: str = "sampler_name") -> None:
         return
     known = {sampler.name.lower() for sampler in sd_samplers.all_samplers}
     known |= {alias.lower() for sampler in sd_samplers.all_samplers for alias in sampler.aliases}
-    plain, _ = sd_samplers.get_sampler_and_scheduler(name, None)
-    if plain not in sd_samplers.all_samplers_map and name.lower() not in known:
+    schedules = [label.lower() for item in sd_schedulers.schedulers for label in (item.name, item.label)]
+    plain = name.lower()
+    old_style = any(plain.removesuffix(f" {label}") in known for label in schedules)
+    if plain not in known and not old_style:
         names = ", ".join(sampler.name for sampler in sd_samplers.all_samplers)
         raise BadRequest(f"{field}: there is no sampler named '{name[:80]}'. There is: {names}.", 400)
 

@@ -11,7 +11,7 @@ from modules.ui_components import FormRow
 
 from . import paste
 from .defaults import Defaults
-from .parts import Fields, batch_column, output_panel, override_settings, sampler_row, seed_row, size_columns, toprow
+from .parts import Fields, batch_column, output_panel, override_settings, sampler_row, seed_row, size_columns, slider, toprow
 from .tab import QUICK, Tab
 
 RESIZE_MODES = ["Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)"]
@@ -44,7 +44,7 @@ def _sources() -> tuple[Fields, Any, dict[str, Any]]:
 def _inpaint_controls() -> tuple[Fields, Any]:
     with gr.Group(elem_id="inpaint_controls", visible=False) as group:
         with FormRow():
-            blur = gr.Slider(label="Mask blur", minimum=0, maximum=64, step=1, value=4, elem_id="img2img_mask_blur",
+            blur = slider(label="Mask blur", minimum=0, maximum=64, step=1, value=4, elem_id="img2img_mask_blur",
                              min_width=120)
             invert = gr.Radio(label="Mask mode", choices=["Inpaint masked", "Inpaint not masked"], value="Inpaint masked",
                               type="index", elem_id="img2img_mask_mode", min_width=120)
@@ -54,7 +54,7 @@ def _inpaint_controls() -> tuple[Fields, Any]:
         with FormRow():
             area = gr.Radio(label="Inpaint area", choices=["Whole picture", "Only masked"], type="index", value="Whole picture",
                             elem_id="img2img_inpaint_full_res", min_width=120)
-            padding = gr.Slider(label="Only masked padding, pixels", minimum=0, maximum=256, step=4, value=32,
+            padding = slider(label="Only masked padding, pixels", minimum=0, maximum=256, step=4, value=32,
                                 elem_id="img2img_inpaint_full_res_padding", min_width=120)
     return {"mask_blur": blur, "inpainting_mask_invert": invert, "inpainting_fill": fill, "inpaint_full_res": area,
             "inpaint_full_res_padding": padding}, group
@@ -69,7 +69,7 @@ def _size(defaults: Defaults) -> Fields:
                     with FormRow():
                         fields = size_columns("img2img", defaults)
                 with gr.Tab("Resize by", id="by", elem_id="img2img_tab_resize_by") as by:
-                    scale_by = gr.Slider(minimum=0.05, maximum=4.0, step=0.05, label="Scale", value=1.0, elem_id="img2img_scale")
+                    scale_by = slider(minimum=0.05, maximum=4.0, step=0.05, label="Scale", value=1.0, elem_id="img2img_scale")
         fields |= batch_column("img2img")
     to.select(fn=lambda: "to", outputs=[resize_tab], **QUICK)
     by.select(fn=lambda: "by", outputs=[resize_tab], **QUICK)
@@ -100,12 +100,12 @@ def build(defaults: Defaults) -> Tab:
             fields |= _size(defaults)
             section("dimensions")
             with FormRow():
-                fields["cfg_scale"] = gr.Slider(minimum=1.0, maximum=30.0, step=0.5, label="CFG Scale",
+                fields["cfg_scale"] = slider(minimum=1.0, maximum=30.0, step=0.5, label="CFG Scale",
                                                 value=defaults.cfg_scale, elem_id="img2img_cfg_scale", min_width=120)
-                fields["denoising_strength"] = gr.Slider(minimum=0.0, maximum=1.0, step=0.01, label="Denoising strength",
+                fields["denoising_strength"] = slider(minimum=0.0, maximum=1.0, step=0.01, label="Denoising strength",
                                                          value=0.75, elem_id="img2img_denoising_strength", min_width=120)
                 edit = getattr(shared.sd_model, "cond_stage_key", "txt") == "edit"
-                fields["image_cfg_scale"] = gr.Slider(minimum=0, maximum=3.0, step=0.05, label="Image CFG Scale", value=1.5,
+                fields["image_cfg_scale"] = slider(minimum=0, maximum=3.0, step=0.05, label="Image CFG Scale", value=1.5,
                                                       elem_id="img2img_image_cfg_scale", visible=edit, min_width=120)
             section("cfg")
             section("checkboxes")

@@ -129,10 +129,12 @@ def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
     for source in (text, image):
         gallery, selected, generation_info = source.panel.gallery, source.panel.selected, source.panel.generation_info
         for mode, target in (("img2img", image.fields["image"]), ("inpaint", image.fields["editor"])):
+            # the tab first: a picture that is sent to an editor before that is on the page gets lost
             source.panel.buttons[mode].click(
+                fn=lambda mode=mode: gr.update(selected=mode), outputs=[modes], js=f"() => switch_to_{mode}()", **QUICK,
+            ).then(fn=None, js="() => pageIsDrawn()", **QUICK).then(
                 fn=_send_image(mode, fields), inputs=[gallery, selected, generation_info],
-                outputs=[target, modes, image.fields["mode"], group, *[component for component, _ in fields]], **QUICK,
-            ).then(fn=None, js="() => openTab('tab_img2img')", **QUICK)
+                outputs=[target, image.fields["mode"], group, *[component for component, _ in fields]], **QUICK)
         source.panel.buttons["txt2img"].click(
             fn=_send_text(text.paste_fields), inputs=[generation_info, selected],
             outputs=[component for component, _ in text.paste_fields], **QUICK,
@@ -141,9 +143,10 @@ def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
                           outputs=[component for component, _ in text.paste_fields], **QUICK,
                           ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
     info["img2img"].click(
+        fn=lambda: gr.update(selected="img2img"), outputs=[modes], js="() => switch_to_img2img()", **QUICK,
+    ).then(
         fn=lambda picture, words: _sent(picture, words, "img2img", fields), inputs=[info["picture"], info["infotext"]],
-        outputs=[image.fields["image"], modes, image.fields["mode"], group, *[component for component, _ in fields]],
-        **QUICK).then(fn=None, js="() => openTab('tab_img2img')", **QUICK)
+        outputs=[image.fields["image"], image.fields["mode"], group, *[component for component, _ in fields]], **QUICK)
 
 
 def _sent(picture: Image.Image, words: str, mode: str, fields: Sequence[paste.Field]) -> list[Any]:
@@ -152,7 +155,7 @@ def _sent(picture: Image.Image, words: str, mode: str, fields: Sequence[paste.Fi
     if mode == "inpaint":
         value = {"background": picture, "layers": [], "composite": picture}
     size = {"Size-1": picture.width, "Size-2": picture.height} if picture is not None else {}
-    head = [value, gr.update(selected=mode), mode, gr.update(visible=mode != "img2img")]
+    head = [value, mode, gr.update(visible=mode != "img2img")]
     return [*head, *paste.updates({**params, **size}, fields)]
 
 
@@ -160,7 +163,7 @@ def _send_image(mode: str, fields: Sequence[paste.Field]) -> Callable[..., list[
     def send(gallery: list[Any] | None, selected: int | None, generation_info: str) -> list[Any]:
         if not gallery:
             gr.Info("There is no picture to send yet.")
-            return [gr.update() for _ in range(4 + len(fields))]
+            return [gr.update() for _ in range(3 + len(fields))]
         index = selected if selected is not None and 0 <= selected < len(gallery) else 0
         item = gallery[index]
         with Image.open(item[0] if isinstance(item, (tuple, list)) else item) as opened:

@@ -47,6 +47,11 @@ class OutputPanel:
         return [self.gallery, self.generation_info, self.infotext, self.log]
 
 
+def slider(**options: Any) -> Any:
+    """A slider without the button that sets it back: there is no room for it."""
+    return gr.Slider(buttons=[], **options)
+
+
 def toprow(tab: str, defaults: Defaults) -> Toprow:
     """Prompt, negative prompt, Generate (which gives way to Interrupt and Skip), and the small tools."""
     with gr.Row(elem_id=f"{tab}_toprow", elem_classes="toprow"):
@@ -78,7 +83,7 @@ def sampler_row(tab: str, defaults: Defaults) -> Fields:
                               value=defaults.sampler_name, min_width=120)
         scheduler = gr.Dropdown(label="Schedule type", elem_id=f"{tab}_scheduler", min_width=120,
                                 choices=[item.label for item in sd_schedulers.schedulers], value=defaults.scheduler)
-        steps = gr.Slider(minimum=1, maximum=150, step=1, label="Sampling steps", elem_id=f"{tab}_steps",
+        steps = slider(minimum=1, maximum=150, step=1, label="Sampling steps", elem_id=f"{tab}_steps",
                           value=defaults.steps, min_width=160)
     return {"sampler_name": sampler, "scheduler": scheduler, "steps": steps}
 
@@ -86,8 +91,8 @@ def sampler_row(tab: str, defaults: Defaults) -> Fields:
 def size_columns(tab: str, defaults: Defaults) -> Fields:
     """Width and height, with the button that swaps them."""
     with gr.Column(elem_id=f"{tab}_column_size", scale=4, min_width=220):
-        width = gr.Slider(minimum=64, maximum=2048, step=8, label="Width", value=defaults.width, elem_id=f"{tab}_width")
-        height = gr.Slider(minimum=64, maximum=2048, step=8, label="Height", value=defaults.height, elem_id=f"{tab}_height")
+        width = slider(minimum=64, maximum=2048, step=8, label="Width", value=defaults.width, elem_id=f"{tab}_width")
+        height = slider(minimum=64, maximum=2048, step=8, label="Height", value=defaults.height, elem_id=f"{tab}_height")
     with gr.Column(elem_id=f"{tab}_dimensions_row", scale=0, min_width=40, elem_classes="dimensions-tools"):
         switch = ToolButton(value=SWITCH, elem_id=f"{tab}_res_switch_btn")
     switch.click(fn=lambda w, h: (h, w), inputs=[width, height], outputs=[width, height], show_progress="hidden", queue=False,
@@ -98,8 +103,8 @@ def size_columns(tab: str, defaults: Defaults) -> Fields:
 def batch_column(tab: str) -> Fields:
     """Batch count and batch size."""
     with gr.Column(elem_id=f"{tab}_column_batch", scale=3, min_width=180):
-        count = gr.Slider(minimum=1, maximum=100, step=1, label="Batch count", value=1, elem_id=f"{tab}_batch_count")
-        size = gr.Slider(minimum=1, maximum=8, step=1, label="Batch size", value=1, elem_id=f"{tab}_batch_size")
+        count = slider(minimum=1, maximum=100, step=1, label="Batch count", value=1, elem_id=f"{tab}_batch_count")
+        size = slider(minimum=1, maximum=8, step=1, label="Batch size", value=1, elem_id=f"{tab}_batch_size")
     return {"n_iter": count, "batch_size": size}
 
 
@@ -112,7 +117,7 @@ def seed_row(tab: str, generation_info: Any, selected: Any) -> Fields:
         extra = gr.Checkbox(label="Extra", elem_id=f"{tab}_subseed_show", value=False, min_width=80, scale=1)
     with FormRow(visible=False, elem_id=f"{tab}_subseed_row") as extra_row:
         subseed = gr.Number(label="Variation seed", value=-1, elem_id=f"{tab}_subseed", precision=0, min_width=140)
-        strength = gr.Slider(label="Variation strength", value=0.0, minimum=0, maximum=1, step=0.01,
+        strength = slider(label="Variation strength", value=0.0, minimum=0, maximum=1, step=0.01,
                              elem_id=f"{tab}_subseed_strength")
     quick: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
     random.click(fn=lambda: -1, outputs=[seed], **quick)
@@ -148,7 +153,7 @@ def output_panel(tab: str) -> OutputPanel:
     selected = gr.State(None)
     with gr.Column(elem_id=f"{tab}_results", min_width=320):
         with gr.Column(variant="panel", elem_id=f"{tab}_results_panel"):
-            with gr.Group(elem_id=f"{tab}_gallery_container", elem_classes="gallery-container"):
+            with gr.Group(elem_id=f"{tab}_gallery_container", elem_classes="result-gallery"):
                 gallery = gr.Gallery(label="Output", show_label=False, elem_id=f"{tab}_gallery", columns=4, preview=True,
                                      object_fit="contain", height=getattr(shared.opts, "gallery_height", "") or None,
                                      format="png", interactive=False, type="filepath",
@@ -159,7 +164,7 @@ def output_panel(tab: str) -> OutputPanel:
                     "inpaint": gr.Button("🎨 inpaint", elem_id=f"{tab}_send_to_inpaint", size="sm"),
                     "txt2img": gr.Button("📝 txt2img", elem_id=f"{tab}_send_to_txt2img", size="sm"),
                 }
-            with gr.Group(elem_classes="below-gallery"):
+            with gr.Column(elem_classes="below-gallery"):
                 infotext = gr.HTML(elem_id=f"html_info_{tab}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tab}", elem_classes="html-log")
             generation_info = gr.Textbox(visible="hidden", elem_id=f"generation_info_{tab}", label="generation info")

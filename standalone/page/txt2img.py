@@ -11,7 +11,7 @@ from modules.ui_components import FormRow, InputAccordion
 
 from . import paste
 from .defaults import Defaults
-from .parts import Fields, batch_column, output_panel, override_settings, sampler_row, seed_row, size_columns, toprow
+from .parts import Fields, batch_column, output_panel, override_settings, sampler_row, seed_row, size_columns, slider, toprow
 from .tab import Tab
 
 
@@ -23,16 +23,16 @@ def _hires(section: Any) -> Fields:
             with FormRow(elem_id="txt2img_hires_fix_row1"):
                 upscaler = gr.Dropdown(label="Upscaler", elem_id="txt2img_hr_upscaler", choices=upscalers,
                                        value=shared.latent_upscale_default_mode, min_width=120)
-                steps = gr.Slider(minimum=0, maximum=150, step=1, label="Hires steps", value=0, elem_id="txt2img_hires_steps",
+                steps = slider(minimum=0, maximum=150, step=1, label="Hires steps", value=0, elem_id="txt2img_hires_steps",
                                   min_width=120)
-                strength = gr.Slider(minimum=0.0, maximum=1.0, step=0.01, label="Denoising strength", value=0.7,
+                strength = slider(minimum=0.0, maximum=1.0, step=0.01, label="Denoising strength", value=0.7,
                                      elem_id="txt2img_denoising_strength", min_width=120)
             with FormRow(elem_id="txt2img_hires_fix_row2"):
-                scale = gr.Slider(minimum=1.0, maximum=4.0, step=0.05, label="Upscale by", value=2.0,
+                scale = slider(minimum=1.0, maximum=4.0, step=0.05, label="Upscale by", value=2.0,
                                   elem_id="txt2img_hr_scale", min_width=120)
-                resize_x = gr.Slider(minimum=0, maximum=2048, step=8, label="Resize width to", value=0,
+                resize_x = slider(minimum=0, maximum=2048, step=8, label="Resize width to", value=0,
                                      elem_id="txt2img_hr_resize_x", min_width=120)
-                resize_y = gr.Slider(minimum=0, maximum=2048, step=8, label="Resize height to", value=0,
+                resize_y = slider(minimum=0, maximum=2048, step=8, label="Resize height to", value=0,
                                      elem_id="txt2img_hr_resize_y", min_width=120)
             with FormRow(elem_id="txt2img_hires_fix_row3"):
                 sampler = gr.Dropdown(label="Hires sampling method", elem_id="hr_sampler", value="Use same sampler",
@@ -68,7 +68,7 @@ def build(defaults: Defaults) -> Tab:
                 fields |= size_columns("txt2img", defaults)
                 fields |= batch_column("txt2img")
             section("dimensions")
-            fields["cfg_scale"] = gr.Slider(minimum=1.0, maximum=30.0, step=0.5, label="CFG Scale", value=defaults.cfg_scale,
+            fields["cfg_scale"] = slider(minimum=1.0, maximum=30.0, step=0.5, label="CFG Scale", value=defaults.cfg_scale,
                                             elem_id="txt2img_cfg_scale")
             section("cfg")
             section("checkboxes")

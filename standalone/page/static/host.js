@@ -18,14 +18,18 @@ function get_uiCurrentTab() {
 
 /** The content of the open tab of the first row of tabs. */
 function get_uiCurrentTabContent() {
-    return document.querySelector('#tabs > .tabitem[id^="tab_"]:not([style*="display: none"])');
+    return uiOpenTab ? document.getElementById(uiOpenTab) : null;
 }
+
+let uiOpenTab = null;
+const uiTabStyle = document.createElement('style');
 
 /** Opens one of the tabs below the checkpoint: 'tab_txt2img', 'tab_img2img' ... */
 function openTab(id) {
-    for (const content of document.querySelectorAll('#tabs > .tabitem')) {
-        content.style.display = content.id === id ? 'block' : 'none';
-    }
+    uiOpenTab = id;
+    // a rule rather than inline styles, which gradio overwrites when it draws the columns again
+    uiTabStyle.textContent = `#tabs > .tabitem:not(#${CSS.escape(id)}) { display: none !important; }`;
+    if (!uiTabStyle.isConnected) document.head.append(uiTabStyle);
     for (const button of document.querySelectorAll('#tabs > .tab-nav > button')) {
         const selected = button.getAttribute('aria-controls') === id;
         button.classList.toggle('selected', selected);
@@ -205,6 +209,11 @@ function switch_to_inpaint(...args) { openTab('tab_img2img'); clickTab('mode_img
 function get_tab_index(tabs) {
     const buttons = Array.from(document.querySelectorAll(`#${tabs} > .tab-wrapper button[role="tab"]`));
     return Math.max(buttons.findIndex((button) => button.getAttribute('aria-selected') === 'true'), 0);
+}
+
+/** Waits until what was just opened is on the page. */
+function pageIsDrawn() {
+    return new Promise((resolve) => setTimeout(resolve, 300));
 }
 
 // -- light and dark

@@ -1,0 +1,1 @@
+window.probeScriptRan = typeof onUiLoaded === 'function';

@@ -1,0 +1,156 @@
+"""txt2img and img2img as a client written for the WebUI uses them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .conftest import SMALL, Server
+from .pictures import decode, pixels
+
+
+def test_an_image_comes_as_png_with_its_infotext(server: Server):
+    answer = server.txt2img(negative_prompt="grey")
+    assert set(answer) == {"images", "parameters", "info"}
+    image = decode(answer["images"][0])
+    info = json.loads(answer["info"])
+    assert (image.format, image.size) == ("PNG", (64, 64))
+    assert image.info["parameters"] == info["infotexts"][0]
+    assert image.info["parameters"].startswith("a red circle\nNegative prompt: grey\nSteps: 2, Sampler: Euler,")
+    assert (info["seed"], info["all_seeds"], info["steps"]) == (1, [1], 2)
+
+
+def test_the_answer_repeats_the_request_with_defaults(server: Server):
+    parameters = server.txt2img(steps=2)["parameters"]
+    assert parameters["prompt"] == "a red circle"
+    assert (parameters["n_iter"], parameters["hr_scale"], parameters["enable_hr"], parameters["send_images"]) == (1, 2.0, False, True)
+
+
+def test_the_same_request_gives_the_same_image_and_another_seed_another(server: Server):
+    first, second, other = (server.txt2img(seed=seed)["images"][0] for seed in (5, 5, 6))
+    assert np.array_equal(pixels(first), pixels(second))
+    assert not np.array_equal(pixels(first), pixels(other))
+
+
+def test_batches_have_consecutive_seeds(server: Server):
+    answer = server.txt2img(batch_size=2, n_iter=2, override_settings={"return_grid": False})
+    assert len(answer["images"]) == 4
+    assert json.loads(answer["info"])["all_seeds"] == [1, 2, 3, 4]
+
+
+def test_images_can_be_left_out(server: Server):
+    assert server.txt2img(send_images=False)["images"] == []
+
+
+def test_images_are_saved_only_on_request_and_only_in_the_output_folder(server: Server):
+    def saved() -> set[Path]:
+        return set(Path(server.host.output_dir).rglob("*.png"))
+
+    before = saved()
+    server.txt2img()
+    assert saved() == before
+    server.txt2img(save_images=True, outpath_samples="/tmp/elsewhere")
+    assert len(saved() - before) == 1
+
+
+@pytest.mark.parametrize("sampler", [{"sampler_name": "DPM++ 2M Karras"}, {"sampler_name": "DPM++ 2M", "scheduler": "Karras"},
+                                     {"sampler_name": "dpm++ 2m", "scheduler": "karras"}])
+def test_samplers_by_old_and_new_names(server: Server, sampler: dict[str, str]):
+    infotext = json.loads(server.txt2img(**sampler)["info"])["infotexts"][0]
+    assert "Sampler: DPM++ 2M, Schedule type: Karras" in infotext
+
+
+def test_the_old_name_of_the_field_works_too(server: Server):
+    assert "Sampler: Heun" in json.loads(server.txt2img(sampler_index="Heun")["info"])["infotexts"][0]
+
+
+def test_sizes_are_rounded_as_the_webui_does(server: Server):
+    assert decode(server.txt2img(width=71, height=87)["images"][0]).size == (64, 80)
+
+
+def test_hires_fix_enlarges(server: Server):
+    answer = server.txt2img(enable_hr=True, hr_scale=2, hr_upscaler="Latent", hr_second_pass_steps=2, denoising_strength=0.6)
+    assert decode(answer["images"][0]).size == (128, 128)
+    assert "Hires upscaler: Latent" in json.loads(answer["info"])["infotexts"][0]
+
+
+def test_override_settings_hold_for_one_job(server: Server):
+    def clip_skip() -> object:
+        return server.get("/sdapi/v1/options").json()["CLIP_stop_at_last_layers"]
+
+    plain = server.txt2img()["images"][0]
+    skipped = server.txt2img(override_settings={"CLIP_stop_at_last_layers": 2})["images"][0]
+    assert not np.array_equal(pixels(plain), pixels(skipped))
+    assert clip_skip() == 1
+    assert np.array_equal(pixels(plain), pixels(server.txt2img()["images"][0]))
+
+
+def test_always_on_scripts_get_defaults_then_what_is_given(server: Server):
+    def words(**scripts: object) -> str:
+        return str(json.loads(server.txt2img(alwayson_scripts=scripts)["info"])["infotexts"][0])
+
+    assert "Probe word: none, Probe number: 3" in words()
+    assert "Probe word: hello, Probe number: 3" in words(Probe={"args": ["hello"]})
+    assert "Probe word: hello, Probe number: 7" in words(pRoBe={"args": ["hello", 7]})
+    assert "Probe word: none, Probe number: 3" in words(Probe={})
+
+
+def test_named_arguments_reach_the_script(server: Server):
+    answer = server.txt2img(alwayson_scripts={"Probe": {"args": {"word": "named", "number": 9}}})
+    assert "Probe word: named, Probe number: 9" in json.loads(answer["info"])["infotexts"][0]
+
+
+def test_a_selectable_script_does_the_job(server: Server):
+    answer = server.txt2img(script_name="chosen", script_args=["a green cross"])
+    assert json.loads(answer["info"])["infotexts"][0].startswith("a green cross\n")
+
+
+def test_an_infotext_fills_what_the_request_leaves_open(server: Server):
+    first = server.txt2img(prompt="a blue star", seed=77, alwayson_scripts={"Probe": {"args": ["kept", 5]}})
+    infotext = json.loads(first["info"])["infotexts"][0]
+    again = server.post("/sdapi/v1/txt2img", infotext=infotext).json()
+    assert json.loads(again["info"])["infotexts"][0] == infotext
+    assert np.array_equal(pixels(first["images"][0]), pixels(again["images"][0]))
+    changed = server.post("/sdapi/v1/txt2img", infotext=infotext, seed=78).json()
+    assert json.loads(changed["info"])["seed"] == 78
+
+
+def test_img2img_starts_from_the_picture(server: Server, picture: str):
+    fields = {**SMALL, "init_images": [picture], "steps": 4}
+    near = server.post("/sdapi/v1/img2img", **fields, denoising_strength=0.1).json()
+    far = server.post("/sdapi/v1/img2img", **fields, denoising_strength=1.0).json()
+    assert decode(near["images"][0]).size == (64, 64)
+    assert not np.array_equal(pixels(near["images"][0]), pixels(far["images"][0]))
+    assert near["parameters"]["init_images"] is None
+
+
+def test_input_images_come_back_on_request(server: Server, picture: str):
+    answer = server.post("/sdapi/v1/img2img", **SMALL, init_images=["data:image/png;base64," + picture], include_init_images=True)
+    assert answer.json()["parameters"]["init_images"][0].endswith(picture)
+
+
+def test_inpainting_leaves_the_rest_as_it_is(server: Server, picture: str, as_base64):
+    from PIL import Image
+
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (32, 0, 64, 64))
+    answer = server.post("/sdapi/v1/img2img", **SMALL, init_images=[picture], mask=as_base64(mask), mask_blur=0,
+                         inpainting_fill=1, inpaint_full_res=False, denoising_strength=1.0).json()
+    made, given = pixels(answer["images"][0]).astype(int), pixels(picture).astype(int)
+    assert np.abs(made[:, :28] - given[:, :28]).max() <= 1
+    assert np.abs(made[:, 36:] - given[:, 36:]).max() > 10
+
+
+def test_png_info_reads_what_was_made(server: Server):
+    image = server.txt2img(seed=9)["images"][0]
+    answer = server.post("/sdapi/v1/png-info", image=image).json()
+    assert answer["info"] == decode(image).info["parameters"]
+    assert (answer["parameters"]["Seed"], answer["parameters"]["Prompt"]) == ("9", "a red circle")
+    assert set(answer) == {"info", "items", "parameters"}
+
+
+def test_a_picture_without_infotext_is_no_error(server: Server, picture: str):
+    assert server.post("/sdapi/v1/png-info", image=picture).json()["info"] == ""
