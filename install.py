@@ -1,4 +1,5 @@
-"""Run by the WebUI at every start. The pack needs nothing that a WebUI does not have: this only looks, and installs nothing.
+"""Run by the WebUI at every start. The pack needs nothing that a WebUI does not have: this only looks, and installs
+nothing.
 
 Prints one plain sentence where something would keep the pack from working. Never raises and never changes a package.
 """
@@ -25,7 +26,9 @@ def problems() -> list[str]:
         if not present:
             missing.append(package)
     if missing:
-        found.append(f"{', '.join(missing)} cannot be found, which the WebUI itself installs; repair the WebUI's environment.")
+        found.append(
+            f"{', '.join(missing)} cannot be found, which the WebUI itself installs; repair the WebUI's environment."
+        )
     return found
 
 

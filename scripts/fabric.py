@@ -1,12 +1,13 @@
 """FABRIC in the WebUI: controls, infotext, arguments, life cycle. What it does is in lib_methods/fabric.
 
-API: `"alwayson_scripts": {"FABRIC": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or with one object of
-those names in the first place: `{"likes": [picture, {"image": picture, "weight": 0.5}], "strength": 0.8}`.
+API: `"alwayson_scripts": {"FABRIC": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or with one
+object of those names in the first place: `{"likes": [picture, {"image": picture, "weight": 0.5}], "strength": 0.8}`.
 
-What happens at bad input. In the page, controls refuse it at once with a sentence. At Generate, and where it comes from elsewhere:
-- request that cannot be understood or contradicts itself (unknown field, unreadable picture, path as id, start after end): the
-  API answers 422 before the job starts. A job of the page runs without FABRIC, as the host offers scripts no way to refuse it;
-  the sentence is shown in the page, under the picture and as "FABRIC error" in the infotext.
+What happens at bad input. In the page, controls refuse it at once with a sentence. At Generate, and where it comes
+from elsewhere:
+- request that cannot be understood or contradicts itself (unknown field, unreadable picture, path as id, start after
+  end): the API answers 422 before the job starts. A job of the page runs without FABRIC, as the host offers scripts no
+  way to refuse it; the sentence is shown in the page, under the picture and as "FABRIC error" in the infotext.
 - pictures that are no longer on this machine: left out with a sentence by the page, 422 by the API.
 - no pictures, or strength 0: an ordinary job; nothing is written to the infotext.
 """
@@ -21,7 +22,7 @@ from modules import paths, script_callbacks, scripts, ui_components
 
 from lib_methods.fabric import infotext, page
 from lib_methods.fabric.presets import PresetFolder
-from lib_methods.fabric.request import CONTROLS, parse_request
+from lib_methods.fabric.request import parse_request
 from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIGHTINGS, FabricSettings, SettingsError
 from lib_methods.fabric.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
@@ -32,7 +33,9 @@ FOLDER = Path(paths.data_path) / "fabric"
 STORE = ImageStore(FOLDER / "images")
 PRESETS = PresetFolder(FOLDER / "presets")
 DEFAULTS = FabricSettings()
-INTERNAL_ERROR = "FABRIC stopped at an internal error, and the picture was made without it. The console has the details."
+INTERNAL_ERROR = (
+    "FABRIC stopped at an internal error, and the picture was made without it. The console has the details."
+)
 
 
 class FabricScript(scripts.Script):
@@ -85,9 +88,14 @@ class FabricScript(scripts.Script):
             with gr.Accordion("More", open=False, elem_id=f"fabric_{tab}_more"):
                 with gr.Row():
                     negative = self._slider(
-                        "Negative weight", DEFAULTS.negative_weight, MAX_STRENGTH, "dislikes, as a share of the strength"
+                        "Negative weight",
+                        DEFAULTS.negative_weight,
+                        MAX_STRENGTH,
+                        "dislikes, as a share of the strength",
                     )
-                    minimum = self._slider("Min strength", DEFAULTS.min_strength, MAX_STRENGTH, "before start and after end")
+                    minimum = self._slider(
+                        "Min strength", DEFAULTS.min_strength, MAX_STRENGTH, "before start and after end"
+                    )
                 with gr.Row():
                     weighting = gr.Radio(
                         list(WEIGHTINGS),
@@ -108,8 +116,15 @@ class FabricScript(scripts.Script):
                         "Hires strength", DEFAULTS.hires_strength, MAX_STRENGTH, "times the strength above"
                     )
                 with gr.Row():
-                    cache = gr.Number(DEFAULTS.cache_limit_mb, label="Cache limit in MB", info="repeated rounds are faster", precision=0)
-                    seed = gr.Number(DEFAULTS.seed, label="Noise seed", info="other noise on the same pictures", precision=0)
+                    cache = gr.Number(
+                        DEFAULTS.cache_limit_mb,
+                        label="Cache limit in MB",
+                        info="repeated rounds are faster",
+                        precision=0,
+                    )
+                    seed = gr.Number(
+                        DEFAULTS.seed, label="Noise seed", info="other noise on the same pictures", precision=0
+                    )
         controls = [enabled, likes, dislikes, strength, start, end, negative, minimum, weighting, colour, detail, hires]
         controls += [hires_strength, cache, seed]
         for component in (likes, dislikes):
@@ -195,7 +210,10 @@ def _add_axes() -> None:
 
     def setter(name: str) -> Any:
         def apply(p: Any, value: float, values: Any) -> None:
-            p.fabric_axes = {**getattr(p, "fabric_axes", {}), name: value}  # a new dict: cells share what they were copied from
+            p.fabric_axes = {
+                **getattr(p, "fabric_axes", {}),
+                name: value,
+            }  # a new dict: cells share what they were copied from
 
         return apply
 
@@ -206,7 +224,9 @@ def _add_axes() -> None:
         ("negative_weight", "Negative weight", MAX_STRENGTH),
     ):
         title = f"[{TITLE}] {label}"
-        grid.axis_options.append(grid.AxisOption(title, float, setter(name), confirm=grid.confirm_range(0.0, top, title)))
+        grid.axis_options.append(
+            grid.AxisOption(title, float, setter(name), confirm=grid.confirm_range(0.0, top, title))
+        )
 
 
 def _guard_api(demo: Any, app: Any) -> None:
@@ -215,4 +235,3 @@ def _guard_api(demo: Any, app: Any) -> None:
 
 script_callbacks.on_before_ui(_add_axes)
 script_callbacks.on_app_started(_guard_api)
-assert len(CONTROLS) == len(infotext.paste_keys())

@@ -1,7 +1,7 @@
 """The two lists of feedback images and the line about what will happen, as HTML that every gradio version shows alike.
 
-Pictures are small data URLs, so that no file of the server has to be reachable. The browser's half is javascript/fabric.js; it finds
-its elements by class and by `data-` attributes only.
+Pictures are small data URLs, so that no file of the server has to be reachable. The browser's half is
+javascript/fabric.js; it finds its elements by class and by `data-` attributes only.
 """
 
 from __future__ import annotations
@@ -20,10 +20,23 @@ from .store import ImageStore
 
 THUMBNAIL_SIDE = 144
 _TITLES = {"likes": ("👍", "Likes", "more like these"), "dislikes": ("👎", "Dislikes", "less like these")}
-_EMPTY = {
-    "likes": "Press 👍 on a picture you made, or drop pictures here.",
-    "dislikes": "Press 👎 on a picture you made, or drop pictures here.",
-}
+_PANEL = """\
+<section class="fabric-panel fabric-{name}" data-fabric-list="{name}" tabindex="0"
+ aria-label="{title}: drop or paste pictures here"><header>
+<span class="fabric-title">{heading} <small>{meaning}</small></span><span class="fabric-tools">
+<label class="fabric-upload" title="Add pictures from your computer. You can also drop or paste them here.">+ Add<input
+ type="file" accept="image/*" multiple aria-label="Add pictures to {title}"></label>{clear}</span></header>
+<div class="fabric-cards">{cards}</div>{empty}</section>"""
+_CLEAR = """\
+<button type="button" class="fabric-clear" title="Remove all pictures from this list">Clear</button>"""
+_EMPTY = '<p class="fabric-empty">Press {emoji} on a picture you made, or drop pictures here.</p>'
+_CARD = """\
+<figure class="fabric-card{kind}" data-fabric-id="{id}">{picture}
+<button type="button" class="fabric-remove" title="Remove from this list" aria-label="Remove {label}">✕</button>
+<label class="fabric-weight" title="How much this picture counts against the others, 0 to {top}">weight<input
+ type="number" min="0" max="{top}" step="0.1" value="{weight}" aria-label="Weight of {label}"></label></figure>"""
+_MISSING = """\
+<span class="fabric-missing" title="This picture is not on this machine. It will be left out.">not here</span>"""
 
 
 def board_html(likes: str, dislikes: str, store: ImageStore, tab: str) -> str:
@@ -60,34 +73,31 @@ def _panel(name: str, line: str, store: ImageStore) -> str:
         images = parse_images(line, name, None)
     except SettingsError:
         images = ()
-    cards = "".join(_card(name, position, image, store) for position, image in enumerate(images, 1))
-    count = f" <b>{len(images)}</b>" if images else ""
-    clear = '<button type="button" class="fabric-clear" title="Remove all pictures from this list">Clear</button>' if images else ""
-    return (
-        f'<section class="fabric-panel fabric-{name}" data-fabric-list="{name}" tabindex="0" '
-        f'aria-label="{title}: drop or paste pictures here">'
-        f'<header><span class="fabric-title">{emoji} {title}{count} <small>{meaning}</small></span>'
-        f'<span class="fabric-tools">'
-        f'<label class="fabric-upload" title="Add pictures from your computer. You can also drop or paste them here.">'
-        f'+ Add<input type="file" accept="image/*" multiple aria-label="Add pictures to {title}"></label>{clear}</span></header>'
-        f'<div class="fabric-cards">{cards}</div>' + ("" if images else f'<p class="fabric-empty">{_EMPTY[name]}</p>') + "</section>"
+    return _PANEL.format(
+        name=name,
+        title=title,
+        heading=f"{emoji} {title}" + (f" <b>{len(images)}</b>" if images else ""),
+        meaning=meaning,
+        clear=_CLEAR if images else "",
+        cards="".join(_card(f"{name[:-1]} {position}", image, store) for position, image in enumerate(images, 1)),
+        empty="" if images else _EMPTY.format(emoji=emoji),
     )
 
 
-def _card(name: str, position: int, image: FeedbackImage, store: ImageStore) -> str:
+def _card(label: str, image: FeedbackImage, store: ImageStore) -> str:
     path = store.folder / f"{image.image_id}.png"
     try:
         url = _thumbnail(str(store.folder), image.image_id, path.stat().st_mtime_ns)
-        picture = f'<img src="{url}" alt="{name[:-1]} {position}" draggable="false">'
+        picture, shown = f'<img src="{url}" alt="{label}" draggable="false">', True
     except (OSError, SettingsError):
-        picture = '<span class="fabric-missing" title="This picture is not on this machine. It will be left out.">not here</span>'
-    off = " fabric-weightless" if image.weight == 0 or "fabric-missing" in picture else ""
-    return (
-        f'<figure class="fabric-card{off}" data-fabric-id="{image.image_id}">{picture}'
-        f'<button type="button" class="fabric-remove" title="Remove from this list" aria-label="Remove {name[:-1]} {position}">✕</button>'
-        f'<label class="fabric-weight" title="Weight: how much this picture counts against the others, 0 to {MAX_WEIGHT:g}">weight'
-        f'<input type="number" min="0" max="{MAX_WEIGHT:g}" step="0.1" value="{image.weight:g}" '
-        f'aria-label="Weight of {name[:-1]} {position}"></label></figure>'
+        picture, shown = _MISSING, False
+    return _CARD.format(
+        label=label,
+        id=image.image_id,
+        kind="" if shown and image.weight > 0 else " fabric-weightless",
+        picture=picture,
+        weight=f"{image.weight:g}",
+        top=f"{MAX_WEIGHT:g}",
     )
 
 

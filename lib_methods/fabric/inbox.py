@@ -1,7 +1,7 @@
 """What the browser asks to be done with the two lists of feedback images, and what it is told back.
 
-The lists live in the page, as lines of hashes and weights; nothing is remembered between two messages, so every browser tab has
-lists of its own. Pictures come as data URLs: the browser never names a file.
+The lists live in the page, as lines of hashes and weights; nothing is remembered between two messages, so every
+browser tab has lists of its own. Pictures come as data URLs: the browser never names a file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def answer_message(message: str, likes: str, dislikes: str, store: ImageStore) -
     """Do what a message of the browser asks.
 
     Args:
-        message: JSON `{"nonce": text, "actions": [{"do": "add" | "remove" | "weight" | "clear", "list": "likes" | "dislikes",
+        message: JSON `{"nonce": text, "actions": [{"do": "add" | "remove" | "weight" | "clear", "list": "likes" |
+        "dislikes",
             "image": data URL, "id": hash, "weight": number}]}`; which of the last three depends on the action.
         likes, dislikes: the lists as the page carries them.
 

@@ -1,6 +1,7 @@
 """FABRIC's part of the infotext: settings to fields and back, also from the fields of the first published extension.
 
-Keys carry the method's name ("FABRIC strength"). Pictures are named by hash; the pictures themselves stay in the image store.
+Keys carry the method's name ("FABRIC strength"). Pictures are named by hash; the pictures themselves stay in the image
+store.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .request import CONTROLS, format_images, parse_images, settings_from_fields
+from .request import CONTROLS, format_images, format_number, parse_images, settings_from_fields
 from .settings import DETAILS, HIRES_MODES, WEIGHTINGS, FabricSettings, SettingsError
 
 KEYS = {
@@ -51,7 +52,7 @@ def to_infotext(settings: FabricSettings) -> dict[str, str]:
     if not settings.active:
         return {}
     texts = {
-        name: repr(value) if isinstance(value, float) else str(value)
+        name: format_number(value) if isinstance(value, float) else str(value)
         for name, value in ((name, getattr(settings, name)) for name in KEYS)
     }
     texts["likes"], texts["dislikes"] = format_images(settings.likes), format_images(settings.dislikes)
@@ -78,7 +79,8 @@ def from_infotext(fields: Mapping[str, Any]) -> FabricSettings | None:
 def control_values(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The value of every control of `request.CONTROLS` for a pasted infotext; None leaves the control as it is.
 
-    An infotext without FABRIC switches it off and touches nothing else. A field that cannot be read falls back to the default.
+    An infotext without FABRIC switches it off and touches nothing else. A field that cannot be read falls back to the
+    default.
     """
     ours = any(key in fields for key in KEYS.values())
     if ours:
@@ -89,15 +91,17 @@ def control_values(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def foreign_pictures(fields: Mapping[str, Any]) -> int:
-    """How many pictures an infotext of the first extension names. Its files are its own: they cannot be restored here."""
+    """How many pictures an infotext of the first extension names. Its files are its own: they cannot be restored
+    here."""
     return sum(len(_json_list(fields.get(key))) for key in _PUBLISHED_LISTS)
 
 
 class PasteKey(str):
     """An infotext key that also reads its control's value out of the parsed fields.
 
-    Hosts take either a key or a function for a control. As a string it is what "Send to img2img" compares; as a function it
-    gives the value its type (plain keys turn "off" into True), its default where the key is missing, and old infotexts their meaning.
+    Hosts take either a key or a function for a control. As a string it is what "Send to img2img" compares; as a
+    function it gives the value its type (plain keys turn "off" into True), its default where the key is missing, and
+    old infotexts their meaning.
     """
 
     control: str

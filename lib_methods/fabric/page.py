@@ -43,7 +43,8 @@ class PageHandlers:
         return self.status(*controls, steps=int(steps or 20))
 
     def receive(self, message: str, likes: str, dislikes: str) -> list[Any]:
-        """A message of the browser; returns enabled, likes, dislikes, inbox and outbox. A new picture switches FABRIC on."""
+        """A message of the browser; returns enabled, likes, dislikes, inbox and outbox. A new picture switches FABRIC
+        on."""
         if not message:  # the inbox has just been emptied
             return [gr.update() for _ in range(5)]
         outcome = answer_message(message, likes or "", dislikes or "", self.store)
@@ -72,7 +73,10 @@ class PageHandlers:
         except SettingsError as error:
             return [gr.update(), status_html(str(error), problem=True)]
         text = " ".join([f'Preset "{clean}" is saved.', *request.notes])
-        return [gr.update(choices=list(self.presets.list()), value=clean), status_html(text, problem=bool(request.notes))]
+        return [
+            gr.update(choices=list(self.presets.list()), value=clean),
+            status_html(text, problem=bool(request.notes)),
+        ]
 
     def delete_preset(self, name: Any) -> list[Any]:
         """The dropdown without the preset, and the status line."""

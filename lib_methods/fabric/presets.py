@@ -1,7 +1,7 @@
 """Named FABRIC presets: likes, dislikes, their weights and all settings, each a JSON file in one folder.
 
-File names are made from the preset's name, but never are the name: a readable part and a hash. So "../x", "CON", "a/b" or
-"猫" are ordinary preset names on every system, and none leaves the folder.
+File names are made from the preset's name, but never are the name: a readable part and a hash. So "../x", "CON", "a/b"
+or "猫" are ordinary preset names on every system, and none leaves the folder.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class PresetFolder:
 
     def _path(self, name: str) -> Path:
         readable = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40]
-        # The prefix keeps Windows' device names (CON, NUL, COM1 ...) out; the hash tells "Cat" from "cat" on every disk.
+        # The prefix keeps Windows' device names (CON, NUL, COM1 ...) out; the hash tells "Cat" from "cat" on every
+        # disk.
         return self.folder / f"preset_{readable}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:16]}.json"
 
 

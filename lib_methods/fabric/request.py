@@ -1,8 +1,8 @@
 """From what a page or an API call sends to `FabricSettings`.
 
-The controls of the page arrive as a list in the order of `CONTROLS`. An API call may send the same list, or one dict of named
-fields in the first place, or both; then the named fields win. Pictures may be named by hash or sent along, and those sent along
-are kept in the image store.
+The controls of the page arrive as a list in the order of `CONTROLS`. An API call may send the same list, or one dict
+of named fields in the first place, or both; then the named fields win. Pictures may be named by hash or sent along,
+and those sent along are kept in the image store.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Union
+from typing import Any
 
 from .settings import FabricSettings, FeedbackImage, SettingsError
 from .store import ImageStore, is_image_id
@@ -43,8 +43,6 @@ _IMAGE_FIELDS = frozenset(("image", "weight"))
 _LISTED = re.compile(r"([0-9a-f]{64})(?::([0-9.eE+-]+))?")
 _LIST_NAMES = {"likes": "liked", "dislikes": "disliked"}
 
-JSONValue = Union[None, bool, int, float, str, list[Any], dict[str, Any]]
-
 
 class RequestError(SettingsError):
     """A request that cannot be understood; the message says which part and why in the user's words."""
@@ -72,8 +70,8 @@ def parse_request(
     """Read the arguments of one job.
 
     Args:
-        arguments: values in the order of `CONTROLS`; a dict in the first place holds named fields. None stands for the default.
-        store: where pictures are looked up, and where those that were sent along are kept.
+        arguments: values in the order of `CONTROLS`; a dict in the first place holds named fields. None stands for the
+        default. store: where pictures are looked up, and where those that were sent along are kept.
         overrides: fields set from elsewhere (X/Y/Z plot); they win over everything.
         skip_missing: leave out pictures that are not in the store, with a note, instead of refusing the request.
 
@@ -123,14 +121,22 @@ def settings_to_fields(settings: FabricSettings) -> dict[str, Any]:
 
 def format_images(images: Sequence[FeedbackImage]) -> str:
     """A list as one line, as infotexts and the page carry it: "hash hash:0.5"; a weight of 1 is not written."""
-    return " ".join(f"{image.image_id}:{image.weight!r}" if image.weight != 1 else image.image_id for image in images)
+    return " ".join(
+        f"{image.image_id}:{format_number(image.weight)}" if image.weight != 1 else image.image_id for image in images
+    )
+
+
+def format_number(value: float) -> str:
+    """The shortest text that reads back as the same number; 1.0 becomes "1"."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def parse_images(value: Any, name: str, store: ImageStore | None) -> tuple[FeedbackImage, ...]:
     """One list of feedback images from any form in which it may come.
 
     Args:
-        value: None, the line of `format_images`, or a list of: hash, "hash:weight", base64 text, data URL, [picture, weight],
+        value: None, the line of `format_images`, or a list of: hash, "hash:weight", base64 text, data URL, [picture,
+        weight],
             {"image": picture, "weight": number}.
         name: "likes" or "dislikes", for messages.
         store: where pictures that come along are kept; with None only hashes are accepted.
@@ -150,12 +156,8 @@ def parse_images(value: Any, name: str, store: ImageStore | None) -> tuple[Feedb
         try:
             images.append(_image(item, store))
         except SettingsError as error:
-            place = (
-                f"Picture {position} of {len(value)} in the {name}: "
-                if len(value) > 1
-                else f"The {_LIST_NAMES[name]} picture: "
-            )
-            raise type(error)(place + str(error)) from None
+            place = f"{name}, picture {position} of {len(value)}" if len(value) > 1 else name
+            raise type(error)(f"{place.capitalize()}: {error}") from None
     return tuple(images)
 
 

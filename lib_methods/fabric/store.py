@@ -1,7 +1,7 @@
 """Feedback images on disk, named by what they show: one folder of PNG files, each named by the hash of its pixels.
 
-A picture is known by its id alone: the SHA-256 of its size and RGB pixels as 64 hex digits. An id is never a path and a path
-is never an id, so no request, preset or infotext can name another file of the machine.
+A picture is known by its id alone: the SHA-256 of its size and RGB pixels as 64 hex digits. An id is never a path and
+a path is never an id, so no request, preset or infotext can name another file of the machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import struct
 import tempfile
 from pathlib import Path
-from typing import Union
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,12 +28,17 @@ MAX_ENCODED_BYTES = 64 * 2**20
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """What is decoded: Pillow's plain raster formats, and none that starts another program (EPS) or reads other files."""
 
-ImageSource = Union[Image.Image, bytes, str]
+ImageSource: TypeAlias = Image.Image | bytes | str
 """A picture as PIL image, as the bytes of an image file, or as base64 text with or without a data URL in front."""
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 _DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _BACKGROUND = (255, 255, 255)
+_SHORTEST_FILE = 24  # bytes; no format stores a picture in less
+_UNREADABLE_TEXT = (
+    "The picture cannot be read: send it as base64 text, as a data URL, or as the 64-digit hash of a stored one. "
+    "File names and paths are not accepted."
+)
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -47,7 +52,8 @@ _DECODE_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
-"""Pillow has no common base class for what its decoders raise at broken files; these are what fuzzing them brings up."""
+"""Pillow has no common base class for what its decoders raise at broken files; these are what fuzzing them brings
+up."""
 
 
 class StoreError(SettingsError):
@@ -60,14 +66,16 @@ def is_image_id(text: object) -> bool:
 
 
 def image_id(image: Image.Image) -> str:
-    """The id of an RGB picture: SHA-256 over "WIDTHxHEIGHT:" and its pixels, row by row, 3 bytes each; 64 hex digits."""
+    """The id of an RGB picture: SHA-256 over "WIDTHxHEIGHT:" and its pixels, row by row, 3 bytes each; 64 hex
+    digits."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode("ascii"))
     digest.update(image.tobytes())
     return digest.hexdigest()
 
 
 class ImageStore:
-    """Feedback images in `folder`, which is made when the first one is added. Safe to use from several threads and processes.
+    """Feedback images in `folder`, which is made when the first one is added. Safe to use from several threads and
+    processes.
 
     Every method that takes an id raises `StoreError` at anything that is not one.
     """
@@ -156,7 +164,8 @@ class ImageStore:
             os.replace(temporary, self._path(name))
             temporary = None
         except OSError:
-            # Windows refuses to replace a file that another thread is reading; then the same pixels are in place already.
+            # Windows refuses to replace a file that another thread is reading; then the same pixels are in place
+            # already.
             if not self.exists(name):
                 raise StoreError("The picture cannot be saved: the disk is full or the folder is read-only.") from None
         finally:
@@ -201,7 +210,10 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 def _decode(source: bytes | str) -> Image.Image:
     if isinstance(source, str):
-        source = _from_base64(source)
+        data = _from_base64(source)
+        if len(data) < _SHORTEST_FILE:  # "/etc/passwd" is good base64
+            raise StoreError(_UNREADABLE_TEXT)
+        return _open(data)
     if not isinstance(source, (bytes, bytearray, memoryview)):
         raise StoreError("A picture has to be sent as base64 text, as a data URL, or as the hash of a stored one.")
     return _open(bytes(source))
@@ -217,10 +229,7 @@ def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise StoreError(
-            "The picture cannot be read: send it as base64 text, as a data URL, or as the 64-digit hash of a stored one. "
-            "File names and paths are not accepted."
-        ) from None
+        raise StoreError(_UNREADABLE_TEXT) from None
 
 
 def _open(data: bytes) -> Image.Image:
@@ -241,5 +250,6 @@ def _check_size(width: int, height: int) -> None:
         raise StoreError("The picture is empty.")
     if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
         raise StoreError(
-            f"The picture is too large ({width}x{height}): at most {MAX_SIDE} pixels a side and {MAX_PIXELS // 10**6} megapixels."
+            f"The picture is too large ({width}x{height}): at most {MAX_SIDE} pixels a side, "
+            f"and {MAX_PIXELS // 10**6} megapixels."
         )

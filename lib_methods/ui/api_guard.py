@@ -1,7 +1,7 @@
 """Refuse bad REST requests before their job starts.
 
-WebUIs swallow what a script raises and go on without it. So a request is checked in front of the route, where it can still be
-answered with "422" and a sentence.
+WebUIs swallow what a script raises and go on without it. So a request is checked in front of the route, where it can
+still be answered with "422" and a sentence.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def guard_script(app: Any, script_title: str, check: Callable[[Any], object]) ->
             try:
                 await run_in_threadpool(check, arguments)
             except ValueError as error:
-                raise HTTPException(status_code=422, detail=str(error)) from None
+                raise HTTPException(status_code=422, detail=f"{script_title}: {error}") from None
 
     # The module has postponed annotations, and `Request` is local to this function: give FastAPI the class itself.
     refuse_bad_arguments.__annotations__["request"] = Request

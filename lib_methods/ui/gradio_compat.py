@@ -1,4 +1,5 @@
-"""The differences between gradio 3.41 (AUTOMATIC1111), 4.40 (Forge) and 6 (the standalone host) that our controls meet."""
+"""The differences between gradio 3.41 (AUTOMATIC1111), 4.40 (Forge) and 6 (the standalone host) that our controls
+meet."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import Any
 import gradio as gr
 
 HIDDEN_CLASS = "fabric-hidden"
-"""Hidden by style sheet: with `visible=False`, gradio 5 and later leave a component out of the page, where scripts cannot reach it."""
+"""Hidden by style sheet: with `visible=False`, gradio 5 and later leave a component out of the page, where scripts
+cannot reach it."""
 
 
 def hidden_row() -> AbstractContextManager[Any]:
@@ -27,12 +29,16 @@ def unsaved(component: Any) -> Any:
 
 def hidden_textbox(label: str, elem_id: str) -> Any:
     """A text that travels between the page and Python, out of sight."""
-    return unsaved(gr.Textbox(value="", label=label, elem_id=elem_id, lines=1, max_lines=1, elem_classes=[HIDDEN_CLASS]))
+    return unsaved(
+        gr.Textbox(value="", label=label, elem_id=elem_id, lines=1, max_lines=1, elem_classes=[HIDDEN_CLASS])
+    )
 
 
-def listen(event: Callable[..., Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Call `function` at an event of a component (`button.click`): at once, beside the queue of jobs, without progress bar,
-    and not offered as an API endpoint. Every event counts, also while an earlier one is still at work."""
+def listen(
+    event: Callable[..., Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> None:
+    """Call `function` at an event of a component (`button.click`): at once, beside the queue of jobs, without progress
+    bar, and not offered as an API endpoint. Every event counts, also while an earlier one is still at work."""
     known = inspect.signature(event).parameters
     options: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     if "trigger_mode" in known:  # gradio 4: events during a running one would be dropped

@@ -1,4 +1,5 @@
-"""An infotext restores every control; infotexts of the first published extension are understood; rubbish harms nothing."""
+"""An infotext restores every control; infotexts of the first published extension are understood; rubbish harms
+nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from lib_methods.fabric.settings import FabricSettings, FeedbackImage, SettingsE
 from .strategies import fabric_settings
 
 NAME = "0123456789abcdef" * 4
-# How WebUIs write and read one field of an infotext (format, not code): quoted as JSON where it holds , : or a line break.
+# How WebUIs write and read one field of an infotext (format, not code): quoted as JSON where it holds , : or a line
+# break.
 _FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 

@@ -153,7 +153,7 @@ def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore)
         ({"seed": 2**32}, '"seed"'),
         ({"likes": 5}, '"likes" has to be a list'),
         ({"likes": {"image": UNKNOWN}}, '"likes" has to be a list'),
-        ({"likes": [5]}, "liked picture"),
+        ({"likes": [5]}, "Likes: A picture has to be text"),
         ({"likes": [[UNKNOWN]]}, "list of two"),
         ({"likes": [[UNKNOWN, "x"]]}, "weight"),
         ({"likes": [f"{UNKNOWN}:1.2.3"]}, "weight"),
@@ -162,7 +162,7 @@ def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore)
         ({"likes": [{"weight": 1}]}, '"image" is missing'),
         ({"dislikes": ["../../etc/passwd"]}, "paths are not accepted"),
         ({"dislikes": ["C:\\boot.ini"]}, "paths are not accepted"),
-        ({"likes": ["data:image/png;base64,AAAA", UNKNOWN]}, "Picture 1 of 2 in the likes"),
+        ({"likes": ["data:image/png;base64,AAAA", UNKNOWN]}, "Likes, picture 1 of 2: "),
         ({"likes": [UNKNOWN] * (MAX_IMAGES + 1)}, "at most"),
     ],
 )
@@ -191,7 +191,9 @@ json_values = st.recursive(
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_is_settings_or_a_sentence(store: ImageStore, named: dict[str, Any], rest: list[Any]) -> None:
     for arguments in ([named, *rest], [True, *rest]):
+        sentence = "."
         try:
             parse_request(arguments, store)
         except SettingsError as error:
-            assert str(error).endswith((".", "?"))
+            sentence = str(error)
+        assert sentence.endswith((".", "?"))
