@@ -1,0 +1,31 @@
+"""A standalone host with the pack's scripts, for the tests of the script's life cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.standalone.conftest import Running, checkpoints, start_host
+
+REPO = Path(__file__).resolve().parents[2]
+
+__all__ = ["checkpoints", "start_host"]
+
+
+@pytest.fixture(scope="module")
+def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
+    """A host with a tiny SD1 model that has loaded the pack."""
+    return start_host(checkpoints("sd1"), extension_dirs=[REPO])
+
+
+@pytest.fixture
+def script(host: Running) -> ModuleType:
+    """scripts/fabric.py as the host has loaded it."""
+    from modules import scripts
+
+    module: Any = next(data.module for data in scripts.scripts_data if Path(data.path).name == "fabric.py")
+    return module

@@ -1,0 +1,80 @@
+"""Requests that a script cannot use are answered with 422 and a sentence before their job starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+
+from lib_methods.fabric.request import parse_request
+from lib_methods.fabric.store import ImageStore
+from lib_methods.ui.api_guard import guard_script
+
+from .pictures import data_url, picture
+
+
+class Payload(BaseModel):
+    prompt: str = ""
+    alwayson_scripts: dict[str, Any] = {}
+
+
+@pytest.fixture
+def jobs() -> list[Payload]:
+    return []
+
+
+@pytest.fixture
+def client(tmp_path: Path, jobs: list[Payload]) -> TestClient:
+    app = FastAPI()
+
+    @app.post("/sdapi/v1/txt2img")
+    def generate(payload: Payload) -> int:
+        jobs.append(payload)
+        return len(jobs)
+
+    app.post("/other")(generate)
+    assert guard_script(app, "FABRIC", lambda arguments: parse_request(arguments, ImageStore(tmp_path))) == 1
+    return TestClient(app)
+
+
+def ask(client: TestClient, arguments: Any, name: str = "FABRIC", path: str = "/sdapi/v1/txt2img") -> Any:
+    return client.post(path, json={"prompt": "x", "alwayson_scripts": {name: {"args": arguments}}})
+
+
+@pytest.mark.parametrize("arguments", [[], [False], [True], [{"likes": []}], [{"likes": [data_url(picture())]}]])
+def test_good_requests_reach_their_job_unchanged(client: TestClient, jobs: list[Payload], arguments: Any) -> None:
+    assert ask(client, arguments).status_code == 200
+    assert jobs[0].alwayson_scripts["FABRIC"]["args"] == arguments
+
+
+@pytest.mark.parametrize("name", ["FABRIC", "fabric"])
+@pytest.mark.parametrize(
+    "arguments", [{}, "x", [{"x": 1}], [{"likes": ["../x"]}], [{"likes": ["0" * 64]}], [{"start": 1, "end": 0}], [1]]
+)
+def test_bad_requests_start_no_job(client: TestClient, jobs: list[Payload], arguments: Any, name: str) -> None:
+    answer = ask(client, arguments, name)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("FABRIC: ")
+    assert answer.json()["detail"].endswith((".", "?"))
+    assert not jobs
+
+
+def test_other_scripts_and_other_routes_are_left_alone(client: TestClient, jobs: list[Payload]) -> None:
+    assert ask(client, [{"x": 1}], name="Other").status_code == 200
+    assert ask(client, [{"x": 1}], path="/other").status_code == 200
+    assert client.post("/sdapi/v1/txt2img", json={"alwayson_scripts": {"FABRIC": {}}}).status_code == 200
+    assert len(jobs) == 3
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"alwayson_scripts": 5}', b'{"alwayson_scripts": {"FABRIC": 5}}'])
+def test_bodies_that_are_no_request_are_left_to_the_route(client: TestClient, body: bytes) -> None:
+    answer = client.post("/sdapi/v1/txt2img", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code < 500

@@ -1,0 +1,140 @@
+"""The browser's messages change the lists as asked; whatever else arrives changes nothing and is answered."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lib_methods.fabric.inbox import Outcome, answer_message
+from lib_methods.fabric.request import MAX_IMAGES
+from lib_methods.fabric.store import ImageStore
+
+from .pictures import data_url, picture
+
+LINE = re.compile(r"([0-9a-f]{64}(:\S+)?( |$))*")
+
+
+class Page:
+    """One browser page: it carries the lists, and sends messages."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self.store = store
+        self.likes = self.dislikes = ""
+        self.answer: dict[str, Any] = {}
+
+    def send(self, **action: Any) -> Outcome:
+        message = json.dumps({"nonce": "n", "actions": [action]})
+        outcome = answer_message(message, self.likes, self.dislikes, self.store)
+        self.likes, self.dislikes, self.answer = outcome.likes, outcome.dislikes, json.loads(outcome.answer)
+        assert self.answer["nonce"] == "n"
+        return outcome
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    return Page(ImageStore(tmp_path))
+
+
+def test_a_like_is_kept_named_and_reported(page: Page) -> None:
+    outcome = page.send(do="add", list="likes", image=data_url(picture()))
+    assert outcome.added
+    assert page.answer == {"nonce": "n", "ids": [page.likes], "note": ""}
+    assert page.store.list() == (page.likes,)
+
+
+def test_liking_twice_counts_once_and_keeps_the_weight(page: Page) -> None:
+    page.send(do="add", list="likes", image=data_url(picture()))
+    page.send(do="weight", list="likes", id=page.likes, weight=0.5)
+    before = page.likes
+    page.send(do="add", list="likes", image=data_url(picture()))
+    assert page.likes == before
+    assert before.endswith(":0.5")
+
+
+def test_a_picture_is_on_one_list_only_and_the_last_click_counts(page: Page) -> None:
+    page.send(do="add", list="likes", image=data_url(picture()))
+    name = page.likes
+    page.send(do="add", list="dislikes", image=name)
+    assert (page.likes, page.dislikes) == ("", name)
+
+
+def test_remove_and_clear(page: Page) -> None:
+    for seed in range(3):
+        page.send(do="add", list="likes", image=data_url(picture(seed)))
+    first, second, third = page.likes.split()
+    page.send(do="remove", list="likes", id=second)
+    assert page.likes == f"{first} {third}"
+    assert not page.send(do="clear", list="likes").added
+    assert page.likes == ""
+
+
+def test_two_pages_know_nothing_of_each_other(tmp_path: Path) -> None:
+    one, two = Page(ImageStore(tmp_path)), Page(ImageStore(tmp_path))
+    one.send(do="add", list="likes", image=data_url(picture()))
+    two.send(do="clear", list="dislikes")
+    assert one.likes
+    assert two.likes == ""
+
+
+@pytest.mark.parametrize(
+    ("action", "sentence"),
+    [
+        ({"do": "add", "list": "likes", "image": "data:image/png;base64," + "A" * 64}, "none of PNG"),
+        ({"do": "add", "list": "likes", "image": "/etc/passwd"}, "paths are not accepted"),
+        ({"do": "add", "list": "likes", "image": None}, "did not arrive"),
+        ({"do": "add", "list": "../likes", "image": "x"}, "cannot be understood"),
+        ({"do": "remove", "list": "likes", "id": "../../x"}, "64-digit hash"),
+        ({"do": "weight", "list": "likes", "id": "a" * 64, "weight": None}, "weight"),
+        ({"do": "fly", "list": "likes", "id": "a" * 64}, "cannot be understood"),
+    ],
+)
+def test_a_failed_action_changes_nothing_and_says_why(page: Page, action: dict[str, Any], sentence: str) -> None:
+    page.send(do="add", list="likes", image=data_url(picture()))
+    before = page.likes
+    assert not page.send(**action).added
+    assert page.likes == before
+    assert page.answer["ids"] == [None]
+    assert sentence in page.answer["note"]
+
+
+def test_an_unreadable_weight_is_refused(page: Page) -> None:
+    page.send(do="add", list="likes", image=data_url(picture()))
+    name = page.likes
+    for weight in (-1, 5, float("nan"), True):
+        page.send(do="weight", list="likes", id=name, weight=weight)
+        assert "weight" in page.answer["note"]
+        assert page.likes == name
+
+
+def test_a_full_list_says_so(page: Page) -> None:
+    page.likes = " ".join(f"{number:064x}" for number in range(MAX_IMAGES))
+    page.send(do="add", list="likes", image=data_url(picture()))
+    assert "full" in page.answer["note"]
+    assert len(page.likes.split()) == MAX_IMAGES
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=70)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["nonce", "actions", "do", "list", "id", "image", "weight"]), inner, max_size=4
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@given(message=st.one_of(st.text(max_size=200), json_values.map(json.dumps)), likes=st.text(max_size=100))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_message_is_answered(page: Page, message: str, likes: str) -> None:
+    outcome = answer_message(message, likes, "", page.store)
+    assert set(json.loads(outcome.answer)) == {"nonce", "ids", "note"}
+    assert LINE.fullmatch(outcome.likes)
+    assert LINE.fullmatch(outcome.dislikes)

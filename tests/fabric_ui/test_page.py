@@ -1,0 +1,169 @@
+"""The controls' handlers: the lists as HTML, the plain line, presets."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from lib_methods.fabric.board import board_html, status_html
+from lib_methods.fabric.page import PageHandlers
+from lib_methods.fabric.presets import PresetFolder
+from lib_methods.fabric.request import CONTROLS
+from lib_methods.fabric.settings import FabricSettings
+from lib_methods.fabric.store import ImageStore
+
+from .pictures import picture
+
+UNKNOWN = "0" * 64
+
+
+class Elements(HTMLParser):
+    """All elements with their attributes, checked to be closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("img", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def of_class(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for _, attributes in self.found if name in (attributes.get("class") or "").split()]
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> PageHandlers:
+    return PageHandlers(ImageStore(tmp_path / "images"), PresetFolder(tmp_path / "presets"), "txt2img")
+
+
+def values(**changed: Any) -> list[Any]:
+    """The page's control values: defaults, switched on, with changes."""
+    defaults: dict[str, Any] = {name: getattr(FabricSettings(), name) for name in CONTROLS if name != "enabled"}
+    named = {**defaults, "enabled": True, "likes": "", "dislikes": "", **changed}
+    return [named[name] for name in CONTROLS]
+
+
+def test_the_board_shows_each_picture_with_its_weight(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    one, two = store.add(picture(1)), store.add(picture(2))
+    board = Elements(board_html(f"{one}:0.5", f"{two}", store, "img2img"))
+    assert [card["data-fabric-id"] for card in board.of_class("fabric-card")] == [one, two]
+    assert [panel["data-fabric-list"] for panel in board.of_class("fabric-panel")] == ["likes", "dislikes"]
+    weights = [attributes["value"] for tag, attributes in board.found if attributes.get("type") == "number"]
+    assert weights == ["0.5", "1"]
+    images = [attributes["src"] or "" for tag, attributes in board.found if tag == "img"]
+    assert len(images) == 2
+    assert all(source.startswith("data:image/jpeg;base64,") for source in images)
+    assert str(tmp_path) not in board_html(one, two, store, "img2img")
+
+
+def test_the_board_has_a_name_for_every_control(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    board = Elements(board_html(store.add(picture()), "", store, "txt2img"))
+    controls = [attributes for tag, attributes in board.found if tag in ("button", "input")]
+    assert all(attributes.get("aria-label") or attributes.get("title") for attributes in controls)
+
+
+def test_a_picture_that_is_gone_is_shown_as_such(tmp_path: Path) -> None:
+    board = Elements(board_html(UNKNOWN, "", ImageStore(tmp_path), "txt2img"))
+    assert board.of_class("fabric-missing")
+    assert "not here" in board.text
+
+
+@pytest.mark.parametrize("line", ["<script>alert(1)</script>", "../../etc/passwd", '"><img src=x onerror=alert(1)>'])
+def test_the_board_shows_nothing_that_is_no_list(tmp_path: Path, line: str) -> None:
+    store = ImageStore(tmp_path)
+    assert board_html(line, line, store, "txt2img") == board_html("", "", store, "txt2img")
+
+
+def test_the_line_is_escaped() -> None:
+    assert "<script>" not in status_html("<script>")
+
+
+def test_the_line_says_what_will_happen(handlers: PageHandlers) -> None:
+    likes = " ".join(handlers.store.add(picture(seed)) for seed in (1, 2))
+    disliked = handlers.store.add(picture(3))
+    text = Elements(handlers.describe(*values(likes=likes, dislikes=disliked), 20)).text
+    assert text == "2 likes, 1 dislike, steps 1-16 of 20, strength 0.8 shared"
+    text = Elements(handlers.describe(*values(likes=likes, enabled=False), 10)).text
+    assert text == "Switched off (2 likes, steps 1-8 of 10, strength 0.8 shared)."
+
+
+def test_the_line_says_what_is_wrong(handlers: PageHandlers) -> None:
+    problem = Elements(handlers.describe(*values(start=0.9, end=0.1), 20))
+    assert "lies after End" in problem.text
+    assert problem.of_class("fabric-problem")
+    missing = Elements(handlers.describe(*values(likes=UNKNOWN), 20))
+    assert "not on this machine" in missing.text
+    assert missing.of_class("fabric-problem")
+
+
+@pytest.mark.parametrize("steps", [None, 0, "20", 7.0])
+def test_the_line_survives_an_empty_steps_field(handlers: PageHandlers, steps: Any) -> None:
+    assert handlers.describe(*values(), steps)
+
+
+def test_a_preset_restores_every_control(handlers: PageHandlers) -> None:
+    liked = handlers.store.add(picture())
+    changed = values(
+        likes=f"{liked}:2",
+        strength=0.3,
+        start=0.2,
+        end=0.4,
+        negative_weight=0.1,
+        min_strength=0.05,
+        weighting="as published",
+        colour_correction=False,
+        detail="half",
+        hires="off",
+        hires_strength=0.5,
+        cache_limit_mb=7,
+        seed=9,
+    )
+    dropdown, status = handlers.save_preset(" My preset ", *changed)
+    assert dropdown["value"] == "My preset"
+    assert dropdown["choices"] == ["My preset"]
+    assert "is saved" in status
+    *updates, status = handlers.load_preset("My preset")
+    assert [update["value"] for update in updates] == changed
+    assert "1 like" in status
+    assert handlers.refresh_presets()["choices"] == ["My preset"]
+    dropdown, status = handlers.delete_preset("My preset")
+    assert dropdown["choices"] == []
+    assert "is deleted" in status
+
+
+@pytest.mark.parametrize("name", [None, "", "gone", "../../etc/passwd", "\x00"])
+def test_preset_mistakes_are_told_and_change_nothing(handlers: PageHandlers, name: Any) -> None:
+    *updates, status = handlers.load_preset(name)
+    assert len(updates) == len(CONTROLS)
+    assert all("value" not in update for update in updates)
+    assert "fabric-problem" in status
+    assert "fabric-problem" in handlers.delete_preset(name)[1]
+
+
+def test_a_preset_of_impossible_settings_is_not_saved(handlers: PageHandlers) -> None:
+    status = handlers.save_preset("x", *values(start=0.9, end=0.1))[1]
+    assert "lies after End" in status
+    assert handlers.presets.list() == ()
+
+
+def test_an_emptied_inbox_changes_nothing(handlers: PageHandlers) -> None:
+    assert all("value" not in update for update in handlers.receive("", UNKNOWN, ""))

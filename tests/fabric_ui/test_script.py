@@ -1,0 +1,210 @@
+"""scripts/fabric.py in a running host: what a job does, and what it says, when all is well and when it is not."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gradio")
+pytest.importorskip("diffusers")
+
+from lib_methods.fabric import apply, infotext
+from lib_methods.fabric.request import CONTROLS
+from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from tests.standalone.conftest import Running
+
+from .pictures import data_url, picture
+
+UNKNOWN = "0" * 64
+
+
+def run(
+    host: Running, arguments: list[Any] | None = None, *, api: bool = False, axes: Any = None, **fields: Any
+) -> Any:
+    """A job of three steps; `arguments` are FABRIC's."""
+    from modules.processing import process_images
+
+    scripts = {} if arguments is None else {"fabric": arguments}
+    with closing(host.make(script_args=scripts, **fields)) as p:
+        p.is_api = api
+        if axes:
+            p.fabric_axes = axes
+        return host.host.queue.run(process_images, p)
+
+
+def pixels(processed: Any) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in processed.images])
+
+
+def fields_of(processed: Any) -> dict[str, Any]:
+    from modules.infotext_utils import parse_generation_parameters
+
+    return {key: text for key, text in parse_generation_parameters(processed.info).items() if "FABRIC" in key}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[False], [True], [True, "", ""], [{"enabled": False, "likes": [UNKNOWN]}], [{"likes": [], "strength": 1.0}]],
+)
+def test_off_means_off(host: Running, arguments: list[Any]) -> None:
+    off = run(host)
+    job = run(host, arguments)
+    assert np.array_equal(pixels(off), pixels(job))
+    assert off.info == job.info
+    assert "FABRIC" not in job.info
+
+
+def test_strength_zero_is_an_ordinary_job(host: Running) -> None:
+    job = run(host, [{"likes": [data_url(picture())], "strength": 0.0}])
+    assert np.array_equal(pixels(run(host)), pixels(job))
+    assert "FABRIC" not in job.info
+
+
+def test_a_like_changes_the_picture_and_the_infotext_brings_it_back(host: Running, script: ModuleType) -> None:
+    liked = script.STORE.add(picture(1, 64, 64))
+    arguments = [{"likes": [{"image": liked, "weight": 0.5}], "strength": 1.0, "end": 1.0}]
+    job = run(host, arguments)
+    assert not np.array_equal(pixels(run(host)), pixels(job))
+    fields = fields_of(job)
+    wanted = FabricSettings(likes=(FeedbackImage(liked, 0.5),), strength=1.0, end=1.0)
+    assert infotext.from_infotext(fields) == wanted
+    pasted = [key(fields) for key in infotext.paste_keys()]
+    again = run(host, pasted)
+    assert np.array_equal(pixels(job), pixels(again))
+    assert job.info == again.info
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([{"strenght": 1}], "strenght"),
+        ([{"likes": ["../../etc/passwd"]}], "paths are not accepted"),
+        ([{"likes": ["data:image/png;base64," + "A" * 80]}], "cannot be read"),
+        ([{"start": 0.9, "end": 0.1}], "lies after End"),
+        ([True, "", "", "much"], "Strength"),
+    ],
+)
+@pytest.mark.parametrize("api", [False, True])
+def test_a_request_that_makes_no_sense_is_left_out_and_named(
+    host: Running, arguments: list[Any], sentence: str, api: bool
+) -> None:
+    job = run(host, arguments, api=api)
+    assert np.array_equal(pixels(run(host)), pixels(job))
+    assert sentence in job.comments
+    assert list(fields_of(job)) == [infotext.ERROR_KEY]
+    assert sentence in fields_of(job)[infotext.ERROR_KEY]
+
+
+def test_the_page_leaves_out_missing_pictures_and_says_so(host: Running, script: ModuleType) -> None:
+    liked = script.STORE.add(picture(1, 64, 64))
+    job = run(host, [True, f"{liked} {UNKNOWN}"])
+    assert np.array_equal(pixels(job), pixels(run(host, [True, liked])))
+    assert "not on this machine" in job.comments
+    assert fields_of(job)["FABRIC likes"] == liked
+
+
+def test_the_api_refuses_missing_pictures(host: Running, script: ModuleType) -> None:
+    job = run(host, [True, f"{script.STORE.add(picture())} {UNKNOWN}"], api=True)
+    assert np.array_equal(pixels(run(host)), pixels(job))
+    assert "not on this machine" in fields_of(job)[infotext.ERROR_KEY]
+
+
+def test_a_picture_whose_file_was_damaged_is_named(host: Running, script: ModuleType) -> None:
+    liked = script.STORE.add(picture(77, 64, 64))
+    (script.STORE.folder / f"{liked}.png").write_bytes(b"damaged")
+    job = run(host, [True, liked])
+    assert np.array_equal(pixels(run(host)), pixels(job))
+    assert "damaged" in fields_of(job)[infotext.ERROR_KEY]
+
+
+def test_an_internal_error_is_not_hidden(host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(apply, "attach", fail)
+    job = run(host, [True, script.STORE.add(picture())])
+    assert "internal error" in job.comments
+    assert "secret" not in job.info
+    assert list(fields_of(job)) == [infotext.ERROR_KEY]
+
+
+def test_both_passes_of_hires_fix_are_told_apart(
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[bool] = []
+    monkeypatch.setattr(apply, "attach", lambda sampling, *rest: passes.append(sampling.is_hires))
+    run(host, [True, script.STORE.add(picture())], enable_hr=True, hr_scale=2.0, denoising_strength=0.5)
+    assert passes == [False, True]
+
+
+def test_axes_win_over_the_controls(host: Running, script: ModuleType) -> None:
+    liked = script.STORE.add(picture(1, 64, 64))
+    job = run(host, [True, liked], axes={"strength": 0.25})
+    assert fields_of(job)["FABRIC strength"] == "0.25"
+    assert np.array_equal(pixels(job), pixels(run(host, [True, liked, "", 0.25])))
+
+
+def test_axes_are_added_once_and_cells_do_not_share_values(
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import scripts
+
+    def option(label: str, kind: type, apply_value: Any, confirm: Any) -> SimpleNamespace:
+        return SimpleNamespace(label=label, kind=kind, apply=apply_value, confirm=confirm)
+
+    grid = SimpleNamespace(axis_options=[], AxisOption=option, confirm_range=lambda low, high, label: (low, high))
+    entry = SimpleNamespace(path="/somewhere/scripts/xyz_grid.py", module=grid)
+    monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, entry])
+    script._add_axes()
+    script._add_axes()
+    names = [axis.label for axis in grid.axis_options]
+    assert names == ["[FABRIC] Strength", "[FABRIC] Start", "[FABRIC] End", "[FABRIC] Negative weight"]
+    cell = SimpleNamespace()
+    grid.axis_options[0].apply(cell, 0.5, [0.5, 1.0])
+    copied = SimpleNamespace(**vars(cell))
+    grid.axis_options[1].apply(copied, 0.1, [0.1])
+    assert cell.fabric_axes == {"strength": 0.5}
+    assert copied.fabric_axes == {"strength": 0.5, "start": 0.1}
+
+
+def test_hosts_without_the_plot_get_no_axes(host: Running, script: ModuleType) -> None:
+    script._add_axes()
+
+
+def test_a_job_used_again_carries_nothing_over(host: Running, script: ModuleType) -> None:
+    from modules import scripts
+    from modules.processing import process_images
+
+    with closing(host.make(script_args={"fabric": [True, script.STORE.add(picture())]})) as p:
+        with_fabric = host.host.queue.run(process_images, p)
+        p.script_args = tuple(scripts.runner_of(False).default_args())
+        without = host.host.queue.run(process_images, p)
+    assert "FABRIC" in with_fabric.info
+    assert "FABRIC" not in without.info
+    assert np.array_equal(pixels(without), pixels(run(host)))
+
+
+@pytest.mark.parametrize("is_img2img", [False, True])
+def test_the_controls_are_the_request_in_order_with_its_defaults(
+    host: Running, script: ModuleType, is_img2img: bool
+) -> None:
+    import gradio as gr
+
+    instance = script.FabricScript()
+    instance.is_img2img = is_img2img
+    for _ in range(2):  # the WebUI builds them again for the API
+        with gr.Blocks():
+            controls = instance.ui(is_img2img)
+        assert len(controls) == len(CONTROLS)
+        named = dict(zip(CONTROLS, (control.value for control in controls)))
+        assert (named.pop("enabled"), named.pop("likes"), named.pop("dislikes")) == (False, "", "")
+        for name, value in named.items():
+            assert value == getattr(FabricSettings(), name)
+            assert value is not None
+    assert [component for component, _ in instance.infotext_fields] == controls
+    assert [key.control for _, key in instance.infotext_fields] == list(CONTROLS)
+    assert set(instance.paste_field_names) == {str(key) for _, key in instance.infotext_fields}
