@@ -104,44 +104,53 @@ class Running:
 
 @pytest.fixture(scope="module")
 def start_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
-    """Starts hosts, one at a time; the last one is closed at the end of the module."""
+    """Starts hosts, one at a time; asked again for the running one, it gives that. Closed at the end of the module."""
     from standalone import host as standalone_host
 
-    hosts: list[Any] = []
+    current: list[tuple[Any, Running]] = []
 
-    def start(checkpoint: Path, **kwargs: Any) -> Running:
-        for host in hosts:
-            host.close()
+    def start(checkpoint: Path, extension_dirs: list[Path]) -> Running:
+        key = (checkpoint, tuple(extension_dirs))
+        if current and current[0][0] == key and not current[0][1].host.closed:
+            return current[0][1]
+        for _, running in current:
+            running.host.close()
         data = tmp_path_factory.mktemp("data")
-        hosts.append(standalone_host.start(checkpoint=checkpoint, data_dir=data, device="cpu", **kwargs))
-        return Running(hosts[-1], data / "made")
+        host = standalone_host.start(checkpoint=checkpoint, data_dir=data, device="cpu", extension_dirs=extension_dirs)
+        _snapshot()
+        current[:] = [(key, Running(host, data / "made"))]
+        return current[0][1]
 
     yield start
-    for host in hosts:
-        host.close()
+    for _, running in current:
+        running.host.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def sd1(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
     """A host with a tiny SD1 model and no scripts."""
     return start_host(checkpoints("sd1"), extension_dirs=[])
 
 
-@pytest.fixture(autouse=True)
-def _settings_stay() -> Iterator[None]:
-    """Settings and callbacks that a test changes are put back."""
-    import sys
-
-    if "modules.shared" not in sys.modules:
-        yield
-        return
+def _snapshot() -> None:
+    """Remembers settings and callbacks of the host that was just started."""
     from modules import script_callbacks, shared
 
-    before = copy.copy(shared.opts.data)
-    callbacks = {name: list(entries) for name, entries in script_callbacks.callback_map.items()}
+    _as_started["settings"] = copy.copy(shared.opts.data)
+    _as_started["callbacks"] = {name: list(entries) for name, entries in script_callbacks.callback_map.items()}
+
+
+_as_started: dict[str, Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def _settings_stay() -> Iterator[None]:
+    """Settings and callbacks that a test changes are put back to what they were when the host started."""
     yield
-    keep = shared.opts.data.get("sd_model_checkpoint")
-    shared.opts.data.clear()
-    shared.opts.data.update(before, sd_model_checkpoint=keep)
-    for name, entries in script_callbacks.callback_map.items():
-        entries[:] = callbacks[name]
+    if _as_started:
+        from modules import script_callbacks, shared
+
+        shared.opts.data.clear()
+        shared.opts.data.update(_as_started["settings"])
+        for name, entries in script_callbacks.callback_map.items():
+            entries[:] = _as_started["callbacks"][name]
