@@ -29,7 +29,7 @@ from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn
 
 TITLE = "FABRIC"
-FOLDER = Path(paths.data_path) / "fabric"
+FOLDER = Path(paths.data_path) / "feedback"
 STORE = ImageStore(FOLDER / "images")
 PRESETS = PresetFolder(FOLDER / "presets")
 DEFAULTS = FabricSettings()
