@@ -6,13 +6,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
     from selenium.webdriver.remote.webelement import WebElement
 
-PAGE_TIMEOUT = 60.0
+PAGE_TIMEOUT = 120.0  # a busy machine
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -82,8 +83,31 @@ def open_accordion(window: WebDriver, title: str, tab: str = "txt2img") -> WebEl
     return accordion
 
 
+def fill(window: WebDriver, selector: str, value: object) -> None:
+    """Puts `value` into an input, as typing does."""
+    window.execute_script(
+        "const e = document.querySelector(arguments[0]); e.value = arguments[1];"
+        "for (const name of ['input', 'change', 'blur']) e.dispatchEvent(new Event(name, {bubbles: true}));",
+        selector,
+        str(value),
+    )
+
+
+def add_feedback(window: WebDriver, tab: str, kind: str, files: list[Path]) -> None:
+    """Uploads pictures to the list `likes` or `dislikes` of a tab, and waits until they are shown."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    panel = f".fabric-board[data-fabric-tab='{tab}'] [data-fabric-list='{kind}']"
+    before = len(window.find_elements(By.CSS_SELECTOR, f"{panel} .fabric-card"))
+    window.find_element(By.CSS_SELECTOR, f"{panel} input[type=file]").send_keys("\n".join(map(str, files)))
+    WebDriverWait(window, PAGE_TIMEOUT).until(
+        lambda w: len(w.find_elements(By.CSS_SELECTOR, f"{panel} .fabric-card img")) == before + len(files)
+    )
+
+
 def page_errors(window: WebDriver) -> list[str]:
-    """Severe messages in the browser's console, those about files that an offline page cannot load left out."""
+    """New severe messages in the browser's console, those about files that an offline page cannot load left out."""
     entries = window.get_log("browser")  # type: ignore[no-untyped-call]
     texts = [str(entry["message"]) for entry in entries if entry["level"] == "SEVERE"]
     return [text for text in texts if "Failed to load resource" not in text and "net::ERR_" not in text]

@@ -11,23 +11,26 @@ import tempfile
 import time
 from pathlib import Path
 
-from .browser import BrowserUnavailable, browser, open_accordion, open_page
+from .browser import BrowserUnavailable, add_feedback, browser, open_accordion, open_page
 from .checkpoint import CheckpointUnusable
 from .server import PACK_NAME, REPO, Installation, WebUIUnavailable, serving
 
 
-def take(out: Path, title: str, tab: str, dark: bool, whole_page: bool) -> None:
-    """Starts a WebUI with the pack, opens the accordion `title`, and writes the picture to `out`."""
+def take(out: Path, options: argparse.Namespace) -> None:
+    """Starts a WebUI with the pack, opens the accordion, and writes the picture to `out`."""
     installation = Installation.from_environment()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as data,
         serving(installation, Path(data), {PACK_NAME: REPO}) as server,
-        browser(dark=dark) as window,
+        browser(dark=options.dark) as window,
     ):
-        open_page(window, server.client.url, dark)
-        accordion = open_accordion(window, title, tab)
-        time.sleep(1.0)  # the accordion slides open
-        if whole_page:
+        open_page(window, server.client.url, options.dark)
+        accordion = open_accordion(window, options.title, options.tab)
+        for kind, files in (("likes", options.like), ("dislikes", options.dislike)):
+            if files:
+                add_feedback(window, options.tab, kind, [file.resolve() for file in files])
+        time.sleep(1.0)  # the accordion slides open, the status line follows
+        if options.whole_page:
             window.save_screenshot(str(out))
         else:
             accordion.screenshot(str(out))
@@ -41,9 +44,11 @@ def main() -> int:
     parser.add_argument("--tab", default="txt2img", choices=("txt2img", "img2img"))
     parser.add_argument("--dark", action="store_true", help="the dark theme")
     parser.add_argument("--whole-page", action="store_true", help="everything in the window, not the accordion alone")
+    parser.add_argument("--like", type=Path, action="append", help="a picture to like (FABRIC), may be repeated")
+    parser.add_argument("--dislike", type=Path, action="append", help="a picture to dislike (FABRIC), may be repeated")
     options = parser.parse_args()
     try:
-        take(options.out, options.title, options.tab, options.dark, options.whole_page)
+        take(options.out, options)
     except (WebUIUnavailable, BrowserUnavailable, CheckpointUnusable) as reason:
         print(f"No picture: {reason}.", file=sys.stderr)
         return 1

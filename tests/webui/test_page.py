@@ -1,0 +1,111 @@
+"""FABRIC in the real WebUI's page, in a real browser: generate, like what came out, generate again, see the effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .browser import PAGE_TIMEOUT, BrowserUnavailable, browser, fill, open_accordion, open_page, page_errors
+from .server import REPO, WebUI
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not (REPO / "javascript" / "fabric.js").is_file(), reason="javascript/fabric.js is not there"),
+]
+GALLERY = "#txt2img_gallery img"
+INFO = "#html_info_txt2img"
+
+
+@pytest.fixture(scope="module")
+def window(with_pack: WebUI) -> Iterator[WebDriver]:
+    """A browser window."""
+    try:
+        with browser() as opened:
+            yield opened
+    except BrowserUnavailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def page(window: WebDriver, with_pack: WebUI) -> WebDriver:
+    """The page, fresh, set to a small job with a fixed seed."""
+    open_page(window, with_pack.client.url)
+    fill(window, "#txt2img_prompt textarea", "a red circle")
+    for control, value in (("steps", 2), ("width", 128), ("height", 128), ("seed", 4)):
+        fill(window, f"#txt2img_{control} input[type=number]", value)
+    return window
+
+
+def generate(page: WebDriver) -> str:
+    """Presses Generate and waits for the new picture; returns the text under it."""
+    before = source(page)
+    page.execute_script("document.querySelector(arguments[0]).click()", "#txt2img_generate")
+    wait(page, lambda: source(page) not in ("", before))
+    wait(page, lambda: "Seed" in text_of(page, INFO) and "processing" not in text_of(page, INFO))
+    return text_of(page, INFO)
+
+
+def source(page: WebDriver) -> str:
+    """Address of the gallery's first picture, empty where there is none; a new file each time."""
+    return str(page.execute_script("return document.querySelector(arguments[0])?.src ?? ''", GALLERY))
+
+
+def wait(page: WebDriver, condition: object) -> None:
+    """Waits until `condition()` is true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(page, PAGE_TIMEOUT).until(lambda _: condition())  # type: ignore[operator]
+
+
+def text_of(page: WebDriver, selector: str) -> str:
+    """The text of an element, also of a hidden one; empty when it is not there."""
+    return str(page.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
+
+
+def value_of(page: WebDriver, selector: str) -> str:
+    """What an input holds."""
+    return str(page.execute_script("return document.querySelector(arguments[0]).value", selector))
+
+
+def pixels(page: WebDriver) -> str:
+    """The gallery's first picture, as a data URL drawn anew: without the infotext inside the file."""
+    return str(
+        page.execute_async_script(
+            "const done = arguments[1], image = new Image(); image.src = document.querySelector(arguments[0]).src;"
+            "image.decode().then(() => { const c = document.createElement('canvas'); c.width = image.naturalWidth;"
+            "c.height = image.naturalHeight; c.getContext('2d').drawImage(image, 0, 0); done(c.toDataURL()); });",
+            GALLERY,
+        )
+    )
+
+
+def test_like_generate_again_and_see_the_effect(page: WebDriver, with_pack: WebUI) -> None:
+    before = len(with_pack.log())
+    assert "FABRIC" not in generate(page)
+    plain = pixels(page)
+    mark = "#txt2img_gallery .fabric-mark[data-fabric-kind='likes']"
+    wait(page, lambda: page.execute_script("return !!document.querySelector(arguments[0])", mark))
+    page.execute_script("document.querySelector(arguments[0]).click()", mark)
+    likes = "#fabric_txt2img_likes :is(textarea, input)"
+    wait(page, lambda: re.fullmatch("[0-9a-f]{64}", value_of(page, likes)))
+    wait(page, lambda: "1 like" in text_of(page, "#fabric_txt2img_status"))
+    text = generate(page)
+    assert f"FABRIC likes: {value_of(page, likes)}" in text
+    assert pixels(page) != plain
+    assert with_pack.errors(before) == []
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_the_accordion_opens_without_a_script_error(page: WebDriver, tab: str) -> None:
+    page_errors(page)  # those of the WebUI itself, which has some when a size changes
+    accordion = open_accordion(page, "FABRIC", tab)
+    assert "Likes" in accordion.text
+    assert "Dislikes" in accordion.text
+    assert page_errors(page) == []
