@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -121,18 +122,21 @@ class Guard:
         await self._limited(scope, receive, send)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size, started = 0, False
+        size, too_large, started = 0, False, False
 
         async def counted() -> Message:
-            nonlocal size
+            nonlocal size, too_large
             message = await receive()
             size += len(message.get("body", b""))
             if size > self.max_body:
+                too_large = True
                 raise _TooLarge
             return message
 
         async def with_headers(message: Message) -> None:
             nonlocal started
+            if too_large and not started:
+                return  # the application's own words for a body that broke off
             if message["type"] == "http.response.start":
                 started = True
                 headers: list[Any] = list(message.get("headers", []))
@@ -142,8 +146,7 @@ class Guard:
                 message = {**message, "headers": headers}
             await send(message)
 
-        try:
+        with contextlib.suppress(_TooLarge):
             await self.app(scope, counted, with_headers)
-        except _TooLarge:
-            if not started:
-                await problem(413, f"The request is larger than {self.max_body // 2**20} MiB.")(scope, receive, send)
+        if too_large and not started:
+            await problem(413, f"The request is larger than {self.max_body // 2**20} MiB.")(scope, receive, send)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class GenerationRequest(BaseModel):
     """What txt2img and img2img have in common."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def null_is_default(cls, given: Any) -> Any:
+        """A field that is null has its default, as one that is left out."""
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
 
     prompt: str | None = ""
     negative_prompt: str | None = ""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Body, FastAPI, HTTPException
+from fastapi import APIRouter, Body, FastAPI, HTTPException, Request
 
 from modules import images, infotext_utils, script_callbacks, shared
 from standalone.engine.errors import UserError
@@ -173,5 +173,15 @@ def _no_embeddings() -> dict[str, Any]:
 
 
 def add_api(app: FastAPI, queue: JobQueue) -> None:
-    """Adds the API to `app`."""
-    app.include_router(make_router(queue))
+    """Adds the API to `app`. Below its paths nothing else answers, not even the page's own "not found"."""
+    router = make_router(queue)
+    app.include_router(router)
+    known = {getattr(route, "path", "") for route in router.routes}
+
+    async def otherwise(request: Request) -> None:
+        raise HTTPException(405 if request.url.path in known else 404,
+                            "This address does not take that method." if request.url.path in known else "There is nothing here.")
+
+    for prefix in ("/sdapi", "/internal"):
+        app.add_api_route(prefix + "/{rest:path}", otherwise, include_in_schema=False,
+                          methods=["GET", "POST", "PUT", "PATCH", "DELETE"])

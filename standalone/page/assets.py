@@ -67,6 +67,8 @@ class HeadTags:
         if scope["type"] != "http" or scope["path"] not in ("", "/") or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return
+        # uncompressed, or there would be no </head> to find
+        plain = {**scope, "headers": [(key, value) for key, value in scope["headers"] if key != b"accept-encoding"]}
         start: Message = {}
         body = b""
 
@@ -74,6 +76,9 @@ class HeadTags:
             nonlocal start, body
             if message["type"] == "http.response.start":
                 start = message
+                return
+            if message["type"] != "http.response.body":
+                await send(message)
                 return
             body += message.get("body", b"")
             if message.get("more_body"):
@@ -83,4 +88,4 @@ class HeadTags:
             await send({**start, "headers": [*headers, (b"content-length", str(len(page)).encode())]})
             await send({"type": "http.response.body", "body": page})
 
-        await self.app(scope, receive, with_tags)
+        await self.app(plain, receive, with_tags)

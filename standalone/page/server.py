@@ -46,8 +46,17 @@ def build_app(host: Any, *, local_only: bool = True, max_body: int = MAX_BODY) -
                               enable_monitoring=False, pwa=False, mcp_server=False)
     app.add_middleware(HeadTags, tags=assets.head())
     app.add_middleware(Guard, roots=folders, local_only=local_only, max_body=max_body)
-    script_callbacks.app_started_callback(shared.demo, app)
+    _call_app_started(app)
     return app
+
+
+def _call_app_started(app: FastAPI) -> None:
+    """Lets extensions add routes, and puts those before the page, which would answer to every address."""
+    before = len(app.router.routes)
+    script_callbacks.app_started_callback(shared.demo, app)
+    added = app.router.routes[before:]
+    del app.router.routes[before:]
+    app.router.routes[:0] = added
 
 
 def port_is_free(address: str, port: int) -> bool:

@@ -1,0 +1,135 @@
+"""The real command: a process of its own that is asked over the network, and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from standalone.setup.places import ROOT
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """`run.py serve` on a free port."""
+
+    def __init__(self, *options: str) -> None:
+        self.port = free_port()
+        environment = {**os.environ, "STEER_NO_VENV": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), "serve", "--no-browser", "--port", str(self.port), *options],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        self.lines: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(self.process.stdout)
+
+    def wait(self, seconds: float = 120.0) -> None:
+        end = time.monotonic() + seconds
+        while not any("The page is at" in line for line in self.lines):
+            assert self.process.poll() is None, "".join(self.lines)
+            assert time.monotonic() < end, "the server did not start: " + "".join(self.lines)
+            time.sleep(0.1)
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def process(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    running = Process("--checkpoint", str(tiny_checkpoint), "--data-dir", str(tmp_path_factory.mktemp("served")))
+    try:
+        running.wait()
+        yield running
+    finally:
+        running.stop()
+
+
+def test_it_serves_page_and_api(process: Process):
+    status, page = process.ask("/")
+    assert (status, b"gradio" in page) == (200, True)
+    scripts = re.findall(rb'src="(/steer/[^"]+)"', page)
+    assert [process.ask(address.decode())[0] for address in scripts] == [200] * len(scripts)
+    assert len(scripts) >= 2
+    status, answer = process.ask("/sdapi/v1/txt2img", {"prompt": "x", "steps": 1, "width": 64, "height": 64})
+    assert status == 200
+    assert json.loads(answer)["images"]
+
+
+def test_it_listens_on_loopback_only(process: Process):
+    """On every other address of this machine the port is closed."""
+    for address in {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}:
+        if str(address).startswith("127."):
+            continue
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            assert probe.connect_ex((address, process.port)) != 0
+
+
+def test_a_port_in_use_is_told_in_one_sentence(process: Process, tiny_checkpoint: Path, tmp_path: Path):
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), "serve", "--no-browser", "--port", str(process.port), "--checkpoint",
+                           str(tiny_checkpoint), "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=120, check=False,
+                          env={**os.environ, "STEER_NO_VENV": "1"})
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"Port {process.port} is in use")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals there")
+def test_it_stops_when_it_is_told_to(process: Process):
+    process.process.send_signal(signal.SIGINT)
+    assert process.process.wait(30) in (0, 130)
+    assert not any("Traceback" in line for line in process.lines), "".join(process.lines)
+
+
+@pytest.mark.parametrize(("name", "content", "told"), [
+    ("missing.safetensors", None, "There is no checkpoint named missing.safetensors"),
+    ("model.ckpt", b"\x80\x04.", "pickled"),
+    ("broken.safetensors", b"not a checkpoint", "broken.safetensors is damaged"),
+])
+def test_a_checkpoint_that_cannot_be_loaded_ends_in_one_sentence(tmp_path: Path, name: str, content: bytes | None, told: str):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), "serve", "--no-browser", "--port", str(free_port()), "--checkpoint",
+                           str(path), "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=120, check=False,
+                          env={**os.environ, "STEER_NO_VENV": "1"})
+    assert done.returncode == 1
+    assert told in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path) not in done.stderr

@@ -1,0 +1,127 @@
+"""The server outlives errors, interrupts and lack of memory, and does one job after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from .conftest import SMALL, Server
+
+WAITING = {"Probe": {"args": ["slow", 1, "", 20]}}
+
+
+def wait_until(condition: Any, seconds: float = 20.0) -> None:
+    """Waits until `condition()` holds, and fails if it does not in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def start(server: Server, pool: ThreadPoolExecutor, **fields: Any) -> Any:
+    """Starts a job that waits, and returns once it runs or is queued."""
+    return pool.submit(server.post, "/sdapi/v1/txt2img", **{**SMALL, **fields})
+
+
+@pytest.mark.parametrize(("trouble", "told"), [("error", "console says more"), ("memory", "not enough memory")])
+def test_a_failed_job_is_told_and_the_next_one_works(server: Server, trouble: str, told: str):
+    answer = server.post("/sdapi/v1/txt2img", **SMALL, alwayson_scripts={"Probe": {"args": ["x", 1, trouble]}})
+    assert answer.status_code == 500
+    assert told in answer.json()["detail"]
+    assert "secret" not in answer.text
+    assert "passwd" not in answer.text
+    assert server.txt2img()["images"]
+    assert server.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0
+
+
+def test_an_interrupted_job_ends_soon_and_the_next_one_works(server: Server):
+    with ThreadPoolExecutor(1) as pool:
+        job = start(server, pool, steps=1000, alwayson_scripts=WAITING)
+        wait_until(lambda: server.get("/sdapi/v1/progress").json()["state"]["job_count"] > 0)
+        began = time.monotonic()
+        assert server.post("/sdapi/v1/interrupt").json() == {}
+        assert job.result(timeout=15).status_code == 200
+        assert time.monotonic() - began < 10
+    assert server.txt2img()["images"]
+
+
+def test_skip_answers_as_the_webui_does(server: Server):
+    answer = server.post("/sdapi/v1/skip")
+    assert (answer.status_code, answer.json()) == (200, None)
+    assert server.txt2img()["images"]
+
+
+def test_jobs_wait_for_each_other_and_quick_requests_do_not(server: Server):
+    with ThreadPoolExecutor(3) as pool:
+        slow = start(server, pool, alwayson_scripts={"Probe": {"args": ["slow", 1, "", 3]}})
+        wait_until(lambda: server.host.queue.current is not None)
+        others = [start(server, pool, seed=seed) for seed in (10, 11)]
+        wait_until(lambda: len(server.host.queue.pending) == 2)
+        began = time.monotonic()
+        assert server.get("/sdapi/v1/samplers").status_code == 200
+        assert server.get("/sdapi/v1/progress").json()["state"]["job"] == "scripts_txt2img"
+        assert time.monotonic() - began < 2.5
+        assert not slow.done()
+        server.post("/sdapi/v1/interrupt")
+        assert [job.result(timeout=30).status_code for job in (slow, *others)] == [200, 200, 200]
+
+
+def test_the_page_stops_only_its_own_job(server: Server):
+    with ThreadPoolExecutor(2) as pool:
+        running = start(server, pool, force_task_id="task(one)", alwayson_scripts=WAITING)
+        wait_until(lambda: server.host.queue.current is not None)
+        waiting = start(server, pool, force_task_id="task(two)")
+        wait_until(lambda: len(server.host.queue.pending) == 1)
+        progress = server.post("/internal/progress", id_task="task(two)").json()
+        assert (progress["active"], progress["queued"]) == (False, True)
+        assert server.post("/internal/progress", id_task="task(one)").json()["active"]
+        server.post("/internal/interrupt", id_task="task(two)")
+        answer = waiting.result(timeout=10)
+        assert answer.status_code == 422
+        assert "cancelled" in answer.json()["detail"]
+        assert not running.done()
+        server.post("/internal/interrupt", id_task="task(one)")
+        assert running.result(timeout=15).status_code == 200
+    assert server.post("/internal/progress", id_task="task(one)").json()["completed"]
+
+
+def test_a_task_id_is_used_once_at_a_time(server: Server):
+    with ThreadPoolExecutor(1) as pool:
+        running = start(server, pool, force_task_id="task(same)", alwayson_scripts=WAITING)
+        wait_until(lambda: server.host.queue.current is not None)
+        second = server.post("/sdapi/v1/txt2img", **SMALL, force_task_id="task(same)")
+        server.post("/sdapi/v1/interrupt")
+        assert running.result(timeout=15).status_code == 200
+    assert second.status_code == 409
+
+
+def test_progress_counts_and_shows_a_preview(server: Server):
+    seen: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(1) as pool:
+        job = start(server, pool, steps=60, width=128, height=128)
+        while not job.done():
+            seen.append(server.get("/sdapi/v1/progress").json())
+            time.sleep(0.02)
+        assert job.result().status_code == 200
+    shares = [item["progress"] for item in seen if item["state"]["job_count"] > 0]
+    assert shares == sorted(shares)
+    assert 0 < max(shares) <= 1
+    assert any(item["current_image"] for item in seen)
+    assert set(seen[0]) == {"progress", "eta_relative", "state", "current_image", "textinfo"}
+
+
+def test_many_clients_at_once_all_get_their_own_image(server: Server):
+    barrier = threading.Barrier(6)
+
+    def ask(seed: int) -> int:
+        barrier.wait()
+        import json
+
+        return int(json.loads(server.txt2img(seed=seed)["info"])["seed"])
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, range(100, 106))) == list(range(100, 106))
