@@ -132,8 +132,8 @@ class FabricScript(scripts.Script):
         for component in (*controls, steps):
             listen(component.change, handlers.describe, [*controls, steps], [status])
         # not "input": gradio 6 raises that at key strokes only
-        listen(inbox.change, handlers.receive, [inbox, likes, dislikes], [enabled, likes, dislikes, inbox, outbox])
-        listen(load.click, handlers.load_preset, [preset], [*controls, status])
+        listen(inbox.change, handlers.receive, [inbox, enabled, likes, dislikes], [enabled, likes, dislikes, outbox])
+        listen(load.click, handlers.load_preset, [preset, *controls], [*controls, status])
         listen(save.click, handlers.save_preset, [preset, *controls], [preset, status])
         listen(delete.click, handlers.delete_preset, [preset], [preset, status])
         listen(preset.focus, handlers.refresh_presets, [], [preset])

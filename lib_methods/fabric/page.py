@@ -1,6 +1,7 @@
 """What FABRIC's controls do when they are used, without the controls: values in, values out.
 
-Handlers return gradio updates as plain dicts of `gr.update`; everything else here is text.
+Handlers return values. Updates are for the presets' dropdown alone: gradio 6 builds a component anew for each update,
+which components that a host derives from gradio's (the accordion with a switch) may not survive.
 """
 
 from __future__ import annotations
@@ -42,26 +43,22 @@ class PageHandlers:
         *controls, steps = values
         return self.status(*controls, steps=int(steps or 20))
 
-    def receive(self, message: str, likes: str, dislikes: str) -> list[Any]:
-        """A message of the browser; returns enabled, likes, dislikes, inbox and outbox. A new picture switches FABRIC
-        on."""
-        if not message:  # the inbox has just been emptied
-            return [gr.update() for _ in range(5)]
-        outcome = answer_message(message, likes or "", dislikes or "", self.store)
-        enabled = gr.update(value=True) if outcome.added else gr.update()
-        return [enabled, outcome.likes, outcome.dislikes, "", outcome.answer]
+    def receive(self, message: str, enabled: bool, likes: str, dislikes: str) -> list[Any]:
+        """A message of the browser; returns enabled, likes, dislikes and outbox. A new picture switches FABRIC on."""
+        outcome = answer_message(message or "", likes or "", dislikes or "", self.store)
+        return [bool(enabled) or outcome.added, outcome.likes, outcome.dislikes, outcome.answer]
 
-    def load_preset(self, name: Any) -> list[Any]:
-        """All controls as the preset has them, and the status line."""
+    def load_preset(self, name: Any, *values: Any) -> list[Any]:
+        """All controls as the preset has them, or as they were, and the status line."""
         try:
             settings = self.presets.load(name)
         except SettingsError as error:
-            return [*(gr.update() for _ in CONTROLS), status_html(str(error), problem=True)]
-        values: dict[str, Any] = {name: getattr(settings, name) for name in CONTROLS if name != "enabled"}
-        values["likes"], values["dislikes"] = format_images(settings.likes), format_images(settings.dislikes)
-        values["enabled"] = True
-        status = self.status(*(values[name] for name in CONTROLS))
-        return [*(gr.update(value=values[name]) for name in CONTROLS), status]
+            return [*values, status_html(str(error), problem=True)]
+        named: dict[str, Any] = {name: getattr(settings, name) for name in CONTROLS if name != "enabled"}
+        named["likes"], named["dislikes"] = format_images(settings.likes), format_images(settings.dislikes)
+        named["enabled"] = True
+        loaded = [named[name] for name in CONTROLS]
+        return [*loaded, self.status(*loaded)]
 
     def save_preset(self, name: Any, *values: Any) -> list[Any]:
         """The dropdown with the new preset, and the status line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lib_methods.fabric.request import CONTROLS
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.fabric.store import ImageStore
 
-from .pictures import picture
+from .pictures import data_url, picture
 
 UNKNOWN = "0" * 64
 
@@ -141,8 +142,8 @@ def test_a_preset_restores_every_control(handlers: PageHandlers) -> None:
     assert dropdown["value"] == "My preset"
     assert dropdown["choices"] == ["My preset"]
     assert "is saved" in status
-    *updates, status = handlers.load_preset("My preset")
-    assert [update["value"] for update in updates] == changed
+    *loaded, status = handlers.load_preset("My preset", *values())
+    assert loaded == changed
     assert "1 like" in status
     assert handlers.refresh_presets()["choices"] == ["My preset"]
     dropdown, status = handlers.delete_preset("My preset")
@@ -152,9 +153,8 @@ def test_a_preset_restores_every_control(handlers: PageHandlers) -> None:
 
 @pytest.mark.parametrize("name", [None, "", "gone", "../../etc/passwd", "\x00"])
 def test_preset_mistakes_are_told_and_change_nothing(handlers: PageHandlers, name: Any) -> None:
-    *updates, status = handlers.load_preset(name)
-    assert len(updates) == len(CONTROLS)
-    assert all("value" not in update for update in updates)
+    *loaded, status = handlers.load_preset(name, *values(strength=0.33))
+    assert loaded == values(strength=0.33)
     assert "fabric-problem" in status
     assert "fabric-problem" in handlers.delete_preset(name)[1]
 
@@ -165,5 +165,15 @@ def test_a_preset_of_impossible_settings_is_not_saved(handlers: PageHandlers) ->
     assert handlers.presets.list() == ()
 
 
-def test_an_emptied_inbox_changes_nothing(handlers: PageHandlers) -> None:
-    assert all("value" not in update for update in handlers.receive("", UNKNOWN, ""))
+def test_a_new_picture_switches_fabric_on_and_nothing_else_switches_it(handlers: PageHandlers) -> None:
+    add = json.dumps({"nonce": "1", "actions": [{"do": "add", "list": "likes", "image": data_url(picture())}]})
+    clear = json.dumps({"nonce": "2", "actions": [{"do": "clear", "list": "likes"}]})
+    enabled, likes, dislikes, _ = handlers.receive(add, False, "", UNKNOWN)
+    assert (enabled, len(likes), dislikes) == (True, 64, UNKNOWN)
+    for before in (False, True):
+        assert handlers.receive(clear, before, likes, dislikes)[:3] == [before, "", UNKNOWN]
+
+
+@pytest.mark.parametrize("message", ["", None, "rubbish"])
+def test_a_message_that_is_none_changes_nothing(handlers: PageHandlers, message: Any) -> None:
+    assert handlers.receive(message, False, UNKNOWN, "")[:3] == [False, UNKNOWN, ""]
