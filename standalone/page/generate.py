@@ -89,7 +89,7 @@ def make_handler(tab: str, names: Sequence[str], queue: JobQueue, data_dir: Path
             if shared.state.interrupted and not processed.images:
                 return [], "", "", as_html("Interrupted.")
             files = gallery_files(processed, data_dir)
-            gallery = gr.update(value=files, selected_index=0 if files else None)
+            gallery = gr.update(value=files, selected_index=processed.index_of_first_image if files else None)
             return gallery, processed.js(), as_html(processed.info), log_html(processed, time.monotonic() - started)
         except Exception as error:  # the last line of defence: whatever it is, the page shows a sentence
             return [], "", "", error_html(sentence_for(error)[0])

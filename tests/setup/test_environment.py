@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -187,7 +188,7 @@ CPU = {"version": "2.13.0+cpu", "requires_dist": ["filelock"]}
 ])
 def test_the_build_of_torch_fits_the_machine(plain, other, gpu, platform, index):
     pip = FakePip(plain, other)
-    torch_build.install_torch(pip, "torch==2.13.0", gpu=gpu, platform=platform)
+    torch_build.install_torch(cast(PipRunner, pip), "torch==2.13.0", gpu=gpu, platform=platform)
     assert [arguments[2] for arguments in pip.installed] == ([index] if index else [])
     assert bool(pip.said) == (bool(index) or (plain is CUDA and not gpu))
 

@@ -1,0 +1,162 @@
+"""The page in a real browser: open, type, generate, like, generate, see the effect."""
+
+from __future__ import annotations
+
+import io
+import urllib.request
+
+import pytest
+from PIL import Image
+
+from .conftest import Browser
+
+pytestmark = pytest.mark.browser
+
+
+def downloaded(address: str) -> Image.Image:
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        image = Image.open(io.BytesIO(answer.read()))
+    image.load()
+    return image
+
+
+@pytest.fixture(scope="module", autouse=True)
+def opened(browser: Browser) -> None:
+    browser.open()
+
+
+def test_it_opens_ready_to_generate(browser: Browser, screenshot):
+    screenshot("open")
+    assert browser.js("return get_uiCurrentTabContent().id") == "tab_txt2img"
+    assert browser.js("return get_uiCurrentTab().textContent") == "txt2img"
+    assert [browser.js(f"return document.querySelector('#txt2img_{name} input[type=number]').value")
+            for name in ("width", "height", "steps")] == ["64", "64", "4"]
+    for ident in ("txt2img_prompt", "txt2img_generate", "txt2img_gallery", "img2img_gallery", "img2img_prompt", "tab_img2img",
+                  "txt2img_seed", "setting_sd_model_checkpoint", "html_info_txt2img", "generation_info_txt2img"):
+        assert browser.js("return document.getElementById(arguments[0]) !== null", ident), ident
+
+
+def test_nothing_wider_than_a_laptops_screen(browser: Browser):
+    assert browser.js("return document.documentElement.scrollWidth <= window.innerWidth")
+    box = browser.js("const b = document.getElementById('txt2img_generate').getBoundingClientRect(); return [b.right, b.bottom]")
+    assert box[0] <= 1366
+    assert box[1] <= 768
+
+
+def test_generate_shows_a_picture_with_its_infotext(browser: Browser, screenshot):
+    browser.type("#txt2img_prompt textarea", "a red circle")
+    images = browser.generate()
+    assert len(images) == 1
+    image = downloaded(images[0])
+    assert image.size == (64, 64)
+    assert image.info["parameters"].startswith("a red circle\nSteps: 4, Sampler: Euler")
+    shown = browser.text("#html_info_txt2img")
+    assert "a red circle" in shown
+    assert "Size: 64x64" in shown
+    assert "Time taken" in browser.text("#html_log_txt2img")
+    screenshot("generated")
+
+
+def test_the_seed_buttons(browser: Browser):
+    browser.click("#txt2img_reuse_seed")
+    browser.until("return document.querySelector('#txt2img_seed input').value !== '-1'")
+    seed = browser.js("return document.querySelector('#txt2img_seed input').value")
+    assert f"Seed: {seed}," in browser.text("#html_info_txt2img")
+    browser.click("#txt2img_random_seed")
+    browser.until("return document.querySelector('#txt2img_seed input').value === '-1'")
+
+
+def test_interrupt_and_skip_take_the_place_of_generate(browser: Browser, screenshot):
+    browser.set_number("txt2img_steps", 150)
+    browser.set_number("txt2img_batch_count", 40)
+    browser.click("#txt2img_generate")
+    try:
+        browser.until("return getComputedStyle(document.getElementById('txt2img_interrupt')).display !== 'none'")
+        assert browser.js("return getComputedStyle(document.getElementById('txt2img_skip')).display") != "none"
+        browser.until("return document.querySelector('#txt2img_gallery_container .progressDiv .progress')?.textContent.includes('left')")
+        browser.until("return document.querySelector('#txt2img_gallery_container .livePreview img') !== null")
+        screenshot("running")
+    finally:
+        browser.click("#txt2img_interrupt")
+    browser.finished()
+    assert browser.js("return getComputedStyle(document.getElementById('txt2img_interrupt')).display") == "none"
+    assert browser.js("return document.querySelector('.progressDiv') === null")
+    browser.set_number("txt2img_steps", 4)
+    browser.set_number("txt2img_batch_count", 1)
+
+
+def test_what_is_wrong_is_said_on_the_page(browser: Browser, screenshot):
+    browser.click('#tabs > .tab-nav > button[aria-controls="tab_img2img"]')
+    browser.generate("img2img")
+    assert "There is no picture to start from" in browser.text("#html_log_img2img .error")
+    screenshot("error")
+    browser.click('#tabs > .tab-nav > button[aria-controls="tab_txt2img"]')
+
+
+def test_a_picture_goes_to_img2img_with_its_settings(browser: Browser, screenshot):
+    browser.type("#txt2img_prompt textarea", "a blue star")
+    browser.generate()
+    browser.click("#txt2img_send_to_img2img")
+    browser.until("return get_uiCurrentTabContent().id === 'tab_img2img'")
+    browser.until("return document.querySelector('#img2img_image img') !== null")
+    browser.until("return document.querySelector('#img2img_prompt textarea').value === 'a blue star'")
+    images = browser.generate("img2img")
+    assert len(images) == 1
+    assert "Denoising strength: 0.75" in browser.text("#html_info_img2img")
+    screenshot("img2img")
+    browser.js("switch_to_txt2img()")
+
+
+def test_inpainting_paints_a_mask(browser: Browser, screenshot):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    browser.click("#txt2img_send_to_inpaint")
+    browser.until("return document.querySelector('#img2maskimg canvas') !== null")
+    browser.until("return getComputedStyle(document.getElementById('inpaint_controls')).display !== 'none'")
+    canvas = browser.find("#img2maskimg canvas")
+    browser.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    browser.js("return new Promise((resolve) => setTimeout(resolve, 500))")
+    browser.generate("img2img")
+    assert "paint over the part" in browser.text("#html_log_img2img .error")
+    ActionChains(browser.driver).move_to_element(canvas).click_and_hold().move_by_offset(20, 10).move_by_offset(20, 0).release().perform()
+    browser.js("return new Promise((resolve) => setTimeout(resolve, 800))")
+    screenshot("inpaint")
+    images = browser.generate("img2img")
+    assert browser.text("#html_log_img2img .error") == ""
+    assert len(images) == 1
+    browser.js("switch_to_txt2img()")
+
+
+def test_pasting_an_infotext_sets_the_controls(browser: Browser):
+    infotext = "a green cross\\nNegative prompt: red\\nSteps: 7, Sampler: Heun, Schedule type: Karras, CFG scale: 4.5, Seed: 99, Size: 96x128"
+    browser.js("const box = document.querySelector('#txt2img_prompt textarea');"
+               f"box.value = '{infotext}'; updateInput(box);")
+    browser.click("#paste")
+    browser.until("return document.querySelector('#txt2img_prompt textarea').value === 'a green cross'")
+    values = {name: browser.js(f"return document.querySelector('#txt2img_{name} input').value")
+              for name in ("steps", "width", "height", "cfg_scale", "seed", "sampling", "scheduler")}
+    assert values == {"steps": "7", "width": "96", "height": "128", "cfg_scale": "4.5", "seed": "99", "sampling": "Heun",
+                      "scheduler": "Karras"}
+    for name, value in (("steps", 4), ("width", 64), ("height", 64)):
+        browser.set_number(f"txt2img_{name}", value)
+
+
+def test_settings_are_applied(browser: Browser):
+    browser.js("openTab('tab_settings')")
+    browser.click("#settings_submit")
+    browser.until("return document.querySelector('#settings_result').textContent.includes('Nothing had changed')")
+    browser.js("openTab('tab_txt2img')")
+
+
+def test_light_and_dark(browser: Browser, screenshot):
+    colours = []
+    for _ in range(2):
+        colours.append(browser.js("return getComputedStyle(document.body).backgroundColor"))
+        screenshot(f"theme{len(colours)}")
+        browser.click("#steer_theme")
+    assert colours[0] != colours[1]
+
+
+def test_the_page_asked_for_nothing_outside_and_had_no_errors(browser: Browser):
+    assert browser.outside_requests() == []
+    assert browser.errors() == []
