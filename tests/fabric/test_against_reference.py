@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.bare import BareSampling, rows_of
 from lib_methods.denoiser import Role, Row
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.attention import _chunked, attention_with_lse, pool_tokens
 from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.images import crop_to_fill, reference_noise, to_tensor
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
-from tests.fabric.small_model import Album, FakeSampling, picture, rows_of, small_unet
+from tests.fabric.small_model import Album, picture, small_unet
 
 
 def dense_attention(layer, own: Tensor, references: Tensor, weights: Tensor, keep_spread: bool) -> Tensor:
@@ -49,7 +50,7 @@ def dense_attention(layer, own: Tensor, references: Tensor, weights: Tensor, kee
 
 
 def plain_fabric(
-    sampling: FakeSampling,
+    sampling: BareSampling,
     x: Tensor,
     context: Tensor,
     rows: tuple[Row, ...],
@@ -119,7 +120,7 @@ def _noised(image, image_id: str, size: tuple[int, int], seed: int, level: float
 def test_equals_the_plain_form(weighting: str, keep_spread: bool, conds: int, unconds: int, slices: int | None) -> None:
     rows = rows_of(conds, unconds)
     unet, album = small_unet(), Album()
-    sampling = FakeSampling(unet)
+    sampling = BareSampling(unet)
     pictures = [picture(i) for i in range(3)]
     ids = [album.add(p) for p in pictures]
     asked = FabricSettings(

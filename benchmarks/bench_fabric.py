@@ -1,0 +1,155 @@
+"""What FABRIC costs on a full-size UNet: `python run.py bench fabric --out DIR [--quick]`.
+
+The UNet has SD1.5's geometry with random weights, at 512x512 (`--quick`: 256x256, batch 1, fewer likes). Every figure
+is a ratio to plain sampling measured side by side in the same run: the two are timed in turn, and the median of the
+pairs' ratios is reported. On a CUDA device it runs in half precision, elsewhere in fp32.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+
+from benchmarks.bare import BareSampling, rows_of
+from lib_methods.fabric.apply import attach
+from lib_methods.fabric.cache import FeatureCache
+from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+
+
+def sd15_unet(device: torch.device, dtype: torch.dtype) -> UNet2DConditionModel:
+    """SD1.5's UNet, 860 million parameters, with random weights."""
+    with torch.device(device):
+        return UNet2DConditionModel(
+            sample_size=64,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+        ).to(dtype)
+
+
+def likes(count: int) -> tuple[tuple[FeedbackImage, ...], dict[str, Image.Image]]:
+    """`count` pictures of noise and their names."""
+    album = {}
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+        album[f"{number:064x}"] = Image.fromarray(noise)
+    return tuple(FeedbackImage(name) for name in album), album
+
+
+class Case:
+    """One batch size on one UNet, and how long a denoiser call takes with and without FABRIC."""
+
+    def __init__(self, unet: UNet2DConditionModel, side: int, batch: int) -> None:
+        self.unet, self.side, self.batch = unet, side, batch
+        parameter = next(unet.parameters())
+        self.device = parameter.device
+        self.x = torch.randn(2 * batch, 4, side, side).to(parameter)
+        self.context = torch.randn(2 * batch, 77, 768).to(parameter)
+        self.level = 1.0
+
+    def sampling(self) -> BareSampling:
+        return BareSampling(self.unet, (self.side, self.side))
+
+    def call(self, sampling: BareSampling, level: float) -> float:
+        """Seconds for one denoiser call over `batch` cond and `batch` uncond rows."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        sampling.denoise(self.x, self.context, rows_of(self.batch, self.batch), level=level)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def with_likes(self, count: int, detail: str) -> BareSampling:
+        """A sampling with FABRIC attached and an empty cache of its own."""
+        images, album = likes(count)
+        sampling = self.sampling()
+        settings = FabricSettings(likes=images, detail=detail, cache_limit_mb=8192)
+        attach(sampling, settings, album.__getitem__, FeatureCache())
+        return sampling
+
+    def ratios(self, count: int, detail: str, pairs: int) -> tuple[float, float]:
+        """Time per call over plain sampling: at the first sight of a noise level, and from the cache."""
+        plain, guided = self.sampling(), self.with_likes(count, detail)
+        first, cached = [], []
+        for pair in range(pairs):
+            alone = self.call(plain, 1.0)
+            first.append(self.call(guided, 1.0 + pair) / alone)
+            cached.append(self.call(guided, 1.0 + pair) / alone)
+        return statistics.median(first), statistics.median(cached)
+
+    def peak_memory_ratio(self, count: int) -> float | None:
+        """Peak memory of a call over plain sampling on CUDA; None elsewhere, where torch does not keep count."""
+        if self.device.type != "cuda":
+            return None
+
+        def peak(sampling: BareSampling) -> int:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            self.call(sampling, 1.0)
+            return torch.cuda.max_memory_allocated()
+
+        return peak(self.with_likes(count, "full")) / peak(self.sampling())
+
+
+def main(out: Path, quick: bool) -> int:
+    """Write bench.json into `out`; 0 when done."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    torch.manual_seed(0)
+    print("Building a UNet of SD1.5's size with random weights ...", flush=True)
+    unet = sd15_unet(device, dtype).eval()
+    counts, batches, side, pairs = ((1, 4), (1,), 32, 3) if quick else ((1, 2, 4, 6), (1, 4), 64, 3)
+    figures: dict[str, Any] = {}
+    for batch in batches:
+        case = Case(unet, side, batch)
+        case.call(case.sampling(), 1.0)  # warm-up
+        mark = "" if batch == 1 else f"_batch{batch}"
+        figures[f"seconds_plain{mark}"] = case.call(case.sampling(), 1.0)
+        figures[f"ratio_first_0{mark}"] = figures[f"ratio_cached_0{mark}"] = 1.0  # without likes FABRIC adds nothing
+        for count in counts:
+            first, cached = case.ratios(count, "full", pairs)
+            half_first, half_cached = case.ratios(count, "half", pairs)
+            figures |= {
+                f"ratio_first_{count}{mark}": first,
+                f"ratio_cached_{count}{mark}": cached,
+                f"ratio_first_half_{count}{mark}": half_first,
+                f"ratio_cached_half_{count}{mark}": half_cached,
+                f"wanted_first_{count}{mark}": 1.25 * (2 * batch + count) / (2 * batch),
+            }
+            memory = case.peak_memory_ratio(count)
+            if memory is not None:
+                figures[f"peak_memory_ratio_{count}{mark}"] = memory
+            print(
+                f"  batch {batch}, {count} likes: first {first:.2f}, cached {cached:.2f}, "
+                f"half detail {half_first:.2f} and {half_cached:.2f}",
+                flush=True,
+            )
+    report = {
+        "metrics": {name: round(value, 3) for name, value in figures.items()},
+        "settings": {
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
+            "threads": torch.get_num_threads(),
+            "dtype": str(dtype),
+            "torch": torch.__version__,
+            "size": side * 8,
+            "pairs": pairs,
+        },
+    }
+    (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"Written to {out.name}: bench.json.")
+    return 0

@@ -1,0 +1,108 @@
+"""Make pictures with the standalone host as a request would, and read them with the parser of the procedural world."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from standalone.setup.places import ROOT
+
+CHECKPOINT = ROOT / "models" / "shapes" / "shapes.safetensors"
+STEPS, CFG, SAMPLER = 20, 5.0, "Euler"
+
+
+class Studio:
+    """A started host with the `shapes` checkpoint."""
+
+    def __init__(self, host: Any) -> None:
+        from modules import scripts
+
+        self.host = host
+        scripts.prepare_headless()
+        self.runner = scripts.scripts_txt2img
+
+    def make(
+        self, prompts: Sequence[str], seed: int, fabric: dict[str, Any] | None = None, size: int = 64, **fields: Any
+    ) -> list[np.ndarray]:
+        """One picture for each prompt, in one batch, seeds counting up from `seed`: uint8 of shape (size, size, 3).
+
+        fabric: named fields of a request to the FABRIC script; None leaves it off. fields: further fields of the job.
+        """
+        return self.host.queue.run(self._make, list(prompts), seed, fabric, size, fields, name="evaluate")
+
+    def _make(
+        self, prompts: list[str], seed: int, fabric: dict[str, Any] | None, size: int, fields: dict[str, Any]
+    ) -> list[np.ndarray]:
+        from modules import shared
+        from modules.processing import StableDiffusionProcessingTxt2Img, process_images
+
+        settings: dict[str, Any] = {"steps": STEPS, "cfg_scale": CFG, "sampler_name": SAMPLER, **fields}
+        with closing(
+            StableDiffusionProcessingTxt2Img(
+                sd_model=shared.sd_model,
+                prompt=prompts,
+                negative_prompt=[""] * len(prompts),
+                seed=[seed + i for i in range(len(prompts))],
+                width=size,
+                height=size,
+                batch_size=len(prompts),
+                do_not_save_samples=True,
+                do_not_save_grid=True,
+                **settings,
+            )
+        ) as p:
+            p.is_api = True
+            p.scripts = self.runner
+            arguments = self.runner.default_args()
+            if fabric is not None:
+                script = next(s for s in self.runner.alwayson_scripts if s.title() == "FABRIC")
+                arguments[script.args_from] = {"enabled": True, **fabric}
+            p.script_args = tuple(arguments)
+            processed = process_images(p)
+            if "FABRIC error" in p.extra_generation_params:
+                raise RuntimeError(p.extra_generation_params["FABRIC error"])
+            return [np.asarray(image.convert("RGB")) for image in processed.images[processed.index_of_first_image :]]
+
+
+def as_request(picture: np.ndarray) -> str:
+    """A picture as base64 PNG, as a request carries it."""
+    with io.BytesIO() as buffer:
+        Image.fromarray(picture).save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+@contextmanager
+def studio(checkpoint: Path = CHECKPOINT) -> Iterator[Studio]:
+    """A host in a folder of its own that goes away afterwards."""
+    from standalone import host as standalone_host
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        host = standalone_host.start(checkpoint=checkpoint, data_dir=Path(folder))
+        try:
+            yield Studio(host)
+        finally:
+            host.close()
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]], scale: int = 2, gap: int = 4) -> Image.Image:
+    """Pictures of equal size in rows, on white."""
+    height, width = rows[0][0].shape[:2]
+    columns = max(len(row) for row in rows)
+    canvas = Image.new(
+        "RGB",
+        (columns * (width * scale + gap) + gap, len(rows) * (height * scale + gap) + gap),
+        "white",
+    )
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            shown = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(shown, (gap + x * (width * scale + gap), gap + y * (height * scale + gap)))
+    return canvas
