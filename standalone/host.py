@@ -187,6 +187,5 @@ def _register_checkpoints(sd_models: Any, checkpoint: Path, data_dir: Path) -> N
         raise UserError(f"There is no checkpoint named {checkpoint.name}.")
     sd_models.CheckpointInfo(checkpoint).register()
     sd_models.checkpoint_dirs[:] = [data_dir / "models", REPO / "models"]
-    if checkpoint.is_file():
-        sd_models.checkpoint_dirs.append(checkpoint.parent)
+    sd_models.nearby_dirs[:] = [checkpoint.parent]
     sd_models.list_models()

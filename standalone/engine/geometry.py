@@ -183,10 +183,11 @@ def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = 
 def vae_geometry(state: State) -> dict[str, Any]:
     """The configuration of a diffusers AutoencoderKL for the LDM weights in `state`."""
     p = VAE_PREFIX
-    levels = _count(state, re.escape(p) + r"encoder\.down\.(\d+)\.")
+    # read from the decoder, which has a block at every level even where the encoder has none
+    levels = _count(state, re.escape(p) + r"decoder\.up\.(\d+)\.")
     if not levels:
         raise CheckpointError("This checkpoint has no VAE in it; use one with the VAE included.")
-    channels = tuple(_shape(state, f"{p}encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels))
+    channels = tuple(_shape(state, f"{p}decoder.up.{i}.block.0.conv2.weight")[0] for i in range(levels))
     if any(f"{p}encoder.down.{i}.attn.0.q.weight" in state for i in range(levels)):
         raise CheckpointError("A VAE with attention outside its middle block is not supported.")
     return {
@@ -195,7 +196,7 @@ def vae_geometry(state: State) -> dict[str, Any]:
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
         "block_out_channels": channels,
-        "layers_per_block": _count(state, re.escape(p) + r"encoder\.down\.0\.block\.(\d+)\."),
+        "layers_per_block": _count(state, re.escape(p) + r"decoder\.up\.0\.block\.(\d+)\.") - 1,
         "latent_channels": _shape(state, p + "decoder.conv_in.weight")[1],
         "sample_size": 512,
     }

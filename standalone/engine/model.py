@@ -45,6 +45,8 @@ class DiffusionWrapper(nn.Module):
 class StableDiffusionModel(nn.Module):
     """A loaded checkpoint of one of the families "sd1", "sd2", "sdxl"."""
 
+    alphas_cumprod: torch.Tensor
+
     def __init__(
         self,
         *,

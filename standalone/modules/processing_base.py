@@ -16,6 +16,8 @@ from modules.processing_latents import txt2img_image_conditioning
 from modules.shared import opts, state
 from standalone.engine.errors import UserError
 
+UNSET: Any = None  # for fields that are filled in before anyone reads them
+
 
 @dataclass(repr=False)
 class StableDiffusionProcessing:
@@ -27,7 +29,7 @@ class StableDiffusionProcessing:
     prompt: Any = ""
     prompt_for_display: str | None = None
     negative_prompt: Any = ""
-    styles: list[str] = None  # type: ignore[assignment]
+    styles: list[str] = UNSET
     seed: Any = -1
     subseed: Any = -1
     subseed_strength: float = 0
@@ -46,18 +48,18 @@ class StableDiffusionProcessing:
     tiling: bool | None = None
     do_not_save_samples: bool = False
     do_not_save_grid: bool = False
-    extra_generation_params: dict[str, Any] = None  # type: ignore[assignment]
+    extra_generation_params: dict[str, Any] = UNSET
     overlay_images: list[Any] | None = None
     eta: float | None = None
     do_not_reload_embeddings: bool = False
-    denoising_strength: float | None = None  # type: ignore[assignment]
+    denoising_strength: float | None = UNSET
     ddim_discretize: str | None = None
     s_min_uncond: float | None = None
     s_churn: float | None = None
     s_tmax: float | None = None
     s_tmin: float | None = None
     s_noise: float | None = None
-    override_settings: dict[str, Any] = None  # type: ignore[assignment]
+    override_settings: dict[str, Any] = UNSET
     override_settings_restore_afterwards: bool = True
     sampler_index: int | None = None
     refiner_checkpoint: str | None = None
@@ -75,7 +77,7 @@ class StableDiffusionProcessing:
     cached_uc = [None, None]
     cached_c = [None, None]
 
-    comments: dict[str, int] = None  # type: ignore[assignment]
+    comments: dict[str, int] = UNSET
     sampler: Any = field(default=None, init=False)
     is_using_inpainting_conditioning: bool = field(default=False, init=False)
     paste_to: tuple[int, int, int, int] | None = field(default=None, init=False)
@@ -86,17 +88,17 @@ class StableDiffusionProcessing:
     step_multiplier: int = field(default=1, init=False)
     color_corrections: list[Any] | None = field(default=None, init=False)
 
-    all_prompts: list[str] = field(default=None, init=False)  # type: ignore[assignment]
-    all_negative_prompts: list[str] = field(default=None, init=False)  # type: ignore[assignment]
-    all_seeds: list[int] = field(default=None, init=False)  # type: ignore[assignment]
-    all_subseeds: list[int] = field(default=None, init=False)  # type: ignore[assignment]
+    all_prompts: list[str] = field(default=UNSET, init=False)
+    all_negative_prompts: list[str] = field(default=UNSET, init=False)
+    all_seeds: list[int] = field(default=UNSET, init=False)
+    all_subseeds: list[int] = field(default=UNSET, init=False)
     iteration: int = field(default=0, init=False)
-    main_prompt: str = field(default=None, init=False)  # type: ignore[assignment]
-    main_negative_prompt: str = field(default=None, init=False)  # type: ignore[assignment]
-    prompts: list[str] = field(default=None, init=False)  # type: ignore[assignment]
-    negative_prompts: list[str] = field(default=None, init=False)  # type: ignore[assignment]
-    seeds: list[int] = field(default=None, init=False)  # type: ignore[assignment]
-    subseeds: list[int] = field(default=None, init=False)  # type: ignore[assignment]
+    main_prompt: str = field(default=UNSET, init=False)
+    main_negative_prompt: str = field(default=UNSET, init=False)
+    prompts: list[str] = field(default=UNSET, init=False)
+    negative_prompts: list[str] = field(default=UNSET, init=False)
+    seeds: list[int] = field(default=UNSET, init=False)
+    subseeds: list[int] = field(default=UNSET, init=False)
     extra_network_data: Any = field(default=None, init=False)
 
     user: str | None = field(default=None, init=False)

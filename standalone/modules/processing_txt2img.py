@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from modules import devices, extra_networks, images, prompt_parser, rng, sd_models, sd_samplers, shared
-from modules.processing_base import StableDiffusionProcessing
+from modules.processing_base import UNSET, StableDiffusionProcessing
 from modules.processing_infotext import create_infotext
 from modules.processing_latents import decode_latent_batch, opt_f, to_array, to_image
 from modules.sd_samplers_common import decode_first_stage, images_tensor_to_samples
@@ -51,10 +51,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     latent_scale_mode: dict[str, Any] | None = field(default=None, init=False)
     hr_c: Any = field(default=None, init=False)
     hr_uc: Any = field(default=None, init=False)
-    all_hr_prompts: list[str] = field(default=None, init=False)  # type: ignore[assignment]
-    all_hr_negative_prompts: list[str] = field(default=None, init=False)  # type: ignore[assignment]
-    hr_prompts: list[str] = field(default=None, init=False)  # type: ignore[assignment]
-    hr_negative_prompts: list[str] = field(default=None, init=False)  # type: ignore[assignment]
+    all_hr_prompts: list[str] = field(default=UNSET, init=False)
+    all_hr_negative_prompts: list[str] = field(default=UNSET, init=False)
+    hr_prompts: list[str] = field(default=UNSET, init=False)
+    hr_negative_prompts: list[str] = field(default=UNSET, init=False)
     hr_extra_network_data: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -300,7 +300,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         """Computes hr_c and hr_uc for the batch."""
         if self.hr_c is not None:
             return
-        size = {"width": self.hr_upscale_to_x, "height": self.hr_upscale_to_y}
+        size: dict[str, Any] = {"width": self.hr_upscale_to_x, "height": self.hr_upscale_to_y}
         prompts = prompt_parser.SdConditioning(self.hr_prompts, **size)
         negative = prompt_parser.SdConditioning(self.hr_negative_prompts, is_negative_prompt=True, **size)
         config = sd_samplers.find_sampler_config(self.hr_sampler_name or self.sampler_name)

@@ -16,6 +16,7 @@ from standalone.engine.text import TextOptions
 checkpoints_list: dict[str, CheckpointInfo] = {}
 checkpoint_aliases: dict[str, CheckpointInfo] = {}
 checkpoint_dirs: list[Path] = []
+nearby_dirs: list[Path] = []
 _CHECKSUM = re.compile(r"\s*\[[^]]+]\s*$")
 
 
@@ -69,18 +70,23 @@ def list_models() -> None:
             for alias in [name for name, other in checkpoint_aliases.items() if other is info]:
                 del checkpoint_aliases[alias]
     known = {Path(info.filename).resolve() for info in checkpoints_list.values()}
-    for folder in checkpoint_dirs:
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.rglob("*.safetensors")):
-            inside = any(loader.is_diffusers_folder(parent) for parent in path.parents)
-            if path.resolve() not in known and not inside and not path.name.endswith(".vae.safetensors"):
-                known.add(path.resolve())
-                CheckpointInfo(path).register()
-        for config in sorted(folder.rglob("unet/config.json")):
-            if config.parent.parent.resolve() not in known:
-                known.add(config.parent.parent.resolve())
-                CheckpointInfo(config.parent.parent).register()
+    found = [path for folder in checkpoint_dirs for path in _checkpoints_in(folder, "**/")]
+    # the folder of a checkpoint given by its path may be anything, a home folder even: no deeper than that
+    found += [path for folder in nearby_dirs for path in _checkpoints_in(folder, "")]
+    for path in found:
+        if path.resolve() not in known:
+            known.add(path.resolve())
+            CheckpointInfo(path).register()
+
+
+def _checkpoints_in(folder: Path, depth: str) -> list[Path]:
+    """The .safetensors files in `folder` that are no part of a diffusers folder, and the diffusers folders."""
+    files = [
+        path
+        for path in sorted(folder.glob(f"{depth}*.safetensors"))
+        if not path.name.endswith(".vae.safetensors") and not any(map(loader.is_diffusers_folder, path.parents))
+    ]
+    return files + [config.parent.parent for config in sorted(folder.glob(f"{depth}*/unet/config.json"))]
 
 
 def checkpoint_tiles(use_short: bool = False) -> list[str]:
@@ -160,6 +166,7 @@ def reset() -> None:
     checkpoints_list.clear()
     checkpoint_aliases.clear()
     checkpoint_dirs.clear()
+    nearby_dirs.clear()
     unload_model_weights()
 
 

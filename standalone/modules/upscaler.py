@@ -24,7 +24,7 @@ class Upscaler:
     def upscale(self, img: Image.Image, scale: float, selected_model: str | None = None) -> Image.Image:
         """`img` enlarged by `scale`, to a multiple of 8 pixels."""
         self.scale = scale
-        width, height = int(img.width * scale) // 8 * 8, int(img.height * scale) // 8 * 8
+        width, height = (max(8, int(side * scale) // 8 * 8) for side in img.size)
         img = self.do_upscale(img, selected_model)
         return img if img.size == (width, height) else img.resize((width, height), resample=LANCZOS)
 

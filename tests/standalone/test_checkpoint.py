@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def outputs(model: StableDiffusionModel) -> dict[str, torch.Tensor]:
     cond = model.get_learned_conditioning(Prompts(["a red circle, on white"]))
     x = torch.randn(1, 4, 8, 8, generator=generator)
     image = torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1
-    full = dict(cond) if isinstance(cond, dict) else {"c_crossattn": [cond]}
+    full: dict[str, Any] = dict(cond) if isinstance(cond, dict) else {"c_crossattn": [cond]}
     channels = model.model.diffusion_model.config.in_channels
     full["c_concat"] = [torch.ones(1, channels - 4, 8, 8)]
     with torch.no_grad():
@@ -69,7 +70,7 @@ def test_sdxl_conditioning_is_the_pipelines(checkpoints: Checkpoints) -> None:
     model = load_checkpoint(checkpoints("sdxl", folder=True))
     cond = model.get_learned_conditioning(Prompts(["a red circle"]))
     assert isinstance(cond, dict)
-    tokens = [49406, *model.text_encoders[0].tokenize(["a red circle"])[0], 49407]
+    tokens = [49406, *model.cond_stage_model.tokenize(["a red circle"])[0], 49407]
     states = []
     for text, pad in zip(parts.texts, (49407, 0)):
         ids = torch.tensor([tokens + [pad] * (77 - len(tokens))])

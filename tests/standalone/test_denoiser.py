@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 
 @pytest.fixture(autouse=True)
@@ -172,13 +173,13 @@ def test_every_sampling_has_a_new_denoiser(sd1: Any) -> None:
 
     seen: list[Any] = []
     script_callbacks.on_cfg_denoiser(lambda params: seen.append(params.denoiser))
-    for kind, fields in (("txt2img", {"n_iter": 2, "enable_hr": True, "hr_scale": 1.5}), ("img2img", {"n_iter": 2})):
+    jobs: dict[str, dict[str, Any]] = {
+        "txt2img": {"enable_hr": True, "hr_scale": 1.5},
+        "img2img": {"init_images": [Image.new("RGB", (64, 64))]},
+    }
+    for kind, fields in jobs.items():
         seen.clear()
-        if kind == "img2img":
-            from PIL import Image
-
-            fields["init_images"] = [Image.new("RGB", (64, 64))]
-        sd1.generate(kind, steps=2, **fields)
+        sd1.generate(kind, steps=2, n_iter=2, **fields)
         assert len({id(denoiser) for denoiser in seen}) == (4 if kind == "txt2img" else 2)
 
 

@@ -193,7 +193,7 @@ def test_components_of_a_tab_are_announced(start_host: Any, checkpoints: Any, ex
     start_host(checkpoints("sd1"), extension_dirs=[extension])
     from modules import script_callbacks, scripts
 
-    seen: list[tuple[str, str]] = []
+    seen: list[tuple[str, Any]] = []
     script_callbacks.on_before_component(lambda component, **kwargs: seen.append(("before", kwargs.get("elem_id"))))
     script_callbacks.on_after_component(lambda component, **kwargs: seen.append(("after", component.elem_id)))
     waited: list[Any] = []

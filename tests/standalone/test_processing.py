@@ -238,19 +238,22 @@ def test_an_empty_mask_works_on_the_whole_picture(sd1: Any) -> None:
 @pytest.mark.parametrize("channels", [8, 9])
 def test_models_that_see_an_image_besides(start_host: Any, checkpoints: Any, channels: int) -> None:
     running = start_host(checkpoints("sd1", in_channels=channels), extension_dirs=[])
+    txt2img: list[dict[str, Any]] = [
+        {},
+        {"enable_hr": True, "hr_upscaler": "Latent", "hr_resize_x": 96, "hr_resize_y": 128},
+        {"enable_hr": True, "hr_upscaler": "Lanczos"},
+    ]
+    mask = half_mask()
+    img2img: list[dict[str, Any]] = [
+        {},
+        {"mask": mask},
+        {"mask": mask, "inpaint_full_res": False},
+        {"image_cfg_scale": 1.5},
+    ]
     for sampler in ("Euler", "DDIM"):
-        for fields in (
-            {},
-            {"enable_hr": True, "hr_upscaler": "Latent", "hr_resize_x": 96, "hr_resize_y": 128},
-            {"enable_hr": True, "hr_upscaler": "Lanczos"},
-        ):
+        for fields in txt2img:
             assert running.generate(sampler_name=sampler, **fields).images
-        for fields in (
-            {},
-            {"mask": half_mask()},
-            {"mask": half_mask(), "inpaint_full_res": False},
-            {"image_cfg_scale": 1.5},
-        ):
+        for fields in img2img:
             result = running.generate("img2img", init_images=[picture()], sampler_name=sampler, batch_size=2, **fields)
             assert len(result.images) == 2
     if channels == 8:

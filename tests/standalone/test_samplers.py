@@ -138,9 +138,11 @@ def test_dpmpp_2m_is_diffusers_multistep_solver(name: str, options: dict[str, st
     sigmas = torch.as_tensor(scheduler.sigmas)
     # the multistep scheduler works in alpha space and rounds its timesteps; give our model the same ones
     rounded = {round(float(s), 4): float(t) for s, t in zip(sigmas, scheduler.timesteps)}
-    denoiser.sigma_to_t = lambda sigma, quantize=None: torch.full(
-        sigma.shape, rounded[round(float(sigma.flatten()[0]), 4)]
-    )  # type: ignore[method-assign]
+
+    def rounded_timestep(sigma: torch.Tensor, quantize: bool | None = None) -> torch.Tensor:
+        return torch.full(sigma.shape, rounded[round(float(sigma.flatten()[0]), 4)])
+
+    denoiser.sigma_to_t = rounded_timestep  # type: ignore[method-assign]
     scale = float((1 + sigmas[0] ** 2) ** 0.5)
     kwargs: dict[str, Any] = {"noise": Draws()} if options else {}
     found = getattr(samplers, name)(denoiser, noise() * scale, sigmas, **kwargs)

@@ -1,0 +1,212 @@
+"""Starting and closing the host, its settings, and components of the page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from standalone import host as standalone_host
+from standalone.engine.errors import CheckpointError, UserError
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def test_a_second_start_gives_the_same_host(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
+    said: list[str] = []
+    arguments: dict[str, Any] = {
+        "checkpoint": checkpoints("sd1"),
+        "data_dir": tmp_path,
+        "extension_dirs": [],
+        "device": "cpu",
+    }
+    with standalone_host.start(**arguments, progress=said.append) as host:
+        assert standalone_host.start(**arguments) is host
+        with pytest.raises(UserError, match="close it first"):
+            standalone_host.start(**{**arguments, "data_dir": tmp_path / "other"})
+        assert any("Reading" in line for line in said)
+        assert host.output_dir == tmp_path / "outputs"
+        assert host.queue.run(lambda: 1) == 1
+    assert host.closed
+    host.close()
+    with standalone_host.start(**arguments) as again:
+        assert again is not host
+
+
+def test_a_start_that_fails_leaves_nothing(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    for name, words in (
+        ("bad.safetensors", "damaged"),
+        ("none.safetensors", "no checkpoint named"),
+        ("x.ckpt", "pickled"),
+    ):
+        with pytest.raises((CheckpointError, UserError), match=words) as caught:
+            standalone_host.start(checkpoint=tmp_path / name, data_dir=tmp_path, extension_dirs=[], device="cpu")
+        assert str(tmp_path) not in str(caught.value)
+    with standalone_host.start(
+        checkpoint=checkpoints("sd1"), data_dir=tmp_path, extension_dirs=[], device="cpu"
+    ) as host:
+        assert host.model.is_sd1
+
+
+def test_another_package_named_modules_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "__init__.py").write_text("", encoding="utf-8")
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(REPO)!r}]\nimport modules\n"
+        "from standalone import host\n"
+        "try:\n    host.import_modules()\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert "UserError Another package named 'modules'" in done.stdout
+
+
+def test_settings_are_kept(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
+    from_elsewhere = {
+        "outdir_txt2img_samples": "/etc",
+        "CLIP_stop_at_last_layers": 2,
+        "jpeg_quality": "high",
+        "my_own": [1],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(from_elsewhere), encoding="utf-8")
+    arguments: dict[str, Any] = {
+        "checkpoint": checkpoints("sd1"),
+        "data_dir": tmp_path,
+        "extension_dirs": [],
+        "device": "cpu",
+    }
+    with standalone_host.start(**arguments) as host:
+        from modules import shared
+
+        assert shared.opts.CLIP_stop_at_last_layers == 2
+        assert shared.opts.jpeg_quality == 80, "a value of the wrong type is not taken"
+        assert shared.opts.my_own == [1], "settings of scripts that are not loaded stay"
+        assert Path(shared.opts.outdir_txt2img_samples) == tmp_path / "outputs" / "txt2img-images"
+        heard: list[Any] = []
+        shared.opts.onchange("jpeg_quality", lambda: heard.append(shared.opts.jpeg_quality), call=False)
+        assert shared.opts.set("jpeg_quality", 55)
+        assert not shared.opts.set("jpeg_quality", 55)
+        assert heard == [55]
+        assert not shared.opts.set("outdir_samples", "/etc", is_api=True)
+        host.save_settings()
+    with standalone_host.start(**arguments):
+        assert shared.opts.jpeg_quality == 55
+        assert shared.opts.my_own == [1]
+    (tmp_path / "config.json").write_text("{broken", encoding="utf-8")
+    with standalone_host.start(**arguments):
+        assert shared.opts.CLIP_stop_at_last_layers == 1
+        assert (tmp_path / "config.json.damaged").exists()
+
+
+def test_an_onchange_that_fails_undoes_the_change(sd1: Any) -> None:
+    from modules import shared
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    shared.opts.onchange("jpeg_quality", fail, call=False)
+    try:
+        assert not shared.opts.set("jpeg_quality", 33)
+        assert shared.opts.jpeg_quality == 80
+    finally:
+        shared.opts.data_labels["jpeg_quality"].onchange = None
+
+
+def test_scripts_add_settings(start_host: Any, checkpoints: Any, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "one.py").write_text(
+        "from modules import script_callbacks, shared, scripts\n"
+        "HERE = scripts.basedir()\n"
+        "def settings():\n"
+        "    info = shared.OptionInfo(4, 'Four', section=('mine', 'Mine')).info('a number')\n"
+        "    shared.opts.add_option('mine_four', info)\n"
+        "script_callbacks.on_ui_settings(settings)\n"
+        "class One(scripts.Script):\n"
+        "    def title(self):\n"
+        "        return HERE\n",
+        encoding="utf-8",
+    )
+    start_host(checkpoints("sd1"), extension_dirs=[tmp_path])
+    from modules import scripts, shared
+
+    assert shared.opts.mine_four == 4
+    assert "a number" in shared.opts.data_labels["mine_four"].comment_after
+    assert scripts.scripts_txt2img.titles == [str(tmp_path)]
+    assert scripts.basedir() != str(tmp_path)
+    del shared.opts.data_labels["mine_four"]
+
+
+def test_checkpoints_can_be_changed(start_host: Any, checkpoints: Any) -> None:
+    checkpoints("sd2")
+    running = start_host(checkpoints("sd1"), extension_dirs=[])
+    from modules import script_callbacks, sd_models, shared
+
+    sd_models.list_models()
+    loaded: list[str] = []
+    script_callbacks.on_model_loaded(lambda model: loaded.append(model.sd_checkpoint_info.name))
+    first = running.generate().images[0].tobytes()
+    other = running.generate(override_settings={"sd_model_checkpoint": "sd2.safetensors"})
+    assert "Model: sd2" in other.info
+    assert running.generate().images[0].tobytes() == first, "the next job has its own model again"
+    assert loaded == ["sd2.safetensors", "sd1.safetensors"]
+    missing = running.generate(override_settings={"sd_model_checkpoint": "no such model"})
+    assert "no such model" in missing.comments
+    title = next(title for title in sd_models.checkpoint_tiles() if title.startswith("sd2.safetensors"))
+    shared.opts.set("sd_model_checkpoint", title)
+    assert sd_models.reload_model_weights().is_sd2
+    shared.opts.set("sd_model_checkpoint", "sd1.safetensors")
+    assert sd_models.reload_model_weights().is_sd1
+
+
+def test_checkpoints_are_looked_for_nearby_but_not_everywhere(sd1: Any, tmp_path: Path) -> None:
+    from modules import sd_models
+
+    for name in ("beside.safetensors", "deep/deeper.safetensors", "some.vae.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    folder = tmp_path / "folder"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    sd_models.nearby_dirs.append(tmp_path)
+    try:
+        sd_models.list_models()
+        names = {info.name for info in sd_models.checkpoints_list.values()}
+        assert {"beside.safetensors", "folder"} <= names
+        assert not names & {"deeper.safetensors", "diffusion_pytorch_model.safetensors", "some.vae.safetensors"}
+        sd_models.checkpoint_dirs.append(tmp_path)
+        sd_models.list_models()
+        assert "deeper.safetensors" in {info.name for info in sd_models.checkpoints_list.values()}
+    finally:
+        sd_models.nearby_dirs.remove(tmp_path)
+        sd_models.checkpoint_dirs.remove(tmp_path)
+        for path in tmp_path.rglob("*.*"):
+            path.unlink()
+        sd_models.list_models()
+
+
+def test_components_of_the_page(sd1: Any) -> None:
+    import gradio as gr
+
+    from modules import ui_components
+
+    with gr.Blocks() as page:
+        with ui_components.InputAccordion(False, label="Mine", elem_id="mine") as accordion:
+            with accordion.extra():
+                ui_components.FormHTML(value="x")
+            with ui_components.FormRow():
+                button = ui_components.ToolButton("👍", elem_id="like", elem_classes=["more"])
+        ui_components.DropdownMulti(choices=["a"], value=["a"])
+    assert accordion.value is False
+    assert accordion.elem_id == "mine-checkbox"
+    assert accordion.accordion.elem_id == "mine"
+    assert button.elem_classes == ["tool", "more"]
+    assert button.get_block_name() == "button"
+    names = {component["type"] for component in page.get_config_file()["components"]}
+    assert {"checkbox", "accordion", "button", "row", "html", "dropdown"} <= names
+    assert not list((REPO / "standalone" / "modules").glob("*.pyi"))

@@ -1,0 +1,142 @@
+"""Resizing, masks and grids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SIDES = st.integers(1, 90)
+
+
+@pytest.fixture(autouse=True)
+def _host(sd1: Any) -> None:
+    """The modules can be imported while a host runs."""
+
+
+@given(mode=st.integers(0, 2), size=st.tuples(SIDES, SIDES), target=st.tuples(SIDES, SIDES), grey=st.booleans())
+@PROPERTY
+def test_any_image_takes_any_size(mode: int, size: tuple[int, int], target: tuple[int, int], grey: bool) -> None:
+    from modules import images
+
+    image = Image.new("L" if grey else "RGB", size, 90 if grey else (90, 20, 20))
+    found = images.resize_image(mode, image, *target, upscaler_name="Lanczos")
+    assert found.size == target
+    values = np.asarray(found.convert("L"), dtype=int)
+    assert np.abs(values - np.asarray(image.convert("L"), dtype=int)[0, 0]).max() <= 1, "one colour stays one colour"
+
+
+def test_crop_and_fill_keep_the_shape() -> None:
+    from modules import images
+
+    image = Image.new("RGB", (40, 20), (0, 0, 255))
+    image.paste((255, 0, 0), (0, 0, 10, 20))
+    cropped = np.asarray(images.resize_image(1, image, 20, 20))
+    assert cropped[10, 0].tolist() == [0, 0, 255], "the sides are cut off"
+    filled = np.asarray(images.resize_image(2, image, 40, 40))
+    assert filled[0, 2].tolist() == filled[39, 2].tolist() == [255, 0, 0], "the edge goes on"
+    assert filled[0, 38].tolist() == [0, 0, 255]
+
+
+@given(
+    box=st.tuples(SIDES, SIDES, SIDES, SIDES),
+    pad=st.integers(0, 40),
+    target=st.tuples(st.integers(8, 64), st.integers(8, 64)),
+)
+@PROPERTY
+def test_the_region_around_a_mask(box: tuple[int, int, int, int], pad: int, target: tuple[int, int]) -> None:
+    from modules import masking
+
+    mask = Image.new("L", (90, 70), 0)
+    x1, y1, x2, y2 = min(box[0], box[2]) - 1, min(box[1], box[3]) - 1, max(box[0], box[2]), max(box[1], box[3])
+    mask.paste(255, (x1, y1, x2, y2))
+    region = masking.get_crop_region_v2(mask, pad)
+    if region is None:
+        assert y1 >= 70
+        return
+    inside = mask.getbbox()
+    assert inside is not None
+    grown = masking.expand_crop_region(region, *target, 90, 70)
+    for outer, inner in ((region, inside), (grown, region)):
+        assert outer[0] <= inner[0] <= inner[2] <= outer[2]
+        assert outer[1] <= inner[1] <= inner[3] <= outer[3]
+    assert 0 <= grown[0] < grown[2] <= 90
+    assert 0 <= grown[1] < grown[3] <= 70
+    fits = grown[2] - grown[0] < 90 and grown[3] - grown[1] < 70
+    ratio = (grown[2] - grown[0]) / (grown[3] - grown[1])
+    if fits and min(grown[2] - grown[0], grown[3] - grown[1]) > 20:
+        assert abs(ratio / (target[0] / target[1]) - 1) < 0.12
+
+
+def test_an_empty_mask_has_no_region() -> None:
+    from modules import masking
+
+    empty = Image.new("L", (20, 10))
+    assert masking.get_crop_region_v2(empty) is None
+    assert masking.get_crop_region(empty) == (20, 10, 0, 0)
+
+
+def test_fill_takes_colours_from_around() -> None:
+    from modules import masking
+
+    image = Image.new("RGB", (32, 32), (10, 200, 10))
+    image.paste((255, 0, 255), (12, 12, 20, 20))
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (10, 10, 22, 22))
+    found = np.asarray(masking.fill(image, mask), dtype=int)
+    assert np.abs(found - [10, 200, 10]).max() <= 3
+    assert np.array_equal(found[:8], np.asarray(image, dtype=int)[:8])
+
+
+@given(sigma=st.floats(0, 12), axis=st.sampled_from([0, 1]))
+@PROPERTY
+def test_blurring_a_mask(sigma: float, axis: int) -> None:
+    from modules.processing_latents import gaussian_blur
+
+    mask = Image.new("L", (40, 40))
+    mask.paste(255, (15, 15, 25, 25))
+    values = np.asarray(gaussian_blur(mask, sigma, axis), dtype=float)
+    assert values.shape == (40, 40)
+    assert abs(values.sum() - 255 * 100) < 255 * 6, "what one place loses another gets"
+    even = np.asarray(gaussian_blur(Image.new("L", (40, 40), 77), sigma, axis))
+    assert (even == 77).all()
+    symmetric = values if axis == 1 else values.T
+    assert np.array_equal(symmetric, symmetric[:, ::-1])
+
+
+def test_masks_of_any_kind() -> None:
+    from modules.processing_latents import create_binary_mask
+
+    clear = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
+    clear.putpixel((1, 1), (0, 0, 0, 200))
+    assert np.asarray(create_binary_mask(clear))[1, 1] == 255
+    assert np.asarray(create_binary_mask(clear, round=False))[1, 1] == 200
+    opaque = Image.new("RGBA", (4, 4), (255, 255, 255, 255))
+    assert np.asarray(create_binary_mask(opaque)).min() == 255
+
+
+def test_grids() -> None:
+    from modules import images, script_callbacks, shared
+
+    parts = [Image.new("RGB", (8, 6), (i, 0, 0)) for i in range(5)]
+    assert images.image_grid(parts).size == (3 * 8, 2 * 6)
+    assert images.image_grid(parts, rows=1).size == (40, 6)
+    shared.opts.n_rows = 5
+    assert images.image_grid(parts).size == (8, 30)
+
+    def wide(params: Any) -> None:
+        params.cols, params.rows = 5, 1
+
+    script_callbacks.on_image_grid(wide)
+    assert images.image_grid(parts).size == (40, 6)
+
+
+def test_transparency_takes_the_background() -> None:
+    from modules import images
+
+    assert images.flatten(Image.new("RGBA", (2, 2), (0, 0, 0, 0)), "#102030").getpixel((0, 0)) == (16, 32, 48)
