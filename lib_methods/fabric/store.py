@@ -211,7 +211,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 def _decode(source: bytes | str) -> Image.Image:
     if isinstance(source, str):
         data = _from_base64(source)
-        if len(data) < _SHORTEST_FILE:  # "/etc/passwd" is good base64
+        if len(data) < _SHORTEST_FILE and source[:5] != "data:":  # "/etc/passwd" is good base64
             raise StoreError(_UNREADABLE_TEXT)
         return _open(data)
     if not isinstance(source, (bytes, bytearray, memoryview)):
