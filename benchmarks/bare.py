@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class BareSampling:
 
     latent_channels, pixels_per_latent = 4, 8
 
-    def __init__(self, unet: nn.Module, size: tuple[int, int] = (8, 8), steps: int = 10, hires: bool = False) -> None:
+    def __init__(self, unet: Any, size: tuple[int, int] = (8, 8), steps: int = 10, hires: bool = False) -> None:
         self.unet, self.steps, self.is_hires = unet, steps, hires
         self.latent_size = size
         self.first_latent_size = (size[0] // 2, size[1] // 2) if hires else size

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from standalone.shapes import networks
 from standalone.shapes.captions import caption, random_named
+from standalone.shapes.optimizer import MatrixOptimizer
 from standalone.shapes.tokens import tokenize
 from standalone.shapes.world import UNIT, Scene, random_scene, render
 
-STOCK = 24_000  # encoded pictures held at a time
+STOCK = 16_000  # encoded pictures held at a time
 REFRESH = 200  # steps between refreshes
 FRESH = 512  # pictures replaced at a refresh
 NO_CAPTION = 0.1  # share of captions dropped, for classifier-free guidance
@@ -79,17 +80,16 @@ class Stock:
 class Trainer:
     """The two networks, their averaged copies, and everything needed to go on after a stop."""
 
-    def __init__(self, out: Path, batch: int, rate: float, total: int, seed: int = 0) -> None:
-        self.out, self.batch, self.rate, self.total = out, batch, rate, total
+    def __init__(self, out: Path, batch: int, rate: float, minutes: float, seed: int = 0) -> None:
+        self.out, self.batch, self.minutes = out, batch, minutes
         torch.manual_seed(seed)
         self.unet, self.text = networks.unet(), networks.text_encoder()
         self.average = nn.ModuleList([copy.deepcopy(self.unet), copy.deepcopy(self.text)]).requires_grad_(False)
-        trained = [p for p in [*self.unet.parameters(), *self.text.parameters()] if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        self.optimizer = MatrixOptimizer([self.unet, self.text], rate, rate / 2)
         alphas = networks.noise_schedule().alphas_cumprod
         self.signal, self.noise = alphas.sqrt(), (1 - alphas).sqrt()
         self.weight = (SNR_CAP / (alphas / (1 - alphas))).clamp(max=1.0)
-        self.step, self.seed = 0, seed
+        self.step, self.spent, self.seed = 0, 0.0, seed
         if (out / "state.pt").exists():
             self._load()
 
@@ -99,7 +99,7 @@ class Trainer:
         self.text.load_state_dict(state["text"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step, self.spent = state["step"], state["spent"]
 
     def save(self) -> None:
         """Write the whole state, so that a stop at any moment leaves the old or the new one."""
@@ -109,19 +109,18 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "spent": self.spent,
         }
         torch.save(state, self.out / "state.pt.new")
         os.replace(self.out / "state.pt.new", self.out / "state.pt")
 
-    def _learning_rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / 300)
-        rest = min(1.0, self.step / self.total)
-        return self.rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * rest)))
+    def _share_of_rate(self) -> float:
+        """Warm-up over 200 steps, then half a cosine over the time that the whole training has."""
+        done = min(1.0, self.spent / (self.minutes * 60))
+        return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def train_step(self, stock: Stock, generator: torch.Generator) -> float:
         """One step; returns the weighted loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
         latents, captions = stock.batch(self.batch, generator)
         # stratified: every batch covers the whole range of noise levels
         share = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator)) / self.batch
@@ -131,32 +130,32 @@ class Trainer:
         context = self.text(tokenize(captions)).last_hidden_state
         predicted = self.unet(noisy, times, context).sample
         loss = ((predicted - noise).pow(2).mean((1, 2, 3)) * self.weight[times]).mean()
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        self.optimizer.step()
+        self.optimizer.step(self._share_of_rate())
         self.step += 1
-        decay = min(0.9995, 1 - 1 / (1 + self.step / 5))
+        decay = min(0.999, 1 - 1 / (1 + self.step / 5))
         pairs = zip(self.average.parameters(), [*self.unet.parameters(), *self.text.parameters()], strict=True)
         with torch.no_grad():
             for slow, fast in pairs:
                 slow.lerp_(fast, 1 - decay)
         return loss.item()
 
-    def run(self, minutes: float) -> None:
-        """Train until `total` steps are done or the time is over."""
+    def run(self) -> None:
+        """Train until the time is over, counting what earlier runs spent."""
         vae = networks.vae().eval()
         vae.load_state_dict(load_file(self.out / "vae.safetensors"))
         rng = np.random.default_rng((self.seed, self.step))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
         stock = Stock(vae, rng, STOCK)
-        started, losses = time.monotonic(), []
+        losses: list[float] = []
         with (self.out / "train_log.jsonl").open("a") as log:
-            while self.step < self.total and time.monotonic() - started < minutes * 60:
+            while self.spent < self.minutes * 60:
+                started = time.monotonic()
                 losses.append(self.train_step(stock, generator))
+                self.spent += time.monotonic() - started
                 if self.step % REFRESH == 0:
                     entry = {"step": self.step, "loss": round(float(np.mean(losses)), 5)}
-                    print(entry, f"{time.monotonic() - started:.0f} s", flush=True)
+                    print(entry, f"{self.spent:.0f} s", flush=True)
                     log.write(json.dumps(entry) + "\n")
                     log.flush()
                     losses = []
@@ -169,9 +168,8 @@ class Trainer:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--steps", type=int, default=30_000, help="length of the whole schedule, over all runs")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--minutes", type=float, default=60, help="length of the whole training, over all runs")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=2e-3)
     options = parser.parse_args()
-    Trainer(options.out, options.batch, options.rate, options.steps).run(options.minutes)
+    Trainer(options.out, options.batch, options.rate, options.minutes).run()

@@ -35,9 +35,9 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 
 UNIT = 64  # the side of a training picture in pixels; object sizes are given for it
-SIZE_RANGES: dict[str, tuple[int, int]] = {"small": (12, 14), "large": (22, 26)}
-STRIPE = 3  # height of one stripe in pixels
-DOT = 0.46  # diameter of the dot in an object, as a share of its side
+SIZE_RANGES: dict[str, tuple[int, int]] = {"small": (15, 17), "large": (24, 27)}
+STRIPE = 4  # height of one stripe in pixels
+DOT = 0.5  # diameter of the dot in an object, as a share of its side
 LIGHT = 0.55  # how far light stripes and dots are mixed with white
 SUPERSAMPLE = 4
 
