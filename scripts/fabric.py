@@ -233,5 +233,15 @@ def _guard_api(demo: Any, app: Any) -> None:
     guard_script(app, TITLE, lambda arguments: parse_request(arguments, STORE))
 
 
+def _tell_of_foreign_pictures(text: str, fields: dict[str, Any]) -> None:
+    count = infotext.foreign_pictures(fields)
+    if count:
+        warn(
+            f"FABRIC: the settings are restored, but not the {count} feedback picture(s) of another extension. "
+            "Add the pictures again."
+        )
+
+
 script_callbacks.on_before_ui(_add_axes)
+script_callbacks.on_infotext_pasted(_tell_of_foreign_pictures)
 script_callbacks.on_app_started(_guard_api)

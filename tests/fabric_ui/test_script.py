@@ -171,6 +171,19 @@ def test_axes_are_added_once_and_cells_do_not_share_values(
     assert copied.fabric_axes == {"strength": 0.5, "start": 0.1}
 
 
+def test_pictures_of_the_first_extension_are_missed_aloud(
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import script_callbacks
+
+    said: list[str] = []
+    monkeypatch.setattr(script, "warn", said.append)
+    script_callbacks.infotext_pasted_callback("", {"fabric_pos_images": '["a.png", "b.png"]', "fabric_start": "0"})
+    script_callbacks.infotext_pasted_callback("", {"FABRIC likes": UNKNOWN})
+    assert len(said) == 1
+    assert "2 feedback picture(s)" in said[0]
+
+
 def test_hosts_without_the_plot_get_no_axes(host: Running, script: ModuleType) -> None:
     script._add_axes()
 
