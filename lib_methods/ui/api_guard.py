@@ -6,7 +6,7 @@ still be answered with "422" and a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 ROUTES = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img")
@@ -40,12 +40,26 @@ def guard_script(app: Any, script_title: str, check: Callable[[Any], object]) ->
     refuse_bad_arguments.__annotations__["request"] = Request
 
     guarded = 0
-    for route in app.routes:
+    for route in _all_routes(app.routes):
         if isinstance(route, APIRoute) and route.path in ROUTES:
-            dependency = get_parameterless_sub_dependant(depends=Depends(refuse_bad_arguments), path=route.path_format)
-            route.dependant.dependencies.append(dependency)
+            depends = Depends(refuse_bad_arguments)
+            # what the route asks for now, and what FastAPI works that out from again for an included router
+            route.dependant.dependencies.append(
+                get_parameterless_sub_dependant(depends=depends, path=route.path_format)
+            )
+            route.dependencies.append(depends)
             guarded += 1
     return guarded
+
+
+def _all_routes(routes: Iterable[Any]) -> Iterator[Any]:
+    """Routes, and those of included routers, which newer versions of FastAPI do not copy into the application."""
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        if router is None:
+            yield route
+        else:
+            yield from _all_routes(router.routes)
 
 
 def _arguments(body: Any, script_title: str) -> Iterator[Any]:

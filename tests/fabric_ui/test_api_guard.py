@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
@@ -31,16 +31,19 @@ def jobs() -> list[Payload]:
     return []
 
 
-@pytest.fixture
-def client(tmp_path: Path, jobs: list[Payload]) -> TestClient:
+@pytest.fixture(params=["routes of the application", "an included router"])
+def client(request: pytest.FixtureRequest, tmp_path: Path, jobs: list[Payload]) -> TestClient:
     app = FastAPI()
+    router = APIRouter() if request.param == "an included router" else app
 
-    @app.post("/sdapi/v1/txt2img")
+    @router.post("/sdapi/v1/txt2img")
     def generate(payload: Payload) -> int:
         jobs.append(payload)
         return len(jobs)
 
-    app.post("/other")(generate)
+    router.post("/other")(generate)
+    if isinstance(router, APIRouter):
+        app.include_router(router)
     assert guard_script(app, "FABRIC", lambda arguments: parse_request(arguments, ImageStore(tmp_path))) == 1
     return TestClient(app)
 
