@@ -21,7 +21,7 @@ def decode_bytes(text: str, what: str = "image") -> bytes:
     if text[:8].lower().startswith(("http://", "https:/")):
         raise BadRequest(f"{what}: links are not followed here; send the image itself as base64.", 400)
     head = _DATA_URL.match(text)
-    payload = re.sub(r"\s+", "", text[head.end():] if head else text)
+    payload = re.sub(r"\s+", "", text[head.end() :] if head else text)
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError):

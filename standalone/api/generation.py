@@ -24,16 +24,43 @@ from .models import GenerationRequest, GenerationResponse, ImageToImageRequest, 
 from .scripts import build_args, runner_for
 
 # Fields of a request that steer the API itself and are no arguments of the processing classes.
-_NOT_FOR_PROCESSING = {"sampler_index", "script_name", "script_args", "send_images", "save_images", "alwayson_scripts",
-                       "infotext", "init_images", "mask", "latent_mask", "firstpass_image", "include_init_images"}
+_NOT_FOR_PROCESSING = {
+    "sampler_index",
+    "script_name",
+    "script_args",
+    "send_images",
+    "save_images",
+    "alwayson_scripts",
+    "infotext",
+    "init_images",
+    "mask",
+    "latent_mask",
+    "firstpass_image",
+    "include_init_images",
+}
 # Infotext names of the fields that an `infotext` in the request may set.
 _INFOTEXT_NAMES = {
-    "prompt": "Prompt", "negative_prompt": "Negative prompt", "steps": "Steps", "sampler_name": "Sampler",
-    "scheduler": "Schedule type", "cfg_scale": "CFG scale", "seed": "Seed", "width": "Size-1", "height": "Size-2",
-    "batch_size": "Batch size", "denoising_strength": "Denoising strength", "hr_scale": "Hires upscale",
-    "hr_upscaler": "Hires upscaler", "hr_second_pass_steps": "Hires steps", "hr_resize_x": "Hires resize-1",
-    "hr_resize_y": "Hires resize-2", "subseed": "Variation seed", "subseed_strength": "Variation seed strength",
-    "hr_prompt": "Hires prompt", "hr_negative_prompt": "Hires negative prompt", "mask_blur": "Mask blur",
+    "prompt": "Prompt",
+    "negative_prompt": "Negative prompt",
+    "steps": "Steps",
+    "sampler_name": "Sampler",
+    "scheduler": "Schedule type",
+    "cfg_scale": "CFG scale",
+    "seed": "Seed",
+    "width": "Size-1",
+    "height": "Size-2",
+    "batch_size": "Batch size",
+    "denoising_strength": "Denoising strength",
+    "hr_scale": "Hires upscale",
+    "hr_upscaler": "Hires upscaler",
+    "hr_second_pass_steps": "Hires steps",
+    "hr_resize_x": "Hires resize-1",
+    "hr_resize_y": "Hires resize-2",
+    "subseed": "Variation seed",
+    "subseed_strength": "Variation seed strength",
+    "hr_prompt": "Hires prompt",
+    "hr_negative_prompt": "Hires negative prompt",
+    "mask_blur": "Mask blur",
 }
 
 
@@ -42,8 +69,11 @@ def apply_infotext(request: GenerationRequest, runner: ScriptRunner) -> tuple[Ge
     if not request.infotext:
         return request, {}
     params = infotext_utils.parse_generation_parameters(request.infotext)
-    found = {field: params[name] for field, name in _INFOTEXT_NAMES.items()
-             if name in params and field in type(request).model_fields and field not in request.model_fields_set}
+    found = {
+        field: params[name]
+        for field, name in _INFOTEXT_NAMES.items()
+        if name in params and field in type(request).model_fields and field not in request.model_fields_set
+    }
     if isinstance(request, TextToImageRequest) and "enable_hr" not in request.model_fields_set:
         found["enable_hr"] = "Denoising strength" in params and bool({"Hires upscale", "Hires upscaler"} & set(params))
     settings = {name: value for _, name, value in infotext_utils.get_override_settings(params)}
@@ -84,8 +114,9 @@ def script_args_from_infotext(params: Mapping[str, Any], runner: ScriptRunner) -
 
 def _processing_fields(request: GenerationRequest) -> dict[str, Any]:
     fields = request.model_dump(exclude=_NOT_FOR_PROCESSING)
-    sampler, scheduler = sd_samplers.get_sampler_and_scheduler(request.sampler_name or request.sampler_index,
-                                                               request.scheduler)
+    sampler, scheduler = sd_samplers.get_sampler_and_scheduler(
+        request.sampler_name or request.sampler_index, request.scheduler
+    )
     fields["sampler_name"] = sampler
     if not fields["scheduler"] and scheduler != "Automatic":
         fields["scheduler"] = scheduler
@@ -119,8 +150,15 @@ class Generation:
     and `mask` are decoded.
     """
 
-    def __init__(self, request: GenerationRequest, args: tuple[Any, ...], *, init_images: list[Image.Image] | None = None,
-                 mask: Image.Image | None = None, is_api: bool = True) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        args: tuple[Any, ...],
+        *,
+        init_images: list[Image.Image] | None = None,
+        mask: Image.Image | None = None,
+        is_api: bool = True,
+    ) -> None:
         self.is_img2img = isinstance(request, ImageToImageRequest)
         self.request = request
         self.args = args
@@ -135,8 +173,13 @@ class Generation:
         runner = runner_for(isinstance(given, ImageToImageRequest))
         request, mentioned = apply_infotext(given, runner)
         check_request(request)
-        args = build_args(runner, script_name=request.script_name, script_args=request.script_args,
-                          always_on=request.alwayson_scripts, mentioned=mentioned)
+        args = build_args(
+            runner,
+            script_name=request.script_name,
+            script_args=request.script_args,
+            always_on=request.alwayson_scripts,
+            mentioned=mentioned,
+        )
         if not isinstance(request, ImageToImageRequest):
             return cls(request, args)
         images = [decode_image(text, f"init_images[{number}]") for number, text in enumerate(request.init_images or [])]

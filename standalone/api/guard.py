@@ -17,12 +17,16 @@ from .errors import problem
 
 MAX_BODY = 256 * 1024 * 1024
 # gradio's routes for things that this page does not have: a proxy to other servers, traces, code editing
-_CLOSED = re.compile(r"^(?:/gradio_api)?/(?:proxy=|monitoring|profiling|vibe|undo-vibe|runs|run-history|dev/|"
-                     r"process_recording|stream/|deep_link|token|component_server)")
+_CLOSED = re.compile(
+    r"^(?:/gradio_api)?/(?:proxy=|monitoring|profiling|vibe|undo-vibe|runs|run-history|dev/|"
+    r"process_recording|stream/|deep_link|token|component_server)"
+)
 _FILE = re.compile(r"^(?:/gradio_api)?/file[=/](?P<path>.*)$", re.DOTALL)
-_POLICY = ("default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-           "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
-           "worker-src 'self' blob:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'")
+_POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
+)
 
 
 class _TooLarge(Exception):

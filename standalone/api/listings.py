@@ -26,18 +26,36 @@ from .models import (
 
 
 def samplers() -> list[SamplerItem]:
-    return [SamplerItem(name=s.name, aliases=s.aliases, options={k: str(v) for k, v in s.options.items()})
-            for s in sd_samplers.all_samplers]
+    return [
+        SamplerItem(name=s.name, aliases=s.aliases, options={k: str(v) for k, v in s.options.items()})
+        for s in sd_samplers.all_samplers
+    ]
 
 
 def schedulers() -> list[SchedulerItem]:
-    return [SchedulerItem(name=s.name, label=s.label, aliases=s.aliases, default_rho=s.default_rho,
-                          need_inner_model=s.need_inner_model) for s in sd_schedulers.schedulers]
+    return [
+        SchedulerItem(
+            name=s.name,
+            label=s.label,
+            aliases=s.aliases,
+            default_rho=s.default_rho,
+            need_inner_model=s.need_inner_model,
+        )
+        for s in sd_schedulers.schedulers
+    ]
 
 
 def upscalers() -> list[UpscalerItem]:
-    return [UpscalerItem(name=u.name, model_name=getattr(u.scaler, "model_name", None), model_path=None, model_url=None,
-                         scale=u.scale) for u in shared.sd_upscalers]
+    return [
+        UpscalerItem(
+            name=u.name,
+            model_name=getattr(u.scaler, "model_name", None),
+            model_path=None,
+            model_url=None,
+            scale=u.scale,
+        )
+        for u in shared.sd_upscalers
+    ]
 
 
 def latent_upscale_modes() -> list[LatentUpscalerModeItem]:
@@ -46,8 +64,17 @@ def latent_upscale_modes() -> list[LatentUpscalerModeItem]:
 
 def checkpoints() -> list[SDModelItem]:
     """The checkpoints. `filename` is the name of the file alone: where it is on the server is nobody's business."""
-    return [SDModelItem(title=c.title, model_name=c.model_name, hash=c.shorthash, sha256=c.sha256,
-                        filename=Path(c.filename).name, config=None) for c in sd_models.checkpoints_list.values()]
+    return [
+        SDModelItem(
+            title=c.title,
+            model_name=c.model_name,
+            hash=c.shorthash,
+            sha256=c.sha256,
+            filename=Path(c.filename).name,
+            config=None,
+        )
+        for c in sd_models.checkpoints_list.values()
+    ]
 
 
 def styles() -> list[PromptStyleItem]:
@@ -55,8 +82,10 @@ def styles() -> list[PromptStyleItem]:
 
 
 def scripts_list() -> ScriptsList:
-    return ScriptsList(txt2img=[s.name for s in scripts.scripts_txt2img.scripts if s.name],
-                       img2img=[s.name for s in scripts.scripts_img2img.scripts if s.name])
+    return ScriptsList(
+        txt2img=[s.name for s in scripts.scripts_txt2img.scripts if s.name],
+        img2img=[s.name for s in scripts.scripts_img2img.scripts if s.name],
+    )
 
 
 def script_info() -> list[ScriptInfo]:
@@ -95,8 +124,10 @@ def cmd_flags() -> dict[str, Any]:
     """The command line options that scripts look at, without the folders of the server."""
     hidden = ("dir", "path", "ckpt")
     flags = {key: value for key, value in vars(shared.cmd_opts).items() if not any(part in key for part in hidden)}
-    return {key: value if isinstance(value, (bool, int, float, str, type(None), list)) else str(value)
-            for key, value in flags.items()}
+    return {
+        key: value if isinstance(value, (bool, int, float, str, type(None), list)) else str(value)
+        for key, value in flags.items()
+    }
 
 
 def _ram() -> dict[str, Any]:
@@ -115,8 +146,12 @@ def _cuda() -> dict[str, Any]:
     free, total = torch.cuda.mem_get_info()
     stats = torch.cuda.memory_stats()
     found: dict[str, Any] = {"system": {"free": free, "used": total - free, "total": total}}
-    for name, key in (("active", "active_bytes"), ("allocated", "allocated_bytes"), ("reserved", "reserved_bytes"),
-                      ("inactive", "inactive_split_bytes")):
+    for name, key in (
+        ("active", "active_bytes"),
+        ("allocated", "allocated_bytes"),
+        ("reserved", "reserved_bytes"),
+        ("inactive", "inactive_split_bytes"),
+    ):
         found[name] = {"current": stats.get(f"{key}.all.current", 0), "peak": stats.get(f"{key}.all.peak", 0)}
     found["events"] = {"retries": stats.get("num_alloc_retries", 0), "oom": stats.get("num_ooms", 0)}
     return found

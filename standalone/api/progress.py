@@ -33,8 +33,9 @@ def api_progress(skip_current_image: bool) -> ProgressResponse:
         state.set_current_image()
         if state.current_image is not None:
             image = encode_image(state.current_image)
-    return ProgressResponse(progress=min(progress, 1), eta_relative=eta, state=state.dict(), current_image=image,
-                            textinfo=state.textinfo)
+    return ProgressResponse(
+        progress=min(progress, 1), eta_relative=eta, state=state.dict(), current_image=image, textinfo=state.textinfo
+    )
 
 
 def data_url(image: Image.Image, kind: str) -> str:
@@ -54,8 +55,13 @@ def task_progress(queue: JobQueue, request: TaskProgressRequest) -> TaskProgress
     if job is None or status != "running":
         queued = status == "queued"
         text = f"In queue: {queue.position(job)} before" if job is not None and queued else "Waiting..."
-        return TaskProgressResponse(active=False, queued=queued, completed=status in ("done", "failed", "cancelled"),
-                                    id_live_preview=-1, textinfo=text)
+        return TaskProgressResponse(
+            active=False,
+            queued=queued,
+            completed=status in ("done", "failed", "cancelled"),
+            id_live_preview=-1,
+            textinfo=text,
+        )
     state = shared.state
     fields: dict[str, Any] = {}
     if request.live_preview and shared.opts.live_previews_enable:
@@ -63,5 +69,13 @@ def task_progress(queue: JobQueue, request: TaskProgressRequest) -> TaskProgress
         if state.current_image is not None and state.id_live_preview != request.id_live_preview:
             kind = "png" if shared.opts.live_previews_image_format == "png" else "jpeg"
             fields = {"live_preview": data_url(state.current_image, kind)}
-    return TaskProgressResponse(active=True, queued=False, completed=False, progress=state.progress(), eta=state.eta(),
-                                id_live_preview=state.id_live_preview, textinfo=state.textinfo, **fields)
+    return TaskProgressResponse(
+        active=True,
+        queued=False,
+        completed=False,
+        progress=state.progress(),
+        eta=state.eta(),
+        id_live_preview=state.id_live_preview,
+        textinfo=state.textinfo,
+        **fields,
+    )

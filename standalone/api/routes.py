@@ -151,9 +151,14 @@ def make_router(queue: JobQueue) -> APIRouter:
         return listings.cmd_flags()
 
     for path, listing in (
-        ("samplers", listings.samplers), ("schedulers", listings.schedulers), ("upscalers", listings.upscalers),
-        ("latent-upscale-modes", listings.latent_upscale_modes), ("sd-models", listings.checkpoints),
-        ("prompt-styles", listings.styles), ("scripts", listings.scripts_list), ("script-info", listings.script_info),
+        ("samplers", listings.samplers),
+        ("schedulers", listings.schedulers),
+        ("upscalers", listings.upscalers),
+        ("latent-upscale-modes", listings.latent_upscale_modes),
+        ("sd-models", listings.checkpoints),
+        ("prompt-styles", listings.styles),
+        ("scripts", listings.scripts_list),
+        ("script-info", listings.script_info),
         ("memory", listings.memory),
     ):
         router.add_api_route(f"/sdapi/v1/{path}", listing, methods=["GET"])
@@ -179,9 +184,15 @@ def add_api(app: FastAPI, queue: JobQueue) -> None:
     known = {getattr(route, "path", "") for route in router.routes}
 
     async def otherwise(request: Request) -> None:
-        raise HTTPException(405 if request.url.path in known else 404,
-                            "This address does not take that method." if request.url.path in known else "There is nothing here.")
+        raise HTTPException(
+            405 if request.url.path in known else 404,
+            "This address does not take that method." if request.url.path in known else "There is nothing here.",
+        )
 
     for prefix in ("/sdapi", "/internal"):
-        app.add_api_route(prefix + "/{rest:path}", otherwise, include_in_schema=False,
-                          methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+        app.add_api_route(
+            prefix + "/{rest:path}",
+            otherwise,
+            include_in_schema=False,
+            methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        )

@@ -58,8 +58,14 @@ def _args_of(script: Script, given: Any) -> list[Any]:
     return args
 
 
-def build_args(runner: ScriptRunner, *, script_name: str | None, script_args: Sequence[Any] | None,
-               always_on: Mapping[str, Any] | None, mentioned: Mapping[int, Any] | None = None) -> tuple[Any, ...]:
+def build_args(
+    runner: ScriptRunner,
+    *,
+    script_name: str | None,
+    script_args: Sequence[Any] | None,
+    always_on: Mapping[str, Any] | None,
+    mentioned: Mapping[int, Any] | None = None,
+) -> tuple[Any, ...]:
     """All scripts' arguments: the controls' defaults, over them `mentioned` (from an infotext), then the request's."""
     args = runner.default_args()
     for index, value in (mentioned or {}).items():

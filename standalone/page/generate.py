@@ -60,7 +60,7 @@ def make_generation(tab: str, names: Sequence[str], values: Sequence[Any]) -> Ge
     `values` begins with the controls called `names`, the scripts' arguments follow.
     """
     fields = dict(zip(names, values))
-    args = list(values[len(names):])
+    args = list(values[len(names) :])
     args[0] = args[0] or 0  # the list of scripts gives None before anything is chosen
     if tab == "txt2img":
         request = _request(TextToImageRequest, fields)

@@ -11,7 +11,17 @@ from modules.ui_components import FormRow
 
 from . import paste
 from .defaults import Defaults
-from .parts import Fields, batch_column, output_panel, override_settings, sampler_row, seed_row, size_columns, slider, toprow
+from .parts import (
+    Fields,
+    batch_column,
+    output_panel,
+    override_settings,
+    sampler_row,
+    seed_row,
+    size_columns,
+    slider,
+    toprow,
+)
 from .tab import QUICK, Tab
 
 RESIZE_MODES = ["Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)"]
@@ -19,23 +29,61 @@ FILLS = ["fill", "original", "latent noise", "latent nothing"]
 HEIGHT = 360
 
 
-def _sources() -> tuple[Fields, Any, dict[str, Any]]:
+def _sources(defaults: Defaults) -> tuple[Fields, Any, dict[str, Any]]:
     """The ways to give a picture: (controls, the tabs, each tab)."""
     with gr.Tabs(elem_id="mode_img2img") as tabs:
         with gr.Tab("img2img", id="img2img", elem_id="img2img_img2img_tab") as plain:
-            image = gr.Image(label="Image for img2img", elem_id="img2img_image", show_label=False, type="pil",
-                             sources=["upload", "clipboard"], image_mode="RGBA", height=HEIGHT, format="png")
+            image = gr.Image(
+                label="Image for img2img",
+                elem_id="img2img_image",
+                show_label=False,
+                type="pil",
+                sources=["upload", "clipboard"],
+                image_mode="RGBA",
+                height=HEIGHT,
+                format="png",
+            )
         with gr.Tab("Inpaint", id="inpaint", elem_id="img2img_inpaint_tab") as inpaint:
-            editor = gr.ImageEditor(label="Image for inpainting with mask", elem_id="img2maskimg", show_label=False, type="pil",
-                                    sources=["upload", "clipboard"], image_mode="RGBA", height=HEIGHT + 60, format="png",
-                                    transforms=(), layers=False, canvas_size=(512, 512),
-                                    brush=gr.Brush(colors=["#ffffff"], default_color="#ffffff", color_mode="fixed"))
+            editor = gr.ImageEditor(
+                label="Image for inpainting with mask",
+                elem_id="img2maskimg",
+                show_label=False,
+                type="pil",
+                sources=["upload", "clipboard"],
+                image_mode="RGBA",
+                height=HEIGHT + 60,
+                format="png",
+                transforms=(),
+                layers=False,
+                canvas_size=(512, 512),
+                brush=gr.Brush(
+                    colors=["#ffffff"],
+                    default_color="#ffffff",
+                    color_mode="fixed",
+                    default_size=max(defaults.width // 16, 4),
+                ),
+            )
         with gr.Tab("Inpaint upload", id="inpaint_upload", elem_id="img2img_inpaint_upload_tab") as upload:
             with FormRow():
-                base = gr.Image(label="Image", elem_id="img_inpaint_base", type="pil", sources=["upload", "clipboard"],
-                                height=HEIGHT - 80, format="png", min_width=120)
-                mask = gr.Image(label="Mask (white is drawn anew)", elem_id="img_inpaint_mask", type="pil", image_mode="RGBA",
-                                sources=["upload", "clipboard"], height=HEIGHT - 80, format="png", min_width=120)
+                base = gr.Image(
+                    label="Image",
+                    elem_id="img_inpaint_base",
+                    type="pil",
+                    sources=["upload", "clipboard"],
+                    height=HEIGHT - 80,
+                    format="png",
+                    min_width=120,
+                )
+                mask = gr.Image(
+                    label="Mask (white is drawn anew)",
+                    elem_id="img_inpaint_mask",
+                    type="pil",
+                    image_mode="RGBA",
+                    sources=["upload", "clipboard"],
+                    height=HEIGHT - 80,
+                    format="png",
+                    min_width=120,
+                )
     mode = gr.Textbox(value="img2img", visible=False, label="mode")
     fields = {"mode": mode, "image": image, "editor": editor, "base_image": base, "mask_image": mask}
     return fields, tabs, {"img2img": plain, "inpaint": inpaint, "inpaint_upload": upload}
@@ -44,20 +92,51 @@ def _sources() -> tuple[Fields, Any, dict[str, Any]]:
 def _inpaint_controls() -> tuple[Fields, Any]:
     with gr.Group(elem_id="inpaint_controls", visible=False) as group:
         with FormRow():
-            blur = slider(label="Mask blur", minimum=0, maximum=64, step=1, value=4, elem_id="img2img_mask_blur",
-                             min_width=120)
-            invert = gr.Radio(label="Mask mode", choices=["Inpaint masked", "Inpaint not masked"], value="Inpaint masked",
-                              type="index", elem_id="img2img_mask_mode", min_width=120)
+            blur = slider(
+                label="Mask blur", minimum=0, maximum=64, step=1, value=4, elem_id="img2img_mask_blur", min_width=120
+            )
+            invert = gr.Radio(
+                label="Mask mode",
+                choices=["Inpaint masked", "Inpaint not masked"],
+                value="Inpaint masked",
+                type="index",
+                elem_id="img2img_mask_mode",
+                min_width=120,
+            )
         with FormRow():
-            fill = gr.Radio(label="Masked content", choices=FILLS, value="original", type="index",
-                            elem_id="img2img_inpainting_fill", min_width=120)
+            fill = gr.Radio(
+                label="Masked content",
+                choices=FILLS,
+                value="original",
+                type="index",
+                elem_id="img2img_inpainting_fill",
+                min_width=120,
+            )
         with FormRow():
-            area = gr.Radio(label="Inpaint area", choices=["Whole picture", "Only masked"], type="index", value="Whole picture",
-                            elem_id="img2img_inpaint_full_res", min_width=120)
-            padding = slider(label="Only masked padding, pixels", minimum=0, maximum=256, step=4, value=32,
-                                elem_id="img2img_inpaint_full_res_padding", min_width=120)
-    return {"mask_blur": blur, "inpainting_mask_invert": invert, "inpainting_fill": fill, "inpaint_full_res": area,
-            "inpaint_full_res_padding": padding}, group
+            area = gr.Radio(
+                label="Inpaint area",
+                choices=["Whole picture", "Only masked"],
+                type="index",
+                value="Whole picture",
+                elem_id="img2img_inpaint_full_res",
+                min_width=120,
+            )
+            padding = slider(
+                label="Only masked padding, pixels",
+                minimum=0,
+                maximum=256,
+                step=4,
+                value=32,
+                elem_id="img2img_inpaint_full_res_padding",
+                min_width=120,
+            )
+    return {
+        "mask_blur": blur,
+        "inpainting_mask_invert": invert,
+        "inpainting_fill": fill,
+        "inpaint_full_res": area,
+        "inpaint_full_res_padding": padding,
+    }, group
 
 
 def _size(defaults: Defaults) -> Fields:
@@ -69,7 +148,9 @@ def _size(defaults: Defaults) -> Fields:
                     with FormRow():
                         fields = size_columns("img2img", defaults)
                 with gr.Tab("Resize by", id="by", elem_id="img2img_tab_resize_by") as by:
-                    scale_by = slider(minimum=0.05, maximum=4.0, step=0.05, label="Scale", value=1.0, elem_id="img2img_scale")
+                    scale_by = slider(
+                        minimum=0.05, maximum=4.0, step=0.05, label="Scale", value=1.0, elem_id="img2img_scale"
+                    )
         fields |= batch_column("img2img")
     to.select(fn=lambda: "to", outputs=[resize_tab], **QUICK)
     by.select(fn=lambda: "by", outputs=[resize_tab], **QUICK)
@@ -87,11 +168,12 @@ def build(defaults: Defaults) -> Tab:
         with settings:
             runner.prepare_ui()
             fields: Fields = {"prompt": top.prompt, "negative_prompt": top.negative_prompt}
-            sources, tabs, parts = _sources()
+            sources, tabs, parts = _sources(defaults)
             fields |= sources
             section("image")
-            fields["resize_mode"] = gr.Radio(label="Resize mode", elem_id="resize_mode", choices=RESIZE_MODES, type="index",
-                                             value=RESIZE_MODES[0])
+            fields["resize_mode"] = gr.Radio(
+                label="Resize mode", elem_id="resize_mode", choices=RESIZE_MODES, type="index", value=RESIZE_MODES[0]
+            )
             inpaint, group = _inpaint_controls()
             fields |= inpaint
             section("inpaint")
@@ -100,13 +182,35 @@ def build(defaults: Defaults) -> Tab:
             fields |= _size(defaults)
             section("dimensions")
             with FormRow():
-                fields["cfg_scale"] = slider(minimum=1.0, maximum=30.0, step=0.5, label="CFG Scale",
-                                                value=defaults.cfg_scale, elem_id="img2img_cfg_scale", min_width=120)
-                fields["denoising_strength"] = slider(minimum=0.0, maximum=1.0, step=0.01, label="Denoising strength",
-                                                         value=0.75, elem_id="img2img_denoising_strength", min_width=120)
+                fields["cfg_scale"] = slider(
+                    minimum=1.0,
+                    maximum=30.0,
+                    step=0.5,
+                    label="CFG Scale",
+                    value=defaults.cfg_scale,
+                    elem_id="img2img_cfg_scale",
+                    min_width=120,
+                )
+                fields["denoising_strength"] = slider(
+                    minimum=0.0,
+                    maximum=1.0,
+                    step=0.01,
+                    label="Denoising strength",
+                    value=0.75,
+                    elem_id="img2img_denoising_strength",
+                    min_width=120,
+                )
                 edit = getattr(shared.sd_model, "cond_stage_key", "txt") == "edit"
-                fields["image_cfg_scale"] = slider(minimum=0, maximum=3.0, step=0.05, label="Image CFG Scale", value=1.5,
-                                                      elem_id="img2img_image_cfg_scale", visible=edit, min_width=120)
+                fields["image_cfg_scale"] = slider(
+                    minimum=0,
+                    maximum=3.0,
+                    step=0.05,
+                    label="Image CFG Scale",
+                    value=1.5,
+                    elem_id="img2img_image_cfg_scale",
+                    visible=edit,
+                    min_width=120,
+                )
             section("cfg")
             section("checkboxes")
             fields |= seed_row("img2img", panel.generation_info, panel.selected)
@@ -119,8 +223,14 @@ def build(defaults: Defaults) -> Tab:
             with gr.Group(elem_id="img2img_script_container"):
                 inputs = runner.setup_ui()
     for name, part in parts.items():
-        part.select(fn=lambda name=name: (name, gr.update(visible=name != "img2img")), outputs=[fields["mode"], group], **QUICK)
-    paste_fields = [*paste.common_fields(fields), *paste.inpaint_fields(fields), *paste.as_fields(runner.infotext_fields)]
+        part.select(
+            fn=lambda name=name: (name, gr.update(visible=name != "img2img")), outputs=[fields["mode"], group], **QUICK
+        )
+    paste_fields = [
+        *paste.common_fields(fields),
+        *paste.inpaint_fields(fields),
+        *paste.as_fields(runner.infotext_fields),
+    ]
     infotext_utils.add_paste_fields("img2img", fields["image"], paste_fields, fields["override_settings"])
     infotext_utils.add_paste_fields("inpaint", fields["editor"], paste_fields, fields["override_settings"])
     return Tab("img2img", top, panel, fields, inputs, paste_fields, {"modes": tabs, "inpaint_controls": group})

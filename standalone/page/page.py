@@ -28,8 +28,16 @@ MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "Menlo", "monospace")
 
 def theme() -> gr.themes.Base:
     """Colours near the WebUI's; fonts that every system has, so that nothing is fetched."""
-    return gr.themes.Default(primary_hue="orange", secondary_hue="blue", neutral_hue="gray", font=FONT, font_mono=MONO,
-                             spacing_size="sm", radius_size="sm", text_size="sm")
+    return gr.themes.Default(
+        primary_hue="orange",
+        secondary_hue="blue",
+        neutral_hue="gray",
+        font=FONT,
+        font_mono=MONO,
+        spacing_size="sm",
+        radius_size="sm",
+        text_size="sm",
+    )
 
 
 def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
@@ -82,8 +90,14 @@ def _checkpoint_titles() -> list[str]:
 def _quicksettings() -> tuple[Any, Any]:
     with gr.Row(elem_id="quicksettings"):
         chosen = shared.sd_model.sd_checkpoint_info
-        checkpoint = gr.Dropdown(label="Stable Diffusion checkpoint", choices=_checkpoint_titles(), elem_id="setting_sd_model_checkpoint",
-                                 value=chosen.title if chosen is not None else None, scale=0, min_width=380)
+        checkpoint = gr.Dropdown(
+            label="Stable Diffusion checkpoint",
+            choices=_checkpoint_titles(),
+            elem_id="setting_sd_model_checkpoint",
+            value=chosen.title if chosen is not None else None,
+            scale=0,
+            min_width=380,
+        )
         refresh = ToolButton(value="\U0001f504", elem_id="refresh_sd_model_checkpoint")
         gr.HTML("", elem_id="quicksettings_space")
         theme_button = ToolButton(value="\U0001f313", elem_id="steer_theme")
@@ -117,8 +131,13 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
         sd_models.list_models()
         return gr.update(choices=_checkpoint_titles())
 
-    checkpoint.input(fn=change, inputs=[checkpoint], outputs=[checkpoint, *sizes, image.fields["image_cfg_scale"]],
-                     concurrency_limit=None, api_visibility="private")
+    checkpoint.input(
+        fn=change,
+        inputs=[checkpoint],
+        outputs=[checkpoint, *sizes, image.fields["image_cfg_scale"]],
+        concurrency_limit=None,
+        api_visibility="private",
+    )
     refresh.click(fn=look, outputs=[checkpoint], **QUICK)
 
 
@@ -131,22 +150,39 @@ def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
         for mode, target in (("img2img", image.fields["image"]), ("inpaint", image.fields["editor"])):
             # the tab first: a picture that is sent to an editor before that is on the page gets lost
             source.panel.buttons[mode].click(
-                fn=lambda mode=mode: gr.update(selected=mode), outputs=[modes], js=f"() => switch_to_{mode}()", **QUICK,
+                fn=lambda mode=mode: gr.update(selected=mode),
+                outputs=[modes],
+                js=f"() => switch_to_{mode}()",
+                **QUICK,
             ).then(fn=None, js="() => pageIsDrawn()", **QUICK).then(
-                fn=_send_image(mode, fields), inputs=[gallery, selected, generation_info],
-                outputs=[target, image.fields["mode"], group, *[component for component, _ in fields]], **QUICK)
+                fn=_send_image(mode, fields),
+                inputs=[gallery, selected, generation_info],
+                outputs=[target, image.fields["mode"], group, *[component for component, _ in fields]],
+                **QUICK,
+            )
         source.panel.buttons["txt2img"].click(
-            fn=_send_text(text.paste_fields), inputs=[generation_info, selected],
-            outputs=[component for component, _ in text.paste_fields], **QUICK,
+            fn=_send_text(text.paste_fields),
+            inputs=[generation_info, selected],
+            outputs=[component for component, _ in text.paste_fields],
+            **QUICK,
         ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
-    info["txt2img"].click(fn=lambda words: _send_text(text.paste_fields)(words, -1), inputs=[info["infotext"]],
-                          outputs=[component for component, _ in text.paste_fields], **QUICK,
-                          ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
+    info["txt2img"].click(
+        fn=lambda words: _send_text(text.paste_fields)(words, -1),
+        inputs=[info["infotext"]],
+        outputs=[component for component, _ in text.paste_fields],
+        **QUICK,
+    ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
     info["img2img"].click(
-        fn=lambda: gr.update(selected="img2img"), outputs=[modes], js="() => switch_to_img2img()", **QUICK,
+        fn=lambda: gr.update(selected="img2img"),
+        outputs=[modes],
+        js="() => switch_to_img2img()",
+        **QUICK,
     ).then(
-        fn=lambda picture, words: _sent(picture, words, "img2img", fields), inputs=[info["picture"], info["infotext"]],
-        outputs=[image.fields["image"], image.fields["mode"], group, *[component for component, _ in fields]], **QUICK)
+        fn=lambda picture, words: _sent(picture, words, "img2img", fields),
+        inputs=[info["picture"], info["infotext"]],
+        outputs=[image.fields["image"], image.fields["mode"], group, *[component for component, _ in fields]],
+        **QUICK,
+    )
 
 
 def _sent(picture: Image.Image, words: str, mode: str, fields: Sequence[paste.Field]) -> list[Any]:
@@ -193,4 +229,3 @@ def _footer() -> str:
 
     versions = f"python {sys.version.split()[0]} • torch {torch.__version__} • gradio {gr.__version__}"
     return f"<div class='versions'>{versions}</div>"
-

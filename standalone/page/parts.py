@@ -56,12 +56,28 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
     """Prompt, negative prompt, Generate (which gives way to Interrupt and Skip), and the small tools."""
     with gr.Row(elem_id=f"{tab}_toprow", elem_classes="toprow"):
         with gr.Column(scale=6, elem_id=f"{tab}_prompt_container"):
-            prompt = gr.Textbox(label="Prompt", elem_id=f"{tab}_prompt", show_label=False, lines=2, max_lines=8,
-                                placeholder=f"Prompt ({KEYS})", elem_classes="prompt", container=False,
-                                value=defaults.prompt if tab == "txt2img" else "")
-            negative = gr.Textbox(label="Negative prompt", elem_id=f"{tab}_neg_prompt", show_label=False, lines=2,
-                                  max_lines=8, placeholder="Negative prompt", elem_classes="prompt", container=False,
-                                  value=defaults.negative_prompt if tab == "txt2img" else "")
+            prompt = gr.Textbox(
+                label="Prompt",
+                elem_id=f"{tab}_prompt",
+                show_label=False,
+                lines=2,
+                max_lines=8,
+                placeholder=f"Prompt ({KEYS})",
+                elem_classes="prompt",
+                container=False,
+                value=defaults.prompt if tab == "txt2img" else "",
+            )
+            negative = gr.Textbox(
+                label="Negative prompt",
+                elem_id=f"{tab}_neg_prompt",
+                show_label=False,
+                lines=2,
+                max_lines=8,
+                placeholder="Negative prompt",
+                elem_classes="prompt",
+                container=False,
+                value=defaults.negative_prompt if tab == "txt2img" else "",
+            )
         with gr.Column(scale=1, elem_id=f"{tab}_actions_column", min_width=220):
             with gr.Row(elem_id=f"{tab}_generate_box", elem_classes="generate-box"):
                 gr.Button("Interrupt", elem_id=f"{tab}_interrupt", elem_classes="generate-box-interrupt")
@@ -72,19 +88,38 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
                 paste = ToolButton(value=PASTE, elem_id="paste" if tab == "txt2img" else f"{tab}_paste")
                 clear = ToolButton(value=CLEAR, elem_id=f"{tab}_clear_prompt")
     task_id = gr.Textbox(visible="hidden", elem_id=f"{tab}_task_id", label="task")
-    clear.click(fn=lambda: ("", ""), outputs=[prompt, negative], show_progress="hidden", queue=False, api_visibility="private")
+    clear.click(
+        fn=lambda: ("", ""), outputs=[prompt, negative], show_progress="hidden", queue=False, api_visibility="private"
+    )
     return Toprow(prompt, negative, submit, paste, task_id)
 
 
 def sampler_row(tab: str, defaults: Defaults) -> Fields:
     """Sampling method, schedule type and steps."""
     with FormRow(elem_id=f"sampler_selection_{tab}"):
-        sampler = gr.Dropdown(label="Sampling method", elem_id=f"{tab}_sampling", choices=sd_samplers.visible_sampler_names(),
-                              value=defaults.sampler_name, min_width=120)
-        scheduler = gr.Dropdown(label="Schedule type", elem_id=f"{tab}_scheduler", min_width=120,
-                                choices=[item.label for item in sd_schedulers.schedulers], value=defaults.scheduler)
-        steps = slider(minimum=1, maximum=150, step=1, label="Sampling steps", elem_id=f"{tab}_steps",
-                          value=defaults.steps, min_width=160)
+        sampler = gr.Dropdown(
+            label="Sampling method",
+            elem_id=f"{tab}_sampling",
+            choices=sd_samplers.visible_sampler_names(),
+            value=defaults.sampler_name,
+            min_width=120,
+        )
+        scheduler = gr.Dropdown(
+            label="Schedule type",
+            elem_id=f"{tab}_scheduler",
+            min_width=120,
+            choices=[item.label for item in sd_schedulers.schedulers],
+            value=defaults.scheduler,
+        )
+        steps = slider(
+            minimum=1,
+            maximum=150,
+            step=1,
+            label="Sampling steps",
+            elem_id=f"{tab}_steps",
+            value=defaults.steps,
+            min_width=160,
+        )
     return {"sampler_name": sampler, "scheduler": scheduler, "steps": steps}
 
 
@@ -92,11 +127,19 @@ def size_columns(tab: str, defaults: Defaults) -> Fields:
     """Width and height, with the button that swaps them."""
     with gr.Column(elem_id=f"{tab}_column_size", scale=4, min_width=220):
         width = slider(minimum=64, maximum=2048, step=8, label="Width", value=defaults.width, elem_id=f"{tab}_width")
-        height = slider(minimum=64, maximum=2048, step=8, label="Height", value=defaults.height, elem_id=f"{tab}_height")
+        height = slider(
+            minimum=64, maximum=2048, step=8, label="Height", value=defaults.height, elem_id=f"{tab}_height"
+        )
     with gr.Column(elem_id=f"{tab}_dimensions_row", scale=0, min_width=40, elem_classes="dimensions-tools"):
         switch = ToolButton(value=SWITCH, elem_id=f"{tab}_res_switch_btn")
-    switch.click(fn=lambda w, h: (h, w), inputs=[width, height], outputs=[width, height], show_progress="hidden", queue=False,
-                 api_visibility="private")
+    switch.click(
+        fn=lambda w, h: (h, w),
+        inputs=[width, height],
+        outputs=[width, height],
+        show_progress="hidden",
+        queue=False,
+        api_visibility="private",
+    )
     return {"width": width, "height": height}
 
 
@@ -117,8 +160,9 @@ def seed_row(tab: str, generation_info: Any, selected: Any) -> Fields:
         extra = gr.Checkbox(label="Extra", elem_id=f"{tab}_subseed_show", value=False, min_width=80, scale=1)
     with FormRow(visible=False, elem_id=f"{tab}_subseed_row") as extra_row:
         subseed = gr.Number(label="Variation seed", value=-1, elem_id=f"{tab}_subseed", precision=0, min_width=140)
-        strength = slider(label="Variation strength", value=0.0, minimum=0, maximum=1, step=0.01,
-                             elem_id=f"{tab}_subseed_strength")
+        strength = slider(
+            label="Variation strength", value=0.0, minimum=0, maximum=1, step=0.01, elem_id=f"{tab}_subseed_strength"
+        )
     quick: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
     random.click(fn=lambda: -1, outputs=[seed], **quick)
     reuse.click(fn=seed_of_image, inputs=[generation_info, selected], outputs=[seed], **quick)
@@ -141,10 +185,23 @@ def seed_of_image(generation_info: str, selected: int | None) -> Any:
 
 def override_settings(tab: str) -> Any:
     """Settings that a pasted infotext brings and that hold for this job alone; shown when there are any."""
-    dropdown = gr.Dropdown([], value=[], label="Override settings", visible=False, elem_id=f"{tab}_override_settings",
-                           multiselect=True, allow_custom_value=True)
-    dropdown.change(fn=lambda chosen: gr.update(visible=bool(chosen)), inputs=[dropdown], outputs=[dropdown],
-                    show_progress="hidden", queue=False, api_visibility="private")
+    dropdown = gr.Dropdown(
+        [],
+        value=[],
+        label="Override settings",
+        visible=False,
+        elem_id=f"{tab}_override_settings",
+        multiselect=True,
+        allow_custom_value=True,
+    )
+    dropdown.change(
+        fn=lambda chosen: gr.update(visible=bool(chosen)),
+        inputs=[dropdown],
+        outputs=[dropdown],
+        show_progress="hidden",
+        queue=False,
+        api_visibility="private",
+    )
     return dropdown
 
 
@@ -154,10 +211,19 @@ def output_panel(tab: str) -> OutputPanel:
     with gr.Column(elem_id=f"{tab}_results", min_width=320):
         with gr.Column(variant="panel", elem_id=f"{tab}_results_panel"):
             with gr.Group(elem_id=f"{tab}_gallery_container", elem_classes="result-gallery"):
-                gallery = gr.Gallery(label="Output", show_label=False, elem_id=f"{tab}_gallery", columns=4, preview=True,
-                                     object_fit="contain", height=getattr(shared.opts, "gallery_height", "") or None,
-                                     format="png", interactive=False, type="filepath",
-                                     buttons=["download", "fullscreen"])
+                gallery = gr.Gallery(
+                    label="Output",
+                    show_label=False,
+                    elem_id=f"{tab}_gallery",
+                    columns=4,
+                    preview=True,
+                    object_fit="contain",
+                    height=getattr(shared.opts, "gallery_height", "") or None,
+                    format="png",
+                    interactive=False,
+                    type="filepath",
+                    buttons=["download", "fullscreen"],
+                )
             with gr.Row(elem_id=f"image_buttons_{tab}", elem_classes="image-buttons"):
                 buttons = {
                     "img2img": gr.Button("🖼️ img2img", elem_id=f"{tab}_send_to_img2img", size="sm"),

@@ -18,8 +18,10 @@ _UPDATES = ("update", "generic_update")
 
 def as_fields(found: Sequence[Any]) -> list[Field]:
     """Plain pairs of what scripts give: pairs, or the host's PasteField."""
-    return [(item.component, item.function or item.label) if hasattr(item, "component") else (item[0], item[1])
-            for item in found]
+    return [
+        (item.component, item.function or item.label) if hasattr(item, "component") else (item[0], item[1])
+        for item in found
+    ]
 
 
 def fitting(component: Any, value: Any) -> Any:
@@ -90,9 +92,18 @@ def make_paste(fields: Sequence[Field]) -> Callable[[str, str], list[Any]]:
 def common_fields(controls: Mapping[str, Any]) -> list[Field]:
     """The fields that both tabs have."""
     names = {
-        "prompt": "Prompt", "negative_prompt": "Negative prompt", "steps": "Steps", "sampler_name": "Sampler",
-        "scheduler": "Schedule type", "cfg_scale": "CFG scale", "seed": "Seed", "width": "Size-1", "height": "Size-2",
-        "batch_size": "Batch size", "subseed": "Variation seed", "subseed_strength": "Variation seed strength",
+        "prompt": "Prompt",
+        "negative_prompt": "Negative prompt",
+        "steps": "Steps",
+        "sampler_name": "Sampler",
+        "scheduler": "Schedule type",
+        "cfg_scale": "CFG scale",
+        "seed": "Seed",
+        "width": "Size-1",
+        "height": "Size-2",
+        "batch_size": "Batch size",
+        "subseed": "Variation seed",
+        "subseed_strength": "Variation seed strength",
         "denoising_strength": "Denoising strength",
     }
     return [(controls[name], key) for name, key in names.items() if name in controls]
@@ -102,12 +113,20 @@ def hires_fields(controls: Mapping[str, Any]) -> list[Field]:
     """The fields of Hires. fix."""
 
     def enabled(params: Mapping[str, Any]) -> bool:
-        return "Denoising strength" in params and any(f"Hires {key}" in params for key in ("upscale", "upscaler", "resize-1"))
+        return "Denoising strength" in params and any(
+            f"Hires {key}" in params for key in ("upscale", "upscaler", "resize-1")
+        )
 
     names = {
-        "hr_scale": "Hires upscale", "hr_upscaler": "Hires upscaler", "hr_second_pass_steps": "Hires steps",
-        "hr_resize_x": "Hires resize-1", "hr_resize_y": "Hires resize-2", "hr_sampler_name": "Hires sampler",
-        "hr_scheduler": "Hires schedule type", "hr_prompt": "Hires prompt", "hr_negative_prompt": "Hires negative prompt",
+        "hr_scale": "Hires upscale",
+        "hr_upscaler": "Hires upscaler",
+        "hr_second_pass_steps": "Hires steps",
+        "hr_resize_x": "Hires resize-1",
+        "hr_resize_y": "Hires resize-2",
+        "hr_sampler_name": "Hires sampler",
+        "hr_scheduler": "Hires schedule type",
+        "hr_prompt": "Hires prompt",
+        "hr_negative_prompt": "Hires negative prompt",
     }
     return [(controls["enable_hr"], enabled), *[(controls[name], key) for name, key in names.items()]]
 

@@ -26,8 +26,11 @@ def describe(path: str | None) -> tuple[str, str, Any]:
     except (OSError, ValueError, SyntaxError):
         return as_html("This file is not an image that can be read."), "", None
     texts: Mapping[str, Any] = {**({"parameters": infotext} if infotext else {}), **items}
-    parts = [f"<div class='infotext'><b>{as_html(str(key))}</b>{as_html(str(value))}</div>" for key, value in texts.items()
-             if isinstance(value, (str, int, float))]
+    parts = [
+        f"<div class='infotext'><b>{as_html(str(key))}</b>{as_html(str(value))}</div>"
+        for key, value in texts.items()
+        if isinstance(value, (str, int, float))
+    ]
     return "".join(parts) or as_html("This picture carries no infotext."), infotext or "", picture
 
 
@@ -35,8 +38,14 @@ def build() -> dict[str, Any]:
     """Makes the tab's components: image, infotext (hidden), and the two buttons that use it."""
     with gr.Row(equal_height=False):
         with gr.Column(variant="panel", min_width=280):
-            image = gr.Image(elem_id="pnginfo_image", label="Source", sources=["upload", "clipboard"], type="filepath",
-                             height=380, format="png")
+            image = gr.Image(
+                elem_id="pnginfo_image",
+                label="Source",
+                sources=["upload", "clipboard"],
+                type="filepath",
+                height=380,
+                format="png",
+            )
         with gr.Column(variant="panel", min_width=280):
             with gr.Row(elem_classes="image-buttons"):
                 to_txt2img = gr.Button("📝 Send to txt2img", elem_id="pnginfo_send_to_txt2img", size="sm")

@@ -41,9 +41,21 @@ def build_app(host: Any, *, local_only: bool = True, max_body: int = MAX_BODY) -
     add_handlers(app)
     add_api(app, host.queue)
     app.include_router(assets.router())
-    app = gr.mount_gradio_app(app, page, path="", allowed_paths=[str(folder) for folder in folders], show_error=False,
-                              max_file_size=max_body, theme=theme(), footer_links=[], ssr_mode=False, run_history=False,
-                              enable_monitoring=False, pwa=False, mcp_server=False)
+    app = gr.mount_gradio_app(
+        app,
+        page,
+        path="",
+        allowed_paths=[str(folder) for folder in folders],
+        show_error=False,
+        max_file_size=max_body,
+        theme=theme(),
+        footer_links=[],
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+    )
     app.add_middleware(HeadTags, tags=assets.head())
     app.add_middleware(Guard, roots=folders, local_only=local_only, max_body=max_body)
     _call_app_started(app)

@@ -75,8 +75,13 @@ def build(queue: JobQueue) -> None:
                 if info.comment_after:
                     gr.HTML(info.comment_after, elem_classes="setting-comment")
     shared.settings_components = components
-    apply.click(fn=_handler(list(components), queue), inputs=list(components.values()), outputs=[result],
-                api_visibility="private", concurrency_limit=None)
+    apply.click(
+        fn=_handler(list(components), queue),
+        inputs=list(components.values()),
+        outputs=[result],
+        api_visibility="private",
+        concurrency_limit=None,
+    )
 
 
 def _handler(keys: list[str], queue: JobQueue) -> Callable[..., Awaitable[str]]:

@@ -36,20 +36,26 @@ class Tab:
         job: dict[str, Any] = {
             "fn": make_handler(self.name, names, queue, data_dir),
             "inputs": [self.top.task_id, *self.fields.values(), *self.script_inputs],
-            "outputs": self.panel.outputs, "js": f"(...args) => submitTask('{self.name}', args)",
-            "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private",
+            "outputs": self.panel.outputs,
+            "js": f"(...args) => submitTask('{self.name}', args)",
+            "show_progress": "hidden",
+            "concurrency_limit": None,
+            "api_visibility": "private",
         }
         done = {"fn": None, "js": f"() => taskFinished('{self.name}')"}
         for event in (self.top.submit.click(**job), self.top.prompt.submit(**job)):
             event.then(**done, **QUICK)
-        self.panel.gallery.select(fn=_chosen, inputs=[self.panel.generation_info],
-                                  outputs=[self.panel.selected, self.panel.infotext], **QUICK)
+        self.panel.gallery.select(
+            fn=_chosen, inputs=[self.panel.generation_info], outputs=[self.panel.selected, self.panel.infotext], **QUICK
+        )
         self.panel.generation_info.change(fn=lambda: None, outputs=[self.panel.selected], **QUICK)
         paste = make_paste(self.paste_fields)
-        self.top.paste.click(fn=lambda prompt, info, selected: paste(prompt, infotext_of(info, selected)),
-                             inputs=[self.top.prompt, self.panel.generation_info, self.panel.selected],
-                             outputs=[*[component for component, _ in self.paste_fields], self.fields["override_settings"]],
-                             **QUICK)
+        self.top.paste.click(
+            fn=lambda prompt, info, selected: paste(prompt, infotext_of(info, selected)),
+            inputs=[self.top.prompt, self.panel.generation_info, self.panel.selected],
+            outputs=[*[component for component, _ in self.paste_fields], self.fields["override_settings"]],
+            **QUICK,
+        )
 
 
 def _chosen(generation_info: str, event: gr.SelectData) -> tuple[int, str]:

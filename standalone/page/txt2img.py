@@ -11,7 +11,17 @@ from modules.ui_components import FormRow, InputAccordion
 
 from . import paste
 from .defaults import Defaults
-from .parts import Fields, batch_column, output_panel, override_settings, sampler_row, seed_row, size_columns, slider, toprow
+from .parts import (
+    Fields,
+    batch_column,
+    output_panel,
+    override_settings,
+    sampler_row,
+    seed_row,
+    size_columns,
+    slider,
+    toprow,
+)
 from .tab import Tab
 
 
@@ -21,34 +31,103 @@ def _hires(section: Any) -> Fields:
     with gr.Column(elem_id="txt2img_accordions", elem_classes="accordions"):
         with InputAccordion(False, label="Hires. fix", elem_id="txt2img_hr") as enable:
             with FormRow(elem_id="txt2img_hires_fix_row1"):
-                upscaler = gr.Dropdown(label="Upscaler", elem_id="txt2img_hr_upscaler", choices=upscalers,
-                                       value=shared.latent_upscale_default_mode, min_width=120)
-                steps = slider(minimum=0, maximum=150, step=1, label="Hires steps", value=0, elem_id="txt2img_hires_steps",
-                                  min_width=120)
-                strength = slider(minimum=0.0, maximum=1.0, step=0.01, label="Denoising strength", value=0.7,
-                                     elem_id="txt2img_denoising_strength", min_width=120)
+                upscaler = gr.Dropdown(
+                    label="Upscaler",
+                    elem_id="txt2img_hr_upscaler",
+                    choices=upscalers,
+                    value=shared.latent_upscale_default_mode,
+                    min_width=120,
+                )
+                steps = slider(
+                    minimum=0,
+                    maximum=150,
+                    step=1,
+                    label="Hires steps",
+                    value=0,
+                    elem_id="txt2img_hires_steps",
+                    min_width=120,
+                )
+                strength = slider(
+                    minimum=0.0,
+                    maximum=1.0,
+                    step=0.01,
+                    label="Denoising strength",
+                    value=0.7,
+                    elem_id="txt2img_denoising_strength",
+                    min_width=120,
+                )
             with FormRow(elem_id="txt2img_hires_fix_row2"):
-                scale = slider(minimum=1.0, maximum=4.0, step=0.05, label="Upscale by", value=2.0,
-                                  elem_id="txt2img_hr_scale", min_width=120)
-                resize_x = slider(minimum=0, maximum=2048, step=8, label="Resize width to", value=0,
-                                     elem_id="txt2img_hr_resize_x", min_width=120)
-                resize_y = slider(minimum=0, maximum=2048, step=8, label="Resize height to", value=0,
-                                     elem_id="txt2img_hr_resize_y", min_width=120)
+                scale = slider(
+                    minimum=1.0,
+                    maximum=4.0,
+                    step=0.05,
+                    label="Upscale by",
+                    value=2.0,
+                    elem_id="txt2img_hr_scale",
+                    min_width=120,
+                )
+                resize_x = slider(
+                    minimum=0,
+                    maximum=2048,
+                    step=8,
+                    label="Resize width to",
+                    value=0,
+                    elem_id="txt2img_hr_resize_x",
+                    min_width=120,
+                )
+                resize_y = slider(
+                    minimum=0,
+                    maximum=2048,
+                    step=8,
+                    label="Resize height to",
+                    value=0,
+                    elem_id="txt2img_hr_resize_y",
+                    min_width=120,
+                )
             with FormRow(elem_id="txt2img_hires_fix_row3"):
-                sampler = gr.Dropdown(label="Hires sampling method", elem_id="hr_sampler", value="Use same sampler",
-                                      choices=["Use same sampler", *sd_samplers.visible_sampler_names()], min_width=120)
-                scheduler = gr.Dropdown(label="Hires schedule type", elem_id="hr_scheduler", value="Use same scheduler",
-                                        choices=["Use same scheduler", *(s.label for s in sd_schedulers.schedulers)],
-                                        min_width=120)
+                sampler = gr.Dropdown(
+                    label="Hires sampling method",
+                    elem_id="hr_sampler",
+                    value="Use same sampler",
+                    choices=["Use same sampler", *sd_samplers.visible_sampler_names()],
+                    min_width=120,
+                )
+                scheduler = gr.Dropdown(
+                    label="Hires schedule type",
+                    elem_id="hr_scheduler",
+                    value="Use same scheduler",
+                    choices=["Use same scheduler", *(s.label for s in sd_schedulers.schedulers)],
+                    min_width=120,
+                )
             with FormRow(elem_id="txt2img_hires_fix_row4"):
-                prompt = gr.Textbox(label="Hires prompt", elem_id="hires_prompt", lines=2, min_width=120,
-                                    placeholder="Empty: as in the first pass")
-                negative = gr.Textbox(label="Hires negative prompt", elem_id="hires_neg_prompt", lines=2, min_width=120,
-                                      placeholder="Empty: as in the first pass")
+                prompt = gr.Textbox(
+                    label="Hires prompt",
+                    elem_id="hires_prompt",
+                    lines=2,
+                    min_width=120,
+                    placeholder="Empty: as in the first pass",
+                )
+                negative = gr.Textbox(
+                    label="Hires negative prompt",
+                    elem_id="hires_neg_prompt",
+                    lines=2,
+                    min_width=120,
+                    placeholder="Empty: as in the first pass",
+                )
         section("accordions")
-    return {"enable_hr": enable, "hr_upscaler": upscaler, "hr_second_pass_steps": steps, "denoising_strength": strength,
-            "hr_scale": scale, "hr_resize_x": resize_x, "hr_resize_y": resize_y, "hr_sampler_name": sampler,
-            "hr_scheduler": scheduler, "hr_prompt": prompt, "hr_negative_prompt": negative}
+    return {
+        "enable_hr": enable,
+        "hr_upscaler": upscaler,
+        "hr_second_pass_steps": steps,
+        "denoising_strength": strength,
+        "hr_scale": scale,
+        "hr_resize_x": resize_x,
+        "hr_resize_y": resize_y,
+        "hr_sampler_name": sampler,
+        "hr_scheduler": scheduler,
+        "hr_prompt": prompt,
+        "hr_negative_prompt": negative,
+    }
 
 
 def build(defaults: Defaults) -> Tab:
@@ -68,8 +147,14 @@ def build(defaults: Defaults) -> Tab:
                 fields |= size_columns("txt2img", defaults)
                 fields |= batch_column("txt2img")
             section("dimensions")
-            fields["cfg_scale"] = slider(minimum=1.0, maximum=30.0, step=0.5, label="CFG Scale", value=defaults.cfg_scale,
-                                            elem_id="txt2img_cfg_scale")
+            fields["cfg_scale"] = slider(
+                minimum=1.0,
+                maximum=30.0,
+                step=0.5,
+                label="CFG Scale",
+                value=defaults.cfg_scale,
+                elem_id="txt2img_cfg_scale",
+            )
             section("cfg")
             section("checkboxes")
             fields |= seed_row("txt2img", panel.generation_info, panel.selected)

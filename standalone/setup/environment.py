@@ -67,8 +67,9 @@ def make_venv(venv: Path, say: Say) -> None:
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         raise SetupError(no_venv())
     if venv.exists() and any(venv.iterdir()) and not (venv / "pyvenv.cfg").is_file():
-        raise SetupError("The folder .venv is in the way: it is not a virtual environment. Rename or remove it, "
-                         "then start again.")
+        raise SetupError(
+            "The folder .venv is in the way: it is not a virtual environment. Rename or remove it, then start again."
+        )
     say("Making a Python environment of its own in .venv ...")
     command = [sys.executable, "-m", "venv", "--clear", str(venv)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -43,19 +43,29 @@ def _port(text: str) -> int:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", metavar="FILE_OR_FOLDER", type=Path,
-                        help="a .safetensors file, a diffusers folder, or a folder of checkpoints "
-                             "(default: the one that ships, shapes)")
-    parser.add_argument("--data-dir", metavar="DIR", type=Path,
-                        help="where settings, outputs and feedback images are kept (default: the pack's folder)")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE_OR_FOLDER",
+        type=Path,
+        help="a .safetensors file, a diffusers folder, or a folder of checkpoints "
+        "(default: the one that ships, shapes)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        type=Path,
+        help="where settings, outputs and feedback images are kept (default: the pack's folder)",
+    )
 
 
 def _serve(parser: argparse.ArgumentParser) -> None:
     _common(parser)
     parser.add_argument("--port", type=_port, default=7860, help="the port to listen on (default: 7860)")
-    parser.add_argument("--listen", action="store_true",
-                        help="be reachable from other machines, too; there is no password, so only in a network that "
-                             "you trust")
+    parser.add_argument(
+        "--listen",
+        action="store_true",
+        help="be reachable from other machines, too; there is no password, so only in a network that you trust",
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
 
 
@@ -64,11 +74,13 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     picture = parser.add_argument_group("the picture")
     picture.add_argument("prompt", help="what to draw")
     picture.add_argument("--negative", default="", metavar="PROMPT", help="what not to draw")
-    picture.add_argument("--size", type=_size, metavar="WxH",
-                         help="for example 512x768 (default: the checkpoint's own)")
+    picture.add_argument(
+        "--size", type=_size, metavar="WxH", help="for example 512x768 (default: the checkpoint's own)"
+    )
     picture.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's own, else 20)")
-    picture.add_argument("--sampler",
-                         help='for example "Euler a" or "DPM++ 2M" (default: the checkpoint\'s own, else Euler a)')
+    picture.add_argument(
+        "--sampler", help='for example "Euler a" or "DPM++ 2M" (default: the checkpoint\'s own, else Euler a)'
+    )
     picture.add_argument("--scheduler", default="Automatic", help='for example "Karras" (default: Automatic)')
     picture.add_argument("--cfg-scale", type=float, help="CFG scale (default: the checkpoint's own, else 7)")
     picture.add_argument("--seed", type=int, default=-1, help="-1 takes a random one (default)")
@@ -77,30 +89,43 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     start = parser.add_argument_group("img2img")
     start.add_argument("--init-image", type=Path, metavar="FILE", help="start from this picture")
     start.add_argument("--mask", type=Path, metavar="FILE", help="redraw only where this picture is white")
-    start.add_argument("--denoising-strength", type=float,
-                       help="how far the result may go from the picture, 0 to 1 (default: 0.75, for Hires.fix 0.7)")
+    start.add_argument(
+        "--denoising-strength",
+        type=float,
+        help="how far the result may go from the picture, 0 to 1 (default: 0.75, for Hires.fix 0.7)",
+    )
     hires = parser.add_argument_group("Hires.fix")
     hires.add_argument("--hires", action="store_true", help="draw small, enlarge, and draw again")
     hires.add_argument("--hires-scale", type=float, default=2.0, help="how much to enlarge (default: 2)")
     hires.add_argument("--hires-upscaler", default="Latent", help="for example Latent, Lanczos (default: Latent)")
     hires.add_argument("--hires-steps", type=int, default=0, help="steps of the second pass (default: as the first)")
     fabric = parser.add_argument_group("FABRIC: feedback images")
-    fabric.add_argument("--like", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
-                        help="pictures to lean towards")
-    fabric.add_argument("--dislike", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
-                        help="pictures to lean away from")
+    fabric.add_argument(
+        "--like", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="pictures to lean towards"
+    )
+    fabric.add_argument(
+        "--dislike",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="pictures to lean away from",
+    )
     fabric.add_argument("--fabric-strength", type=float, help="how strongly (default: 0.8)")
     fabric.add_argument("--fabric-min-strength", type=float, help="strength outside of start to end (default: 0)")
     fabric.add_argument("--fabric-start", type=float, help="from this part of the steps on, 0 to 1 (default: 0)")
     fabric.add_argument("--fabric-end", type=float, help="up to this part of the steps, 0 to 1 (default: 0.8)")
     fabric.add_argument("--fabric-negative-weight", type=float, help="weight of the dislikes (default: 0.5)")
-    parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR",
-                        help="where the PNGs go (default: outputs)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs"), metavar="DIR", help="where the PNGs go (default: outputs)"
+    )
 
 
 def _test(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tests", nargs=argparse.REMAINDER, metavar="...",
-                        help="what to hand to pytest instead of everything")
+    parser.add_argument(
+        "tests", nargs=argparse.REMAINDER, metavar="...", help="what to hand to pytest instead of everything"
+    )
 
 
 def _method(parser: argparse.ArgumentParser) -> None:

@@ -42,8 +42,15 @@ class PipRunner:
         kept: list[str] = []
         progress = Progress(self.say, total)
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-        with subprocess.Popen(self._command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              encoding="utf-8", errors="replace", env=environment) as process:
+        with subprocess.Popen(
+            self._command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+        ) as process:
             assert process.stdout is not None
             try:
                 for line in process.stdout:
@@ -57,8 +64,20 @@ class PipRunner:
 
     def offered(self, requirement: str, *arguments: str) -> dict[str, Any] | None:
         """The metadata of what pip would install for `requirement` alone; None when it finds nothing or has it."""
-        command = self._command("install", "--dry-run", "--no-deps", "--quiet", "--retries", "1", "--timeout", "20",
-                                "--report", "-", *arguments, requirement)
+        command = self._command(
+            "install",
+            "--dry-run",
+            "--no-deps",
+            "--quiet",
+            "--retries",
+            "1",
+            "--timeout",
+            "20",
+            "--report",
+            "-",
+            *arguments,
+            requirement,
+        )
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
         if done.returncode:
             return None

@@ -38,8 +38,11 @@ def dispatch(parsed: argparse.Namespace) -> int:
         package = (error.name or "").split(".")[0]
         if package in ("standalone", "lib_methods", "benchmarks"):
             raise
-        return _fail(f"This Python lacks the package {package}: start without {environment.NO_VENV}, or remove .venv "
-                     "and start again.", 1)
+        return _fail(
+            f"This Python lacks the package {package}: start without {environment.NO_VENV}, or remove .venv "
+            "and start again.",
+            1,
+        )
     return int(module.run(parsed))
 
 

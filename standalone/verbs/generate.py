@@ -13,8 +13,13 @@ from standalone.setup.quiet import stay_local
 
 from .serve import data_folder, find_checkpoint, say
 
-FABRIC_FIELDS = {"fabric_strength": "strength", "fabric_min_strength": "min_strength", "fabric_start": "start",
-                 "fabric_end": "end", "fabric_negative_weight": "negative_weight"}
+FABRIC_FIELDS = {
+    "fabric_strength": "strength",
+    "fabric_min_strength": "min_strength",
+    "fabric_start": "start",
+    "fabric_end": "end",
+    "fabric_negative_weight": "negative_weight",
+}
 
 
 def read_picture(path: Path) -> str:
@@ -31,8 +36,11 @@ def fabric_args(options: argparse.Namespace) -> dict[str, Any]:
     """The entry of `alwayson_scripts` for FABRIC; {} when there is no feedback image."""
     if not options.like and not options.dislike:
         return {}
-    named: dict[str, Any] = {"enabled": True, "likes": [read_picture(path) for path in options.like],
-                             "dislikes": [read_picture(path) for path in options.dislike]}
+    named: dict[str, Any] = {
+        "enabled": True,
+        "likes": [read_picture(path) for path in options.like],
+        "dislikes": [read_picture(path) for path in options.dislike],
+    }
     for option, field in FABRIC_FIELDS.items():
         if getattr(options, option) is not None:
             named[field] = getattr(options, option)
@@ -43,12 +51,18 @@ def request_fields(options: argparse.Namespace, defaults: Any) -> dict[str, Any]
     """The API request that the options stand for; what is left open is the checkpoint's default."""
     width, height = options.size or (defaults.width, defaults.height)
     fields: dict[str, Any] = {
-        "prompt": options.prompt, "negative_prompt": options.negative, "width": width, "height": height,
+        "prompt": options.prompt,
+        "negative_prompt": options.negative,
+        "width": width,
+        "height": height,
         "steps": options.steps if options.steps is not None else defaults.steps,
         "cfg_scale": options.cfg_scale if options.cfg_scale is not None else defaults.cfg_scale,
         "sampler_name": options.sampler or defaults.sampler_name,
-        "scheduler": options.scheduler, "seed": options.seed, "batch_size": options.batch_size,
-        "n_iter": options.batch_count, "alwayson_scripts": fabric_args(options),
+        "scheduler": options.scheduler,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "n_iter": options.batch_count,
+        "alwayson_scripts": fabric_args(options),
         "override_settings": {"return_grid": False},
     }
     if options.init_image is not None:
@@ -57,9 +71,13 @@ def request_fields(options: argparse.Namespace, defaults: Any) -> dict[str, Any]
         if options.mask is not None:
             fields |= {"mask": read_picture(options.mask), "inpainting_fill": 1, "inpaint_full_res": False}
     elif options.hires:
-        fields |= {"enable_hr": True, "hr_scale": options.hires_scale, "hr_upscaler": options.hires_upscaler,
-                   "hr_second_pass_steps": options.hires_steps,
-                   "denoising_strength": 0.7 if options.denoising_strength is None else options.denoising_strength}
+        fields |= {
+            "enable_hr": True,
+            "hr_scale": options.hires_scale,
+            "hr_upscaler": options.hires_upscaler,
+            "hr_second_pass_steps": options.hires_steps,
+            "denoising_strength": 0.7 if options.denoising_strength is None else options.denoising_strength,
+        }
     return fields
 
 
@@ -72,7 +90,7 @@ def write_pictures(processed: Any, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = 0
-        for index, image in enumerate(processed.images[processed.index_of_first_image:]):
+        for index, image in enumerate(processed.images[processed.index_of_first_image :]):
             seed = processed.all_seeds[index] if index < len(processed.all_seeds) else processed.seed
             while (path := folder / f"{number:05d}-{seed}.png").exists():
                 number += 1
@@ -102,9 +120,9 @@ def _show_progress(stop: threading.Event) -> None:
 
 def make(options: argparse.Namespace, host: Any) -> list[Path]:
     """Does the job on a started host; the files. Raises errors that `sentence_for` explains."""
-    from modules import shared
     from pydantic import ValidationError
 
+    from modules import shared
     from standalone.api.errors import BadRequest
     from standalone.api.generation import Generation
     from standalone.api.models import GenerationRequest, ImageToImageRequest, TextToImageRequest

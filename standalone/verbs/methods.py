@@ -12,7 +12,7 @@ from standalone.setup.places import ROOT
 
 def known(kind: str, folder: Path = ROOT / "benchmarks") -> list[str]:
     """The methods that have a program of this kind ("evaluate" or "bench")."""
-    return sorted(path.stem[len(kind) + 1:] for path in folder.glob(f"{kind}_*.py"))
+    return sorted(path.stem[len(kind) + 1 :] for path in folder.glob(f"{kind}_*.py"))
 
 
 def run_method(kind: str, options: argparse.Namespace) -> int:

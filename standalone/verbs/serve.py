@@ -25,7 +25,7 @@ def data_folder(options: argparse.Namespace) -> Path:
 
 
 def find_checkpoint(given: Path | None) -> Path:
-    """The checkpoint to load: the one given, the first in a folder of them, or the one that ships. UserError if none."""
+    """The checkpoint to load: the one given, the first in a folder of them, or the one that ships. UserError: none."""
     from standalone.engine.errors import UserError
 
     path = Path(given).expanduser().resolve() if given is not None else SHIPPED
@@ -56,8 +56,10 @@ def run(options: argparse.Namespace) -> int:
 
         if not port_is_free(address, options.port):
             host.close()
-            print(f"Port {options.port} is in use by another program. Choose another one: --port {options.port + 1}",
-                  file=sys.stderr)
+            print(
+                f"Port {options.port} is in use by another program. Choose another one: --port {options.port + 1}",
+                file=sys.stderr,
+            )
             return 1
         app = build_app(host, local_only=not options.listen)
     except UserError as error:
@@ -67,8 +69,9 @@ def run(options: argparse.Namespace) -> int:
         print(explain(error), file=sys.stderr)
         return 1
     url = f"http://127.0.0.1:{options.port}"
-    server = uvicorn.Server(uvicorn.Config(app, host=address, port=options.port, log_level="warning",
-                                           timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host=address, port=options.port, log_level="warning", timeout_graceful_shutdown=2)
+    )
     threading.Thread(target=_announce, args=(server, url, options, started), daemon=True).start()
     try:
         server.run()

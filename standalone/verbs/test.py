@@ -19,8 +19,16 @@ def _stream(name: str, command: list[str]) -> tuple[int, str]:
     print(f"== {name}", flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     closing = ""
-    with subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, encoding="utf-8", errors="replace", env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)

@@ -27,65 +27,79 @@ def refused(answer: Any, *told: str) -> dict[str, Any]:
     return dict(body)
 
 
-@pytest.mark.parametrize(("fields", "told"), [
-    ({"sampler_name": "Nope"}, "no sampler named 'Nope'"),
-    ({"sampler_index": "Euler c"}, "no sampler named 'Euler c'"),
-    ({"scheduler": "Nope"}, "no schedule named 'Nope'"),
-    ({"width": 0}, "width: 0 is not a size"),
-    ({"width": -64}, "width: -64 is not a size"),
-    ({"height": 100000}, "height: 100000 is not a size"),
-    ({"width": 4096, "height": 4096, "batch_size": 8}, "batch_size"),
-    ({"steps": 0}, "steps: 0 is not between"),
-    ({"steps": 10**9}, "steps"),
-    ({"batch_size": 0}, "batch_size"),
-    ({"batch_size": 10**6}, "batch_size"),
-    ({"n_iter": 0}, "n_iter"),
-    ({"cfg_scale": -3}, "cfg_scale"),
-    ({"cfg_scale": "seven"}, "cfg_scale"),
-    ({"denoising_strength": 1.5}, "denoising_strength"),
-    ({"seed": 2**70}, "seed"),
-    ({"prompt": ["a", "b"]}, "prompt"),
-    ({"prompt": "a" * 200_000}, "prompt: longer than"),
-    ({"enable_hr": True, "hr_upscaler": "Magic"}, "no upscaler named 'Magic'"),
-    ({"enable_hr": True, "hr_scale": 100}, "hr_scale"),
-    ({"enable_hr": True, "hr_sampler_name": "Nope"}, "hr_sampler_name"),
-    ({"override_settings": {"no_such_setting": 1}}, "no setting named 'no_such_setting'"),
-    ({"override_settings": {"CLIP_stop_at_last_layers": "two"}}, "CLIP_stop_at_last_layers"),
-    ({"override_settings": {"sd_model_checkpoint": "../../etc/passwd"}}, "no checkpoint named"),
-    ({"script_name": "Nope"}, "no script named 'Nope'"),
-    ({"script_name": "Probe"}, "no script named 'Probe'"),
-    ({"script_name": "Chosen", "script_args": [1, 2, 3]}, "takes 1 arguments, not 3"),
-    ({"alwayson_scripts": {"Nope": {"args": []}}}, "no script named 'Nope'"),
-    ({"alwayson_scripts": {"Chosen": {"args": []}}}, "not always on"),
-    ({"alwayson_scripts": {"Probe": {"args": [1, 2, 3, 4, 5]}}}, "takes 4 arguments, not 5"),
-    ({"alwayson_scripts": {"Probe": {"args": "word"}}}, "not a list"),
-    ({"alwayson_scripts": {"Probe": ["word"]}}, "give"),
-    ({"alwayson_scripts": ["Probe"]}, "alwayson_scripts"),
-])
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"sampler_name": "Nope"}, "no sampler named 'Nope'"),
+        ({"sampler_index": "Euler c"}, "no sampler named 'Euler c'"),
+        ({"scheduler": "Nope"}, "no schedule named 'Nope'"),
+        ({"width": 0}, "width: 0 is not a size"),
+        ({"width": -64}, "width: -64 is not a size"),
+        ({"height": 100000}, "height: 100000 is not a size"),
+        ({"width": 4096, "height": 4096, "batch_size": 8}, "batch_size"),
+        ({"steps": 0}, "steps: 0 is not between"),
+        ({"steps": 10**9}, "steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 10**6}, "batch_size"),
+        ({"n_iter": 0}, "n_iter"),
+        ({"cfg_scale": -3}, "cfg_scale"),
+        ({"cfg_scale": "seven"}, "cfg_scale"),
+        ({"denoising_strength": 1.5}, "denoising_strength"),
+        ({"seed": 2**70}, "seed"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": "a" * 200_000}, "prompt: longer than"),
+        ({"enable_hr": True, "hr_upscaler": "Magic"}, "no upscaler named 'Magic'"),
+        ({"enable_hr": True, "hr_scale": 100}, "hr_scale"),
+        ({"enable_hr": True, "hr_sampler_name": "Nope"}, "hr_sampler_name"),
+        ({"override_settings": {"no_such_setting": 1}}, "no setting named 'no_such_setting'"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": "two"}}, "CLIP_stop_at_last_layers"),
+        ({"override_settings": {"sd_model_checkpoint": "../../etc/passwd"}}, "no checkpoint named"),
+        ({"script_name": "Nope"}, "no script named 'Nope'"),
+        ({"script_name": "Probe"}, "no script named 'Probe'"),
+        ({"script_name": "Chosen", "script_args": [1, 2, 3]}, "takes 1 arguments, not 3"),
+        ({"alwayson_scripts": {"Nope": {"args": []}}}, "no script named 'Nope'"),
+        ({"alwayson_scripts": {"Chosen": {"args": []}}}, "not always on"),
+        ({"alwayson_scripts": {"Probe": {"args": [1, 2, 3, 4, 5]}}}, "takes 4 arguments, not 5"),
+        ({"alwayson_scripts": {"Probe": {"args": "word"}}}, "not a list"),
+        ({"alwayson_scripts": {"Probe": ["word"]}}, "give"),
+        ({"alwayson_scripts": ["Probe"]}, "alwayson_scripts"),
+    ],
+)
 def test_txt2img_says_what_is_wrong(server: Server, fields: dict[str, Any], told: str):
     refused(server.post("/sdapi/v1/txt2img", **{**SMALL, **fields}), told)
 
 
-@pytest.mark.parametrize(("fields", "told"), [
-    ({}, "init_images: no picture"),
-    ({"init_images": []}, "init_images: no picture"),
-    ({"init_images": "abc"}, "init_images"),
-    ({"init_images": [7]}, "init_images"),
-    ({"init_images": ["@@@ not base64 @@@"]}, "init_images[0]: this is not base64"),
-    ({"init_images": [base64.b64encode(b"just text").decode()]}, "not an image"),
-    ({"init_images": [base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 40).decode()]}, "not an image"),
-    ({"init_images": ["data:text/html;base64," + base64.b64encode(b"<svg/>").decode()]}, "not an image"),
-    ({"init_images": ["http://127.0.0.1:1/a.png"]}, "links are not followed"),
-    ({"init_images": ["/etc/passwd"]}, "init_images[0]"),
-    ({"init_images": ["file:///etc/passwd"]}, "not base64"),
-    ({"init_images": [""]}, "not an image"),
-])
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, "init_images: no picture"),
+        ({"init_images": []}, "init_images: no picture"),
+        ({"init_images": "abc"}, "init_images"),
+        ({"init_images": [7]}, "init_images"),
+        ({"init_images": ["@@@ not base64 @@@"]}, "init_images[0]: this is not base64"),
+        ({"init_images": [base64.b64encode(b"just text").decode()]}, "not an image"),
+        ({"init_images": [base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 40).decode()]}, "not an image"),
+        ({"init_images": ["data:text/html;base64," + base64.b64encode(b"<svg/>").decode()]}, "not an image"),
+        ({"init_images": ["http://127.0.0.1:1/a.png"]}, "links are not followed"),
+        ({"init_images": ["/etc/passwd"]}, "init_images[0]"),
+        ({"init_images": ["file:///etc/passwd"]}, "not base64"),
+        ({"init_images": [""]}, "not an image"),
+    ],
+)
 def test_img2img_says_what_is_wrong_with_a_picture(server: Server, fields: dict[str, Any], told: str):
     refused(server.post("/sdapi/v1/img2img", **{**SMALL, **fields}), told)
 
 
-@pytest.mark.parametrize(("field", "value"), [("resize_mode", 9), ("inpainting_fill", -1), ("mask", "no image"), ("mask_blur", -2),
-                                              ("inpainting_mask_invert", 4)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("resize_mode", 9),
+        ("inpainting_fill", -1),
+        ("mask", "no image"),
+        ("mask_blur", -2),
+        ("inpainting_mask_invert", 4),
+    ],
+)
 def test_img2img_says_what_is_wrong_with_a_field(server: Server, picture: str, field: str, value: Any):
     refused(server.post("/sdapi/v1/img2img", **SMALL, init_images=[picture], **{field: value}), field)
 
@@ -100,17 +114,22 @@ def test_a_picture_that_unpacks_to_too_many_pixels_is_refused(server: Server):
     refused(server.post("/sdapi/v1/png-info", image=bomb), "image")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"prompt": NaN}', b'{"cfg_scale": 1e999}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"prompt": NaN}', b'{"cfg_scale": 1e999}']
+)
 def test_what_is_no_request_is_refused(server: Server, body: bytes):
     refused(server.client.post("/sdapi/v1/txt2img", content=body, headers={"content-type": "application/json"}))
 
 
-@pytest.mark.parametrize(("wanted", "told"), [
-    ({"no_such_setting": 1}, "no setting named"),
-    ({"sd_model_checkpoint": "nothing"}, "no checkpoint named"),
-    ({"samples_save": "maybe"}, "samples_save"),
-    ({"jpeg_quality": [80]}, "jpeg_quality"),
-])
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"no_such_setting": 1}, "no setting named"),
+        ({"sd_model_checkpoint": "nothing"}, "no checkpoint named"),
+        ({"samples_save": "maybe"}, "samples_save"),
+        ({"jpeg_quality": [80]}, "jpeg_quality"),
+    ],
+)
 def test_settings_that_cannot_be_are_refused_and_stay(server: Server, wanted: dict[str, Any], told: str):
     before = server.get("/sdapi/v1/options").json()
     refused(server.post("/sdapi/v1/options", **wanted), told)
@@ -128,19 +147,43 @@ def test_the_wrong_verb_is_told(server: Server):
 
 
 def test_an_infotext_with_a_value_that_does_not_fit_is_told(server: Server):
-    refused(server.post("/sdapi/v1/txt2img", infotext="a\nSteps: many, Sampler: Euler, Seed: 1, Size: 64x64"), "infotext")
+    refused(
+        server.post("/sdapi/v1/txt2img", infotext="a\nSteps: many, Sampler: Euler, Seed: 1, Size: 64x64"), "infotext"
+    )
 
 
 def test_null_stands_for_the_default(server: Server):
-    answer = server.post("/sdapi/v1/txt2img", **{**SMALL, "cfg_scale": None, "batch_size": None, "styles": None, "sampler_index": None})
+    answer = server.post(
+        "/sdapi/v1/txt2img", **{**SMALL, "cfg_scale": None, "batch_size": None, "styles": None, "sampler_index": None}
+    )
     assert answer.status_code == 200
     assert answer.json()["parameters"]["cfg_scale"] == 7.0
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6)
-FIELDS = st.sampled_from(["width", "steps", "sampler_name", "scheduler", "alwayson_scripts", "override_settings", "seed", "script_name",
-                          "script_args", "styles", "cfg_scale", "infotext", "hr_upscaler", "firstpass_image", "batch_size"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(
+    [
+        "width",
+        "steps",
+        "sampler_name",
+        "scheduler",
+        "alwayson_scripts",
+        "override_settings",
+        "seed",
+        "script_name",
+        "script_args",
+        "styles",
+        "cfg_scale",
+        "infotext",
+        "hr_upscaler",
+        "firstpass_image",
+        "batch_size",
+    ]
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -16,8 +16,25 @@ from .pictures import pixels
 
 
 def parsed(out: Path, *arguments: str) -> argparse.Namespace:
-    return command_line.parse(["generate", "a red circle", "--size", "64", "--steps", "2", "--seed", "4", "--sampler", "Euler",
-                               "--cfg-scale", "3", "--out", str(out), *arguments])
+    return command_line.parse(
+        [
+            "generate",
+            "a red circle",
+            "--size",
+            "64",
+            "--steps",
+            "2",
+            "--seed",
+            "4",
+            "--sampler",
+            "Euler",
+            "--cfg-scale",
+            "3",
+            "--out",
+            str(out),
+            *arguments,
+        ]
+    )
 
 
 def test_it_writes_what_the_api_answers(server: Server, tmp_path: Path):
@@ -53,17 +70,20 @@ def test_img2img_mask_and_hires(server: Server, tmp_path: Path):
         assert made.size == (96, 96)
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    (("--sampler", "Nope"), "no sampler named 'Nope'"),
-    (("--init-image", "nowhere.png"), "nowhere.png cannot be read"),
-    (("--size", "8"), "width: 8 is not a size"),
-    (("--like", "nowhere.png"), "nowhere.png cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--sampler", "Nope"), "no sampler named 'Nope'"),
+        (("--init-image", "nowhere.png"), "nowhere.png cannot be read"),
+        (("--size", "8"), "width: 8 is not a size"),
+        (("--like", "nowhere.png"), "nowhere.png cannot be read"),
+    ],
+)
 def test_what_is_wrong_is_said(server: Server, tmp_path: Path, arguments: tuple[str, ...], told: str):
     from standalone.api.errors import sentence_for
     from standalone.verbs.generate import make
 
-    with pytest.raises(Exception) as raised:  # noqa: PT011 - what matters is the sentence
+    with pytest.raises(Exception) as raised:
         make(parsed(tmp_path, *arguments), server.host)
     assert told in sentence_for(raised.value)[0]
 
@@ -73,7 +93,9 @@ def test_fabrics_options_become_named_fields(tmp_path: Path):
 
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    given = parsed(tmp_path, "--like", str(tmp_path / "a.png"), "--dislike", str(tmp_path / "b.png"), "--fabric-strength", "0.6")
+    given = parsed(
+        tmp_path, "--like", str(tmp_path / "a.png"), "--dislike", str(tmp_path / "b.png"), "--fabric-strength", "0.6"
+    )
     named = fabric_args(given)["FABRIC"]["args"][0]
     assert (len(named["likes"]), len(named["dislikes"]), named["strength"]) == (1, 1, 0.6)
     assert "start" not in named

@@ -26,7 +26,12 @@ def test_an_image_comes_as_png_with_its_infotext(server: Server):
 def test_the_answer_repeats_the_request_with_defaults(server: Server):
     parameters = server.txt2img(steps=2)["parameters"]
     assert parameters["prompt"] == "a red circle"
-    assert (parameters["n_iter"], parameters["hr_scale"], parameters["enable_hr"], parameters["send_images"]) == (1, 2.0, False, True)
+    assert (parameters["n_iter"], parameters["hr_scale"], parameters["enable_hr"], parameters["send_images"]) == (
+        1,
+        2.0,
+        False,
+        True,
+    )
 
 
 def test_the_same_request_gives_the_same_image_and_another_seed_another(server: Server):
@@ -56,8 +61,14 @@ def test_images_are_saved_only_on_request_and_only_in_the_output_folder(server: 
     assert len(saved() - before) == 1
 
 
-@pytest.mark.parametrize("sampler", [{"sampler_name": "DPM++ 2M Karras"}, {"sampler_name": "DPM++ 2M", "scheduler": "Karras"},
-                                     {"sampler_name": "dpm++ 2m", "scheduler": "karras"}])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"sampler_name": "DPM++ 2M Karras"},
+        {"sampler_name": "DPM++ 2M", "scheduler": "Karras"},
+        {"sampler_name": "dpm++ 2m", "scheduler": "karras"},
+    ],
+)
 def test_samplers_by_old_and_new_names(server: Server, sampler: dict[str, str]):
     infotext = json.loads(server.txt2img(**sampler)["info"])["infotexts"][0]
     assert "Sampler: DPM++ 2M, Schedule type: Karras" in infotext
@@ -72,7 +83,9 @@ def test_sizes_are_rounded_as_the_webui_does(server: Server):
 
 
 def test_hires_fix_enlarges(server: Server):
-    answer = server.txt2img(enable_hr=True, hr_scale=2, hr_upscaler="Latent", hr_second_pass_steps=2, denoising_strength=0.6)
+    answer = server.txt2img(
+        enable_hr=True, hr_scale=2, hr_upscaler="Latent", hr_second_pass_steps=2, denoising_strength=0.6
+    )
     assert decode(answer["images"][0]).size == (128, 128)
     assert "Hires upscaler: Latent" in json.loads(answer["info"])["infotexts"][0]
 
@@ -128,7 +141,9 @@ def test_img2img_starts_from_the_picture(server: Server, picture: str):
 
 
 def test_input_images_come_back_on_request(server: Server, picture: str):
-    answer = server.post("/sdapi/v1/img2img", **SMALL, init_images=["data:image/png;base64," + picture], include_init_images=True)
+    answer = server.post(
+        "/sdapi/v1/img2img", **SMALL, init_images=["data:image/png;base64," + picture], include_init_images=True
+    )
     assert answer.json()["parameters"]["init_images"][0].endswith(picture)
 
 
@@ -137,8 +152,16 @@ def test_inpainting_leaves_the_rest_as_it_is(server: Server, picture: str, as_ba
 
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (32, 0, 64, 64))
-    answer = server.post("/sdapi/v1/img2img", **SMALL, init_images=[picture], mask=as_base64(mask), mask_blur=0,
-                         inpainting_fill=1, inpaint_full_res=False, denoising_strength=1.0).json()
+    answer = server.post(
+        "/sdapi/v1/img2img",
+        **SMALL,
+        init_images=[picture],
+        mask=as_base64(mask),
+        mask_blur=0,
+        inpainting_fill=1,
+        inpaint_full_res=False,
+        denoising_strength=1.0,
+    ).json()
     made, given = pixels(answer["images"][0]).astype(int), pixels(picture).astype(int)
     assert np.abs(made[:, :28] - given[:, :28]).max() <= 1
     assert np.abs(made[:, 36:] - given[:, 36:]).max() > 10

@@ -27,11 +27,34 @@ def secret(server: Server) -> Path:
 def hostile(server: Server, secret: Path) -> list[str]:
     outputs = Path(server.host.output_dir)
     return [
-        str(secret), "/etc/passwd", "etc/passwd", "../secret.txt", f"{outputs}/../secret.txt", f"{outputs}/x/../../secret.txt",
-        f"{outputs}/..%2fsecret.txt", f"{outputs}%2f..%2fsecret.txt", f"{outputs}/%2e%2e/secret.txt", f"{outputs}/%252e%252e/secret.txt",
-        f"{outputs}/..\\secret.txt", "C:\\Windows\\win.ini", "C:/Windows/win.ini", "\\\\server\\share\\x", "//server/share/x",
-        f"{outputs}/\0{secret}", f"{outputs}", f"{outputs}/", "config.json", str(Path(server.host.data_dir) / "config.json"),
-        str(Path(__file__)), "run.py", "requirements.txt", "http://127.0.0.1:1/", "https://example.com/", f"file://{secret}", "~", "",
+        str(secret),
+        "/etc/passwd",
+        "etc/passwd",
+        "../secret.txt",
+        f"{outputs}/../secret.txt",
+        f"{outputs}/x/../../secret.txt",
+        f"{outputs}/..%2fsecret.txt",
+        f"{outputs}%2f..%2fsecret.txt",
+        f"{outputs}/%2e%2e/secret.txt",
+        f"{outputs}/%252e%252e/secret.txt",
+        f"{outputs}/..\\secret.txt",
+        "C:\\Windows\\win.ini",
+        "C:/Windows/win.ini",
+        "\\\\server\\share\\x",
+        "//server/share/x",
+        f"{outputs}/\0{secret}",
+        f"{outputs}",
+        f"{outputs}/",
+        "config.json",
+        str(Path(server.host.data_dir) / "config.json"),
+        str(Path(__file__)),
+        "run.py",
+        "requirements.txt",
+        "http://127.0.0.1:1/",
+        "https://example.com/",
+        f"file://{secret}",
+        "~",
+        "",
     ]
 
 
@@ -85,7 +108,9 @@ def test_may_serve_only_says_yes_inside(tmp_path_factory: pytest.TempPathFactory
     assert may_serve(text, [root]) == (Path(text) == root / "a" and ".." not in parts)
 
 
-@pytest.mark.parametrize("upload", [{"path": "/etc/passwd"}, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}])
+@pytest.mark.parametrize(
+    "upload", [{"path": "/etc/passwd"}, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]
+)
 def test_gradios_own_calls_do_not_read_the_servers_files(server: Server, upload: dict[str, object]):
     """A component's value may name an uploaded file, and no other."""
     page = server.get("/config").json()
@@ -97,14 +122,33 @@ def test_gradios_own_calls_do_not_read_the_servers_files(server: Server, upload:
     assert server.txt2img()["images"]
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/proxy=http://127.0.0.1:1/", "/proxy=https://x.hf.space/", "/monitoring",
-                                  "/gradio_api/dev/reload", "/docs", "/gradio_api/vibe-code"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/proxy=http://127.0.0.1:1/",
+        "/proxy=https://x.hf.space/",
+        "/monitoring",
+        "/gradio_api/dev/reload",
+        "/docs",
+        "/gradio_api/vibe-code",
+    ],
+)
 def test_doors_that_nobody_needs_are_closed(server: Server, path: str):
     assert server.get(path).status_code in (403, 404)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "192.168.1.7:7860",
-                                  "[::2]:7860", "2130706433.evil"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "",
+        "192.168.1.7:7860",
+        "[::2]:7860",
+        "2130706433.evil",
+    ],
+)
 def test_another_name_than_this_machines_is_refused(server: Server, host: str):
     """DNS rebinding: the browser calls 127.0.0.1 by the attacker's name."""
     answer = server.get("/sdapi/v1/options", headers={"host": host})
@@ -112,12 +156,16 @@ def test_another_name_than_this_machines_is_refused(server: Server, host: str):
     assert "This server answers on this machine only" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:7860", "127.0.0.1:7860", "127.0.0.9", "[::1]:7860", "LOCALHOST:1"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:7860", "127.0.0.1:7860", "127.0.0.9", "[::1]:7860", "LOCALHOST:1"]
+)
 def test_this_machines_names_are_answered(server: Server, host: str):
     assert server.get("/sdapi/v1/samplers", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:7860", "file://", "junk"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:7860", "file://", "junk"]
+)
 def test_another_websites_requests_are_refused(server: Server, origin: str):
     answer = server.client.post("/sdapi/v1/txt2img", json=SMALL, headers={"origin": origin})
     assert answer.status_code == 403
@@ -160,7 +208,18 @@ def test_the_page_may_load_nothing_from_elsewhere(server: Server):
     assert "http" not in policy.replace("https:", "http") or "://" not in policy
 
 
-@pytest.mark.parametrize(("name", "here"), [("localhost", True), ("127.3.2.1", True), ("::1", True), ("a.localhost", True),
-                                            ("localhost.com", False), ("0.0.0.0", False), ("", False), ("10.0.0.1", False)])
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("localhost", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("a.localhost", True),
+        ("localhost.com", False),
+        ("0.0.0.0", False),
+        ("", False),
+        ("10.0.0.1", False),
+    ],
+)
 def test_loopback_names(name: str, here: bool):
     assert is_loopback_name(name) is here

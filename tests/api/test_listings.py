@@ -40,9 +40,15 @@ def test_every_schedule_that_is_listed_works(server: Server):
 
 
 def test_every_upscaler_that_is_listed_works(server: Server):
-    names = [item["name"] for path in ("upscalers", "latent-upscale-modes") for item in server.get(f"/sdapi/v1/{path}").json()]
+    names = [
+        item["name"]
+        for path in ("upscalers", "latent-upscale-modes")
+        for item in server.get(f"/sdapi/v1/{path}").json()
+    ]
     for name in names:
-        assert server.txt2img(enable_hr=True, hr_upscaler=name, hr_scale=1.5, steps=1, denoising_strength=0.5)["images"], name
+        assert server.txt2img(enable_hr=True, hr_upscaler=name, hr_scale=1.5, steps=1, denoising_strength=0.5)[
+            "images"
+        ], name
 
 
 def test_checkpoints_are_named_without_folders(server: Server):

@@ -51,9 +51,25 @@ def test_it_listens_on_loopback_only(process: Process):
 
 
 def test_a_port_in_use_is_told_in_one_sentence(process: Process, tiny_checkpoint: Path, tmp_path: Path):
-    done = subprocess.run([sys.executable, str(ROOT / "run.py"), "serve", "--no-browser", "--port", str(process.port), "--checkpoint",
-                           str(tiny_checkpoint), "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=120, check=False,
-                          env={**os.environ, "STEER_NO_VENV": "1"})
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "run.py"),
+            "serve",
+            "--no-browser",
+            "--port",
+            str(process.port),
+            "--checkpoint",
+            str(tiny_checkpoint),
+            "--data-dir",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "STEER_NO_VENV": "1"},
+    )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith(f"Port {process.port} is in use")
     assert "Traceback" not in done.stderr
@@ -66,18 +82,39 @@ def test_it_stops_when_it_is_told_to(process: Process):
     assert not any("Traceback" in line for line in process.lines), "".join(process.lines)
 
 
-@pytest.mark.parametrize(("name", "content", "told"), [
-    ("missing.safetensors", None, "There is no checkpoint named missing.safetensors"),
-    ("model.ckpt", b"\x80\x04.", "pickled"),
-    ("broken.safetensors", b"not a checkpoint", "broken.safetensors is damaged"),
-])
-def test_a_checkpoint_that_cannot_be_loaded_ends_in_one_sentence(tmp_path: Path, name: str, content: bytes | None, told: str):
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("missing.safetensors", None, "There is no checkpoint named missing.safetensors"),
+        ("model.ckpt", b"\x80\x04.", "pickled"),
+        ("broken.safetensors", b"not a checkpoint", "broken.safetensors is damaged"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_loaded_ends_in_one_sentence(
+    tmp_path: Path, name: str, content: bytes | None, told: str
+):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    done = subprocess.run([sys.executable, str(ROOT / "run.py"), "serve", "--no-browser", "--port", str(free_port()), "--checkpoint",
-                           str(path), "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=120, check=False,
-                          env={**os.environ, "STEER_NO_VENV": "1"})
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "run.py"),
+            "serve",
+            "--no-browser",
+            "--port",
+            str(free_port()),
+            "--checkpoint",
+            str(path),
+            "--data-dir",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "STEER_NO_VENV": "1"},
+    )
     assert done.returncode == 1
     assert told in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr

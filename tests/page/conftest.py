@@ -15,9 +15,19 @@ from tests.api.conftest import tiny_checkpoint  # noqa: F401 - a fixture
 from tests.api.process import Process
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--force-device-scale-factor=1",
-         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--force-device-scale-factor=1",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +103,9 @@ class Browser:
 
     def images(self, tab: str = "txt2img") -> list[str]:
         """Addresses of the pictures in the gallery, in their order."""
-        found = self.js(f"return Array.from(document.querySelectorAll('#{tab}_gallery .thumbnail-item img')).map((i) => i.src)")
+        found = self.js(
+            f"return Array.from(document.querySelectorAll('#{tab}_gallery .thumbnail-item img')).map((i) => i.src)"
+        )
         return list(dict.fromkeys(found))
 
     def finished(self, tab: str = "txt2img", seconds: float = 60.0) -> None:
@@ -108,8 +120,11 @@ class Browser:
         self.until(f"return '{tab}' in runningTasks")
         self.finished(tab)
         if not self.text(f"#html_log_{tab} .error"):
-            self.until("return JSON.stringify(arguments[0]) !== JSON.stringify(Array.from(new Set(Array.from("
-                       f"document.querySelectorAll('#{tab}_gallery .thumbnail-item img')).map((i) => i.src))))", before)
+            self.until(
+                "return JSON.stringify(arguments[0]) !== JSON.stringify(Array.from(new Set(Array.from("
+                f"document.querySelectorAll('#{tab}_gallery .thumbnail-item img')).map((i) => i.src))))",
+                before,
+            )
         return self.images(tab)
 
     def outside_requests(self) -> list[str]:
@@ -138,8 +153,10 @@ def browser(page_server: Process, tmp_path_factory: pytest.TempPathFactory) -> I
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                               {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False})
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False},
+        )
         yield Browser(driver, f"http://127.0.0.1:{page_server.port}/")
     finally:
         driver.quit()
@@ -154,5 +171,3 @@ def screenshot(browser: Browser) -> Callable[[str], None]:
             browser.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
 
     return take
-
-

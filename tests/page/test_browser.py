@@ -6,7 +6,7 @@ import io
 import urllib.request
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from .conftest import Browser
 
@@ -29,16 +29,30 @@ def test_it_opens_ready_to_generate(browser: Browser, screenshot):
     screenshot("open")
     assert browser.js("return get_uiCurrentTabContent().id") == "tab_txt2img"
     assert browser.js("return get_uiCurrentTab().textContent") == "txt2img"
-    assert [browser.js(f"return document.querySelector('#txt2img_{name} input[type=number]').value")
-            for name in ("width", "height", "steps")] == ["64", "64", "4"]
-    for ident in ("txt2img_prompt", "txt2img_generate", "txt2img_gallery", "img2img_gallery", "img2img_prompt", "tab_img2img",
-                  "txt2img_seed", "setting_sd_model_checkpoint", "html_info_txt2img", "generation_info_txt2img"):
+    assert [
+        browser.js(f"return document.querySelector('#txt2img_{name} input[type=number]').value")
+        for name in ("width", "height", "steps")
+    ] == ["64", "64", "4"]
+    for ident in (
+        "txt2img_prompt",
+        "txt2img_generate",
+        "txt2img_gallery",
+        "img2img_gallery",
+        "img2img_prompt",
+        "tab_img2img",
+        "txt2img_seed",
+        "setting_sd_model_checkpoint",
+        "html_info_txt2img",
+        "generation_info_txt2img",
+    ):
         assert browser.js("return document.getElementById(arguments[0]) !== null", ident), ident
 
 
 def test_nothing_wider_than_a_laptops_screen(browser: Browser):
     assert browser.js("return document.documentElement.scrollWidth <= window.innerWidth")
-    box = browser.js("const b = document.getElementById('txt2img_generate').getBoundingClientRect(); return [b.right, b.bottom]")
+    box = browser.js(
+        "const b = document.getElementById('txt2img_generate').getBoundingClientRect(); return [b.right, b.bottom]"
+    )
     assert box[0] <= 1366
     assert box[1] <= 768
 
@@ -72,8 +86,16 @@ def test_interrupt_and_skip_take_the_place_of_generate(browser: Browser, screens
     browser.click("#txt2img_generate")
     try:
         browser.until("return getComputedStyle(document.getElementById('txt2img_interrupt')).display !== 'none'")
-        assert browser.js("return getComputedStyle(document.getElementById('txt2img_skip')).display") != "none"
-        browser.until("return document.querySelector('#txt2img_gallery_container .progressDiv .progress')?.textContent.includes('left')")
+        boxes = browser.js(
+            "return ['interrupt', 'skip'].map((name) => { const b = document.getElementById('txt2img_' + name)"
+            ".getBoundingClientRect(); return [b.left, b.right, b.width]; })"
+        )
+        assert boxes[0][1] <= boxes[1][0] + 1, "Interrupt and Skip cover each other"
+        assert boxes[1][1] <= 1366
+        assert min(box[2] for box in boxes) > 80
+        browser.until(
+            "return document.querySelector('#txt2img_gallery_container .progress')?.textContent.includes('left')"
+        )
         browser.until("return document.querySelector('#txt2img_gallery_container .livePreview img') !== null")
         screenshot("running")
     finally:
@@ -118,7 +140,9 @@ def test_inpainting_paints_a_mask(browser: Browser, screenshot):
     browser.js("return new Promise((resolve) => setTimeout(resolve, 500))")
     browser.generate("img2img")
     assert "paint over the part" in browser.text("#html_log_img2img .error")
-    ActionChains(browser.driver).move_to_element(canvas).click_and_hold().move_by_offset(20, 10).move_by_offset(20, 0).release().perform()
+    ActionChains(browser.driver).move_to_element(canvas).click_and_hold().move_by_offset(20, 10).move_by_offset(
+        20, 0
+    ).release().perform()
     browser.js("return new Promise((resolve) => setTimeout(resolve, 800))")
     screenshot("inpaint")
     images = browser.generate("img2img")
@@ -128,17 +152,45 @@ def test_inpainting_paints_a_mask(browser: Browser, screenshot):
 
 
 def test_pasting_an_infotext_sets_the_controls(browser: Browser):
-    infotext = "a green cross\\nNegative prompt: red\\nSteps: 7, Sampler: Heun, Schedule type: Karras, CFG scale: 4.5, Seed: 99, Size: 96x128"
-    browser.js("const box = document.querySelector('#txt2img_prompt textarea');"
-               f"box.value = '{infotext}'; updateInput(box);")
+    settings = "Steps: 7, Sampler: Heun, Schedule type: Karras, CFG scale: 4.5, Seed: 99, Size: 96x128"
+    infotext = f"a green cross\\nNegative prompt: red\\n{settings}"
+    browser.js(
+        f"const box = document.querySelector('#txt2img_prompt textarea');box.value = '{infotext}'; updateInput(box);"
+    )
     browser.click("#paste")
     browser.until("return document.querySelector('#txt2img_prompt textarea').value === 'a green cross'")
-    values = {name: browser.js(f"return document.querySelector('#txt2img_{name} input').value")
-              for name in ("steps", "width", "height", "cfg_scale", "seed", "sampling", "scheduler")}
-    assert values == {"steps": "7", "width": "96", "height": "128", "cfg_scale": "4.5", "seed": "99", "sampling": "Heun",
-                      "scheduler": "Karras"}
+    values = {
+        name: browser.js(f"return document.querySelector('#txt2img_{name} input').value")
+        for name in ("steps", "width", "height", "cfg_scale", "seed", "sampling", "scheduler")
+    }
+    assert values == {
+        "steps": "7",
+        "width": "96",
+        "height": "128",
+        "cfg_scale": "4.5",
+        "seed": "99",
+        "sampling": "Heun",
+        "scheduler": "Karras",
+    }
     for name, value in (("steps", 4), ("width", 64), ("height", 64)):
         browser.set_number(f"txt2img_{name}", value)
+
+
+def test_png_info_shows_and_sends_an_infotext(browser: Browser, tmp_path):
+    path = tmp_path / "made.png"
+    image = Image.new("RGB", (64, 64), (9, 9, 9))
+    infotext = "a purple ring\nSteps: 5, Sampler: Euler, Schedule type: Automatic, CFG scale: 3, Seed: 1, Size: 64x64"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("parameters", infotext)
+    image.save(path, pnginfo=texts)
+    browser.js("openTab('tab_pnginfo')")
+    browser.find("#pnginfo_image input[type=file]").send_keys(str(path))
+    browser.until("return document.querySelector('#pnginfo_html2_info').textContent.includes('a purple ring')")
+    browser.click("#pnginfo_send_to_txt2img")
+    browser.until("return get_uiCurrentTabContent().id === 'tab_txt2img'")
+    browser.until("return document.querySelector('#txt2img_prompt textarea').value === 'a purple ring'")
+    assert browser.js("return document.querySelector('#txt2img_steps input').value") == "5"
+    browser.set_number("txt2img_steps", 4)
 
 
 def test_settings_are_applied(browser: Browser):
@@ -149,12 +201,14 @@ def test_settings_are_applied(browser: Browser):
 
 
 def test_light_and_dark(browser: Browser, screenshot):
-    colours = []
-    for _ in range(2):
-        colours.append(browser.js("return getComputedStyle(document.body).backgroundColor"))
-        screenshot(f"theme{len(colours)}")
-        browser.click("#steer_theme")
-    assert colours[0] != colours[1]
+    background = "return getComputedStyle(document.body).backgroundColor"
+    before = browser.js(background)
+    screenshot("theme1")
+    browser.click("#steer_theme")
+    browser.until(f"return (() => {{ {background} }})() !== arguments[0]", before)
+    screenshot("theme2")
+    browser.click("#steer_theme")
+    browser.until(f"return (() => {{ {background} }})() === arguments[0]", before)
 
 
 def test_the_page_asked_for_nothing_outside_and_had_no_errors(browser: Browser):

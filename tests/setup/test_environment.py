@@ -12,7 +12,7 @@ import pytest
 from standalone.setup import environment, errors, pins, places, torch_build
 from standalone.setup.pip_runner import PipRunner, Progress
 
-PLAIN = "alpha==1.0\nbeta==2.0 ; python_version >= \"3.11\"\nbeta==1.5 ; python_version < \"3.11\"\n"
+PLAIN = 'alpha==1.0\nbeta==2.0 ; python_version >= "3.11"\nbeta==1.5 ; python_version < "3.11"\n'
 
 
 @pytest.fixture
@@ -39,7 +39,9 @@ def test_the_shipped_pins_are_exact_and_read_by_us():
 
 
 @pytest.mark.parametrize("version", [(3, 10, 4), (3, 11, 0), (3, 12, 9)])
-def test_each_supported_python_gets_one_version_of_each_package(version: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch):
+def test_each_supported_python_gets_one_version_of_each_package(
+    version: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(pins.sys, "version_info", version)
     names = [pin.name.lower() for pin in pins.read_pins(places.DEVELOPER_PINS)]
     assert len(set(names)) == len(names)
@@ -82,7 +84,7 @@ def test_a_damaged_stamp_means_not_ready(content: str, requirements: Path, venv:
 
 
 def test_an_interrupted_installation_is_taken_up(requirements: Path, venv: Path, monkeypatch: pytest.MonkeyPatch):
-    """The stamp goes before the first package and comes after the last, so that an interruption never looks finished."""
+    """The stamp goes before the first package and comes after the last: an interruption never looks finished."""
     environment._write_stamp(venv, requirements)
     calls: list[tuple[str, ...]] = []
 
@@ -122,15 +124,24 @@ def test_developers_may_go_without(requirements: Path, tmp_path: Path, monkeypat
     assert environment.ensure(requirements, lambda text: None, tmp_path / "none") is None
 
 
-@pytest.mark.parametrize(("output", "told"), [
-    ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
-    ("WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError: [Errno -3] Temporary failure "
-     "in name resolution'\nERROR: No matching distribution found for torch==2.13.0", "no connection"),
-    ("ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/x'", "cannot be written"),
-    ("ERROR: No matching distribution found for torch==2.13.0", "has no torch==2.13.0"),
-    ("ERROR: something new", "something new"),
-    ("", "setup.log"),
-])
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+        (
+            "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError: Temporary failure "
+            "in name resolution'\nERROR: No matching distribution found for torch==2.13.0",
+            "no connection",
+        ),
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/x'",
+            "cannot be written",
+        ),
+        ("ERROR: No matching distribution found for torch==2.13.0", "has no torch==2.13.0"),
+        ("ERROR: something new", "something new"),
+        ("", "setup.log"),
+    ],
+)
 def test_what_pip_complains_about_becomes_a_sentence(output: str, told: str):
     sentence = errors.explain(output)
     assert told in sentence
@@ -149,10 +160,21 @@ def test_a_failing_pip_ends_in_its_sentence(tmp_path: Path):
 def test_progress_counts_packages_once():
     said: list[str] = []
     progress = Progress(said.append, 3)
-    for line in ("Collecting alpha==1", "  Downloading alpha-1.whl (12.5 MB)", "Collecting alpha>=0 (from beta)",
-                 "Requirement already satisfied: beta in x", "Collecting gamma", "Installing collected packages: a, b"):
+    for line in (
+        "Collecting alpha==1",
+        "  Downloading alpha-1.whl (12.5 MB)",
+        "Collecting alpha>=0 (from beta)",
+        "Requirement already satisfied: beta in x",
+        "Collecting gamma",
+        "Installing collected packages: a, b",
+    ):
         progress.read(line)
-    assert [text.strip() for text in said] == ["[1/3] alpha", "downloading 12.5 MB", "[3/3] gamma", "unpacking 2 packages ..."]
+    assert [text.strip() for text in said] == [
+        "[1/3] alpha",
+        "downloading 12.5 MB",
+        "[3/3] gamma",
+        "unpacking 2 packages ...",
+    ]
 
 
 class FakePip:
@@ -177,15 +199,18 @@ CUDA = {"version": "2.13.0", "requires_dist": ["nvidia-cudnn-cu13==9 ; platform_
 CPU = {"version": "2.13.0+cpu", "requires_dist": ["filelock"]}
 
 
-@pytest.mark.parametrize(("plain", "other", "gpu", "platform", "index"), [
-    (CUDA, CPU, False, "linux", torch_build.CPU_INDEX),   # PyPI on a machine without a GPU
-    (CPU, None, False, "linux", None),                    # a mirror that has the small build
-    (CUDA, None, False, "linux", None),                   # the small build's site cannot be reached
-    (CUDA, CPU, True, "linux", None),                     # a GPU: PyPI's build is right
-    (CPU, CUDA, True, "win32", torch_build.CUDA_INDEX),
-    (CPU, CUDA, False, "win32", None),
-    (CPU, CUDA, False, "darwin", None),
-])
+@pytest.mark.parametrize(
+    ("plain", "other", "gpu", "platform", "index"),
+    [
+        (CUDA, CPU, False, "linux", torch_build.CPU_INDEX),  # PyPI on a machine without a GPU
+        (CPU, None, False, "linux", None),  # a mirror that has the small build
+        (CUDA, None, False, "linux", None),  # the small build's site cannot be reached
+        (CUDA, CPU, True, "linux", None),  # a GPU: PyPI's build is right
+        (CPU, CUDA, True, "win32", torch_build.CUDA_INDEX),
+        (CPU, CUDA, False, "win32", None),
+        (CPU, CUDA, False, "darwin", None),
+    ],
+)
 def test_the_build_of_torch_fits_the_machine(plain, other, gpu, platform, index):
     pip = FakePip(plain, other)
     torch_build.install_torch(cast(PipRunner, pip), "torch==2.13.0", gpu=gpu, platform=platform)

@@ -243,11 +243,11 @@ const buttonTitles = {
     steer_theme: 'Light or dark',
 };
 
-onUiLoaded(() => {
+onAfterUiUpdate(() => {
     for (const [name, title] of Object.entries(buttonTitles)) {
         for (const id of [name, `txt2img_${name}`, `img2img_${name}`]) {
             const element = document.getElementById(id);
-            if (element) element.title = title;
+            if (element && element.title !== title) element.title = title;
         }
     }
 });

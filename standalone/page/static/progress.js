@@ -8,16 +8,24 @@ function randomId() {
     return `task(${Math.random().toString(36).slice(2, 9)}${Math.random().toString(36).slice(2, 9)})`;
 }
 
-function setShown(id, shown) {
-    const element = document.getElementById(id);
-    if (element) element.style.display = shown ? 'block' : 'none';
+const shownButtons = {};
+
+function drawSubmitButtons() {
+    for (const [id, shown] of Object.entries(shownButtons)) {
+        const display = shown ? 'block' : 'none';
+        const element = document.getElementById(id);
+        if (element && element.style.display !== display) element.style.display = display;
+    }
 }
 
 function setSubmitButtonsVisibility(tab, interrupt, skip, interrupting) {
-    setShown(`${tab}_interrupt`, interrupt);
-    setShown(`${tab}_skip`, skip);
-    setShown(`${tab}_interrupting`, interrupting);
+    shownButtons[`${tab}_interrupt`] = interrupt;
+    shownButtons[`${tab}_skip`] = skip;
+    shownButtons[`${tab}_interrupting`] = interrupting;
+    drawSubmitButtons();
 }
+
+onUiUpdate(drawSubmitButtons);
 
 function showSubmitButtons(tab, show) {
     setSubmitButtonsVisibility(tab, !show, !show, false);
@@ -130,17 +138,14 @@ function requestProgress(task, container, gallery, atEnd, onProgress, givenUpAft
     setTimeout(ask, 50);
 }
 
-onUiLoaded(() => {
-    for (const tab of ['txt2img', 'img2img']) {
-        showSubmitButtons(tab, true);
-        const listen = (name, action) => document.getElementById(`${tab}_${name}`)?.addEventListener('click', action);
-        listen('interrupt', () => {
-            showSubmitInterruptingPlaceholder(tab);
-            tellTask(tab, 'interrupt');
-        });
-        listen('interrupting', () => tellTask(tab, 'interrupt'));
-        listen('skip', () => tellTask(tab, 'skip'));
-    }
+// on the document, since gradio may draw a button again at any time
+document.addEventListener('click', (event) => {
+    const button = event.target.closest?.('button[id]');
+    const found = button && /^(txt2img|img2img)_(interrupt|interrupting|skip)$/.exec(button.id);
+    if (!found) return;
+    const [, tab, name] = found;
+    if (name === 'interrupt') showSubmitInterruptingPlaceholder(tab);
+    tellTask(tab, name === 'skip' ? 'skip' : 'interrupt');
 });
 
 document.addEventListener('keydown', (event) => {

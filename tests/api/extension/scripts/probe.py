@@ -3,6 +3,7 @@
 import time
 
 import gradio as gr
+
 from modules import scripts
 
 

@@ -1,0 +1,189 @@
+"""The page's parts that need no browser: masks, result files, infotext into controls, defaults, settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from standalone import host as standalone_host
+
+standalone_host.import_modules()
+
+from standalone.page import defaults, masks, paste, results, settings_tab  # noqa: E402
+
+
+def layer(box: tuple[int, int, int, int], alpha: int = 255, size: tuple[int, int] = (32, 16)) -> Image.Image:
+    image = Image.new("RGBA", size, (0, 0, 0, 0))
+    image.paste((255, 255, 255, alpha), box)
+    return image
+
+
+def test_every_layer_counts_for_the_mask():
+    background = Image.new("RGBA", (32, 16), (9, 9, 9, 255))
+    picture, mask = masks.inpaint_inputs(
+        {"background": background, "layers": [layer((0, 0, 4, 4)), None, layer((8, 8, 12, 12))]}
+    )
+    assert picture is background
+    assert mask is not None
+    painted = np.asarray(mask) == 255
+    assert painted.sum() == 32
+    assert painted[:4, :4].all()
+    assert painted[8:12, 8:12].all()
+
+
+@pytest.mark.parametrize("editor", [None, {}, {"background": None, "layers": []}])
+def test_without_a_picture_there_is_no_mask(editor: Any):
+    assert masks.inpaint_inputs(editor) == (None, None)
+
+
+def test_a_breath_of_paint_is_no_mask():
+    background = Image.new("RGBA", (32, 16))
+    assert masks.inpaint_inputs({"background": background, "layers": [layer((0, 0, 4, 4), alpha=5)]})[1] is None
+
+
+def test_files_carry_their_infotext_and_saved_ones_are_used(tmp_path: Path):
+    image = Image.new("RGB", (8, 8), (1, 2, 3))
+    path = Path(results.as_file(image, "a cat\nSteps: 1", tmp_path / "scratch"))
+    assert path.parent == tmp_path / "scratch"
+    with Image.open(path) as read:
+        assert read.info["parameters"] == "a cat\nSteps: 1"
+    assert results.as_file(image, "a cat\nSteps: 1", tmp_path / "scratch") == str(path)
+    saved = tmp_path / "saved.png"
+    image.save(saved)
+    image.already_saved_as = str(saved)  # type: ignore[attr-defined]
+    assert results.as_file(image, "x", tmp_path) == str(saved)
+
+
+def test_yesterdays_scratch_files_go_and_todays_stay(tmp_path: Path):
+    folder = results.scratch_folder(tmp_path)
+    folder.mkdir(parents=True)
+    old, new = folder / "old.png", folder / "new.png"
+    old.write_bytes(b"")
+    new.write_bytes(b"")
+    os.utime(old, (time.time() - 2 * results.KEPT_SECONDS,) * 2)
+    results.clean_scratch(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["new.png"]
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "a & b", '<img src=x onerror=alert(1)>\n"quoted"'])
+def test_texts_are_shown_as_text(text: str):
+    for shown in (results.as_html(text), results.error_html(text)):
+        assert "<script" not in shown
+        assert "<img" not in shown
+
+
+@pytest.mark.parametrize(
+    ("info", "index", "found"),
+    [
+        (json.dumps({"infotexts": ["a", "b"]}), 1, "b"),
+        (json.dumps({"infotexts": ["a"]}), None, "a"),
+        (json.dumps({"infotexts": ["a"]}), 7, ""),
+        ("", 0, ""),
+        ("{", 0, ""),
+        ("[]", 0, ""),
+        (json.dumps({"infotexts": 3}), 0, ""),
+    ],
+)
+def test_the_infotext_of_a_picture(info: str, index: int | None, found: str):
+    assert results.infotext_of(info, index) == found
+
+
+def test_durations():
+    assert [results.duration(seconds) for seconds in (0.04, 59.9, 61, 3600)] == [
+        "0.0 s",
+        "59.9 s",
+        "1 min 1 s",
+        "60 min 0 s",
+    ]
+
+
+def components() -> dict[str, Any]:
+    import gradio as gr
+
+    with gr.Blocks():
+        return {
+            "slider": gr.Slider(0, 10, value=1),
+            "float": gr.Slider(0, 1, value=0.5),
+            "check": gr.Checkbox(False),
+            "drop": gr.Dropdown(["Euler", "Heun"], value="Euler"),
+            "text": gr.Textbox(""),
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("slider", "7", 7),
+        ("float", "0.25", 0.25),
+        ("check", "True", True),
+        ("check", "False", False),
+        ("check", True, True),
+        ("drop", "Heun", "Heun"),
+        ("text", "a cat", "a cat"),
+        ("text", "", ""),
+    ],
+)
+def test_infotext_values_become_the_controls_values(name: str, value: Any, wanted: Any):
+    found = paste.fitting(components()[name], value)
+    assert found == wanted
+    assert type(found) is type(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("slider", "many"), ("slider", "1e999"), ("drop", "Magic"), ("text", None), ("float", "")]
+)
+def test_what_does_not_fit_changes_nothing(name: str, value: Any):
+    found = paste.fitting(components()[name], value)
+    assert found.get("__type__") == "update"
+    assert "value" not in found
+
+
+def test_a_prompt_is_not_taken_for_an_infotext():
+    assert paste.looks_like_infotext("a\nSteps: 3, Sampler: Euler")
+    assert not paste.looks_like_infotext("a cat\non the steps")
+
+
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [
+        ({}, 512),
+        ({"is_sd2": True, "parameterization": "v"}, 768),
+        ({"is_sd2": True, "parameterization": "eps"}, 512),
+        ({"is_sdxl": True}, 1024),
+    ],
+)
+def test_sizes_follow_the_family(family: dict[str, Any], size: int):
+    found = defaults.for_checkpoint(SimpleNamespace(**family, sd_checkpoint_info=None))
+    assert (found.width, found.height) == (size, size)
+
+
+@pytest.mark.parametrize(
+    ("content", "width", "sampler"),
+    [
+        ('{"width": 64, "sampler_name": "Heun", "cfg_scale": 5}', 64, "Heun"),
+        ("not json", 512, "Euler a"),
+        ("[1]", 512, "Euler a"),
+        ('{"width": "wide", "unknown": 1}', 512, "Euler a"),
+    ],
+)
+def test_a_checkpoint_may_bring_its_own_defaults(tmp_path: Path, content: str, width: int, sampler: str):
+    (tmp_path / "mine.defaults.json").write_text(content, encoding="utf-8")
+    info = SimpleNamespace(filename=str(tmp_path / "mine.safetensors"))
+    found = defaults.for_checkpoint(SimpleNamespace(sd_checkpoint_info=info))
+    assert (found.width, found.sampler_name) == (width, sampler)
+
+
+def test_settings_with_folders_of_the_server_have_no_control():
+    from modules import shared
+
+    shown = [key for key, info in shared.opts.data_labels.items() if settings_tab.is_shown(key, info)]
+    assert "CLIP_stop_at_last_layers" in shown
+    assert not any(key.startswith("outdir_") for key in shown)
