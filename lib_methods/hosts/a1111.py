@@ -218,9 +218,8 @@ class A1111Sampling:
         return {"c_crossattn": [_repeat(empty, count)], **concat}
 
     def _extra_channels(self) -> int:
-        config = getattr(self.unet, "config", None)
-        channels: Any = getattr(self.unet, "in_channels", None) or getattr(config, "in_channels", self.latent_channels)
-        return int(channels) - self.latent_channels
+        described: Any = getattr(self.unet, "config", self.unet)  # diffusers keeps it in the config, ldm on the module
+        return int(getattr(described, "in_channels", self.latent_channels)) - self.latent_channels
 
     def _concat(self, count: int, like: Tensor) -> Tensor:
         """What goes beside the latents of reference rows: nothing; for inpainting "repaint all of it"; for ip2p "no

@@ -1,6 +1,7 @@
 """Names of weights: from diffusers' modules to the single-file checkpoints of the original LDM code.
 
-The way back is diffusers' own (`convert_ldm_unet_checkpoint`, `convert_ldm_vae_checkpoint`); this is the direction it lacks.
+The way back is diffusers' own (`convert_ldm_unet_checkpoint`, `convert_ldm_vae_checkpoint`); this is the direction it
+lacks.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def ldm_vae(vae: AutoencoderKL) -> dict[str, Tensor]:
 
 
 def ldm_clip_text(text: Any) -> dict[str, Tensor]:
-    """A CLIP text encoder's weights in the names of SD1's single files, nested whatever version of transformers made it."""
+    """A CLIP text encoder's weights in the names of SD1's single files, nested whatever version of transformers made
+    it."""
     bare = {key.removeprefix("text_model."): value for key, value in text.state_dict().items()}
     return {f"cond_stage_model.transformer.text_model.{key}": value for key, value in bare.items()}

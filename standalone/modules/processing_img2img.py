@@ -176,12 +176,13 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         if self.initial_noise_multiplier != 1.0:
             self.extra_generation_params["Noise multiplier"] = self.initial_noise_multiplier
             x = x * self.initial_noise_multiplier
+        # a new sampler for every batch, so that nothing of one sampling is left for the next, and before scripts
+        # reach for it
+        self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
         if self.scripts is not None:
             self.scripts.process_before_every_sampling(
                 p=self, x=self.init_latent, noise=x, c=conditioning, uc=unconditional_conditioning
             )
-        # a new sampler for every batch, so that nothing of one sampling is left for the next
-        self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
         samples = self.sampler.sample_img2img(
             self,
             self.init_latent,

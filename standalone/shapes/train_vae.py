@@ -50,16 +50,19 @@ def normalise_latents(model: AutoencoderKL, sample: torch.Tensor) -> None:
         post.weight *= spread[None, :, None, None]
 
 
-def train(out: Path, minutes: float, batch: int, rate: float, seed: int = 0) -> None:
+def train(out: Path, minutes: float, batch: int, rate: float, decoder_only: bool = False, seed: int = 0) -> None:
     """Train and write `vae.safetensors` (diffusers key names) and `vae_log.jsonl` into `out`; goes on from an earlier
     `vae_raw`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = networks.vae()
-    raw = out / "vae_raw.safetensors"
+    raw = out / ("vae.safetensors" if decoder_only else "vae_raw.safetensors")
     if raw.exists():
         model.load_state_dict(load_file(raw))
+    if decoder_only:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
     optimizer = MatrixOptimizer([model], rate, rate / 4)
     started = time.monotonic()
     with (out / "vae_log.jsonl").open("a") as log:
@@ -90,6 +93,8 @@ def train(out: Path, minutes: float, batch: int, rate: float, seed: int = 0) -> 
             step += 1
     model.eval()
     _save(model, raw)
+    if decoder_only:
+        return
     normalise_latents(model, pictures(np.random.default_rng(seed + 1), 512))
     _save(model, out / "vae.safetensors")
 
@@ -104,5 +109,6 @@ if __name__ == "__main__":
     arguments.add_argument("--minutes", type=float, default=30)
     arguments.add_argument("--batch", type=int, default=8)
     arguments.add_argument("--rate", type=float, default=4e-3)
+    arguments.add_argument("--decoder-only", action="store_true", help="keep the latents as they are")
     options = arguments.parse_args()
-    train(options.out, options.minutes, options.batch, options.rate)
+    train(options.out, options.minutes, options.batch, options.rate, options.decoder_only)

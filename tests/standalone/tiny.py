@@ -17,6 +17,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from standalone.engine.ldm_keys import ldm_unet, ldm_vae
+
 State = dict[str, torch.Tensor]
 TEXT, POOLED, SIZES = 32, 32, 6 * 256
 
@@ -116,89 +118,6 @@ def write_folder(model: Tiny, path: Path) -> Path:
 
 
 # -- one file
-
-
-_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_TOP = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-
-
-def _rename_resnet(rest: str) -> str:
-    name, kind = rest.rsplit(".", 1)
-    return f"{_RESNET[name]}.{kind}"
-
-
-def ldm_unet(unet: UNet2DConditionModel) -> State:
-    """The UNet's weights in LDM's names."""
-    per = unet.config.layers_per_block + 1
-    attended = [name.startswith("Cross") for name in unet.config.up_block_types]
-    out: State = {}
-    for key, value in unet.state_dict().items():
-        stem, kind = key.rsplit(".", 1)
-        if stem in _TOP:
-            out[f"{_TOP[stem]}.{kind}"] = value
-            continue
-        part, *path = key.split(".")
-        if part == "mid_block":
-            sort, number, rest = path[0], int(path[1]), ".".join(path[2:])
-            name = (
-                f"middle_block.1.{rest}"
-                if sort == "attentions"
-                else f"middle_block.{2 * number}.{_rename_resnet(rest)}"
-            )
-        else:
-            block, sort, number, rest = int(path[0]), path[1], int(path[2]), ".".join(path[3:])
-            root, index = (
-                ("input_blocks", 1 + block * per + number)
-                if part == "down_blocks"
-                else ("output_blocks", block * per + number)
-            )
-            if sort == "resnets":
-                name = f"{root}.{index}.0.{_rename_resnet(rest)}"
-            elif sort == "attentions":
-                name = f"{root}.{index}.1.{rest}"
-            elif sort == "downsamplers":
-                name = f"input_blocks.{(block + 1) * per}.0.op.{kind}"
-            else:
-                name = f"output_blocks.{block * per + per - 1}.{2 if attended[block] else 1}.conv.{kind}"
-        out[name] = value
-    return {f"model.diffusion_model.{key}": value for key, value in out.items()}
-
-
-def ldm_vae(vae: AutoencoderKL) -> State:
-    """The VAE's weights in LDM's names."""
-    levels = len(vae.config.block_out_channels)
-    attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-    out: State = {}
-    for key, value in vae.state_dict().items():
-        name = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
-        for old, new in attention.items():
-            if f"mid_block.attentions.0.{old}." in name:
-                name = name.replace(f"mid_block.attentions.0.{old}.", f"mid.attn_1.{new}.")
-                value = value[:, :, None, None] if value.ndim == 2 else value
-        for index in range(2):
-            name = name.replace(f"mid_block.resnets.{index}.", f"mid.block_{index + 1}.")
-        for index in range(levels):
-            name = name.replace(f"down_blocks.{index}.resnets.", f"down.{index}.block.")
-            name = name.replace(f"down_blocks.{index}.downsamplers.0.", f"down.{index}.downsample.")
-            name = name.replace(f"up_blocks.{index}.resnets.", f"up.{levels - 1 - index}.block.")
-            name = name.replace(f"up_blocks.{index}.upsamplers.0.", f"up.{levels - 1 - index}.upsample.")
-        out[f"first_stage_model.{name}"] = value.contiguous()
-    return out
 
 
 def _bare(text: Any) -> State:

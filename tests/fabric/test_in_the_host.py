@@ -1,0 +1,150 @@
+"""FABRIC in every kind of job of the standalone host, on tiny models of every family (rule 4 of the design)."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.fabric.small_model import picture
+from tests.standalone.conftest import Running
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def encoded(image: Image.Image) -> str:
+    with io.BytesIO() as buffer:
+        image.save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+
+LIKE, OTHER, DISLIKE = (encoded(picture(i, 80, 48)) for i in range(3))
+BOTH = {"likes": [LIKE, {"image": OTHER, "weight": 0.5}], "dislikes": [DISLIKE], "end": 1.0}
+HALF_MASK = Image.new("L", (64, 64))
+HALF_MASK.paste(255, (32, 0, 64, 64))
+
+JOBS: dict[str, dict[str, Any]] = {
+    "txt2img": {},
+    "another aspect": {"width": 96, "height": 64},
+    "batch of two, twice": {"batch_size": 2, "n_iter": 2},
+    "AND": {"prompt": "a circle AND a red square :0.5 AND grey"},
+    "AND in a batch with and without": {
+        "prompt": ["a circle AND a square", "a circle"],
+        "seed": [1, 2],
+        "batch_size": 2,
+    },
+    "prompt editing": {"prompt": "a [circle:square:0.5]"},
+    "long prompt, short negative": {"prompt": "red " * 90, "negative_prompt": ""},
+    "long negative": {"negative_prompt": "red " * 90},
+    "CFG scale 1": {"cfg_scale": 1.0},
+    "Hires.fix": {"enable_hr": True, "hr_scale": 2.0, "hr_upscaler": "Latent", "denoising_strength": 0.6},
+    "Hires.fix with another sampler": {
+        "enable_hr": True,
+        "hr_scale": 1.5,
+        "hr_upscaler": "Latent",
+        "denoising_strength": 0.6,
+        "hr_sampler_name": "DDIM",
+        "hr_second_pass_steps": 2,
+    },
+    "slices": {"override_settings": {"batch_cond_uncond": False}, "batch_size": 2},
+    "padded prompts": {"prompt": "red " * 90, "override_settings": {"pad_cond_uncond": True}},
+    "clip skip": {"override_settings": {"CLIP_stop_at_last_layers": 2}},
+}
+IMG2IMG: dict[str, dict[str, Any]] = {
+    "img2img": {"denoising_strength": 0.7},
+    "img2img, twice": {"denoising_strength": 0.7, "n_iter": 2},
+    "inpainting": {"denoising_strength": 0.9, "mask": HALF_MASK, "inpainting_fill": 1},
+}
+
+
+def fabric(request: dict[str, Any]) -> dict[str, list[Any]]:
+    return {"fabric": [{"enabled": True, **request}]}
+
+
+def pixels(processed: Any) -> list[np.ndarray]:
+    return [np.asarray(image) for image in processed.images[processed.index_of_first_image :]]
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(pixels(one), pixels(other), strict=True))
+
+
+def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any] = BOTH) -> None:
+    """Every picture changes, a repeat is identical, and afterwards the host is as it was."""
+    from modules import shared
+
+    before = host.generate(kind, **job)
+    guided = host.generate(kind, script_args=fabric(request), **job)
+    assert "FABRIC error" not in guided.infotexts[0]
+    assert "FABRIC strength" in guided.infotexts[0]
+    assert not any(np.array_equal(a, b) for a, b in zip(pixels(before), pixels(guided), strict=True))
+    assert same(guided, host.generate(kind, script_args=fabric(request), **job))
+    assert same(before, host.generate(kind, **job))
+    unet = shared.sd_model.model.diffusion_model
+    assert [name for name, module in unet.named_modules() if "forward" in module.__dict__] == []
+
+
+@pytest.fixture(scope="module")
+def sd1(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
+    return start_host(checkpoints("sd1"), extension_dirs=[REPO])
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_txt2img(sd1: Running, name: str) -> None:
+    check(sd1, "txt2img", JOBS[name])
+
+
+@pytest.mark.parametrize("name", IMG2IMG)
+def test_img2img(sd1: Running, name: str) -> None:
+    check(sd1, "img2img", {"init_images": [picture(7)], **IMG2IMG[name]})
+
+
+@pytest.mark.parametrize(
+    "sampler", ["Euler a", "Heun", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ SDE", "DDIM", "UniPC", "LCM"]
+)
+def test_every_sampler(sd1: Running, sampler: str) -> None:
+    check(sd1, "txt2img", {"sampler_name": sampler, "steps": 4})
+
+
+@pytest.mark.parametrize("mode", ["reuse", "re-encode"])
+def test_hires_fix_in_both_modes(sd1: Running, mode: str) -> None:
+    check(sd1, "txt2img", JOBS["Hires.fix"], {**BOTH, "hires": mode})
+
+
+def test_hires_fix_can_be_left_alone(sd1: Running) -> None:
+    """With `hires` off the second pass runs without feedback, but what it starts from is guided."""
+    check(sd1, "txt2img", JOBS["Hires.fix"], {**BOTH, "hires": "off"})
+    off, on = (sd1.generate(script_args=fabric({**BOTH, "hires": mode}), **JOBS["Hires.fix"]) for mode in ("off", "reuse"))
+    assert not same(off, on)
+
+
+def test_skipped_uncond_rows(sd1: Running) -> None:
+    check(sd1, "txt2img", {"s_min_uncond": 4.0, "steps": 6, "override_settings": {"s_min_uncond_all": True}})
+
+
+def test_a_guided_picture_does_not_depend_on_its_batch(sd1: Running) -> None:
+    pair = sd1.generate(script_args=fabric(BOTH), batch_size=2)
+    alone = sd1.generate(script_args=fabric(BOTH), seed=2)
+    difference = np.abs(pixels(pair)[1].astype(int) - pixels(alone)[0].astype(int))
+    assert difference.max() <= 1  # the matrix products of another batch size round differently
+
+
+@pytest.mark.parametrize(
+    ("family", "options"), [("sd2", {}), ("sdxl", {}), ("sd1", {"in_channels": 8}), ("sd1", {"in_channels": 9})]
+)
+def test_every_family(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path], family: str, options: dict[str, Any]
+) -> None:
+    host = start_host(checkpoints(family, **options), extension_dirs=[REPO])
+    if options.get("in_channels") != 8:  # the WebUI, too, takes an 8-channel model in img2img only
+        check(host, "txt2img", {"batch_size": 2})
+        check(host, "txt2img", JOBS["Hires.fix"])
+    check(host, "img2img", {"init_images": [picture(7)], "denoising_strength": 0.7})
+    if options.get("in_channels") == 8:  # three rows an image: the last two are both unconditional
+        check(host, "img2img", {"init_images": [picture(7)], "denoising_strength": 0.7, "image_cfg_scale": 2.0})
