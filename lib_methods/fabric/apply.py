@@ -163,7 +163,8 @@ class FabricHook:
 
 
 def _given(argument: Any) -> bool:
-    """Whether a further argument of the layer makes it more than plain self-attention: a context, a mask, a frame count."""
+    """Whether a further argument of the layer makes it more than plain self-attention: a context, a mask, a frame
+    count."""
     return isinstance(argument, Tensor) or bool(argument)
 
 

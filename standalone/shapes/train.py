@@ -29,6 +29,7 @@ from standalone.shapes.world import UNIT, Scene, random_scene, render
 STOCK = 16_000  # encoded pictures held at a time
 REFRESH = 200  # steps between refreshes
 FRESH = 512  # pictures replaced at a refresh
+BATCH = 32
 NO_CAPTION = 0.1  # share of captions dropped, for classifier-free guidance
 SNR_CAP = 5.0  # min-SNR weighting (Hang et al. 2023, arXiv 2303.09556), gamma
 SAVE_EVERY = 500
@@ -169,7 +170,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60, help="length of the whole training, over all runs")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--rate", type=float, default=2e-3)
     options = parser.parse_args()
     Trainer(options.out, options.batch, options.rate, options.minutes).run()

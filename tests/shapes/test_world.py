@@ -28,7 +28,7 @@ def test_the_parser_reads_rendered_pictures_back() -> None:
 def test_the_parser_reads_other_sizes(width: int, height: int) -> None:
     rng = np.random.default_rng(4)
     names = ("kind", "colour", "texture", "background", "size")
-    hits = []
+    hits: list[bool] = []
     for _ in range(60):
         scene = random_scene(rng)
         hits += parse(render(scene, rng, width, height)).matches(scene, names).values()
@@ -97,7 +97,7 @@ def test_captions_name_what_they_are_asked_to_and_nothing_else(seed: int) -> Non
 def test_a_recompressed_picture_is_still_read(tmp_path) -> None:
     """People like pictures that went through JPEG."""
     rng = np.random.default_rng(8)
-    hits = []
+    hits: list[bool] = []
     for number in range(20):
         scene = random_scene(rng)
         path = tmp_path / f"{number}.jpg"
