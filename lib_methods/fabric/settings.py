@@ -10,7 +10,7 @@ DETAILS = ("full", "half")
 HIRES_MODES = ("off", "reuse", "re-encode")
 
 MAX_WEIGHT = 4.0
-MAX_STRENGTH = 4.0
+MAX_STRENGTH = 2.0
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,9 +37,9 @@ class FabricSettings:
 
     Important:
         likes, dislikes: feedback images. The same picture twice in one list counts once, with the larger weight.
-        strength: weight of a feedback token against an own token between `start` and `end`, 0 to 4.
+        strength: weight of a feedback token against an own token between `start` and `end`, 0 to 2.
         start, end: the part of the sampling steps that is guided, shares in [0, 1].
-        negative_weight: strength of the dislikes as a share of the likes' strength, 0 to 4.
+        negative_weight: strength of the dislikes as a share of the likes' strength, 0 to 2.
     To tinker with:
         min_strength: the strength outside of [start, end].
         weighting: "shared" gives all images together one budget of attention, whatever their number; "as published"
@@ -49,7 +49,7 @@ class FabricSettings:
         detail: "half" pools the feedback images' tokens 2x2, which is faster.
         hires: in the second pass of Hires.fix "off", "reuse" the features of the first pass's size, or "re-encode" at
         the new size.
-        hires_strength: factor on the strength in the second pass, 0 to 4.
+        hires_strength: factor on the strength in the second pass, 0 to 2.
         cache_limit_mb: memory for cached reference features in MiB; 0 keeps them for one denoiser call only.
         seed: added to the noise seed of every feedback image.
 
@@ -79,6 +79,10 @@ class FabricSettings:
         _number("Negative weight", self.negative_weight, 0.0, MAX_STRENGTH)
         _number("Hires strength", self.hires_strength, 0.0, MAX_STRENGTH)
         _number("Cache limit", self.cache_limit_mb, 0, 1_000_000)
+        if not isinstance(self.colour_correction, bool):
+            raise SettingsError("Colour correction is either on or off (true or false).")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise SettingsError("The noise seed has to be a whole number.")
         if self.start > self.end:
             raise SettingsError(
                 f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."

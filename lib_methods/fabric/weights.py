@@ -29,6 +29,10 @@ def log_weights(
     """
     counted = sum(1 for image in images if image.weight > 0)
     budget = own_tokens / (stored_tokens * counted) if shared and counted else full_tokens / stored_tokens
+    # a sum of logs: the product of very small weights would be rounded to 0
     return [
-        math.log(strength * image.weight * budget) if strength * image.weight > 0 else -math.inf for image in images
+        math.log(strength) + math.log(image.weight) + math.log(budget)
+        if strength > 0 and image.weight > 0
+        else -math.inf
+        for image in images
     ]

@@ -120,7 +120,9 @@ def test_hires_fix_in_both_modes(sd1: Running, mode: str) -> None:
 def test_hires_fix_can_be_left_alone(sd1: Running) -> None:
     """With `hires` off the second pass runs without feedback, but what it starts from is guided."""
     check(sd1, "txt2img", JOBS["Hires.fix"], {**BOTH, "hires": "off"})
-    off, on = (sd1.generate(script_args=fabric({**BOTH, "hires": mode}), **JOBS["Hires.fix"]) for mode in ("off", "reuse"))
+    off, on = (
+        sd1.generate(script_args=fabric({**BOTH, "hires": mode}), **JOBS["Hires.fix"]) for mode in ("off", "reuse")
+    )
     assert not same(off, on)
 
 

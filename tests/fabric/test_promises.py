@@ -161,7 +161,7 @@ def test_the_shared_budget_is_that_of_one_image(weights, strength, own, full, ha
     images = [FeedbackImage(f"{i:064x}", w) for i, w in enumerate(weights)]
     stored = full // 4 if half else full
     logs = log_weights(images, strength, shared=True, own_tokens=own, stored_tokens=stored, full_tokens=full)
-    counted = [w for w in weights if w * strength > 0]
+    counted = [w for w in weights if w > 0]
     mass = sum(math.exp(w) * stored for w in logs)  # against own tokens of weight 1 each
     assert mass == pytest.approx(strength * own * (sum(counted) / len(counted) if counted else 0), rel=1e-6)
 

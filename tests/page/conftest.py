@@ -61,6 +61,10 @@ class Browser:
         self.driver.get(self.address)
         self.until("return typeof uiIsLoaded !== 'undefined' && uiIsLoaded")
         self.until("return Object.keys(opts).length > 0")
+        self.js(
+            "const finish = taskFinished; window.finishedJobs = 0;"
+            "taskFinished = (tab) => { finish(tab); window.finishedJobs += 1; };"
+        )
 
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
@@ -116,8 +120,9 @@ class Browser:
     def generate(self, tab: str = "txt2img") -> list[str]:
         """Presses Generate, waits for the end, and returns the new pictures."""
         before = self.images(tab)
+        done = self.js("return window.finishedJobs")
         self.click(f"#{tab}_generate")
-        self.until(f"return '{tab}' in runningTasks")
+        self.until("return window.finishedJobs > arguments[0]", done, seconds=60.0)
         self.finished(tab)
         if not self.text(f"#html_log_{tab} .error"):
             self.until(

@@ -102,7 +102,9 @@ def test_interrupt_and_skip_take_the_place_of_generate(browser: Browser, screens
         browser.click("#txt2img_interrupt")
     browser.finished()
     assert browser.js("return getComputedStyle(document.getElementById('txt2img_interrupt')).display") == "none"
-    assert browser.js("return document.querySelector('.progressDiv') === null")
+    browser.until(
+        "return document.querySelector('.progressDiv') === null && document.querySelector('.livePreview') === null"
+    )
     browser.set_number("txt2img_steps", 4)
     browser.set_number("txt2img_batch_count", 1)
 

@@ -3,6 +3,7 @@
 /* exported submitTask taskFinished requestProgress showSubmitButtons randomId */
 
 const runningTasks = {};
+const progressEnds = {};
 
 function randomId() {
     return `task(${Math.random().toString(36).slice(2, 9)}${Math.random().toString(36).slice(2, 9)})`;
@@ -50,8 +51,10 @@ function submitTask(tab, inputs) {
 }
 
 function taskFinished(tab) {
+    const task = runningTasks[tab];
     delete runningTasks[tab];
     showSubmitButtons(tab, true);
+    progressEnds[task]?.();
 }
 
 function tellTask(tab, what) {
@@ -89,14 +92,21 @@ function requestProgress(task, container, gallery, atEnd, onProgress, givenUpAft
     let shownPreview = -1;
     let wasActive = false;
 
+    let ended = false;
     const end = () => {
+        if (ended) return;
+        ended = true;
+        delete progressEnds[task];
         document.title = title;
         bar.remove();
         preview.remove();
         atEnd();
     };
 
+    progressEnds[task] = end;
+
     const show = (answer) => {
+        if (ended) return;
         const share = answer.progress ?? 0;
         const percent = Math.round(share * 100);
         filled.style.width = `${Math.max(share * 100, 0.5)}%`;
@@ -120,6 +130,7 @@ function requestProgress(task, container, gallery, atEnd, onProgress, givenUpAft
     };
 
     const ask = async () => {
+        if (ended) return;
         if (!Object.values(runningTasks).includes(task) && wasActive) return end();
         try {
             const answer = await postJson('/internal/progress', {id_task: task, id_live_preview: shownPreview});
