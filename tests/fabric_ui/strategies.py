@@ -13,7 +13,7 @@ _lists = st.lists(st.builds(FeedbackImage, st.text("0123456789abcdef", min_size=
 @st.composite
 def fabric_settings(draw: st.DrawFn) -> FabricSettings:
     start, end = sorted((draw(st.floats(0.0, 1.0)), draw(st.floats(0.0, 1.0))))
-    strengths = st.floats(0.0, 4.0)
+    strengths = st.floats(0.0, 2.0)
     return FabricSettings(
         likes=tuple(draw(_lists)),
         dislikes=tuple(draw(_lists)),
