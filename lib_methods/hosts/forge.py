@@ -29,58 +29,64 @@ class ForgeCall:
         self.level, self.step = level.detach().flatten()[:1], step
 
 
+class _Wrapper:
+    """What Forge calls in place of the UNet in one pass: every method's hooks, and the UNet's function while it runs."""
+
+    def __init__(self, p: Any, is_hires: bool, before: Any) -> None:
+        self.p, self.is_hires, self.before = p, is_hires, before
+        self.hooks: dict[type, Hook] = {}
+        self.apply: Callable[..., Tensor] | None = None
+
+    def __call__(self, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+        entries = list(arguments["cond_or_uncond"])
+        batch = arguments["input"].shape[0] // max(1, len(entries))
+        rows = tuple(Row(Role.UNCOND if entry else Role.COND, image) for entry in entries for image in range(batch))
+        call = ForgeCall(rows, arguments["timestep"], denoiser_step(self.p.sampler.model_wrap_cfg))
+        self.apply = apply
+        try:
+            with ExitStack() as stack:
+                for hook in self.hooks.values():
+                    stack.enter_context(hook.around(call))
+                if self.before is not None:
+                    return self.before(apply, arguments)
+                return apply(arguments["input"], arguments["timestep"], **arguments["c"])
+        finally:
+            self.apply = None
+
+
 class ForgeSampling(A1111Sampling):
     """A pass of the sampler in Forge. Implements `lib_methods.denoiser.Sampling`."""
-
-    def __init__(self, p: Any, latent: Tensor | None) -> None:
-        super().__init__(p, latent)
-        self._hooks: dict[type, Hook] = {}
-        self._apply: Callable[..., Tensor] | None = None
 
     @property
     def unet(self) -> nn.Module:
         return self.p.sd_model.forge_objects.unet.model.diffusion_model
 
-    def add_hook(self, hook: Hook) -> None:
-        """Forge calls `process_before_every_sampling` twice for Hires.fix: the last hook of a class is the one that
-        counts."""
-        current = self.p.sd_model.forge_objects.unet
-        installed = getattr(current.model_options.get(_WRAPPER), "steer_sampling", None)
-        if isinstance(installed, ForgeSampling) and installed.p is self.p and installed.is_hires == self.is_hires:
-            installed._hooks[type(hook)] = hook
-            return
-        self._hooks[type(hook)] = hook
-        patched = current.clone()
-        before = patched.model_options.get(_WRAPPER)
-        if hasattr(
-            before, "steer_sampling"
-        ):  # the first pass's wrapper; the host keeps the patched UNet for the second
-            before = before.before
-        patched.set_model_unet_function_wrapper(_Wrapper(self, before))
-        self.p.sd_model.forge_objects.unet = patched
+    @property
+    def _wrapper(self) -> _Wrapper | None:
+        """The wrapper of this pass, if one is installed."""
+        found = self.p.sd_model.forge_objects.unet.model_options.get(_WRAPPER)
+        ours = isinstance(found, _Wrapper) and found.p is self.p and found.is_hires == self.is_hires
+        return found if ours else None
 
-    def run(self, apply: Callable[..., Tensor], arguments: dict[str, Any], before: Any) -> Tensor:
-        """Run the UNet on the rows in `arguments`, with every hook's context entered around it."""
-        entries = list(arguments["cond_or_uncond"])
-        batch = arguments["input"].shape[0] // max(1, len(entries))
-        rows = tuple(Row(Role.UNCOND if entry else Role.COND, image) for entry in entries for image in range(batch))
-        call = ForgeCall(rows, arguments["timestep"], denoiser_step(self._denoiser))
-        self._apply = apply
-        try:
-            with ExitStack() as stack:
-                for hook in self._hooks.values():
-                    stack.enter_context(hook.around(call))
-                if before is not None:
-                    return before(apply, arguments)
-                return apply(arguments["input"], arguments["timestep"], **arguments["c"])
-        finally:
-            self._apply = None
+    def add_hook(self, hook: Hook) -> None:
+        """Forge calls `process_before_every_sampling` twice for Hires.fix: the last hook of a class counts."""
+        wrapper = self._wrapper
+        if wrapper is None:
+            patched = self.p.sd_model.forge_objects.unet.clone()
+            before = patched.model_options.get(_WRAPPER)
+            while isinstance(before, _Wrapper):  # the first pass's; the host keeps the patched UNet for the second
+                before = before.before
+            wrapper = _Wrapper(self.p, self.is_hires, before)
+            patched.set_model_unet_function_wrapper(wrapper)
+            self.p.sd_model.forge_objects.unet = patched
+        wrapper.hooks[type(hook)] = hook
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return latents + noise * level.to(latents)
 
     def run_unet(self, noisy: Tensor, level: Tensor) -> None:
-        if self._apply is None:
+        apply = self._wrapper.apply if self._wrapper else None
+        if apply is None:
             raise RuntimeError("the UNet can be run within a denoiser call only")
         count, empty = len(noisy), self._empty_conditioning()
         arguments: dict[str, Any] = {"transformer_options": {}}
@@ -92,14 +98,4 @@ class ForgeSampling(A1111Sampling):
         if self._extra_channels() > 0:
             arguments["c_concat"] = self._concat(count, noisy)
         with without_overrides(self.unet), torch.no_grad():
-            self._apply(noisy, level.to(noisy.device).expand(count), **arguments)
-
-
-class _Wrapper:
-    """What Forge calls in place of the UNet."""
-
-    def __init__(self, sampling: ForgeSampling, before: Any) -> None:
-        self.steer_sampling, self.before = sampling, before
-
-    def __call__(self, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
-        return self.steer_sampling.run(apply, arguments, self.before)
+            apply(noisy, level.to(noisy.device).expand(count), **arguments)
