@@ -203,7 +203,7 @@ def test_settings_are_applied(browser: Browser):
 
 
 def test_light_and_dark(browser: Browser, screenshot):
-    background = "return getComputedStyle(document.body).backgroundColor"
+    background = "return getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
     before = browser.js(background)
     screenshot("theme1")
     browser.click("#steer_theme")
