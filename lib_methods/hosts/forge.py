@@ -30,7 +30,7 @@ class ForgeCall:
 
 
 class _Wrapper:
-    """What Forge calls in place of the UNet in one pass: every method's hooks, and the UNet's function while it runs."""
+    """What Forge calls in place of the UNet in one pass: all hooks, and the UNet's function while it runs."""
 
     def __init__(self, p: Any, is_hires: bool, before: Any) -> None:
         self.p, self.is_hires, self.before = p, is_hires, before
