@@ -7,9 +7,12 @@ pairs' ratios is reported. On a CUDA device it runs in half precision, elsewhere
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import platform
 import statistics
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ from benchmarks.bare import BareSampling, rows_of
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+
+STATM = Path("/proc/self/statm")
 
 
 def sd15_unet(device: torch.device, dtype: torch.dtype) -> UNet2DConditionModel:
@@ -92,18 +97,48 @@ class Case:
             cached.append(self.call(guided, 1.0 + pair) / alone)
         return statistics.median(first), statistics.median(cached)
 
-    def peak_memory_ratio(self, count: int) -> float | None:
-        """Peak memory of a call over plain sampling on CUDA; None elsewhere, where torch does not keep count."""
-        if self.device.type != "cuda":
-            return None
+    def peak_memory(self, count: int) -> float | None:
+        """Peak memory over plain sampling, both counted with the model's weights; None where it cannot be measured."""
+        peaks = []
+        for sampling in (self.with_likes(count, "full"), self.sampling()):
+            with PeakMemory(self.device) as memory:
+                self.call(sampling, 1.0)
+            if memory.peak is None:
+                return None
+            peaks.append(memory.peak)
+        return peaks[0] / peaks[1]
 
-        def peak(sampling: BareSampling) -> int:
+
+class PeakMemory:
+    """The most memory held within a block, in bytes: torch's count on CUDA, the process's resident size on Linux."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peak: int | None = None
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        gc.collect()
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            self.call(sampling, 1.0)
-            return torch.cuda.max_memory_allocated()
+        elif STATM.exists():
+            self._watcher.start()
+        return self
 
-        return peak(self.with_likes(count, "full")) / peak(self.sampling())
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated()
+        elif self._watcher.is_alive():
+            self._done.set()
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        peak = 0
+        while not self._done.wait(0.005):
+            peak = max(peak, int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        self.peak = peak
 
 
 def main(out: Path, quick: bool) -> int:
@@ -131,9 +166,9 @@ def main(out: Path, quick: bool) -> int:
                 f"ratio_cached_half_{count}{mark}": half_cached,
                 f"wanted_first_{count}{mark}": 1.25 * (2 * batch + count) / (2 * batch),
             }
-            memory = case.peak_memory_ratio(count)
+            memory = case.peak_memory(count)
             if memory is not None:
-                figures[f"peak_memory_ratio_{count}{mark}"] = memory
+                figures[f"peak_memory_{count}{mark}"] = memory
             print(
                 f"  batch {batch}, {count} likes: first {first:.2f}, cached {cached:.2f}, "
                 f"half detail {half_first:.2f} and {half_cached:.2f}",
