@@ -149,13 +149,13 @@ def start(
     extensions.use_folders(folders)
 
     _load_settings(data_dir, outputs)
-    _register_checkpoints(sd_models, checkpoint, data_dir)
+    chosen = _register_checkpoints(sd_models, checkpoint, data_dir)
     say("Loading scripts")
     scripts.load_scripts()
     script_callbacks.ui_settings_callback()
     sd_samplers.set_samplers()
     try:
-        sd_models.load_model(sd_models.checkpoint_aliases[checkpoint.name], progress=say)
+        sd_models.load_model(chosen, progress=say)
         scripts.prepare_headless()
     except BaseException:
         script_callbacks.clear_callbacks()
@@ -178,14 +178,16 @@ def _load_settings(data_dir: Path, outputs: Path) -> None:
         shared.opts.data[key] = ""
 
 
-def _register_checkpoints(sd_models: Any, checkpoint: Path, data_dir: Path) -> None:
-    """Lists the checkpoint to start with, and those around it."""
+def _register_checkpoints(sd_models: Any, checkpoint: Path, data_dir: Path) -> Any:
+    """Lists the checkpoint to start with, which is returned, and those around it."""
     if not checkpoint.exists():
         from .engine.files import check_not_pickled
 
         check_not_pickled(checkpoint)
         raise UserError(f"There is no checkpoint named {checkpoint.name}.")
-    sd_models.CheckpointInfo(checkpoint).register()
+    chosen = sd_models.CheckpointInfo(checkpoint)
+    chosen.register()
     sd_models.checkpoint_dirs[:] = [data_dir / "models", REPO / "models"]
     sd_models.nearby_dirs[:] = [checkpoint.parent]
     sd_models.list_models()
+    return chosen

@@ -44,10 +44,14 @@ class CheckpointInfo:
         return str(beside) if beside.is_file() else None
 
     def register(self) -> None:
-        """Puts the checkpoint into the lists under all its names."""
+        """Puts the checkpoint into the lists under all its names; a name that is taken gets its folder in front."""
+        if checkpoint_aliases.get(self.name, self) is not self:
+            folder = Path(self.filename).parent.name
+            self.name = self.title = self.short_title = f"{folder}/{self.name}"
+            self.ids.append(self.name)
         checkpoints_list[self.title] = self
         for name in self.ids:
-            checkpoint_aliases[name] = self
+            checkpoint_aliases.setdefault(name, self)
 
     def calculate_shorthash(self) -> str:
         """The first ten digits of the SHA-256, which then are part of the title."""

@@ -13,6 +13,7 @@ import pytest
 
 from standalone import host as standalone_host
 from standalone.engine.errors import CheckpointError, UserError
+from tests.standalone.conftest import Running
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -210,3 +211,25 @@ def test_components_of_the_page(sd1: Any) -> None:
     names = {component["type"] for component in page.get_config_file()["components"]}
     assert {"checkbox", "accordion", "button", "row", "html", "dropdown"} <= names
     assert not list((REPO / "standalone" / "modules").glob("*.pyi"))
+
+
+def test_two_checkpoints_of_one_name_are_two(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The one that was asked for is loaded, and the other can still be chosen."""
+    import shutil
+
+    from modules import sd_models, shared
+
+    asked = checkpoints("sd1")
+    other = tmp_path / "other" / asked.name
+    other.parent.mkdir()
+    shutil.copy(checkpoints("sd1", in_channels=9), other)
+    shutil.copy(checkpoints("sd1", in_channels=9).with_suffix(".yaml"), other.with_suffix(".yaml"))
+    for first, second in ((asked, other), (other, asked)):
+        start_host(first, extension_dirs=[])
+        assert Path(shared.sd_model.sd_checkpoint_info.filename) == first.resolve()
+        info = sd_models.CheckpointInfo(second)
+        info.register()
+        assert info.title in sd_models.checkpoints_list
+        assert Path(sd_models.checkpoint_aliases[info.title].filename) == second
