@@ -83,25 +83,28 @@ def saturation(pictures: Sequence[np.ndarray]) -> float:
     return float(np.mean(values))
 
 
-def drift(maker: Studio, form: dict[str, Any], count: int) -> tuple[float, list[float], list[list[np.ndarray]]]:
-    """Relative change of the saturation after five rounds in each of which the pictures of the round before are liked.
+def drift(maker: Studio, form: dict[str, Any], chains: int) -> tuple[float, list[float], list[list[np.ndarray]]]:
+    """Relative change of the saturation after five rounds in each of which pictures of the round before are liked.
 
-    `count` chains, each with its own prompt; every round has a new seed. Returns the change, the rounds' saturations,
-    and examples.
+    `chains` chains, each with its own prompt. A round makes eight pictures with new seeds; the first two are liked in the
+    next round. Returns the change over the rounds, the mean saturation of each round, and examples.
     """
-    sums = np.zeros(ROUNDS + 1)
+    rounds = np.zeros(ROUNDS + 1)
     examples: list[list[np.ndarray]] = []
-    for number in range(count):
+    for number in range(chains):
         rng = np.random.default_rng(9000 + number)
-        prompt = caption(random_scene(rng), ("kind", "background"))
-        chain = maker.make([prompt], 70_000 + 10 * number)
-        for step in range(ROUNDS):
-            asked = {"likes": [as_request(chain[-1])], **form}
-            chain += maker.make([prompt], 70_001 + 10 * number + step, asked)
-        sums += [saturation([p]) for p in chain]
-        if number < 4:
-            examples.append(chain)
-    means = sums / count
+        prompts = [caption(random_scene(rng), ("kind", "background"))] * BATCH
+        pictures = maker.make(prompts, 70_000 + 100 * number)
+        shown = [pictures[0]]
+        rounds[0] += saturation(pictures)
+        for step in range(1, ROUNDS + 1):
+            asked = {"likes": [as_request(p) for p in pictures[:2]], **form}
+            pictures = maker.make(prompts, 70_000 + 100 * number + 10 * step, asked)
+            shown.append(pictures[0])
+            rounds[step] += saturation(pictures)
+        if number < 6:
+            examples.append(shown)
+    means = rounds / chains
     return float(means[-1] / means[0] - 1), [round(float(m), 4) for m in means], examples
 
 
@@ -131,7 +134,7 @@ def evaluate(maker: Studio, count: int, out: Path) -> dict[str, Any]:
         for n, batches in liked.items():
             metrics[f"{form}prompt_accuracy_on_{n}"] = accuracy(batches)
             details[f"{form}liked_rate_{n}"] = colour_rate(batches)
-        change, rounds, chains = drift(maker, extra, count)
+        change, rounds, chains = drift(maker, extra, len(todo))
         metrics[f"{form}saturation_drift"] = change
         details[f"{form}saturation_by_round"] = rounds
         sheet(chains).save(out / f"{form}rounds.png")
@@ -176,7 +179,7 @@ def main(out: Path, quick: bool) -> int:
         report = evaluate(maker, count, out)
     report["settings"] = {
         "pictures_per_figure": -(-count // BATCH) * BATCH,
-        "chains_for_drift": count,
+        "chains_for_drift": -(-count // BATCH),
         "sampler": SAMPLER,
         "steps": STEPS,
         "cfg_scale": CFG,
@@ -209,7 +212,7 @@ def main(out: Path, quick: bool) -> int:
     lines += [
         "![likes](likes.png)",
         "",
-        "Five rounds, each round's picture liked in the next:",
+        "Five rounds, two pictures of each round liked in the next:",
         "",
         "![rounds](rounds.png)",
     ]
