@@ -84,10 +84,10 @@ def saturation(pictures: Sequence[np.ndarray]) -> float:
 
 
 def drift(maker: Studio, form: dict[str, Any], chains: int) -> tuple[float, list[float], list[list[np.ndarray]]]:
-    """Relative change of the saturation after five rounds in each of which pictures of the round before are liked.
+    """Relative change of the saturation after five rounds, in each of which pictures of the last one are liked.
 
-    `chains` chains, each with its own prompt. A round makes eight pictures with new seeds; the first two are liked in the
-    next round. Returns the change over the rounds, the mean saturation of each round, and examples.
+    `chains` chains, each with its own prompt. A round makes eight pictures with new seeds; the first two are liked in
+    the next round. Returns the change over the rounds, the mean saturation of each round, and examples.
     """
     rounds = np.zeros(ROUNDS + 1)
     examples: list[list[np.ndarray]] = []

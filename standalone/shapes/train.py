@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from standalone.shapes import networks
@@ -81,10 +81,14 @@ class Stock:
 class Trainer:
     """The two networks, their averaged copies, and everything needed to go on after a stop."""
 
-    def __init__(self, out: Path, batch: int, rate: float, minutes: float, seed: int = 0) -> None:
+    def __init__(
+        self, out: Path, batch: int, rate: float, minutes: float, start: Path | None = None, seed: int = 0
+    ) -> None:
         self.out, self.batch, self.minutes = out, batch, minutes
         torch.manual_seed(seed)
         self.unet, self.text = networks.unet(), networks.text_encoder()
+        if start is not None:
+            self._start_from(start)
         self.average = nn.ModuleList([copy.deepcopy(self.unet), copy.deepcopy(self.text)]).requires_grad_(False)
         self.optimizer = MatrixOptimizer([self.unet, self.text], rate, rate / 2)
         alphas = networks.noise_schedule().alphas_cumprod
@@ -93,6 +97,17 @@ class Trainer:
         self.step, self.spent, self.seed = 0, 0.0, seed
         if (out / "state.pt").exists():
             self._load()
+
+    def _start_from(self, checkpoint: Path) -> None:
+        """Take the weights of an exported checkpoint, its autoencoder included."""
+        from standalone.engine.checkpoint import load_checkpoint, match_text_names
+
+        model = load_checkpoint(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
+        self.unet.load_state_dict(model.model.diffusion_model.state_dict())
+        encoder = model.cond_stage_model.transformer
+        self.text.load_state_dict(match_text_names(self.text, encoder.state_dict()))
+        self.out.mkdir(parents=True, exist_ok=True)
+        save_file(model.first_stage_model.state_dict(), self.out / "vae.safetensors")
 
     def _load(self) -> None:
         state = torch.load(self.out / "state.pt", weights_only=True)
@@ -172,5 +187,6 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=60, help="length of the whole training, over all runs")
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="an exported checkpoint to go on from, where there is no state")
     options = parser.parse_args()
-    Trainer(options.out, options.batch, options.rate, options.minutes).run()
+    Trainer(options.out, options.batch, options.rate, options.minutes, options.start).run()

@@ -57,6 +57,17 @@ def test_the_export_loads_in_the_host_and_computes_the_same(folder: Path) -> Non
     assert (wanted - got).abs().max() < 5e-3  # the file holds half precision
 
 
+def test_training_goes_on_from_an_exported_checkpoint(folder: Path) -> None:
+    trainer = train.Trainer(folder, batch=4, rate=1e-3, minutes=1)
+    trainer.save()
+    target = export.export(folder, folder / "out")
+    resumed = train.Trainer(folder / "again", batch=4, rate=1e-3, minutes=1, start=target)
+    for one, two in ((trainer.unet, resumed.unet), (trainer.text, resumed.text)):
+        for (name, a), (_, b) in zip(one.state_dict().items(), two.state_dict().items()):
+            assert torch.allclose(a.float(), b.float(), atol=2e-3), name
+    assert (folder / "again" / "vae.safetensors").exists()
+
+
 def test_normalising_the_latents_changes_their_scale_and_no_picture() -> None:
     torch.manual_seed(0)
     model = networks.vae().eval()
