@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import socket
 import sys
 import threading
 import time
@@ -34,7 +36,21 @@ def find_checkpoint(given: Path | None) -> Path:
         if not inside:
             raise UserError(f"The folder {path.name} has no .safetensors checkpoint in it.")
         return inside[0]
+    if not path.exists():
+        raise UserError(f"There is no checkpoint named {path.name}.")
     return path
+
+
+def port_is_free(address: str, port: int) -> bool:
+    """Whether a server could listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,32 +58,33 @@ def run(options: argparse.Namespace) -> int:
     address = "0.0.0.0" if options.listen else "127.0.0.1"
     data_dir = data_folder(options)
     stay_local(data_dir)
-    started = time.monotonic()
-    say("Starting ...")
-    import uvicorn
-
-    from standalone import host as standalone_host
     from standalone.engine.errors import UserError
-    from standalone.engine.job import explain
 
+    started = time.monotonic()
     try:
-        host = standalone_host.start(checkpoint=find_checkpoint(options.checkpoint), data_dir=data_dir, progress=say)
-        from standalone.page.server import build_app, port_is_free
-
+        # what needs no library first: an answer at once when it is no
+        checkpoint = find_checkpoint(options.checkpoint)
         if not port_is_free(address, options.port):
-            host.close()
-            print(
-                f"Port {options.port} is in use by another program. Choose another one: --port {options.port + 1}",
-                file=sys.stderr,
+            raise UserError(
+                f"Port {options.port} is in use by another program. Choose another one: --port {options.port + 1}"
             )
-            return 1
+        say("Starting ...")
+        from standalone import host as standalone_host
+
+        host = standalone_host.start(checkpoint=checkpoint, data_dir=data_dir, progress=say)
+        from standalone.page.server import build_app
+
         app = build_app(host, local_only=not options.listen)
     except UserError as error:
         print(str(error), file=sys.stderr)
         return 1
     except OSError as error:
+        from standalone.engine.job import explain
+
         print(explain(error), file=sys.stderr)
         return 1
+    import uvicorn
+
     url = f"http://127.0.0.1:{options.port}"
     server = uvicorn.Server(
         uvicorn.Config(app, host=address, port=options.port, log_level="warning", timeout_graceful_shutdown=2)
