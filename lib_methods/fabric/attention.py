@@ -111,17 +111,17 @@ def merge(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) 
     return torch.lerp(first, second, share), torch.logaddexp(first_lse, second_lse)
 
 
-def match_spread(merged: Tensor, own: Tensor, limit: float = 2.0) -> Tensor:
-    """Give the merged output the spread over the tokens that the own-tokens output has, channel by channel.
+def match_energy(merged: Tensor, own: Tensor, limit: float = 2.0) -> Tensor:
+    """Give the merged output the energy of the output over the own tokens: one factor for each row and head.
 
-    Averaging over more keys shrinks the spread of the output, which shows as colours that get duller with every
-    round. The mean over the tokens, which carries what the feedback says, stays. Shapes (B, H, T, d); the factor is
-    at most `limit`.
+    Averaging over more keys shrinks the output, which the layers behind it take for a weaker signal. Only the length is
+    corrected, not the direction, which carries what the feedback says: matching every channel's spread over the tokens
+    instead was measured to undo a good part of the feedback. Shapes (B, H, T, d); the factor lies within
+    [1 / limit, limit].
     """
-    centre = merged.mean(2, keepdim=True)
-    wanted, found = own.float().std(2, keepdim=True), merged.float().std(2, keepdim=True)
-    factor = (wanted / found.clamp(min=1e-6)).clamp(1 / limit, limit).to(merged.dtype)
-    return centre + (merged - centre) * factor
+    wanted, found = (x.float().pow(2).mean((2, 3), keepdim=True) for x in (own, merged))
+    factor = (wanted / found.clamp(min=1e-12)).sqrt().clamp(1 / limit, limit)
+    return merged * factor.to(merged.dtype)
 
 
 def pool_tokens(hidden: Tensor, height: int, width: int) -> Tensor:

@@ -45,7 +45,7 @@ class FabricSettings:
         weighting: "shared" gives all images together one budget of attention, whatever their number; "as published"
         gives every
             token of every image the full strength, as the paper and the first extension do.
-        colour_correction: keep the spread of the attention's output, so that colours do not get duller.
+        colour_correction: keep the energy of the attention's output, which averaging over more keys shrinks.
         detail: "half" pools the feedback images' tokens 2x2, which is faster.
         hires: in the second pass of Hires.fix "off", "reuse" the features of the first pass's size, or "re-encode" at
         the new size.
