@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-NEEDED = {"torch": "torch", "numpy": "numpy", "PIL": "Pillow", "einops": "einops"}
+NEEDED = {"torch": "torch", "numpy": "numpy", "PIL": "Pillow"}
 
 
 def problems() -> list[str]:
