@@ -237,6 +237,27 @@ class Sampler:
         """Latents from the latents `x`, to which `noise` is added by the denoising strength of `p`."""
         raise NotImplementedError
 
+    def _run(
+        self, p: Any, steps: int, x: torch.Tensor, levels: torch.Tensor, cond: Any, uncond: Any, image_cond: Any
+    ) -> torch.Tensor:
+        """Runs the sampler's function over its noise `levels`: sigmas, or timesteps."""
+        kwargs = self.initialize(p)
+        self.last_latent = x
+        self.sampler_extra_args = self.extra_args(p, cond, uncond, image_cond)
+        latents = self.launch_sampling(
+            steps,
+            lambda: self.func(
+                self.model_wrap_cfg,
+                x,
+                levels,
+                extra_args=self.sampler_extra_args,
+                callback=self.callback_state,
+                **kwargs,
+            ),
+        )
+        self.add_infotext(p)
+        return latents
+
     def add_infotext(self, p: Any) -> None:
         if self.model_wrap_cfg.padded_cond_uncond:
             p.extra_generation_params["Pad conds"] = True

@@ -94,26 +94,6 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         sigmas = sigmas.cpu()
         return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
 
-    def _run(
-        self, p: Any, steps: int, x: torch.Tensor, sigmas: torch.Tensor, cond: Any, uncond: Any, image_cond: Any
-    ) -> torch.Tensor:
-        kwargs = self.initialize(p)
-        self.last_latent = x
-        self.sampler_extra_args = self.extra_args(p, cond, uncond, image_cond)
-        latents = self.launch_sampling(
-            steps,
-            lambda: self.func(
-                self.model_wrap_cfg,
-                x,
-                sigmas,
-                extra_args=self.sampler_extra_args,
-                callback=self.callback_state,
-                **kwargs,
-            ),
-        )
-        self.add_infotext(p)
-        return latents
-
     def sample_img2img(
         self,
         p: Any,

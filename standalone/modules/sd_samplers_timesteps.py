@@ -65,26 +65,6 @@ class CompVisSampler(sd_samplers_common.Sampler):
         steps = min(steps, total)
         return (torch.arange(steps) * (total // steps) + 1).clamp(0, total - 1)
 
-    def _run(
-        self, p: Any, steps: int, x: torch.Tensor, timesteps: torch.Tensor, cond: Any, uncond: Any, image_cond: Any
-    ) -> torch.Tensor:
-        kwargs = self.initialize(p)
-        self.last_latent = x
-        self.sampler_extra_args = self.extra_args(p, cond, uncond, image_cond)
-        latents = self.launch_sampling(
-            steps,
-            lambda: self.func(
-                self.model_wrap_cfg,
-                x,
-                timesteps,
-                extra_args=self.sampler_extra_args,
-                callback=self.callback_state,
-                **kwargs,
-            ),
-        )
-        self.add_infotext(p)
-        return latents
-
     def sample_img2img(
         self,
         p: Any,
