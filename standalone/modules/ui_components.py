@@ -101,9 +101,10 @@ with _no_stub_files():
             return "dropdown"
 
     class InputAccordion(gr.Checkbox):
-        """An accordion that is an input: True when it is open.
+        """An accordion with a switch in its header: the value is the switch, whether the accordion is open or not.
 
-        Really a hidden checkbox, and an accordion that follows it and that it follows.
+        Really two components on top of each other (page.css): this checkbox, and an accordion that opens when it is
+        ticked. Opening and closing leave the value alone.
         """
 
         global_index = 0
@@ -114,25 +115,31 @@ with _no_stub_files():
             if self.accordion_id is None:
                 self.accordion_id = f"input-accordion-{InputAccordion.global_index}"
                 InputAccordion.global_index += 1
-            label = kwargs.get("label", "Accordion")
-            super().__init__(value, label=label, elem_id=f"{self.accordion_id}-checkbox", visible="hidden")
+            label = kwargs.get("label") or "Accordion"
             classes = kwargs.get("elem_classes") or []
             classes = [classes] if isinstance(classes, str) else classes
-            self.accordion = gr.Accordion(
-                label=label,
-                elem_id=self.accordion_id,
-                open=value,
-                visible=kwargs.get("visible", True),
-                elem_classes=["input-accordion", *classes],
-            )
-            self.accordion.expand(fn=None, js="() => true", inputs=None, outputs=[self], show_progress="hidden")
-            self.accordion.collapse(fn=None, js="() => false", inputs=None, outputs=[self], show_progress="hidden")
+            with gr.Column(elem_classes=["input-accordion-box"], visible=kwargs.get("visible", True), min_width=0):
+                super().__init__(
+                    value,
+                    label=label,
+                    elem_id=f"{self.accordion_id}-checkbox",
+                    elem_classes=["input-accordion-switch"],
+                    container=False,
+                    interactive=kwargs.get("interactive", True),
+                )
+                self.accordion = gr.Accordion(
+                    label=label,
+                    elem_id=self.accordion_id,
+                    open=bool(value),
+                    elem_classes=["input-accordion", *classes],
+                )
             self.change(
-                fn=lambda opened: gr.update(open=bool(opened)),
+                fn=lambda ticked: gr.update(open=True) if ticked else gr.update(),
                 inputs=[self],
                 outputs=[self.accordion],
                 show_progress="hidden",
                 queue=False,
+                api_visibility="private",
             )
 
         def extra(self) -> Any:

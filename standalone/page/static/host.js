@@ -216,6 +216,20 @@ function pageIsDrawn() {
     return new Promise((resolve) => setTimeout(resolve, 300));
 }
 
+// -- accordions with a switch
+
+/** Sets the switch of an InputAccordion by the accordion's id. */
+function inputAccordionChecked(id, checked) {
+    const box = document.querySelector(`#${CSS.escape(id)}-checkbox input`);
+    if (box && box.checked !== checked) box.click();
+}
+
+onAfterUiUpdate(() => {
+    for (const box of document.querySelectorAll('.input-accordion-switch input:not([id])')) {
+        box.id = box.closest('.input-accordion-switch').id.replace(/-checkbox$/, '-visible-checkbox');
+    }
+});
+
 // -- light and dark
 
 function switchTheme() {

@@ -1,0 +1,118 @@
+"""InputAccordion: a switch of its own in the header of an accordion, as extensions for the WebUI expect it."""
+
+from __future__ import annotations
+
+import gradio as gr
+import pytest
+
+from standalone import host as standalone_host
+
+standalone_host.import_modules()
+
+from modules.ui_components import InputAccordion  # noqa: E402
+
+from .conftest import Browser  # noqa: E402
+from .test_browser import downloaded  # noqa: E402
+from .test_fabric_round import CLICKABLE  # noqa: E402
+
+SWITCH = "#fabric_txt2img-checkbox input"
+HEADER = "#fabric_txt2img > .label-wrap"
+
+
+def test_it_is_made_with_a_value_alone():
+    with gr.Blocks(), InputAccordion(True) as first:
+        gr.Textbox()
+    with gr.Blocks(), InputAccordion(False) as second:
+        gr.Textbox()
+    assert isinstance(first, InputAccordion)
+    assert (first.value, first.accordion.open, first.label) == (True, True, "Accordion")
+    assert (second.value, second.accordion.open) == (False, False)
+    assert first.accordion_id != second.accordion_id
+
+
+def test_its_children_are_the_accordions_and_its_value_is_an_input():
+    with gr.Blocks() as page:
+        with InputAccordion(False, label="Mine", elem_id="mine", elem_classes="more") as enabled:
+            text = gr.Textbox()
+        text.change(lambda on, words: words if on else "", [enabled, text], [text])
+    assert text.parent is not None
+    assert enabled.accordion in (text.parent, text.parent.parent)
+    assert (enabled.elem_id, enabled.accordion.elem_id) == ("mine-checkbox", "mine")
+    assert "more" in enabled.accordion.elem_classes
+    assert enabled._id in page.blocks
+
+
+def becomes(browser: Browser, ticked: bool, opened: bool) -> None:
+    """Waits until the switch and the accordion are as they should be."""
+    browser.until(
+        f"return document.querySelector('{SWITCH}').checked === arguments[0]"
+        f" && document.querySelector('{HEADER}').classList.contains('open') === arguments[1]",
+        ticked,
+        opened,
+    )
+
+
+def infotext(browser: Browser) -> str:
+    return str(downloaded(browser.generate()[0]).info["parameters"])
+
+
+@pytest.fixture
+def page(browser: Browser) -> Browser:
+    browser.open()
+    becomes(browser, ticked=False, opened=False)
+    return browser
+
+
+@pytest.mark.browser
+def test_ticking_opens_and_the_triangle_leaves_the_value_alone(page: Browser, screenshot):
+    page.click(SWITCH)
+    becomes(page, ticked=True, opened=True)
+    screenshot("accordion")
+    page.click(HEADER)
+    becomes(page, ticked=True, opened=False)
+    page.click(SWITCH)
+    becomes(page, ticked=False, opened=False)
+    page.click(HEADER)
+    becomes(page, ticked=False, opened=True)
+
+
+@pytest.mark.browser
+def test_scripts_find_and_set_the_switch_as_in_the_webui(page: Browser):
+    visible = "fabric_txt2img-visible-checkbox"
+    page.until("return document.getElementById(arguments[0]) !== null", visible)
+    page.js("inputAccordionChecked('fabric_txt2img', true)")
+    becomes(page, ticked=True, opened=True)
+    page.js("const box = document.getElementById(arguments[0]); box.checked = false; updateInput(box);", visible)
+    page.click(HEADER)
+    becomes(page, ticked=False, opened=False)
+    page.js("const box = document.getElementById(arguments[0]); box.checked = true; updateInput(box);", visible)
+    becomes(page, ticked=True, opened=True)
+
+
+@pytest.mark.browser
+def test_fabric_works_while_closed_and_not_while_unticked(page: Browser):
+    page.type("#txt2img_prompt textarea", "a red circle")
+    page.type("#txt2img_seed input", "7")
+    assert "FABRIC" not in infotext(page)
+    page.js("window.scrollTo(0, 0)")
+    page.until(CLICKABLE, "likes").click()
+    becomes(page, ticked=True, opened=True)
+    page.click(HEADER)
+    becomes(page, ticked=True, opened=False)
+    liked = infotext(page)
+    assert "FABRIC likes: " in liked
+    page.click(SWITCH)
+    becomes(page, ticked=False, opened=False)
+    assert "FABRIC" not in infotext(page)
+    page.js(
+        "const box = document.querySelector('#txt2img_prompt textarea'); box.value = arguments[0]; updateInput(box)",
+        liked,
+    )
+    page.click("#paste")
+    becomes(page, ticked=True, opened=True)
+    assert "FABRIC likes: " in infotext(page)
+
+
+@pytest.mark.browser
+def test_nothing_went_wrong_in_the_browser(browser: Browser):
+    assert browser.errors() == []
