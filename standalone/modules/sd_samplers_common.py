@@ -238,10 +238,20 @@ class Sampler:
         raise NotImplementedError
 
     def _run(
-        self, p: Any, steps: int, x: torch.Tensor, levels: torch.Tensor, cond: Any, uncond: Any, image_cond: Any
+        self,
+        p: Any,
+        steps: int,
+        x: torch.Tensor,
+        levels: torch.Tensor,
+        cond: Any,
+        uncond: Any,
+        image_cond: Any,
+        is_img2img: bool = False,
     ) -> torch.Tensor:
         """Runs the sampler's function over its noise `levels`: sigmas, or timesteps."""
         kwargs = self.initialize(p)
+        if is_img2img and "is_img2img" in inspect.signature(self.func).parameters:
+            kwargs["is_img2img"] = True
         self.last_latent = x
         self.sampler_extra_args = self.extra_args(p, cond, uncond, image_cond)
         latents = self.launch_sampling(

@@ -36,7 +36,12 @@ class CFGDenoiserTimesteps(CFGDenoiser):
 
 
 def _unipc(
-    model: Any, x: torch.Tensor, timesteps: torch.Tensor, extra_args: dict[str, Any] | None = None, callback: Any = None
+    model: Any,
+    x: torch.Tensor,
+    timesteps: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Any = None,
+    is_img2img: bool = False,
 ) -> torch.Tensor:
     return sample_unipc(
         model,
@@ -44,9 +49,11 @@ def _unipc(
         timesteps,
         extra_args,
         callback,
+        is_img2img,
         variant=opts.uni_pc_variant,
         order=int(opts.uni_pc_order),
         lower_order_final=bool(opts.uni_pc_lower_order_final),
+        skip_type=opts.uni_pc_skip_type,
     )
 
 
@@ -60,10 +67,12 @@ class CompVisSampler(sd_samplers_common.Sampler):
         self.model_wrap = self.model_wrap_cfg.inner_model
 
     def get_timesteps(self, p: Any, steps: int) -> torch.Tensor:
-        """`steps` rising timesteps: 1, 1 + T/steps, ..."""
+        """Rising timesteps, `steps` of them or more: 1, 1 + T // steps, 1 + 2 (T // steps), ... below T."""
         total = len(shared.sd_model.alphas_cumprod)
-        steps = min(steps, total)
-        return (torch.arange(steps) * (total // steps) + 1).clamp(0, total - 1)
+        if opts.always_discard_next_to_last_sigma:
+            p.extra_generation_params["Discard penultimate sigma"] = True
+            steps += 1
+        return (torch.arange(0, total, max(1, total // steps)) + 1).clamp(0, total - 1)
 
     def sample_img2img(
         self,
@@ -76,8 +85,9 @@ class CompVisSampler(sd_samplers_common.Sampler):
         image_conditioning: Any = None,
     ) -> torch.Tensor:
         total, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
-        timesteps = self.get_timesteps(p, total)[: t_enc + 1]
-        abar = shared.sd_model.alphas_cumprod[timesteps[-1]]
+        timesteps = self.get_timesteps(p, total)
+        # noise as of one timestep more than sampling begins with: so it is in the WebUI
+        abar = shared.sd_model.alphas_cumprod[timesteps[t_enc]]
         noised = x * abar.sqrt() + noise * (1 - abar).sqrt()
         if opts.img2img_extra_noise > 0:
             p.extra_generation_params["Extra noise"] = opts.img2img_extra_noise
@@ -86,7 +96,14 @@ class CompVisSampler(sd_samplers_common.Sampler):
             noised = params.xi + params.noise * opts.img2img_extra_noise * abar.sqrt()
         self.model_wrap_cfg.init_latent = x
         return self._run(
-            p, len(timesteps), noised, timesteps, conditioning, unconditional_conditioning, image_conditioning
+            p,
+            t_enc + 1,
+            noised,
+            timesteps[:t_enc],
+            conditioning,
+            unconditional_conditioning,
+            image_conditioning,
+            is_img2img=True,
         )
 
     def sample(
@@ -100,7 +117,7 @@ class CompVisSampler(sd_samplers_common.Sampler):
     ) -> torch.Tensor:
         steps = steps or p.steps
         timesteps = self.get_timesteps(p, steps)
-        return self._run(p, len(timesteps), x, timesteps, conditioning, unconditional_conditioning, image_conditioning)
+        return self._run(p, steps, x, timesteps, conditioning, unconditional_conditioning, image_conditioning)
 
 
 samplers_timesteps: list[tuple[str, Callable[..., torch.Tensor], list[str], dict[str, Any]]] = [

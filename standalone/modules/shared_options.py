@@ -110,6 +110,13 @@ def sampling() -> Table:
             "uni_pc_variant": OptionInfo(
                 "bh1", "UniPC variant", gr.Radio, {"choices": ["bh1", "bh2"]}, infotext="UniPC variant"
             ),
+            "uni_pc_skip_type": OptionInfo(
+                "time_uniform",
+                "UniPC skip type",
+                gr.Radio,
+                {"choices": ["time_uniform", "time_quadratic", "logSNR"]},
+                infotext="UniPC skip type",
+            ),
             "uni_pc_order": OptionInfo(3, "UniPC order", gr.Slider, _slider(1, 3, 1), infotext="UniPC order"),
             "uni_pc_lower_order_final": OptionInfo(True, "UniPC lower order final", infotext="UniPC lower order final"),
             "enable_quantization": OptionInfo(

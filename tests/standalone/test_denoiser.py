@@ -189,7 +189,10 @@ def test_timestep_samplers_pass_timesteps_and_take_eps(sd1: Any) -> None:
     sigmas: list[float] = []
     script_callbacks.on_cfg_denoiser(lambda params: sigmas.append(float(params.sigma[0])))
     sd1.generate(sampler_name="DDIM", steps=4)
-    assert sigmas == [751, 501, 251, 1]
+    assert sigmas == [751, 501, 251]
+    sigmas.clear()
+    sd1.generate(sampler_name="DDIM", steps=3)
+    assert sigmas == [999, 667, 334], "1000 is no multiple of 3: there is room for one more"
     sigmas.clear()
     sd1.generate(sampler_name="UniPC", steps=4)
-    assert sigmas == [751, 501, 251, 1]
+    assert sigmas == [999, 749.25, 499.5, 249.75]

@@ -22,6 +22,16 @@ REQUEST = {
     "width": 72,
     "height": 64,
 }
+
+
+class DDIMAsInTheWebUI(diffusers.DDIMScheduler):
+    """diffusers' DDIM without the last timestep, which the WebUI leaves out."""
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        super().set_timesteps(*args, **kwargs)
+        self.timesteps: torch.Tensor = self.timesteps[:-1]
+
+
 SCHEDULERS: dict[str, tuple[str, str, Callable[..., Any], int]] = {
     "Euler": ("Euler", "Uniform", lambda **k: diffusers.EulerDiscreteScheduler(**k), 4),
     "Euler Karras": ("Euler", "Karras", lambda **k: diffusers.EulerDiscreteScheduler(**k, use_karras_sigmas=True), 4),
@@ -29,7 +39,7 @@ SCHEDULERS: dict[str, tuple[str, str, Callable[..., Any], int]] = {
     "DDIM": (
         "DDIM",
         "Automatic",
-        lambda **k: diffusers.DDIMScheduler(**k, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        lambda **k: DDIMAsInTheWebUI(**k, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
         5,
     ),
 }

@@ -1,4 +1,4 @@
-"""Samplers against diffusers' schedulers: same model, same noise, same result."""
+"""Samplers in sigma space against diffusers' schedulers: same model, same noise, same result."""
 
 from __future__ import annotations
 
@@ -12,76 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from standalone.engine import samplers, schedules
-from standalone.engine.denoiser import LCMDenoiser, SigmaDenoiser, TimestepDenoiser
-from standalone.engine.model import alpha_schedule
-from standalone.engine.timestep_samplers import sample_ddim, sample_unipc
+from standalone.engine.denoiser import LCMDenoiser, SigmaDenoiser
 
-ABAR = alpha_schedule(0.00085, 0.012, 1000)
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
-SHAPE = (2, 4, 6, 5)
-
-
-class Toy:
-    """A smooth made-up model that predicts eps (or v) from x and t."""
-
-    def __init__(self, parameterization: str = "eps") -> None:
-        self.alphas_cumprod = ABAR
-        self.parameterization = parameterization
-        self.calls: list[float] = []
-
-    def eps(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        abar = ABAR[t.long()].reshape(-1, 1, 1, 1)
-        return 0.8 * (1 - abar).sqrt() * x + 0.1 * torch.sin(3 * x + t.reshape(-1, 1, 1, 1) / 300)
-
-    def apply_model(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        self.calls.append(float(t.flatten()[0]))
-        t = t.expand(x.shape[0])
-        eps = self.eps(x, t)
-        if self.parameterization == "eps":
-            return eps
-        abar = ABAR[t.long()].reshape(-1, 1, 1, 1)
-        x0 = (x - (1 - abar).sqrt() * eps) / abar.sqrt()
-        return abar.sqrt() * eps - (1 - abar).sqrt() * x0
-
-
-class Guided:
-    """Stands for the CFG denoiser around the inner model, without guidance."""
-
-    def __init__(self, toy: Toy) -> None:
-        self.inner_model = TimestepDenoiser(toy)
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return self.inner_model(x, t)
-
-
-def noise(seed: int = 0) -> torch.Tensor:
-    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-class Draws:
-    """Noise for a sampler: the draws of one generator, as diffusers makes them."""
-
-    def __init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(9)
-
-    def __call__(self, sigma: float, sigma_next: float) -> torch.Tensor:
-        return torch.randn(SHAPE, generator=self.generator)
-
-
-def by_diffusers(scheduler: Any, toy: Toy, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-    """Runs a diffusers scheduler from unit noise `x` over its timesteps."""
-    x = x * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        inputs = scheduler.scale_model_input(x, t)
-        x = scheduler.step(toy.apply_model(inputs, t.reshape(1)), t, x, return_dict=False, **kwargs)[0]
-    return x
-
-
-def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1), (
-        (found - expected).abs().max()
-    )
-
+from .toy import BETAS, SHAPE, Draws, Toy, assert_close, by_diffusers, noise
 
 # ten steps from 999 to 0 are whole timesteps, so that both sides mean the same by them
 STEPS = 10
@@ -148,40 +81,6 @@ def test_dpmpp_2m_is_diffusers_multistep_solver(name: str, options: dict[str, st
     found = getattr(samplers, name)(denoiser, noise() * scale, sigmas, **kwargs)
     expected = by_diffusers(scheduler, toy, noise(), **({"generator": Draws().generator} if options else {}))
     assert_close(found, expected)
-
-
-def test_ddim_is_diffusers_ddim() -> None:
-    toy = Toy()
-    scheduler = diffusers.DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    scheduler.set_timesteps(20)
-    timesteps = scheduler.timesteps.flip(0)
-    assert torch.equal(timesteps, torch.arange(20) * 50 + 1)
-    found = sample_ddim(Guided(toy), noise(), timesteps)
-    assert_close(found, by_diffusers(scheduler, toy, noise()))
-
-
-@pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_ddim_with_noise_is_diffusers_ddim(eta: float) -> None:
-    toy = Toy()
-    scheduler = diffusers.DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    scheduler.set_timesteps(10)
-    found = sample_ddim(Guided(toy), noise(), scheduler.timesteps.flip(0), noise=Draws(), eta=eta)
-    assert_close(found, by_diffusers(scheduler, toy, noise(), eta=eta, generator=Draws().generator))
-
-
-@pytest.mark.parametrize("variant", ["bh1", "bh2"])
-@pytest.mark.parametrize("steps", [1, 2, 5, 20])
-def test_unipc_solves_the_same_equation_as_ddim(variant: str, steps: int) -> None:
-    """With many steps all solvers of one equation agree; with few the result is at least finite."""
-    toy = Toy()
-    timesteps = torch.arange(steps) * (1000 // steps) + 1
-    found = sample_unipc(Guided(toy), noise(), timesteps, variant=variant)
-    assert len(toy.calls) == steps
-    assert torch.isfinite(found).all()
-    fine = sample_ddim(Guided(Toy()), noise(), torch.arange(500) * 2 + 1)
-    if steps == 20:
-        coarse = sample_ddim(Guided(Toy()), noise(), timesteps)
-        assert (found - fine).abs().mean() < (coarse - fine).abs().mean()
 
 
 def test_lcm_is_diffusers_lcm() -> None:
