@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import Hook, Role, Row
+from lib_methods.denoiser import Guide, Hook, Role, Row
 
 
 class BareCall:
@@ -30,6 +30,7 @@ class BareSampling:
         self.latent_size = size
         self.first_latent_size = (size[0] // 2, size[1] // 2) if hires else size
         self.hooks: dict[type, Hook] = {}
+        self.guides: dict[type, Guide] = {}
         self.unet_runs: list[int] = []
         self.key = "model"
         parameter = next(unet.parameters())
@@ -59,6 +60,9 @@ class BareSampling:
 
     def add_hook(self, hook: Hook) -> None:
         self.hooks[type(hook)] = hook
+
+    def add_guide(self, guide: Guide) -> None:
+        self.guides[type(guide)] = guide
 
     @contextmanager
     def hooked(self, call: BareCall) -> Iterator[None]:

@@ -10,9 +10,12 @@ from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from lib_methods.denoiser.guidance import Guide
 
 
 class Unsupported(RuntimeError):
@@ -120,3 +123,7 @@ class Sampling(Protocol):
     def add_hook(self, hook: Hook) -> None:
         """Enter `hook.around(call)` around every denoiser call of this pass; the same hook class only once (the last
         one counts)."""
+
+    def add_guide(self, guide: Guide) -> None:
+        """Ask `guide.guide(call, guidance)` after every denoiser call of this pass, before a mask is blended in; the
+        same class only once (the last one counts)."""

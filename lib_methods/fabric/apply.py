@@ -13,14 +13,16 @@ from torch import Tensor
 
 from lib_methods.attention import SelfAttention, intercept, self_attentions
 from lib_methods.attention.intercept import Original
-from lib_methods.denoiser import DenoiserCall, Role, Row, Sampling, Unsupported
+from lib_methods.denoiser import DenoiserCall, Guidance, Role, Row, Sampling, Unsupported
 from lib_methods.fabric.attention import attention_with_lse, match_energy, merge, reference_attention
 from lib_methods.fabric.cache import FeatureCache, Features
 from lib_methods.fabric.images import crop_to_fill, image_seed, to_tensor
 from lib_methods.fabric.reference import References
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
 from lib_methods.fabric.weights import log_weights
+from lib_methods.thresholding.formulas import rescale_guidance
 
+RESCALE = 0.7  # share of the colour correction's rescaling, as Lin et al. use it (arXiv 2305.08891)
 SHARED_CACHE = FeatureCache()  # one for both tabs: features are worth keeping from one Generate click to the next
 
 
@@ -52,7 +54,10 @@ def attach(
     sampling.prepare()
     latents = torch.cat([_latent(sampling, i, height, width, load_image, cache) for i in ids])
     references = References.of(ids, latents, settings.seed, settings.detail == "half")
-    sampling.add_hook(FabricHook(sampling, settings, references, cache))
+    hook = FabricHook(sampling, settings, references, cache)
+    sampling.add_hook(hook)
+    if settings.colour_correction:
+        sampling.add_guide(hook)
     return True
 
 
@@ -91,6 +96,8 @@ class _Group:
 class FabricHook:
     """FABRIC's part in one sampling. Leaves nothing on the model between two denoiser calls."""
 
+    order = 90  # late: what other methods have made of the guidance gets the right spread, too
+
     def __init__(
         self, sampling: Sampling, settings: FabricSettings, references: References, cache: FeatureCache
     ) -> None:
@@ -108,6 +115,13 @@ class FabricHook:
         features = self.references.features(self.sampling, layers, call.level, self.cache, limit)
         with intercept((layer.module, self._reader(layer, call, groups, features)) for layer in layers):
             yield
+
+    def guide(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
+        """Colour correction: what the feedback adds to one half of the guidance is multiplied by the CFG scale, and
+        contrast and saturation with it. The guided prediction gets back the spread of the conditional one, in part."""
+        if self.settings.strength_at(call.step, self.sampling.steps) <= 0:
+            return guidance.guided
+        return rescale_guidance(guidance.guided, guidance.cond, RESCALE)
 
     def _groups(self, call: DenoiserCall) -> dict[Role, _Group]:
         settings = self.settings

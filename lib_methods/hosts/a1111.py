@@ -8,97 +8,17 @@ at once or in slices, always in that order. So rows are known by counting how ma
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lib_methods.attention import without_overrides
-from lib_methods.denoiser import Hook, Role, Row, Unsupported
+from lib_methods.denoiser import Guide, Hook, Unsupported
+from lib_methods.hosts.a1111_seam import Seam
 
 _SEAM = "_steer_seam"
-
-
-class A1111Call:
-    """One call of the host's `CFGDenoiser.forward`."""
-
-    def __init__(self, denoiser: Any, level: Tensor, rows: tuple[Row, ...]) -> None:
-        self.rows, self.level = rows, level.detach().flatten()[:1]
-        self.step = denoiser_step(denoiser)
-        self.current_rows: tuple[Row, ...] = ()
-        self.paused = False
-        self._done = 0
-
-    def enter_unet(self, batch: int) -> None:
-        """The UNet starts on the next `batch` rows."""
-        if not self.paused:
-            self.current_rows = self.rows[self._done : self._done + batch]
-            self._done += batch
-
-    def leave_unet(self) -> None:
-        """The UNet is done with its rows."""
-        if not self.paused:
-            self.current_rows = ()
-
-
-def denoiser_step(denoiser: Any) -> int:
-    """The sampling step; the host counts denoiser calls, of which second-order samplers make two a step."""
-    calls, steps = denoiser.total_steps or denoiser.steps or 1, denoiser.steps or 1
-    return min(int(denoiser.step * steps / max(1, calls)), steps - 1)
-
-
-class _Seam:
-    """What is put in front of one denoiser's `forward`. Lives and dies with that denoiser, which the host makes anew
-    per sampling."""
-
-    def __init__(self, denoiser: Any, unet: Callable[[], nn.Module]) -> None:
-        self.denoiser, self.unet = denoiser, unet
-        self.original = denoiser.forward
-        self.hooks: dict[type, Hook] = {}
-        self.call: A1111Call | None = None
-        denoiser.forward = self.forward
-
-    def forward(self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Any:
-        call = A1111Call(self.denoiser, sigma, self._rows(cond, len(x)))
-        unet = self.unet()
-        self.call = call
-        entering = unet.register_forward_pre_hook(lambda _, inputs: call.enter_unet(len(inputs[0])) if inputs else None)
-        leaving = unet.register_forward_hook(lambda *_: call.leave_unet())
-        try:
-            with ExitStack() as stack:
-                for hook in self.hooks.values():
-                    stack.enter_context(hook.around(call))
-                return self.original(x, sigma, uncond, cond, *args, **kwargs)
-        finally:
-            self.call = None
-            entering.remove()
-            leaving.remove()
-
-    def _rows(self, cond: Any, batch: int) -> tuple[Row, ...]:
-        repeats = [len(parts) for parts in cond.batch]
-        rows = [Row(Role.COND, image) for image, count in enumerate(repeats) for _ in range(count)]
-        uncond = [Row(Role.UNCOND, image) for image in range(batch)]
-        denoiser = self.denoiser
-        edits = (
-            getattr(denoiser.p.sd_model, "cond_stage_key", None) == "edit" if getattr(denoiser, "p", None) else False
-        )
-        if edits and getattr(denoiser, "image_cfg_scale", None) not in (None, 1.0):
-            return (*rows, *uncond, *uncond)
-        return (*rows, *uncond)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Within the block, runs of the UNet are not counted as rows of the call."""
-        call = self.call
-        if call is not None:
-            call.paused = True
-        try:
-            yield
-        finally:
-            if call is not None:
-                call.paused = False
 
 
 class A1111Sampling:
@@ -122,11 +42,11 @@ class A1111Sampling:
         return self.p.sampler.model_wrap_cfg
 
     @property
-    def _seam(self) -> _Seam:
+    def _seam(self) -> Seam:
         denoiser = self._denoiser
         seam = denoiser.__dict__.get(_SEAM)
         if seam is None:
-            seam = denoiser.__dict__[_SEAM] = _Seam(denoiser, lambda: self.unet)
+            seam = denoiser.__dict__[_SEAM] = Seam(denoiser, lambda: self.unet)
         return seam
 
     @property
@@ -188,6 +108,9 @@ class A1111Sampling:
 
     def add_hook(self, hook: Hook) -> None:
         self._seam.hooks[type(hook)] = hook
+
+    def add_guide(self, guide: Guide) -> None:
+        self._seam.add_guide(guide)
 
     def prepare(self) -> None:
         """Compute the empty prompt and the "no image" condition now, so that no other model is needed while the

@@ -2,7 +2,8 @@
 
 Forge runs the UNet through `model_options["model_function_wrapper"]`, which gets the rows' roles as `cond_or_uncond`:
 0 for cond, 1 for uncond, each entry a block of rows, one per image. The wrapper is set on a clone of the host's UNet
-patcher, so nothing stays behind when the sampling ends. Sigmas are handed over unscaled for every sampler.
+patcher, so nothing stays behind when the sampling ends. Sigmas are handed over unscaled for every sampler. What comes
+out of the guidance goes through `model_options["sampler_post_cfg_function"]`, a list, as clean latents.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.attention import without_overrides
-from lib_methods.denoiser import Hook, Role, Row
-from lib_methods.hosts.a1111 import A1111Sampling, denoiser_step
+from lib_methods.denoiser import Guidance, Guide, Hook, Role, Row
+from lib_methods.hosts.a1111 import A1111Sampling
+from lib_methods.hosts.a1111_seam import ask, denoiser_step
 
 _WRAPPER = "model_function_wrapper"
+_AFTER = "sampler_post_cfg_function"
 
 
 class ForgeCall:
@@ -35,6 +38,7 @@ class _Wrapper:
     def __init__(self, p: Any, is_hires: bool, before: Any) -> None:
         self.p, self.is_hires, self.before = p, is_hires, before
         self.hooks: dict[type, Hook] = {}
+        self.guides: dict[type, Guide] = {}
         self.apply: Callable[..., Tensor] | None = None
 
     def __call__(self, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
@@ -53,6 +57,15 @@ class _Wrapper:
         finally:
             self.apply = None
 
+    def after(self, arguments: dict[str, Any]) -> Tensor:
+        """Ask the guides. The host does not say at what scale it guided, so that is read off the result."""
+        guided, cond, base = (arguments[name] for name in ("denoised", "cond_denoised", "uncond_denoised"))
+        direction = cond - base
+        length = direction.float().pow(2).sum()
+        scale = float(((guided - base).float() * direction.float()).sum() / length) if length > 0 else 1.0
+        call = ForgeCall((), arguments["sigma"], denoiser_step(self.p.sampler.model_wrap_cfg))
+        return ask(self.guides.values(), call, Guidance(cond, base, direction, scale, guided))
+
 
 class ForgeSampling(A1111Sampling):
     """A pass of the sampler in Forge. Implements `lib_methods.denoiser.Sampling`."""
@@ -70,6 +83,16 @@ class ForgeSampling(A1111Sampling):
 
     def add_hook(self, hook: Hook) -> None:
         """Forge calls `process_before_every_sampling` twice for Hires.fix: the last hook of a class counts."""
+        self._own_wrapper().hooks[type(hook)] = hook
+
+    def add_guide(self, guide: Guide) -> None:
+        wrapper = self._own_wrapper()
+        wrapper.guides[type(guide)] = guide
+        options = self.p.sd_model.forge_objects.unet.model_options
+        others = [f for f in options.get(_AFTER, []) if not isinstance(getattr(f, "__self__", None), _Wrapper)]
+        options[_AFTER] = [*others, wrapper.after]  # a new list: the clone's options share the old one
+
+    def _own_wrapper(self) -> _Wrapper:
         wrapper = self._wrapper
         if wrapper is None:
             patched = self.p.sd_model.forge_objects.unet.clone()
@@ -79,7 +102,7 @@ class ForgeSampling(A1111Sampling):
             wrapper = _Wrapper(self.p, self.is_hires, before)
             patched.set_model_unet_function_wrapper(wrapper)
             self.p.sd_model.forge_objects.unet = patched
-        wrapper.hooks[type(hook)] = hook
+        return wrapper
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return latents + noise * level.to(latents)

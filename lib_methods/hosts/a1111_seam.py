@@ -1,0 +1,153 @@
+"""What stands in front of a denoiser of AUTOMATIC1111's WebUI: counts rows, enters hooks, asks guides.
+
+`CFGDenoiser.forward` builds the UNet's batch as `[cond rows, several per image under AND | uncond rows | for 8-channel
+models uncond rows without image]` and runs it at once or in slices, always in that order. So rows are known by counting
+how many have gone through the UNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Hook, Role, Row
+
+
+class A1111Call:
+    """One call of the host's `CFGDenoiser.forward`."""
+
+    def __init__(self, denoiser: Any, level: Tensor, rows: tuple[Row, ...]) -> None:
+        self.rows, self.level = rows, level.detach().flatten()[:1]
+        self.step = denoiser_step(denoiser)
+        self.current_rows: tuple[Row, ...] = ()
+        self.paused = False
+        self.inputs: list[Tensor] = []
+        self._done = 0
+
+    def enter_unet(self, latents: Tensor) -> None:
+        """The UNet starts on the next rows."""
+        if not self.paused:
+            self.current_rows = self.rows[self._done : self._done + len(latents)]
+            self._done += len(latents)
+            self.inputs.append(latents)
+
+    def leave_unet(self) -> None:
+        """The UNet is done with its rows."""
+        if not self.paused:
+            self.current_rows = ()
+
+
+def denoiser_step(denoiser: Any) -> int:
+    """The sampling step; the host counts denoiser calls, of which second-order samplers make two a step."""
+    calls, steps = denoiser.total_steps or denoiser.steps or 1, denoiser.steps or 1
+    return min(int(denoiser.step * steps / max(1, calls)), steps - 1)
+
+
+def ask(guides: Iterable[Guide], call: DenoiserCall, guidance: Guidance) -> Tensor:
+    """The guided prediction after all guides have had their say, in their order."""
+    for guide in sorted(guides, key=lambda g: g.order):
+        guidance = replace(guidance, guided=guide.guide(call, guidance))
+    return guidance.guided
+
+
+class Seam:
+    """What is put in front of one denoiser's `forward`. Lives and dies with that denoiser, which the host makes anew
+    per sampling."""
+
+    def __init__(self, denoiser: Any, unet: Callable[[], nn.Module]) -> None:
+        self.denoiser, self.unet = denoiser, unet
+        self.original = denoiser.forward
+        self.hooks: dict[type, Hook] = {}
+        self.guides: dict[type, Guide] = {}
+        self.call: A1111Call | None = None
+        denoiser.forward = self.forward
+
+    def forward(self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Any:
+        call = A1111Call(self.denoiser, sigma, self._rows(cond, len(x)))
+        unet = self.unet()
+        self.call = call
+        entering = unet.register_forward_pre_hook(lambda _, inputs: call.enter_unet(inputs[0]) if inputs else None)
+        leaving = unet.register_forward_hook(lambda *_: call.leave_unet())
+        try:
+            with ExitStack() as stack:
+                for hook in self.hooks.values():
+                    stack.enter_context(hook.around(call))
+                return self.original(x, sigma, uncond, cond, *args, **kwargs)
+        finally:
+            self.call = None
+            entering.remove()
+            leaving.remove()
+
+    def _rows(self, cond: Any, batch: int) -> tuple[Row, ...]:
+        repeats = [len(parts) for parts in cond.batch]
+        rows = [Row(Role.COND, image) for image, count in enumerate(repeats) for _ in range(count)]
+        uncond = [Row(Role.UNCOND, image) for image in range(batch)]
+        denoiser = self.denoiser
+        edits = (
+            getattr(denoiser.p.sd_model, "cond_stage_key", None) == "edit" if getattr(denoiser, "p", None) else False
+        )
+        if edits and getattr(denoiser, "image_cfg_scale", None) not in (None, 1.0):
+            return (*rows, *uncond, *uncond)
+        return (*rows, *uncond)
+
+    def add_guide(self, guide: Guide) -> None:
+        """Have the guide asked between the host's combination of the rows and its blending of a mask."""
+        if not self.guides:  # on the object, once; whatever stood there goes on doing its part
+            denoiser = self.denoiser
+            self._combine, denoiser.combine_denoised = denoiser.combine_denoised, self.combine
+            self._combine_edit = denoiser.combine_denoised_for_edit_model
+            denoiser.combine_denoised_for_edit_model = self.combine_edit
+        self.guides[type(guide)] = guide
+
+    def combine(self, x_out: Tensor, conds_list: Any, uncond: Any, cond_scale: float) -> Tensor:
+        """In place of the host's `combine_denoised`: rows as `_rows` has them, `conds_list` their indices and weights
+        under AND."""
+        guided = self._combine(x_out, conds_list, uncond, cond_scale)
+        base = x_out[-len(conds_list) :]
+        parts = [sum((x_out[row] - base[i]) * weight for row, weight in conds) for i, conds in enumerate(conds_list)]
+        direction = torch.stack(parts)
+        firsts = [conds[0][0] for conds in conds_list]
+        return self._guided(firsts, base + direction, base, direction, cond_scale, guided)
+
+    def combine_edit(self, x_out: Tensor, cond_scale: float) -> Tensor:
+        """In place of the host's `combine_denoised_for_edit_model`, which has three rows for a picture."""
+        guided = self._combine_edit(x_out, cond_scale)
+        cond, image, uncond = x_out.chunk(3)
+        base = uncond + self.denoiser.image_cfg_scale * (image - uncond)
+        return self._guided(range(len(cond)), cond, base, cond - image, cond_scale, guided)
+
+    def _guided(
+        self, firsts: Iterable[int], cond: Tensor, base: Tensor, direction: Tensor, scale: float, guided: Tensor
+    ) -> Tensor:
+        """Ask the guides. Timestep samplers combine predictions of the noise: there `x0 = (x - s eps) / a`, a picture's
+        `x` being what the UNet saw in its first row."""
+        guides = self.guides.values()
+        if self.call is None or not guides:
+            return guided
+        alphas = getattr(self.denoiser, "alphas", None)
+        if alphas is None:
+            return ask(guides, self.call, Guidance(cond, base, direction, float(scale), guided))
+        alpha = alphas[int(self.call.level.item())].to(guided)
+        signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
+        rows = torch.cat(self.call.inputs)[list(firsts), : guided.shape[1]].to(guided)
+        clean_cond, clean_base, before = ((rows - noise * eps) / signal for eps in (cond, base, guided))
+        leading = direction * (-noise / signal)
+        after = ask(guides, self.call, Guidance(clean_cond, clean_base, leading, float(scale), before))
+        return guided if after is before else guided + (before - after) * (signal / noise)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block, runs of the UNet are not counted as rows of the call."""
+        call = self.call
+        if call is not None:
+            call.paused = True
+        try:
+            yield
+        finally:
+            if call is not None:
+                call.paused = False

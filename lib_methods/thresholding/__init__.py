@@ -1,0 +1,1 @@
+"""Guidance that does not burn: corrections of the guided prediction."""
