@@ -137,7 +137,17 @@ def start(
             return _running
         raise UserError("A host is running in this process already; close it first.")
     import_modules()
-    from modules import devices, extensions, paths_internal, script_callbacks, scripts, sd_models, sd_samplers, shared
+    from modules import (
+        devices,
+        extensions,
+        extra_networks,
+        paths_internal,
+        script_callbacks,
+        scripts,
+        sd_models,
+        sd_samplers,
+        shared,
+    )
 
     say = progress or (lambda text: None)
     try:
@@ -150,8 +160,10 @@ def start(
 
     _load_settings(data_dir, outputs)
     chosen = _register_checkpoints(sd_models, checkpoint, data_dir)
+    extra_networks.initialize()
     say("Loading scripts")
     scripts.load_scripts()
+    extra_networks.register_default_extra_networks()
     script_callbacks.ui_settings_callback()
     sd_samplers.set_samplers()
     try:

@@ -70,13 +70,14 @@ class A1111Sampling:
 
     def model_key(self) -> Hashable:
         shared = sys.modules.get("modules.shared")
-        names = ("CLIP_stop_at_last_layers", "sd_vae", "sd_unet", "upcast_attn", "fp8_storage")
+        names = ("CLIP_stop_at_last_layers", "sd_vae", "sd_unet", "upcast_attn", "fp8_storage", "lora_functional")
         options = tuple(str(getattr(getattr(shared, "opts", None), name, "")) for name in names)
         merging = (
             self.p.get_token_merging_ratio(for_hr=self.is_hires) if hasattr(self.p, "get_token_merging_ratio") else 0
         )
         dtype = next(self.unet.parameters()).dtype
-        return (self.checkpoint_key(), _loaded_networks(), options, merging, str(dtype), str(self.device))
+        networks = _loaded_networks(self.p.sd_model)
+        return (self.checkpoint_key(), networks, options, merging, str(dtype), str(self.device))
 
     def encode(self, images: Tensor, seeds: list[int]) -> Tensor:
         from modules import devices
@@ -167,8 +168,18 @@ def _repeat(conditioning: Tensor, count: int) -> Tensor:
     return conditioning.expand(count, *conditioning.shape[1:])
 
 
-def _loaded_networks() -> Hashable:
-    """Names and strengths of the LoRAs that the host's own extension has merged into the model."""
-    loaded = getattr(sys.modules.get("networks"), "loaded_networks", None) or []
-    fields = ("name", "te_multiplier", "unet_multiplier", "dyn_dim")
-    return tuple(tuple(str(getattr(network, field, "")) for field in fields) for network in loaded)
+def _loaded_networks(model: Any) -> Hashable:
+    """The LoRAs in the model: which files, as of when, and how strong, in their order.
+
+    Our own host keeps them on the model, AUTOMATIC1111's in its built-in extension. A name alone does not tell: a file
+    may be written anew, and an alias may come to mean another.
+    """
+    loaded = getattr(model, "loaded_networks", None)
+    if loaded is None:
+        loaded = getattr(sys.modules.get("networks"), "loaded_networks", None)
+    fields = ("name", "te_multiplier", "unet_multiplier", "dyn_dim", "mtime")
+    described = []
+    for network in loaded or ():
+        file = getattr(getattr(network, "network_on_disk", None), "filename", "")
+        described.append((str(file), *(str(getattr(network, field, "")) for field in fields)))
+    return tuple(described)

@@ -12,7 +12,7 @@ from modules import images, infotext_utils, script_callbacks, shared
 from standalone.engine.errors import UserError
 from standalone.engine.job import JobQueue, explain
 
-from . import listings
+from . import listings, loras
 from .codec import decode_image
 from .errors import BadRequest, JobFailed
 from .generation import Generation
@@ -165,6 +165,7 @@ def make_router(queue: JobQueue) -> APIRouter:
     for path in ("sd-vae", "hypernetworks", "face-restorers", "realesrgan-models", "extensions"):
         router.add_api_route(f"/sdapi/v1/{path}", _nothing, methods=["GET"])
     router.add_api_route("/sdapi/v1/embeddings", _no_embeddings, methods=["GET"])
+    router.include_router(loras.router)
     return router
 
 

@@ -35,15 +35,15 @@ def _rename_resnet(rest: str) -> str:
     return f"{_RESNET[name]}.{kind}"
 
 
-def ldm_unet(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    """The UNet's weights in LDM's names."""
+def ldm_unet_names(unet: UNet2DConditionModel) -> dict[str, str]:
+    """LDM's name of every weight of the UNet, without `model.diffusion_model.`, by diffusers' name."""
     per = unet.config.layers_per_block + 1
     attended = [name.startswith("Cross") for name in unet.config.up_block_types]
-    out: dict[str, Tensor] = {}
-    for key, value in unet.state_dict().items():
+    out: dict[str, str] = {}
+    for key in unet.state_dict():
         stem, kind = key.rsplit(".", 1)
         if stem in _TOP:
-            out[f"{_TOP[stem]}.{kind}"] = value
+            out[key] = f"{_TOP[stem]}.{kind}"
             continue
         part, *path = key.split(".")
         if part == "mid_block":
@@ -68,8 +68,14 @@ def ldm_unet(unet: UNet2DConditionModel) -> dict[str, Tensor]:
                 name = f"input_blocks.{(block + 1) * per}.0.op.{kind}"
             else:
                 name = f"output_blocks.{block * per + per - 1}.{2 if attended[block] else 1}.conv.{kind}"
-        out[name] = value
-    return {f"model.diffusion_model.{key}": value for key, value in out.items()}
+        out[key] = name
+    return out
+
+
+def ldm_unet(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """The UNet's weights in LDM's names."""
+    state = unet.state_dict()
+    return {f"model.diffusion_model.{name}": state[key] for key, name in ldm_unet_names(unet).items()}
 
 
 def ldm_vae(vae: AutoencoderKL) -> dict[str, Tensor]:

@@ -76,6 +76,7 @@ class StableDiffusionModel(nn.Module):
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
         self.sd_checkpoint_info: Any = None
         self.sd_model_hash: str | None = None
+        self.loaded_networks: tuple[Any, ...] = ()  # the LoRAs in the weights; engine.lora adds and removes them
         self.requires_grad_(False)
         self.eval()
 

@@ -1,13 +1,15 @@
-"""`<name:arguments>` in prompts. The host itself has no such networks; scripts may register theirs."""
+"""`<name:arguments>` in prompts. The host itself has LoRAs (`extra_networks_lora`); scripts may register others."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from modules import errors
+from standalone.engine.job import explain
 
 extra_network_registry: dict[str, Any] = {}
 extra_network_aliases: dict[str, Any] = {}
@@ -29,7 +31,10 @@ class ExtraNetworkParams:
 
 
 class ExtraNetwork:
-    """Base class: `activate` before every sampling (with no arguments when not mentioned), `deactivate` at the end."""
+    """Base class: `activate` before every sampling (with no arguments when not mentioned), `deactivate` at the end.
+
+    What `activate` may have changed is put back by `kept`, which is around the whole job, whatever happens in it.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -40,10 +45,23 @@ class ExtraNetwork:
     def deactivate(self, p: Any) -> None:
         raise NotImplementedError
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        yield
+
 
 def initialize() -> None:
+    """Forgets all networks; for a host that starts."""
     extra_network_registry.clear()
     extra_network_aliases.clear()
+
+
+def register_default_extra_networks() -> None:
+    """Adds the host's own networks, for names that no script has taken."""
+    from modules import extra_networks_lora
+
+    if "lora" not in extra_network_registry:
+        extra_networks_lora.register()
 
 
 def register_extra_network(extra_network: ExtraNetwork) -> None:
@@ -70,15 +88,20 @@ def parse_prompts(prompts: Sequence[str]) -> tuple[list[str], dict[str, list[Ext
 
 def activate(p: Any, extra_network_data: dict[str, list[ExtraNetworkParams]] | None) -> None:
     """Activates the registered networks, notes unknown ones in the job's comments, then tells the scripts."""
-    data = extra_network_data or {}
-    for name in data:
-        if name not in extra_network_registry and name not in extra_network_aliases:
+    tags: dict[str, list[ExtraNetworkParams]] = {name: [] for name in extra_network_registry}
+    for name, params in (extra_network_data or {}).items():
+        network = extra_network_registry.get(name) or extra_network_aliases.get(name)
+        if network is None:
             p.comment(f"<{name}:...> in the prompt was left out: this host has no networks of that kind.")
-    for name, network in {**extra_network_registry, **extra_network_aliases}.items():
+        else:
+            tags.setdefault(network.name, []).extend(params)
+    for name, params in tags.items():
         try:
-            network.activate(p, data.get(name, []))
+            extra_network_registry[name].activate(p, params)
         except Exception as error:
-            errors.display(error, f"activating extra network {name}")
+            errors.report(f"Error while activating extra network {name}", exc_info=True)
+            if params:
+                p.comment(f"<{name}:...> in the prompt was left out. {explain(error)}")
     if p.scripts is not None:
         p.scripts.after_extra_networks_activate(
             p,
@@ -97,3 +120,13 @@ def deactivate(p: Any, extra_network_data: dict[str, list[ExtraNetworkParams]] |
             network.deactivate(p)
         except Exception as error:
             errors.display(error, f"deactivating extra network {name}")
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """What jobs activate within the block is gone after it; what a job around it has activated is there again."""
+    with ExitStack() as stack:
+        for network in extra_network_registry.values():
+            if isinstance(network, ExtraNetwork):
+                stack.enter_context(network.kept())
+        yield

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from modules import extra_networks, prompt_parser, sd_samplers, shared
+from modules.extra_networks_lora import networks_key
 from modules.processing_infotext import create_infotext, program_version
 from modules.processing_latents import txt2img_image_conditioning
 from modules.shared import opts, state
@@ -281,6 +282,7 @@ class StableDiffusionProcessing:
             shared.sd_model.sd_checkpoint_info,
             id(shared.sd_model),
             extra_network_data,
+            networks_key(shared.sd_model),  # the tags alone do not tell: a file may have come or changed since
             opts.CLIP_stop_at_last_layers,
             opts.emphasis,
             opts.comma_padding_backtrack,

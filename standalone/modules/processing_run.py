@@ -53,7 +53,8 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
                 opts.set(key, _cast(key, value), is_api=True, run_callbacks=False)
         sd_models.reload_model_weights()
         sd_samplers.fix_p_invalid_sampler_and_scheduler(p)
-        return process_images_inner(p)
+        with extra_networks.kept():
+            return process_images_inner(p)
     finally:
         if p.override_settings_restore_afterwards:
             for key, value in stored.items():

@@ -84,11 +84,13 @@ def list_models() -> None:
 
 
 def _checkpoints_in(folder: Path, depth: str) -> list[Path]:
-    """The .safetensors files in `folder` that are no part of a diffusers folder, and the diffusers folders."""
+    """The .safetensors files in `folder` that are no LoRA and no part of a diffusers folder, and those folders."""
     files = [
         path
         for path in sorted(folder.glob(f"{depth}*.safetensors"))
-        if not path.name.endswith(".vae.safetensors") and not any(map(loader.is_diffusers_folder, path.parents))
+        if not path.name.endswith(".vae.safetensors")
+        and not any(map(loader.is_diffusers_folder, path.parents))
+        and "Lora" not in path.relative_to(folder).parts[:-1]
     ]
     return files + [config.parent.parent for config in sorted(folder.glob(f"{depth}*/unet/config.json"))]
 

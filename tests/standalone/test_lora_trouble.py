@@ -1,0 +1,215 @@
+"""LoRAs that cannot be used: the job goes on as without, and a sentence says why. What is listed of those that can."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from safetensors.torch import save_file
+
+from .conftest import Running
+from .loras import State, layer, write
+
+GOOD = layer("lora_unet_conv_in", (32, 4, 3, 3), 1)
+
+
+@pytest.fixture(scope="module")
+def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
+    return start_host(checkpoints("sd1"), extension_dirs=[])
+
+
+@pytest.fixture
+def folder(host: Running) -> Iterator[Path]:
+    """The folder of LoRAs, with one that is good; afterwards empty again."""
+    path = Path(host.host.data_dir) / "models" / "Lora"
+    write(path / "good.safetensors", GOOD)
+    yield path
+    for file in sorted(path.rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
+
+
+@pytest.fixture
+def plain(host: Running) -> bytes:
+    return bytes(host.generate(prompt="a circle").images[0].tobytes())
+
+
+class Program:
+    """Unpickled, it would end the tests."""
+
+    def __reduce__(self) -> Any:
+        return (SystemExit, ("a pickle was opened",))
+
+
+def refused(host: Running, tag: str, plain: bytes) -> str:
+    """The sentence about a tag that changes nothing; the same in the comments and in the infotext."""
+    from modules import infotext_utils
+
+    result = host.generate(prompt=f"a circle{tag}")
+    assert result.images[0].tobytes() == plain
+    assert host.host.model.loaded_networks == ()
+    sentence = str(result.comments).strip()
+    assert infotext_utils.parse_generation_parameters(result.infotexts[0])["LoRA error"] == sentence
+    assert "Lora hashes" not in result.infotexts[0]
+    assert str(host.host.data_dir) not in result.infotexts[0] + sentence
+    return sentence
+
+
+UNKNOWN = [
+    "nobody",
+    "../good",
+    "./good",
+    "sub/../good",
+    "/etc/passwd",
+    "good.safetensors",
+    "",
+    " good",
+    "x" * 3000,
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("name", UNKNOWN, ids=lambda name: repr(name[:20]))
+def test_a_name_that_is_not_there(host: Running, folder: Path, plain: bytes, name: str) -> None:
+    sentence = refused(host, f"<lora:{name}:1>", plain)
+    assert sentence.startswith("LoRA ") and "there is no" in sentence
+    assert len(sentence) < 300
+
+
+@pytest.mark.parametrize(
+    "tag", ["<lora:te=1>", "<lora:good:much>", "<lora:good:nan>", "<lora:good:1:inf>", "<lora:good:1:1:x>"]
+)
+def test_a_tag_that_makes_no_sense(host: Running, folder: Path, plain: bytes, tag: str) -> None:
+    assert "was left out" in refused(host, tag, plain)
+
+
+@pytest.mark.parametrize("name", ["evil.pt", "evil.ckpt", "evil.safetensors"])
+def test_pickles_are_not_opened(host: Running, folder: Path, plain: bytes, name: str) -> None:
+    (folder / name).write_bytes(pickle.dumps(Program()))
+    assert "can run any program" in refused(host, "<lora:evil:1>", plain)
+
+
+def large(state: State) -> State:
+    return {key: value * 1e30 if "weight" in key else value for key, value in state.items()}
+
+
+UNUSABLE: dict[str, tuple[State, str]] = {
+    "another family": (layer("lora_unet_input_blocks_8_1_proj_in", (64, 64), 1), "fits no layer of this model"),
+    "another size": (layer("lora_unet_conv_in", (320, 4, 3, 3), 1), "fits no layer of this model"),
+    "another rank in each half": (
+        {**GOOD, "lora_unet_conv_in.lora_up.weight": torch.ones(32, 3, 1, 1)},
+        "fits no layer of this model",
+    ),
+    "numbers without end": (large(GOOD), "fits no layer of this model"),
+    "not a number": ({key: value * float("nan") for key, value in GOOD.items()}, "fits no layer of this model"),
+    "half of a layer": ({"lora_unet_conv_in.lora_up.weight": torch.ones(32, 2, 1, 1)}, "of a kind that"),
+    "LoHa": ({"lora_unet_conv_in.hada_w1_a": torch.ones(32, 2)}, "of a kind that this host cannot apply"),
+    "DoRA": ({**GOOD, "lora_unet_conv_in.dora_scale": torch.ones(32, 1)}, "of a kind that this host cannot apply"),
+    "no LoRA": ({"first_stage_model.decoder.conv_in.weight": torch.ones(2)}, "no LoRA in kohya's names"),
+    "nothing": ({}, "no LoRA in kohya's names"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_file_of_no_use(host: Running, folder: Path, plain: bytes, name: str) -> None:
+    state, reason = UNUSABLE[name]
+    write(folder / "odd.safetensors", state)
+    sentence = refused(host, "<lora:odd:1>", plain)
+    assert reason in sentence
+    assert sentence.count("odd") <= 2
+
+
+@pytest.mark.parametrize("kept", [0, 7, 20, -1])
+def test_a_file_that_is_cut_off(host: Running, folder: Path, plain: bytes, kept: int) -> None:
+    data = (folder / "good.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(data[:kept])
+    assert "damaged or not complete" in refused(host, "<lora:cut:1>", plain)
+
+
+def test_the_layers_that_fit_are_used(host: Running, folder: Path, plain: bytes) -> None:
+    write(folder / "half.safetensors", {**GOOD, **layer("lora_unet_of_no_model", (4, 4), 1)})
+    result = host.generate(prompt="a circle<lora:half:1><lora:nobody:1>")
+    alone = host.generate(prompt="a circle<lora:good:1>")
+    assert result.images[0].tobytes() == alone.images[0].tobytes() != plain
+    assert "LoRA half: 1 of its 2 layers do not fit" in result.comments
+    assert "LoRA nobody was left out" in result.comments
+    assert "good" not in alone.comments
+    assert "LoRA error" not in alone.infotexts[0]
+
+
+def test_files_outside_of_the_folder_are_not_there(
+    host: Running, folder: Path, plain: bytes, tmp_path: Path, as_link: Callable[[Path, Path], None]
+) -> None:
+    write(tmp_path / "outside.safetensors", GOOD)
+    as_link(folder / "outside.safetensors", tmp_path / "outside.safetensors")
+    assert "there is no" in refused(host, "<lora:outside:1>", plain)
+
+
+@pytest.fixture
+def as_link() -> Callable[[Path, Path], None]:
+    def make(link: Path, target: Path) -> None:
+        try:
+            link.symlink_to(target)
+        except OSError:
+            pytest.skip("this system lets nobody make symbolic links")
+
+    return make
+
+
+def test_the_api_lists_them(host: Running, folder: Path) -> None:
+    from standalone.api import loras
+
+    app = FastAPI()
+    app.include_router(loras.router)
+    client = TestClient(app)
+    odd = {"deep": "{" * 10_000, "infinite": '{"a": 1e999}', "half": '{"a": "\\ud800"}', "good": '{"a": [1]}'}
+    write(folder / "people" / "anna.safetensors", GOOD, {"ss_output_name": "Anna", **odd})
+    (folder / "broken.safetensors").write_bytes(b"nothing")
+    assert client.post("/sdapi/v1/refresh-loras").json() is None
+    answer = client.get("/sdapi/v1/loras")
+    assert str(host.host.data_dir) not in answer.text
+    found = {item["name"]: item for item in answer.json()}
+    assert set(found) == {"anna", "broken", "good"}
+    assert all(set(item) == {"name", "alias", "path", "metadata"} for item in found.values())
+    assert (found["anna"]["alias"], found["anna"]["path"]) == ("Anna", "people/anna.safetensors")
+    assert found["anna"]["metadata"] == {"ss_output_name": "Anna", **odd, "good": {"a": [1]}}
+    assert (found["good"]["alias"], found["good"]["metadata"]) == ("good", {})
+    (folder / "good.safetensors").unlink()
+    client.post("/sdapi/v1/refresh-loras")
+    assert {item["name"] for item in client.get("/sdapi/v1/loras").json()} == {"anna", "broken"}
+
+
+def test_loras_are_no_checkpoints(host: Running, folder: Path) -> None:
+    from modules import sd_models
+
+    save_file(GOOD, str(folder.parent / "another.safetensors"))
+    try:
+        sd_models.list_models()
+        names = [Path(info.filename).name for info in sd_models.checkpoints_list.values()]
+    finally:
+        (folder.parent / "another.safetensors").unlink()
+        sd_models.list_models()
+    assert "another.safetensors" in names
+    assert "good.safetensors" not in names
+
+
+def test_the_hash_is_that_of_the_data_alone(folder: Path, host: Running) -> None:
+    """So that a file keeps it when its metadata are edited; the trainer's own word goes before."""
+    from modules.extra_networks_lora import folder as listed
+
+    write(folder / "noted.safetensors", GOOD, {"note": "x" * 100})
+    write(folder / "told.safetensors", GOOD, {"sshs_model_hash": "ab" * 32})
+    write(folder / "lying.safetensors", GOOD, {"sshs_model_hash": json.dumps({"a": "<b>, x: y"})})
+    hashes = {}
+    for name in ("good", "noted", "told", "lying"):
+        found = listed().find(name)
+        assert found is not None
+        hashes[name] = found.shorthash
+    assert hashes["good"] == hashes["noted"] == hashes["lying"]
+    assert hashes["told"] == "ab" * 6
