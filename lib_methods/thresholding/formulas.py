@@ -1,10 +1,135 @@
-"""The formulas, as pure functions of tensors."""
+"""The formulas, as pure functions of tensors. No host, no settings.
+
+Pixel space: static and dynamic thresholding of Imagen (Saharia et al. 2022, arXiv 2205.11487, section 2.3). Latent
+space: the mimic scale of the sd-dynamic-thresholding extension (Birch-san, dtan3847, mcmonkey4eva), and CFG rescale
+(Lin et al. 2023, arXiv 2305.08891). All work picture by picture: a picture's result does not depend on its batch.
+"""
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
+SCHEDULES = (
+    "Constant",
+    "Linear Down",
+    "Cosine Down",
+    "Half Cosine Down",
+    "Linear Up",
+    "Cosine Up",
+    "Half Cosine Up",
+    "Power Up",
+    "Power Down",
+    "Linear Repeating",
+    "Cosine Repeating",
+    "Sawtooth",
+)
+VALUED_SCHEDULES = ("Power Up", "Power Down", "Linear Repeating", "Cosine Repeating", "Sawtooth")
+"""Those that a value belongs to: the power, or the number of repeats."""
+
+STARTPOINTS = ("MEAN", "ZERO")
+VARIABILITIES = ("AD", "STD")
+
 _TINY = 1e-8
+_FLAT = 1e-6  # of the largest value: what varies less is rounding
+
+
+def static_threshold(x0: Tensor) -> Tensor:
+    """Imagen's static thresholding: the prediction of the clean picture, clipped to [-1, 1]."""
+    return x0.clamp(-1, 1)
+
+
+def dynamic_threshold(x0: Tensor, share: float = 0.995, cap: float | None = None) -> Tensor:
+    """Imagen's dynamic thresholding: clip to [-s, s] and divide by s, with s = max(1, quantile of |x0| of a picture).
+
+    Args:
+        x0: prediction of the clean picture in pixel space, shape (batch, channels, h, w), meant to be in [-1, 1].
+        share: the quantile, in (0, 1]; Imagen has 0.995, DeepFloyd IF's first stage 0.95.
+        cap: the largest s, at least 1; IF's first stage has 1.5, Imagen none.
+
+    Raises `ValueError`.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of pixels to keep has to lie in (0, 1], not at {share:g}")
+    if cap is not None and not cap >= 1:
+        raise ValueError(f"the cap has to be at least 1, not {cap:g}")
+    wide = _wide(x0)
+    s = _quantile(wide.abs(), share, (1, 2, 3)).clamp(min=1, max=cap)
+    return (wide.clamp(-s, s) / s).to(x0.dtype)
+
+
+def mimic_threshold(
+    guided: Tensor,
+    mimic: Tensor,
+    *,
+    share: float = 1.0,
+    separate_channels: bool = True,
+    startpoint: str = "MEAN",
+    variability: str = "AD",
+    phi: float = 1.0,
+) -> Tensor:
+    """Give the guided prediction the range that another guided prediction has.
+
+    With g and m the two, centred on the mean of each channel, V(m) and V(g) how far they vary:
+
+    - AD: V(m) = max |m|, V(g) = quantile of |g|. g is clipped to +-max(V(m), V(g)) and multiplied by
+      V(m) / max(V(m), V(g)), so that a range that is small enough is left alone.
+    - STD: V is the standard deviation (n - 1), and g is multiplied by V(m) / V(g), which may also widen.
+    - From the mean, the channel's mean is added again. From zero, the prediction itself, neither centred nor clipped,
+      is multiplied by V(m) / V(g).
+
+    A channel that does not vary at all is left alone.
+
+    Args:
+        guided: prediction at the full scale; shape (batch, channels, h, w), any floating type, worked on in fp32.
+        mimic: prediction at the mimic scale, same shape.
+        share: the quantile, in [0, 1]; 1 is the maximum.
+        separate_channels: measure each channel by itself, or all channels of a picture together.
+        startpoint: of `STARTPOINTS`. variability: of `VARIABILITIES`.
+        phi: share of the result, the rest is `guided`.
+    """
+    dims = (2, 3) if separate_channels else (1, 2, 3)
+    target, model = _wide(guided), _wide(mimic)
+    centre = target.mean((2, 3), keepdim=True)
+    centred, like = target - centre, model - model.mean((2, 3), keepdim=True)
+    if variability == "STD":
+        wanted, found = _std(like, dims), _std(centred, dims)
+    else:
+        wanted, found = like.abs().amax(dims, keepdim=True), _quantile(centred.abs(), share, dims)
+        if startpoint == "MEAN":
+            found = torch.maximum(wanted, found)
+            centred = centred.clamp(-found, found)
+    varies = found > _FLAT * target.abs().amax(dims, keepdim=True) + _TINY
+    factor = torch.where(varies, wanted / found.clamp(min=_TINY), torch.ones_like(found))
+    result = centred * factor + centre if startpoint == "MEAN" else target * factor
+    return (result if phi == 1 else result * phi + target * (1 - phi)).to(guided.dtype)
+
+
+def scheduled(scale: float, schedule: str, minimum: float, step: int, steps: int, value: float = 4.0) -> float:
+    """A guidance scale at sampling step `step` (from 0) of `steps`: minimum + (scale - minimum) * factor.
+
+    schedule: of `SCHEDULES`; the factor goes over the steps' share t = step / (steps - 1), 0 for a single step. "Half"
+    cosines are those of t radians, which end half way. value: the power, or the number of repeats.
+    """
+    t = min(1.0, step / (steps - 1)) if steps > 1 else 0.0
+    repeated = (t * value) % 1.0
+    factor = {
+        "Constant": lambda: 1.0,
+        "Linear Down": lambda: 1 - t,
+        "Cosine Down": lambda: math.cos(t * math.pi / 2),
+        "Half Cosine Down": lambda: math.cos(t),
+        "Linear Up": lambda: t,
+        "Cosine Up": lambda: 1 - math.cos(t * math.pi / 2),
+        "Half Cosine Up": lambda: 1 - math.cos(t),
+        "Power Up": lambda: t**value,
+        "Power Down": lambda: 1 - t**value,
+        "Linear Repeating": lambda: abs(1 - 2 * repeated),
+        "Cosine Repeating": lambda: (math.cos(t * 2 * math.pi * value) + 1) / 2,
+        "Sawtooth": lambda: repeated,
+    }[schedule]()
+    return scale if schedule == "Constant" else minimum + (scale - minimum) * factor
 
 
 def rescale_guidance(guided: Tensor, cond: Tensor, share: float = 0.7) -> Tensor:
@@ -20,3 +145,28 @@ def rescale_guidance(guided: Tensor, cond: Tensor, share: float = 0.7) -> Tensor
     wanted, found = (x.float().std((1, 2, 3), keepdim=True) for x in (cond, guided))
     factor = wanted / found.clamp(min=_TINY)
     return guided * (share * factor + (1 - share)).to(guided.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least single precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _std(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Standard deviation with n - 1, or 0 for a single value."""
+    count = math.prod(x.shape[dim] for dim in dims)
+    return x.std(dims, correction=min(1, count - 1), keepdim=True)
+
+
+def _quantile(x: Tensor, share: float, dims: tuple[int, ...]) -> Tensor:
+    """Quantile with linear interpolation over the last dimensions, which stay with size 1.
+
+    `torch.quantile` takes at most 2^24 values, fewer than a large picture has.
+    """
+    if share == 1:
+        return x.amax(dims, keepdim=True)
+    ordered = x.flatten(dims[0]).sort(-1).values
+    place = share * (ordered.shape[-1] - 1)
+    low = int(place)
+    found = torch.lerp(ordered[..., low], ordered[..., min(low + 1, ordered.shape[-1] - 1)], place - low)
+    return found.reshape(*x.shape[: dims[0]], *[1] * len(dims))

@@ -1,0 +1,32 @@
+"""Checks that the methods' settings share, and the error that carries their sentence to the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message says which and why in the user's words."""
+
+
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """The value as a float in [low, high]. Raises `SettingsError`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SettingsError(f"{name} has to be a number from {low:g} to {high:g}.")
+    if not low <= value <= high:  # false for NaN, too
+        raise SettingsError(f"{name} has to lie between {low:g} and {high:g}, not at {value:g}.")
+    return float(value)
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
+    """The value, if it is one of the choices. Raises `SettingsError`."""
+    if not isinstance(value, str) or value not in choices:
+        raise SettingsError(f"{name} has to be one of: {', '.join(choices)}.")
+    return value
+
+
+def check_switch(name: str, value: object) -> bool:
+    """The value, if it is true or false. Raises `SettingsError`."""
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} is either on or off (true or false).")
+    return value

@@ -1,0 +1,49 @@
+"""Apply dynamic thresholding to one sampling."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lib_methods.denoiser import DenoiserCall, Guidance, Sampling
+from lib_methods.thresholding.formulas import mimic_threshold, rescale_guidance
+from lib_methods.thresholding.settings import NO_GUIDANCE, RESCALE, ThresholdSettings
+
+
+def attach(sampling: Sampling, settings: ThresholdSettings) -> bool:
+    """Let dynamic thresholding correct a sampling; returns whether it can do anything."""
+    if settings.active:
+        sampling.add_guide(ThresholdGuide(sampling, settings))
+    return settings.active
+
+
+class ThresholdGuide:
+    """Dynamic thresholding's part in one sampling. Keeps nothing from call to call."""
+
+    order = 50  # before methods that correct what comes out of all others
+
+    def __init__(self, sampling: Sampling, settings: ThresholdSettings) -> None:
+        self.sampling, self.settings = sampling, settings
+
+    def guide(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
+        """The corrected prediction. Steps without guidance (CFG scale 1, skipped uncond) are left alone."""
+        settings, guided = self.settings, guidance.guided
+        if guidance.scale <= NO_GUIDANCE:
+            return guided
+        if settings.method == RESCALE:
+            return rescale_guidance(guided, guidance.cond, settings.rescale)
+        steps = self.sampling.steps
+        scale = settings.cfg_scale_at(guidance.scale, call.step, steps)
+        mimic = settings.mimic_scale_at(call.step, steps)
+        if scale != guidance.scale:  # a difference, so that what others have done to the prediction stays
+            guided = guided + (scale - guidance.scale) * guidance.direction
+        if mimic == scale or settings.interpolate_phi == 0:
+            return guided
+        return mimic_threshold(
+            guided,
+            guidance.at(mimic),
+            share=settings.threshold_percentile / 100,
+            separate_channels=settings.separate_feature_channels,
+            startpoint=settings.scaling_startpoint,
+            variability=settings.variability_measure,
+            phi=settings.interpolate_phi,
+        )

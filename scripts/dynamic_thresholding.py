@@ -1,0 +1,210 @@
+"""Dynamic thresholding in the WebUI: controls, infotext, arguments, life cycle. What it does is in
+lib_methods/thresholding.
+
+API: `"alwayson_scripts": {"Dynamic thresholding": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or
+with one object of those names in the first place: `{"mimic_scale": 7, "threshold_percentile": 99.5}`.
+
+A request that cannot be used is answered with 422 before its job starts. A job of the page runs without dynamic
+thresholding then, as the host offers scripts no way to refuse it; the sentence is shown in the page, under the picture
+and as "Dynamic thresholding error" in the infotext. At CFG scale 1, and with settings that change nothing, it is an
+ordinary job: nothing is written to the infotext.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from modules import script_callbacks, scripts, ui_components
+
+from lib_methods.checks import SettingsError
+from lib_methods.thresholding import infotext, page
+from lib_methods.thresholding.formulas import SCHEDULES, STARTPOINTS, VARIABILITIES
+from lib_methods.thresholding.request import CONTROLS, TITLE, parse_request
+from lib_methods.thresholding.settings import METHODS, MIMIC, NUMBERS, RESCALE, ThresholdSettings
+from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.axes import NumberAxis, add_axes
+from lib_methods.ui.gradio_compat import hidden_row, listen, unsaved, warn
+
+DEFAULTS = ThresholdSettings()
+PEER = "Dynamic Thresholding (CFG Scale Fix)"
+INTERNAL_ERROR = (
+    "Dynamic thresholding stopped at an internal error, and the picture was made without it. "
+    "The console has the details."
+)
+
+
+class DynamicThresholdingScript(scripts.Script):
+    """Always visible, in txt2img and img2img. State of a job is on the job, state of a page is in the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, Any] = {}
+
+    def title(self) -> str:
+        return TITLE
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        for name in ("cfg_scale", "steps"):
+            if kwargs.get("elem_id") == f"{self._tab()}_{name}":
+                self.found[name] = component
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        tab = self._tab()
+        found, self.found = self.found, {}  # hosts call ui() again outside of the page
+        with hidden_row():
+            cfg_scale = found.get("cfg_scale") or unsaved(gr.Number(value=7, label="CFG scale"))
+            steps = found.get("steps") or unsaved(gr.Number(value=20, label="Steps"))
+        made: dict[str, Any] = {}
+        elem_id = f"dynamic_thresholding_{tab}"
+        with ui_components.InputAccordion(False, label=TITLE, elem_id=elem_id) as made["enabled"]:
+            status = gr.HTML(
+                page.status(False, *(getattr(DEFAULTS, name) for name in CONTROLS[1:]), cfg_scale.value, steps.value),
+                elem_id=f"{elem_id}_status",
+            )
+            made["method"] = gr.Radio(
+                list(METHODS),
+                value=DEFAULTS.method,
+                label="Method",
+                info=f"{MIMIC}: the range that a lower CFG scale gives. {RESCALE}: the contrast that no guidance gives",
+            )
+            with gr.Row():
+                made["mimic_scale"] = _slider("mimic_scale", "Mimic scale", 0.5, "the CFG scale whose range is taken")
+                made["rescale"] = _slider("rescale", "Rescale", 0.05, f"how much of it, for {RESCALE}")
+            with gr.Accordion("More", open=False, elem_id=f"{elem_id}_more"):
+                with gr.Row():
+                    made["threshold_percentile"] = _slider(
+                        "threshold_percentile", "Threshold percentile", 0.05, "values beyond it are clipped"
+                    )
+                    made["interpolate_phi"] = _slider(
+                        "interpolate_phi", "Interpolate phi", 0.01, "how much of the effect"
+                    )
+                for which, label in (("mimic", "Mimic scale"), ("cfg", "CFG scale")):
+                    with gr.Row():
+                        made[f"{which}_mode"] = gr.Dropdown(
+                            list(SCHEDULES), value=getattr(DEFAULTS, f"{which}_mode"), label=f"{label} schedule"
+                        )
+                        made[f"{which}_scale_min"] = _slider(
+                            f"{which}_scale_min", f"{label} minimum", 0.5, "where the schedule is lowest"
+                        )
+                made["schedule_value"] = _slider(
+                    "schedule_value", "Schedule value", 0.5, "the power, or the number of repeats"
+                )
+                with gr.Row():
+                    made["separate_feature_channels"] = gr.Checkbox(
+                        DEFAULTS.separate_feature_channels, label="Separate feature channels"
+                    )
+                    made["scaling_startpoint"] = gr.Radio(
+                        list(STARTPOINTS), value=DEFAULTS.scaling_startpoint, label="Scaling startpoint"
+                    )
+                    made["variability_measure"] = gr.Radio(
+                        list(VARIABILITIES), value=DEFAULTS.variability_measure, label="Variability measure"
+                    )
+        controls = [made[name] for name in CONTROLS]
+        for component in (*controls, cfg_scale, steps):
+            listen(component.change, page.status, [*controls, cfg_scale, steps], [status])
+        keys = infotext.paste_keys(lambda: not _peer_is_here())
+        self.infotext_fields = list(zip(controls, keys))
+        self.paste_field_names = list(keys)
+        return controls
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        _forget(p)  # a job object may be used again (X/Y/Z plot, upscaling one picture of a batch)
+
+    def process(self, p: Any, *args: Any) -> None:
+        _forget(p)
+        try:
+            settings = parse_request(args, getattr(p, "thresholding_axes", None))
+        except SettingsError as error:
+            _give_up(p, str(error))
+            return
+        if settings is None:
+            return
+        scales = [float(scale) for scale in (p.cfg_scale, getattr(p, "hr_cfg", None)) if scale is not None]
+        if any(settings.acts_at(scale) for scale in scales):
+            p.thresholding_settings = settings
+            p.extra_generation_params.update(infotext.to_infotext(settings))
+        else:
+            p.comment(f"{TITLE}: {settings.describe(max(scales), p.steps)}")
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        settings = getattr(p, "thresholding_settings", None)
+        if settings is None:
+            return
+        from lib_methods import hosts  # here, so that the controls appear on hosts that sampling cannot be reached on
+        from lib_methods.denoiser import Unsupported
+        from lib_methods.thresholding import apply
+
+        try:
+            apply.attach(hosts.sampling_of(p, kwargs.get("x")), settings)
+        except Unsupported as error:
+            _give_up(p, str(error))
+        except Exception:
+            _give_up(p, INTERNAL_ERROR)
+            raise
+
+    def _tab(self) -> str:
+        return "img2img" if self.is_img2img else "txt2img"
+
+
+def _slider(name: str, label: str, step: float, info: str) -> Any:
+    _, low, high = NUMBERS[name]
+    return gr.Slider(low, high, value=getattr(DEFAULTS, name), step=step, label=label, info=info)
+
+
+def _forget(p: Any) -> None:
+    p.thresholding_settings = None
+    for key in (*infotext.KEYS.values(), infotext.ERROR_KEY):
+        p.extra_generation_params.pop(key, None)
+
+
+def _give_up(p: Any, sentence: str) -> None:
+    """The job goes on without dynamic thresholding, and says so everywhere."""
+    _forget(p)
+    p.extra_generation_params[infotext.ERROR_KEY] = sentence
+    p.comment(f"{TITLE}: {sentence}")
+    if not getattr(p, "is_api", False):
+        warn(f"{TITLE}: {sentence}")
+
+
+def _peer_is_here() -> bool:
+    """Whether the extension whose infotext fields we read is installed, too: then they are meant for that one."""
+    return any(script.title() == PEER for script in getattr(scripts.scripts_txt2img, "scripts", ()))
+
+
+def _set(p: Any, **fields: Any) -> None:
+    p.thresholding_axes = {**getattr(p, "thresholding_axes", {}), **fields}  # a new dict: cells share what they copied
+
+
+def _switching(name: str, method: str) -> Any:
+    """An axis that also switches the method on, and at 0 off."""
+
+    def apply(p: Any, value: float) -> None:
+        _set(p, **({"enabled": True, "method": method, name: value} if value else {"enabled": False}))
+
+    return apply
+
+
+def _percentile(p: Any, value: float) -> None:
+    switched = getattr(p, "thresholding_axes", {}).get("enabled", True)  # by another axis of the plot
+    _set(p, threshold_percentile=value, enabled=switched)
+
+
+def _add_axes() -> None:
+    axes = [
+        NumberAxis("Mimic scale (0 is off)", *NUMBERS["mimic_scale"][1:], _switching("mimic_scale", MIMIC)),
+        NumberAxis("Percentile", *NUMBERS["threshold_percentile"][1:], _percentile),
+        NumberAxis("CFG rescale (0 is off)", *NUMBERS["rescale"][1:], _switching("rescale", RESCALE)),
+    ]
+    add_axes(scripts.scripts_data, TITLE, axes)
+
+
+def _guard_api(demo: Any, app: Any) -> None:
+    guard_script(app, TITLE, parse_request)
+
+
+script_callbacks.on_before_ui(_add_axes)
+script_callbacks.on_app_started(_guard_api)

@@ -1,0 +1,1 @@
+"""Dynamic thresholding: formulas, settings, arguments, infotext, and its part in a sampling."""

@@ -1,0 +1,178 @@
+"""Dynamic thresholding in every kind of job of the standalone host, on tiny models of every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gradio")
+pytest.importorskip("diffusers")
+
+from lib_methods.thresholding import infotext
+from lib_methods.thresholding.apply import ThresholdGuide
+from lib_methods.thresholding.settings import RESCALE
+from tests.fabric.small_model import picture
+from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS, pixels, same
+from tests.standalone.conftest import Running, checkpoints, start_host
+
+REPO = Path(__file__).resolve().parents[2]
+ON = {"mimic_scale": 1.5, "threshold_percentile": 99.0}
+
+__all__ = ["checkpoints", "start_host"]
+
+
+def thresholding(**request: Any) -> dict[str, list[Any]]:
+    return {"dynamic thresholding": [{**ON, **request}]}
+
+
+def guidance_left() -> list[str]:
+    """What a method has left on the loaded model."""
+    from modules import shared
+
+    unet = shared.sd_model.model.diffusion_model
+    hooks = [name for name, module in unet.named_modules() if module._forward_hooks or module._forward_pre_hooks]
+    return hooks + [name for name, module in unet.named_modules() if "forward" in module.__dict__]
+
+
+def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any] = ON) -> None:
+    """Every picture changes, a repeat is identical, and afterwards the host is as it was."""
+    job = {"cfg_scale": 9.0, **job}
+    before = host.generate(kind, **job)
+    on = host.generate(kind, script_args=thresholding(**request), **job)
+    assert (
+        infotext.from_infotext(on.extra) if hasattr(on, "extra") else "Dynamic thresholding method" in on.infotexts[0]
+    )
+    assert infotext.ERROR_KEY not in on.infotexts[0]
+    assert not any(np.array_equal(a, b) for a, b in zip(pixels(before), pixels(on), strict=True))
+    assert same(on, host.generate(kind, script_args=thresholding(**request), **job))
+    assert same(before, host.generate(kind, **job))
+    assert guidance_left() == []
+
+
+@pytest.fixture(scope="module")
+def sd1(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
+    return start_host(checkpoints("sd1"), extension_dirs=[REPO])
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if name != "CFG scale 1"])
+def test_txt2img(sd1: Running, name: str) -> None:
+    check(sd1, "txt2img", JOBS[name])
+
+
+@pytest.mark.parametrize("name", IMG2IMG)
+def test_img2img(sd1: Running, name: str) -> None:
+    check(sd1, "img2img", {"init_images": [picture(7)], **IMG2IMG[name]})
+
+
+@pytest.mark.parametrize(
+    "sampler", ["Euler a", "Heun", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ SDE", "DDIM", "PLMS", "UniPC", "LCM"]
+)
+def test_every_sampler(sd1: Running, sampler: str) -> None:
+    check(sd1, "txt2img", {"sampler_name": sampler, "steps": 4})
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+@pytest.mark.parametrize("mode", ["Linear Down", "Power Up", "Sawtooth"])
+def test_one_step(sd1: Running, sampler: str, mode: str) -> None:
+    check(sd1, "txt2img", {"steps": 1, "sampler_name": sampler}, {"mimic_mode": mode, "mimic_scale": 2})
+
+
+def test_rescale_only(sd1: Running) -> None:
+    check(sd1, "txt2img", JOBS["Hires.fix with another sampler"], {"method": RESCALE})
+
+
+def test_both_passes_of_hires_fix_are_corrected(sd1: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, int]] = []
+    original = ThresholdGuide.guide
+
+    def watched(self: ThresholdGuide, call: Any, guidance: Any) -> Any:
+        seen.append((self.sampling.is_hires, self.sampling.steps))
+        return original(self, call, guidance)
+
+    monkeypatch.setattr(ThresholdGuide, "guide", watched)
+    sd1.generate(script_args=thresholding(), **JOBS["Hires.fix with another sampler"])
+    passes = [is_hires for is_hires, _ in seen]
+    assert passes == sorted(passes)
+    assert passes.count(False) == 3  # Euler's steps
+    assert passes.count(True) >= 1
+
+
+@pytest.mark.parametrize("request_", [{}, {"method": RESCALE}, {"cfg_mode": "Linear Up"}])
+def test_cfg_scale_1_is_an_ordinary_job_and_says_so(sd1: Running, request_: dict[str, Any]) -> None:
+    plain = sd1.generate(cfg_scale=1.0)
+    asked = sd1.generate(cfg_scale=1.0, script_args=thresholding(**request_))
+    assert same(plain, asked)
+    assert plain.infotexts == asked.infotexts
+    assert "nothing changes" in asked.comments
+
+
+def test_steps_without_guidance_are_left_alone(sd1: Running) -> None:
+    """All unconditional rows skipped: nothing to correct. Some of them: only the others are."""
+    job: dict[str, Any] = {"cfg_scale": 9.0, "steps": 6, "override_settings": {"s_min_uncond_all": True}}
+    every = {**job, "s_min_uncond": 1e6}
+    assert same(sd1.generate(**every), sd1.generate(script_args=thresholding(), **every))
+    check(sd1, "txt2img", {**job, "s_min_uncond": 4.0})
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "DDIM"])
+def test_with_fabric_the_order_of_the_scripts_is_without_effect(
+    sd1: Running, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import scripts
+
+    both = {"fabric": [{"enabled": True, **BOTH}], **thresholding()}
+    job: dict[str, Any] = {"cfg_scale": 9.0, "sampler_name": sampler}
+    only = [sd1.generate(script_args={name: both[name]}, **job) for name in both]
+    first = sd1.generate(script_args=both, **job)
+    assert not any(same(first, one) for one in only)
+    runner = scripts.runner_of(False)
+    monkeypatch.setattr(runner, "alwayson_scripts", list(reversed(runner.alwayson_scripts)))
+    assert same(first, sd1.generate(script_args=both, **job))
+    assert guidance_left() == []
+
+
+def test_an_exception_in_the_middle_leaves_nothing_behind(sd1: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sd1.generate(cfg_scale=9.0)
+    original, calls = ThresholdGuide.guide, []
+
+    def fail(self: ThresholdGuide, call: Any, guidance: Any) -> Any:
+        calls.append(call.step)
+        if call.step == 1:
+            raise RuntimeError("in the middle")
+        return original(self, call, guidance)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ThresholdGuide, "guide", fail)
+        with pytest.raises(RuntimeError, match="in the middle"):
+            sd1.generate(cfg_scale=9.0, script_args=thresholding())
+    assert calls == [0, 1]
+    assert guidance_left() == []
+    assert same(before, sd1.generate(cfg_scale=9.0))
+
+
+def test_a_picture_does_not_depend_on_its_batch(sd1: Running) -> None:
+    job: dict[str, Any] = {"cfg_scale": 9.0, "script_args": thresholding(separate_feature_channels=False)}
+    pair = sd1.generate(batch_size=2, **job)
+    alone = sd1.generate(seed=2, **job)
+    difference = np.abs(pixels(pair)[1].astype(int) - pixels(alone)[0].astype(int))
+    assert difference.max() <= 1  # the matrix products of another batch size round differently
+
+
+@pytest.mark.parametrize(
+    ("family", "options"), [("sd2", {}), ("sdxl", {}), ("sd1", {"in_channels": 8}), ("sd1", {"in_channels": 9})]
+)
+def test_every_family(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path], family: str, options: dict[str, Any]
+) -> None:
+    host = start_host(checkpoints(family, **options), extension_dirs=[REPO])
+    editing: dict[str, Any] = {"init_images": [picture(7)], "denoising_strength": 0.7}
+    if options.get("in_channels") != 8:  # the WebUI, too, takes an 8-channel model in img2img only
+        check(host, "txt2img", {"batch_size": 2})
+    check(host, "img2img", editing)
+    if options.get("in_channels") == 8:
+        check(host, "img2img", {**editing, "image_cfg_scale": 2.0})
+        check(host, "img2img", {**editing, "image_cfg_scale": 2.0, "sampler_name": "DDIM"})

@@ -1,0 +1,183 @@
+"""Arguments to settings, and infotexts to settings and back, those of other extensions included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_methods.checks import SettingsError
+from lib_methods.thresholding import infotext
+from lib_methods.thresholding.formulas import SCHEDULES, STARTPOINTS, VARIABILITIES
+from lib_methods.thresholding.request import CONTROLS, TITLE, parse_request
+from lib_methods.thresholding.settings import METHODS, MIMIC, NUMBERS, RESCALE, ThresholdSettings
+
+ALL = st.builds(
+    ThresholdSettings,
+    **{name: st.floats(low, high) for name, (_, low, high) in NUMBERS.items()},
+    mimic_mode=st.sampled_from(SCHEDULES),
+    cfg_mode=st.sampled_from(SCHEDULES),
+    separate_feature_channels=st.booleans(),
+    scaling_startpoint=st.sampled_from(STARTPOINTS),
+    variability_measure=st.sampled_from(VARIABILITIES),
+    method=st.sampled_from(METHODS),
+)
+
+
+def positional(settings: ThresholdSettings) -> list[Any]:
+    return [True, *(getattr(settings, name) for name in CONTROLS[1:])]
+
+
+@given(ALL)
+def test_positional_and_named_arguments_mean_the_same(settings: ThresholdSettings) -> None:
+    named = {name: getattr(settings, name) for name in CONTROLS[1:]}
+    assert parse_request(positional(settings)) == settings
+    assert parse_request([named]) == settings
+    assert parse_request([{**named, "enabled": False}]) is None
+    assert parse_request([False, *positional(settings)[1:]]) is None
+
+
+def test_the_first_twelve_are_those_of_the_published_extension() -> None:
+    arguments = [True, 5, 99.5, "Linear Down", 2, "Power Up", 3, 2.5, False, "ZERO", "STD", 0.5]
+    settings = parse_request(arguments)
+    assert settings == ThresholdSettings(5, 99.5, "Linear Down", 2, "Power Up", 3, 2.5, False, "ZERO", "STD", 0.5)
+    assert settings is not None and settings.method == MIMIC
+
+
+@pytest.mark.parametrize("arguments", [[], [False], [None], [{"enabled": False, "mimic_scale": 5}]])
+def test_off_is_off(arguments: list[Any]) -> None:
+    assert parse_request(arguments) is None
+
+
+@pytest.mark.parametrize("arguments", [[True], [{}], [True, None, None], [{"mimic_scale": None}]])
+def test_what_is_not_said_is_the_default(arguments: list[Any]) -> None:
+    assert parse_request(arguments) == ThresholdSettings()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("x", '"args" has to be a list'),
+        ({}, '"args" has to be a list'),
+        ([True, *[None] * len(CONTROLS)], "controls"),
+        ([{"mimic_scal": 5}], 'did you mean "mimic_scale"'),
+        ([{"strength": 5}], "there are: cfg_mode"),
+        (["yes"], '"enabled"'),
+        ([1], '"enabled"'),
+        ([True, "much"], "Mimic scale"),
+        ([True, 7, 20], "Percentile"),
+        ([{"mimic_mode": "Linear"}], "schedule"),
+        ([{"method": "mimic"}], "Method"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused_with_a_sentence(arguments: Any, part: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_request(arguments)
+    assert part in str(caught.value)
+    assert str(caught.value).endswith((".", "?"))
+
+
+def test_overrides_win_and_switch() -> None:
+    assert parse_request([True, 5], {"mimic_scale": 3.0}) == ThresholdSettings(3.0)
+    assert parse_request([False], {"enabled": True, "mimic_scale": 3.0}) == ThresholdSettings(3.0)
+    assert parse_request([True, 5], {"enabled": False}) is None
+
+
+def effect(settings: ThresholdSettings) -> Any:
+    """What of the settings can be seen in a picture: defaults where a setting is not used."""
+    default = ThresholdSettings()
+    if settings.method == RESCALE:
+        return (RESCALE, settings.rescale)
+    shown = {name: getattr(settings, name) for name in CONTROLS[1:] if name != "rescale"}
+    for which in ("mimic", "cfg"):
+        if shown[f"{which}_mode"] == "Constant":
+            shown[f"{which}_scale_min"] = 0.0
+    if not settings.uses_schedule_value:
+        shown["schedule_value"] = default.schedule_value
+    return shown
+
+
+@given(ALL)
+def test_the_infotext_brings_everything_back_that_shows(settings: ThresholdSettings) -> None:
+    texts = infotext.to_infotext(settings)
+    assert all(key.startswith(TITLE) for key in texts)
+    back = infotext.from_infotext(texts)
+    assert back is not None
+    assert effect(back) == effect(settings)
+    assert infotext.to_infotext(back) == texts
+
+
+def test_an_infotext_without_it_switches_off_and_touches_nothing_else() -> None:
+    values = infotext.control_values({"Steps": "20", "CFG mode": "x", "Mimic scale": "3"})
+    assert values.pop("enabled") is False
+    assert set(values.values()) == {None}
+
+
+def test_unreadable_fields_fall_back_to_the_default() -> None:
+    fields = {infotext.KEYS["mimic_scale"]: "seven", infotext.KEYS["cfg_mode"]: "?", infotext.KEYS["rescale"]: "1e400"}
+    assert infotext.from_infotext(fields) == ThresholdSettings()
+
+
+PUBLISHED = {
+    "Dynamic thresholding enabled": "True",
+    "Mimic scale": "5",
+    "Separate Feature Channels": "False",
+    "Scaling Startpoint": "ZERO",
+    "Variability Measure": "STD",
+    "Interpolate Phi": "0.5",
+    "Threshold percentile": "99.5",
+    "Mimic mode": "Linear Down",
+    "Mimic scale minimum": "2",
+    "CFG mode": "Power Up",
+    "CFG scale minimum": "3",
+    "Scheduler value": "2.5",
+}
+FORGE = {
+    "dynthres_enabled": "True",
+    "dynthres_mimic_scale": "5",
+    "dynthres_threshold_percentile": "0.995",
+    "dynthres_mimic_mode": "Linear Down",
+    "dynthres_mimic_scale_min": "2",
+    "dynthres_cfg_mode": "Power Up",
+    "dynthres_cfg_scale_min": "3",
+    "dynthres_sched_val": "2.5",
+    "dynthres_separate_feature_channels": "disable",
+    "dynthres_scaling_startpoint": "ZERO",
+    "dynthres_variability_measure": "STD",
+    "dynthres_interpolate_phi": "0.5",
+}
+MEANT = ThresholdSettings(5, 99.5, "Linear Down", 2, "Power Up", 3, 2.5, False, "ZERO", "STD", 0.5)
+
+
+@pytest.mark.parametrize("fields", [PUBLISHED, FORGE], ids=["extension", "Forge"])
+def test_infotexts_of_other_extensions_are_understood(fields: dict[str, str]) -> None:
+    assert infotext.from_infotext(fields) == MEANT
+    assert infotext.control_values(fields, foreign=False)["enabled"] is False
+
+
+def test_infotexts_of_the_extensions_first_versions_are_understood() -> None:
+    early = {
+        "Dynamic thresholding enabled": "True",
+        "Mimic scale": "5",
+        "Threshold percentile": "99.5",
+        "CFG mode": "Power Down",
+        "CFG scale minimum": "3",
+        "Power scheduler value": "2.5",
+    }
+    meant = ThresholdSettings(5, 99.5, cfg_mode="Power Down", cfg_scale_min=3, schedule_value=2.5)
+    assert infotext.from_infotext(early) == meant
+
+
+def test_forge_says_that_it_is_off() -> None:
+    assert infotext.from_infotext({**FORGE, "dynthres_enabled": "False"}) is None
+
+
+def test_every_control_is_pasted_by_its_own_key() -> None:
+    foreign = True
+    keys = infotext.paste_keys(lambda: foreign)
+    assert [key(PUBLISHED) for key in keys] == positional(MEANT)
+    assert len({str(key) for key in keys}) == len(CONTROLS)
+    foreign = False
+    assert [key(PUBLISHED) for key in keys] == [False, *[None] * (len(CONTROLS) - 1)]
