@@ -1,26 +1,23 @@
 /*
- * FABRIC in the browser: 👍 and 👎 on the pictures of the result gallery, and the two lists that they fill.
+ * FABRIC in the browser: the two lists of feedback images, and how pictures get onto them.
+ *
+ * What the other files need of it is in `fabricPage`: fabric_marks.js puts 👍 and 👎 on pictures, fabric_memory.js brings the
+ * lists back after a reload. Hosts load the three in this order.
  *
  * The browser reads a picture's bytes itself and sends them through a hidden textbox (see lib_methods/fabric/inbox.py); it never
  * names a file. Messages go one after the other, each with a nonce that the answer repeats, so that quick clicks are not lost.
  * Only DOM that gradio 3, 4 and 6 share is relied on: images in the gallery, textareas in textboxes, bubbling "input" events.
  */
-(function () {
+window.fabricPage = (function () {
     "use strict";
 
-    const KINDS = {
-        likes: {emoji: "👍", add: "Like: the next pictures lean towards this one", remove: "Liked. Click again to take it back"},
-        dislikes: {emoji: "👎", add: "Dislike: the next pictures lean away from this one", remove: "Disliked. Click again to take it back"},
-    };
     const ANSWER_TIMEOUT_MS = 60000;
     const LARGEST_UPLOAD = 6 * 2 ** 20; // bytes; hosts cut off messages beyond 16 MB
     const LARGEST_SIDE = 2048; // pixels, when a larger upload has to be made smaller
-    const SMALLEST_PICTURE = 20; // pixels on the screen; anything smaller gets no buttons
-    const TINY_PICTURE = 70; // below this width, the buttons float above the picture while it is pointed at
 
     const tabs = {};
     for (const name of ["txt2img", "img2img"]) {
-        tabs[name] = {name: name, queue: [], busy: false, ids: new Map(), marks: new Map(), gallery: null, focus: null};
+        tabs[name] = {name: name, queue: [], busy: false, ids: new Map(), focus: null};
     }
 
     function root() {
@@ -33,7 +30,7 @@
 
     /* ---- messages to Python ---- */
 
-    /** Ask Python for one action; resolves to the picture's id, or null where it failed (the user has been told). */
+    /** Ask Python for one action; resolves to its answer, or null where none came (the user has been told). */
     function send(tab, action) {
         return new Promise(resolve => {
             tab.queue.push({action, resolve});
@@ -45,13 +42,14 @@
         if (tab.busy || !tab.queue.length) return;
         tab.busy = true;
         const {action, resolve} = tab.queue.shift();
-        let id = null;
+        let answer = null;
         try {
-            id = await exchange(tab, action);
+            answer = await exchange(tab, action);
+            if (answer.note) say(answer.note);
         } catch (error) {
             say(error.message);
         }
-        resolve(id);
+        resolve(answer);
         tab.busy = false;
         schedule();
         pump(tab);
@@ -67,9 +65,7 @@
             await new Promise(resume => setTimeout(resume, 40));
             const outbox = textOf(tab, "outbox");
             if (!outbox || !outbox.value.includes(nonce)) continue;
-            const answer = JSON.parse(outbox.value);
-            if (answer.note) say(answer.note);
-            return answer.ids[0];
+            return JSON.parse(outbox.value);
         }
         throw new Error("The server did not answer. Is it still running?");
     }
@@ -111,19 +107,25 @@
         return new Promise(resolve => canvas.toBlob(resolve, "image/jpeg", 0.95));
     }
 
+    /** Put a file on a list; resolves to the picture's id, or null where it failed. */
     async function addBlob(tab, kind, blob) {
         try {
             const small = blob.size > LARGEST_UPLOAD ? await smaller(blob) : blob;
-            return await send(tab, {do: "add", list: kind, image: await asDataUrl(small)});
+            const answer = await send(tab, {do: "add", list: kind, image: await asDataUrl(small)});
+            return answer && answer.ids[0];
         } catch {
             say("This file cannot be read as a picture.");
             return null;
         }
     }
 
+    /** Put a picture of the page on a list. */
     async function addUrl(tab, kind, url) {
         let id = tab.ids.get(url);
-        if (id) return send(tab, {do: "add", list: kind, image: id});
+        if (id) {
+            await send(tab, {do: "add", list: kind, image: id});
+            return;
+        }
         let blob = null;
         try {
             const response = await fetch(url);
@@ -131,11 +133,10 @@
         } catch { /* told below */ }
         if (!blob) {
             say("This picture cannot be fetched. Save it and add the file.");
-            return null;
+            return;
         }
         id = await addBlob(tab, kind, blob);
         if (id) tab.ids.set(url, id);
-        return id;
     }
 
     function idsIn(tab, kind) {
@@ -143,122 +144,21 @@
         return text ? text.value.split(/\s+/).map(word => word.split(":")[0]) : [];
     }
 
-    /* ---- 👍 and 👎 on the result gallery ---- */
+    /* ---- what is drawn anew when the page has changed ---- */
 
-    function makeMarks(tab, image) {
-        const bar = document.createElement("div");
-        bar.className = "fabric-marks";
-        for (const kind of Object.keys(KINDS)) {
-            const button = document.createElement("button");
-            button.type = "button";
-            button.className = "fabric-mark";
-            button.dataset.fabricKind = kind;
-            button.textContent = KINDS[kind].emoji;
-            button.addEventListener("click", async event => {
-                event.preventDefault();
-                event.stopPropagation();
-                const marked = button.getAttribute("aria-pressed") === "true";
-                bar.classList.add("fabric-busy");
-                if (marked) await send(tab, {do: "remove", list: kind, id: tab.ids.get(image.src)});
-                else await addUrl(tab, kind, image.src);
-                bar.classList.remove("fabric-busy");
-            });
-            // gallery and host have keys of their own (arrows, Escape, Enter): not while a mark has the focus
-            button.addEventListener("keydown", event => event.key !== "Escape" && event.stopPropagation());
-            bar.appendChild(button);
-        }
-        return bar;
-    }
-
-    /** Whether the picture can be seen: large enough, on the screen, and not behind another one. */
-    function visible(image, layer, box) {
-        if (box.width < SMALLEST_PICTURE || box.height < SMALLEST_PICTURE) return false;
-        const x = box.left + box.width / 2;
-        const y = box.top + box.height / 2;
-        if (x < 0 || y < 0 || x >= innerWidth || y >= innerHeight) return false;
-        const top = document.elementsFromPoint(x, y).find(element => !layer.contains(element));
-        return Boolean(top) && (top.contains(image) || image.contains(top));
-    }
-
-    /** Where the picture itself is within its element, which may be wider or taller ("object-fit: contain"). */
-    function pictureBox(image) {
-        const box = image.getBoundingClientRect();
-        if (getComputedStyle(image).objectFit !== "contain" || !image.naturalWidth) return box;
-        const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
-        const width = image.naturalWidth * scale;
-        const height = image.naturalHeight * scale;
-        return new DOMRect(box.left + (box.width - width) / 2, box.top + (box.height - height) / 2, width, height);
-    }
-
-    function refresh(tab) {
-        const gallery = root().querySelector(`#${tab.name}_gallery`);
-        if (!gallery) return;
-        if (tab.gallery !== gallery) watch(tab, gallery);
-        let layer = gallery.querySelector(":scope > .fabric-layer");
-        if (!layer) {
-            layer = document.createElement("div");
-            layer.className = "fabric-layer";
-            gallery.appendChild(layer);
-            tab.marks.clear();
-        }
-        const frame = layer.getBoundingClientRect();
-        const lists = {likes: idsIn(tab, "likes"), dislikes: idsIn(tab, "dislikes")};
-        const seen = new Set();
-        for (const image of gallery.querySelectorAll("img")) {
-            const box = pictureBox(image);
-            if (layer.contains(image) || !image.complete || !visible(image, layer, box)) continue;
-            seen.add(image);
-            if (!tab.marks.has(image)) {
-                tab.marks.set(image, makeMarks(tab, image));
-                layer.appendChild(tab.marks.get(image));
-            }
-            const bar = tab.marks.get(image);
-            const tiny = box.width < TINY_PICTURE;
-            bar.classList.toggle("fabric-tiny", tiny);
-            bar.classList.toggle("fabric-show", tiny && pointedAt !== null && (holds(pointedAt, image) || bar.contains(pointedAt)));
-            bar.classList.toggle("fabric-small", !tiny && box.width < 130);
-            bar.style.left = `${(tiny ? box.left + box.width / 2 : box.left) - frame.left}px`;
-            bar.style.top = `${(tiny ? box.top : box.bottom) - frame.top}px`;
-            for (const button of bar.children) {
-                const kind = button.dataset.fabricKind;
-                const marked = lists[kind].includes(tab.ids.get(image.src));
-                button.setAttribute("aria-pressed", String(marked));
-                button.title = marked ? KINDS[kind].remove : KINDS[kind].add;
-                button.setAttribute("aria-label", button.title);
-            }
-        }
-        for (const [image, bar] of tab.marks) {
-            if (!seen.has(image)) {
-                bar.remove();
-                tab.marks.delete(image);
-            }
-        }
-    }
-
-    function watch(tab, gallery) {
-        tab.gallery = gallery;
-        new MutationObserver(changes => {
-            const foreign = change => !(change.target.closest && change.target.closest(".fabric-layer"));
-            if (changes.some(foreign)) schedule();
-        }).observe(gallery, {childList: true, subtree: true, attributes: true, attributeFilter: ["src", "class", "style"]});
-        gallery.addEventListener("load", schedule, true);
-        new ResizeObserver(schedule).observe(gallery);
-    }
-
-    /** Whether the element is the picture or the button that it fills. */
-    function holds(element, image) {
-        return element === image || (element.contains(image) && element.querySelectorAll("img").length === 1);
-    }
-
+    const redraws = [];
     let scheduled = false;
-    let pointedAt = null;
+
+    function onRedraw(callback) {
+        redraws.push(callback);
+    }
 
     function schedule() {
         if (scheduled) return;
         scheduled = true;
         requestAnimationFrame(() => {
             scheduled = false;
-            Object.values(tabs).forEach(refresh);
+            redraws.forEach(redraw => redraw());
             restoreFocus();
         });
     }
@@ -344,15 +244,8 @@
         addFiles(place, files);
     }, true);
 
-    /* ---- start ---- */
-
-    for (const name of ["scroll", "resize"]) window.addEventListener(name, schedule, {capture: true, passive: true});
-    for (const name of ["focusin", "transitionend"]) document.addEventListener(name, schedule, {passive: true});
-    document.addEventListener("pointerover", event => {
-        pointedAt = event.target;
-        schedule();
-    }, {passive: true});
     if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(schedule);
     else new MutationObserver(schedule).observe(document.documentElement, {childList: true, subtree: true});
-    schedule();
+
+    return {tabs, root, textOf, send, addUrl, idsIn, schedule, onRedraw};
 })();

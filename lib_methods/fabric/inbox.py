@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .request import MAX_IMAGES, RequestError, format_images, parse_images
+from .request import MAX_IMAGES, RequestError, format_images, parse_images, restored_images
 from .settings import FeedbackImage, SettingsError
 from .store import ImageStore, is_image_id
 
 LISTS = ("likes", "dislikes")
+NOT_UNDERSTOOD = "The page sent something that cannot be understood. Reload the page."
 _OTHER = {"likes": "dislikes", "dislikes": "likes"}
 
 
@@ -38,9 +39,9 @@ def answer_message(message: str, likes: str, dislikes: str, store: ImageStore) -
     """Do what a message of the browser asks.
 
     Args:
-        message: JSON `{"nonce": text, "actions": [{"do": "add" | "remove" | "weight" | "clear", "list": "likes" |
-        "dislikes",
-            "image": data URL, "id": hash, "weight": number}]}`; which of the last three depends on the action.
+        message: JSON `{"nonce": text, "actions": [{"do": "add" | "remove" | "weight" | "clear" | "restore",
+            "list": "likes" | "dislikes", "image": data URL or hash, "id": hash, "weight": number, "images": line of
+            `request.format_images`}]}`; which of the last four depends on the action.
         likes, dislikes: the lists as the page carries them.
 
     Never raises: one action that fails leaves the others alone, and its sentence is in the answer.
@@ -56,10 +57,10 @@ def answer_message(message: str, likes: str, dislikes: str, store: ImageStore) -
         actions = list(parsed["actions"])
     except (ValueError, TypeError, KeyError, RecursionError):
         actions = []
-        notes.append("The page sent something that cannot be understood. Reload the page.")
+        notes.append(NOT_UNDERSTOOD)
     for action in actions:
         try:
-            ids.append(_act(action, lists, store))
+            ids.append(_act(action, lists, store, notes))
             added = added or (isinstance(action, dict) and action.get("do") == "add")
         except SettingsError as error:
             ids.append(None)
@@ -69,14 +70,27 @@ def answer_message(message: str, likes: str, dislikes: str, store: ImageStore) -
     return Outcome(format_images(lists["likes"]), format_images(lists["dislikes"]), answer, added)
 
 
-def _act(action: Any, lists: dict[str, tuple[FeedbackImage, ...]], store: ImageStore) -> str | None:
+def _act(action: Any, lists: dict[str, tuple[FeedbackImage, ...]], store: ImageStore, notes: list[str]) -> str | None:
+    """Changes `lists`, adds to `notes` what the user should know, and returns the id of the picture it was about."""
     if not isinstance(action, Mapping) or action.get("list") not in LISTS:
-        raise RequestError("The page sent something that cannot be understood. Reload the page.")
+        raise RequestError(NOT_UNDERSTOOD)
     name: str = action["list"]
     images = lists[name]
     kind = action.get("do")
     if kind == "clear":
         lists[name] = ()
+        return None
+    if kind == "restore":
+        line = action.get("images")
+        if not isinstance(line, str):
+            raise RequestError(NOT_UNDERSTOOD)
+        restored, dropped = restored_images(line, name, store)
+        kept = {image.image_id: image for image in (*restored, *images)}
+        if len(kept) > MAX_IMAGES:
+            raise RequestError(f"The list is full: {MAX_IMAGES} pictures.")
+        lists[name] = tuple(kept.values())
+        lists[_OTHER[name]] = tuple(image for image in lists[_OTHER[name]] if image.image_id not in kept)
+        notes.extend(dropped)
         return None
     if kind == "add":
         if len(images) >= MAX_IMAGES:
@@ -102,7 +116,7 @@ def _act(action: Any, lists: dict[str, tuple[FeedbackImage, ...]], store: ImageS
             raise RequestError("The weight of a feedback image has to be a number from 0 to 4.")
         lists[name] = tuple(replace(image, weight=weight) if image.image_id == chosen else image for image in images)
         return chosen
-    raise RequestError("The page sent something that cannot be understood. Reload the page.")
+    raise RequestError(NOT_UNDERSTOOD)
 
 
 def _lenient(line: str, name: str) -> tuple[FeedbackImage, ...]:

@@ -91,6 +91,18 @@ def parse_request(
     return _without_missing(settings, store, skip_missing)
 
 
+def restored_images(line: str, name: str, store: ImageStore) -> tuple[tuple[FeedbackImage, ...], tuple[str, ...]]:
+    """A list that a page kept, without the pictures that are gone, and a sentence about those.
+
+    Args:
+        line: of `format_images`; anything else is a RequestError.
+        name: "likes" or "dislikes".
+    """
+    named: dict[str, Any] = {name: parse_images(line, name, None)}
+    found = _without_missing(FabricSettings(**named), store, skip=True)
+    return getattr(found.settings, name), found.notes
+
+
 def settings_from_fields(named: Mapping[str, Any]) -> FabricSettings:
     """Settings from named fields with JSON values; fields left out or None keep their default.
 

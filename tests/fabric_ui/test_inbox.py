@@ -91,6 +91,12 @@ def test_two_pages_know_nothing_of_each_other(tmp_path: Path) -> None:
         ({"do": "add", "list": "../likes", "image": "x"}, "cannot be understood"),
         ({"do": "remove", "list": "likes", "id": "../../x"}, "64-digit hash"),
         ({"do": "weight", "list": "likes", "id": "a" * 64, "weight": None}, "weight"),
+        ({"do": "restore", "list": "likes", "images": None}, "cannot be understood"),
+        ({"do": "restore", "list": "likes", "images": ["a" * 64]}, "cannot be understood"),
+        ({"do": "restore", "list": "likes", "images": "../../etc/passwd"}, "64-digit hash"),
+        ({"do": "restore", "list": "likes", "images": data_url(picture(1))}, "64-digit hash"),
+        ({"do": "restore", "list": "likes", "images": "a" * 64 + ":9"}, "weight"),
+        ({"do": "restore", "list": "likes", "images": " ".join(f"{n:064x}" for n in range(99))}, "at most"),
         ({"do": "fly", "list": "likes", "id": "a" * 64}, "cannot be understood"),
     ],
 )
@@ -101,6 +107,30 @@ def test_a_failed_action_changes_nothing_and_says_why(page: Page, action: dict[s
     assert page.likes == before
     assert page.answer["ids"] == [None]
     assert sentence in page.answer["note"]
+
+
+def test_a_kept_list_comes_back_without_switching_fabric_on(page: Page) -> None:
+    one, two = (page.store.add(picture(seed)) for seed in (1, 2))
+    assert not page.send(do="restore", list="dislikes", images=f"{one}:0.5 {two}").added
+    assert (page.likes, page.dislikes) == ("", f"{one}:0.5 {two}")
+    assert page.answer["note"] == ""
+
+
+def test_a_kept_picture_that_is_gone_is_left_out_and_told(page: Page) -> None:
+    here, gone = page.store.add(picture()), "a" * 64
+    page.send(do="restore", list="likes", images=f"{gone} {here}")
+    assert page.likes == here
+    assert page.answer["note"] == "The liked picture aaaaaaaa… is not on this machine and was left out."
+    assert len(page.store.list()) == 1
+
+
+def test_what_was_liked_since_stays_beside_the_kept_list(page: Page) -> None:
+    page.send(do="add", list="likes", image=data_url(picture(1)))
+    new, old = page.likes, page.store.add(picture(2))
+    page.send(do="restore", list="likes", images=f"{old} {new}")
+    assert page.likes == f"{old} {new}"
+    page.send(do="restore", list="dislikes", images=new)  # never on both lists
+    assert (page.likes, page.dislikes) == (old, new)
 
 
 def test_an_unreadable_weight_is_refused(page: Page) -> None:
@@ -124,7 +154,7 @@ json_values = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(
-            st.sampled_from(["nonce", "actions", "do", "list", "id", "image", "weight"]), inner, max_size=4
+            st.sampled_from(["nonce", "actions", "do", "list", "id", "image", "images", "weight"]), inner, max_size=4
         ),
     ),
     max_leaves=8,

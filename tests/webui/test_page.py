@@ -21,6 +21,8 @@ pytestmark = [
 ]
 GALLERY = "#txt2img_gallery img"
 INFO = "#html_info_txt2img"
+LIST = "#fabric_txt2img_{} :is(textarea, input)"
+VIEWER = "#lightboxModal"
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +36,14 @@ def window(with_pack: WebUI) -> Iterator[WebDriver]:
 
 
 @pytest.fixture
-def page(window: WebDriver, with_pack: WebUI) -> WebDriver:
+def page(window: WebDriver, with_pack: WebUI) -> Iterator[WebDriver]:
     """The page, fresh, set to a small job with a fixed seed."""
     open_page(window, with_pack.client.url)
     fill(window, "#txt2img_prompt textarea", "a red circle")
     for control, value in (("steps", 2), ("width", 128), ("height", 128), ("seed", 4)):
         fill(window, f"#txt2img_{control} input[type=number]", value)
-    return window
+    yield window
+    window.execute_script("sessionStorage.clear()")
 
 
 def generate(page: WebDriver) -> str:
@@ -74,6 +77,21 @@ def value_of(page: WebDriver, selector: str) -> str:
     return str(page.execute_script("return document.querySelector(arguments[0]).value", selector))
 
 
+def press(page: WebDriver, kind: str, within: str) -> None:
+    """Presses 👍 ("likes") or 👎 ("dislikes") on the picture in an element."""
+    mark = f"{within} .fabric-mark[data-fabric-kind='{kind}']"
+    wait(page, lambda: page.execute_script("return !!document.querySelector(arguments[0])?.offsetParent", mark))
+    page.execute_script("document.querySelector(arguments[0]).click()", mark)
+
+
+def pressed(page: WebDriver, within: str) -> list[str]:
+    """The lists that the picture in an element is on, as its marks show it."""
+    marks = f"{within} .fabric-mark[aria-pressed='true']"
+    return list(
+        page.execute_script("return [...document.querySelectorAll(arguments[0])].map(m => m.dataset.fabricKind)", marks)
+    )
+
+
 def pixels(page: WebDriver) -> str:
     """The gallery's first picture, as a data URL drawn anew: without the infotext inside the file."""
     return str(
@@ -90,15 +108,70 @@ def test_like_generate_again_and_see_the_effect(page: WebDriver, with_pack: WebU
     before = len(with_pack.log())
     assert "FABRIC" not in generate(page)
     plain = pixels(page)
-    mark = "#txt2img_gallery .fabric-mark[data-fabric-kind='likes']"
-    wait(page, lambda: page.execute_script("return !!document.querySelector(arguments[0])", mark))
-    page.execute_script("document.querySelector(arguments[0]).click()", mark)
-    likes = "#fabric_txt2img_likes :is(textarea, input)"
+    press(page, "likes", "#txt2img_gallery")
+    likes = LIST.format("likes")
     wait(page, lambda: re.fullmatch("[0-9a-f]{64}", value_of(page, likes)))
     wait(page, lambda: "1 like" in text_of(page, "#fabric_txt2img_status"))
     text = generate(page)
     assert f"FABRIC likes: {value_of(page, likes)}" in text
     assert pixels(page) != plain
+    assert with_pack.errors(before) == []
+
+
+def test_both_lists_outlive_a_reload_and_a_picture_that_is_gone_is_told(page: WebDriver, with_pack: WebUI) -> None:
+    generate(page)
+    press(page, "likes", "#txt2img_gallery")
+    wait(page, lambda: value_of(page, LIST.format("likes")))
+    first = value_of(page, LIST.format("likes"))
+    fill(page, "#txt2img_seed input[type=number]", 5)
+    generate(page)
+    press(page, "dislikes", "#txt2img_gallery")
+    wait(page, lambda: value_of(page, LIST.format("dislikes")))
+    second = value_of(page, LIST.format("dislikes"))
+    open_page(page, with_pack.client.url)
+    wait(
+        page, lambda: (value_of(page, LIST.format("likes")), value_of(page, LIST.format("dislikes"))) == (first, second)
+    )
+    wait(page, lambda: "Switched off (1 like, 1 dislike" in text_of(page, "#fabric_txt2img_status"))
+    assert value_of(page, "#fabric_img2img_likes :is(textarea, input)") == ""
+    next(with_pack.data.rglob(f"{second}.png")).unlink()
+    open_page(page, with_pack.client.url)
+    wait(page, lambda: value_of(page, LIST.format("likes")) == first)
+    wait(page, lambda: f"disliked picture {second[:8]}… is not on this machine" in text_of(page, ".fabric-toast"))
+    assert value_of(page, LIST.format("dislikes")) == ""
+
+
+def test_the_full_screen_viewer_has_marks_of_the_shown_picture(page: WebDriver, with_pack: WebUI) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    before = len(with_pack.log())
+    fill(page, "#txt2img_batch_size input[type=number]", 2)
+    generate(page)
+    page_errors(page)
+    page.execute_script("document.querySelector('#txt2img_gallery .thumbnail-item.thumbnail-lg')?.click()")
+    wait(page, lambda: page.execute_script("return !!document.querySelector('.gradio-gallery > div > img')"))
+    page.execute_script("document.querySelector('.gradio-gallery > div > img[data-modded]').click()")
+    press(page, "likes", VIEWER)
+    wait(page, lambda: pressed(page, VIEWER) == ["likes"])
+    first = value_of(page, LIST.format("likes"))
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    viewer = page.find_element(By.CSS_SELECTOR, VIEWER)
+    viewer.send_keys(Keys.ARROW_RIGHT)
+    wait(page, lambda: pressed(page, VIEWER) == [])  # another picture
+    viewer.send_keys("d")
+    wait(page, lambda: pressed(page, VIEWER) == ["dislikes"])
+    viewer.send_keys("l")
+    wait(page, lambda: pressed(page, VIEWER) == ["likes"])
+    assert len(value_of(page, LIST.format("likes")).split()) == 2
+    assert value_of(page, LIST.format("dislikes")) == ""
+    viewer.send_keys("l")
+    wait(page, lambda: value_of(page, LIST.format("likes")) == first)
+    assert viewer.is_displayed()
+    viewer.send_keys(Keys.ESCAPE)
+    wait(page, lambda: not viewer.is_displayed())
+    wait(page, lambda: pressed(page, "#txt2img_gallery"))
+    assert page_errors(page) == []
     assert with_pack.errors(before) == []
 
 
