@@ -213,9 +213,10 @@ def test_a_job_inside_a_job_gives_the_loras_back(host: Running, monkeypatch: pyt
 
 
 def fabric(**request: Any) -> dict[str, list[Any]]:
-    from tests.fabric.test_in_the_host import LIKE
+    from standalone.api.codec import encode_image
 
-    return {"fabric": [{"enabled": True, "likes": [LIKE], "end": 1.0, **request}]}
+    like = encode_image(Image.new("RGB", (64, 64), (30, 200, 40)))
+    return {"fabric": [{"enabled": True, "likes": [like], "end": 1.0, **request}]}
 
 
 def test_fabric_never_has_the_features_of_another_lora(host: Running) -> None:
