@@ -2,5 +2,18 @@
 
 from lib_methods.denoiser.call import DenoiserCall, Hook, Role, Row, Sampling, Unsupported
 from lib_methods.denoiser.guidance import Guidance, Guide
+from lib_methods.denoiser.rows import Needs, Plan, RowPlanner
 
-__all__ = ["DenoiserCall", "Guidance", "Guide", "Hook", "Role", "Row", "Sampling", "Unsupported"]
+__all__ = [
+    "DenoiserCall",
+    "Guidance",
+    "Guide",
+    "Hook",
+    "Needs",
+    "Plan",
+    "Role",
+    "Row",
+    "RowPlanner",
+    "Sampling",
+    "Unsupported",
+]

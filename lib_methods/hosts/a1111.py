@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.attention import without_overrides
-from lib_methods.denoiser import Guide, Hook, Unsupported
+from lib_methods.denoiser import Guide, Hook, RowPlanner, Unsupported
+from lib_methods.hosts.a1111_rows import input_channels, sees_picture
 from lib_methods.hosts.a1111_seam import Seam
 
 _SEAM = "_steer_seam"
@@ -52,6 +53,24 @@ class A1111Sampling:
     @property
     def steps(self) -> int:
         return int(self._denoiser.steps or self.p.steps)
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        size = int(self.p.batch_size) if self._latent is None else len(self._latent)
+        return int(getattr(self.p, "iteration", 0)) * int(self.p.batch_size), size
+
+    @property
+    def takes_picture(self) -> bool:
+        return sees_picture(self.unet, self.latent_channels)
+
+    @property
+    def picture_scale(self) -> float:
+        return float(getattr(self.p.sd_model, "scale_factor", 1.0))
+
+    @property
+    def wants_scaled_picture(self) -> bool:
+        model = self.p.sd_model
+        return bool(getattr(model, "is_sdxl", False)) and getattr(model, "parameterization", "eps") == "v"
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +112,31 @@ class A1111Sampling:
         encoded = torch.cat(latents).to(self.device)
         return encoded if self._latent is None else encoded.to(self._latent.dtype)
 
+    def encode_picture(self, images: Tensor) -> Tensor:
+        from modules import devices
+
+        model = self.p.sd_model
+        with torch.no_grad():
+            modes = [_mode(model, image[None].to(devices.device, devices.dtype_vae)) for image in images]
+        return torch.cat(modes).float().to(self.device)
+
+    def own_picture(self) -> Tensor | None:
+        picture = getattr(self.p, "image_conditioning", None)  # the host's, for models that see one: the mode
+        if not isinstance(picture, Tensor) or picture.shape[1] != self.latent_channels:
+            return None
+        if tuple(picture.shape[2:]) != self.latent_size:  # "latent upscale": the host enlarges latents, so do we
+            picture = nn.functional.interpolate(picture.float(), size=self.latent_size, mode="bilinear")
+        return picture.to(self.device)
+
+    def first_pass_picture(self) -> Tensor:
+        from modules import devices
+
+        assert self._latent is not None
+        model = self.p.sd_model
+        with torch.no_grad():
+            drawn = [model.decode_first_stage(z[None].to(devices.dtype_vae)).float() for z in self._latent]
+        return self.encode_picture(torch.cat(drawn).clamp(-1, 1))
+
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         alphas = getattr(self._denoiser, "alphas", None)
         if alphas is None:  # k-diffusion: the model takes latents plus sigma times noise
@@ -112,6 +156,9 @@ class A1111Sampling:
 
     def add_guide(self, guide: Guide) -> None:
         self._seam.add_guide(guide)
+
+    def add_planner(self, planner: RowPlanner) -> None:
+        self._seam.set_planner(planner)
 
     def prepare(self) -> None:
         """Compute the empty prompt and the "no image" condition now, so that no other model is needed while the
@@ -142,8 +189,8 @@ class A1111Sampling:
         return {"c_crossattn": [_repeat(empty, count)], **concat}
 
     def _extra_channels(self) -> int:
-        described: Any = getattr(self.unet, "config", self.unet)  # diffusers keeps it in the config, ldm on the module
-        return int(getattr(described, "in_channels", self.latent_channels)) - self.latent_channels
+        channels = input_channels(self.unet)
+        return 0 if channels is None else channels - self.latent_channels
 
     def _concat(self, count: int, like: Tensor) -> Tensor:
         """What goes beside the latents of reference rows: nothing; for inpainting "repaint all of it"; for ip2p "no
@@ -162,6 +209,22 @@ class A1111Sampling:
             sides = [side * self.pixels_per_latent for side in self.latent_size]
             self._no_image = self.encode(torch.zeros(1, 3, *sides), [0])
         return self._no_image
+
+
+def _mode(model: Any, pixels: Tensor) -> Tensor:
+    """The mode of the autoencoder's posterior for pixels (1, 3, H, W), not scaled."""
+    encoded = model.encode_first_stage(pixels)
+    if not isinstance(encoded, Tensor):
+        return encoded.mode()
+    # SDXL: scaled already, and drawn from the posterior unless its autoencoder is told not to
+    regularization: Any = getattr(model.first_stage_model, "regularization", None)
+    if getattr(regularization, "sample", False):
+        regularization.sample = False
+        try:
+            encoded = model.encode_first_stage(pixels)
+        finally:
+            regularization.sample = True
+    return encoded / model.scale_factor
 
 
 def _repeat(conditioning: Tensor, count: int) -> Tensor:

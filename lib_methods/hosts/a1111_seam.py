@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Hook, Role, Row
+from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Hook, Role, Row, RowPlanner
+from lib_methods.hosts.a1111_rows import RowTakeover
 
 
 class A1111Call:
@@ -25,16 +26,21 @@ class A1111Call:
         self.rows, self.level = rows, level.detach().flatten()[:1]
         self.step = denoiser_step(denoiser)
         self.current_rows: tuple[Row, ...] = ()
+        self.coming: tuple[Row, ...] | None = None  # the next rows, where they are not the host's
         self.paused = False
         self.inputs: list[Tensor] = []
         self._done = 0
 
     def enter_unet(self, latents: Tensor) -> None:
         """The UNet starts on the next rows."""
-        if not self.paused:
-            self.current_rows = self.rows[self._done : self._done + len(latents)]
-            self._done += len(latents)
-            self.inputs.append(latents)
+        if self.paused:
+            return
+        self.inputs.append(latents)
+        if self.coming is not None:
+            self.current_rows, self.coming = self.coming, None
+            return
+        self.current_rows = self.rows[self._done : self._done + len(latents)]
+        self._done += len(latents)
 
     def leave_unet(self) -> None:
         """The UNet is done with its rows."""
@@ -64,22 +70,31 @@ class Seam:
         self.original = denoiser.forward
         self.hooks: dict[type, Hook] = {}
         self.guides: dict[type, Guide] = {}
+        self.planner: RowPlanner | None = None
         self.call: A1111Call | None = None
+        self.taken: RowTakeover | None = None
+        self._combines = False
         denoiser.forward = self.forward
 
     def forward(self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Any:
         call = A1111Call(self.denoiser, sigma, self._rows(cond, len(x)))
         unet = self.unet()
-        self.call = call
+        taken = None
+        if self.planner is not None:
+            taken = RowTakeover(self.planner, self.denoiser, self.unet, cond, bool(self.guides))
+            args, kwargs = (), taken.begin(call, args, kwargs, x)
+        self.call, self.taken = call, taken
         entering = unet.register_forward_pre_hook(lambda _, inputs: call.enter_unet(inputs[0]) if inputs else None)
         leaving = unet.register_forward_hook(lambda *_: call.leave_unet())
         try:
             with ExitStack() as stack:
                 for hook in self.hooks.values():
                     stack.enter_context(hook.around(call))
+                if taken is not None:
+                    stack.enter_context(taken.installed())
                 return self.original(x, sigma, uncond, cond, *args, **kwargs)
         finally:
-            self.call = None
+            self.call = self.taken = None
             entering.remove()
             leaving.remove()
 
@@ -92,27 +107,42 @@ class Seam:
             getattr(denoiser.p.sd_model, "cond_stage_key", None) == "edit" if getattr(denoiser, "p", None) else False
         )
         if edits and getattr(denoiser, "image_cfg_scale", None) not in (None, 1.0):
-            return (*rows, *uncond, *uncond)
+            return (*rows, *uncond, *(replace(row, without_picture=True) for row in uncond))
         return (*rows, *uncond)
 
     def add_guide(self, guide: Guide) -> None:
         """Have the guide asked between the host's combination of the rows and its blending of a mask."""
-        if not self.guides:  # on the object, once; whatever stood there goes on doing its part
+        self._stand_between()
+        self.guides[type(guide)] = guide
+
+    def set_planner(self, planner: RowPlanner) -> None:
+        """Have the planner asked for the rows of every call."""
+        self._stand_between()
+        self.planner = planner
+
+    def _stand_between(self) -> None:
+        if not self._combines:  # on the object, once; whatever stood there goes on doing its part
             denoiser = self.denoiser
             self._combine, denoiser.combine_denoised = denoiser.combine_denoised, self.combine
             self._combine_edit = denoiser.combine_denoised_for_edit_model
             denoiser.combine_denoised_for_edit_model = self.combine_edit
-        self.guides[type(guide)] = guide
+            self._combines = True
 
     def combine(self, x_out: Tensor, conds_list: Any, uncond: Any, cond_scale: float) -> Tensor:
         """In place of the host's `combine_denoised`: rows as `_rows` has them, `conds_list` their indices and weights
         under AND."""
+        dtype, image = x_out.dtype, None
+        if self.taken is not None:
+            x_out, cond_scale, image = self.taken.moved(x_out, cond_scale)
         guided = self._combine(x_out, conds_list, uncond, cond_scale)
+        if not self.guides:
+            return guided.to(dtype)
         base = x_out[-len(conds_list) :]
         parts = [sum((x_out[row] - base[i]) * weight for row, weight in conds) for i, conds in enumerate(conds_list)]
         direction = torch.stack(parts)
         firsts = [conds[0][0] for conds in conds_list]
-        return self._guided(firsts, base + direction, base, direction, cond_scale, guided)
+        cond = (base if image is None else image) + direction
+        return self._guided(firsts, cond, base, direction, cond_scale, guided).to(dtype)
 
     def combine_edit(self, x_out: Tensor, cond_scale: float) -> Tensor:
         """In place of the host's `combine_denoised_for_edit_model`, which has three rows for a picture."""

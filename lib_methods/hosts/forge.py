@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.attention import without_overrides
-from lib_methods.denoiser import Guidance, Guide, Hook, Role, Row
+from lib_methods.denoiser import Guidance, Guide, Hook, Role, Row, RowPlanner, Unsupported
 from lib_methods.hosts.a1111 import A1111Sampling
 from lib_methods.hosts.a1111_seam import ask, denoiser_step
 
@@ -91,6 +91,11 @@ class ForgeSampling(A1111Sampling):
         options = self.p.sd_model.forge_objects.unet.model_options
         others = [f for f in options.get(_AFTER, []) if not isinstance(getattr(f, "__self__", None), _Wrapper)]
         options[_AFTER] = [*others, wrapper.after]  # a new list: the clone's options share the old one
+
+    def add_planner(self, planner: RowPlanner) -> None:
+        raise Unsupported(
+            "Forge's denoiser does not let a method choose its rows. Use AUTOMATIC1111's WebUI, or python run.py."
+        )
 
     def _own_wrapper(self) -> _Wrapper:
         wrapper = self._wrapper

@@ -1,0 +1,43 @@
+"""Bring a picture to the size of a pass."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from lib_methods.fabric.images import crop_to_fill
+
+FITS = ("crop", "pad", "stretch")
+
+
+def fit(image: Image.Image, width: int, height: int, how: str) -> Image.Image:
+    """The picture at `width` by `height` pixels, RGB.
+
+    how: "crop" keeps the aspect and cuts what stands over at two sides; "pad" keeps the aspect and repeats the border
+    pixels at two sides, so that no foreign colour is added; "stretch" keeps all and changes the aspect.
+    """
+    if how == "crop":
+        return crop_to_fill(image, width, height)
+    if width < 1 or height < 1:
+        raise ValueError("width and height have to be positive")
+    rgb = image.convert("RGB")
+    if how == "stretch":
+        return rgb.resize((width, height), Image.Resampling.LANCZOS)
+    if how != "pad":
+        raise ValueError(f"there is no way {how!r} to fit a picture")
+    scale = min(width / rgb.width, height / rgb.height)
+    inner = max(1, min(width, round(rgb.width * scale))), max(1, min(height, round(rgb.height * scale)))
+    small = rgb.resize(inner, Image.Resampling.LANCZOS)
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    padded = Image.new("RGB", (width, height))
+    padded.paste(small, (left, top))
+    bands = (
+        ((0, 0, 1, inner[1]), (0, top, left, top + inner[1])),
+        ((inner[0] - 1, 0, inner[0], inner[1]), (left + inner[0], top, width, top + inner[1])),
+        ((0, 0, inner[0], 1), (left, 0, left + inner[0], top)),
+        ((0, inner[1] - 1, inner[0], inner[1]), (left, top + inner[1], left + inner[0], height)),
+    )
+    for edge, place in bands:  # the picture touches two sides, so there are no corners to fill
+        size = place[2] - place[0], place[3] - place[1]
+        if size[0] > 0 and size[1] > 0:
+            padded.paste(small.crop(edge).resize(size, Image.Resampling.NEAREST), place[:2])
+    return padded

@@ -1,0 +1,32 @@
+"""The guidance of InstructPix2Pix (arXiv 2211.09800, equation 3), and the rows that it needs.
+
+`e = e(0, 0) + s_I [e(I, 0) - e(0, 0)] + s_T [e(I, T) - e(I, 0)]`: s_I is the image scale, how close to the picture, and
+s_T the text scale, how close to the instruction. It is linear in the predictions, so it holds for predictions of the
+noise and of the clean latent alike.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lib_methods.denoiser import Needs, Plan
+
+
+def base(image: Tensor, empty: Tensor, image_scale: float) -> Tensor:
+    """The sum without its last term: `e(0, 0) + s_I [e(I, 0) - e(0, 0)]`, tensors of one shape."""
+    return empty + image_scale * (image - empty)
+
+
+def plan(text_scale: float, image_scale: float, needs: Needs) -> Plan:
+    """The rows of one denoiser call, no more than the sum needs.
+
+    s_I = 1 cancels e(0, 0); s_T = s_I cancels e(I, 0); with both 1 the conditional prediction is the result. Under AND,
+    with weights that do not add up to 1, e(I, 0) cancels nowhere.
+    """
+    cancels = needs.sums_to_one and not needs.base and not needs.empty
+    return Plan(
+        text_scale=text_scale,
+        image_scale=image_scale,
+        with_picture=not (cancels and text_scale == image_scale),
+        without_picture=needs.empty or image_scale != 1.0,
+    )

@@ -1,0 +1,74 @@
+"""What the controls do when they are used, without the controls: values in, values out."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lib_methods.fabric.board import status_html
+from lib_methods.fabric.settings import SettingsError
+from lib_methods.fabric.store import ImageStore
+from lib_methods.image_cfg.request import parse_images, parse_request
+
+THUMBNAIL_SIDE = 192
+
+
+class PageHandlers:
+    """Event handlers of one tab. Keeps no state: that is in the page."""
+
+    def __init__(self, store: ImageStore, is_img2img: bool) -> None:
+        self.store, self.is_img2img = store, is_img2img
+
+    def receive(self, picture: Image.Image | None, image: str, enabled: bool) -> list[Any]:
+        """A picture was put into the upload box; returns that box (empty again), the picture's hash, whether the method
+        is on and the status line. A new picture takes the place of the one before and switches the method on."""
+        if picture is None:
+            return [None, image, enabled, self.status(enabled, image)]
+        try:
+            image = self.store.add(picture)
+        except SettingsError as error:
+            return [None, image, enabled, status_html(str(error), problem=True)]
+        return [None, image, True, self.status(True, image)]
+
+    def status(self, enabled: bool, *values: Any) -> str:
+        """The line about what will happen, from the values of `request.CONTROLS`."""
+        try:
+            settings = parse_request([True, *values], self.store)
+        except SettingsError as error:
+            return status_html(str(error), problem=True)
+        assert settings is not None  # as it is switched on above
+        text = settings.describe(self.is_img2img)
+        return status_html(text if enabled or not settings.images else f"Switched off ({text}).")
+
+    def preview(self, image: str) -> str:
+        """The pictures that will be edited, small, as HTML that every gradio version shows alike."""
+        try:
+            names = parse_images(image or "", None)
+        except SettingsError:
+            names = ()
+        return "".join(_figure(self.store, name) for name in names)
+
+
+def _figure(store: ImageStore, name: str) -> str:
+    try:
+        modified = (store.folder / f"{name}.png").stat().st_mtime_ns
+        url = _thumbnail(str(store.folder), name, modified)
+    except (OSError, SettingsError):
+        return f"<em>{html.escape(name[:8])}… is not on this machine</em>"
+    return f'<img src="{url}" alt="picture to edit" style="max-width: 100%; display: inline-block">'
+
+
+@lru_cache(maxsize=64)
+def _thumbnail(folder: str, name: str, modified: int) -> str:
+    """A small JPEG as data URL. `modified` is part of the key, so that a file that changed is read again."""
+    image = ImageStore(Path(folder)).load(name)
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,150 @@
+"""From what a page or an API call sends to `ImageCfgSettings`.
+
+The controls of the page arrive as a list in the order of `CONTROLS`. An API call may send the same list, or one dict of
+named fields in the first place, or both; then the named fields win. Pictures may be named by hash or sent along, and
+those sent along are kept in the image store.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from lib_methods.fabric.settings import SettingsError
+from lib_methods.fabric.store import ImageStore, is_image_id
+from lib_methods.image_cfg.settings import MAX_IMAGES, ImageCfgSettings
+
+TITLE = "InstructPix2Pix"
+CONTROLS = (
+    "enabled",
+    "image",
+    "image_scale",
+    "text_scale",
+    "fit",
+    "start",
+    "end",
+    "image_schedule",
+    "image_end_scale",
+    "text_schedule",
+    "text_end_scale",
+    "hires_source",
+    "hires_image_scale",
+    "hires_text_scale",
+    "latents",
+)
+"""The order of the page's controls and of positional API arguments. "image" holds one picture or several."""
+
+DEFAULTS = ImageCfgSettings()
+
+
+class RequestError(SettingsError):
+    """A request that cannot be understood; the message says which part and why in the user's words."""
+
+
+def parse_request(
+    arguments: Sequence[Any], store: ImageStore, *, overrides: Mapping[str, Any] | None = None
+) -> ImageCfgSettings | None:
+    """Read the arguments of one job; None where the method is switched off.
+
+    Args:
+        arguments: values in the order of `CONTROLS`; a dict in the first place holds named fields. None stands for the
+        default.
+        store: where pictures are looked up, and where those that were sent along are kept.
+        overrides: fields set from elsewhere (X/Y/Z plot); they win over everything.
+
+    Raises:
+        SettingsError: the sentence names the field. `StoreError` of the image store is one, too.
+    """
+    named = _named_fields(arguments)
+    enabled = named.pop("enabled", False)
+    if not isinstance(enabled, bool):
+        raise RequestError('"enabled" has to be true or false.')
+    if not enabled:
+        return None
+    named.update(overrides or {})
+    settings = settings_from_fields(named, store)
+    for name in settings.images:
+        if not store.exists(name):
+            raise RequestError(f"The picture {name[:8]}… is not on this machine. Send the picture itself.")
+    return settings
+
+
+def settings_from_fields(named: Mapping[str, Any], store: ImageStore | None = None) -> ImageCfgSettings:
+    """Settings from named fields with JSON values; fields left out or None keep their default."""
+    _refuse_unknown(named)
+    values = {name: value for name, value in named.items() if value is not None}
+    values["images"] = parse_images(values.pop("image", None), store)
+    return ImageCfgSettings(**values)
+
+
+def control_values(settings: ImageCfgSettings) -> dict[str, Any]:
+    """The value of every control but "enabled"."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {"image": " ".join(values.pop("images")), **values}
+
+
+def parse_images(value: Any, store: ImageStore | None) -> tuple[str, ...]:
+    """Hashes of pictures in any form in which they may come.
+
+    Args:
+        value: None, a line of hashes, or one picture or a list of pictures as hash, base64 text or data URL.
+        store: where pictures that come along are kept; with None only hashes are accepted.
+    """
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        words = value.split()
+        # one line of hashes; anything else is a single picture, whose base64 may have line breaks
+        value = words if all(map(is_image_id, words)) else [value]
+    if not isinstance(value, (list, tuple)):
+        raise RequestError('"image" has to be a picture (base64, a data URL or a hash), or a list of pictures.')
+    if len(value) > MAX_IMAGES:
+        raise RequestError(f'"image" holds {len(value)} pictures; at most {MAX_IMAGES} are possible.')
+    names = []
+    for position, item in enumerate(value, 1):
+        place = f"Picture {position} of {len(value)}" if len(value) > 1 else "The picture"
+        if not isinstance(item, str):
+            raise RequestError(f"{place} has to be text: base64, a data URL, or the hash of a stored one.")
+        if is_image_id(item.strip()):
+            names.append(item.strip())
+        elif store is None:
+            raise RequestError("A picture is named by its 64-digit hash here.")
+        else:
+            names.append(_kept(item, place, store))
+    return tuple(names)
+
+
+def _kept(item: str, place: str, store: ImageStore) -> str:
+    try:
+        return store.add(item)
+    except SettingsError as error:
+        raise type(error)(f"{place}: {error}") from None
+
+
+def _named_fields(arguments: Sequence[Any]) -> dict[str, Any]:
+    if isinstance(arguments, (str, bytes, Mapping)) or not isinstance(arguments, Sequence):
+        raise RequestError(
+            '"args" has to be a list: the values of the controls in order, or one object of named fields.'
+        )
+    if len(arguments) > len(CONTROLS):
+        raise RequestError(
+            f'"args" holds {len(arguments)} values; {TITLE} has {len(CONTROLS)} controls: {", ".join(CONTROLS)}.'
+        )
+    named = {name: value for name, value in zip(CONTROLS, arguments) if value is not None}
+    first = arguments[0] if arguments else None
+    if isinstance(first, Mapping):
+        _refuse_unknown(first)
+        named["enabled"] = True  # who sends fields wants them used; "enabled": false among them still wins
+        named.update({name: value for name, value in first.items() if value is not None})
+    return named
+
+
+def _refuse_unknown(named: Mapping[Any, Any]) -> None:
+    for name in named:
+        if name not in CONTROLS:
+            shown = str(name)[:40]
+            close = difflib.get_close_matches(shown, CONTROLS, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(CONTROLS)}."
+            raise RequestError(f'{TITLE} has no field "{shown}"; {hint}')

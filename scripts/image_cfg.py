@@ -1,0 +1,189 @@
+"""InstructPix2Pix in the WebUI: controls, infotext, arguments, life cycle. What it does is in lib_methods/image_cfg.
+
+API: `"alwayson_scripts": {"InstructPix2Pix": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or with
+one object of those names in the first place: `{"image": picture, "image_scale": 1.5, "text_scale": 7.5}`.
+
+What happens at bad input. A request that cannot be understood (unknown field, unreadable picture, path as hash) is
+answered with 422 by the API before the job starts; a job of the page runs without the method, and the sentence is shown
+in the page, under the picture and as "InstructPix2Pix error" in the infotext. So it is with a checkpoint that sees no
+picture, which is known only when the job runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from modules import paths, script_callbacks, scripts, ui_components
+
+from lib_methods.fabric.settings import SettingsError
+from lib_methods.fabric.store import ImageStore
+from lib_methods.image_cfg import infotext, page
+from lib_methods.image_cfg.fit import FITS
+from lib_methods.image_cfg.request import CONTROLS, DEFAULTS, TITLE, parse_request
+from lib_methods.image_cfg.schedules import SCHEDULES
+from lib_methods.image_cfg.settings import HIRES_SOURCES, LATENT_SCALES, MAX_IMAGE_SCALE, MAX_TEXT_SCALE
+from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn
+
+STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
+INTERNAL_ERROR = (
+    f"{TITLE} stopped at an internal error, and the picture was made without it. The console has the details."
+)
+SECOND_PASS = "The checkpoint of the second pass sees no picture; that pass was made as without the method."
+
+
+class ImageCfgScript(scripts.Script):
+    """Always visible, in txt2img and img2img. State of a job is on the job, state of a page is in the page."""
+
+    def title(self) -> str:
+        return TITLE
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        tab = "img2img" if is_img2img else "txt2img"
+        handlers = page.PageHandlers(STORE, is_img2img)
+        with hidden_row():
+            image = hidden_textbox("Picture", f"image_cfg_{tab}_image")
+        with ui_components.InputAccordion(False, label=TITLE, elem_id=f"image_cfg_{tab}") as enabled:
+            status = gr.HTML(handlers.status(False), elem_id=f"image_cfg_{tab}_status")
+            with gr.Row():
+                label = "Picture to edit" if not is_img2img else "Picture to edit, if not the tab's own"
+                upload = unsaved(gr.Image(type="pil", label=label, height=220, elem_id=f"image_cfg_{tab}_upload"))
+                preview = gr.HTML("", elem_id=f"image_cfg_{tab}_preview")
+            clear = gr.Button("Remove picture", size="sm")
+            with gr.Row():
+                image_scale = _scale("Image scale", DEFAULTS.image_scale, MAX_IMAGE_SCALE, "how close to the picture")
+                text_scale = _scale("Text scale", DEFAULTS.text_scale, MAX_TEXT_SCALE, "0: the CFG scale above")
+            fit = _choice("Fit", FITS, DEFAULTS.fit, "a picture of another aspect")
+            with gr.Accordion("More", open=False, elem_id=f"image_cfg_{tab}_more"):
+                with gr.Row():
+                    start = _scale("Start", DEFAULTS.start, 1.0, "share of the steps", 0.01)
+                    end = _scale("End", DEFAULTS.end, 1.0, "other steps are not guided, and faster", 0.01)
+                with gr.Row():
+                    image_schedule = _choice("Image schedule", SCHEDULES, DEFAULTS.image_schedule)
+                    image_end = _scale("Image scale at the end", DEFAULTS.image_end_scale, MAX_IMAGE_SCALE)
+                with gr.Row():
+                    text_schedule = _choice("Text schedule", SCHEDULES, DEFAULTS.text_schedule)
+                    text_end = _scale("Text scale at the end", DEFAULTS.text_end_scale, MAX_TEXT_SCALE)
+                hires_source = _choice(
+                    "In Hires.fix", HIRES_SOURCES, DEFAULTS.hires_source, "what the second pass sees"
+                )
+                with gr.Row():
+                    same = "0: as in the first pass"
+                    hires_image = _scale("Hires image scale", DEFAULTS.hires_image_scale, MAX_IMAGE_SCALE, same)
+                    hires_text = _scale("Hires text scale", DEFAULTS.hires_text_scale, MAX_TEXT_SCALE, same)
+                latents = _choice("Latents", LATENT_SCALES, DEFAULTS.latents, "scaled: CosXL-Edit and its like")
+        controls = [enabled, image, image_scale, text_scale, fit, start, end, image_schedule, image_end]
+        controls += [text_schedule, text_end, hires_source, hires_image, hires_text, latents]
+        assert len(controls) == len(CONTROLS)
+        listen(upload.change, handlers.receive, [upload, image, enabled], [upload, image, enabled, status])
+        listen(clear.click, lambda: "", [], [image])
+        listen(image.change, handlers.preview, [image], [preview])
+        for component in controls:
+            listen(component.change, handlers.status, controls, [status])
+        keys = infotext.paste_keys()
+        self.infotext_fields = list(zip(controls, keys))
+        self.paste_field_names = list(keys)
+        return controls
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        _forget(p)  # a job object may be used again (X/Y/Z plot, upscaling one picture of a batch)
+
+    def process(self, p: Any, *args: Any) -> None:
+        _forget(p)
+        try:
+            settings = parse_request(args, STORE, overrides=getattr(p, "image_cfg_axes", None))
+        except SettingsError as error:
+            _give_up(p, str(error))
+            return
+        if settings is None:
+            return
+        p.image_cfg_settings = settings
+        p.image_cfg_hosts_scale = getattr(p, "image_cfg_scale", None)  # the host's own, which rests meanwhile
+        p.image_cfg_scale = None
+        p.extra_generation_params.update(infotext.to_infotext(settings))
+        if not settings.images and not getattr(p, "init_images", None):
+            _tell(p, "There is no picture to edit, so the model draws from the words alone. Add one in the accordion.")
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        settings = getattr(p, "image_cfg_settings", None)
+        if settings is None:
+            return
+        from lib_methods import hosts  # here, so that the controls appear on hosts that sampling cannot be reached on
+        from lib_methods.denoiser import Unsupported
+        from lib_methods.image_cfg import apply
+
+        try:
+            sampling = hosts.sampling_of(p, kwargs.get("x"))
+            if sampling.is_hires and not sampling.takes_picture:
+                _tell(p, SECOND_PASS)
+                return
+            apply.attach(sampling, settings, STORE.load)
+        except (SettingsError, Unsupported) as error:
+            _give_up(p, str(error))
+        except Exception:
+            _give_up(p, INTERNAL_ERROR)
+            raise
+
+
+def _scale(label: str, value: float, maximum: float, info: str | None = None, step: float = 0.05) -> Any:
+    return gr.Slider(0.0, maximum, value=value, step=step, label=label, info=info)
+
+
+def _choice(label: str, choices: tuple[str, ...], value: str, info: str | None = None) -> Any:
+    return gr.Radio(list(choices), value=value, label=label, info=info)
+
+
+def _forget(p: Any) -> None:
+    if getattr(p, "image_cfg_settings", None) is not None:
+        p.image_cfg_scale = p.image_cfg_hosts_scale
+    p.image_cfg_settings = None
+    for key in (*infotext.KEYS.values(), infotext.ERROR_KEY):
+        p.extra_generation_params.pop(key, None)
+
+
+def _give_up(p: Any, sentence: str) -> None:
+    """The job goes on without the method, and says so everywhere."""
+    _forget(p)
+    p.extra_generation_params[infotext.ERROR_KEY] = sentence
+    _tell(p, sentence)
+
+
+def _tell(p: Any, sentence: str) -> None:
+    p.comment(f"{TITLE}: {sentence}")
+    if not getattr(p, "is_api", False):
+        warn(f"{TITLE}: {sentence}")
+
+
+def _add_axes() -> None:
+    """X/Y/Z plot, where the host has it. Its module is loaded by path, so it is found among the loaded scripts."""
+    grid = next((data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"), None)
+    if grid is None or any(axis.label.startswith(f"[{TITLE}]") for axis in grid.axis_options):
+        return
+
+    def setter(name: str) -> Any:
+        def apply(p: Any, value: float, values: Any) -> None:
+            # a new dict: cells share what they were copied from
+            p.image_cfg_axes = {**getattr(p, "image_cfg_axes", {}), name: value}
+
+        return apply
+
+    for name, label, top in (
+        ("image_scale", "Image scale", MAX_IMAGE_SCALE),
+        ("text_scale", "Text scale", MAX_TEXT_SCALE),
+    ):
+        title = f"[{TITLE}] {label}"
+        confirm = grid.confirm_range(0.0, top, title)
+        grid.axis_options.append(grid.AxisOption(title, float, setter(name), confirm=confirm))
+
+
+def _guard_api(demo: Any, app: Any) -> None:
+    guard_script(app, TITLE, lambda arguments: parse_request(arguments, STORE))
+
+
+script_callbacks.on_before_ui(_add_axes)
+script_callbacks.on_app_started(_guard_api)
