@@ -12,8 +12,11 @@ from modules.ui_components import FormRow
 from . import paste
 from .defaults import Defaults
 from .parts import (
+    QUICK,
     Fields,
     batch_column,
+    cfg_slider,
+    denoising_slider,
     output_panel,
     override_settings,
     sampler_row,
@@ -22,27 +25,23 @@ from .parts import (
     slider,
     toprow,
 )
-from .tab import QUICK, Tab
+from .tab import Tab
 
 RESIZE_MODES = ["Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)"]
 FILLS = ["fill", "original", "latent noise", "latent nothing"]
 HEIGHT = 360
 
 
+def _picture(label: str, elem_id: str, **options: Any) -> Any:
+    """A box for a picture of the user's."""
+    return gr.Image(label=label, elem_id=elem_id, type="pil", sources=["upload", "clipboard"], format="png", **options)
+
+
 def _sources(defaults: Defaults) -> tuple[Fields, Any, dict[str, Any]]:
     """The ways to give a picture: (controls, the tabs, each tab)."""
     with gr.Tabs(elem_id="mode_img2img") as tabs:
         with gr.Tab("img2img", id="img2img", elem_id="img2img_img2img_tab") as plain:
-            image = gr.Image(
-                label="Image for img2img",
-                elem_id="img2img_image",
-                show_label=False,
-                type="pil",
-                sources=["upload", "clipboard"],
-                image_mode="RGBA",
-                height=HEIGHT,
-                format="png",
-            )
+            image = _picture("Image for img2img", "img2img_image", show_label=False, image_mode="RGBA", height=HEIGHT)
         with gr.Tab("Inpaint", id="inpaint", elem_id="img2img_inpaint_tab") as inpaint:
             editor = gr.ImageEditor(
                 label="Image for inpainting with mask",
@@ -65,25 +64,9 @@ def _sources(defaults: Defaults) -> tuple[Fields, Any, dict[str, Any]]:
             )
         with gr.Tab("Inpaint upload", id="inpaint_upload", elem_id="img2img_inpaint_upload_tab") as upload:
             with FormRow():
-                base = gr.Image(
-                    label="Image",
-                    elem_id="img_inpaint_base",
-                    type="pil",
-                    sources=["upload", "clipboard"],
-                    height=HEIGHT - 80,
-                    format="png",
-                    min_width=120,
-                )
-                mask = gr.Image(
-                    label="Mask (white is drawn anew)",
-                    elem_id="img_inpaint_mask",
-                    type="pil",
-                    image_mode="RGBA",
-                    sources=["upload", "clipboard"],
-                    height=HEIGHT - 80,
-                    format="png",
-                    min_width=120,
-                )
+                small: dict[str, Any] = {"height": HEIGHT - 80, "min_width": 120}
+                base = _picture("Image", "img_inpaint_base", **small)
+                mask = _picture("Mask (white is drawn anew)", "img_inpaint_mask", image_mode="RGBA", **small)
     mode = gr.Textbox(value="img2img", visible=False, label="mode")
     fields = {"mode": mode, "image": image, "editor": editor, "base_image": base, "mask_image": mask}
     return fields, tabs, {"img2img": plain, "inpaint": inpaint, "inpaint_upload": upload}
@@ -92,9 +75,7 @@ def _sources(defaults: Defaults) -> tuple[Fields, Any, dict[str, Any]]:
 def _inpaint_controls() -> tuple[Fields, Any]:
     with gr.Group(elem_id="inpaint_controls", visible=False) as group:
         with FormRow():
-            blur = slider(
-                label="Mask blur", minimum=0, maximum=64, step=1, value=4, elem_id="img2img_mask_blur", min_width=120
-            )
+            blur = slider("Mask blur", "img2img_mask_blur", 4, 0, 64, 1)
             invert = gr.Radio(
                 label="Mask mode",
                 choices=["Inpaint masked", "Inpaint not masked"],
@@ -121,15 +102,7 @@ def _inpaint_controls() -> tuple[Fields, Any]:
                 elem_id="img2img_inpaint_full_res",
                 min_width=120,
             )
-            padding = slider(
-                label="Only masked padding, pixels",
-                minimum=0,
-                maximum=256,
-                step=4,
-                value=32,
-                elem_id="img2img_inpaint_full_res_padding",
-                min_width=120,
-            )
+            padding = slider("Only masked padding, pixels", "img2img_inpaint_full_res_padding", 32, 0, 256, 4)
     return {
         "mask_blur": blur,
         "inpainting_mask_invert": invert,
@@ -148,9 +121,7 @@ def _size(defaults: Defaults) -> Fields:
                     with FormRow():
                         fields = size_columns("img2img", defaults)
                 with gr.Tab("Resize by", id="by", elem_id="img2img_tab_resize_by") as by:
-                    scale_by = slider(
-                        minimum=0.05, maximum=4.0, step=0.05, label="Scale", value=1.0, elem_id="img2img_scale"
-                    )
+                    scale_by = slider("Scale", "img2img_scale", 1.0, 0.05, 4.0, 0.05)
         fields |= batch_column("img2img")
     to.select(fn=lambda: "to", outputs=[resize_tab], **QUICK)
     by.select(fn=lambda: "by", outputs=[resize_tab], **QUICK)
@@ -182,34 +153,11 @@ def build(defaults: Defaults) -> Tab:
             fields |= _size(defaults)
             section("dimensions")
             with FormRow():
-                fields["cfg_scale"] = slider(
-                    minimum=1.0,
-                    maximum=30.0,
-                    step=0.5,
-                    label="CFG Scale",
-                    value=defaults.cfg_scale,
-                    elem_id="img2img_cfg_scale",
-                    min_width=120,
-                )
-                fields["denoising_strength"] = slider(
-                    minimum=0.0,
-                    maximum=1.0,
-                    step=0.01,
-                    label="Denoising strength",
-                    value=0.75,
-                    elem_id="img2img_denoising_strength",
-                    min_width=120,
-                )
+                fields["cfg_scale"] = cfg_slider("img2img", defaults)
+                fields["denoising_strength"] = denoising_slider("img2img", 0.75)
                 edit = getattr(shared.sd_model, "cond_stage_key", "txt") == "edit"
                 fields["image_cfg_scale"] = slider(
-                    minimum=0,
-                    maximum=3.0,
-                    step=0.05,
-                    label="Image CFG Scale",
-                    value=1.5,
-                    elem_id="img2img_image_cfg_scale",
-                    visible=edit,
-                    min_width=120,
+                    "Image CFG Scale", "img2img_image_cfg_scale", 1.5, 0.0, 3.0, 0.05, visible=edit
                 )
             section("cfg")
             section("checkboxes")

@@ -18,8 +18,9 @@ from standalone.api.routes import in_turn
 from standalone.engine.job import JobQueue
 
 from . import defaults, img2img, paste, pnginfo, settings_tab, txt2img
+from .parts import QUICK
 from .results import infotext_of
-from .tab import QUICK, Tab
+from .tab import Tab
 
 TITLE = "Steer"
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "Cantarell", "Noto Sans", "sans-serif")
@@ -186,11 +187,11 @@ def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
 
 
 def _sent(picture: Image.Image, words: str, mode: str, fields: Sequence[paste.Field]) -> list[Any]:
-    params = paste.parse(words) if words else {}
+    params = paste.sendable(words)
     value: Any = picture
     if mode == "inpaint":
         value = {"background": picture, "layers": [], "composite": picture}
-    size = {"Size-1": picture.width, "Size-2": picture.height} if picture is not None else {}
+    size = {"Size-1": picture.width, "Size-2": picture.height} if picture is not None and shared.opts.send_size else {}
     head = [value, mode, gr.update(visible=mode != "img2img")]
     return [*head, *paste.updates({**params, **size}, fields)]
 
@@ -217,7 +218,7 @@ def _send_text(fields: Sequence[paste.Field]) -> Callable[[str, int | None], lis
         if not words:
             gr.Info("There is no infotext to send.")
             return [gr.update() for _ in fields]
-        return paste.updates(paste.parse(words), fields)
+        return paste.updates(paste.sendable(words), fields)
 
     return send
 

@@ -15,6 +15,9 @@ from .defaults import Defaults
 PASTE, CLEAR, RANDOM, REUSE, SWITCH = "\u2199\ufe0f", "\U0001f5d1\ufe0f", "\U0001f3b2\ufe0f", "\u267b\ufe0f", "\u21c5"
 KEYS = "Ctrl+Enter generates, Alt+Enter skips, Esc interrupts"
 
+QUICK: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+"""Options of events that are answered at once, beside the queue of jobs."""
+
 Fields = dict[str, Any]
 """Controls by the name of the request's field that they set, in the order in which their values are handed over."""
 
@@ -47,9 +50,21 @@ class OutputPanel:
         return [self.gallery, self.generation_info, self.infotext, self.log]
 
 
-def slider(**options: Any) -> Any:
-    """A slider without the button that sets it back: there is no room for it."""
-    return gr.Slider(buttons=[], **options)
+def slider(label: str, elem_id: str, value: float, low: float, high: float, step: float, **options: Any) -> Any:
+    """A narrow slider from `low` to `high`, without the button that sets it back: there is no room for it."""
+    return gr.Slider(
+        low, high, value=value, step=step, label=label, elem_id=elem_id, buttons=[], **{"min_width": 120, **options}
+    )
+
+
+def cfg_slider(tab: str, defaults: Defaults) -> Any:
+    """CFG scale."""
+    return slider("CFG Scale", f"{tab}_cfg_scale", defaults.cfg_scale, 1.0, 30.0, 0.5)
+
+
+def denoising_slider(tab: str, value: float) -> Any:
+    """Denoising strength of img2img, or of the second pass of Hires. fix."""
+    return slider("Denoising strength", f"{tab}_denoising_strength", value, 0.0, 1.0, 0.01)
 
 
 def toprow(tab: str, defaults: Defaults) -> Toprow:
@@ -88,9 +103,7 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
                 paste = ToolButton(value=PASTE, elem_id="paste" if tab == "txt2img" else f"{tab}_paste")
                 clear = ToolButton(value=CLEAR, elem_id=f"{tab}_clear_prompt")
     task_id = gr.Textbox(visible="hidden", elem_id=f"{tab}_task_id", label="task")
-    clear.click(
-        fn=lambda: ("", ""), outputs=[prompt, negative], show_progress="hidden", queue=False, api_visibility="private"
-    )
+    clear.click(fn=lambda: ("", ""), outputs=[prompt, negative], **QUICK)
     return Toprow(prompt, negative, submit, paste, task_id)
 
 
@@ -111,43 +124,26 @@ def sampler_row(tab: str, defaults: Defaults) -> Fields:
             choices=[item.label for item in sd_schedulers.schedulers],
             value=defaults.scheduler,
         )
-        steps = slider(
-            minimum=1,
-            maximum=150,
-            step=1,
-            label="Sampling steps",
-            elem_id=f"{tab}_steps",
-            value=defaults.steps,
-            min_width=160,
-        )
+        steps = slider("Sampling steps", f"{tab}_steps", defaults.steps, 1, 150, 1, min_width=160)
     return {"sampler_name": sampler, "scheduler": scheduler, "steps": steps}
 
 
 def size_columns(tab: str, defaults: Defaults) -> Fields:
     """Width and height, with the button that swaps them."""
     with gr.Column(elem_id=f"{tab}_column_size", scale=4, min_width=220):
-        width = slider(minimum=64, maximum=2048, step=8, label="Width", value=defaults.width, elem_id=f"{tab}_width")
-        height = slider(
-            minimum=64, maximum=2048, step=8, label="Height", value=defaults.height, elem_id=f"{tab}_height"
-        )
+        width = slider("Width", f"{tab}_width", defaults.width, 64, 2048, 8)
+        height = slider("Height", f"{tab}_height", defaults.height, 64, 2048, 8)
     with gr.Column(elem_id=f"{tab}_dimensions_row", scale=0, min_width=40, elem_classes="dimensions-tools"):
         switch = ToolButton(value=SWITCH, elem_id=f"{tab}_res_switch_btn")
-    switch.click(
-        fn=lambda w, h: (h, w),
-        inputs=[width, height],
-        outputs=[width, height],
-        show_progress="hidden",
-        queue=False,
-        api_visibility="private",
-    )
+    switch.click(fn=lambda w, h: (h, w), inputs=[width, height], outputs=[width, height], **QUICK)
     return {"width": width, "height": height}
 
 
 def batch_column(tab: str) -> Fields:
     """Batch count and batch size."""
     with gr.Column(elem_id=f"{tab}_column_batch", scale=3, min_width=180):
-        count = slider(minimum=1, maximum=100, step=1, label="Batch count", value=1, elem_id=f"{tab}_batch_count")
-        size = slider(minimum=1, maximum=8, step=1, label="Batch size", value=1, elem_id=f"{tab}_batch_size")
+        count = slider("Batch count", f"{tab}_batch_count", 1, 1, 100, 1)
+        size = slider("Batch size", f"{tab}_batch_size", 1, 1, 8, 1)
     return {"n_iter": count, "batch_size": size}
 
 
@@ -160,13 +156,10 @@ def seed_row(tab: str, generation_info: Any, selected: Any) -> Fields:
         extra = gr.Checkbox(label="Extra", elem_id=f"{tab}_subseed_show", value=False, min_width=80, scale=1)
     with FormRow(visible=False, elem_id=f"{tab}_subseed_row") as extra_row:
         subseed = gr.Number(label="Variation seed", value=-1, elem_id=f"{tab}_subseed", precision=0, min_width=140)
-        strength = slider(
-            label="Variation strength", value=0.0, minimum=0, maximum=1, step=0.01, elem_id=f"{tab}_subseed_strength"
-        )
-    quick: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-    random.click(fn=lambda: -1, outputs=[seed], **quick)
-    reuse.click(fn=seed_of_image, inputs=[generation_info, selected], outputs=[seed], **quick)
-    extra.change(fn=lambda shown: gr.update(visible=shown), inputs=[extra], outputs=[extra_row], **quick)
+        strength = slider("Variation strength", f"{tab}_subseed_strength", 0.0, 0.0, 1.0, 0.01)
+    random.click(fn=lambda: -1, outputs=[seed], **QUICK)
+    reuse.click(fn=seed_of_image, inputs=[generation_info, selected], outputs=[seed], **QUICK)
+    extra.change(fn=lambda shown: gr.update(visible=shown), inputs=[extra], outputs=[extra_row], **QUICK)
     return {"seed": seed, "subseed": subseed, "subseed_strength": strength}
 
 
@@ -198,9 +191,7 @@ def override_settings(tab: str) -> Any:
         fn=lambda chosen: gr.update(visible=bool(chosen)),
         inputs=[dropdown],
         outputs=[dropdown],
-        show_progress="hidden",
-        queue=False,
-        api_visibility="private",
+        **QUICK,
     )
     return dropdown
 

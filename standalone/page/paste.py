@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from modules import infotext_utils, script_callbacks
+from modules import infotext_utils, script_callbacks, shared
 
 Source = str | Callable[[Mapping[str, Any]], Any]
 Field = tuple[Any, Source]
@@ -50,6 +50,14 @@ def parse(infotext: str) -> dict[str, Any]:
     params: dict[str, Any] = infotext_utils.parse_generation_parameters(infotext)
     script_callbacks.infotext_pasted_callback(infotext, params)
     return params
+
+
+def sendable(infotext: str) -> dict[str, Any]:
+    """What "Send to" takes over of an infotext, by the settings "send_seed" and "send_size"."""
+    params = parse(infotext) if infotext else {}
+    kept_back = [] if shared.opts.send_seed else ["Seed"]
+    kept_back += [] if shared.opts.send_size else ["Size-1", "Size-2"]
+    return {key: value for key, value in params.items() if key not in kept_back}
 
 
 def updates(params: Mapping[str, Any], fields: Sequence[Field]) -> list[Any]:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from modules import images
 
+from .parts import QUICK
 from .results import as_html
-from .tab import QUICK
 
 
 def describe(path: str | None) -> tuple[str, str, Any]:

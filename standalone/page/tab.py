@@ -11,11 +11,9 @@ import gradio as gr
 from standalone.engine.job import JobQueue
 
 from .generate import make_handler
-from .parts import Fields, OutputPanel, Toprow
+from .parts import QUICK, Fields, OutputPanel, Toprow
 from .paste import Field, make_paste
 from .results import as_html, infotext_of
-
-QUICK: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 
 
 @dataclass

@@ -14,6 +14,8 @@ from .defaults import Defaults
 from .parts import (
     Fields,
     batch_column,
+    cfg_slider,
+    denoising_slider,
     output_panel,
     override_settings,
     sampler_row,
@@ -23,6 +25,11 @@ from .parts import (
     toprow,
 )
 from .tab import Tab
+
+
+def _prompt(label: str, elem_id: str) -> Any:
+    """A prompt of the second pass."""
+    return gr.Textbox(label=label, elem_id=elem_id, lines=2, min_width=120, placeholder="Empty: as in the first pass")
 
 
 def _hires(section: Any) -> Fields:
@@ -38,52 +45,12 @@ def _hires(section: Any) -> Fields:
                     value=shared.latent_upscale_default_mode,
                     min_width=120,
                 )
-                steps = slider(
-                    minimum=0,
-                    maximum=150,
-                    step=1,
-                    label="Hires steps",
-                    value=0,
-                    elem_id="txt2img_hires_steps",
-                    min_width=120,
-                )
-                strength = slider(
-                    minimum=0.0,
-                    maximum=1.0,
-                    step=0.01,
-                    label="Denoising strength",
-                    value=0.7,
-                    elem_id="txt2img_denoising_strength",
-                    min_width=120,
-                )
+                steps = slider("Hires steps", "txt2img_hires_steps", 0, 0, 150, 1)
+                strength = denoising_slider("txt2img", 0.7)
             with FormRow(elem_id="txt2img_hires_fix_row2"):
-                scale = slider(
-                    minimum=1.0,
-                    maximum=4.0,
-                    step=0.05,
-                    label="Upscale by",
-                    value=2.0,
-                    elem_id="txt2img_hr_scale",
-                    min_width=120,
-                )
-                resize_x = slider(
-                    minimum=0,
-                    maximum=2048,
-                    step=8,
-                    label="Resize width to",
-                    value=0,
-                    elem_id="txt2img_hr_resize_x",
-                    min_width=120,
-                )
-                resize_y = slider(
-                    minimum=0,
-                    maximum=2048,
-                    step=8,
-                    label="Resize height to",
-                    value=0,
-                    elem_id="txt2img_hr_resize_y",
-                    min_width=120,
-                )
+                scale = slider("Upscale by", "txt2img_hr_scale", 2.0, 1.0, 4.0, 0.05)
+                resize_x = slider("Resize width to", "txt2img_hr_resize_x", 0, 0, 2048, 8)
+                resize_y = slider("Resize height to", "txt2img_hr_resize_y", 0, 0, 2048, 8)
             with FormRow(elem_id="txt2img_hires_fix_row3"):
                 sampler = gr.Dropdown(
                     label="Hires sampling method",
@@ -100,20 +67,8 @@ def _hires(section: Any) -> Fields:
                     min_width=120,
                 )
             with FormRow(elem_id="txt2img_hires_fix_row4"):
-                prompt = gr.Textbox(
-                    label="Hires prompt",
-                    elem_id="hires_prompt",
-                    lines=2,
-                    min_width=120,
-                    placeholder="Empty: as in the first pass",
-                )
-                negative = gr.Textbox(
-                    label="Hires negative prompt",
-                    elem_id="hires_neg_prompt",
-                    lines=2,
-                    min_width=120,
-                    placeholder="Empty: as in the first pass",
-                )
+                prompt = _prompt("Hires prompt", "hires_prompt")
+                negative = _prompt("Hires negative prompt", "hires_neg_prompt")
         section("accordions")
     return {
         "enable_hr": enable,
@@ -147,14 +102,7 @@ def build(defaults: Defaults) -> Tab:
                 fields |= size_columns("txt2img", defaults)
                 fields |= batch_column("txt2img")
             section("dimensions")
-            fields["cfg_scale"] = slider(
-                minimum=1.0,
-                maximum=30.0,
-                step=0.5,
-                label="CFG Scale",
-                value=defaults.cfg_scale,
-                elem_id="txt2img_cfg_scale",
-            )
+            fields["cfg_scale"] = cfg_slider("txt2img", defaults)
             section("cfg")
             section("checkboxes")
             fields |= seed_row("txt2img", panel.generation_info, panel.selected)

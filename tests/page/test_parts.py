@@ -187,3 +187,18 @@ def test_settings_with_folders_of_the_server_have_no_control():
     shown = [key for key, info in shared.opts.data_labels.items() if settings_tab.is_shown(key, info)]
     assert "CLIP_stop_at_last_layers" in shown
     assert not any(key.startswith("outdir_") for key in shown)
+
+
+def test_seed_and_size_are_sent_as_the_settings_say(monkeypatch: pytest.MonkeyPatch):
+    from modules import shared
+
+    infotext = "a cat\nSteps: 4, Sampler: Euler, CFG scale: 3, Seed: 9, Size: 64x96"
+    opts = SimpleNamespace(send_seed=True, send_size=True)
+    monkeypatch.setattr(shared, "opts", opts)
+    monkeypatch.setattr(paste, "parse", lambda text: {"Prompt": "a cat", "Seed": "9", "Size-1": "64", "Size-2": "96"})
+    assert set(paste.sendable(infotext)) == {"Prompt", "Seed", "Size-1", "Size-2"}
+    opts.send_seed = False
+    assert set(paste.sendable(infotext)) == {"Prompt", "Size-1", "Size-2"}
+    opts.send_size = False
+    assert paste.sendable(infotext) == {"Prompt": "a cat"}
+    assert paste.sendable("") == {}
