@@ -19,6 +19,7 @@ from .geometry import VAE_PREFIX, ModelGeometry, TextGeometry, read_geometry
 from .model import StableDiffusionModel, alpha_schedule
 from .text import TextEncoder
 from .tokenizer import VOCABULARY_SIZE
+from .weights import fill, match_text_names, modern_vae_key, open_clip_state
 
 Progress = Callable[[str], None]
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
@@ -75,10 +76,10 @@ def _load_single_file(path: Path, dtype: torch.dtype, say: Progress) -> StableDi
     geometry = read_geometry(state, config)
     say(f"Building the {geometry.family.upper()} model")
     unet = UNet2DConditionModel(**geometry.unet)
-    _fill(unet, convert_ldm_unet_checkpoint(dict(state), {**geometry.unet, "class_embed_type": None}), "UNet")
+    fill(unet, convert_ldm_unet_checkpoint(dict(state), {**geometry.unet, "class_embed_type": None}), "UNet")
     vae = AutoencoderKL(**geometry.vae)
     vae_state = {key: value for key, value in state.items() if key.startswith(VAE_PREFIX)}
-    _fill(vae, convert_ldm_vae_checkpoint(vae_state, geometry.vae), "VAE")
+    fill(vae, convert_ldm_vae_checkpoint(vae_state, geometry.vae), "VAE")
     encoders = [_text_encoder(text, state, geometry.family) for text in geometry.text]
     if geometry.parameterization == "unknown":
         geometry.parameterization = "v" if predicts_v(unet) else "eps"
@@ -104,20 +105,6 @@ def _assemble(
         parameterization=geometry.parameterization,
         alphas_cumprod=alpha_schedule(geometry.linear_start, geometry.linear_end, geometry.timesteps),
     )
-
-
-def _fill(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
-    """Loads `state` into `module`: every weight must be there and fit, others are ignored."""
-    wanted = module.state_dict()
-    missing = [key for key in wanted if key not in state]
-    wrong = [key for key in wanted if key in state and wanted[key].shape != state[key].shape]
-    if missing or wrong:
-        example = (missing or wrong)[0]
-        raise CheckpointError(
-            f"The {what} of this checkpoint does not fit: {len(missing)} weights are missing and {len(wrong)} have "
-            f"another size (for example '{example}')."
-        )
-    module.load_state_dict({key: state[key] for key in wanted})
 
 
 def predicts_v(unet: UNet2DConditionModel) -> bool:
@@ -167,55 +154,8 @@ def _text_encoder(text: TextGeometry, state: Mapping[str, torch.Tensor], family:
             raise CheckpointError("The second text encoder of this SDXL checkpoint has no text_projection.")
         transformer = CLIPTextModelWithProjection(_text_config(text, text.layers))
         weights, role = open_clip_state(state, text.prefix), {"pad": 0, "layer": "penultimate", "pooled": True}
-    _fill(transformer, match_text_names(transformer, weights), "text encoder")
+    fill(transformer, match_text_names(transformer, weights), "text encoder")
     return TextEncoder(transformer, **role)
-
-
-def match_text_names(transformer: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames text weights, given without the infix `text_model.`, to what this version of transformers calls them."""
-    infix = "text_model." if hasattr(transformer, "text_model") else ""
-    return {key if key.startswith("text_projection") else infix + key: value for key, value in weights.items()}
-
-
-_OPEN_CLIP_NAMES = {
-    "token_embedding.weight": "embeddings.token_embedding.weight",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "ln_final.weight": "final_layer_norm.weight",
-    "ln_final.bias": "final_layer_norm.bias",
-}
-_OPEN_CLIP_PARTS = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-    "attn.out_proj": "self_attn.out_proj",
-}
-
-
-def open_clip_state(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """OpenCLIP's text weights in transformers' names, without the infix `text_model.`.
-
-    diffusers has such a function, too, but with the sizes and the number of layers of the published models built in.
-    """
-    out: dict[str, torch.Tensor] = {}
-    for key, value in state.items():
-        if not key.startswith(prefix):
-            continue
-        name = key[len(prefix) :]
-        if name in _OPEN_CLIP_NAMES:
-            out[_OPEN_CLIP_NAMES[name]] = value
-        elif name == "text_projection":
-            out["text_projection.weight"] = value.T.contiguous()
-        elif name.startswith("transformer.resblocks."):
-            number, part = name[len("transformer.resblocks.") :].split(".", 1)
-            layer = f"encoder.layers.{number}."
-            if part.startswith("attn.in_proj_"):
-                for letter, third in zip("qkv", value.chunk(3, dim=0)):
-                    out[f"{layer}self_attn.{letter}_proj.{part[len('attn.in_proj_') :]}"] = third.contiguous()
-            else:
-                stem, kind = part.rsplit(".", 1)
-                out[f"{layer}{_OPEN_CLIP_PARTS.get(stem, stem)}.{kind}"] = value
-    return out
 
 
 # -- diffusers folders
@@ -254,17 +194,9 @@ def _folder_part(folder: Path, build: Callable[[dict[str, Any]], nn.Module], ste
     if isinstance(module, (CLIPTextModel, CLIPTextModelWithProjection)):
         weights = match_text_names(module, {key.removeprefix("text_model."): v for key, v in weights.items()})
     elif isinstance(module, AutoencoderKL):
-        weights = {_modern_vae_key(key): value for key, value in weights.items()}
-    _fill(module, weights, what)
+        weights = {modern_vae_key(key): value for key, value in weights.items()}
+    fill(module, weights, what)
     return module
-
-
-def _modern_vae_key(key: str) -> str:
-    """Older folders call the parts of the VAE's attention query, key, value and proj_attn."""
-    for old, new in (("query.", "to_q."), ("key.", "to_k."), ("value.", "to_v."), ("proj_attn.", "to_out.0.")):
-        if "attentions" in key:
-            key = key.replace("." + old, "." + new)
-    return key
 
 
 def _load_folder(path: Path, dtype: torch.dtype, say: Progress) -> StableDiffusionModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modules.processing_base import Processed, StableDiffusionProcessing
+from modules.processing_base import StableDiffusionProcessing
 from modules.processing_img2img import StableDiffusionProcessingImg2Img
 from modules.processing_infotext import create_infotext, program_version
 from modules.processing_latents import (
@@ -17,6 +17,7 @@ from modules.processing_latents import (
     opt_f,
     txt2img_image_conditioning,
 )
+from modules.processing_result import Processed
 from modules.processing_run import process_images, process_images_inner
 from modules.processing_txt2img import StableDiffusionProcessingTxt2Img
 from modules.rng import slerp

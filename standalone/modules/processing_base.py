@@ -1,10 +1,9 @@
-"""What txt2img and img2img share: the request, its prompts, seeds and conditioning, and the result."""
+"""What txt2img and img2img share: prompts, seeds and conditioning of a job."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,102 +11,19 @@ import torch
 
 from modules import extra_networks, prompt_parser, sd_samplers, shared
 from modules.extra_networks_lora import networks_key
-from modules.processing_infotext import create_infotext, program_version
+from modules.processing_fields import ProcessingFields
 from modules.processing_latents import txt2img_image_conditioning
 from modules.shared import opts, state
 from standalone.engine.errors import UserError
 
-UNSET: Any = None  # for fields that are filled in before anyone reads them
-
 
 @dataclass(repr=False)
-class StableDiffusionProcessing:
+class StableDiffusionProcessing(ProcessingFields):
     """One job, as scripts see it: `p`."""
-
-    sd_model: Any = None
-    outpath_samples: str | None = None
-    outpath_grids: str | None = None
-    prompt: Any = ""
-    prompt_for_display: str | None = None
-    negative_prompt: Any = ""
-    styles: list[str] = UNSET
-    seed: Any = -1
-    subseed: Any = -1
-    subseed_strength: float = 0
-    seed_resize_from_h: int = -1
-    seed_resize_from_w: int = -1
-    seed_enable_extras: bool = True
-    sampler_name: str | None = None
-    scheduler: str | None = None
-    batch_size: int = 1
-    n_iter: int = 1
-    steps: int = 50
-    cfg_scale: float = 7.0
-    width: int = 512
-    height: int = 512
-    restore_faces: bool | None = None
-    tiling: bool | None = None
-    do_not_save_samples: bool = False
-    do_not_save_grid: bool = False
-    extra_generation_params: dict[str, Any] = UNSET
-    overlay_images: list[Any] | None = None
-    eta: float | None = None
-    do_not_reload_embeddings: bool = False
-    denoising_strength: float | None = UNSET
-    ddim_discretize: str | None = None
-    s_min_uncond: float | None = None
-    s_churn: float | None = None
-    s_tmax: float | None = None
-    s_tmin: float | None = None
-    s_noise: float | None = None
-    override_settings: dict[str, Any] = UNSET
-    override_settings_restore_afterwards: bool = True
-    sampler_index: int | None = None
-    refiner_checkpoint: str | None = None
-    refiner_switch_at: float | None = None
-    token_merging_ratio = 0
-    token_merging_ratio_hr = 0
-    disable_extra_networks: bool = False
-    firstpass_image: Any = None
-
-    scripts_value: Any = field(default=None, init=False)
-    script_args_value: Any = field(default=None, init=False)
-    scripts_setup_complete: bool = field(default=False, init=False)
 
     # the conditioning of the last job, kept on the class: [what it was made from, the result]
     cached_uc = [None, None]
     cached_c = [None, None]
-
-    comments: dict[str, int] = UNSET
-    sampler: Any = field(default=None, init=False)
-    is_using_inpainting_conditioning: bool = field(default=False, init=False)
-    paste_to: tuple[int, int, int, int] | None = field(default=None, init=False)
-    is_hr_pass: bool = field(default=False, init=False)
-    c: Any = field(default=None, init=False)
-    uc: Any = field(default=None, init=False)
-    rng: Any = field(default=None, init=False)
-    step_multiplier: int = field(default=1, init=False)
-    color_corrections: list[Any] | None = field(default=None, init=False)
-
-    all_prompts: list[str] = field(default=UNSET, init=False)
-    all_negative_prompts: list[str] = field(default=UNSET, init=False)
-    all_seeds: list[int] = field(default=UNSET, init=False)
-    all_subseeds: list[int] = field(default=UNSET, init=False)
-    iteration: int = field(default=0, init=False)
-    main_prompt: str = field(default=UNSET, init=False)
-    main_negative_prompt: str = field(default=UNSET, init=False)
-    prompts: list[str] = field(default=UNSET, init=False)
-    negative_prompts: list[str] = field(default=UNSET, init=False)
-    seeds: list[int] = field(default=UNSET, init=False)
-    subseeds: list[int] = field(default=UNSET, init=False)
-    extra_network_data: Any = field(default=None, init=False)
-
-    user: str | None = field(default=None, init=False)
-    sd_model_name: str | None = field(default=None, init=False)
-    sd_model_hash: str | None = field(default=None, init=False)
-    sd_vae_name: str | None = field(default=None, init=False)
-    sd_vae_hash: str | None = field(default=None, init=False)
-    is_api: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.comments = {}
@@ -355,116 +271,3 @@ def _keep_model(self: StableDiffusionProcessing, value: Any) -> None:
 
 # after the dataclass is made, so that the field keeps None as its default
 StableDiffusionProcessing.sd_model = property(_get_model, _keep_model)
-
-
-class Processed:
-    """The result of a job: images and their infotexts, in step; a grid may come first."""
-
-    def __init__(
-        self,
-        p: StableDiffusionProcessing,
-        images_list: list[Any],
-        seed: Any = -1,
-        info: str = "",
-        subseed: Any = None,
-        all_prompts: Any = None,
-        all_negative_prompts: Any = None,
-        all_seeds: Any = None,
-        all_subseeds: Any = None,
-        index_of_first_image: int = 0,
-        infotexts: Any = None,
-        comments: str = "",
-    ) -> None:
-        def first(value: Any) -> Any:
-            return value[0] if isinstance(value, list) else value
-
-        self.images = images_list
-        self.prompt, self.negative_prompt = first(p.prompt), first(p.negative_prompt)
-        self.seed = int(first(seed)) if seed is not None else -1
-        self.subseed = int(first(subseed)) if subseed is not None else -1
-        self.subseed_strength = p.subseed_strength
-        self.info = info
-        self.comments = "".join(f"{comment}\n" for comment in p.comments)
-        self.width, self.height = p.width, p.height
-        self.sampler_name, self.cfg_scale, self.steps, self.batch_size = (
-            p.sampler_name,
-            p.cfg_scale,
-            p.steps,
-            p.batch_size,
-        )
-        self.image_cfg_scale = getattr(p, "image_cfg_scale", None)
-        self.restore_faces, self.face_restoration_model = p.restore_faces, None
-        self.sd_model_name, self.sd_model_hash = p.sd_model_name, p.sd_model_hash
-        self.sd_vae_name, self.sd_vae_hash = p.sd_vae_name, p.sd_vae_hash
-        self.seed_resize_from_w, self.seed_resize_from_h = p.seed_resize_from_w, p.seed_resize_from_h
-        self.denoising_strength = getattr(p, "denoising_strength", None)
-        self.extra_generation_params = p.extra_generation_params
-        self.index_of_first_image = index_of_first_image
-        self.styles = p.styles
-        self.job_timestamp = state.job_timestamp
-        self.clip_skip = opts.CLIP_stop_at_last_layers
-        self.token_merging_ratio, self.token_merging_ratio_hr = p.token_merging_ratio, p.token_merging_ratio_hr
-        self.eta, self.ddim_discretize = p.eta, p.ddim_discretize
-        self.s_churn, self.s_tmin, self.s_tmax, self.s_noise = p.s_churn, p.s_tmin, p.s_tmax, p.s_noise
-        self.s_min_uncond = p.s_min_uncond
-        self.sampler_noise_scheduler_override = p.sampler_noise_scheduler_override
-        self.is_using_inpainting_conditioning = p.is_using_inpainting_conditioning
-        self.all_prompts = all_prompts or p.all_prompts or [self.prompt]
-        self.all_negative_prompts = all_negative_prompts or p.all_negative_prompts or [self.negative_prompt]
-        self.all_seeds = all_seeds or p.all_seeds or [self.seed]
-        self.all_subseeds = all_subseeds or p.all_subseeds or [self.subseed]
-        self.infotexts = infotexts or [info] * len(images_list)
-        self.version = program_version()
-
-    def js(self) -> str:
-        """The result without its images, as JSON."""
-        names = (
-            "all_prompts",
-            "all_negative_prompts",
-            "seed",
-            "all_seeds",
-            "subseed",
-            "all_subseeds",
-            "subseed_strength",
-            "width",
-            "height",
-            "sampler_name",
-            "cfg_scale",
-            "steps",
-            "batch_size",
-            "restore_faces",
-            "face_restoration_model",
-            "sd_model_name",
-            "sd_model_hash",
-            "sd_vae_name",
-            "sd_vae_hash",
-            "seed_resize_from_w",
-            "seed_resize_from_h",
-            "denoising_strength",
-            "extra_generation_params",
-            "index_of_first_image",
-            "infotexts",
-            "styles",
-            "job_timestamp",
-            "clip_skip",
-            "is_using_inpainting_conditioning",
-            "version",
-        )
-        values = {"prompt": self.all_prompts[0], "negative_prompt": self.all_negative_prompts[0]}
-        values.update({name: getattr(self, name) for name in names})
-        return json.dumps(values, default=lambda o: None)
-
-    def infotext(self, p: StableDiffusionProcessing, index: int) -> str:
-        """The infotext of image `index` of the job."""
-        return create_infotext(
-            p,
-            self.all_prompts,
-            self.all_seeds,
-            self.all_subseeds,
-            comments=[],
-            position_in_batch=index % self.batch_size,
-            iteration=index // self.batch_size,
-        )
-
-    def get_token_merging_ratio(self, for_hr: bool = False) -> float:
-        return self.token_merging_ratio_hr if for_hr else self.token_merging_ratio

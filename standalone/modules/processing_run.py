@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from modules import devices, extra_networks, images, rng, scripts, sd_models, sd_samplers, shared
-from modules.processing_base import Processed, StableDiffusionProcessing
+from modules.processing_base import StableDiffusionProcessing
 from modules.processing_infotext import create_infotext
 from modules.processing_latents import apply_overlay, decode_latent_batch, get_fixed_seed, opt_C, opt_f, to_image
+from modules.processing_result import Processed
 from modules.shared import opts, state
 from standalone.engine.errors import UserError
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from modules import devices, extra_networks, images, prompt_parser, rng, sd_models, sd_samplers, shared
-from modules.processing_base import UNSET, StableDiffusionProcessing
-from modules.processing_infotext import create_infotext
-from modules.processing_latents import decode_latent_batch, opt_f, to_array, to_image
-from modules.sd_samplers_common import decode_first_stage, images_tensor_to_samples
+from modules import devices, extra_networks, prompt_parser, rng, sd_models, sd_samplers, shared
+from modules.processing_base import StableDiffusionProcessing
+from modules.processing_fields import UNSET
+from modules.processing_hires import enlarge, target_size
+from modules.processing_latents import decode_latent_batch, to_array
+from modules.sd_samplers_common import images_tensor_to_samples
 from modules.shared import opts, state
 from standalone.engine.errors import UserError
 
@@ -66,26 +65,14 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.cached_hr_c = StableDiffusionProcessingTxt2Img.cached_hr_c
 
     def calculate_target_resolution(self) -> None:
-        """The size of the second pass, and by how many latents it is cut down to the size asked for."""
-        wanted_x, wanted_y = self.hr_resize_x, self.hr_resize_y
-        if not wanted_x and not wanted_y:
+        """Sets the size of the second pass, and by how many latents it is cut down to the size asked for."""
+        wanted = self.hr_resize_x, self.hr_resize_y
+        if any(wanted):
+            self.extra_generation_params["Hires resize"] = f"{wanted[0]}x{wanted[1]}"
+        else:
             self.extra_generation_params["Hires upscale"] = self.hr_scale
-            self.hr_upscale_to_x, self.hr_upscale_to_y = (
-                int(self.width * self.hr_scale),
-                int(self.height * self.hr_scale),
-            )
-            return
-        self.extra_generation_params["Hires resize"] = f"{wanted_x}x{wanted_y}"
-        by_width = wanted_x, wanted_x * self.height // self.width
-        by_height = wanted_y * self.width // self.height, wanted_y
-        if not wanted_y or not wanted_x:
-            self.hr_upscale_to_x, self.hr_upscale_to_y = by_width if not wanted_y else by_height
-            return
-        # both given: cover the target, cut off the rest
-        covers = self.width * wanted_y < self.height * wanted_x
-        self.hr_upscale_to_x, self.hr_upscale_to_y = by_width if covers else by_height
-        self.truncate_x = (self.hr_upscale_to_x - wanted_x) // opt_f
-        self.truncate_y = (self.hr_upscale_to_y - wanted_y) // opt_f
+        target = target_size((self.width, self.height), self.hr_scale, wanted)
+        self.hr_upscale_to_x, self.hr_upscale_to_y, self.truncate_x, self.truncate_y = target
 
     def init(self, all_prompts: Any, all_seeds: Any, all_subseeds: Any) -> None:
         if not self.enable_hr:
@@ -177,42 +164,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return samples
         self.is_hr_pass = True
         self.sampler = sd_samplers.create_sampler(self.hr_sampler_name or self.sampler_name, shared.sd_model)
-        target = self.hr_upscale_to_y, self.hr_upscale_to_x
-        if self.latent_scale_mode is not None:
-            for index in range(samples.shape[0]):
-                self._save_first_pass(samples, index, seeds, prompts)
-            samples = torch.nn.functional.interpolate(
-                samples,
-                size=(target[0] // opt_f, target[1] // opt_f),
-                mode=self.latent_scale_mode["mode"],
-                antialias=self.latent_scale_mode["antialias"],
-            )
-            if getattr(self, "inpainting_mask_weight", opts.inpainting_mask_weight) < 1.0:
-                image_conditioning = self.img2img_image_conditioning(
-                    decode_first_stage(shared.sd_model, samples), samples
-                )
-            else:
-                image_conditioning = self.txt2img_image_conditioning(
-                    samples, samples.shape[3] * opt_f, samples.shape[2] * opt_f
-                )
-        else:
-            pictures: list[Any] = []
-            for index, sample in enumerate(torch.clamp((decoded_samples + 1.0) / 2.0, 0.0, 1.0)):
-                image = to_image(sample)
-                self._save_first_pass(image, index, seeds, prompts)
-                pictures.append(
-                    to_array(images.resize_image(0, image, target[1], target[0], upscaler_name=self.hr_upscaler))
-                )
-            enlarged = torch.from_numpy(np.stack(pictures)).to(shared.device, dtype=devices.dtype_vae)
-            samples = images_tensor_to_samples(enlarged, None, shared.sd_model)
-            image_conditioning = self.img2img_image_conditioning(enlarged * 2 - 1, samples)
+        samples, image_conditioning = enlarge(self, samples, decoded_samples, seeds, prompts)
         state.nextjob()
-
-        rows = slice(self.truncate_y // 2, samples.shape[2] - (self.truncate_y + 1) // 2)
-        columns = slice(self.truncate_x // 2, samples.shape[3] - (self.truncate_x + 1) // 2)
-        samples = samples[:, :, rows, columns]
-        if image_conditioning.shape[-1] > 1:
-            image_conditioning = image_conditioning[:, :, rows, columns]
         self.rng = rng.ImageRNG(
             samples.shape[1:],
             self.seeds,
@@ -243,33 +196,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         decoded = decode_latent_batch(shared.sd_model, samples, target_device=devices.cpu, check_for_nans=True)
         self.is_hr_pass = False
         return decoded
-
-    def _save_first_pass(self, image: Any, index: int, seeds: Any, prompts: Any) -> None:
-        """Saves the picture of the first pass, if the settings want it."""
-        if not self.save_samples() or not opts.save_images_before_highres_fix:
-            return
-        if not isinstance(image, Image.Image):
-            image = sd_samplers.sample_to_image(image, index, approximation=0)
-        info = create_infotext(
-            self,
-            self.all_prompts,
-            self.all_seeds,
-            self.all_subseeds,
-            [],
-            iteration=self.iteration,
-            position_in_batch=index,
-        )
-        images.save_image(
-            image,
-            self.outpath_samples or "",
-            "",
-            seeds[index],
-            prompts[index],
-            opts.samples_format,
-            info=info,
-            p=self,
-            suffix="-before-highres-fix",
-        )
 
     def close(self) -> None:
         super().close()

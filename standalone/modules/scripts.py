@@ -23,7 +23,8 @@ from modules.script_class import (
     Script,
     ScriptBuiltinUI,
 )
-from modules.script_runner import ScriptRunner, wrap_call
+from modules.script_runner import ScriptRunner
+from modules.script_tab import wrap_call
 
 __all__ = [
     "AlwaysVisible",
