@@ -30,16 +30,24 @@ class Studio:
         self.runner = scripts.scripts_txt2img
 
     def make(
-        self, prompts: Sequence[str], seed: int, fabric: dict[str, Any] | None = None, size: int = 64, **fields: Any
+        self,
+        prompts: Sequence[str],
+        seed: int,
+        fabric: dict[str, Any] | None = None,
+        size: int = 64,
+        scripts: dict[str, dict[str, Any]] | None = None,
+        **fields: Any,
     ) -> list[np.ndarray]:
         """One picture for each prompt, in one batch, seeds counting up from `seed`: uint8 of shape (size, size, 3).
 
-        fabric: named fields of a request to the FABRIC script; None leaves it off. fields: further fields of the job.
+        fabric: named fields of a request to the FABRIC script; None leaves it off. scripts: the same of other scripts,
+        by title. fields: further fields of the job.
         """
-        return self.host.queue.run(self._make, list(prompts), seed, fabric, size, fields, name="evaluate")
+        requests = {**(scripts or {}), **({} if fabric is None else {"FABRIC": fabric})}
+        return self.host.queue.run(self._make, list(prompts), seed, requests, size, fields, name="evaluate")
 
     def _make(
-        self, prompts: list[str], seed: int, fabric: dict[str, Any] | None, size: int, fields: dict[str, Any]
+        self, prompts: list[str], seed: int, requests: dict[str, dict[str, Any]], size: int, fields: dict[str, Any]
     ) -> list[np.ndarray]:
         from modules import shared
         from modules.processing import StableDiffusionProcessingTxt2Img, process_images
@@ -62,13 +70,14 @@ class Studio:
             p.is_api = True
             p.scripts = self.runner
             arguments = self.runner.default_args()
-            if fabric is not None:
-                script = next(s for s in self.runner.alwayson_scripts if s.title() == "FABRIC")
-                arguments[script.args_from] = {"enabled": True, **fabric}
+            for title, request in requests.items():
+                script = next(s for s in self.runner.alwayson_scripts if s.title() == title)
+                arguments[script.args_from] = {"enabled": True, **request}
             p.script_args = tuple(arguments)
             processed = process_images(p)
-            if "FABRIC error" in p.extra_generation_params:
-                raise RuntimeError(p.extra_generation_params["FABRIC error"])
+            for title in requests:
+                if f"{title} error" in p.extra_generation_params:
+                    raise RuntimeError(p.extra_generation_params[f"{title} error"])
             return [np.asarray(image.convert("RGB")) for image in processed.images[processed.index_of_first_image :]]
 
 

@@ -28,10 +28,7 @@ from lib_methods.ui.gradio_compat import hidden_row, listen, unsaved, warn
 
 DEFAULTS = ThresholdSettings()
 PEER = "Dynamic Thresholding (CFG Scale Fix)"
-INTERNAL_ERROR = (
-    "Dynamic thresholding stopped at an internal error, and the picture was made without it. "
-    "The console has the details."
-)
+INTERNAL_ERROR = "It stopped at an internal error, and the picture was made without it. The console has the details."
 
 
 class DynamicThresholdingScript(scripts.Script):

@@ -1,0 +1,227 @@
+"""scripts/dynamic_thresholding.py in a running host: what a job does and says, controls, axes and the API's guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")
+pytest.importorskip("diffusers")
+
+from lib_methods.thresholding import apply, infotext
+from lib_methods.thresholding.request import CONTROLS, TITLE
+from lib_methods.thresholding.settings import MIMIC, RESCALE, ThresholdSettings
+from tests.fabric.test_in_the_host import same
+from tests.standalone.conftest import Running, checkpoints, start_host
+
+REPO = Path(__file__).resolve().parents[2]
+
+__all__ = ["checkpoints", "start_host"]
+
+
+@pytest.fixture(scope="module")
+def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
+    return start_host(checkpoints("sd1"), extension_dirs=[REPO])
+
+
+@pytest.fixture
+def script(host: Running) -> ModuleType:
+    """The script as the host has loaded it."""
+    from modules import scripts
+
+    module: Any = next(d.module for d in scripts.scripts_data if Path(d.path).name == "dynamic_thresholding.py")
+    return module
+
+
+def run(host: Running, arguments: list[Any] | None = None, *, api: bool = False, axes: Any = None) -> Any:
+    """A job of three steps at CFG 9; `arguments` are the script's."""
+    from modules.processing import process_images
+
+    scripts = {} if arguments is None else {TITLE.lower(): arguments}
+    with closing(host.make(script_args=scripts, cfg_scale=9.0)) as p:
+        p.is_api = api
+        if axes is not None:
+            p.thresholding_axes = axes
+        return host.host.queue.run(process_images, p)
+
+
+def fields_of(processed: Any) -> dict[str, Any]:
+    from modules.infotext_utils import parse_generation_parameters
+
+    return {key: text for key, text in parse_generation_parameters(processed.info).items() if TITLE in key}
+
+
+@pytest.mark.parametrize(
+    "arguments", [[False, 2.0], [{"enabled": False}], [{"interpolate_phi": 0}], [{"method": RESCALE, "rescale": 0}]]
+)
+def test_off_means_off(host: Running, arguments: list[Any]) -> None:
+    off, job = run(host), run(host, arguments)
+    assert same(off, job)
+    assert off.info == job.info
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ThresholdSettings(2, 99.5, "Cosine Down", 1, "Power Up", 3, 2.5, False, "ZERO", "STD", 0.5),
+        ThresholdSettings(2.5),
+        ThresholdSettings(method=RESCALE, rescale=0.35),
+    ],
+)
+def test_the_infotext_brings_the_picture_back(host: Running, wanted: ThresholdSettings) -> None:
+    job = run(host, [{name: getattr(wanted, name) for name in CONTROLS[1:]}])
+    assert not same(run(host), job)
+    fields = fields_of(job)
+    assert infotext.from_infotext(fields) == wanted
+    again = run(host, [key(fields) for key in infotext.paste_keys()])
+    assert same(job, again)
+    assert job.info == again.info
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([{"mimic_scal": 5}], "mimic_scale"),
+        ([True, 99], "has to lie between 0 and 30"),
+        ([{"cfg_mode": "Linear"}], "has to be one of"),
+    ],
+)
+@pytest.mark.parametrize("api", [False, True])
+def test_a_request_that_makes_no_sense_is_left_out_and_named(
+    host: Running, arguments: list[Any], sentence: str, api: bool
+) -> None:
+    job = run(host, arguments, api=api)
+    assert same(run(host), job)
+    assert sentence in job.comments
+    assert list(fields_of(job)) == [infotext.ERROR_KEY]
+    assert sentence in fields_of(job)[infotext.ERROR_KEY]
+
+
+def test_an_internal_error_is_not_hidden(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(apply, "attach", fail)
+    job = run(host, [True])
+    assert "internal error" in job.comments
+    assert "secret" not in job.info
+    assert list(fields_of(job)) == [infotext.ERROR_KEY]
+
+
+def test_a_job_used_again_carries_nothing_over(host: Running) -> None:
+    from modules import scripts
+    from modules.processing import process_images
+
+    with closing(host.make(script_args={TITLE.lower(): [True, 2.0]}, cfg_scale=9.0)) as p:
+        on = host.host.queue.run(process_images, p)
+        p.script_args = tuple(scripts.runner_of(False).default_args())
+        off = host.host.queue.run(process_images, p)
+    assert TITLE in on.info
+    assert TITLE not in off.info
+    assert same(off, run(host))
+
+
+def test_axes_are_added_once_and_switch_the_method_on_and_off(
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import scripts
+
+    def option(label: str, kind: type, apply_value: Any, confirm: Any) -> SimpleNamespace:
+        return SimpleNamespace(label=label, kind=kind, apply=apply_value, confirm=confirm)
+
+    grid = SimpleNamespace(axis_options=[], AxisOption=option, confirm_range=lambda low, high, label: (low, high))
+    entry = SimpleNamespace(path="/somewhere/scripts/xyz_grid.py", module=grid)
+    monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, entry])
+    script._add_axes()
+    script._add_axes()
+    labels = ["Mimic scale (0 is off)", "Percentile", "CFG rescale (0 is off)"]
+    assert [axis.label for axis in grid.axis_options] == [f"[{TITLE}] {label}" for label in labels]
+    mimic, percentile, rescale = (axis.apply for axis in grid.axis_options)
+
+    def cell(*applied: tuple[Any, float]) -> dict[str, Any]:
+        p = SimpleNamespace()
+        for axis, value in applied:
+            before = getattr(p, "thresholding_axes", {})
+            kept = dict(before)
+            axis(p, value, [value])
+            assert before == kept  # cells share what they were copied from
+        return p.thresholding_axes
+
+    assert cell((mimic, 5.0)) == {"enabled": True, "method": MIMIC, "mimic_scale": 5.0}
+    assert cell((rescale, 0.5)) == {"enabled": True, "method": RESCALE, "rescale": 0.5}
+    assert cell((percentile, 99.0))["enabled"] is True
+    for off in (cell((mimic, 0.0), (percentile, 99.0)), cell((percentile, 99.0), (mimic, 0.0))):
+        assert off["enabled"] is False
+    assert same(run(host, [False], axes=cell((mimic, 2.0), (percentile, 99.0))), run(host, [True, 2.0, 99.0]))
+    assert same(run(host, [True, 2.0], axes=cell((mimic, 0.0))), run(host))
+
+
+def test_hosts_without_the_plot_get_no_axes(host: Running, script: ModuleType) -> None:
+    script._add_axes()
+
+
+@pytest.mark.parametrize("is_img2img", [False, True])
+def test_the_controls_are_the_request_in_order_with_its_defaults(
+    host: Running, script: ModuleType, is_img2img: bool
+) -> None:
+    import gradio as gr
+
+    instance = script.DynamicThresholdingScript()
+    instance.is_img2img = is_img2img
+    for _ in range(2):  # the WebUI builds them again for the API
+        with gr.Blocks():
+            controls = instance.ui(is_img2img)
+        named = dict(zip(CONTROLS, (control.value for control in controls), strict=True))
+        assert named.pop("enabled") is False
+        assert named == {name: getattr(ThresholdSettings(), name) for name in CONTROLS[1:]}
+    assert [component for component, _ in instance.infotext_fields] == controls
+    assert set(instance.paste_field_names) == {str(key) for _, key in instance.infotext_fields}
+
+
+def test_the_line_follows_the_pages_cfg_scale(host: Running, script: ModuleType) -> None:
+    defaults = [getattr(ThresholdSettings(), name) for name in CONTROLS[1:]]
+    assert "CFG 15 with the range of CFG 7" in script.page.status(True, *defaults, 15, 20)
+    assert "Switched off (CFG 15" in script.page.status(False, *defaults, 15, 20)
+    assert "nothing changes" in script.page.status(True, *defaults, 1.0, 20)
+    assert "fabric-problem" in script.page.status(True, 99, *defaults[1:], 15, 20)
+
+
+@pytest.mark.parametrize(("title", "ours"), [("Dynamic Thresholding (CFG Scale Fix)", False), ("Other", True)])
+def test_infotexts_of_an_extension_that_is_installed_are_left_to_it(
+    host: Running, script: ModuleType, title: str, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gradio as gr
+
+    from modules import scripts
+
+    other = SimpleNamespace(title=lambda: title)
+    monkeypatch.setattr(scripts, "scripts_txt2img", SimpleNamespace(scripts=[other]))
+    instance = script.DynamicThresholdingScript()
+    instance.is_img2img = False
+    with gr.Blocks():
+        instance.ui(False)
+    enabled = instance.infotext_fields[0][1]
+    assert enabled({"Dynamic thresholding enabled": "True", "Mimic scale": "5"}) is ours
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [([{"mimic_scale": 5}], 200), ([True, 5], 200), ([{"mimic": 5}], 422)]
+)
+def test_the_api_refuses_what_cannot_be_used(script: ModuleType, arguments: Any, status: int) -> None:
+    pytest.importorskip("httpx")
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    app = FastAPI()
+    app.post("/sdapi/v1/txt2img")(lambda: 1)
+    script._guard_api(None, app)
+    payload = {"alwayson_scripts": {TITLE: {"args": arguments}}}
+    answer = TestClient(app).post("/sdapi/v1/txt2img", json=payload)
+    assert answer.status_code == status
+    if status == 422:
+        assert answer.json()["detail"].startswith(f"{TITLE}: ")

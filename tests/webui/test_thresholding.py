@@ -1,0 +1,118 @@
+"""Dynamic thresholding in the real WebUI, over the REST API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .client import JSON, ApiError
+from .jobs import BASE, CASES, Runs, feedback, generate
+from .server import REPO, WebUI
+
+TITLE = "Dynamic thresholding"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (REPO / "scripts" / "dynamic_thresholding.py").is_file(), reason="the script is not there"),
+]
+NAMES = ("txt2img, Euler a", "txt2img, DDIM", "txt2img, Heun", "txt2img, UniPC", "Hires.fix", "img2img")
+HIGH: dict[str, JSON] = {name: {**CASES[name], "cfg_scale": 15} for name in NAMES}
+HIGH["Hires.fix, DDIM second"] = {**HIGH["Hires.fix"], "hr_sampler_name": "DDIM"}
+HIGH["AND, batch of two"] = {**BASE, "cfg_scale": 15, "prompt": "a circle AND red :0.5", "batch_size": 2}
+HIGH["one step"] = {**BASE, "cfg_scale": 15, "steps": 1}
+CASE = pytest.mark.parametrize("case", HIGH.values(), ids=HIGH.keys())
+
+
+@pytest.fixture(autouse=True)
+def no_error_is_logged(with_pack: WebUI):
+    """The host logs and swallows exceptions of a script; a test that only looks at the image would not see them."""
+    before = len(with_pack.log())
+    yield
+    assert with_pack.errors(before) == []
+
+
+def on(case: JSON, **settings: Any) -> JSON:
+    """`case` with dynamic thresholding's named fields."""
+    scripts = {**case.get("alwayson_scripts", {}), TITLE: {"args": [{"mimic_scale": 3, **settings}]}}
+    return {**case, "alwayson_scripts": scripts}
+
+
+@CASE
+def test_off_the_image_is_that_of_no_pack(with_pack: WebUI, without_pack: WebUI, runs: Runs, case: JSON) -> None:
+    plain = runs.first(without_pack, case).pixels
+    runs.first(with_pack, on(case))  # a job with it must leave nothing behind
+    assert generate(with_pack, case).pixels == plain
+    assert generate(with_pack, on(case, enabled=False)).pixels == plain
+
+
+@CASE
+def test_every_image_changes_and_a_repeat_is_identical(with_pack: WebUI, runs: Runs, case: JSON) -> None:
+    off, changed = runs.first(with_pack, case), runs.first(with_pack, on(case))
+    assert [image.size for image in changed.images] == [image.size for image in off.images]
+    assert all(one != other for one, other in zip(off.pixels, changed.pixels))
+    assert generate(with_pack, on(case)).pixels == changed.pixels
+    for text in changed.infotexts:
+        assert f"{TITLE} mimic scale: 3" in text
+        assert f"{TITLE} error" not in text
+
+
+def test_rescale_and_schedules_are_images_of_their_own(with_pack: WebUI, runs: Runs) -> None:
+    case = HIGH["txt2img, Euler a"]
+    forms: list[JSON] = [
+        {},
+        {"method": "CFG rescale only"},
+        {"mimic_mode": "Linear Down"},
+        {"cfg_mode": "Half Cosine Down"},
+        {"variability_measure": "STD", "scaling_startpoint": "ZERO", "separate_feature_channels": False},
+    ]
+    assert len({runs.first(with_pack, on(case, **form)).pixels for form in forms}) == len(forms)
+
+
+def test_cfg_scale_1_is_an_ordinary_job(with_pack: WebUI, runs: Runs) -> None:
+    case = CASES["CFG scale 1"]
+    asked = runs.first(with_pack, on(case))
+    assert asked.pixels == runs.first(with_pack, case).pixels
+    assert not any(TITLE in text for text in asked.infotexts)
+
+
+def test_together_with_fabric_both_act(with_pack: WebUI, runs: Runs) -> None:
+    case = HIGH["txt2img, Euler a"]
+    fabric = {**case, "alwayson_scripts": {"FABRIC": {"args": [{"likes": feedback("red"), "end": 1.0}]}}}
+    payloads = [case, on(case), fabric, on(fabric)]
+    assert len({runs.first(with_pack, payload).pixels for payload in payloads}) == 4
+    turned = on(fabric)
+    turned["alwayson_scripts"] = dict(reversed(turned["alwayson_scripts"].items()))
+    assert generate(with_pack, turned).pixels == runs.first(with_pack, on(fabric)).pixels
+
+
+@pytest.mark.parametrize("name", ["txt2img, Euler a", "Hires.fix"])
+def test_the_infotext_alone_gives_the_image_again(with_pack: WebUI, runs: Runs, name: str) -> None:
+    """As pasting it into the page does: every control comes back."""
+    case = HIGH[name]
+    named = {"hr_sampler_name": case["sampler_name"]} if "enable_hr" in case else {}
+    several = {"threshold_percentile": 99.5, "cfg_mode": "Power Down", "cfg_scale_min": 5, "interpolate_phi": 0.75}
+    for settings in (several, {"method": "CFG rescale only", "rescale": 0.5}):
+        made = runs.first(with_pack, on(case, **settings))
+        again = generate(with_pack, {"infotext": made.infotexts[0], **named})
+        assert again.infotexts == made.infotexts
+        assert again.pixels == made.pixels
+
+
+def test_the_infotext_of_the_published_extension_is_understood(with_pack: WebUI, runs: Runs) -> None:
+    case = HIGH["txt2img, Euler a"]
+    wanted = runs.first(with_pack, on(case, threshold_percentile=99.5, mimic_mode="Cosine Down", mimic_scale_min=1))
+    plain = runs.first(with_pack, case).infotexts[0]
+    fields = (
+        "Dynamic thresholding enabled: True, Mimic scale: 3, Separate Feature Channels: True, "
+        "Scaling Startpoint: MEAN, Variability Measure: AD, Interpolate Phi: 1, Threshold percentile: 99.5, "
+        "Mimic mode: Cosine Down, Mimic scale minimum: 1, Version: "
+    )
+    assert generate(with_pack, {"infotext": plain.replace("Version: ", fields)}).pixels == wanted.pixels
+
+
+@pytest.mark.parametrize("arguments", [[{"mimic": 3}], [{"mimic_scale": 300}], [True, "much"], {}])
+def test_requests_that_make_no_sense_are_refused(with_pack: WebUI, arguments: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        with_pack.client.generate({**BASE, "alwayson_scripts": {TITLE: {"args": arguments}}})
+    assert caught.value.status == 422
+    assert f"{TITLE}: " in caught.value.body
