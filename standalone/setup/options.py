@@ -13,6 +13,7 @@ VERBS = {
     "test": "run all tests and checks",
     "evaluate": "measure how well a method works: evaluate METHOD --out DIR",
     "bench": "measure how fast a method is: bench METHOD --out DIR",
+    "merge-instruct": "make an InstructPix2Pix version of a checkpoint: merge-instruct A B C",
 }
 
 
@@ -134,13 +135,29 @@ def _method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
 
 
-_BUILDERS = {"serve": _serve, "generate": _generate, "test": _test, "evaluate": _method, "bench": _method}
+def _merge_instruct(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", type=Path, help="the checkpoint to make an instruct version of")
+    parser.add_argument("b", metavar="B", type=Path, help="an InstructPix2Pix checkpoint (8 input channels)")
+    parser.add_argument("c", metavar="C", type=Path, help="the checkpoint that B was trained from")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="the new .safetensors file (default: A-instruct beside A)"
+    )
+
+
+_BUILDERS = {
+    "serve": _serve,
+    "generate": _generate,
+    "test": _test,
+    "evaluate": _method,
+    "bench": _method,
+    "merge-instruct": _merge_instruct,
+}
 
 
 def overview() -> str:
     """The text of run.py --help."""
     lines = ["Usage: python run.py [VERB] [options]", ""]
-    lines += [f"  {verb:<9} {meaning}" for verb, meaning in VERBS.items()]
+    lines += [f"  {verb:<14} {meaning}" for verb, meaning in VERBS.items()]
     lines += ["", "Each verb has its own --help. The first start installs what is needed into .venv beside run.py."]
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ def _utf8_output() -> None:
 def dispatch(parsed: argparse.Namespace) -> int:
     """Runs the verb in this interpreter and returns the exit status."""
     try:
-        module = importlib.import_module(f"standalone.verbs.{parsed.verb}")
+        module = importlib.import_module(f"standalone.verbs.{parsed.verb.replace('-', '_')}")
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package in ("standalone", "lib_methods", "benchmarks"):
