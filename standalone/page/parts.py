@@ -11,6 +11,7 @@ from modules import sd_samplers, sd_schedulers, shared
 from modules.ui_components import FormRow, ToolButton
 
 from .defaults import Defaults
+from .tokens import counter_html
 
 PASTE, CLEAR, RANDOM, REUSE, SWITCH = "\u2199\ufe0f", "\U0001f5d1\ufe0f", "\U0001f3b2\ufe0f", "\u267b\ufe0f", "\u21c5"
 KEYS = "Ctrl+Enter generates, Alt+Enter skips, Esc interrupts"
@@ -31,6 +32,7 @@ class Toprow:
     submit: Any
     paste: Any
     task_id: Any
+    counters: tuple[Any, Any]
 
 
 @dataclass
@@ -67,31 +69,32 @@ def denoising_slider(tab: str, value: float) -> Any:
     return slider("Denoising strength", f"{tab}_denoising_strength", value, 0.0, 1.0, 0.01)
 
 
+def _prompt_box(elem_id: str, counter_id: str, hint: str, value: str) -> tuple[Any, Any]:
+    """A prompt, and the counter of its tokens in its corner."""
+    with gr.Column(elem_classes="counted"):
+        prompt = gr.Textbox(
+            label=hint.partition(" (")[0],
+            elem_id=elem_id,
+            show_label=False,
+            lines=2,
+            max_lines=8,
+            placeholder=hint,
+            elem_classes="prompt",
+            container=False,
+            value=value,
+        )
+        counter = gr.HTML(counter_html(value, 20), elem_id=counter_id, elem_classes="token-counter")
+    return prompt, counter
+
+
 def toprow(tab: str, defaults: Defaults) -> Toprow:
     """Prompt, negative prompt, Generate (which gives way to Interrupt and Skip), and the small tools."""
     with gr.Row(elem_id=f"{tab}_toprow", elem_classes="toprow"):
         with gr.Column(scale=6, elem_id=f"{tab}_prompt_container"):
-            prompt = gr.Textbox(
-                label="Prompt",
-                elem_id=f"{tab}_prompt",
-                show_label=False,
-                lines=2,
-                max_lines=8,
-                placeholder=f"Prompt ({KEYS})",
-                elem_classes="prompt",
-                container=False,
-                value=defaults.prompt if tab == "txt2img" else "",
-            )
-            negative = gr.Textbox(
-                label="Negative prompt",
-                elem_id=f"{tab}_neg_prompt",
-                show_label=False,
-                lines=2,
-                max_lines=8,
-                placeholder="Negative prompt",
-                elem_classes="prompt",
-                container=False,
-                value=defaults.negative_prompt if tab == "txt2img" else "",
+            first = (defaults.prompt, defaults.negative_prompt) if tab == "txt2img" else ("", "")
+            prompt, counter = _prompt_box(f"{tab}_prompt", f"{tab}_token_counter", f"Prompt ({KEYS})", first[0])
+            negative, negative_counter = _prompt_box(
+                f"{tab}_neg_prompt", f"{tab}_negative_token_counter", "Negative prompt", first[1]
             )
         with gr.Column(scale=1, elem_id=f"{tab}_actions_column", min_width=220):
             with gr.Row(elem_id=f"{tab}_generate_box", elem_classes="generate-box"):
@@ -104,7 +107,7 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
                 clear = ToolButton(value=CLEAR, elem_id=f"{tab}_clear_prompt")
     task_id = gr.Textbox(visible="hidden", elem_id=f"{tab}_task_id", label="task")
     clear.click(fn=lambda: ("", ""), outputs=[prompt, negative], **QUICK)
-    return Toprow(prompt, negative, submit, paste, task_id)
+    return Toprow(prompt, negative, submit, paste, task_id, (counter, negative_counter))
 
 
 def sampler_row(tab: str, defaults: Defaults) -> Fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .generate import make_handler
 from .parts import QUICK, Fields, OutputPanel, Toprow
 from .paste import Field, make_paste
 from .results import as_html, infotext_of
+from .tokens import counter_html
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Tab:
             fn=_chosen, inputs=[self.panel.generation_info], outputs=[self.panel.selected, self.panel.infotext], **QUICK
         )
         self.panel.generation_info.change(fn=lambda: None, outputs=[self.panel.selected], **QUICK)
+        self._count_tokens()
         paste = make_paste(self.paste_fields)
         self.top.paste.click(
             fn=lambda prompt, info, selected: paste(prompt, infotext_of(info, selected)),
@@ -54,6 +57,20 @@ class Tab:
             outputs=[*[component for component, _ in self.paste_fields], self.fields["override_settings"]],
             **QUICK,
         )
+
+    def _count_tokens(self) -> None:
+        steps = self.fields["steps"]
+        for prompt, counter, positive in zip(
+            (self.top.prompt, self.top.negative_prompt), self.top.counters, (True, False)
+        ):
+            count: dict[str, Any] = {
+                "fn": partial(counter_html, positive=positive),
+                "inputs": [prompt, steps],
+                "outputs": [counter],
+                "trigger_mode": "always_last",  # while typing, the last text alone has to be counted
+            }
+            prompt.change(**count, **QUICK)
+            steps.change(**count, **QUICK)
 
 
 def _chosen(generation_info: str, event: gr.SelectData) -> tuple[int, str]:

@@ -57,9 +57,12 @@ class Browser:
         self.driver = driver
         self.address = address
 
-    def open(self) -> None:
+    def open(self, fresh: bool = True) -> None:
+        """Loads the page; `fresh` makes it forget what it kept for a reload."""
+        if fresh and self.driver.current_url.startswith(self.address):
+            self.js("sessionStorage.clear()")
         self.driver.get(self.address)
-        self.until("return typeof uiIsLoaded !== 'undefined' && uiIsLoaded")
+        self.until("return typeof uiIsLoaded !== 'undefined' && uiIsLoaded", seconds=120.0)
         self.until("return Object.keys(opts).length > 0")
         self.js(
             "const finish = taskFinished; window.finishedJobs = 0;"
@@ -69,7 +72,7 @@ class Browser:
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
 
-    def until(self, code: str, *arguments: Any, seconds: float = 40.0) -> Any:
+    def until(self, code: str, *arguments: Any, seconds: float = 60.0) -> Any:
         """Waits until the script gives something true, and returns that."""
         end = time.monotonic() + seconds
         while True:

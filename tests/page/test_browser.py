@@ -71,6 +71,16 @@ def test_generate_shows_a_picture_with_its_infotext(browser: Browser, screenshot
     screenshot("generated")
 
 
+def test_the_counters_follow_the_prompts(browser: Browser):
+    for ident, counter in (("txt2img_prompt", "token_counter"), ("txt2img_neg_prompt", "negative_token_counter")):
+        for prompt, shown in (("a red circle", "3/75"), ("cat " * 80, "80/150")):
+            browser.type(f"#{ident} textarea", prompt)
+            browser.until(
+                f"return document.querySelector('#txt2img_{counter}').textContent.trim() === arguments[0]", shown
+            )
+        browser.js(f"const b = document.querySelector('#{ident} textarea'); b.value = ''; updateInput(b);")
+
+
 def test_the_seed_buttons(browser: Browser):
     browser.click("#txt2img_reuse_seed")
     browser.until("return document.querySelector('#txt2img_seed input').value !== '-1'")

@@ -17,7 +17,7 @@ from standalone import host as standalone_host
 
 standalone_host.import_modules()
 
-from standalone.page import defaults, masks, paste, results, settings_tab  # noqa: E402
+from standalone.page import defaults, masks, paste, results, settings_tab, tokens  # noqa: E402
 
 
 def layer(box: tuple[int, int, int, int], alpha: int = 255, size: tuple[int, int] = (32, 16)) -> Image.Image:
@@ -202,3 +202,28 @@ def test_seed_and_size_are_sent_as_the_settings_say(monkeypatch: pytest.MonkeyPa
     opts.send_size = False
     assert paste.sendable(infotext) == {"Prompt": "a cat"}
     assert paste.sendable("") == {}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "counted"),
+    [
+        ("", (0, 75)),
+        ("a red circle", (3, 75)),
+        ("a (red:1.3) circle", (3, 75)),
+        ("a red circle <lora:more:0.5>", (3, 75)),
+        ("a AND a red circle", (3, 75)),
+        ("a [red:dark blue striped:0.5] circle", (5, 75)),
+        ("cat " * 75, (75, 75)),
+        ("cat " * 76, (76, 150)),
+        ("a BREAK b", (76, 150)),
+        ("[[[(((red", (1, 75)),
+    ],
+)
+def test_the_counter_counts_what_the_model_reads(prompt: str, counted: tuple[int, int]):
+    assert tokens.count_tokens(prompt, 20) == counted
+
+
+def test_the_counter_survives_empty_fields_and_leaves_and_in_negative_prompts():
+    assert tokens.count_tokens(None, None) == (0, 75)  # type: ignore[arg-type]
+    assert tokens.count_tokens("a AND b", 20, positive=False) == (3, 75)
+    assert "3/75" in tokens.counter_html("a red circle", 20)
