@@ -16,7 +16,7 @@ from lib_methods.thresholding import infotext
 from lib_methods.thresholding.apply import ThresholdGuide
 from lib_methods.thresholding.settings import RESCALE
 from tests.fabric.small_model import picture
-from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS, pixels, same
+from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS, encoded, pixels, same
 from tests.standalone.conftest import Running, checkpoints, start_host
 
 REPO = Path(__file__).resolve().parents[2]
@@ -127,12 +127,17 @@ def test_with_fabric_the_order_of_the_scripts_is_without_effect(
 
     both = {"fabric": [{"enabled": True, **BOTH}], **thresholding()}
     job: dict[str, Any] = {"cfg_scale": 9.0, "sampler_name": sampler}
-    only = [sd1.generate(script_args={name: both[name]}, **job) for name in both]
-    first = sd1.generate(script_args=both, **job)
-    assert not any(same(first, one) for one in only)
-    runner = scripts.runner_of(False)
+    assert_together(sd1, both, job, monkeypatch, scripts.runner_of(False))
+
+
+def assert_together(
+    host: Running, both: dict[str, Any], job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, runner: Any
+) -> None:
+    """Two methods each have their part in the pictures, the same ones whichever script comes first."""
+    first = host.generate(script_args=both, **job)
+    assert not any(same(first, host.generate(script_args={name: both[name]}, **job)) for name in both)
     monkeypatch.setattr(runner, "alwayson_scripts", list(reversed(runner.alwayson_scripts)))
-    assert same(first, sd1.generate(script_args=both, **job))
+    assert same(first, host.generate(script_args=both, **job))
     assert guidance_left() == []
 
 
@@ -177,3 +182,14 @@ def test_every_family(
     if options.get("in_channels") == 8:
         check(host, "img2img", {**editing, "image_cfg_scale": 2.0})
         check(host, "img2img", {**editing, "image_cfg_scale": 2.0, "sampler_name": "DDIM"})
+
+
+def test_with_two_scales_the_order_of_the_scripts_is_without_effect(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import scripts
+
+    host = start_host(checkpoints("sd1", in_channels=8), extension_dirs=[REPO])
+    both = {"instructpix2pix": [{"image": encoded(picture(7, 64, 64)), "image_scale": 1.6}], **thresholding()}
+    job: dict[str, Any] = {"cfg_scale": 9.0, "batch_size": 2}
+    assert_together(host, both, job, monkeypatch, scripts.runner_of(False))
