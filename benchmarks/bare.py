@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import Guide, Hook, Role, Row
+from lib_methods.denoiser import Guide, Hook, Role, Row, RowPlanner, Unsupported
 
 
 class BareCall:
@@ -24,6 +24,9 @@ class BareSampling:
     """Implements `lib_methods.denoiser.Sampling` over a bare UNet; the VAE is a fixed average over squares of 8x8."""
 
     latent_channels, pixels_per_latent = 4, 8
+    batch = (0, 1)
+    takes_picture = wants_scaled_picture = False
+    picture_scale = 1.0
 
     def __init__(self, unet: Any, size: tuple[int, int] = (8, 8), steps: int = 10, hires: bool = False) -> None:
         self.unet, self.steps, self.is_hires = unet, steps, hires
@@ -51,6 +54,15 @@ class BareSampling:
         small = nn.functional.avg_pool2d(images, 8)
         return torch.cat([small, small.mean(1, keepdim=True)], 1).to(self.device, self.dtype)
 
+    def encode_picture(self, images: Tensor) -> Tensor:
+        return self.encode(images, [0] * len(images))
+
+    def own_picture(self) -> Tensor | None:
+        return None
+
+    def first_pass_picture(self) -> Tensor:
+        raise Unsupported("A bare UNet has no first pass.")
+
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return latents + noise * level.to(latents)
 
@@ -63,6 +75,9 @@ class BareSampling:
 
     def add_guide(self, guide: Guide) -> None:
         self.guides[type(guide)] = guide
+
+    def add_planner(self, planner: RowPlanner) -> None:
+        raise Unsupported("A bare UNet runs the rows that it is given.")
 
     @contextmanager
     def hooked(self, call: BareCall) -> Iterator[None]:
