@@ -1,8 +1,9 @@
 """What FABRIC costs on a full-size UNet: `python run.py bench fabric --out DIR [--quick]`.
 
 The UNet has SD1.5's geometry with random weights, at 512x512 (`--quick`: 256x256, batch 1, fewer likes). Every figure
-is a ratio to plain sampling measured side by side in the same run: the two are timed in turn, and the median of the
-pairs' ratios is reported. On a CUDA device it runs in half precision, elsewhere in fp32.
+is a ratio to plain sampling measured side by side in the same run: all forms are timed in turn, round after round, and
+the median of the rounds' ratios is reported. bench.json is written after every round, so a long run may be stopped. On
+a CUDA device it runs in half precision, elsewhere in fp32.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import statistics
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -87,15 +87,16 @@ class Case:
         attach(sampling, settings, album.__getitem__, FeatureCache())
         return sampling
 
-    def ratios(self, count: int, detail: str, pairs: int) -> tuple[float, float]:
-        """Time per call over plain sampling: at the first sight of a noise level, and from the cache."""
-        plain, guided = self.sampling(), self.with_likes(count, detail)
-        first, cached = [], []
-        for pair in range(pairs):
-            alone = self.call(plain, 1.0)
-            first.append(self.call(guided, 1.0 + pair) / alone)
-            cached.append(self.call(guided, 1.0 + pair) / alone)
-        return statistics.median(first), statistics.median(cached)
+    def ratios(self, count: int, level: float) -> dict[str, float]:
+        """Time per call over plain sampling, at the first sight of a noise level and from the cache, at full and half
+        detail."""
+        alone = self.call(self.sampling(), level)
+        found = {}
+        for detail, mark in (("full", ""), ("half", "half_")):
+            guided = self.with_likes(count, detail)
+            found[f"ratio_first_{mark}{count}"] = self.call(guided, level) / alone
+            found[f"ratio_cached_{mark}{count}"] = self.call(guided, level) / alone
+        return found
 
     def peak_memory(self, count: int) -> float | None:
         """Peak memory over plain sampling, both counted with the model's weights; None where it cannot be measured."""
@@ -148,32 +149,41 @@ def main(out: Path, quick: bool) -> int:
     torch.manual_seed(0)
     print("Building a UNet of SD1.5's size with random weights ...", flush=True)
     unet = sd15_unet(device, dtype).eval()
-    counts, batches, side, pairs = ((1, 4), (1,), 32, 3) if quick else ((1, 2, 4, 6), (1, 4), 64, 3)
-    figures: dict[str, Any] = {}
-    for batch in batches:
-        case = Case(unet, side, batch)
-        case.call(case.sampling(), 1.0)  # warm-up
-        mark = "" if batch == 1 else f"_batch{batch}"
-        figures[f"seconds_plain{mark}"] = case.call(case.sampling(), 1.0)
-        figures[f"ratio_first_0{mark}"] = figures[f"ratio_cached_0{mark}"] = 1.0  # without likes FABRIC adds nothing
-        for count in counts:
-            first, cached = case.ratios(count, "full", pairs)
-            half_first, half_cached = case.ratios(count, "half", pairs)
-            figures |= {
-                f"ratio_first_{count}{mark}": first,
-                f"ratio_cached_{count}{mark}": cached,
-                f"ratio_first_half_{count}{mark}": half_first,
-                f"ratio_cached_half_{count}{mark}": half_cached,
-                f"wanted_first_{count}{mark}": 1.25 * (2 * batch + count) / (2 * batch),
-            }
-            memory = case.peak_memory(count)
-            if memory is not None:
-                figures[f"peak_memory_{count}{mark}"] = memory
-            print(
-                f"  batch {batch}, {count} likes: first {first:.2f}, cached {cached:.2f}, "
-                f"half detail {half_first:.2f} and {half_cached:.2f}",
-                flush=True,
-            )
+    counts, batches, side, rounds = ((0, 1, 4), (1,), 32, 3) if quick else ((0, 1, 2, 4, 6), (1, 4), 64, 3)
+    collected: dict[str, list[float]] = {}
+    fixed: dict[str, float] = {}
+    for turn in range(rounds):
+        for batch in batches:
+            case = Case(unet, side, batch)
+            mark = "" if batch == 1 else f"_batch{batch}"
+            if turn == 0:
+                case.call(case.sampling(), 1.0)  # warm-up
+                fixed[f"seconds_plain{mark}"] = case.call(case.sampling(), 1.0)
+            for count in counts:
+                found = case.ratios(count, 1.0 + turn)
+                for name, value in found.items():
+                    collected.setdefault(name + mark, []).append(value)
+                if turn == 0:
+                    fixed[f"wanted_first_{count}{mark}"] = 1.25 * (2 * batch + count) / (2 * batch)
+                    memory = case.peak_memory(count)
+                    if memory is not None:
+                        fixed[f"peak_memory_{count}{mark}"] = memory
+                line = ", ".join(f"{name[6:]} {value:.2f}" for name, value in found.items())
+                print(f"  round {turn + 1}, batch {batch}: {line}", flush=True)
+            _write(out, collected, fixed, device, dtype, side * 8)
+    print(f"Written to {out.name}: bench.json.")
+    return 0
+
+
+def _write(
+    out: Path,
+    collected: dict[str, list[float]],
+    fixed: dict[str, float],
+    device: torch.device,
+    dtype: torch.dtype,
+    size: int,
+) -> None:
+    figures = {**{name: statistics.median(values) for name, values in collected.items()}, **fixed}
     report = {
         "metrics": {name: round(value, 3) for name, value in figures.items()},
         "settings": {
@@ -181,10 +191,8 @@ def main(out: Path, quick: bool) -> int:
             "threads": torch.get_num_threads(),
             "dtype": str(dtype),
             "torch": torch.__version__,
-            "size": side * 8,
-            "pairs": pairs,
+            "size": size,
+            "rounds": {name: len(values) for name, values in collected.items()},
         },
     }
     (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"Written to {out.name}: bench.json.")
-    return 0
