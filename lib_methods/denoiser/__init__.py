@@ -2,6 +2,7 @@
 
 from lib_methods.denoiser.call import DenoiserCall, Hook, Role, Row, Sampling, Unsupported
 from lib_methods.denoiser.guidance import Guidance, Guide
+from lib_methods.denoiser.picture import PictureSampling
 from lib_methods.denoiser.rows import Needs, Plan, RowPlanner
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Guide",
     "Hook",
     "Needs",
+    "PictureSampling",
     "Plan",
     "Role",
     "Row",

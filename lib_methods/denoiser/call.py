@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from lib_methods.denoiser.guidance import Guide
-    from lib_methods.denoiser.rows import RowPlanner
 
 
 class Unsupported(RuntimeError):
@@ -100,23 +99,6 @@ class Sampling(Protocol):
         """Side of the square of pixels behind one latent position, 8."""
 
     @property
-    def batch(self) -> tuple[int, int]:
-        """Which images of the job this pass draws: the number of the first, counted from 0, and how many."""
-
-    @property
-    def takes_picture(self) -> bool:
-        """Whether the UNet has channels for a picture beside the latents, as InstructPix2Pix has: twice as many."""
-
-    @property
-    def picture_scale(self) -> float:
-        """The factor between what the VAE gives and the latents of this model, 0.18215 for SD1."""
-
-    @property
-    def wants_scaled_picture(self) -> bool:
-        """Whether the checkpoint is known to take the picture's latents scaled (CosXL-Edit), not as the VAE gives
-        them."""
-
-    @property
     def device(self) -> object:
         """Where the sampler's latents live, a `torch.device`."""
 
@@ -138,16 +120,6 @@ class Sampling(Protocol):
         """Encode images of shape (N, 3, H, W) in [-1, 1] to latents (N, 4, H/8, W/8), image by image, each with its
         own seed."""
 
-    def encode_picture(self, images: Tensor) -> Tensor:
-        """Encode images (N, 3, H, W) in [-1, 1] to the posterior's mode, (N, 4, H/8, W/8), not scaled."""
-
-    def own_picture(self) -> Tensor | None:
-        """The mode of the picture that the host itself starts from (img2img), (batch, 4, h, w), not scaled; None
-        where it starts from noise."""
-
-    def first_pass_picture(self) -> Tensor:
-        """The mode of what the first pass of Hires.fix has drawn, at this pass's size, (batch, 4, h, w), not scaled."""
-
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """The latents at a noise level, in the scale that `run_unet` takes."""
 
@@ -161,8 +133,3 @@ class Sampling(Protocol):
     def add_guide(self, guide: Guide) -> None:
         """Ask `guide.guide(call, guidance)` after every denoiser call of this pass, before a mask is blended in; the
         same class only once (the last one counts)."""
-
-    def add_planner(self, planner: RowPlanner) -> None:
-        """Let a method decide which unconditional rows every denoiser call of this pass computes; the last one counts.
-
-        Raises `Unsupported` where the host does not let go of them."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lib_methods.attention import SelfAttention, intercept, self_attentions
 from lib_methods.attention.intercept import Original
 from lib_methods.denoiser import DenoiserCall, Guidance, Role, Row, Sampling, Unsupported
-from lib_methods.fabric.attention import attention_with_lse, match_energy, merge, reference_attention
+from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 from lib_methods.fabric.cache import FeatureCache, Features
 from lib_methods.fabric.images import crop_to_fill, image_seed, to_tensor
 from lib_methods.fabric.reference import References
@@ -173,7 +173,7 @@ class FabricHook:
         key, value = layer.project(reference, "k"), layer.project(reference, "v")
         seen, seen_lse = reference_attention(query, key.to(query.dtype), value.to(query.dtype), weights)
         merged, _ = merge(own, own_lse, seen, seen_lse)
-        return match_energy(merged, own) if self.settings.colour_correction else merged
+        return merged
 
 
 def _given(argument: Any) -> bool:

@@ -8,8 +8,6 @@ weight w_j:
 Both parts are computed on their own and merged by their log-sum-exp, which is exact and needs no bias tensor:
 
     share = sigmoid(lse_ref + log w - lse_own),   out = (1 - share) own + share ref
-
-It also leaves the output over the own tokens at hand, which the colour correction compares with.
 """
 
 from __future__ import annotations
@@ -109,19 +107,6 @@ def merge(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) 
     """Merge attention over two sets of keys into attention over both: outputs (B, H, T, d), log-sum-exps (B, H, T)."""
     share = torch.sigmoid(second_lse - first_lse)[..., None].to(first.dtype)
     return torch.lerp(first, second, share), torch.logaddexp(first_lse, second_lse)
-
-
-def match_energy(merged: Tensor, own: Tensor, limit: float = 2.0) -> Tensor:
-    """Give the merged output the energy of the output over the own tokens: one factor for each row and head.
-
-    Averaging over more keys shrinks the output, which the layers behind it take for a weaker signal. Only the length is
-    corrected, not the direction, which carries what the feedback says: matching every channel's spread over the tokens
-    instead was measured to undo a good part of the feedback. Shapes (B, H, T, d); the factor lies within
-    [1 / limit, limit].
-    """
-    wanted, found = (x.float().pow(2).mean((2, 3), keepdim=True) for x in (own, merged))
-    factor = (wanted / found.clamp(min=1e-12)).sqrt().clamp(1 / limit, limit)
-    return merged * factor.to(merged.dtype)
 
 
 def pool_tokens(hidden: Tensor, height: int, width: int) -> Tensor:

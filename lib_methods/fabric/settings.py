@@ -45,8 +45,7 @@ class FabricSettings:
         weighting: "shared" gives all images together one budget of attention, whatever their number; "as published"
         gives every
             token of every image the full strength, as the paper and the first extension do.
-        colour_correction: keep the energy of the attention's output, which averaging over more keys shrinks, and the
-        spread of the guided prediction, which feedback in one half of the guidance widens.
+        colour_correction: give the guided prediction back the spread that feedback in one half of the guidance widens.
         detail: "half" pools the feedback images' tokens 2x2, which is faster.
         hires: in the second pass of Hires.fix "off", "reuse" the features of the first pass's size, or "re-encode" at
         the new size.

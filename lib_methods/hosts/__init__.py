@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lib_methods.denoiser import Sampling, Unsupported
+from lib_methods.denoiser import PictureSampling, Unsupported
 
 __all__ = ["Unsupported", "sampling_of"]
 
 
-def sampling_of(p: Any, latent: Tensor | None = None) -> Sampling:
+def sampling_of(p: Any, latent: Tensor | None = None) -> PictureSampling:
     """The seam for the sampling that is about to start.
 
     p: the host's `StableDiffusionProcessing`, in `process_before_every_sampling`. latent: the `x` handed to that

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.denoiser import DenoiserCall, Needs, Plan, Sampling, Unsupported
+from lib_methods.denoiser import DenoiserCall, Needs, PictureSampling, Plan, Unsupported
 from lib_methods.fabric.images import to_tensor
 from lib_methods.image_cfg import formula
 from lib_methods.image_cfg.fit import fit
@@ -20,7 +20,7 @@ NEEDS_PICTURE_MODEL = (
 )
 
 
-def attach(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> None:
+def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> None:
     """Let the picture and both scales guide a sampling.
 
     Encodes the picture here, before the sampler starts, so that hosts which keep only one model on the device do not
@@ -45,7 +45,7 @@ def attach(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[
 class ImageCfg:
     """Image conditioning's part in one sampling. Implements `lib_methods.denoiser.RowPlanner`."""
 
-    def __init__(self, sampling: Sampling, settings: ImageCfgSettings, picture: Tensor) -> None:
+    def __init__(self, sampling: PictureSampling, settings: ImageCfgSettings, picture: Tensor) -> None:
         self.sampling, self.settings, self._picture = sampling, settings, picture
 
     def picture(self) -> Tensor:
@@ -58,7 +58,7 @@ class ImageCfg:
         return formula.base(image, empty, plan.image_scale)
 
 
-def _picture(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor:
+def _picture(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor:
     """The picture of every image of the batch, (batch, 4, h, w), as the VAE gives it; zeros where there is none."""
     first, count = sampling.batch
     if sampling.is_hires and settings.hires_source == "first pass":

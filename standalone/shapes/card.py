@@ -70,7 +70,7 @@ def write(metrics: dict[str, Any], count: int, training: Path, folder: Path = FO
         "- **Data:** pictures of 64x64 drawn by `standalone/shapes/world.py`, without end, captioned by",
         f"  `standalone/shapes/captions.py`; nothing from anywhere else. {world}.",
         f"- **Training:** {int(last['step'])} steps of {train.BATCH} pictures, {train.NO_CAPTION:.0%} without caption,",
-        "  min-SNR weighting, averaged weights; Muon for the matrices, Adam for the rest; two CPU cores.",
+        "  loss weighted by the SNR between 0.2 and 5, averaged weights; Muon for the matrices, Adam for the rest.",
         "  `python -m standalone.shapes.train_vae --out DIR`, `python -m standalone.shapes.train --out DIR`,",
         "  `python -m standalone.shapes.export --from DIR`, `python -m standalone.shapes.card --from DIR`.",
         "- **Licence:** MIT. CLIP's BPE vocabulary (`models/clip_bpe`) is OpenAI's, MIT.",

@@ -21,7 +21,7 @@ from lib_methods.fabric.settings import FabricSettings, FeedbackImage
 from tests.fabric.small_model import Album, picture, small_unet
 
 
-def dense_attention(layer, own: Tensor, references: Tensor, weights: Tensor, keep_energy: bool) -> Tensor:
+def dense_attention(layer, own: Tensor, references: Tensor, weights: Tensor) -> Tensor:
     """One row. own (T, C); references (S, C) with a weight each (S,). Softmax over both with the weights, in float64
     loops over heads."""
     heads = layer.heads
@@ -37,10 +37,6 @@ def dense_attention(layer, own: Tensor, references: Tensor, weights: Tensor, kee
         scores = q[:, head] @ k[:, head].T / q.shape[-1] ** 0.5
         both = weight * torch.exp(scores)
         out = (both / both.sum(1, keepdim=True)) @ v[:, head]
-        if keep_energy:
-            alone = torch.exp(scores[:, : len(own)])
-            wanted = (alone / alone.sum(1, keepdim=True)) @ v[: len(own), head]
-            out = out * (wanted.pow(2).mean() / out.pow(2).mean()).sqrt().clamp(0.5, 2.0)
         joined.append(out)
     out = torch.cat(joined, 1).float()
     for part in layer.to_out:
@@ -55,7 +51,6 @@ def plain_fabric(
     rows: tuple[Row, ...],
     level: float,
     per_role: dict[Role, list[tuple[Tensor, Callable[[int, int], float]]]],
-    keep_energy: bool,
     pooled: bool,
 ) -> Tensor:
     """The whole call, row by row: reference images through the UNet one by one, then dense attention in every layer."""
@@ -97,7 +92,7 @@ def plain_fabric(
                         )
                     tokens.append(reference)
                     weights.append(torch.full((len(reference),), weight(len(own), full) * full / len(reference)))
-                return dense_attention(layer, own, torch.cat(tokens), torch.cat(weights), keep_energy)[None]
+                return dense_attention(layer, own, torch.cat(tokens), torch.cat(weights))[None]
 
             handles.append(layer.register_forward_hook(replace, with_kwargs=True))
         outs.append(unet(x[i : i + 1], torch.tensor([level]), context[i : i + 1]).sample)
@@ -112,11 +107,10 @@ def _noised(image, image_id: str, size: tuple[int, int], seed: int, level: float
     return latent + level * reference_noise(image_id, seed, (4, *size))
 
 
-@pytest.mark.parametrize("keep_energy", [True, False])
 @pytest.mark.parametrize("weighting", ["shared", "as published"])
 @pytest.mark.parametrize(("conds", "unconds", "slices"), [(1, 1, None), (3, 2, None), (2, 2, 2), (2, 1, 1)])
 @torch.no_grad()
-def test_equals_the_plain_form(weighting: str, keep_energy: bool, conds: int, unconds: int, slices: int | None) -> None:
+def test_equals_the_plain_form(weighting: str, conds: int, unconds: int, slices: int | None) -> None:
     rows = rows_of(conds, unconds)
     unet, album = small_unet(), Album()
     sampling = BareSampling(unet)
@@ -128,7 +122,6 @@ def test_equals_the_plain_form(weighting: str, keep_energy: bool, conds: int, un
         strength=0.8,
         negative_weight=0.5,
         weighting=weighting,
-        colour_correction=keep_energy,
     )
     assert attach(sampling, asked, album.load, FeatureCache())
     x, context = torch.randn(len(rows), 4, 8, 8), torch.randn(len(rows), 7, 16)
@@ -141,7 +134,7 @@ def test_equals_the_plain_form(weighting: str, keep_energy: bool, conds: int, un
 
     likes = [part(0, 0.8 * share), part(1, 0.8 * 0.5 * share)]
     per_role = {Role.COND: likes, Role.UNCOND: [part(2, 0.4)]}
-    expected = plain_fabric(sampling, x, context, rows, 1.5, per_role, keep_energy, False)
+    expected = plain_fabric(sampling, x, context, rows, 1.5, per_role, False)
     assert (got - expected).abs().max() < 1e-5
 
 
