@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 from modules import paths, script_callbacks, scripts, ui_components
 
-from lib_methods.fabric.settings import SettingsError
+from lib_methods.checks import SettingsError
 from lib_methods.fabric.store import ImageStore
 from lib_methods.image_cfg import infotext, page
 from lib_methods.image_cfg.fit import FITS
@@ -25,6 +25,7 @@ from lib_methods.image_cfg.request import CONTROLS, DEFAULTS, TITLE, parse_reque
 from lib_methods.image_cfg.schedules import SCHEDULES
 from lib_methods.image_cfg.settings import HIRES_SOURCES, LATENT_SCALES, MAX_IMAGE_SCALE, MAX_TEXT_SCALE
 from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.axes import NumberAxis, add_axes
 from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn
 
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
@@ -159,26 +160,20 @@ def _tell(p: Any, sentence: str) -> None:
         warn(f"{TITLE}: {sentence}")
 
 
+def _setter(name: str) -> Any:
+    def apply(p: Any, value: float) -> None:
+        # a new dict: cells share what they were copied from
+        p.image_cfg_axes = {**getattr(p, "image_cfg_axes", {}), name: value}
+
+    return apply
+
+
 def _add_axes() -> None:
-    """X/Y/Z plot, where the host has it. Its module is loaded by path, so it is found among the loaded scripts."""
-    grid = next((data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"), None)
-    if grid is None or any(axis.label.startswith(f"[{TITLE}]") for axis in grid.axis_options):
-        return
-
-    def setter(name: str) -> Any:
-        def apply(p: Any, value: float, values: Any) -> None:
-            # a new dict: cells share what they were copied from
-            p.image_cfg_axes = {**getattr(p, "image_cfg_axes", {}), name: value}
-
-        return apply
-
-    for name, label, top in (
-        ("image_scale", "Image scale", MAX_IMAGE_SCALE),
-        ("text_scale", "Text scale", MAX_TEXT_SCALE),
-    ):
-        title = f"[{TITLE}] {label}"
-        confirm = grid.confirm_range(0.0, top, title)
-        grid.axis_options.append(grid.AxisOption(title, float, setter(name), confirm=confirm))
+    axes = [
+        NumberAxis("Image scale", 0.0, MAX_IMAGE_SCALE, _setter("image_scale")),
+        NumberAxis("Text scale", 0.0, MAX_TEXT_SCALE, _setter("text_scale")),
+    ]
+    add_axes(scripts.scripts_data, TITLE, axes)
 
 
 def _guard_api(demo: Any, app: Any) -> None:

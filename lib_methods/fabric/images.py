@@ -16,7 +16,8 @@ def crop_to_fill(image: Image.Image, width: int, height: int) -> Image.Image:
     if width < 1 or height < 1:
         raise ValueError("width and height have to be positive")
     scale = min(image.width / width, image.height / height)
-    part_width, part_height = width * scale, height * scale
+    # at most the picture itself: where one side fits exactly, the product may round to more
+    part_width, part_height = min(image.width, width * scale), min(image.height, height * scale)
     left, top = (image.width - part_width) / 2, (image.height - part_height) / 2
     box = (left, top, left + part_width, top + part_height)
     return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, box=box)

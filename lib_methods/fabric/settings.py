@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from lib_methods.checks import SettingsError
+
 WEIGHTINGS = ("shared", "as published")
 DETAILS = ("full", "half")
 HIRES_MODES = ("off", "reuse", "re-encode")
@@ -12,10 +14,6 @@ HIRES_MODES = ("off", "reuse", "re-encode")
 MAX_WEIGHT = 4.0
 MAX_STRENGTH = 2.0
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}")
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be used; the message says which and why in the user's words."""
 
 
 @dataclass(frozen=True)

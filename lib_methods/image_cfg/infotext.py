@@ -6,12 +6,14 @@ in the image store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from lib_methods.fabric.settings import SettingsError
+from lib_methods.checks import SettingsError
 from lib_methods.image_cfg.request import CONTROLS, DEFAULTS, TITLE, control_values, settings_from_fields
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.ui.arguments import format_number
+from lib_methods.ui.paste import PasteKey
 
 KEYS = {name: f"{TITLE} {name.replace('_', ' ').replace('hires', 'Hires')}" for name in CONTROLS if name != "enabled"}
 ERROR_KEY = f"{TITLE} error"
@@ -26,7 +28,7 @@ def to_infotext(settings: ImageCfgSettings) -> dict[str, str]:
     """Fields for an infotext: the image scale, and what differs from the defaults."""
     usual = control_values(DEFAULTS)
     return {
-        KEYS[name]: value if isinstance(value, str) else repr(float(value)).removesuffix(".0")
+        KEYS[name]: value if isinstance(value, str) else format_number(value)
         for name, value in control_values(settings).items()
         if name == _ALWAYS or value != usual[name]
     }
@@ -55,24 +57,10 @@ def from_infotext(fields: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-class PasteKey(str):
-    """An infotext key that also reads its control's value out of the parsed fields.
-
-    Hosts take either a key or a function for a control. As a string it is what "Send to img2img" compares; as a
-    function it gives the value its type and its default where the key is missing.
-    """
-
-    control: str
-
-    def __new__(cls, control: str) -> PasteKey:
-        key = super().__new__(cls, ENABLED_KEY if control == "enabled" else KEYS[control])
-        key.control = control
-        return key
-
-    def __call__(self, fields: Mapping[str, Any]) -> Any:
-        return from_infotext(fields)[self.control]
-
-
 def paste_keys() -> tuple[PasteKey, ...]:
     """One key per control, in the order of `request.CONTROLS`."""
-    return tuple(PasteKey(control) for control in CONTROLS)
+
+    def reader(control: str) -> Callable[[Mapping[str, Any]], Any]:
+        return lambda fields: from_infotext(fields)[control]
+
+    return tuple(PasteKey(KEYS.get(control, ENABLED_KEY), reader(control)) for control in CONTROLS)

@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from lib_methods.fabric.board import status_html
-from lib_methods.fabric.settings import SettingsError
+from lib_methods.checks import SettingsError
 from lib_methods.fabric.store import ImageStore
 from lib_methods.image_cfg.request import parse_images, parse_request
+from lib_methods.ui.status import status_html
 
 THUMBNAIL_SIDE = 192
 

@@ -7,14 +7,14 @@ those sent along are kept in the image store.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from lib_methods.fabric.settings import SettingsError
+from lib_methods.checks import SettingsError, check_switch
 from lib_methods.fabric.store import ImageStore, is_image_id
 from lib_methods.image_cfg.settings import MAX_IMAGES, ImageCfgSettings
+from lib_methods.ui.arguments import named_fields, refuse_unknown
 
 TITLE = "InstructPix2Pix"
 CONTROLS = (
@@ -39,10 +39,6 @@ CONTROLS = (
 DEFAULTS = ImageCfgSettings()
 
 
-class RequestError(SettingsError):
-    """A request that cannot be understood; the message says which part and why in the user's words."""
-
-
 def parse_request(
     arguments: Sequence[Any], store: ImageStore, *, overrides: Mapping[str, Any] | None = None
 ) -> ImageCfgSettings | None:
@@ -57,23 +53,20 @@ def parse_request(
     Raises:
         SettingsError: the sentence names the field. `StoreError` of the image store is one, too.
     """
-    named = _named_fields(arguments)
-    enabled = named.pop("enabled", False)
-    if not isinstance(enabled, bool):
-        raise RequestError('"enabled" has to be true or false.')
-    if not enabled:
+    named = named_fields(arguments, CONTROLS, TITLE)
+    if not check_switch('"enabled"', named.pop("enabled", False)):
         return None
     named.update(overrides or {})
     settings = settings_from_fields(named, store)
     for name in settings.images:
         if not store.exists(name):
-            raise RequestError(f"The picture {name[:8]}… is not on this machine. Send the picture itself.")
+            raise SettingsError(f"The picture {name[:8]}… is not on this machine. Send the picture itself.")
     return settings
 
 
 def settings_from_fields(named: Mapping[str, Any], store: ImageStore | None = None) -> ImageCfgSettings:
     """Settings from named fields with JSON values; fields left out or None keep their default."""
-    _refuse_unknown(named)
+    refuse_unknown(named, CONTROLS, f"{TITLE} has")
     values = {name: value for name, value in named.items() if value is not None}
     values["images"] = parse_images(values.pop("image", None), store)
     return ImageCfgSettings(**values)
@@ -99,18 +92,18 @@ def parse_images(value: Any, store: ImageStore | None) -> tuple[str, ...]:
         # one line of hashes; anything else is a single picture, whose base64 may have line breaks
         value = words if all(map(is_image_id, words)) else [value]
     if not isinstance(value, (list, tuple)):
-        raise RequestError('"image" has to be a picture (base64, a data URL or a hash), or a list of pictures.')
+        raise SettingsError('"image" has to be a picture (base64, a data URL or a hash), or a list of pictures.')
     if len(value) > MAX_IMAGES:
-        raise RequestError(f'"image" holds {len(value)} pictures; at most {MAX_IMAGES} are possible.')
+        raise SettingsError(f'"image" holds {len(value)} pictures; at most {MAX_IMAGES} are possible.')
     names = []
     for position, item in enumerate(value, 1):
         place = f"Picture {position} of {len(value)}" if len(value) > 1 else "The picture"
         if not isinstance(item, str):
-            raise RequestError(f"{place} has to be text: base64, a data URL, or the hash of a stored one.")
+            raise SettingsError(f"{place} has to be text: base64, a data URL, or the hash of a stored one.")
         if is_image_id(item.strip()):
             names.append(item.strip())
         elif store is None:
-            raise RequestError("A picture is named by its 64-digit hash here.")
+            raise SettingsError("A picture is named by its 64-digit hash here.")
         else:
             names.append(_kept(item, place, store))
     return tuple(names)
@@ -121,30 +114,3 @@ def _kept(item: str, place: str, store: ImageStore) -> str:
         return store.add(item)
     except SettingsError as error:
         raise type(error)(f"{place}: {error}") from None
-
-
-def _named_fields(arguments: Sequence[Any]) -> dict[str, Any]:
-    if isinstance(arguments, (str, bytes, Mapping)) or not isinstance(arguments, Sequence):
-        raise RequestError(
-            '"args" has to be a list: the values of the controls in order, or one object of named fields.'
-        )
-    if len(arguments) > len(CONTROLS):
-        raise RequestError(
-            f'"args" holds {len(arguments)} values; {TITLE} has {len(CONTROLS)} controls: {", ".join(CONTROLS)}.'
-        )
-    named = {name: value for name, value in zip(CONTROLS, arguments) if value is not None}
-    first = arguments[0] if arguments else None
-    if isinstance(first, Mapping):
-        _refuse_unknown(first)
-        named["enabled"] = True  # who sends fields wants them used; "enabled": false among them still wins
-        named.update({name: value for name, value in first.items() if value is not None})
-    return named
-
-
-def _refuse_unknown(named: Mapping[Any, Any]) -> None:
-    for name in named:
-        if name not in CONTROLS:
-            shown = str(name)[:40]
-            close = difflib.get_close_matches(shown, CONTROLS, n=1)
-            hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(CONTROLS)}."
-            raise RequestError(f'{TITLE} has no field "{shown}"; {hint}')

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-from lib_methods.fabric.settings import SettingsError
+from lib_methods.checks import SettingsError, check_choice, check_number
 from lib_methods.fabric.store import is_image_id
 from lib_methods.image_cfg.fit import FITS
 from lib_methods.image_cfg.schedules import SCHEDULES, scale_at
@@ -70,16 +69,16 @@ class ImageCfgSettings:
             ("Start", self.start, 1.0),
             ("End", self.end, 1.0),
         ):
-            _number(name, value, top)
+            check_number(name, value, 0, top)
         if self.start > self.end:
             raise SettingsError(
                 f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."
             )
-        _choice("Fit", self.fit, FITS)
-        _choice("Image schedule", self.image_schedule, SCHEDULES)
-        _choice("Text schedule", self.text_schedule, SCHEDULES)
-        _choice("In Hires.fix", self.hires_source, HIRES_SOURCES)
-        _choice("Latents", self.latents, LATENT_SCALES)
+        check_choice("Fit", self.fit, FITS)
+        check_choice("Image schedule", self.image_schedule, SCHEDULES)
+        check_choice("Text schedule", self.text_schedule, SCHEDULES)
+        check_choice("In Hires.fix", self.hires_source, HIRES_SOURCES)
+        check_choice("Latents", self.latents, LATENT_SCALES)
 
     def for_hires(self) -> ImageCfgSettings:
         """The settings of the second pass of Hires.fix."""
@@ -121,15 +120,3 @@ class ImageCfgSettings:
 def _path(first: float | str, schedule: str, last: float) -> str:
     shown = first if isinstance(first, str) else f"{first:g}"
     return shown if schedule == "constant" else f"{shown} to {last:g} ({schedule})"
-
-
-def _number(name: str, value: object, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise SettingsError(f"{name} has to be a number from 0 to {high:g}.")
-    if not 0 <= value <= high:
-        raise SettingsError(f"{name} has to lie between 0 and {high:g}, not at {value:g}.")
-
-
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SettingsError(f"{name} has to be one of {', '.join(choices)}.")

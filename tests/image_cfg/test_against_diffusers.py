@@ -36,7 +36,8 @@ class SameTimesteps(DDIMScheduler):
 
     def set_timesteps(self, num_inference_steps: Any = None, device: Any = None, **kwargs: Any) -> None:
         super().set_timesteps(num_inference_steps, device=device)
-        self.timesteps = self.timesteps[:-1]
+        made: Any = self
+        made.timesteps = made.timesteps[:-1]
 
 
 def ddim() -> DDIMScheduler:

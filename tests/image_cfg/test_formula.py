@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Needs, Plan
 from lib_methods.image_cfg import formula
 from lib_methods.image_cfg.fit import FITS, fit
 from lib_methods.image_cfg.schedules import SCHEDULES, scale_at
-from lib_methods.image_cfg.settings import ImageCfgSettings, SettingsError
+from lib_methods.image_cfg.settings import ImageCfgSettings
 
 SCALES = st.sampled_from([0.0, 0.5, 1.0, 1.5, 7.5])
 UNKNOWN = torch.full((2, 4, 3, 3), math.nan)  # what is not computed must not be used
@@ -44,7 +45,9 @@ def follow(plan: Plan, cond: torch.Tensor, image: torch.Tensor, empty: torch.Ten
 def test_every_plan_gives_the_published_sum(s_t: float, s_i: float, base: bool, empty: bool, seed: int) -> None:
     rows = torch.randn(3, 2, 4, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     plan = formula.plan(s_t, s_i, Needs(base=base, empty=empty))
-    torch.testing.assert_close(follow(plan, *rows), published(*rows, s_t, s_i), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        follow(plan, rows[0], rows[1], rows[2]), published(rows[0], rows[1], rows[2], s_t, s_i), rtol=0, atol=1e-9
+    )
     assert plan.with_picture or not base
     assert plan.without_picture or not empty
 
@@ -100,10 +103,10 @@ def test_the_second_pass_has_scales_of_its_own() -> None:
     ("fields", "sentence"),
     [
         ({"image_scale": -1}, "Image scale has to lie between 0 and 10"),
-        ({"text_scale": math.nan}, "Text scale has to be a number"),
+        ({"text_scale": math.nan}, "Text scale has to lie between 0 and 30"),
         ({"text_scale": True}, "Text scale has to be a number"),
         ({"start": 0.9, "end": 0.1}, "Swap them"),
-        ({"fit": "squeeze"}, "Fit has to be one of crop, pad, stretch"),
+        ({"fit": "squeeze"}, "Fit has to be one of: crop, pad, stretch"),
         ({"images": ("../secret.png",)}, "64-digit hash"),
         ({"hires_source": ["first pass"]}, "In Hires.fix has to be one of"),
     ],

@@ -19,7 +19,7 @@ from tests.standalone.conftest import Running
 from .jobs import OTHER, PICTURE, edit, encoded, pixels, spread, unet_runs
 
 REPO = Path(__file__).resolve().parents[2]
-HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 HALF_MASK = Image.new("L", (64, 64))
 HALF_MASK.paste(255, (32, 0, 64, 64))
 IMG2IMG: dict[str, Any] = {"init_images": [picture(7)], "denoising_strength": 0.7, "steps": 4}
@@ -99,7 +99,8 @@ def test_short_cuts_are_exact_under_and(
 
 
 def test_slices_are_the_same_sum(host: Running) -> None:
-    for job in (JOBS["AND"], JOBS["long prompt"], {"batch_size": 2}):
+    jobs: list[dict[str, Any]] = [JOBS["AND"], JOBS["long prompt"], {"batch_size": 2}]
+    for job in jobs:
         at_once, sliced = (
             host.latents(**job, script_args=edit(), override_settings={"batch_cond_uncond": batched})
             for batched in (True, False)

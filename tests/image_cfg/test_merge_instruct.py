@@ -93,7 +93,7 @@ def test_the_verb_writes_a_checkpoint_that_loads(
 def test_files_that_do_not_fit_are_named(three: tuple[Path, Path, Path], order: str, sentence: str) -> None:
     named = dict(zip("abc", three))
     with pytest.raises(UserError, match=sentence):
-        merge_instruct(*(named[letter] for letter in order), three[0].with_name("new.safetensors"))
+        merge_instruct(named[order[0]], named[order[1]], named[order[2]], three[0].with_name("new.safetensors"))
     assert not three[0].with_name("new.safetensors").exists()
 
 

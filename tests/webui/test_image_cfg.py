@@ -1,0 +1,149 @@
+"""InstructPix2Pix in the real WebUI, with a small checkpoint that has 8 input channels.
+
+SD_WEBUI_MORE_CKPTS names small checkpoints, each with its `.yaml` beside it, separated as in PATH; the one among them
+that sees a picture is taken. Without one the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .checkpoint import weight_shapes
+from .client import JSON, ApiError
+from .jobs import BASE, Runs, feedback, generate, inpainting, largest_difference, picture
+from .server import PACK_NAME, REPO, Installation, WebUI, serving
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (REPO / "scripts" / "image_cfg.py").is_file(), reason="scripts/image_cfg.py is not there"),
+]
+ROUNDING = 2  # of 255
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+HIRES: JSON = {**BASE, "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+IMG2IMG: JSON = {**BASE, "init_images": [picture("green")], "denoising_strength": 0.7, "steps": 4}
+SMALL: JSON = {**BASE, "width": 64, "height": 64}
+
+
+def _sees_picture(path: str) -> bool:
+    return Path(path).is_file() and weight_shapes(Path(path)).get(FIRST, [0, 0])[1] == 8
+
+
+@pytest.fixture(scope="module")
+def model(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """A WebUI with the pack and a checkpoint that sees a picture."""
+    named = [path for path in os.environ.get("SD_WEBUI_MORE_CKPTS", "").split(os.pathsep) if _sees_picture(path)]
+    if not named:
+        pytest.skip("SD_WEBUI_MORE_CKPTS names no checkpoint with 8 input channels")
+    other = dataclasses.replace(installation, checkpoint=Path(named[0]))
+    with serving(other, tmp_path_factory.mktemp("webui-edit"), {PACK_NAME: REPO}) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_error_is_logged(model: WebUI):
+    """The host logs and swallows exceptions of a script; a test that only looks at the image would not see them."""
+    before = len(model.log())
+    yield
+    assert model.errors(before) == []
+
+
+def edited(payload: JSON, **fields: object) -> JSON:
+    """`payload` with a picture to edit, unless `fields` say otherwise."""
+    named = {"image": picture("red"), "image_scale": 1.5, **fields}
+    return {**payload, "alwayson_scripts": {"InstructPix2Pix": {"args": [named]}}}
+
+
+CASES: dict[str, JSON] = {
+    "txt2img, Euler a": BASE,
+    "txt2img, DDIM, another aspect": {**BASE, "sampler_name": "DDIM", "width": 192},
+    "txt2img, Heun": {**SMALL, "sampler_name": "Heun"},
+    "txt2img, DDIM CFG++": {**SMALL, "sampler_name": "DDIM CFG++"},
+    "txt2img, UniPC": {**SMALL, "sampler_name": "UniPC"},
+    "txt2img, PLMS": {**SMALL, "sampler_name": "PLMS"},
+    "batch of two, twice": {**SMALL, "batch_size": 2, "n_iter": 2},
+    "AND": {**SMALL, "prompt": "a circle AND a square :0.5 AND white"},
+    "long prompt": {**SMALL, "prompt": "red " * 90},
+    "slices": {**SMALL, "prompt": "red " * 90, "batch_size": 2, "override_settings": {"batch_cond_uncond": False}},
+    "skipped uncond": {**SMALL, "steps": 4, "override_settings": {"skip_early_cond": 0.5}},
+    "Hires.fix": HIRES,
+    "Hires.fix, image upscaler": {**HIRES, "hr_upscaler": "Lanczos", "hr_sampler_name": "DDIM"},
+    "img2img": IMG2IMG,
+    "img2img, latent resize": {**IMG2IMG, "resize_mode": 3, "width": 192},
+    "inpainting": {**inpainting(BASE), "steps": 4},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_every_job_is_edited_and_repeats(model: WebUI, runs: Runs, case: JSON) -> None:
+    job = edited(case, image=None) if "init_images" in case else edited(case)
+    first = runs.first(model, job)
+    assert all("InstructPix2Pix image scale: 1.5" in text and "error" not in text for text in first.infotexts)
+    assert generate(model, job).pixels == first.pixels
+    closer = runs.first(model, edited(case, image=picture("blue"), image_scale=3.0))
+    assert all(one != other for one, other in zip(first.pixels, closer.pixels))
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "DDIM", "Heun"])
+@pytest.mark.parametrize("case", [IMG2IMG, CASES["inpainting"]], ids=["img2img", "inpainting"])
+def test_img2img_is_the_hosts_own(model: WebUI, runs: Runs, case: JSON, sampler: str) -> None:
+    """The host's own way works in img2img; with the same settings ours gives its image."""
+    job = {**case, "sampler_name": sampler}
+    theirs = runs.first(model, {**job, "image_cfg_scale": 1.7})
+    ours = runs.first(model, edited({**job, "image_cfg_scale": 9.9}, image=None, image_scale=1.7))
+    assert largest_difference(ours.images[0], theirs.images[0]) <= ROUNDING
+    assert "Image CFG scale" not in ours.infotexts[0], "the host's own scale does not act and is not named"
+
+
+@pytest.mark.parametrize(("text", "image"), [(5.0, 1.0), (2.0, 2.0), (1.0, 1.0)])
+def test_short_cuts_give_the_same_image(model: WebUI, runs: Runs, text: float, image: float) -> None:
+    """A scale next to the short cut's needs all rows, and the image is next to the short cut's."""
+    short = runs.first(model, edited(SMALL, text_scale=text, image_scale=image))
+    full = runs.first(model, edited(SMALL, text_scale=text, image_scale=image + 1e-6))
+    assert largest_difference(short.images[0], full.images[0]) <= ROUNDING
+
+
+def test_the_second_pass_has_a_source_and_scales_of_its_own(model: WebUI, runs: Runs) -> None:
+    jobs = [edited(HIRES), edited(HIRES, hires_source="first pass"), edited(HIRES, hires_image_scale=3.0)]
+    assert len({runs.first(model, job).pixels for job in jobs}) == 3
+
+
+def test_with_feedback_images(model: WebUI, runs: Runs) -> None:
+    """FABRIC's rows are still known when the rows are no longer the host's."""
+    job = edited(SMALL)
+    fabric = {"FABRIC": {"args": [{"likes": feedback("red"), "dislikes": feedback("blue"), "end": 1.0}]}}
+    both = {**job, "alwayson_scripts": {**job["alwayson_scripts"], **fabric}}
+    assert runs.first(model, both).pixels != runs.first(model, job).pixels
+    assert generate(model, both).pixels == runs.first(model, both).pixels
+    assert "FABRIC error" not in runs.first(model, both).infotexts[0]
+
+
+def test_off_means_off(model: WebUI, runs: Runs) -> None:
+    """Before and after jobs of ours, and with the method named but switched off."""
+    job = {**IMG2IMG, "image_cfg_scale": 1.7}
+    before = runs.first(model, job)
+    generate(model, edited(job))
+    assert generate(model, job).pixels == before.pixels
+    off = {**job, "alwayson_scripts": {"InstructPix2Pix": {"args": [{"enabled": False}]}}}
+    assert generate(model, off).pixels == before.pixels
+    assert "InstructPix2Pix" not in generate(model, off).infotexts[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [({"image_scal": 1}, "image_scale"), ({"image": "/etc/passwd"}, "not accepted"), ({"image_scale": 99}, "0 and 10")],
+)
+def test_a_bad_request_is_refused_with_a_sentence(model: WebUI, fields: JSON, sentence: str) -> None:
+    with pytest.raises(ApiError, match=sentence) as refusal:
+        model.client.generate(edited(SMALL, **fields))
+    assert refusal.value.status == 422
+
+
+def test_another_checkpoint_is_told_what_is_needed(with_pack: WebUI) -> None:
+    answer = with_pack.client.generate(edited(SMALL))
+    assert "InstructPix2Pix error: " in answer.infotexts[0]
+    assert "8 input channels" in answer.infotexts[0]
