@@ -12,6 +12,7 @@ from modules.processing_base import StableDiffusionProcessing
 from modules.processing_infotext import create_infotext
 from modules.processing_latents import apply_overlay, decode_latent_batch, get_fixed_seed, opt_C, opt_f, to_image
 from modules.processing_result import Processed
+from modules.sd_refiner import choose_refiner
 from modules.shared import opts, state
 from standalone.engine.errors import UserError
 
@@ -54,7 +55,7 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
                 opts.set(key, _cast(key, value), is_api=True, run_callbacks=False)
         sd_models.reload_model_weights()
         sd_samplers.fix_p_invalid_sampler_and_scheduler(p)
-        with extra_networks.kept():
+        with sd_models.checkpoint_kept(), extra_networks.kept():
             return process_images_inner(p)
     finally:
         if p.override_settings_restore_afterwards:
@@ -75,6 +76,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     seed, subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
     p.restore_faces = bool(p.restore_faces)
     p.tiling = bool(p.tiling)
+    choose_refiner(p)
     p.sd_model_name = shared.sd_model.sd_checkpoint_info.name_for_extra
     p.sd_model_hash = shared.sd_model.sd_model_hash
     p.fill_fields_from_opts()
@@ -127,7 +129,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
 
 def _process_batch(p: StableDiffusionProcessing, n: int, output: list[Any], infotexts: list[str]) -> bool:
     """Batch `n`: appends its images and infotexts. False when there is nothing left to make."""
-    sd_models.reload_model_weights()  # another checkpoint may have been loaded for the second pass of the last batch
+    sd_models.reload_model_weights()  # Hires. fix or the refiner may have loaded another checkpoint in the last batch
     part = slice(n * p.batch_size, (n + 1) * p.batch_size)
     p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
     p.seeds, p.subseeds = p.all_seeds[part], p.all_subseeds[part]

@@ -151,9 +151,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
                     decode_latent_batch(shared.sd_model, samples, devices.cpu, check_for_nans=True)
                 ).float()
         devices.torch_gc()
-        if self.hr_checkpoint_info is not None:
-            with sd_models.SkipWritingToConfig():
-                sd_models.reload_model_weights(info=self.hr_checkpoint_info)
+        with sd_models.SkipWritingToConfig():  # the first pass may have ended with the refiner
+            sd_models.reload_model_weights(info=self.hr_checkpoint_info)
         return self.sample_hr_pass(samples, decoded, seeds, subseeds, subseed_strength, prompts)
 
     def sample_hr_pass(

@@ -194,4 +194,15 @@ def SkipWritingToConfig() -> Iterator[None]:
         shared.opts.data["sd_model_checkpoint"] = before
 
 
+@contextlib.contextmanager
+def checkpoint_kept() -> Iterator[None]:
+    """After the block, whatever happens in it, the checkpoint from before it is loaded: a job may change it."""
+    before = shared.sd_model.sd_checkpoint_info
+    try:
+        yield
+    finally:
+        with SkipWritingToConfig():
+            reload_model_weights(info=before)
+
+
 model_path = paths_internal.models_path

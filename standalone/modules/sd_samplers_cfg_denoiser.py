@@ -98,6 +98,7 @@ class CFGDenoiser(torch.nn.Module):
     def update_inner_model(self) -> None:
         """The model changed: build `inner_model` anew and take the conds again."""
         self.model_wrap = None
+        self.sampler.model_wrap = self.inner_model  # so that nothing holds the old one in memory
         c, uc = self.p.get_conds()
         self.sampler.sampler_extra_args.update(cond=c, uncond=uc)
 
@@ -214,6 +215,9 @@ class CFGDenoiser(torch.nn.Module):
         """
         if state.interrupted or state.skipped:
             raise sd_samplers_common.InterruptedException
+
+        if sd_samplers_common.apply_refiner(self, sigma):
+            cond, uncond = self.sampler.sampler_extra_args["cond"], self.sampler.sampler_extra_args["uncond"]
 
         is_edit_model = shared.sd_model.cond_stage_key == "edit" and self.image_cfg_scale not in (None, 1.0)
         conds_list, tensor = prompt_parser.reconstruct_multicond_batch(cond, self.step)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from modules import devices, shared
+from modules.sd_refiner import apply_refiner as apply_refiner
 from modules.shared import opts, state
 from standalone.engine import preview
 
@@ -111,11 +112,6 @@ def is_sampler_using_eta_noise_seed_delta(p: Any) -> bool:
     config = sd_samplers.find_sampler_config(p.sampler_name)
     eta = p.eta if p.eta is not None else getattr(p.sampler, "eta", None)
     return eta != 0 and bool(config is not None and config.options.get("uses_ensd", False))
-
-
-def apply_refiner(cfg_denoiser: Any, sigma: Any = None) -> bool:
-    """This host has no refiner; never switches."""
-    return False
 
 
 class Sampler:

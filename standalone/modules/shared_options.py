@@ -82,6 +82,18 @@ def conditioning() -> Table:
                 False, "Use old prompt editing timelines.", infotext="Old prompt editing timelines"
             ),
             "hires_fix_use_firstpass_conds": OptionInfo(False, "Hires. fix: take the conditioning of the first pass"),
+            "hires_fix_refiner_pass": OptionInfo(
+                "second pass",
+                "Hires. fix: the pass that the refiner has a part in",
+                gr.Radio,
+                {"choices": ["first pass", "second pass", "both passes"]},
+                infotext="Hires refiner",
+            ),
+            "refiner_switch_by_sample_steps": OptionInfo(
+                False,
+                "Switch to the refiner by sampling steps instead of timesteps",
+                infotext="Refiner switch by sampling steps",
+            ),
         },
     )
 
