@@ -139,9 +139,14 @@ def tagged(payload: JSON, tag: str, **more: Any) -> JSON:
     return {**payload, **more, "prompt": payload["prompt"] + tag}
 
 
-def uncached(payload: JSON) -> JSON:
+def from_scratch(server: WebUI, payload: JSON) -> tuple[bytes, ...]:
+    """What `payload` gives when nothing is in FABRIC's cache."""
     (settings,) = payload["alwayson_scripts"]["FABRIC"]["args"]
-    return {**payload, "alwayson_scripts": {"FABRIC": {"args": [{**settings, "cache_limit_mb": 0}]}}}
+    nothing_kept: JSON = {"cache_limit_mb": 0}
+    # a job without room for its own features drops all others; its picture and noise are no other job's
+    server.client.generate(with_fabric({**BASE, "steps": 1}, likes=feedback("teal"), seed=99, **nothing_kept))
+    unkept = {**payload, "alwayson_scripts": {"FABRIC": {"args": [{**settings, **nothing_kept}]}}}
+    return generate(server, unkept).pixels
 
 
 def test_fabric_and_a_lora_both_act(real: WebUI) -> None:
@@ -155,37 +160,43 @@ def test_fabric_and_a_lora_both_act(real: WebUI) -> None:
 def test_with_the_cache_and_without_it_is_the_same(real: WebUI) -> None:
     """With one LoRA, none, the first again ...: features of another LoRA, or of none, are never used."""
     jobs = [tagged(LIKED, tag) for tag in (*TAGS, *TAGS[:3])]
-    wanted = [generate(real, uncached(job)).pixels for job in jobs]
-    assert [generate(real, job).pixels for job in jobs] == wanted
-    assert [generate(real, job).pixels for job in jobs] == wanted, "now all features come from the cache"
+    cached = [generate(real, job).pixels for job in jobs]
+    wanted = [from_scratch(real, job) for job in jobs[: len(TAGS)]]
+    assert cached == [*wanted, *wanted[:3]]
 
 
 def test_hires_fix_with_a_lora_for_each_pass(real: WebUI) -> None:
     hires = with_fabric(CASES["Hires.fix"], likes=feedback("red"))
-    jobs = [
-        {**tagged(hires, "<lora:text:1>"), "hr_prompt": f"a circle on white{tag}"}
-        for tag in ("<lora:unet:1>", "", "<lora:unet:1>")
-    ]
-    wanted = [generate(real, uncached(job)).pixels for job in jobs]
-    assert [generate(real, job).pixels for job in jobs] == wanted
-    assert wanted[0] == wanted[2] != wanted[1]
+    first = tagged(hires, "<lora:text:1>")
+    jobs = [{**first, "hr_prompt": f"a circle on white{tag}"} for tag in ("<lora:unet:1>", "", "<lora:unet:1>")]
+    cached = [generate(real, job).pixels for job in jobs]
+    wanted = [from_scratch(real, job) for job in jobs[:2]]
+    assert cached == [*wanted, wanted[0]]
+    assert wanted[0] != wanted[1]
 
 
 def test_a_file_that_is_written_anew_has_features_of_its_own(real: WebUI) -> None:
-    folder = real.data / "models" / "Lora"
+    path = real.data / "models" / "Lora" / "changing.safetensors"
     layers = unet_layers(weight_shapes(real.installation.checkpoint))
     job = tagged(LIKED, "<lora:changing:1>")
-    results: list[tuple[tuple[bytes, ...], tuple[bytes, ...]]] = []
-    for seed in (1, 2000, 1):
-        path = write(folder / "changing.safetensors", lora(layers, seed))
-        stamp = path.stat().st_mtime + 10 * len(results)
-        os.utime(path, (stamp, stamp))
+    stamps = iter(range(1_900_000_000, 2_000_000_000, 10))
+
+    def become(seed: int) -> None:
+        stamp = next(stamps)
+        os.utime(write(path, lora(layers, seed)), (stamp, stamp))
         real.client.post("/sdapi/v1/refresh-loras")
-        # the WebUI adds a file that changed only after a job with other LoRAs
+        # the WebUI takes a changed file up only after a job without it
         real.client.generate(tagged(BASE, "", steps=1))
-        results.append((generate(real, job).pixels, generate(real, uncached(job)).pixels))
-    assert all(cached == plain for cached, plain in results)
-    assert results[0] == results[2] != results[1]
+
+    cached, wanted = [], []
+    for seed in (1, 2000, 1):
+        become(seed)
+        cached.append(generate(real, job).pixels)
+    for seed in (1, 2000):
+        become(seed)
+        wanted.append(from_scratch(real, job))
+    assert cached == [*wanted, wanted[0]]
+    assert wanted[0] != wanted[1]
 
 
 # -- both hosts
@@ -268,6 +279,10 @@ def test_both_hosts_draw_the_same(hosts: tuple[WebUI, Standalone], name: str) ->
     images, infotext, comments = ours.generate(payload)
     differences = [largest_difference(image.convert("RGB"), other) for image, other in zip(images, theirs.images)]
     assert len(images) == len(theirs.images)
+    if max(differences) > ROUNDING:
+        bare = [largest_difference(a.convert("RGB"), b) for a, b in zip(ours.generate(plain)[0], without.images)]
+        if max(bare) > ROUNDING:  # a VAE that draws visibly, each host from its own generator
+            pytest.skip(f"the hosts differ by {max(bare)} with this model without a LoRA, too")
     assert max(differences) <= ROUNDING, differences
     effects = [largest_difference(one, other) for one, other in zip(theirs.images, without.images)]
     if name in ("not there", "of another kind of model"):
