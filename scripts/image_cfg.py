@@ -55,7 +55,7 @@ class ImageCfgScript(scripts.Script):
                 label = "Picture to edit" if not is_img2img else "Picture to edit, if not the tab's own"
                 upload = unsaved(gr.Image(type="pil", label=label, height=220, elem_id=f"image_cfg_{tab}_upload"))
                 preview = gr.HTML("", elem_id=f"image_cfg_{tab}_preview")
-            clear = gr.Button("Remove picture", size="sm")
+            clear = gr.Button("Remove picture", size="sm", elem_id=f"image_cfg_{tab}_clear")
             with gr.Row():
                 image_scale = _scale("Image scale", DEFAULTS.image_scale, MAX_IMAGE_SCALE, "how close to the picture")
                 text_scale = _scale("Text scale", DEFAULTS.text_scale, MAX_TEXT_SCALE, "0: the CFG scale above")

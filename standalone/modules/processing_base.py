@@ -90,7 +90,9 @@ class StableDiffusionProcessing(ProcessingFields):
 
     def edit_image_conditioning(self, source_image: torch.Tensor) -> torch.Tensor:
         """InstructPix2Pix: the latents of the picture, unscaled."""
-        return shared.sd_model.encode_first_stage(source_image).mode()
+        encoded = shared.sd_model.encode_first_stage(source_image)
+        # SDXL gives scaled latents instead of the posterior
+        return encoded / shared.sd_model.scale_factor if isinstance(encoded, torch.Tensor) else encoded.mode()
 
     def inpainting_image_conditioning(
         self,

@@ -16,9 +16,9 @@ REPO = Path(__file__).resolve().parents[2]
 __all__ = ["checkpoints", "start_host"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
-    """A host with a tiny InstructPix2Pix model that has loaded the pack."""
+    """A host with a tiny InstructPix2Pix model that has loaded the pack; started again where a test took another."""
     return start_host(checkpoints("sd1", in_channels=8), extension_dirs=[REPO])
 
 

@@ -218,6 +218,28 @@ def test_an_exception_in_the_middle_leaves_nothing_behind(host: Running, monkeyp
     assert np.array_equal(before, pixels(host.generate(script_args=edit())))
 
 
+def test_the_latents_of_the_picture_can_be_scaled(host: Running) -> None:
+    """For models in the manner of CosXL-Edit; an SD1 model is known to take them unscaled."""
+    auto, unscaled, scaled = (
+        host.latents(script_args=edit(latents=latents)) for latents in ("auto", "unscaled", "scaled")
+    )
+    assert spread(auto, unscaled) == 0
+    assert spread(auto, scaled) > 1e-4
+
+
+def test_sdxl_with_eight_channels(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> None:
+    """Conditioning of two parts, and an autoencoder that gives scaled latents: the picture's are not."""
+    host = start_host(checkpoints("sdxl", in_channels=8), extension_dirs=[REPO])
+    for job in ({"sampler_name": "DDIM", "width": 96}, HIRES):
+        near, far = (host.latents(script_args=edit(image_scale=scale), **job) for scale in (1.2, 2.4))
+        assert spread(near, far) > 1e-3
+    own = host.latents("img2img", image_cfg_scale=1.7, **IMG2IMG)
+    ours = host.latents("img2img", script_args=edit(image=None, image_scale=1.7), **IMG2IMG)
+    uploaded = host.latents("img2img", script_args=edit(image=encoded(picture(7)), image_scale=1.7), **IMG2IMG)
+    assert spread(ours, own) < 1e-4
+    assert spread(uploaded, own) < 1e-4
+
+
 def test_a_checkpoint_that_sees_no_picture_is_named(
     start_host: Callable[..., Running], checkpoints: Callable[..., Path]
 ) -> None:

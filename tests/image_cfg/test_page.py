@@ -1,0 +1,77 @@
+"""The controls in a browser: a picture is put in, shown, and used; what is needed is said where the user looks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api.process import Process
+from tests.fabric.small_model import picture
+from tests.page.conftest import Browser, _need_browser, browser, screenshot
+from tests.page.test_browser import downloaded
+from tests.standalone import tiny
+
+pytestmark = pytest.mark.browser
+__all__ = ["browser", "screenshot"]
+BOX = "#image_cfg_txt2img"
+SWITCH = f"{BOX}-checkbox input"
+
+
+@pytest.fixture(scope="module")
+def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """`run.py serve` with two tiny models: the first sees a picture, the second does not."""
+    _need_browser()
+    folder = tmp_path_factory.mktemp("models")
+    for name, channels in (("edit", 8), ("plain", 4)):
+        tiny.write_file(tiny.build("sd1", in_channels=channels), folder / f"{name}.safetensors")
+        defaults = {"width": 64, "height": 64, "steps": 3, "cfg_scale": 3.0, "sampler_name": "Euler"}
+        (folder / f"{name}.defaults.json").write_text(json.dumps(defaults), encoding="utf-8")
+    data = tmp_path_factory.mktemp("page-data")
+    server = Process("--checkpoint", str(folder), "--data-dir", str(data))
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+def infotext(page: Browser) -> str:
+    images = page.generate()
+    assert images, page.text("#html_log_txt2img")
+    return str(downloaded(images[0]).info["parameters"])
+
+
+def test_a_picture_is_put_in_shown_and_used(browser: Browser, tmp_path: Path, screenshot) -> None:
+    picture(5, 80, 48).save(tmp_path / "picture.png")
+    browser.open()
+    browser.type("#txt2img_prompt textarea", "make it red")
+    browser.type("#txt2img_seed input", "7")
+    browser.click(f"{BOX} > .label-wrap")
+    browser.until(f"return document.querySelector('{BOX}_upload input[type=file]') !== null")
+    browser.find(f"{BOX}_upload input[type=file]").send_keys(str(tmp_path / "picture.png"))
+    browser.until(f"return document.querySelector('{BOX}_preview img') !== null")
+    browser.until(f"return document.querySelector('{SWITCH}').checked")
+    browser.until(f"return document.querySelector('{BOX}_status').textContent.includes('1 picture, fitted by crop')")
+    screenshot("image_cfg")
+    first = infotext(browser)
+    assert "InstructPix2Pix image: " in first
+    assert "InstructPix2Pix image scale: 1.5" in first
+
+    browser.click(f"{BOX}_clear")
+    browser.until(f"return document.querySelector('{BOX}_preview img') === null")
+    browser.until(f"return document.querySelector('{BOX}_status').textContent.includes('No picture yet')")
+    browser.js(
+        "const box = document.querySelector('#txt2img_prompt textarea'); box.value = arguments[0]; updateInput(box)",
+        first,
+    )
+    browser.click("#paste")
+    browser.until(f"return document.querySelector('{BOX}_preview img') !== null")
+    assert "InstructPix2Pix image: " in infotext(browser)
+
+
+def test_nothing_went_wrong_in_the_browser(browser: Browser) -> None:
+    assert browser.errors() == []
+    assert browser.outside_requests() == []
