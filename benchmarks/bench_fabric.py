@@ -2,8 +2,8 @@
 
 The UNet has SD1.5's geometry with random weights, at 512x512 (`--quick`: 256x256, batch 1, fewer likes). Every figure
 is a ratio to plain sampling measured side by side in the same run: all forms are timed in turn, round after round, and
-the median of the rounds' ratios is reported. bench.json is written after every round, so a long run may be stopped. On
-a CUDA device it runs in half precision, elsewhere in fp32.
+the median of the rounds' ratios is reported. bench.json is written after every line, so a long run may be stopped. On a
+CUDA device it runs in half precision, elsewhere in fp32.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def main(out: Path, quick: bool) -> int:
                         fixed[f"peak_memory_{count}{mark}"] = memory
                 line = ", ".join(f"{name[6:]} {value:.2f}" for name, value in found.items())
                 print(f"  round {turn + 1}, batch {batch}: {line}", flush=True)
-            _write(out, collected, fixed, device, dtype, side * 8)
+                _write(out, collected, fixed, device, dtype, side * 8)
     print(f"Written to {out.name}: bench.json.")
     return 0
 

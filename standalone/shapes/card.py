@@ -49,7 +49,9 @@ def millions(module: nn.Module) -> float:
 
 def write(metrics: dict[str, Any], count: int, training: Path, folder: Path = FOLDER) -> None:
     """Write README.md and its pictures beside the checkpoint."""
-    last = _log(training / "train_log.jsonl")[-1]
+    log = _log(training / "train_log.jsonl")
+    last = log[-1]
+    jump = next((int(a["step"]) for a, b in zip(log, log[1:]) if a["snr_floor"] != b["snr_floor"]), None)
     sizes = {
         "UNet": networks.unet(),
         "autoencoder": networks.vae(),
@@ -89,6 +91,8 @@ def write(metrics: dict[str, Any], count: int, training: Path, folder: Path = FO
         shown = "" if variety is None else f"{variety:.3f}"
         lines.append(f"| {name} | {metrics[f'accuracy_{name}']:.3f} | {metrics[f'autoencoder_{name}']:.3f} | {shown} |")
     lines += ["", "![loss](loss.png)"]
+    if jump is not None:
+        lines += ["", f"The noisiest steps count since step {jump} (`SNR_FLOOR` in `train.py`), where the loss jumps."]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     loss_curves(training, folder / "loss.png")
 

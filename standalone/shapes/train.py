@@ -175,7 +175,7 @@ class Trainer:
                 losses.append(self.train_step(stock, generator))
                 self.spent += time.monotonic() - started
                 if self.step % REFRESH == 0:
-                    entry = {"step": self.step, "loss": round(float(np.mean(losses)), 5)}
+                    entry = {"step": self.step, "loss": round(float(np.mean(losses)), 5), "snr_floor": SNR_FLOOR}
                     print(entry, f"{self.spent:.0f} s", flush=True)
                     log.write(json.dumps(entry) + "\n")
                     log.flush()
