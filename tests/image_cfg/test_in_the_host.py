@@ -132,6 +132,18 @@ def test_skipped_uncond_rows(host: Running) -> None:
     assert runs == [1, 1, 1, 3]
 
 
+def test_the_model_may_be_loaded_anew_in_the_middle_of_a_call(host: Running) -> None:
+    """As the WebUI does it when its refiner takes over: the denoiser forgets its inner model and makes another."""
+    from modules import script_callbacks
+
+    usual = host.latents(script_args=edit())
+    script_callbacks.on_cfg_denoiser(lambda params: params.denoiser.update_inner_model())
+    with unet_runs() as runs:
+        renewed = host.latents(script_args=edit())
+    assert runs == [3, 3, 3]
+    assert spread(renewed, usual) == 0
+
+
 def test_img2img_is_the_hosts_own_at_its_settings(host: Running) -> None:
     """The host's own way with three rows works in img2img: ours gives its picture, latents to rounding."""
     for job in (IMG2IMG, {**IMG2IMG, "sampler_name": "DDIM", "mask": HALF_MASK, "inpainting_fill": 1, "batch_size": 2}):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lib_methods.denoiser import Guidance
+from lib_methods.denoiser import Guidance, Unsupported
+from lib_methods.hosts.forge import ForgeSampling
 from lib_methods.image_cfg import apply
+from lib_methods.image_cfg.settings import ImageCfgSettings
 from tests.standalone.conftest import Running
 
 from .jobs import OTHER, edit, pixels, spread
@@ -82,6 +85,13 @@ def test_a_guide_sees_base_direction_and_cond(
         assert spread(short.at(text), short.guided) < 1e-4
         assert spread(short.cond, seen.cond) < 1e-4
         assert spread(short.direction, seen.direction) < 1e-4
+
+
+def test_forge_says_that_it_keeps_its_rows() -> None:
+    """A sentence, not a picture that ignores the scales."""
+    sampling = ForgeSampling(SimpleNamespace(width=64, height=64, is_hr_pass=False), None)
+    with pytest.raises(Unsupported, match="Forge's denoiser"):
+        sampling.add_planner(apply.ImageCfg(sampling, ImageCfgSettings(), torch.zeros(1, 4, 8, 8)))
 
 
 def test_both_change_the_picture_together(host: Running) -> None:

@@ -143,6 +143,25 @@ def test_a_bad_request_is_refused_with_a_sentence(model: WebUI, fields: JSON, se
     assert refusal.value.status == 422
 
 
+def test_a_merged_checkpoint_is_loaded_and_edits(
+    installation: Installation, tmp_path_factory: pytest.TempPathFactory, model: WebUI
+) -> None:
+    """`run.py merge-instruct`, of the plain checkpoint and the one that sees a picture."""
+    merge = pytest.importorskip("standalone.engine.merge")
+    plain, instruct = installation.checkpoint, model.installation.checkpoint
+    out = tmp_path_factory.mktemp("merged") / "merged.safetensors"
+    try:
+        merge.merge_instruct(plain, instruct, plain, out)
+    except merge.UserError as reason:
+        pytest.skip(f"the checkpoints are of different builds: {reason}")
+    other = dataclasses.replace(installation, checkpoint=out)
+    with serving(other, tmp_path_factory.mktemp("webui-merged"), {PACK_NAME: REPO}) as server:
+        near, far = (server.client.generate(edited(SMALL, image_scale=scale)) for scale in (1.2, 3.0))
+        assert "error" not in near.infotexts[0]
+        assert near.pixels != far.pixels
+        assert server.errors() == []
+
+
 def test_another_checkpoint_is_told_what_is_needed(with_pack: WebUI) -> None:
     answer = with_pack.client.generate(edited(SMALL))
     assert "InstructPix2Pix error: " in answer.infotexts[0]
