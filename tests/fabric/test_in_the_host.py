@@ -50,7 +50,7 @@ JOBS: dict[str, dict[str, Any]] = {
         "hr_upscaler": "Latent",
         "denoising_strength": 0.6,
         "hr_sampler_name": "DDIM",
-        "hr_second_pass_steps": 2,
+        "hr_second_pass_steps": 4,
     },
     "slices": {"override_settings": {"batch_cond_uncond": False}, "batch_size": 2},
     "padded prompts": {"prompt": "red " * 90, "override_settings": {"pad_cond_uncond": True}},
