@@ -1,4 +1,4 @@
-"""The one command: python run.py [serve | generate | test | evaluate | bench | merge-instruct]. See python run.py --help.
+"""The one command: python run.py VERB. See python run.py --help for the verbs.
 
 Only the version check happens here, in words that any Python understands; the rest is in standalone/setup.
 """
