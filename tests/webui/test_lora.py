@@ -251,11 +251,11 @@ def hosts(
 EULER: JSON = {**BASE, "sampler_name": "Euler", "scheduler": "Automatic"}
 PARITY: dict[str, JSON] = {
     "in the UNet": tagged(EULER, "<lora:unet:0.8>"),
-    "in the text encoders": tagged(EULER, "<lora:text:0.7>"),
+    "in the text encoders": tagged(EULER, "<lora:text:3>"),
     "in both, by an alias, unequal": tagged(EULER, "<lora:half:0.8:0.4><lora:The UNet:-0.5>"),
     "by names of arguments": tagged(EULER, "<lora:half:1:te=0.3:unet=0.9>"),
     "without strength": tagged(EULER, "<lora:half>"),
-    "cut to fewer ranks": tagged(EULER, "<lora:text:1:1:1>"),
+    "cut to fewer ranks": tagged(EULER, "<lora:text:4:4:1>"),
     "diffusers' names": tagged(EULER, "<lora:diffusers:1>"),
     "Hires.fix": {**CASES["Hires.fix"], "sampler_name": "Euler", "prompt": "a", "hr_prompt": "a <lora:half:1>"},
     "two batches": tagged(EULER, "<lora:half:1>", batch_size=2, n_iter=2),

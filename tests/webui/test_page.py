@@ -150,8 +150,9 @@ def test_the_full_screen_viewer_has_marks_of_the_shown_picture(page: WebDriver, 
     generate(page)
     page_errors(page)
     page.execute_script("document.querySelector('#txt2img_gallery .thumbnail-item.thumbnail-lg')?.click()")
-    wait(page, lambda: page.execute_script("return !!document.querySelector('.gradio-gallery > div > img')"))
-    page.execute_script("document.querySelector('.gradio-gallery > div > img[data-modded]').click()")
+    shown = "document.querySelector('.gradio-gallery > div > img[data-modded]')"  # once the host listens to clicks
+    wait(page, lambda: page.execute_script(f"return !!{shown}"))
+    page.execute_script(f"{shown}.click()")
     press(page, "likes", VIEWER)
     wait(page, lambda: pressed(page, VIEWER) == ["likes"])
     first = value_of(page, LIST.format("likes"))
