@@ -1,9 +1,12 @@
-"""The same weights, noise, scales and steps in diffusers' InstructPix2Pix pipeline give the same latents."""
+"""The same weights, noise, scales and steps in diffusers' InstructPix2Pix pipelines give the same latents."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
@@ -13,6 +16,7 @@ from tests.standalone.conftest import Running
 
 from .jobs import edit, encoded, spread
 
+REPO = Path(__file__).resolve().parents[2]
 STEPS = 5
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
@@ -44,7 +48,7 @@ def ddim() -> DDIMScheduler:
     return SameTimesteps(**BETAS, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False, clip_sample=False)
 
 
-SCHEDULERS = {"DDIM": ddim, "Euler": lambda: SameSigmas(**BETAS)}
+SCHEDULERS: dict[str, Callable[[], Any]] = {"DDIM": ddim, "Euler": lambda: SameSigmas(**BETAS)}
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
@@ -80,6 +84,69 @@ def test_diffusers_gives_the_same_latents(host: Running, sampler: str, size: tup
         prompt_embeds=model.get_learned_conditioning(["a red circle"]),
         negative_prompt_embeds=model.get_learned_conditioning(["grey"]),
         latents=noise,
+        num_inference_steps=STEPS,
+        guidance_scale=7.5,
+        image_guidance_scale=1.6,
+        output_type="latent",
+    ).images
+    assert spread(ours, torch.as_tensor(theirs)) < 1e-4
+
+
+@pytest.mark.skipif(
+    not hasattr(diffusers, "StableDiffusionXLInstructPix2PixPipeline"),
+    reason="this version of diffusers has no StableDiffusionXLInstructPix2PixPipeline",
+)
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+@pytest.mark.parametrize("latents", ["unscaled", "scaled"])
+def test_diffusers_gives_the_same_latents_with_sdxl(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path], sampler: str, latents: str
+) -> None:
+    """With the picture's latents as the VAE gives them, and scaled, which diffusers calls CosXL-Edit's way."""
+    host = start_host(checkpoints("sdxl", in_channels=8), extension_dirs=[REPO])
+    from modules import rng, shared
+    from modules.prompt_parser import SdConditioning
+
+    width, height = 96, 64
+    source = picture(9, width, height)
+    ours = host.latents(
+        sampler_name=sampler,
+        steps=STEPS,
+        width=width,
+        height=height,
+        cfg_scale=7.5,
+        script_args=edit(image=encoded(source), image_scale=1.6, latents=latents),
+    )
+    model = shared.sd_model
+    unet = diffusers.UNet2DConditionModel.from_config(model.model.diffusion_model.config)  # which embeds sizes itself
+    unet.load_state_dict(model.model.diffusion_model.state_dict())
+    vae = diffusers.AutoencoderKL.from_config(model.first_stage_model.config, scaling_factor=0.13025)  # SDXL's
+    vae.load_state_dict(model.first_stage_model.state_dict())
+    pipeline = diffusers.StableDiffusionXLInstructPix2PixPipeline(
+        vae=vae.eval(),
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=unet.eval(),
+        scheduler=SCHEDULERS[sampler](),
+        add_watermarker=False,
+        is_cosxl_edit=latents == "scaled",
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    words, negative = (
+        model.get_learned_conditioning(SdConditioning([text], width=width, height=height))
+        for text in ("a red circle", "grey")
+    )
+    pooled = words["vector"].shape[1] - 6 * unet.config.addition_time_embed_dim
+    theirs = pipeline(
+        image=source,
+        width=width,
+        height=height,
+        prompt_embeds=words["crossattn"],
+        negative_prompt_embeds=negative["crossattn"],
+        pooled_prompt_embeds=words["vector"][:, :pooled],
+        negative_pooled_prompt_embeds=negative["vector"][:, :pooled],
+        latents=rng.ImageRNG((4, height // 8, width // 8), [1]).next(),
         num_inference_steps=STEPS,
         guidance_scale=7.5,
         image_guidance_scale=1.6,
