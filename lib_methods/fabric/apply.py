@@ -147,31 +147,37 @@ class FabricHook:
                 return original(hidden, *args, **kwargs)
             query, key, value = (layer.project(hidden, which) for which in "qkv")
             own, own_lse = attention_with_lse(query, key, value)
+            seen = features.keys_and_values(layer)
+            tokens = features.full_tokens[layer.name]
             out = own.clone()
             for role, group in groups.items():
                 chosen = _positions(rows, role)
                 if chosen is not None:
-                    out[chosen] = self._attend(layer, group, features, query[chosen], own[chosen], own_lse[chosen])
+                    out[chosen] = self._attend(group, seen, tokens, query[chosen], own[chosen], own_lse[chosen])
             return layer.output(out)
 
         return read
 
     def _attend(
-        self, layer: SelfAttention, group: _Group, features: Features, query: Tensor, own: Tensor, own_lse: Tensor
+        self,
+        group: _Group,
+        references: tuple[Tensor, Tensor],
+        full_tokens: int,
+        query: Tensor,
+        own: Tensor,
+        own_lse: Tensor,
     ) -> Tensor:
-        stored = features.hidden[layer.name]
-        reference = stored if group.positions == tuple(range(len(stored))) else stored[list(group.positions)]
-        reference = reference.to(query.device, non_blocking=True)
+        every = group.positions == tuple(range(len(references[0])))
+        key, value = (t.to(query) if every else t[list(group.positions)].to(query) for t in references)
         weights = log_weights(
             group.images,
             group.strength,
             shared=self.settings.weighting == "shared",
             own_tokens=query.shape[2],
-            stored_tokens=stored.shape[1],
-            full_tokens=features.full_tokens[layer.name],
+            stored_tokens=key.shape[2],
+            full_tokens=full_tokens,
         )
-        key, value = layer.project(reference, "k"), layer.project(reference, "v")
-        seen, seen_lse = reference_attention(query, key.to(query.dtype), value.to(query.dtype), weights)
+        seen, seen_lse = reference_attention(query, key, value, weights)
         merged, _ = merge(own, own_lse, seen, seen_lse)
         return merged
 

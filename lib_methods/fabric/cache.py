@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from lib_methods.attention import SelfAttention
 
 
 @dataclass(frozen=True)
 class Features:
     """What the self-attention layers of the UNet saw of a group of reference images at one noise level.
 
-    hidden: by layer name, the layer's input, shape (images, stored tokens, channels).
+    hidden: by layer name, the layer's input, shape (images, stored tokens, channels); empty where `projected` is kept.
     full_tokens: by layer name, the tokens before pooling.
+    projected: by layer name, keys and values of shape (images, heads, stored tokens, channels / heads).
     """
 
     hidden: dict[str, Tensor]
     full_tokens: dict[str, int]
+    projected: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes held."""
-        return sum(t.numel() * t.element_size() for t in self.hidden.values())
+        held = (*self.hidden.values(), *(t for pair in self.projected.values() for t in pair))
+        return sum(t.numel() * t.element_size() for t in held)
+
+    def keys_and_values(self, layer: SelfAttention) -> tuple[Tensor, Tensor]:
+        """Keys and values of all images in a layer. Always projected together, so that kept ones are the same to the
+        last bit as those computed anew."""
+        kept = self.projected.get(layer.name)
+        if kept is not None:
+            return kept
+        hidden = self.hidden[layer.name]
+        return layer.project(hidden, "k"), layer.project(hidden, "v")
+
+    def with_projections(self, layers: Sequence[SelfAttention]) -> Features:
+        """The same, with keys and values in place of the layers' inputs: twice the memory, and less to do."""
+        seen = [layer for layer in layers if layer.name in self.hidden]
+        return Features({}, self.full_tokens, {layer.name: self.keys_and_values(layer) for layer in seen})
 
 
 class FeatureCache:

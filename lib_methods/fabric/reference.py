@@ -51,6 +51,9 @@ class References:
         features = cache.get(group, key)
         if features is None:
             features = self._run(sampling, layers, level)
+            if 2 * features.size * sampling.steps <= limit:  # room for all steps of the job, with twice the memory
+                with torch.no_grad():
+                    features = features.with_projections(layers)
             cache.put(group, key, features, limit)
         return features
 
