@@ -11,6 +11,7 @@ picture, which is known only when the job runs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,16 @@ from lib_methods.checks import SettingsError
 from lib_methods.fabric.store import ImageStore
 from lib_methods.image_cfg import infotext, page
 from lib_methods.image_cfg.fit import FITS
+from lib_methods.image_cfg.mask import of_the_tab
 from lib_methods.image_cfg.request import CONTROLS, DEFAULTS, TITLE, parse_request
 from lib_methods.image_cfg.schedules import SCHEDULES
-from lib_methods.image_cfg.settings import HIRES_SOURCES, LATENT_SCALES, MAX_IMAGE_SCALE, MAX_TEXT_SCALE
+from lib_methods.image_cfg.settings import (
+    HIRES_SOURCES,
+    LATENT_SCALES,
+    MAX_IMAGE_SCALE,
+    MAX_TEXT_SCALE,
+    ImageCfgSettings,
+)
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import NumberAxis, add_axes
 from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn
@@ -49,6 +57,9 @@ class ImageCfgScript(scripts.Script):
         handlers = page.PageHandlers(STORE, is_img2img)
         with hidden_row():
             image = hidden_textbox("Picture", f"image_cfg_{tab}_image")
+            mask = hidden_textbox("Mask", f"image_cfg_{tab}_mask")
+            if not is_img2img:
+                tab_mask = unsaved(gr.Checkbox(False, label="The tab's mask", elem_id=f"image_cfg_{tab}_tab_mask"))
         with ui_components.InputAccordion(False, label=TITLE, elem_id=f"image_cfg_{tab}") as enabled:
             status = gr.HTML(handlers.status(False), elem_id=f"image_cfg_{tab}_status")
             with gr.Row():
@@ -60,6 +71,20 @@ class ImageCfgScript(scripts.Script):
                 image_scale = _scale("Image scale", DEFAULTS.image_scale, MAX_IMAGE_SCALE, "how close to the picture")
                 text_scale = _scale("Text scale", DEFAULTS.text_scale, MAX_TEXT_SCALE, "0: the CFG scale above")
             fit = _choice("Fit", FITS, DEFAULTS.fit, "a picture of another aspect")
+            with gr.Accordion("Image scale by region", open=False, elem_id=f"image_cfg_{tab}_region"):
+                with gr.Row():
+                    label = "Mask: black takes the image scale, white the one below"
+                    drop = unsaved(
+                        gr.Image(type="pil", label=label, height=220, elem_id=f"image_cfg_{tab}_mask_upload")
+                    )
+                    shown = gr.HTML("", elem_id=f"image_cfg_{tab}_mask_preview")
+                forget = gr.Button("Remove mask", size="sm", elem_id=f"image_cfg_{tab}_mask_clear")
+                mask_scale = _scale(
+                    "Image scale where white", DEFAULTS.mask_image_scale, MAX_IMAGE_SCALE, "lower: may change more"
+                )
+                if is_img2img:
+                    label = "Use what is painted in the inpaint tab as this mask, in place of inpainting"
+                    tab_mask = gr.Checkbox(False, label=label, elem_id=f"image_cfg_{tab}_tab_mask")
             with gr.Accordion("More", open=False, elem_id=f"image_cfg_{tab}_more"):
                 with gr.Row():
                     start = _scale("Start", DEFAULTS.start, 1.0, "share of the steps", 0.01)
@@ -79,11 +104,24 @@ class ImageCfgScript(scripts.Script):
                     hires_text = _scale("Hires text scale", DEFAULTS.hires_text_scale, MAX_TEXT_SCALE, same)
                 latents = _choice("Latents", LATENT_SCALES, DEFAULTS.latents, "scaled: CosXL-Edit and its like")
         controls = [enabled, image, image_scale, text_scale, fit, start, end, image_schedule, image_end]
-        controls += [text_schedule, text_end, hires_source, hires_image, hires_text, latents]
+        controls += [
+            text_schedule,
+            text_end,
+            hires_source,
+            hires_image,
+            hires_text,
+            latents,
+            mask,
+            mask_scale,
+            tab_mask,
+        ]
         assert len(controls) == len(CONTROLS)
         listen(upload.change, handlers.receive, [upload, image, enabled], [upload, image, enabled, status])
         listen(clear.click, lambda: "", [], [image])
         listen(image.change, handlers.preview, [image], [preview])
+        listen(drop.change, handlers.receive_mask, [drop, *controls], [drop, mask, status])
+        listen(forget.click, lambda: "", [], [mask])
+        listen(mask.change, lambda name: handlers.preview(name, "mask"), [mask], [shown])
         for component in controls:
             listen(component.change, handlers.status, controls, [status])
         keys = infotext.paste_keys()
@@ -98,10 +136,13 @@ class ImageCfgScript(scripts.Script):
         _forget(p)
         try:
             settings = parse_request(args, STORE, overrides=getattr(p, "image_cfg_axes", None))
+            if settings is None:
+                return
+            p.image_cfg_hosts_mask = getattr(p, "image_mask", None)
+            if settings.tab_mask:
+                settings = _with_tab_mask(p, settings)
         except SettingsError as error:
             _give_up(p, str(error))
-            return
-        if settings is None:
             return
         p.image_cfg_settings = settings
         p.image_cfg_hosts_scale = getattr(p, "image_cfg_scale", None)  # the host's own, which rests meanwhile
@@ -139,9 +180,23 @@ def _choice(label: str, choices: tuple[str, ...], value: str, info: str | None =
     return gr.Radio(list(choices), value=value, label=label, info=info)
 
 
+def _with_tab_mask(p: Any, settings: ImageCfgSettings) -> ImageCfgSettings:
+    """The settings with what is painted in the inpaint tab as their mask, kept in the store so that the infotext can
+    name it. The host, which would keep all that is black, is left without."""
+    if p.image_cfg_hosts_mask is None:
+        _tell(p, "There is no mask: nothing is painted in the inpaint tab, so the image scale is the same everywhere.")
+        return replace(settings, tab_mask=False)
+    inverted, blur = bool(getattr(p, "inpainting_mask_invert", 0)), float(getattr(p, "mask_blur_x", 0))
+    name = STORE.add(of_the_tab(p.image_cfg_hosts_mask, inverted, blur))
+    p.image_mask = None
+    return replace(settings, mask=name, tab_mask=False)
+
+
 def _forget(p: Any) -> None:
     if getattr(p, "image_cfg_settings", None) is not None:
         p.image_cfg_scale = p.image_cfg_hosts_scale
+        if getattr(p, "image_mask", None) is None and p.image_cfg_hosts_mask is not None:
+            p.image_mask = p.image_cfg_hosts_mask
     p.image_cfg_settings = None
     for key in (*infotext.KEYS.values(), infotext.ERROR_KEY):
         p.extra_generation_params.pop(key, None)

@@ -39,6 +39,10 @@ class PictureSampling(Sampling, Protocol):
         """The mode of the picture that the host itself starts from (img2img), (batch, 4, h, w), not scaled; None
         where it starts from noise."""
 
+    def own_frame(self) -> tuple[str, tuple[float, float, float, float]]:
+        """How the host brings the picture that it starts from to the job's size: "crop", "pad" or "stretch", and the
+        part of it that it works on: left, top, right and bottom as shares of its sides."""
+
     def first_pass_picture(self) -> Tensor:
         """The mode of what the first pass of Hires.fix has drawn, at this pass's size, (batch, 4, h, w), not scaled."""
 

@@ -33,13 +33,15 @@ class Needs:
 class Plan:
     """The unconditional rows of one call, and its scales: `base(e(I, 0), e(0, 0)) + text_scale * (cond - e(I, 0))`.
 
+    image_scale: one number, or one a position of the latents, (1, 1, h, w).
+
     with_picture: e(I, 0) is computed. Without it the base stands in its place: right where the sum does not need it.
     without_picture: e(0, 0) is computed. Without it e(I, 0) is the base; with neither, the conditional prediction is
     the result and the scales have to be 1.
     """
 
     text_scale: float
-    image_scale: float
+    image_scale: Tensor | float
     with_picture: bool
     without_picture: bool
 

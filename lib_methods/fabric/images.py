@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 
-def crop_to_fill(image: Image.Image, width: int, height: int) -> Image.Image:
+def crop_to_fill(
+    image: Image.Image, width: int, height: int, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """The largest centred part of the picture with the wanted aspect, resized to `width` by `height` pixels. No
     margins, no distortion."""
     if width < 1 or height < 1:
@@ -20,7 +22,7 @@ def crop_to_fill(image: Image.Image, width: int, height: int) -> Image.Image:
     part_width, part_height = min(image.width, width * scale), min(image.height, height * scale)
     left, top = (image.width - part_width) / 2, (image.height - part_height) / 2
     box = (left, top, left + part_width, top + part_height)
-    return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return image.convert("RGB").resize((width, height), resample, box=box)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

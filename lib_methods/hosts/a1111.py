@@ -20,6 +20,7 @@ from lib_methods.hosts.a1111_rows import input_channels, sees_picture
 from lib_methods.hosts.a1111_seam import Seam
 
 _SEAM = "_steer_seam"
+_RESIZE_MODES = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}  # the last stretches latents
 
 
 class A1111Sampling:
@@ -127,6 +128,14 @@ class A1111Sampling:
         if tuple(picture.shape[2:]) != self.latent_size:  # "latent upscale": the host enlarges latents, so do we
             picture = nn.functional.interpolate(picture.float(), size=self.latent_size, mode="bilinear")
         return picture.to(self.device)
+
+    def own_frame(self) -> tuple[str, tuple[float, float, float, float]]:
+        part = getattr(self.p, "paste_to", None)  # "only masked": x, y, width and height in pixels of the picture
+        if part is None:
+            return _RESIZE_MODES.get(getattr(self.p, "resize_mode", 0), "stretch"), (0.0, 0.0, 1.0, 1.0)
+        x, y, across, down = part
+        width, height = self.p.init_images[0].size
+        return "pad", (x / width, y / height, (x + across) / width, (y + down) / height)
 
     def first_pass_picture(self) -> Tensor:
         from modules import devices

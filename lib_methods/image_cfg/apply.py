@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib_methods.denoiser import DenoiserCall, Needs, PictureSampling, Plan, Unsupported
 from lib_methods.fabric.images import to_tensor
-from lib_methods.image_cfg import formula
+from lib_methods.image_cfg import formula, mask
 from lib_methods.image_cfg.fit import fit
 from lib_methods.image_cfg.settings import ImageCfgSettings
 
@@ -39,23 +39,44 @@ def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Ca
             "The VAE gave NaN for the picture. Start the WebUI with --no-half-vae, or choose another VAE."
         )
     scaled = sampling.wants_scaled_picture if settings.latents == "auto" else settings.latents == "scaled"
-    sampling.add_planner(ImageCfg(sampling, settings, picture * sampling.picture_scale if scaled else picture))
+    picture = picture * sampling.picture_scale if scaled else picture
+    sampling.add_planner(ImageCfg(sampling, settings, picture, _white(sampling, settings, load_image)))
 
 
 class ImageCfg:
     """Image conditioning's part in one sampling. Implements `lib_methods.denoiser.RowPlanner`."""
 
-    def __init__(self, sampling: PictureSampling, settings: ImageCfgSettings, picture: Tensor) -> None:
-        self.sampling, self.settings, self._picture = sampling, settings, picture
+    def __init__(
+        self, sampling: PictureSampling, settings: ImageCfgSettings, picture: Tensor, white: Tensor | float = 0.0
+    ) -> None:
+        self.sampling, self.settings, self._picture, self._white = sampling, settings, picture, white
 
     def picture(self) -> Tensor:
         return self._picture
 
     def plan(self, call: DenoiserCall, text_scale: float, needs: Needs) -> Plan:
-        return formula.plan(*self.settings.scales_at(call.step, self.sampling.steps, text_scale), needs)
+        if isinstance(self._white, Tensor):
+            self._white = self._white.to(call.level.device)
+        steps = self.sampling.steps
+        text, image = self.settings.scales_at(call.step, steps, text_scale)
+        scale = formula.region_scale(image, self.settings.mask_scale_at(call.step, steps), self._white)
+        return formula.plan(text, scale, needs)
 
     def base(self, plan: Plan, image: Tensor, empty: Tensor) -> Tensor:
         return formula.base(image, empty, plan.image_scale)
+
+
+def _white(
+    sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]
+) -> Tensor | float:
+    """How white the mask is over the latents, fitted as the picture is; 0 where there is no mask."""
+    if not settings.mask:
+        return 0.0
+    image, how = load_image(settings.mask), settings.fit
+    if not settings.images and sampling.own_picture() is not None:
+        how, part = sampling.own_frame()
+        image = mask.cut_out(image, part)
+    return mask.on_latents(image, *sampling.latent_size, sampling.pixels_per_latent, how)
 
 
 def _picture(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor:

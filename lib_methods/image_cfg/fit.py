@@ -9,24 +9,27 @@ from lib_methods.fabric.images import crop_to_fill
 FITS = ("crop", "pad", "stretch")
 
 
-def fit(image: Image.Image, width: int, height: int, how: str) -> Image.Image:
+def fit(
+    image: Image.Image, width: int, height: int, how: str, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """The picture at `width` by `height` pixels, RGB.
 
     how: "crop" keeps the aspect and cuts what stands over at two sides; "pad" keeps the aspect and repeats the border
     pixels at two sides, so that no foreign colour is added; "stretch" keeps all and changes the aspect.
+    resample: how pixels are made of pixels.
     """
     if how == "crop":
-        return crop_to_fill(image, width, height)
+        return crop_to_fill(image, width, height, resample)
     if width < 1 or height < 1:
         raise ValueError("width and height have to be positive")
     rgb = image.convert("RGB")
     if how == "stretch":
-        return rgb.resize((width, height), Image.Resampling.LANCZOS)
+        return rgb.resize((width, height), resample)
     if how != "pad":
         raise ValueError(f"there is no way {how!r} to fit a picture")
     scale = min(width / rgb.width, height / rgb.height)
     inner = max(1, min(width, round(rgb.width * scale))), max(1, min(height, round(rgb.height * scale)))
-    small = rgb.resize(inner, Image.Resampling.LANCZOS)
+    small = rgb.resize(inner, resample)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     padded = Image.new("RGB", (width, height))
     padded.paste(small, (left, top))

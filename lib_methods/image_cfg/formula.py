@@ -12,17 +12,29 @@ from torch import Tensor
 from lib_methods.denoiser import Needs, Plan
 
 
-def base(image: Tensor, empty: Tensor, image_scale: float) -> Tensor:
-    """The sum without its last term: `e(0, 0) + s_I [e(I, 0) - e(0, 0)]`, tensors of one shape."""
+def region_scale(black: float, white: float, mask: Tensor | float) -> Tensor | float:
+    """s_I at every position: `black` where the mask is 0, `white` where it is 1, linear between. One number where it is
+    the same everywhere, so that the short cuts of `plan` stay."""
+    return black if black == white else black * (1 - mask) + white * mask
+
+
+def base(image: Tensor, empty: Tensor, image_scale: Tensor | float) -> Tensor:
+    """The sum without its last term: `e(0, 0) + s_I [e(I, 0) - e(0, 0)]`.
+
+    image, empty: (batch, 4, h, w). image_scale: one number, or one a position, (1, 1, h, w).
+    """
     return empty + image_scale * (image - empty)
 
 
-def plan(text_scale: float, image_scale: float, needs: Needs) -> Plan:
+def plan(text_scale: float, image_scale: Tensor | float, needs: Needs) -> Plan:
     """The rows of one denoiser call, no more than the sum needs.
 
     s_I = 1 cancels e(0, 0); s_T = s_I cancels e(I, 0); with both 1 the conditional prediction is the result. Under AND,
-    with weights that do not add up to 1, e(I, 0) cancels nowhere.
+    with weights that do not add up to 1, e(I, 0) cancels nowhere. Image scales that differ from position to position
+    cancel nothing everywhere, so all rows are needed.
     """
+    if isinstance(image_scale, Tensor):
+        return Plan(text_scale, image_scale, with_picture=True, without_picture=True)
     cancels = needs.sums_to_one and not needs.base and not needs.empty
     return Plan(
         text_scale=text_scale,

@@ -21,14 +21,15 @@ ENABLED_KEY = TITLE
 """Not written; the name under which the switch is sent from tab to tab. Pasting derives it from the other keys."""
 
 _ALWAYS = "image_scale"
-_TEXTS = ("image", "fit", "image_schedule", "text_schedule", "hires_source", "latents")
+_TEXTS = ("image", "fit", "image_schedule", "text_schedule", "hires_source", "latents", "mask")
+_SWITCHES = {"True": True, "False": False}
 
 
 def to_infotext(settings: ImageCfgSettings) -> dict[str, str]:
     """Fields for an infotext: the image scale, and what differs from the defaults."""
     usual = control_values(DEFAULTS)
     return {
-        KEYS[name]: value if isinstance(value, str) else format_number(value)
+        KEYS[name]: str(value) if isinstance(value, (str, bool)) else format_number(value)
         for name, value in control_values(settings).items()
         if name == _ALWAYS or value != usual[name]
     }
@@ -48,10 +49,10 @@ def from_infotext(fields: Mapping[str, Any]) -> dict[str, Any]:
             continue
         text = str(fields[key])
         try:
-            value: Any = text if name in _TEXTS else float(text)
+            value: Any = text if name in _TEXTS else _SWITCHES[text] if name == "tab_mask" else float(text)
             # one by one; start and end together are checked where they are used
             settings_from_fields({name: value, "end": 1.0} if name == "start" else {name: value})
-        except (SettingsError, ValueError):
+        except (SettingsError, ValueError, KeyError):
             continue  # as documented: the default
         values[name] = value
     return values

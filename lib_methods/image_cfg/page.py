@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_methods.checks import SettingsError
 from lib_methods.fabric.store import ImageStore
-from lib_methods.image_cfg.request import parse_images, parse_request
+from lib_methods.image_cfg.request import CONTROLS, parse_images, parse_request
 from lib_methods.ui.status import status_html
 
 THUMBNAIL_SIDE = 192
@@ -36,6 +36,18 @@ class PageHandlers:
             return [None, image, enabled, status_html(str(error), problem=True)]
         return [None, image, True, self.status(True, image)]
 
+    def receive_mask(self, picture: Image.Image | None, *values: Any) -> list[Any]:
+        """A picture was put into the box for the mask; returns that box (empty again), the mask's hash and the status
+        line. `values` are those of `request.CONTROLS`."""
+        enabled, *others = values
+        place = CONTROLS.index("mask") - 1
+        if picture is not None:
+            try:
+                others[place] = self.store.add(picture)
+            except SettingsError as error:
+                return [None, others[place], status_html(str(error), problem=True)]
+        return [None, others[place], self.status(enabled, *others)]
+
     def status(self, enabled: bool, *values: Any) -> str:
         """The line about what will happen, from the values of `request.CONTROLS`."""
         try:
@@ -46,22 +58,22 @@ class PageHandlers:
         text = settings.describe(self.is_img2img)
         return status_html(text if enabled or not settings.images else f"Switched off ({text}).")
 
-    def preview(self, image: str) -> str:
-        """The pictures that will be edited, small, as HTML that every gradio version shows alike."""
+    def preview(self, image: str, shows: str = "picture to edit") -> str:
+        """The pictures that will be edited, or the mask, small, as HTML that every gradio version shows alike."""
         try:
             names = parse_images(image or "", None)
         except SettingsError:
             names = ()
-        return "".join(_figure(self.store, name) for name in names)
+        return "".join(_figure(self.store, name, shows) for name in names)
 
 
-def _figure(store: ImageStore, name: str) -> str:
+def _figure(store: ImageStore, name: str, shows: str) -> str:
     try:
         modified = (store.folder / f"{name}.png").stat().st_mtime_ns
         url = _thumbnail(str(store.folder), name, modified)
     except (OSError, SettingsError):
         return f"<em>{html.escape(name[:8])}… is not on this machine</em>"
-    return f'<img src="{url}" alt="picture to edit" style="max-width: 100%; display: inline-block">'
+    return f'<img src="{url}" alt="{shows}" style="max-width: 100%; display: inline-block">'
 
 
 @lru_cache(maxsize=64)

@@ -33,6 +33,9 @@ CONTROLS = (
     "hires_image_scale",
     "hires_text_scale",
     "latents",
+    "mask",
+    "mask_image_scale",
+    "tab_mask",
 )
 """The order of the page's controls and of positional API arguments. "image" holds one picture or several."""
 
@@ -61,6 +64,8 @@ def parse_request(
     for name in settings.images:
         if not store.exists(name):
             raise SettingsError(f"The picture {name[:8]}… is not on this machine. Send the picture itself.")
+    if settings.mask and not store.exists(settings.mask):
+        raise SettingsError(f"The mask {settings.mask[:8]}… is not on this machine. Send the mask itself.")
     return settings
 
 
@@ -69,6 +74,8 @@ def settings_from_fields(named: Mapping[str, Any], store: ImageStore | None = No
     refuse_unknown(named, CONTROLS, f"{TITLE} has")
     values = {name: value for name, value in named.items() if value is not None}
     values["images"] = parse_images(values.pop("image", None), store)
+    if "mask" in values:
+        values["mask"] = _parse_mask(values["mask"], store)
     return ImageCfgSettings(**values)
 
 
@@ -107,6 +114,17 @@ def parse_images(value: Any, store: ImageStore | None) -> tuple[str, ...]:
         else:
             names.append(_kept(item, place, store))
     return tuple(names)
+
+
+def _parse_mask(value: Any, store: ImageStore | None) -> str:
+    """The hash of a mask; see `parse_images`."""
+    if not isinstance(value, str):
+        raise SettingsError('"mask" has to be one picture: base64, a data URL or a hash.')
+    if value == "" or is_image_id(value.strip()):
+        return value.strip()
+    if store is None:
+        raise SettingsError("A mask is named by its 64-digit hash here.")
+    return _kept(value, "The mask", store)
 
 
 def _kept(item: str, place: str, store: ImageStore) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lib_methods.checks import SettingsError, check_choice, check_number
+from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
 from lib_methods.fabric.store import is_image_id
 from lib_methods.image_cfg.fit import FITS
 from lib_methods.image_cfg.schedules import SCHEDULES, scale_at
@@ -35,6 +35,10 @@ class ImageCfgSettings:
         pass" has drawn.
         hires_image_scale, hires_text_scale: the scales of the second pass; 0 takes those of the first.
         latents: whether the picture's latents are "scaled" as the sampler's are; "auto" takes the checkpoint's way.
+        mask: where which image scale counts, a picture by hash; none if empty. Black takes image_scale (in the second
+        pass of Hires.fix its own), white mask_image_scale, 0 to 10, and greys what lies between. It is fitted as the
+        picture is. Both scales follow image_schedule.
+        tab_mask: the mask is the one painted in img2img's inpaint tab, in place of inpainting.
 
     Raises `SettingsError` with a sentence for the user.
     """
@@ -53,6 +57,9 @@ class ImageCfgSettings:
     hires_image_scale: float = 0.0
     hires_text_scale: float = 0.0
     latents: str = "auto"
+    mask: str = ""
+    mask_image_scale: float = 1.0
+    tab_mask: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, tuple) or not all(is_image_id(name) for name in self.images):
@@ -62,6 +69,7 @@ class ImageCfgSettings:
         for name, value, top in (
             ("Image scale", self.image_scale, MAX_IMAGE_SCALE),
             ("Image scale at the end", self.image_end_scale, MAX_IMAGE_SCALE),
+            ("Image scale where white", self.mask_image_scale, MAX_IMAGE_SCALE),
             ("Hires image scale", self.hires_image_scale, MAX_IMAGE_SCALE),
             ("Text scale", self.text_scale, MAX_TEXT_SCALE),
             ("Text scale at the end", self.text_end_scale, MAX_TEXT_SCALE),
@@ -70,6 +78,9 @@ class ImageCfgSettings:
             ("End", self.end, 1.0),
         ):
             check_number(name, value, 0, top)
+        if self.mask != "" and not is_image_id(self.mask):
+            raise SettingsError("The mask is named by its 64-digit hash, not by a file name or path.")
+        check_switch("The tab's mask", self.tab_mask)
         if self.start > self.end:
             raise SettingsError(
                 f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."
@@ -94,13 +105,24 @@ class ImageCfgSettings:
 
     def scales_at(self, step: int, steps: int, cfg_scale: float) -> tuple[float, float]:
         """s_T and s_I at sampling step `step` (from 0) of `steps`; `cfg_scale` is the job's own."""
-        first, last = self.guided_steps(steps)
-        if not first <= step < last:
+        progress = self._progress(step, steps)
+        if progress is None:
             return 1.0, 1.0
-        progress = (step - first) / max(1, last - first - 1)
         text = scale_at(self.text_schedule, self.text_scale or cfg_scale, self.text_end_scale, progress)
         image = scale_at(self.image_schedule, self.image_scale, self.image_end_scale, progress)
         return text, image
+
+    def mask_scale_at(self, step: int, steps: int) -> float:
+        """s_I at sampling step `step` (from 0) of `steps` where the mask is white."""
+        progress = self._progress(step, steps)
+        if progress is None:
+            return 1.0
+        return scale_at(self.image_schedule, self.mask_image_scale, self.image_end_scale, progress)
+
+    def _progress(self, step: int, steps: int) -> float | None:
+        """The part of the guided steps that lies behind, 0 to 1; None on a step that is not guided."""
+        first, last = self.guided_steps(steps)
+        return (step - first) / max(1, last - first - 1) if first <= step < last else None
 
     def describe(self, is_img2img: bool) -> str:
         """What will happen, in one plain line."""
@@ -110,6 +132,10 @@ class ImageCfgSettings:
         else:
             parts = ["The tab's own picture" if is_img2img else "No picture yet: drawn from the words alone"]
         parts.append(f"image scale {_path(self.image_scale, self.image_schedule, self.image_end_scale)}")
+        if self.mask or (self.tab_mask and is_img2img):
+            whose = "tab's mask" if self.tab_mask and is_img2img else "mask"
+            white = _path(self.mask_image_scale, self.image_schedule, self.image_end_scale)
+            parts.append(f"{white} where the {whose} is white")
         text = f"{self.text_scale:g}" if self.text_scale else "the CFG scale"
         parts.append("text scale " + _path(text, self.text_schedule, self.text_end_scale))
         if (self.start, self.end) != (0, 1):

@@ -72,6 +72,25 @@ def test_a_picture_is_put_in_shown_and_used(browser: Browser, tmp_path: Path, sc
     assert "InstructPix2Pix image: " in infotext(browser)
 
 
+def test_a_mask_is_put_in_shown_and_used(browser: Browser, tmp_path: Path, screenshot) -> None:
+    half = picture(5, 64, 64).convert("L").point(lambda value: 0)
+    half.paste(255, (32, 0, 64, 64))
+    half.save(tmp_path / "mask.png")
+    browser.click(f"{BOX}_region > .label-wrap")
+    browser.until(f"return document.querySelector('{BOX}_mask_upload input[type=file]') !== null")
+    browser.find(f"{BOX}_mask_upload input[type=file]").send_keys(str(tmp_path / "mask.png"))
+    browser.until(f"return document.querySelector('{BOX}_mask_preview img') !== null")
+    browser.until(f"return document.querySelector('{BOX}_status').textContent.includes('1 where the mask is white')")
+    screenshot("image_cfg_mask")
+    made = infotext(browser)
+    assert "InstructPix2Pix mask: " in made
+    assert "InstructPix2Pix error" not in made
+    browser.click(f"{BOX}_mask_clear")
+    browser.until(f"return document.querySelector('{BOX}_mask_preview img') === null")
+    browser.until(f"return !document.querySelector('{BOX}_status').textContent.includes('mask')")
+    assert "InstructPix2Pix mask: " not in infotext(browser)
+
+
 def test_nothing_went_wrong_in_the_browser(browser: Browser) -> None:
     assert browser.errors() == []
     assert browser.outside_requests() == []

@@ -40,6 +40,9 @@ SETTINGS = st.builds(
     hires_source=st.sampled_from(["input picture", "first pass"]),
     hires_text_scale=st.floats(0, 30),
     latents=st.sampled_from(["auto", "scaled", "unscaled"]),
+    mask=st.sampled_from(["", "a" * 64]),
+    mask_image_scale=st.floats(0, 10),
+    tab_mask=st.booleans(),
 )
 
 
@@ -97,7 +100,12 @@ BAD: list[tuple[Any, str]] = [
     ([{"enabled": "yes"}], '"enabled" is either on or off'),
     ([{"start": 1, "end": 0}], "Swap them"),
     ({"image": PICTURE}, '"args" has to be a list'),
-    ([True] + [None] * 15, "15 controls"),
+    ([True] + [None] * 18, "18 controls"),
+    ([{"mask": "../../secret.png"}], "The mask: The picture cannot be read"),
+    ([{"mask": UNKNOWN}], "The mask 00000000… is not on this machine"),
+    ([{"mask": [PICTURE]}], '"mask" has to be one picture'),
+    ([{"mask_image_scale": 11}], "Image scale where white has to lie between 0 and 10"),
+    ([{"tab_mask": "yes"}], "The tab's mask is either on or off"),
 ]
 
 
@@ -139,6 +147,20 @@ def test_the_page_keeps_a_picture_and_says_what_will_happen(store: ImageStore) -
     assert "The tab&#x27;s own picture" in PageHandlers(store, is_img2img=True).status(True)
     assert 'role="alert"' in page.status(True, name, 99)
     assert "Switched off" in page.status(False, name)
+
+
+def test_the_page_keeps_a_mask(store: ImageStore) -> None:
+    page = PageHandlers(store, is_img2img=True)
+    values = list(control_values(ImageCfgSettings()).values())
+    box, name, status = page.receive_mask(picture(3), True, *values)
+    assert box is None
+    assert store.exists(name)
+    assert "image scale 1.5, 1 where the mask is white" in status
+    values[CONTROLS.index("mask") - 1] = name
+    assert page.receive_mask(None, True, *values) == [None, name, status]
+    assert 'alt="mask"' in page.preview(name, "mask")
+    values[-1] = True
+    assert "1 where the tab&#x27;s mask is white" in page.status(True, *values)
 
 
 def test_the_infotext_alone_gives_the_image_again(host: Running, script: ModuleType) -> None:
