@@ -14,6 +14,8 @@ VERBS = {
     "evaluate": "measure how well a method works: evaluate METHOD --out DIR",
     "bench": "measure how fast a method is: bench METHOD --out DIR",
     "merge-instruct": "make an InstructPix2Pix version of a checkpoint: merge-instruct A B C",
+    "make-instruct-data": "make pairs of pictures with an instruction, to train an InstructPix2Pix checkpoint on",
+    "train-instruct": "train an InstructPix2Pix checkpoint on such pairs",
 }
 
 
@@ -144,6 +146,64 @@ def _merge_instruct(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _make_instruct_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where the pairs go; a stopped run goes on there"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="what draws the pairs (default: the one that ships, shapes)"
+    )
+    captions = parser.add_mutually_exclusive_group()
+    captions.add_argument(
+        "--triplets", type=Path, metavar="FILE", help='JSON lines with "before", "instruction" and "after"'
+    )
+    captions.add_argument("--shapes-world", action="store_true", help="captions of coloured shapes (default)")
+    parser.add_argument(
+        "--rendered", action="store_true", help="draw the shapes without a model, one attribute changed"
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="triplets (default: all of the file, else 1000)")
+    parser.add_argument("--pairs-per-triplet", type=int, default=8, metavar="K", help="pairs drawn (default: 8)")
+    parser.add_argument("--keep", type=int, default=4, metavar="K", help="pairs kept of a triplet (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pairs (default: 0)")
+    draw = parser.add_argument_group("how pairs are drawn")
+    draw.add_argument("--steps", type=int, default=20, help="sampling steps (default: 20)")
+    draw.add_argument("--cfg-scale", type=float, help="CFG scale (default: the checkpoint's own, else 7)")
+    draw.add_argument("--size", type=int, metavar="PIXELS", help="side (default: the checkpoint's own, else 512)")
+    draw.add_argument("--batch", type=int, default=8, help="pairs at once (default: 8)")
+    draw.add_argument(
+        "--shares",
+        type=float,
+        nargs=2,
+        default=[0.1, 0.9],
+        metavar=("LEAST", "MOST"),
+        help="the share of steps with shared attention is drawn between these (default: 0.1 0.9)",
+    )
+    judge = parser.add_argument_group("which pairs are kept")
+    judge.add_argument("--clip", type=Path, metavar="DIR", help="a folder with a transformers CLIP model")
+    judge.add_argument("--no-filter", action="store_true", help="keep every pair")
+    judge.add_argument("--image-similarity", type=float, default=0.75, help="picture to picture (default: 0.75)")
+    judge.add_argument(
+        "--direction-similarity", type=float, default=0.2, help="with --clip, change to change (default: 0.2)"
+    )
+    judge.add_argument("--text-similarity", type=float, default=0.2, help="with --clip, to the caption (default: 0.2)")
+
+
+def _train_instruct(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders that make-instruct-data has filled"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="what to start from (default: the one that ships, shapes)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new .safetensors file")
+    parser.add_argument("--steps", type=int, help="length of the whole training, over all runs")
+    parser.add_argument("--minutes", type=float, help="the same as time; with both, what comes first")
+    parser.add_argument("--batch", type=int, default=32, help="pairs a step (default: 32)")
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate (default: 1e-4)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same training (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="go on from the state that a stopped training left")
+
+
 _BUILDERS = {
     "serve": _serve,
     "generate": _generate,
@@ -151,13 +211,15 @@ _BUILDERS = {
     "evaluate": _method,
     "bench": _method,
     "merge-instruct": _merge_instruct,
+    "make-instruct-data": _make_instruct_data,
+    "train-instruct": _train_instruct,
 }
 
 
 def overview() -> str:
     """The text of run.py --help."""
     lines = ["Usage: python run.py [VERB] [options]", ""]
-    lines += [f"  {verb:<14} {meaning}" for verb, meaning in VERBS.items()]
+    lines += [f"  {verb:<19} {meaning}" for verb, meaning in VERBS.items()]
     lines += ["", "Each verb has its own --help. The first start installs what is needed into .venv beside run.py."]
     return "\n".join(lines)
 

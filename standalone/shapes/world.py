@@ -163,9 +163,18 @@ def _centres(
     return corners if offset > 0.16 and across < 0.12 else None
 
 
-def render(scene: Scene, rng: np.random.Generator, width: int = UNIT, height: int = UNIT) -> np.ndarray:
-    """Draw a picture of the scene: uint8 of shape (height, width, 3). Positions, count and exact size come from
-    `rng`."""
+@dataclass(frozen=True)
+class Layout:
+    """What chance decides about a picture: the objects' side and top left corners (x, y) in pixels, and how far their
+    colour and the background's stray: integers of shape (2, 3)."""
+
+    side: int
+    corners: tuple[tuple[int, int], ...]
+    jitter: np.ndarray
+
+
+def draw_layout(scene: Scene, rng: np.random.Generator, width: int = UNIT, height: int = UNIT) -> Layout:
+    """Two to five objects of the scene's size at the scene's place."""
     unit = min(width, height)
     low, high = SIZE_RANGES[scene.size]
     most = 5 if scene.size == "small" else 3 if scene.place == "all over" else 2
@@ -177,13 +186,24 @@ def render(scene: Scene, rng: np.random.Generator, width: int = UNIT, height: in
             break
     else:
         raise ValueError(f"no room for two {scene.size} objects in a picture of {width}x{height}")
-    jitter = rng.integers(-7, 8, size=(2, 3))
+    return Layout(side, tuple(corners), rng.integers(-7, 8, size=(2, 3)))
+
+
+def paint(scene: Scene, layout: Layout, width: int = UNIT, height: int = UNIT) -> np.ndarray:
+    """A picture of the scene with its objects where the layout says: uint8 of shape (height, width, 3)."""
+    jitter, side = layout.jitter, layout.side
     colour = np.clip(np.array(COLOURS[scene.colour]) + jitter[0], 0, 255).astype(np.float32)
     ground = np.clip(np.array(BACKGROUNDS[scene.background]) + jitter[1].mean().round(), 0, 255).astype(np.float32)
     picture = np.broadcast_to(ground, (height, width, 3)).copy()
-    full, light = object_layers(scene.kind, scene.texture, side, unit)
+    full, light = object_layers(scene.kind, scene.texture, side, min(width, height))
     pale = colour * (1 - LIGHT) + 255 * LIGHT
-    for x, y in corners:
+    for x, y in layout.corners:
         patch = picture[y : y + side, x : x + side]
         patch += (full - light)[..., None] * (colour - patch) + light[..., None] * (pale - patch)
     return np.clip(picture.round(), 0, 255).astype(np.uint8)
+
+
+def render(scene: Scene, rng: np.random.Generator, width: int = UNIT, height: int = UNIT) -> np.ndarray:
+    """Draw a picture of the scene: uint8 of shape (height, width, 3). Positions, count and exact size come from
+    `rng`."""
+    return paint(scene, draw_layout(scene, rng, width, height), width, height)

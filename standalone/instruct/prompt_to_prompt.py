@@ -1,0 +1,97 @@
+"""Prompt-to-Prompt: two pictures of two prompts that share their attention maps (Hertz et al. 2022, arXiv 2208.01626).
+
+The UNet sees four rows a pair: before and after with the prompt, then before and after without. While a pair shares,
+the self-attention of its second picture uses the map (softmax of queries and keys) of the first one in both kinds of
+rows, as InstructPix2Pix did, and its cross-attention uses the first one's columns for the tokens that the two prompts
+have in common or exchange one for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from difflib import SequenceMatcher
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lib_methods.attention import SelfAttention, intercept, self_attentions
+from lib_methods.attention.intercept import Original
+
+
+def align(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """For every token of `after` the place of its counterpart in `before`, or -1.
+
+    Counterparts are equal tokens in the same order, and runs of as many tokens that stand in the same gap ("a red
+    circle", "a blue circle").
+    """
+    places = [-1] * len(after)
+    for what, start, end, other, last in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if what == "equal" or (what == "replace" and end - start == last - other):
+            places[other:last] = range(start, end)
+    return places
+
+
+class SharedAttention:
+    """Shares attention maps within pairs, for the pairs that are `active` at the moment.
+
+    Rows of the UNet's input: all "before" with the prompt, all "after" with the prompt, all "before" without, all
+    "after" without; `pairs` of each.
+
+    Attributes:
+        active: (pairs,) bool on the CPU; none at the start. Set it before each step.
+    """
+
+    def __init__(self, unet: nn.Module, alignment: Sequence[Sequence[int]]) -> None:
+        """alignment: one list as `align` gives it for each pair, as long as the prompt's conditioning (tokens)."""
+        self.pairs = len(alignment)
+        self.active = torch.zeros(self.pairs, dtype=torch.bool)
+        self.places = torch.tensor([list(row) for row in alignment])
+        self.layers = list(self_attentions(unet))
+        modules = dict(unet.named_modules())
+        names = [layer.name.removesuffix("1") + "2" for layer in self.layers]
+        self.cross = [SelfAttention(name, modules[name]) for name in names if name in modules]
+
+    def __call__(self) -> AbstractContextManager[None]:
+        """Within the block, the UNet shares."""
+
+        def own(layer: SelfAttention) -> Any:
+            return lambda original, hidden, *args, **kwargs: self._self(layer, original, hidden)
+
+        def crossed(layer: SelfAttention) -> Any:
+            def forward(
+                original: Original, hidden: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any
+            ) -> Any:
+                return self._cross(layer, original, hidden, encoder_hidden_states)
+
+            return forward
+
+        return intercept(
+            [(layer.module, own(layer)) for layer in self.layers]
+            + [(layer.module, crossed(layer)) for layer in self.cross]
+        )
+
+    def _self(self, layer: SelfAttention, original: Original, hidden: Tensor) -> Any:
+        if not self.active.any():
+            return original(hidden)
+        rows = torch.arange(4 * self.pairs).view(4, self.pairs)
+        rows[1::2] = torch.where(self.active, rows[0::2], rows[1::2])
+        source = rows.flatten().to(hidden.device)
+        # a map is made of queries and keys alone, so theirs are taken; the values stay each row's own
+        query, key = layer.project(hidden, "q")[source], layer.project(hidden, "k")[source]
+        return layer.output(functional.scaled_dot_product_attention(query, key, layer.project(hidden, "v")))
+
+    def _cross(self, layer: SelfAttention, original: Original, hidden: Tensor, context: Tensor) -> Any:
+        if not self.active.any():
+            return original(hidden, context)
+        query, key, value = layer.project(hidden, "q"), layer.project(context, "k"), layer.project(context, "v")
+        maps = (query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
+        before, after = maps[: self.pairs], maps[self.pairs : 2 * self.pairs]
+        places = self.places.to(maps.device)
+        wanted = places.clamp(min=0)[:, None, None, :].expand_as(after)
+        shared = ((places >= 0) & self.active.to(maps.device)[:, None])[:, None, None, :]
+        mixed = torch.where(shared, before.gather(-1, wanted), after)
+        maps = torch.cat([before, mixed, maps[2 * self.pairs :]])
+        return layer.output(maps.to(value.dtype) @ value)

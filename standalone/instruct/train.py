@@ -1,0 +1,175 @@
+"""The training of an InstructPix2Pix checkpoint. It may be stopped at any moment and goes on from its last state.
+
+Everything random of a step comes from the seed and the step's number, so that a training with stops in between ends
+with the same weights as one without.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from standalone.engine.checkpoint import load_checkpoint
+from standalone.engine.errors import UserError
+from standalone.instruct.examples import Examples
+from standalone.instruct.make import duration
+from standalone.instruct.widen import widened
+from standalone.page.defaults import Defaults, for_checkpoint
+from standalone.shapes.optimizer import MatrixOptimizer
+from standalone.shapes.train import SNR_CAP, SNR_FLOOR
+
+WARM_UP = 100  # steps
+EMA_DECAY = 0.999
+SAVE_EVERY = 120.0  # seconds
+SAY_EVERY = 10.0  # seconds
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class _Beside:
+    filename: str
+
+
+def load_plain(checkpoint: Path) -> tuple[Any, Defaults]:
+    """An SD1 checkpoint with 4 input channels, and the values beside it (picture size and so on). UserError else."""
+    model = load_checkpoint(checkpoint, device=device())
+    channels = int(model.model.diffusion_model.config.in_channels)
+    if not model.is_sd1 or channels != model.latent_channels or model.parameterization != "eps":
+        raise UserError(
+            f"{checkpoint.name} cannot be taken: it has to be of Stable Diffusion 1's family, predict noise, and have "
+            "4 input channels."
+        )
+    model.sd_checkpoint_info = _Beside(str(checkpoint))
+    return model, for_checkpoint(model)
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long the whole training is: steps or minutes, whichever is given."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def done(self, step: int, spent: float) -> float:
+        """The share that is done; 1 is the end. `spent` in seconds."""
+        by_steps = step / self.steps if self.steps is not None else 0.0
+        by_time = spent / (self.minutes * 60) if self.minutes is not None else 0.0
+        return max(by_steps, by_time)
+
+
+class Trainer:
+    """The widened UNet, its average, and everything needed to go on after a stop."""
+
+    def __init__(self, model: Any, batch: int, rate: float, seed: int, identity: str) -> None:
+        """identity: names checkpoint and pairs; a state of another one is refused."""
+        self.batch, self.seed, self.rate, self.identity = batch, seed, rate, identity
+        self.device = model.device
+        self.unet = widened(model.model.diffusion_model).train().requires_grad_(True)
+        self.average = copy.deepcopy(self.unet).eval().requires_grad_(False)
+        self.optimizer = MatrixOptimizer([self.unet], rate, rate)
+        alphas = model.alphas_cumprod.float().to(self.device)
+        self.signal, self.noise = alphas.sqrt(), (1 - alphas).sqrt()
+        snr = alphas / (1 - alphas)
+        self.weight = snr.clamp(SNR_FLOOR, SNR_CAP) / snr
+        self.step, self.spent = 0, 0.0
+
+    def _settings(self) -> dict[str, Any]:
+        return {"batch": self.batch, "rate": self.rate, "seed": self.seed, "identity": self.identity}
+
+    def save(self, path: Path) -> None:
+        """Writes the whole state, so that a stop at any moment leaves the old or the new one."""
+        state = {
+            "unet": self.unet.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "spent": self.spent,
+            "settings": self._settings(),
+        }
+        temporary = path.with_name(path.name + ".new")
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        """Goes on from a state. UserError when it is damaged, or of another training."""
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            settings = dict(state["settings"])
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path.name} is damaged; remove it and start anew without --resume.") from error
+        differ = [name for name, value in self._settings().items() if settings.get(name) != value]
+        if differ:
+            told = ", ".join({"identity": "checkpoint or pairs"}.get(name, name) for name in differ)
+            raise UserError(f"{path.name} is of a training with other settings ({told}).")
+        self.unet.load_state_dict(state["unet"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.spent = int(state["step"]), float(state["spent"])
+
+    def loss(self, latents: Tensor, pictures: Tensor, texts: Tensor, generator: torch.Generator) -> Tensor:
+        """The weighted error of the predicted noise (a number), at noise levels spread evenly over the batch."""
+        count = len(latents)
+        share = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        times = (share * len(self.signal)).long().clamp(max=len(self.signal) - 1).to(self.device)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        clean = latents.to(self.device)
+        noisy = self.signal[times].view(-1, 1, 1, 1) * clean + self.noise[times].view(-1, 1, 1, 1) * noise
+        seen = torch.cat([noisy, pictures.to(self.device)], dim=1)
+        predicted = self.unet(seen, times, encoder_hidden_states=texts.to(self.device), return_dict=False)[0]
+        return ((predicted - noise).pow(2).mean((1, 2, 3)) * self.weight[times]).mean()
+
+    def train_step(self, examples: Examples, done: float) -> float:
+        """One step when the share `done` of the training is over; returns the loss."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        loss = self.loss(*examples.batch(self.batch, generator), generator)
+        loss.backward()
+        warm = min(1.0, (self.step + 1) / WARM_UP)
+        self.optimizer.step(warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))))
+        self.step += 1
+        decay = min(EMA_DECAY, 1 - 1 / (1 + self.step / 5))
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.unet.parameters()):
+                slow.lerp_(fast, 1 - decay)
+        return float(loss.detach())
+
+    def run(self, examples: Examples, length: Length, state: Path, say: Callable[[str], None]) -> float:
+        """Trains to the end, counting what earlier runs did, and saves now and then and at the end; returns the mean
+        loss since the last line that was said. UserError when the numbers overflow."""
+        losses: list[float] = []
+        saved = told = time.monotonic()
+        mean = math.nan
+        while (done := length.done(self.step, self.spent)) < 1:
+            started = time.monotonic()
+            losses.append(self.train_step(examples, done))
+            now = time.monotonic()
+            self.spent += now - started
+            if not math.isfinite(losses[-1]):
+                raise UserError("The training went astray (the loss is no number); start anew with a smaller --rate.")
+            done = length.done(self.step, self.spent)
+            if now - told >= SAY_EVERY or done >= 1:
+                mean = sum(losses) / len(losses)
+                left = duration(self.spent / done * max(0.0, 1 - done))
+                say(f"step {self.step}, loss {mean:.4f}, {self.spent / self.step:.2f} s a step, about {left} left")
+                losses, told = [], now
+            if now - saved >= SAVE_EVERY:
+                self.save(state)
+                saved = time.monotonic()
+        self.save(state)
+        return mean

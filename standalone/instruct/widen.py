@@ -1,0 +1,121 @@
+"""A UNet that sees a picture: 4 more input channels with weights of zero, and the checkpoint that is written of it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+
+from standalone.engine.ldm_keys import ldm_clip_text, ldm_unet, ldm_vae
+from standalone.instruct.dataset import write_whole
+
+TARGET = "modules.models.diffusion.ddpm_edit.LatentDiffusion"
+"""The class that the WebUI's own configuration of InstructPix2Pix names."""
+
+
+def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy with twice the input channels. The new weights are zero, so that it computes what `unet` computes,
+    whatever the picture."""
+    channels = int(unet.config.in_channels)
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    wide = UNet2DConditionModel(**{**config, "in_channels": 2 * channels})
+    state = dict(unet.state_dict())
+    old = state["conv_in.weight"]
+    state["conv_in.weight"] = torch.cat([old, torch.zeros_like(old)], dim=1)
+    wide.load_state_dict(state)
+    return wide.to(unet.device)
+
+
+def edit_config(model: Any, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The yaml for the WebUI: the checkpoint's own one, or one of SD1's form with the model's sizes, made one of an
+    InstructPix2Pix model."""
+    known = copy.deepcopy(dict(config)) if config is not None else {}
+    top = known.get("model")
+    if not isinstance(top, dict) or not isinstance(top.get("params"), dict) or "unet_config" not in top["params"]:
+        known = {"model": {"params": _sd1_params(model)}}
+    known["model"]["target"] = TARGET
+    params = known["model"]["params"]
+    params |= {"first_stage_key": "edited", "cond_stage_key": "edit", "conditioning_key": "hybrid", "use_ema": False}
+    params["unet_config"].setdefault("params", {})["in_channels"] = 2 * model.latent_channels
+    return {"model": known["model"]}
+
+
+def _sd1_params(model: Any) -> dict[str, Any]:
+    unet, vae = model.model.diffusion_model.config, model.first_stage_model.config
+    widths, vae_widths = unet.block_out_channels, vae.block_out_channels
+    attended = [2**level for level, name in enumerate(unet.down_block_types) if name.startswith("Cross")]
+    heads = unet.attention_head_dim  # diffusers' name for the number of heads
+    return {
+        "linear_start": 0.00085,
+        "linear_end": 0.012,
+        "num_timesteps_cond": 1,
+        "timesteps": len(model.alphas_cumprod),
+        "image_size": 64,
+        "channels": model.latent_channels,
+        "scale_factor": model.scale_factor,
+        "unet_config": {
+            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+            "params": {
+                "image_size": 32,  # not used by the class
+                "in_channels": 2 * model.latent_channels,
+                "out_channels": unet.out_channels,
+                "model_channels": widths[0],
+                "attention_resolutions": attended[::-1],
+                "num_res_blocks": unet.layers_per_block,
+                "channel_mult": [width // widths[0] for width in widths],
+                "num_heads": heads if isinstance(heads, int) else heads[0],
+                "use_spatial_transformer": True,
+                "transformer_depth": 1,
+                "context_dim": unet.cross_attention_dim,
+                "use_checkpoint": False,
+                "legacy": False,
+            },
+        },
+        "first_stage_config": {
+            "target": "ldm.models.autoencoder.AutoencoderKL",
+            "params": {
+                "embed_dim": model.latent_channels,
+                "ddconfig": {
+                    "double_z": True,
+                    "z_channels": model.latent_channels,
+                    "resolution": 256,
+                    "in_channels": 3,
+                    "out_ch": 3,
+                    "ch": vae_widths[0],
+                    "ch_mult": [width // vae_widths[0] for width in vae_widths],
+                    "num_res_blocks": vae.layers_per_block,
+                    "attn_resolutions": [],
+                    "dropout": 0.0,
+                },
+                "lossconfig": {"target": "torch.nn.Identity"},
+            },
+        },
+        "cond_stage_config": {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"},
+    }
+
+
+def write_checkpoint(model: Any, unet: UNet2DConditionModel, config: Mapping[str, Any] | None, out: Path) -> None:
+    """Writes `unet` with the model's VAE and text encoder to one file in LDM's names and half precision, and the yaml
+    beside it. Both appear whole; the yaml first."""
+    state = {
+        **ldm_unet(unet),
+        **ldm_vae(model.first_stage_model),
+        **ldm_clip_text(model.cond_stage_model.transformer),
+    }
+    halves = {
+        key: value.detach().half().cpu().contiguous() for key, value in state.items() if value.is_floating_point()
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(edit_config(model, config), sort_keys=False)
+    write_whole(out.with_suffix(".yaml"), text.encode())
+    temporary = out.with_name(out.name + ".new")
+    save_file(halves, temporary, metadata={"format": "pt", "modelspec.title": out.stem})
+    os.chmod(temporary, 0o644)  # safetensors' files are for their owner alone
+    os.replace(temporary, out)

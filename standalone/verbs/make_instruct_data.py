@@ -1,0 +1,115 @@
+"""The verb make-instruct-data: pairs of pictures with an instruction, to train an InstructPix2Pix checkpoint on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .serve import find_checkpoint, say
+
+if TYPE_CHECKING:
+    from standalone.instruct.filters import Filter
+    from standalone.instruct.make import Plan, Source
+    from standalone.instruct.triplets import Triplet
+
+
+def _check(options: argparse.Namespace) -> None:
+    """UserError for numbers that make no sense."""
+    from standalone.engine.errors import UserError
+
+    least = {"count": 1, "pairs_per_triplet": 1, "keep": 1, "seed": 0, "steps": 1, "batch": 1, "size": 8}
+    for name, number in least.items():
+        value = getattr(options, name)
+        if value is not None and value < number:
+            raise UserError(f"--{name.replace('_', '-')} has to be at least {number}.")
+    if options.size is not None and options.size % 8:
+        raise UserError("--size has to be a multiple of 8.")
+    low, high = options.shares
+    if not 0 <= low <= high <= 1:
+        raise UserError("--shares takes two numbers from 0 to 1, the smaller one first.")
+    if options.triplets is not None and options.rendered:
+        raise UserError("--rendered draws the procedural world only; leave --triplets out.")
+    if options.triplets is not None and options.clip is None and not options.no_filter:
+        raise UserError("Pairs of your own captions are filtered by CLIP: give its folder with --clip, or --no-filter.")
+
+
+def _triplets(options: argparse.Namespace) -> tuple[Callable[[int], Triplet], int, str]:
+    """The triplet of a number, how many, and what they are called in the settings."""
+    from standalone.engine.files import sha256_of
+    from standalone.instruct.triplets import read_triplets, world_triplet
+
+    if options.triplets is None:
+        return (lambda number: world_triplet(options.seed, number)), options.count or 1000, "shapes-world"
+    path = Path(options.triplets).expanduser()
+    listed = read_triplets(path)
+    return listed.__getitem__, min(options.count or len(listed), len(listed)), sha256_of(path)
+
+
+def _filter(options: argparse.Namespace) -> Filter:
+    from standalone.instruct.filters import AttributeFilter, ClipFilter, Thresholds, keep_all
+    from standalone.instruct.train import device
+
+    if options.no_filter:
+        return keep_all
+    if options.clip is None:
+        return AttributeFilter(options.image_similarity)
+    thresholds = Thresholds(options.image_similarity, options.direction_similarity, options.text_similarity)
+    return ClipFilter(Path(options.clip).expanduser(), thresholds, device())
+
+
+def _source(options: argparse.Namespace, checkpoint: Path | None) -> tuple[Source, int]:
+    """The source of pairs, and the side of the pictures in pixels."""
+    from standalone.instruct.make import ModelSource, RenderedSource
+    from standalone.instruct.pairs import Drawing
+
+    if checkpoint is None:
+        return RenderedSource(options.size or 64), options.size or 64
+    from standalone.instruct.train import load_plain
+
+    model, defaults = load_plain(checkpoint)
+    drawing = Drawing(options.steps, options.cfg_scale or defaults.cfg_scale, options.size or defaults.width)
+    return ModelSource(model, drawing, options.batch), drawing.size
+
+
+def _settings(options: argparse.Namespace, checkpoint: Path | None, triplets: str, size: int) -> dict[str, Any]:
+    """What the pairs depend on."""
+    from standalone.engine.checkpoint import checkpoint_sha256
+
+    names = ["seed", "pairs_per_triplet", "keep", "no_filter", "image_similarity"]
+    names += ["direction_similarity", "text_similarity"] if options.clip is not None else []
+    settings = {"triplets": triplets, "size": size, **{name: getattr(options, name) for name in names}}
+    settings["filter"] = "none" if options.no_filter else "clip" if options.clip is not None else "attributes"
+    if checkpoint is None:
+        return {"source": "rendered", **settings}
+    drawing = {name: getattr(options, name) for name in ("steps", "cfg_scale", "shares", "batch")}
+    return {"source": "prompt-to-prompt", "checkpoint": checkpoint_sha256(checkpoint), **settings, **drawing}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Makes the pairs and says how many were kept."""
+    from standalone.engine.errors import UserError
+    from standalone.instruct import dataset
+    from standalone.instruct.make import Plan, make_pairs
+
+    out = Path(options.out).expanduser().resolve()
+    try:
+        _check(options)
+        triplet_at, count, name = _triplets(options)
+        checkpoint = None if options.rendered else find_checkpoint(options.checkpoint)
+        source, size = _source(options, checkpoint)
+        judge = _filter(options)
+        dataset.open_folder(out, _settings(options, checkpoint, name, size))
+        plan: Plan = Plan(options.pairs_per_triplet, options.keep, options.seed, tuple(options.shares))
+        kept, drawn = make_pairs(out, triplet_at, count, source, judge, plan, say)
+    except UserError as error:
+        print(str(error), file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The pairs cannot be written to {out.name}: {error.strerror}.", file=sys.stderr)
+        return 1
+    say(f"{kept} of {drawn} pairs kept.")
+    say(str(out))
+    return 0

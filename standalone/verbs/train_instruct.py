@@ -1,0 +1,91 @@
+"""The verb train-instruct: an InstructPix2Pix checkpoint from a plain one and a folder of pairs."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+from .serve import find_checkpoint, say
+
+
+def _check(options: argparse.Namespace, out: Path) -> None:
+    from standalone.engine.errors import UserError
+
+    if out.suffix.lower() != ".safetensors":
+        raise UserError(f"The result has to be a .safetensors file, and {out.name} is none.")
+    for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} has to be at least {least}.")
+    for name in ("minutes", "rate"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name} has to be a number above 0.")
+    if options.steps is None and options.minutes is None:
+        raise UserError("Say how long to train, with --steps or --minutes.")
+
+
+def _state(options: argparse.Namespace, out: Path) -> Path:
+    """The file of the training's state, beside the result. UserError when something would be overwritten."""
+    from standalone.engine.errors import UserError
+
+    state = out.with_suffix(".training")
+    if options.resume:
+        if not state.exists():
+            raise UserError(f"There is no {state.name} to go on from; start without --resume.")
+    elif state.exists():
+        raise UserError(f"There is a training already, {state.name}: go on with --resume, or remove it.")
+    elif out.exists():
+        raise UserError(f"There is a file {out.name} already; give another name with --out, or remove it.")
+    return state
+
+
+def _identity(checkpoint: Path, folders: list[Path]) -> str:
+    """A hash of the checkpoint and of the manifests of the pairs."""
+    from standalone.engine.checkpoint import checkpoint_sha256
+    from standalone.instruct.dataset import MANIFEST
+
+    digest = hashlib.sha256(checkpoint_sha256(checkpoint).encode())
+    for folder in folders:
+        digest.update(hashlib.sha256((folder / MANIFEST).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains and says where the result is."""
+    from standalone.engine.errors import UserError
+
+    out = Path(options.out).expanduser().resolve()
+    folders = [Path(folder).expanduser().resolve() for folder in options.data]
+    try:
+        _check(options, out)
+        state = _state(options, out)
+        from standalone.engine.files import read_config
+        from standalone.instruct.dataset import read_pairs
+        from standalone.instruct.examples import Examples
+        from standalone.instruct.train import Length, Trainer, load_plain
+        from standalone.instruct.widen import write_checkpoint
+
+        pairs = [pair for folder in folders for pair in read_pairs(folder)]
+        checkpoint = find_checkpoint(options.checkpoint)
+        model, _ = load_plain(checkpoint)
+        config = None if checkpoint.is_dir() else read_config(checkpoint)
+        trainer = Trainer(model, options.batch, options.rate, options.seed, _identity(checkpoint, folders))
+        if options.resume:
+            trainer.load(state)
+            say(f"Going on after step {trainer.step}.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        say(f"Training on {len(pairs)} pairs.")
+        trainer.run(Examples(model, pairs, say), Length(options.steps, options.minutes), state, say)
+        write_checkpoint(model, trainer.average, config, out)
+    except UserError as error:
+        print(str(error), file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{out.name} cannot be written: {error.strerror or 'the disk may be full'}.", file=sys.stderr)
+        return 1
+    say(f"{out.with_suffix('.training').name} beside it can go on with --resume and more steps; remove it when done.")
+    say(str(out))
+    return 0
