@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from standalone.engine.errors import UserError
@@ -35,7 +35,7 @@ def read_picture(path: Any) -> Tensor:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except (OSError, Image.DecompressionBombError, ValueError) as error:
         raise UserError(f"The picture {path.name} cannot be read.") from error
     if pixels.shape[0] % 8 or pixels.shape[1] % 8:
         raise UserError(f"The sides of the picture {path.name} are no multiples of 8.")

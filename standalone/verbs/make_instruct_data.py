@@ -20,7 +20,7 @@ def _check(options: argparse.Namespace) -> None:
     """UserError for numbers that make no sense."""
     from standalone.engine.errors import UserError
 
-    least = {"count": 1, "pairs_per_triplet": 1, "keep": 1, "seed": 0, "steps": 1, "batch": 1, "size": 8}
+    least = {"count": 1, "pairs_per_triplet": 1, "keep": 1, "seed": 0, "steps": 1, "batch": 1, "size": 64}
     for name, number in least.items():
         value = getattr(options, name)
         if value is not None and value < number:
