@@ -26,6 +26,7 @@ from lib_methods.fabric.request import parse_request
 from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIGHTINGS, FabricSettings, SettingsError
 from lib_methods.fabric.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.axes import NumberAxis, add_axes
 from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn
 
 TITLE = "FABRIC"
@@ -202,31 +203,22 @@ def _tell(p: Any, sentence: str) -> None:
         warn(f"FABRIC: {sentence}")
 
 
+def _setter(name: str) -> Any:
+    def apply(p: Any, value: float) -> None:
+        # a new dict: cells share what they were copied from
+        p.fabric_axes = {**getattr(p, "fabric_axes", {}), name: value}
+
+    return apply
+
+
 def _add_axes() -> None:
-    """X/Y/Z plot, where the host has it. Its module is loaded by path, so it is found among the loaded scripts."""
-    grid = next((data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"), None)
-    if grid is None or any(axis.label.startswith(f"[{TITLE}]") for axis in grid.axis_options):
-        return
-
-    def setter(name: str) -> Any:
-        def apply(p: Any, value: float, values: Any) -> None:
-            p.fabric_axes = {
-                **getattr(p, "fabric_axes", {}),
-                name: value,
-            }  # a new dict: cells share what they were copied from
-
-        return apply
-
-    for name, label, top in (
-        ("strength", "Strength", MAX_STRENGTH),
-        ("start", "Start", 1.0),
-        ("end", "End", 1.0),
-        ("negative_weight", "Negative weight", MAX_STRENGTH),
-    ):
-        title = f"[{TITLE}] {label}"
-        grid.axis_options.append(
-            grid.AxisOption(title, float, setter(name), confirm=grid.confirm_range(0.0, top, title))
-        )
+    axes = [
+        NumberAxis("Strength", 0.0, MAX_STRENGTH, _setter("strength")),
+        NumberAxis("Start", 0.0, 1.0, _setter("start")),
+        NumberAxis("End", 0.0, 1.0, _setter("end")),
+        NumberAxis("Negative weight", 0.0, MAX_STRENGTH, _setter("negative_weight")),
+    ]
+    add_axes(scripts.scripts_data, TITLE, axes)
 
 
 def _guard_api(demo: Any, app: Any) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from lib_methods.ui.status import status_html
+
 from .request import parse_images
 from .settings import MAX_WEIGHT, FabricSettings, FeedbackImage, SettingsError
 from .store import ImageStore
@@ -48,13 +50,6 @@ def board_html(likes: str, dislikes: str, store: ImageStore, tab: str) -> str:
     """
     panels = "".join(_panel(name, line, store) for name, line in (("likes", likes), ("dislikes", dislikes)))
     return f'<div class="fabric-board" data-fabric-tab="{html.escape(tab)}">{panels}</div>'
-
-
-def status_html(text: str, problem: bool = False) -> str:
-    """The plain line about what will happen, or about what is wrong."""
-    role = "alert" if problem else "status"
-    kind = " fabric-problem" if problem else ""
-    return f'<div class="fabric-status{kind}" role="{role}">{html.escape(text)}</div>'
 
 
 def status_of(settings: FabricSettings | None, enabled: bool, steps: int, notes: tuple[str, ...] = ()) -> str:

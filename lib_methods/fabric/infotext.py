@@ -10,7 +10,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .request import CONTROLS, format_images, format_number, parse_images, settings_from_fields
+from lib_methods.ui.arguments import format_number
+from lib_methods.ui.paste import PasteKey
+
+from .request import CONTROLS, format_images, parse_images, settings_from_fields
 from .settings import DETAILS, HIRES_MODES, WEIGHTINGS, FabricSettings, SettingsError
 
 KEYS = {
@@ -96,28 +99,13 @@ def foreign_pictures(fields: Mapping[str, Any]) -> int:
     return sum(len(_json_list(fields.get(key))) for key in _PUBLISHED_LISTS)
 
 
-class PasteKey(str):
-    """An infotext key that also reads its control's value out of the parsed fields.
-
-    Hosts take either a key or a function for a control. As a string it is what "Send to img2img" compares; as a
-    function it gives the value its type (plain keys turn "off" into True), its default where the key is missing, and
-    old infotexts their meaning.
-    """
-
-    control: str
-
-    def __new__(cls, control: str) -> PasteKey:
-        key = super().__new__(cls, ENABLED_KEY if control == "enabled" else KEYS[control])
-        key.control = control
-        return key
-
-    def __call__(self, fields: Mapping[str, Any]) -> Any:
-        return control_values(fields)[self.control]
-
-
 def paste_keys() -> tuple[PasteKey, ...]:
     """One key per control, in the order of `request.CONTROLS`."""
-    return tuple(PasteKey(control) for control in CONTROLS)
+
+    def reader(control: str) -> Callable[[Mapping[str, Any]], Any]:
+        return lambda fields: control_values(fields)[control]
+
+    return tuple(PasteKey(KEYS.get(control, ENABLED_KEY), reader(control)) for control in CONTROLS)
 
 
 def _our_values(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from .board import board_html, status_html, status_of
+from lib_methods.ui.status import status_html
+
+from .board import board_html, status_of
 from .inbox import answer_message
 from .presets import PresetFolder, clean_name
 from .request import CONTROLS, format_images, parse_request

@@ -7,11 +7,13 @@ and those sent along are kept in the image store.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from lib_methods.checks import check_switch
+from lib_methods.ui.arguments import format_number, named_fields, refuse_unknown
 
 from .settings import FabricSettings, FeedbackImage, SettingsError
 from .store import ImageStore, is_image_id
@@ -78,11 +80,8 @@ def parse_request(
     Raises:
         RequestError, StoreError, SettingsError: the sentence names the field.
     """
-    named = _named_fields(arguments)
-    enabled = named.pop("enabled", False)
-    if not isinstance(enabled, bool):
-        raise RequestError('"enabled" has to be true or false.')
-    if not enabled:
+    named = named_fields(arguments, CONTROLS, "FABRIC")
+    if not check_switch('"enabled"', named.pop("enabled", False)):
         return Request(None)
     named.update(overrides or {})
     for name in _LIST_NAMES:
@@ -110,7 +109,7 @@ def settings_from_fields(named: Mapping[str, Any]) -> FabricSettings:
     """
     if not isinstance(named, Mapping):
         raise RequestError("The settings have to be named fields.")
-    _refuse_unknown(named, _FIELDS - {"enabled"}, "FABRIC has")
+    refuse_unknown(named, _FIELDS - {"enabled"}, "FABRIC has")
     values = {name: value for name, value in named.items() if value is not None}
     for name in _LIST_NAMES:
         if name in values:
@@ -118,8 +117,7 @@ def settings_from_fields(named: Mapping[str, Any]) -> FabricSettings:
     for name, low, high in (("cache_limit_mb", 0, 10**6), ("seed", 0, MAX_SEED)):
         if name in values:
             values[name] = _whole_number(name, values[name], low, high)
-    if not isinstance(values.get("colour_correction", True), bool):
-        raise RequestError('"colour_correction" has to be true or false.')
+    check_switch('"colour_correction"', values.get("colour_correction", True))
     return FabricSettings(**values)
 
 
@@ -136,11 +134,6 @@ def format_images(images: Sequence[FeedbackImage]) -> str:
     return " ".join(
         f"{image.image_id}:{format_number(image.weight)}" if image.weight != 1 else image.image_id for image in images
     )
-
-
-def format_number(value: float) -> str:
-    """The shortest text that reads back as the same number; 1.0 becomes "1"."""
-    return repr(float(value)).removesuffix(".0")
 
 
 def parse_images(value: Any, name: str, store: ImageStore | None) -> tuple[FeedbackImage, ...]:
@@ -173,30 +166,12 @@ def parse_images(value: Any, name: str, store: ImageStore | None) -> tuple[Feedb
     return tuple(images)
 
 
-def _named_fields(arguments: Sequence[Any]) -> dict[str, Any]:
-    if isinstance(arguments, (str, bytes, Mapping)) or not isinstance(arguments, Sequence):
-        raise RequestError(
-            '"args" has to be a list: the values of the controls in order, or one object of named fields.'
-        )
-    if len(arguments) > len(CONTROLS):
-        raise RequestError(
-            f'"args" holds {len(arguments)} values; FABRIC has {len(CONTROLS)} controls: {", ".join(CONTROLS)}.'
-        )
-    first = arguments[0] if arguments else None
-    named = {name: value for name, value in zip(CONTROLS, arguments) if value is not None}
-    if isinstance(first, Mapping):
-        _refuse_unknown(first, _FIELDS, "FABRIC has")
-        named["enabled"] = True  # who sends fields wants them used; "enabled": false among them still wins
-        named.update({name: value for name, value in first.items() if value is not None})
-    return named
-
-
 def _image(item: Any, store: ImageStore | None) -> FeedbackImage:
     if isinstance(item, FeedbackImage):
         return item
     weight: Any = 1.0
     if isinstance(item, Mapping):
-        _refuse_unknown(item, _IMAGE_FIELDS, "A picture has")
+        refuse_unknown(item, _IMAGE_FIELDS, "A picture has")
         if "image" not in item:
             raise RequestError('The field "image" is missing.')
         item, weight = item["image"], item.get("weight", 1.0)
@@ -237,15 +212,6 @@ def _without_missing(settings: FabricSettings, store: ImageStore, skip: bool) ->
         kept = tuple(image for image in images if image.image_id not in missing)
         settings = replace(settings, likes=kept) if name == "likes" else replace(settings, dislikes=kept)
     return Request(settings, tuple(notes))
-
-
-def _refuse_unknown(named: Mapping[Any, Any], known: frozenset[str], subject: str) -> None:
-    for name in named:
-        if name not in known:
-            shown = str(name)[:40]
-            close = difflib.get_close_matches(shown, known, n=1)
-            hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(sorted(known))}."
-            raise RequestError(f'{subject} no field "{shown}"; {hint}')
 
 
 def _whole_number(name: str, value: Any, low: int, high: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from lib_methods.checks import SettingsError
+from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
 
 WEIGHTINGS = ("shared", "as published")
 DETAILS = ("full", "half")
@@ -26,7 +26,7 @@ class FeedbackImage:
     def __post_init__(self) -> None:
         if not isinstance(self.image_id, str) or not _IMAGE_ID.fullmatch(self.image_id):
             raise SettingsError("A feedback image is named by its 64-digit hash, not by a file name or path.")
-        _number("The weight of a feedback image", self.weight, 0.0, MAX_WEIGHT)
+        check_number("The weight of a feedback image", self.weight, 0.0, MAX_WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,23 @@ class FabricSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _number("Strength", self.strength, 0.0, MAX_STRENGTH)
-        _number("Minimum strength", self.min_strength, 0.0, MAX_STRENGTH)
-        _number("Start", self.start, 0.0, 1.0)
-        _number("End", self.end, 0.0, 1.0)
-        _number("Negative weight", self.negative_weight, 0.0, MAX_STRENGTH)
-        _number("Hires strength", self.hires_strength, 0.0, MAX_STRENGTH)
-        _number("Cache limit", self.cache_limit_mb, 0, 1_000_000)
-        if not isinstance(self.colour_correction, bool):
-            raise SettingsError("Colour correction is either on or off (true or false).")
+        check_number("Strength", self.strength, 0.0, MAX_STRENGTH)
+        check_number("Minimum strength", self.min_strength, 0.0, MAX_STRENGTH)
+        check_number("Start", self.start, 0.0, 1.0)
+        check_number("End", self.end, 0.0, 1.0)
+        check_number("Negative weight", self.negative_weight, 0.0, MAX_STRENGTH)
+        check_number("Hires strength", self.hires_strength, 0.0, MAX_STRENGTH)
+        check_number("Cache limit", self.cache_limit_mb, 0, 1_000_000)
+        check_switch("Colour correction", self.colour_correction)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise SettingsError("The noise seed has to be a whole number.")
         if self.start > self.end:
             raise SettingsError(
                 f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."
             )
-        _choice("Weighting", self.weighting, WEIGHTINGS)
-        _choice("Detail", self.detail, DETAILS)
-        _choice("Hires.fix", self.hires, HIRES_MODES)
+        check_choice("Weighting", self.weighting, WEIGHTINGS)
+        check_choice("Detail", self.detail, DETAILS)
+        check_choice("Hires.fix", self.hires, HIRES_MODES)
         object.__setattr__(self, "likes", _unique(self.likes))
         object.__setattr__(self, "dislikes", _unique(self.dislikes))
 
@@ -146,15 +145,3 @@ def _unique(images: tuple[FeedbackImage, ...]) -> tuple[FeedbackImage, ...]:
         if image.image_id not in best or best[image.image_id].weight < image.weight:
             best[image.image_id] = image
     return tuple(best.values())
-
-
-def _number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise SettingsError(f"{name} has to be a number from {low:g} to {high:g}.")
-    if not low <= value <= high:  # false for NaN, too
-        raise SettingsError(f"{name} has to lie between {low:g} and {high:g}, not at {value:g}.")
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SettingsError(f"{name} has to be one of {', '.join(choices)}.")

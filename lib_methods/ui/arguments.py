@@ -32,8 +32,8 @@ def named_fields(arguments: Sequence[Any], controls: Sequence[str], method: str)
     named = {name: value for name, value in zip(controls, arguments) if value is not None}
     first = arguments[0] if arguments else None
     if isinstance(first, Mapping):
-        refuse_unknown(first, controls, "There is")
-        named["enabled"] = True
+        refuse_unknown(first, controls, f"{method} has")
+        named["enabled"] = True  # who sends fields wants them used; "enabled": false among them still wins
         named.update({name: value for name, value in first.items() if value is not None})
     return named
 

@@ -10,7 +10,8 @@ class PasteKey(str):
     """An infotext key that also reads its control's value out of the parsed fields.
 
     Hosts take either a key or a function for a control. As a string it is what "Send to img2img" compares; as a
-    function it gives the value its type, its default where the key is missing, and foreign infotexts their meaning.
+    function it gives the value its type (plain keys turn "off" into True), its default where the key is missing, and
+    foreign infotexts their meaning.
     """
 
     read: Callable[[Mapping[str, Any]], Any]

@@ -45,7 +45,7 @@ def test_settings_survive_the_infotext(wanted: FabricSettings) -> None:
 @settings(max_examples=50)
 def test_every_control_is_restored_with_its_own_type(wanted: FabricSettings) -> None:
     fields = through_a_webui(infotext.to_infotext(wanted))
-    restored = {key.control: key(fields) for key in infotext.paste_keys()}
+    restored = {name: key(fields) for name, key in zip(CONTROLS, infotext.paste_keys(), strict=True)}
     assert tuple(restored) == CONTROLS
     assert restored.pop("enabled") is True
     for name in ("likes", "dislikes"):
@@ -59,8 +59,8 @@ def test_every_control_is_restored_with_its_own_type(wanted: FabricSettings) -> 
 
 
 def test_an_infotext_without_fabric_switches_it_off_and_touches_nothing_else() -> None:
-    for key in infotext.paste_keys():
-        assert key({"Steps": "20", "Sampler": "Euler a"}) is (False if key.control == "enabled" else None)
+    for name, key in zip(CONTROLS, infotext.paste_keys(), strict=True):
+        assert key({"Steps": "20", "Sampler": "Euler a"}) is (False if name == "enabled" else None)
 
 
 def test_keys_are_plain_strings_for_hosts_that_compare_them() -> None:

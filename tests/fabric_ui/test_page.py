@@ -11,12 +11,13 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from lib_methods.fabric.board import board_html, status_html
+from lib_methods.fabric.board import board_html
 from lib_methods.fabric.page import PageHandlers
 from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.request import CONTROLS
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.fabric.store import ImageStore
+from lib_methods.ui.status import status_html
 
 from .pictures import data_url, picture
 

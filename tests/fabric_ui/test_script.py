@@ -219,5 +219,6 @@ def test_the_controls_are_the_request_in_order_with_its_defaults(
             assert value == getattr(FabricSettings(), name)
             assert value is not None
     assert [component for component, _ in instance.infotext_fields] == controls
-    assert [key.control for _, key in instance.infotext_fields] == list(CONTROLS)
+    keys = [infotext.KEYS.get(name, infotext.ENABLED_KEY) for name in CONTROLS]
+    assert [key for _, key in instance.infotext_fields] == keys
     assert set(instance.paste_field_names) == {str(key) for _, key in instance.infotext_fields}
