@@ -17,18 +17,18 @@ from typing import Any
 import gradio as gr
 from modules import script_callbacks, scripts, ui_components
 
-from lib_methods.checks import SettingsError
 from lib_methods.thresholding import infotext, page
 from lib_methods.thresholding.formulas import SCHEDULES, STARTPOINTS, VARIABILITIES
 from lib_methods.thresholding.request import CONTROLS, TITLE, parse_request
 from lib_methods.thresholding.settings import METHODS, MIMIC, NUMBERS, RESCALE, ThresholdSettings
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import NumberAxis, add_axes
-from lib_methods.ui.gradio_compat import hidden_row, listen, unsaved, warn
+from lib_methods.ui.gradio_compat import hidden_row, listen, unsaved
+from lib_methods.ui.job import MethodJobs
 
 DEFAULTS = ThresholdSettings()
 PEER = "Dynamic Thresholding (CFG Scale Fix)"
-INTERNAL_ERROR = "It stopped at an internal error, and the picture was made without it. The console has the details."
+JOBS = MethodJobs(TITLE, "thresholding", infotext.KEYS.values(), infotext.ERROR_KEY, subject="It")
 
 
 class DynamicThresholdingScript(scripts.Script):
@@ -109,39 +109,27 @@ class DynamicThresholdingScript(scripts.Script):
         return controls
 
     def before_process(self, p: Any, *args: Any) -> None:
-        _forget(p)  # a job object may be used again (X/Y/Z plot, upscaling one picture of a batch)
+        JOBS.forget(p)
 
     def process(self, p: Any, *args: Any) -> None:
-        _forget(p)
-        try:
-            settings = parse_request(args, getattr(p, "thresholding_axes", None))
-        except SettingsError as error:
-            _give_up(p, str(error))
-            return
-        if settings is None:
-            return
-        scales = [float(scale) for scale in (p.cfg_scale, getattr(p, "hr_cfg", None)) if scale is not None]
-        if any(settings.acts_at(scale) for scale in scales):
-            p.thresholding_settings = settings
-            p.extra_generation_params.update(infotext.to_infotext(settings))
-        else:
-            p.comment(f"{TITLE}: {settings.describe(max(scales), p.steps)}")
+        JOBS.forget(p)
+        with JOBS.refusal(p):
+            settings = parse_request(args, JOBS.axes(p))
+            if settings is None:
+                return
+            scales = [float(scale) for scale in (p.cfg_scale, getattr(p, "hr_cfg", None)) if scale is not None]
+            if any(settings.acts_at(scale) for scale in scales):
+                JOBS.use(p, settings, infotext.to_infotext(settings))
+            else:
+                p.comment(f"{TITLE}: {settings.describe(max(scales), p.steps)}")
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        settings = getattr(p, "thresholding_settings", None)
-        if settings is None:
-            return
-        from lib_methods import hosts  # here, so that the controls appear on hosts that sampling cannot be reached on
-        from lib_methods.denoiser import Unsupported
-        from lib_methods.thresholding import apply
+        def attach(sampling: Any, settings: ThresholdSettings) -> None:
+            from lib_methods.thresholding import apply
 
-        try:
-            apply.attach(hosts.sampling_of(p, kwargs.get("x")), settings)
-        except Unsupported as error:
-            _give_up(p, str(error))
-        except Exception:
-            _give_up(p, INTERNAL_ERROR)
-            raise
+            apply.attach(sampling, settings)
+
+        JOBS.guide(p, kwargs.get("x"), attach)
 
     def _tab(self) -> str:
         return "img2img" if self.is_img2img else "txt2img"
@@ -152,42 +140,23 @@ def _slider(name: str, label: str, step: float, info: str) -> Any:
     return gr.Slider(low, high, value=getattr(DEFAULTS, name), step=step, label=label, info=info)
 
 
-def _forget(p: Any) -> None:
-    p.thresholding_settings = None
-    for key in (*infotext.KEYS.values(), infotext.ERROR_KEY):
-        p.extra_generation_params.pop(key, None)
-
-
-def _give_up(p: Any, sentence: str) -> None:
-    """The job goes on without dynamic thresholding, and says so everywhere."""
-    _forget(p)
-    p.extra_generation_params[infotext.ERROR_KEY] = sentence
-    p.comment(f"{TITLE}: {sentence}")
-    if not getattr(p, "is_api", False):
-        warn(f"{TITLE}: {sentence}")
-
-
 def _peer_is_here() -> bool:
     """Whether the extension whose infotext fields we read is installed, too: then they are meant for that one."""
     return any(script.title() == PEER for script in getattr(scripts.scripts_txt2img, "scripts", ()))
-
-
-def _set(p: Any, **fields: Any) -> None:
-    p.thresholding_axes = {**getattr(p, "thresholding_axes", {}), **fields}  # a new dict: cells share what they copied
 
 
 def _switching(name: str, method: str) -> Any:
     """An axis that also switches the method on, and at 0 off."""
 
     def apply(p: Any, value: float) -> None:
-        _set(p, **({"enabled": True, "method": method, name: value} if value else {"enabled": False}))
+        JOBS.set_axes(p, **({"enabled": True, "method": method, name: value} if value else {"enabled": False}))
 
     return apply
 
 
 def _percentile(p: Any, value: float) -> None:
-    switched = getattr(p, "thresholding_axes", {}).get("enabled", True)  # by another axis of the plot
-    _set(p, threshold_percentile=value, enabled=switched)
+    switched = JOBS.axes(p).get("enabled", True)  # by another axis of the plot
+    JOBS.set_axes(p, threshold_percentile=value, enabled=switched)
 
 
 def _add_axes() -> None:

@@ -23,20 +23,19 @@ from modules import paths, script_callbacks, scripts, ui_components
 from lib_methods.fabric import infotext, page
 from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.request import parse_request
-from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIGHTINGS, FabricSettings, SettingsError
+from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIGHTINGS, FabricSettings
 from lib_methods.fabric.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
-from lib_methods.ui.axes import NumberAxis, add_axes
+from lib_methods.ui.axes import add_axes
 from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn
+from lib_methods.ui.job import MethodJobs
 
 TITLE = "FABRIC"
 FOLDER = Path(paths.data_path) / "feedback"
 STORE = ImageStore(FOLDER / "images")
 PRESETS = PresetFolder(FOLDER / "presets")
 DEFAULTS = FabricSettings()
-INTERNAL_ERROR = (
-    "FABRIC stopped at an internal error, and the picture was made without it. The console has the details."
-)
+JOBS = MethodJobs(TITLE, "fabric", infotext.KEYS.values(), infotext.ERROR_KEY)
 
 
 class FabricScript(scripts.Script):
@@ -144,37 +143,25 @@ class FabricScript(scripts.Script):
         return controls
 
     def before_process(self, p: Any, *args: Any) -> None:
-        _forget(p)  # a job object may be used again (X/Y/Z plot, upscaling one picture of a batch)
+        JOBS.forget(p)
 
     def process(self, p: Any, *args: Any) -> None:
-        _forget(p)
-        overrides = getattr(p, "fabric_axes", None)
-        try:
-            request = parse_request(args, STORE, overrides=overrides, skip_missing=not getattr(p, "is_api", False))
-        except SettingsError as error:
-            _give_up(p, str(error))
-            return
-        for note in request.notes:
-            _tell(p, note)
-        if request.settings is not None and request.settings.active:
-            p.fabric_settings = request.settings
-            p.extra_generation_params.update(infotext.to_infotext(request.settings))
+        JOBS.forget(p)
+        with JOBS.refusal(p):
+            in_page = not getattr(p, "is_api", False)
+            request = parse_request(args, STORE, overrides=JOBS.axes(p), skip_missing=in_page)
+            for note in request.notes:
+                JOBS.tell(p, note)
+            if request.settings is not None and request.settings.active:
+                JOBS.use(p, request.settings, infotext.to_infotext(request.settings))
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        settings = getattr(p, "fabric_settings", None)
-        if settings is None:
-            return
-        from lib_methods import hosts  # here, so that the controls appear on hosts that sampling cannot be reached on
-        from lib_methods.denoiser import Unsupported
-        from lib_methods.fabric import apply
+        def attach(sampling: Any, settings: FabricSettings) -> None:
+            from lib_methods.fabric import apply
 
-        try:
-            apply.attach(hosts.sampling_of(p, kwargs.get("x")), settings, STORE.load)
-        except (SettingsError, Unsupported) as error:
-            _give_up(p, str(error))
-        except Exception:
-            _give_up(p, INTERNAL_ERROR)
-            raise
+            apply.attach(sampling, settings, STORE.load)
+
+        JOBS.guide(p, kwargs.get("x"), attach)
 
     def _tab(self) -> str:
         return "img2img" if self.is_img2img else "txt2img"
@@ -184,39 +171,12 @@ class FabricScript(scripts.Script):
         return gr.Slider(0.0, maximum, value=value, step=step, label=label, info=info)
 
 
-def _forget(p: Any) -> None:
-    p.fabric_settings = None
-    for key in (*infotext.KEYS.values(), infotext.ERROR_KEY):
-        p.extra_generation_params.pop(key, None)
-
-
-def _give_up(p: Any, sentence: str) -> None:
-    """The job goes on without FABRIC, and says so everywhere."""
-    _forget(p)
-    p.extra_generation_params[infotext.ERROR_KEY] = sentence
-    _tell(p, sentence)
-
-
-def _tell(p: Any, sentence: str) -> None:
-    p.comment(f"FABRIC: {sentence}")
-    if not getattr(p, "is_api", False):
-        warn(f"FABRIC: {sentence}")
-
-
-def _setter(name: str) -> Any:
-    def apply(p: Any, value: float) -> None:
-        # a new dict: cells share what they were copied from
-        p.fabric_axes = {**getattr(p, "fabric_axes", {}), name: value}
-
-    return apply
-
-
 def _add_axes() -> None:
     axes = [
-        NumberAxis("Strength", 0.0, MAX_STRENGTH, _setter("strength")),
-        NumberAxis("Start", 0.0, 1.0, _setter("start")),
-        NumberAxis("End", 0.0, 1.0, _setter("end")),
-        NumberAxis("Negative weight", 0.0, MAX_STRENGTH, _setter("negative_weight")),
+        JOBS.axis("Strength", 0.0, MAX_STRENGTH, "strength"),
+        JOBS.axis("Start", 0.0, 1.0, "start"),
+        JOBS.axis("End", 0.0, 1.0, "end"),
+        JOBS.axis("Negative weight", 0.0, MAX_STRENGTH, "negative_weight"),
     ]
     add_axes(scripts.scripts_data, TITLE, axes)
 

@@ -18,7 +18,6 @@ from typing import Any
 import gradio as gr
 from modules import paths, script_callbacks, scripts, ui_components
 
-from lib_methods.checks import SettingsError
 from lib_methods.fabric.store import ImageStore
 from lib_methods.image_cfg import infotext, page
 from lib_methods.image_cfg.fit import FITS
@@ -33,13 +32,12 @@ from lib_methods.image_cfg.settings import (
     ImageCfgSettings,
 )
 from lib_methods.ui.api_guard import guard_script
-from lib_methods.ui.axes import NumberAxis, add_axes
-from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn
+from lib_methods.ui.axes import add_axes
+from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved
+from lib_methods.ui.job import MethodJobs
 
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
-INTERNAL_ERROR = (
-    f"{TITLE} stopped at an internal error, and the picture was made without it. The console has the details."
-)
+NO_PICTURE = "There is no picture to edit, so the model draws from the words alone. Add one in the accordion."
 SECOND_PASS = "The checkpoint of the second pass sees no picture; that pass was made as without the method."
 
 
@@ -130,46 +128,33 @@ class ImageCfgScript(scripts.Script):
         return controls
 
     def before_process(self, p: Any, *args: Any) -> None:
-        _forget(p)  # a job object may be used again (X/Y/Z plot, upscaling one picture of a batch)
+        JOBS.forget(p)
 
     def process(self, p: Any, *args: Any) -> None:
-        _forget(p)
-        try:
-            settings = parse_request(args, STORE, overrides=getattr(p, "image_cfg_axes", None))
+        JOBS.forget(p)
+        with JOBS.refusal(p):
+            settings = parse_request(args, STORE, overrides=JOBS.axes(p))
             if settings is None:
                 return
             p.image_cfg_hosts_mask = getattr(p, "image_mask", None)
             if settings.tab_mask:
                 settings = _with_tab_mask(p, settings)
-        except SettingsError as error:
-            _give_up(p, str(error))
-            return
-        p.image_cfg_settings = settings
-        p.image_cfg_hosts_scale = getattr(p, "image_cfg_scale", None)  # the host's own, which rests meanwhile
-        p.image_cfg_scale = None
-        p.extra_generation_params.update(infotext.to_infotext(settings))
-        if not settings.images and not getattr(p, "init_images", None):
-            _tell(p, "There is no picture to edit, so the model draws from the words alone. Add one in the accordion.")
+            p.image_cfg_hosts_scale = getattr(p, "image_cfg_scale", None)  # the host's own, which rests meanwhile
+            p.image_cfg_scale = None
+            JOBS.use(p, settings, infotext.to_infotext(settings))
+            if not settings.images and not getattr(p, "init_images", None):
+                JOBS.tell(p, NO_PICTURE)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        settings = getattr(p, "image_cfg_settings", None)
-        if settings is None:
-            return
-        from lib_methods import hosts  # here, so that the controls appear on hosts that sampling cannot be reached on
-        from lib_methods.denoiser import Unsupported
-        from lib_methods.image_cfg import apply
+        def attach(sampling: Any, settings: ImageCfgSettings) -> None:
+            from lib_methods.image_cfg import apply
 
-        try:
-            sampling = hosts.sampling_of(p, kwargs.get("x"))
             if sampling.is_hires and not sampling.takes_picture:
-                _tell(p, SECOND_PASS)
-                return
-            apply.attach(sampling, settings, STORE.load)
-        except (SettingsError, Unsupported) as error:
-            _give_up(p, str(error))
-        except Exception:
-            _give_up(p, INTERNAL_ERROR)
-            raise
+                JOBS.tell(p, SECOND_PASS)
+            else:
+                apply.attach(sampling, settings, STORE.load)
+
+        JOBS.guide(p, kwargs.get("x"), attach)
 
 
 def _scale(label: str, value: float, maximum: float, info: str | None = None, step: float = 0.05) -> Any:
@@ -184,7 +169,9 @@ def _with_tab_mask(p: Any, settings: ImageCfgSettings) -> ImageCfgSettings:
     """The settings with what is painted in the inpaint tab as their mask, kept in the store so that the infotext can
     name it. The host, which would keep all that is black, is left without."""
     if p.image_cfg_hosts_mask is None:
-        _tell(p, "There is no mask: nothing is painted in the inpaint tab, so the image scale is the same everywhere.")
+        JOBS.tell(
+            p, "There is no mask: nothing is painted in the inpaint tab, so the image scale is the same everywhere."
+        )
         return replace(settings, tab_mask=False)
     inverted, blur = bool(getattr(p, "inpainting_mask_invert", 0)), float(getattr(p, "mask_blur_x", 0))
     name = STORE.add(of_the_tab(p.image_cfg_hosts_mask, inverted, blur))
@@ -192,41 +179,20 @@ def _with_tab_mask(p: Any, settings: ImageCfgSettings) -> ImageCfgSettings:
     return replace(settings, mask=name, tab_mask=False)
 
 
-def _forget(p: Any) -> None:
-    if getattr(p, "image_cfg_settings", None) is not None:
-        p.image_cfg_scale = p.image_cfg_hosts_scale
-        if getattr(p, "image_mask", None) is None and p.image_cfg_hosts_mask is not None:
-            p.image_mask = p.image_cfg_hosts_mask
-    p.image_cfg_settings = None
-    for key in (*infotext.KEYS.values(), infotext.ERROR_KEY):
-        p.extra_generation_params.pop(key, None)
+def _give_back(p: Any) -> None:
+    """What rested while the method was at work: the host's own image scale, and its mask."""
+    p.image_cfg_scale = p.image_cfg_hosts_scale
+    if getattr(p, "image_mask", None) is None and p.image_cfg_hosts_mask is not None:
+        p.image_mask = p.image_cfg_hosts_mask
 
 
-def _give_up(p: Any, sentence: str) -> None:
-    """The job goes on without the method, and says so everywhere."""
-    _forget(p)
-    p.extra_generation_params[infotext.ERROR_KEY] = sentence
-    _tell(p, sentence)
-
-
-def _tell(p: Any, sentence: str) -> None:
-    p.comment(f"{TITLE}: {sentence}")
-    if not getattr(p, "is_api", False):
-        warn(f"{TITLE}: {sentence}")
-
-
-def _setter(name: str) -> Any:
-    def apply(p: Any, value: float) -> None:
-        # a new dict: cells share what they were copied from
-        p.image_cfg_axes = {**getattr(p, "image_cfg_axes", {}), name: value}
-
-    return apply
+JOBS = MethodJobs(TITLE, "image_cfg", infotext.KEYS.values(), infotext.ERROR_KEY, undo=_give_back)
 
 
 def _add_axes() -> None:
     axes = [
-        NumberAxis("Image scale", 0.0, MAX_IMAGE_SCALE, _setter("image_scale")),
-        NumberAxis("Text scale", 0.0, MAX_TEXT_SCALE, _setter("text_scale")),
+        JOBS.axis("Image scale", 0.0, MAX_IMAGE_SCALE, "image_scale"),
+        JOBS.axis("Text scale", 0.0, MAX_TEXT_SCALE, "text_scale"),
     ]
     add_axes(scripts.scripts_data, TITLE, axes)
 

@@ -1,0 +1,108 @@
+"""What every method does at a host's job, so that no script repeats it: keep settings, give up aloud, be plotted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lib_methods.checks import SettingsError
+from lib_methods.ui.axes import NumberAxis
+from lib_methods.ui.gradio_compat import warn
+
+
+@dataclass(frozen=True)
+class MethodJobs:
+    """One method's part in the host's jobs (`p`, a `StableDiffusionProcessing`). All state is on the job.
+
+    title: the script's; it stands in front of every sentence.
+    name: of the job's attributes: `p.<name>_settings`, None where the job goes without the method, and `p.<name>_axes`.
+    keys: the infotext keys of the settings.
+    error_key: the infotext key of the sentence why a job went on without the method.
+    subject: what "stopped at an internal error"; the title if empty.
+    undo: called where settings are forgotten, while they are still there: gives back what the method took from the job.
+    """
+
+    title: str
+    name: str
+    keys: Collection[str]
+    error_key: str
+    subject: str = ""
+    undo: Callable[[Any], None] | None = None
+
+    def settings_of(self, p: Any) -> Any:
+        """What `use` was given for this job, or None."""
+        return getattr(p, f"{self.name}_settings", None)
+
+    def use(self, p: Any, settings: Any, infotext: Mapping[str, str]) -> None:
+        """Let these settings guide the job, and its infotext name them."""
+        setattr(p, f"{self.name}_settings", settings)
+        p.extra_generation_params.update(infotext)
+
+    def forget(self, p: Any) -> None:
+        """The job as it was before the method: a job object may be used again (X/Y/Z plot, upscaling one picture of a
+        batch)."""
+        if self.undo is not None and self.settings_of(p) is not None:
+            self.undo(p)
+        setattr(p, f"{self.name}_settings", None)
+        for key in (*self.keys, self.error_key):
+            p.extra_generation_params.pop(key, None)
+
+    def tell(self, p: Any, sentence: str) -> None:
+        """Say it under the picture, and in the page if the job is a page's."""
+        p.comment(f"{self.title}: {sentence}")
+        if not getattr(p, "is_api", False):
+            warn(f"{self.title}: {sentence}")
+
+    def give_up(self, p: Any, sentence: str) -> None:
+        """The job goes on without the method, and says so everywhere."""
+        self.forget(p)
+        p.extra_generation_params[self.error_key] = sentence
+        self.tell(p, sentence)
+
+    @contextmanager
+    def refusal(self, p: Any) -> Iterator[None]:
+        """Around the reading of a request: where that ends with a `SettingsError`, the method is given up with its
+        sentence."""
+        try:
+            yield
+        except SettingsError as error:
+            self.give_up(p, str(error))
+
+    def guide(self, p: Any, latent: Any, attach: Callable[[Any, Any], None]) -> None:
+        """Before a sampling: `attach(sampling, settings)` if there are settings, where `sampling` is the seam of
+        `lib_methods.denoiser`. What goes wrong ends the method and not the job; a sentence for the user is told as it
+        is, anything else is raised again for the host's console.
+
+        latent: the `x` that the host hands over, shape (batch, channels, h, w), or None.
+        """
+        settings = self.settings_of(p)
+        if settings is None:
+            return
+        from lib_methods import hosts  # here, so that the controls appear on hosts that sampling cannot be reached on
+        from lib_methods.denoiser import Unsupported
+
+        try:
+            attach(hosts.sampling_of(p, latent), settings)
+        except (SettingsError, Unsupported) as error:
+            self.give_up(p, str(error))
+        except Exception:
+            self.give_up(
+                p,
+                f"{self.subject or self.title} stopped at an internal error, and the picture was made without it. "
+                "The console has the details.",
+            )
+            raise
+
+    def axes(self, p: Any) -> dict[str, Any]:
+        """The fields that the X/Y/Z plot has set for this job."""
+        return dict(getattr(p, f"{self.name}_axes", None) or {})
+
+    def set_axes(self, p: Any, **fields: Any) -> None:
+        """Set fields for one cell of the plot; cells are copies of each other and share what they do not set anew."""
+        setattr(p, f"{self.name}_axes", {**self.axes(p), **fields})
+
+    def axis(self, label: str, low: float, high: float, field: str) -> NumberAxis:
+        """An axis that sets one field."""
+        return NumberAxis(label, low, high, lambda p, value: self.set_axes(p, **{field: value}))

@@ -1,0 +1,140 @@
+"""What every method does at a host's job: settings, sentences and axes, without any host."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from lib_methods import hosts
+from lib_methods.checks import SettingsError
+from lib_methods.denoiser import Unsupported
+from lib_methods.ui import job
+from lib_methods.ui.job import MethodJobs
+
+METHOD = MethodJobs("The method", "method", ("The method strength",), "The method error")
+
+
+class Job(SimpleNamespace):
+    """What a host's job offers to a script."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(extra_generation_params={"Other": "1"}, said=[], is_api=True, **fields)
+
+    def comment(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the page would show."""
+    shown: list[str] = []
+    monkeypatch.setattr(job, "warn", shown.append)
+    return shown
+
+
+@pytest.fixture
+def sampling(monkeypatch: pytest.MonkeyPatch) -> object:
+    """The seam that every job gets."""
+    seam = object()
+    monkeypatch.setattr(hosts, "sampling_of", lambda p, latent: seam)
+    return seam
+
+
+def test_settings_stay_until_they_are_forgotten() -> None:
+    p = Job()
+    assert METHOD.settings_of(p) is None
+    METHOD.use(p, "settings", {"The method strength": "2"})
+    assert METHOD.settings_of(p) == p.method_settings == "settings"
+    assert p.extra_generation_params == {"Other": "1", "The method strength": "2"}
+    METHOD.forget(p)
+    assert METHOD.settings_of(p) is None
+    assert p.extra_generation_params == {"Other": "1"}
+
+
+@pytest.mark.parametrize("is_api", [True, False])
+def test_giving_up_is_said_everywhere(warnings: list[str], is_api: bool) -> None:
+    p = Job()
+    p.is_api = is_api
+    METHOD.use(p, "settings", {"The method strength": "2"})
+    with METHOD.refusal(p):
+        raise SettingsError("It cannot be.")
+    assert METHOD.settings_of(p) is None
+    assert p.extra_generation_params == {"Other": "1", "The method error": "It cannot be."}
+    assert p.said == ["The method: It cannot be."]
+    assert warnings == ([] if is_api else ["The method: It cannot be."])
+
+
+def test_only_refusals_are_sentences() -> None:
+    p = Job()
+    with pytest.raises(KeyError), METHOD.refusal(p):
+        raise KeyError("secret")
+    assert p.said == []
+
+
+def test_what_was_taken_from_the_job_is_given_back_once() -> None:
+    given: list[Any] = []
+    method = MethodJobs("M", "m", (), "M error", undo=lambda p: given.append(p.m_settings))
+    p = Job()
+    method.forget(p)
+    assert given == []
+    method.use(p, "settings", {})
+    method.give_up(p, "No.")
+    method.forget(p)
+    assert given == ["settings"]
+
+
+def test_a_sampling_is_guided_only_where_there_are_settings(sampling: object) -> None:
+    p, seen = Job(), []
+    METHOD.guide(p, None, lambda *given: seen.append(given))
+    METHOD.use(p, "settings", {})
+    METHOD.guide(p, None, lambda *given: seen.append(given))
+    assert seen == [(sampling, "settings")]
+
+
+@pytest.mark.parametrize("error", [Unsupported("Not with this."), SettingsError("Not with this.")])
+def test_what_cannot_be_guided_is_told_as_it_is(sampling: object, error: Exception) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    p = Job()
+    METHOD.use(p, "settings", {})
+    METHOD.guide(p, None, fail)
+    assert p.said == ["The method: Not with this."]
+    METHOD.guide(p, None, fail)  # the second pass of the same job: given up for good
+    assert p.said == ["The method: Not with this."]
+
+
+@pytest.mark.parametrize(("subject", "named"), [("", "The method"), ("It", "It")])
+def test_other_errors_are_told_without_detail_and_raised_again(sampling: object, subject: str, named: str) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    method = MethodJobs("The method", "method", (), "The method error", subject)
+    p = Job()
+    method.use(p, "settings", {})
+    with pytest.raises(RuntimeError, match="secret detail"):
+        method.guide(p, None, fail)
+    sentence = (
+        f"{named} stopped at an internal error, and the picture was made without it. The console has the details."
+    )
+    assert p.extra_generation_params["The method error"] == sentence
+    assert p.said == [f"The method: {sentence}"]
+
+
+def test_cells_of_a_plot_share_only_what_they_were_copied_from() -> None:
+    axis = METHOD.axis("Strength", 0.0, 2.0, "strength")
+    assert (axis.label, axis.low, axis.high) == ("Strength", 0.0, 2.0)
+    cell = Job()
+    assert METHOD.axes(cell) == {}
+    axis.apply(cell, 0.5)
+    other = copy.copy(cell)
+    METHOD.set_axes(other, start=0.1)
+    axis.apply(other, 1.0)
+    METHOD.axes(cell)["strength"] = 9.0
+    assert METHOD.axes(cell) == {"strength": 0.5}
+    assert METHOD.axes(other) == {"strength": 1.0, "start": 0.1}
