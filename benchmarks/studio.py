@@ -16,6 +16,7 @@ from PIL import Image
 from standalone.setup.places import ROOT
 
 CHECKPOINT = ROOT / "models" / "shapes" / "shapes.safetensors"
+INSTRUCT_CHECKPOINT = ROOT / "models" / "shapes-instruct" / "shapes-instruct.safetensors"
 STEPS, CFG, SAMPLER = 20, 5.0, "Euler"
 
 
@@ -41,7 +42,7 @@ class Studio:
         """One picture for each prompt, in one batch, seeds counting up from `seed`: uint8 of shape (size, size, 3).
 
         fabric: named fields of a request to the FABRIC script; None leaves it off. scripts: the same of other scripts,
-        by title. fields: further fields of the job.
+        by title. fields: further fields of the job; with `init_images` among them it is one of img2img.
         """
         requests = {**(scripts or {}), **({} if fabric is None else {"FABRIC": fabric})}
         return self.host.queue.run(self._make, list(prompts), seed, requests, size, fields, name="evaluate")
@@ -50,11 +51,19 @@ class Studio:
         self, prompts: list[str], seed: int, requests: dict[str, dict[str, Any]], size: int, fields: dict[str, Any]
     ) -> list[np.ndarray]:
         from modules import shared
-        from modules.processing import StableDiffusionProcessingTxt2Img, process_images
+        from modules.processing import (
+            StableDiffusionProcessingImg2Img,
+            StableDiffusionProcessingTxt2Img,
+            process_images,
+        )
+        from modules.scripts import scripts_img2img
 
+        job, runner = StableDiffusionProcessingTxt2Img, self.runner
+        if "init_images" in fields:
+            job, runner = StableDiffusionProcessingImg2Img, scripts_img2img
         settings: dict[str, Any] = {"steps": STEPS, "cfg_scale": CFG, "sampler_name": SAMPLER, **fields}
         with closing(
-            StableDiffusionProcessingTxt2Img(
+            job(
                 sd_model=shared.sd_model,
                 prompt=prompts,
                 negative_prompt=[""] * len(prompts),
@@ -68,10 +77,10 @@ class Studio:
             )
         ) as p:
             p.is_api = True
-            p.scripts = self.runner
-            arguments = self.runner.default_args()
+            p.scripts = runner
+            arguments = runner.default_args()
             for title, request in requests.items():
-                script = next(s for s in self.runner.alwayson_scripts if s.title() == title)
+                script = next(s for s in runner.alwayson_scripts if s.title() == title)
                 arguments[script.args_from] = {"enabled": True, **request}
             p.script_args = tuple(arguments)
             processed = process_images(p)

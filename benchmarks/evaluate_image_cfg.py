@@ -1,0 +1,274 @@
+"""InstructPix2Pix on `shapes-instruct`: `python run.py evaluate image_cfg --out DIR [--quick]`.
+
+Pictures that the model has never seen are drawn from the procedural world and edited by an instruction that asks for
+one other attribute ("make it red"), over a grid of both scales. The parser reads the attributes back, so both halves of
+the trade-off are counted: is the asked attribute there, and are all others as they were. The curve is figure 8 of
+Brooks et al. 2023 (arXiv 2211.09800), with attributes in the place of CLIP.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from benchmarks.studio import INSTRUCT_CHECKPOINT, SAMPLER, STEPS, Studio, as_request, sheet, studio
+from lib_methods.image_cfg.request import TITLE
+from standalone.instruct.filters import layout_similarity
+from standalone.instruct.rendered import render_pair
+from standalone.instruct.triplets import CHANGED, Triplet, world_triplet
+from standalone.shapes.parser import ParsedPicture, parse
+from standalone.shapes.world import ATTRIBUTES, VALUES, Scene
+
+BATCH = 8
+SEED = 90_000  # of the triplets; training takes small ones
+TEXT_SCALES = (3.0, 5.0, 7.5)
+IMAGE_SCALES = (1.0, 1.25, 1.5, 2.0, 3.0)
+FIGURES = ("instruction_accuracy", "preservation", "direction", "similarity", "layout")
+
+Pictures = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A picture and what is asked of it."""
+
+    triplet: Triplet
+    source: np.ndarray
+    wanted: np.ndarray
+
+    @property
+    def before(self) -> Scene:
+        assert self.triplet.scene_before is not None
+        return self.triplet.scene_before
+
+    @property
+    def after(self) -> Scene:
+        assert self.triplet.scene_after is not None
+        return self.triplet.scene_after
+
+    @property
+    def changed(self) -> str:
+        return next(name for name in ATTRIBUTES if getattr(self.before, name) != getattr(self.after, name))
+
+
+def edits(count: int) -> list[Edit]:
+    """`count` edits; what is changed is drawn evenly."""
+    found = []
+    for number in range(count):
+        triplet = world_triplet(SEED, number)
+        assert triplet.scene_before is not None and triplet.scene_after is not None
+        pair = render_pair(triplet.scene_before, triplet.scene_after, seed=SEED + number)
+        found.append(Edit(triplet, pair[0], pair[1]))
+    return found
+
+
+def vector(attributes: dict[str, str | None]) -> np.ndarray:
+    """One place for each value of each attribute, 1 where the picture has it."""
+    return np.array([float(attributes[name] == value) for name in ATTRIBUTES for value in VALUES[name]])
+
+
+def direction(edit: Edit, before: ParsedPicture, after: ParsedPicture) -> float:
+    """Cosine of the change that is seen and the change that is asked; 0 where nothing has changed."""
+    seen = vector(after.attributes) - vector(before.attributes)
+    asked = vector(dict(edit.after.as_dict())) - vector(dict(edit.before.as_dict()))
+    length = float(np.linalg.norm(seen) * np.linalg.norm(asked))
+    return float(seen @ asked) / length if length else 0.0
+
+
+def similarity(edit: Edit, picture: np.ndarray) -> float:
+    """1 for the same picture, 0 for black in place of white: one minus the mean difference of the pixels."""
+    return 1.0 - float(np.abs(picture.astype(np.float32) - edit.source).mean()) / 255
+
+
+def measure(asked: Sequence[Edit], pictures: Pictures) -> dict[str, float]:
+    """The figures of one setting."""
+    values: dict[str, list[float]] = {name: [] for name in FIGURES}
+    for edit, picture in zip(asked, pictures, strict=True):
+        before, after = parse(edit.source), parse(picture)
+        hits = after.matches(edit.after, ATTRIBUTES)
+        values["instruction_accuracy"].append(float(hits.pop(edit.changed)))
+        values["preservation"].append(float(np.mean(list(hits.values()))))
+        values["direction"].append(direction(edit, before, after))
+        values["similarity"].append(similarity(edit, picture))
+        values["layout"].append(layout_similarity(before, after))
+    return {name: float(np.mean(found)) for name, found in values.items()}
+
+
+def f1(figures: dict[str, float]) -> float:
+    """Harmonic mean of instruction accuracy and preservation."""
+    accuracy, kept = figures["instruction_accuracy"], figures["preservation"]
+    return 2 * accuracy * kept / (accuracy + kept) if accuracy + kept else 0.0
+
+
+def monotonic(grid: dict[tuple[float, float], dict[str, float]]) -> float:
+    """Share of the grid's steps to the next image scale, at the same text scale, at which the pictures come closer to
+    their sources."""
+    steps = [
+        grid[text, higher]["similarity"] > grid[text, lower]["similarity"]
+        for text in TEXT_SCALES
+        for lower, higher in zip(IMAGE_SCALES, IMAGE_SCALES[1:])
+    ]
+    return float(np.mean(steps))
+
+
+def make(maker: Studio, asked: Sequence[Edit], text: float, image: float) -> Pictures:
+    """All edits at one setting, from noise."""
+    pictures: Pictures = []
+    for start in range(0, len(asked), BATCH):
+        batch = asked[start : start + BATCH]
+        request = {"image": [as_request(edit.source) for edit in batch], "image_scale": image}
+        prompts = [edit.triplet.instruction for edit in batch]
+        pictures += maker.make(prompts, 500_000 + start, scripts={TITLE: request}, cfg_scale=text)
+    return pictures
+
+
+def by_attribute(asked: Sequence[Edit], pictures: Pictures) -> dict[str, dict[str, float]]:
+    """The figures of each kind of edit."""
+    found = {}
+    for name in CHANGED:
+        chosen = [i for i, edit in enumerate(asked) if edit.changed == name]
+        if chosen:
+            found[name] = measure([asked[i] for i in chosen], [pictures[i] for i in chosen])
+    return found
+
+
+def evaluate(maker: Studio, count: int) -> tuple[dict[str, Any], list[Edit], dict[tuple[float, float], Pictures]]:
+    """The report's metrics, the edits, and the pictures by text scale and image scale."""
+    asked = edits(count)
+    made: dict[tuple[float, float], Pictures] = {}
+    grid: dict[tuple[float, float], dict[str, float]] = {}
+    for text in TEXT_SCALES:
+        for image in IMAGE_SCALES:
+            started = time.monotonic()
+            made[text, image] = make(maker, asked, text, image)
+            figures = grid[text, image] = measure(asked, made[text, image])
+            line = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            print(f"  text {text:g}, image {image:g}: {line} ({time.monotonic() - started:.0f} s)", flush=True)
+    best = max(grid, key=lambda setting: f1(grid[setting]))
+    metrics: dict[str, Any] = {
+        "instruction_accuracy": round(grid[best]["instruction_accuracy"], 4),
+        "preservation": round(grid[best]["preservation"], 4),
+        "best_f1": round(f1(grid[best]), 4),
+        "best_text_scale": best[0],
+        "best_image_scale": best[1],
+        "monotonic_s_I": round(monotonic(grid), 4),
+        "curve": [
+            [image, round(grid[best[0], image]["direction"], 4), round(grid[best[0], image]["similarity"], 4)]
+            for image in IMAGE_SCALES
+        ],
+        "grid": [
+            {"text_scale": text, "image_scale": image, **{name: round(value, 4) for name, value in figures.items()}}
+            for (text, image), figures in grid.items()
+        ],
+        "by_attribute": {
+            name: {figure: round(value, 4) for figure, value in figures.items()}
+            for name, figures in by_attribute(asked, made[best]).items()
+        },
+    }
+    for name, pictures in (("unedited", [e.source for e in asked]), ("rendered", [e.wanted for e in asked])):
+        metrics[name] = {figure: round(value, 4) for figure, value in measure(asked, pictures).items()}
+    return metrics, asked, made
+
+
+def examples(asked: list[Edit], made: dict[tuple[float, float], Pictures], text: float) -> Image.Image:
+    """One edit of each kind twice: the instruction over the source and the edits at every image scale."""
+    chosen: list[int] = []
+    for name in CHANGED:
+        chosen += [i for i, edit in enumerate(asked) if edit.changed == name][:2]
+    rows = [[asked[i].source, *(made[text, image][i] for image in IMAGE_SCALES)] for i in chosen]
+    parts = [sheet([row]) for row in rows]
+    line = 18
+    height = sum(part.height + line for part in parts) + line
+    canvas = Image.new("RGB", (parts[0].width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    step = parts[0].width / (len(IMAGE_SCALES) + 1)
+    for column, label in enumerate(["picture", *(f"image scale {image:g}" for image in IMAGE_SCALES)]):
+        draw.text((column * step + 6, 4), label, fill="black")
+    y = line
+    for i, part in zip(chosen, parts):
+        draw.text((6, y + 4), f'"{asked[i].triplet.instruction}"', fill="black")
+        canvas.paste(part, (0, y + line))
+        y += part.height + line
+    return canvas
+
+
+def _plot(metrics: dict[str, Any], out: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+    for text in TEXT_SCALES:
+        line = [entry for entry in metrics["grid"] if entry["text_scale"] == text]
+        for axis, (across, up) in zip(axes, (("direction", "similarity"), ("instruction_accuracy", "preservation"))):
+            axis.plot([e[across] for e in line], [e[up] for e in line], "o-", label=f"text scale {text:g}")
+            for entry in line:
+                axis.annotate(f"{entry['image_scale']:g}", (entry[across], entry[up]), fontsize=7)
+    axes[0].set(xlabel="direction: change as asked", ylabel="similarity to the picture")
+    axes[1].set(xlabel="instruction accuracy", ylabel="preservation")
+    for axis in axes:
+        axis.legend(title="numbers: image scale")
+    figure.tight_layout()
+    figure.savefig(out / "report.png", dpi=110)
+    plt.close(figure)
+
+
+def _table(metrics: dict[str, Any], count: int) -> list[str]:
+    lines = [
+        "# InstructPix2Pix on shapes-instruct",
+        "",
+        f"{count} edits behind each figure; {SAMPLER}, {STEPS} steps, from noise.",
+        "",
+        "| text scale | image scale | instruction accuracy | preservation | direction | similarity | layout |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for entry in metrics["grid"]:
+        values = " | ".join(f"{entry[name]:.3f}" for name in FIGURES)
+        lines.append(f"| {entry['text_scale']:g} | {entry['image_scale']:g} | {values} |")
+    for name in ("unedited", "rendered"):
+        lines.append(f"| {name} | | {' | '.join(f'{metrics[name][figure]:.3f}' for figure in FIGURES)} |")
+    setting = f"text scale {metrics['best_text_scale']:g}, image scale {metrics['best_image_scale']:g}"
+    lines += ["", f"Best at {setting}, F1 {metrics['best_f1']:.3f}. By what is changed there:", ""]
+    lines += ["| changed | instruction accuracy | preservation |", "|---|---|---|"]
+    for name, figures in metrics["by_attribute"].items():
+        lines.append(f"| {name} | {figures['instruction_accuracy']:.3f} | {figures['preservation']:.3f} |")
+    return lines
+
+
+def main(out: Path, quick: bool) -> int:
+    """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
+    started = time.monotonic()
+    with studio(INSTRUCT_CHECKPOINT) as maker:
+        metrics, asked, made = evaluate(maker, 24 if quick else 200)
+    report = {
+        "metrics": metrics,
+        "settings": {
+            "edits_per_figure": len(asked),
+            "sampler": SAMPLER,
+            "steps": STEPS,
+            "size": 64,
+            "text_scales": TEXT_SCALES,
+            "image_scales": IMAGE_SCALES,
+            "seconds": round(time.monotonic() - started),
+            "python": platform.python_version(),
+        },
+    }
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    examples(asked, made, metrics["best_text_scale"]).save(out / "examples.png")
+    _plot(metrics, out)
+    lines = _table(metrics, len(asked))
+    shown = "\n".join(lines[2:])
+    lines += ["", "![trade-off](report.png)", "", "![examples](examples.png)"]
+    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(shown)
+    print(f"Written to {out.name}: report.json, report.md, report.png, examples.png.")
+    return 0
