@@ -24,7 +24,7 @@ from lib_methods.fabric import infotext, page
 from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.request import parse_request
 from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIGHTINGS, FabricSettings
-from lib_methods.fabric.store import ImageStore
+from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import add_axes
 from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn

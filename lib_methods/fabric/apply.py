@@ -16,10 +16,12 @@ from lib_methods.attention.intercept import Original
 from lib_methods.denoiser import DenoiserCall, Guidance, Role, Row, Sampling, Unsupported
 from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 from lib_methods.fabric.cache import FeatureCache, Features
-from lib_methods.fabric.images import crop_to_fill, image_seed, to_tensor
+from lib_methods.fabric.noise import image_seed
 from lib_methods.fabric.reference import References
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
 from lib_methods.fabric.weights import log_weights
+from lib_methods.pictures.fit import crop_to_fill
+from lib_methods.pictures.tensor import to_tensor
 from lib_methods.thresholding.formulas import rescale_guidance
 
 RESCALE = 0.7  # share of the colour correction's rescaling, as Lin et al. use it (arXiv 2305.08891)

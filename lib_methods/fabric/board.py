@@ -6,19 +6,14 @@ javascript/fabric.js; it finds its elements by class and by `data-` attributes o
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-from functools import lru_cache
-from pathlib import Path
 
-from PIL import Image
-
+from lib_methods.pictures.store import ImageStore
+from lib_methods.pictures.thumbnail import thumbnail
 from lib_methods.ui.status import status_html
 
 from .request import parse_images
 from .settings import MAX_WEIGHT, FabricSettings, FeedbackImage, SettingsError
-from .store import ImageStore
 
 THUMBNAIL_SIDE = 144
 _TITLES = {"likes": ("👍", "Likes", "more like these"), "dislikes": ("👎", "Dislikes", "less like these")}
@@ -80,9 +75,8 @@ def _panel(name: str, line: str, store: ImageStore) -> str:
 
 
 def _card(label: str, image: FeedbackImage, store: ImageStore) -> str:
-    path = store.folder / f"{image.image_id}.png"
     try:
-        url = _thumbnail(str(store.folder), image.image_id, path.stat().st_mtime_ns)
+        url = thumbnail(store, image.image_id, THUMBNAIL_SIDE)
         picture, shown = f'<img src="{url}" alt="{label}" draggable="false">', True
     except (OSError, SettingsError):
         picture, shown = _MISSING, False
@@ -94,13 +88,3 @@ def _card(label: str, image: FeedbackImage, store: ImageStore) -> str:
         weight=f"{image.weight:g}",
         top=f"{MAX_WEIGHT:g}",
     )
-
-
-@lru_cache(maxsize=256)
-def _thumbnail(folder: str, name: str, modified: int) -> str:
-    """A small JPEG as data URL. `modified` is part of the key, so that a file that changed is read again."""
-    image = ImageStore(Path(folder)).load(name)
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lib_methods.pictures.store import ImageStore, is_image_id
+
 from .request import MAX_IMAGES, RequestError, format_images, parse_images, restored_images
 from .settings import FeedbackImage, SettingsError
-from .store import ImageStore, is_image_id
 
 LISTS = ("likes", "dislikes")
 NOT_UNDERSTOOD = "The page sent something that cannot be understood. Reload the page."

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.status import status_html
 
 from .board import board_html, status_of
@@ -17,7 +18,6 @@ from .inbox import answer_message
 from .presets import PresetFolder, clean_name
 from .request import CONTROLS, format_images, parse_request
 from .settings import SettingsError
-from .store import ImageStore
 
 
 class PageHandlers:

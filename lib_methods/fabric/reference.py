@@ -14,7 +14,7 @@ from lib_methods.attention.intercept import Original
 from lib_methods.denoiser import Sampling
 from lib_methods.fabric.attention import pool_tokens
 from lib_methods.fabric.cache import FeatureCache, Features
-from lib_methods.fabric.images import reference_noise
+from lib_methods.fabric.noise import reference_noise
 
 MAX_BATCH = 8  # images in one run of the UNet; more are split, always in the same way
 

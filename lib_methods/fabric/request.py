@@ -13,10 +13,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lib_methods.checks import check_switch
+from lib_methods.pictures.store import ImageStore, is_image_id
 from lib_methods.ui.arguments import format_number, named_fields, refuse_unknown
 
 from .settings import FabricSettings, FeedbackImage, SettingsError
-from .store import ImageStore, is_image_id
 
 CONTROLS = (
     "enabled",

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.denoiser import DenoiserCall, Needs, PictureSampling, Plan, Unsupported
-from lib_methods.fabric.images import to_tensor
 from lib_methods.image_cfg import formula, mask
-from lib_methods.image_cfg.fit import fit
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.pictures.fit import fit
+from lib_methods.pictures.tensor import to_tensor
 
 NEEDS_PICTURE_MODEL = (
     "This checkpoint sees no picture. Load an InstructPix2Pix checkpoint, whose UNet has 8 input channels, or make one "

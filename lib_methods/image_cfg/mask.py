@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from lib_methods.fabric.images import to_tensor
-from lib_methods.image_cfg.fit import fit
+from lib_methods.pictures.fit import fit
+from lib_methods.pictures.tensor import to_tensor
 
 _ROUNDING = 1e-6  # what averaging one and the same grey may differ by
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lib_methods.checks import SettingsError
-from lib_methods.fabric.store import ImageStore
 from lib_methods.image_cfg.request import CONTROLS, parse_images, parse_request
+from lib_methods.pictures.store import ImageStore
+from lib_methods.pictures.thumbnail import thumbnail
 from lib_methods.ui.status import status_html
 
 THUMBNAIL_SIDE = 192
@@ -69,18 +66,7 @@ class PageHandlers:
 
 def _figure(store: ImageStore, name: str, shows: str) -> str:
     try:
-        modified = (store.folder / f"{name}.png").stat().st_mtime_ns
-        url = _thumbnail(str(store.folder), name, modified)
+        url = thumbnail(store, name, THUMBNAIL_SIDE)
     except (OSError, SettingsError):
         return f"<em>{html.escape(name[:8])}… is not on this machine</em>"
     return f'<img src="{url}" alt="{shows}" style="max-width: 100%; display: inline-block">'
-
-
-@lru_cache(maxsize=64)
-def _thumbnail(folder: str, name: str, modified: int) -> str:
-    """A small JPEG as data URL. `modified` is part of the key, so that a file that changed is read again."""
-    image = ImageStore(Path(folder)).load(name)
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -12,8 +12,8 @@ from dataclasses import fields
 from typing import Any
 
 from lib_methods.checks import SettingsError, check_switch
-from lib_methods.fabric.store import ImageStore, is_image_id
 from lib_methods.image_cfg.settings import MAX_IMAGES, ImageCfgSettings
+from lib_methods.pictures.store import ImageStore, is_image_id
 from lib_methods.ui.arguments import named_fields, refuse_unknown
 
 TITLE = "InstructPix2Pix"

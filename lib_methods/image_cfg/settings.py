@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
-from lib_methods.fabric.store import is_image_id
-from lib_methods.image_cfg.fit import FITS
 from lib_methods.image_cfg.schedules import SCHEDULES, scale_at
+from lib_methods.pictures.fit import FITS
+from lib_methods.pictures.store import is_image_id
 
 HIRES_SOURCES = ("input picture", "first pass")
 LATENT_SCALES = ("auto", "unscaled", "scaled")

@@ -18,9 +18,10 @@ from lib_methods.attention import intercept, self_attentions
 from lib_methods.denoiser import Unsupported
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache, Features
-from lib_methods.fabric.images import crop_to_fill, reference_noise
+from lib_methods.fabric.noise import reference_noise
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage, SettingsError
 from lib_methods.fabric.weights import log_weights
+from lib_methods.pictures.fit import crop_to_fill
 from tests.fabric.small_model import Album, picture, small_unet
 
 X = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from lib_methods.fabric.request import parse_request
-from lib_methods.fabric.store import ImageStore
+from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
 
 from .pictures import data_url, picture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lib_methods.fabric.inbox import Outcome, answer_message
 from lib_methods.fabric.request import MAX_IMAGES
-from lib_methods.fabric.store import ImageStore
+from lib_methods.pictures.store import ImageStore
 
 from .pictures import data_url, picture
 

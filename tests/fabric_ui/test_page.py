@@ -16,7 +16,7 @@ from lib_methods.fabric.page import PageHandlers
 from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.request import CONTROLS
 from lib_methods.fabric.settings import FabricSettings
-from lib_methods.fabric.store import ImageStore
+from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.status import status_html
 
 from .pictures import data_url, picture

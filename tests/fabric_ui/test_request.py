@@ -21,7 +21,7 @@ from lib_methods.fabric.request import (
     settings_to_fields,
 )
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage, SettingsError
-from lib_methods.fabric.store import ImageStore
+from lib_methods.pictures.store import ImageStore
 
 from .pictures import data_url, encoded, picture
 from .strategies import fabric_settings

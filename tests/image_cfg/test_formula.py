@@ -14,9 +14,9 @@ from PIL import Image
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Needs, Plan
 from lib_methods.image_cfg import formula
-from lib_methods.image_cfg.fit import FITS, fit
 from lib_methods.image_cfg.schedules import SCHEDULES, scale_at
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.pictures.fit import FITS, fit
 
 SCALES = st.sampled_from([0.0, 0.5, 1.0, 1.5, 7.5])
 UNKNOWN = torch.full((2, 4, 3, 3), math.nan)  # what is not computed must not be used

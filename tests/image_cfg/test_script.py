@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
-from lib_methods.fabric.store import ImageStore
 from lib_methods.image_cfg import infotext
 from lib_methods.image_cfg.page import PageHandlers
 from lib_methods.image_cfg.request import CONTROLS, control_values, parse_request, settings_from_fields
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
 from tests.fabric.small_model import picture
 from tests.standalone.conftest import Running

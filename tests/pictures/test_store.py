@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_methods.fabric.store import MAX_SIDE, ImageStore, StoreError, image_id, is_image_id
-
-from .pictures import data_url, encoded, picture
+from lib_methods.pictures.store import MAX_SIDE, ImageStore, StoreError, image_id, is_image_id
+from tests.fabric_ui.pictures import data_url, encoded, picture
 
 PATHS = [
     "../../etc/passwd",

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from PIL import Image
 
-from lib_methods.fabric.images import crop_to_fill
-
 FITS = ("crop", "pad", "stretch")
+
+
+def crop_to_fill(
+    image: Image.Image, width: int, height: int, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    """The largest centred part of the picture with the wanted aspect, resized to `width` by `height` pixels. No
+    margins, no distortion."""
+    if width < 1 or height < 1:
+        raise ValueError("width and height have to be positive")
+    scale = min(image.width / width, image.height / height)
+    # at most the picture itself: where one side fits exactly, the product may round to more
+    part_width, part_height = min(image.width, width * scale), min(image.height, height * scale)
+    left, top = (image.width - part_width) / 2, (image.height - part_height) / 2
+    box = (left, top, left + part_width, top + part_height)
+    return image.convert("RGB").resize((width, height), resample, box=box)
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""Feedback images on disk, named by what they show: one folder of PNG files, each named by the hash of its pixels.
+"""Pictures on disk, named by what they show: one folder of PNG files, each named by the hash of its pixels.
 
 A picture is known by its id alone: the SHA-256 of its size and RGB pixels as 64 hex digits. An id is never a path and
 a path is never an id, so no request, preset or infotext can name another file of the machine.
@@ -20,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from .settings import SettingsError
+from lib_methods.checks import SettingsError
 
 MAX_SIDE = 8192
 MAX_PIXELS = 40_000_000
@@ -57,7 +57,7 @@ up."""
 
 
 class StoreError(SettingsError):
-    """A feedback image that cannot be read, found or kept; the message says why in the user's words."""
+    """A picture that cannot be read, found or kept; the message says why in the user's words."""
 
 
 def is_image_id(text: object) -> bool:
@@ -74,7 +74,7 @@ def image_id(image: Image.Image) -> str:
 
 
 class ImageStore:
-    """Feedback images in `folder`, which is made when the first one is added. Safe to use from several threads and
+    """Pictures in `folder`, which is made when the first one is added. Safe to use from several threads and
     processes.
 
     Every method that takes an id raises `StoreError` at anything that is not one.
@@ -103,33 +103,33 @@ class ImageStore:
         Raises:
             StoreError: the id is unknown, or the file's pixels are no longer those that the id stands for.
         """
-        path = self._path(name)
+        path = self.path(name)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise StoreError(f"The feedback picture {name[:8]}… is not on this machine. Add it again.") from None
+            raise StoreError(f"The picture {name[:8]}… is not on this machine. Add it again.") from None
         except OSError:
-            raise StoreError(f"The feedback picture {name[:8]}… cannot be read from the disk.") from None
+            raise StoreError(f"The picture {name[:8]}… cannot be read from the disk.") from None
         try:
             image = to_rgb(_open(data))
         except StoreError:
             image = None
         if image is None or image_id(image) != name:
-            raise StoreError(f"The file of the feedback picture {name[:8]}… is damaged. Remove it and add it again.")
+            raise StoreError(f"The file of the picture {name[:8]}… is damaged. Remove it and add it again.")
         return image
 
     def exists(self, name: str) -> bool:
         """Whether a picture with this id is there."""
-        return self._path(name).is_file()
+        return self.path(name).is_file()
 
     def delete(self, name: str) -> bool:
         """Remove a picture from the disk; False if there was none."""
         try:
-            self._path(name).unlink()
+            self.path(name).unlink()
         except FileNotFoundError:
             return False
         except OSError:
-            raise StoreError(f"The feedback picture {name[:8]}… cannot be deleted just now.") from None
+            raise StoreError(f"The picture {name[:8]}… cannot be deleted just now.") from None
         return True
 
     def list(self) -> tuple[str, ...]:
@@ -148,9 +148,10 @@ class ImageStore:
                     continue
         return tuple(stem for _, stem in sorted(found, key=lambda item: (-item[0], item[1])))
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """The file of the picture with this id, whether it is there or not."""
         if not is_image_id(name):
-            raise StoreError("A feedback image is named by its 64-digit hash, not by a file name or path.")
+            raise StoreError("A picture is named by its 64-digit hash, not by a file name or path.")
         return self.folder / f"{name}.png"
 
     def _write(self, name: str, image: Image.Image) -> None:
@@ -161,7 +162,7 @@ class ImageStore:
             handle, temporary = tempfile.mkstemp(prefix=".adding-", suffix=".tmp", dir=self.folder)
             with os.fdopen(handle, "wb") as file:
                 image.save(file, format="PNG", compress_level=4)
-            os.replace(temporary, self._path(name))
+            os.replace(temporary, self.path(name))
             temporary = None
         except OSError:
             # Windows refuses to replace a file that another thread is reading; then the same pixels are in place

@@ -1,0 +1,15 @@
+"""Pictures as numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB picture as fp32 tensor of shape (3, H, W) in [-1, 1]."""
+    return (
+        torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
+    )
