@@ -1,4 +1,4 @@
-"""The self-attention layers of a UNet, described alike for `ldm`, `sgm`, `ldm_patched`, `backend.nn` and diffusers.
+"""The attention layers of a UNet, described alike for `ldm`, `sgm`, `ldm_patched`, `backend.nn` and diffusers.
 
 All of them keep the same furniture: a transformer block with `attn1` (self) and `attn2` (cross), each with `to_q`,
 `to_k`, `to_v`, `to_out` and `heads`. They are told by that furniture and the class name of the block, so no codebase
@@ -20,8 +20,8 @@ _UNUSUAL = ("norm_q", "norm_k", "group_norm", "spatial_norm", "add_k_proj")
 
 
 @dataclass(frozen=True)
-class SelfAttention:
-    """One self-attention layer.
+class AttentionLayer:
+    """One attention layer.
 
     name: its path in the UNet. module: the layer itself, whose `forward` takes hidden states of shape (rows, tokens,
     channels).
@@ -53,22 +53,43 @@ class SelfAttention:
         return joined / float(getattr(self.module, "rescale_output_factor", 1.0))
 
 
+@dataclass(frozen=True)
+class SelfAttention(AttentionLayer):
+    """One self-attention layer: queries, keys and values are all of the hidden states."""
+
+
 def self_attentions(unet: nn.Module) -> Sequence[SelfAttention]:
     """All self-attention layers of a UNet in the order of its modules.
 
     Blocks whose first attention looks at the prompt (`disable_self_attn`, `only_cross_attention`) are left out, as
     are layers with parts between projection and attention that no Stable Diffusion UNet has.
     """
-    found = []
-    for name, block in unet.named_modules():
+    return [
+        SelfAttention(f"{name}.attn1", cast(nn.Module, block.attn1))
+        for name, block in transformer_blocks(unet)
+        if not looks_at_prompt_only(block) and is_usual(block.attn1)
+    ]
+
+
+def transformer_blocks(unet: nn.Module) -> Sequence[tuple[str, nn.Module]]:
+    """All transformer blocks of a UNet with their paths, in the order of its modules."""
+    return [
+        (name, block)
+        for name, block in unet.named_modules()
         # token merging makes a subclass of the block's class, so the whole ancestry counts
-        if not hasattr(block, "attn1") or all(cls.__name__ != _BLOCK for cls in type(block).__mro__):
-            continue
-        if getattr(block, "disable_self_attn", False) or getattr(block, "only_cross_attention", False):
-            continue
-        layer = cast(nn.Module, block.attn1)
-        if all(hasattr(layer, part) for part in _PARTS) and all(
-            getattr(layer, part, None) is None for part in _UNUSUAL
-        ):
-            found.append(SelfAttention(f"{name}.attn1", layer))
-    return found
+        if hasattr(block, "attn1") and any(cls.__name__ == _BLOCK for cls in type(block).__mro__)
+    ]
+
+
+def looks_at_prompt_only(block: nn.Module) -> bool:
+    """Whether the first attention of a transformer block is a cross-attention, too."""
+    return bool(getattr(block, "disable_self_attn", False) or getattr(block, "only_cross_attention", False))
+
+
+def is_usual(layer: object) -> bool:
+    """Whether an attention layer is projections, softmax attention and an output projection, and nothing more."""
+    return (
+        isinstance(layer, nn.Module)
+        and all(hasattr(layer, part) for part in _PARTS)
+        and all(getattr(layer, part, None) is None for part in _UNUSUAL)
+    )

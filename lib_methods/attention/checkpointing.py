@@ -1,0 +1,91 @@
+"""Gradients through a UNet in little memory: blocks forget what they computed and compute it again on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lib_methods.attention.intercept import Original, intercept
+
+_BLOCKS = frozenset({"BasicTransformerBlock", "ResBlock", "ResnetBlock2D"})
+# how codebases switch on their own form: `ldm` runs blocks without gradients then, and what is seen inside has none
+_SWITCHES = ("checkpoint", "use_checkpoint", "gradient_checkpointing")
+
+_again: ContextVar[bool] = ContextVar("_again", default=False)
+
+
+def is_running_again() -> bool:
+    """Whether a block is being run a second time for its gradients: what is noted inside was noted before."""
+    return _again.get()
+
+
+@contextmanager
+def checkpointed(unet: nn.Module) -> Iterator[None]:
+    """Within the block, transformer and residual blocks keep their inputs only while gradients are on.
+
+    Gradients are the same, and have to be taken within the block. The codebase's own checkpointing rests.
+    """
+    blocks = [m for m in unet.modules() if any(cls.__name__ in _BLOCKS for cls in type(m).__mro__)]
+    with own_checkpointing_off(unet), intercept((block, _forgetful) for block in blocks):
+        yield
+
+
+@contextmanager
+def own_checkpointing_off(unet: nn.Module) -> Iterator[None]:
+    """Within the block, the codebase's own gradient checkpointing is switched off."""
+    switched = [
+        (module, name) for module in unet.modules() for name in _SWITCHES if module.__dict__.get(name, None) is True
+    ]
+    for module, name in switched:
+        setattr(module, name, False)
+    try:
+        yield
+    finally:
+        for module, name in switched:
+            setattr(module, name, True)
+
+
+@contextmanager
+def frozen(unet: nn.Module) -> Iterator[None]:
+    """Within the block, the weights take no part in gradients, so that nothing is kept for theirs."""
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def _forgetful(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled() or is_running_again():
+        return original(hidden, *args, **kwargs)
+    # some codebases go on writing to the options that they hand to a block
+    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
+
+    def run(hidden: Tensor, *args: Any) -> Any:
+        return original(hidden, *args, **kept)
+
+    return checkpoint(  # nothing in a UNet draws random numbers outside of training
+        run, hidden, *args, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts
+    )
+
+
+def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _running_again()
+
+
+@contextmanager
+def _running_again() -> Iterator[None]:
+    token = _again.set(True)
+    try:
+        yield
+    finally:
+        _again.reset(token)
