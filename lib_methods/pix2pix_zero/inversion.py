@@ -1,0 +1,272 @@
+"""From a picture to the noise that a deterministic sampler makes it of, in sigma space (x = x0 + sigma * eps).
+
+An Euler step of the probability-flow ODE from sigma_i to sigma_{i+1} is a DDIM step (arXiv 2010.02502, equation 12).
+DDIM inversion runs it backwards: between two levels it needs the noise estimate of the upper one, whose latent is not
+known yet, and takes the lower latent at the upper level instead. Refinement repeats the step with what was found
+(fixed point, arXiv 2403.14602). Direct inversion (arXiv 2310.01506) also keeps what a decoding step then misses by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lib_methods.checks import check_choice, check_number
+from lib_methods.pix2pix_zero.noise import Regularisation, regularise
+
+DDIM, DIRECT = "ddim", "direct"
+METHODS = (DDIM, DIRECT)
+
+Predict = Callable[[Tensor, float], Tensor]
+"""(x, sigma) -> denoised: one run of the model on latents (batch, 4, h, w) in sigma space at a level above 0."""
+Progress = Callable[[int, int], bool]
+"""(steps done, steps in all) -> whether to go on; asked before every step."""
+
+
+class InversionError(RuntimeError):
+    """An inversion that cannot be finished; the message says why in the user's words."""
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """How a picture is inverted.
+
+    method: "ddim"; or "direct", which costs one more run of the model per step and makes the reconstruction exact.
+    refinements: how often a step is repeated with the latent that it led to, 0 to 20, one more run of the model each.
+    regularisation: how the noise estimates are kept white; None leaves them as they are.
+    seed: of the regularisation's rolls.
+    """
+
+    method: str = DIRECT
+    refinements: int = 0
+    regularisation: Regularisation | None = field(default_factory=Regularisation)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("The method of inversion", self.method, METHODS)
+        check_number("The number of refinements", self.refinements, 0, 20)
+        check_number("The seed of the inversion", self.seed, 0, 2**32 - 1)
+        object.__setattr__(self, "refinements", int(self.refinements))
+        object.__setattr__(self, "seed", int(self.seed))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A picture's latents at every noise level of a sampler; partial where the inversion was interrupted.
+
+    sigmas: (steps + 1,), float32 or better, CPU, falling; the last is 0, or the level where the sampler stops.
+    latents: (steps + 1, batch, 4, h, w), in sigma space, in the order of `sigmas`: the noise first, the picture last.
+    offsets: (steps, batch, 4, h, w), what has to be added after each decoding step; None without direct inversion.
+    done: steps of work that are done, of `total`: first the inversion's, from the picture upwards, then the offsets'
+        from the noise downwards. Levels that are not reached yet hold zeros.
+    """
+
+    sigmas: Tensor
+    latents: Tensor
+    offsets: Tensor | None
+    settings: InversionSettings
+    done: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the sampler."""
+        return len(self.sigmas) - 1
+
+    @property
+    def total(self) -> int:
+        """Steps of work in all."""
+        return self.steps * (1 if self.offsets is None else 2)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.done == self.total
+
+    @property
+    def start(self) -> Tensor:
+        """The noise that the sampler has to start from, (batch, 4, h, w), at sigmas[0]."""
+        return self.latents[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        held = (self.sigmas, self.latents) if self.offsets is None else (self.sigmas, self.latents, self.offsets)
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    def to(self, device: torch.device | str) -> Trajectory:
+        """The same, with latents and offsets on another device."""
+        offsets = None if self.offsets is None else plain_copy(self.offsets, device)
+        return replace(self, latents=plain_copy(self.latents, device), offsets=offsets)
+
+
+def euler_step(x: Tensor, denoised: Tensor, sigma: float, target: float) -> Tensor:
+    """x at the level `target`, along the noise that `denoised` leaves of x at the level `sigma` > 0: a DDIM step."""
+    return x + (x - denoised) * ((target - sigma) / sigma)
+
+
+def check_sigmas(sigmas: Tensor) -> Tensor:
+    """The levels on the CPU, (steps + 1,), float32 or better.
+
+    Raises ValueError: not falling, not finite, fewer than two, or one before the last is not above 0.
+    """
+    levels = sigmas.detach().to("cpu", torch.promote_types(sigmas.dtype, torch.float32))
+    if levels.dim() != 1 or len(levels) < 2 or not bool(torch.isfinite(levels).all()):
+        raise ValueError("the sigmas have to be two finite numbers or more")
+    if bool((levels[1:] > levels[:-1]).any()) or not bool((levels[:-1] > 0).all()) or bool(levels[-1] < 0):
+        raise ValueError("the sigmas have to fall, and only the last of them may be 0")
+    return levels
+
+
+def invert(
+    latent: Tensor,
+    sigmas: Tensor,
+    predict: Predict,
+    settings: InversionSettings | None = None,
+    progress: Progress | None = None,
+    partial: Trajectory | None = None,
+) -> Trajectory:
+    """Invert a picture through all steps of a sampler, from its last level up to its first.
+
+    latent: (batch, 4, h, w), scaled as the model takes it, at the level sigmas[-1] (no noise where that is 0).
+    sigmas: (steps + 1,), the levels of the sampler that will decode, falling. The model is asked at sigmas[:-1] only,
+        as the decoding does: never at 0.
+    predict: has to be the model as the reconstruction will ask it: same caption, same CFG scale.
+    progress: returning False ends the work; the partial trajectory comes back and may be handed in again as `partial`.
+        Going on gives the same bits as never having stopped.
+
+    Raises:
+        InversionError: the model's prediction is not finite.
+        ValueError: latents or sigmas that cannot be used, or `partial` is of another picture, schedule or setting.
+    """
+    settings = settings or InversionSettings()
+    state = (
+        _begin(latent, check_sigmas(sigmas), settings) if partial is None else _go_on(partial, latent, sigmas, settings)
+    )
+    levels: list[float] = state.sigmas.tolist()
+    steps, latents, offsets = state.steps, state.latents, state.offsets
+    done = state.done
+    while done < state.total and (progress is None or progress(done, state.total)):
+        if done < steps:
+            index = steps - 1 - done
+            latents[index] = _step_up(latents[index + 1], levels[index + 1], levels[index], predict, settings, done)
+        else:
+            index = done - steps
+            assert offsets is not None
+            denoised = checked(predict(latents[index], levels[index]), latents, index)
+            offsets[index] = latents[index + 1] - euler_step(latents[index], denoised, levels[index], levels[index + 1])
+        done += 1
+    return replace(state, done=done)
+
+
+def reconstruct(trajectory: Trajectory, predict: Predict, progress: Progress | None = None) -> Tensor:
+    """Decode the picture from its noise: Euler steps, each corrected by its offset where there are offsets.
+
+    Returns the latents (batch, 4, h, w) at the last level. Raises `InversionError` if the prediction is not finite or
+    `progress` stops it, and ValueError if the trajectory is not complete.
+    """
+    if not trajectory.complete:
+        raise ValueError("the inversion is not finished")
+    levels: list[float] = trajectory.sigmas.tolist()
+    x = trajectory.start
+    for index in range(trajectory.steps):
+        if progress is not None and not progress(index, trajectory.steps):
+            raise InversionError("The reconstruction was interrupted.")
+        denoised = checked(predict(x, levels[index]), trajectory.latents, index)
+        x = euler_step(x, denoised, levels[index], levels[index + 1])
+        if trajectory.offsets is not None:
+            x = x + trajectory.offsets[index]
+    return x
+
+
+def psnr(picture: Tensor, original: Tensor, peak: float = 1.0) -> tuple[float, ...]:
+    """Peak signal-to-noise ratio of each picture in decibels, infinite where nothing differs.
+
+    picture, original: (batch, ...), same shape. peak: the width of the values' range, 1 for pictures in [0, 1].
+    """
+    if picture.shape != original.shape:
+        raise ValueError("the pictures have to have the same shape")
+    errors = (picture.double() - original.double()).square().flatten(1).mean(1).tolist()
+    return tuple(math.inf if error == 0 else 10 * math.log10(peak * peak / error) for error in errors)
+
+
+def checked(denoised: Tensor, like: Tensor, index: int) -> Tensor:
+    """The prediction in the type of `like`, or an `InversionError` that names the step (counted from 0)."""
+    if not bool(torch.isfinite(denoised).all()):
+        raise InversionError(
+            f"The picture cannot be inverted: at step {index + 1} the model's prediction is not a number (NaN). "
+            "Half precision often does that; try the upcast or no-half settings."
+        )
+    return denoised.detach().to(like.dtype)
+
+
+def plain_copy(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device, itself if it is there; made as in `plain_zeros`."""
+    with torch.inference_mode(False):
+        return tensor.to(device)
+
+
+def plain_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros in float32 or better on the device of `like` that may be used in a graph, whatever mode the host is in.
+
+    Some hosts sample in inference mode, and tensors that are made there cannot be kept for the gradients of guidance.
+    """
+    with torch.inference_mode(False):
+        return torch.zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+
+
+def _begin(latent: Tensor, levels: Tensor, settings: InversionSettings) -> Trajectory:
+    if latent.dim() != 4 or latent.numel() == 0 or not bool(torch.isfinite(latent).all()):
+        raise ValueError("the latent has to be finite and of the shape (batch, channels, height, width)")
+    steps = len(levels) - 1
+    latents = plain_zeros((steps + 1, *latent.shape), latent)
+    latents[-1] = latent.detach()
+    offsets = plain_zeros((steps, *latent.shape), latent) if settings.method == DIRECT else None
+    return Trajectory(levels, latents, offsets, settings, 0)
+
+
+def _go_on(partial: Trajectory, latent: Tensor, sigmas: Tensor, settings: InversionSettings) -> Trajectory:
+    """A copy of the partial trajectory to work on, on the latent's device."""
+    levels = check_sigmas(sigmas)
+    kept = partial.to(latent.device)
+    if settings != kept.settings or not torch.equal(levels, kept.sigmas):
+        raise ValueError("the inversion that was begun has other settings")
+    if latent.shape != kept.latents.shape[1:] or not torch.equal(
+        latent.detach().to(kept.latents.dtype), kept.latents[-1]
+    ):
+        raise ValueError("the inversion that was begun is of another picture")
+    latents = plain_zeros(tuple(kept.latents.shape), kept.latents).copy_(kept.latents)
+    offsets = kept.offsets
+    if offsets is not None:
+        offsets = plain_zeros(tuple(offsets.shape), offsets).copy_(offsets)
+    return replace(kept, latents=latents, offsets=offsets)
+
+
+def _step_up(
+    x: Tensor, sigma: float, target: float, predict: Predict, settings: InversionSettings, step: int
+) -> Tensor:
+    """The latent at the level `target`, one above x at the level `sigma`."""
+
+    def from_estimate(guess: Tensor) -> Tensor:
+        noise = (guess - checked(predict(guess, target), x, step)) / target
+        if settings.regularisation is not None:
+            # The same rolls for every refinement of a step: only then is there a point to converge to.
+            generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+            noise = regularise(noise, generator, settings.regularisation)
+        return x + noise * (target - sigma)
+
+    # The model sees the lower latent as it is, at the variance of the upper level, as DDIM inversion does in alpha
+    # space, where both have variance 1.
+    found = from_estimate(x * math.sqrt((1 + target**2) / (1 + sigma**2)))
+    best = torch.full((len(x), 1, 1, 1), math.inf, dtype=x.dtype, device=x.device)
+    for _ in range(settings.refinements):
+        refined = from_estimate(found)
+        # By how much decoding from `found` would miss x. Where that grows, the picture keeps what it had.
+        missed = (refined - found).square().mean((1, 2, 3), keepdim=True)
+        better = missed < best
+        found = torch.where(better, refined, found)
+        best = torch.where(better, missed, torch.zeros_like(best))
+    return found
