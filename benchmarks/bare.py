@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from contextlib import ExitStack, contextmanager
+import math
+import zlib
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import Guide, Hook, Role, Row, RowPlanner, Unsupported
+from lib_methods.attention import without_overrides
+from lib_methods.denoiser import (
+    Conditioning,
+    DenoiserCall,
+    Editor,
+    Guide,
+    Hook,
+    Position,
+    Role,
+    Row,
+    RowPlanner,
+    Unsupported,
+)
+from lib_methods.hosts.gradients import differentiable
+from lib_methods.hosts.levels import Levels
+
+_LAST = 0.03  # the smallest noise that the model is asked about, as of Stable Diffusion's schedule
 
 
 class BareCall:
@@ -21,7 +39,11 @@ class BareCall:
 
 
 class BareSampling:
-    """Implements `lib_methods.denoiser.Sampling` over a bare UNet; the VAE is a fixed average over squares of 8x8."""
+    """Implements `lib_methods.denoiser.Sampling` and `EditSampling` over a bare UNet.
+
+    The VAE is a fixed average over squares of 8x8, a text is embedded as noise of its own, the schedule is Stable
+    Diffusion's. `draw` samples by Euler's method; `denoise` is one call in the UNet's own scale.
+    """
 
     latent_channels, pixels_per_latent = 4, 8
     batch = (0, 1)
@@ -40,6 +62,15 @@ class BareSampling:
         self.device, self.dtype = parameter.device, parameter.dtype
         context = int(unet.config.cross_attention_dim)
         self.empty = torch.randn(1, 5, context, generator=torch.Generator().manual_seed(9)).to(parameter)
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        self.levels = Levels((1 - betas).cumprod(0))
+        high = math.log(self.levels.sigma(self.levels.last))
+        self.sigmas = torch.cat([torch.linspace(high, math.log(_LAST), steps).exp(), torch.zeros(1)])
+        self.is_stochastic = False
+        self.editors: dict[type, Editor] = {}
+        self.own: Tensor | None = None
+        noise = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(8)).to(self.device)
+        self.start = noise * self.sigmas[0].to(self.device)
 
     def checkpoint_key(self) -> Hashable:
         return self.key
@@ -78,6 +109,67 @@ class BareSampling:
 
     def add_planner(self, planner: RowPlanner) -> None:
         raise Unsupported("A bare UNet runs the rows that it is given.")
+
+    def own_latent(self) -> Tensor | None:
+        return self.own
+
+    def start_latent(self) -> Tensor:
+        return self.start.clone()
+
+    def start_from(self, latents: Tensor) -> None:
+        self.start = latents.clone()
+
+    def at_end(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def embed(self, texts: Sequence[str]) -> Conditioning:
+        tokens, width = 77, self.empty.shape[2]
+        seeds = [zlib.crc32(text.encode()) for text in texts]
+        rows = [torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return Conditioning(torch.stack(rows).to(self.device, self.dtype))
+
+    def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
+        context = cond.context.expand(len(x), -1, -1)
+        with self.differentiable() if gradients else torch.no_grad(), without_overrides(self.unet):
+            return self._denoised(x, sigma, context)
+
+    def _denoised(self, x: Tensor, sigma: float, context: Tensor) -> Tensor:
+        timestep = torch.full((len(x),), self.levels.timestep(sigma), device=x.device)
+        return x - sigma * self.unet(x * (1 + sigma**2) ** -0.5, timestep, context).sample
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        return differentiable(self.unet)
+
+    def position(self, call: DenoiserCall) -> Position:
+        return Position(call.step, float(call.level), True)
+
+    def add_editor(self, editor: Editor) -> None:
+        self.editors[type(editor)] = editor
+
+    def draw(self, cond: Conditioning, uncond: Conditioning | None = None, scale: float = 1.0) -> Tensor:
+        """Latents by Euler's method from `start`: one denoiser call a step, rows [cond | uncond], editors and hooks.
+
+        Guides are not asked. Raises what an editor or a hook raises.
+        """
+        x = self.start.clone()
+        context = cond.context.expand(len(x), -1, -1)
+        rows = rows_of(len(x), 0 if uncond is None else len(x))
+        if uncond is not None:
+            context = torch.cat([context, uncond.context.expand(len(x), -1, -1)])
+        levels = [float(sigma) for sigma in self.sigmas]
+        for step, (sigma, following) in enumerate(zip(levels, levels[1:])):
+            call = BareCall(rows, sigma, step)
+            for editor in self.editors.values():
+                x = editor.before(call, x)
+            with torch.no_grad(), self.hooked(call):
+                call.current_rows = rows
+                found = self._denoised(x if uncond is None else torch.cat([x, x]), sigma, context)
+                call.current_rows = ()
+            if uncond is not None:
+                with_prompt, without = found.chunk(2)
+                found = without + scale * (with_prompt - without)
+            x = x + (x - found) * ((following - sigma) / sigma)
+        return x
 
     @contextmanager
     def hooked(self, call: BareCall) -> Iterator[None]:

@@ -1,18 +1,23 @@
 """The seam between a method and a sampler."""
 
 from lib_methods.denoiser.call import DenoiserCall, Hook, Role, Row, Sampling, Unsupported
+from lib_methods.denoiser.editing import Conditioning, Editor, EditSampling, Position
 from lib_methods.denoiser.guidance import Guidance, Guide
 from lib_methods.denoiser.picture import PictureSampling
 from lib_methods.denoiser.rows import Needs, Plan, RowPlanner
 
 __all__ = [
+    "Conditioning",
     "DenoiserCall",
+    "EditSampling",
+    "Editor",
     "Guidance",
     "Guide",
     "Hook",
     "Needs",
     "PictureSampling",
     "Plan",
+    "Position",
     "Role",
     "Row",
     "RowPlanner",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from lib_methods.denoiser import PictureSampling, Unsupported
+from lib_methods.denoiser import EditSampling, PictureSampling, Unsupported
 
-__all__ = ["Unsupported", "sampling_of"]
+__all__ = ["HostSampling", "Unsupported", "sampling_of"]
 
 
-def sampling_of(p: Any, latent: Tensor | None = None) -> PictureSampling:
+class HostSampling(PictureSampling, EditSampling, Protocol):
+    """Everything that a pass of a host's sampler offers."""
+
+
+def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = None) -> HostSampling:
     """The seam for the sampling that is about to start.
 
     p: the host's `StableDiffusionProcessing`, in `process_before_every_sampling`. latent: the `x` handed to that
-    method, shape (batch, 4, h, w). Hosts are told apart by what their model can do, not by name.
+    method, shape (batch, 4, h, w). noise: the `noise` handed to it, which only editing needs (`EditSampling`). Hosts
+    are told apart by what their model can do, not by name.
 
     Raises `Unsupported` with a sentence for the user.
     """
@@ -26,6 +31,6 @@ def sampling_of(p: Any, latent: Tensor | None = None) -> PictureSampling:
     sampler = getattr(p, "sampler", None)
     if not hasattr(sampler, "model_wrap_cfg"):
         raise Unsupported("This WebUI's sampler has no denoiser that the extension knows how to reach.")
-    from lib_methods.hosts.a1111 import A1111Sampling
+    from lib_methods.hosts.a1111_editing import A1111EditSampling
 
-    return A1111Sampling(p, latent)
+    return A1111EditSampling(p, latent, noise)

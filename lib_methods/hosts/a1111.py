@@ -155,7 +155,7 @@ class A1111Sampling:
 
     def run_unet(self, noisy: Tensor, level: Tensor) -> None:
         count = len(noisy)
-        cond = self._empty_cond(count, noisy)
+        cond = self._arguments(self._empty_conditioning(), count, noisy)
         denoiser = self._denoiser
         with self._seam.paused(), without_overrides(self.unet), torch.no_grad():
             denoiser.inner_model(noisy, level.to(noisy.device).expand(count), cond=cond)
@@ -186,16 +186,17 @@ class A1111Sampling:
                 self._empty = self.p.sd_model.get_learned_conditioning(prompt)
         return self._empty
 
-    def _empty_cond(self, count: int, like: Tensor) -> dict[str, Any]:
-        empty = self._empty_conditioning()
+    def _arguments(self, text: Any, count: int, like: Tensor) -> dict[str, Any]:
+        """What the host's inner model is told besides latents and level: `text`, a tensor or SDXL's dict of them, for
+        all rows or one for each, and no picture."""
         key = getattr(self.p.sd_model.model, "conditioning_key", None)
         if key == "crossattn-adm":
             channels = 2 * self.p.sd_model.noise_augmentor.time_embed.dim
-            return {"c_crossattn": [_repeat(empty, count)], "c_adm": like.new_zeros(count, channels)}
+            return {"c_crossattn": [_repeat(text, count)], "c_adm": like.new_zeros(count, channels)}
         concat = {"c_concat": [self._concat(count, like)]}
-        if isinstance(empty, dict):
-            return {**{name: _repeat(value, count) for name, value in empty.items()}, **concat}
-        return {"c_crossattn": [_repeat(empty, count)], **concat}
+        if isinstance(text, dict):
+            return {**{name: _repeat(value, count) for name, value in text.items()}, **concat}
+        return {"c_crossattn": [_repeat(text, count)], **concat}
 
     def _extra_channels(self) -> int:
         channels = input_channels(self.unet)

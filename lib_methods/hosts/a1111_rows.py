@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lib_methods.denoiser import Needs, Plan, Role, Row, RowPlanner, Unsupported
 
 if TYPE_CHECKING:
-    from lib_methods.hosts.a1111_seam import A1111Call
+    from lib_methods.hosts.a1111_call import A1111Call
 
 _HOST_ARGUMENTS = ("cond_scale", "s_min_uncond", "image_cond")
 

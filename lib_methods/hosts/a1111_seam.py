@@ -1,4 +1,4 @@
-"""What stands in front of a denoiser of AUTOMATIC1111's WebUI: counts rows, enters hooks, asks guides.
+"""What stands in front of a denoiser of AUTOMATIC1111's WebUI: asks editors, counts rows, enters hooks, asks guides.
 
 `CFGDenoiser.forward` builds the UNet's batch as `[cond rows, several per image under AND | uncond rows | for 8-channel
 models uncond rows without image]` and runs it at once or in slices, always in that order. So rows are known by counting
@@ -16,42 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Hook, Role, Row, RowPlanner
+from lib_methods.hosts.a1111_call import A1111Call
+from lib_methods.hosts.a1111_edits import Edits
 from lib_methods.hosts.a1111_rows import RowTakeover
-
-
-class A1111Call:
-    """One call of the host's `CFGDenoiser.forward`."""
-
-    def __init__(self, denoiser: Any, level: Tensor, rows: tuple[Row, ...]) -> None:
-        self.rows, self.level = rows, level.detach().flatten()[:1]
-        self.step = denoiser_step(denoiser)
-        self.current_rows: tuple[Row, ...] = ()
-        self.coming: tuple[Row, ...] | None = None  # the next rows, where they are not the host's
-        self.paused = False
-        self.inputs: list[Tensor] = []
-        self._done = 0
-
-    def enter_unet(self, latents: Tensor) -> None:
-        """The UNet starts on the next rows."""
-        if self.paused:
-            return
-        self.inputs.append(latents)
-        if self.coming is not None:
-            self.current_rows, self.coming = self.coming, None
-            return
-        self.current_rows = self.rows[self._done : self._done + len(latents)]
-        self._done += len(latents)
-
-    def leave_unet(self) -> None:
-        """The UNet is done with its rows."""
-        if not self.paused:
-            self.current_rows = ()
-
-
-def denoiser_step(denoiser: Any) -> int:
-    """The sampling step; the host counts denoiser calls, of which second-order samplers make two a step."""
-    calls, steps = denoiser.total_steps or denoiser.steps or 1, denoiser.steps or 1
-    return min(int(denoiser.step * steps / max(1, calls)), steps - 1)
 
 
 def ask(guides: Iterable[Guide], call: DenoiserCall, guidance: Guidance) -> Tensor:
@@ -71,6 +38,7 @@ class Seam:
         self.hooks: dict[type, Hook] = {}
         self.guides: dict[type, Guide] = {}
         self.planner: RowPlanner | None = None
+        self.edits: Edits | None = None
         self.call: A1111Call | None = None
         self.taken: RowTakeover | None = None
         self._combines = False
@@ -78,6 +46,8 @@ class Seam:
 
     def forward(self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Any:
         call = A1111Call(self.denoiser, sigma, self._rows(cond, len(x)))
+        if self.edits is not None:
+            self.edits.before(call, x)
         unet = self.unet()
         taken = None
         if self.planner is not None:

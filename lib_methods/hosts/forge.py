@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from lib_methods.attention import without_overrides
 from lib_methods.denoiser import Guidance, Guide, Hook, Role, Row, RowPlanner, Unsupported
 from lib_methods.hosts.a1111 import A1111Sampling
-from lib_methods.hosts.a1111_seam import ask, denoiser_step
+from lib_methods.hosts.a1111_call import denoiser_step
+from lib_methods.hosts.a1111_seam import ask
+from lib_methods.hosts.no_editing import NoEditing
 
 _WRAPPER = "model_function_wrapper"
 _AFTER = "sampler_post_cfg_function"
@@ -67,7 +69,7 @@ class _Wrapper:
         return ask(self.guides.values(), call, Guidance(cond, base, direction, scale, guided))
 
 
-class ForgeSampling(A1111Sampling):
+class ForgeSampling(NoEditing, A1111Sampling):
     """A pass of the sampler in Forge. Implements `lib_methods.denoiser.Sampling`."""
 
     @property

@@ -83,14 +83,15 @@ def sample_unipc(
 
     As many steps as there are `timesteps`, spread anew: from the last of the schedule, in img2img from the last of
     `timesteps`, to the schedule's first entry. A step is done, and the callback called, when the model was asked where
-    the step leads to and the corrector has used the answer: one call of the model later than in other samplers.
+    the step leads to and the corrector has used the answer: one call of the model later than in other samplers. What
+    the callback writes into the latents is what the next step starts from.
     """
     if len(timesteps) == 0:
         return x
     extra = {} if extra_args is None else extra_args
     schedule = model.inner_model.inner_model.alphas_cumprod.float().cpu()  # type: ignore[attr-defined]
     betas = 1 - schedule / torch.cat([schedule.new_ones(1), schedule[:-1]])
-    scheduler = UniPCMultistepScheduler(
+    scheduler = _ReportingUniPC(
         num_train_timesteps=len(schedule),
         trained_betas=betas.tolist(),
         solver_type=variant,
@@ -110,16 +111,29 @@ def sample_unipc(
     scheduler.sigmas = torch.from_numpy(np.sqrt((1 - on_path) / on_path)).float()
     scheduler.set_begin_index(0)
 
-    def report(step: int, latents: torch.Tensor) -> None:
-        if callback is not None:
-            denoised = scheduler.model_outputs[-1]
-            callback({"i": step, "x": latents, "sigma": 0, "sigma_hat": 0, "denoised": denoised})
+    done = 0
 
+    def report(latents: torch.Tensor, denoised: torch.Tensor) -> None:
+        nonlocal done
+        if callback is not None:
+            callback({"i": done, "x": latents, "sigma": 0, "sigma_hat": 0, "denoised": denoised})
+        done += 1
+
+    scheduler.report = report
     ones = x.new_ones(x.shape[0])
-    for i, t in enumerate(scheduler.timesteps):
+    for t in scheduler.timesteps:
         eps = model(x, ones * float(t), **extra)
         x = scheduler.step(eps, t, x, return_dict=False)[0]
-        if i > 0:
-            report(i - 1, scheduler.last_sample)
-    report(len(timesteps) - 1, x)
+    report(x, scheduler.model_outputs[-1])
     return x
+
+
+class _ReportingUniPC(UniPCMultistepScheduler):
+    """Shows the latents of every step to `report(latents, denoised)`, between its corrector and its predictor."""
+
+    report: Callable[[torch.Tensor, torch.Tensor], None]
+
+    def multistep_uni_c_bh_update(self, this_model_output: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        corrected = super().multistep_uni_c_bh_update(this_model_output, *args, **kwargs)
+        self.report(corrected, this_model_output)
+        return corrected

@@ -1,0 +1,110 @@
+"""What a sampling offers to a method that moves the sampler's own latents (pix2pix-zero).
+
+Everything is in sigma space, `x = x0 + sigma * noise` (Karras et al. 2022); samplers that keep the variance at one
+(DDIM, PLMS, UniPC) are converted, `x_sigma = x_alpha * sqrt(1 + sigma^2)`. So a method knows no sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from lib_methods.denoiser.call import DenoiserCall, Sampling
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told.
+
+    context: the prompts' hidden states, (N, tokens, dim), tokens a multiple of 77. vector: SDXL's pooled text and
+    sizes, (N, dim); None for other models.
+    """
+
+    context: Tensor
+    vector: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a denoiser call stands in `EditSampling.sigmas`.
+
+    step: the index of its step. sigma: the noise of the call itself. starts_step: the sampler goes on from this call's
+    latents; False for the later calls of a second-order step, whose latents are a point of the call's own, not the
+    sampler's.
+    """
+
+    step: int
+    sigma: float
+    starts_step: bool
+
+
+class EditSampling(Sampling, Protocol):
+    """A pass of a sampler whose latents may be read, replaced and moved."""
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The levels that the sampler goes through, (steps + 1,), float32 on the CPU, falling: the level of the first
+        denoiser call of each step, and the level at which it ends.
+
+        That is 0 for nearly all samplers in sigma space; DDIM, PLMS, UniPC and the schedule "KL Optimal" end at a small
+        one, where the model is not asked any more. The number of steps need not be the one that the user asked for.
+        Raises `Unsupported` where the sampler picks its levels as it goes, or goes up again.
+        """
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the sampler adds noise of its own while it runs (ancestral, SDE, LCM, churn, DDIM with eta)."""
+
+    def own_latent(self) -> Tensor | None:
+        """What the host starts from in img2img and in the second pass of Hires.fix: scaled latents without noise,
+        (batch, 4, h, w), float32. None where it starts from noise."""
+
+    def start_latent(self) -> Tensor:
+        """What the sampler will start from, at `sigmas[0]`: (batch, 4, h, w), float32."""
+
+    def start_from(self, latents: Tensor) -> None:
+        """Start from these instead: (batch, 4, h, w) at `sigmas[0]`. Raises `Unsupported` where the host does not let
+        it."""
+
+    def at_end(self, latents: Tensor) -> Tensor:
+        """Latents as the host decodes them, brought to where the sampler ends, `sigmas[-1]`; shape kept.
+
+        The same for samplers in sigma space; the others end in their own scale: `latents * sqrt(1 + sigmas[-1]^2)`.
+        """
+
+    def embed(self, texts: Sequence[str]) -> Conditioning:
+        """Texts as the host embeds a prompt: emphasis, clip skip, any number of chunks of 77 tokens, both text encoders
+        of SDXL with this pass's size. Shorter texts are padded to the longest."""
+
+    def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
+        """The denoised latents (x0) for x (N, 4, h, w) at a level above 0, in one run of the UNet.
+
+        cond has N rows, or one for all. Hooks do not see the run, and no row is counted; what others put in front of
+        the UNet's `forward` rests, what they put in front of its layers stays. gradients: may be differentiated with
+        respect to x, see `differentiable`; otherwise without a graph.
+        """
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        """Within the block gradients are on, out of inference mode, and the UNet can be differentiated: its parameters
+        are constants, its codebase's own checkpointing (which fails on constants) is off. `predict(gradients=True)`
+        enters it by itself; whoever recomputes parts in the backward pass keeps that within the block, too."""
+
+    def position(self, call: DenoiserCall) -> Position:
+        """Where a call of this pass stands."""
+
+    def add_editor(self, editor: Editor) -> None:
+        """Ask `editor.before(call, latents)` at the start of every denoiser call of this pass; the same class only once
+        (the last one counts). Raises `Unsupported` where the host does not let it."""
+
+
+class Editor(Protocol):
+    """A method's part before the UNet runs."""
+
+    def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
+        """Asked before any row of a call is run, with the sampler's own latents (batch, 4, h, w) in sigma space,
+        float32; not to be written to. What it returns is what the sampler goes on with; the same tensor for no change.
+        """

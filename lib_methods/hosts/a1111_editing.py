@@ -1,0 +1,132 @@
+"""Editing for AUTOMATIC1111's WebUI and the standalone host: where a sampler starts, its levels, its own latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lib_methods.attention import without_overrides
+from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, Position, Unsupported
+from lib_methods.hosts.a1111 import A1111Sampling
+from lib_methods.hosts.a1111_call import A1111Call
+from lib_methods.hosts.a1111_edits import Edits, NewStart
+from lib_methods.hosts.a1111_start import Start, is_plms, rehearse
+from lib_methods.hosts.gradients import differentiable
+from lib_methods.hosts.levels import Levels
+
+
+class A1111EditSampling(A1111Sampling):
+    """A pass of the sampler whose latents may be edited. Implements `lib_methods.denoiser.EditSampling`, too."""
+
+    def __init__(self, p: Any, latent: Tensor | None, noise: Tensor | None) -> None:
+        super().__init__(p, latent)
+        self._noise = noise
+        self._known_start: Start | None = None
+
+    @property
+    def _from_noise(self) -> bool:
+        return not self.is_hires and getattr(self.p, "init_latent", None) is None
+
+    @property
+    def _iteration(self) -> int:
+        return int(getattr(self.p, "iteration", 0))
+
+    @property
+    def _edits(self) -> Edits:
+        seam = self._seam
+        if seam.edits is None:
+            seam.edits = Edits(self._denoiser, self.p.sampler, Levels(self.p.sd_model.alphas_cumprod))
+        return seam.edits
+
+    def _start(self) -> Start:
+        if self._known_start is None:
+            if self._latent is None or (self._noise is None and not self._from_noise):
+                raise Unsupported("This WebUI does not show a script what it starts from.")
+            noise = None if self._from_noise else self._noise
+            self._known_start = rehearse(self.p, self._latent, noise, self._edits.levels)
+        return self._known_start
+
+    @property
+    def sigmas(self) -> Tensor:
+        start = self._start()
+        if start.obstacle:
+            raise Unsupported(start.obstacle)
+        return start.sigmas.clone()
+
+    @property
+    def is_stochastic(self) -> bool:
+        return self._start().is_stochastic
+
+    def own_latent(self) -> Tensor | None:
+        return None if self._from_noise or self._latent is None else self._latent.detach().float().clone()
+
+    def start_latent(self) -> Tensor:
+        given = self._edits.start
+        if given is not None and given.iteration == self._iteration:
+            return given.latents.clone()
+        return self._start().latents.clone()
+
+    def start_from(self, latents: Tensor) -> None:
+        start, edits = self._start(), self._edits
+        if latents.shape != start.latents.shape:
+            raise ValueError(
+                f"Latents to start from have the shape {tuple(start.latents.shape)}, not {tuple(latents.shape)}."
+            )
+        sigma = float(self.sigmas[0])
+        latents = latents.detach().to(start.latents).clone()
+        own = torch.equal(latents, start.latents)  # bit for bit the host's picture, also where scales are converted
+        edits.start = None if own else NewStart(self._iteration, latents, start.latents, sigma)
+
+    def at_end(self, latents: Tensor) -> Tensor:
+        if getattr(self._denoiser, "alphas", None) is None:
+            return latents
+        return latents * (1 + float(self.sigmas[-1]) ** 2) ** 0.5
+
+    def embed(self, texts: Sequence[str]) -> Conditioning:
+        from modules import devices, prompt_parser
+
+        width, height = (side * self.pixels_per_latent for side in reversed(self.latent_size))
+        prompts = prompt_parser.SdConditioning(list(texts), is_negative_prompt=False, width=width, height=height)
+        with torch.no_grad(), devices.autocast():
+            found = self.p.sd_model.get_learned_conditioning(prompts)
+        if isinstance(found, dict):
+            return Conditioning(found["crossattn"].detach(), found["vector"].detach())
+        return Conditioning(found.detach())
+
+    def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
+        with ExitStack() as stack:
+            stack.enter_context(self.differentiable() if gradients else torch.no_grad())
+            stack.enter_context(self._seam.paused())
+            stack.enter_context(without_overrides(self.unet))
+            return self._denoised(x, float(sigma), cond)
+
+    def _denoised(self, x: Tensor, sigma: float, cond: Conditioning) -> Tensor:
+        given: Any = cond.context.to(x.device)
+        if cond.vector is not None:
+            given = {"crossattn": given, "vector": cond.vector.to(x.device)}
+        denoiser, count = self._denoiser, len(x)
+        arguments = self._arguments(given, count, x)
+        if getattr(denoiser, "alphas", None) is None:
+            return denoiser.inner_model(x, x.new_full((count,), sigma), cond=arguments)
+        timestep, scale = self._edits.levels.timestep(sigma), (1 + sigma**2) ** -0.5
+        noise = denoiser.inner_model(x * scale, x.new_full((count,), timestep), cond=arguments)
+        return x - sigma * noise
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        return differentiable(self.unet)
+
+    def position(self, call: DenoiserCall) -> Position:
+        own, sampler = cast(A1111Call, call), self.p.sampler
+        sigma = self._edits.sigma(own)
+        if sampler.config.options.get("second_order", False):
+            return Position(own.index // 2, sigma, own.index % 2 == 0)
+        if is_plms(getattr(sampler.func, "__name__", "")):
+            return Position(max(0, own.index - 1), sigma, own.index != 1)
+        return Position(own.index, sigma, True)
+
+    def add_editor(self, editor: Editor) -> None:
+        self._edits.editors[type(editor)] = (self._iteration, editor)

@@ -1,0 +1,142 @@
+"""Where a sampler of AUTOMATIC1111's WebUI will start and which levels it will go through.
+
+The host works that out when it starts sampling, from a dozen settings. So that nothing is worked out twice and
+differently, the host's own code is run up to the sampler's function, on copies of the job and of the sampler, with a
+function in the place of the sampler's that only looks at what it is given.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_methods.denoiser import Unsupported
+from lib_methods.hosts.levels import Levels
+
+_RESTARTS_FROM = 20  # steps from which the sampler "Restart" goes back up
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a sampler is given, in sigma space.
+
+    latents: (batch, 4, h, w), float32, at the first of `sigmas`. sigmas: falling, see `EditSampling.sigmas`; empty
+    where `obstacle` says why they are not known.
+    """
+
+    latents: Tensor
+    sigmas: Tensor
+    is_stochastic: bool
+    obstacle: str = ""
+
+
+class _Reached(Exception):
+    """The host has called the sampler's function."""
+
+
+def rehearse(p: Any, latent: Tensor, noise: Tensor | None, levels: Levels) -> Start:
+    """What the sampler of `p` will be given.
+
+    p: the host's job, in `process_before_every_sampling`. latent, noise: the `x` and the `noise` of that method; no
+    noise where the host starts from noise alone. Neither they nor the job are changed.
+
+    Raises `Unsupported` where the host's sampler cannot be looked into.
+    """
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    sampler, job = copy.copy(p.sampler), copy.copy(p)
+    job.extra_generation_params = dict(p.extra_generation_params)
+    function: Callable[..., Any] = sampler.func
+
+    @functools.wraps(function)
+    def look(*args: Any, **kwargs: Any) -> None:
+        seen.append((args, kwargs))
+        raise _Reached
+
+    sampler.func = look
+    sampler.launch_sampling = lambda steps, run: run()
+    sampler.model_wrap_cfg = SimpleNamespace()  # the host writes the job into it
+    try:
+        if noise is None:
+            sampler.sample(job, latent, None, None, image_conditioning=None)
+        else:
+            second = bool(getattr(p, "is_hr_pass", False))
+            steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if second else None
+            sampler.sample_img2img(job, latent, noise, None, None, steps=steps, image_conditioning=None)
+    except _Reached:
+        pass
+    except Exception as error:
+        raise Unsupported(f"{_name(p)} does not show where it starts.") from error
+    if not seen:
+        raise Unsupported(f"{_name(p)} does not show where it starts.")
+    (args, kwargs), parameters = seen[0], inspect.signature(function).parameters
+    given = {name: value.default for name, value in parameters.items() if value.default is not inspect.Parameter.empty}
+    given.update(inspect.signature(function).bind(*args, **kwargs).arguments)
+    return _read(p, function.__name__, given, levels)
+
+
+def _name(p: Any) -> str:
+    config = getattr(p.sampler, "config", None)
+    return f'The sampler "{getattr(config, "name", "of this job")}"'
+
+
+def _read(p: Any, function: str, given: dict[str, Any], levels: Levels) -> Start:
+    x: Tensor = given["x"]
+    in_alpha_space = "timesteps" in given
+    sigmas, obstacle = torch.zeros(0), ""
+    if in_alpha_space:
+        sigmas = torch.tensor([levels.sigma(t) for t in _timesteps(function, given, levels)])
+    else:
+        falling = given.get("sigmas", given.get("sigma_sched"))
+        if falling is None:
+            obstacle = f"{_name(p)} picks its noise levels as it goes. Choose another one."
+        else:
+            sigmas = falling.detach().float().cpu()
+    if not obstacle and len(sigmas) < 2:
+        obstacle = f"{_name(p)} takes no step with these settings. Give it more steps."
+    restarts = "restart_list" in given and (len(sigmas) > _RESTARTS_FROM or given["restart_list"] is not None)
+    if restarts:
+        obstacle = f"{_name(p)} goes back up to more noise. Choose another one, or fewer than {_RESTARTS_FROM} steps."
+    latents = x.detach().float()
+    if in_alpha_space and len(sigmas):
+        latents = latents * (1 + float(sigmas[0]) ** 2) ** 0.5
+    sigmas = torch.zeros(0) if obstacle else sigmas
+    return Start(latents.clone(), sigmas, restarts or _adds_noise(given), obstacle)
+
+
+def _timesteps(function: str, given: dict[str, Any], levels: Levels) -> list[float]:
+    """The timesteps of the calls, falling, and the one where the sampler ends without asking."""
+    rising = [float(t) for t in given["timesteps"]]
+    if is_unipc(function) and rising:
+        from modules import shared
+
+        start = rising[-1] if given.get("is_img2img") else levels.last
+        return levels.unipc(len(rising), start, shared.opts.uni_pc_skip_type)
+    return rising[::-1]
+
+
+def is_unipc(function: str) -> bool:
+    """Whether a sampler's function is UniPC, which asks the model about latents that it then corrects."""
+    return "unipc" in function
+
+
+def is_plms(function: str) -> bool:
+    """Whether a sampler's function is PLMS, whose first step alone has two calls."""
+    return "plms" in function
+
+
+def _adds_noise(given: dict[str, Any]) -> bool:
+    if "eta" in given:
+        return bool(given["eta"])
+    if "s_churn" in given:
+        return bool(given["s_churn"])
+    if "restart_list" in given:
+        return False
+    return "noise_sampler" in given or "noise" in given

@@ -1,0 +1,55 @@
+"""What a host adapter answers whose sampler's latents are out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import NoReturn
+
+from torch import Tensor
+
+from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, Position, Unsupported
+
+
+class NoEditing:
+    """The members of `lib_methods.denoiser.EditSampling`, all of which raise `Unsupported`."""
+
+    def _refuse(self) -> NoReturn:
+        raise Unsupported(
+            "Editing a picture while it is drawn does not work in Forge. Use AUTOMATIC1111's WebUI, or python run.py."
+        )
+
+    @property
+    def sigmas(self) -> Tensor:
+        self._refuse()
+
+    @property
+    def is_stochastic(self) -> bool:
+        self._refuse()
+
+    def own_latent(self) -> Tensor | None:
+        self._refuse()
+
+    def start_latent(self) -> Tensor:
+        self._refuse()
+
+    def start_from(self, latents: Tensor) -> None:
+        self._refuse()
+
+    def at_end(self, latents: Tensor) -> Tensor:
+        self._refuse()
+
+    def embed(self, texts: Sequence[str]) -> Conditioning:
+        self._refuse()
+
+    def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
+        self._refuse()
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        self._refuse()
+
+    def position(self, call: DenoiserCall) -> Position:
+        self._refuse()
+
+    def add_editor(self, editor: Editor) -> None:
+        self._refuse()
