@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.fabric.small_model import picture
+from tests.shared.jobs import REPO, pixels, same
+from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
-
-REPO = Path(__file__).resolve().parents[2]
-
-
-def encoded(image: Image.Image) -> str:
-    with io.BytesIO() as buffer:
-        image.save(buffer, "PNG")
-        return base64.b64encode(buffer.getvalue()).decode()
-
 
 LIKE, OTHER, DISLIKE = (encoded(picture(i, 80, 48)) for i in range(3))
 BOTH = {"likes": [LIKE, {"image": OTHER, "weight": 0.5}], "dislikes": [DISLIKE], "end": 1.0}
@@ -65,14 +56,6 @@ IMG2IMG: dict[str, dict[str, Any]] = {
 
 def fabric(request: dict[str, Any]) -> dict[str, list[Any]]:
     return {"fabric": [{"enabled": True, **request}]}
-
-
-def pixels(processed: Any) -> list[np.ndarray]:
-    return [np.asarray(image) for image in processed.images[processed.index_of_first_image :]]
-
-
-def same(one: Any, other: Any) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(pixels(one), pixels(other), strict=True))
 
 
 def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any] = BOTH) -> None:

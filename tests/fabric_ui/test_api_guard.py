@@ -17,8 +17,7 @@ from pydantic import BaseModel
 from lib_methods.fabric.request import parse_request
 from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
-
-from .pictures import data_url, picture
+from tests.shared.pictures import data_url, noisy
 
 
 class Payload(BaseModel):
@@ -52,7 +51,7 @@ def ask(client: TestClient, arguments: Any, name: str = "FABRIC", path: str = "/
     return client.post(path, json={"prompt": "x", "alwayson_scripts": {name: {"args": arguments}}})
 
 
-@pytest.mark.parametrize("arguments", [[], [False], [True], [{"likes": []}], [{"likes": [data_url(picture())]}]])
+@pytest.mark.parametrize("arguments", [[], [False], [True], [{"likes": []}], [{"likes": [data_url(noisy())]}]])
 def test_good_requests_reach_their_job_unchanged(client: TestClient, jobs: list[Payload], arguments: Any) -> None:
     assert ask(client, arguments).status_code == 200
     assert jobs[0].alwayson_scripts["FABRIC"]["args"] == arguments

@@ -20,10 +20,9 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("gradio")
 pytest.importorskip("diffusers")
 
+from tests.shared.pictures import as_file, noisy
 from tests.standalone.conftest import Running
 from tests.webui.browser import BrowserUnavailable, browser, open_page
-
-from .pictures import encoded, picture
 
 TIMEOUT = 60.0
 
@@ -178,16 +177,16 @@ def test_pictures_are_added_by_file_drop_and_paste_and_weighted(visit: Callable[
     files = []
     for seed in range(2):
         files.append(tmp_path / f"{seed}.png")
-        files[-1].write_bytes(encoded(picture(seed)))
+        files[-1].write_bytes(as_file(noisy(seed)))
     label = person.wait(lambda: person.all("#fabric_txt2img .label-wrap, #fabric_txt2img > button"))[0]
     if not person.all("[data-fabric-tab=txt2img] input[type=file]"):
         person.js("arguments[0].click()", label)
     upload = person.wait(lambda: person.all("[data-fabric-tab=txt2img] .fabric-likes input[type=file]"))[0]
     upload.send_keys("\n".join(map(str, files)))
     person.wait(lambda: len(person.ids("likes")) == 2)
-    person.give("dislikes", "drop", encoded(picture(2)))
+    person.give("dislikes", "drop", as_file(noisy(2)))
     person.wait(lambda: len(person.ids("dislikes")) == 1)
-    person.give("dislikes", "paste", encoded(picture(0)))  # moves from the likes: the last wish counts
+    person.give("dislikes", "paste", as_file(noisy(0)))  # moves from the likes: the last wish counts
     person.wait(lambda: len(person.ids("dislikes")) == 2 and len(person.ids("likes")) == 1)
     person.wait(lambda: len(person.all(".fabric-card")) == 3)
     person.fill(".fabric-likes .fabric-weight input", "0.5")

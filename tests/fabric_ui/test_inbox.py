@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from lib_methods.fabric.inbox import Outcome, answer_message
 from lib_methods.fabric.request import MAX_IMAGES
 from lib_methods.pictures.store import ImageStore
-
-from .pictures import data_url, picture
+from tests.shared.pictures import data_url, noisy
 
 LINE = re.compile(r"([0-9a-f]{64}(:\S+)?( |$))*")
 
@@ -42,23 +41,23 @@ def page(tmp_path: Path) -> Page:
 
 
 def test_a_like_is_kept_named_and_reported(page: Page) -> None:
-    outcome = page.send(do="add", list="likes", image=data_url(picture()))
+    outcome = page.send(do="add", list="likes", image=data_url(noisy()))
     assert outcome.added
     assert page.answer == {"nonce": "n", "ids": [page.likes], "note": ""}
     assert page.store.list() == (page.likes,)
 
 
 def test_liking_twice_counts_once_and_keeps_the_weight(page: Page) -> None:
-    page.send(do="add", list="likes", image=data_url(picture()))
+    page.send(do="add", list="likes", image=data_url(noisy()))
     page.send(do="weight", list="likes", id=page.likes, weight=0.5)
     before = page.likes
-    page.send(do="add", list="likes", image=data_url(picture()))
+    page.send(do="add", list="likes", image=data_url(noisy()))
     assert page.likes == before
     assert before.endswith(":0.5")
 
 
 def test_a_picture_is_on_one_list_only_and_the_last_click_counts(page: Page) -> None:
-    page.send(do="add", list="likes", image=data_url(picture()))
+    page.send(do="add", list="likes", image=data_url(noisy()))
     name = page.likes
     page.send(do="add", list="dislikes", image=name)
     assert (page.likes, page.dislikes) == ("", name)
@@ -66,7 +65,7 @@ def test_a_picture_is_on_one_list_only_and_the_last_click_counts(page: Page) -> 
 
 def test_remove_and_clear(page: Page) -> None:
     for seed in range(3):
-        page.send(do="add", list="likes", image=data_url(picture(seed)))
+        page.send(do="add", list="likes", image=data_url(noisy(seed)))
     first, second, third = page.likes.split()
     page.send(do="remove", list="likes", id=second)
     assert page.likes == f"{first} {third}"
@@ -76,7 +75,7 @@ def test_remove_and_clear(page: Page) -> None:
 
 def test_two_pages_know_nothing_of_each_other(tmp_path: Path) -> None:
     one, two = Page(ImageStore(tmp_path)), Page(ImageStore(tmp_path))
-    one.send(do="add", list="likes", image=data_url(picture()))
+    one.send(do="add", list="likes", image=data_url(noisy()))
     two.send(do="clear", list="dislikes")
     assert one.likes
     assert two.likes == ""
@@ -94,14 +93,14 @@ def test_two_pages_know_nothing_of_each_other(tmp_path: Path) -> None:
         ({"do": "restore", "list": "likes", "images": None}, "cannot be understood"),
         ({"do": "restore", "list": "likes", "images": ["a" * 64]}, "cannot be understood"),
         ({"do": "restore", "list": "likes", "images": "../../etc/passwd"}, "64-digit hash"),
-        ({"do": "restore", "list": "likes", "images": data_url(picture(1))}, "64-digit hash"),
+        ({"do": "restore", "list": "likes", "images": data_url(noisy(1))}, "64-digit hash"),
         ({"do": "restore", "list": "likes", "images": "a" * 64 + ":9"}, "weight"),
         ({"do": "restore", "list": "likes", "images": " ".join(f"{n:064x}" for n in range(99))}, "at most"),
         ({"do": "fly", "list": "likes", "id": "a" * 64}, "cannot be understood"),
     ],
 )
 def test_a_failed_action_changes_nothing_and_says_why(page: Page, action: dict[str, Any], sentence: str) -> None:
-    page.send(do="add", list="likes", image=data_url(picture()))
+    page.send(do="add", list="likes", image=data_url(noisy()))
     before = page.likes
     assert not page.send(**action).added
     assert page.likes == before
@@ -110,14 +109,14 @@ def test_a_failed_action_changes_nothing_and_says_why(page: Page, action: dict[s
 
 
 def test_a_kept_list_comes_back_without_switching_fabric_on(page: Page) -> None:
-    one, two = (page.store.add(picture(seed)) for seed in (1, 2))
+    one, two = (page.store.add(noisy(seed)) for seed in (1, 2))
     assert not page.send(do="restore", list="dislikes", images=f"{one}:0.5 {two}").added
     assert (page.likes, page.dislikes) == ("", f"{one}:0.5 {two}")
     assert page.answer["note"] == ""
 
 
 def test_a_kept_picture_that_is_gone_is_left_out_and_told(page: Page) -> None:
-    here, gone = page.store.add(picture()), "a" * 64
+    here, gone = page.store.add(noisy()), "a" * 64
     page.send(do="restore", list="likes", images=f"{gone} {here}")
     assert page.likes == here
     assert page.answer["note"] == "The liked picture aaaaaaaa… is not on this machine and was left out."
@@ -125,8 +124,8 @@ def test_a_kept_picture_that_is_gone_is_left_out_and_told(page: Page) -> None:
 
 
 def test_what_was_liked_since_stays_beside_the_kept_list(page: Page) -> None:
-    page.send(do="add", list="likes", image=data_url(picture(1)))
-    new, old = page.likes, page.store.add(picture(2))
+    page.send(do="add", list="likes", image=data_url(noisy(1)))
+    new, old = page.likes, page.store.add(noisy(2))
     page.send(do="restore", list="likes", images=f"{old} {new}")
     assert page.likes == f"{old} {new}"
     page.send(do="restore", list="dislikes", images=new)  # never on both lists
@@ -134,7 +133,7 @@ def test_what_was_liked_since_stays_beside_the_kept_list(page: Page) -> None:
 
 
 def test_an_unreadable_weight_is_refused(page: Page) -> None:
-    page.send(do="add", list="likes", image=data_url(picture()))
+    page.send(do="add", list="likes", image=data_url(noisy()))
     name = page.likes
     for weight in (-1, 5, float("nan"), True):
         page.send(do="weight", list="likes", id=name, weight=weight)
@@ -144,7 +143,7 @@ def test_an_unreadable_weight_is_refused(page: Page) -> None:
 
 def test_a_full_list_says_so(page: Page) -> None:
     page.likes = " ".join(f"{number:064x}" for number in range(MAX_IMAGES))
-    page.send(do="add", list="likes", image=data_url(picture()))
+    page.send(do="add", list="likes", image=data_url(noisy()))
     assert "full" in page.answer["note"]
     assert len(page.likes.split()) == MAX_IMAGES
 

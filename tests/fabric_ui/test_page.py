@@ -18,8 +18,7 @@ from lib_methods.fabric.request import CONTROLS
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.status import status_html
-
-from .pictures import data_url, picture
+from tests.shared.pictures import data_url, noisy
 
 UNKNOWN = "0" * 64
 
@@ -64,7 +63,7 @@ def values(**changed: Any) -> list[Any]:
 
 def test_the_board_shows_each_picture_with_its_weight(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    one, two = store.add(picture(1)), store.add(picture(2))
+    one, two = store.add(noisy(1)), store.add(noisy(2))
     board = Elements(board_html(f"{one}:0.5", f"{two}", store, "img2img"))
     assert [card["data-fabric-id"] for card in board.of_class("fabric-card")] == [one, two]
     assert [panel["data-fabric-list"] for panel in board.of_class("fabric-panel")] == ["likes", "dislikes"]
@@ -78,7 +77,7 @@ def test_the_board_shows_each_picture_with_its_weight(tmp_path: Path) -> None:
 
 def test_the_board_has_a_name_for_every_control(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    board = Elements(board_html(store.add(picture()), "", store, "txt2img"))
+    board = Elements(board_html(store.add(noisy()), "", store, "txt2img"))
     controls = [attributes for tag, attributes in board.found if tag in ("button", "input")]
     assert all(attributes.get("aria-label") or attributes.get("title") for attributes in controls)
 
@@ -100,8 +99,8 @@ def test_the_line_is_escaped() -> None:
 
 
 def test_the_line_says_what_will_happen(handlers: PageHandlers) -> None:
-    likes = " ".join(handlers.store.add(picture(seed)) for seed in (1, 2))
-    disliked = handlers.store.add(picture(3))
+    likes = " ".join(handlers.store.add(noisy(seed)) for seed in (1, 2))
+    disliked = handlers.store.add(noisy(3))
     text = Elements(handlers.describe(*values(likes=likes, dislikes=disliked), 20)).text
     assert text == "2 likes, 1 dislike, steps 1-16 of 20, strength 0.8 shared"
     text = Elements(handlers.describe(*values(likes=likes, enabled=False), 10)).text
@@ -123,7 +122,7 @@ def test_the_line_survives_an_empty_steps_field(handlers: PageHandlers, steps: A
 
 
 def test_a_preset_restores_every_control(handlers: PageHandlers) -> None:
-    liked = handlers.store.add(picture())
+    liked = handlers.store.add(noisy())
     changed = values(
         likes=f"{liked}:2",
         strength=0.3,
@@ -167,7 +166,7 @@ def test_a_preset_of_impossible_settings_is_not_saved(handlers: PageHandlers) ->
 
 
 def test_a_new_picture_switches_fabric_on_and_nothing_else_switches_it(handlers: PageHandlers) -> None:
-    add = json.dumps({"nonce": "1", "actions": [{"do": "add", "list": "likes", "image": data_url(picture())}]})
+    add = json.dumps({"nonce": "1", "actions": [{"do": "add", "list": "likes", "image": data_url(noisy())}]})
     clear = json.dumps({"nonce": "2", "actions": [{"do": "clear", "list": "likes"}]})
     enabled, likes, dislikes, _ = handlers.receive(add, False, "", UNKNOWN)
     assert (enabled, len(likes), dislikes) == (True, 64, UNKNOWN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from lib_methods.fabric.request import (
 )
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage, SettingsError
 from lib_methods.pictures.store import ImageStore
+from tests.shared.pictures import data_url, encoded, noisy
 
-from .pictures import data_url, encoded, picture
 from .strategies import fabric_settings
 
 UNKNOWN = "0" * 64
@@ -47,7 +46,7 @@ def test_the_line_that_carries_a_list_round_trips(wanted: FabricSettings) -> Non
 
 
 def test_positional_named_and_both_mean_the_same(store: ImageStore) -> None:
-    name = store.add(picture())
+    name = store.add(noisy())
     positional = [
         True,
         f"{name}:0.5",
@@ -101,8 +100,8 @@ def test_none_means_the_default(store: ImageStore) -> None:
 
 
 def test_pictures_sent_along_are_kept_and_named_by_hash(store: ImageStore) -> None:
-    image = picture()
-    forms: list[Any] = [data_url(image), base64.b64encode(encoded(image)).decode(), store.add(image)]
+    image = noisy()
+    forms: list[Any] = [data_url(image), encoded(image), store.add(image)]
     for form in forms:
         for value in (form, [form], [[form, 1]], [{"image": form}], [{"image": form, "weight": None}]):
             parsed = parse_request([{"likes": value}], store).settings
@@ -112,12 +111,12 @@ def test_pictures_sent_along_are_kept_and_named_by_hash(store: ImageStore) -> No
 
 def test_a_picture_sent_along_with_a_bad_weight_is_not_kept(store: ImageStore) -> None:
     with pytest.raises(SettingsError, match="weight"):
-        parse_request([{"likes": [[data_url(picture()), -1]]}], store)
+        parse_request([{"likes": [[data_url(noisy()), -1]]}], store)
     assert store.list() == ()
 
 
 def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore) -> None:
-    name = store.add(picture())
+    name = store.add(noisy())
     with pytest.raises(SettingsError, match="not on this machine"):
         parse_request([{"likes": [name, UNKNOWN]}], store)
     request = parse_request([{"likes": [name, UNKNOWN], "dislikes": [UNKNOWN]}], store, skip_missing=True)

@@ -15,35 +15,22 @@ pytest.importorskip("diffusers")
 from lib_methods.fabric import apply, infotext
 from lib_methods.fabric.request import CONTROLS
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from tests.shared import jobs
+from tests.shared.jobs import pixels
+from tests.shared.pictures import data_url, noisy
 from tests.standalone.conftest import Running
-
-from .pictures import data_url, picture
 
 UNKNOWN = "0" * 64
 
 
-def run(
-    host: Running, arguments: list[Any] | None = None, *, api: bool = False, axes: Any = None, **fields: Any
-) -> Any:
+def run(host: Running, arguments: list[Any] | None = None, *, axes: dict[str, Any] | None = None, **more: Any) -> Any:
     """A job of three steps; `arguments` are FABRIC's."""
-    from modules.processing import process_images
-
-    scripts = {} if arguments is None else {"fabric": arguments}
-    with closing(host.make(script_args=scripts, **fields)) as p:
-        p.is_api = api
-        if axes:
-            p.fabric_axes = axes
-        return host.host.queue.run(process_images, p)
-
-
-def pixels(processed: Any) -> np.ndarray:
-    return np.stack([np.asarray(image) for image in processed.images])
+    scripts = None if arguments is None else {"fabric": arguments}
+    return jobs.run(host, scripts, attributes={"fabric_axes": axes} if axes else None, **more)
 
 
 def fields_of(processed: Any) -> dict[str, Any]:
-    from modules.infotext_utils import parse_generation_parameters
-
-    return {key: text for key, text in parse_generation_parameters(processed.info).items() if "FABRIC" in key}
+    return jobs.fields_of(processed, "FABRIC")
 
 
 @pytest.mark.parametrize(
@@ -59,13 +46,13 @@ def test_off_means_off(host: Running, arguments: list[Any]) -> None:
 
 
 def test_strength_zero_is_an_ordinary_job(host: Running) -> None:
-    job = run(host, [{"likes": [data_url(picture())], "strength": 0.0}])
+    job = run(host, [{"likes": [data_url(noisy())], "strength": 0.0}])
     assert np.array_equal(pixels(run(host)), pixels(job))
     assert "FABRIC" not in job.info
 
 
 def test_a_like_changes_the_picture_and_the_infotext_brings_it_back(host: Running, script: ModuleType) -> None:
-    liked = script.STORE.add(picture(1, 64, 64))
+    liked = script.STORE.add(noisy(1, 64, 64))
     arguments = [{"likes": [{"image": liked, "weight": 0.5}], "strength": 1.0, "end": 1.0}]
     job = run(host, arguments)
     assert not np.array_equal(pixels(run(host)), pixels(job))
@@ -100,7 +87,7 @@ def test_a_request_that_makes_no_sense_is_left_out_and_named(
 
 
 def test_the_page_leaves_out_missing_pictures_and_says_so(host: Running, script: ModuleType) -> None:
-    liked = script.STORE.add(picture(1, 64, 64))
+    liked = script.STORE.add(noisy(1, 64, 64))
     job = run(host, [True, f"{liked} {UNKNOWN}"])
     assert np.array_equal(pixels(job), pixels(run(host, [True, liked])))
     assert "not on this machine" in job.comments
@@ -108,13 +95,13 @@ def test_the_page_leaves_out_missing_pictures_and_says_so(host: Running, script:
 
 
 def test_the_api_refuses_missing_pictures(host: Running, script: ModuleType) -> None:
-    job = run(host, [True, f"{script.STORE.add(picture())} {UNKNOWN}"], api=True)
+    job = run(host, [True, f"{script.STORE.add(noisy())} {UNKNOWN}"], api=True)
     assert np.array_equal(pixels(run(host)), pixels(job))
     assert "not on this machine" in fields_of(job)[infotext.ERROR_KEY]
 
 
 def test_a_picture_whose_file_was_damaged_is_named(host: Running, script: ModuleType) -> None:
-    liked = script.STORE.add(picture(77, 64, 64))
+    liked = script.STORE.add(noisy(77, 64, 64))
     (script.STORE.folder / f"{liked}.png").write_bytes(b"damaged")
     job = run(host, [True, liked])
     assert np.array_equal(pixels(run(host)), pixels(job))
@@ -126,7 +113,7 @@ def test_an_internal_error_is_not_hidden(host: Running, script: ModuleType, monk
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(apply, "attach", fail)
-    job = run(host, [True, script.STORE.add(picture())])
+    job = run(host, [True, script.STORE.add(noisy())])
     assert "internal error" in job.comments
     assert "secret" not in job.info
     assert list(fields_of(job)) == [infotext.ERROR_KEY]
@@ -137,12 +124,12 @@ def test_both_passes_of_hires_fix_are_told_apart(
 ) -> None:
     passes: list[bool] = []
     monkeypatch.setattr(apply, "attach", lambda sampling, *rest: passes.append(sampling.is_hires))
-    run(host, [True, script.STORE.add(picture())], enable_hr=True, hr_scale=2.0, denoising_strength=0.5)
+    run(host, [True, script.STORE.add(noisy())], enable_hr=True, hr_scale=2.0, denoising_strength=0.5)
     assert passes == [False, True]
 
 
 def test_axes_win_over_the_controls(host: Running, script: ModuleType) -> None:
-    liked = script.STORE.add(picture(1, 64, 64))
+    liked = script.STORE.add(noisy(1, 64, 64))
     job = run(host, [True, liked], axes={"strength": 0.25})
     assert fields_of(job)["FABRIC strength"] == "0.25"
     assert np.array_equal(pixels(job), pixels(run(host, [True, liked, "", 0.25])))
@@ -151,22 +138,13 @@ def test_axes_win_over_the_controls(host: Running, script: ModuleType) -> None:
 def test_axes_are_added_once_and_cells_do_not_share_values(
     host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modules import scripts
-
-    def option(label: str, kind: type, apply_value: Any, confirm: Any) -> SimpleNamespace:
-        return SimpleNamespace(label=label, kind=kind, apply=apply_value, confirm=confirm)
-
-    grid = SimpleNamespace(axis_options=[], AxisOption=option, confirm_range=lambda low, high, label: (low, high))
-    entry = SimpleNamespace(path="/somewhere/scripts/xyz_grid.py", module=grid)
-    monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, entry])
-    script._add_axes()
-    script._add_axes()
-    names = [axis.label for axis in grid.axis_options]
+    axes = jobs.plot_axes(script, monkeypatch)
+    names = [axis.label for axis in axes]
     assert names == ["[FABRIC] Strength", "[FABRIC] Start", "[FABRIC] End", "[FABRIC] Negative weight"]
     cell = SimpleNamespace()
-    grid.axis_options[0].apply(cell, 0.5, [0.5, 1.0])
+    axes[0].apply(cell, 0.5, [0.5, 1.0])
     copied = SimpleNamespace(**vars(cell))
-    grid.axis_options[1].apply(copied, 0.1, [0.1])
+    axes[1].apply(copied, 0.1, [0.1])
     assert cell.fabric_axes == {"strength": 0.5}
     assert copied.fabric_axes == {"strength": 0.5, "start": 0.1}
 
@@ -192,7 +170,7 @@ def test_a_job_used_again_carries_nothing_over(host: Running, script: ModuleType
     from modules import scripts
     from modules.processing import process_images
 
-    with closing(host.make(script_args={"fabric": [True, script.STORE.add(picture())]})) as p:
+    with closing(host.make(script_args={"fabric": [True, script.STORE.add(noisy())]})) as p:
         with_fabric = host.host.queue.run(process_images, p)
         p.script_args = tuple(scripts.runner_of(False).default_args())
         without = host.host.queue.run(process_images, p)
@@ -205,20 +183,11 @@ def test_a_job_used_again_carries_nothing_over(host: Running, script: ModuleType
 def test_the_controls_are_the_request_in_order_with_its_defaults(
     host: Running, script: ModuleType, is_img2img: bool
 ) -> None:
-    import gradio as gr
-
     instance = script.FabricScript()
-    instance.is_img2img = is_img2img
-    for _ in range(2):  # the WebUI builds them again for the API
-        with gr.Blocks():
-            controls = instance.ui(is_img2img)
-        assert len(controls) == len(CONTROLS)
-        named = dict(zip(CONTROLS, (control.value for control in controls)))
+    for named in jobs.first_values(instance, is_img2img, CONTROLS):
         assert (named.pop("enabled"), named.pop("likes"), named.pop("dislikes")) == (False, "", "")
         for name, value in named.items():
             assert value == getattr(FabricSettings(), name)
             assert value is not None
-    assert [component for component, _ in instance.infotext_fields] == controls
     keys = [infotext.KEYS.get(name, infotext.ENABLED_KEY) for name in CONTROLS]
     assert [key for _, key in instance.infotext_fields] == keys
-    assert set(instance.paste_field_names) == {str(key) for _, key in instance.infotext_fields}

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
+from tests.shared.jobs import REPO, loaded
 from tests.standalone.conftest import Running, checkpoints, start_host
-
-REPO = Path(__file__).resolve().parents[2]
 
 __all__ = ["checkpoints", "start_host"]
 
@@ -25,7 +23,4 @@ def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -
 @pytest.fixture
 def script(host: Running) -> ModuleType:
     """scripts/image_cfg.py as the host has loaded it."""
-    from modules import scripts
-
-    module: Any = next(data.module for data in scripts.scripts_data if Path(data.path).name == "image_cfg.py")
-    return module
+    return loaded("image_cfg.py")

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from tests.fabric.small_model import picture
-
-
-def encoded(image: Image.Image) -> str:
-    with io.BytesIO() as buffer:
-        image.save(buffer, "PNG")
-        return base64.b64encode(buffer.getvalue()).decode()
-
+from tests.shared.pictures import encoded
 
 PICTURE, OTHER = encoded(picture(3, 64, 64)), encoded(picture(4, 64, 64))
 
@@ -27,10 +17,6 @@ PICTURE, OTHER = encoded(picture(3, 64, 64)), encoded(picture(4, 64, 64))
 def edit(**fields: Any) -> dict[str, list[Any]]:
     """Script arguments: the picture is there unless said otherwise."""
     return {"instructpix2pix": [{"image": PICTURE, **fields}]}
-
-
-def pixels(processed: Any) -> np.ndarray:
-    return np.stack([np.asarray(image) for image in processed.images[processed.index_of_first_image :]])
 
 
 @contextmanager

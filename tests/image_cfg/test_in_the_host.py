@@ -14,11 +14,12 @@ from PIL import Image
 from lib_methods.denoiser import Needs, Plan
 from lib_methods.image_cfg import formula
 from tests.fabric.small_model import picture
+from tests.shared.jobs import REPO, pixels
+from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
 
-from .jobs import OTHER, PICTURE, edit, encoded, pixels, spread, unet_runs
+from .jobs import OTHER, PICTURE, edit, spread, unet_runs
 
-REPO = Path(__file__).resolve().parents[2]
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 HALF_MASK = Image.new("L", (64, 64))
 HALF_MASK.paste(255, (32, 0, 64, 64))

@@ -19,9 +19,11 @@ from lib_methods.image_cfg import mask as masks
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures.fit import FITS, fit
 from tests.fabric.small_model import picture
+from tests.shared.jobs import pixels
+from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
 
-from .jobs import edit, encoded, pixels, spread, unet_runs
+from .jobs import edit, spread, unet_runs
 
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 IMG2IMG: dict[str, Any] = {"denoising_strength": 0.7, "steps": 4}

@@ -21,9 +21,11 @@ from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
 from tests.fabric.small_model import picture
+from tests.shared import jobs
+from tests.shared.jobs import pixels, same
 from tests.standalone.conftest import Running
 
-from .jobs import PICTURE, edit, pixels
+from .jobs import PICTURE, edit
 
 UNKNOWN = "0" * 64
 NAMES = st.lists(st.sampled_from(["0" * 64, "a" * 64, "0123456789abcdef" * 4]), max_size=3).map(tuple)
@@ -176,38 +178,29 @@ def test_the_infotext_alone_gives_the_image_again(host: Running, script: ModuleT
 
 @pytest.mark.parametrize("api", [False, True])
 def test_a_job_with_a_bad_request_goes_on_without_and_says_so(host: Running, api: bool) -> None:
-    from contextlib import closing
-
-    from modules.processing import process_images
-
-    with closing(host.make(script_args=edit(image_scale=99))) as p:
-        p.is_api = api
-        job = host.host.queue.run(process_images, p)
+    job = jobs.run(host, edit(image_scale=99), api=api)
     assert "between 0 and 10" in job.comments
     assert "InstructPix2Pix error: " in job.info
     assert np.array_equal(pixels(job), pixels(host.generate()))
 
 
 def test_the_axes_set_the_scales(host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modules import scripts
+    axes = jobs.plot_axes(script, monkeypatch)
+    labels = ["Image scale", "Text scale"]
+    assert [axis.label for axis in axes] == [f"[InstructPix2Pix] {label}" for label in labels]
+    assert [axis.confirm for axis in axes] == [(0.0, 10.0), (0.0, 30.0)]
+    cell = SimpleNamespace()
+    for axis, value in zip(axes, (2.5, 4.0)):
+        axis.apply(cell, value, None)
+    job = jobs.run(host, edit(), attributes=vars(cell))
+    wanted = jobs.run(host, edit(image_scale=2.5, text_scale=4.0))
+    assert job.info == wanted.info
+    assert same(job, wanted)
 
-    options: list[Any] = []
-    grid = SimpleNamespace(
-        axis_options=options,
-        AxisOption=lambda label, kind, apply, confirm: SimpleNamespace(label=label, apply=apply),
-        confirm_range=lambda low, high, title: None,
-    )
-    monkeypatch.setattr(scripts, "scripts_data", [SimpleNamespace(path="a/xyz_grid.py", module=grid)])
-    script._add_axes()
-    script._add_axes()
-    assert [axis.label for axis in options] == ["[InstructPix2Pix] Image scale", "[InstructPix2Pix] Text scale"]
-    from contextlib import closing
 
-    from modules.processing import process_images
-
-    with closing(host.make(script_args=edit())) as p:
-        options[0].apply(p, 2.5, None)
-        options[1].apply(p, 4.0, None)
-        job = host.host.queue.run(process_images, p)
-    assert job.info == host.generate(script_args=edit(image_scale=2.5, text_scale=4.0)).info
-    assert np.array_equal(pixels(job), pixels(host.generate(script_args=edit(image_scale=2.5, text_scale=4.0))))
+@pytest.mark.parametrize("is_img2img", [False, True])
+def test_the_controls_are_the_request_in_order_with_its_defaults(
+    host: Running, script: ModuleType, is_img2img: bool
+) -> None:
+    for named in jobs.first_values(script.ImageCfgScript(), is_img2img, CONTROLS):
+        assert named == {"enabled": False, **control_values(ImageCfgSettings())}

@@ -13,9 +13,10 @@ from lib_methods.denoiser import Guidance, Unsupported
 from lib_methods.hosts.forge import ForgeSampling
 from lib_methods.image_cfg import apply
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from tests.shared.jobs import pixels
 from tests.standalone.conftest import Running
 
-from .jobs import OTHER, edit, pixels, spread
+from .jobs import OTHER, edit, spread
 
 FABRIC: dict[str, dict[str, Any]] = {
     "none": {},

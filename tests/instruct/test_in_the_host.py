@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from standalone.instruct.widen import widened, write_checkpoint
-from tests.image_cfg.jobs import OTHER, edit, pixels
+from tests.image_cfg.jobs import OTHER, edit
+from tests.shared.jobs import REPO, pixels
 from tests.standalone import tiny
 from tests.standalone.conftest import Running, start_host
-
-REPO = Path(__file__).resolve().parents[2]
 
 __all__ = ["start_host"]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.pictures.store import MAX_SIDE, ImageStore, StoreError, image_id, is_image_id
-from tests.fabric_ui.pictures import data_url, encoded, picture
+from tests.shared.pictures import as_file, data_url, noisy
 
 PATHS = [
     "../../etc/passwd",
@@ -40,8 +40,8 @@ def store(tmp_path: Path) -> ImageStore:
 
 
 def test_a_picture_comes_back_pixel_for_pixel_from_every_form_it_may_be_sent_in(store: ImageStore) -> None:
-    image = picture()
-    raw = encoded(image)
+    image = noisy()
+    raw = as_file(image)
     text = base64.b64encode(raw).decode()
     names = {
         store.add(form)
@@ -55,7 +55,7 @@ def test_a_picture_comes_back_pixel_for_pixel_from_every_form_it_may_be_sent_in(
 
 
 def test_the_same_pixels_in_another_shape_are_another_picture(store: ImageStore) -> None:
-    wide = picture(width=24, height=16)
+    wide = noisy(width=24, height=16)
     tall = Image.frombytes("RGB", (16, 24), wide.tobytes())
     assert store.add(wide) != store.add(tall)
 
@@ -63,12 +63,12 @@ def test_the_same_pixels_in_another_shape_are_another_picture(store: ImageStore)
 def test_the_folder_appears_with_the_first_picture_and_holds_only_finished_files(store: ImageStore) -> None:
     assert store.list() == ()
     assert not store.folder.exists()
-    name = store.add(picture())
+    name = store.add(noisy())
     assert [path.name for path in store.folder.iterdir()] == [f"{name}.png"]
 
 
 def test_list_exists_and_delete_agree(store: ImageStore) -> None:
-    names = [store.add(picture(seed)) for seed in range(3)]
+    names = [store.add(noisy(seed)) for seed in range(3)]
     (store.folder / "notes.txt").write_text("not a picture")
     assert set(store.list()) == set(names)
     assert store.delete(names[0])
@@ -109,7 +109,7 @@ def test_rubbish_gives_a_sentence_and_leaves_no_file(store: ImageStore, data: by
 def test_damaged_files_are_read_or_refused_with_a_sentence(
     store: ImageStore, file_format: str, cut: int, flips: list[tuple[int, int]]
 ) -> None:
-    data = bytearray(encoded(picture(width=40, height=30), file_format))
+    data = bytearray(as_file(noisy(width=40, height=30), file_format))
     for position, value in flips:
         data[position % len(data)] ^= value
     try:
@@ -148,10 +148,10 @@ def test_programs_in_disguise_are_not_decoded(store: ImageStore) -> None:
 
 
 def test_exif_orientation_is_applied(store: ImageStore) -> None:
-    image = picture(width=24, height=16)
+    image = noisy(width=24, height=16)
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by a quarter
-    turned = store.load(store.add(encoded(image, "PNG", exif=exif)))
+    turned = store.load(store.add(as_file(image, "PNG", exif=exif)))
     assert turned.size == (16, 24)
     assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(image), -1))
 
@@ -159,7 +159,7 @@ def test_exif_orientation_is_applied(store: ImageStore) -> None:
 def test_transparent_parts_become_white(store: ImageStore) -> None:
     pixels = np.zeros((4, 4, 4), dtype=np.uint8)
     pixels[:2] = (10, 20, 30, 255)
-    loaded = np.asarray(store.load(store.add(encoded(Image.fromarray(pixels, "RGBA")))))
+    loaded = np.asarray(store.load(store.add(as_file(Image.fromarray(pixels, "RGBA")))))
     assert (loaded[:2] == (10, 20, 30)).all()
     assert (loaded[2:] == 255).all()
 
@@ -169,7 +169,7 @@ def test_every_mode_becomes_eight_bit_rgb(store: ImageStore, mode: str) -> None:
     if mode == "I;16":
         image = Image.fromarray(np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8))
     else:
-        image = picture(width=8, height=8).convert(mode)
+        image = noisy(width=8, height=8).convert(mode)
     loaded = np.asarray(store.load(store.add(image)))
     assert loaded.shape == (8, 8, 3)
     assert loaded.dtype == np.uint8
@@ -180,8 +180,8 @@ def test_every_mode_becomes_eight_bit_rgb(store: ImageStore, mode: str) -> None:
 
 
 def test_a_file_whose_pixels_changed_is_reported_not_used(store: ImageStore) -> None:
-    name = store.add(picture(1))
-    (store.folder / f"{name}.png").write_bytes(encoded(picture(2)))
+    name = store.add(noisy(1))
+    (store.folder / f"{name}.png").write_bytes(as_file(noisy(2)))
     with pytest.raises(StoreError, match="damaged"):
         store.load(name)
     (store.folder / f"{name}.png").write_bytes(b"")
@@ -192,12 +192,12 @@ def test_a_file_whose_pixels_changed_is_reported_not_used(store: ImageStore) -> 
 def test_a_folder_that_cannot_be_made_gives_a_sentence_without_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError) as caught:
-        ImageStore(tmp_path / "file" / "images").add(picture())
+        ImageStore(tmp_path / "file" / "images").add(noisy())
     assert str(tmp_path) not in str(caught.value)
 
 
 def test_many_threads_may_add_and_load_the_same_pictures(store: ImageStore) -> None:
-    images = [picture(seed, 64, 64) for seed in range(4)]
+    images = [noisy(seed, 64, 64) for seed in range(4)]
 
     def work(_: int) -> bool:
         return all(store.load(store.add(image)).tobytes() == image.tobytes() for image in images * 3)

@@ -16,10 +16,11 @@ from lib_methods.thresholding import infotext
 from lib_methods.thresholding.apply import ThresholdGuide
 from lib_methods.thresholding.settings import RESCALE
 from tests.fabric.small_model import picture
-from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS, encoded, pixels, same
+from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS
+from tests.shared.jobs import REPO, pixels, same
+from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running, checkpoints, start_host
 
-REPO = Path(__file__).resolve().parents[2]
 OTHER_SAMPLER = {**JOBS["Hires.fix with another sampler"], "hr_second_pass_steps": 4}
 ON = {"mimic_scale": 1.5, "threshold_percentile": 99.0}
 

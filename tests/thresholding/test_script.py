@@ -16,10 +16,9 @@ pytest.importorskip("diffusers")
 from lib_methods.thresholding import apply, infotext
 from lib_methods.thresholding.request import CONTROLS, TITLE
 from lib_methods.thresholding.settings import MIMIC, RESCALE, ThresholdSettings
-from tests.fabric.test_in_the_host import same
+from tests.shared import jobs
+from tests.shared.jobs import REPO, loaded, same
 from tests.standalone.conftest import Running, checkpoints, start_host
-
-REPO = Path(__file__).resolve().parents[2]
 
 __all__ = ["checkpoints", "start_host"]
 
@@ -32,28 +31,18 @@ def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -
 @pytest.fixture
 def script(host: Running) -> ModuleType:
     """The script as the host has loaded it."""
-    from modules import scripts
-
-    module: Any = next(d.module for d in scripts.scripts_data if Path(d.path).name == "dynamic_thresholding.py")
-    return module
+    return loaded("dynamic_thresholding.py")
 
 
-def run(host: Running, arguments: list[Any] | None = None, *, api: bool = False, axes: Any = None) -> Any:
+def run(host: Running, arguments: list[Any] | None = None, *, axes: dict[str, Any] | None = None, **more: Any) -> Any:
     """A job of three steps at CFG 9; `arguments` are the script's."""
-    from modules.processing import process_images
-
-    scripts = {} if arguments is None else {TITLE.lower(): arguments}
-    with closing(host.make(script_args=scripts, cfg_scale=9.0)) as p:
-        p.is_api = api
-        if axes is not None:
-            p.thresholding_axes = axes
-        return host.host.queue.run(process_images, p)
+    scripts = None if arguments is None else {TITLE.lower(): arguments}
+    attributes = None if axes is None else {"thresholding_axes": axes}
+    return jobs.run(host, scripts, attributes=attributes, cfg_scale=9.0, **more)
 
 
 def fields_of(processed: Any) -> dict[str, Any]:
-    from modules.infotext_utils import parse_generation_parameters
-
-    return {key: text for key, text in parse_generation_parameters(processed.info).items() if TITLE in key}
+    return jobs.fields_of(processed, TITLE)
 
 
 @pytest.mark.parametrize(
@@ -129,19 +118,10 @@ def test_a_job_used_again_carries_nothing_over(host: Running) -> None:
 def test_axes_are_added_once_and_switch_the_method_on_and_off(
     host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modules import scripts
-
-    def option(label: str, kind: type, apply_value: Any, confirm: Any) -> SimpleNamespace:
-        return SimpleNamespace(label=label, kind=kind, apply=apply_value, confirm=confirm)
-
-    grid = SimpleNamespace(axis_options=[], AxisOption=option, confirm_range=lambda low, high, label: (low, high))
-    entry = SimpleNamespace(path="/somewhere/scripts/xyz_grid.py", module=grid)
-    monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, entry])
-    script._add_axes()
-    script._add_axes()
+    axes = jobs.plot_axes(script, monkeypatch)
     labels = ["Mimic scale (0 is off)", "Percentile", "CFG rescale (0 is off)"]
-    assert [axis.label for axis in grid.axis_options] == [f"[{TITLE}] {label}" for label in labels]
-    mimic, percentile, rescale = (axis.apply for axis in grid.axis_options)
+    assert [axis.label for axis in axes] == [f"[{TITLE}] {label}" for label in labels]
+    mimic, percentile, rescale = (axis.apply for axis in axes)
 
     def cell(*applied: tuple[Any, float]) -> dict[str, Any]:
         p = SimpleNamespace()
@@ -169,18 +149,9 @@ def test_hosts_without_the_plot_get_no_axes(host: Running, script: ModuleType) -
 def test_the_controls_are_the_request_in_order_with_its_defaults(
     host: Running, script: ModuleType, is_img2img: bool
 ) -> None:
-    import gradio as gr
-
-    instance = script.DynamicThresholdingScript()
-    instance.is_img2img = is_img2img
-    for _ in range(2):  # the WebUI builds them again for the API
-        with gr.Blocks():
-            controls = instance.ui(is_img2img)
-        named = dict(zip(CONTROLS, (control.value for control in controls), strict=True))
+    for named in jobs.first_values(script.DynamicThresholdingScript(), is_img2img, CONTROLS):
         assert named.pop("enabled") is False
         assert named == {name: getattr(ThresholdSettings(), name) for name in CONTROLS[1:]}
-    assert [component for component, _ in instance.infotext_fields] == controls
-    assert set(instance.paste_field_names) == {str(key) for _, key in instance.infotext_fields}
 
 
 def test_the_line_follows_the_pages_cfg_scale(host: Running, script: ModuleType) -> None:

@@ -1,0 +1,93 @@
+"""Jobs on the standalone host with the pack's scripts, what is seen of them, and what a script adds to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.standalone.conftest import Running
+
+REPO = Path(__file__).resolve().parents[2]
+"""The pack, as an extension of the host."""
+
+
+def loaded(file_name: str) -> ModuleType:
+    """A script's module as the running host has loaded it."""
+    from modules import scripts
+
+    module: Any = next(data.module for data in scripts.scripts_data if Path(data.path).name == file_name)
+    return module
+
+
+def run(
+    host: Running,
+    script_args: dict[str, list[Any]] | None = None,
+    *,
+    api: bool = False,
+    attributes: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Any:
+    """A txt2img job of three steps; the Processed.
+
+    api: whether it comes from the REST API; else it is a page's.
+    attributes: what is set on the job before it runs, as the X/Y/Z plot does it.
+    """
+    from modules.processing import process_images
+
+    with closing(host.make(script_args=script_args, **fields)) as p:
+        p.is_api = api
+        for name, value in (attributes or {}).items():
+            setattr(p, name, value)
+        return host.host.queue.run(process_images, p)
+
+
+def pixels(processed: Any) -> np.ndarray:
+    """The images without their grid, (images, height, width, 3)."""
+    return np.stack([np.asarray(image) for image in processed.images[processed.index_of_first_image :]])
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two jobs gave the same images, bit for bit. Jobs that gave another number of images are an error."""
+    return all(np.array_equal(a, b) for a, b in zip(pixels(one), pixels(other), strict=True))
+
+
+def fields_of(processed: Any, title: str) -> dict[str, Any]:
+    """The fields of the infotext that carry a method's title."""
+    from modules.infotext_utils import parse_generation_parameters
+
+    return {key: text for key, text in parse_generation_parameters(processed.info).items() if title in key}
+
+
+def plot_axes(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a script adds to the X/Y/Z plot, with `label` and `apply(p, value, values)`; hosts may ask for it twice."""
+    from modules import scripts
+
+    def option(label: str, kind: type, apply: Any, confirm: Any) -> SimpleNamespace:
+        return SimpleNamespace(label=label, kind=kind, apply=apply, confirm=confirm)
+
+    grid = SimpleNamespace(axis_options=[], AxisOption=option, confirm_range=lambda low, high, label: (low, high))
+    entry = SimpleNamespace(path="/somewhere/scripts/xyz_grid.py", module=grid)
+    monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, entry])
+    script._add_axes()
+    script._add_axes()
+    return grid.axis_options
+
+
+def first_values(instance: Any, is_img2img: bool, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What the controls of a new script hold at first, by the names of its request; twice, as the WebUI builds them
+    again for the API. What is pasted and sent from tab to tab belongs to the same controls."""
+    import gradio as gr
+
+    instance.is_img2img = is_img2img
+    for _ in range(2):
+        with gr.Blocks():
+            controls = instance.ui(is_img2img)
+        assert [component for component, _ in instance.infotext_fields] == controls
+        assert set(instance.paste_field_names) == {str(key) for _, key in instance.infotext_fields}
+        yield dict(zip(names, (control.value for control in controls), strict=True))

@@ -1,0 +1,32 @@
+"""Small pictures, and the forms in which they are sent."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def noisy(seed: int = 0, width: int = 24, height: int = 16) -> Image.Image:
+    """A picture of random pixels, which nothing but the picture itself gives again."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels, "RGB")
+
+
+def as_file(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+    """The bytes of an image file."""
+    with io.BytesIO() as buffer:
+        image.save(buffer, format=file_format, **options)
+        return buffer.getvalue()
+
+
+def encoded(image: Image.Image) -> str:
+    """A PNG file as base64 text."""
+    return base64.b64encode(as_file(image)).decode("ascii")
+
+
+def data_url(image: Image.Image) -> str:
+    return "data:image/png;base64," + encoded(image)
