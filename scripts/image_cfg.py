@@ -193,6 +193,7 @@ def _add_axes() -> None:
     axes = [
         JOBS.axis("Image scale", 0.0, MAX_IMAGE_SCALE, "image_scale"),
         JOBS.axis("Text scale", 0.0, MAX_TEXT_SCALE, "text_scale"),
+        JOBS.axis("Image scale where white", 0.0, MAX_IMAGE_SCALE, "mask_image_scale"),
     ]
     add_axes(scripts.scripts_data, TITLE, axes)
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from lib_methods.checks import SettingsError
 from lib_methods.image_cfg import infotext
@@ -23,6 +24,7 @@ from lib_methods.ui.api_guard import guard_script
 from tests.fabric.small_model import picture
 from tests.shared import jobs
 from tests.shared.jobs import pixels, same
+from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
 
 from .jobs import PICTURE, edit
@@ -186,16 +188,20 @@ def test_a_job_with_a_bad_request_goes_on_without_and_says_so(host: Running, api
 
 def test_the_axes_set_the_scales(host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     axes = jobs.plot_axes(script, monkeypatch)
-    labels = ["Image scale", "Text scale"]
+    labels = ["Image scale", "Text scale", "Image scale where white"]
     assert [axis.label for axis in axes] == [f"[InstructPix2Pix] {label}" for label in labels]
-    assert [axis.confirm for axis in axes] == [(0.0, 10.0), (0.0, 30.0)]
+    assert [axis.confirm for axis in axes] == [(0.0, 10.0), (0.0, 30.0), (0.0, 10.0)]
     cell = SimpleNamespace()
-    for axis, value in zip(axes, (2.5, 4.0)):
+    for axis, value in zip(axes, (2.5, 4.0, 0.5)):
         axis.apply(cell, value, None)
-    job = jobs.run(host, edit(), attributes=vars(cell))
-    wanted = jobs.run(host, edit(image_scale=2.5, text_scale=4.0))
+    half = Image.new("L", (64, 64))
+    half.paste(255, (32, 0, 64, 64))
+    mask = {"mask": encoded(half)}
+    job = jobs.run(host, edit(**mask), attributes=vars(cell))
+    wanted = jobs.run(host, edit(image_scale=2.5, text_scale=4.0, mask_image_scale=0.5, **mask))
     assert job.info == wanted.info
     assert same(job, wanted)
+    assert not same(job, jobs.run(host, edit(image_scale=2.5, text_scale=4.0, **mask)))
 
 
 @pytest.mark.parametrize("is_img2img", [False, True])
