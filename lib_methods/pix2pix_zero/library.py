@@ -1,0 +1,169 @@
+"""A folder of ready directions, each a .safetensors file that knows its name and what it was made from.
+
+File names are made from the direction's name, but never are the name (see the presets of FABRIC). Files that a user
+puts into the folder are listed, too, by the name that they hold or else by their file's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_methods.pix2pix_zero.direction_files import load_direction, read_record, save_direction
+from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Embed, Origin, make_direction
+from lib_methods.pix2pix_zero.sentences import OBJECT, built_in_sentences
+from lib_methods.pix2pix_zero.words import seen
+
+MAX_NAME = 80
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A direction of the library. origin and text_width are None where its file is damaged."""
+
+    name: str
+    origin: Origin | None
+    text_width: int | None
+
+
+def clean_name(name: object) -> str:
+    """The name as it is kept: NFC, outer blanks removed, 1 to 80 characters that can be seen.
+
+    Raises `DirectionError` for another.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise DirectionError("Give the direction a name.")
+    clean = unicodedata.normalize("NFC", name).strip()
+    if len(clean) > MAX_NAME:
+        raise DirectionError(f"The direction's name is too long: at most {MAX_NAME} characters.")
+    if seen(clean) != clean:
+        raise DirectionError("The direction's name holds characters that cannot be seen or typed.")
+    return clean
+
+
+class DirectionLibrary:
+    """Directions in `folder`, which is made when the first one is saved."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def build(
+        self,
+        name: str,
+        source: str,
+        target: str,
+        embed: Embed,
+        *,
+        kind: str = OBJECT,
+        sentences: tuple[Sequence[str], Sequence[str]] | None = None,
+        clip_skip: int = 1,
+        model: str = "",
+        progress: Callable[[int, int], bool] | None = None,
+    ) -> Direction:
+        """Make a direction and keep it under `name`, in place of an older one.
+
+        sentences: those about source and target; None takes the built-in ones of that kind.
+        Errors as in `make_direction`; nothing is written then.
+        """
+        name = clean_name(name)
+        before, after = sentences or (built_in_sentences(source, kind), built_in_sentences(target, kind))
+        direction = make_direction(
+            source, target, before, after, embed, clip_skip=clip_skip, model=model, progress=progress
+        )
+        self.save(name, direction)
+        return direction
+
+    def save(self, name: str, direction: Direction) -> str:
+        """Keep a direction under `name`, in place of an older one; returns the name as it is kept."""
+        name = clean_name(name)
+        save_direction(direction, self._path(name), name)
+        return name
+
+    def get(self, name: str) -> Direction:
+        """The direction. Raises `DirectionError` if there is none of that name or its file is damaged."""
+        name = clean_name(name)
+        file = self._files().get(name)
+        if file is None:
+            raise DirectionError(f'There is no direction "{name}".')
+        try:
+            return load_direction(file)
+        except DirectionError:
+            raise DirectionError(
+                f'The direction "{name}" cannot be used: its file is damaged. Make it again or delete it.'
+            ) from None
+
+    def delete(self, name: str) -> bool:
+        """Remove a direction; False if there was none."""
+        name = clean_name(name)
+        file = self._files().get(name)
+        if file is None:
+            return False
+        try:
+            file.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            raise DirectionError(f'The direction "{name}" cannot be deleted just now.') from None
+        return True
+
+    def list(self) -> tuple[Listed, ...]:
+        """All directions in alphabetical order; the damaged ones as well, so that they can be deleted."""
+        listed = []
+        for name, file in self._files().items():
+            try:
+                _, origin, width = read_record(file)
+                listed.append(Listed(name, origin, width))
+            except DirectionError:
+                listed.append(Listed(name, None, None))
+        return tuple(sorted(listed, key=lambda entry: (entry.name.casefold(), entry.name)))
+
+    def _files(self) -> dict[str, Path]:
+        """The files by the names that they go by. Every name comes from here: none is ever joined to a path."""
+        try:
+            entries = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_file())
+        except OSError:  # no folder yet: nothing was saved
+            return {}
+        found: dict[str, Path] = {}
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry)
+            if suffix.casefold() != SUFFIX or stem.startswith("."):
+                continue
+            file = self.folder / entry
+            try:
+                name = clean_name(read_record(file)[0])
+            except DirectionError:
+                name = ""
+            # What we saved goes first: a copy of a file holds the same name, and is told apart by its file's.
+            if name and self._path(name).name == entry:
+                if name in found:
+                    found[_unused(found[name].stem, found)] = found[name]
+                found[name] = file
+                continue
+            found[name if name and name not in found else _unused(stem, found)] = file
+        return found
+
+    def _path(self, name: str) -> Path:
+        readable = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40]
+        # The prefix keeps Windows' device names (CON, NUL, COM1 ...) out; the hash tells "Cat" from "cat" on every
+        # disk.
+        digest = hashlib.sha256(name.encode("utf-8")).hexdigest()[:16]
+        return self.folder / f"direction_{readable}-{digest}{SUFFIX}"
+
+
+def _unused(stem: str, names: dict[str, Path]) -> str:
+    """A name for a file that holds none, or one that is taken: its stem as far as it can be seen, numbered."""
+    try:
+        base = clean_name(stem[:MAX_NAME])
+    except DirectionError:
+        base = "damaged"
+    name, number = base, 2
+    while name in names:
+        name = f"{base[: MAX_NAME - 6]} ({number})"
+        number += 1
+    return name
