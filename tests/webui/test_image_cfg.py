@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops, ImageStat
 
 from .checkpoint import weight_shapes
-from .client import JSON, ApiError
+from .client import JSON, ApiError, Generation, encode_image
 from .jobs import BASE, Runs, feedback, generate, inpainting, largest_difference, picture
 from .server import PACK_NAME, REPO, Installation, WebUI, serving
 
@@ -56,6 +57,24 @@ def edited(payload: JSON, **fields: object) -> JSON:
     """`payload` with a picture to edit, unless `fields` say otherwise."""
     named = {"image": picture("red"), "image_scale": 1.5, **fields}
     return {**payload, "alwayson_scripts": {"InstructPix2Pix": {"args": [named]}}}
+
+
+def mask(left: int, right: int) -> str:
+    """Two halves of a brightness each, 0 to 255."""
+    image = Image.new("L", (128, 128), left)
+    image.paste(right, (64, 0, 128, 128))
+    return encode_image(image)
+
+
+BLACK, WHITE, RIGHT = mask(0, 0), mask(255, 255), mask(0, 255)
+
+
+def distance(one: Generation, other: Generation, side: str) -> float:
+    """How far two images are from each other in their left or right quarter, 0 to 255."""
+    difference = ImageChops.difference(one.images[0], other.images[0])
+    width, height = difference.size
+    left = 0 if side == "left" else width - width // 4
+    return sum(ImageStat.Stat(difference.crop((left, 0, left + width // 4, height))).mean) / 3
 
 
 CASES: dict[str, JSON] = {
@@ -110,6 +129,43 @@ def test_short_cuts_give_the_same_image(model: WebUI, runs: Runs, text: float, i
 def test_the_second_pass_has_a_source_and_scales_of_its_own(model: WebUI, runs: Runs) -> None:
     jobs = [edited(HIRES), edited(HIRES, hires_source="first pass"), edited(HIRES, hires_image_scale=3.0)]
     assert len({runs.first(model, job).pixels for job in jobs}) == 3
+
+
+@pytest.mark.parametrize("case", [BASE, {**BASE, "sampler_name": "DDIM"}, HIRES], ids=["Euler a", "DDIM", "Hires.fix"])
+def test_an_uploaded_mask_says_where_which_scale_counts(model: WebUI, runs: Runs, case: JSON) -> None:
+    close, far = (runs.first(model, edited(case, image_scale=scale)) for scale in (3.0, 1.2))
+    scales = {"image_scale": 3.0, "mask_image_scale": 1.2}
+    black, white, right = (runs.first(model, edited(case, mask=name, **scales)) for name in (BLACK, WHITE, RIGHT))
+    assert black.pixels == close.pixels
+    assert white.pixels == far.pixels
+    assert right.pixels not in (close.pixels, far.pixels)
+    assert distance(right, close, "left") < distance(right, far, "left")
+    assert distance(right, far, "right") < distance(right, close, "right")
+    assert generate(model, edited(case, mask=RIGHT, **scales)).pixels == right.pixels
+    assert "InstructPix2Pix mask: " in right.infotexts[0]
+    assert "error" not in right.infotexts[0]
+
+
+def test_the_tabs_mask_says_where_which_scale_counts_and_nothing_is_inpainted(model: WebUI, runs: Runs) -> None:
+    scales = {"image": None, "image_scale": 3.0, "mask_image_scale": 1.2}
+    close, far = (runs.first(model, edited(IMG2IMG, image=None, image_scale=scale)) for scale in (3.0, 1.2))
+    uploaded = runs.first(model, edited(IMG2IMG, mask=RIGHT, **scales))
+
+    def painted(shape: str, **fields: object) -> Generation:
+        job = {**IMG2IMG, "mask": shape, "mask_blur": 0, **fields}
+        return generate(model, edited(job, tab_mask=True, **scales))
+
+    assert painted(BLACK).pixels == close.pixels
+    assert painted(WHITE).pixels == far.pixels
+    right = painted(RIGHT)
+    assert right.pixels == uploaded.pixels
+    assert right.pixels not in (close.pixels, far.pixels)
+    assert distance(right, close, "left") < distance(right, far, "left")
+    assert distance(right, far, "right") < distance(right, close, "right")
+    assert painted(mask(255, 0), inpainting_mask_invert=1).pixels == right.pixels
+    assert painted(RIGHT, mask_blur=16).pixels not in (right.pixels, close.pixels, far.pixels)
+    assert "InstructPix2Pix mask: " in right.infotexts[0]
+    assert "Mask blur" not in right.infotexts[0]
 
 
 def test_with_feedback_images(model: WebUI, runs: Runs) -> None:
