@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -70,16 +70,16 @@ def _forgetful(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any)
     # some codebases go on writing to the options that they hand to a block
     kept = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
 
+    was_run = False
+
     def run(hidden: Tensor, *args: Any) -> Any:
-        return original(hidden, *args, **kept)
+        nonlocal was_run
+        first, was_run = not was_run, True
+        with nullcontext() if first else _running_again():
+            return original(hidden, *args, **kept)
 
-    return checkpoint(  # nothing in a UNet draws random numbers outside of training
-        run, hidden, *args, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts
-    )
-
-
-def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _running_again()
+    # nothing in a UNet draws random numbers outside of training
+    return checkpoint(run, hidden, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

@@ -1,0 +1,259 @@
+"""Keep the structure of a picture while its prompt changes: hold the cross-attention maps where they were.
+
+Cross-attention guidance (arXiv 2302.03027, section 3.2) takes a gradient step on the latents, which brings the maps of
+the edit back to those of the reference. The soft blend is the cheap form without gradients: it computes the edit's
+attention with a mixture of both.
+
+Latents are in sigma space, `x = x0 + sigma * eps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from lib_methods.attention import CrossAttention, cross_attentions, intercept, prompt_input
+from lib_methods.attention.intercept import Original
+from lib_methods.denoiser import Unsupported
+from lib_methods.pix2pix_zero.maps import Maps
+
+_TRIES = 6
+_QUIET = 2.0**-6  # a scaled gradient whose largest element is below this has lost others to zero in fp16 on its way
+_LARGEST = 2.0**28
+
+NO_GRADIENTS = (
+    "This WebUI loads its models so that no gradients can be taken through them. Choose the soft blend instead."
+)
+
+
+@dataclass(frozen=True)
+class MapGradient:
+    """How to change latents to bring their maps back.
+
+    value: dL/dx, (batch, channels, h, w), at least fp32; zero for images in `dropped`. losses: L of every image,
+    (batch,). dropped: the images whose gradient was not finite.
+    """
+
+    value: Tensor
+    losses: Tensor
+    dropped: tuple[int, ...] = ()
+
+
+@dataclass
+class LossScale:
+    """The factor that keeps half precision gradients away from zero and infinity; goes on from step to step, like the
+    one of mixed precision training, but also grows at once where a gradient vanishes."""
+
+    value: float = 2.0**12
+
+
+def map_losses(maps: Maps, reference: Maps, images: int | None = None, mask: Tensor | None = None) -> Tensor:
+    """How far maps are from the reference's, an image: shape (images,), at least fp32.
+
+    The squared difference is summed over pixels and tokens, averaged over heads, and summed over the layers of the
+    reference (paper eq. 4). images: how many there are, all rows by default; otherwise the rows are groups of so many,
+    as in [cond rows | uncond rows], and the groups of an image are averaged. A reference of one row is everybody's;
+    one with the mean over the heads is compared with that mean.
+
+    mask: what each position's difference counts, (1 or images, 1, h, w), brought to the size of every layer.
+
+    Raises `Unsupported` where the maps cannot be compared.
+    """
+    images = maps.rows if images is None else images
+    if images < 1 or maps.rows % images:
+        raise ValueError(f"{maps.rows} rows are not a multiple of {images} images")
+    total: Tensor | None = None
+    for name, wanted in reference.by_layer.items():
+        found = _comparable(maps.by_layer.get(name), wanted)
+        squares = (found - wanted.to(found)).square()
+        if mask is not None:
+            shares = _on_grid(mask, maps.grid(name)).expand(images, -1).repeat(maps.rows // images, 1)
+            squares = squares * shares[:, None, :, None].to(squares)
+        loss = squares.sum((2, 3)).mean(1)
+        total = loss if total is None else total + loss
+    if total is None:
+        raise ValueError("the reference has no maps")
+    return total.unflatten(0, (-1, images)).mean(0)
+
+
+def _comparable(found: Tensor | None, wanted: Tensor) -> Tensor:
+    if found is None:
+        raise Unsupported("The edit and its reference do not use the same attention layers of the model.")
+    if found.shape[-1] != wanted.shape[-1]:
+        raise Unsupported(
+            f"The edit's prompt has {found.shape[-1]} tokens and the reference's {wanted.shape[-1]}: "
+            "both have to fill the same number of 77-token chunks."
+        )
+    if found.shape[2] != wanted.shape[2]:
+        raise Unsupported("The edit and its reference have to be of the same size.")
+    if len(wanted) not in (1, len(found)):
+        raise ValueError(f"{len(found)} rows cannot be compared with {len(wanted)}")
+    if wanted.shape[1] == 1:
+        return found.mean(1, keepdim=True)
+    if wanted.shape[1] != found.shape[1]:
+        raise Unsupported("The edit and its reference have to be computed with the same model.")
+    return found
+
+
+def _on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A mask (n, 1, h, w) as (n, pixels) of a layer."""
+    return adaptive_avg_pool2d(mask.to(torch.promote_types(mask.dtype, torch.float32)), grid).flatten(1)
+
+
+def gradient(
+    x: Tensor,
+    sigma: float,
+    predict_with_maps: Callable[[Tensor, float], Maps],
+    reference: Maps,
+    mask: Tensor | None = None,
+    scale: LossScale | None = None,
+) -> MapGradient:
+    """dL/dx of `map_losses` at latents x (batch, channels, h, w), in sigma space. Images do not see each other.
+
+    predict_with_maps: runs the UNet with gradients on x and a sigma and gives its maps, as `MapRecorder.run_to_last`
+    does; of `k * batch` rows in groups of `batch`. It is called once, and the recorder has to be installed around
+    this. scale: for UNets in fp16, kept from step to step by the caller; the gradient is tried again at another scale
+    where it overflows or vanishes. Images whose gradient is not finite at any scale are dropped.
+
+    Raises `Unsupported` where the maps carry no gradients, or see `map_losses`.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            wide = torch.promote_types(x.dtype, torch.float32)
+            leaf = x.detach().clone().to(wide).requires_grad_()
+            maps = predict_with_maps(leaf, sigma)
+            losses = map_losses(maps, _usable(reference), len(x), None if mask is None else mask.clone())
+            if not losses.requires_grad:
+                raise Unsupported(NO_GRADIENTS)
+            is_narrow = maps.precision == torch.float16
+            del maps
+            value = _scaled(losses, leaf, scale or LossScale()) if is_narrow else _backward(losses, leaf)
+    except RuntimeError as error:
+        if str(error).startswith("Inference tensors"):
+            raise Unsupported(NO_GRADIENTS) from error
+        raise
+    finite = torch.isfinite(value).flatten(1).all(1) & torch.isfinite(losses)
+    dropped = tuple(int(row) for row in (~finite).nonzero().flatten())
+    value = torch.where(finite.view(-1, *[1] * (value.ndim - 1)), value, torch.zeros_like(value))
+    return MapGradient(value, losses.detach(), dropped)
+
+
+def _usable(reference: Maps) -> Maps:
+    """A copy where maps were made in inference mode, which no graph may keep."""
+    if not any(maps.is_inference() for maps in reference.by_layer.values()):
+        return reference
+    by_layer = {name: maps.clone() for name, maps in reference.by_layer.items()}
+    return Maps(by_layer, reference.latent_size, reference.precision)
+
+
+def _backward(losses: Tensor, leaf: Tensor, retain: bool = False) -> Tensor:
+    (value,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=retain, allow_unused=True)
+    if value is None:
+        raise Unsupported(NO_GRADIENTS)
+    return value
+
+
+def _scaled(losses: Tensor, leaf: Tensor, scale: LossScale) -> Tensor:
+    """The gradient through half precision, every image at the scale that suits it; not finite where none does."""
+    scales = torch.full_like(losses, scale.value)
+    best = torch.full_like(leaf, float("nan"))
+    good = torch.zeros_like(scales)  # the scale of the best so far, 0 for none
+    open_ = torch.isfinite(losses.detach())
+    for attempt in range(_TRIES):
+        is_last = attempt == _TRIES - 1
+        found = _backward(losses * scales, leaf, retain=not is_last)
+        peak = found.abs().flatten(1).amax(1)
+        finite = torch.isfinite(peak)
+        better = open_ & finite & (scales > good)
+        shape = (-1, *[1] * (leaf.ndim - 1))
+        best = torch.where(better.view(shape), found / scales.view(shape), best)
+        overflowed = open_ & ~finite & (good == 0)
+        vanished = open_ & finite & (peak < _QUIET) & (losses.detach() > 0) & (scales < _LARGEST)
+        good = torch.where(better, scales, good)
+        open_ = overflowed | vanished
+        if is_last or not open_.any():
+            break
+        raised = torch.where(peak > 0, 2.0 ** torch.log2(1 / peak.clamp(1e-30)).ceil(), torch.full_like(peak, 2.0**10))
+        factors = torch.where(overflowed, torch.full_like(peak, 2.0**-6), raised)
+        scales = torch.where(open_, (scales * factors).clamp(2.0**-40, _LARGEST), scales)
+    if bool((good > 0).any()):
+        scale.value = float(good[good > 0].min())
+    return best
+
+
+def step(x: Tensor, sigma: float, gradient: Tensor, amounts: float | Sequence[float]) -> Tensor:
+    """The latents after a guidance step, in sigma space: `x - amount * (1 + sigma^2) * dL/dx`.
+
+    amounts: the paper's step, for all images or each (0.1 for real pictures, 0.15 for synthetic ones). The paper steps
+    in latents of variance one, `x / sqrt(1 + sigma^2)`; going there and back is the factor. Images with a zero gradient
+    come back unchanged to the last bit.
+    """
+    if not isinstance(amounts, (int, float)) and len(amounts) != len(x):
+        raise ValueError(f"{len(amounts)} amounts for {len(x)} images")
+    each = torch.as_tensor(amounts, dtype=gradient.dtype, device=gradient.device).expand(len(x))
+    change = each.view(-1, *[1] * (x.ndim - 1)) * (1 + sigma**2) * gradient
+    return (x.to(gradient.dtype) - change).to(x.dtype)
+
+
+@contextmanager
+def soft_blend(
+    unet: nn.Module,
+    reference: Maps,
+    weights: Sequence[float],
+    rows: Callable[[], Sequence[int | None]],
+    mask: Tensor | None = None,
+) -> Iterator[None]:
+    """Within the block, attention to the prompt is computed with maps `(1 - w) * own + w * reference`.
+
+    reference: maps of one row an image, or of one row that is everybody's. weights: w of every image, 0 to 1. rows:
+    asked at every layer, for each row that is in the UNet its image, or None for a row that is left alone; where their
+    number is not that of the rows, the call is somebody else's and passes unchanged. mask: the share of w that counts
+    at each position, (1 or images, 1, h, w).
+
+    Direction-shifted contexts (`shifted_context`) are seen, whichever is entered first.
+    Raises `Unsupported` where the maps do not fit, inside of the UNet's run.
+    """
+    layers = [layer for layer in cross_attentions(unet) if layer.name in reference.by_layer]
+    if not layers:
+        raise Unsupported("The reference was recorded with another model.")
+    blend = _Blend(reference, tuple(weights), rows, mask)
+    with intercept((layer.module, blend.reader(layer)) for layer in layers):
+        yield
+
+
+@dataclass(frozen=True)
+class _Blend:
+    reference: Maps
+    weights: tuple[float, ...]
+    rows: Callable[[], Sequence[int | None]]
+    mask: Tensor | None
+
+    def reader(self, layer: CrossAttention) -> Any:
+        def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+            prompt, images = prompt_input(args, kwargs), self.rows()
+            chosen = [(row, image) for row, image in enumerate(images) if image is not None and self.weights[image]]
+            if prompt is None or len(images) != len(hidden) or not chosen:
+                return original(hidden, *args, **kwargs)
+            maps = layer.probabilities(hidden, prompt)
+            places, whose = [row for row, _ in chosen], [image for _, image in chosen]
+            mixed = self._mixed(layer.name, maps[places], whose)
+            return layer.attend(maps.index_copy(0, torch.tensor(places, device=maps.device), mixed), prompt)
+
+        return read
+
+    def _mixed(self, name: str, own: Tensor, images: Sequence[int]) -> Tensor:
+        kept = self.reference.by_layer[name]
+        if own.shape[2:] != kept.shape[2:] or kept.shape[1] not in (1, own.shape[1]):
+            _comparable(own, kept[:1])  # says what is wrong
+        kept = kept if len(kept) == 1 else kept[list(images)]
+        share = own.new_tensor([self.weights[image] for image in images]).view(-1, 1, 1, 1)
+        if self.mask is not None:
+            mask = self.mask.to(own) if len(self.mask) == 1 else self.mask.to(own)[list(images)]
+            share = share * _on_grid(mask, self.reference.grid(name))[:, None, :, None].to(own)
+        return own + share * (kept.to(own) - own)

@@ -1,0 +1,237 @@
+"""Look at a UNet's cross-attention: which pixels attend to which tokens of the prompt.
+
+The layers chosen compute their attention in plain sight while a run is recorded, with the result that they would have
+given. Gradients go through the maps, also where blocks are run twice for them (`lib_methods.attention.checkpointed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from lib_methods.attention import (
+    CrossAttention,
+    checkpointed,
+    cross_attentions,
+    frozen,
+    intercept,
+    is_running_again,
+    own_checkpointing_off,
+    prompt_input,
+    transformer_blocks,
+)
+from lib_methods.attention.intercept import Original
+from lib_methods.denoiser import Unsupported
+from lib_methods.fabric.reference import token_grid
+
+__all__ = ["Choice", "MapRecorder", "Maps", "checkpointed", "chosen_layers", "frozen"]
+
+Choice = str | Collection[str] | Collection[int]
+"""Which layers: "all", some by name, or those that are so many times smaller than the latent (1, 2, 4, 8)."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The cross-attention of one run of the UNet.
+
+    by_layer: by layer name, probabilities of shape (rows, heads, pixels, tokens), 1 head where the mean was taken; they
+    sum to 1 over the tokens. latent_size: height and width of the latents that were run. precision: what the layers
+    themselves computed in.
+    """
+
+    by_layer: dict[str, Tensor]
+    latent_size: tuple[int, int]
+    precision: torch.dtype = torch.float32
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return next((len(maps) for maps in self.by_layer.values()), 0)
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return sum(maps.numel() * maps.element_size() for maps in self.by_layer.values())
+
+    def grid(self, name: str) -> tuple[int, int]:
+        """Height and width of a layer's map. Raises `Unsupported` where an extension has merged tokens."""
+        found = token_grid(self.by_layer[name].shape[2], *self.latent_size)
+        if found is None:
+            raise Unsupported("A mask needs whole attention maps: switch token merging off, or edit without a mask.")
+        return found
+
+    def compact(self) -> Maps:
+        """The mean over the heads in fp16, without gradients: a sixteenth of the memory at eight heads."""
+        return self.each(lambda maps: maps.detach().mean(1, keepdim=True).half())
+
+    def detach(self) -> Maps:
+        """The same without gradients."""
+        return self.each(Tensor.detach)
+
+    def to(self, device: torch.device | str) -> Maps:
+        """The same on another device."""
+        return self.each(lambda maps: maps.to(device))
+
+    def select(self, rows: Sequence[int]) -> Maps:
+        """Some of the rows, in the order given."""
+        return self.each(lambda maps: maps[list(rows)])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Maps:
+        """The same with every layer's maps changed."""
+        return Maps({name: change(maps) for name, maps in self.by_layer.items()}, self.latent_size, self.precision)
+
+
+def chosen_layers(unet: nn.Module, choice: Choice = "all") -> Sequence[CrossAttention]:
+    """The layers that a choice may mean; by size, all of them, as sizes are known only once the UNet runs.
+
+    Raises `Unsupported` where the UNet has no cross-attention or the choice names none of its layers.
+    """
+    layers = cross_attentions(unet)
+    if not layers:
+        raise Unsupported("This model cannot be edited so: no cross-attention with the prompt was found in its UNet.")
+    if isinstance(choice, str):
+        if choice != "all":
+            raise ValueError(f"{choice!r} is no choice of layers")
+        return layers
+    named = {item for item in choice if isinstance(item, str)}
+    if not choice or (named and not named <= {layer.name for layer in layers}):
+        raise Unsupported("The attention layers chosen are not in this model's UNet.")
+    return [layer for layer in layers if layer.name in named] if named else layers
+
+
+class _Stop(BaseException):
+    """Leaves the UNet; a host's `except Exception` in between does not keep it."""
+
+
+@dataclass
+class _Run:
+    """What was seen in one run of the UNet."""
+
+    maps: dict[str, list[Tensor]] = field(default_factory=dict)
+    precision: torch.dtype = torch.float32
+
+
+class MapRecorder:
+    """Records the cross-attention maps of runs of one UNet at one size of latents.
+
+    layers: see `Choice`. mean_of_heads: keep the mean over the heads only, in fp16 where no gradients are taken.
+
+    Raises `Unsupported`, see `chosen_layers`.
+    """
+
+    def __init__(
+        self, unet: nn.Module, latent_size: tuple[int, int], layers: Choice = "all", mean_of_heads: bool = False
+    ) -> None:
+        self.unet, self.latent_size, self.mean_of_heads = unet, latent_size, mean_of_heads
+        self.layers = chosen_layers(unet, layers)
+        is_by_size = not isinstance(layers, str) and any(isinstance(item, int) for item in layers)
+        self._factors = frozenset(cast("Collection[int]", layers)) if is_by_size else None
+        # which layers a run passes; by size only the first whole run tells
+        self._expected = None if is_by_size else frozenset(layer.name for layer in self.layers)
+        self._run: _Run | None = None
+        self._may_stop = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within the block, `run` and `run_to_last` can be called, and gradients be taken of their maps. Other runs
+        of the UNet without gradients pass unchanged. Nothing is left behind."""
+        blocks = dict(transformer_blocks(self.unet))
+        holding = {layer.name.rpartition(".")[0] for layer in self.layers}
+        with ExitStack() as stack:
+            stack.enter_context(own_checkpointing_off(self.unet))
+            stack.enter_context(intercept((layer.module, self._watcher(layer)) for layer in self.layers))
+            for name in holding:
+                # after the block, not in its middle: where it is run again for its gradients it may not be left early
+                stack.callback(blocks[name].register_forward_hook(self._after_block).remove)
+            yield
+
+    def run(self, unet_call: Callable[[], T]) -> tuple[Maps, T]:
+        """Run the UNet to its end: the maps, and what the call returns. Slices of a batch are put together."""
+        with self._recording() as run:
+            result = unet_call()
+        self._expected = frozenset(run.maps)
+        return self._maps(run), result
+
+    def run_to_last(self, unet_call: Callable[[], object]) -> Maps:
+        """Run the UNet and leave it right after the last layer chosen; the first time to the end, where only that
+        tells which it is. One run of the UNet, not slices."""
+        with self._recording() as run:
+            self._may_stop = self._expected is not None
+            try:
+                unet_call()
+                self._expected = frozenset(run.maps)
+            except _Stop:
+                pass  # ours, raised once everything had been seen
+        return self._maps(run)
+
+    @contextmanager
+    def _recording(self) -> Iterator[_Run]:
+        if self._run is not None:
+            raise RuntimeError("a run is being recorded already")
+        self._run = _Run()
+        try:
+            yield self._run
+        finally:
+            self._run, self._may_stop = None, False
+
+    def _maps(self, run: _Run) -> Maps:
+        if not run.maps:
+            raise Unsupported(
+                "No attention to the prompt was seen in the layers chosen. Choose all layers, and switch off other "
+                "extensions that replace the model's attention."
+            )
+        joined = {name: seen[0] if len(seen) == 1 else torch.cat(seen) for name, seen in run.maps.items()}
+        return Maps(joined, self.latent_size, run.precision)
+
+    def _watcher(self, layer: CrossAttention) -> Any:
+        def watch(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+            prompt = prompt_input(args, kwargs)
+            # with gradients on, always: a block that is run again has to compute what it did the first time
+            is_plain = self._run is None and not torch.is_grad_enabled()
+            if prompt is None or is_plain or not self._is_chosen(hidden.shape[1]):
+                return original(hidden, *args, **kwargs)
+            maps = layer.probabilities(hidden, prompt)
+            if self._run is not None and not is_running_again():
+                self._note(layer, maps, hidden)
+            return layer.attend(maps, prompt)
+
+        return watch
+
+    def _is_chosen(self, pixels: int) -> bool:
+        return self._factors is None or size_factor(pixels, self.latent_size) in self._factors
+
+    def _note(self, layer: CrossAttention, maps: Tensor, hidden: Tensor) -> None:
+        run = cast(_Run, self._run)
+        if self.mean_of_heads:
+            maps = maps.mean(1, keepdim=True)
+            maps = maps if maps.requires_grad else maps.half()
+        run.maps.setdefault(layer.name, []).append(maps)
+        run.precision = _running_precision(hidden)
+
+    def _after_block(self, *_: object) -> None:
+        run = self._run
+        if run is not None and self._may_stop and self._expected is not None and self._expected <= run.maps.keys():
+            raise _Stop
+
+
+def size_factor(pixels: int, latent_size: tuple[int, int]) -> int | None:
+    """How many times smaller than the latent a layer of so many pixels is: 1, 2, 4, 8; None where tokens were
+    merged."""
+    height, width = latent_size
+    factor = 1
+    while height * width > pixels:
+        height, width, factor = (height + 1) // 2, (width + 1) // 2, factor * 2
+    return factor if height * width == pixels else None
+
+
+def _running_precision(hidden: Tensor) -> torch.dtype:
+    if hidden.is_cuda and torch.is_autocast_enabled():
+        return torch.get_autocast_gpu_dtype()
+    return hidden.dtype
