@@ -87,15 +87,31 @@ class A1111EditSampling(A1111Sampling):
         return latents * (1 + float(self.sigmas[-1]) ** 2) ** 0.5
 
     def embed(self, texts: Sequence[str]) -> Conditioning:
+        # a host with emphasis keeps the mean of all that it embeds in one go, and embeds prompts one by one
+        alone = [i for i, text in enumerate(texts) if set(text) & set("()[]")]
+        together = [i for i in range(len(texts)) if i not in alone]
+        groups = [[i] for i in alone] + ([together] if together else [])
+        found = {i: part for group in groups for i, part in zip(group, self._embed([texts[i] for i in group]))}
+        tokens = max(len(context) for context, _ in found.values())
+        if any(len(context) < tokens for context, _ in found.values()):
+            ((empty, _),) = self._embed([""])
+            for i, (context, vector) in found.items():
+                missing = (tokens - len(context)) // len(empty)
+                found[i] = torch.cat([context, *[empty] * missing]), vector
+        contexts, vectors = zip(*(found[i] for i in range(len(texts))))
+        return Conditioning(torch.stack(contexts), None if vectors[0] is None else torch.stack(vectors))
+
+    def _embed(self, texts: list[str]) -> list[tuple[Tensor, Tensor | None]]:
+        """Context (tokens, dim) and SDXL's vector (dim) of every text, all embedded in one go."""
         from modules import devices, prompt_parser
 
         width, height = (side * self.pixels_per_latent for side in reversed(self.latent_size))
-        prompts = prompt_parser.SdConditioning(list(texts), is_negative_prompt=False, width=width, height=height)
+        prompts = prompt_parser.SdConditioning(texts, is_negative_prompt=False, width=width, height=height)
         with torch.no_grad(), devices.autocast():
             found = self.p.sd_model.get_learned_conditioning(prompts)
         if isinstance(found, dict):
-            return Conditioning(found["crossattn"].detach(), found["vector"].detach())
-        return Conditioning(found.detach())
+            return list(zip(found["crossattn"].detach(), found["vector"].detach()))
+        return [(context, None) for context in found.detach()]
 
     def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
         with ExitStack() as stack:

@@ -1,0 +1,137 @@
+"""The seam around a bare UNet, and hosts whose latents are out of reach."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.bare import BareSampling
+from lib_methods import hosts
+from lib_methods.denoiser import DenoiserCall, EditSampling, Unsupported
+from tests.fabric.small_model import small_unet
+from tests.pix2pix_zero.seam import random, spread
+
+
+class Mover:
+    """An editor that adds 0.3 in the second step."""
+
+    def __init__(self, sampling: EditSampling) -> None:
+        self.sampling = sampling
+        self.sigmas: list[float] = []
+
+    def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
+        position = self.sampling.position(call)
+        self.sigmas.append(position.sigma)
+        return latents + 0.3 if position.step == 1 else latents
+
+
+def test_a_bare_unet_is_drawn_from_by_eulers_method() -> None:
+    sampling = BareSampling(small_unet(), steps=4)
+    seam: EditSampling = sampling
+    start, editor = random((2, 4, 8, 8), 1) * 10, Mover(seam)
+    seam.start_from(start)
+    seam.add_editor(editor)
+    cond, uncond = seam.embed(["a cat"]), seam.embed([""])
+    x, sigmas = start, [float(sigma) for sigma in seam.sigmas]
+    for i, (sigma, after) in enumerate(zip(sigmas, sigmas[1:])):
+        x = x + 0.3 if i == 1 else x
+        base = seam.predict(x, sigma, uncond)
+        denoised = base + 3 * (seam.predict(x, sigma, cond) - base)
+        x = x + (after - sigma) * (x - denoised) / sigma
+    assert spread(sampling.draw(cond, uncond, 3.0), x) < 1e-5
+    assert editor.sigmas == sigmas[:-1]
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert sigmas[-1] == 0
+
+
+def test_its_gradients_are_exact() -> None:
+    """In double precision, against central differences."""
+    unet = small_unet().double()
+    sampling = BareSampling(unet, steps=4)
+    x, along = random((1, 4, 8, 8), 2).double(), random((1, 4, 8, 8), 3).double()
+    cond = sampling.embed(["a cat"])
+    with sampling.differentiable():
+        leaf = x.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(sampling.predict(leaf, 2.0, cond, gradients=True).sum(), leaf)
+    h = 1e-4
+    numeric = (sampling.predict(x + h * along, 2.0, cond) - sampling.predict(x - h * along, 2.0, cond)).sum() / (2 * h)
+    assert float((gradient * along).sum()) == pytest.approx(float(numeric), rel=1e-6)
+    assert all(p.requires_grad and p.grad is None for p in unet.parameters())
+
+
+def test_texts_of_a_bare_unet_differ_and_repeat() -> None:
+    sampling = BareSampling(small_unet())
+    one = sampling.embed(["a cat", "a dog"]).context
+    assert torch.equal(one, sampling.embed(["a cat", "a dog"]).context)
+    assert not torch.equal(one[0], one[1])
+
+
+ASKS: dict[str, Any] = {
+    "sigmas": lambda s: s.sigmas,
+    "is_stochastic": lambda s: s.is_stochastic,
+    "own_latent": lambda s: s.own_latent(),
+    "start_latent": lambda s: s.start_latent(),
+    "start_from": lambda s: s.start_from(torch.zeros(1)),
+    "at_end": lambda s: s.at_end(torch.zeros(1)),
+    "embed": lambda s: s.embed([""]),
+    "predict": lambda s: s.predict(torch.zeros(1), 1.0, None),
+    "differentiable": lambda s: s.differentiable(),
+    "position": lambda s: s.position(None),
+    "add_editor": lambda s: s.add_editor(None),
+}
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
+def test_forge_says_what_to_use_instead(ask: Any) -> None:
+    model = SimpleNamespace(forge_objects=SimpleNamespace())
+    sampling = hosts.sampling_of(SimpleNamespace(sd_model=model, width=64, height=64), torch.zeros(1, 4, 8, 8))
+    with pytest.raises(Unsupported, match="Forge.*AUTOMATIC1111"):
+        ask(sampling)
+
+
+def job(func: Any, **fields: Any) -> Any:
+    """A host whose sampler hands x, 20 sigmas and a zero to `func`."""
+
+    def sample(self: Any, p: Any, x: Tensor, c: Any, uc: Any, image_conditioning: Any = None) -> Any:
+        levels = torch.linspace(10, 0, 21)
+        return self.launch_sampling(20, lambda: self.func(self.model_wrap_cfg, x, levels))
+
+    kind = type("Sampler", (), {"sample": sample})
+    sampler = kind()
+    sampler.func, sampler.model_wrap_cfg = func, torch.nn.Identity()
+    sampler.config = SimpleNamespace(name="Odd", options={})
+    model = SimpleNamespace(alphas_cumprod=torch.linspace(0.99, 0.01, 1000))
+    return SimpleNamespace(sampler=sampler, sd_model=model, width=64, height=64, extra_generation_params={}, **fields)
+
+
+def test_samplers_whose_levels_are_not_known_are_named() -> None:
+    def adaptive(model: Any, x: Tensor, sigma_min: Any) -> None: ...
+
+    def restart(model: Any, x: Tensor, sigmas: Tensor, s_noise: float = 1.0, restart_list: Any = None) -> None: ...
+
+    def noisy(model: Any, x: Tensor, sigmas: Tensor, noise_sampler: Any = None) -> None: ...
+
+    x = torch.zeros(1, 4, 8, 8)
+    for function, sentence in ((adaptive, 'The sampler "Odd" picks'), (restart, 'The sampler "Odd" goes back up')):
+        sampling = hosts.sampling_of(job(function), x, x)
+        with pytest.raises(Unsupported, match=sentence):
+            _ = sampling.sigmas
+        with pytest.raises(Unsupported, match=sentence):
+            sampling.start_from(x + 1)
+    assert hosts.sampling_of(job(restart), x, x).is_stochastic
+    sampling = hosts.sampling_of(job(noisy), x, x)
+    assert sampling.is_stochastic
+    assert len(sampling.sigmas) == 21
+
+
+def test_a_host_that_shows_nothing_is_told_in_a_sentence() -> None:
+    p = job(None, is_hr_pass=True)
+    x = torch.zeros(1, 4, 8, 8)
+    with pytest.raises(Unsupported, match="starts from"):
+        _ = hosts.sampling_of(p, x).sigmas  # no noise was handed over
+    with pytest.raises(Unsupported, match="does not show where it starts"):
+        _ = hosts.sampling_of(p, x, x.clone()).sigmas  # this sampler has no sample_img2img
