@@ -54,7 +54,8 @@ def own_checkpointing_off(unet: nn.Module) -> Iterator[None]:
 @contextmanager
 def frozen(unet: nn.Module) -> Iterator[None]:
     """Within the block, the weights take no part in gradients, so that nothing is kept for theirs."""
-    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    # those of a host that loads in inference mode cannot be switched on again, and are never trained
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad and not parameter.is_inference()]
     for parameter in trained:
         parameter.requires_grad_(False)
     try:

@@ -29,7 +29,7 @@ from lib_methods.attention.intercept import Original
 from lib_methods.denoiser import Unsupported
 from lib_methods.fabric.reference import token_grid
 
-__all__ = ["Choice", "MapRecorder", "Maps", "checkpointed", "chosen_layers", "frozen"]
+__all__ = ["Choice", "MapRecorder", "Maps", "checkpointed", "chosen_layers"]
 
 Choice = str | Collection[str] | Collection[int]
 """Which layers: "all", some by name, or those that are so many times smaller than the latent (1, 2, 4, 8)."""
@@ -140,12 +140,14 @@ class MapRecorder:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Within the block, `run` and `run_to_last` can be called, and gradients be taken of their maps. Other runs
-        of the UNet without gradients pass unchanged. Nothing is left behind."""
+        """Within the block, `run` and `run_to_last` can be called, and gradients be taken of their maps with
+        respect to what the UNet is given, not to its weights. Other runs of the UNet without gradients pass unchanged.
+        Nothing is left behind."""
         blocks = dict(transformer_blocks(self.unet))
         holding = {layer.name.rpartition(".")[0] for layer in self.layers}
         with ExitStack() as stack:
             stack.enter_context(own_checkpointing_off(self.unet))
+            stack.enter_context(frozen(self.unet))
             stack.enter_context(intercept((layer.module, self._watcher(layer)) for layer in self.layers))
             for name in holding:
                 # after the block, not in its middle: where it is run again for its gradients it may not be left early

@@ -272,7 +272,7 @@ def test_what_gives_no_gradients_says_so() -> None:
         loaded = diffusers_unet()  # as a host that loads its weights in inference mode
     with recording(loaded, context) as run, pytest.raises(Unsupported, match="soft blend"):
         gradient(x, SIGMA, run, reference)
-    assert leftovers(loaded) == []
+    assert leftovers(loaded) == [] and all(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_maps_that_do_not_fit_are_told_in_a_sentence() -> None:
