@@ -128,6 +128,12 @@ class BareSampling:
         rows = [torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return Conditioning(torch.stack(rows).to(self.device, self.dtype))
 
+    def tokenize(self, text: str) -> list[int]:
+        return [zlib.crc32(word.encode()) % 1000 for word in text.split()]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return nn.functional.interpolate(latents[:, :3].float(), scale_factor=8.0).clamp(-1, 1)
+
     def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
         context = cond.context.expand(len(x), -1, -1)
         with self.differentiable() if gradients else torch.no_grad(), without_overrides(self.unet):

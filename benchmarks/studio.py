@@ -58,7 +58,8 @@ class Studio:
         )
         from modules.scripts import scripts_img2img
 
-        job, runner = StableDiffusionProcessingTxt2Img, self.runner
+        job: Any = StableDiffusionProcessingTxt2Img
+        runner = self.runner
         if "init_images" in fields:
             job, runner = StableDiffusionProcessingImg2Img, scripts_img2img
         settings: dict[str, Any] = {"steps": STEPS, "cfg_scale": CFG, "sampler_name": SAMPLER, **fields}

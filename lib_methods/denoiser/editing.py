@@ -80,6 +80,13 @@ class EditSampling(Sampling, Protocol):
         """Texts as the host embeds a prompt: emphasis, clip skip, any number of chunks of 77 tokens, both text encoders
         of SDXL with this pass's size. Shorter texts are padded to the longest."""
 
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of a text without its emphasis, without start and end. Raises `Unsupported` where the model's text
+        encoder does not show them."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents at `sigmas[-1]`, (N, 4, h, w), as pixels (N, 3, 8h, 8w) in [-1, 1]."""
+
     def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
         """The denoised latents (x0) for x (N, 4, h, w) at a level above 0, in one run of the UNet.
 

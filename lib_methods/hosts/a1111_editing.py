@@ -113,6 +113,23 @@ class A1111EditSampling(A1111Sampling):
             return list(zip(found["crossattn"].detach(), found["vector"].detach()))
         return [(context, None) for context in found.detach()]
 
+    def tokenize(self, text: str) -> list[int]:
+        model = self.p.sd_model.cond_stage_model
+        if not hasattr(model, "tokenize"):  # SDXL has several encoders, of which the first reads what all of them read
+            model = next((part for part in getattr(model, "embedders", ()) if hasattr(part, "tokenize")), None)
+        if model is None:
+            raise Unsupported("This model's text encoder does not show its tokens.")
+        return [int(token) for token in model.tokenize([_without_emphasis(text)])[0]]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        from modules import devices
+
+        model = self.p.sd_model
+        scaled = latents / self.at_end(latents.new_ones(1))
+        with torch.no_grad():
+            drawn = [model.decode_first_stage(z[None].to(devices.device, devices.dtype_vae)).float() for z in scaled]
+        return torch.cat(drawn).clamp(-1, 1)
+
     def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
         with ExitStack() as stack:
             stack.enter_context(self.differentiable() if gradients else torch.no_grad())
@@ -146,3 +163,10 @@ class A1111EditSampling(A1111Sampling):
 
     def add_editor(self, editor: Editor) -> None:
         self._edits.editors[type(editor)] = (self._iteration, editor)
+
+
+def _without_emphasis(text: str) -> str:
+    """A prompt without the brackets and weights of the host's syntax."""
+    from modules import prompt_parser
+
+    return "".join(str(part) for part, _ in prompt_parser.parse_prompt_attention(text))

@@ -42,6 +42,12 @@ class NoEditing:
     def embed(self, texts: Sequence[str]) -> Conditioning:
         self._refuse()
 
+    def tokenize(self, text: str) -> list[int]:
+        self._refuse()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        self._refuse()
+
     def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
         self._refuse()
 

@@ -70,12 +70,13 @@ class MethodJobs:
         except SettingsError as error:
             self.give_up(p, str(error))
 
-    def guide(self, p: Any, latent: Any, attach: Callable[[Any, Any], None]) -> None:
+    def guide(self, p: Any, latent: Any, attach: Callable[[Any, Any], None], noise: Any = None) -> None:
         """Before a sampling: `attach(sampling, settings)` if there are settings, where `sampling` is the seam of
         `lib_methods.denoiser`. What goes wrong ends the method and not the job; a sentence for the user is told as it
         is, anything else is raised again for the host's console.
 
-        latent: the `x` that the host hands over, shape (batch, channels, h, w), or None.
+        latent, noise: the `x` and the `noise` that the host hands over, shape (batch, channels, h, w), or None. Only
+        methods that change what the sampler starts from need the noise.
         """
         settings = self.settings_of(p)
         if settings is None:
@@ -84,7 +85,7 @@ class MethodJobs:
         from lib_methods.denoiser import Unsupported
 
         try:
-            attach(hosts.sampling_of(p, latent), settings)
+            attach(hosts.sampling_of(p, latent, noise), settings)
         except (SettingsError, Unsupported) as error:
             self.give_up(p, str(error))
         except Exception:

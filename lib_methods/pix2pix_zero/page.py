@@ -1,0 +1,76 @@
+"""What the controls do when they are used, and what the results are shown as: values in, values out."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from lib_methods.checks import SettingsError
+from lib_methods.pictures.store import ImageStore
+from lib_methods.pictures.thumbnail import thumbnail
+from lib_methods.pix2pix_zero.request import CONTROLS, mask_name, parse_request
+from lib_methods.ui.status import status_html
+
+THUMBNAIL_SIDE = 192
+GAP, LINE = 8, 22
+
+
+class PageHandlers:
+    """Event handlers of one tab. Keeps no state: that is in the page."""
+
+    def __init__(self, store: ImageStore, is_img2img: bool) -> None:
+        self.store, self.is_img2img = store, is_img2img
+
+    def status(self, enabled: bool, *values: Any) -> str:
+        """The line about what will happen, from the values of `request.CONTROLS` and the number of steps."""
+        *controls, steps = values
+        try:
+            settings = parse_request([True, *controls], self.store)
+        except SettingsError as error:
+            return status_html(str(error), problem=bool(enabled))
+        assert settings is not None  # as it is switched on above
+        text = settings.describe(self.is_img2img, int(steps or 0))
+        return status_html(text if enabled else f"Switched off ({text}).")
+
+    def receive_mask(self, picture: Image.Image | None, *values: Any) -> list[Any]:
+        """A picture was put into the box for the mask; returns that box (empty again), the mask's hash and the status
+        line. `values` are those of `request.CONTROLS` and the number of steps."""
+        enabled, *others = values
+        place = CONTROLS.index("mask") - 1
+        if picture is not None:
+            try:
+                others[place] = self.store.add(picture)
+            except SettingsError as error:
+                return [None, others[place], status_html(str(error), problem=True)]
+        return [None, others[place], self.status(enabled, *others)]
+
+    def preview(self, mask: str) -> str:
+        """The mask, small, as HTML that every gradio version shows alike."""
+        if not mask:
+            return ""
+        try:
+            url = thumbnail(self.store, mask_name(mask), THUMBNAIL_SIDE)
+        except (OSError, SettingsError):
+            return f"<em>{html.escape(mask[:8])}… is not on this machine</em>"
+        return f'<img src="{url}" alt="mask" style="max-width: 100%; display: inline-block">'
+
+
+def sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures of one size side by side, each under its name."""
+    width, height = pictures[0][1].size
+    canvas = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + LINE), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, picture) in enumerate(pictures):
+        left = index * (width + GAP)
+        draw.text((left + 2, 5), name, fill="black")
+        canvas.paste(picture.convert("RGB").resize((width, height)), (left, LINE))
+    return canvas
+
+
+def decibels(value: float) -> str:
+    """A PSNR as it is told to people."""
+    return "exact" if math.isinf(value) else f"{value:.1f} dB"

@@ -1,0 +1,108 @@
+"""From the user's words to what the model is told: a direction for each image, and where a word stands in a caption."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib_methods.checks import SettingsError
+from lib_methods.denoiser import EditSampling
+from lib_methods.pix2pix_zero.directions import CHUNK, Direction, combine, make_direction
+from lib_methods.pix2pix_zero.library import DirectionLibrary
+from lib_methods.pix2pix_zero.sentences import built_in_sentences
+from lib_methods.pix2pix_zero.settings import ALTERNATIVES, MAX_STRENGTH, Pix2PixZeroSettings
+from lib_methods.pix2pix_zero.words import without_article
+
+CHUNK_TEXT = CHUNK - 2  # tokens of a chunk between its start and its end
+KEPT = 64
+"""Directions made from words that are kept for the next job: SD1's are 237 KB each."""
+
+_kept: OrderedDict[Hashable, Direction] = OrderedDict()
+_lock = threading.Lock()
+
+
+def directions_for(
+    sampling: EditSampling, settings: Pix2PixZeroSettings, folder: Path, first: int, count: int
+) -> tuple[Tensor, ...]:
+    """What is added to each image's prompt at strength 1, (tokens, dim) each.
+
+    folder: of the direction library. first: the number of the batch's first image in the job, counted from 0; targets
+    and directions that are given as alternatives take turns over the job's images.
+
+    Raises `SettingsError` with a sentence for the user.
+    """
+    if settings.directions:
+        library = DirectionLibrary(folder)
+        choices = [_combined(text, library) for text in settings.directions.split(ALTERNATIVES) if text.strip()]
+        if not choices:
+            raise SettingsError("There is no direction between the bars. Name one of the library.")
+    else:
+        choices = [_from_words(sampling, settings, target) for target in settings.targets]
+    width = int(sampling.embed([""]).context.shape[-1])
+    for choice in choices:
+        choice.check_width(width)
+    return tuple(choices[(first + index) % len(choices)].context.to(torch.float32) for index in range(count))
+
+
+def _combined(text: str, library: DirectionLibrary) -> Direction:
+    """The weighted sum that "cat to dog: 1, day to night: -0.5" means."""
+    parts = []
+    for part in text.split(","):
+        if not part.strip():
+            continue
+        name, colon, weight = part.rpartition(":")
+        if not colon:
+            name, weight = part, "1"
+        try:
+            value = float(weight)
+        except ValueError:  # a name with a colon in it
+            name, value = part, 1.0
+        if not -MAX_STRENGTH <= value <= MAX_STRENGTH:  # false for NaN, too
+            raise SettingsError(f"The weight of a direction has to lie between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}.")
+        parts.append((library.get(name.strip()), value))
+    return combine(parts)
+
+
+def _from_words(sampling: EditSampling, settings: Pix2PixZeroSettings, target: str) -> Direction:
+    """The direction from the source to a target, made anew where the model has changed."""
+    key = (sampling.model_key(), settings.source, target, settings.words_are)
+    with _lock:
+        found = _kept.get(key)
+    if found is None:
+        before = built_in_sentences(settings.source, settings.words_are)
+        after = built_in_sentences(target, settings.words_are)
+        found = make_direction(settings.source, target, before, after, sampling.embed)
+    with _lock:
+        _kept[key] = found
+        _kept.move_to_end(key)
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    return found
+
+
+def positions_of(sampling: EditSampling, caption: str, word: str) -> tuple[int, ...]:
+    """The tokens of a word in a caption, every time that it occurs, also with a plural's ending; counted from 0, which
+    is the start token. Empty where the caption does not have the word.
+
+    Commas and emphasis of long captions may move the borders of 75-token chunks, which is not looked at.
+    """
+    tokens = sampling.tokenize(caption)
+    wanted = sampling.tokenize(without_article(word))
+    found: list[int] = []
+    for form in (wanted, sampling.tokenize(without_article(word) + "s")):
+        found += _occurrences(tokens, form)
+    return tuple(sorted({1 + place + 2 * (place // CHUNK_TEXT) for place in found}))
+
+
+def _occurrences(tokens: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """The places of all tokens of `wanted` where it occurs in `tokens` as a whole."""
+    size = len(wanted)
+    if not size:
+        return []
+    starts = [start for start in range(len(tokens) - size + 1) if list(tokens[start : start + size]) == list(wanted)]
+    return [start + offset for start in starts for offset in range(size)]

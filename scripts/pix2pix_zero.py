@@ -1,0 +1,222 @@
+"""pix2pix-zero in the WebUI: controls, infotext, arguments, life cycle. What it does is in lib_methods/pix2pix_zero.
+
+API: `"alwayson_scripts": {"pix2pix-zero": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or with
+one object of those names in the first place: `{"source": "cat", "target": "dog"}`.
+
+A request that cannot be understood is answered with 422 before its job starts; a job of the page runs without the
+method, and the sentence is shown in the page, under the picture and as "pix2pix-zero error" in the infotext. So it is
+with a sampler or a model that the method cannot work with, which is known only when the job runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from modules import paths, script_callbacks, scripts, shared, ui_components
+
+from lib_methods.pictures.store import ImageStore
+from lib_methods.pix2pix_zero import infotext, page
+from lib_methods.pix2pix_zero.request import CONTROLS, TITLE, parse_request
+from lib_methods.pix2pix_zero.sentences import KINDS
+from lib_methods.pix2pix_zero.settings import (
+    GUIDANCES,
+    INVERSIONS,
+    LAYERS,
+    MASK_MODES,
+    MAX_STRENGTH,
+    MAX_STRUCTURE,
+    REGULARISATIONS,
+    Pix2PixZeroSettings,
+)
+from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.axes import add_axes
+from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved
+from lib_methods.ui.job import MethodJobs
+
+STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
+DIRECTIONS = Path(paths.data_path) / "feedback" / "directions"
+DEFAULTS = infotext.DEFAULTS
+JOBS = MethodJobs(TITLE, "pix2pix_zero", (*infotext.KEYS.values(), infotext.PSNR_KEY), infotext.ERROR_KEY)
+
+
+class Pix2PixZeroScript(scripts.Script):
+    """Always visible, in txt2img and img2img. State of a job is on the job, state of a page is in the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, Any] = {}
+
+    def title(self) -> str:
+        return TITLE
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        if kwargs.get("elem_id") == f"{self._tab()}_steps":
+            self.found["steps"] = component
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        found, self.found = self.found, {}  # hosts call ui() again outside of the page
+        elem_id = f"pix2pix_zero_{self._tab()}"
+        handlers = page.PageHandlers(STORE, is_img2img)
+        made: dict[str, Any] = {}
+        with hidden_row():
+            made["mask"] = hidden_textbox("Mask", f"{elem_id}_mask")
+            steps = found.get("steps") or unsaved(gr.Number(value=20, label="Steps"))
+        with ui_components.InputAccordion(False, label=TITLE, elem_id=elem_id) as made["enabled"]:
+            usual = [DEFAULTS[name] for name in CONTROLS[1:]]
+            status = gr.HTML(handlers.status(False, *usual, steps.value), elem_id=f"{elem_id}_status")
+            with gr.Row():
+                made["source"] = _text("Source", "cat", "what is in the picture")
+                made["target"] = _text("Target", "dog", 'what it becomes; several with "|": the images take turns')
+            with gr.Row():
+                made["strength"] = _slider("strength", "Strength", MAX_STRENGTH, "how far it is changed", 0.05)
+                made["structure"] = _slider(
+                    "structure", "Structure", MAX_STRUCTURE, "how firmly its form is held", 0.01
+                )
+            made["caption"] = _text("Caption", "a cat on a sofa", "what the picture shows; empty: the prompt above")
+            with gr.Accordion("Where it may change", open=False, elem_id=f"{elem_id}_where"):
+                with gr.Row():
+                    made["mask_mode"] = _choice("mask_mode", "Mask", MASK_MODES)
+                    made["mask_word"] = _text("Word", "cat", "for the mask by word; empty: the source")
+                    made["mask_level"] = _slider("mask_level", "Mask level", 1.0, "lower: a larger mask", 0.05)
+                with gr.Row():
+                    drop = unsaved(gr.Image(type="pil", label="Mask picture", height=220, elem_id=f"{elem_id}_drop"))
+                    shown = gr.HTML("", elem_id=f"{elem_id}_mask_preview")
+                forget = gr.Button("Remove mask", size="sm", elem_id=f"{elem_id}_mask_clear")
+            with gr.Accordion("More", open=False, elem_id=f"{elem_id}_more"):
+                with gr.Row():
+                    made["guidance"] = _choice(
+                        "guidance", "Guidance", GUIDANCES, "soft blend: no gradients, less memory"
+                    )
+                    made["layers"] = _choice("layers", "Layers", LAYERS)
+                with gr.Row():
+                    made["start"] = _slider("start", "Start", 1.0, "of the guidance, share of the steps", 0.01)
+                    made["end"] = _slider("end", "End", 1.0, "of the guidance, share of the steps", 0.01)
+                with gr.Row():
+                    made["inversion"] = _choice(
+                        "inversion", "Inversion", INVERSIONS, "direct: the reconstruction is exact"
+                    )
+                    made["regularisation"] = _choice("regularisation", "Regularisation", REGULARISATIONS)
+                    made["refinements"] = gr.Slider(0, 10, value=0, step=1, label="Refinements", info="slower, closer")
+                made["words_are"] = _choice("words_are", "The words are", KINDS, "decides the sentences they stand in")
+                made["directions"] = _text(
+                    "Directions", "cat to dog: 1, day to night: -0.5", "from the library, in place of source and target"
+                )
+                with gr.Row():
+                    made["caption_as_negative"] = gr.Checkbox(
+                        True, label="Caption as negative prompt where that is empty"
+                    )
+                    made["save_memory"] = gr.Checkbox(True, label="Save memory")
+                    made["show"] = gr.Checkbox(True, label="Show reconstruction and attention")
+        controls = [made[name] for name in CONTROLS]
+        listen(drop.change, handlers.receive_mask, [drop, *controls, steps], [drop, made["mask"], status])
+        listen(forget.click, lambda: "", [], [made["mask"]])
+        listen(made["mask"].change, handlers.preview, [made["mask"]], [shown])
+        for component in (*controls, steps):
+            listen(component.change, handlers.status, [*controls, steps], [status])
+        keys = infotext.paste_keys()
+        self.infotext_fields = list(zip(controls, keys))
+        self.paste_field_names = list(keys)
+        return controls
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        JOBS.forget(p)
+
+    def process(self, p: Any, *args: Any) -> None:
+        JOBS.forget(p)
+        p.pix2pix_zero_edits = []
+        with JOBS.refusal(p):
+            settings = parse_request(args, STORE, overrides=JOBS.axes(p))
+            if settings is None:
+                return
+            JOBS.use(p, settings, infotext.to_infotext(settings))
+            _fill_prompts(p, settings)
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        def attach(sampling: Any, settings: Pix2PixZeroSettings) -> None:
+            from lib_methods.pix2pix_zero import session
+
+            edit = session.begin(sampling, settings, _job_of(p), STORE, DIRECTIONS)
+            if edit is not None:
+                p.pix2pix_zero_edits.append(edit)
+
+        JOBS.guide(p, kwargs.get("x"), attach, kwargs.get("noise"))
+
+    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        edits = getattr(p, "pix2pix_zero_edits", None)
+        if edits and JOBS.settings_of(p) is not None:
+            from lib_methods.pix2pix_zero import session
+
+            value = session.reconstruction_psnr(edits[-1])
+            if value is not None:
+                p.extra_generation_params[infotext.PSNR_KEY] = page.decibels(value)
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        edits, settings = getattr(p, "pix2pix_zero_edits", None), JOBS.settings_of(p)
+        if edits and settings is not None and settings.show:
+            from lib_methods.pix2pix_zero import session
+
+            first = processed.index_of_first_image
+            for sheet in session.sheets(edits, processed.images[first:]):
+                processed.images.append(sheet)
+                processed.infotexts.append(f"{TITLE}: source, reconstruction, edit, and where the word attends")
+        p.pix2pix_zero_edits = []
+
+    def _tab(self) -> str:
+        return "img2img" if self.is_img2img else "txt2img"
+
+
+def _text(label: str, example: str, info: str) -> Any:
+    return gr.Textbox(value="", label=label, placeholder=example, info=info, lines=1)
+
+
+def _slider(name: str, label: str, maximum: float, info: str, step: float) -> Any:
+    return gr.Slider(0.0, maximum, value=DEFAULTS[name], step=step, label=label, info=info)
+
+
+def _choice(name: str, label: str, choices: tuple[str, ...], info: str | None = None) -> Any:
+    return gr.Radio(list(choices), value=DEFAULTS[name], label=label, info=info)
+
+
+def _fill_prompts(p: Any, settings: Pix2PixZeroSettings) -> None:
+    """An empty prompt becomes the caption; for a picture, so does an empty negative prompt: then the guidance leads
+    nowhere but along the edit (arXiv 2302.03027, section 4)."""
+    if settings.caption:
+        p.all_prompts = [prompt if prompt.strip() else settings.caption for prompt in p.all_prompts]
+    if settings.caption_as_negative and getattr(p, "init_images", None):
+        captions = [settings.caption or prompt for prompt in p.all_prompts]
+        pairs = zip(p.all_negative_prompts, captions)
+        p.all_negative_prompts = [negative if negative.strip() else caption for negative, caption in pairs]
+
+
+def _job_of(p: Any) -> Any:
+    from lib_methods.pix2pix_zero.session import Job
+
+    state = shared.state
+
+    def go_on(done: int, total: int) -> bool:
+        state.textinfo = f"{TITLE}: finding the picture's noise, step {done + 1} of {total}"
+        return not (state.interrupted or state.skipped or state.stopping_generation)
+
+    first = int(getattr(p, "iteration", 0)) * int(p.batch_size)
+    return Job(tuple(p.prompts), tuple(p.negative_prompts), float(p.cfg_scale), int(p.seeds[0]), first, go_on)
+
+
+def _add_axes() -> None:
+    axes = [
+        JOBS.axis("Strength", 0.0, MAX_STRENGTH, "strength"),
+        JOBS.axis("Structure", 0.0, MAX_STRUCTURE, "structure"),
+    ]
+    add_axes(scripts.scripts_data, TITLE, axes)
+
+
+def _guard_api(demo: Any, app: Any) -> None:
+    guard_script(app, TITLE, lambda arguments: parse_request(arguments, STORE))
+
+
+script_callbacks.on_before_ui(_add_axes)
+script_callbacks.on_app_started(_guard_api)
