@@ -20,6 +20,7 @@ from lib_methods.denoiser import Unsupported
 
 _CONTEXT = ("context", "encoder_hidden_states")
 _MASK = ("mask", "attention_mask")
+_CHUNK = 77  # tokens of a prompt that CLIP embeds at a time
 _FOREIGN = ("additional_tokens", "n_times_crossframe_attn_in_self")  # sgm's video models
 
 
@@ -109,13 +110,16 @@ def with_context(
 def pad_tokens(context: Tensor, tokens: int, empty: Tensor | None = None) -> Tensor:
     """A context (rows, n, channels) at `tokens` tokens, as a prompt of more 77-token chunks has them.
 
-    empty: the embedding of the empty prompt, (1, 77, channels), which fills the chunks added. Without it the context
-    repeats itself; whole repetitions change nothing in what a layer computes. A longer context stays as it is.
+    empty: the embedding of the empty prompt, (1, 77, channels), which fills the chunks added. Without it the last chunk
+    is repeated; a single chunk repeated changes nothing in what a layer computes. A longer context stays as it is.
     """
     missing = tokens - context.shape[1]
     if missing <= 0:
         return context
-    filler = context if empty is None else empty.to(context).expand(len(context), -1, -1)
+    if empty is not None:
+        filler = empty.to(context).expand(len(context), -1, -1)
+    else:
+        filler = context[:, -_CHUNK:] if context.shape[1] % _CHUNK == 0 else context
     return torch.cat([context, *[filler] * -(-missing // filler.shape[1])], 1)[:, :tokens]
 
 
@@ -124,7 +128,8 @@ class ContextShift:
 
     now: asked at every run of the UNet, what to add to each row that is in it: (tokens, channels), or None for a row
     that is left alone. Where their number is not that of the rows, the call is somebody else's and passes unchanged.
-    empty: the empty prompt's embedding, see `pad_tokens`; a direction with fewer tokens adds nothing to the rest.
+    Where one has fewer tokens than the other it is made longer, see `pad_tokens`: a direction by repeating its last
+    chunk, as every chunk of a prompt is embedded by itself, a context by `empty` if given, or alike.
 
     Works on a layer and on a transformer block, which hands its context on. Raises `Unsupported` where the direction
     is one of another kind of model.
@@ -163,14 +168,14 @@ class ContextShift:
                     f"The edit direction was made for a model whose prompts have {shift.shape[-1]} channels; "
                     f"this model's have {wanted}. Make it anew with this model."
                 )
-        longest = max(len(shift) for shift in shifts if shift is not None)
-        padded = pad_tokens(context, longest, self.empty)
+        added = [shift for shift in shifts if shift is not None]
+        padded = pad_tokens(context, max(len(shift) for shift in added), self.empty)
         moved = padded.clone()
         wide = torch.promote_types(context.dtype, torch.float32)  # a direction is a small difference
         for row, shift in enumerate(shifts):
             if shift is not None:
-                total = padded[row, : len(shift)].to(wide) + shift.to(context.device, wide)
-                moved[row, : len(shift)] = total.to(context.dtype)
+                whole = pad_tokens(shift[None].to(context.device, wide), padded.shape[1])[0]
+                moved[row] = (padded[row].to(wide) + whole).to(context.dtype)
         return moved
 
 

@@ -21,6 +21,7 @@ from lib_methods.attention import (
     shifted_context,
 )
 from lib_methods.denoiser import Unsupported
+from lib_methods.pix2pix_zero.directions import fit_tokens
 from tests.pix2pix_zero.bare import DIM, MAKERS, TOKENS, diffusers_unet, latents, leftovers, predict, prompts
 
 
@@ -162,15 +163,26 @@ def test_the_empty_prompt_fills_added_chunks() -> None:
     assert torch.equal(padded[1, TOKENS : 2 * TOKENS], empty[0]) and torch.equal(padded[0, 2 * TOKENS :], empty[0])
 
 
+@given(st.integers(1, 5), st.integers(1, 5))
+@settings(max_examples=15, deadline=None)
+def test_chunks_are_filled_as_directions_are(chunks: int, wanted: int) -> None:
+    direction = torch.randn(77 * chunks, DIM)
+    padded = pad_tokens(direction[None], 77 * wanted)[0]
+    assert torch.equal(padded[: 77 * wanted], fit_tokens(direction, max(77 * wanted, 77 * chunks))[: 77 * wanted])
+    context = prompts(2, 77 * wanted)
+    shifted = ContextShift(lambda: [direction, None]).shifted(context)
+    longest = 77 * max(chunks, wanted)
+    assert torch.allclose(shifted[0] - pad_tokens(context, longest)[0], fit_tokens(direction, longest), atol=1e-5)
+
+
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 3))
 @settings(max_examples=40, deadline=None)
 def test_padding_and_shifting_over_all_sizes(tokens: int, longer: int, rows: int) -> None:
     context, direction = prompts(rows, tokens), torch.randn(longer, DIM)
     shifted = ContextShift(lambda: [direction] * rows).shifted(context)
     assert shifted.shape == (rows, max(tokens, longer), DIM)
-    base = pad_tokens(context, longer)
-    assert torch.equal(shifted[:, longer:], base[:, longer:])
-    assert torch.allclose(shifted[:, :longer] - base[:, :longer], direction.expand(rows, -1, -1), atol=1e-5)
+    whole, added = pad_tokens(context, longer), pad_tokens(direction[None], tokens)
+    assert torch.allclose(shifted - whole, added.expand(rows, -1, -1), atol=1e-5)
     assert torch.equal(context, prompts(rows, tokens))  # the host's own is not written to
 
 
