@@ -38,11 +38,9 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def sampling(monkeypatch: pytest.MonkeyPatch) -> object:
-    """The seam that every job gets."""
-    seam = object()
-    monkeypatch.setattr(hosts, "sampling_of", lambda p, latent: seam)
-    return seam
+def sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of a seam, every job gets what a seam is made of."""
+    monkeypatch.setattr(hosts, "sampling_of", lambda *given: given)
 
 
 def test_settings_stay_until_they_are_forgotten() -> None:
@@ -88,16 +86,17 @@ def test_what_was_taken_from_the_job_is_given_back_once() -> None:
     assert given == ["settings"]
 
 
-def test_a_sampling_is_guided_only_where_there_are_settings(sampling: object) -> None:
+def test_a_sampling_is_guided_only_where_there_are_settings(sampling: None) -> None:
     p, seen = Job(), []
-    METHOD.guide(p, None, lambda *given: seen.append(given))
+    METHOD.guide(p, "x", lambda *given: seen.append(given))
+    assert seen == []
     METHOD.use(p, "settings", {})
-    METHOD.guide(p, None, lambda *given: seen.append(given))
-    assert seen == [(sampling, "settings")]
+    METHOD.guide(p, "x", lambda *given: seen.append(given), "noise")
+    assert seen == [((p, "x", "noise"), "settings")]
 
 
 @pytest.mark.parametrize("error", [Unsupported("Not with this."), SettingsError("Not with this.")])
-def test_what_cannot_be_guided_is_told_as_it_is(sampling: object, error: Exception) -> None:
+def test_what_cannot_be_guided_is_told_as_it_is(sampling: None, error: Exception) -> None:
     def fail(*_: Any) -> None:
         raise error
 
@@ -110,7 +109,7 @@ def test_what_cannot_be_guided_is_told_as_it_is(sampling: object, error: Excepti
 
 
 @pytest.mark.parametrize(("subject", "named"), [("", "The method"), ("It", "It")])
-def test_other_errors_are_told_without_detail_and_raised_again(sampling: object, subject: str, named: str) -> None:
+def test_other_errors_are_told_without_detail_and_raised_again(sampling: None, subject: str, named: str) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("secret detail")
 
