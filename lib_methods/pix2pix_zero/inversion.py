@@ -261,12 +261,13 @@ def _step_up(
     # The model sees the lower latent as it is, at the variance of the upper level, as DDIM inversion does in alpha
     # space, where both have variance 1.
     found = from_estimate(x * math.sqrt((1 + target**2) / (1 + sigma**2)))
-    best = torch.full((len(x), 1, 1, 1), math.inf, dtype=x.dtype, device=x.device)
+    kept, least = found, torch.full((len(x), 1, 1, 1), math.inf, dtype=x.dtype, device=x.device)
     for _ in range(settings.refinements):
         refined = from_estimate(found)
-        # By how much decoding from `found` would miss x. Where that grows, the picture keeps what it had.
+        # By how much decoding from `found` would miss x. A picture for which that grows goes back to its best latent,
+        # and stays there.
         missed = (refined - found).square().mean((1, 2, 3), keepdim=True)
-        better = missed < best
-        found = torch.where(better, refined, found)
-        best = torch.where(better, missed, torch.zeros_like(best))
+        closer = missed < least
+        kept, least = torch.where(closer, found, kept), torch.where(closer, missed, least)
+        found = torch.where(closer, refined, kept)
     return found
