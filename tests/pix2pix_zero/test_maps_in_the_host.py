@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from lib_methods.denoiser import DenoiserCall
 from lib_methods.hosts import HostSampling
