@@ -2,7 +2,8 @@
 
 The host works that out when it starts sampling, from a dozen settings. So that nothing is worked out twice and
 differently, the host's own code is run up to the sampler's function, on copies of the job and of the sampler, with a
-function in the place of the sampler's that only looks at what it is given.
+function in the place of the sampler's that only looks at what it is given. What the host asks other extensions on the
+way (for extra noise, say), it asks them once more.
 """
 
 from __future__ import annotations

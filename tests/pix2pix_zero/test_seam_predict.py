@@ -270,8 +270,10 @@ def test_an_ldm_unet_with_checkpointing_can_be_differentiated() -> None:
         return unet(x, t, context)
 
     x, along = random((1, 4, 8, 8), 2), random((1, 4, 8, 8), 3)
+    leaf = x.clone().requires_grad_(True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.autograd.grad(f(leaf).sum(), leaf)
     with differentiable(unet):
-        leaf = x.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(f(leaf).sum(), leaf)
     with torch.no_grad():
         numeric = (f(x + 0.01 * along) - f(x - 0.01 * along)).double().sum() / 0.02

@@ -1,0 +1,104 @@
+"""The editing seam inside the real WebUI, through an extension of its own (`editing_probe`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .client import JSON, Generation
+from .conftest import _serve
+from .jobs import BASE, CASES, generate
+from .server import PACK_NAME, REPO, Installation, WebUI
+from .test_lifecycle import read_trace
+
+pytestmark = pytest.mark.slow
+PROBE = Path(__file__).resolve().parent / "editing_probe"
+SMALL: JSON = {**BASE, "width": 64, "height": 64, "steps": 4}
+HIRES: JSON = {**CASES["Hires.fix"], "width": 64, "height": 64, "steps": 4, "hr_second_pass_steps": 3}
+IMG2IMG: JSON = {**CASES["img2img"], "width": 64, "height": 64, "steps": 5}
+SECOND_ORDER = ("Heun", "DPM2", "Restart")
+DETERMINISTIC = ("Euler", "LMS", "DPM++ 2M", *SECOND_ORDER, "DDIM", "DDIM CFG++", "PLMS", "UniPC")
+STOCHASTIC = ("Euler a", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 3M SDE", "DPM2 a", "DPM++ 2S a", "LCM")
+
+
+@pytest.fixture(scope="module")
+def server(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """A WebUI with the pack and the probe, which is loaded after it and finds its `lib_methods`."""
+    extensions = {PACK_NAME: REPO, f"{PACK_NAME}-probe": PROBE}
+    yield from _serve(installation, tmp_path_factory.mktemp("webui-editing"), extensions)
+
+
+@pytest.fixture(autouse=True)
+def no_error_is_logged(server: WebUI) -> Iterator[None]:
+    before = len(server.log())
+    yield
+    assert server.errors(before) == []
+
+
+def told(server: WebUI, payload: JSON, act: str) -> tuple[Generation, dict[str, Any]]:
+    """The picture, and all that the probe wrote in the last sampling."""
+    server.trace_path.unlink(missing_ok=True)
+    made = generate(server, {**payload, "alwayson_scripts": {"Editing probe": {"args": [act]}}})
+    answers: dict[str, Any] = {}
+    for entry in read_trace(server.trace_path):
+        answers.update(entry)
+    return made, answers
+
+
+@pytest.mark.parametrize("sampler", DETERMINISTIC)
+@pytest.mark.parametrize("case", [SMALL, IMG2IMG, HIRES], ids=["txt2img", "img2img", "Hires.fix"])
+def test_own_start_and_levels(server: WebUI, case: JSON, sampler: str) -> None:
+    """`sigmas` are those that the denoiser sees; starting from the host's own start gives the same picture."""
+    payload = {**case, "sampler_name": sampler}
+    if sampler == "UniPC" and case is not SMALL:
+        payload["steps"] = payload["hr_second_pass_steps"] = 6  # the host wants no fewer than the order
+    made, answers = told(server, payload, "look")
+    assert made.pixels == generate(server, payload).pixels
+    assert not answers["stochastic"]
+    assert answers["own"] == (case is not SMALL)
+    seen = answers["levels"]
+    if sampler in SECOND_ORDER:
+        seen = seen[::2]
+    elif sampler == "PLMS":
+        seen = seen[:1] + seen[2:]
+    assert answers["sigmas"][:-1] == pytest.approx(seen, rel=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", ["Karras", "SGM Uniform", "KL Optimal", "Beta", "DDIM", "Simple"])
+def test_every_schedule(server: WebUI, scheduler: str) -> None:
+    _, answers = told(server, {**HIRES, "sampler_name": "Euler", "scheduler": scheduler}, "look")
+    assert answers["sigmas"][:-1] == pytest.approx(answers["levels"], rel=1e-5)
+
+
+def test_samplers_that_cannot_be_edited_are_known(server: WebUI) -> None:
+    for sampler in STOCHASTIC:
+        _, answers = told(server, {**SMALL, "sampler_name": sampler}, "look")
+        assert answers["stochastic"], sampler
+    for sampler in ("DPM fast", "DPM adaptive"):
+        _, answers = told(server, {**SMALL, "sampler_name": sampler}, "look")
+        assert f'"{sampler}" picks its noise levels' in answers["sigmas"]
+    _, answers = told(server, {**SMALL, "sampler_name": "Restart", "steps": 20}, "look")
+    assert "goes back up" in answers["sigmas"]
+    assert answers["stochastic"]
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM", "UniPC"])
+@pytest.mark.parametrize("case", [SMALL, IMG2IMG], ids=["txt2img", "img2img"])
+def test_the_sampler_goes_on_from_what_the_editor_returns(server: WebUI, case: JSON, sampler: str) -> None:
+    """Against a plain loop over predictions of the seam, from another start."""
+    server.client.post("/sdapi/v1/options", {"uni_pc_order": 1})
+    _, answers = told(server, {**case, "sampler_name": sampler}, "move")
+    server.client.post("/sdapi/v1/options", {"uni_pc_order": 3})
+    assert answers["off"] < 1e-3
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_gradients_through_blocks_with_checkpointing(server: WebUI, sampler: str) -> None:
+    _, answers = told(server, {**SMALL, "sampler_name": sampler}, "gradient")
+    assert answers["gradient"] == pytest.approx(answers["numeric"], rel=0.02)
+    assert answers["checkpointing"] > 0  # of ldm's blocks: it was off and is on again
+    assert answers["as_before"]
+    assert answers["collected"] == 0
