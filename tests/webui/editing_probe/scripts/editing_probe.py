@@ -16,7 +16,7 @@ from lib_methods.denoiser import Unsupported
 from lib_methods.hosts import sampling_of
 from modules import script_callbacks, scripts
 
-levels = []
+levels: list[float] = []
 
 
 def write(**answer):
