@@ -123,6 +123,9 @@ def test_a_sampler_that_stops_above_zero_is_followed_too():
     x0, sigmas, model = latent_of(), levels(6)[:-1], Crooked()
     path = invert_ancestral(x0, sigmas, model)
     assert worst(reconstruct_ancestral(path, model), x0) < 1e-5
+    noisy = invert_ancestral(latent_of(1, 4, 48, 48), torch.tensor([3.0, 2.0, 1.0]), model).latents
+    spread = (noisy - noisy[-1]).flatten(1).std(1)  # the latent's own noise, of the level 1, is in it already
+    torch.testing.assert_close(spread, torch.tensor([8.0, 3.0, 0.0]).sqrt(), rtol=0.05, atol=0)
 
 
 def test_a_broken_prediction_and_an_interrupt_end_it_with_a_sentence():
