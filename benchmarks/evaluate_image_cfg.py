@@ -29,7 +29,7 @@ from standalone.shapes.world import ATTRIBUTES, VALUES, Scene
 
 BATCH = 8
 SEED = 90_000  # of the triplets; training takes small ones
-TEXT_SCALES = (3.0, 5.0, 7.5)
+TEXT_SCALES = (2.0, 3.0, 5.0)
 IMAGE_SCALES = (1.0, 1.25, 1.5, 2.0, 3.0)
 FIGURES = ("instruction_accuracy", "preservation", "direction", "similarity", "layout")
 
