@@ -1,0 +1,285 @@
+"""pix2pix-zero on `shapes`: `python run.py evaluate pix2pix_zero --out DIR [--quick]`.
+
+One attribute of a picture is changed: kind to kind, colour to colour, texture to texture. Half of the pictures are
+rendered, half are drawn by the model. The parser counts whether the asked attribute is there and whether all others
+are as they were, next to how far the background and the objects' places have changed. Baselines go through the same
+edits: plain img2img with the words swapped (SDEdit, arXiv 2108.01073) at its best strength, DDIM inversion decoded with
+the words swapped, and the method without its guidance and without its regularisation. The pattern is table 1 of
+Parmar et al. 2023 (arXiv 2302.03027).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.report_pix2pix_zero import examples, plot, table
+from benchmarks.shape_edits import (
+    BATCH,
+    FIGURES,
+    TASKS,
+    Edit,
+    Pictures,
+    directions,
+    generated,
+    measure,
+    product,
+    psnr,
+    rendered,
+)
+from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, studio
+from lib_methods.pix2pix_zero.directions import Direction, Origin
+from lib_methods.pix2pix_zero.library import DirectionLibrary
+from lib_methods.pix2pix_zero.request import TITLE
+from standalone.shapes.captions import caption
+
+SEED = 700_000
+DENOISING = 1.0
+"""Denoising strength of the tab, so how much noise the pictures are inverted to."""
+SDEDIT_STRENGTHS = (0.3, 0.45, 0.6, 0.75, 0.9)
+OURS, SDEDIT, SWAP = "", "sdedit_", "ddim_swap_"
+PSNR = "reconstruction_psnr"
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to edit with the method. swapped: the direction is the difference of the two captions, which makes the
+    prompt the swapped one, instead of that of many sentences."""
+
+    label: str
+    request: dict[str, Any]
+    swapped: bool = False
+
+
+FORMS = {
+    OURS: Form("pix2pix-zero", {}),
+    "no_guidance_": Form("without guidance", {"guidance": "off"}),
+    "no_regularisation_": Form("without regularisation", {"regularisation": "off"}),
+    SWAP: Form(
+        "DDIM inversion, words swapped", {"guidance": "off", "inversion": "ddim", "regularisation": "off"}, swapped=True
+    ),
+}
+SDEDIT_LABEL = "img2img, words swapped"
+
+
+class Editor:
+    """Runs edits on a host with `shapes`, an edit per row of a batch."""
+
+    def __init__(self, maker: Studio) -> None:
+        from modules import paths
+
+        self.maker = maker
+        self.library = DirectionLibrary(Path(paths.data_path) / "feedback" / "directions")
+        self.known = directions(self.embed)
+
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Texts as the host embeds prompts, (n, 77, dim)."""
+        from modules import shared
+
+        def run() -> torch.Tensor:
+            with torch.no_grad():
+                found: torch.Tensor = shared.sd_model.get_learned_conditioning(list(texts))
+            return found.float()
+
+        return self.maker.host.queue.run(run, name="evaluate")
+
+    def draw(self, prompts: Sequence[str], seed: int) -> Pictures:
+        """Pictures of prompts without any method."""
+        return self.maker.make(prompts, seed)
+
+    def autoencoder(self, pictures: Pictures) -> Pictures:
+        """The pictures after the autoencoder alone."""
+        from modules import shared
+
+        def run() -> Pictures:
+            model = shared.sd_model
+            pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.no_grad():
+                latents = model.get_first_stage_encoding(model.encode_first_stage(pixels.to(model.device)))
+                found = model.decode_first_stage(latents).float().cpu()
+            return list(((found.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+
+        return self.maker.host.queue.run(run, name="evaluate")
+
+    def edit(self, asked: Sequence[Edit], form: Form, **changed: Any) -> Pictures:
+        """All edits in one form. changed: fields of the request that are other than the form's."""
+        return _batches(asked, lambda batch, seed: self._edit(batch, seed, form, changed))
+
+    def reconstruct(self, asked: Sequence[Edit], form: Form) -> Pictures:
+        """What the form gives with nothing to change."""
+        return self.edit(asked, form, strength=0.0, guidance="off")
+
+    def img2img(self, asked: Sequence[Edit], strength: float, swapped: bool = True) -> Pictures:
+        """Plain img2img with the edited caption, or with the picture's own."""
+
+        def run(batch: Sequence[Edit], seed: int) -> Pictures:
+            prompts = [caption(edit.after if swapped else edit.before) for edit in batch]
+            return self.maker.make(prompts, seed, init_images=_images(batch), denoising_strength=strength)
+
+        return _batches(asked, run)
+
+    def _edit(self, batch: Sequence[Edit], seed: int, form: Form, changed: dict[str, Any]) -> Pictures:
+        names = [f"edit {place}" for place in range(len(batch))]
+        for name, edit in zip(names, batch):
+            self.library.save(name, self._swap(edit) if form.swapped else self.known[edit.name])
+        request = {"directions": " | ".join(names), "show": False, **form.request, **changed}
+        return self.maker.make(
+            [caption(edit.before) for edit in batch],
+            seed,
+            scripts={TITLE: request},
+            init_images=_images(batch),
+            denoising_strength=DENOISING,
+        )
+
+    def _swap(self, edit: Edit) -> Direction:
+        before, after = self.embed([caption(edit.before), caption(edit.after)])
+        return Direction(after - before, Origin(*edit.words))
+
+
+def _images(batch: Sequence[Edit]) -> list[Image.Image]:
+    return [Image.fromarray(edit.source) for edit in batch]
+
+
+def _batches(asked: Sequence[Edit], run: Callable[[Sequence[Edit], int], Pictures]) -> Pictures:
+    found: Pictures = []
+    for start in range(0, len(asked), BATCH):
+        found += run(asked[start : start + BATCH], SEED + start)
+    return found
+
+
+def both_kinds(editor: Editor, count: int) -> tuple[list[Edit], dict[str, float]]:
+    """`count` edits, of rendered and of generated pictures in equal parts; and the share of either that was kept."""
+    half = count // 2
+    ours, rendered_tries = rendered(count - half, editor.autoencoder)
+    drawn, generated_tries = generated(half, editor.draw)
+    return ours + drawn, {"rendered": len(ours) / rendered_tries, "generated": len(drawn) / generated_tries}
+
+
+def evaluate(editor: Editor, asked: Sequence[Edit]) -> tuple[dict[str, Any], dict[str, Pictures]]:
+    """The report's metrics, and the edited pictures by the prefix of their form."""
+    made: dict[str, Pictures] = {}
+    metrics: dict[str, Any] = {}
+    again: dict[str, float] = {}
+    for prefix, form in FORMS.items():
+        started = time.monotonic()
+        made[prefix] = editor.edit(asked, form)
+        source = OURS if prefix == "no_guidance_" else prefix  # the same inversion, and guidance has nothing to do
+        if source not in again:
+            again[source] = mean_psnr(editor.reconstruct(asked, form), asked)
+        _note(metrics, prefix, asked, made[prefix], again[source])
+        _say(form.label, metrics, prefix, started)
+    curve = []
+    for strength in SDEDIT_STRENGTHS:
+        started = time.monotonic()
+        pictures = editor.img2img(asked, strength)
+        curve.append({"strength": strength, **measure(asked, pictures)})
+        if product(curve[-1]) == max(map(product, curve)):
+            made[SDEDIT] = pictures
+            metrics["sdedit_strength"] = strength
+            _note(metrics, SDEDIT, asked, pictures, None)
+        print(f"  {SDEDIT_LABEL}, strength {strength:g}: {product(curve[-1]):.3f}", flush=True)
+    plain = editor.img2img(asked, metrics["sdedit_strength"], swapped=False)
+    metrics[SDEDIT + PSNR] = round(mean_psnr(plain, asked), 2)
+    metrics["sdedit_curve"] = [_rounded(entry) for entry in curve]
+    metrics["by_task"] = _parts(asked, made, {task: [edit.task == task for edit in asked] for task in TASKS})
+    is_rendered = [edit.wanted is not None for edit in asked]
+    kinds = {"rendered": is_rendered, "generated": [not is_it for is_it in is_rendered]}
+    metrics["by_picture"] = _parts(asked, made, kinds)
+    metrics.update(ceiling(editor, asked))
+    return metrics, made
+
+
+def ceiling(editor: Editor, asked: Sequence[Edit]) -> dict[str, float]:
+    """What the perfect edits of the rendered pictures reach, and what they reach after the autoencoder alone."""
+    known = [edit for edit in asked if edit.wanted is not None]
+    wanted = [edit.wanted for edit in known if edit.wanted is not None]
+    found: dict[str, Any] = {}
+    _note(found, "perfect_", known, wanted, None)
+    _note(found, "autoencoder_", known, editor.autoencoder(wanted), None)
+    sources = editor.autoencoder([edit.source for edit in asked])
+    return {**found, "autoencoder_" + PSNR: round(mean_psnr(sources, asked), 2)}
+
+
+def mean_psnr(pictures: Pictures, asked: Sequence[Edit]) -> float:
+    """How close reconstructions come to the pictures, in decibels over the pixels' range, the mean over pictures."""
+    return float(np.mean([psnr(picture, edit.source) for picture, edit in zip(pictures, asked, strict=True)]))
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def _note(metrics: dict[str, Any], prefix: str, asked: Sequence[Edit], pictures: Pictures, again: float | None) -> None:
+    figures = measure(asked, pictures)
+    figures["product"] = product(figures)
+    metrics.update({prefix + name: value for name, value in _rounded(figures).items()})
+    if again is not None:
+        metrics[prefix + PSNR] = round(again, 2)
+
+
+def _say(label: str, metrics: dict[str, Any], prefix: str, started: float) -> None:
+    line = ", ".join(f"{name} {metrics[prefix + name]:.3f}" for name in (*FIGURES, "product", PSNR))
+    print(f"  {label}: {line} ({time.monotonic() - started:.0f} s)", flush=True)
+
+
+def _parts(
+    asked: Sequence[Edit], made: dict[str, Pictures], groups: dict[str, list[bool]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The figures of every form over parts of the edits: form, part, figure."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for prefix, pictures in made.items():
+        found[prefix.rstrip("_") or "pix2pix_zero"] = {
+            name: _rounded(
+                measure(
+                    [edit for edit, is_in in zip(asked, chosen) if is_in],
+                    [picture for picture, is_in in zip(pictures, chosen) if is_in],
+                )
+            )
+            for name, chosen in groups.items()
+            if any(chosen)
+        }
+    return found
+
+
+def main(out: Path, quick: bool) -> int:
+    """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
+    started = time.monotonic()
+    with studio() as maker:
+        editor = Editor(maker)
+        asked, kept = both_kinds(editor, 24 if quick else 200)
+        metrics, made = evaluate(editor, asked)
+    metrics["denoising_strength"] = DENOISING
+    report = {
+        "metrics": metrics,
+        "settings": {
+            "edits_per_figure": len(asked),
+            "share_of_pictures_kept": _rounded(kept),
+            "sampler": SAMPLER,
+            "steps": STEPS,
+            "cfg_scale": CFG,
+            "size": 64,
+            "forms": {form.label: form.request for form in FORMS.values()},
+            "seconds": round(time.monotonic() - started),
+            "python": platform.python_version(),
+        },
+    }
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    labels = {**{prefix: form.label for prefix, form in FORMS.items()}, SDEDIT: SDEDIT_LABEL}
+    examples(asked, made, labels).save(out / "examples.png")
+    plot(metrics, labels, out / "report.png")
+    lines = table(metrics, labels, len(asked))
+    shown = "\n".join(lines[2:])
+    lines += ["", "![trade-off](report.png)", "", "![examples](examples.png)"]
+    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(shown)
+    print(f"Written to {out.name}: report.json, report.md, report.png, examples.png.")
+    return 0
