@@ -91,6 +91,9 @@ class BareSampling:
     def own_picture(self) -> Tensor | None:
         return None
 
+    def own_frame(self) -> tuple[str, tuple[float, float, float, float]]:
+        return "crop", (0.0, 0.0, 1.0, 1.0)
+
     def first_pass_picture(self) -> Tensor:
         raise Unsupported("A bare UNet has no first pass.")
 
@@ -122,7 +125,7 @@ class BareSampling:
     def at_end(self, latents: Tensor) -> Tensor:
         return latents
 
-    def embed(self, texts: Sequence[str]) -> Conditioning:
+    def embed(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         tokens, width = 77, self.empty.shape[2]
         seeds = [zlib.crc32(text.encode()) for text in texts]
         rows = [torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]

@@ -128,43 +128,64 @@ class Pix2PixZeroScript(scripts.Script):
 
     def process(self, p: Any, *args: Any) -> None:
         JOBS.forget(p)
-        p.pix2pix_zero_edits = []
+        p.pix2pix_zero_session, p.pix2pix_zero_sheets = None, []
         with JOBS.refusal(p):
             settings = parse_request(args, STORE, overrides=JOBS.axes(p))
             if settings is None:
                 return
             JOBS.use(p, settings, infotext.to_infotext(settings))
-            _fill_prompts(p, settings)
+            if settings.caption:
+                p.all_prompts = [prompt if prompt.strip() else settings.caption for prompt in p.all_prompts]
+
+    def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        """The negative prompt becomes the caption where it is empty, so that the guidance leads nowhere but along the
+        edit (arXiv 2302.03027, section 4); not before it is clear that the edit can be made."""
+        picture = getattr(p, "init_latent", None)
+        if picture is None:
+            return
+
+        def fill(sampling: Any, settings: Pix2PixZeroSettings) -> None:
+            from lib_methods.pix2pix_zero import session
+
+            captions = session.check(sampling, settings, _job_of(p), DIRECTIONS)
+            if settings.caption_as_negative:
+                pairs = zip(p.negative_prompts, captions)
+                p.negative_prompts = [negative if negative.strip() else caption for negative, caption in pairs]
+
+        JOBS.guide(p, picture, fill, picture.new_zeros(picture.shape))  # where it starts does not count yet
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         def attach(sampling: Any, settings: Pix2PixZeroSettings) -> None:
             from lib_methods.pix2pix_zero import session
 
-            edit = session.begin(sampling, settings, _job_of(p), STORE, DIRECTIONS)
-            if edit is not None:
-                p.pix2pix_zero_edits.append(edit)
+            try:
+                begun = session.begin(sampling, settings, _job_of(p), STORE, DIRECTIONS)
+            finally:
+                shared.state.textinfo = None
+            if not sampling.is_hires:
+                p.pix2pix_zero_session = begun
 
         JOBS.guide(p, kwargs.get("x"), attach, kwargs.get("noise"))
 
     def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        edits = getattr(p, "pix2pix_zero_edits", None)
-        if edits and JOBS.settings_of(p) is not None:
-            from lib_methods.pix2pix_zero import session
-
-            value = session.reconstruction_psnr(edits[-1])
-            if value is not None:
-                p.extra_generation_params[infotext.PSNR_KEY] = page.decibels(value)
+        session, p.pix2pix_zero_session = getattr(p, "pix2pix_zero_session", None), None
+        settings = JOBS.settings_of(p)
+        if session is None or settings is None:
+            return
+        p.extra_generation_params.pop(infotext.PSNR_KEY, None)
+        for sentence in session.notes:
+            JOBS.tell(p, sentence)
+        value = session.reconstruction_psnr()
+        if value is not None:
+            p.extra_generation_params[infotext.PSNR_KEY] = page.decibels(value)
+        if settings.show:
+            p.pix2pix_zero_sheets += session.sheets(kwargs.get("images", ()))
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        edits, settings = getattr(p, "pix2pix_zero_edits", None), JOBS.settings_of(p)
-        if edits and settings is not None and settings.show:
-            from lib_methods.pix2pix_zero import session
-
-            first = processed.index_of_first_image
-            for sheet in session.sheets(edits, processed.images[first:]):
-                processed.images.append(sheet)
-                processed.infotexts.append(f"{TITLE}: source, reconstruction, edit, and where the word attends")
-        p.pix2pix_zero_edits = []
+        sheets, p.pix2pix_zero_sheets = getattr(p, "pix2pix_zero_sheets", []), []
+        for sheet in sheets:
+            processed.images.append(sheet)
+            processed.infotexts.append(f"{TITLE}: source, reconstruction, edit, and where the word attends")
 
     def _tab(self) -> str:
         return "img2img" if self.is_img2img else "txt2img"
@@ -182,17 +203,6 @@ def _choice(name: str, label: str, choices: tuple[str, ...], info: str | None = 
     return gr.Radio(list(choices), value=DEFAULTS[name], label=label, info=info)
 
 
-def _fill_prompts(p: Any, settings: Pix2PixZeroSettings) -> None:
-    """An empty prompt becomes the caption; for a picture, so does an empty negative prompt: then the guidance leads
-    nowhere but along the edit (arXiv 2302.03027, section 4)."""
-    if settings.caption:
-        p.all_prompts = [prompt if prompt.strip() else settings.caption for prompt in p.all_prompts]
-    if settings.caption_as_negative and getattr(p, "init_images", None):
-        captions = [settings.caption or prompt for prompt in p.all_prompts]
-        pairs = zip(p.all_negative_prompts, captions)
-        p.all_negative_prompts = [negative if negative.strip() else caption for negative, caption in pairs]
-
-
 def _job_of(p: Any) -> Any:
     from lib_methods.pix2pix_zero.session import Job
 
@@ -200,10 +210,10 @@ def _job_of(p: Any) -> Any:
 
     def go_on(done: int, total: int) -> bool:
         state.textinfo = f"{TITLE}: finding the picture's noise, step {done + 1} of {total}"
-        return not (state.interrupted or state.skipped or state.stopping_generation)
+        return not (state.interrupted or state.skipped)
 
     first = int(getattr(p, "iteration", 0)) * int(p.batch_size)
-    return Job(tuple(p.prompts), tuple(p.negative_prompts), float(p.cfg_scale), int(p.seeds[0]), first, go_on)
+    return Job(tuple(p.prompts), tuple(p.negative_prompts), float(p.cfg_scale), first, go_on)
 
 
 def _add_axes() -> None:

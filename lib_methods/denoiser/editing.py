@@ -13,7 +13,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lib_methods.denoiser.call import DenoiserCall, Sampling
+from lib_methods.denoiser.call import DenoiserCall
+from lib_methods.denoiser.picture import PictureSampling
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Position:
     starts_step: bool
 
 
-class EditSampling(Sampling, Protocol):
+class EditSampling(PictureSampling, Protocol):
     """A pass of a sampler whose latents may be read, replaced and moved."""
 
     @property
@@ -76,9 +77,12 @@ class EditSampling(Sampling, Protocol):
         The same for samplers in sigma space; the others end in their own scale: `latents * sqrt(1 + sigmas[-1]^2)`.
         """
 
-    def embed(self, texts: Sequence[str]) -> Conditioning:
+    def embed(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         """Texts as the host embeds a prompt: emphasis, clip skip, any number of chunks of 77 tokens, both text encoders
-        of SDXL with this pass's size. Shorter texts are padded to the longest."""
+        of SDXL with this pass's size. Shorter texts are padded to the longest.
+
+        negative: as a negative prompt; the empty one of SDXL is all zeros.
+        """
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a text without its emphasis, without start and end. Raises `Unsupported` where the model's text

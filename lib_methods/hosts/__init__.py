@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from lib_methods.denoiser import EditSampling, PictureSampling, Unsupported
+from lib_methods.denoiser import EditSampling, Unsupported
 
 __all__ = ["HostSampling", "Unsupported", "sampling_of"]
 
 
-class HostSampling(PictureSampling, EditSampling, Protocol):
+class HostSampling(EditSampling, Protocol):
     """Everything that a pass of a host's sampler offers."""
 
 

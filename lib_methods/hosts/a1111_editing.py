@@ -26,6 +26,7 @@ class A1111EditSampling(A1111Sampling):
         super().__init__(p, latent)
         self._noise = noise
         self._known_start: Start | None = None
+        self._in_alpha_space = False
 
     @property
     def _from_noise(self) -> bool:
@@ -48,6 +49,8 @@ class A1111EditSampling(A1111Sampling):
                 raise Unsupported("This WebUI does not show a script what it starts from.")
             noise = None if self._from_noise else self._noise
             self._known_start = rehearse(self.p, self._latent, noise, self._edits.levels)
+            # kept, as the second pass of Hires.fix has a sampler of its own
+            self._in_alpha_space = getattr(self._denoiser, "alphas", None) is not None
         return self._known_start
 
     @property
@@ -82,16 +85,17 @@ class A1111EditSampling(A1111Sampling):
         edits.start = None if own else NewStart(self._iteration, latents, start.latents, sigma)
 
     def at_end(self, latents: Tensor) -> Tensor:
-        if getattr(self._denoiser, "alphas", None) is None:
-            return latents
-        return latents * (1 + float(self.sigmas[-1]) ** 2) ** 0.5
+        end = float(self.sigmas[-1])
+        return latents * (1 + end**2) ** 0.5 if self._in_alpha_space else latents
 
-    def embed(self, texts: Sequence[str]) -> Conditioning:
+    def embed(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         # a host with emphasis keeps the mean of all that it embeds in one go, and embeds prompts one by one
-        alone = [i for i, text in enumerate(texts) if set(text) & set("()[]")]
+        alone = [i for i, text in enumerate(texts) if not text or set(text) & set("()[]")]
         together = [i for i in range(len(texts)) if i not in alone]
         groups = [[i] for i in alone] + ([together] if together else [])
-        found = {i: part for group in groups for i, part in zip(group, self._embed([texts[i] for i in group]))}
+        found = {
+            i: part for group in groups for i, part in zip(group, self._embed([texts[i] for i in group], negative))
+        }
         tokens = max(len(context) for context, _ in found.values())
         if any(len(context) < tokens for context, _ in found.values()):
             ((empty, _),) = self._embed([""])
@@ -101,12 +105,12 @@ class A1111EditSampling(A1111Sampling):
         contexts, vectors = zip(*(found[i] for i in range(len(texts))))
         return Conditioning(torch.stack(contexts), None if vectors[0] is None else torch.stack(vectors))
 
-    def _embed(self, texts: list[str]) -> list[tuple[Tensor, Tensor | None]]:
+    def _embed(self, texts: list[str], negative: bool = False) -> list[tuple[Tensor, Tensor | None]]:
         """Context (tokens, dim) and SDXL's vector (dim) of every text, all embedded in one go."""
         from modules import devices, prompt_parser
 
         width, height = (side * self.pixels_per_latent for side in reversed(self.latent_size))
-        prompts = prompt_parser.SdConditioning(texts, is_negative_prompt=False, width=width, height=height)
+        prompts = prompt_parser.SdConditioning(texts, is_negative_prompt=negative, width=width, height=height)
         with torch.no_grad(), devices.autocast():
             found = self.p.sd_model.get_learned_conditioning(prompts)
         if isinstance(found, dict):

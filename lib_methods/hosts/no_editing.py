@@ -39,7 +39,7 @@ class NoEditing:
     def at_end(self, latents: Tensor) -> Tensor:
         self._refuse()
 
-    def embed(self, texts: Sequence[str]) -> Conditioning:
+    def embed(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         self._refuse()
 
     def tokenize(self, text: str) -> list[int]:

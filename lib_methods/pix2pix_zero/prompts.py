@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import EditSampling
@@ -22,14 +20,28 @@ CHUNK_TEXT = CHUNK - 2  # tokens of a chunk between its start and its end
 KEPT = 64
 """Directions made from words that are kept for the next job: SD1's are 237 KB each."""
 
+_TAG = re.compile(r"<\w+:[^<>]*>")  # LoRAs and the like, which hosts take out of a prompt
+
 _kept: OrderedDict[Hashable, Direction] = OrderedDict()
 _lock = threading.Lock()
 
 
+def captions_for(settings: Pix2PixZeroSettings, prompts: Sequence[str]) -> tuple[str, ...]:
+    """What each image shows: the caption, or else the image's prompt; without the tags of extra networks.
+
+    Raises `SettingsError` where there is neither.
+    """
+    caption = _TAG.sub("", settings.caption).strip()
+    captions = tuple(caption or _TAG.sub("", prompt).strip() for prompt in prompts)
+    if not all(captions):
+        raise SettingsError("Say what the picture shows: write it into the prompt, or into the caption.")
+    return captions
+
+
 def directions_for(
     sampling: EditSampling, settings: Pix2PixZeroSettings, folder: Path, first: int, count: int
-) -> tuple[Tensor, ...]:
-    """What is added to each image's prompt at strength 1, (tokens, dim) each.
+) -> tuple[Direction, ...]:
+    """What is added to each image's prompt at strength 1.
 
     folder: of the direction library. first: the number of the batch's first image in the job, counted from 0; targets
     and directions that are given as alternatives take turns over the job's images.
@@ -43,10 +55,10 @@ def directions_for(
             raise SettingsError("There is no direction between the bars. Name one of the library.")
     else:
         choices = [_from_words(sampling, settings, target) for target in settings.targets]
-    width = int(sampling.embed([""]).context.shape[-1])
+    like = sampling.embed([""])
     for choice in choices:
-        choice.check_width(width)
-    return tuple(choices[(first + index) % len(choices)].context.to(torch.float32) for index in range(count))
+        choice.check_width(like.context.shape[-1], None if like.vector is None else like.vector.shape[-1])
+    return tuple(choices[(first + index) % len(choices)] for index in range(count))
 
 
 def _combined(text: str, library: DirectionLibrary) -> Direction:

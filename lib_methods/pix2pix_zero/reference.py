@@ -43,31 +43,65 @@ class Reference:
         return self.trajectory is not None and self.trajectory.offsets is not None
 
     def at(self, step: int) -> Tensor:
-        """The reference's latents at the start of a step, (batch, 4, h, w), in sigma space. Steps may be skipped, not
-        gone back to."""
+        """The reference's latents at the start of a step, (batch, 4, h, w), in sigma space. Steps may be skipped; those
+        that it has left raise ValueError, except on an exact trajectory."""
         if self.is_exact:
             assert self.trajectory is not None
             return self.trajectory.latents[step].to(self.start)
+        if self._step > step:
+            raise ValueError(f"the reference is at step {self._step} already, not at {step}")
         while self._step < step:
-            self._advance(self._predict(self._now))
+            self._advance(self._guided(self._predict(self.cond)))
         return self._now
 
     def maps(self, step: int, recorder: MapRecorder) -> Maps:
         """The maps of the caption's rows at a step; leads on to the next step by the same run of the model."""
-        latents = self.at(step)
+        latents, level = self.at(step), self._levels[step]
         if self.is_exact:
             self.forwards += 1
-            return recorder.run_to_last(lambda: self.sampling.predict(latents, self._levels[step], self.cond)).detach()
-        if self._step != step:  # asked a second time
-            raise ValueError(f"the reference is at step {self._step} already, not at {step}")
-        maps, denoised = recorder.run(lambda: self._predict(latents))
-        self._advance(denoised)
+            return recorder.run_to_last(lambda: self.sampling.predict(latents, level, self.cond)).detach()
+        maps, denoised = recorder.run(lambda: self._predict(self.cond))
+        self._advance(self._guided(denoised))
         count = len(latents)
-        return maps.detach() if self.uncond is None else maps.detach().select(range(count))
+        return maps.detach() if maps.rows == count else maps.detach().select(range(count))
+
+    @property
+    def known_final(self) -> Tensor | None:
+        """What the sampler would have ended with, (batch, 4, h, w), where no run of the model is left for that."""
+        last = len(self._levels) - 1
+        return self.at(last) if self.is_exact or self._step == last else None
 
     def final(self) -> Tensor:
         """What the sampler would have ended with, (batch, 4, h, w)."""
         return self.at(len(self._levels) - 1)
+
+    def correction(self, step: int, sigma: float) -> Tensor:
+        """What a prediction at the level sigma, in a step, has to be moved by so that the inverted picture stays on its
+        exact trajectory, (batch, 4, h, w).
+
+        A step leads there along a straight line, on which the prediction would be the same everywhere. What the model
+        predicts is known at both ends of the step, and taken to be in between in between.
+        """
+        assert self.is_exact
+        wanted, found = self._wanted(step), self._found(step)
+        here, there = self._levels[step], self._levels[step + 1]
+        share = min(1.0, max(0.0, (here - sigma) / (here - there)))
+        if share > 0 and step + 2 < len(self._levels):
+            found = torch.lerp(found, self._found(step + 1), share)
+        return wanted - found
+
+    def _wanted(self, step: int) -> Tensor:
+        """The prediction that leads straight from a step to the next."""
+        assert self.trajectory is not None
+        (here, there), latents = self._levels[step : step + 2], self.trajectory.latents
+        return latents[step] - here * (latents[step + 1] - latents[step]) / (there - here)
+
+    def _found(self, step: int) -> Tensor:
+        """What the model predicts at the start of a step."""
+        assert self.trajectory is not None and self.trajectory.offsets is not None
+        here, there = self._levels[step : step + 2]
+        # an Euler step to `there` with a prediction that is `d here / (here - there)` larger ends d further
+        return self._wanted(step) - self.trajectory.offsets[step] * (here / (here - there))
 
     @property
     def _now(self) -> Tensor:
@@ -78,17 +112,29 @@ class Reference:
         self._latents = euler_step(self._now, denoised, self._levels[self._step], self._levels[self._step + 1])
         self._step += 1
 
-    def _predict(self, latents: Tensor) -> Tensor:
-        level = self._levels[self._step]
+    def _predict(self, cond: Conditioning) -> Tensor:
+        """The prediction for the caption, followed by that for the negative prompt where both fit into one run."""
+        if self.uncond is not None and self._fit_together and cond is self.cond:
+            self.forwards += 2
+            both = Conditioning(torch.cat([cond.context, self.uncond.context]), _joined(cond, self.uncond))
+            latents = torch.cat([self._now, self._now])
+            return self.sampling.predict(latents, self._levels[self._step], both)
+        self.forwards += 1
+        return self.sampling.predict(self._now, self._levels[self._step], cond)
+
+    def _guided(self, found: Tensor) -> Tensor:
+        """From what `_predict` gives for the caption."""
         if self.uncond is None:
-            self.forwards += 1
-            return self.sampling.predict(latents, level, self.cond)
-        self.forwards += 2
-        both = Conditioning(
-            torch.cat([self.cond.context, self.uncond.context]),
-            None
-            if self.cond.vector is None or self.uncond.vector is None
-            else torch.cat([self.cond.vector, self.uncond.vector]),
-        )
-        cond, uncond = self.sampling.predict(torch.cat([latents, latents]), level, both).chunk(2)
+            return found
+        cond, uncond = found.chunk(2) if self._fit_together else (found, self._predict(self.uncond))
         return uncond + self.scale * (cond - uncond)
+
+    @property
+    def _fit_together(self) -> bool:
+        return self.uncond is not None and self.uncond.context.shape == self.cond.context.shape
+
+
+def _joined(one: Conditioning, other: Conditioning) -> Tensor | None:
+    if one.vector is None or other.vector is None:
+        return None
+    return torch.cat([one.vector, other.vector])

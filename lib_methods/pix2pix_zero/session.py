@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.denoiser import EditSampling, Unsupported
+from lib_methods.image_cfg.mask import cut_out
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero import apply, masks, page
 from lib_methods.pix2pix_zero.apply import Edit, Words
 from lib_methods.pix2pix_zero.inversion import psnr
-from lib_methods.pix2pix_zero.prompts import directions_for, positions_of
+from lib_methods.pix2pix_zero.prompts import captions_for, directions_for, positions_of
 from lib_methods.pix2pix_zero.settings import Pix2PixZeroSettings
 
 
@@ -30,18 +31,67 @@ class Job:
     prompts: tuple[str, ...]
     negatives: tuple[str, ...]
     cfg_scale: float
-    seed: int
     first: int
     go_on: Callable[[int, int], bool]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Session:
-    """One batch's edit, and what is needed to show it."""
+    """One batch's edit, once it was drawn. No run of the UNet is needed for what is asked here."""
 
     sampling: EditSampling
     edit: Edit
-    first: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What went wrong on the way, in sentences for the user."""
+        return tuple(self.edit.notes)
+
+    def reconstruction_psnr(self) -> float | None:
+        """How close the reconstruction's latents come to the picture's, in decibels over the latents' own range, the
+        mean over the images; infinite where it is exact, None where there was no picture to reconstruct, or the job was
+        interrupted."""
+        trajectory, found = self.edit.reference.trajectory, self.edit.reference.known_final
+        if trajectory is None or found is None:
+            return None
+        original = trajectory.latents[-1].to(found).float()
+        values = psnr(found.float(), original, peak=float(original.max() - original.min()) or 1.0)
+        return sum(values) / len(values)
+
+    def sheets(self, results: Iterable[Tensor]) -> list[Image.Image]:
+        """For every image of the batch: the source, its reconstruction, the edit, and where the word attends.
+
+        results: the host's pictures, each (3, H, W) in [0, 1].
+        """
+        edit = self.edit
+        original, final = edit.original(), edit.reference.known_final
+        if original is None:
+            return []
+        source = self.sampling.decode(original)
+        # where the picture was drawn, not found again, there is nothing to reconstruct
+        again = None if final is None or edit.reference.trajectory is None else self.sampling.decode(final)
+        heat = edit.heat() if edit.has_heat else None
+        made = []
+        for index, result in enumerate(results):
+            before = _picture(source[index])
+            shown = [("source", before)]
+            if again is not None:
+                shown.append(("reconstruction", _picture(again[index])))
+            shown.append(("edit", _picture(result * 2 - 1)))
+            if heat is not None:
+                shown.append(("attention", masks.overlay(before, heat[index])))
+            made.append(page.sheet(shown))
+        return made
+
+
+def check(sampling: EditSampling, settings: Pix2PixZeroSettings, job: Job, library: Path) -> tuple[str, ...]:
+    """The captions of a batch that can be edited.
+
+    library: the folder of ready directions. Raises `Unsupported` or `SettingsError` with a sentence for the user.
+    """
+    apply.check(sampling)
+    captions, _ = _words(sampling, settings, job, library)
+    return captions
 
 
 def begin(
@@ -53,69 +103,38 @@ def begin(
 
     Raises `Unsupported` or `SettingsError` with a sentence for the user.
     """
-    captions = tuple(settings.caption or prompt for prompt in job.prompts)
-    if not all(caption.strip() for caption in captions):
-        raise Unsupported("Say what the picture shows: write it into the prompt, or into the caption.")
-    shifts = directions_for(sampling, settings, library, job.first, len(captions))
-    wants_word = settings.mask_mode == "by word" or settings.show
-    word = settings.mask_word or settings.source
-    positions = tuple(positions_of(sampling, caption, word) if wants_word and word else () for caption in captions)
-    if settings.mask_mode == "by word" and not all(positions):
+    _, words = _words(sampling, settings, job, library)
+    mask = _painted(sampling, settings, store)
+    edit = apply.attach(sampling, settings, words, job.cfg_scale, mask=mask, progress=job.go_on)
+    return None if edit is None else Session(sampling, edit)
+
+
+def _words(
+    sampling: EditSampling, settings: Pix2PixZeroSettings, job: Job, library: Path
+) -> tuple[tuple[str, ...], Words]:
+    captions = captions_for(settings, job.prompts)
+    directions = directions_for(sampling, settings, library, job.first, len(captions))
+    by_word, word = settings.mask_mode == "by word", settings.mask_word or settings.source
+    wanted = bool(word) and not sampling.is_hires and (by_word or settings.show)
+    positions = tuple(positions_of(sampling, caption, word) if wanted else () for caption in captions)
+    if by_word and wanted and not all(positions):
         raise Unsupported(f'The word "{word}" is not in the caption, so where it attends cannot be seen.')
-    words = Words(captions, job.negatives, shifts, positions)
-    edit = apply.attach(
-        sampling,
-        settings,
-        words,
-        job.cfg_scale,
-        seed=job.seed,
-        mask=_painted(sampling, settings, store),
-        progress=job.go_on,
-    )
-    return None if edit is None else Session(sampling, edit, job.first)
+    contexts, vectors = (tuple(getattr(d, part) for d in directions) for part in ("context", "vector"))
+    return captions, Words(captions, job.negatives, contexts, positions, vectors)
 
 
 def _painted(sampling: EditSampling, settings: Pix2PixZeroSettings, store: ImageStore) -> Tensor | None:
     if settings.mask_mode not in ("change white", "keep white"):
         return None
-    picture = store.load(settings.mask)
+    picture, how = store.load(settings.mask), "crop"
+    if sampling.own_latent() is not None and not sampling.is_hires:
+        how, part = sampling.own_frame()
+        picture = cut_out(picture, part)
     keep = settings.mask_mode == "keep white"
-    return masks.from_picture(picture, sampling.latent_size, sampling.pixels_per_latent, keep=keep)
-
-
-def reconstruction_psnr(session: Session) -> float | None:
-    """How close the reconstruction's latents come to the picture's, in decibels over the latents' own range, the mean
-    over the images; infinite where it is exact, None where there was no picture to reconstruct."""
-    trajectory = session.edit.reference.trajectory
-    if trajectory is None:
-        return None
-    original, found = session.edit.original(), session.edit.reference.final()
-    values = psnr(found.float(), original.to(found).float(), peak=float(original.max() - original.min()) or 1.0)
-    return sum(values) / len(values)
-
-
-def sheets(sessions: Sequence[Session], results: Sequence[Image.Image]) -> list[Image.Image]:
-    """For every image of the job: the source, its reconstruction, the edit, and where the word attends."""
-    made = []
-    for session in sessions:
-        edit = session.edit
-        with torch.no_grad():
-            source, found = (session.sampling.decode(z) for z in (edit.original(), edit.reference.final()))
-        heat = edit.heat() if edit.has_heat else None
-        for index, (before, again) in enumerate(zip(source, found)):
-            place = session.first + index
-            if place >= len(results):
-                break
-            shown = [("source", _picture(before)), ("reconstruction", _picture(again)), ("edit", results[place])]
-            if edit.reference.trajectory is None:
-                del shown[1]  # drawn, not found again
-            if heat is not None:
-                shown.append(("attention", masks.overlay(_picture(before), heat[index])))
-            made.append(page.sheet(shown))
-    return made
+    return masks.from_picture(picture, sampling.latent_size, sampling.pixels_per_latent, how, keep)
 
 
 def _picture(pixels: Tensor) -> Image.Image:
     """Pixels (3, H, W) in [-1, 1] as a picture."""
-    values = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(values)
+    values = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

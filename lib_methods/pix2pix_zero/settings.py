@@ -10,7 +10,8 @@ from lib_methods.pix2pix_zero.inversion import DDIM, DIRECT, InversionSettings
 from lib_methods.pix2pix_zero.noise import Regularisation
 from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
 
-GUIDANCES = ("gradient", "soft blend", "off")
+GRADIENT, SOFT_BLEND = "gradient", "soft blend"
+GUIDANCES = (GRADIENT, SOFT_BLEND, "off")
 LAYERS = ("all", "coarse", "fine")
 INVERSIONS = (DDIM, DIRECT)
 REGULARISATIONS = ("paper", "as published", "off")
@@ -34,7 +35,8 @@ class Pix2PixZeroSettings:
         directions: directions from the library in place of the words, "cat to dog: 1, day to night: -0.5"; several
         edits with "|", as for the target.
         caption: what the picture shows; the job's prompt if empty.
-        strength: how far along the edit direction, 0 to 5; 1 is the paper's, 0 reconstructs the picture.
+        strength: how far along the edit direction, 0 to 5; 1 is the paper's, 0 reconstructs the picture where the
+        prompt is its caption.
         structure: the step of the cross-attention guidance, 0 to 2; the paper has 0.1 for pictures. For "soft blend" it
         is the share of the reference's maps, at most 1.
     To tinker with:
@@ -65,7 +67,7 @@ class Pix2PixZeroSettings:
     structure: float = 0.1
     start: float = 0.0
     end: float = 1.0
-    guidance: str = "gradient"
+    guidance: str = GRADIENT
     layers: str = "all"
     inversion: str = DDIM
     regularisation: str = "paper"
@@ -119,6 +121,8 @@ class Pix2PixZeroSettings:
         if self.mask_mode in MASK_MODES[2:] and not self.mask:
             raise SettingsError('There is no mask picture. Add one, or set the mask to "everywhere".')
         self._check_words()
+        if self.mask_mode == "by word" and not (self.mask_word or self.source):
+            raise SettingsError("Say which word of the caption the mask is to follow.")
         object.__setattr__(self, "refinements", int(self.refinements))
 
     def _check_words(self) -> None:
@@ -145,7 +149,7 @@ class Pix2PixZeroSettings:
         """First guided step and the one after the last, counted from 0."""
         return round(self.start * steps), round(self.end * steps)
 
-    def for_inversion(self, seed: int) -> InversionSettings:
+    def for_inversion(self, seed: int = 0) -> InversionSettings:
         """How the picture is inverted."""
         regularisation = None
         if self.regularisation != "off":

@@ -1,0 +1,218 @@
+"""An edit's part in one sampling: the direction in the prompt, the structure held by cross-attention, and a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lib_methods.attention import ContextShift, checkpointed
+from lib_methods.denoiser import Conditioning, DenoiserCall, EditSampling, Guidance, Position, Role, Unsupported
+from lib_methods.pix2pix_zero import guidance, masks
+from lib_methods.pix2pix_zero.guidance import NO_GRADIENTS
+from lib_methods.pix2pix_zero.maps import Choice, MapRecorder, Maps
+from lib_methods.pix2pix_zero.reference import Reference
+from lib_methods.pix2pix_zero.settings import GRADIENT, SOFT_BLEND, Pix2PixZeroSettings
+from lib_methods.pix2pix_zero.shift import Shift
+
+OTHER_LENGTH = (
+    "The soft blend was left out where the prompt and the caption fill different numbers of 75-token chunks. Shorten "
+    "the longer one."
+)
+NO_LONGER = "From step {} on, nothing held the structure: {}"
+BLENDED = "No gradients could be taken through this model, so the structure was held by the soft blend."
+NO_MEMORY = (
+    "There was not enough memory for the gradients, so the structure was held by the soft blend. Less is needed with "
+    '"Save memory", or with fewer layers.'
+)
+DROPPED = (
+    "At some steps nothing held the structure, as the gradient was not a number (NaN). Half precision often does that."
+)
+
+_BLEND_FOR_STEP = 5.0  # where a blend has to stand in for the gradient: the paper's step of 0.1 becomes a half
+_GUIDED_LAYERS: dict[str, Choice] = {"all": "all", "coarse": (4, 8), "fine": (1, 2)}
+
+
+class Edit(Shift):
+    """An edit's part in one sampling. Implements `Hook`, `Editor` and `Guide` of `lib_methods.denoiser`.
+
+    cond: the caption, a row for each image, with as many tokens as the directions at least. word_positions: the tokens
+    of the mask's word in each caption. mask: where the pictures may change, (1, 1, h, w); None everywhere.
+
+    What goes wrong in the middle of a sampling does not end it: `notes` says it in the user's words.
+    """
+
+    order = 80  # after what changes the guidance's range, before what corrects colours
+
+    def __init__(
+        self,
+        sampling: EditSampling,
+        settings: Pix2PixZeroSettings,
+        reference: Reference,
+        cond: Conditioning,
+        directions: Sequence[Tensor],
+        vectors: Sequence[Tensor | None] = (),
+        word_positions: Sequence[Sequence[int]] = (),
+        mask: Tensor | None = None,
+    ) -> None:
+        super().__init__(sampling, directions, vectors, settings.strength)
+        self.settings, self.reference, self.mask = settings, reference, mask
+        self.forwards = 0
+        self.notes: dict[str, None] = {}  # a set that keeps its order
+        self._by_word = settings.mask_mode == "by word"
+        self._attention = [masks.WordAttention(positions) for positions in word_positions]
+        self._recorder = MapRecorder(sampling.unet, sampling.latent_size, _GUIDED_LAYERS[settings.layers])
+        self._cond = self._shifted(cond)
+        self._loss_scale = guidance.LossScale()
+        self._guidance = settings.guidance if settings.guides else "off"
+        self._share = min(1.0, settings.structure)
+        self._steps = len(sampling.sigmas) - 1
+        self._first, self._last = settings.guided_steps(self._steps)
+        self._maps: Maps | None = None  # of the reference, while a step is blended with them
+        self._kept: Tensor | None = None  # the reference's latents at the start of the step, where a mask wants them
+
+    def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
+        """The latents after the guidance step."""
+        position = self.sampling.position(call)
+        if not self.is_current or not position.starts_step:
+            return latents
+        step, self._maps = position.step, None
+        self._kept = self.reference.at(step).to(latents) if self.mask is not None or self._by_word else None
+        if self.mask is not None:
+            latents = self._masked(latents, self._kept)
+        is_guided = self._guidance != "off" and self._first <= step < self._last
+        if not is_guided and not self._looks_at(step):
+            return latents
+        with self._recorder.installed():
+            try:
+                maps = self.reference.maps(step, self._recorder)
+                self._note(maps)
+            except Unsupported as error:
+                self._stop(step, str(error))
+                return latents
+            if is_guided and self._guidance == GRADIENT:
+                latents = self._stepped(latents, position.sigma, maps)
+        if is_guided and self._guidance == SOFT_BLEND:
+            self._maps = maps
+        return latents
+
+    def _looks_at(self, step: int) -> bool:
+        """Whether a step that is not guided is looked at all the same: all of them for a mask by word, one from the
+        middle to show where the word attends."""
+        if not any(attention.positions for attention in self._attention):
+            return False
+        return self._by_word or (self.settings.show and step == self._steps // 2 and not self.has_heat)
+
+    def _note(self, maps: Maps) -> None:
+        for index, attention in enumerate(self._attention):
+            if attention.positions:
+                attention.add(maps.select([index if maps.rows > 1 else 0]))
+        if self._by_word and self.has_heat:
+            self.mask = masks.threshold(self.heat(), self.settings.mask_level, grow=1)
+
+    def _stepped(self, latents: Tensor, sigma: float, maps: Maps) -> Tensor:
+        memory: AbstractContextManager[None] = (
+            checkpointed(self.sampling.unet) if self.settings.save_memory else nullcontext()
+        )
+
+        def look(x: Tensor, level: float) -> Maps:
+            return self._recorder.run_to_last(lambda: self.sampling.predict(x, level, self._cond, gradients=True))
+
+        self.forwards += 1
+        try:
+            with self.sampling.differentiable(), memory:
+                found = guidance.gradient(latents, sigma, look, maps, scale=self._loss_scale)
+        except (Unsupported, torch.cuda.OutOfMemoryError) as error:
+            is_memory = isinstance(error, torch.cuda.OutOfMemoryError)
+            self._guidance, self._share = SOFT_BLEND, min(1.0, _BLEND_FOR_STEP * self.settings.structure)
+            self._say(NO_MEMORY if is_memory else BLENDED if str(error) == NO_GRADIENTS else str(error))
+            return latents
+        if found.dropped:
+            self._say(DROPPED)
+        return guidance.step(latents, sigma, found.value, self.settings.structure)
+
+    def _stop(self, step: int, why: str) -> None:
+        self._guidance, self._by_word, self._attention = "off", False, []
+        self._say(NO_LONGER.format(step + 1, why))
+
+    def _say(self, sentence: str) -> None:
+        self.notes[sentence] = None
+
+    @contextmanager
+    def around(self, call: DenoiserCall) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(super().around(call))
+            if self._maps is not None and self.is_current:
+                maps, weights = self._maps, [self._share] * len(self.shifts)
+                rows = lambda: self._blended(call, maps)  # noqa: E731
+                stack.enter_context(guidance.soft_blend(self.sampling.unet, maps, weights, rows))
+            yield
+
+    def _blended(self, call: DenoiserCall, maps: Maps) -> list[int | None]:
+        """For each row in the UNet its image; None for rows that do not see the prompt, or one of another length."""
+        rows = call.current_rows
+        shifts = [self._of(row, self.shifts) for row in rows]
+        tokens = max([self._tokens, *(len(shift) for shift in shifts if shift is not None)])
+        fits = all(seen.shape[-1] == tokens for seen in maps.by_layer.values())
+        if not fits and any(row.role is Role.COND for row in rows):
+            self._say(OTHER_LENGTH)
+        return [row.image if fits and row.role is Role.COND else None for row in rows]
+
+    def guide(self, call: DenoiserCall, found: Guidance) -> Tensor:
+        """What the sampler goes on with: with direct inversion, corrected by what a step of the reconstruction misses;
+        on the last step, with what a mask keeps."""
+        position, guided = self.sampling.position(call), found.guided
+        if not self.is_current:
+            return guided
+        if self.reference.is_exact:
+            guided = guided + self.reference.correction(position.step, position.sigma).to(guided)
+        if position.starts_step and position.step == self._steps - 1:
+            guided = self._finished(position, guided)
+        return guided
+
+    def _finished(self, position: Position, guided: Tensor) -> Tensor:
+        """After the last step: the reference is led to its end, while the model is still as it was."""
+        self._maps = None
+        masked = self.mask is not None and self._kept is not None
+        if not masked and self.reference.trajectory is None and not self.settings.show:
+            return guided
+        final = self.reference.final()
+        if not masked:
+            return guided
+        here, there = (float(level) for level in self.sampling.sigmas[position.step :])
+        kept = self._kept
+        assert kept is not None
+        # the prediction that leads from the reference's latents to its end; that end itself where no noise is left
+        straight = kept + (final.to(kept) - kept) * (here / (here - there))
+        return self._masked(guided, straight.to(guided))
+
+    def _masked(self, latents: Tensor, kept: Tensor | None) -> Tensor:
+        assert self.mask is not None and kept is not None
+        return kept + self.mask.to(latents) * (latents - kept)
+
+    def original(self) -> Tensor | None:
+        """The picture that is edited: the inverted one, or what would have been drawn, (batch, 4, h, w); None where
+        that was interrupted."""
+        trajectory = self.reference.trajectory
+        return self.reference.known_final if trajectory is None else trajectory.latents[-1]
+
+    @property
+    def has_heat(self) -> bool:
+        """Whether it is known where the word attends."""
+        return bool(self._attention) and all(attention.steps for attention in self._attention)
+
+    def heat(self) -> Tensor:
+        """Where the word attends in each image, (batch, 1, h, w) in [0, 1]."""
+        return torch.cat([attention.heat() for attention in self._attention])
+
+    def _shifted(self, cond: Conditioning) -> Conditioning:
+        """The caption with the direction."""
+        context = ContextShift(lambda: list(self.shifts)).shifted(cond.context)
+        vector = cond.vector
+        if vector is not None and any(shift is not None for shift in self.vectors):
+            rows = [torch.zeros_like(vector[0]) if shift is None else shift.to(vector) for shift in self.vectors]
+            vector = vector + torch.stack(rows)
+        return replace(cond, context=context, vector=vector)

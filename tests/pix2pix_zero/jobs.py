@@ -1,0 +1,48 @@
+"""Edits as jobs of the standalone host, on models so small that a job takes a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.fabric.small_model import picture
+from tests.pix2pix_zero.bare import leftovers, loud
+
+SOURCE, TARGET, CAPTION = "circle", "blue square", "a red circle"
+IMG2IMG: dict[str, Any] = {
+    "kind": "img2img",
+    "init_images": [picture(7)],
+    "denoising_strength": 0.8,
+    "prompt": CAPTION,
+    "negative_prompt": "",
+    "steps": 5,
+}
+TXT2IMG: dict[str, Any] = {"kind": "txt2img", "prompt": CAPTION, "steps": 4}
+HIRES: dict[str, Any] = {
+    **TXT2IMG,
+    "enable_hr": True,
+    "hr_scale": 1.5,
+    "hr_upscaler": "Latent",
+    "denoising_strength": 0.6,
+    "hr_second_pass_steps": 3,
+}
+
+
+def edit(**fields: Any) -> dict[str, list[Any]]:
+    """Arguments of an edit without regularisation and sheets, which take time."""
+    usual = {"source": SOURCE, "target": TARGET, "regularisation": "off", "show": False, "structure": 1.0}
+    return {"pix2pix-zero": [{**usual, **fields}]}
+
+
+def speak_up() -> None:
+    """Make the loaded model's attention uneven, as that of a trained one is."""
+    from modules import shared
+
+    loud(shared.sd_model.model.diffusion_model)
+
+
+def left() -> list[str]:
+    """What is still on the loaded model after a job."""
+    from modules import shared
+
+    unet = shared.sd_model.model.diffusion_model
+    return leftovers(unet) + [name for name, parameter in unet.named_parameters() if parameter.grad is not None]
