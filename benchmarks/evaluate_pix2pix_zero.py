@@ -6,6 +6,9 @@ are as they were, next to how far the background and the objects' places have ch
 edits: plain img2img with the words swapped (SDEdit, arXiv 2108.01073) at its best strength, DDIM inversion decoded with
 the words swapped, and the method without its guidance and without its regularisation. The pattern is table 1 of
 Parmar et al. 2023 (arXiv 2302.03027).
+
+The text encoder of `shapes` knows the captions of its world and nothing else, so directions come from those: from the
+picture's own with either word, and for comparison the mean over many.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +46,38 @@ from lib_methods.pix2pix_zero.request import TITLE
 from standalone.shapes.captions import caption
 
 SEED = 700_000
-DENOISING = 1.0
-"""Denoising strength of the tab, so how much noise the pictures are inverted to."""
-SDEDIT_STRENGTHS = (0.3, 0.45, 0.6, 0.75, 0.9)
+SDEDIT_STRENGTHS = (0.4, 0.5, 0.6, 0.7, 0.8)
 OURS, SDEDIT, SWAP = "", "sdedit_", "ddim_swap_"
 PSNR = "reconstruction_psnr"
 
 
 @dataclass(frozen=True)
 class Form:
-    """A way to edit with the method. swapped: the direction is the difference of the two captions, which makes the
-    prompt the swapped one, instead of that of many sentences."""
+    """A way to edit with the method.
+
+    averaged: the direction is that of many captions of the world about both words. Otherwise it is the difference of
+    the picture's caption with the one word and with the other; at strength 1 the prompt is then the caption with the
+    words swapped. cfg_scale, denoising: of the tab; how much noise the pictures are inverted to.
+    """
 
     label: str
     request: dict[str, Any]
-    swapped: bool = False
+    averaged: bool = False
+    cfg_scale: float = 3.0
+    denoising: float = 0.8
 
 
+_TAKEN = {"inversion": "direct", "caption_as_negative": False}
 FORMS = {
-    OURS: Form("pix2pix-zero", {}),
-    "no_guidance_": Form("without guidance", {"guidance": "off"}),
-    "no_regularisation_": Form("without regularisation", {"regularisation": "off"}),
+    OURS: Form("pix2pix-zero", _TAKEN),
+    "no_guidance_": Form("without guidance", {**_TAKEN, "guidance": "off"}),
+    "no_regularisation_": Form("without regularisation", {**_TAKEN, "regularisation": "off"}),
+    "averaged_": Form("direction of many captions", _TAKEN, averaged=True),
     SWAP: Form(
-        "DDIM inversion, words swapped", {"guidance": "off", "inversion": "ddim", "regularisation": "off"}, swapped=True
+        "DDIM inversion, words swapped",
+        {"guidance": "off", "inversion": "ddim", "regularisation": "off", "caption_as_negative": False},
+        cfg_scale=CFG,
+        denoising=1.0,
     ),
 }
 SDEDIT_LABEL = "img2img, words swapped"
@@ -115,8 +127,8 @@ class Editor:
         return _batches(asked, lambda batch, seed: self._edit(batch, seed, form, changed))
 
     def reconstruct(self, asked: Sequence[Edit], form: Form) -> Pictures:
-        """What the form gives with nothing to change."""
-        return self.edit(asked, form, strength=0.0, guidance="off")
+        """What the form's inversion gives back with nothing to change."""
+        return self.edit(asked, form, strength=0.0, guidance="off", caption_as_negative=True)
 
     def img2img(self, asked: Sequence[Edit], strength: float, swapped: bool = True) -> Pictures:
         """Plain img2img with the edited caption, or with the picture's own."""
@@ -130,14 +142,15 @@ class Editor:
     def _edit(self, batch: Sequence[Edit], seed: int, form: Form, changed: dict[str, Any]) -> Pictures:
         names = [f"edit {place}" for place in range(len(batch))]
         for name, edit in zip(names, batch):
-            self.library.save(name, self._swap(edit) if form.swapped else self.known[edit.name])
+            self.library.save(name, self.known[edit.name] if form.averaged else self._swap(edit))
         request = {"directions": " | ".join(names), "show": False, **form.request, **changed}
         return self.maker.make(
             [caption(edit.before) for edit in batch],
             seed,
             scripts={TITLE: request},
             init_images=_images(batch),
-            denoising_strength=DENOISING,
+            denoising_strength=form.denoising,
+            cfg_scale=form.cfg_scale,
         )
 
     def _swap(self, edit: Edit) -> Direction:
@@ -172,7 +185,8 @@ def evaluate(editor: Editor, asked: Sequence[Edit]) -> tuple[dict[str, Any], dic
     for prefix, form in FORMS.items():
         started = time.monotonic()
         made[prefix] = editor.edit(asked, form)
-        source = OURS if prefix == "no_guidance_" else prefix  # the same inversion, and guidance has nothing to do
+        # the same inversion as ours, in which neither guidance nor direction has anything to do
+        source = OURS if prefix in ("no_guidance_", "averaged_") else prefix
         if source not in again:
             again[source] = mean_psnr(editor.reconstruct(asked, form), asked)
         _note(metrics, prefix, asked, made[prefix], again[source])
@@ -257,7 +271,6 @@ def main(out: Path, quick: bool) -> int:
         editor = Editor(maker)
         asked, kept = both_kinds(editor, 24 if quick else 200)
         metrics, made = evaluate(editor, asked)
-    metrics["denoising_strength"] = DENOISING
     report = {
         "metrics": metrics,
         "settings": {
@@ -265,9 +278,9 @@ def main(out: Path, quick: bool) -> int:
             "share_of_pictures_kept": _rounded(kept),
             "sampler": SAMPLER,
             "steps": STEPS,
-            "cfg_scale": CFG,
             "size": 64,
-            "forms": {form.label: form.request for form in FORMS.values()},
+            "forms": {form.label: asdict(form) for form in FORMS.values()},
+            "sdedit_cfg_scale": CFG,
             "seconds": round(time.monotonic() - started),
             "python": platform.python_version(),
         },
@@ -276,7 +289,7 @@ def main(out: Path, quick: bool) -> int:
     labels = {**{prefix: form.label for prefix, form in FORMS.items()}, SDEDIT: SDEDIT_LABEL}
     examples(asked, made, labels).save(out / "examples.png")
     plot(metrics, labels, out / "report.png")
-    lines = table(metrics, labels, len(asked))
+    lines = table(metrics, labels, len(asked), kept)
     shown = "\n".join(lines[2:])
     lines += ["", "![trade-off](report.png)", "", "![examples](examples.png)"]
     (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

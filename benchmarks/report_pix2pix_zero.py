@@ -68,14 +68,15 @@ def plot(metrics: dict[str, Any], labels: dict[str, str], path: Path) -> None:
     plt.close(figure)
 
 
-def table(metrics: dict[str, Any], labels: dict[str, str], count: int) -> list[str]:
-    """The lines of the report before its pictures."""
+def table(metrics: dict[str, Any], labels: dict[str, str], count: int, kept: dict[str, float]) -> list[str]:
+    """The lines of the report before its pictures. kept: the share of pictures that could be taken, by their kind."""
     head = " | ".join(name.replace("_", " ") for name in SHOWN)
     lines = [
         "# pix2pix-zero on shapes",
         "",
-        f"{count} edits behind each figure, half of rendered and half of generated pictures; {SAMPLER}, {STEPS} steps, "
-        f"denoising strength {metrics['denoising_strength']:g}.",
+        f"{count} edits behind each figure, half of rendered and half of generated pictures; {SAMPLER}, {STEPS} steps. "
+        f"Taken were {kept['rendered']:.0%} of the rendered ones, those that the autoencoder leaves readable, and "
+        f"{kept['generated']:.0%} of the generated ones, those that show what their prompt asked for.",
         "",
         f"| | {head} |",
         "|---|" + "---|" * len(SHOWN),

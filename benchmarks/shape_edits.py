@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lib_methods.pix2pix_zero.directions import Direction, Embed, Origin, mean_embedding
+from standalone.instruct.filters import layout_similarity
 from standalone.instruct.rendered import render_pair
 from standalone.shapes.captions import caption, random_named
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, UNIT, VALUES, Scene, random_scene
 
 TASKS = ("kind", "colour", "texture")
-FIGURES = ("target_accuracy", "preserved_accuracy", "background_l1", "structure_iou")
+FIGURES = ("target_accuracy", "preserved_accuracy", "background_l1", "structure_iou", "layout")
 BATCH = 8
 SEED = 140_000
 _OBJECT = 42  # how far a pixel is from the background where the parser looks for objects, of 255
@@ -210,14 +211,20 @@ def psnr(picture: np.ndarray, original: np.ndarray) -> float:
 
 
 def measure(asked: Sequence[Edit], pictures: Pictures) -> dict[str, float]:
-    """The mean of every figure over edits. preserved_accuracy: of all attributes but the one that is asked for."""
+    """The mean of every figure over edits.
+
+    preserved_accuracy: of all attributes but the one that is asked for; captions name all of them, so a picture drawn
+    anew may have them, too. layout: the share of objects that are as many and where they were.
+    """
     values: dict[str, list[float]] = {name: [] for name in FIGURES}
     for edit, picture in zip(asked, pictures, strict=True):
-        hits = parse(picture).matches(edit.after, ATTRIBUTES)
+        seen = parse(picture)
+        hits = seen.matches(edit.after, ATTRIBUTES)
         values["target_accuracy"].append(float(hits.pop(edit.task)))
         values["preserved_accuracy"].append(float(np.mean(list(hits.values()))))
         values["background_l1"].append(background_l1(edit, picture))
         values["structure_iou"].append(structure_iou(edit, picture))
+        values["layout"].append(layout_similarity(parse(edit.source), seen))
     return {name: float(np.mean(found)) for name, found in values.items()}
 
 

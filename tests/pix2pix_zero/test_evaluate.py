@@ -39,7 +39,7 @@ def test_every_edit_asks_for_one_attribute_and_the_tasks_take_turns(asked: list[
 def test_the_perfect_edits_get_full_marks(asked: list[program.Edit]) -> None:
     figures = program.measure(asked, [edit.wanted for edit in asked if edit.wanted is not None])
     assert figures["target_accuracy"] == figures["preserved_accuracy"] == program.product(figures) == 1.0
-    assert figures["background_l1"] == 0.0
+    assert figures["background_l1"] == 0.0 and figures["layout"] == 1.0
     same_outline = [edit for edit in asked if edit.task != "kind"]
     kept = program.measure(same_outline, [edit.wanted for edit in same_outline if edit.wanted is not None])
     assert kept["structure_iou"] > 0.95  # another kind of object has another outline
@@ -49,20 +49,20 @@ def test_untouched_pictures_keep_all_and_follow_nothing(asked: list[program.Edit
     for edits in (asked, without_the_perfect_edit(asked)):
         figures = program.measure(edits, [edit.source for edit in edits])
         assert figures["target_accuracy"] == program.product(figures) == figures["background_l1"] == 0.0
-        assert figures["preserved_accuracy"] == figures["structure_iou"] == 1.0
+        assert figures["preserved_accuracy"] == figures["structure_iou"] == figures["layout"] == 1.0
 
 
 def test_the_right_scene_at_other_places_follows_and_keeps_no_structure(asked: list[program.Edit]) -> None:
     redrawn = [render(edit.after, np.random.default_rng(i)) for i, edit in enumerate(asked)]
     figures = program.measure(asked, redrawn)
     assert figures["target_accuracy"] > 0.95 and figures["preserved_accuracy"] > 0.95
-    assert figures["structure_iou"] < 0.5 and figures["background_l1"] > 0.03
+    assert figures["structure_iou"] < 0.5 and figures["layout"] < 0.7 and figures["background_l1"] > 0.03
 
 
 def test_rubbish_is_no_edit(asked: list[program.Edit]) -> None:
     for edits in (asked, without_the_perfect_edit(asked)):
         grey = program.measure(edits, [np.full_like(edit.source, 128) for edit in edits])
-        assert grey["target_accuracy"] == grey["structure_iou"] == 0.0
+        assert grey["target_accuracy"] == grey["structure_iou"] == grey["layout"] == 0.0
         assert grey["preserved_accuracy"] < 0.1 and grey["background_l1"] > 0.1
         rng = np.random.default_rng(0)
         noise = program.measure(edits, [rng.integers(0, 256, edit.source.shape, dtype=np.uint8) for edit in edits])
