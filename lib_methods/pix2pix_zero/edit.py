@@ -67,7 +67,8 @@ class Edit(Shift):
         self._recorder = MapRecorder(sampling.unet, sampling.latent_size, _GUIDED_LAYERS[settings.layers])
         self._cond = self._shifted(cond)
         self._loss_scale = guidance.LossScale()
-        self._guidance = settings.guidance if settings.guides else "off"
+        is_moved = any(shift is not None for shift in (*self.shifts, *self.vectors))
+        self._guidance = settings.guidance if settings.guides and is_moved else "off"  # else there is nothing to hold
         self._share = min(1.0, settings.structure)
         self._steps = len(sampling.sigmas) - 1
         self._first, self._last = settings.guided_steps(self._steps)
@@ -81,8 +82,7 @@ class Edit(Shift):
             return latents
         step, self._maps = position.step, None
         self._kept = self.reference.at(step).to(latents) if self.mask is not None or self._by_word else None
-        if self.mask is not None:
-            latents = self._masked(latents, self._kept)
+        latents = self._masked(latents, self._kept)
         is_guided = self._guidance != "off" and self._first <= step < self._last
         if not is_guided and not self._looks_at(step):
             return latents
@@ -94,7 +94,7 @@ class Edit(Shift):
                 self._stop(step, str(error))
                 return latents
             if is_guided and self._guidance == GRADIENT:
-                latents = self._stepped(latents, position.sigma, maps)
+                latents = self._masked(self._stepped(latents, position.sigma, maps), self._kept)
         if is_guided and self._guidance == SOFT_BLEND:
             self._maps = maps
         return latents
@@ -176,21 +176,21 @@ class Edit(Shift):
     def _finished(self, position: Position, guided: Tensor) -> Tensor:
         """After the last step: the reference is led to its end, while the model is still as it was."""
         self._maps = None
-        masked = self.mask is not None and self._kept is not None
-        if not masked and self.reference.trajectory is None and not self.settings.show:
+        kept = self._kept
+        if kept is None and self.reference.trajectory is None and not self.settings.show:
             return guided
         final = self.reference.final()
-        if not masked:
+        if kept is None:
             return guided
         here, there = (float(level) for level in self.sampling.sigmas[position.step :])
-        kept = self._kept
-        assert kept is not None
         # the prediction that leads from the reference's latents to its end; that end itself where no noise is left
         straight = kept + (final.to(kept) - kept) * (here / (here - there))
         return self._masked(guided, straight.to(guided))
 
     def _masked(self, latents: Tensor, kept: Tensor | None) -> Tensor:
-        assert self.mask is not None and kept is not None
+        """What is kept where the mask is 0; nothing while there is no mask."""
+        if self.mask is None or kept is None:
+            return latents
         return kept + self.mask.to(latents) * (latents - kept)
 
     def original(self) -> Tensor | None:

@@ -34,10 +34,11 @@ def edit(**fields: Any) -> dict[str, list[Any]]:
 
 
 def speak_up() -> None:
-    """Make the loaded model's attention uneven, as that of a trained one is."""
+    """Make the loaded model's attention uneven and its latents as large as those of a trained one."""
     from modules import shared
 
     loud(shared.sd_model.model.diffusion_model)
+    shared.sd_model.scale_factor = 4.0
 
 
 def left() -> list[str]:
