@@ -1,0 +1,130 @@
+"""Edits with SD2 (v-prediction), SDXL with its pooled text, LoRAs, and models that see a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("gradio")
+
+from lib_methods.hosts import HostSampling
+from lib_methods.pix2pix_zero import apply, infotext
+from lib_methods.pix2pix_zero.directions import Direction
+from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit, left, speak_up
+from tests.pix2pix_zero.seam import acting, spread
+from tests.shared.jobs import REPO, same
+from tests.standalone import loras
+from tests.standalone.conftest import Running
+
+
+@pytest.mark.parametrize(("family", "options"), [("sd2", {}), ("sdxl", {}), ("sd1", {"in_channels": 9})])
+def test_every_family(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path], family: str, options: dict[str, Any]
+) -> None:
+    host = start_host(checkpoints(family, **options), extension_dirs=[REPO])
+    speak_up()
+    apply.CACHE.clear()
+    seen: list[Tensor] = []
+
+    def look(sampling: HostSampling) -> None:
+        own = sampling.own_latent()
+        if own is not None:
+            seen.append(own)
+
+    for sampler in ("Euler", "DDIM"):
+        job = {**IMG2IMG, "sampler_name": sampler}
+        with acting(host, look, False):
+            still = host.latents(script_args=edit(strength=0, inversion="direct"), **job)
+        assert spread(still, seen[-1]) < 5e-4
+        moved = host.latents(script_args=edit(inversion="direct"), **job)
+        assert spread(moved, still) > 1e-2
+    made = host.generate(script_args=edit(structure=0.1, show=True), batch_size=2, **TXT2IMG)
+    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert left() == []
+
+
+def test_sdxls_drawn_reference_has_its_empty_negative_prompt(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path]
+) -> None:
+    """All zeros, as the host has it: strength as good as 0 gives what would have been drawn."""
+    host = start_host(checkpoints("sdxl"), extension_dirs=[REPO])
+    attached: list[apply.Edit] = []
+    attach = apply.attach
+
+    def keep(*args: Any, **kwargs: Any) -> Any:
+        attached.append(attach(*args, **kwargs))  # type: ignore[arg-type]
+        return attached[-1]
+
+    job = {**TXT2IMG, "negative_prompt": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apply, "attach", keep)
+        host.latents(script_args=edit(show=True), **job)
+    assert spread(attached[0].reference.final(), host.latents(**job)) < 1e-3
+
+
+def test_the_pooled_text_moves_in_the_prompts_rows_alone(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib_methods.pix2pix_zero import prompts
+    from modules import shared
+
+    host = start_host(checkpoints("sdxl"), extension_dirs=[REPO])
+    unet = shared.sd_model.model.diffusion_model
+    moved: list[Tensor] = []
+    make = prompts.make_direction
+
+    def known(*args: Any, **kwargs: Any) -> Direction:
+        found = make(*args, **kwargs)
+        assert found.vector is not None
+        moved.append(found.vector)
+        return found
+
+    def texts(**more: Any) -> list[Tensor]:
+        """What reaches the UNet's inside in the rows [cond, uncond] of every step."""
+        seen: list[Tensor] = []
+        inner = unet.add_embedding.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+        try:
+            host.latents(script_args=edit(guidance="off", **more), **TXT2IMG)
+        finally:
+            inner.remove()
+        return seen
+
+    prompts._kept.clear()
+    monkeypatch.setattr(prompts, "make_direction", known)
+    still, shifted = texts(strength=0), texts(strength=2)
+    assert len(still) == len(shifted) == 4
+    pooled = still[0].shape[1] - 6 * 256
+    for before, after in zip(still, shifted):
+        assert torch.allclose(after[0, :pooled] - before[0, :pooled], 2 * moved[0][:pooled], atol=1e-5)
+        assert torch.equal(after[1], before[1])
+        assert torch.equal(after[:, pooled:], before[:, pooled:])
+    assert left() == []
+
+
+def test_a_model_that_is_told_by_instructions_is_refused(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path]
+) -> None:
+    host = start_host(checkpoints("sd1", in_channels=8), extension_dirs=[REPO])
+    plain, made = host.generate(**IMG2IMG), host.generate(script_args=edit(), **IMG2IMG)
+    assert "InstructPix2Pix" in made.comments
+    assert same(plain, made)
+
+
+def test_a_lora_counts(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> None:
+    host = start_host(checkpoints("sd1"), extension_dirs=[REPO])
+    apply.CACHE.clear()
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    loras.write(host.host.data_dir / "models" / "Lora" / "net.safetensors", loras.layer(name, (32, 32), 5, size=2.0))
+    made = {
+        tag: host.generate(script_args=edit(), **{**IMG2IMG, "prompt": f"a red circle{tag}"})
+        for tag in ("", "<lora:net:1>", "<lora:net:-1>")
+    }
+    texts = list(made.values())
+    assert all(infotext.ERROR_KEY not in one.infotexts[0] for one in texts)
+    assert not any(same(one, other) for one, other in zip(texts, texts[1:]))
+    assert len(apply.CACHE) == 3

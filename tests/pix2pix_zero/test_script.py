@@ -1,0 +1,255 @@
+"""scripts/pix2pix_zero.py in a running host: controls, infotext, sheets, axes, what is refused, and company."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gradio")
+
+from lib_methods.pix2pix_zero import apply, infotext
+from lib_methods.pix2pix_zero.request import CONTROLS, TITLE
+from tests.fabric.small_model import picture
+from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TARGET, TXT2IMG, edit, left, speak_up
+from tests.shared import jobs
+from tests.shared.jobs import REPO, loaded, same
+from tests.shared.pictures import encoded
+from tests.standalone.conftest import Running
+
+CHOICES = {"gradient", "soft blend", "off"}
+
+
+@pytest.fixture(scope="module")
+def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
+    host = start_host(checkpoints("sd1"), extension_dirs=[REPO])
+    speak_up()
+    return host
+
+
+@pytest.fixture
+def script(host: Running) -> ModuleType:
+    """The script as the host has loaded it."""
+    return loaded("pix2pix_zero.py")
+
+
+def asked(**fields: Any) -> dict[str, Any]:
+    (named,) = edit(**fields)["pix2pix-zero"]
+    return dict(named)
+
+
+@pytest.mark.parametrize("is_img2img", [False, True])
+def test_the_controls_are_the_request_in_order_with_its_defaults(
+    host: Running, script: ModuleType, is_img2img: bool
+) -> None:
+    for named in jobs.first_values(script.Pix2PixZeroScript(), is_img2img, CONTROLS):
+        assert named.pop("enabled") is False
+        assert named == infotext.DEFAULTS
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"strength": 1.5, "structure": 0.2, "start": 0.2, "end": 0.8, "layers": "fine", "caption": "a circle, on grey"},
+        {"guidance": "soft blend", "inversion": "direct", "refinements": 2, "regularisation": "as published"},
+        {"mask": encoded(picture(3)), "mask_mode": "keep white", "caption_as_negative": False},
+        {"mask_mode": "by word", "mask_word": "red", "mask_level": 0.5, "words_are": "adjective"},
+    ],
+)
+def test_the_infotext_brings_the_picture_back(host: Running, fields: dict[str, Any]) -> None:
+    job = host.generate(script_args=edit(**fields), **IMG2IMG)
+    shown = jobs.fields_of(job, TITLE)
+    assert infotext.ERROR_KEY not in shown
+    assert shown[infotext.PSNR_KEY] == "exact" or shown[infotext.PSNR_KEY].endswith(" dB")
+    again = [key(shown) for key in infotext.paste_keys()]
+    assert again[0] is True
+    made = host.generate(script_args={"pix2pix-zero": again}, **IMG2IMG)
+    assert same(job, made)
+    assert job.infotexts[0] == made.infotexts[0]
+
+
+@pytest.mark.parametrize("guidance", sorted(CHOICES))
+def test_a_sheet_for_every_picture(host: Running, guidance: str) -> None:
+    """After the pictures, of the same height, with source, reconstruction, edit and attention side by side."""
+    fields = {"target": f"{TARGET}|grey", "show": True, "guidance": guidance}
+    made = host.generate(script_args=edit(**fields), batch_size=2, n_iter=2, **IMG2IMG)
+    bare = host.generate(script_args=edit(**{**fields, "show": False}), batch_size=2, n_iter=2, **IMG2IMG)
+    assert len(bare.images) == len(bare.infotexts) == 4 + bare.index_of_first_image
+    count = len(bare.images)
+    assert len(made.images) == len(made.infotexts) == count + 4
+    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(made.images, bare.images))
+    for index, sheet in enumerate(made.images[count:]):
+        side, gap, line = 64, 8, 22
+        assert sheet.size == (4 * (side + gap) - gap, side + line)
+        shown = np.asarray(sheet)[line:, 2 * (side + gap) : 2 * (side + gap) + side].astype(int)
+        wanted = np.asarray(made.images[made.index_of_first_image + index]).astype(int)
+        assert np.abs(shown - wanted).max() <= 1
+
+
+def test_a_sheet_has_what_there_is(host: Running) -> None:
+    """No reconstruction of what was drawn, no attention of a word that the caption has not; sizes of Hires.fix."""
+    drawn = host.generate(script_args=edit(show=True), **TXT2IMG)
+    assert drawn.images[-1].size == (3 * 72 - 8, 64 + 22)
+    other = host.generate(script_args=edit(show=True, source="horse"), **IMG2IMG)
+    assert other.images[-1].size == (3 * 72 - 8, 64 + 22)
+    large = host.generate(script_args=edit(show=True), **HIRES)
+    assert large.images[0].size == (96, 96)
+    assert large.images[-1].size == (3 * 72 - 8, 64 + 22)
+
+
+@pytest.mark.parametrize("by_the_prompt", [False, True])
+def test_the_caption_is_the_prompts_where_that_is_empty(host: Running, by_the_prompt: bool) -> None:
+    full = host.generate(script_args=edit(), **IMG2IMG)
+    job = {**IMG2IMG, "prompt": CAPTION if by_the_prompt else ""}
+    assert same(full, host.generate(script_args=edit(caption=CAPTION), **job))
+    negative = {**IMG2IMG, "negative_prompt": CAPTION}
+    assert same(full, host.generate(script_args=edit(), **negative))
+    assert not same(full, host.generate(script_args=edit(caption_as_negative=False), **IMG2IMG))
+    assert "Negative prompt" not in full.infotexts[0]
+
+
+GIVEN_UP: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no caption": ({}, {"prompt": ""}, "Say what the picture shows"),
+    "a word outside of the caption": ({"mask_mode": "by word", "mask_word": "horse"}, {}, '"horse" is not in the'),
+    "a stochastic sampler": ({}, {"sampler_name": "Euler a"}, "adds new noise"),
+    "no direction": ({"directions": "cat to dog"}, {}, 'There is no direction "cat to dog"'),
+    "source and target alike": ({"target": "Circle"}, {}, "are the same"),
+    "a picture too small": ({"layers": "coarse"}, {}, "No attention to the prompt was seen"),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN_UP)
+@pytest.mark.parametrize("api", [False, True])
+def test_what_cannot_be_done_is_said_and_the_job_is_as_without_it(host: Running, name: str, api: bool) -> None:
+    fields, changes, sentence = GIVEN_UP[name]
+    job = {**IMG2IMG, **changes}
+    plain = host.generate(**job)
+    from modules.processing import process_images
+
+    with closing(host.make(script_args=edit(show=True, **fields), **job)) as p:
+        p.is_api = api
+        made = host.host.queue.run(process_images, p)
+    assert sentence in made.comments
+    if name == "a picture too small":  # known only in the middle: the edit is made, but nothing holds it
+        assert infotext.ERROR_KEY not in jobs.fields_of(made, TITLE)
+        return
+    assert same(plain, made)
+    assert len(made.images) == len(plain.images)
+    assert list(jobs.fields_of(made, TITLE)) == [infotext.ERROR_KEY]
+    assert left() == []
+
+
+def test_a_damaged_direction_is_named(host: Running, script: ModuleType) -> None:
+    script.DIRECTIONS.mkdir(parents=True, exist_ok=True)
+    file = script.DIRECTIONS / "broken.safetensors"
+    file.write_bytes(b"rubbish")
+    try:
+        made = host.generate(script_args=edit(directions="broken"), **IMG2IMG)
+    finally:
+        file.unlink()
+    assert "damaged" in made.comments
+    assert str(script.DIRECTIONS) not in made.comments + made.info
+
+
+def test_an_internal_error_is_not_hidden(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(apply, "attach", fail)
+    made = host.generate(script_args=edit(), **TXT2IMG)
+    assert "internal error" in made.comments
+    assert "secret" not in made.info
+    assert same(made, host.generate(**TXT2IMG))
+
+
+def test_a_job_used_again_carries_nothing_over(host: Running) -> None:
+    from modules import scripts
+    from modules.processing import process_images
+
+    with closing(host.make(script_args=edit(show=True), **IMG2IMG)) as p:
+        on = host.host.queue.run(process_images, p)
+        p.script_args = tuple(scripts.runner_of(True).default_args())
+        off = host.host.queue.run(process_images, p)
+    assert TITLE in on.info
+    assert TITLE not in off.info
+    assert len(off.images) == 1
+    assert same(off, host.generate(**IMG2IMG))
+
+
+def test_axes_for_strength_and_structure(host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules.processing import process_images
+
+    axes = {option.label: option for option in jobs.plot_axes(script, monkeypatch)}
+    assert list(axes) == [f"[{TITLE}] Strength", f"[{TITLE}] Structure"]
+    with closing(host.make(script_args=edit(), **IMG2IMG)) as p:
+        for label, value in ((f"[{TITLE}] Strength", 2.0), (f"[{TITLE}] Structure", 0.5)):
+            axes[label].apply(p, value, [value])
+        cell = host.host.queue.run(process_images, p)
+    assert same(cell, host.generate(script_args=edit(strength=2.0, structure=0.5), **IMG2IMG))
+    fields = jobs.fields_of(cell, TITLE)
+    assert (fields[infotext.KEYS["strength"]], fields[infotext.KEYS["structure"]]) == ("2", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ([{"source": "cat", "target": "dog"}], 200),
+        ([True, "cat", "dog"], 200),
+        ([{"source": "cat", "target": "cat"}], 422),
+        ([{"source": "cat"}], 422),
+        ([{"source": "cat", "target": "dog", "mask": "../../etc/passwd"}], 422),
+        ("cat", 422),
+    ],
+)
+def test_the_api_refuses_what_cannot_be_used(script: ModuleType, arguments: Any, status: int) -> None:
+    pytest.importorskip("httpx")
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    app = FastAPI()
+    app.post("/sdapi/v1/img2img")(lambda: 1)
+    script._guard_api(None, app)
+    payload = {"alwayson_scripts": {TITLE: {"args": arguments}}}
+    answer = TestClient(app).post("/sdapi/v1/img2img", json=payload)
+    assert answer.status_code == status
+    if status == 422:
+        assert answer.json()["detail"].startswith(f"{TITLE}: ")
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+@pytest.mark.parametrize("job", [IMG2IMG, TXT2IMG], ids=["img2img", "txt2img"])
+def test_together_with_fabric_and_dynamic_thresholding(
+    host: Running, sampler: str, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its part in the picture, whichever script comes first."""
+    from modules import scripts
+
+    others: dict[str, list[Any]] = {
+        "fabric": [{"likes": [encoded(picture(1))], "end": 1.0}],
+        "dynamic thresholding": [{"mimic_scale": 1.5, "threshold_percentile": 99.0}],
+    }
+    job = {**job, "sampler_name": sampler, "cfg_scale": 9.0}
+    together = {**edit(structure=0.1), **others}
+    made = host.generate(script_args=together, **job)
+    assert "error" not in made.infotexts[0]
+    for name in together:
+        rest = {other: arguments for other, arguments in together.items() if other != name}
+        assert not same(made, host.generate(script_args=rest, **job))
+    runner = scripts.runner_of(job["kind"] == "img2img")
+    monkeypatch.setattr(runner, "alwayson_scripts", list(reversed(runner.alwayson_scripts)))
+    assert same(made, host.generate(script_args=together, **job))
+    assert left() == []
+
+
+def test_the_line_says_what_will_happen_or_what_is_wrong(script: ModuleType) -> None:
+    handlers = script.page.PageHandlers(script.STORE, True)
+    defaults = {**infotext.DEFAULTS, "source": "cat", "target": "dog"}
+    assert "cat to dog in the tab" in handlers.status(True, *defaults.values(), 20)
+    assert "Switched off (cat to dog" in handlers.status(False, *defaults.values(), 20)
+    assert "source is empty" in handlers.status(True, *infotext.DEFAULTS.values(), 20)
