@@ -30,8 +30,8 @@ from lib_methods.fabric.settings import FabricSettings, FeedbackImage
 STATM = Path("/proc/self/statm")
 
 
-def sd15_unet(device: torch.device, dtype: torch.dtype) -> UNet2DConditionModel:
-    """SD1.5's UNet, 860 million parameters, with random weights."""
+def sd15_unet(device: torch.device, dtype: torch.dtype, context: int = 768) -> UNet2DConditionModel:
+    """SD1.5's UNet, 860 million parameters, with random weights. context: the width of the text encoder."""
     with torch.device(device):
         return UNet2DConditionModel(
             sample_size=64,
@@ -41,7 +41,7 @@ def sd15_unet(device: torch.device, dtype: torch.dtype) -> UNet2DConditionModel:
             layers_per_block=2,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            cross_attention_dim=768,
+            cross_attention_dim=context,
             attention_head_dim=8,
         ).to(dtype)
 

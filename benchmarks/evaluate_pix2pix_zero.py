@@ -4,8 +4,8 @@ One attribute of a picture is changed: kind to kind, colour to colour, texture t
 rendered, half are drawn by the model. The parser counts whether the asked attribute is there and whether all others
 are as they were, next to how far the background and the objects' places have changed. Baselines go through the same
 edits: plain img2img with the words swapped (SDEdit, arXiv 2108.01073) at its best strength, DDIM inversion decoded with
-the words swapped, and the method without its guidance and without its regularisation. The pattern is table 1 of
-Parmar et al. 2023 (arXiv 2302.03027).
+the words swapped, and the method without its guidance, with the paper's inversion in place of the exact one, and with
+that but without its regularisation. The pattern is table 1 of Parmar et al. 2023 (arXiv 2302.03027).
 
 The text encoder of `shapes` knows the captions of its world and nothing else, so directions come from those: from the
 picture's own with either word, and for comparison the mean over many.
@@ -63,15 +63,17 @@ class Form:
     label: str
     request: dict[str, Any]
     averaged: bool = False
-    cfg_scale: float = 3.0
+    cfg_scale: float = 2.0
     denoising: float = 0.8
 
 
-_TAKEN = {"inversion": "direct", "caption_as_negative": False}
+# an exact inversion has nothing to regularise
+_TAKEN = {"inversion": "direct", "regularisation": "off", "end": 0.5}
 FORMS = {
     OURS: Form("pix2pix-zero", _TAKEN),
     "no_guidance_": Form("without guidance", {**_TAKEN, "guidance": "off"}),
-    "no_regularisation_": Form("without regularisation", {**_TAKEN, "regularisation": "off"}),
+    "regularised_": Form("regularised DDIM inversion", {**_TAKEN, "inversion": "ddim", "regularisation": "paper"}),
+    "no_regularisation_": Form("DDIM inversion", {**_TAKEN, "inversion": "ddim"}),
     "averaged_": Form("direction of many captions", _TAKEN, averaged=True),
     SWAP: Form(
         "DDIM inversion, words swapped",
