@@ -204,16 +204,21 @@ def _choice(name: str, label: str, choices: tuple[str, ...], info: str | None = 
 
 
 def _job_of(p: Any) -> Any:
+    from modules import prompt_parser
+
     from lib_methods.pix2pix_zero.session import Job
 
     state = shared.state
+    # where a prompt changes on the way, "[day:night:0.5]", the picture shows what it ends with
+    schedules = prompt_parser.get_learned_conditioning_prompt_schedules(list(p.prompts), p.steps)
+    prompts = tuple(str(schedule[-1][1]) for schedule in schedules)
 
     def go_on(done: int, total: int) -> bool:
         state.textinfo = f"{TITLE}: finding the picture's noise, step {done + 1} of {total}"
         return not (state.interrupted or state.skipped)
 
     first = int(getattr(p, "iteration", 0)) * int(p.batch_size)
-    return Job(tuple(p.prompts), tuple(p.negative_prompts), float(p.cfg_scale), first, go_on)
+    return Job(prompts, tuple(p.negative_prompts), float(p.cfg_scale), first, go_on)
 
 
 def _add_axes() -> None:

@@ -15,6 +15,7 @@ pytest.importorskip("gradio")
 from lib_methods.hosts import HostSampling
 from lib_methods.pix2pix_zero import apply, infotext
 from lib_methods.pix2pix_zero.directions import Direction
+from tests.pix2pix_zero.bare import leftovers
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit, left, speak_up
 from tests.pix2pix_zero.seam import acting, spread
 from tests.shared.jobs import REPO, same
@@ -113,6 +114,24 @@ def test_a_model_that_is_told_by_instructions_is_refused(
     plain, made = host.generate(**IMG2IMG), host.generate(script_args=edit(), **IMG2IMG)
     assert "InstructPix2Pix" in made.comments
     assert same(plain, made)
+
+
+def test_a_refiner_goes_on_without_the_edit(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path]
+) -> None:
+    """Its layers and its text encoder are others: it draws on with the prompt alone."""
+    from modules import sd_models, shared
+
+    path = checkpoints("sd1")
+    checkpoints("sd1", seed=1)
+    host = start_host(path, extension_dirs=[REPO])
+    sd_models.list_models()
+    first = shared.sd_model.model.diffusion_model
+    job = {**TXT2IMG, "refiner_checkpoint": "sd1-seed1", "refiner_switch_at": 0.5}
+    made = host.generate(script_args=edit(), **job)
+    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert not same(made, host.generate(**job))
+    assert left() == leftovers(first) == []
 
 
 def test_a_lora_counts(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> None:

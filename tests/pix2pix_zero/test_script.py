@@ -114,6 +114,13 @@ def test_the_caption_is_the_prompts_where_that_is_empty(host: Running, by_the_pr
     assert "Negative prompt" not in full.infotexts[0]
 
 
+def test_a_prompt_that_changes_on_the_way_shows_what_it_ends_with(host: Running) -> None:
+    job = {**IMG2IMG, "prompt": "a [red:blue:0.5] circle"}
+    assert same(
+        host.generate(script_args=edit(), **job), host.generate(script_args=edit(caption="a blue circle"), **job)
+    )
+
+
 GIVEN_UP: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no caption": ({}, {"prompt": ""}, "Say what the picture shows"),
     "a word outside of the caption": ({"mask_mode": "by word", "mask_word": "horse"}, {}, '"horse" is not in the'),
