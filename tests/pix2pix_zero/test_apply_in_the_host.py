@@ -146,23 +146,29 @@ def test_every_image_gets_its_own_edit(host: Running, sampler: str) -> None:
     assert spread(third, alone[2]) < 1e-3
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool, int]]:
+    """Level, gradients and rows of every run of the model that the sampler does not ask for."""
+    from lib_methods.hosts.a1111_editing import A1111EditSampling
+
+    seen: list[tuple[float, bool, int]] = []
+    predict = A1111EditSampling.predict
+
+    def watched(self: Any, x: Tensor, sigma: float, cond: Any, gradients: bool = False) -> Tensor:
+        seen.append((sigma, gradients, len(x)))
+        return predict(self, x, sigma, cond, gradients)
+
+    monkeypatch.setattr(A1111EditSampling, "predict", watched)
+    return seen
+
+
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM"])
-def test_no_step_is_left_out(host: Running, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[float, bool, int]] = []
+def test_no_step_is_left_out(host: Running, sampler: str, asked: list[tuple[float, bool, int]]) -> None:
     known: list[Tensor] = []
 
     def look(sampling: HostSampling) -> None:
         known.append(sampling.sigmas)
 
-    from lib_methods.hosts.a1111_editing import A1111EditSampling
-
-    predict = A1111EditSampling.predict
-
-    def watched(self: Any, x: Tensor, sigma: float, cond: Any, gradients: bool = False) -> Tensor:
-        asked.append((sigma, gradients, len(x)))
-        return predict(self, x, sigma, cond, gradients)
-
-    monkeypatch.setattr(A1111EditSampling, "predict", watched)
     with acting(host, look, False):
         drawn(host, {**IMG2IMG, "sampler_name": sampler})
     levels = known[0].tolist()[:-1]
@@ -170,6 +176,20 @@ def test_no_step_is_left_out(host: Running, sampler: str, monkeypatch: pytest.Mo
     assert inversion == [(level, False, 1) for level in reversed(levels)]
     assert [round(level, 4) for level, _, _ in sampling] == [round(level, 4) for level in levels for _ in range(2)]
     assert [gradients for _, gradients, _ in sampling] == [False, True] * len(levels)
+
+
+@pytest.mark.parametrize("inversion", ["ddim", "direct"])
+def test_only_the_interval_is_guided_and_no_more_is_run_than_needed(
+    host: Running, inversion: str, asked: list[tuple[float, bool, int]]
+) -> None:
+    """The reference is known without the model where the inversion is exact; nothing is run to show the sheets."""
+    host.generate(script_args=edit(inversion=inversion, start=0.2, end=0.6, show=True), **IMG2IMG)
+    steps = 10 if inversion == "direct" else 5
+    reference = [gradients for _, gradients, _ in asked[steps:]]
+    if inversion == "direct":
+        assert reference == [False, True, False, True]
+    else:
+        assert reference == [False, False, True, False, True, False, False]
 
 
 def test_the_aspect_is_kept(host: Running) -> None:
