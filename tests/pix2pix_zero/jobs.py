@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
+from lib_methods.hosts import HostSampling
 from tests.fabric.small_model import picture
 from tests.pix2pix_zero.bare import leftovers, loud
+from tests.pix2pix_zero.seam import acting
+from tests.standalone.conftest import Running
 
 SOURCE, TARGET, CAPTION = "circle", "blue square", "a red circle"
 IMG2IMG: dict[str, Any] = {
@@ -47,3 +52,27 @@ def left() -> list[str]:
 
     unet = shared.sd_model.model.diffusion_model
     return leftovers(unet) + [name for name, parameter in unet.named_parameters() if parameter.grad is not None]
+
+
+def drawn(host: Running, job: dict[str, Any], **more: Any) -> Tensor:
+    """The latents that a job ends with; more: of the edit, None for a job without one."""
+    return host.latents(script_args=None if more.get("edit", True) is None else edit(**more), **job)
+
+
+def own_latent(host: Running, job: dict[str, Any]) -> Tensor:
+    """What the job starts from."""
+    seen: list[Tensor] = []
+
+    def look(sampling: HostSampling) -> None:
+        own = sampling.own_latent()
+        assert own is not None
+        seen.append(own)
+
+    with acting(host, look, False):
+        host.latents(**job)
+    return seen[0]
+
+
+def away(one: Tensor, other: Tensor) -> float:
+    """Mean difference, as a share of the mean size."""
+    return float((one - other).abs().mean() / other.abs().mean())

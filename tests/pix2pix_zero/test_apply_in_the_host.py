@@ -1,4 +1,4 @@
-"""Edits in jobs of the standalone host: what strength 0 gives, batches, masks, the cache, and what is left behind."""
+"""Edits in jobs of the standalone host: what strength 0 gives, batches, masks, and what is left behind."""
 
 from __future__ import annotations
 
@@ -18,9 +18,19 @@ from lib_methods.hosts import HostSampling
 from lib_methods.pix2pix_zero import apply, guidance, infotext
 from lib_methods.pix2pix_zero import edit as edit_module
 from lib_methods.pix2pix_zero.guidance import NO_GRADIENTS
-from lib_methods.pix2pix_zero.inversion import Trajectory
 from tests.fabric.small_model import picture
-from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TARGET, TXT2IMG, edit, left, speak_up
+from tests.pix2pix_zero.jobs import (
+    HIRES,
+    IMG2IMG,
+    TARGET,
+    TXT2IMG,
+    away,
+    drawn,
+    edit,
+    left,
+    own_latent,
+    speak_up,
+)
 from tests.pix2pix_zero.seam import acting, spread
 from tests.shared.jobs import REPO, pixels, same
 from tests.shared.pictures import encoded
@@ -44,30 +54,6 @@ def _clean(host: Running) -> Iterator[None]:
     apply.CACHE.clear()
     yield
     assert left() == []
-
-
-def drawn(host: Running, job: dict[str, Any], **more: Any) -> Tensor:
-    """The latents that a job ends with; more: of the edit, None for a job without one."""
-    return host.latents(script_args=None if more.get("edit", True) is None else edit(**more), **job)
-
-
-def own_latent(host: Running, job: dict[str, Any]) -> Tensor:
-    """What the job starts from."""
-    seen: list[Tensor] = []
-
-    def look(sampling: HostSampling) -> None:
-        own = sampling.own_latent()
-        assert own is not None
-        seen.append(own)
-
-    with acting(host, look, False):
-        host.latents(**job)
-    return seen[0]
-
-
-def away(one: Tensor, other: Tensor) -> float:
-    """Mean difference, as a share of the mean size."""
-    return float((one - other).abs().mean() / other.abs().mean())
 
 
 @pytest.mark.parametrize("sampler", STRAIGHT)
@@ -296,158 +282,3 @@ def test_the_tabs_own_mask_is_kept_as_well(host: Running, sampler: str) -> None:
     assert not (plain[:, :, 40:] == made[:, :, 40:]).all()
     both = drawn(host, job, mask=encoded(HALF), mask_mode="keep white", inversion="direct")
     assert spread(both[..., 4:], own_latent(host, job)[..., 4:]) < 1e-3  # the host keeps the rest
-
-
-JOBS: dict[str, dict[str, Any]] = {
-    "AND": {"prompt": "a red circle AND a blue square :0.5"},
-    "negative prompt": {"negative_prompt": "grey"},
-    "long prompt": {"prompt": "a red circle, " + "shiny " * 80},
-    "long negative": {"negative_prompt": "grey " * 90},
-    "padded": {"negative_prompt": "grey " * 90, "override_settings": {"pad_cond_uncond": True}},
-    "prompts of unequal length": {
-        "prompt": ["a red circle", "a red circle, " + "shiny " * 80],
-        "seed": [1, 2],
-        "batch_size": 2,
-    },
-    "slices": {"override_settings": {"batch_cond_uncond": False}},
-    "skipped rows": {"s_min_uncond": 2.0},
-    "clip skip": {"override_settings": {"CLIP_stop_at_last_layers": 2}},
-    "one step": {"steps": 1, "denoising_strength": 1.0},
-}
-
-
-@pytest.mark.parametrize("kind", ["img2img", "txt2img"])
-@pytest.mark.parametrize("name", JOBS)
-def test_every_kind_of_job(host: Running, name: str, kind: str) -> None:
-    job = {**(IMG2IMG if kind == "img2img" else TXT2IMG), **JOBS[name]}
-    plain = host.generate(**job)
-    made = host.generate(script_args=edit(), **job)
-    assert infotext.ERROR_KEY not in made.infotexts[0]
-    assert not any((a == b).all() for a, b in zip(pixels(plain), pixels(made)))
-    assert same(made, host.generate(script_args=edit(), **job))
-    assert same(plain, host.generate(**job))
-
-
-@pytest.mark.parametrize("name", ["long prompt", "long negative", "prompts of unequal length"])
-def test_strength_0_holds_for_chunks_of_tokens(host: Running, name: str) -> None:
-    txt2img = {**TXT2IMG, **JOBS[name]}
-    made = drawn(host, txt2img, strength=1e-7, structure=0.1)  # not 0, where nothing is held
-    assert spread(made, drawn(host, txt2img, edit=None)) < 5e-3
-
-
-def test_a_blend_that_does_not_fit_says_so(host: Running) -> None:
-    made = host.generate(script_args=edit(guidance="soft blend", caption=CAPTION + ", thing" * 60), **IMG2IMG)
-    assert edit_module.OTHER_LENGTH in made.comments
-
-
-def test_both_passes_of_hires_fix_have_the_direction(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second with a sampler of its own, and a stochastic one if it likes."""
-    first = host.generate(script_args=edit(show=True), **HIRES, hr_sampler_name="Euler a")
-    assert infotext.ERROR_KEY not in first.infotexts[0]
-    seen: list[bool] = []
-    shifted = edit_module.Shift._of
-
-    def watched(self: Any, row: Any, added: Any) -> Any:
-        seen.append(self.sampling.is_hires)
-        return shifted(self, row, added)
-
-    monkeypatch.setattr("lib_methods.pix2pix_zero.shift.Shift._of", watched)
-    made = host.generate(script_args=edit(show=True), **HIRES, hr_sampler_name="DDIM")
-    assert infotext.ERROR_KEY not in made.infotexts[0]
-    assert made.images[0].size == (96, 96)
-    assert set(seen) == {False, True} and seen == sorted(seen)
-
-
-def test_a_batch_that_gives_up_has_nothing_of_the_one_before(host: Running) -> None:
-    job = {**IMG2IMG, "prompt": [CAPTION, "a grey box"], "seed": [1, 2], "n_iter": 2}
-    plain = host.generate(**job)
-    made = host.generate(script_args=edit(mask_mode="by word"), **job)
-    assert not (pixels(plain)[0] == pixels(made)[0]).all()
-    assert (pixels(plain)[1] == pixels(made)[1]).all()
-    assert 'The word "circle" is not in the caption' in made.comments
-    assert infotext.ERROR_KEY in made.infotexts[1]
-
-
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """How far each inversion was when it was begun and when it ended."""
-    seen: list[tuple[int, int]] = []
-    invert = apply.invert
-
-    def watched(*args: Any, **kwargs: Any) -> Trajectory:
-        partial = args[5]
-        found = invert(*args, **kwargs)
-        seen.append((0 if partial is None else partial.done, found.done))
-        return found
-
-    monkeypatch.setattr(apply, "invert", watched)
-    return seen
-
-
-def test_an_inversion_is_found_again_where_nothing_has_changed(host: Running, steps: list[tuple[int, int]]) -> None:
-    from modules import shared
-
-    first, again = (drawn(host, IMG2IMG) for _ in range(2))
-    assert torch.equal(first, again)
-    drawn(host, {**IMG2IMG, "seed": 77}, target="grey", strength=2)
-    assert steps == [(0, 5), (5, 5), (5, 5)]
-    del steps[:]
-    drawn(host, {**IMG2IMG, "override_settings": {"CLIP_stop_at_last_layers": 2}})
-    drawn(host, {**IMG2IMG, "prompt": "a blue circle"})
-    drawn(host, {**IMG2IMG, "init_images": [picture(8)]})
-    drawn(host, {**IMG2IMG, "denoising_strength": 0.6})
-    shared.sd_model.loaded_networks = [type("Net", (), {"name": "x", "mtime": 1})()]
-    try:
-        drawn(host, IMG2IMG)
-    finally:
-        shared.sd_model.loaded_networks = []
-    assert [begun for begun, _ in steps] == [0] * 5
-
-
-def test_an_interrupted_inversion_goes_on_where_it_was(
-    host: Running, steps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lib_methods.hosts.a1111_editing import A1111EditSampling
-    from modules import shared
-
-    whole = drawn(host, IMG2IMG, inversion="direct")
-    apply.CACHE.clear()
-    predict, calls = A1111EditSampling.predict, []
-
-    def impatient(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        calls.append(1)
-        if len(calls) == 3:
-            shared.state.interrupt()
-        return predict(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(A1111EditSampling, "predict", impatient)
-        made = host.generate(script_args=edit(inversion="direct"), **IMG2IMG)
-    assert len(calls) == 3
-    assert infotext.ERROR_KEY not in made.infotexts[0]
-    assert torch.equal(drawn(host, IMG2IMG, inversion="direct"), whole)
-    assert steps == [(0, 10), (0, 3), (3, 10)]
-
-
-def test_finish_this_image_does_not_cut_the_inversion(host: Running, steps: list[tuple[int, int]]) -> None:
-    from modules import shared
-
-    def stop(sampling: HostSampling) -> None:
-        shared.state.stop_generating()
-
-    with acting(host, stop, False):  # the second batch is not begun
-        host.latents(script_args=edit(), n_iter=2, **IMG2IMG)
-    assert steps == [(0, 5)]
-
-
-def test_a_model_that_gives_no_numbers_is_told(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib_methods.hosts.a1111_editing import A1111EditSampling
-
-    def broken(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return x * float("nan")
-
-    monkeypatch.setattr(A1111EditSampling, "predict", broken)
-    made = host.generate(script_args=edit(), **IMG2IMG)
-    assert "not a number (NaN)" in made.comments
-    assert "cannot be inverted" in made.infotexts[0]
-    assert len(apply.CACHE) == 0
