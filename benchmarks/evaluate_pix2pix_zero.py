@@ -174,9 +174,9 @@ def _batches(asked: Sequence[Edit], run: Callable[[Sequence[Edit], int], Picture
 def both_kinds(editor: Editor, count: int) -> tuple[list[Edit], dict[str, float]]:
     """`count` edits, of rendered and of generated pictures in equal parts; and the share of either that was kept."""
     half = count // 2
-    ours, rendered_tries = rendered(count - half, editor.autoencoder)
-    drawn, generated_tries = generated(half, editor.draw)
-    return ours + drawn, {"rendered": len(ours) / rendered_tries, "generated": len(drawn) / generated_tries}
+    ours, share = rendered(count - half, editor.autoencoder)
+    drawn, share_drawn = generated(half, editor.draw)
+    return ours + drawn, {"rendered": share, "generated": share_drawn}
 
 
 def evaluate(editor: Editor, asked: Sequence[Edit]) -> tuple[dict[str, Any], dict[str, Pictures]]:

@@ -58,8 +58,8 @@ def scenes(number: int, seed: int = SEED) -> tuple[str, Scene, Scene]:
     return task, before, replace(before, **{task: others[int(rng.integers(len(others)))]})
 
 
-def rendered(count: int, seen_through: Callable[[Pictures], Pictures] | None = None) -> tuple[list[Edit], int]:
-    """Edits of pictures that are drawn without a model; and how many were drawn for them.
+def rendered(count: int, seen_through: Callable[[Pictures], Pictures] | None = None) -> tuple[list[Edit], float]:
+    """Edits of pictures that are drawn without a model; and the share of the pictures that could be taken.
 
     seen_through: what the pictures go through on their way into the model and out of it, its autoencoder. Edits are
     taken only where the parser still reads both the picture and its perfect edit right after that: an autoencoder that
@@ -81,9 +81,9 @@ def rendered(count: int, seen_through: Callable[[Pictures], Pictures] | None = N
     return _collected(count, draw)
 
 
-def generated(count: int, draw: Callable[[Sequence[str], int], Pictures]) -> tuple[list[Edit], int]:
-    """Edits of pictures that a model drew, where the parser reads every attribute of the prompt; and how many were
-    drawn for them.
+def generated(count: int, draw: Callable[[Sequence[str], int], Pictures]) -> tuple[list[Edit], float]:
+    """Edits of pictures that a model drew, where the parser reads every attribute of the prompt; and the share of the
+    pictures of which that is so.
 
     draw: pictures of prompts, seeds counting up from the one given.
     """
@@ -97,14 +97,14 @@ def generated(count: int, draw: Callable[[Sequence[str], int], Pictures]) -> tup
     return _collected(count, drawn)
 
 
-def _collected(count: int, draw: Callable[[Sequence[int]], list[Edit]]) -> tuple[list[Edit], int]:
-    """`count` edits, the tasks in turn, of those that `draw` keeps of scenes by their numbers; and how many it drew.
+def _collected(count: int, draw: Callable[[Sequence[int]], list[Edit]]) -> tuple[list[Edit], float]:
+    """`count` edits, the tasks in turn, of those that `draw` keeps of scenes by their numbers; and the share it keeps.
 
     Raises RuntimeError where hardly any are kept.
     """
     kept: dict[str, list[Edit]] = {task: [] for task in TASKS}
     wanted = {task: len(range(place, count, len(TASKS))) for place, task in enumerate(TASKS)}
-    drawn = number = 0
+    drawn = usable = number = 0
     while missing := sum(wanted[task] - len(kept[task]) for task in TASKS):
         if drawn >= 20 * count + 10 * BATCH:
             raise RuntimeError(f"Too few of the pictures are what was asked for: {count - missing} of {drawn}.")
@@ -116,9 +116,10 @@ def _collected(count: int, draw: Callable[[Sequence[int]], list[Edit]]) -> tuple
             number += 1
         drawn += len(numbers)
         for edit in draw(numbers):
+            usable += 1
             if len(kept[edit.task]) < wanted[edit.task]:
                 kept[edit.task].append(edit)
-    return [kept[TASKS[i % len(TASKS)]][i // len(TASKS)] for i in range(count)], drawn
+    return [kept[TASKS[i % len(TASKS)]][i // len(TASKS)] for i in range(count)], usable / max(1, drawn)
 
 
 def _is(picture: np.ndarray, scene: Scene) -> bool:

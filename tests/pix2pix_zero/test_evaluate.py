@@ -103,9 +103,9 @@ def test_generated_pictures_are_kept_only_where_all_attributes_are_right() -> No
         drawn.extend(pictures)
         return pictures
 
-    kept, tries = program.generated(9, draw)
+    kept, share = program.generated(9, draw)
     assert [edit.task for edit in kept] == list(program.TASKS) * 3
-    assert tries == len(drawn) > 9
+    assert share == 0.5 and len(drawn) > 9
     assert all(all(parse(edit.source).matches(edit.before, ATTRIBUTES).values()) for edit in kept)
     assert all(edit.wanted is None for edit in kept)
 
@@ -124,13 +124,12 @@ def test_rendered_pictures_are_kept_only_where_the_autoencoder_leaves_them_reada
         times += 1
         return [np.zeros_like(p) if (i + times) % 4 == 0 else p for i, p in enumerate(pictures)]
 
-    kept, tries = program.rendered(9, spoil)
+    kept, share = program.rendered(9, spoil)
     assert [edit.task for edit in kept] == list(program.TASKS) * 3
-    assert tries > 9
+    assert share == 0.5  # a quarter for the one, another quarter for the other
     assert len({edit.source.tobytes() for edit in kept}) == 9
-    every, drawn = program.rendered(9)
-    # as many are drawn at a time as there are in a batch, of the tasks that still miss some
-    assert 9 <= drawn < 9 + program.BATCH
+    every, share = program.rendered(9)
+    assert share == 1
     assert [edit.name for edit in every] != [edit.name for edit in kept]
 
 
