@@ -32,7 +32,7 @@ from lib_methods.pix2pix_zero.settings import (
 )
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import add_axes
-from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved
+from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved
 from lib_methods.ui.job import MethodJobs
 
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
@@ -117,7 +117,7 @@ class Pix2PixZeroScript(scripts.Script):
         listen(forget.click, lambda: "", [], [made["mask"]])
         listen(made["mask"].change, handlers.preview, [made["mask"]], [shown])
         for component in (*controls, steps):
-            listen(component.change, handlers.status, [*controls, steps], [status])
+            follow(component.change, handlers.status, [*controls, steps], [status])
         keys = infotext.paste_keys()
         self.infotext_fields = list(zip(controls, keys))
         self.paste_field_names = list(keys)

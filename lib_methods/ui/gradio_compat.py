@@ -38,7 +38,27 @@ def listen(
     event: Callable[..., Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
 ) -> None:
     """Call `function` at an event of a component (`button.click`): at once, beside the queue of jobs, without progress
-    bar, and not offered as an API endpoint. Every event counts, also while an earlier one is still at work."""
+    bar, and not offered as an API endpoint. Every event counts, also while an earlier one is still at work; not so in
+    gradio 3, see `follow`."""
+    event(function, inputs=list(inputs), outputs=list(outputs), **_options(event))
+
+
+def follow(
+    event: Callable[..., Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> None:
+    """As `listen`, for a function that only shows something about its inputs: what is shown in the end is about their
+    last values, however fast somebody types.
+
+    gradio 3 drops an event while an earlier one is at work. There the function is asked once more after each event,
+    with the values of that moment.
+    """
+    options = _options(event)
+    shown = event(function, inputs=list(inputs), outputs=list(outputs), **options)
+    if "trigger_mode" not in options:
+        shown.then(function, inputs=list(inputs), outputs=list(outputs), **options)
+
+
+def _options(event: Callable[..., Any]) -> dict[str, Any]:
     known = inspect.signature(event).parameters
     options: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     if "trigger_mode" in known:  # gradio 4: events during a running one would be dropped
@@ -47,7 +67,7 @@ def listen(
         options["api_visibility"] = "private"
     else:
         options["api_name"] = False
-    event(function, inputs=list(inputs), outputs=list(outputs), **options)
+    return options
 
 
 def warn(sentence: str) -> None:
