@@ -51,6 +51,11 @@ def test_rubbish_is_no_edit(asked: list[program.Edit]) -> None:
     assert figures["preservation"] < 0.4 and figures["layout"] == 0.0
 
 
+def test_the_balance_is_what_both_reach() -> None:
+    assert program.balance({"instruction_accuracy": 0.95, "preservation": 0.89}) == 0.89
+    assert program.balance({"instruction_accuracy": 0.91, "preservation": 0.92}) == 0.91
+
+
 def test_monotonic_counts_the_steps_that_come_closer() -> None:
     grid = {(text, image): {"similarity": image} for text in program.TEXT_SCALES for image in program.IMAGE_SCALES}
     assert program.monotonic(grid) == 1.0
