@@ -242,10 +242,9 @@ def test_a_mask_by_word_keeps_the_ground(shapes: WebUI, runs: Runs) -> None:
     ground = Image.fromarray((np.abs(pixels - pixels[0, 0]).max(axis=2) < 8).astype(np.uint8) * 255)
 
     def on_ground(answer: Generation) -> float:
-        shown = [
-            Image.composite(one, Image.new("RGB", one.size), ground) for one in (answer.images[0], round_trip.images[0])
-        ]
-        return psnr(*shown)
+        black = Image.new("RGB", ground.size)
+        one, other = (Image.composite(made.images[0], black, ground) for made in (answer, round_trip))
+        return psnr(one, other)
 
     assert on_ground(plural) > on_ground(everywhere)
 
