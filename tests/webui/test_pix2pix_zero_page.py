@@ -81,6 +81,7 @@ def test_an_edit_from_the_page(page: WebDriver) -> None:
     for control, value in (("steps", 5), ("width", 64), ("height", 64), ("seed", 4)):
         fill(page, f"#txt2img_{control} input[type=number]", value)
     accordion = open_accordion(page, TITLE)
+    page_errors(page)  # those of the WebUI itself when a size changes
     field(accordion, "Source").send_keys("green")
     field(accordion, "Target").send_keys("red")
     wait(page, lambda: "green to red in what the prompt gives" in status(page, "txt2img"))
