@@ -23,7 +23,7 @@ from lib_methods.thresholding.request import CONTROLS, TITLE, parse_request
 from lib_methods.thresholding.settings import METHODS, MIMIC, NUMBERS, RESCALE, ThresholdSettings
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import NumberAxis, add_axes
-from lib_methods.ui.gradio_compat import hidden_row, listen, unsaved
+from lib_methods.ui.gradio_compat import follow, hidden_row, unsaved
 from lib_methods.ui.job import MethodJobs
 
 DEFAULTS = ThresholdSettings()
@@ -102,7 +102,7 @@ class DynamicThresholdingScript(scripts.Script):
                     )
         controls = [made[name] for name in CONTROLS]
         for component in (*controls, cfg_scale, steps):
-            listen(component.change, page.status, [*controls, cfg_scale, steps], [status])
+            follow(component.change, page.status, [*controls, cfg_scale, steps], [status])
         keys = infotext.paste_keys(lambda: not _peer_is_here())
         self.infotext_fields = list(zip(controls, keys))
         self.paste_field_names = list(keys)

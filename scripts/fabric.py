@@ -27,7 +27,7 @@ from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIG
 from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import add_axes
-from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved, warn
+from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved, warn
 from lib_methods.ui.job import MethodJobs
 
 TITLE = "FABRIC"
@@ -128,9 +128,9 @@ class FabricScript(scripts.Script):
         controls = [enabled, likes, dislikes, strength, start, end, negative, minimum, weighting, colour, detail, hires]
         controls += [hires_strength, cache, seed]
         for component in (likes, dislikes):
-            listen(component.change, handlers.board, [likes, dislikes], [board])
+            follow(component.change, handlers.board, [likes, dislikes], [board])
         for component in (*controls, steps):
-            listen(component.change, handlers.describe, [*controls, steps], [status])
+            follow(component.change, handlers.describe, [*controls, steps], [status])
         # not "input": gradio 6 raises that at key strokes only
         listen(inbox.change, handlers.receive, [inbox, enabled, likes, dislikes], [enabled, likes, dislikes, outbox])
         listen(load.click, handlers.load_preset, [preset, *controls], [*controls, status])

@@ -33,7 +33,7 @@ from lib_methods.image_cfg.settings import (
 )
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import add_axes
-from lib_methods.ui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved
+from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved
 from lib_methods.ui.job import MethodJobs
 
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
@@ -121,7 +121,7 @@ class ImageCfgScript(scripts.Script):
         listen(forget.click, lambda: "", [], [mask])
         listen(mask.change, lambda name: handlers.preview(name, "mask"), [mask], [shown])
         for component in controls:
-            listen(component.change, handlers.status, controls, [status])
+            follow(component.change, handlers.status, controls, [status])
         keys = infotext.paste_keys()
         self.infotext_fields = list(zip(controls, keys))
         self.paste_field_names = list(keys)

@@ -17,6 +17,7 @@ from lib_methods.ui.status import status_html
 
 THUMBNAIL_SIDE = 192
 GAP, LINE = 8, 22
+LEAST_COLUMN = 92  # for the longest name
 
 
 class PageHandlers:
@@ -60,12 +61,13 @@ class PageHandlers:
 
 
 def sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Pictures of one size side by side, each under its name."""
+    """Pictures of one size side by side, each under its name; small ones stand apart, so that the names have room."""
     width, height = pictures[0][1].size
-    canvas = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + LINE), "white")
+    column = max(width, LEAST_COLUMN)
+    canvas = Image.new("RGB", (len(pictures) * (column + GAP) - GAP, height + LINE), "white")
     draw = ImageDraw.Draw(canvas)
     for index, (name, picture) in enumerate(pictures):
-        left = index * (width + GAP)
+        left = index * (column + GAP)
         draw.text((left + 2, 5), name, fill="black")
         canvas.paste(picture.convert("RGB").resize((width, height)), (left, LINE))
     return canvas

@@ -85,9 +85,9 @@ def test_a_sheet_for_every_picture(host: Running, guidance: str) -> None:
     assert len(made.images) == len(made.infotexts) == count + 4
     assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(made.images, bare.images))
     for index, sheet in enumerate(made.images[count:]):
-        side, gap, line = 64, 8, 22
-        assert sheet.size == (4 * (side + gap) - gap, side + line)
-        shown = np.asarray(sheet)[line:, 2 * (side + gap) : 2 * (side + gap) + side].astype(int)
+        side, column, gap, line = 64, 92, 8, 22
+        assert sheet.size == (4 * (column + gap) - gap, side + line)
+        shown = np.asarray(sheet)[line:, 2 * (column + gap) : 2 * (column + gap) + side].astype(int)
         wanted = np.asarray(made.images[made.index_of_first_image + index]).astype(int)
         assert np.abs(shown - wanted).max() <= 1
 
@@ -95,12 +95,12 @@ def test_a_sheet_for_every_picture(host: Running, guidance: str) -> None:
 def test_a_sheet_has_what_there_is(host: Running) -> None:
     """No reconstruction of what was drawn, no attention of a word that the caption has not; sizes of Hires.fix."""
     drawn = host.generate(script_args=edit(show=True), **TXT2IMG)
-    assert drawn.images[-1].size == (3 * 72 - 8, 64 + 22)
+    assert drawn.images[-1].size == (3 * 100 - 8, 64 + 22)
     other = host.generate(script_args=edit(show=True, source="horse"), **IMG2IMG)
-    assert other.images[-1].size == (3 * 72 - 8, 64 + 22)
+    assert other.images[-1].size == (3 * 100 - 8, 64 + 22)
     large = host.generate(script_args=edit(show=True), **HIRES)
     assert large.images[0].size == (96, 96)
-    assert large.images[-1].size == (3 * 72 - 8, 64 + 22)
+    assert large.images[-1].size == (3 * 100 - 8, 64 + 22)
 
 
 @pytest.mark.parametrize("by_the_prompt", [False, True])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lib_methods.pix2pix_zero.page import GAP, LEAST_COLUMN
 from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
 from standalone.shapes.world import Scene, render
@@ -66,9 +67,9 @@ def psnr(one: Image.Image, other: Image.Image, box: tuple[int, int, int, int] | 
 
 def panels(sheet: Image.Image, width: int = SIDE, height: int = SIDE) -> list[Image.Image]:
     """The pictures side by side in a sheet, without their names."""
-    top, gap = sheet.height - height, 8
-    count = (sheet.width + gap) // (width + gap)
-    return [sheet.crop((i * (width + gap), top, i * (width + gap) + width, top + height)) for i in range(count)]
+    top, pitch = sheet.height - height, max(width, LEAST_COLUMN) + GAP
+    lefts = [i * pitch for i in range((sheet.width + GAP) // pitch)]
+    return [sheet.crop((left, top, left + width, top + height)) for left in lefts]
 
 
 def stopped(server: WebUI, payload: JSON, when: Callable[[JSON], bool], path: str = "interrupt") -> Generation:
