@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from benchmarks.bench_fabric import PeakMemory
+from benchmarks.full_size import PeakMemory
 from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 
 HEADS, CHANNELS = 8, 40

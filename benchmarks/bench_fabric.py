@@ -8,12 +8,8 @@ CUDA device it runs in half precision, elsewhere in fp32.
 
 from __future__ import annotations
 
-import gc
 import json
-import os
-import platform
 import statistics
-import threading
 import time
 from pathlib import Path
 
@@ -23,27 +19,10 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from benchmarks.bare import BareSampling, rows_of
+from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
-
-STATM = Path("/proc/self/statm")
-
-
-def sd15_unet(device: torch.device, dtype: torch.dtype, context: int = 768) -> UNet2DConditionModel:
-    """SD1.5's UNet, 860 million parameters, with random weights. context: the width of the text encoder."""
-    with torch.device(device):
-        return UNet2DConditionModel(
-            sample_size=64,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            cross_attention_dim=context,
-            attention_head_dim=8,
-        ).to(dtype)
 
 
 def likes(count: int) -> tuple[tuple[FeedbackImage, ...], dict[str, Image.Image]]:
@@ -71,12 +50,10 @@ class Case:
 
     def call(self, sampling: BareSampling, level: float) -> float:
         """Seconds for one denoiser call over `batch` cond and `batch` uncond rows."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        settle()
         started = time.perf_counter()
         sampling.denoise(self.x, self.context, rows_of(self.batch, self.batch), level=level)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        settle()
         return time.perf_counter() - started
 
     def with_likes(self, count: int, detail: str) -> BareSampling:
@@ -108,38 +85,6 @@ class Case:
                 return None
             peaks.append(memory.peak)
         return peaks[0] / peaks[1]
-
-
-class PeakMemory:
-    """The most memory held within a block, in bytes: torch's count on CUDA, the process's resident size on Linux."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.peak: int | None = None
-        self._done = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        elif STATM.exists():
-            self._watcher.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            self.peak = torch.cuda.max_memory_allocated()
-        elif self._watcher.is_alive():
-            self._done.set()
-            self._watcher.join()
-
-    def _watch(self) -> None:
-        peak = 0
-        while not self._done.wait(0.005):
-            peak = max(peak, int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
-        self.peak = peak
 
 
 def main(out: Path, quick: bool) -> int:
@@ -187,10 +132,7 @@ def _write(
     report = {
         "metrics": {name: round(value, 3) for name, value in figures.items()},
         "settings": {
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
-            "threads": torch.get_num_threads(),
-            "dtype": str(dtype),
-            "torch": torch.__version__,
+            **environment(dtype),
             "size": size,
             "rounds": {name: len(values) for name, values in collected.items()},
         },

@@ -9,11 +9,9 @@ measured in turn in the same run; the median of the rounds counts. bench.json is
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,8 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from benchmarks.full_size import environment, put_full_size, settle, watching
 from benchmarks.studio import INSTRUCT_CHECKPOINT, Studio, as_request, studio
 from lib_methods.image_cfg.request import TITLE
 
@@ -45,49 +43,23 @@ class Clock:
         self.rows: list[int] = []
         self._started = 0.0
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 
         def begin(module: torch.nn.Module, inputs: Any) -> None:
             if isinstance(module, CFGDenoiser):
-                _settle()
+                settle()
                 self._started = time.perf_counter()
                 self.rows.append(0)
             elif isinstance(module, UNet2DConditionModel):
                 self.rows[-1] += len(inputs[0])
 
-        def end(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        def end(module: torch.nn.Module) -> None:
             if isinstance(module, CFGDenoiser):
-                _settle()
+                settle()
                 self.seconds.append(time.perf_counter() - self._started)
 
-        handles = [register_module_forward_pre_hook(begin), register_module_forward_hook(end)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _settle() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def full_size_unet(context: int) -> UNet2DConditionModel:
-    """InstructPix2Pix's UNet, 860 million parameters, with random weights."""
-    return UNet2DConditionModel(
-        sample_size=64,
-        in_channels=8,
-        out_channels=4,
-        block_out_channels=(320, 640, 1280, 1280),
-        layers_per_block=2,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        cross_attention_dim=context,
-        attention_head_dim=8,
-    )
+        return watching(begin, end)
 
 
 class Bench:
@@ -127,10 +99,7 @@ def main(out: Path, quick: bool) -> int:
     with studio(INSTRUCT_CHECKPOINT) as maker:
         model = maker.host.model
         print("Building a UNet of InstructPix2Pix's size with random weights ...", flush=True)
-        like = model.model.diffusion_model
-        torch.manual_seed(0)
-        unet = full_size_unet(int(like.config.cross_attention_dim)).to(like.device, like.dtype)
-        model.model.diffusion_model = unet.requires_grad_(False).eval()
+        put_full_size(model, channels=8)
         bench = Bench(maker, size)
         bench.in_txt2img("plain")  # warm-up
         for turn in range(rounds):
@@ -146,12 +115,12 @@ def main(out: Path, quick: bool) -> int:
             rows["rows_hosts_own"] = own[1]
             line = ", ".join(f"{name} {values[-1]:.2f}" for name, values in collected.items())
             print(f"  round {turn + 1}: {line}", flush=True)
-            _write(out, collected, rows, size, str(like.dtype))
+            _write(out, collected, rows, size, model.dtype)
     print(f"Written to {out.name}: bench.json.")
     return 0
 
 
-def _write(out: Path, collected: dict[str, list[float]], rows: dict[str, int], size: int, dtype: str) -> None:
+def _write(out: Path, collected: dict[str, list[float]], rows: dict[str, int], size: int, dtype: torch.dtype) -> None:
     report = {
         "metrics": {
             **{name: round(statistics.median(values), 3) for name, values in collected.items()},
@@ -159,10 +128,7 @@ def _write(out: Path, collected: dict[str, list[float]], rows: dict[str, int], s
             "wanted_full": WANTED_FULL,
         },
         "settings": {
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-            "threads": torch.get_num_threads(),
-            "dtype": dtype,
-            "torch": torch.__version__,
+            **environment(dtype),
             "size": size,
             "batch": 1,
             "rounds": {name: len(values) for name, values in collected.items()},

@@ -12,11 +12,9 @@ bench.json is written after every round.
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,8 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from benchmarks.bench_fabric import PeakMemory, sd15_unet
+from benchmarks.full_size import PeakMemory, environment, put_full_size, settle, watching
 from benchmarks.studio import CFG, STEPS, Studio, studio
 from lib_methods.pix2pix_zero.apply import CACHE
 from lib_methods.pix2pix_zero.request import TITLE
@@ -59,8 +56,7 @@ class Watch:
         self.inversion = self.sampling = self.backwards = 0
         self.seconds = 0.0
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 
         started: float | None = None
@@ -71,7 +67,7 @@ class Watch:
             if not isinstance(module, CFGDenoiser | UNet2DConditionModel):
                 return
             if started is None:
-                _settle()
+                settle()
                 started = time.perf_counter()
             if isinstance(module, CFGDenoiser):
                 is_sampling = True
@@ -81,22 +77,12 @@ class Watch:
                 self.sampling += len(inputs[0])
                 self.backwards += len(inputs[0]) if torch.is_grad_enabled() else 0
 
-        def end(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        def end(module: torch.nn.Module) -> None:
             if isinstance(module, CFGDenoiser) and started is not None:
-                _settle()
+                settle()
                 self.seconds = time.perf_counter() - started
 
-        handles = [register_module_forward_pre_hook(begin), register_module_forward_hook(end)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _settle() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+        return watching(begin, end)
 
 
 class Bench:
@@ -147,14 +133,11 @@ def main(out: Path, quick: bool) -> int:
         fixed: dict[str, float] = Bench(maker, 64).forwards(steps)
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in fixed.items()), flush=True)
         model = maker.host.model
-        like = model.model.diffusion_model
         print("Building a UNet of SD1.5's size with random weights ...", flush=True)
-        torch.manual_seed(0)
-        unet = sd15_unet(like.device, like.dtype, int(like.config.cross_attention_dim))
-        model.model.diffusion_model = unet.requires_grad_(False).eval()
+        put_full_size(model)
         bench = Bench(maker, size)
         bench.run(FORMS["default"])  # warm-up
-        fixed.update(_memory(bench, like.device))
+        fixed.update(_memory(bench, model.device))
         for turn in range(rounds):
             forms = list(FORMS) if turn % 2 == 0 else list(reversed(FORMS))
             plain = bench.run(None).seconds
@@ -164,7 +147,7 @@ def main(out: Path, quick: bool) -> int:
                 collected.setdefault(f"ratio_{form}", []).append(seconds / plain)
             line = ", ".join(f"{name} {values[-1]:.2f}" for name, values in collected.items())
             print(f"  round {turn + 1}: {line}", flush=True)
-            _write(out, collected, fixed, size, steps, str(like.dtype))
+            _write(out, collected, fixed, size, steps, model.dtype)
     print(f"Written to {out.name}: bench.json.")
     return 0
 
@@ -184,7 +167,7 @@ def _memory(bench: Bench, device: torch.device) -> dict[str, float]:
 
 
 def _write(
-    out: Path, collected: dict[str, list[float]], fixed: dict[str, float], size: int, steps: int, dtype: str
+    out: Path, collected: dict[str, list[float]], fixed: dict[str, float], size: int, steps: int, dtype: torch.dtype
 ) -> None:
     report = {
         "metrics": {
@@ -194,10 +177,7 @@ def _write(
             "wanted_peak_memory": WANTED_MEMORY,
         },
         "settings": {
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-            "threads": torch.get_num_threads(),
-            "dtype": dtype,
-            "torch": torch.__version__,
+            **environment(dtype),
             "size": size,
             "steps_counted": steps,
             "steps_timed": 1,
