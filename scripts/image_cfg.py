@@ -21,7 +21,7 @@ from modules import paths, script_callbacks, scripts, ui_components
 from lib_methods.pictures.store import ImageStore
 from lib_methods.image_cfg import infotext, page
 from lib_methods.pictures.fit import FITS
-from lib_methods.image_cfg.mask import of_the_tab
+from lib_methods.pictures.mask import of_the_tab
 from lib_methods.image_cfg.request import CONTROLS, DEFAULTS, TITLE, parse_request
 from lib_methods.image_cfg.schedules import SCHEDULES
 from lib_methods.image_cfg.settings import (

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lib_methods.ui import paste
 from lib_methods.ui.arguments import format_number
 from lib_methods.ui.paste import PasteKey
 
@@ -101,11 +102,7 @@ def foreign_pictures(fields: Mapping[str, Any]) -> int:
 
 def paste_keys() -> tuple[PasteKey, ...]:
     """One key per control, in the order of `request.CONTROLS`."""
-
-    def reader(control: str) -> Callable[[Mapping[str, Any]], Any]:
-        return lambda fields: control_values(fields)[control]
-
-    return tuple(PasteKey(KEYS.get(control, ENABLED_KEY), reader(control)) for control in CONTROLS)
+    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, control_values)
 
 
 def _our_values(fields: Mapping[str, Any]) -> dict[str, Any]:

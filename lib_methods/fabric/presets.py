@@ -11,14 +11,14 @@ import json
 import os
 import re
 import tempfile
-import unicodedata
 from pathlib import Path
 from typing import Any
+
+from lib_methods.ui import names
 
 from .request import settings_from_fields, settings_to_fields
 from .settings import FabricSettings, SettingsError
 
-MAX_NAME = 80
 MAX_FILE_BYTES = 2**20
 _STEM = re.compile(r"[a-z0-9_-]*-[0-9a-f]{16}")
 _VERSION = 1
@@ -29,26 +29,8 @@ class PresetError(SettingsError):
 
 
 def clean_name(name: object) -> str:
-    """The name as it is kept: NFC, outer blanks removed, 1 to 80 printable characters.
-
-    Raises:
-        PresetError: the name is empty, too long, or holds control characters.
-    """
-    if not isinstance(name, str):
-        raise PresetError("Give the preset a name.")
-    clean = unicodedata.normalize("NFC", name).strip()
-    if not clean:
-        raise PresetError("Give the preset a name.")
-    if len(clean) > MAX_NAME:
-        raise PresetError(f"The preset's name is too long: at most {MAX_NAME} characters.")
-    joiners = "\u200c\u200d"  # invisible, but part of Indic and Arabic words and of emoji
-    if any(
-        unicodedata.category(character) in ("Cc", "Cs", "Cf", "Zl", "Zp")
-        for character in clean
-        if character not in joiners
-    ):
-        raise PresetError("The preset's name holds characters that cannot be seen or typed.")
-    return clean
+    """The name as it is kept, see `lib_methods.ui.names`. Raises `PresetError`."""
+    return names.clean_name(name, "preset", PresetError)
 
 
 class PresetFolder:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_methods.attention import SelfAttention, intercept
+from lib_methods.attention.hidden import running_precision, token_grid
 from lib_methods.attention.intercept import Original
 from lib_methods.denoiser import Sampling
 from lib_methods.fabric.attention import pool_tokens
@@ -69,7 +70,8 @@ class References:
                 if self.half:
                     grid = token_grid(hidden.shape[1], height, width)
                     kept = pool_tokens(kept, *grid) if grid else kept
-                parts[layer.name].append(kept.to(_stored_dtype(kept)))
+                # rounded as the projections will round it: nothing is lost, and half of the memory saved
+                parts[layer.name].append(kept.to(running_precision(kept)))
                 return original(hidden, *args, **kwargs)
 
             return record
@@ -80,19 +82,3 @@ class References:
                 sampling.run_unet(chunk, level)
         hidden = {name: torch.cat(tensors) for name, tensors in parts.items() if tensors}
         return Features(hidden, full)
-
-
-def token_grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
-    """Height and width of a layer's token grid for a latent of the given size; None if another extension merged
-    tokens."""
-    while height * width > tokens:
-        height, width = (height + 1) // 2, (width + 1) // 2
-    return (height, width) if height * width == tokens else None
-
-
-def _stored_dtype(hidden: Tensor) -> torch.dtype:
-    """Under autocast the projections round their input anyway: storing it rounded loses nothing and halves the
-    memory."""
-    if hidden.is_cuda and torch.is_autocast_enabled():
-        return torch.get_autocast_gpu_dtype()
-    return hidden.dtype

@@ -14,7 +14,7 @@ from typing import Any
 
 from lib_methods.checks import check_switch
 from lib_methods.pictures.store import ImageStore, is_image_id
-from lib_methods.ui.arguments import format_number, named_fields, refuse_unknown
+from lib_methods.ui.arguments import format_number, refuse_unknown, request_fields
 
 from .settings import FabricSettings, FeedbackImage, SettingsError
 
@@ -80,10 +80,9 @@ def parse_request(
     Raises:
         RequestError, StoreError, SettingsError: the sentence names the field.
     """
-    named = named_fields(arguments, CONTROLS, "FABRIC")
-    if not check_switch('"enabled"', named.pop("enabled", False)):
+    named = request_fields(arguments, CONTROLS, "FABRIC", overrides)
+    if named is None:
         return Request(None)
-    named.update(overrides or {})
     for name in _LIST_NAMES:
         named[name] = parse_images(named.get(name), name, store)
     settings = settings_from_fields(named)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-_FLAGS = ("checkpoint", "use_checkpoint")  # of the blocks of `ldm` and `sgm`
+from lib_methods.attention import frozen, own_checkpointing_off
 
 
 @contextmanager
@@ -18,19 +18,5 @@ def differentiable(unet: nn.Module) -> Iterator[None]:
     The UNet's parameters are constants, so that nothing is kept for them and none collects a gradient. The blocks of
     `ldm` and `sgm` do not checkpoint by themselves: their backward pass asks for the gradients of their parameters.
     """
-    flags = [
-        (module, name) for module in unet.modules() for name in _FLAGS if vars(module).get(name, False) is True
-    ]  # only bools: a module of that name is somebody else's
-    learning = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    try:
-        for module, name in flags:
-            setattr(module, name, False)
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for module, name in flags:
-            setattr(module, name, True)
-        for parameter in learning:
-            parameter.requires_grad_(True)
+    with own_checkpointing_off(unet), frozen(unet), torch.inference_mode(False), torch.enable_grad():
+        yield

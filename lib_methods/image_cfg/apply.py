@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.denoiser import DenoiserCall, Needs, PictureSampling, Plan, Unsupported
-from lib_methods.image_cfg import formula, mask
+from lib_methods.image_cfg import formula
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.pictures import mask
 from lib_methods.pictures.fit import fit
 from lib_methods.pictures.tensor import to_tensor
 

@@ -6,12 +6,13 @@ in the image store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lib_methods.checks import SettingsError
 from lib_methods.image_cfg.request import CONTROLS, DEFAULTS, TITLE, control_values, settings_from_fields
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.ui import paste
 from lib_methods.ui.arguments import format_number
 from lib_methods.ui.paste import PasteKey
 
@@ -60,8 +61,4 @@ def from_infotext(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def paste_keys() -> tuple[PasteKey, ...]:
     """One key per control, in the order of `request.CONTROLS`."""
-
-    def reader(control: str) -> Callable[[Mapping[str, Any]], Any]:
-        return lambda fields: from_infotext(fields)[control]
-
-    return tuple(PasteKey(KEYS.get(control, ENABLED_KEY), reader(control)) for control in CONTROLS)
+    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, from_infotext)

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from lib_methods.checks import SettingsError, check_switch
+from lib_methods.checks import SettingsError
 from lib_methods.image_cfg.settings import MAX_IMAGES, ImageCfgSettings
+from lib_methods.pictures.named import check_there, mask_name, picture_name
 from lib_methods.pictures.store import ImageStore, is_image_id
-from lib_methods.ui.arguments import named_fields, refuse_unknown
+from lib_methods.ui.arguments import refuse_unknown, request_fields
 
 TITLE = "InstructPix2Pix"
 CONTROLS = (
@@ -56,16 +57,13 @@ def parse_request(
     Raises:
         SettingsError: the sentence names the field. `StoreError` of the image store is one, too.
     """
-    named = named_fields(arguments, CONTROLS, TITLE)
-    if not check_switch('"enabled"', named.pop("enabled", False)):
+    named = request_fields(arguments, CONTROLS, TITLE, overrides)
+    if named is None:
         return None
-    named.update(overrides or {})
     settings = settings_from_fields(named, store)
     for name in settings.images:
-        if not store.exists(name):
-            raise SettingsError(f"The picture {name[:8]}… is not on this machine. Send the picture itself.")
-    if settings.mask and not store.exists(settings.mask):
-        raise SettingsError(f"The mask {settings.mask[:8]}… is not on this machine. Send the mask itself.")
+        check_there(store, name, "picture")
+    check_there(store, settings.mask, "mask")
     return settings
 
 
@@ -75,7 +73,7 @@ def settings_from_fields(named: Mapping[str, Any], store: ImageStore | None = No
     values = {name: value for name, value in named.items() if value is not None}
     values["images"] = parse_images(values.pop("image", None), store)
     if "mask" in values:
-        values["mask"] = _parse_mask(values["mask"], store)
+        values["mask"] = mask_name(values["mask"], store)
     return ImageCfgSettings(**values)
 
 
@@ -107,28 +105,5 @@ def parse_images(value: Any, store: ImageStore | None) -> tuple[str, ...]:
         place = f"Picture {position} of {len(value)}" if len(value) > 1 else "The picture"
         if not isinstance(item, str):
             raise SettingsError(f"{place} has to be text: base64, a data URL, or the hash of a stored one.")
-        if is_image_id(item.strip()):
-            names.append(item.strip())
-        elif store is None:
-            raise SettingsError("A picture is named by its 64-digit hash here.")
-        else:
-            names.append(_kept(item, place, store))
+        names.append(picture_name(item, place, "picture", store))
     return tuple(names)
-
-
-def _parse_mask(value: Any, store: ImageStore | None) -> str:
-    """The hash of a mask; see `parse_images`."""
-    if not isinstance(value, str):
-        raise SettingsError('"mask" has to be one picture: base64, a data URL or a hash.')
-    if value == "" or is_image_id(value.strip()):
-        return value.strip()
-    if store is None:
-        raise SettingsError("A mask is named by its 64-digit hash here.")
-    return _kept(value, "The mask", store)
-
-
-def _kept(item: str, place: str, store: ImageStore) -> str:
-    try:
-        return store.add(item)
-    except SettingsError as error:
-        raise type(error)(f"{place}: {error}") from None

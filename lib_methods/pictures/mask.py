@@ -1,4 +1,4 @@
-"""The mask that says where which image scale counts: black the one, white the other, greys in between."""
+"""Masks that people paint: black, white, and greys in between."""
 
 from __future__ import annotations
 

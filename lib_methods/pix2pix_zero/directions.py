@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lib_methods.checks import SettingsError
-from lib_methods.pix2pix_zero.words import clean_word, seen
+from lib_methods.pix2pix_zero.words import clean_word
+from lib_methods.ui.names import seen
 
 CHUNK = 77
 """Tokens that CLIP reads at once."""

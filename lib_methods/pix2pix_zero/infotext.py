@@ -7,13 +7,14 @@ store.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from lib_methods.checks import SettingsError
 from lib_methods.pix2pix_zero.request import CONTROLS, TITLE, control_values, settings_from_fields
 from lib_methods.pix2pix_zero.settings import FIELDS, Pix2PixZeroSettings
+from lib_methods.ui import paste
 from lib_methods.ui.arguments import format_number
 from lib_methods.ui.paste import PasteKey
 
@@ -80,8 +81,4 @@ def _value(name: str, text: str) -> Any:
 
 def paste_keys() -> tuple[PasteKey, ...]:
     """One key per control, in the order of `request.CONTROLS`."""
-
-    def reader(control: str) -> Callable[[Mapping[str, Any]], Any]:
-        return lambda given: from_infotext(given)[control]
-
-    return tuple(PasteKey(KEYS.get(control, ENABLED_KEY), reader(control)) for control in CONTROLS)
+    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, from_infotext)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from pathlib import Path
 from lib_methods.pix2pix_zero.direction_files import load_direction, read_record, save_direction
 from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Embed, Origin, make_direction
 from lib_methods.pix2pix_zero.sentences import OBJECT, built_in_sentences
-from lib_methods.pix2pix_zero.words import seen
+from lib_methods.ui import names
+from lib_methods.ui.names import MAX_NAME
 
-MAX_NAME = 80
 SUFFIX = ".safetensors"
 
 
@@ -33,18 +32,8 @@ class Listed:
 
 
 def clean_name(name: object) -> str:
-    """The name as it is kept: NFC, outer blanks removed, 1 to 80 characters that can be seen.
-
-    Raises `DirectionError` for another.
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise DirectionError("Give the direction a name.")
-    clean = unicodedata.normalize("NFC", name).strip()
-    if len(clean) > MAX_NAME:
-        raise DirectionError(f"The direction's name is too long: at most {MAX_NAME} characters.")
-    if seen(clean) != clean:
-        raise DirectionError("The direction's name holds characters that cannot be seen or typed.")
-    return clean
+    """The name as it is kept, see `lib_methods.ui.names`. Raises `DirectionError`."""
+    return names.clean_name(name, "direction", DirectionError)
 
 
 class DirectionLibrary:

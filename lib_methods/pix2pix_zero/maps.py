@@ -25,9 +25,9 @@ from lib_methods.attention import (
     prompt_input,
     transformer_blocks,
 )
+from lib_methods.attention.hidden import running_precision, size_factor, token_grid
 from lib_methods.attention.intercept import Original
 from lib_methods.denoiser import Unsupported
-from lib_methods.fabric.reference import token_grid
 
 __all__ = ["Choice", "MapRecorder", "Maps", "checkpointed", "chosen_layers"]
 
@@ -215,25 +215,9 @@ class MapRecorder:
             maps = maps.mean(1, keepdim=True)
             maps = maps if maps.requires_grad else maps.half()
         run.maps.setdefault(layer.name, []).append(maps)
-        run.precision = _running_precision(hidden)
+        run.precision = running_precision(hidden)
 
     def _after_block(self, *_: object) -> None:
         run = self._run
         if run is not None and self._may_stop and self._expected is not None and self._expected <= run.maps.keys():
             raise _Stop
-
-
-def size_factor(pixels: int, latent_size: tuple[int, int]) -> int | None:
-    """How many times smaller than the latent a layer of so many pixels is: 1, 2, 4, 8; None where tokens were
-    merged."""
-    height, width = latent_size
-    factor = 1
-    while height * width > pixels:
-        height, width, factor = (height + 1) // 2, (width + 1) // 2, factor * 2
-    return factor if height * width == pixels else None
-
-
-def _running_precision(hidden: Tensor) -> torch.dtype:
-    if hidden.is_cuda and torch.is_autocast_enabled():
-        return torch.get_autocast_gpu_dtype()
-    return hidden.dtype

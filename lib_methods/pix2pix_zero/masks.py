@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 from lib_methods.denoiser import Unsupported
-from lib_methods.image_cfg.mask import on_latents
+from lib_methods.pictures.mask import on_latents
 from lib_methods.pix2pix_zero.maps import Maps
 
 # dark blue, violet, orange, light yellow: told apart by brightness alone, too

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from lib_methods.checks import SettingsError
+from lib_methods.pictures import named
 from lib_methods.pictures.store import ImageStore
-from lib_methods.pictures.thumbnail import thumbnail
-from lib_methods.pix2pix_zero.request import CONTROLS, mask_name, parse_request
+from lib_methods.pix2pix_zero.request import CONTROLS, parse_request
 from lib_methods.ui.status import status_html
 
-THUMBNAIL_SIDE = 192
 GAP, LINE = 8, 22
 LEAST_COLUMN = 92  # for the longest name
 
@@ -42,22 +40,13 @@ class PageHandlers:
         line. `values` are those of `request.CONTROLS` and the number of steps."""
         enabled, *others = values
         place = CONTROLS.index("mask") - 1
-        if picture is not None:
-            try:
-                others[place] = self.store.add(picture)
-            except SettingsError as error:
-                return [None, others[place], status_html(str(error), problem=True)]
-        return [None, others[place], self.status(enabled, *others)]
+        others[place], problem = named.received(picture, others[place], self.store)
+        status = status_html(problem, problem=True) if problem else self.status(enabled, *others)
+        return [None, others[place], status]
 
     def preview(self, mask: str) -> str:
         """The mask, small, as HTML that every gradio version shows alike."""
-        if not mask:
-            return ""
-        try:
-            url = thumbnail(self.store, mask_name(mask), THUMBNAIL_SIDE)
-        except (OSError, SettingsError):
-            return f"<em>{html.escape(mask[:8])}… is not on this machine</em>"
-        return f'<img src="{url}" alt="mask" style="max-width: 100%; display: inline-block">'
+        return named.preview(self.store, mask, "mask") if mask else ""
 
 
 def sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:

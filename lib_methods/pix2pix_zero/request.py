@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib_methods.checks import SettingsError, check_switch
-from lib_methods.pictures.store import ImageStore, is_image_id
+from lib_methods.pictures.named import check_there, mask_name
+from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero.settings import FIELDS, Pix2PixZeroSettings
-from lib_methods.ui.arguments import named_fields, refuse_unknown
+from lib_methods.ui.arguments import refuse_unknown, request_fields
 
 TITLE = "pix2pix-zero"
 CONTROLS = ("enabled", *FIELDS)
@@ -34,13 +34,11 @@ def parse_request(
     Raises:
         SettingsError: the sentence names the field. `StoreError` of the image store is one, too.
     """
-    named = named_fields(arguments, CONTROLS, TITLE)
-    if not check_switch('"enabled"', named.pop("enabled", False)):
+    named = request_fields(arguments, CONTROLS, TITLE, overrides)
+    if named is None:
         return None
-    named.update(overrides or {})
     settings = settings_from_fields(named, store)
-    if settings.mask and not store.exists(settings.mask):
-        raise SettingsError(f"The mask {settings.mask[:8]}… is not on this machine. Send the mask itself.")
+    check_there(store, settings.mask, "mask")
     return settings
 
 
@@ -57,17 +55,3 @@ def settings_from_fields(named: Mapping[str, Any], store: ImageStore | None = No
 def control_values(settings: Pix2PixZeroSettings) -> dict[str, Any]:
     """The value of every control but "enabled"."""
     return {name: getattr(settings, name) for name in FIELDS}
-
-
-def mask_name(value: Any, store: ImageStore | None = None) -> str:
-    """The hash of a mask that is named by it or sent along; the latter needs a store."""
-    if not isinstance(value, str):
-        raise SettingsError('"mask" has to be one picture: base64, a data URL or a hash.')
-    if value == "" or is_image_id(value.strip()):
-        return value.strip()
-    if store is None:
-        raise SettingsError("A mask is named by its 64-digit hash here.")
-    try:
-        return store.add(value)
-    except SettingsError as error:
-        raise type(error)(f"The mask: {error}") from None

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.denoiser import EditSampling, Unsupported
-from lib_methods.image_cfg.mask import cut_out
+from lib_methods.pictures.mask import cut_out
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero import apply, masks, page
 from lib_methods.pix2pix_zero.apply import Edit, Words

@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from lib_methods.checks import SettingsError
+from lib_methods.ui.names import seen
 
 MAX_WORD = 100
 
@@ -47,16 +48,6 @@ def clean_word(word: object) -> str:
     if seen(clean) != clean:
         raise SentencesError("The word holds characters that cannot be seen or typed.")
     return clean
-
-
-def seen(text: str) -> str:
-    """The text without the characters that cannot be seen: control characters, marks of direction, lone surrogates.
-
-    Characters that this version of Unicode does not know yet stay, as do the joiners, which are parts of Indic and
-    Arabic words and of emoji.
-    """
-    hidden = ("Cc", "Cs", "Cf", "Zl", "Zp")
-    return "".join(c for c in text if c in "\u200c\u200d" or unicodedata.category(c) not in hidden)
 
 
 def with_article(phrase: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from lib_methods.checks import SettingsError
 from lib_methods.thresholding.request import CONTROLS, TITLE
 from lib_methods.thresholding.settings import CHOICES, RESCALE, ThresholdSettings
+from lib_methods.ui import paste
 from lib_methods.ui.arguments import format_number
 from lib_methods.ui.paste import PasteKey
 
@@ -97,11 +98,7 @@ def paste_keys(foreign: Callable[[], bool] = lambda: True) -> tuple[PasteKey, ..
 
     foreign: asked at each pasting whether the fields of other extensions are meant for us.
     """
-
-    def reader(control: str) -> Callable[[Mapping[str, Any]], Any]:
-        return lambda fields: control_values(fields, foreign())[control]
-
-    return tuple(PasteKey(KEYS.get(control, ENABLED_KEY), reader(control)) for control in CONTROLS)
+    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, lambda fields: control_values(fields, foreign()))
 
 
 def _of_extension(fields: Mapping[str, Any]) -> dict[str, Any]:

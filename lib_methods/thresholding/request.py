@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib_methods.checks import check_switch
 from lib_methods.thresholding.settings import ThresholdSettings
-from lib_methods.ui.arguments import named_fields
+from lib_methods.ui.arguments import request_fields
 
 TITLE = "Dynamic thresholding"
 CONTROLS = (
@@ -44,7 +43,5 @@ def parse_request(arguments: Sequence[Any], overrides: Mapping[str, Any] | None 
     Raises:
         SettingsError: the sentence names the field.
     """
-    named = {**named_fields(arguments, CONTROLS, TITLE), **(overrides or {})}
-    if not check_switch('"enabled"', named.pop("enabled", False)):
-        return None
-    return ThresholdSettings(**named)
+    named = request_fields(arguments, CONTROLS, TITLE, overrides)
+    return None if named is None else ThresholdSettings(**named)

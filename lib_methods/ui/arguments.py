@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lib_methods.checks import SettingsError
+from lib_methods.checks import SettingsError, check_switch
 
 
 def named_fields(arguments: Sequence[Any], controls: Sequence[str], method: str) -> dict[str, Any]:
@@ -36,6 +36,20 @@ def named_fields(arguments: Sequence[Any], controls: Sequence[str], method: str)
         named["enabled"] = True  # who sends fields wants them used; "enabled": false among them still wins
         named.update({name: value for name, value in first.items() if value is not None})
     return named
+
+
+def request_fields(
+    arguments: Sequence[Any], controls: Sequence[str], method: str, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """The named fields of a request without the switch; None where the method is switched off.
+
+    overrides: fields set from elsewhere (X/Y/Z plot), "enabled" perhaps among them; they win over everything.
+
+    Raises:
+        SettingsError: see `named_fields`, or the switch is neither true nor false.
+    """
+    named = {**named_fields(arguments, controls, method), **(overrides or {})}
+    return named if check_switch('"enabled"', named.pop("enabled", False)) else None
 
 
 def refuse_unknown(named: Mapping[Any, Any], known: Collection[str], subject: str) -> None:

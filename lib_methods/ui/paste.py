@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -23,3 +23,21 @@ class PasteKey(str):
 
     def __call__(self, fields: Mapping[str, Any]) -> Any:
         return self.read(fields)
+
+
+def paste_keys(
+    controls: Iterable[str],
+    keys: Mapping[str, str],
+    enabled_key: str,
+    values: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> tuple[PasteKey, ...]:
+    """One key per control, in the order of `controls`.
+
+    keys: the infotext key of each control; `enabled_key` is for the switch, which has none. values: the value of every
+    control for parsed fields.
+    """
+
+    def reader(control: str) -> Callable[[Mapping[str, Any]], Any]:
+        return lambda fields: values(fields)[control]
+
+    return tuple(PasteKey(keys.get(control, enabled_key), reader(control)) for control in controls)

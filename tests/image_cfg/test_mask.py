@@ -15,8 +15,8 @@ from PIL import Image
 
 from lib_methods.denoiser import Needs
 from lib_methods.image_cfg import formula
-from lib_methods.image_cfg import mask as masks
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.pictures import mask as masks
 from lib_methods.pictures.fit import FITS, fit
 from tests.fabric.small_model import picture
 from tests.shared.jobs import pixels

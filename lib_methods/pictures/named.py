@@ -1,0 +1,64 @@
+"""Pictures in a request or a page: named by hash, or sent along and kept."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from PIL import Image
+
+from lib_methods.checks import SettingsError
+
+from .store import ImageStore, is_image_id
+from .thumbnail import thumbnail
+
+THUMBNAIL_SIDE = 192
+
+
+def picture_name(value: str, place: str, kind: str, store: ImageStore | None) -> str:
+    """The hash of a picture that is named by it, or sent along as base64 or data URL.
+
+    place, kind: what it is, for the sentences: "Picture 2 of 3" and "picture". store: where one that comes along is
+    kept; with None only hashes are accepted. Raises `SettingsError`, also of the store.
+    """
+    if is_image_id(value.strip()):
+        return value.strip()
+    if store is None:
+        raise SettingsError(f"A {kind} is named by its 64-digit hash here.")
+    try:
+        return store.add(value)
+    except SettingsError as error:
+        raise type(error)(f"{place}: {error}") from None
+
+
+def mask_name(value: Any, store: ImageStore | None = None) -> str:
+    """The hash of a mask, see `picture_name`; empty for none."""
+    if not isinstance(value, str):
+        raise SettingsError('"mask" has to be one picture: base64, a data URL or a hash.')
+    return "" if value == "" else picture_name(value, "The mask", "mask", store)
+
+
+def check_there(store: ImageStore, name: str, kind: str) -> None:
+    """Raise `SettingsError` where a picture that a request names is not in the store; empty names none."""
+    if name and not store.exists(name):
+        raise SettingsError(f"The {kind} {name[:8]}… is not on this machine. Send the {kind} itself.")
+
+
+def received(picture: Image.Image | None, kept: str, store: ImageStore) -> tuple[str, str]:
+    """A page's upload box was changed: the hash to hold now, and a sentence if the picture cannot be taken. The box was
+    emptied where there is no picture; then `kept` stays."""
+    if picture is None:
+        return kept, ""
+    try:
+        return store.add(picture), ""
+    except SettingsError as error:
+        return kept, str(error)
+
+
+def preview(store: ImageStore, name: str, shows: str) -> str:
+    """A stored picture, small, as HTML that every gradio version shows alike."""
+    try:
+        url = thumbnail(store, name, THUMBNAIL_SIDE)
+    except (OSError, SettingsError):
+        return f"<em>{html.escape(name[:8])}… is not on this machine</em>"
+    return f'<img src="{url}" alt="{shows}" style="max-width: 100%; display: inline-block">'
