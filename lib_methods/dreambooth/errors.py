@@ -1,0 +1,11 @@
+"""The errors of training, each with a sentence for the user."""
+
+from __future__ import annotations
+
+
+class DreamBoothError(ValueError):
+    """Something that the user can mend; the text says what is wrong and what to do. It names files, never folders."""
+
+
+class TrainingStopped(Exception):
+    """The user cancelled; the training's state was saved at a step's end and can be gone on from."""

@@ -1,0 +1,169 @@
+"""What a training is asked to do."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
+
+KINDS = ("LoRA", "full")
+PRIORS = ("auto", "images", "model", "off")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+OPTIMIZERS = ("auto", "adamw", "adamw8bit", "adafactor")
+SCHEDULES = ("constant", "cosine", "linear")
+SAVED_AS = ("fp16", "bf16", "fp32", "source")
+
+_NAME = re.compile(r"[\w][\w .+()-]{0,79}")
+_LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """A training, all of it. Zero or "auto" means: chosen from the model, the photos and the memory.
+
+    Important ones first.
+
+    photos: the folder with the subject's pictures. base: a checkpoint file or a diffusers folder. out: the folder for
+    the result. name: of the result, without an ending. class_noun: what the subject is ("dog"). kind: what comes out.
+    identifier: the rare word that becomes the subject's name.
+
+    steps: optimizer steps. rate, text_rate: learning rates of the UNet and of the text encoder. batch_size: photos a
+    step; the prior's pictures come on top. accumulation: steps gathered before the weights move. train_text: the text
+    encoder learns, too, up to the share text_stop of the steps. rank, alpha: of the LoRA, alpha 0 for the same as rank;
+    convolutions: LoRA on these, too.
+
+    prior: what keeps the class from turning into the subject: "images" drawn beforehand, the frozen "model"'s own
+    prediction (LoRA only), or nothing. prior_weight: lambda of the paper. class_images, class_steps: how many, and
+    sampling steps of each. snr_gamma: min-SNR's gamma (Hang et al. 2023, arXiv 2303.09556), 0 for none.
+
+    memory: in GiB, 0 for what the device has. ema: decay of the averaged weights, 0 for none. save_every, sample_every:
+    in steps, sample_prompts: with `{subject}` for identifier and noun; select_best: keep the weights that score best.
+    Raises `SettingsError`.
+    """
+
+    photos: Path
+    base: Path
+    out: Path
+    name: str
+    class_noun: str
+    kind: str = "LoRA"
+    identifier: str = ""
+    # how long and how strongly
+    steps: int = 0
+    rate: float = 0.0
+    text_rate: float = 0.0
+    batch_size: int = 1
+    accumulation: int = 1
+    train_text: bool = False
+    text_stop: float = 1.0
+    rank: int = 16
+    alpha: float = 0.0
+    convolutions: bool = False
+    schedule: str = "constant"
+    warm_up: int = 0
+    weight_decay: float = 0.01
+    clip_gradients: float = 1.0
+    # the class
+    prior: str = "auto"
+    prior_weight: float = 1.0
+    class_prompt: str = ""
+    class_images: int = 100
+    class_steps: int = 20
+    snr_gamma: float = 5.0
+    # the photos
+    resolution: int = 0
+    buckets: bool = True
+    flip: bool = False
+    captions: bool = True
+    masks: bool = True
+    # the machine
+    precision: str = "auto"
+    optimizer: str = "auto"
+    fused_backward: bool = False
+    checkpointing: bool = False
+    memory: float = 0.0
+    ema: float = 0.0
+    # what is shown and kept
+    seed: int = 0
+    sample_every: int = 0
+    sample_prompts: tuple[str, ...] = ()
+    save_every: int = 0
+    select_best: bool = False
+    saved_as: str = "fp16"
+
+    def __post_init__(self) -> None:
+        check_choice("The kind of result", self.kind, KINDS)
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise SettingsError("The result's name has to be letters, digits, spaces, dots, dashes or underscores.")
+        if not isinstance(self.class_noun, str) or not self.class_noun.strip():
+            raise SettingsError('Say what the subject is, in one or two words ("dog", "coffee mug").')
+        for name, text in (("class noun", self.class_noun), ("identifier", self.identifier)):
+            if len(text) > 60 or any(letter in text for letter in "()[]{}<>\n\\|"):
+                raise SettingsError(f"The {name} has to be short and plain: no brackets and no other signs of prompts.")
+        self._check_strength()
+        self._check_class()
+        self._check_rest()
+
+    def _check_strength(self) -> None:
+        _check_whole("The number of steps", self.steps, 0, 1_000_000)
+        check_number("The learning rate", self.rate, 0, 1)
+        check_number("The text encoder's learning rate", self.text_rate, 0, 1)
+        _check_whole("The batch size", self.batch_size, 1, 64)
+        _check_whole("Gradient accumulation", self.accumulation, 1, 256)
+        check_number("Where the text encoder stops", self.text_stop, 0, 1)
+        _check_whole("The rank", self.rank, 1, 1024)
+        check_number("Alpha", self.alpha, 0, 4096)
+        check_choice("The schedule", self.schedule, SCHEDULES)
+        _check_whole("Warm-up", self.warm_up, 0, 100_000)
+        check_number("Weight decay", self.weight_decay, 0, 1)
+        check_number("Gradient clipping", self.clip_gradients, 0, 1000)
+
+    def _check_class(self) -> None:
+        check_choice("Prior preservation", self.prior, PRIORS)
+        if self.prior == "model" and self.kind == "full":
+            raise SettingsError(
+                "The frozen model can only be the prior's target for a LoRA: a full training changes the model itself. "
+                "Choose class images."
+            )
+        check_number("The prior's weight", self.prior_weight, 0, 100)
+        _check_whole("The number of class images", self.class_images, 1, 10_000)
+        _check_whole("The class images' steps", self.class_steps, 1, 1000)
+        check_number("Min-SNR's gamma", self.snr_gamma, 0, 100)
+
+    def _check_rest(self) -> None:
+        _check_whole("The resolution", self.resolution, 0, 4096)
+        if self.resolution % 8 or 0 < self.resolution < 32:
+            raise SettingsError("The resolution has to be a multiple of 8 from 32 on.")
+        check_choice("The precision", self.precision, PRECISIONS)
+        check_choice("The optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("The result's precision", self.saved_as, SAVED_AS)
+        check_number("The memory", self.memory, 0, 10_000)
+        check_number("The averaged weights' decay", self.ema, 0, 0.99999)
+        _check_whole("The seed", self.seed, 0, _LARGEST_SEED)
+        _check_whole("Steps between samples", self.sample_every, 0, 1_000_000)
+        _check_whole("Steps between saves", self.save_every, 0, 1_000_000)
+        for name in ("train_text", "convolutions", "buckets", "flip", "captions", "masks", "fused_backward"):
+            check_switch(name.replace("_", " ").capitalize(), getattr(self, name))
+        for name in ("checkpointing", "select_best"):
+            check_switch(name.replace("_", " ").capitalize(), getattr(self, name))
+        if self.fused_backward and self.accumulation > 1:
+            raise SettingsError("The fused backward pass moves the weights at once: it cannot gather gradients.")
+
+    @property
+    def subject(self) -> str:
+        """Identifier and class noun, as they stand in a prompt."""
+        return f"{self.identifier} {self.class_noun}".strip()
+
+    @property
+    def true_alpha(self) -> float:
+        return self.alpha or float(self.rank)
+
+
+def _check_whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingsError(f"{name} has to be a whole number.")
+    if math.isnan(value) or not low <= value <= high:
+        raise SettingsError(f"{name} has to lie between {low} and {high}, not at {value}.")
