@@ -39,7 +39,7 @@ _UNREADABLE_TEXT = (
     "The picture cannot be read: send it as base64 text, as a data URL, or as the 64-digit hash of a stored one. "
     "File names and paths are not accepted."
 )
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -191,7 +191,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
             upright = Image.alpha_composite(flat, rgba)
         rgb = upright.convert("RGB")
         return Image.frombytes("RGB", rgb.size, rgb.tobytes())
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         raise StoreError("The picture cannot be decoded: its file is damaged or cut short.") from None
 
 
@@ -240,7 +240,7 @@ def _open(data: bytes) -> Image.Image:
         raise StoreError(f"The picture's file is larger than {MAX_ENCODED_BYTES // 2**20} MiB.")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         raise StoreError(f"The picture cannot be read: it is none of {', '.join(FORMATS)}, or it is damaged.") from None
     _check_size(image.width, image.height)  # before a pixel is decoded
     return image

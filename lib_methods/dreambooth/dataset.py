@@ -1,0 +1,161 @@
+"""What a training sees and in which order: photos and class pictures as latents, in batches of one size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from torch import Tensor
+
+from lib_methods.dreambooth.errors import DreamBoothError
+
+Shape = tuple[int, int]
+"""(height, width) of latents."""
+
+_ANOTHER = "The saved training was made with other photos, class pictures or another resolution: it cannot go on."
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture as the trainer needs it, all on the CPU in fp32.
+
+    mean, std: (C, h, w), of the latents, scaled as the UNet wants them. mask: (1, h, w) in [0, 1], white where the
+    subject is, or None. sizes: (6,), SDXL's micro-conditioning. text: what the model is told.
+    """
+
+    mean: Tensor
+    std: Tensor
+    mask: Tensor | None
+    sizes: Tensor
+    text: str
+
+    @property
+    def shape(self) -> Shape:
+        """(height, width) of the latents."""
+        return int(self.mean.shape[-2]), int(self.mean.shape[-1])
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The subject's examples and those of the class. Every photo's shape has class pictures, where there are any."""
+
+    photos: Sequence[Example]
+    prior: Sequence[Example] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.photos:
+            raise DreamBoothError("There are no photos to train on.")
+        missing = {photo.shape for photo in self.photos} - {picture.shape for picture in self.prior}
+        if self.prior and missing:
+            raise DreamBoothError("There are class pictures, but not in every size that the photos have.")
+
+    def order(self, seed: int) -> Order:
+        """The order in which the examples come, at its start."""
+        return Order(self, seed)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that is in the data, as 64 hex digits: the same for the same photos, texts and sizes."""
+        digest = hashlib.sha256()
+        for kind, examples in (("photos", self.photos), ("prior", self.prior)):
+            digest.update(f"{kind} {len(examples)};".encode())
+            for example in examples:
+                _digest_example(digest, example)
+        return digest.hexdigest()
+
+
+class Order:
+    """A stream of batches that is the same for the same shapes and seed, and goes on from a saved place bit-exactly.
+
+    Every batch is of one shape. The examples of a shape come in epochs, each in an order of its own: every one once an
+    epoch, then the next epoch begins, within a batch too where it does not divide. The shape that was served least for
+    its number of examples comes next, so that in the long run every photo is seen equally often.
+
+    The orders are made from hashes and from no random generator: they are the same with every Python and torch.
+
+    Several processes each take their own part of a batch: `next_batch(size * processes)[rank::processes]`.
+    """
+
+    def __init__(self, data: TrainingData, seed: int = 0) -> None:
+        self._seed = seed
+        self._photos = _by_shape(data.photos)
+        self._prior = _by_shape(data.prior)
+        self._served = dict.fromkeys(self._photos, 0)
+        self._prior_served = dict.fromkeys(self._prior, 0)
+
+    def next_batch(self, batch_size: int) -> list[int]:
+        """The indices of the next photos, all of one shape. There may be fewer photos of it than `batch_size`: then
+        some come more than once."""
+        if batch_size < 1:
+            raise ValueError("a batch has at least one photo")
+        rounds = sum(self._served.values())
+        shape = min(self._photos, key=lambda key: (self._share(key), self._rank("shape", rounds, *key)))
+        indices = self._take("photo", self._photos[shape], shape, self._served[shape], batch_size)
+        self._served[shape] += batch_size
+        return indices
+
+    def next_prior(self, shape: Shape, n: int) -> list[int]:
+        """The indices of the next `n` class pictures of a shape, drawn alike.
+
+        Raises `DreamBoothError` where there is none of it.
+        """
+        if shape not in self._prior:
+            raise DreamBoothError("There are no class pictures of the photos' size.")
+        indices = self._take("prior", self._prior[shape], shape, self._prior_served[shape], n)
+        self._prior_served[shape] += n
+        return indices
+
+    @property
+    def epochs(self) -> float:
+        """How often the photos were seen so far, on average."""
+        return sum(self._served.values()) / sum(map(len, self._photos.values()))
+
+    def state(self) -> dict[str, int]:
+        """The place in the stream, for `restore`."""
+        counts = {f"photos {height}x{width}": count for (height, width), count in self._served.items()}
+        counts.update({f"prior {height}x{width}": count for (height, width), count in self._prior_served.items()})
+        return {"seed": self._seed, **counts}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on where `state` was taken. Raises `DreamBoothError`, changing nothing, where it is of other data."""
+        if set(state) != set(self.state()) or state["seed"] != self._seed:
+            raise DreamBoothError(_ANOTHER)
+        if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in state.values()):
+            raise DreamBoothError("The saved training is damaged: the place in its data is no number.")
+        self._served = {shape: state[f"photos {shape[0]}x{shape[1]}"] for shape in self._photos}
+        self._prior_served = {shape: state[f"prior {shape[0]}x{shape[1]}"] for shape in self._prior}
+
+    def _share(self, shape: Shape) -> Fraction:
+        return Fraction(self._served[shape], len(self._photos[shape]))
+
+    def _take(self, kind: str, members: Sequence[int], shape: Shape, served: int, count: int) -> list[int]:
+        """`count` members from place `served` of their endless stream of epochs on."""
+        taken: list[int] = []
+        while len(taken) < count:
+            epoch, place = divmod(served + len(taken), len(members))
+            order = sorted(members, key=lambda index: self._rank(kind, epoch, *shape, index))
+            taken += order[place : place + count - len(taken)]
+        return taken
+
+    def _rank(self, kind: str, *numbers: int) -> bytes:
+        text = " ".join([kind, str(self._seed), *map(str, numbers)])
+        return hashlib.sha256(text.encode("ascii")).digest()
+
+
+def _by_shape(examples: Sequence[Example]) -> dict[Shape, list[int]]:
+    groups: dict[Shape, list[int]] = {}
+    for index, example in enumerate(examples):
+        groups.setdefault(example.shape, []).append(index)
+    return dict(sorted(groups.items()))
+
+
+def _digest_example(digest: hashlib._Hash, example: Example) -> None:
+    for tensor in (example.mean, example.std, example.mask, example.sizes):
+        if tensor is None:
+            digest.update(b"none;")
+        else:
+            digest.update(f"{tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    text = example.text.encode("utf-8", "replace")
+    digest.update(f"{len(text)};".encode() + text)
