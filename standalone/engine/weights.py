@@ -12,7 +12,8 @@ from .errors import CheckpointError
 
 def fill(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
     """Loads `state` into `module`: every weight must be there and fit, others are ignored."""
-    wanted = module.state_dict()
+    # transformers before 4.31 counts the text's positions in a buffer, which files may lack: it is filled already
+    wanted = {key: value for key, value in module.state_dict().items() if not key.endswith("position_ids")}
     missing = [key for key in wanted if key not in state]
     wrong = [key for key in wanted if key in state and wanted[key].shape != state[key].shape]
     if missing or wrong:
@@ -21,7 +22,7 @@ def fill(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> Non
             f"The {what} of this checkpoint does not fit: {len(missing)} weights are missing and {len(wrong)} have "
             f"another size (for example '{example}')."
         )
-    module.load_state_dict({key: state[key] for key in wanted})
+    module.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
 def match_text_names(transformer: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
