@@ -87,6 +87,9 @@ class TrainingModel(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] of latents."""
 
+    def unet_names(self) -> Mapping[str, str]:
+        """The name in the file (LDM's) of each of the UNet's weights, by the module's own."""
+
     def file_weights(self) -> dict[str, Tensor]:
         """The weights of UNet and text encoders as they are now, in the names and shapes of the source file.
 

@@ -1,0 +1,1 @@
+"""DreamBooth over the pack's own engine: the models that lib_methods.dreambooth trains."""

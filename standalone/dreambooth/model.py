@@ -1,0 +1,231 @@
+"""A checkpoint of the engine as DreamBooth's trainer wants it: plain calls, gradients where asked for, LDM's names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.loss import rescale_zero_terminal_snr
+from lib_methods.dreambooth.model import TextEmbedding
+from standalone.engine.checkpoint import checkpoint_sha256, is_diffusers_folder, load_checkpoint
+from standalone.engine.errors import UserError
+from standalone.engine.files import read_config
+from standalone.engine.ldm_keys import ldm_unet_names
+from standalone.engine.model import StableDiffusionModel
+from standalone.engine.text import TextEncoder, TextOptions
+from standalone.engine.tokenizer import clip_tokenizer
+
+from .text_names import file_text
+
+UNET_PREFIX = "model.diffusion_model."
+_RESOLUTIONS = {"sd1": 512, "sd2": 512, "sdxl": 1024}
+_V_RESOLUTION = 768  # of the SD2 models that predict v
+_USUAL_IMAGE_SIZE = 64  # in latents; what LDM's configurations say, those of 768 pixels, too
+_PLAIN = TextOptions(emphasis="None")
+
+
+class EngineModel:
+    """`lib_methods.dreambooth.model.TrainingModel` over a `StableDiffusionModel`.
+
+    The parts may be on different devices: every call takes its input to the part that it needs and leaves the result
+    there. Nothing requires a gradient until the trainer says so.
+    """
+
+    def __init__(
+        self,
+        model: StableDiffusionModel,
+        *,
+        name: str,
+        sha256: str,
+        resolution: int,
+        zero_terminal_snr: bool = False,
+    ) -> None:
+        self.model = model
+        self.name, self.sha256, self.resolution = name, sha256, resolution
+        self.family = "sdxl" if model.is_sdxl else "sd2" if model.is_sd2 else "sd1"
+        self.parameterization = model.parameterization
+        self.zero_terminal_snr = zero_terminal_snr
+        self.pixels_per_latent = 2 ** (len(model.first_stage_model.config.block_out_channels) - 1)
+        self.latent_channels = model.latent_channels
+        schedule = model.alphas_cumprod.detach().float().cpu()
+        self._alphas_cumprod = rescale_zero_terminal_snr(schedule) if zero_terminal_snr else schedule
+        for encoder in self._text_encoders():
+            encoder.options = lambda: _PLAIN
+
+    # -- the parts
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """(T,), fp32, on the CPU; with a zero at the end where the model was trained so."""
+        return self._alphas_cumprod
+
+    @property
+    def unet(self) -> nn.Module:
+        unet: nn.Module = self.model.model.diffusion_model
+        return unet
+
+    @property
+    def vae(self) -> nn.Module:
+        vae: nn.Module = self.model.first_stage_model
+        return vae
+
+    @property
+    def encoders(self) -> Sequence[nn.Module]:
+        return self._text_encoders()
+
+    def _text_encoders(self) -> list[TextEncoder]:
+        return [encoder for encoder in self.model.text_encoders if isinstance(encoder, TextEncoder)]
+
+    # -- text
+
+    def tokens(self, text: str) -> list[int]:
+        return self._text_encoders()[0].tokenize([text])[0]
+
+    def token_words(self) -> Mapping[str, int]:
+        vocabulary: Mapping[str, int] = clip_tokenizer().get_vocab()
+        return vocabulary
+
+    def embed(self, texts: Sequence[str]) -> TextEmbedding:
+        encoded = [encoder(list(texts)) for encoder in self._text_encoders()]
+        if len(encoded) == 1:
+            return TextEmbedding(encoded[0][0])
+        device = encoded[-1][0].device
+        return TextEmbedding(torch.cat([hidden.to(device) for hidden, _ in encoded], dim=-1), encoded[-1][1])
+
+    # -- the UNet
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: TextEmbedding, sizes: Tensor | None = None) -> Tensor:
+        unet: Any = self.unet
+        weight = next(unet.parameters())
+        added = None
+        if text.pooled is not None:
+            added = {"text_embeds": text.pooled.to(weight), "time_ids": self._size_features(latents, sizes).to(weight)}
+        out: Tensor = unet(
+            latents.to(weight),
+            timesteps.to(weight.device),
+            encoder_hidden_states=text.hidden.to(weight),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+        return out.to(latents.dtype)
+
+    def _size_features(self, latents: Tensor, sizes: Tensor | None) -> Tensor:
+        """(B, 6 * 256): the Fourier features of SDXL's six numbers, which the engine's UNet takes ready-made."""
+        if sizes is None:
+            height, width = (side * self.pixels_per_latent for side in latents.shape[-2:])
+            sizes = torch.tensor([[height, width, 0, 0, height, width]]).expand(latents.shape[0], -1)
+        unet: Any = self.unet
+        numbers = sizes.to(latents.device, torch.float32).flatten()
+        features = get_timestep_embedding(
+            numbers, int(unet.config.addition_time_embed_dim), flip_sin_to_cos=True, downscale_freq_shift=0
+        )
+        return features.reshape(latents.shape[0], -1)
+
+    # -- pictures
+
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        def encode() -> tuple[Tensor, Tensor]:
+            vae: Any = self.vae
+            found = vae.encode(pixels.to(next(vae.parameters())), return_dict=False)[0]
+            return found.mean.float() * self.model.scale_factor, found.std.float() * self.model.scale_factor
+
+        with torch.no_grad():
+            mean, std = encode()
+            if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
+                self.vae.float()  # SDXL's own VAE overflows in half precision
+                mean, std = encode()
+        return mean, std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        def run() -> Tensor:
+            vae: Any = self.vae
+            scaled = latents.to(next(vae.parameters())) / self.model.scale_factor
+            pixels: Tensor = vae.decode(scaled, return_dict=False)[0]
+            return pixels.float()
+
+        with torch.no_grad():
+            pixels = run()
+            if not bool(torch.isfinite(pixels).all()) and bool(torch.isfinite(latents).all()):
+                self.vae.float()
+                pixels = run()
+        return pixels.clamp(-1, 1)
+
+    # -- the file
+
+    def unet_names(self) -> dict[str, str]:
+        return {key: UNET_PREFIX + name for key, name in ldm_unet_names(self.model.model.diffusion_model).items()}
+
+    def file_weights(self) -> dict[str, Tensor]:
+        state = self.unet.state_dict()
+        weights = {name: state[key].detach() for key, name in self.unet_names().items()}
+        for number, encoder in enumerate(self._text_encoders()):
+            weights.update(file_text(encoder.transformer, self.family, number))
+        return weights
+
+
+def load_training_model(
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> EngineModel:
+    """The checkpoint at `path`, a .safetensors file or a diffusers folder, ready to be trained.
+
+    Raises DreamBoothError when there is none, or one of a kind that cannot be trained.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DreamBoothError(f"The base model {path.name} is not there; choose a checkpoint file or a folder.")
+    try:
+        model = load_checkpoint(path, device=device, dtype=dtype)
+        sha256 = checkpoint_sha256(path)
+    except UserError as error:
+        raise DreamBoothError(f"The base model cannot be used: {error}") from error
+    except OSError as error:
+        reason = error.strerror or "input or output error"
+        raise DreamBoothError(f"The base model {path.name} cannot be read: {reason}.") from error
+    channels = int(model.model.diffusion_model.config.in_channels)
+    if channels != model.latent_channels:
+        kind = {8: "an InstructPix2Pix", 9: "an inpainting"}.get(channels, "a special")
+        raise DreamBoothError(
+            f"The base model {path.name} is {kind} checkpoint ({channels} input channels). DreamBooth trains plain "
+            "text-to-image checkpoints: choose the one that it was made from."
+        )
+    pixels_per_latent = 2 ** (len(model.first_stage_model.config.block_out_channels) - 1)
+    return EngineModel(
+        model,
+        name=path.stem if path.is_file() else path.name,
+        sha256=sha256,
+        resolution=_resolution(path, model, pixels_per_latent),
+        zero_terminal_snr=_zero_terminal_snr(path),
+    )
+
+
+def _resolution(path: Path, model: StableDiffusionModel, pixels_per_latent: int) -> int:
+    """The side in pixels that the model was trained for, as far as its files tell."""
+    if is_diffusers_folder(path):
+        return int(model.model.diffusion_model.config.sample_size) * pixels_per_latent
+    params = ((read_config(path) or {}).get("model") or {}).get("params") or {}
+    size = params.get("image_size", _USUAL_IMAGE_SIZE)
+    if isinstance(size, int) and size > 0 and size != _USUAL_IMAGE_SIZE:
+        return size * pixels_per_latent
+    if model.is_sd2 and model.parameterization == "v":
+        return _V_RESOLUTION
+    return _RESOLUTIONS["sdxl" if model.is_sdxl else "sd2" if model.is_sd2 else "sd1"]
+
+
+def _zero_terminal_snr(path: Path) -> bool:
+    """Whether the model was trained down to no signal at all: a key in the file, a setting in the folder."""
+    if is_diffusers_folder(path):
+        settings = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        return bool(settings.get("rescale_betas_zero_snr", False))
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "ztsnr" in file.keys()
+    except (SafetensorError, OSError) as error:
+        raise DreamBoothError(f"The base model {path.name} cannot be read.") from error

@@ -1,0 +1,39 @@
+"""Tiny checkpoints for the tests of DreamBooth, each written once a run, and noise to try them on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from standalone.dreambooth.model import EngineModel, load_training_model
+from tests.standalone import tiny
+
+FAMILIES = ("sd1", "sd2", "sdxl")
+
+
+def write(folder: Path, family: str = "sd1", *, diffusers: bool = False, **kwargs: Any) -> Path:
+    """A tiny checkpoint of the family in `folder`: one file with its yaml, or a diffusers folder."""
+    model = tiny.build(family, **kwargs)
+    if diffusers:
+        return tiny.write_folder(model, folder / f"{family}-folder")
+    return tiny.write_file(model, folder / f"{family}.safetensors")
+
+
+def load(folder: Path, family: str = "sd1", **kwargs: Any) -> EngineModel:
+    return load_training_model(write(folder, family, **kwargs))
+
+
+def noisy(seed: int = 0, batch: int = 1, side: int = 8) -> tuple[Tensor, Tensor]:
+    """Latents and timesteps."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 4, side, side, generator=generator), torch.randint(0, 1000, (batch,), generator=generator)
+
+
+def prediction(model: EngineModel, prompt: str = "a ohwx dog", seed: int = 0) -> Tensor:
+    """What the model makes of fixed noise and a prompt; through text encoders and UNet."""
+    latents, timesteps = noisy(seed)
+    with torch.no_grad():
+        return model.predict(latents, timesteps, model.embed([prompt]))
