@@ -21,6 +21,7 @@ from lib_methods.pix2pix_zero import infotext, page
 from lib_methods.pix2pix_zero.request import CONTROLS, TITLE, parse_request
 from lib_methods.pix2pix_zero.sentences import KINDS
 from lib_methods.pix2pix_zero.settings import (
+    DIRECTIONS_FROM,
     GUIDANCES,
     INVERSIONS,
     LAYERS,
@@ -102,7 +103,16 @@ class Pix2PixZeroScript(scripts.Script):
                     )
                     made["regularisation"] = _choice("regularisation", "Regularisation", REGULARISATIONS)
                     made["refinements"] = gr.Slider(0, 10, value=0, step=1, label="Refinements", info="slower, closer")
-                made["words_are"] = _choice("words_are", "The words are", KINDS, "decides the sentences they stand in")
+                with gr.Row():
+                    made["direction_from"] = _choice(
+                        "direction_from",
+                        "Direction from",
+                        DIRECTIONS_FROM,
+                        "caption: yours, with the source swapped for the target",
+                    )
+                    made["words_are"] = _choice(
+                        "words_are", "The words are", KINDS, "decides the sentences they stand in"
+                    )
                 made["directions"] = _text(
                     "Directions", "cat to dog: 1, day to night: -0.5", "from the library, in place of source and target"
                 )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import EditSampling
-from lib_methods.pix2pix_zero.directions import CHUNK, Direction, combine, make_direction
+from lib_methods.pix2pix_zero.directions import CHUNK, Direction, Origin, combine, make_direction
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.sentences import built_in_sentences
-from lib_methods.pix2pix_zero.settings import ALTERNATIVES, MAX_STRENGTH, Pix2PixZeroSettings
+from lib_methods.pix2pix_zero.settings import ALTERNATIVES, CAPTION, MAX_STRENGTH, Pix2PixZeroSettings
+from lib_methods.pix2pix_zero.swap import plural_of, swapped
 from lib_methods.pix2pix_zero.words import without_article
 
 CHUNK_TEXT = CHUNK - 2  # tokens of a chunk between its start and its end
@@ -39,12 +40,12 @@ def captions_for(settings: Pix2PixZeroSettings, prompts: Sequence[str]) -> tuple
 
 
 def directions_for(
-    sampling: EditSampling, settings: Pix2PixZeroSettings, folder: Path, first: int, count: int
+    sampling: EditSampling, settings: Pix2PixZeroSettings, folder: Path, first: int, captions: Sequence[str]
 ) -> tuple[Direction, ...]:
     """What is added to each image's prompt at strength 1.
 
     folder: of the direction library. first: the number of the batch's first image in the job, counted from 0; targets
-    and directions that are given as alternatives take turns over the job's images.
+    and directions that are given as alternatives take turns over the job's images. captions: what each image shows.
 
     Raises `SettingsError` with a sentence for the user.
     """
@@ -53,12 +54,17 @@ def directions_for(
         choices = [_combined(text, library) for text in settings.directions.split(ALTERNATIVES) if text.strip()]
         if not choices:
             raise SettingsError("There is no direction between the bars. Name one of the library.")
+    elif settings.direction_from == CAPTION:
+        turns = (settings.targets[(first + index) % len(settings.targets)] for index in range(len(captions)))
+        return tuple(
+            _from_caption(sampling, caption, settings.source, target) for caption, target in zip(captions, turns)
+        )
     else:
         choices = [_from_words(sampling, settings, target) for target in settings.targets]
     like = sampling.embed([""])
     for choice in choices:
         choice.check_width(like.context.shape[-1], None if like.vector is None else like.vector.shape[-1])
-    return tuple(choices[(first + index) % len(choices)] for index in range(count))
+    return tuple(choices[(first + index) % len(choices)] for index in range(len(captions)))
 
 
 def _combined(text: str, library: DirectionLibrary) -> Direction:
@@ -81,14 +87,34 @@ def _combined(text: str, library: DirectionLibrary) -> Direction:
 
 
 def _from_words(sampling: EditSampling, settings: Pix2PixZeroSettings, target: str) -> Direction:
-    """The direction from the source to a target, made anew where the model has changed."""
-    key = (sampling.model_key(), settings.source, target, settings.words_are)
+    """The direction from the source to a target by sentences about both."""
+
+    def make() -> Direction:
+        before = built_in_sentences(settings.source, settings.words_are)
+        after = built_in_sentences(target, settings.words_are)
+        return make_direction(settings.source, target, before, after, sampling.embed)
+
+    return _remembered((sampling.model_key(), settings.source, target, settings.words_are), make)
+
+
+def _from_caption(sampling: EditSampling, caption: str, source: str, target: str) -> Direction:
+    """The direction from a caption to itself with the target in place of the source."""
+    after = swapped(caption, source, target)
+
+    def make() -> Direction:
+        told = sampling.embed([caption, after])
+        vector = None if told.vector is None else told.vector[1] - told.vector[0]
+        return Direction(told.context[1] - told.context[0], Origin(source, target), vector)
+
+    return _remembered((sampling.model_key(), caption, source, target), make)
+
+
+def _remembered(key: Hashable, make: Callable[[], Direction]) -> Direction:
+    """What was made for the key, made anew where that is long ago. The model is part of every key."""
     with _lock:
         found = _kept.get(key)
     if found is None:
-        before = built_in_sentences(settings.source, settings.words_are)
-        after = built_in_sentences(target, settings.words_are)
-        found = make_direction(settings.source, target, before, after, sampling.embed)
+        found = make()
     with _lock:
         _kept[key] = found
         _kept.move_to_end(key)
@@ -106,7 +132,8 @@ def positions_of(sampling: EditSampling, caption: str, word: str) -> tuple[int, 
     tokens = sampling.tokenize(caption)
     wanted = sampling.tokenize(without_article(word))
     found: list[int] = []
-    for form in (wanted, sampling.tokenize(without_article(word) + "s")):
+    forms = dict.fromkeys((without_article(word) + "s", plural_of(without_article(word))))
+    for form in (wanted, *map(sampling.tokenize, forms)):
         found += _occurrences(tokens, form)
     return tuple(sorted({1 + place + 2 * (place // CHUNK_TEXT) for place in found}))
 

@@ -113,7 +113,7 @@ def _words(
     sampling: EditSampling, settings: Pix2PixZeroSettings, job: Job, library: Path
 ) -> tuple[tuple[str, ...], Words]:
     captions = captions_for(settings, job.prompts)
-    directions = directions_for(sampling, settings, library, job.first, len(captions))
+    directions = directions_for(sampling, settings, library, job.first, captions)
     by_word, word = settings.mask_mode == "by word", settings.mask_word or settings.source
     wanted = bool(word) and not sampling.is_hires and (by_word or settings.show)
     positions = tuple(positions_of(sampling, caption, word) if wanted else () for caption in captions)

@@ -9,7 +9,10 @@ from lib_methods.pictures.store import is_image_id
 from lib_methods.pix2pix_zero.inversion import DDIM, DIRECT, InversionSettings
 from lib_methods.pix2pix_zero.noise import Regularisation
 from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
+from lib_methods.pix2pix_zero.swap import swapped
 
+SENTENCES, CAPTION = "sentences", "caption"
+DIRECTIONS_FROM = (SENTENCES, CAPTION)
 GRADIENT, SOFT_BLEND = "gradient", "soft blend"
 GUIDANCES = (GRADIENT, SOFT_BLEND, "off")
 LAYERS = ("all", "coarse", "fine")
@@ -32,6 +35,9 @@ class Pix2PixZeroSettings:
         the images of a job take turns.
         words_are: what the words mean, which decides the sentences that they are put into: "object", "style" or
         "adjective".
+        direction_from: what the words' direction is the difference of: "sentences" about both words (the paper's, the
+        mean over several hundred), or the "caption" with either word in it. At strength 1 the prompt is then the
+        caption with the words swapped, where it is the caption; the source has to be in it.
         directions: directions from the library in place of the words, "cat to dog: 1, day to night: -0.5"; several
         edits with "|", as for the target.
         caption: what the picture shows; the job's prompt if empty.
@@ -61,6 +67,7 @@ class Pix2PixZeroSettings:
     source: str = ""
     target: str = ""
     words_are: str = OBJECT
+    direction_from: str = SENTENCES
     directions: str = ""
     caption: str = ""
     strength: float = 1.0
@@ -104,6 +111,7 @@ class Pix2PixZeroSettings:
         ):
             check_number(label, value, 0, top)
         check_choice("What the words are", self.words_are, KINDS)
+        check_choice("Direction from", self.direction_from, DIRECTIONS_FROM)
         check_choice("Guidance", self.guidance, GUIDANCES)
         check_choice("Layers", self.layers, LAYERS)
         check_choice("Inversion", self.inversion, INVERSIONS)
@@ -134,6 +142,8 @@ class Pix2PixZeroSettings:
         for target in self.targets:
             if target.casefold() == self.source.casefold():
                 raise SettingsError(f'Source and target are the same ("{target}"): there is nothing to change.')
+            if self.direction_from == CAPTION and self.caption:
+                swapped(self.caption, self.source, target)  # raises where that cannot be done
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -162,6 +172,7 @@ class Pix2PixZeroSettings:
             what = self.directions
         else:
             what = f"{self.source} to {' | '.join(self.targets)}"
+            what += " (swapped in the caption)" if self.direction_from == CAPTION else ""
         whose = "the tab's picture" if is_img2img else "what the prompt gives with this seed"
         parts = [f"{what} in {whose}", f"strength {self.strength:g}"]
         if self.guides:

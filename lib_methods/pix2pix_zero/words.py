@@ -56,14 +56,22 @@ def with_article(phrase: str) -> str:
     A phrase that brings its article or number keeps it; plurals, masses, names of several words and words in other
     scripts get none.
     """
+    if brings_its_own(phrase) or is_noun_alone(phrase):
+        return phrase
+    return f"{article_of(phrase)} {phrase}"
+
+
+def brings_its_own(phrase: str) -> bool:
+    """Whether the phrase begins with an article, a number or the like: "two cats", "my cat"."""
+    first = phrase.split()[0]
+    return first.casefold() in _DETERMINERS or first.isdigit()
+
+
+def is_noun_alone(phrase: str) -> bool:
+    """Whether English has the phrase without "a": plurals, masses, names of several words; other scripts, too."""
     words = phrase.split()
-    first = words[0]
-    if first.casefold() in _DETERMINERS or first.isdigit():
-        return phrase
     name = len(words) > 1 and all(word[0].isupper() for word in words)
-    if name or not _base_letter(first) or _takes_no_article(words):
-        return phrase
-    return f"{article_of(first)} {phrase}"
+    return name or not _base_letter(words[0]) or _takes_no_article(words)
 
 
 def article_of(word: str) -> str:
