@@ -66,11 +66,14 @@ class BareSampling:
         self.levels = Levels((1 - betas).cumprod(0))
         high = math.log(self.levels.sigma(self.levels.last))
         self.sigmas = torch.cat([torch.linspace(high, math.log(_LAST), steps).exp(), torch.zeros(1)])
-        self.is_stochastic = False
+        self.is_stochastic = self.needs_noise = False
         self.editors: dict[type, Editor] = {}
         self.own: Tensor | None = None
         noise = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(8)).to(self.device)
         self.start = noise * self.sigmas[0].to(self.device)
+
+    def without_noise(self) -> None:
+        """There is none."""
 
     def checkpoint_key(self) -> Hashable:
         return self.key

@@ -39,7 +39,8 @@ from lib_methods.ui.job import MethodJobs
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
 DIRECTIONS = Path(paths.data_path) / "feedback" / "directions"
 DEFAULTS = infotext.DEFAULTS
-JOBS = MethodJobs(TITLE, "pix2pix_zero", (*infotext.KEYS.values(), infotext.PSNR_KEY), infotext.ERROR_KEY)
+TOLD = (infotext.PSNR_KEY, infotext.NOTE_KEY)
+JOBS = MethodJobs(TITLE, "pix2pix_zero", (*infotext.KEYS.values(), *TOLD), infotext.ERROR_KEY)
 
 
 class Pix2PixZeroScript(scripts.Script):
@@ -182,9 +183,14 @@ class Pix2PixZeroScript(scripts.Script):
         settings = JOBS.settings_of(p)
         if session is None or settings is None:
             return
-        p.extra_generation_params.pop(infotext.PSNR_KEY, None)
+        for key in TOLD:
+            p.extra_generation_params.pop(key, None)
+        for sentence in session.remarks:
+            JOBS.remark(p, sentence)
         for sentence in session.notes:
             JOBS.tell(p, sentence)
+        if session.remarks or session.notes:
+            p.extra_generation_params[infotext.NOTE_KEY] = " ".join((*session.remarks, *session.notes))
         value = session.reconstruction_psnr()
         if value is not None:
             p.extra_generation_params[infotext.PSNR_KEY] = page.decibels(value)

@@ -60,6 +60,14 @@ class EditSampling(PictureSampling, Protocol):
     def is_stochastic(self) -> bool:
         """Whether the sampler adds noise of its own while it runs (ancestral, SDE, LCM, churn, DDIM with eta)."""
 
+    @property
+    def needs_noise(self) -> bool:
+        """Whether it cannot run without that noise (LCM)."""
+
+    def without_noise(self) -> None:
+        """Let it add none in this pass; the settings of the host and of the job stay as they are. Raises `Unsupported`
+        where it cannot do without."""
+
     def own_latent(self) -> Tensor | None:
         """What the host starts from in img2img and in the second pass of Hires.fix: scaled latents without noise,
         (batch, 4, h, w), float32. None where it starts from noise."""

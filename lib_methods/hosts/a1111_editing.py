@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lib_methods.attention import without_overrides
 from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, Position, Unsupported
+from lib_methods.hosts import a1111_noise
 from lib_methods.hosts.a1111 import A1111Sampling
 from lib_methods.hosts.a1111_call import A1111Call
 from lib_methods.hosts.a1111_edits import Edits, NewStart
@@ -63,6 +65,18 @@ class A1111EditSampling(A1111Sampling):
     @property
     def is_stochastic(self) -> bool:
         return self._start().is_stochastic
+
+    @property
+    def needs_noise(self) -> bool:
+        return self._start().needs_noise
+
+    def without_noise(self) -> None:
+        start = self._start()
+        if start.needs_noise:
+            raise Unsupported("This sampler cannot run without noise of its own.")
+        if start.is_stochastic:
+            a1111_noise.give(self.p.sampler, a1111_noise.QUIET)
+            self._known_start = replace(start, is_stochastic=False)
 
     def own_latent(self) -> Tensor | None:
         return None if self._from_noise or self._latent is None else self._latent.detach().float().clone()

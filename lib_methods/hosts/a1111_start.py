@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lib_methods.denoiser import Unsupported
+from lib_methods.hosts import a1111_noise
 from lib_methods.hosts.levels import Levels
 
 _RESTARTS_FROM = 20  # steps from which the sampler "Restart" goes back up
@@ -30,12 +31,13 @@ class Start:
     """What a sampler is given, in sigma space.
 
     latents: (batch, 4, h, w), float32, at the first of `sigmas`. sigmas: falling, see `EditSampling.sigmas`; empty
-    where `obstacle` says why they are not known.
+    where `obstacle` says why they are not known. is_stochastic, needs_noise: see `EditSampling`.
     """
 
     latents: Tensor
     sigmas: Tensor
     is_stochastic: bool
+    needs_noise: bool
     obstacle: str = ""
 
 
@@ -53,6 +55,7 @@ def rehearse(p: Any, latent: Tensor, noise: Tensor | None, levels: Levels) -> St
     """
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     sampler, job = copy.copy(p.sampler), copy.copy(p)
+    a1111_noise.give_copy(p.sampler, sampler)
     job.extra_generation_params = dict(p.extra_generation_params)
     function: Callable[..., Any] = sampler.func
 
@@ -109,7 +112,8 @@ def _read(p: Any, function: str, given: dict[str, Any], levels: Levels) -> Start
     if in_alpha_space and len(sigmas):
         latents = latents * (1 + float(sigmas[0]) ** 2) ** 0.5
     sigmas = torch.zeros(0) if obstacle else sigmas
-    return Start(latents.clone(), sigmas, restarts or _adds_noise(given), obstacle)
+    is_stochastic = restarts or a1111_noise.adds_noise(given)
+    return Start(latents.clone(), sigmas, is_stochastic, restarts or a1111_noise.needs_noise(given), obstacle)
 
 
 def _timesteps(function: str, given: dict[str, Any], levels: Levels) -> list[float]:
@@ -131,13 +135,3 @@ def is_unipc(function: str) -> bool:
 def is_plms(function: str) -> bool:
     """Whether a sampler's function is PLMS, whose first step alone has two calls."""
     return "plms" in function
-
-
-def _adds_noise(given: dict[str, Any]) -> bool:
-    if "eta" in given:
-        return bool(given["eta"])
-    if "s_churn" in given:
-        return bool(given["s_churn"])
-    if "restart_list" in given:
-        return False
-    return "noise_sampler" in given or "noise" in given

@@ -27,6 +27,13 @@ class NoEditing:
     def is_stochastic(self) -> bool:
         self._refuse()
 
+    @property
+    def needs_noise(self) -> bool:
+        self._refuse()
+
+    def without_noise(self) -> None:
+        self._refuse()
+
     def own_latent(self) -> Tensor | None:
         self._refuse()
 

@@ -24,8 +24,12 @@ CACHE = InversionCache()
 CACHE_LIMIT = 512 * 2**20  # bytes; an inversion of 50 steps at 512x512 is 3 MB
 
 NEEDS_STEADY_SAMPLER = (
-    "This sampler adds new noise at every step, so the picture cannot be found again in it. Choose one without, such "
-    "as Euler, Heun, DPM++ 2M, DDIM or UniPC."
+    "This sampler adds new noise at every step and cannot do without, so the picture cannot be found again in it. "
+    "Choose another one, such as Euler, Euler a, DPM++ 2M, DDIM or UniPC."
+)
+WITHOUT_NOISE = (
+    "The sampler ran without the noise that it adds at every step (eta and churn at 0), so that only the edit changes "
+    "the picture."
 )
 NEEDS_ORDINARY_MODEL = (
     "This model is told by instructions what to change (InstructPix2Pix). Choose an ordinary one, or give it the "
@@ -54,9 +58,9 @@ def check(sampling: EditSampling) -> None:
     edited."""
     if getattr(sampling, "takes_picture", False):
         raise Unsupported(NEEDS_ORDINARY_MODEL)
-    if sampling.is_stochastic:
-        raise Unsupported(NEEDS_STEADY_SAMPLER)
     _ = sampling.sigmas
+    if sampling.needs_noise:
+        raise Unsupported(NEEDS_STEADY_SAMPLER)
 
 
 def attach(
@@ -104,6 +108,9 @@ def attach(
     reference = Reference(sampling, cond, start, trajectory, uncond, cfg_scale)
     positions = words.word_positions
     edit = Edit(sampling, settings, reference, cond, words.directions, words.vectors, positions, mask)
+    if sampling.is_stochastic:
+        sampling.without_noise()
+        edit.remarks[WITHOUT_NOISE] = None
     if trajectory is not None:
         sampling.start_from(start)
     sampling.add_hook(edit)

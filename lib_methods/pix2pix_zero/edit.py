@@ -42,7 +42,8 @@ class Edit(Shift):
     cond: the caption, a row for each image, with as many tokens as the directions at least. word_positions: the tokens
     of the mask's word in each caption. mask: where the pictures may change, (1, 1, h, w); None everywhere.
 
-    What goes wrong in the middle of a sampling does not end it: `notes` says it in the user's words.
+    What goes wrong in the middle of a sampling does not end it: `notes` says it in the user's words. remarks: what else
+    the user is to know of it.
     """
 
     order = 80  # after what changes the guidance's range, before what corrects colours
@@ -62,6 +63,7 @@ class Edit(Shift):
         self.settings, self.reference, self.mask = settings, reference, mask
         self.forwards = 0
         self.notes: dict[str, None] = {}  # a set that keeps its order
+        self.remarks: dict[str, None] = {}
         self._by_word = settings.mask_mode == "by word"
         self._attention = [masks.WordAttention(positions) for positions in word_positions]
         self._recorder = MapRecorder(sampling.unet, sampling.latent_size, _GUIDED_LAYERS[settings.layers])

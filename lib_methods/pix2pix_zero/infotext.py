@@ -20,6 +20,7 @@ from lib_methods.ui.paste import PasteKey
 
 KEYS = {name: f"{TITLE} {name.replace('_', ' ')}" for name in FIELDS}
 PSNR_KEY = f"{TITLE} reconstruction PSNR"
+NOTE_KEY = f"{TITLE} note"
 ERROR_KEY = f"{TITLE} error"
 ENABLED_KEY = TITLE
 """Not written; the name under which the switch is sent from tab to tab. Pasting derives it from the other keys."""

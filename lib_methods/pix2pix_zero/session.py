@@ -47,6 +47,11 @@ class Session:
         """What went wrong on the way, in sentences for the user."""
         return tuple(self.edit.notes)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What else there is to know of it, in sentences for the user."""
+        return tuple(self.edit.remarks)
+
     def reconstruction_psnr(self) -> float | None:
         """How close the reconstruction's latents come to the picture's, in decibels over the latents' own range, the
         mean over the images; infinite where it is exact, None where there was no picture to reconstruct, or the job was

@@ -49,9 +49,13 @@ class MethodJobs:
         for key in (*self.keys, self.error_key):
             p.extra_generation_params.pop(key, None)
 
+    def remark(self, p: Any, sentence: str) -> None:
+        """Say it under the picture."""
+        p.comment(f"{self.title}: {sentence}")
+
     def tell(self, p: Any, sentence: str) -> None:
         """Say it under the picture, and in the page if the job is a page's."""
-        p.comment(f"{self.title}: {sentence}")
+        self.remark(p, sentence)
         if not getattr(p, "is_api", False):
             warn(f"{self.title}: {sentence}")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,27 +15,12 @@ from lib_methods.pix2pix_zero import apply, infotext
 from lib_methods.pix2pix_zero import edit as edit_module
 from lib_methods.pix2pix_zero.inversion import Trajectory
 from tests.fabric.small_model import picture
-from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TXT2IMG, drawn, edit, left, speak_up
+from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TXT2IMG, drawn, edit
 from tests.pix2pix_zero.seam import acting, spread
-from tests.shared.jobs import REPO, pixels, same
+from tests.shared.jobs import pixels, same
 from tests.standalone.conftest import Running
 
-
-@pytest.fixture(scope="module")
-def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
-    host = start_host(checkpoints("sd1"), extension_dirs=[REPO])
-    speak_up()
-    return host
-
-
-@pytest.fixture(autouse=True)
-def _clean(host: Running) -> Iterator[None]:
-    """A cache of its own for every test, and nothing on the model after it."""
-    apply.CACHE.clear()
-    yield
-    assert left() == []
-
-
+pytestmark = pytest.mark.usefixtures("clean")
 JOBS: dict[str, dict[str, Any]] = {
     "AND": {"prompt": "a red circle AND a blue square :0.5"},
     "negative prompt": {"negative_prompt": "grey"},

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +14,9 @@ pytest.importorskip("gradio")
 
 from lib_methods.hosts import HostSampling
 from lib_methods.pix2pix_zero.sentences import built_in_sentences
-from tests.pix2pix_zero.jobs import CAPTION, IMG2IMG, SOURCE, TARGET, TXT2IMG, edit, left, speak_up
+from tests.pix2pix_zero.jobs import CAPTION, IMG2IMG, SOURCE, TARGET, TXT2IMG, edit, left
 from tests.pix2pix_zero.seam import acting, spread
-from tests.shared.jobs import REPO
 from tests.standalone.conftest import Running
-
-
-@pytest.fixture(scope="module")
-def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
-    host = start_host(checkpoints("sd1"), extension_dirs=[REPO])
-    speak_up()
-    return host
 
 
 class Original:

@@ -73,6 +73,8 @@ def test_texts_of_a_bare_unet_differ_and_repeat() -> None:
 ASKS: dict[str, Any] = {
     "sigmas": lambda s: s.sigmas,
     "is_stochastic": lambda s: s.is_stochastic,
+    "needs_noise": lambda s: s.needs_noise,
+    "without_noise": lambda s: s.without_noise(),
     "own_latent": lambda s: s.own_latent(),
     "start_latent": lambda s: s.start_latent(),
     "start_from": lambda s: s.start_from(torch.zeros(1)),
@@ -124,8 +126,20 @@ def test_samplers_whose_levels_are_not_known_are_named() -> None:
             sampling.start_from(x + 1)
     assert hosts.sampling_of(job(restart), x, x).is_stochastic
     sampling = hosts.sampling_of(job(noisy), x, x)
-    assert sampling.is_stochastic
+    assert sampling.is_stochastic and sampling.needs_noise
+    with pytest.raises(Unsupported, match="cannot run without noise"):
+        sampling.without_noise()
     assert len(sampling.sigmas) == 21
+
+
+def test_a_host_that_does_not_let_the_noise_be_set_is_told() -> None:
+    def ancestral(model: Any, x: Tensor, sigmas: Tensor, eta: float = 1.0, noise_sampler: Any = None) -> None: ...
+
+    x = torch.zeros(1, 4, 8, 8)
+    sampling = hosts.sampling_of(job(ancestral), x, x)
+    assert sampling.is_stochastic and not sampling.needs_noise
+    with pytest.raises(Unsupported, match="do not let their noise be set"):
+        sampling.without_noise()
 
 
 def test_a_host_that_shows_nothing_is_told_in_a_sentence() -> None:

@@ -91,3 +91,15 @@ def first_values(instance: Any, is_img2img: bool, names: Sequence[str]) -> Itera
         assert [component for component, _ in instance.infotext_fields] == controls
         assert set(instance.paste_field_names) == {str(key) for _, key in instance.infotext_fields}
         yield dict(zip(names, (control.value for control in controls), strict=True))
+
+
+def posted(script: ModuleType, title: str, arguments: Any, path: str = "/sdapi/v1/txt2img") -> Any:
+    """The answer of a REST API that does nothing to a request with these arguments of a script, behind its guard."""
+    pytest.importorskip("httpx")
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    app = FastAPI()
+    app.post(path)(lambda: 1)
+    script._guard_api(None, app)
+    return TestClient(app).post(path, json={"alwayson_scripts": {title: {"args": arguments}}})

@@ -184,15 +184,7 @@ def test_infotexts_of_an_extension_that_is_installed_are_left_to_it(
     ("arguments", "status"), [([{"mimic_scale": 5}], 200), ([True, 5], 200), ([{"mimic": 5}], 422)]
 )
 def test_the_api_refuses_what_cannot_be_used(script: ModuleType, arguments: Any, status: int) -> None:
-    pytest.importorskip("httpx")
-    from fastapi import FastAPI
-    from fastapi.testclient import TestClient
-
-    app = FastAPI()
-    app.post("/sdapi/v1/txt2img")(lambda: 1)
-    script._guard_api(None, app)
-    payload = {"alwayson_scripts": {TITLE: {"args": arguments}}}
-    answer = TestClient(app).post("/sdapi/v1/txt2img", json=payload)
+    answer = jobs.posted(script, TITLE, arguments)
     assert answer.status_code == status
     if status == 422:
         assert answer.json()["detail"].startswith(f"{TITLE}: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -47,14 +48,45 @@ def test_off_the_image_is_that_of_no_pack(with_pack: WebUI, without_pack: WebUI,
 
 
 @pytest.mark.parametrize("case", [IMG2IMG, TXT2IMG], ids=["img2img", "txt2img"])
-@pytest.mark.parametrize("sampler", ["Euler a", "LCM", "DPM++ 2M SDE", "DPM adaptive"])
+@pytest.mark.parametrize("sampler", ["LCM", "DPM fast", "DPM adaptive", "Restart"])
 def test_samplers_that_cannot_be_edited_are_told(with_pack: WebUI, runs: Runs, case: JSON, sampler: str) -> None:
     job = {**case, **SHORT, "sampler_name": sampler}
+    if sampler == "Restart":  # from 20 steps on
+        job = {**job, "steps": 20, "denoising_strength": 1.0}
     answer = runs.first(with_pack, edited(job))
     assert answer.pixels == runs.first(with_pack, job).pixels
     _, _, sentence = answer.infotexts[0].partition(ERROR)
-    assert "Choose one" in sentence or "picks its noise levels" in sentence
+    assert "Choose another one" in sentence
     assert f"{TITLE} source" not in answer.infotexts[0]
+
+
+NOISY: dict[str, JSON] = {
+    name: {"sampler_name": name}
+    for name in ("Euler a", "DPM2 a", "DPM++ 2S a", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE")
+} | {
+    "Heun with churn": {"sampler_name": "Heun", "override_settings": {"s_churn": 2.0}},
+    "DDIM with eta": {"sampler_name": "DDIM", "override_settings": {"eta_ddim": 0.5}},
+    "another eta": {"sampler_name": "Euler a", "override_settings": {"eta_ancestral": 0.5}},
+}
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_samplers_with_noise_of_their_own_run_without(with_pack: WebUI, runs: Runs, name: str) -> None:
+    """As with eta and churn set to 0 by hand; the user's settings are there again in the next job."""
+    job = {**IMG2IMG, **SHORT, **NOISY[name]}
+    before = runs.first(with_pack, job)
+    answer = runs.first(with_pack, edited(job))
+    (told,) = answer.infotexts
+    assert f"{TITLE} note" in told and "without the noise" in told
+    assert ERROR not in told
+    assert not re.search(r"\b(Eta|Eta DDIM|Sigma churn): ", told)
+    by_hand = {**job, "override_settings": {"eta_ancestral": 0.0, "eta_ddim": 0.0, "s_churn": 0.0}}
+    steady = runs.first(with_pack, edited(by_hand))
+    assert f"{TITLE} note" not in steady.infotexts[0]
+    assert answer.pixels == steady.pixels
+    after = generate(with_pack, job)
+    assert after.pixels == before.pixels
+    assert after.infotexts == before.infotexts
 
 
 @pytest.mark.parametrize(
