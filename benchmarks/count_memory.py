@@ -1,0 +1,194 @@
+"""Counts the memory of a training step at full size without computing it: `python -m benchmarks.count_memory`.
+
+The UNet's forward and backward pass run on tensors without content; what is counted is the bytes of all tensors that
+live at once, as a GPU would have to hold them: weights, what the backward pass keeps, gradients, and everything in
+between. Not counted: what the GPU's libraries take for themselves, and gaps between tensors. The table in
+`lib_methods.dreambooth.sizes` comes from here.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from lib_methods.attention.checkpointing import checkpointed
+
+_SD1: dict[str, Any] = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+GEOMETRY: Mapping[str, dict[str, Any]] = {
+    "sd1": _SD1,
+    "sd2": {
+        **_SD1,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        **_SD1,
+        "sample_size": 128,
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "use_linear_projection": True,
+        "transformer_layers_per_block": (1, 2, 10),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+
+
+class LiveBytes(TorchDispatchMode):
+    """Within the block: the bytes of the tensors that live, and the most of them at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def see(self, tensor: Tensor) -> Tensor:
+        """Count a tensor's storage until it goes; views share one."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        known = self._known.get(key)
+        if known is not None and known() is storage:
+            return tensor
+
+        def gone(_: object) -> None:
+            self.live -= size
+            self._known.pop(key, None)
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        return tensor
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self.see, out)
+        return out
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Bytes: the weights, and what a forward and backward pass holds at most on top of them."""
+
+    weights: int
+    peak: int
+
+
+def count(family: str, side: int, rows: int, mode: str, checkpointing: bool, lora_rank: int = 0) -> Counted:
+    """One pass of `rows` latents of `side` x `side`, gradients let go as soon as they are there.
+
+    mode: "half" (weights and computing in bf16), "mixed" (fp32 weights, computing as CUDA's autocast does), "fp32".
+    lora_rank: train LoRAs of this rank on all linear layers of the transformers instead of the weights.
+    """
+    dtype = torch.bfloat16 if mode == "half" else torch.float32
+    with FakeTensorMode(), LiveBytes() as live:
+        with _made_in(dtype):
+            unet = UNet2DConditionModel(**GEOMETRY[family]).train()
+        if lora_rank:
+            _put_loras(unet, lora_rank)
+        if mode == "mixed":
+            _norms_in_fp32(unet)
+        for parameter in unet.parameters():
+            live.see(parameter)
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_let_go)
+        weights = live.live
+        latents = torch.empty(rows, 4, side, side, dtype=dtype)
+        text = torch.empty(rows, 77, GEOMETRY[family]["cross_attention_dim"], dtype=dtype)
+        added = {"text_embeds": torch.empty(rows, 1280, dtype=dtype), "time_ids": torch.empty(rows, 6)}
+        computing = torch.autocast("cpu", torch.bfloat16) if mode == "mixed" else nullcontext()
+        live.peak = live.live
+        with checkpointed(unet) if checkpointing else nullcontext():
+            with computing:
+                timesteps = torch.zeros(rows, dtype=torch.long)
+                out = unet(latents, timesteps, text, return_dict=False, added_cond_kwargs=added)[0]
+                loss = out.float().square().mean()
+            loss.backward()
+        return Counted(weights, live.peak - weights)
+
+
+@contextmanager
+def _made_in(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _let_go(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _norms_in_fp32(unet: nn.Module) -> None:
+    # CUDA's autocast does so, the CPU's does not
+    for module in unet.modules():
+        if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
+
+
+def _put_loras(unet: nn.Module, rank: int) -> None:
+    unet.requires_grad_(False)
+    for name, layer in list(unet.named_modules()):
+        if not isinstance(layer, nn.Linear) or "attentions" not in name:
+            continue
+        down = nn.Parameter(torch.empty(rank, layer.in_features))
+        up = nn.Parameter(torch.empty(layer.out_features, rank))
+        layer.register_parameter("down", down)
+        layer.register_parameter("up", up)
+        layer.forward = _with_lora(layer, layer.forward)  # type: ignore[assignment, method-assign]
+
+
+def _with_lora(layer: Any, original: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def forward(hidden: Tensor) -> Tensor:
+        low = nn.functional.linear(hidden, layer.down.to(hidden.dtype))
+        return original(hidden) + nn.functional.linear(low, layer.up.to(hidden.dtype))
+
+    return forward
+
+
+def fitted(family: str, mode: str, checkpointing: bool, lora_rank: int = 0) -> tuple[int, float]:
+    """(bytes that do not depend on the pictures, bytes for each cell of a latent and row), from one and two rows."""
+    side = int(GEOMETRY[family]["sample_size"])
+    one, two = (count(family, side, rows, mode, checkpointing, lora_rank).peak for rows in (1, 2))
+    return 2 * one - two, (two - one) / side**2
+
+
+def main(families: Sequence[str]) -> None:
+    """Print the table."""
+    for family in families:
+        for mode, rank in (("half", 0), ("mixed", 0), ("fp32", 0), ("half", 16)):
+            for checkpointing in (False, True):
+                fixed, cell = fitted(family, mode, checkpointing, rank)
+                kind = f"{mode:6} {'LoRA' if rank else 'full'} {'checkpointing' if checkpointing else 'plain':14}"
+                print(f"{family:5} {kind} {fixed / 2**30:6.3f} GiB {cell:10.0f} bytes a cell", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(GEOMETRY))
