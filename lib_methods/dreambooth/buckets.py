@@ -68,14 +68,16 @@ def fit(image: Image.Image, mask: Image.Image | None, bucket: Size) -> tuple[Ten
     Returns its pixels (3, H, W) in [-1, 1], its mask (1, H, W) in [0, 1] or None, and `micro_conditioning`. The mask is
     brought to the picture's size first, where it has another.
     """
-    pixels = to_tensor(crop_to_fill(image, *bucket))
-    shown = None
-    if mask is not None:
-        grey = mask.convert("L")
-        if grey.size != image.size:
-            grey = grey.resize(image.size, Image.Resampling.BILINEAR)
-        shown = (to_tensor(crop_to_fill(grey, *bucket, Image.Resampling.BILINEAR))[:1] + 1) / 2
-    return pixels, shown, micro_conditioning(image.width, image.height, bucket)
+    shown = None if mask is None else fit_mask(mask, image.width, image.height, bucket)
+    return to_tensor(crop_to_fill(image, *bucket)), shown, micro_conditioning(image.width, image.height, bucket)
+
+
+def fit_mask(mask: Image.Image, width: int, height: int, bucket: Size) -> Tensor:
+    """The mask (1, H, W) in [0, 1] of a picture of `width` by `height` that `fit` brings into a bucket."""
+    scale = max(bucket[0] / width, bucket[1] / height)
+    whole = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
+    grey = mask.convert("L").resize(whole, Image.Resampling.BILINEAR)
+    return (to_tensor(crop_to_fill(grey, *bucket, Image.Resampling.BILINEAR))[:1] + 1) / 2
 
 
 def micro_conditioning(width: int, height: int, bucket: Size) -> Tensor:

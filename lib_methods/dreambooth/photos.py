@@ -19,7 +19,9 @@ _MASK_ENDINGS = (".mask", "-mask")
 _LARGEST_JPEG = 178_000_000  # pixels; a JPEG is decoded at a half, a quarter or an eighth of its size
 _SMALLEST_SIDE = 16
 _LARGEST_FILE = 256 * 2**20
+_TGA_ENDINGS = (".tga", ".icb", ".vda", ".vst")  # TGA has no mark of its own: any junk may pass for one
 _OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini")
+_ORIENTATION = 0x0112  # EXIF's tag; from 5 on the picture lies on its side
 _MASK_SEEN = 8  # of 255: what JPEG artefacts and soft edges leave of black
 
 
@@ -47,12 +49,12 @@ def find_photos(folder: Path) -> tuple[list[Photo], list[str]]:
     notes: list[str] = []
     files = _files(Path(folder), notes)
     masks = _masks(files)
-    photos, broken, used = [], 0, set(masks.values())
+    photos, broken, small, used = [], 0, 0, set(masks.values())
     for file in files:
         if file in used or file.suffix.lower() == ".txt":
             continue
         try:
-            image = _decode(file)
+            image, size = _decode(file), _upright_size(file)
         except DreamBoothError as error:
             known = file.suffix.lower() in _endings() or file.suffix.lower() in (".heic", ".heif", ".avif")
             broken += known
@@ -60,11 +62,11 @@ def find_photos(folder: Path) -> tuple[list[Photo], list[str]]:
             continue
         if min(image.size) < _SMALLEST_SIDE:
             notes.append(f'"{file.name}" is too small ({image.width}x{image.height}) and is left out.')
+            small += 1
             continue
-        size = _upright_size(file)
         photos.append(Photo(file, _caption(file, files, notes), _usable_mask(masks.get(file), notes), *size))
     if not photos:
-        raise DreamBoothError(_nothing(broken))
+        raise DreamBoothError(_nothing(broken, small))
     stems = {photo.path.stem.casefold() for photo in photos}
     for file in files:
         if file.suffix.lower() == ".txt" and file.stem.casefold() not in stems:
@@ -147,9 +149,11 @@ def _usable_mask(path: Path | None, notes: list[str]) -> Path | None:
     return path
 
 
-def _nothing(broken: int) -> str:
+def _nothing(broken: int, small: int) -> str:
     if broken:
         return "None of the photos can be read. Save them as JPEG or PNG again."
+    if small:
+        return "All pictures in the folder are far too small. Take larger ones, best as large as the model draws."
     return "There are no photos in the folder. Put 3 to 5 pictures of the subject there, as JPEG or PNG."
 
 
@@ -161,13 +165,19 @@ def _open(path: Path) -> Image.Image:
     Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked before a pixel is read
-        return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+        known = [name for name in FORMATS if name in Image.OPEN]
+        if path.suffix.lower() not in _TGA_ENDINGS:
+            known.remove("TGA")
+        return Image.open(path, formats=known)
 
 
 def _upright_size(path: Path) -> tuple[int, int]:
-    with _open(path) as image:
-        turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
-        return (image.height, image.width) if turned else image.size
+    try:
+        with _open(path) as image:
+            turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+            return (image.height, image.width) if turned else image.size
+    except DECODE_ERRORS:
+        raise DreamBoothError(f'"{path.name}" is damaged.') from None
 
 
 def _prepared(path: Path) -> Image.Image:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -27,6 +27,7 @@ sides = st.integers(16, 6000)
 resolutions = st.sampled_from([32, 64, 96, 256, 512, 520, 640, 768, 1024])
 
 
+@settings(deadline=None)
 @given(width=sides, height=sides, resolution=resolutions)
 def test_a_bucket_has_about_the_area_and_never_more(width: int, height: int, resolution: int) -> None:
     w, h = bucket_for(width, height, resolution)
@@ -36,6 +37,7 @@ def test_a_bucket_has_about_the_area_and_never_more(width: int, height: int, res
     assert resolution // 2 - step < min(w, h) and max(w, h) <= 2 * resolution
 
 
+@settings(deadline=None)
 @given(width=sides, height=sides, resolution=resolutions)
 def test_no_other_bucket_is_nearer_in_shape(width: int, height: int, resolution: int) -> None:
     chosen = bucket_for(width, height, resolution)
@@ -46,6 +48,7 @@ def test_no_other_bucket_is_nearer_in_shape(width: int, height: int, resolution:
     assert off(chosen) <= min(map(off, bucket_sizes(resolution))) + 1e-6
 
 
+@settings(deadline=None)
 @given(width=sides, height=sides, resolution=resolutions)
 def test_turning_a_picture_turns_its_bucket(width: int, height: int, resolution: int) -> None:
     w, h = bucket_for(width, height, resolution)
@@ -54,6 +57,7 @@ def test_turning_a_picture_turns_its_bucket(width: int, height: int, resolution:
     assert sorted(turned) == sorted((w, h))
 
 
+@settings(deadline=None)
 @given(side=sides, resolution=resolutions)
 def test_squares_stay_square(side: int, resolution: int) -> None:
     w, h = bucket_for(side, side, resolution)
@@ -81,6 +85,7 @@ def test_a_picture_of_the_buckets_size_is_not_touched() -> None:
     assert sizes.tolist() == [48, 64, 0, 0, 48, 64]
 
 
+@settings(deadline=None)
 @given(width=st.integers(16, 200), height=st.integers(16, 200))
 def test_fitted_pictures_have_the_buckets_size_and_range(width: int, height: int) -> None:
     bucket = bucket_for(width, height, 64)
@@ -100,6 +105,7 @@ def test_the_middle_is_kept_and_the_mask_goes_with_it() -> None:
     assert sizes.tolist() == [100, 300, 0, 64, 64, 64]
 
 
+@settings(deadline=None)
 @given(width=sides, height=sides, resolution=resolutions)
 def test_the_crop_that_sdxl_is_told_lies_inside_the_resized_picture(width: int, height: int, resolution: int) -> None:
     w, h = bucket_for(width, height, resolution)
@@ -115,6 +121,7 @@ def photo(width: int, height: int) -> Photo:
     return Photo(Path("dir") / "a.jpg", None, None, width, height)
 
 
+@settings(deadline=None)
 @given(width=st.integers(16, 1500), height=st.integers(16, 1500))
 def test_enlarging_is_never_silent(width: int, height: int) -> None:
     bucket = bucket_for(width, height, 512)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_methods.dreambooth.captions import caption_of, read_caption, with_subject
@@ -55,6 +55,7 @@ def test_signs_in_a_noun_are_signs_and_no_pattern() -> None:
     assert with_subject("abc", asked(class_noun="a.c")) == "ohwx a.c, abc"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_every_caption_names_the_subject_and_asking_twice_changes_nothing(text: str) -> None:
     told = with_subject(text, asked())
@@ -63,6 +64,7 @@ def test_every_caption_names_the_subject_and_asking_twice_changes_nothing(text: 
     assert "{subject}" not in told
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_without_an_identifier_the_noun_is_enough(text: str) -> None:
     told = with_subject(text, asked(identifier=""))
@@ -79,6 +81,7 @@ def test_latin_1_is_read_too() -> None:
     assert read_caption("Käfer".encode("latin-1")) == "Käfer"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_become_one_plain_line(data: bytes) -> None:
     text = read_caption(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_a_palette_with_a_see_through_colour_lies_on_white(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
 def test_of_an_animation_the_first_picture_counts(tmp_path: Path, name: str) -> None:
     frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue", "green")]
-    more = {} if name.endswith("tif") else {"duration": 50}
+    more: dict[str, Any] = {} if name.endswith("tif") else {"duration": 50}
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **more)
     assert difference(one(tmp_path), frames[0]) < 4
 
@@ -185,6 +186,36 @@ def test_tiny_pictures_are_left_out_with_a_warning(tmp_path: Path) -> None:
     put(tmp_path, "icon.png", 15, 40)
     photos, notes = find_photos(tmp_path)
     assert len(photos) == 1 and "icon.png" in notes[0] and "15x40" in notes[0]
+
+
+def test_only_tiny_pictures_are_an_error_of_their_own(tmp_path: Path) -> None:
+    put(tmp_path, "icon.png", 15, 40)
+    with pytest.raises(DreamBoothError, match="too small"):
+        find_photos(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@settings(max_examples=60, deadline=None)
+@given(exif=st.binary(max_size=120))
+def test_metadata_of_any_kind_is_no_error(tmp_path_factory: pytest.TempPathFactory, exif: bytes) -> None:
+    folder = tmp_path_factory.mktemp("exif")
+    put(folder, "good.png", 24, 24)
+    put(folder, "odd.jpg", 24, 24, exif=b"Exif\0\0" + exif)
+    put(folder, "tiff.jpg", 24, 24, exif=b"Exif\0\0MM\0*\0\0\0\x08" + exif)
+    photos, notes = find_photos(folder)
+    assert len(photos) + len(notes) == 3
+    assert {read_photo(photo).size for photo in photos} == {(24, 24)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=600))
+def test_junk_is_never_taken_for_a_photo(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = tmp_path_factory.mktemp("junk")
+    put(folder, "good.png", 24, 24)
+    for name in ("a.jpg", "b", "c.doc"):
+        (folder / name).write_bytes(data)
+    photos, notes = find_photos(folder)
+    assert len(photos) == 1 and len(notes) == 3
 
 
 def test_captions_are_found_beside_the_photos(tmp_path: Path) -> None:
