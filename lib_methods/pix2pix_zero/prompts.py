@@ -55,12 +55,13 @@ def directions_for(
         if not choices:
             raise SettingsError("There is no direction between the bars. Name one of the library.")
     elif settings.direction_from == CAPTION:
-        turns = (settings.targets[(first + index) % len(settings.targets)] for index in range(len(captions)))
+        pairs = settings.pairs
         return tuple(
-            _from_caption(sampling, caption, settings.source, target) for caption, target in zip(captions, turns)
+            _from_caption(sampling, caption, *pairs[(first + index) % len(pairs)])
+            for index, caption in enumerate(captions)
         )
     else:
-        choices = [_from_words(sampling, settings, target) for target in settings.targets]
+        choices = [_from_words(sampling, *pair, settings.words_are) for pair in settings.pairs]
     like = sampling.embed([""])
     for choice in choices:
         choice.check_width(like.context.shape[-1], None if like.vector is None else like.vector.shape[-1])
@@ -86,15 +87,14 @@ def _combined(text: str, library: DirectionLibrary) -> Direction:
     return combine(parts)
 
 
-def _from_words(sampling: EditSampling, settings: Pix2PixZeroSettings, target: str) -> Direction:
+def _from_words(sampling: EditSampling, source: str, target: str, kind: str) -> Direction:
     """The direction from the source to a target by sentences about both."""
 
     def make() -> Direction:
-        before = built_in_sentences(settings.source, settings.words_are)
-        after = built_in_sentences(target, settings.words_are)
-        return make_direction(settings.source, target, before, after, sampling.embed)
+        before, after = built_in_sentences(source, kind), built_in_sentences(target, kind)
+        return make_direction(source, target, before, after, sampling.embed)
 
-    return _remembered((sampling.model_key(), settings.source, target, settings.words_are), make)
+    return _remembered((sampling.model_key(), source, target, kind), make)
 
 
 def _from_caption(sampling: EditSampling, caption: str, source: str, target: str) -> Direction:
@@ -106,7 +106,7 @@ def _from_caption(sampling: EditSampling, caption: str, source: str, target: str
         vector = None if told.vector is None else told.vector[1] - told.vector[0]
         return Direction(told.context[1] - told.context[0], Origin(source, target), vector)
 
-    return _remembered((sampling.model_key(), caption, source, target), make)
+    return _remembered((sampling.model_key(), source, target, CAPTION, caption), make)
 
 
 def _remembered(key: Hashable, make: Callable[[], Direction]) -> Direction:

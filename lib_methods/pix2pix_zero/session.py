@@ -119,11 +119,13 @@ def _words(
 ) -> tuple[tuple[str, ...], Words]:
     captions = captions_for(settings, job.prompts)
     directions = directions_for(sampling, settings, library, job.first, captions)
-    by_word, word = settings.mask_mode == "by word", settings.mask_word or settings.source
-    wanted = bool(word) and not sampling.is_hires and (by_word or settings.show)
-    positions = tuple(positions_of(sampling, caption, word) if wanted else () for caption in captions)
-    if by_word and wanted and not all(positions):
-        raise Unsupported(f'The word "{word}" is not in the caption, so where it attends cannot be seen.')
+    by_word = settings.mask_mode == "by word"
+    words = tuple(settings.word(job.first + index) for index in range(len(captions)))
+    wanted = all(words) and not sampling.is_hires and (by_word or settings.show)
+    positions = tuple(positions_of(sampling, caption, word) if wanted else () for caption, word in zip(captions, words))
+    for word, places in zip(words, positions):
+        if by_word and wanted and not places:
+            raise Unsupported(f'The word "{word}" is not in the caption, so where it attends cannot be seen.')
     contexts, vectors = (tuple(getattr(d, part) for d in directions) for part in ("context", "vector"))
     return captions, Words(captions, job.negatives, contexts, positions, vectors)
 

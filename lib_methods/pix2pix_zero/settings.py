@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
 from lib_methods.pictures.store import is_image_id
+from lib_methods.pix2pix_zero.ddpm import DDPM
 from lib_methods.pix2pix_zero.inversion import DDIM, DIRECT, InversionSettings
 from lib_methods.pix2pix_zero.noise import Regularisation
 from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
@@ -16,7 +17,7 @@ DIRECTIONS_FROM = (SENTENCES, CAPTION)
 GRADIENT, SOFT_BLEND = "gradient", "soft blend"
 GUIDANCES = (GRADIENT, SOFT_BLEND, "off")
 LAYERS = ("all", "coarse", "fine")
-INVERSIONS = (DDIM, DIRECT)
+INVERSIONS = (DDIM, DIRECT, DDPM)
 REGULARISATIONS = ("paper", "as published", "off")
 MASK_MODES = ("everywhere", "by word", "change white", "keep white")
 ALTERNATIVES = "|"
@@ -32,7 +33,7 @@ class Pix2PixZeroSettings:
 
     Important:
         source, target: what is there and what it is to become, "cat" and "dog". Targets may be several, "dog | fox":
-        the images of a job take turns.
+        the images of a job take turns. Sources may be as many, or one.
         words_are: what the words mean, which decides the sentences that they are put into: "object", "style" or
         "adjective".
         direction_from: what the words' direction is the difference of: "sentences" about both words (the paper's, the
@@ -50,7 +51,8 @@ class Pix2PixZeroSettings:
         guidance: "gradient" (the paper's), "soft blend" of the maps (no gradients, less memory), "off".
         layers: which cross-attention layers are guided: "all", "coarse" (a quarter of the latents' side and below) or
         "fine" (the others).
-        inversion: "ddim" (the paper's) or "direct", which makes the reconstruction exact.
+        inversion: "ddim" (the paper's); "direct", which makes the reconstruction exact; or "ddpm", which does so with
+        the noise of Euler a.
         regularisation: of the inverted noise: "paper", "as published" (its public code) or "off".
         refinements: how often each step of the inversion is refined, 0 to 10.
         caption_as_negative: an empty negative prompt becomes the caption, so that without an edit the guidance leads
@@ -129,26 +131,47 @@ class Pix2PixZeroSettings:
         if self.mask_mode in MASK_MODES[2:] and not self.mask:
             raise SettingsError('There is no mask picture. Add one, or set the mask to "everywhere".')
         self._check_words()
-        if self.mask_mode == "by word" and not (self.mask_word or self.source):
+        if self.mask_mode == "by word" and not (self.mask_word or self.sources):
             raise SettingsError("Say which word of the caption the mask is to follow.")
         object.__setattr__(self, "refinements", int(self.refinements))
 
     def _check_words(self) -> None:
         if self.directions:
             return
-        if not self.source or not self.targets:
-            missing = "source" if not self.source else "target"
+        if not self.sources or not self.targets:
+            missing = "target" if self.sources else "source"
             raise SettingsError(f"The {missing} is empty. Say what is in the picture and what it is to become.")
-        for target in self.targets:
-            if target.casefold() == self.source.casefold():
+        if len({1, len(self.sources), len(self.targets)}) > 2:
+            raise SettingsError(
+                f"There are {len(self.sources)} sources and {len(self.targets)} targets: give as many of both, or one."
+            )
+        for source, target in self.pairs:
+            if target.casefold() == source.casefold():
                 raise SettingsError(f'Source and target are the same ("{target}"): there is nothing to change.')
             if self.direction_from == CAPTION and self.caption:
-                swapped(self.caption, self.source, target)  # raises where that cannot be done
+                swapped(self.caption, source, target)  # raises where that cannot be done
 
     @property
     def targets(self) -> tuple[str, ...]:
         """The targets that the images of a job take in turn."""
-        return tuple(part.strip() for part in self.target.split(ALTERNATIVES) if part.strip())
+        return _parts(self.target)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources, each for the target in the same place."""
+        return _parts(self.source)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Source and target that the images of a job take in turn; none where directions stand in their place."""
+        count = max(len(self.sources), len(self.targets)) if self.sources and self.targets else 0
+        return tuple(
+            (self.sources[turn % len(self.sources)], self.targets[turn % len(self.targets)]) for turn in range(count)
+        )
+
+    def word(self, image: int) -> str:
+        """Where it attends is shown, and may be the mask: for the image of a job, counted from 0. Empty for none."""
+        return self.mask_word or (self.sources[image % len(self.sources)] if self.sources else "")
 
     @property
     def guides(self) -> bool:
@@ -160,7 +183,7 @@ class Pix2PixZeroSettings:
         return round(self.start * steps), round(self.end * steps)
 
     def for_inversion(self, seed: int = 0) -> InversionSettings:
-        """How the picture is inverted."""
+        """How the picture is inverted for a sampler without noise of its own."""
         regularisation = None
         if self.regularisation != "off":
             regularisation = Regularisation(keep_variance=self.regularisation == "paper")
@@ -171,7 +194,7 @@ class Pix2PixZeroSettings:
         if self.directions:
             what = self.directions
         else:
-            what = f"{self.source} to {' | '.join(self.targets)}"
+            what = f"{' | '.join(self.sources)} to {' | '.join(self.targets)}"
             what += " (swapped in the caption)" if self.direction_from == CAPTION else ""
         whose = "the tab's picture" if is_img2img else "what the prompt gives with this seed"
         parts = [f"{what} in {whose}", f"strength {self.strength:g}"]
@@ -182,10 +205,14 @@ class Pix2PixZeroSettings:
         else:
             parts.append("no guidance by structure")
         if self.mask_mode == "by word":
-            parts.append(f'only where "{self.mask_word or self.source}" is')
+            parts.append(f'only where "{self.mask_word or " | ".join(self.sources)}" is')
         elif self.mask_mode != "everywhere":
             parts.append(f"mask: {self.mask_mode}")
         return ", ".join(parts)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(ALTERNATIVES) if part.strip())
 
 
 FIELDS = tuple(field.name for field in fields(Pix2PixZeroSettings))

@@ -108,6 +108,21 @@ def test_a_caption_without_the_word_is_refused_as_soon_as_it_is_known() -> None:
     assert "cat to dog (swapped in the caption)" in settings(caption="a cat").describe(True)
 
 
+def test_sources_and_targets_take_turns_together() -> None:
+    asked = settings(source="cat | horse", target="dog | zebra", direction_from="sentences")
+    assert asked.pairs == (("cat", "dog"), ("horse", "zebra"))
+    assert [asked.word(image) for image in range(3)] == ["cat", "horse", "cat"]
+    assert settings(source="cat | horse").pairs == (("cat", "dog"), ("horse", "dog"))
+    assert settings(target="dog|fox").pairs == (("cat", "dog"), ("cat", "fox"))
+    assert asked.describe(True).startswith("cat | horse to dog | zebra in")
+    with pytest.raises(SettingsError, match="2 sources and 3 targets"):
+        settings(source="cat | horse", target="dog | zebra | fox")
+    with pytest.raises(SettingsError, match="are the same"):
+        settings(source="cat | horse", target="dog | Horse")
+    with pytest.raises(SettingsError, match='"horse" is not in the caption'):
+        settings(source="cat | horse", caption="a cat")
+
+
 def test_the_infotext_brings_the_choice_back() -> None:
     given = infotext.to_infotext(settings(caption="a cat"))
     assert given["pix2pix-zero direction from"] == "caption"

@@ -47,15 +47,25 @@ def test_at_strength_1_the_prompt_is_the_caption_with_the_words_swapped(host: Ru
 
 
 def test_every_image_has_the_direction_of_its_own_caption(host: Running) -> None:
-    """Targets take turns; nothing is kept from another caption."""
+    """Sources and targets take turns; nothing is kept from another caption."""
     job = {**TXT2IMG, "cfg_scale": 1.0}
-    fields = {**SWAP, "target": "blue | green", "guidance": "off"}
+    fields = {**SWAP, "source": "red | circle", "target": "blue | star", "guidance": "off"}
     pair = host.latents(script_args=edit(**fields), batch_size=2, **job)
-    for index, colour in enumerate(("blue", "green")):
-        alone = {**job, "prompt": f"a {colour} circle", "seed": 1 + index}
+    for index, prompt in enumerate(("a blue circle", "a red star")):
+        alone = {**job, "prompt": prompt, "seed": 1 + index}
         assert spread(pair[index], drawn(host, alone, edit=None)[0]) < 1e-3
     other = drawn(host, {**job, "prompt": "a red star"}, guidance="off", **SWAP)
     assert spread(other, drawn(host, {**job, "prompt": "a blue star"}, edit=None)) < 1e-3
+
+
+@pytest.mark.parametrize("by_word", [False, True])
+def test_where_each_images_own_word_attends(host: Running, by_word: bool) -> None:
+    fields = {"source": "red | circle", "target": "blue | star", "mask_mode": "by word" if by_word else "everywhere"}
+    made = host.generate(script_args=edit(show=True, **fields), batch_size=2, **IMG2IMG)
+    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert all(sheet.size == (4 * 100 - 8, 64 + 22) for sheet in made.images[-2:])
+    refused = host.generate(script_args=edit(**{**fields, "source": "red | horse"}), batch_size=2, **IMG2IMG)
+    assert ('"horse" is not in the caption' in refused.comments) == by_word
 
 
 @pytest.mark.parametrize("job", [TXT2IMG, IMG2IMG], ids=["txt2img", "img2img"])
