@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -95,3 +96,6 @@ class TrainingModel(Protocol):
 
         Names are LDM's, also where the source is a diffusers folder.
         """
+
+    def source_weights(self, source: Path) -> Mapping[str, Tensor]:
+        """All weights of the diffusers folder that the model was loaded from, as they are there, in LDM's names."""

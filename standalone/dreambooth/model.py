@@ -23,6 +23,7 @@ from standalone.engine.model import StableDiffusionModel
 from standalone.engine.text import TextEncoder, TextOptions
 from standalone.engine.tokenizer import clip_tokenizer
 
+from .folder import folder_state
 from .text_names import file_text
 
 UNET_PREFIX = "model.diffusion_model."
@@ -169,6 +170,9 @@ class EngineModel:
         for number, encoder in enumerate(self._text_encoders()):
             weights.update(file_text(encoder.transformer, self.family, number))
         return weights
+
+    def source_weights(self, source: Path) -> dict[str, Tensor]:
+        return folder_state(source, self.model, self.family, self.zero_terminal_snr)
 
 
 def load_training_model(

@@ -32,7 +32,7 @@ def is_diffusers_folder(path: Path) -> bool:
 
 def weights_file(path: Path) -> Path:
     """The file whose hash stands for the checkpoint: itself, or the UNet of a diffusers folder."""
-    return _folder_weights(path / "unet", DIFFUSERS_WEIGHTS) if path.is_dir() else path
+    return folder_weights(path / "unet", DIFFUSERS_WEIGHTS) if path.is_dir() else path
 
 
 def checkpoint_sha256(path: Path) -> str:
@@ -161,7 +161,8 @@ def _text_encoder(text: TextGeometry, state: Mapping[str, torch.Tensor], family:
 # -- diffusers folders
 
 
-def _folder_weights(folder: Path, stem: str) -> Path:
+def folder_weights(folder: Path, stem: str) -> Path:
+    """The file with the weights of one part of a diffusers folder. Raises CheckpointError."""
     for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
         if (folder / name).is_file():
             return folder / name
@@ -190,7 +191,7 @@ def _folder_part(folder: Path, build: Callable[[dict[str, Any]], nn.Module], ste
         raise CheckpointError(
             f"The configuration of the {what} in this folder is not one that can be built."
         ) from error
-    weights = read_state(_folder_weights(folder, stem))
+    weights = read_state(folder_weights(folder, stem))
     if isinstance(module, (CLIPTextModel, CLIPTextModelWithProjection)):
         weights = match_text_names(module, {key.removeprefix("text_model."): v for key, v in weights.items()})
     elif isinstance(module, AutoencoderKL):

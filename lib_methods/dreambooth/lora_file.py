@@ -1,0 +1,155 @@
+"""Writes a trained LoRA as the WebUI and others read it: kohya's names, the true alpha, `ss_*` metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import DreamBoothError
+from .lora import LoraSet, Place
+from .model import TrainingModel
+from .settings import TrainingSettings
+from .tensor_file import write_tensors
+
+UNET_PREFIX = "model.diffusion_model."
+_USUAL_LAYERS = 2
+_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+_ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base"}
+
+
+def kohya_name(place: Place, model: TrainingModel) -> str:
+    """The name of a layer in the file.
+
+    kohya's programs name the layers of SD1's and SD2's UNets as diffusers does and those of SDXL's as LDM does. The
+    WebUI turns the former into the latter counting on two residual blocks a level, so a UNet of another build gets
+    LDM's names whatever its family.
+    """
+    if place.part == "text":
+        prefix = f"lora_te{place.number + 1}" if len(model.encoders) > 1 else "lora_te"
+        return f"{prefix}_text_model_{_flat(place.name)}"
+    layers = getattr(getattr(model.unet, "config", None), "layers_per_block", None)
+    if model.family != "sdxl" and layers == _USUAL_LAYERS:
+        return f"lora_unet_{_flat(place.name)}"
+    name = model.unet_names()[f"{place.name}.weight"].removeprefix(UNET_PREFIX).removesuffix(".weight")
+    return f"lora_unet_{_flat(name)}"
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def lora_tensors(lora: LoraSet, model: TrainingModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors of the file, on the CPU. Raises DreamBoothError for weights that are not finite in `dtype`."""
+    alphas: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for place in lora.places:
+        name, layer = kohya_name(place, model), lora.layer(place)
+        alphas[f"{name}.alpha"] = torch.tensor(lora.alpha, dtype=torch.float32)
+        for part, weight in (("lora_down", layer.down), ("lora_up", layer.up)):
+            rounded = weight.detach().to("cpu", dtype).contiguous()
+            if not bool(torch.isfinite(rounded).all()):
+                raise DreamBoothError(
+                    "The LoRA has weights that are not finite, so nothing was written. "
+                    "The learning rate was too high, or the precision of the result is too small for it."
+                )
+            weights[f"{name}.{part}.weight"] = rounded
+    return {**alphas, **weights}
+
+
+def save_lora(
+    path: Path,
+    lora: LoraSet,
+    model: TrainingModel,
+    settings: TrainingSettings,
+    extra_metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Writes the LoRA to `path`, whole or not at all. extra_metadata is added and wins.
+
+    Raises DreamBoothError when the disk is full or cannot be written; what was there before is then still there.
+    """
+    tensors = lora_tensors(lora, model, dtype)
+    metadata = {**lora_metadata(lora, model, settings, path.stem), **(extra_metadata or {})}
+    metadata["sshs_model_hash"] = _data_hash(tensors)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, tensors, metadata)
+    except OSError as error:
+        raise DreamBoothError(f"{path.name} cannot be written: {error.strerror or 'the disk may be full'}.") from error
+
+
+def lora_metadata(lora: LoraSet, model: TrainingModel, settings: TrainingSettings, name: str) -> dict[str, str]:
+    """What the file says about itself, in the words of kohya's sd-scripts. All values are texts."""
+    side = settings.resolution or model.resolution
+    version = _VERSIONS[model.family]
+    if model.parameterization == "v" and model.family != "sdxl":
+        version += "_v"
+    told: dict[str, Any] = {
+        "ss_output_name": name,
+        "ss_base_model_version": version,
+        "ss_v2": model.family == "sd2",
+        "ss_sd_model_name": model.name,
+        "ss_sd_model_hash": model.sha256[:10],
+        "ss_new_sd_model_hash": model.sha256,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": lora.rank,
+        "ss_network_alpha": lora.alpha,
+        "ss_resolution": f"({side}, {side})",
+        "ss_enable_bucket": settings.buckets,
+        "ss_tag_frequency": tag_frequency([settings.subject]),
+        "ss_clip_skip": None,
+        "ss_seed": settings.seed,
+        "ss_prior_loss_weight": settings.prior_weight if settings.prior != "off" else 0.0,
+        "ss_min_snr_gamma": settings.snr_gamma or None,
+        "ss_gradient_accumulation_steps": settings.accumulation,
+        "ss_lr_scheduler": settings.schedule,
+        "ss_lr_warmup_steps": settings.warm_up,
+        "ss_max_grad_norm": settings.clip_gradients,
+        "ss_noise_offset": None,
+        "ss_zero_terminal_snr": model.zero_terminal_snr,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{_architecture(model)}/lora",
+        "modelspec.title": name,
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.prediction_type": "v" if model.parameterization == "v" else "epsilon",
+        "modelspec.trigger_phrase": settings.subject,
+    }
+    for key, value in (("ss_max_train_steps", settings.steps), ("ss_unet_lr", settings.rate)):
+        if value:
+            told[key] = value
+    if lora.text and settings.text_rate:
+        told["ss_text_encoder_lr"] = settings.text_rate
+    if lora.convolutions:
+        told["ss_network_args"] = json.dumps({"conv_dim": str(lora.rank), "conv_alpha": str(lora.alpha)})
+    return {key: str(value) for key, value in told.items()}
+
+
+def _architecture(model: TrainingModel) -> str:
+    if model.family == "sd2" and model.parameterization == "v":
+        return "stable-diffusion-v2-768-v"
+    return _ARCHITECTURES[model.family]
+
+
+def tag_frequency(captions: Sequence[str], folder: str = "subject") -> str:
+    """How often each caption's parts between commas stand in the captions: `ss_tag_frequency`, JSON."""
+    counts: dict[str, int] = {}
+    for caption in captions:
+        for tag in caption.split(","):
+            if tag.strip():
+                counts[tag.strip()] = counts.get(tag.strip(), 0) + 1
+    return json.dumps({folder: counts}, ensure_ascii=False)
+
+
+def _data_hash(tensors: Mapping[str, Tensor]) -> str:
+    """kohya's hash of a LoRA, SHA-256 of the file behind its header: the tensors in the order of the file, which has
+    the widest numbers first."""
+    digest = hashlib.sha256()
+    for tensor in sorted(tensors.values(), key=lambda tensor: -tensor.dtype.itemsize):
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""All weights of a diffusers folder as one file has them, each in the precision that the folder has it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_methods.dreambooth.errors import DreamBoothError
+from standalone.engine.checkpoint import DIFFUSERS_WEIGHTS, folder_weights
+from standalone.engine.errors import UserError
+from standalone.engine.files import read_state
+from standalone.engine.geometry import SD2_TEXT_PREFIX
+from standalone.engine.ldm_keys import ldm_unet, ldm_vae
+from standalone.engine.model import StableDiffusionModel
+from standalone.engine.weights import modern_vae_key
+
+from .text_names import file_text
+
+
+def folder_state(path: Path, model: StableDiffusionModel, family: str, zero_terminal_snr: bool) -> dict[str, Tensor]:
+    """The weights of the folder that `model` was loaded from, by LDM's names. Raises DreamBoothError."""
+    try:
+        unet = read_state(folder_weights(path / "unet", DIFFUSERS_WEIGHTS))
+        vae = read_state(folder_weights(path / "vae", DIFFUSERS_WEIGHTS))
+        texts = [
+            read_state(folder_weights(path / name, "model"))
+            for name, _ in zip(("text_encoder", "text_encoder_2"), model.text_encoders)
+        ]
+    except UserError as error:
+        raise DreamBoothError(f"The base model cannot be read: {error}") from error
+    vae = {modern_vae_key(key): value for key, value in vae.items()}
+    parts: Any = model
+    state = {
+        **_named(ldm_unet, parts.model.diffusion_model, unet),
+        **_named(ldm_vae, parts.first_stage_model, vae),
+    }
+    for number, text in enumerate(texts):
+        state.update(file_text(_stand_in(None, text), family, number))
+    if family == "sd2":
+        state.update(_last_layer(state, len(_layers(state))))
+    if model.parameterization == "v":
+        state["v_pred"] = torch.empty(0)
+    if zero_terminal_snr:
+        state["ztsnr"] = torch.empty(0)
+    return state
+
+
+def _named(rename: Callable[[Any], dict[str, Tensor]], part: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `rename` makes of the folder's weights rather than of those of the module, which were trained."""
+    wanted = {key: state[key] for key in part.state_dict()}
+    return rename(_stand_in(part.config, wanted))
+
+
+def _stand_in(config: Any, state: Mapping[str, Tensor]) -> Any:
+    return SimpleNamespace(config=config, state_dict=lambda: dict(state))
+
+
+def _layers(state: Mapping[str, Tensor]) -> set[str]:
+    root = f"{SD2_TEXT_PREFIX}transformer.resblocks."
+    return {key[len(root) :].split(".")[0] for key in state if key.startswith(root)}
+
+
+def _last_layer(state: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """SD2's files have one layer more, which conditions nothing and which readers count on; here it does nothing."""
+    root = f"{SD2_TEXT_PREFIX}transformer.resblocks."
+    last = {key: value for key, value in state.items() if key.startswith(f"{root}{count - 1}.")}
+    return {
+        key.replace(f"{root}{count - 1}.", f"{root}{count}."): torch.ones_like(value)
+        if ".ln_" in key and key.endswith("weight")
+        else torch.zeros_like(value)
+        for key, value in last.items()
+    }
