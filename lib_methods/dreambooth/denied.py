@@ -29,22 +29,22 @@ sven taku tita tobi tomi tua tuc tya tye tyga veda vlad yaz yemi yeo yui zah zah
 # companies, clubs, universities, authorities, units, file types and other abbreviations
 _ABBREVIATIONS = """
 abd acct acdc acr acu adn adp adr aew afcb afd afs agg agp akb akon alz amex aml antv aol aon aos apd apec arns arr
-asl asot asr aua aub bbuk bdg bgc bgs bln bma bmi bnha boks bpa bpd brc brs bsa bsd bse bsf bsgo bsp bsu btn buss
-bwfc cae cah cak cau cav cbe cbp ccd ccl ccm ccp ccu cdo cec cep cfd cfp cfr cii cke clg clio cls cmc cmdr cmt cmu
-cna cnet cng cns cov cpac cpec cpi cq crt cse csg csk csm csn cso csw cwgc cws dav daz dbs dbz dcs dcu ddc ddi dds
-dfc dif dma dmx doa dok dprk dsa dsd dsp dss dtm dwp dyce dyne eba eccc ecg ecr edp eet efcc ehs emp emt enn esg esq
-evp exe exol faf fas faze fbs fcu fdi fdny fdr fema ferg ffo ffxv fgo fhs fib fim fis fle fnc fod fpv frc fre fta
-ftp ftse gbc gby ghc gog grc grl gsa gsc gsp gup hbcu hcs hdd hep hgtv hmv hns hoh hpv hsc hsv hta hts httr iac iaf
-ibc ibd ibs icn iec igbo imac imc inv ioc ipc irc irgc isf isro itec jdm jig jio kgs khz kkr kpk kprc kprs ksu kts
-lbj lhp lls lmp lob lpc lpg lsd lse lue maw mbi mci mdc mds mdt mgs mgt mha mib milb mlas mlg mmc mmj mmva mnd mnf
-mpi msi msl msn mss mtc mtr mvc mwf nad naf nbl ncbd ncds ncs ndc ndi nhc nhq nim niu nmd nme noc noo npa npt nrc
-nrf nrg nts ntv nwo nwsl nyrd occ ofi oga oic olt omd omf opi orc oti pafc pbb pbc pcm pdc pfa pff pgs phc pkg pkk
-pln pmi pms ppm psc pss psst psv ptc pte ptv pvp qtr rcb rcn rda rdr req reu rfid rmb rms rop rpa rps rsc rsl rti
-rtr rufc rui sba sbi sbu scd scp sdc sdk sdn sdsu seq sff sgh shc shrm sht shub siu sks sli slp slu slv smg smi smw
-sne snf snhl sqm sqn srp srs ssg ssh sst stg stx suny svc svt swc sym tbd tbl tbr tdi tdp tedx tls tms tmw tog trc
-tsb tsk tsm ttm ttu tvc tvn tvxq twa twc txst uaap ubs ucd uff uhc ulf umd unlv upp urd uscg usl usm usn usu utm uwe
-vaw vcs vcu vig vk wada wafc wbo wcpo wdw weh wftv wib wiiu wir wku wod wra wri wrs wsl wsop wsw wti wud wusa wwdc
-wwfc wwx xin xpo xvi yel ysl ytd zedd zshq
+asl asot asr atr aua aub bbuk bdg bgc bgs bln bma bmi bnha boks bpa bpd brc brs bsa bsd bse bsf bsgo bsp bsu btn
+buss bwfc cae cah cak cau cav cbe cbp ccd ccl ccm ccp ccu cdo cec cep cfd cfp cfr cii cke clg clio cls cmc cmdr cmt
+cmu cna cnet cng cns cov cpac cpec cpi cq crt cse csg csk csm csn cso csw cwgc cws dav daz dbs dbz dcs dcu ddc ddi
+dds dfc dif dma dmx doa dok dprk dsa dsd dsp dss dtm dwp dyce dyne eba eccc ecg ecr edp eet efcc ehs emp emt enn esg
+esq evp exe exol faf fas faze fbs fcu fdi fdny fdr fema ferg ffo ffxv fgo fhs fib fim fis fle fnc fod fpv frc fre
+fta ftp ftse gbc gby ghc gog grc grl gsa gsc gsp gup hbcu hcs hdd hep hgtv hmv hns hoh hpv hsc hsv hta hts httr iac
+iaf ibc ibd ibs icn idh iec igbo imac imc inv ioc ipc irc irgc isf isro itec jdm jig jio kgs khz kke kkr kpk kprc
+kprs ksu kts lbj lhp lls lmp lob lpc lpg lsd lse lue maw mbi mci mdc mds mdt mgs mgt mha mib milb mlas mlg mmc mmj
+mmva mnd mnf mpi msi msl msn mss mtc mtr mvc mwf nad naf nbl ncbd ncds ncs ndc ndi nhc nhq nim niu nmd nme noc noo
+npa npt nrc nrf nrg nts ntv nwo nwsl nyrd occ ofi oga oic olt omd omf opi orc oti pafc pbb pbc pcm pdc pfa pff pgs
+phc pkg pkk pln pmi pms ppm psc pss psst psv ptc pte ptv pvp qtr rcb rcn rda rdr req reu rfid rmb rms rop rpa rps
+rsc rsl rti rtr rufc rui sba sbi sbu scd scp sdc sdk sdn sdsu seq sff sgh shc shrm sht shub siu sks sli slp slu slv
+smg smi smw sne snf sng snhl sqm sqn srp srs ssg ssh sst stg stx suny svc svt swc sym tbd tbl tbr tdi tdp tedx tls
+tms tmw tog trc tsb tsk tsm ttm ttu tvc tvn tvxq twa twc txst uaap ubs ucd uff uhc ulf umd unlv upp urd uscg usl usm
+usn usu utm uwe vaw vcs vcu vig vk wada wafc wbo wcpo wdw weh wftv wib wiiu wir wku wod wra wri wrs wsl wsop wsw wti
+wud wusa wwdc wwfc wwx xin xpo xvi yel ysl ytd zedd zshq
 """
 
 # words of English and other languages, slang and abuse
@@ -71,10 +71,10 @@ remi resh revs riba rigs rino rist rith rlly rofl roni rosy roti rout rubs ruk r
 sava seam seh seva sewn sez shat shem shep shld shma shud shui sill sito skc skit slan slav sleg slit slum smma smog
 smol smug snip snug sobs soca sof sog soi soir sok sono spon sqft stea stec stfu stig stik stix suka sumi suru swam
 swin szn taa tado taft tait taka tali tama tant tats taw teer tej tels tema thaw thn thos tich tint titi tiva tlap
-tlot toda toid toma tope tora tq trav trex trib trix tros trow trun tubs tul tux tyl tym ufos uhhh unas unde uous
-urie usky uth utto utz uuuu uzzi vaca vada vala vane vara vasc vaus vday vea vena vex vica vide vigo vill vini viso
-voip voli volo vot wags waj waka wamy wata wea wedo weg weil weta wett whoo wilt wol wold wooo worx wray xiao yad
-yaki yao yawn yess yey yoh yoke yom yoy yuck yuh zaki zawa zek zona zzzz
+tlot toda toid toma tope tora tq trav trex trib trix tros trow trun tubs tul tux tyl tym ufos uhhh uit unas unde
+uous urie usky uth utto utz uuuu uzzi vaca vada vala vane vara vasc vaus vday vea vena vex vica vide vigo vill vini
+viso voip voli volo vot wags waj waka wamy wata wea wedo weg weil weta wett whoo wilt wol wold wooo worx wray xiao
+yad yaki yao yawn yess yey yoh yoke yom yoy yuck yuh zaki zawa zek zog zona zzzz
 """
 
 DENIED: frozenset[str] = frozenset(" ".join((_PLACES, _NAMES, _ABBREVIATIONS, _WORDS)).split())

@@ -30,8 +30,8 @@ def pick(seed: int = 0, count: int = 1, avoid: tuple[str, ...] = ()) -> list[str
 
 
 def test_every_pick_is_one_rare_token_that_ends_a_word() -> None:
-    found = pick(count=40)
-    assert len(set(found)) == 40
+    found = pick(count=30)
+    assert len(set(found)) == 30
     for word in found:
         assert tokens(word) == [words()[f"{word}</w>"]]
         assert words()[f"{word}</w>"] >= RAREST_FROM
@@ -63,7 +63,7 @@ def test_what_is_to_be_avoided_never_comes_in_either_case() -> None:
 
 def test_words_known_to_mean_something_never_come() -> None:
     everything = pick(count=len(all_picks()))
-    for word in ("sks", "nfl", "nasa", "usa", "dog", "aol", "jap", "fck", "thx", "ohl", "sql", "tbd", "emma"):
+    for word in ("sks", "nfl", "nasa", "usa", "dog", "aol", "jap", "fck", "thx", "kke", "ohl", "sql", "tbd", "emma"):
         assert word not in everything
 
 
@@ -79,7 +79,7 @@ def all_picks() -> list[str]:
 
 
 def test_more_than_there_are_is_an_error_that_says_what_to_do() -> None:
-    assert len(all_picks()) >= 40
+    assert len(all_picks()) >= 35
     with pytest.raises(DreamBoothError, match="Choose an identifier yourself"):
         pick(count=5000)
 
@@ -122,7 +122,7 @@ def test_the_example_in_a_warning_is_a_good_word() -> None:
 
 
 def test_every_pick_and_no_word_at_all_are_fine() -> None:
-    for word in [*pick(count=40), "ohwx", "phol", "", "  "]:
+    for word in [*pick(count=30), "ohwx", "phol", "", "  "]:
         assert check_identifier(word, words(), tokens, "dog") == []
 
 
