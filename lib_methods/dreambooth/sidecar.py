@@ -10,8 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import DreamBoothError
-from .tensor_file import replacing
+from .whole_file import write_whole
 
 _VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 
@@ -41,11 +40,11 @@ def write_sidecar(
     }
     if notes or "notes" not in card:
         card["notes"] = notes
-    written = [_write(result.with_suffix(".json"), json.dumps(card, indent=4, ensure_ascii=False).encode("utf-8"))]
+    written = [write_whole(result.with_suffix(".json"), json.dumps(card, indent=4, ensure_ascii=False).encode("utf-8"))]
     if preview is not None:
         data = io.BytesIO()
         preview.convert("RGB").save(data, "PNG")
-        written.append(_write(result.with_suffix(".preview.png"), data.getvalue()))
+        written.append(write_whole(result.with_suffix(".preview.png"), data.getvalue()))
     return written
 
 
@@ -56,13 +55,3 @@ def _card(path: Path) -> dict[str, Any]:
         if isinstance(found, dict):
             return found
     return {}
-
-
-def _write(path: Path, data: bytes) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise DreamBoothError(f"{path.name} cannot be written: {error.strerror or 'the disk may be full'}.") from error
-    return path

@@ -1,0 +1,23 @@
+"""Small files, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import DreamBoothError
+from .tensor_file import replacing
+
+
+def write_whole(path: Path, data: bytes, what: str = "") -> Path:
+    """Writes `data` in place of `path`, making its folder. what: put before the file's name in the error.
+
+    Raises DreamBoothError when the disk is full or cannot be written; what was there before is then still there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(data)
+    except OSError as error:
+        reason = error.strerror or "the disk may be full"
+        raise DreamBoothError(f"{what} {path.name} cannot be written: {reason}.".strip()) from error
+    return path
