@@ -85,8 +85,8 @@ class Stepper:
 
     A step is `backward` (once, or several times with the loss divided by their number), `step`, `zero`. Unfused, the
     norm of all gradients together is held to `clip`, and a step whose gradients are not finite is left out. Fused, each
-    tensor's own gradient is held to `clip`, and a tensor whose gradient is not finite stays where it is; Adafactor
-    holds the RMS of each tensor's update to 1 besides, which is what keeps it stable.
+    tensor's own gradient is held to `clip`, and one that is not finite counts as zero; Adafactor holds the RMS of each
+    tensor's update to 1 besides, which is what keeps it stable.
     """
 
     def __init__(

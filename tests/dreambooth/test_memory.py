@@ -1,0 +1,203 @@
+"""The plan fits into the memory, keeps to what was asked for, and says what would fit where nothing does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks import count_memory
+from lib_methods.dreambooth import memory as planning
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.memory import ModelSizes, Plan, plan_training
+from lib_methods.dreambooth.optimizers import Group, build_optimizer
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.sizes import GIB, Load, Way, estimate
+
+CUDA = torch.device("cuda")
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    return TrainingSettings(Path("photos"), Path("base"), Path("out"), "name", "dog", **changes)
+
+
+def model_of(family: str) -> Any:
+    """A full-size UNet without content, and one layer of CLIP-L's text encoder."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**count_memory.GEOMETRY[family])
+        layer = nn.ModuleList(
+            [nn.LayerNorm(768), *(nn.Linear(768, 768) for _ in range(4)), nn.LayerNorm(768), nn.Linear(768, 3072)]
+        )
+        text = nn.ModuleList([nn.Embedding(49408, 768), layer, *(nn.Linear(3072, 768) for _ in range(2))])
+    return SimpleNamespace(
+        unet=unet, encoders=[text], family=family, resolution=1024 if family == "sdxl" else 512, pixels_per_latent=8
+    )
+
+
+@pytest.fixture(scope="module")
+def sd1() -> ModelSizes:
+    return ModelSizes.of(model_of("sd1"))
+
+
+@pytest.fixture(autouse=True)
+def _without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "has_8bit", lambda: False)
+
+
+def plan(sizes: ModelSizes, gib: float, half: str = "bf16", processes: int = 1, **changes: Any) -> Plan:
+    return plan_training(settings(**changes), sizes, CUDA, int(gib * GIB), processes, half)
+
+
+def test_the_sizes_are_the_modules(sd1: ModelSizes) -> None:
+    assert sd1.unet == 859_520_964  # as published
+    assert sd1.largest == 2560 * 1280 * 3 * 3
+    assert sd1.factored < sd1.unet / 200
+    widths = [320] * 5 + [640] * 5 + [1280] * 6  # of the 16 transformers
+    # to q, k, v and out twice, where the second k and v come from the text; into the gated feed-forward and out again
+    assert sd1.lora == sum(6 * 2 * w + 2 * (768 + w) + (w + 8 * w) + (4 * w + w) for w in widths)
+    assert sd1.text_width == 768
+
+
+def test_adafactors_state_is_what_was_counted() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8), nn.Linear(4, 4))
+    stepper = build_optimizer([Group("unet", list(model.parameters()), 1e-3)], "adafactor")
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    stepper.step()
+    kept = sum(v.numel() for k, v in stepper.state_dict().items() if k.endswith(("row", "column", "square")))
+    sizes = ModelSizes.of(
+        SimpleNamespace(unet=model, encoders=[], family="sd1", resolution=64, pixels_per_latent=8)  # type: ignore[arg-type]
+    )
+    assert sizes.factored == kept
+
+
+def test_sd15_trains_in_full_within_8_gib_and_as_a_lora_within_5(sd1: ModelSizes) -> None:
+    full = plan(sd1, 8, kind="full")
+    assert full.estimate.total < 8 * GIB and full.batch_size == 1
+    lora = plan(sd1, 5)
+    assert lora.estimate.total < 5 * GIB and lora.weights == "bf16" and not lora.fused_backward
+    assert plan(sd1, 5, kind="full").estimate.total < 5 * GIB
+
+
+@pytest.mark.parametrize("kind", ["full", "LoRA"])
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_what_is_planned_fits_and_more_memory_never_makes_it_slower(sd1: ModelSizes, kind: str, half: str) -> None:
+    costs: list[tuple[int, float]] = []
+    for gib in (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 48):
+        try:
+            found = plan(sd1, gib, half, kind=kind, batch_size=2)
+        except DreamBoothError:
+            assert not costs
+            continue
+        assert found.estimate.total <= gib * GIB
+        assert found.batch_size * found.accumulation == 2 or found.fused_backward
+        way = Way(found.weights, found.precision, found.optimizer, found.fused_backward, found.checkpointing)
+        costs.append((2 - found.batch_size, planning._cost(way)))
+        assert found.scaled == (found.precision == "fp16")
+        assert any("GiB" in note for note in found.notes)
+    assert len(costs) > 3 and costs == sorted(costs, reverse=True)
+
+
+def test_plenty_of_memory_means_plain_fp32_weights_and_adamw(sd1: ModelSizes) -> None:
+    found = plan(sd1, 48, kind="full")
+    assert (found.weights, found.precision, found.optimizer) == ("fp32", "bf16", "adamw")
+    assert not found.fused_backward and not found.checkpointing
+    assert found.autocast == torch.bfloat16 and found.weight_dtype == torch.float32
+    little = plan(sd1, 6, kind="full")
+    assert little.autocast is None and little.weight_dtype == torch.bfloat16 and little.fused_backward
+
+
+def test_8bit_adamw_comes_between(sd1: ModelSizes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "has_8bit", lambda: True)
+    assert plan(sd1, 10, kind="full").optimizer == "adamw8bit"
+    assert plan(sd1, 48, kind="full").optimizer == "adamw"
+    assert plan(sd1, 4, kind="full").optimizer == "adafactor"
+
+
+def test_what_was_asked_for_is_kept_to(sd1: ModelSizes) -> None:
+    assert plan(sd1, 48, kind="full", optimizer="adafactor", fused_backward=True).fused_backward
+    assert plan(sd1, 48, kind="full", checkpointing=True).checkpointing
+    assert plan(sd1, 48, kind="full", precision="fp32").autocast is None
+    assert plan(sd1, 48, precision="fp16").scaled
+    assert plan(sd1, 48, kind="full", optimizer="adafactor").optimizer == "adafactor"
+    assert plan(sd1, 48, train_text=True).text_on_device and not plan(sd1, 48).text_on_device
+
+
+def test_a_batch_that_does_not_fit_is_gathered_and_a_fused_one_lowered(sd1: ModelSizes) -> None:
+    found = plan(sd1, 5, batch_size=64)
+    assert found.batch_size * found.accumulation == 64 and found.accumulation > 1
+    assert any("gathered over" in note for note in found.notes)
+    fused = plan(sd1, 4, kind="full", batch_size=64)
+    assert fused.accumulation == 1 and 1 <= fused.batch_size < 64
+    assert any("lowered from 64" in note for note in fused.notes)
+    assert plan(sd1, 48, accumulation=3, batch_size=2).accumulation == 3
+
+
+def test_with_several_processes_nothing_is_fused(sd1: ModelSizes) -> None:
+    assert not plan(sd1, 48, kind="full", processes=2).fused_backward
+    with pytest.raises(DreamBoothError, match="one GPU only"):
+        plan(sd1, 48, kind="full", processes=2, fused_backward=True)
+
+
+def test_where_nothing_fits_it_says_what_would(sd1: ModelSizes) -> None:
+    with pytest.raises(DreamBoothError, match=r"2\.9 GiB are not enough: this full training takes .* A LoRA would fit"):
+        plan(sd1, 2.9, kind="full")
+    with pytest.raises(DreamBoothError, match="smaller base model"):
+        plan(sd1, 1)
+    larger = replace(sd1, unet=3 * sd1.unet, family="sdxl", resolution=1024)
+    with pytest.raises(DreamBoothError, match="pictures of .* pixels"):
+        plan(larger, 6.2)
+
+
+def test_what_excludes_each_other_is_said(sd1: ModelSizes) -> None:
+    with pytest.raises(DreamBoothError, match="exclude each other"):
+        plan(sd1, 48, kind="full", precision="fp16", fused_backward=True)
+    with pytest.raises(DreamBoothError, match="bitsandbytes"):
+        plan(sd1, 48, optimizer="adamw8bit")
+
+
+def test_on_a_cpu_it_is_fp32_whatever_the_memory(sd1: ModelSizes) -> None:
+    found = plan_training(settings(kind="full"), sd1, torch.device("cpu"))
+    assert found.precision == found.weights == "fp32" and found.autocast is None
+
+
+@pytest.mark.slow
+def test_the_table_is_what_is_counted(sd1: ModelSizes) -> None:
+    """A pass at full size through tensors without content."""
+    found = count_memory.count("sd1", 64, 1, "half", checkpointing=False)
+    table = estimate(sd1, Load(rows=1, side=512), Way("bf16", "bf16", "adafactor", True, False))
+    assert found.weights == table.weights
+    assert table.activations == pytest.approx(found.peak, rel=0.03)
+
+
+def test_counting_counts_what_lives() -> None:
+    with FakeTensorMode(), count_memory.LiveBytes() as live:
+        a = torch.empty(1000)
+        b = a.view(10, 100)  # the same memory
+        c = b * 2
+        assert live.live == 8000
+        del c
+        assert live.live == 4000 and live.peak == 8000
+        del a
+        assert live.live == 4000
+        del b
+        assert live.live == 0
+
+
+def test_counting_agrees_with_a_count_by_hand() -> None:
+    with FakeTensorMode(), count_memory.LiveBytes() as live:
+        weight = torch.empty(100, 100, requires_grad=True)
+        x = torch.empty(50, 100)
+        before = live.live
+        out = (x @ weight).exp().exp()  # each exp keeps its output
+        assert live.live - before == 2 * 50 * 100 * 4
+        out.sum().backward()
+        assert weight.grad is not None and live.peak - before >= 100 * 100 * 4 + 2 * 50 * 100 * 4

@@ -1,0 +1,363 @@
+"""The optimizers do what their papers say, fused into the backward pass or not, and go on exactly after a pause."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lib_methods.dreambooth.adafactor import Adafactor
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.optimizers import Group, Stepper, build_optimizer
+from lib_methods.dreambooth.rounding import Rounding, round_into
+
+
+def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 8, 3), nn.SiLU(), nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 1)).to(dtype)
+
+
+def loss_of(model: nn.Module, step: int, rows: slice = slice(None)) -> Tensor:
+    dtype = next(model.parameters()).dtype
+    x = torch.randn(4, 4, 6, 6, generator=torch.Generator().manual_seed(step)).to(dtype)[rows]
+    return (model(x).float() - 1).square().mean()
+
+
+def train(model: nn.Module, stepper: Stepper, steps: range) -> None:
+    for step in steps:
+        stepper.backward(loss_of(model, step))
+        stepper.step()
+        stepper.zero()
+
+
+def stepper_for(model: nn.Module, name: str = "adafactor", rate: float = 1e-2, **options: object) -> Stepper:
+    return build_optimizer([Group("unet", list(model.parameters()), rate)], name, **options)  # type: ignore[arg-type]
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten().float() for p in model.parameters()])
+
+
+# -- Adafactor
+
+
+def test_adafactor_is_that_of_transformers() -> None:
+    reference = pytest.importorskip("transformers.optimization").Adafactor
+    shapes = [(6, 10), (7,), (1,), (12, 3)]
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours = [nn.Parameter(value.clone()) for value in start]
+    theirs = [nn.Parameter(value.clone()) for value in start]
+    made = [
+        Adafactor(ours, lr=1e-2, weight_decay=0.1),
+        reference(theirs, lr=1e-2, weight_decay=0.1, scale_parameter=False, relative_step=False),
+    ]
+    for step in range(12):
+        for one, other in zip(ours, theirs):
+            one.grad = torch.randn(one.shape, generator=generator) * 10.0 ** (step % 3)
+            other.grad = one.grad.clone()
+        for optimizer in made:
+            optimizer.step()
+    for one, other in zip(ours, theirs):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_convolution_is_factored_as_a_matrix() -> None:
+    kernel = nn.Parameter(torch.randn(8, 4, 3, 3))
+    matrix = nn.Parameter(kernel.detach().flatten(1).clone())
+    for step in range(5):
+        kernel.grad = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(step))
+        matrix.grad = kernel.grad.flatten(1).clone()
+    made = [Adafactor([kernel]), Adafactor([matrix])]
+    for optimizer in made:
+        optimizer.step()
+    assert torch.equal(kernel.flatten(1), matrix)
+    assert sum(v.numel() for v in made[0].state[kernel].values() if isinstance(v, Tensor)) == 8 + 4 * 9
+
+
+def test_an_adafactor_step_is_no_larger_than_the_learning_rate() -> None:
+    weights = nn.Parameter(torch.zeros(20, 20))
+    optimizer = Adafactor([weights], lr=1e-3)
+    for scale in (1e-6, 1.0, 1e6, 0.0):  # the last three after a much smaller gradient
+        before = weights.detach().clone()
+        weights.grad = torch.randn(20, 20) * scale
+        optimizer.step()
+        assert (weights - before).norm() / 20 <= 1e-3 * 1.001
+        assert bool(weights.isfinite().all())
+
+
+# -- rounding
+
+
+def test_rounding_is_right_on_average_and_hits_the_two_neighbours_only() -> None:
+    value = 1 + 0.3 * 2**-7  # bfloat16 has steps of 2**-7 at 1
+    rounded = torch.empty(100_000, dtype=torch.bfloat16)
+    round_into(rounded, torch.full((100_000,), value), torch.Generator().manual_seed(0))
+    assert set(rounded.tolist()) == {1.0, 1 + 2**-7}
+    share = float((rounded > 1).float().mean())
+    assert share == pytest.approx(0.3, abs=4 * math.sqrt(0.3 * 0.7 / 100_000))
+
+
+def test_what_bfloat16_can_say_stays_as_it_is() -> None:
+    values = torch.cat([torch.randn(1000).bfloat16().float(), torch.tensor([0.0, -0.0, math.inf, -math.inf])])
+    rounded = torch.empty(len(values), dtype=torch.bfloat16)
+    round_into(rounded, values, torch.Generator().manual_seed(0))
+    assert torch.equal(rounded.float(), values)
+    nothing = torch.empty(1, dtype=torch.bfloat16)
+    round_into(nothing, torch.tensor([math.nan]), torch.Generator().manual_seed(0))
+    assert bool(nothing.isnan().all())
+
+
+def test_steps_far_below_bfloat16s_spacing_are_not_lost() -> None:
+    weights = nn.Parameter(torch.ones(4000, dtype=torch.bfloat16))
+    optimizer = Adafactor([weights], lr=1e-5)
+    for _ in range(100):
+        weights.grad = torch.ones_like(weights)
+        optimizer.step()
+    # 100 steps of 1e-5 make 0.001, the spacing below 1 is 0.0039
+    assert float(weights.detach().float().mean()) == pytest.approx(1 - 1e-3, abs=1.5e-4)
+
+
+def test_rounding_depends_on_seed_step_and_tensor_and_on_nothing_else() -> None:
+    cpu = torch.device("cpu")
+
+    def drawn(seed: int, step: int, number: int, rounding: Rounding | None = None) -> list[int]:
+        generator = (rounding or Rounding(seed)).generator(step, number, cpu)
+        return torch.randint(0, 1 << 16, (8,), generator=generator).tolist()
+
+    shared = Rounding(1)
+    assert drawn(1, 2, 4, shared) != drawn(1, 2, 3, shared)
+    assert drawn(1, 2, 3) == drawn(1, 2, 3, shared)
+    assert len({str(drawn(*key)) for key in ((1, 2, 3), (2, 1, 3), (1, 3, 2), (12, 3, 0), (1, 23, 0))}) == 5
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    drawn(1, 2, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# -- fused into the backward pass
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("adafactor", torch.float32), ("adafactor", torch.bfloat16), ("adamw", torch.float32)]
+)
+def test_fused_and_unfused_move_the_weights_alike(name: str, dtype: torch.dtype) -> None:
+    found = []
+    for fused in (False, True):
+        model = network(dtype)
+        start = weights_of(model)
+        train(model, stepper_for(model, name, fused=fused, clip=0.0), range(6))
+        found.append(weights_of(model))
+        assert not torch.equal(found[-1], start)
+    assert torch.equal(found[0], found[1])
+
+
+def test_fused_there_is_never_more_than_one_gradient() -> None:
+    model = network()
+    alive: list[int] = []
+    stepper = stepper_for(model, fused=True)
+    for parameter in model.parameters():  # after the stepper's own hook
+        parameter.register_post_accumulate_grad_hook(
+            lambda _: alive.append(sum(p.grad is not None for p in model.parameters()))
+        )
+    stepper.backward(loss_of(model, 0))
+    assert len(alive) == len(list(model.parameters())) and max(alive) == 0
+
+
+def test_closed_the_weights_no_longer_move_by_themselves() -> None:
+    model = network()
+    stepper = stepper_for(model, fused=True)
+    stepper.close()
+    before = weights_of(model)
+    loss_of(model, 0).backward()
+    assert torch.equal(weights_of(model), before)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_fused_clipping_holds_each_tensors_gradient() -> None:
+    seen: dict[str, list[float]] = {}
+    for clip in (0.0, 1e-3):
+        model = network()
+        stepper = stepper_for(model, "adamw", fused=True, clip=clip)
+        stepper.backward(loss_of(model, 0))
+        stepper.step()
+        moments = [v for k, v in stepper.state_dict().items() if k.endswith("exp_avg")]
+        seen[str(clip)] = [float(v.norm()) / 0.1 for v in moments]  # 1 - beta1
+    assert max(seen["0.0"]) > 1e-2 and max(seen["0.001"]) <= 1.001e-3
+    assert stepper.gradient_norm > 1e-2  # before clipping
+
+
+def test_gradients_that_are_not_finite_move_nothing() -> None:
+    for fused in (False, True):
+        model = network()
+        stepper = stepper_for(model, fused=fused, weight_decay=0.0)
+        before = weights_of(model)
+        stepper.backward(loss_of(model, 0) * math.inf)
+        assert stepper.step() is False
+        stepper.zero()
+        assert torch.equal(weights_of(model), before)
+        train(model, stepper, range(2))
+        assert bool(weights_of(model).isfinite().all()) and not torch.equal(weights_of(model), before)
+
+
+# -- clipping, gathering, rates, loss scale
+
+
+def test_unfused_clipping_is_of_the_norm_over_all_weights() -> None:
+    model = network()
+    stepper = stepper_for(model, "adamw", clip=0.01)
+    stepper.backward(loss_of(model, 0))
+    whole = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    stepper.step()
+    assert stepper.gradient_norm == pytest.approx(float(whole), rel=1e-5) and whole > 0.02
+    clipped = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    assert float(clipped) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_gradients_gathered_over_passes_are_those_of_the_whole_batch(name: str) -> None:
+    found = []
+    for parts in ([slice(0, 4)], [slice(0, 2), slice(2, 4)]):
+        model = network()
+        stepper = stepper_for(model, name, rate=1e-3)
+        for rows in parts:
+            stepper.backward(loss_of(model, 0, rows) / len(parts))
+        stepper.step()
+        found.append(weights_of(model))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_groups_have_rates_of_their_own(fused: bool) -> None:
+    unet, text = network(), network()
+    stepper = build_optimizer(
+        [Group("unet", list(unet.parameters()), 1e-2), Group("text", list(text.parameters()), 1e-3)],
+        "adamw",
+        fused=fused,
+    )
+    before, before_text = weights_of(unet), weights_of(text)
+    rates = {"unet": 0.5, "text": 0.0}
+    stepper.backward(loss_of(unet, 0) + loss_of(text, 0), rates)
+    stepper.step(rates)
+    stepper.zero()
+    assert torch.equal(weights_of(text), before_text)
+    # AdamW's first step is the rate itself, beside the weights' decay
+    assert float((weights_of(unet) - before).abs().median()) == pytest.approx(5e-3, rel=0.05)
+
+
+def test_the_loss_scale_changes_nothing_and_survives_an_overflow() -> None:
+    found = []
+    for scaled in (False, True):
+        model = network()
+        stepper = stepper_for(model, "adamw", scaled=scaled)
+        train(model, stepper, range(3))
+        found.append(weights_of(model))
+    assert torch.equal(found[0], found[1])  # a power of two
+    assert stepper.scale is not None
+    before = stepper.scale.value
+    stepper.backward(loss_of(model, 3) * 1e36)
+    assert stepper.step() is False and stepper.scale.value == before / 2
+    assert torch.equal(weights_of(model), found[1])
+
+
+def test_the_loss_scale_grows_after_enough_good_steps() -> None:
+    model = network()
+    stepper = stepper_for(model, "adamw", scaled=True)
+    assert stepper.scale is not None
+    stepper.scale.patience = 3
+    before = stepper.scale.value
+    train(model, stepper, range(3))
+    assert stepper.scale.value == 2 * before
+
+
+# -- going on
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_training_goes_on_bit_by_bit(name: str, fused: bool) -> None:
+    dtype = torch.bfloat16 if name == "adafactor" else torch.float32
+    build: Callable[[nn.Module], Stepper] = lambda m: stepper_for(m, name, fused=fused, seed=7)  # noqa: E731
+    whole = network(dtype)
+    train(whole, build(whole), range(8))
+    model = network(dtype)
+    first = build(model)
+    train(model, first, range(4))
+    state, first_weights = first.state_dict(), model.state_dict()
+    again = network(dtype)
+    again.load_state_dict(first_weights)
+    second = build(again)
+    second.load_state_dict(state)
+    train(again, second, range(4, 8))
+    assert torch.equal(weights_of(again), weights_of(whole))
+
+
+def test_the_loss_scale_is_saved_with_the_rest() -> None:
+    model = network()
+    stepper = stepper_for(model, "adamw", scaled=True)
+    stepper.backward(loss_of(model, 3) * 1e36)
+    stepper.step()
+    other = stepper_for(network(), "adamw", scaled=True)
+    other.load_state_dict(stepper.state_dict())
+    assert other.scale is not None and stepper.scale is not None and other.scale.value == stepper.scale.value
+    with pytest.raises(DreamBoothError, match="fp16"):
+        other.load_state_dict(stepper_for(network(), "adamw").state_dict())
+
+
+def test_a_state_is_flat_tensors_that_later_steps_do_not_change() -> None:
+    model = network()
+    stepper = stepper_for(model, "adamw")
+    train(model, stepper, range(2))
+    state = stepper.state_dict()
+    copy = {name: value.clone() for name, value in state.items()}
+    train(model, stepper, range(2, 4))
+    assert all(isinstance(value, Tensor) and torch.equal(value, copy[name]) for name, value in state.items())
+
+
+def test_a_state_of_other_weights_is_refused() -> None:
+    small, large = network(), nn.Sequential(nn.Conv2d(4, 9, 3), nn.Conv2d(9, 4, 1))
+    for name in ("adamw", "adafactor"):
+        stepper = stepper_for(small, name)
+        train(small, stepper, range(1))
+        for other in (large, nn.Sequential(*large, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))):
+            with pytest.raises(DreamBoothError, match="other weights"):
+                stepper_for(other, name).load_state_dict(stepper.state_dict())
+
+
+# -- what cannot be had
+
+
+def test_what_cannot_be_had_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DreamBoothError, match="Choose Adafactor"):
+        stepper_for(network(torch.bfloat16), "adamw")
+    with pytest.raises(DreamBoothError, match="too coarse"):
+        stepper_for(network(torch.float16), "adafactor")
+    with pytest.raises(DreamBoothError, match="Choose bf16"):
+        stepper_for(network(), fused=True, scaled=True)
+    with pytest.raises(DreamBoothError, match="nothing to train"):
+        build_optimizer([Group("unet", [], 1e-3)], "adamw")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(DreamBoothError, match="bitsandbytes, which is not installed"):
+        stepper_for(network(), "adamw8bit")
+
+
+def test_8bit_adamw_is_asked_of_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the package, whose own optimizer runs on GPUs only."""
+
+    class AdamW8bit(torch.optim.AdamW):
+        pass
+
+    package = types.ModuleType("bitsandbytes")
+    package.optim = types.SimpleNamespace(AdamW8bit=AdamW8bit)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    found = []
+    for name in ("adamw", "adamw8bit"):
+        model = network()
+        train(model, stepper_for(model, name), range(3))
+        found.append(weights_of(model))
+    assert torch.equal(found[0], found[1])
