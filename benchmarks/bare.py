@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -67,6 +67,7 @@ class BareSampling:
         high = math.log(self.levels.sigma(self.levels.last))
         self.sigmas = torch.cat([torch.linspace(high, math.log(_LAST), steps).exp(), torch.zeros(1)])
         self.is_stochastic = self.needs_noise = False
+        self.own_noise = None
         self.editors: dict[type, Editor] = {}
         self.own: Tensor | None = None
         noise = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(8)).to(self.device)
@@ -74,6 +75,12 @@ class BareSampling:
 
     def without_noise(self) -> None:
         """There is none."""
+
+    def draw_noise(self) -> Tensor:
+        raise Unsupported("A bare UNet has no noise.")
+
+    def give_noise(self, noise: Callable[[], Tensor]) -> None:
+        raise Unsupported("A bare UNet takes no noise.")
 
     def checkpoint_key(self) -> Hashable:
         return self.key

@@ -1,7 +1,7 @@
 """The seam between a method and a sampler."""
 
 from lib_methods.denoiser.call import DenoiserCall, Hook, Role, Row, Sampling, Unsupported
-from lib_methods.denoiser.editing import Conditioning, Editor, EditSampling, Position
+from lib_methods.denoiser.editing import Conditioning, Editor, EditSampling, OwnNoise, Position
 from lib_methods.denoiser.guidance import Guidance, Guide
 from lib_methods.denoiser.picture import PictureSampling
 from lib_methods.denoiser.rows import Needs, Plan, RowPlanner
@@ -15,6 +15,7 @@ __all__ = [
     "Guide",
     "Hook",
     "Needs",
+    "OwnNoise",
     "PictureSampling",
     "Plan",
     "Position",

@@ -6,7 +6,7 @@ Everything is in sigma space, `x = x0 + sigma * noise` (Karras et al. 2022); sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,6 +43,16 @@ class Position:
     starts_step: bool
 
 
+@dataclass(frozen=True)
+class OwnNoise:
+    """How much noise an ancestral sampler adds (Euler a): a step from sigma to target goes down to the level
+    `sqrt(target^2 - up^2)` first, and then adds `up * scale` times fresh noise, `up` at most
+    `eta * target * sqrt(1 - target^2 / sigma^2)`."""
+
+    eta: float
+    scale: float
+
+
 class EditSampling(PictureSampling, Protocol):
     """A pass of a sampler whose latents may be read, replaced and moved."""
 
@@ -67,6 +77,17 @@ class EditSampling(PictureSampling, Protocol):
     def without_noise(self) -> None:
         """Let it add none in this pass; the settings of the host and of the job stay as they are. Raises `Unsupported`
         where it cannot do without."""
+
+    @property
+    def own_noise(self) -> OwnNoise | None:
+        """The noise of an ancestral sampler whose steps are Euler's (Euler a); None for all others, and with eta 0."""
+
+    def draw_noise(self) -> Tensor:
+        """The noise that the sampler would draw next, (batch, 4, h, w); drawn with that."""
+
+    def give_noise(self, noise: Callable[[], Tensor]) -> None:
+        """Have the sampler take its noise from here in this pass: asked at the end of every step to a level above 0.
+        Raises `Unsupported` where there is no `own_noise`, or the host does not let it."""
 
     def own_latent(self) -> Tensor | None:
         """What the host starts from in img2img and in the second pass of Hires.fix: scaled latents without noise,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any, cast
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from lib_methods.attention import without_overrides
-from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, Position, Unsupported
+from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, OwnNoise, Position, Unsupported
 from lib_methods.hosts import a1111_noise
 from lib_methods.hosts.a1111 import A1111Sampling
 from lib_methods.hosts.a1111_call import A1111Call
 from lib_methods.hosts.a1111_edits import Edits, NewStart
 from lib_methods.hosts.a1111_start import Start, is_plms, rehearse
+from lib_methods.hosts.a1111_text import TextEncoder
 from lib_methods.hosts.gradients import differentiable
 from lib_methods.hosts.levels import Levels
 
@@ -76,7 +77,21 @@ class A1111EditSampling(A1111Sampling):
             raise Unsupported("This sampler cannot run without noise of its own.")
         if start.is_stochastic:
             a1111_noise.give(self.p.sampler, a1111_noise.QUIET)
-            self._known_start = replace(start, is_stochastic=False)
+            self._known_start = replace(start, is_stochastic=False, own_noise=None)
+
+    @property
+    def own_noise(self) -> OwnNoise | None:
+        return self._start().own_noise
+
+    def draw_noise(self) -> Tensor:
+        noise: Tensor = self.p.rng.next()
+        return noise
+
+    def give_noise(self, noise: Callable[[], Tensor]) -> None:
+        if self.own_noise is None:
+            raise Unsupported("This sampler does not take its noise from elsewhere.")
+        dtype = None if self._latent is None else self._latent.dtype
+        a1111_noise.give_noise(self.p.sampler, lambda: noise().to(self.device, dtype))
 
     def own_latent(self) -> Tensor | None:
         return None if self._from_noise or self._latent is None else self._latent.detach().float().clone()
@@ -103,33 +118,8 @@ class A1111EditSampling(A1111Sampling):
         return latents * (1 + end**2) ** 0.5 if self._in_alpha_space else latents
 
     def embed(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
-        # a host with emphasis keeps the mean of all that it embeds in one go, and embeds prompts one by one
-        alone = [i for i, text in enumerate(texts) if not text or set(text) & set("()[]")]
-        together = [i for i in range(len(texts)) if i not in alone]
-        groups = [[i] for i in alone] + ([together] if together else [])
-        found = {
-            i: part for group in groups for i, part in zip(group, self._embed([texts[i] for i in group], negative))
-        }
-        tokens = max(len(context) for context, _ in found.values())
-        if any(len(context) < tokens for context, _ in found.values()):
-            ((empty, _),) = self._embed([""])
-            for i, (context, vector) in found.items():
-                missing = (tokens - len(context)) // len(empty)
-                found[i] = torch.cat([context, *[empty] * missing]), vector
-        contexts, vectors = zip(*(found[i] for i in range(len(texts))))
-        return Conditioning(torch.stack(contexts), None if vectors[0] is None else torch.stack(vectors))
-
-    def _embed(self, texts: list[str], negative: bool = False) -> list[tuple[Tensor, Tensor | None]]:
-        """Context (tokens, dim) and SDXL's vector (dim) of every text, all embedded in one go."""
-        from modules import devices, prompt_parser
-
         width, height = (side * self.pixels_per_latent for side in reversed(self.latent_size))
-        prompts = prompt_parser.SdConditioning(texts, is_negative_prompt=negative, width=width, height=height)
-        with torch.no_grad(), devices.autocast():
-            found = self.p.sd_model.get_learned_conditioning(prompts)
-        if isinstance(found, dict):
-            return list(zip(found["crossattn"].detach(), found["vector"].detach()))
-        return [(context, None) for context in found.detach()]
+        return TextEncoder(self.p.sd_model, (width, height)).embed(texts, negative)
 
     def tokenize(self, text: str) -> list[int]:
         model = self.p.sd_model.cond_stage_model

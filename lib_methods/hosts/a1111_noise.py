@@ -1,4 +1,4 @@
-"""A sampler of AUTOMATIC1111's WebUI without the noise that it adds while it runs.
+"""A sampler of AUTOMATIC1111's WebUI without the noise that it adds while it runs, or with one that is given.
 
 How much that is, is an argument of the sampler's function: `eta` (ancestral, SDE and DDIM samplers), `s_churn` (Euler,
 Heun and DPM2 of Karras et al. 2022). At 0 all of these samplers are deterministic; one that takes noise without such an
@@ -8,12 +8,15 @@ argument (LCM) cannot do without it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from lib_methods.denoiser import Unsupported
+from torch import Tensor
+
+from lib_methods.denoiser import OwnNoise, Unsupported
 
 QUIET: Mapping[str, Any] = {"eta": 0.0, "s_churn": 0.0}
+SOURCES = ("noise_sampler", "noise")  # what the argument is called that gives the noise
 
 
 class _Given:
@@ -38,7 +41,7 @@ class _Given:
             arguments[name] = value
             if name == "eta":
                 sampler.eta = value
-            label = labels[name]
+            label = labels.get(name, "")
             told.pop(label, None)
             if label in before:
                 told[label] = before[label]
@@ -83,4 +86,20 @@ def needs_noise(given: Mapping[str, Any]) -> bool:
     """Whether a sampler cannot run without noise."""
     if any(name in given for name in QUIET) or "restart_list" in given:
         return False
-    return "noise_sampler" in given or "noise" in given
+    return any(name in given for name in SOURCES)
+
+
+def own_noise(function: str, given: Mapping[str, Any]) -> OwnNoise | None:
+    """See `EditSampling`; function: the name of the sampler's, given: its arguments."""
+    if function != "sample_euler_ancestral" or not given.get("eta"):
+        return None
+    return OwnNoise(float(given["eta"]), float(given.get("s_noise", 1.0)))
+
+
+def give_noise(sampler: Any, noise: Callable[[], Tensor]) -> None:
+    """Let the sampler take its noise from here in the sampling that comes next."""
+
+    def source(sigma: Any, following: Any) -> Tensor:
+        return noise()
+
+    give(sampler, dict.fromkeys(SOURCES, source))

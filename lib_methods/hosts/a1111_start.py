@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_methods.denoiser import Unsupported
+from lib_methods.denoiser import OwnNoise, Unsupported
 from lib_methods.hosts import a1111_noise
 from lib_methods.hosts.levels import Levels
 
@@ -31,13 +31,14 @@ class Start:
     """What a sampler is given, in sigma space.
 
     latents: (batch, 4, h, w), float32, at the first of `sigmas`. sigmas: falling, see `EditSampling.sigmas`; empty
-    where `obstacle` says why they are not known. is_stochastic, needs_noise: see `EditSampling`.
+    where `obstacle` says why they are not known. The rest: see `EditSampling`.
     """
 
     latents: Tensor
     sigmas: Tensor
     is_stochastic: bool
     needs_noise: bool
+    own_noise: OwnNoise | None
     obstacle: str = ""
 
 
@@ -113,7 +114,9 @@ def _read(p: Any, function: str, given: dict[str, Any], levels: Levels) -> Start
         latents = latents * (1 + float(sigmas[0]) ** 2) ** 0.5
     sigmas = torch.zeros(0) if obstacle else sigmas
     is_stochastic = restarts or a1111_noise.adds_noise(given)
-    return Start(latents.clone(), sigmas, is_stochastic, restarts or a1111_noise.needs_noise(given), obstacle)
+    needs_noise = restarts or a1111_noise.needs_noise(given)
+    own_noise = a1111_noise.own_noise(function, given)
+    return Start(latents.clone(), sigmas, is_stochastic, needs_noise, own_noise, obstacle)
 
 
 def _timesteps(function: str, given: dict[str, Any], levels: Levels) -> list[float]:

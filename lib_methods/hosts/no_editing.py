@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NoReturn
 
 from torch import Tensor
 
-from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, Position, Unsupported
+from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, OwnNoise, Position, Unsupported
 
 
 class NoEditing:
@@ -32,6 +32,16 @@ class NoEditing:
         self._refuse()
 
     def without_noise(self) -> None:
+        self._refuse()
+
+    @property
+    def own_noise(self) -> OwnNoise | None:
+        self._refuse()
+
+    def draw_noise(self) -> Tensor:
+        self._refuse()
+
+    def give_noise(self, noise: Callable[[], Tensor]) -> None:
         self._refuse()
 
     def own_latent(self) -> Tensor | None:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from lib_methods.attention import pad_tokens
 from lib_methods.denoiser import Conditioning, EditSampling, Unsupported
+from lib_methods.pix2pix_zero.ddpm import DDPM, AncestralSettings, NoisePath, invert_ancestral
 from lib_methods.pix2pix_zero.edit import Edit
-from lib_methods.pix2pix_zero.inversion import InversionError, Trajectory, invert
-from lib_methods.pix2pix_zero.inversion_cache import InversionCache, inversion_key, tensor_hash
+from lib_methods.pix2pix_zero.inversion import InversionError, InversionSettings, Predict, Trajectory, invert
+from lib_methods.pix2pix_zero.inversion_cache import InversionCache, Inverted, inversion_key, tensor_hash
 from lib_methods.pix2pix_zero.reference import Reference
 from lib_methods.pix2pix_zero.settings import Pix2PixZeroSettings
 from lib_methods.pix2pix_zero.shift import Shift
+from lib_methods.pix2pix_zero.step_noise import StepNoise, noise_of
 
 __all__ = ["CACHE", "Edit", "Shift", "Words", "attach", "check"]
 
@@ -26,6 +28,9 @@ CACHE_LIMIT = 512 * 2**20  # bytes; an inversion of 50 steps at 512x512 is 3 MB
 NEEDS_STEADY_SAMPLER = (
     "This sampler adds new noise at every step and cannot do without, so the picture cannot be found again in it. "
     "Choose another one, such as Euler, Euler a, DPM++ 2M, DDIM or UniPC."
+)
+NEEDS_EULER_A = (
+    'The inversion "ddpm" is for the sampler Euler a, with an eta above 0. Choose that sampler, or another inversion.'
 )
 WITHOUT_NOISE = (
     "The sampler ran without the noise that it adds at every step (eta and churn at 0), so that only the edit changes "
@@ -53,14 +58,16 @@ class Words:
     vectors: tuple[Tensor | None, ...] = ()
 
 
-def check(sampling: EditSampling) -> None:
-    """Raise `Unsupported` with a sentence for the user where a first pass of this sampler and model cannot be
-    edited."""
+def check(sampling: EditSampling, inversion: str) -> None:
+    """Raise `Unsupported` with a sentence for the user where a first pass of this sampler and model cannot be edited
+    with this inversion."""
     if getattr(sampling, "takes_picture", False):
         raise Unsupported(NEEDS_ORDINARY_MODEL)
     _ = sampling.sigmas
     if sampling.needs_noise:
         raise Unsupported(NEEDS_STEADY_SAMPLER)
+    if inversion == DDPM and sampling.own_noise is None and sampling.own_latent() is not None:
+        raise Unsupported(NEEDS_EULER_A)
 
 
 def attach(
@@ -88,10 +95,10 @@ def attach(
     if sampling.is_hires:
         sampling.add_hook(Shift(sampling, words.directions, words.vectors, settings.strength))
         return None
-    check(sampling)
+    check(sampling, settings.inversion)
     cond = sampling.embed(words.captions)
     own = sampling.own_latent()
-    trajectory, uncond = None, None
+    trajectory, uncond, noise = None, None, None
     if own is not None:
         try:
             trajectory = _inverted(sampling, settings, own, cond, words.captions, seed, progress, cache)
@@ -99,16 +106,22 @@ def attach(
             raise Unsupported(str(error)) from error
         if not trajectory.complete:
             return None
-    elif cfg_scale != 1:
-        uncond = sampling.embed(words.negatives, negative=True)
+        noise = noise_of(trajectory) if isinstance(trajectory, NoisePath) else None
+    else:
+        if cfg_scale != 1:
+            uncond = sampling.embed(words.negatives, negative=True)
+        if sampling.own_noise is not None:  # the picture that would be drawn, noise and all
+            noise = StepNoise(sampling.sigmas.tolist(), sampling.own_noise, lambda _: sampling.draw_noise())
     # a direction of more tokens makes the prompt longer, and the reference's maps have to be as long
     tokens = max(len(direction) for direction in words.directions)
     cond = replace(cond, context=pad_tokens(cond.context, tokens))
     start = sampling.start_latent() if trajectory is None else trajectory.start
-    reference = Reference(sampling, cond, start, trajectory, uncond, cfg_scale)
+    reference = Reference(sampling, cond, start, trajectory, uncond, cfg_scale, noise)
     positions = words.word_positions
     edit = Edit(sampling, settings, reference, cond, words.directions, words.vectors, positions, mask)
-    if sampling.is_stochastic:
+    if noise is not None:
+        sampling.give_noise(noise.next)
+    elif sampling.is_stochastic:
         sampling.without_noise()
         edit.remarks[WITHOUT_NOISE] = None
     if trajectory is not None:
@@ -128,9 +141,9 @@ def _inverted(
     seed: int,
     progress: Progress | None,
     cache: InversionCache,
-) -> Trajectory:
+) -> Inverted:
     """The picture's trajectory; equal rows of a batch are inverted once."""
-    how = settings.for_inversion(seed)
+    how = _how(sampling, settings, seed)
     latents = sampling.at_end(own).float()
     distinct: dict[tuple[str, bytes], int] = {}
     rows = []
@@ -143,12 +156,26 @@ def _inverted(
     told = " ".join(tensor_hash(part) for part in (few.context, few.vector) if part is not None)
     key = inversion_key(latents[chosen], sampling.model_key(), told, sampling.sigmas, how)
     kept = cache.get(key)
-    partial = kept if isinstance(kept, Trajectory) else None
-    found = invert(
-        latents[chosen], sampling.sigmas, lambda x, sigma: sampling.predict(x, sigma, few), how, progress, partial
-    )
-    if partial is None or found.done > partial.done:
+    predict: Predict = lambda x, sigma: sampling.predict(x, sigma, few)  # noqa: E731
+    found: Inverted
+    if isinstance(how, AncestralSettings):
+        begun = kept if isinstance(kept, NoisePath) else None
+        found = invert_ancestral(latents[chosen], sampling.sigmas, predict, how, progress, begun)
+    else:
+        partial = kept if isinstance(kept, Trajectory) else None
+        found = invert(latents[chosen], sampling.sigmas, predict, how, progress, partial)
+    if kept is None or found.done > kept.done:
         cache.put(key, found, CACHE_LIMIT)
     places = [chosen.index(row) for row in rows]
+    if isinstance(found, NoisePath):
+        return replace(found, latents=found.latents[:, places], offsets=found.offsets[:, places])
     offsets = None if found.offsets is None else found.offsets[:, places]
     return replace(found, latents=found.latents[:, places], offsets=offsets)
+
+
+def _how(sampling: EditSampling, settings: Pix2PixZeroSettings, seed: int) -> InversionSettings | AncestralSettings:
+    if settings.inversion != DDPM:
+        return settings.for_inversion(seed)
+    own = sampling.own_noise
+    assert own is not None  # as checked
+    return AncestralSettings(own.eta, own.scale, seed % 2**32)

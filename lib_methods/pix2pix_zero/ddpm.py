@@ -24,6 +24,8 @@ from lib_methods.pix2pix_zero.inversion import (
     plain_zeros,
 )
 
+DDPM = "ddpm"
+
 
 @dataclass(frozen=True)
 class AncestralSettings:

@@ -184,9 +184,8 @@ class Edit(Shift):
         final = self.reference.final()
         if kept is None:
             return guided
-        here, there = (float(level) for level in self.sampling.sigmas[position.step :])
-        # the prediction that leads from the reference's latents to its end; that end itself where no noise is left
-        straight = kept + (final.to(kept) - kept) * (here / (here - there))
+        # that end itself where no noise is left
+        straight = self.reference.straight(position.step, kept, final.to(kept))
         return self._masked(guided, straight.to(guided))
 
     def _masked(self, latents: Tensor, kept: Tensor | None) -> Tensor:

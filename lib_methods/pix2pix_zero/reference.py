@@ -8,27 +8,31 @@ import torch
 from torch import Tensor
 
 from lib_methods.denoiser import Conditioning, EditSampling
-from lib_methods.pix2pix_zero.inversion import Trajectory, euler_step
+from lib_methods.pix2pix_zero.inversion import euler_step
+from lib_methods.pix2pix_zero.inversion_cache import Inverted
 from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
+from lib_methods.pix2pix_zero.step_noise import StepNoise
 
 
 @dataclass
 class Reference:
     """The reference's latents in lock-step with a sampler.
 
-    With a trajectory that is exact (direct inversion) they are the inverted picture's own, and the model is run for
-    the maps only. Otherwise an Euler step (DDIM) leads from one to the next, from the same noise as the edit's.
+    With a trajectory that is exact (direct inversion, DDPM) they are the inverted picture's own, and the model is run
+    for the maps only. Otherwise an Euler step (DDIM) leads from one to the next, from the same noise as the edit's.
 
     cond: the caption, a row an image. uncond, scale: the negative prompt and the CFG scale for pictures that are drawn
-    rather than inverted; None where the caption stands on both sides, so that the guidance cancels.
+    rather than inverted; None where the caption stands on both sides, so that the guidance cancels. noise: what the
+    sampler adds at every step, None for a deterministic one.
     """
 
     sampling: EditSampling
     cond: Conditioning
     start: Tensor
-    trajectory: Trajectory | None = None
+    trajectory: Inverted | None = None
     uncond: Conditioning | None = None
     scale: float = 1.0
+    noise: StepNoise | None = None
     forwards: int = 0
     _step: int = 0
     _latents: Tensor | None = field(default=None, repr=False)
@@ -83,6 +87,8 @@ class Reference:
         predicts is known at both ends of the step, and taken to be in between in between.
         """
         assert self.is_exact
+        if self.noise is not None and self.noise.adds(step):
+            return torch.zeros_like(self.start)  # the sampler's noise is what it takes
         wanted, found = self._wanted(step), self._found(step)
         here, there = self._levels[step], self._levels[step + 1]
         share = min(1.0, max(0.0, (here - sigma) / (here - there)))
@@ -90,11 +96,17 @@ class Reference:
             found = torch.lerp(found, self._found(step + 1), share)
         return wanted - found
 
+    def straight(self, step: int, latents: Tensor, target: Tensor) -> Tensor:
+        """The prediction that leads from latents at the start of a step to a target at its end."""
+        here, there = self._levels[step : step + 2]
+        if self.noise is not None:
+            there, target = self.noise.down(step), target - self.noise.added(step)
+        return latents - here * (target - latents) / (there - here)
+
     def _wanted(self, step: int) -> Tensor:
         """The prediction that leads straight from a step to the next."""
         assert self.trajectory is not None
-        (here, there), latents = self._levels[step : step + 2], self.trajectory.latents
-        return latents[step] - here * (latents[step + 1] - latents[step]) / (there - here)
+        return self.straight(step, self.trajectory.latents[step], self.trajectory.latents[step + 1])
 
     def _found(self, step: int) -> Tensor:
         """What the model predicts at the start of a step."""
@@ -109,7 +121,12 @@ class Reference:
         return self._latents
 
     def _advance(self, denoised: Tensor) -> None:
-        self._latents = euler_step(self._now, denoised, self._levels[self._step], self._levels[self._step + 1])
+        here, there = self._levels[self._step : self._step + 2]
+        if self.noise is None:
+            self._latents = euler_step(self._now, denoised, here, there)
+        else:
+            down = euler_step(self._now, denoised, here, self.noise.down(self._step))
+            self._latents = down + self.noise.added(self._step)
         self._step += 1
 
     def _predict(self, cond: Conditioning) -> Tensor:

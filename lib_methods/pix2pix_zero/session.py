@@ -94,7 +94,7 @@ def check(sampling: EditSampling, settings: Pix2PixZeroSettings, job: Job, libra
 
     library: the folder of ready directions. Raises `Unsupported` or `SettingsError` with a sentence for the user.
     """
-    apply.check(sampling)
+    apply.check(sampling, settings.inversion)
     captions, _ = _words(sampling, settings, job, library)
     return captions
 

@@ -75,6 +75,9 @@ ASKS: dict[str, Any] = {
     "is_stochastic": lambda s: s.is_stochastic,
     "needs_noise": lambda s: s.needs_noise,
     "without_noise": lambda s: s.without_noise(),
+    "own_noise": lambda s: s.own_noise,
+    "draw_noise": lambda s: s.draw_noise(),
+    "give_noise": lambda s: s.give_noise(lambda: torch.zeros(1)),
     "own_latent": lambda s: s.own_latent(),
     "start_latent": lambda s: s.start_latent(),
     "start_from": lambda s: s.start_from(torch.zeros(1)),
@@ -129,6 +132,8 @@ def test_samplers_whose_levels_are_not_known_are_named() -> None:
     assert sampling.is_stochastic and sampling.needs_noise
     with pytest.raises(Unsupported, match="cannot run without noise"):
         sampling.without_noise()
+    with pytest.raises(Unsupported, match="does not take its noise"):
+        sampling.give_noise(lambda: x)
     assert len(sampling.sigmas) == 21
 
 

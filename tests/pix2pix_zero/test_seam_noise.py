@@ -1,4 +1,4 @@
-"""A sampler without noise of its own for one batch, in the standalone host."""
+"""A sampler without noise of its own for one batch, or with noise that it is given, in the standalone host."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lib_methods.denoiser import OwnNoise, Unsupported
 from lib_methods.hosts import HostSampling
 from tests.pix2pix_zero.seam import acting, job
 from tests.standalone.conftest import Running
@@ -117,3 +118,43 @@ def test_a_job_that_fails_takes_nothing_along(host: Running, kind: str, monkeypa
     assert p.eta == 0.5
     assert "initialize" not in vars(sampler)
     assert "Eta" not in p.extra_generation_params
+
+
+@pytest.mark.parametrize("eta", [None, 0.5])
+@pytest.mark.parametrize("kind", ["txt2img", "img2img"])
+def test_euler_a_takes_the_noise_that_it_is_given(host: Running, kind: str, eta: float | None) -> None:
+    """Given what it would have drawn it gives the same picture, given other noise another."""
+    fields = job(kind, "Euler a", eta=eta, batch_size=2)
+    asked: list[int] = []
+
+    def pass_on(sampling: HostSampling) -> None:
+        assert sampling.own_noise == OwnNoise(1.0 if eta is None else eta, 1.0)
+        steps = len(sampling.sigmas) - 1
+
+        def draw() -> Tensor:
+            asked.append(steps)
+            return sampling.draw_noise()
+
+        sampling.give_noise(draw)
+
+    def silence(sampling: HostSampling) -> None:
+        latents = sampling.start_latent()
+        sampling.give_noise(lambda: torch.zeros_like(latents))
+
+    plain = batches(host, fields)
+    assert torch.equal(batches(host, fields, pass_on)[0], plain[0])
+    assert len(asked) == asked[0] - 1  # none for the last step, which ends at 0
+    assert not torch.equal(batches(host, fields, silence)[0], plain[0])
+
+
+@pytest.mark.parametrize("name", ["Euler", "DDIM", "DPM++ SDE", "LCM"])
+def test_other_samplers_take_no_noise(host: Running, name: str) -> None:
+    seen: list[Any] = []
+
+    def look(sampling: HostSampling) -> None:
+        seen.append(sampling.own_noise)
+        with pytest.raises(Unsupported, match="does not take its noise"):
+            sampling.give_noise(sampling.draw_noise)
+
+    batches(host, job("txt2img", name, eta=None), look)
+    assert seen == [None]

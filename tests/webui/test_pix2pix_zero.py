@@ -177,6 +177,28 @@ def test_strength_leads_away_from_the_picture(shapes: WebUI, runs: Runs) -> None
     assert near == sorted(near, reverse=True)
 
 
+@pytest.mark.parametrize("eta", [1.0, 0.5])
+def test_euler_a_keeps_its_noise(with_pack: WebUI, runs: Runs, eta: float) -> None:
+    """In img2img with the noise that the picture takes, in txt2img with its own."""
+    for case, like in ((IMG2IMG, {**IMG2IMG, "denoising_strength": 0.0}), (TXT2IMG, None)):
+        job = {**case, **SHORT, "sampler_name": "Euler a", "override_settings": {"eta_ancestral": eta}}
+        plain = runs.first(with_pack, job)
+        wanted = plain if like is None else runs.first(with_pack, like)
+        still = made(with_pack, runs, edited(job, strength=0, inversion="ddpm"))
+        assert psnr(still.images[0], wanted.images[0]) > 40
+        changed = made(with_pack, runs, edited(job, inversion="ddpm"))
+        assert changed.pixels[0] != still.pixels[0]
+        assert f"{TITLE} note" not in changed.infotexts[0]
+        assert ("Eta: 0.5" in changed.infotexts[0]) == (eta == 0.5)
+        assert generate(with_pack, job).pixels == plain.pixels
+
+
+def test_euler_a_changes_the_colour_either_way(shapes: WebUI, runs: Runs) -> None:
+    job = {**IMG2IMG, "sampler_name": "Euler a"}
+    for fields in ({}, {"inversion": "ddpm"}):
+        assert seen(made(shapes, runs, edited(job, **fields)).images[0]) == RED
+
+
 @pytest.mark.parametrize("fields", [{"guidance": "soft blend", "structure": 0.5}, {"guidance": "off"}])
 def test_other_guidances(shapes: WebUI, runs: Runs, fields: JSON) -> None:
     answer = made(shapes, runs, edited(IMG2IMG, **fields))
