@@ -7,6 +7,8 @@ import difflib
 from pathlib import Path
 from typing import NoReturn
 
+from .training_options import add_training_options
+
 VERBS = {
     "serve": "open the page in the browser, with the WebUI's API beside it (this is what runs without a verb)",
     "generate": "make pictures from the command line",
@@ -16,6 +18,7 @@ VERBS = {
     "merge-instruct": "make an InstructPix2Pix version of a checkpoint: merge-instruct A B C",
     "make-instruct-data": "make pairs of pictures with an instruction, to train an InstructPix2Pix checkpoint on",
     "train-instruct": "train an InstructPix2Pix checkpoint on such pairs",
+    "train-dreambooth": "teach a checkpoint a subject from 3 to 5 photos: a LoRA or a new checkpoint comes out",
 }
 
 
@@ -213,6 +216,7 @@ _BUILDERS = {
     "merge-instruct": _merge_instruct,
     "make-instruct-data": _make_instruct_data,
     "train-instruct": _train_instruct,
+    "train-dreambooth": add_training_options,
 }
 
 

@@ -1,0 +1,89 @@
+"""What surrounds a training: its folder, taken by one process, the ways to stop it, errors that end in a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from .errors import DreamBoothError, TrainingStopped
+from .file_lock import FileLock
+from .progress import Report
+from .record import ANOTHER
+from .result import ENDING
+from .settings import TrainingSettings
+from .state import RECORD
+
+CANCEL = "cancel"  # a file of this name in the training's folder stops it
+LOCK = "lock"
+
+
+def take_folder(settings: TrainingSettings, folder: Path, lock: FileLock, resume: bool) -> None:
+    """Makes the training's folder and takes it. DreamBoothError when it cannot be had."""
+    result = settings.out / f"{settings.name}{ENDING}"
+    if not resume and (folder / RECORD).exists():
+        raise DreamBoothError(f"There is a training called {settings.name} already: go on with --resume, or {ANOTHER}.")
+    if not resume and result.exists():
+        raise DreamBoothError(f"There is a file {result.name} already; give another name, or remove it.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not lock.take():
+            raise DreamBoothError("Another process is training in this folder.")
+        (folder / CANCEL).unlink(missing_ok=True)
+    except OSError as error:
+        raise DreamBoothError(f"The folder for the result cannot be written: {error.strerror}.") from error
+
+
+def stopper(folder: Path, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether to stop: asked for by the caller, or by a file in the training's folder."""
+    return lambda: cancelled() or (folder / CANCEL).exists()
+
+
+@contextlib.contextmanager
+def told(report: Report) -> Iterator[None]:
+    """Ends in a sentence, which is in the log, too."""
+    try:
+        yield
+    except TrainingStopped:
+        raise
+    except ValueError as error:  # DreamBoothError and SettingsError are such
+        report.event("error", text=str(error))
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        text = "The GPU's memory did not suffice. Say with --memory how much may be used, for example --memory 8GB."
+        report.event("error", text=text)
+        raise DreamBoothError(text) from error
+    except OSError as error:
+        text = f"The disk gave an error ({error.strerror or 'it may be full'}). What was saved before is still there."
+        report.event("error", text=text)
+        raise DreamBoothError(text) from error
+    finally:
+        report.close()
+
+
+@contextlib.contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Within the block the same input gives the same numbers, on a GPU too, where its kernels can."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def device_words(device: torch.device) -> str:
+    """What the console calls the device."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return "the CPU" if device.type == "cpu" else f"the {device.type} device"

@@ -1,0 +1,37 @@
+"""Where the parts of a model are: on the device only while they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+CPU = torch.device("cpu")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of the module's first weight."""
+    return next(module.parameters()).device
+
+
+@contextmanager
+def brought(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Within the block the modules are on `device`; after it where each was before."""
+    homes = [device_of(module) for module in modules]
+    try:
+        for module in modules:
+            module.to(device)
+        yield
+    finally:
+        for module, home in zip(modules, homes):
+            module.to(home)
+        if any(home != device for home in homes):
+            release_memory(device)
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives what the device's allocator holds for later back to the other programs."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

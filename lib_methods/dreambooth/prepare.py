@@ -1,0 +1,85 @@
+"""From photos to a training's data: found, named, accompanied by class pictures, and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from .buckets import fit_warnings
+from .dataset import TrainingData
+from .identifier import check_identifier, pick_identifier
+from .latents import Item, class_items, encode_pictures, photo_items
+from .memory import Plan
+from .model import TrainingModel
+from .photos import Photo
+from .places import brought, device_of
+from .prior import class_images
+from .progress import Report
+from .settings import TrainingSettings
+
+CLASS_IMAGES = "class_images"  # in the folder of the results, shared by trainings
+CACHE = "cache"  # in the training's folder
+_ENCODED_AT_ONCE = 4
+
+
+def named(settings: TrainingSettings, model: TrainingModel, report: Report) -> TrainingSettings:
+    """The settings with an identifier: the user's, with a word about it where it is a poor one, or a rare word."""
+    words = model.token_words()
+    if settings.identifier.strip():
+        for text in check_identifier(settings.identifier, words, model.tokens, settings.class_noun):
+            report.warning(text)
+        return settings
+    return replace(settings, identifier=pick_identifier(words, model.tokens, settings.seed)[0])
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes a training's data. folder: the training's own."""
+
+    model: TrainingModel
+    settings: TrainingSettings
+    plan: Plan
+    folder: Path
+    report: Report
+    cancelled: Callable[[], bool]
+
+    def data(self, photos: Sequence[Photo]) -> TrainingData:
+        """The photos and, with prior "images", the class pictures, all as latents. TrainingStopped when cancelled; what
+        was drawn and encoded until then is kept for the next time."""
+        side = self.settings.resolution
+        items = photo_items(photos, self.settings, side)
+        for text in fit_warnings(photos, list({item.photo.path: item.size for item in items}.values())):
+            self.report.warning(text)
+        pictures = self._class_items(items) if self.settings.prior == "images" else []
+        examples = self._encoded(items, "Encoding the photos")
+        return TrainingData(examples, self._encoded(pictures, "Encoding the class images") if pictures else [])
+
+    def _class_items(self, items: Sequence[Item]) -> list[Item]:
+        device = device_of(self.model.unet)
+        with brought(device, self.model.vae, *self.model.encoders):
+            files = class_images(
+                self.model,
+                self.settings,
+                self.settings.out / CLASS_IMAGES,
+                lambda done, total: self.report.phase("Drawing the class images", done, total),
+                self.cancelled,
+            )
+        return class_items(files, items, self.settings)
+
+    def _encoded(self, items: Sequence[Item], text: str) -> list:
+        examples, notes = encode_pictures(
+            self.model,
+            items,
+            _ENCODED_AT_ONCE,
+            device_of(self.model.unet),
+            self.plan.autocast or torch.float32,
+            folder=self.folder / CACHE,
+            progress=lambda done, total: self.report.phase(text, done, total),
+            cancelled=self.cancelled,
+        )
+        for note in notes:
+            self.report.warning(note)
+        return examples

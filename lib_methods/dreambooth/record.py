@@ -1,0 +1,93 @@
+"""What a training was asked to do, kept beside its state, and whether what is asked now can go on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import DreamBoothError
+from .settings import TrainingSettings
+
+PATHS = ("photos", "base", "out")
+FREE = frozenset((*PATHS, "sample_prompts", "sample_every", "save_every", "saved_as", "memory", "steps"))
+"""May differ when a training goes on: the steps do not depend on them, or they are compared by their content."""
+
+ANOTHER = "start anew under another name, or remove the folder of this training"
+
+
+def to_json(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings as JSON values; paths are absolute."""
+    values = asdict(settings)
+    for name in PATHS:
+        values[name] = str(Path(values[name]).expanduser().resolve())
+    values["sample_prompts"] = list(settings.sample_prompts)
+    return values
+
+
+def from_json(values: Mapping[str, Any]) -> TrainingSettings:
+    """The settings of `to_json`, or of a file that somebody wrote.
+
+    Raises DreamBoothError for names that there are not and for what is missing, SettingsError for wrong values.
+    """
+    known = {field.name for field in fields(TrainingSettings)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise DreamBoothError(f"There is no setting called {unknown[0]}.")
+    missing = [name for name in ("photos", "base", "out", "name", "class_noun") if not values.get(name)]
+    if missing:
+        raise DreamBoothError(f"The setting {missing[0]} is missing.")
+    given = dict(values)
+    for name in PATHS:
+        if not isinstance(given[name], str):
+            raise DreamBoothError(f"The setting {name} has to be a path.")
+        given[name] = Path(given[name])
+    prompts = given.get("sample_prompts", [])
+    if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise DreamBoothError("The setting sample_prompts has to be a list of texts.")
+    given["sample_prompts"] = tuple(prompts)
+    for field in fields(TrainingSettings):
+        if field.type == "float" and isinstance(given.get(field.name), int) and not isinstance(given[field.name], bool):
+            given[field.name] = float(given[field.name])
+        if field.type == "str" and not isinstance(given.get(field.name, ""), str):
+            raise DreamBoothError(f"The setting {field.name} has to be a text.")
+    return TrainingSettings(**given)
+
+
+def steps_are_free(settings: TrainingSettings) -> bool:
+    """Whether a training may be made longer when it goes on: nothing in it depends on where its end is."""
+    return settings.schedule == "constant" and (not settings.train_text or settings.text_stop == 1)
+
+
+def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSettings:
+    """The settings with which a recorded training goes on when it is asked for with `asked` now.
+
+    before: the record, with "asked" and "resolved" as `to_json` wrote them. Raises DreamBoothError, naming what
+    differs, when the steps to come would not be those of the recorded training.
+    """
+    try:
+        first, chosen = from_json(before["asked"]), from_json(before["resolved"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DreamBoothError("training.json is damaged; start the training anew under another name.") from error
+    now, then = to_json(asked), to_json(first)
+    changed = [name for name in now if now[name] != then[name]]
+    differ = [name for name in changed if name not in FREE]
+    if differ:
+        names = ", ".join(name.replace("_", " ") for name in differ)
+        raise DreamBoothError(f"The training was begun with other settings ({names}): give the same, or {ANOTHER}.")
+    if "steps" in changed and not steps_are_free(chosen):
+        raise DreamBoothError(
+            "The number of steps cannot be changed any more: the schedule of this training depends on it. Give the "
+            f"same, or {ANOTHER}."
+        )
+    if "sample_every" in changed and chosen.select_best:
+        raise DreamBoothError(f"The best weights are chosen by the samples: give the same sample steps, or {ANOTHER}.")
+    fresh = {name: getattr(asked, name) for name in changed if name in FREE and getattr(asked, name)}
+    return replace(chosen, photos=asked.photos, base=asked.base, out=asked.out, **{**fresh, "name": asked.name})
+
+
+def steps_depend_on(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings that every step depends on, as JSON values; without the paths and what only shows or saves."""
+    free = FREE if steps_are_free(settings) else FREE - {"steps"}
+    return {name: value for name, value in to_json(settings).items() if name not in free and name != "name"}

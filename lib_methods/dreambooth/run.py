@@ -1,0 +1,271 @@
+"""A whole training, from the folder of photos to the file that a WebUI loads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .choose import resolved
+from .dataset import TrainingData
+from .distributed import Processes, start_processes
+from .errors import DreamBoothError
+from .file_lock import FileLock
+from .frame import LOCK, device_words, repeatable, stopper, take_folder, told
+from .latents import photos_digest
+from .lora import LoraSet
+from .memory import ModelSizes, Plan, plan_training
+from .model import TrainingModel
+from .photos import Photo, find_photos
+from .places import CPU, release_memory
+from .prepare import Maker, named
+from .progress import Report, Say, duration
+from .record import ANOTHER, going_on, steps_depend_on, to_json
+from .result import ENDING, Export, Result, facts_of
+from .settings import TrainingSettings
+from .showing import Judge, Viewer, best_weights
+from .state import digest, read_record, write_record
+from .trainer import Trainer
+
+KEPT = "saved"  # the folder of the results that save_every keeps
+LoadModel = Callable[[Path, torch.device, torch.dtype], TrainingModel]
+FindJudge = Callable[[Sequence[Photo], TrainingSettings, torch.device], Judge | None]
+_PLAN_FIELDS = ("precision", "weights", "optimizer", "fused_backward", "checkpointing", "batch_size", "accumulation")
+
+
+def run_training(
+    settings: TrainingSettings,
+    load_model: LoadModel,
+    *,
+    resume: bool = False,
+    plan_only: bool = False,
+    say: Say = print,
+    cancelled: Callable[[], bool] = lambda: False,
+    find_judge: FindJudge | None = None,
+    device: torch.device | None = None,
+) -> Result:
+    """Trains, and returns what came out.
+
+    resume: go on from the state in the training's folder, from its beginning where there is none yet. plan_only: only
+    say what would be done. find_judge: who judges samples for `select_best`. device: None for the GPU if there is one.
+    Raises TrainingStopped when cancelled and DreamBoothError, both with a sentence.
+    """
+    processes = start_processes(device)
+    settings = replace(settings, out=Path(settings.out).expanduser().resolve())
+    folder = settings.out / settings.name
+    lock = FileLock(folder / LOCK)
+    try:
+        if processes.is_main and not plan_only:
+            take_folder(settings, folder, lock, resume)
+        processes.wait()
+        report = Report(None if plan_only else folder, say, quiet=not processes.is_main)
+        with told(report), repeatable(processes.device):
+            stop = stopper(folder, cancelled)
+            return _Training(settings, folder, report, processes, stop, find_judge).run(load_model, resume, plan_only)
+    finally:
+        lock.release()
+        processes.close()
+
+
+class _Training:
+    """The parts of one training, put together."""
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        folder: Path,
+        report: Report,
+        processes: Processes,
+        cancelled: Callable[[], bool],
+        find_judge: FindJudge | None,
+    ) -> None:
+        self.asked, self.folder, self.report, self.processes = settings, folder, report, processes
+        self.cancelled, self.find_judge = cancelled, find_judge
+        self.device = processes.device
+
+    def run(self, load_model: LoadModel, resume: bool, plan_only: bool) -> Result:
+        started = time.monotonic()
+        record = read_record(self.folder) if resume else None
+        settings = going_on(self.asked, record) if record else self.asked
+        photos, notes = find_photos(settings.photos)
+        for note in notes:
+            self.report.warning(note)
+        self.report.say(f"Loading {settings.base.name}")
+        # a LoRA leaves the model as it is, and most files are in half precision anyway
+        half = settings.kind == "LoRA" and self.device.type == "cuda"
+        model = load_model(settings.base, CPU, torch.float16 if half else torch.float32)
+        model.vae.float()
+        sizes = ModelSizes.of(model)
+        if record is None:
+            parameters = sum(weight.numel() for weight in model.unet.parameters())
+            settings = resolved(settings, photos=len(photos), resolution=model.resolution, unet_parameters=parameters)
+            settings = named(settings, model, self.report)
+        plan = plan_training(settings, sizes, self.device, processes=self.processes.count)
+        if record is not None:
+            plan = replace(plan, **{name: record["plan"][name] for name in _PLAN_FIELDS})
+        self._tell(settings, plan, model, len(photos), resume)
+        if plan_only:
+            return Result((), settings.subject)
+        self._record(settings, plan, model, photos, record)
+        trainer, export = self._trainer(settings, plan, model, photos)
+        if resume:
+            there = trainer.restore()
+            self.report.say(f"Going on after step {trainer.position}." if there else "Starting from the beginning.")
+        trainer.train()
+        return self._finish(trainer, export, time.monotonic() - started)
+
+    def _tell(self, settings: TrainingSettings, plan: Plan, model: TrainingModel, photos: int, resume: bool) -> None:
+        """The start and the plan, in the log and on the console."""
+        self.report.event(
+            "start",
+            name=settings.name,
+            kind=settings.kind,
+            base=model.name,
+            photos=photos,
+            identifier=settings.identifier,
+            subject=settings.subject,
+            resumed=resume,
+            pid=os.getpid(),
+        )
+        self.report.event(
+            "plan",
+            steps=settings.steps,
+            rate=settings.rate,
+            batch_size=plan.batch_size,
+            accumulation=plan.accumulation,
+            precision=plan.precision,
+            optimizer=plan.optimizer,
+            prior=settings.prior,
+            class_images=settings.class_images if settings.prior == "images" else 0,
+            bytes=plan.estimate.total,
+            device=device_words(self.device),
+            notes=[*plan.notes, *self.processes.notes],
+        )
+        self.report.say(
+            f'{settings.kind} of "{settings.subject}" from {photos} photos: {settings.steps} steps with '
+            f"{plan.optimizer} in {plan.precision}, about {plan.estimate.total / 2**30:.1f} GiB on "
+            f"{device_words(self.device)}."
+        )
+        for note in (*plan.notes, *self.processes.notes):
+            self.report.say(note)
+
+    def _record(
+        self,
+        settings: TrainingSettings,
+        plan: Plan,
+        model: TrainingModel,
+        photos: Sequence[Photo],
+        record: dict[str, Any] | None,
+    ) -> None:
+        """Keeps what the training is, or compares it with what was kept. DreamBoothError when base or photos differ."""
+        pictures = photos_digest(photos)
+        if record is not None:
+            if record.get("base") != model.sha256:
+                raise DreamBoothError(f"The training was begun with another base model: give the same, or {ANOTHER}.")
+            if record.get("photos") != pictures:
+                raise DreamBoothError(f"The photos have changed since the training began: put them back, or {ANOTHER}.")
+        if self.processes.is_main:
+            asked = to_json(self.asked)
+            if record is not None:
+                asked = {**record["asked"], **{name: asked[name] for name in ("photos", "base", "out", "steps")}}
+            plan_values = {name: getattr(plan, name) for name in _PLAN_FIELDS}
+            kept = {"asked": asked, "resolved": to_json(settings), "plan": plan_values}
+            write_record(self.folder, {**kept, "base": model.sha256, "photos": pictures})
+
+    def _trainer(
+        self, settings: TrainingSettings, plan: Plan, model: TrainingModel, photos: Sequence[Photo]
+    ) -> tuple[Trainer, Export]:
+        """The trainer, with the model on the device and the photos encoded."""
+        nn.Module.to(model.unet, self.device, plan.weight_dtype)  # diffusers' own warns without a reason
+        if settings.train_text or plan.text_on_device:
+            for encoder in model.encoders:
+                encoder.to(self.device)
+        maker = Maker(model, settings, plan, self.folder, self.report, self.cancelled)
+        data = self._in_turn(lambda: maker.data(photos))
+        model.vae.to(CPU)
+        release_memory(self.device)
+        if plan.checkpointing:
+            unet: Any = model.unet  # diffusers'
+            unet.enable_gradient_checkpointing()
+        judge = None
+        if settings.select_best:
+            judge = self.find_judge(photos, settings, self.device) if self.find_judge else None
+            if judge is None:
+                self.report.warning("No CLIP is here to judge samples (docs/dreambooth.md): the last weights are kept.")
+        lora = None
+        if settings.kind == "LoRA":
+            text, seed = settings.train_text, settings.seed
+            lora = LoraSet(model, settings.rank, settings.true_alpha, settings.convolutions, text, seed).inject()
+        export = Export(model, settings, lora, self.report)
+        trainer = Trainer(
+            model,
+            data,
+            settings,
+            plan,
+            self.folder,
+            self.report,
+            self.cancelled,
+            lora=lora,
+            identity=self._identity(settings, plan, model, data),
+            processes=self.processes,
+            viewer=Viewer(model, settings, self.folder, self.report, judge),
+            keep=lambda step: export.write(
+                self.folder / KEPT / f"{settings.name}-{step:06d}{ENDING}", facts_of(trainer, step)
+            ),
+        )
+        return trainer, export
+
+    def _in_turn(self, make: Callable[[], TrainingData]) -> TrainingData:
+        """The first process draws and encodes, the others then find it done."""
+        if self.processes.is_main:
+            data = make()
+            self.processes.wait()
+            return data
+        self.processes.wait()
+        return make()
+
+    def _identity(self, settings: TrainingSettings, plan: Plan, model: TrainingModel, data: TrainingData) -> str:
+        """Names all that the steps depend on."""
+        return digest(
+            {
+                "settings": steps_depend_on(settings),
+                "plan": {name: getattr(plan, name) for name in _PLAN_FIELDS},
+                "base": model.sha256,
+                "data": data.fingerprint(),
+                "processes": self.processes.count,
+            }
+        )
+
+    def _finish(self, trainer: Trainer, export: Export, seconds: float) -> Result:
+        settings, step = trainer.settings, trainer.position
+        best = trainer.best.step or None
+        if not self.processes.is_main:
+            self.processes.wait()
+            return Result((), settings.subject, best)
+        assert trainer.viewer is not None
+        if best is not None:
+            step = best
+            trainer.trained.load_state_dict(best_weights(self.folder, best))
+        with contextlib.nullcontext() if best is not None else trainer.averaged(), trainer.texts.encoders_here():
+            path = settings.out / f"{settings.name}{ENDING}"
+            note = f"{step} steps, rate {settings.rate:g}, seed {settings.seed}, from {export.model.name}"
+            files = export.write_all(path, facts_of(trainer, step), trainer.viewer, note)
+        self.report.event(
+            "done",
+            files=[file.name for file in files],
+            identifier=settings.identifier,
+            subject=settings.subject,
+            activation=f"a {settings.subject}",
+            seconds=round(seconds, 1),
+            best_step=best,
+        )
+        self.report.say(f"Done after {duration(seconds)}.")
+        self.processes.wait()
+        return Result(files, settings.subject, best)

@@ -1,0 +1,153 @@
+"""Samples while a model learns, their scores, and the weights that scored best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .captions import with_subject
+from .draw import draw
+from .errors import DreamBoothError
+from .model import TrainingModel
+from .places import brought, device_of
+from .progress import Report
+from .settings import TrainingSettings
+from .tensor_file import read_tensors, write_tensors
+
+BEST = "best.safetensors"
+SAMPLES = "samples"
+PATIENCE = 4  # looks without a better score, after which the training ends early
+PLAIN = ("a {subject}",)
+VARIED = ("a {subject}", "a {subject} in the snow", "a {subject} on a beach", "a painting of a {subject}")
+STEPS, CFG_SCALE = 20, 7.0
+
+
+class Judge(Protocol):
+    """Says how good pictures of the subject are. templates: prompts to judge by, with `{subject}`; may be empty."""
+
+    templates: Sequence[str]
+
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[float, float]:
+        """Fidelity to the subject and to the prompts, higher is better, neither below 0. pictures: (B, 3, H, W) in
+        [-1, 1], one for each prompt."""
+
+
+@dataclass
+class Best:
+    """The best look so far. Its score is the geometric mean of both fidelities, which needs no common scale."""
+
+    step: int = 0
+    score: float = -1.0
+    waited: int = 0
+
+    @property
+    def given_up(self) -> bool:
+        return self.waited >= PATIENCE
+
+    def better(self, score: float) -> bool:
+        return score > self.score
+
+    def take(self, step: int, score: float, kept: bool) -> None:
+        """Notes a look; kept: whether its weights are the best now."""
+        if kept:
+            self.step, self.score, self.waited = step, score, 0
+        else:
+            self.waited += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "score": self.score, "waited": self.waited}
+
+    @staticmethod
+    def restored(state: Mapping[str, Any]) -> Best:
+        return Best(int(state["step"]), float(state["score"]), int(state["waited"]))
+
+
+class Viewer:
+    """Draws the same prompts with the same seeds at each look, and has them judged where there is a judge."""
+
+    def __init__(
+        self,
+        model: TrainingModel,
+        settings: TrainingSettings,
+        folder: Path,
+        report: Report,
+        judge: Judge | None = None,
+    ) -> None:
+        self.model, self.settings, self.folder, self.report = model, settings, folder, report
+        self.judge = judge if settings.select_best else None
+        templates = settings.sample_prompts or (VARIED if self.judge else PLAIN)
+        self.prompts = [with_subject(template, settings) for template in templates]
+        judged = (self.judge.templates if self.judge else ()) or templates
+        self.judged = [with_subject(template, settings) for template in judged]
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] on the CPU, one for each prompt and seed."""
+        side = self.settings.resolution or self.model.resolution
+        with torch.no_grad(), brought(device_of(self.model.unet), self.model.vae):
+            pictures = draw(
+                self.model,
+                prompts,
+                negative="",
+                size=(side, side),
+                steps=STEPS,
+                cfg_scale=CFG_SCALE,
+                seeds=seeds,
+            )
+        return pictures.float().clamp(-1, 1).cpu()
+
+    def look(self, step: int, best: Best, weights: Mapping[str, Tensor]) -> None:
+        """Draws, saves and judges. weights: what the model has now; the best are kept in a file. What fails here is
+        said and stops nothing."""
+        try:
+            self._samples(step)
+            if self.judge is not None:
+                self._judge(self.judge, step, best, weights)
+        except torch.cuda.OutOfMemoryError:
+            self.report.warning(f"There was not enough memory for samples at step {step}; the training goes on.")
+        except OSError as error:
+            reason = error.strerror or "the disk may be full"
+            self.report.warning(f"The samples of step {step} could not be saved ({reason}); the training goes on.")
+
+    def _samples(self, step: int) -> None:
+        seeds = [self.settings.seed + number for number in range(len(self.prompts))]
+        pictures = self.draw(self.prompts, seeds)
+        (self.folder / SAMPLES).mkdir(exist_ok=True)
+        files = [f"{SAMPLES}/step-{step:06d}-{number + 1}.png" for number in range(len(pictures))]
+        for name, picture in zip(files, pictures):
+            to_image(picture).save(self.folder / name)
+        self.report.event("sample", step=step, files=files, prompts=self.prompts, seeds=seeds)
+
+    def _judge(self, judge: Judge, step: int, best: Best, weights: Mapping[str, Tensor]) -> None:
+        prompts = [prompt for prompt in self.judged for _ in range(2)]
+        seeds = [self.settings.seed + 1000 + number for number in range(len(prompts))]
+        subject, prompt = judge.score(self.draw(prompts, seeds), prompts)
+        score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
+        better = best.better(score)
+        if better:
+            write_tensors(self.folder / BEST, dict(weights), {"step": str(step)})
+        best.take(step, score, better)
+        self.report.event("score", step=step, subject=subject, prompt=prompt, total=score, best=better)
+        self.report.say(f"Scores at step {step}: subject {subject:.3f}, prompt {prompt:.3f}{', the best' * better}")
+
+
+def best_weights(folder: Path, step: int) -> dict[str, Tensor]:
+    """The weights that were kept at a look. DreamBoothError when they are not there or of another step."""
+    if not (folder / BEST).exists():
+        raise DreamBoothError(f"{BEST} is missing; start the training anew under another name.")
+    weights, metadata = read_tensors(folder / BEST)
+    if metadata.get("step") != str(step):
+        raise DreamBoothError(f"{BEST} is of another step than the best one; start the training anew.")
+    return weights
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """A picture (3, H, W) in [-1, 1] as PIL's."""
+    levels = ((picture.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy(), "RGB")

@@ -1,0 +1,293 @@
+"""The training itself: steps, saves, samples, and a stop or a failure at any moment that costs nothing but time.
+
+Everything random of a step comes from the seed and the step's number, and everything else that it depends on is in the
+state, so that a training with stops in between ends with the same weights as one without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batches import Batch, Batches
+from .captions import caption_of
+from .dataset import TrainingData
+from .distributed import Processes, Single
+from .ema import Ema
+from .errors import DreamBoothError, TrainingStopped
+from .lora import LoraSet
+from .loss import noised, training_loss
+from .memory import Plan
+from .model import TrainingModel
+from .optimizers import Group, build_optimizer
+from .places import device_of
+from .progress import Pace, Report
+from .schedule import rate_scale, text_steps
+from .settings import TrainingSettings
+from .showing import Best, Viewer
+from .state import STATE, State, load_state, save_state
+from .texts import TextSource
+from .trained import Trained
+
+SAVE_AFTER = 60.0  # seconds between two saves of the state, at least
+SAVE_SHARE = 20  # and this many times what the last one took
+_TOO_MANY_SKIPPED = 25  # steps in a row whose gradients are no numbers
+ASTRAY = (
+    "The training went astray at step {step}: {what}. The last good state is that of step {saved}; start anew with a "
+    "smaller learning rate{precision}."
+)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """The means of a step. subject, prior: before lambda, prior 0 without one. rate: of the UNet."""
+
+    loss: float
+    subject: float
+    prior: float
+    rate: float
+
+
+class Trainer:
+    """A training that can be stopped after each step. The model's parts are on the device before; the VAE need not be.
+
+    settings: with steps and rates chosen, prior resolved. lora: injected, for kind "LoRA". identity: names all that the
+    steps depend on; a state of another one is refused. viewer: draws and judges samples. keep: writes a result of the
+    step, each `save_every` steps.
+    """
+
+    def __init__(
+        self,
+        model: TrainingModel,
+        data: TrainingData,
+        settings: TrainingSettings,
+        plan: Plan,
+        folder: Path,
+        report: Report,
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        lora: LoraSet | None = None,
+        identity: str = "",
+        processes: Processes | None = None,
+        viewer: Viewer | None = None,
+        keep: Callable[[int], None] | None = None,
+    ) -> None:
+        self.model, self.settings, self.plan, self.folder = model, settings, plan, folder
+        self.report, self.cancelled, self.identity = report, cancelled, identity
+        self.viewer, self._keep = viewer, keep
+        self.processes = processes or Single()
+        self.device = device_of(model.unet)
+        self.trained = Trained(model, lora, text=settings.train_text)
+        rates = {"unet": settings.rate, "text": settings.text_rate}
+        self.stepper = build_optimizer(
+            [Group(name, list(part.values()), rates[name]) for name, part in self.trained.parts.items()],
+            plan.optimizer,
+            weight_decay=settings.weight_decay,
+            clip=settings.clip_gradients,
+            fused=plan.fused_backward,
+            scaled=plan.scaled,
+            seed=settings.seed,
+        )
+        self.ema = Ema(self.trained.parameters(), settings.ema) if settings.ema else None
+        self.alphas = model.alphas_cumprod.float().to(self.device)
+        self.class_text = caption_of(None, settings)
+        self.batches = Batches(
+            data,
+            seed=settings.seed,
+            batch_size=plan.batch_size,
+            prior=settings.prior,
+            class_text=self.class_text,
+            timesteps=len(self.alphas),
+            rank=self.processes.rank,
+            processes=self.processes.count,
+        )
+        self.position = self.saved = self.skipped = 0
+        self.best = Best()
+        self.pace = Pace()
+        self.texts = TextSource(
+            model,
+            self.batches.texts(),
+            self.trained,
+            learns_until=text_steps(settings),
+            stays=plan.text_on_device,
+        )
+
+    # -- one step
+
+    def step(self) -> StepReport:
+        """Moves the weights once. DreamBoothError when the numbers overflow; the saved state is still good."""
+        scale = rate_scale(self.settings, self.position)
+        parts = self.plan.accumulation
+        losses = torch.zeros(3, device=self.device)
+        for part in range(parts):
+            loss, subject, prior = self._loss(self.batches.draw(self.position, part))
+            self.stepper.backward(loss / parts, scale)
+            losses += torch.stack([loss.detach(), subject, prior]) / parts
+        self.processes.average_gradients(self.trained.parameters())
+        moved = self.stepper.step(scale)
+        self.stepper.zero()
+        loss_, subject_, prior_ = (self.processes.mean(value) for value in losses.tolist())
+        self.skipped = 0 if moved else self.skipped + 1
+        if not math.isfinite(loss_):
+            raise self._astray("the loss is no longer a number")
+        if self.skipped >= _TOO_MANY_SKIPPED:
+            raise self._astray(f"{self.skipped} steps in a row had gradients that are no numbers")
+        if self.ema is not None:
+            self.ema.update()
+        self.position += 1
+        return StepReport(loss_, subject_, prior_, self.settings.rate * scale)
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        latents, noise = batch.latents.to(self.device), batch.noise.to(self.device)
+        timesteps, sizes = batch.timesteps.to(self.device), batch.sizes.to(self.device)
+        noisy = noised(latents, noise, timesteps, self.alphas)
+        prior_target = None
+        if self.settings.prior == "model":
+            mine = batch.is_prior.to(self.device)
+            text = self.texts.frozen([self.class_text] * int(mine.sum()))
+            with torch.no_grad(), self.trained.frozen_model(), self._autocast():
+                prior_target = self.model.predict(noisy[mine], timesteps[mine], text, sizes[mine])
+        with self._autocast():
+            out = self.model.predict(noisy, timesteps, self.texts.embed(batch.texts, self.position), sizes)
+        loss, parts = training_loss(
+            out,
+            noise,
+            latents,
+            timesteps,
+            self.alphas,
+            self.model.parameterization,
+            is_prior=batch.is_prior.to(self.device),
+            prior_weight=self.settings.prior_weight,
+            snr_gamma=self.settings.snr_gamma,
+            mask=None if batch.mask is None else batch.mask.to(self.device),
+            prior_target=prior_target,
+        )
+        zero = loss.new_zeros(())
+        return loss, zero if parts.subject is None else parts.subject, zero if parts.prior is None else parts.prior
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.plan.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.plan.autocast)
+
+    # -- the whole
+
+    def train(self) -> None:
+        """Trains from where it is to the end. Raises TrainingStopped, the state saved, when it is cancelled, and
+        DreamBoothError when it cannot go on."""
+        steps, told = self.settings.steps, time.monotonic()
+        cost = 0.0
+        while self.position < steps and not self.processes.any(self.best.given_up):
+            if self.processes.any(self.cancelled()):
+                self._stop()
+            started = time.monotonic()
+            done = self.step()
+            self.pace.add(time.monotonic() - started)
+            losses = {"loss": done.loss, "subject": done.subject, "prior": done.prior}
+            self.report.step(self.position, steps, losses, done.rate, self.pace.seconds)
+            self._look()
+            every = self.settings.save_every
+            by_time = time.monotonic() - told >= max(SAVE_AFTER, SAVE_SHARE * cost)
+            due = bool(every) and self.position % every == 0
+            if due or by_time:
+                before = time.monotonic()
+                self.save()
+                if due and self.position < steps:
+                    self._keep_result()
+                told, cost = time.monotonic(), time.monotonic() - before
+        self.save()
+
+    def _keep_result(self) -> None:
+        """Writes a result of this step. A full disk is said and stops nothing."""
+        if self._keep is None or not self.processes.is_main:
+            return
+        try:
+            with self.averaged():
+                self._keep(self.position)
+        except (OSError, DreamBoothError) as error:
+            reason = error if isinstance(error, DreamBoothError) else "the disk may be full"
+            self.report.warning(f"The result of step {self.position} could not be kept: {reason}")
+
+    def _stop(self) -> None:
+        if not self.save():
+            raise DreamBoothError(
+                f"The training was stopped, but its state could not be saved; the last one is of step {self.saved}."
+            )
+        self.report.event("cancelled", step=self.position)
+        raise TrainingStopped(f"Stopped after step {self.position} of {self.settings.steps}.")
+
+    def _look(self) -> None:
+        """Draws and judges samples, where the step is one for that."""
+        every = self.settings.sample_every
+        if self.viewer is None or not every or (self.position % every and self.position != self.settings.steps):
+            return
+        if self.processes.is_main:
+            with self.averaged(), self.texts.encoders_here():
+                self.viewer.look(self.position, self.best, self.trained.state_dict())
+        self.processes.wait()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the model has the averaged weights, where they are kept; else its own."""
+        with contextlib.nullcontext() if self.ema is None else self.ema.applied():
+            yield
+
+    # -- the state
+
+    def save(self) -> bool:
+        """Writes the state; False, with a warning, when the disk does not take it: the last one is then still there.
+        DreamBoothError when the weights are spoiled."""
+        if not self.trained.healthy():
+            raise self._astray("the weights are no longer numbers")
+        if not self.processes.is_main:
+            return True
+        parts = {
+            "weights": self.trained.state_dict(),
+            "optimizer": self.stepper.state_dict(),
+            "average": None if self.ema is None else self.ema.state_dict(),
+            "order": self.batches.order.state(),
+            "best": self.best.state(),
+            "skipped": self.skipped,
+        }
+        try:
+            save_state(self.folder, State(self.position, self.identity, parts))
+        except OSError as error:
+            reason = error.strerror or "the disk may be full"
+            self.report.warning(
+                f"The state of step {self.position} could not be saved ({reason}); the last good one is of step "
+                f"{self.saved}. Make room on the disk."
+            )
+            return False
+        self.saved = self.position
+        self.report.event("save", step=self.position, file=STATE)
+        return True
+
+    def restore(self) -> bool:
+        """Goes on from the saved state; False when there is none. DreamBoothError when it does not fit."""
+        state = load_state(self.folder, self.identity)
+        if state is None:
+            return False
+        try:
+            self.trained.load_state_dict(state.parts["weights"])
+            self.stepper.load_state_dict(state.parts["optimizer"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state.parts["average"])
+            self.batches.order.restore(state.parts["order"])
+            self.best = Best.restored(state.parts["best"])
+            self.skipped = int(state.parts["skipped"])
+        except (KeyError, TypeError) as error:
+            raise DreamBoothError(f"{STATE} is damaged; start the training anew under another name.") from error
+        self.position = self.saved = state.step
+        return True
+
+    def _astray(self, what: str) -> DreamBoothError:
+        precision = ", or with --precision bf16 or fp32" if self.plan.precision == "fp16" else ""
+        return DreamBoothError(ASTRAY.format(step=self.position, what=what, saved=self.saved, precision=precision))

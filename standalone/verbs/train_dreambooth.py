@@ -1,0 +1,123 @@
+"""The verb train-dreambooth: photos of a subject in, a LoRA or a checkpoint that draws it out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from .serve import say
+
+STOPPED = 130
+_NEEDED = {"photos": "--photos", "class_noun": "--class", "base": "--base", "out": "--out", "name": "--name"}
+
+
+class _Interrupt:
+    """Ctrl-C: the first time the step is ended and the state saved, the second time the program stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        say("Stopping after this step; press Ctrl-C again to stop at once.")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        names = [signal.SIGINT, signal.SIGTERM]
+        before = {name: signal.signal(name, self) for name in names}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+
+def _from_file(options: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
+    """The values in the file of --settings, which stands alone."""
+    from lib_methods.dreambooth.errors import DreamBoothError
+
+    if given:
+        raise DreamBoothError("--settings takes the place of the other options; give one or the other.")
+    try:
+        values = json.loads(options.settings.expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DreamBoothError(f"{options.settings.name} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise DreamBoothError(f"{options.settings.name} is not valid JSON.") from error
+    if not isinstance(values, dict):
+        raise DreamBoothError(f"{options.settings.name} has to be one JSON object with the settings by name.")
+    return values
+
+
+def settings_of(options: argparse.Namespace) -> Any:
+    """The TrainingSettings that the options stand for. With --resume what is not given is as it was.
+
+    Raises DreamBoothError or SettingsError with a sentence.
+    """
+    from lib_methods.dreambooth.errors import DreamBoothError
+    from lib_methods.dreambooth.record import PATHS, from_json
+    from lib_methods.dreambooth.settings import TrainingSettings
+    from lib_methods.dreambooth.state import read_record
+
+    known = {field.name for field in fields(TrainingSettings)}
+    given = {name: value for name, value in vars(options).items() if name in known and value is not None}
+    if options.settings is not None:
+        values = _from_file(options, given)
+    else:
+        values = {name: str(value) if name in PATHS else value for name, value in given.items()}
+        if options.resume and "out" in values and "name" in values:
+            folder = Path(values["out"]).expanduser() / values["name"]
+            values = {**((read_record(folder) or {}).get("asked") or {}), **values}
+        missing = [option for name, option in _NEEDED.items() if not values.get(name)]
+        if missing:
+            raise DreamBoothError(f"Something is missing: {', '.join(missing)}.")
+    for name in PATHS:
+        if isinstance(values.get(name), str):
+            values[name] = str(Path(values[name]).expanduser().resolve())
+    return from_json(values)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains and says where the result is."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: repeatable matrix products
+    from lib_methods.checks import SettingsError
+    from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+
+    interrupt = _Interrupt()
+    try:
+        with interrupt.listening():
+            settings = settings_of(options)
+            from lib_methods.dreambooth.run import run_training
+            from lib_methods.dreambooth.scores import find_judge
+            from standalone.dreambooth.model import load_training_model
+
+            result = run_training(
+                settings,
+                load_training_model,
+                resume=options.resume,
+                plan_only=options.plan,
+                say=say,
+                cancelled=lambda: interrupt.asked,
+                find_judge=find_judge,
+            )
+    except (DreamBoothError, SettingsError) as error:
+        print(str(error), file=sys.stderr)
+        return 1
+    except TrainingStopped as stopped:
+        print(f"{stopped} Go on with --resume.", file=sys.stderr)
+        return STOPPED
+    if result.files:
+        say(f'In prompts the subject is "{result.subject}".')
+        say(str(result.files[0]))
+    return 0
