@@ -36,7 +36,7 @@ class _Given:
         arguments: dict[str, Any] = sampler.initialize(p)
         parameters = inspect.signature(sampler.func).parameters
         for name, value in self.changes.items():
-            if name not in parameters or arguments.get(name, value) == value:
+            if name not in parameters or (name in arguments and arguments[name] == value):
                 continue
             arguments[name] = value
             if name == "eta":

@@ -147,6 +147,26 @@ def test_a_host_that_does_not_let_the_noise_be_set_is_told() -> None:
         sampling.without_noise()
 
 
+@pytest.mark.parametrize("told", [{}, {"noise_sampler": None}])
+def test_noise_is_given_to_samplers_that_draw_their_own_by_default(told: dict[str, Any]) -> None:
+    """The WebUI names no source of noise to Euler a, and its function then has one of its own."""
+    x, asked = torch.zeros(1, 4, 8, 8), []
+
+    def sample_euler_ancestral(
+        model: Any, x: Tensor, sigmas: Tensor, eta: float = 1.0, noise_sampler: Any = None
+    ) -> None:
+        asked.append((eta, noise_sampler(3.0, 2.0)))
+
+    p = job(sample_euler_ancestral)
+    p.sampler.initialize = lambda p: {"eta": 0.7, **told}
+    own = p.sampler.initialize
+    hosts.sampling_of(p, x, x).give_noise(lambda: x + 1)
+    p.sampler.func(None, x, x, **p.sampler.initialize(p))
+    ((eta, noise),) = asked
+    assert eta == 0.7 and torch.equal(noise, x + 1)
+    assert p.sampler.initialize is own
+
+
 def test_a_host_that_shows_nothing_is_told_in_a_sentence() -> None:
     p = job(None, is_hr_pass=True)
     x = torch.zeros(1, 4, 8, 8)
