@@ -105,7 +105,7 @@ def write_folder(model: Tiny, path: Path) -> Path:
     model.unet.save_pretrained(path / "unet")
     model.vae.save_pretrained(path / "vae")
     for name, text in zip(("text_encoder", "text_encoder_2"), model.texts):
-        text.save_pretrained(path / name)
+        text.save_pretrained(path / name, safe_serialization=True)  # older versions of transformers pickle
     (path / "scheduler").mkdir()
     scheduler = {
         "prediction_type": "v_prediction" if model.parameterization == "v" else "epsilon",
@@ -121,8 +121,9 @@ def write_folder(model: Tiny, path: Path) -> Path:
 
 
 def _bare(text: Any) -> State:
-    """A text encoder's weights without the infix that some versions of transformers use."""
-    return {key.removeprefix("text_model."): value for key, value in text.state_dict().items()}
+    """A text encoder's weights without what only some versions of transformers have: an infix, and a buffer."""
+    bare = {key.removeprefix("text_model."): value for key, value in text.state_dict().items()}
+    return {key: value for key, value in bare.items() if not key.endswith("position_ids")}
 
 
 def open_clip_text(text: Any, prefix: str, *, extra_layer: bool) -> State:
