@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,6 +30,11 @@ def brought(device: torch.device, *modules: nn.Module) -> Iterator[None]:
             module.to(home)
         if any(home != device for home in homes):
             release_memory(device)
+
+
+def computing(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Within the block the layers compute in `dtype` whatever their weights are; None: in the weights' own."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def release_memory(device: torch.device) -> None:

@@ -15,7 +15,7 @@ from .latents import Item, class_items, encode_pictures, photo_items
 from .memory import Plan
 from .model import TrainingModel
 from .photos import Photo
-from .places import brought, device_of
+from .places import brought, computing, device_of
 from .prior import class_images
 from .progress import Report
 from .settings import TrainingSettings
@@ -33,6 +33,11 @@ def named(settings: TrainingSettings, model: TrainingModel, report: Report) -> T
             report.warning(text)
         return settings
     return replace(settings, identifier=pick_identifier(words, model.tokens, settings.seed)[0])
+
+
+def drawing_dtype(plan: Plan, model: TrainingModel) -> torch.dtype | None:
+    """What pictures are drawn in: as the training computes, but for SDXL's VAE, which overflows in fp16."""
+    return None if plan.autocast == torch.float16 and model.family == "sdxl" else plan.autocast
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Maker:
 
     def _class_items(self, items: Sequence[Item]) -> list[Item]:
         device = device_of(self.model.unet)
-        with brought(device, self.model.vae, *self.model.encoders):
+        dtype = drawing_dtype(self.plan, self.model)
+        with brought(device, self.model.vae, *self.model.encoders), computing(device, dtype):
             files = class_images(
                 self.model,
                 self.settings,

@@ -25,7 +25,7 @@ from .memory import ModelSizes, Plan, plan_training
 from .model import TrainingModel
 from .photos import Photo, find_photos
 from .places import CPU, release_memory
-from .prepare import Maker, named
+from .prepare import Maker, drawing_dtype, named
 from .progress import Report, Say, duration
 from .record import ANOTHER, going_on, steps_depend_on, to_json
 from .result import ENDING, Export, Result, facts_of
@@ -215,7 +215,7 @@ class _Training:
             lora=lora,
             identity=self._identity(settings, plan, model, data),
             processes=self.processes,
-            viewer=Viewer(model, settings, self.folder, self.report, judge),
+            viewer=Viewer(model, settings, self.folder, self.report, judge, dtype=drawing_dtype(plan, model)),
             keep=lambda step: export.write(
                 self.folder / KEPT / f"{settings.name}-{step:06d}{ENDING}", facts_of(trainer, step)
             ),

@@ -16,7 +16,7 @@ from .captions import with_subject
 from .draw import draw
 from .errors import DreamBoothError
 from .model import TrainingModel
-from .places import brought, device_of
+from .places import brought, computing, device_of
 from .progress import Report
 from .settings import TrainingSettings
 from .tensor_file import read_tensors, write_tensors
@@ -79,8 +79,12 @@ class Viewer:
         folder: Path,
         report: Report,
         judge: Judge | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        """dtype: what is drawn in, None for the weights' own precision."""
         self.model, self.settings, self.folder, self.report = model, settings, folder, report
+        self.dtype = dtype
         self.judge = judge if settings.select_best else None
         templates = settings.sample_prompts or (VARIED if self.judge else PLAIN)
         self.prompts = [with_subject(template, settings) for template in templates]
@@ -90,7 +94,8 @@ class Viewer:
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] on the CPU, one for each prompt and seed."""
         side = self.settings.resolution or self.model.resolution
-        with torch.no_grad(), brought(device_of(self.model.unet), self.model.vae):
+        device = device_of(self.model.unet)
+        with torch.no_grad(), brought(device, self.model.vae), computing(device, self.dtype):
             pictures = draw(
                 self.model,
                 prompts,

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from .loss import noised, training_loss
 from .memory import Plan
 from .model import TrainingModel
 from .optimizers import Group, build_optimizer
-from .places import device_of
+from .places import computing, device_of
 from .progress import Pace, Report
 from .schedule import rate_scale, text_steps
 from .settings import TrainingSettings
@@ -153,9 +152,9 @@ class Trainer:
         if self.settings.prior == "model":
             mine = batch.is_prior.to(self.device)
             text = self.texts.frozen([self.class_text] * int(mine.sum()))
-            with torch.no_grad(), self.trained.frozen_model(), self._autocast():
+            with torch.no_grad(), self.trained.frozen_model(), computing(self.device, self.plan.autocast):
                 prior_target = self.model.predict(noisy[mine], timesteps[mine], text, sizes[mine])
-        with self._autocast():
+        with computing(self.device, self.plan.autocast):
             out = self.model.predict(noisy, timesteps, self.texts.embed(batch.texts, self.position), sizes)
         loss, parts = training_loss(
             out,
@@ -172,11 +171,6 @@ class Trainer:
         )
         zero = loss.new_zeros(())
         return loss, zero if parts.subject is None else parts.subject, zero if parts.prior is None else parts.prior
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.plan.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.plan.autocast)
 
     # -- the whole
 

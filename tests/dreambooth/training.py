@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lib_methods.dreambooth import showing
 from lib_methods.dreambooth.progress import LOG
 from lib_methods.dreambooth.run import run_training
 from lib_methods.dreambooth.settings import TrainingSettings
@@ -63,9 +65,11 @@ def settings_for(tmp_path: Path, base: Path | None = None, **values: Any) -> Tra
 
 
 def train(settings: TrainingSettings, **more: Any) -> Any:
-    """run_training on the CPU, silently."""
+    """run_training on the CPU, silently, with samples of two steps."""
     more.setdefault("say", lambda text: None)
-    return run_training(settings, load_training_model, device=torch.device("cpu"), **more)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(showing, "STEPS", 2)
+        return run_training(settings, load_training_model, device=torch.device("cpu"), **more)
 
 
 def stop_after(steps: int, settings: TrainingSettings) -> Callable[[], bool]:
