@@ -69,6 +69,11 @@ class Host:
         self.close()
 
 
+def running() -> Host | None:
+    """The host of this process, if one runs."""
+    return _running
+
+
 def _begin(job: Job) -> None:
     from modules import shared
 

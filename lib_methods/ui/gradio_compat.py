@@ -58,6 +58,31 @@ def follow(
         shown.then(function, inputs=list(inputs), outputs=list(outputs), **options)
 
 
+def look(
+    event: Callable[..., Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> None:
+    """As `listen`, for a button that a script presses now and then: there is no second call beside one at work."""
+    options = _options(event)
+    if "trigger_mode" in options:  # gradio 3 has no other way
+        options["trigger_mode"] = "once"
+    event(function, inputs=list(inputs), outputs=list(outputs), **options)
+
+
+def listen_then(
+    event: Callable[..., Any],
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    script: str,
+) -> None:
+    """As `listen`; afterwards the browser calls `script`, a JavaScript function, with the values of the outputs."""
+    options = _options(event)
+    done = event(function, inputs=list(inputs), outputs=list(outputs), **options)
+    known = inspect.signature(done.then).parameters
+    named = {"js" if "js" in known else "_js": script}
+    done.then(None, inputs=list(outputs), outputs=[], **named, **_options(done.then))
+
+
 def _options(event: Callable[..., Any]) -> dict[str, Any]:
     known = inspect.signature(event).parameters
     options: dict[str, Any] = {"show_progress": "hidden", "queue": False}

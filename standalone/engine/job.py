@@ -97,6 +97,11 @@ class JobQueue:
         return self._current
 
     @property
+    def is_here(self) -> bool:
+        """Whether the caller is a job."""
+        return threading.current_thread() is self._thread
+
+    @property
     def pending(self) -> list[Job]:
         """The waiting jobs, next first."""
         with self._wake:
@@ -133,7 +138,7 @@ class JobQueue:
         self, fn: Callable[..., Any], *args: Any, name: str = "job", task_id: str | None = None, **kwargs: Any
     ) -> Any:
         """Waits its turn, runs `fn`, and returns what it returns or raises what it raises."""
-        if threading.current_thread() is self._thread:
+        if self.is_here:
             return fn(*args, **kwargs)
         return self.submit(fn, *args, name=name, task_id=task_id, **kwargs).result()
 
@@ -155,7 +160,7 @@ class JobQueue:
         with self._wake:
             self._closed = True
             self._wake.notify_all()
-        if threading.current_thread() is not self._thread:
+        if not self.is_here:
             self._thread.join(timeout)
 
     def _work(self) -> None:

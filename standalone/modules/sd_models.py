@@ -160,10 +160,21 @@ def reload_model_weights(sd_model: Any = None, info: CheckpointInfo | None = Non
     return load_model(wanted)
 
 
-def unload_model_weights(sd_model: Any = None, info: Any = None) -> Any:
-    """Lets the model go."""
-    shared.sd_model = None
+def send_model_to_cpu(m: Any) -> None:
+    """Makes room on the device."""
+    if m is not None:
+        m.to(devices.cpu)
     devices.torch_gc()
+
+
+def send_model_to_device(m: Any) -> None:
+    """The way back."""
+    m.to(devices.device)
+
+
+def unload_model_weights(sd_model: Any = None, info: Any = None) -> Any:
+    """Makes room on the device; the model stays in memory."""
+    send_model_to_cpu(sd_model or shared.sd_model)
     return sd_model
 
 
@@ -173,7 +184,8 @@ def reset() -> None:
     checkpoint_aliases.clear()
     checkpoint_dirs.clear()
     nearby_dirs.clear()
-    unload_model_weights()
+    shared.sd_model = None
+    devices.torch_gc()
 
 
 def apply_token_merging(sd_model: Any, token_merging_ratio: float) -> None:

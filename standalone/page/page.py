@@ -48,6 +48,7 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
     first = defaults.for_checkpoint(shared.sd_model)
     scripts.scripts_txt2img.initialize_scripts(is_img2img=False)
     scripts.scripts_img2img.initialize_scripts(is_img2img=True)
+    others = script_callbacks.ui_tabs_callback()  # not within the page: what is made there would be on it twice
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
         checkpoint, refresh = _quicksettings()
         labels: dict[str, str] = {}
@@ -58,7 +59,7 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
                 image = img2img.build(first)
             with _tab(labels, "pnginfo", "PNG Info"):
                 info = pnginfo.build()
-            for interface, label, ident in script_callbacks.ui_tabs_callback():
+            for interface, label, ident in others:
                 with _tab(labels, ident, label):
                     interface.render()
             with _tab(labels, "settings", "Settings"):
@@ -140,6 +141,14 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
         api_visibility="private",
     )
     refresh.click(fn=look, outputs=[checkpoint], **QUICK)
+    wanted = gr.Textbox("", elem_id="change_checkpoint", visible="hidden")  # set by the page's selectCheckpoint
+    wanted.input(
+        fn=change,
+        inputs=[wanted],
+        outputs=[checkpoint, *sizes, image.fields["image_cfg_scale"]],
+        concurrency_limit=None,
+        api_visibility="private",
+    )
 
 
 def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:

@@ -1,0 +1,91 @@
+"""The photos that somebody drops into the tab, in a folder of the training's own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lib_methods.checks import SettingsError
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.photos import Photo, find_photos
+from lib_methods.pictures.store import ImageStore
+
+MOST_FILES = 500
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def uploaded(value: Any) -> list[Path]:
+    """The files of a box for uploads: gradio 3 gives open files, later ones paths; one or several, or None."""
+    items = value if isinstance(value, (list, tuple)) else [value] if value else []
+    return [Path(str(getattr(item, "name", item))) for item in items]
+
+
+def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]]:
+    """Copies photos, with their captions and masks, into `folder`, which is made anew.
+
+    Returns the photos and a sentence for each file that cannot be used. Raises DreamBoothError, and nothing is left
+    behind: no photo among them, too many files, or the disk is full.
+    """
+    files = list(files)
+    if not files:
+        raise DreamBoothError("Drop 3 to 5 photos of the subject into the box first.")
+    if len(files) > MOST_FILES:
+        raise DreamBoothError(f"These are {len(files)} files; at most {MOST_FILES} can be taken. 3 to 5 are enough.")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, folder / _free(folder, _plain(file.name)))
+        return find_photos(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DreamBoothError("The photos cannot be copied: the disk is full, or they are no longer there.") from None
+    except DreamBoothError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]]:
+    """As `take_in`, for the pictures of a REST request: base64 texts, or objects of "image" and perhaps "caption".
+
+    Raises DreamBoothError or SettingsError.
+    """
+    if not isinstance(pictures, list) or not pictures:
+        raise SettingsError('"photos" has to be a list of pictures as base64 text.')
+    if len(pictures) > MOST_FILES:
+        raise SettingsError(f"There are too many photos: at most {MOST_FILES}.")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for entry in pictures:
+            whole = entry if isinstance(entry, dict) else {"image": entry}
+            name = ImageStore(folder).add(whole.get("image", ""))
+            caption = whole.get("caption")
+            if caption:
+                (folder / f"{name}.txt").write_text(str(caption), encoding="utf-8")
+        return find_photos(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DreamBoothError("The photos cannot be kept: the disk is full or cannot be written.") from None
+    except ValueError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _plain(name: str) -> str:
+    """A file's name that every system takes; what belongs together by its stem still does."""
+    plain = re.sub(r"[^\w .()+-]", "_", name).strip(" .") or "photo"
+    stem, dot, ending = plain.rpartition(".")
+    short = f"{stem[:100]}{dot}{ending[:10]}" if dot else plain[:100]
+    return f"_{short}" if _DEVICES.fullmatch(short) else short
+
+
+def _free(folder: Path, name: str) -> str:
+    """The name, or with a number in front where a file of that name is there: two folders may have an IMG_1.jpg."""
+    number, free = 1, name
+    while (folder / free).exists():
+        number += 1
+        free = f"{number}-{name}"
+    return free

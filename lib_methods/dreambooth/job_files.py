@@ -1,0 +1,166 @@
+"""Where a training that the tab starts keeps what, and its record: everything that outlives the page and the host."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+LOG = "training.jsonl"
+_CURRENT = "current.json"
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """The files of the training called `name`, all below `root`."""
+
+    root: Path
+    name: str
+
+    @classmethod
+    def of(cls, record: Path) -> JobFiles:
+        """Those of a record's path, as `record` gives it."""
+        return cls(record.parent.parent, record.name.removesuffix(".json"))
+
+    @property
+    def record(self) -> Path:
+        return self.root / "jobs" / f"{self.name}.json"
+
+    @property
+    def settings(self) -> Path:
+        """What the trainer is told."""
+        return self.root / "jobs" / f"{self.name}.settings"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains."""
+        return self.root / "jobs" / f"{self.name}.lock"
+
+    @property
+    def console(self) -> Path:
+        """What the process prints."""
+        return self.root / "jobs" / f"{self.name}.log"
+
+    @property
+    def notes(self) -> Path:
+        """Events before the trainer's own log begins."""
+        return self.root / "jobs" / f"{self.name}.events"
+
+    @property
+    def photos(self) -> Path:
+        return self.root / "photos" / self.name
+
+    @property
+    def out(self) -> Path:
+        """Where the trainer puts its results: the same for all trainings, which share the pictures of the classes."""
+        return self.root / "trainings"
+
+    @property
+    def training(self) -> Path:
+        """The trainer's own folder: its state, its log, the samples."""
+        return self.out / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.training / LOG
+
+    @property
+    def cancel(self) -> Path:
+        """While this file is there, the training stops at the end of its step."""
+        return self.training / "cancel"
+
+    @property
+    def packages(self) -> Path:
+        return self.root / "packages"
+
+    def note(self, event: str, **values: Any) -> None:
+        """Adds an event to `notes`."""
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, ensure_ascii=False)
+        with self.notes.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+@dataclass
+class Record:
+    """What became of a training. status: "waiting", "running", "done", "cancelled" or "failed".
+
+    error: a sentence, where it failed. results: the names of the files that the host now has. prompt: what draws the
+    subject. kind: "LoRA" or "full". times in seconds since 1970.
+    """
+
+    name: str
+    kind: str
+    status: str = "waiting"
+    error: str = ""
+    results: list[str] = field(default_factory=list)
+    prompt: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in ("done", "cancelled", "failed")
+
+    @property
+    def result(self) -> str:
+        """The model's file among the results; "" when there is none."""
+        return next((name for name in self.results if name.endswith(".safetensors")), "")
+
+
+def save_record(files: JobFiles, record: Record) -> None:
+    """Keeps the record, and makes it the one that the page shows. Raises OSError."""
+    write_json(files.record, asdict(record))
+    write_json(files.root / "jobs" / _CURRENT, {"name": record.name})
+
+
+def load_record(files: JobFiles) -> Record | None:
+    """The record; None where there is none that can be read."""
+    content = read_json(files.record)
+    known = {entry.name for entry in fields(Record)}
+    try:
+        return Record(**{key: value for key, value in content.items() if key in known})
+    except TypeError:
+        return None
+
+
+def current_name(root: Path) -> str:
+    """The name of the training that the page shows; "" before the first."""
+    name = read_json(root / "jobs" / _CURRENT).get("name", "")
+    return name if isinstance(name, str) else ""
+
+
+def all_records(root: Path) -> list[Record]:
+    """All trainings, the newest first."""
+    folder = root / "jobs"
+    names = [path.name.removesuffix(".json") for path in folder.glob("*.json") if path.name != _CURRENT]
+    records = [record for name in names if (record := load_record(JobFiles(root, name))) is not None]
+    return sorted(records, key=lambda record: -record.started)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".saving-", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

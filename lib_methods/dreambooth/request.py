@@ -1,0 +1,85 @@
+"""From the tab's controls, or a REST request's fields, to a training's settings."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from lib_methods.checks import SettingsError
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.ui.arguments import refuse_unknown
+
+CONTROLS = (
+    "class_noun", "base", "kind", "name", "identifier",
+    "steps", "rate", "batch_size", "resolution", "train_text", "rank", "convolutions",
+    "prior", "class_images", "prior_weight", "captions", "masks", "flip",
+    "sample_every", "sample_prompts", "save_every", "select_best",
+    "memory", "precision", "optimizer", "saved_as", "seed",
+)  # fmt: skip
+"""The tab's controls, in their order. Each is a field of `TrainingSettings`; "base" is the title of a checkpoint."""
+
+DEFAULTS = {entry.name: entry.default for entry in fields(TrainingSettings) if entry.default is not MISSING}
+_WHOLE = {name for name, value in DEFAULTS.items() if isinstance(value, int) and not isinstance(value, bool)}
+_NUMBERS = {name for name, value in DEFAULTS.items() if isinstance(value, float)}
+_PLACES = ("photos", "base", "out", "name")
+_OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_MOST_PROMPTS = 16
+
+
+def from_controls(values: Sequence[Any]) -> dict[str, Any]:
+    """The values of `CONTROLS` by name; what was left empty is left out."""
+    return {name: value for name, value in zip(CONTROLS, values) if value is not None and value != ""}
+
+
+def parse_request(request: Mapping[str, Any], *, photos: Path, base: Path, out: Path, name: str) -> TrainingSettings:
+    """The settings of a training.
+
+    request: fields of `TrainingSettings` by name. What says where things are is not taken from it but from the other
+    arguments. Raises SettingsError with a sentence.
+    """
+    refuse_unknown(request, [*DEFAULTS, "class_noun", *_PLACES], "A training has")
+    wanted = {key: value for key, value in request.items() if key not in _PLACES and value is not None}
+    values = {key: _typed(key, value) for key, value in wanted.items()}
+    noun = values.pop("class_noun", "")
+    if not isinstance(noun, str):
+        raise SettingsError("The class noun has to be text.")
+    return TrainingSettings(photos=photos, base=base, out=out, name=name, class_noun=noun.strip(), **values)
+
+
+def clean_name(text: object, class_noun: object) -> str:
+    """A name for a training that is a file's name on every system: the given one, or else one from the class noun.
+
+    Raises SettingsError where the given one cannot be one.
+    """
+    given = str(text or "").strip()
+    if given:
+        if not re.fullmatch(r"[\w][\w .+()-]{0,79}", given) or given.endswith(".") or _OF_WINDOWS.fullmatch(given):
+            raise SettingsError(
+                "The name has to be letters, digits, spaces, dots, dashes or underscores, and a file can be called so."
+            )
+        return unicodedata.normalize("NFC", given)
+    words = re.sub(r"[^\w]+", "-", str(class_noun or "").strip().casefold()).strip("-_")[:40]
+    return f"my-{words}" if words else "my-subject"
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A control's value as the settings have it: pages give whole numbers as fractions and several prompts as lines."""
+    if name == "sample_prompts":
+        lines = value.splitlines() if isinstance(value, str) else value
+        if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
+            raise SettingsError("The sample prompts have to be text, one a line.")
+        prompts = tuple(line.strip() for line in lines if line.strip())
+        if len(prompts) > _MOST_PROMPTS:
+            raise SettingsError(f"There are too many sample prompts: at most {_MOST_PROMPTS}.")
+        return prompts
+    if name in _WHOLE and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if name in _NUMBERS and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(DEFAULTS.get(name), str) and not isinstance(value, str):
+        raise SettingsError(f"{name.replace('_', ' ').capitalize()} has to be text.")
+    return value.strip() if name in ("identifier", "class_prompt") else value

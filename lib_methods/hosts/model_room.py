@@ -1,0 +1,135 @@
+"""The host's model leaves the device while something else needs the memory, and comes back.
+
+AUTOMATIC1111's WebUI and the standalone host have the same functions for it. The forks load their model at each job by
+themselves: there it is enough to let it go.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+MARGIN = 2**30
+"""Bytes that drawing a picture needs beside the model's weights, at least."""
+REFUSAL = "A training runs and leaves no memory for drawing. Cancel it (it can be resumed) or wait for its end."
+
+
+class HostModelRoom:
+    """Keeps nothing but whether the model is away; jobs and trainings may come in any order."""
+
+    def __init__(self) -> None:
+        self._guard = threading.RLock()
+        self._away = False
+
+    def release(self) -> None:
+        """The model leaves the device, after the job that runs now."""
+        with _no_job():
+            with self._guard:
+                self._away = True
+                _send_away()
+
+    def restore(self) -> None:
+        """The model comes back, after the job that runs now. Nothing happens if it is there."""
+        with _no_job():
+            with self._guard:
+                if self._away:
+                    self._away = False
+                    _bring_back()
+
+    def before_job(self) -> str:
+        """To be called within a job of the host, before it uses the model: a sentence where there is no memory.
+
+        Where there is, the model is brought back for this job and those after it.
+        """
+        with self._guard:
+            if not self._away:
+                return ""
+            if not _fits():
+                return REFUSAL
+            self._away = False
+            _bring_back()
+            return ""
+
+
+_ROOM = HostModelRoom()
+
+
+def room_of_host() -> HostModelRoom:
+    """The one of this process, however often the host runs its scripts anew."""
+    return _ROOM
+
+
+def _no_job() -> AbstractContextManager[Any]:
+    """While inside, the host runs no job."""
+    try:
+        from modules.call_queue import queue_lock
+    except ImportError:
+        return nullcontext()
+    lock: AbstractContextManager[Any] = queue_lock
+    return lock
+
+
+def _model() -> Any:
+    """The host's model, without loading one; None where there is none."""
+    from modules import sd_models, shared
+
+    data = getattr(sd_models, "model_data", None)
+    return data.sd_model if data is not None else shared.sd_model
+
+
+def _send_away() -> None:
+    model = _model()
+    if model is None:
+        return
+    if hasattr(model, "forge_objects"):
+        _fork_memory().unload_all_models()
+    else:
+        from modules import sd_models
+
+        others = getattr(getattr(sd_models, "model_data", None), "loaded_sd_models", ())
+        for loaded in (model, *(other for other in others if other is not model)):
+            sd_models.send_model_to_cpu(loaded)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _bring_back() -> None:
+    model = _model()
+    if model is None or hasattr(model, "forge_objects"):
+        return
+    from modules import sd_models
+
+    sd_models.send_model_to_device(model)
+
+
+def _fork_memory() -> Any:
+    """The forks' own memory management."""
+    try:
+        from backend import memory_management
+
+        return memory_management
+    except ImportError:
+        from ldm_patched.modules import model_management
+
+        return model_management
+
+
+def _fits() -> bool:
+    """Whether the device has room for the model and for drawing."""
+    model = _model()
+    if model is None or hasattr(model, "forge_objects") or getattr(model, "lowvram", False):
+        return True
+    from modules import devices
+
+    device = torch.device(devices.device)
+    if device.type != "cuda":
+        return True
+    parameters: dict[int, torch.Tensor] = {id(value): value for value in model.parameters()}
+    needed = sum(value.numel() * value.element_size() for value in parameters.values() if value.device != device)
+    free, _ = torch.cuda.mem_get_info(device)
+    return bool(free >= needed + MARGIN)

@@ -1,0 +1,211 @@
+"""The DreamBooth tab: photos of a subject in, a LoRA or a checkpoint that draws it out. What it does is in
+lib_methods/dreambooth.
+
+API, where the host offers one: `/dreambooth/v1/status`, `/start`, `/cancel`, `/resume` and `/use`, see
+lib_methods/dreambooth/api.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from modules import paths, script_callbacks, scripts, shared, ui_components
+
+from lib_methods.dreambooth.api import add_routes
+from lib_methods.dreambooth.deliver import deliver_to
+from lib_methods.dreambooth.job import Trainings
+from lib_methods.dreambooth.request import CONTROLS, DEFAULTS
+from lib_methods.dreambooth.settings import KINDS, OPTIMIZERS, PRECISIONS, PRIORS, SAVED_AS
+from lib_methods.dreambooth.tab import TabHandlers
+from lib_methods.hosts import model_lists
+from lib_methods.hosts.model_room import room_of_host
+from lib_methods.ui.gradio_compat import (
+    HIDDEN_CLASS,
+    follow,
+    hidden_row,
+    hidden_textbox,
+    listen,
+    listen_then,
+    look,
+    unsaved,
+)
+from lib_methods.ui.status import status_html
+
+TITLE = "DreamBooth"
+ROOM = room_of_host()
+HANDLERS = TabHandlers(
+    Trainings.in_folder(Path(paths.data_path) / "dreambooth", ROOM, deliver_to(model_lists.folder_of)), model_lists
+)
+
+
+class DreamBoothScript(scripts.Script):
+    """No controls: a job that comes while a training has the device gets the model back, or is told why not."""
+
+    def title(self) -> str:
+        return TITLE
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        return []
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        sentence = ROOM.before_job()
+        if sentence:
+            p.comment(f"{TITLE}: {sentence}")
+            shared.state.interrupt()
+
+
+def make_tab() -> list[tuple[Any, str, str]]:
+    """The tab, as the host's callback wants it."""
+    made: dict[str, Any] = {}
+    with gr.Blocks(analytics_enabled=False) as tab:
+        with hidden_row():
+            seen = hidden_textbox("Seen", "dreambooth_seen")
+            usage = hidden_textbox("Usage", "dreambooth_usage")
+            poll = gr.Button("Look", elem_id="dreambooth_poll", elem_classes=[HIDDEN_CLASS])
+        with gr.Row(elem_id="dreambooth_columns"):
+            with gr.Column(elem_id="dreambooth_form"):
+                files = _photos()
+                shown = gr.HTML("", elem_id="dreambooth_photos_shown")
+                _main(made)
+                train = gr.Button("Train", variant="primary", elem_id="dreambooth_train")
+                line = gr.HTML(HANDLERS.form(None)[0], elem_id="dreambooth_line")
+                with gr.Accordion("More", open=False, elem_id="dreambooth_more"):
+                    _more(made)
+                    with gr.Row():
+                        earlier = unsaved(
+                            gr.Dropdown([], label="Go on with an earlier training", elem_id="dreambooth_earlier")
+                        )
+                        go_on = gr.Button("Resume that one", elem_id="dreambooth_resume_earlier")
+            with gr.Column(elem_id="dreambooth_result"):
+                panel = gr.HTML(status_html("Nothing has been trained yet."), elem_id="dreambooth_panel")
+                with gr.Row(elem_id="dreambooth_buttons"):
+                    cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="dreambooth_cancel")
+                    resume = gr.Button("Resume", visible=False, elem_id="dreambooth_resume")
+                    use = gr.Button("Use it now", variant="primary", visible=False, elem_id="dreambooth_use")
+                samples = gr.HTML("", elem_id="dreambooth_samples")
+        controls = [made[name] for name in CONTROLS]
+        outputs = [panel, samples, train, cancel, resume, use, seen]
+        listen(train.click, HANDLERS.train, [files, *controls], [line, *outputs])
+        listen(cancel.click, HANDLERS.cancel, [], [line, *outputs])
+        listen(resume.click, HANDLERS.resume, [], [line, *outputs])
+        listen(go_on.click, HANDLERS.resume, [earlier], [line, *outputs])
+        listen_then(use.click, HANDLERS.use, [], [line, usage], "(line, usage) => dreamboothPage.use(usage)")
+        listen(made["refresh"].click, HANDLERS.bases, [], [made["base"]])
+        look(poll.click, HANDLERS.look, [seen], outputs)
+        listen(made["unfinished"].click, HANDLERS.unfinished, [], [earlier])
+        for component in (files, *controls):
+            follow(component.change, HANDLERS.form, [files, *controls], [line, shown])
+    return [(tab, TITLE, "dreambooth")]
+
+
+def _photos() -> Any:
+    return unsaved(
+        gr.File(
+            label="3 to 5 photos of one subject (captions as .txt and masks as NAME.mask.png may come along)",
+            file_count="multiple",
+            file_types=["image", ".txt"],
+            elem_id="dreambooth_photos",
+            height=140,
+        )
+    )
+
+
+def _main(made: dict[str, Any]) -> None:
+    """What every training has to be told."""
+    made["class_noun"] = unsaved(
+        gr.Textbox(
+            value="",
+            label="What is it?",
+            placeholder="dog, coffee mug, backpack, person ...",
+            info="the class of the subject, in one or two words",
+            lines=1,
+            elem_id="dreambooth_class_noun",
+        )
+    )
+    with gr.Row(elem_classes=["dreambooth-base"]):
+        made["base"] = unsaved(
+            gr.Dropdown(
+                model_lists.checkpoints(),
+                value=model_lists.loaded() or None,
+                label="Base model",
+                elem_id="dreambooth_base",
+            )
+        )
+        made["refresh"] = ui_components.ToolButton(value="\U0001f504", elem_id="dreambooth_refresh")
+    made["kind"] = gr.Radio(
+        list(KINDS),
+        value=DEFAULTS["kind"],
+        label="What to make",
+        info="LoRA: a small file beside the model. full: a whole new checkpoint, closer to the subject.",
+        elem_id="dreambooth_kind",
+    )
+
+
+def _more(made: dict[str, Any]) -> None:
+    """What has a good default."""
+    with gr.Row():
+        made["name"] = unsaved(gr.Textbox("", label="Name of the result", info="empty: from the class", lines=1))
+        made["identifier"] = unsaved(
+            gr.Textbox("", label="Rare word", info="stands for the subject; empty: chosen", lines=1)
+        )
+    with gr.Row():
+        made["steps"] = _number("steps", "Steps", "0: from the photos")
+        made["rate"] = _number("rate", "Learning rate", "0: from the kind", precision=None)
+        made["batch_size"] = _number("batch_size", "Batch size", "photos a step")
+        made["resolution"] = _number("resolution", "Resolution", "0: the model's own")
+    with gr.Row():
+        made["train_text"] = _switch("train_text", "Train the text encoder, too")
+        made["convolutions"] = _switch("convolutions", "LoRA on convolutions, too")
+        made["rank"] = gr.Slider(1, 128, value=DEFAULTS["rank"], step=1, label="LoRA rank")
+    with gr.Row():
+        made["prior"] = gr.Radio(
+            list(PRIORS), value=DEFAULTS["prior"], label="Prior preservation", info="keeps the class what it was"
+        )
+        made["class_images"] = _number("class_images", "Class images")
+        made["prior_weight"] = gr.Slider(0.0, 3.0, value=DEFAULTS["prior_weight"], step=0.05, label="Prior weight")
+    with gr.Row():
+        made["captions"] = _switch("captions", "Captions from .txt files")
+        made["masks"] = _switch("masks", "Masks")
+        made["flip"] = _switch("flip", "Mirrored photos, too")
+        made["select_best"] = _switch("select_best", "Keep the best, not the last")
+    with gr.Row():
+        made["sample_every"] = _number("sample_every", "Samples every", "steps; 0: chosen")
+        made["save_every"] = _number("save_every", "Keep a copy every", "steps; 0: none")
+        made["seed"] = _number("seed", "Seed")
+    made["sample_prompts"] = unsaved(
+        gr.Textbox(
+            "",
+            label="Sample prompts, one a line",
+            placeholder="a photo of {subject} on the beach",
+            info="{subject} stands for rare word and class; empty: chosen",
+            lines=2,
+        )
+    )
+    with gr.Row():
+        made["memory"] = _number("memory", "Memory, GB", "0: what the device has", precision=None)
+        made["precision"] = gr.Dropdown(list(PRECISIONS), value=DEFAULTS["precision"], label="Precision")
+        made["optimizer"] = gr.Dropdown(list(OPTIMIZERS), value=DEFAULTS["optimizer"], label="Optimizer")
+        made["saved_as"] = gr.Dropdown(list(SAVED_AS), value=DEFAULTS["saved_as"], label="Result's precision")
+    made["unfinished"] = gr.Button("Look for unfinished trainings", size="sm", elem_id="dreambooth_unfinished")
+
+
+def _number(name: str, label: str, info: str | None = None, precision: int | None = 0) -> Any:
+    return gr.Number(value=DEFAULTS[name], label=label, info=info, precision=precision, minimum=0)
+
+
+def _switch(name: str, label: str) -> Any:
+    return gr.Checkbox(DEFAULTS[name], label=label)
+
+
+def _add_api(demo: Any, app: Any) -> None:
+    if getattr(shared.cmd_opts, "api", False):
+        add_routes(app, HANDLERS, getattr(shared.cmd_opts, "api_auth", None))
+
+
+script_callbacks.on_ui_tabs(make_tab)
+script_callbacks.on_app_started(_add_api)
