@@ -48,6 +48,8 @@ def told(report: Report) -> Iterator[None]:
     try:
         yield
     except TrainingStopped:
+        if report.last != "cancelled":
+            report.event("cancelled")
         raise
     except ValueError as error:  # DreamBoothError and SettingsError are such
         report.event("error", text=str(error))

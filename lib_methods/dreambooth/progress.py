@@ -36,6 +36,7 @@ class Report:
         """folder: the training's own, which exists; None for no log. quiet: tell nothing, for all but one of several
         processes."""
         self.folder, self._say, self.quiet = folder, say, quiet
+        self.last = ""  # the last event
         self._log_broken = False
         self._told = 0.0
         if folder is not None and not quiet:
@@ -46,6 +47,7 @@ class Report:
         """Adds a line to the log. Numbers that are none (NaN, infinity) become null."""
         if self.quiet or self.folder is None:
             return
+        self.last = event
         line = {"event": event, "time": round(time.time(), 3), **{key: _plain(value) for key, value in fields.items()}}
         try:
             text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ PATHS = ("photos", "base", "out")
 FREE = frozenset((*PATHS, "sample_prompts", "sample_every", "save_every", "saved_as", "memory", "steps"))
 """May differ when a training goes on: the steps do not depend on them, or they are compared by their content."""
 
+_DAMAGED = "training.json is damaged; start the training anew under another name."
 ANOTHER = "start anew under another name, or remove the folder of this training"
 
 
@@ -69,7 +70,7 @@ def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSett
     try:
         first, chosen = from_json(before["asked"]), from_json(before["resolved"])
     except (KeyError, TypeError, ValueError) as error:
-        raise DreamBoothError("training.json is damaged; start the training anew under another name.") from error
+        raise DreamBoothError(_DAMAGED) from error
     now, then = to_json(asked), to_json(first)
     changed = [name for name in now if now[name] != then[name]]
     differ = [name for name in changed if name not in FREE]
@@ -85,6 +86,14 @@ def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSett
         raise DreamBoothError(f"The best weights are chosen by the samples: give the same sample steps, or {ANOTHER}.")
     fresh = {name: getattr(asked, name) for name in changed if name in FREE and getattr(asked, name)}
     return replace(chosen, photos=asked.photos, base=asked.base, out=asked.out, **{**fresh, "name": asked.name})
+
+
+def planned(before: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The recorded plan's fields of these names. DreamBoothError when one is missing."""
+    plan = before.get("plan")
+    if not isinstance(plan, dict) or any(not isinstance(plan.get(name), (str, int)) for name in names):
+        raise DreamBoothError(_DAMAGED)
+    return {name: plan[name] for name in names}
 
 
 def steps_depend_on(settings: TrainingSettings) -> dict[str, Any]:

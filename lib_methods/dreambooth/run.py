@@ -18,6 +18,7 @@ from .dataset import TrainingData
 from .distributed import Processes, start_processes
 from .errors import DreamBoothError
 from .file_lock import FileLock
+from .forecast import result_bytes, seconds_needed
 from .frame import LOCK, device_words, repeatable, stopper, take_folder, told
 from .latents import photos_digest
 from .lora import LoraSet
@@ -27,7 +28,7 @@ from .photos import Photo, find_photos
 from .places import CPU, release_memory
 from .prepare import Maker, drawing_dtype, named
 from .progress import Report, Say, duration
-from .record import ANOTHER, going_on, steps_depend_on, to_json
+from .record import ANOTHER, going_on, planned, steps_depend_on, to_json
 from .result import ENDING, Export, Result, facts_of
 from .settings import TrainingSettings
 from .showing import Judge, Viewer, best_weights
@@ -89,10 +90,12 @@ class _Training:
         self.asked, self.folder, self.report, self.processes = settings, folder, report, processes
         self.cancelled, self.find_judge = cancelled, find_judge
         self.device = processes.device
+        self.going_on = False
 
     def run(self, load_model: LoadModel, resume: bool, plan_only: bool) -> Result:
         started = time.monotonic()
         record = read_record(self.folder) if resume else None
+        self.going_on = record is not None
         settings = going_on(self.asked, record) if record else self.asked
         photos, notes = find_photos(settings.photos)
         for note in notes:
@@ -109,8 +112,9 @@ class _Training:
             settings = named(settings, model, self.report)
         plan = plan_training(settings, sizes, self.device, processes=self.processes.count)
         if record is not None:
-            plan = replace(plan, **{name: record["plan"][name] for name in _PLAN_FIELDS})
+            plan = replace(plan, **planned(record, _PLAN_FIELDS))
         self._tell(settings, plan, model, len(photos), resume)
+        self._plan_event(settings, plan, model, None)
         if plan_only:
             return Result((), settings.subject)
         self._record(settings, plan, model, photos, record)
@@ -122,7 +126,7 @@ class _Training:
         return self._finish(trainer, export, time.monotonic() - started)
 
     def _tell(self, settings: TrainingSettings, plan: Plan, model: TrainingModel, photos: int, resume: bool) -> None:
-        """The start and the plan, in the log and on the console."""
+        """The start, in the log, and the plan on the console."""
         self.report.event(
             "start",
             name=settings.name,
@@ -134,6 +138,15 @@ class _Training:
             resumed=resume,
             pid=os.getpid(),
         )
+        what = "A LoRA" if settings.kind == "LoRA" else "A full training"
+        self.report.say(
+            f'{what} of "{settings.subject}" from {photos} photos: {settings.steps} steps with {plan.optimizer} in '
+            f"{plan.precision} on {device_words(self.device)}."
+        )
+        for note in (*plan.notes, *self.processes.notes):
+            self.report.say(note)
+
+    def _plan_event(self, settings: TrainingSettings, plan: Plan, model: TrainingModel, seconds: float | None) -> None:
         self.report.event(
             "plan",
             steps=settings.steps,
@@ -146,15 +159,10 @@ class _Training:
             class_images=settings.class_images if settings.prior == "images" else 0,
             bytes=plan.estimate.total,
             device=device_words(self.device),
+            result_bytes=result_bytes(model, settings),
+            seconds=seconds,
             notes=[*plan.notes, *self.processes.notes],
         )
-        self.report.say(
-            f'{settings.kind} of "{settings.subject}" from {photos} photos: {settings.steps} steps with '
-            f"{plan.optimizer} in {plan.precision}, about {plan.estimate.total / 2**30:.1f} GiB on "
-            f"{device_words(self.device)}."
-        )
-        for note in (*plan.notes, *self.processes.notes):
-            self.report.say(note)
 
     def _record(
         self,
@@ -187,6 +195,10 @@ class _Training:
         if settings.train_text or plan.text_on_device:
             for encoder in model.encoders:
                 encoder.to(self.device)
+        if not self.going_on:
+            seconds = seconds_needed(model, settings, plan)
+            self._plan_event(settings, plan, model, seconds)
+            self.report.say(f"It will take about {duration(seconds)}.")
         maker = Maker(model, settings, plan, self.folder, self.report, self.cancelled)
         data = self._in_turn(lambda: maker.data(photos))
         model.vae.to(CPU)
@@ -215,7 +227,15 @@ class _Training:
             lora=lora,
             identity=self._identity(settings, plan, model, data),
             processes=self.processes,
-            viewer=Viewer(model, settings, self.folder, self.report, judge, dtype=drawing_dtype(plan, model)),
+            viewer=Viewer(
+                model,
+                settings,
+                self.folder,
+                self.report,
+                judge,
+                dtype=drawing_dtype(plan, model),
+                cancelled=self.cancelled,
+            ),
             keep=lambda step: export.write(
                 self.folder / KEPT / f"{settings.name}-{step:06d}{ENDING}", facts_of(trainer, step)
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .captions import with_subject
 from .draw import draw
-from .errors import DreamBoothError
+from .errors import DreamBoothError, TrainingStopped
 from .model import TrainingModel
 from .places import brought, computing, device_of
 from .progress import Report
@@ -81,17 +81,24 @@ class Viewer:
         judge: Judge | None = None,
         *,
         dtype: torch.dtype | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """dtype: what is drawn in, None for the weights' own precision."""
+        """dtype: what is drawn in, None for the weights' own precision. cancelled: ends a look in its middle."""
         self.model, self.settings, self.folder, self.report = model, settings, folder, report
-        self.dtype = dtype
+        self.dtype, self.cancelled = dtype, cancelled
         self.judge = judge if settings.select_best else None
         templates = settings.sample_prompts or (VARIED if self.judge else PLAIN)
         self.prompts = [with_subject(template, settings) for template in templates]
         judged = (self.judge.templates if self.judge else ()) or templates
         self.judged = [with_subject(template, settings) for template in judged]
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def _may_stop(self, done: int, total: int) -> None:
+        if self.cancelled():
+            raise TrainingStopped("Stopped while samples were drawn.")
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], each_step: Callable[[int, int], None] | None = None
+    ) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] on the CPU, one for each prompt and seed."""
         side = self.settings.resolution or self.model.resolution
         device = device_of(self.model.unet)
@@ -104,25 +111,31 @@ class Viewer:
                 steps=STEPS,
                 cfg_scale=CFG_SCALE,
                 seeds=seeds,
+                each_step=each_step,
             )
         return pictures.float().clamp(-1, 1).cpu()
 
-    def look(self, step: int, best: Best, weights: Mapping[str, Tensor]) -> None:
-        """Draws, saves and judges. weights: what the model has now; the best are kept in a file. What fails here is
-        said and stops nothing."""
+    def look(self, step: int, best: Best, weights: Mapping[str, Tensor]) -> bool:
+        """Draws, saves and judges; False when it was cancelled, which leaves `best` as it was.
+
+        weights: what the model has now; the best are kept in a file. What fails here is said and stops nothing.
+        """
         try:
             self._samples(step)
             if self.judge is not None:
                 self._judge(self.judge, step, best, weights)
+        except TrainingStopped:
+            return False
         except torch.cuda.OutOfMemoryError:
             self.report.warning(f"There was not enough memory for samples at step {step}; the training goes on.")
         except OSError as error:
             reason = error.strerror or "the disk may be full"
             self.report.warning(f"The samples of step {step} could not be saved ({reason}); the training goes on.")
+        return True
 
     def _samples(self, step: int) -> None:
         seeds = [self.settings.seed + number for number in range(len(self.prompts))]
-        pictures = self.draw(self.prompts, seeds)
+        pictures = self.draw(self.prompts, seeds, self._may_stop)
         (self.folder / SAMPLES).mkdir(exist_ok=True)
         files = [f"{SAMPLES}/step-{step:06d}-{number + 1}.png" for number in range(len(pictures))]
         for name, picture in zip(files, pictures):
@@ -132,7 +145,7 @@ class Viewer:
     def _judge(self, judge: Judge, step: int, best: Best, weights: Mapping[str, Tensor]) -> None:
         prompts = [prompt for prompt in self.judged for _ in range(2)]
         seeds = [self.settings.seed + 1000 + number for number in range(len(prompts))]
-        subject, prompt = judge.score(self.draw(prompts, seeds), prompts)
+        subject, prompt = judge.score(self.draw(prompts, seeds, self._may_stop), prompts)
         score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
         better = best.better(score)
         if better:

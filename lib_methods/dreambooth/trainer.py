@@ -108,7 +108,7 @@ class Trainer:
             rank=self.processes.rank,
             processes=self.processes.count,
         )
-        self.position = self.saved = self.skipped = 0
+        self.position = self.saved = self.looked = self.skipped = 0
         self.best = Best()
         self.pace = Pace()
         self.texts = TextSource(
@@ -179,15 +179,18 @@ class Trainer:
         DreamBoothError when it cannot go on."""
         steps, told = self.settings.steps, time.monotonic()
         cost = 0.0
-        while self.position < steps and not self.processes.any(self.best.given_up):
+        while True:
             if self.processes.any(self.cancelled()):
                 self._stop()
+            if not self._look():
+                continue
+            if self.position >= steps or self.processes.any(self.best.given_up):
+                break
             started = time.monotonic()
             done = self.step()
             self.pace.add(time.monotonic() - started)
             losses = {"loss": done.loss, "subject": done.subject, "prior": done.prior}
             self.report.step(self.position, steps, losses, done.rate, self.pace.seconds)
-            self._look()
             every = self.settings.save_every
             by_time = time.monotonic() - told >= max(SAVE_AFTER, SAVE_SHARE * cost)
             due = bool(every) and self.position % every == 0
@@ -218,15 +221,20 @@ class Trainer:
         self.report.event("cancelled", step=self.position)
         raise TrainingStopped(f"Stopped after step {self.position} of {self.settings.steps}.")
 
-    def _look(self) -> None:
-        """Draws and judges samples, where the step is one for that."""
+    def _look(self) -> bool:
+        """Draws and judges samples, where the step is one for that; False when it was cancelled meanwhile."""
         every = self.settings.sample_every
-        if self.viewer is None or not every or (self.position % every and self.position != self.settings.steps):
-            return
+        due = bool(every) and (self.position % every == 0 or self.position == self.settings.steps)
+        if self.viewer is None or not due or self.looked == self.position:
+            return True
+        whole = True
         if self.processes.is_main:
             with self.averaged(), self.texts.encoders_here():
-                self.viewer.look(self.position, self.best, self.trained.state_dict())
-        self.processes.wait()
+                whole = self.viewer.look(self.position, self.best, self.trained.state_dict())
+        if self.processes.any(not whole):
+            return False
+        self.looked = self.position
+        return True
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -249,6 +257,7 @@ class Trainer:
             "average": None if self.ema is None else self.ema.state_dict(),
             "order": self.batches.order.state(),
             "best": self.best.state(),
+            "looked": self.looked,
             "skipped": self.skipped,
         }
         try:
@@ -276,7 +285,7 @@ class Trainer:
                 self.ema.load_state_dict(state.parts["average"])
             self.batches.order.restore(state.parts["order"])
             self.best = Best.restored(state.parts["best"])
-            self.skipped = int(state.parts["skipped"])
+            self.looked, self.skipped = int(state.parts["looked"]), int(state.parts["skipped"])
         except (KeyError, TypeError) as error:
             raise DreamBoothError(f"{STATE} is damaged; start the training anew under another name.") from error
         self.position = self.saved = state.step

@@ -19,7 +19,7 @@ from torch import Tensor
 from lib_methods.dreambooth import progress as progress_module
 from lib_methods.dreambooth import showing, tensor_file
 from lib_methods.dreambooth.choose import resolved
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.progress import Pace, Report, duration
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.state import STATE
@@ -349,3 +349,32 @@ def test_tensorboard_gets_the_losses_where_it_is_installed(tmp_path: Path, monke
     report.step(3, 9, {"loss": 0.5, "subject": 0.25, "prior": 0.25}, 1e-4, 1.0)
     report.close()
     assert ("loss", 0.5, 3) in writer.seen and ("rate", 1e-4, 3) in writer.seen and writer.closed
+
+
+@pytest.mark.parametrize("values", [{}, {"train_text": True, "convolutions": True}, {"kind": "full", "prior": "off"}])
+def test_the_plan_foresees_the_result_s_size_and_the_time(tmp_path: Path, values: dict[str, Any]) -> None:
+    settings = settings_for(tmp_path, **values)
+    train(settings)
+    plans = events(settings, "plan")
+    size = (settings.out / "dog1.safetensors").stat().st_size
+    assert plans[-1]["result_bytes"] == pytest.approx(size, rel=0.1, abs=60_000)  # names and metadata come on top
+    assert plans[0]["seconds"] is None and plans[-1]["seconds"] > 0
+
+
+def test_a_stop_in_the_middle_of_a_look_drops_it_and_it_is_made_up_for_later(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, select_best=True, sample_every=2)
+    scores = [0.9, 0.1]
+    whole = train(settings, find_judge=lambda *asked: FixedJudge(scores[:]))
+    stopped = moved(settings, tmp_path / "stopped")
+    asked: list[int] = []
+
+    def in_the_first_look() -> bool:
+        asked.append(len(events(stopped, "step")))
+        return asked.count(2) >= 3  # asked before the look, at its first step, and now in its middle
+
+    with pytest.raises(TrainingStopped, match="after step 2"):
+        train(stopped, cancelled=in_the_first_look, find_judge=lambda *asked: FixedJudge(scores[:]))
+    assert not events(stopped, "score")
+    again = train(stopped, resume=True, find_judge=lambda *asked: FixedJudge(scores[:]))
+    assert again.best_step == whole.best_step == 2
+    assert equal(load_file(whole.files[0]), load_file(again.files[0]))
