@@ -34,6 +34,7 @@ from lib_methods.ui.gradio_compat import (
 from lib_methods.ui.status import status_html
 
 TITLE = "DreamBooth"
+REFRESH = "\U0001f504"
 ROOM = room_of_host()
 HANDLERS = TabHandlers(
     Trainings.in_folder(Path(paths.data_path) / "dreambooth", ROOM, deliver_to(model_lists.folder_of)), model_lists
@@ -76,11 +77,10 @@ def make_tab() -> list[tuple[Any, str, str]]:
                 line = gr.HTML(HANDLERS.form(None)[0], elem_id="dreambooth_line")
                 with gr.Accordion("More", open=False, elem_id="dreambooth_more"):
                     _more(made)
-                    with gr.Row():
-                        earlier = unsaved(
-                            gr.Dropdown([], label="Go on with an earlier training", elem_id="dreambooth_earlier")
-                        )
-                        go_on = gr.Button("Resume that one", elem_id="dreambooth_resume_earlier")
+                    with gr.Row(elem_classes=["dreambooth-beside"]):
+                        earlier = unsaved(gr.Dropdown([], label="Unfinished trainings", elem_id="dreambooth_earlier"))
+                        find = ui_components.ToolButton(value=REFRESH, elem_id="dreambooth_unfinished")
+                        go_on = gr.Button("Resume it", elem_id="dreambooth_resume_earlier")
             with gr.Column(elem_id="dreambooth_result"):
                 panel = gr.HTML(status_html("Nothing has been trained yet."), elem_id="dreambooth_panel")
                 with gr.Row(elem_id="dreambooth_buttons"):
@@ -97,7 +97,7 @@ def make_tab() -> list[tuple[Any, str, str]]:
         listen_then(use.click, HANDLERS.use, [], [line, usage], "(line, usage) => dreamboothPage.use(usage)")
         listen(made["refresh"].click, HANDLERS.bases, [], [made["base"]])
         look(poll.click, HANDLERS.look, [seen], outputs)
-        listen(made["unfinished"].click, HANDLERS.unfinished, [], [earlier])
+        listen(find.click, HANDLERS.unfinished, [], [earlier])
         for component in (files, *controls):
             follow(component.change, HANDLERS.form, [files, *controls], [line, shown])
     return [(tab, TITLE, "dreambooth")]
@@ -117,17 +117,10 @@ def _photos() -> Any:
 
 def _main(made: dict[str, Any]) -> None:
     """What every training has to be told."""
-    made["class_noun"] = unsaved(
-        gr.Textbox(
-            value="",
-            label="What is it?",
-            placeholder="dog, coffee mug, backpack, person ...",
-            info="the class of the subject, in one or two words",
-            lines=1,
-            elem_id="dreambooth_class_noun",
-        )
+    made["class_noun"] = _text(
+        "class_noun", "What is it?", "the class of the subject, in one or two words", "dog, coffee mug, person ..."
     )
-    with gr.Row(elem_classes=["dreambooth-base"]):
+    with gr.Row(elem_classes=["dreambooth-beside"]):
         made["base"] = unsaved(
             gr.Dropdown(
                 model_lists.checkpoints(),
@@ -136,7 +129,7 @@ def _main(made: dict[str, Any]) -> None:
                 elem_id="dreambooth_base",
             )
         )
-        made["refresh"] = ui_components.ToolButton(value="\U0001f504", elem_id="dreambooth_refresh")
+        made["refresh"] = ui_components.ToolButton(value=REFRESH, elem_id="dreambooth_refresh")
     made["kind"] = gr.Radio(
         list(KINDS),
         value=DEFAULTS["kind"],
@@ -149,10 +142,8 @@ def _main(made: dict[str, Any]) -> None:
 def _more(made: dict[str, Any]) -> None:
     """What has a good default."""
     with gr.Row():
-        made["name"] = unsaved(gr.Textbox("", label="Name of the result", info="empty: from the class", lines=1))
-        made["identifier"] = unsaved(
-            gr.Textbox("", label="Rare word", info="stands for the subject; empty: chosen", lines=1)
-        )
+        made["name"] = _text("name", "Name of the result", "empty: from the class")
+        made["identifier"] = _text("identifier", "Rare word", "stands for the subject; empty: chosen")
     with gr.Row():
         made["steps"] = _number("steps", "Steps", "0: from the photos")
         made["rate"] = _number("rate", "Learning rate", "0: from the kind", precision=None)
@@ -161,13 +152,11 @@ def _more(made: dict[str, Any]) -> None:
     with gr.Row():
         made["train_text"] = _switch("train_text", "Train the text encoder, too")
         made["convolutions"] = _switch("convolutions", "LoRA on convolutions, too")
-        made["rank"] = gr.Slider(1, 128, value=DEFAULTS["rank"], step=1, label="LoRA rank")
+        made["rank"] = _slider("rank", "LoRA rank", 1, 128, 1)
     with gr.Row():
-        made["prior"] = gr.Radio(
-            list(PRIORS), value=DEFAULTS["prior"], label="Prior preservation", info="keeps the class what it was"
-        )
-        made["class_images"] = _number("class_images", "Class images")
-        made["prior_weight"] = gr.Slider(0.0, 3.0, value=DEFAULTS["prior_weight"], step=0.05, label="Prior weight")
+        made["prior"] = _choice("prior", "Prior preservation", PRIORS, "keeps the class what it was")
+        made["class_images"] = _number("class_images", "Class images", "how many are drawn beforehand")
+        made["prior_weight"] = _slider("prior_weight", "Prior weight", 0.0, 3.0, 0.05)
     with gr.Row():
         made["captions"] = _switch("captions", "Captions from .txt files")
         made["masks"] = _switch("masks", "Masks")
@@ -176,30 +165,42 @@ def _more(made: dict[str, Any]) -> None:
     with gr.Row():
         made["sample_every"] = _number("sample_every", "Samples every", "steps; 0: chosen")
         made["save_every"] = _number("save_every", "Keep a copy every", "steps; 0: none")
-        made["seed"] = _number("seed", "Seed")
-    made["sample_prompts"] = unsaved(
-        gr.Textbox(
-            "",
-            label="Sample prompts, one a line",
-            placeholder="a photo of {subject} on the beach",
-            info="{subject} stands for rare word and class; empty: chosen",
-            lines=2,
-        )
+        made["seed"] = _number("seed", "Seed", "the same one trains the same")
+    made["sample_prompts"] = _text(
+        "sample_prompts",
+        "Sample prompts, one a line",
+        "{subject} stands for rare word and class; empty: chosen",
+        "a photo of {subject} on the beach",
+        lines=2,
     )
     with gr.Row():
         made["memory"] = _number("memory", "Memory, GB", "0: what the device has", precision=None)
-        made["precision"] = gr.Dropdown(list(PRECISIONS), value=DEFAULTS["precision"], label="Precision")
-        made["optimizer"] = gr.Dropdown(list(OPTIMIZERS), value=DEFAULTS["optimizer"], label="Optimizer")
-        made["saved_as"] = gr.Dropdown(list(SAVED_AS), value=DEFAULTS["saved_as"], label="Result's precision")
-    made["unfinished"] = gr.Button("Look for unfinished trainings", size="sm", elem_id="dreambooth_unfinished")
+        made["precision"] = _choice("precision", "Precision", PRECISIONS)
+        made["optimizer"] = _choice("optimizer", "Optimizer", OPTIMIZERS)
+        made["saved_as"] = _choice("saved_as", "Result's precision", SAVED_AS)
 
 
-def _number(name: str, label: str, info: str | None = None, precision: int | None = 0) -> Any:
-    return gr.Number(value=DEFAULTS[name], label=label, info=info, precision=precision, minimum=0)
+def _text(name: str, label: str, info: str, example: str = "", lines: int = 1) -> Any:
+    """A text that belongs to one training, which the host does not remember."""
+    elem_id = f"dreambooth_{name}"
+    return unsaved(gr.Textbox("", label=label, info=info, placeholder=example, lines=lines, elem_id=elem_id))
+
+
+def _number(name: str, label: str, info: str, precision: int | None = 0) -> Any:
+    elem_id = f"dreambooth_{name}"
+    return gr.Number(DEFAULTS[name], label=label, info=info, precision=precision, minimum=0, elem_id=elem_id)
+
+
+def _slider(name: str, label: str, low: float, high: float, step: float) -> Any:
+    return gr.Slider(low, high, value=DEFAULTS[name], step=step, label=label, elem_id=f"dreambooth_{name}")
 
 
 def _switch(name: str, label: str) -> Any:
-    return gr.Checkbox(DEFAULTS[name], label=label)
+    return gr.Checkbox(DEFAULTS[name], label=label, elem_id=f"dreambooth_{name}")
+
+
+def _choice(name: str, label: str, choices: tuple[str, ...], info: str | None = None) -> Any:
+    return gr.Dropdown(list(choices), value=DEFAULTS[name], label=label, info=info, elem_id=f"dreambooth_{name}")
 
 
 def _add_api(demo: Any, app: Any) -> None:

@@ -14,6 +14,7 @@ from lib_methods.dreambooth.photos import Photo, find_photos
 from lib_methods.pictures.store import ImageStore
 
 MOST_FILES = 500
+NO_PHOTOS = "Drop 3 to 5 photos of the subject into the box first."
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -31,7 +32,7 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
     """
     files = list(files)
     if not files:
-        raise DreamBoothError("Drop 3 to 5 photos of the subject into the box first.")
+        raise DreamBoothError(NO_PHOTOS)
     if len(files) > MOST_FILES:
         raise DreamBoothError(f"These are {len(files)} files; at most {MOST_FILES} can be taken. 3 to 5 are enough.")
     shutil.rmtree(folder, ignore_errors=True)

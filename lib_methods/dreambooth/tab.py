@@ -104,15 +104,15 @@ class TabHandlers:
     def _begin(self, wanted: dict[str, Any], photos: Sequence[Path] | list[Any]) -> TrainingSettings:
         if self.trainings.is_running:
             raise DreamBoothError(BUSY)
+        if not photos:
+            raise DreamBoothError(intake.NO_PHOTOS)
         name = self.trainings.free_name(clean_name(wanted.get("name"), wanted.get("class_noun")))
         settings = self._settings(wanted, name)
         folder = JobFiles(self.trainings.root, name).photos
-        if photos and all(isinstance(photo, Path) for photo in photos):
+        if all(isinstance(photo, Path) for photo in photos):
             intake.take_in(photos, folder)
-        elif photos:
-            intake.take_in_encoded(photos, folder)
         else:
-            intake.take_in([], folder)
+            intake.take_in_encoded(photos, folder)
         self.trainings.start(settings)
         return settings
 

@@ -1,0 +1,171 @@
+"""What a host lacks goes into a folder of the pack's own, and nothing of the host's is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib_methods.dreambooth import packages
+from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+from lib_methods.dreambooth.packages import HOSTS_OWN, REQUIREMENTS, Requirement, ensure, explain, missing, pip_command
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY = Requirement("toy-package", (2, 1), "2.2")
+
+
+def install(folder: Path, name: str, version: str) -> None:
+    """What pip leaves of a package, without pip."""
+    (folder / f"{name.replace('-', '_')}-{version}.dist-info").mkdir(parents=True)
+    (folder / f"{name.replace('-', '_')}-{version}.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8"
+    )
+    (folder / f"{name.replace('-', '_')}.py").write_text(f"version = {version!r}\n", encoding="utf-8")
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "REQUIREMENTS", (TOY,))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def quiet(text: str, done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+@pytest.mark.parametrize(
+    ("version", "needed"), [("2.0.9", True), ("2.1", False), ("2.10.0.dev1", False), ("3", False), ("junk", True)]
+)
+def test_only_what_is_missing_or_too_old_is_needed(toy: None, tmp_path: Path, version: str, needed: bool) -> None:
+    assert missing(tmp_path) == [TOY]
+    install(tmp_path, "toy-package", version)
+    assert missing(tmp_path) == ([TOY] if needed else [])
+
+
+def test_what_the_host_has_is_not_installed_again(toy: None, tmp_path: Path) -> None:
+    install(tmp_path / "host", "toy-package", "2.1.0")
+    sys.path.append(str(tmp_path / "host"))
+    assert missing(tmp_path / "own") == []
+    ensure(tmp_path / "own", quiet)
+    assert not (tmp_path / "own").exists()
+    assert str(tmp_path / "own") not in sys.path
+
+
+def test_the_own_folder_comes_before_an_older_one_of_the_host(
+    toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "host", "toy-package", "1.0")
+    sys.path.append(str(tmp_path / "host"))
+    before = sorted(path.name for path in (tmp_path / "host").rglob("*"))
+    monkeypatch.setattr(
+        packages, "_install", lambda requirement, target, cancelled: install(target, requirement.name, "2.2")
+    )
+    told: list[str] = []
+    ensure(tmp_path / "own", lambda text, done, total: told.append(f"{text} {done}/{total}"))
+    assert told[0].startswith("Installing toy-package 2.2")
+    assert sys.path.index(str(tmp_path / "own")) < sys.path.index(str(tmp_path / "host"))
+    assert sorted(path.name for path in (tmp_path / "host").rglob("*")) == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".installing")] == []
+    told.clear()
+    ensure(tmp_path / "own", lambda text, done, total: told.append(text))
+    assert told == [], "the second time there is nothing to do"
+
+
+def test_a_failed_installation_leaves_nothing(toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(requirement: Requirement, target: Path, cancelled: object) -> None:
+        install(target, requirement.name, "2.2")
+        raise DreamBoothError("no connection")
+
+    monkeypatch.setattr(packages, "_install", fail)
+    with pytest.raises(DreamBoothError):
+        ensure(tmp_path / "own", quiet)
+    assert list((tmp_path / "own").iterdir()) == []
+    assert missing(tmp_path / "own") == [TOY]
+
+
+def test_the_real_pip_without_an_index_ends_in_a_sentence(
+    toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_TARGET", str(tmp_path / "elsewhere"))
+    with pytest.raises(DreamBoothError, match=r"toy-package 2\.2.*package index"):
+        ensure(tmp_path / "own", quiet)
+    assert not (tmp_path / "elsewhere").exists()
+    assert "toy-package" in capfd.readouterr().out, "the console file keeps what pip said"
+
+
+def test_cancelling_ends_pip(toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "pip_command", lambda *args: [sys.executable, "-c", "import time; time.sleep(60)"])
+    with pytest.raises(TrainingStopped):
+        ensure(tmp_path / "own", quiet, lambda: True)
+
+
+def test_a_python_that_is_no_webuis(toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "HOSTS_OWN", ("no-such-thing",))
+    with pytest.raises(DreamBoothError, match="lacks no-such-thing"):
+        ensure(tmp_path / "own", quiet)
+
+
+def test_pip_is_told_to_touch_nothing_else() -> None:
+    for requirement in REQUIREMENTS:
+        command = pip_command(requirement, Path("own"))
+        assert {"--no-deps", "--only-binary=:all:", "--target"} <= set(command)
+        assert command[-1] == f"{requirement.name}=={requirement.install}"
+        numbers = tuple(int(part) for part in requirement.install.split("."))
+        assert numbers >= requirement.least, "what is installed has to do"
+    assert not {requirement.name for requirement in REQUIREMENTS} & set(HOSTS_OWN)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("/usr/bin/python: No module named pip", "has no pip"),
+        ("OSError: [Errno 28] No space left on device: '/secret'", "disk is full"),
+        ("ERROR: [Errno 13] Permission denied: '/secret'", "cannot be written"),
+        ("NewConnectionError('<...>: Failed to establish')", "no connection"),
+        ("ERROR: No matching distribution found for x", "no version of it"),
+        ("something else /secret", "console file"),
+    ],
+)
+def test_pips_failures_are_explained(output: str, said: str) -> None:
+    sentence = explain(output, "x 1.0")
+    assert said in sentence
+    assert "/secret" not in sentence
+
+
+def test_the_engine_and_the_trainer_import_in_the_real_webui(tmp_path: Path) -> None:
+    """With the WebUI's own interpreter, transformers and torch; diffusers from the pack's folder."""
+    root = os.environ.get("SD_WEBUI_DIR")
+    if not root:
+        pytest.skip("SD_WEBUI_DIR is not set to a checkout of the WebUI v1.10.1")
+    candidates = [Path(root) / "venv" / "bin" / "python", Path(root) / "venv" / "Scripts" / "python.exe"]
+    python = os.environ.get("SD_WEBUI_PYTHON") or next((str(path) for path in candidates if path.is_file()), None)
+    if python is None:
+        pytest.skip("the WebUI has no Python of its own there; set SD_WEBUI_PYTHON")
+    code = (
+        (
+            "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+            "from lib_methods.dreambooth import packages\n"
+            "before = [r.name for r in packages.missing(Path(sys.argv[2]))]\n"
+            "packages.ensure(Path(sys.argv[2]), lambda *line: None)\n"
+            "import diffusers, standalone.engine.checkpoint, standalone.dreambooth.model, lib_methods.dreambooth.run\n"
+            "model = standalone.dreambooth.model.load_training_model(Path(sys.argv[3]), 'cpu', None)\n"
+            "print(json.dumps({'missing': before, 'from': diffusers.__file__, 'family': model.family}))"
+        )
+        .replace("'cpu', None", "torch.device('cpu'), torch.float32")
+        .replace("import json", "import torch, json")
+    )
+    shapes = ROOT / "models" / "shapes" / "shapes.safetensors"
+    command = [python, "-I", "-c", code, str(ROOT), str(tmp_path / "own"), str(shapes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if "no connection" in done.stderr or "package index" in done.stderr:
+        pytest.skip("the package index cannot be reached")
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["family"] == "sd1"
+    if "diffusers" in told["missing"]:
+        assert Path(told["from"]).is_relative_to(tmp_path / "own")
