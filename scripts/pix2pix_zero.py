@@ -1,7 +1,8 @@
 """pix2pix-zero in the WebUI: controls, infotext, arguments, life cycle. What it does is in lib_methods/pix2pix_zero.
 
 API: `"alwayson_scripts": {"pix2pix-zero": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or with
-one object of those names in the first place: `{"source": "cat", "target": "dog"}`.
+one object of those names in the first place: `{"source": "cat", "target": "dog"}`. The library of directions has routes
+of its own, see lib_methods/pix2pix_zero/routes.py.
 
 A request that cannot be understood is answered with 422 before its job starts; a job of the page runs without the
 method, and the sentence is shown in the page, under the picture and as "pix2pix-zero error" in the infotext. So it is
@@ -10,6 +11,7 @@ with a sampler or a model that the method cannot work with, which is known only 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import gradio as gr
 from modules import paths, script_callbacks, scripts, shared, ui_components
 
 from lib_methods.pictures.store import ImageStore
-from lib_methods.pix2pix_zero import infotext, page
+from lib_methods.pix2pix_zero import infotext, page, page_library, routes
+from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.request import CONTROLS, TITLE, parse_request
 from lib_methods.pix2pix_zero.sentences import KINDS
 from lib_methods.pix2pix_zero.settings import (
@@ -31,6 +34,7 @@ from lib_methods.pix2pix_zero.settings import (
     REGULARISATIONS,
     Pix2PixZeroSettings,
 )
+from lib_methods.pix2pix_zero.workshop import Workshop
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import add_axes
 from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved
@@ -38,9 +42,19 @@ from lib_methods.ui.job import MethodJobs
 
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
 DIRECTIONS = Path(paths.data_path) / "feedback" / "directions"
+TEXT_MODELS = Path(paths.models_path) / "text"
 DEFAULTS = infotext.DEFAULTS
 TOLD = (infotext.PSNR_KEY, infotext.NOTE_KEY)
 JOBS = MethodJobs(TITLE, "pix2pix_zero", (*infotext.KEYS.values(), *TOLD), infotext.ERROR_KEY)
+
+
+def _with_text_encoder(work: Callable[[Any], Any]) -> Any:
+    from lib_methods.hosts.a1111_text import with_text_encoder  # here, as in `MethodJobs.guide`
+
+    return with_text_encoder(work)
+
+
+WORKSHOP = Workshop(DirectionLibrary(DIRECTIONS), _with_text_encoder, TEXT_MODELS)
 
 
 class Pix2PixZeroScript(scripts.Script):
@@ -114,15 +128,14 @@ class Pix2PixZeroScript(scripts.Script):
                     made["words_are"] = _choice(
                         "words_are", "The words are", KINDS, "decides the sentences they stand in"
                     )
-                made["directions"] = _text(
-                    "Directions", "cat to dog: 1, day to night: -0.5", "from the library, in place of source and target"
-                )
                 with gr.Row():
                     made["caption_as_negative"] = gr.Checkbox(
                         True, label="Caption as negative prompt where that is empty"
                     )
                     made["save_memory"] = gr.Checkbox(True, label="Save memory")
                     made["show"] = gr.Checkbox(True, label="Show reconstruction and attention")
+            words = [made[name] for name in ("source", "target", "words_are")]
+            made.update(page_library.build_library(WORKSHOP, elem_id, words))
         controls = [made[name] for name in CONTROLS]
         listen(drop.change, handlers.receive_mask, [drop, *controls, steps], [drop, made["mask"], status])
         listen(forget.click, lambda: "", [], [made["mask"]])
@@ -222,6 +235,7 @@ def _choice(name: str, label: str, choices: tuple[str, ...], info: str | None = 
 def _job_of(p: Any) -> Any:
     from modules import prompt_parser
 
+    from lib_methods.hosts.a1111_text import TextEncoder
     from lib_methods.pix2pix_zero.session import Job
 
     state = shared.state
@@ -234,7 +248,9 @@ def _job_of(p: Any) -> Any:
         return not (state.interrupted or state.skipped)
 
     first = int(getattr(p, "iteration", 0)) * int(p.batch_size)
-    return Job(prompts, tuple(p.negative_prompts), float(p.cfg_scale), first, go_on)
+    text = TextEncoder(p.sd_model)
+    known = {"clip_skip": text.clip_skip, "checkpoint": text.checkpoint}
+    return Job(prompts, tuple(p.negative_prompts), float(p.cfg_scale), first, go_on, **known)
 
 
 def _add_axes() -> None:
@@ -247,6 +263,8 @@ def _add_axes() -> None:
 
 def _guard_api(demo: Any, app: Any) -> None:
     guard_script(app, TITLE, lambda arguments: parse_request(arguments, STORE))
+    if shared.cmd_opts.api:
+        routes.add_routes(app, WORKSHOP, getattr(shared.cmd_opts, "api_auth", None))
 
 
 script_callbacks.on_before_ui(_add_axes)

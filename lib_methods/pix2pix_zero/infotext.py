@@ -28,9 +28,10 @@ ENABLED_KEY = TITLE
 DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in fields(Pix2PixZeroSettings) if field.default is not MISSING
 }
+_NEVER = ("save_as",)  # an infotext that is pasted must not overwrite what is kept
 _ALWAYS = ("strength", "structure")
 _SWITCHES = {"True": True, "False": False}
-_WORDS = {"source": "a", "target": "b"}  # so that any other field can be checked by itself
+_WORDS = {"source": "any source", "target": "any target"}  # so that any other field can be checked by itself
 _MASK = "0" * 64
 
 
@@ -39,7 +40,7 @@ def to_infotext(settings: Pix2PixZeroSettings) -> dict[str, str]:
     return {
         KEYS[name]: _text(value)
         for name, value in control_values(settings).items()
-        if name in _ALWAYS or value != DEFAULTS[name]
+        if name not in _NEVER and (name in _ALWAYS or value != DEFAULTS[name])
     }
 
 
@@ -53,7 +54,7 @@ def from_infotext(given: Mapping[str, Any]) -> dict[str, Any]:
         return {"enabled": False, **dict.fromkeys(KEYS)}
     values: dict[str, Any] = {"enabled": True, **DEFAULTS}
     for name, key in KEYS.items():
-        if key not in given:
+        if key not in given or name in _NEVER:
             continue
         try:
             value = _value(name, str(given[key]))

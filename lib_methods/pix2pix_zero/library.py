@@ -20,6 +20,7 @@ from lib_methods.ui import names
 from lib_methods.ui.names import MAX_NAME
 
 SUFFIX = ".safetensors"
+SEPARATORS = re.compile(r"[,:|]")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ class Listed:
 def clean_name(name: object) -> str:
     """The name as it is kept, see `lib_methods.ui.names`. Raises `DirectionError`."""
     return names.clean_name(name, "direction", DirectionError)
+
+
+def new_name(name: object) -> str:
+    """A name for a new direction, as it is kept: without what stands between directions in "cat to dog: 1, a: -1".
+
+    Raises `DirectionError`.
+    """
+    clean = clean_name(name)
+    if SEPARATORS.search(clean):
+        raise DirectionError("The direction's name may not hold , : or |, which stand between directions.")
+    return clean
 
 
 class DirectionLibrary:

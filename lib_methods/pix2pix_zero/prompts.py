@@ -51,7 +51,7 @@ def directions_for(
     """
     if settings.directions:
         library = DirectionLibrary(folder)
-        choices = [_combined(text, library) for text in settings.directions.split(ALTERNATIVES) if text.strip()]
+        choices = [combined(text, library) for text in settings.directions.split(ALTERNATIVES) if text.strip()]
         if not choices:
             raise SettingsError("There is no direction between the bars. Name one of the library.")
     elif settings.direction_from == CAPTION:
@@ -68,7 +68,7 @@ def directions_for(
     return tuple(choices[(first + index) % len(choices)] for index in range(len(captions)))
 
 
-def _combined(text: str, library: DirectionLibrary) -> Direction:
+def combined(text: str, library: DirectionLibrary) -> Direction:
     """The weighted sum that "cat to dog: 1, day to night: -0.5" means."""
     parts = []
     for part in text.split(","):

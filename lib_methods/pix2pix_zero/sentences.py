@@ -235,6 +235,11 @@ def read_sentences(path: str | os.PathLike[str], word: str) -> list[str]:
 
     Raises `SentencesError` also for a file that is missing, larger than 1 MiB or not a text.
     """
+    return parse_sentences(read_text(path), word)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """What is in a text file in UTF-8. Raises `SentencesError` as `read_sentences` does."""
     file = Path(path)
     try:
         if not file.is_file():  # nor a folder, a device or a pipe, which would never end
@@ -253,4 +258,4 @@ def read_sentences(path: str | os.PathLike[str], word: str) -> list[str]:
         raise SentencesError("The file is not a text in UTF-8.") from None
     if any(character < " " and character not in "\t\n\r\f" for character in text):
         raise SentencesError("The file is not a text: it holds binary data.")
-    return parse_sentences(text, word)
+    return text

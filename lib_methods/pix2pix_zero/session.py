@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero import apply, masks, page
 from lib_methods.pix2pix_zero.apply import Edit, Words
 from lib_methods.pix2pix_zero.inversion import psnr
+from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.prompts import captions_for, directions_for, positions_of
 from lib_methods.pix2pix_zero.settings import Pix2PixZeroSettings
 
@@ -25,7 +26,8 @@ class Job:
     """What the host knows of the pass that is about to start.
 
     prompts, negatives: of each image of the batch. first: the number of the batch's first image in the job. go_on:
-    told how many steps of the inversion are done, of how many; False interrupts.
+    told how many steps of the inversion are done, of how many; False interrupts. clip_skip, checkpoint: for the record
+    of a direction that is kept.
     """
 
     prompts: tuple[str, ...]
@@ -33,6 +35,8 @@ class Job:
     cfg_scale: float
     first: int
     go_on: Callable[[int, int], bool]
+    clip_skip: int = 1
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,12 @@ def begin(
 
     Raises `Unsupported` or `SettingsError` with a sentence for the user.
     """
-    _, words = _words(sampling, settings, job, library)
+    captions, words = _words(sampling, settings, job, library)
+    if settings.save_as and job.first == 0 and not sampling.is_hires:
+        made = directions_for(sampling, settings, library, 0, captions[:1])[0]
+        if not settings.directions:  # those know what they were made from
+            made = replace(made, origin=replace(made.origin, clip_skip=job.clip_skip, model=job.checkpoint))
+        DirectionLibrary(library).save(settings.save_as, made)
     mask = _painted(sampling, settings, store)
     edit = apply.attach(sampling, settings, words, job.cfg_scale, mask=mask, progress=job.go_on)
     return None if edit is None else Session(sampling, edit)

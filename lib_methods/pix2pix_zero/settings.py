@@ -8,6 +8,7 @@ from lib_methods.checks import SettingsError, check_choice, check_number, check_
 from lib_methods.pictures.store import is_image_id
 from lib_methods.pix2pix_zero.ddpm import DDPM
 from lib_methods.pix2pix_zero.inversion import DDIM, DIRECT, InversionSettings
+from lib_methods.pix2pix_zero.library import new_name
 from lib_methods.pix2pix_zero.noise import Regularisation
 from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
 from lib_methods.pix2pix_zero.swap import swapped
@@ -61,6 +62,8 @@ class Pix2PixZeroSettings:
         or a picture in `mask` whose white is to "change" or to "keep".
         mask_level: from which share of its strongest attention on a position counts as the word's, 0 to 1.
         save_memory: compute parts of the guidance's gradient twice and hold less (gradient checkpointing).
+        save_as: keep the direction of this edit in the library under a name; of the first image where the caption
+        decides it. Not in the infotext.
         show: append the reconstruction, and where the word attends, to the results.
 
     Raises `SettingsError` with a sentence for the user.
@@ -88,6 +91,7 @@ class Pix2PixZeroSettings:
     mask_level: float = 0.3
     save_memory: bool = True
     show: bool = True
+    save_as: str = ""
 
     def __post_init__(self) -> None:
         for name, text, longest in (
@@ -96,12 +100,13 @@ class Pix2PixZeroSettings:
             ("Directions", self.directions, MAX_CAPTION),
             ("Caption", self.caption, MAX_CAPTION),
             ("The mask's word", self.mask_word, MAX_WORDS),
+            ("The direction's name", self.save_as, MAX_WORDS),
         ):
             if not isinstance(text, str):
                 raise SettingsError(f"{name} has to be text.")
             if len(text) > longest:
                 raise SettingsError(f"{name} is longer than {longest} characters.")
-        for field in ("source", "target", "directions", "caption", "mask_word"):
+        for field in ("source", "target", "directions", "caption", "mask_word", "save_as"):
             object.__setattr__(self, field, getattr(self, field).strip())
         for label, value, top in (
             ("Strength", self.strength, MAX_STRENGTH),
@@ -131,6 +136,10 @@ class Pix2PixZeroSettings:
         if self.mask_mode in MASK_MODES[2:] and not self.mask:
             raise SettingsError('There is no mask picture. Add one, or set the mask to "everywhere".')
         self._check_words()
+        if self.save_as:
+            object.__setattr__(self, "save_as", new_name(self.save_as))
+            if len(_parts(self.directions) or self.pairs) > 1:
+                raise SettingsError("Only one direction can be kept under a name: leave out the others, or the name.")
         if self.mask_mode == "by word" and not (self.mask_word or self.sources):
             raise SettingsError("Say which word of the caption the mask is to follow.")
         object.__setattr__(self, "refinements", int(self.refinements))

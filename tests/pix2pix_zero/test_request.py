@@ -120,7 +120,7 @@ def any_settings(draw: st.DrawFn) -> Pix2PixZeroSettings:
     start, end = sorted((draw(st.floats(0, 1)), draw(st.floats(0, 1))))
     mode = draw(st.sampled_from(MASK_MODES))
     return settings(
-        source=draw(texts.filter(bool)) + " a",
+        source=draw(texts.filter(bool)).replace("|", " ") + " a",
         target=draw(texts.filter(lambda text: bool(text.strip("| ")))) + " b",
         words_are=draw(st.sampled_from(KINDS)),
         caption=draw(texts),
