@@ -1,0 +1,223 @@
+"""The training loops that `bench dreambooth` compares, each in a process of its own.
+
+`python -m benchmarks.dreambooth_loops plain|full|lora REPORT [--quick]` builds SD1.5 with random weights, trains some
+steps on pictures of noise, and writes what they took into REPORT. "plain" is a loop as diffusers' DreamBooth example
+has it; the others are the pack's own trainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from benchmarks.full_size import PeakMemory, sd15_unet, settle
+from lib_methods.dreambooth.dataset import Example, TrainingData
+from lib_methods.dreambooth.lora import LoraSet
+from lib_methods.dreambooth.memory import ModelSizes, half_precision, plan_training
+from lib_methods.dreambooth.model import TextEmbedding
+from lib_methods.dreambooth.places import CPU, release_memory
+from lib_methods.dreambooth.progress import Report
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.sizes import GIB
+from lib_methods.dreambooth.trainer import Trainer
+
+LOOPS = ("plain", "full", "lora")
+MEMORY = 8 * GIB  # what the plan of the pack's own loops has to fit into
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def half_of(device: torch.device) -> str:
+    """What the device computes quickly in; some CPUs have instructions for bfloat16."""
+    if device.type == "cpu" and _CPU_INFO.exists():
+        words = set(_CPU_INFO.read_text(encoding="utf-8").split())
+        return "bf16" if words & {"avx512_bf16", "amx_bf16"} else "fp32"
+    return half_precision(device)
+
+
+class Stage:
+    """SD1.5 with random weights, or something tiny in its shape, as what `Trainer` wants of a model."""
+
+    name, sha256, family, parameterization = "bench", "0" * 64, "sd1", "eps"
+    zero_terminal_snr = False
+    pixels_per_latent, latent_channels = 8, 4
+
+    def __init__(self, device: torch.device, quick: bool) -> None:
+        torch.manual_seed(0)
+        self.device, self.resolution = device, 64 if quick else 512
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64, device="cpu") ** 2
+        self.alphas_cumprod = (1 - betas).cumprod(0).float()
+        self.unet: Any = nn.Module.to(_tiny_unet(), device) if quick else sd15_unet(device, torch.float32)
+        widths = (32, 32, 32, 32) if quick else (128, 256, 512, 512)
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            block_out_channels=widths,
+            layers_per_block=1 if quick else 2,
+        )
+        self.vae: Any = nn.Module.to(vae, device)
+        sizes = (32, 64, 2, 2) if quick else (768, 3072, 12, 12)
+        config = CLIPTextConfig(
+            hidden_size=sizes[0], intermediate_size=sizes[1], num_hidden_layers=sizes[2], num_attention_heads=sizes[3]
+        )
+        self.encoders: list[nn.Module] = [CLIPTextModel(config).to(device)]
+
+    def ids(self, count: int) -> Tensor:
+        return (torch.arange(77, device=self.device) * 300).repeat(count, 1)
+
+    def pictures(self, count: int) -> Tensor:
+        return torch.rand(count, 3, self.resolution, self.resolution, device=self.device) * 2 - 1
+
+    def embed(self, texts: Sequence[str]) -> TextEmbedding:
+        return TextEmbedding(self.encoders[0](self.ids(len(texts)))[0])
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: TextEmbedding, sizes: Tensor | None = None) -> Tensor:
+        weight = next(self.unet.parameters())
+        return self.unet(latents.to(weight), timesteps, text.hidden.to(weight), return_dict=False)[0].to(latents.dtype)
+
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.vae.encode(pixels.to(next(self.vae.parameters()))).latent_dist
+        factor = self.vae.config.scaling_factor
+        return found.mean * factor, found.std * factor
+
+
+def full_sizes() -> ModelSizes:
+    """Those of SD1.5, so that something tiny is trained in the same way."""
+    with torch.device("meta"):
+        return ModelSizes.of(Stage(torch.device("meta"), quick=False))  # type: ignore[arg-type]
+
+
+def _tiny_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=4,
+    )
+
+
+def plain(stage: Stage, half: str) -> Callable[[], None]:
+    """A step as in diffusers' train_dreambooth.py with prior preservation: fp32 weights in the UNet, autocast, AdamW,
+    a photo and a class picture through VAE and text encoder each time."""
+    dtype, device = _DTYPES[half], stage.device
+    nn.Module.to(stage.vae.requires_grad_(False), dtype=dtype)  # diffusers' own warns without a reason
+    stage.encoders[0].requires_grad_(False).to(dtype=dtype)
+    unet: Any = stage.unet.train()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-6, weight_decay=1e-2)
+    scaler = torch.amp.GradScaler(device.type, enabled=half == "fp16")
+    alphas = stage.alphas_cumprod.to(device)
+    pixels, ids = stage.pictures(2), stage.ids(2)
+
+    def step() -> None:
+        latents = stage.vae.encode(pixels.to(dtype)).latent_dist.sample() * stage.vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(0, 1000, (2,), device=device)
+        kept = alphas[timesteps].view(-1, 1, 1, 1).to(latents)
+        noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+        hidden = stage.encoders[0](ids)[0]
+        with torch.autocast(device.type, dtype=dtype if half != "fp32" else torch.bfloat16, enabled=half != "fp32"):
+            out = unet(noisy, timesteps, hidden, return_dict=False)[0]
+        errors = [nn.functional.mse_loss(a.float(), b.float()) for a, b in zip(out.chunk(2), noise.chunk(2))]
+        scaler.scale(errors[0] + 1.0 * errors[1]).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def ours(stage: Stage, half: str, kind: str, folder: Path, found: dict[str, Any]) -> Callable[[], None]:
+    """A step of the pack's trainer, as the plan for `MEMORY` has it; what was prepared before is timed."""
+    settings = TrainingSettings(
+        photos=folder,
+        base=folder / "base",
+        out=folder,
+        name="bench",
+        class_noun="dog",
+        kind=kind,
+        identifier="ohwx",
+        steps=1000,
+        rate=5e-6,
+        text_rate=5e-6,
+        prior="images",
+    )
+    model: Any = stage
+    plan = plan_training(settings, full_sizes(), stage.device, MEMORY, half=half)
+    found["plan"] = {name: value for name, value in asdict(plan).items() if name not in ("notes", "estimate")}
+    found["counted"] = plan.estimate.total
+    started = time.perf_counter()
+    examples = [_example(stage) for _ in range(8)]
+    found["seconds_a_picture"] = (time.perf_counter() - started) / len(examples)
+    stage.vae.to(CPU)
+    nn.Module.to(stage.unet, stage.device, plan.weight_dtype)
+    if plan.checkpointing:
+        stage.unet.enable_gradient_checkpointing()
+    release_memory(stage.device)
+    lora = LoraSet(model, settings.rank, settings.true_alpha).inject() if kind == "LoRA" else None
+    report = Report(folder, lambda text: None, tensorboard=False)
+    trainer = Trainer(model, TrainingData(examples[:4], examples[4:]), settings, plan, folder, report, lora=lora)
+
+    def step() -> None:
+        trainer.step()
+        if stage.device.type == "cpu":
+            # with a GPU they would by now be in the other memory, which is not counted
+            stage.vae, stage.encoders = nn.Identity(), []
+
+    return step
+
+
+@torch.no_grad()
+def _example(stage: Stage) -> Example:
+    mean, std = (part[0].float().cpu() for part in stage.moments(stage.pictures(1)))
+    side = float(stage.resolution)
+    return Example(mean, std, None, torch.tensor([side, side, 0, 0, side, side]), "a ohwx dog")
+
+
+def measure(loop: str, quick: bool) -> dict[str, Any]:
+    """Seconds of each step and peak memory of a loop, the first step left out of the seconds."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = half_of(device)
+    found: dict[str, Any] = {"loop": loop, "half": half}
+    with tempfile.TemporaryDirectory() as name:
+        stage = Stage(device, quick)
+        kind = "LoRA" if loop == "lora" else "full"
+        step = plain(stage, half) if loop == "plain" else ours(stage, half, kind, Path(name), found)
+        seconds = []
+        with PeakMemory(device) as memory:
+            for _ in range(1 + (10 if device.type == "cuda" else 2)):
+                settle()
+                started = time.perf_counter()
+                step()
+                settle()
+                seconds.append(time.perf_counter() - started)
+    return {**found, "seconds": seconds[1:], "peak": memory.peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("loop", choices=LOOPS)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    options.report.write_text(json.dumps(measure(options.loop, options.quick)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
