@@ -6,11 +6,15 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from lib_methods.checks import SettingsError
+
 from .errors import DreamBoothError, TrainingStopped
 from .file_lock import FileLock
+from .places import out_of_memory
 from .progress import Report
 from .record import ANOTHER
 from .result import ENDING
@@ -51,19 +55,26 @@ def told(report: Report) -> Iterator[None]:
         if report.last != "cancelled":
             report.event("cancelled")
         raise
-    except ValueError as error:  # DreamBoothError and SettingsError are such
+    except (DreamBoothError, SettingsError) as error:
         report.event("error", text=str(error))
         raise
-    except torch.cuda.OutOfMemoryError as error:
-        text = "The GPU's memory did not suffice. Say with --memory how much may be used, for example --memory 8GB."
-        report.event("error", text=text)
-        raise DreamBoothError(text) from error
-    except OSError as error:
-        text = f"The disk gave an error ({error.strerror or 'it may be full'}). What was saved before is still there."
-        report.event("error", text=text)
+    except Exception as error:
+        text = _sentence(error)
+        report.event("error", text=text or f"The training failed unexpectedly ({type(error).__name__}).")
+        if text is None:
+            raise  # a mistake of the program's, for the console to show whole
         raise DreamBoothError(text) from error
     finally:
         report.close()
+
+
+def _sentence(error: Exception) -> str | None:
+    """The error in the user's words; None where it is not one that a machine may well have."""
+    if out_of_memory(error):
+        return "The memory did not suffice. Say with --memory how much may be used, for example --memory 8GB."
+    if isinstance(error, OSError):
+        return f"The disk gave an error ({error.strerror or 'it may be full'}). What was saved before is still there."
+    return None
 
 
 @contextlib.contextmanager
@@ -75,6 +86,10 @@ def repeatable(device: torch.device) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
+    options: Any = getattr(torch.utils, "deterministic", None)  # not in torch 2.1
+    filled = getattr(options, "fill_uninitialized_memory", False)
+    if options is not None:
+        options.fill_uninitialized_memory = False  # costs time, and no kernel here reads what it did not write
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     try:
@@ -82,6 +97,8 @@ def repeatable(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark
+        if options is not None:
+            options.fill_uninitialized_memory = filled
 
 
 def device_words(device: torch.device) -> str:

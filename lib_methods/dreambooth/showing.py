@@ -16,7 +16,7 @@ from .captions import with_subject
 from .draw import draw
 from .errors import DreamBoothError, TrainingStopped
 from .model import TrainingModel
-from .places import brought, computing, device_of
+from .places import brought, computing, device_of, out_of_memory
 from .progress import Report
 from .settings import TrainingSettings
 from .tensor_file import read_tensors, write_tensors
@@ -126,7 +126,9 @@ class Viewer:
                 self._judge(self.judge, step, best, weights)
         except TrainingStopped:
             return False
-        except torch.cuda.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             self.report.warning(f"There was not enough memory for samples at step {step}; the training goes on.")
         except OSError as error:
             reason = error.strerror or "the disk may be full"

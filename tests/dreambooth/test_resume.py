@@ -76,7 +76,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path, kin
     killed = moved(settings, tmp_path / "killed")
     chance = random.Random(kind)
     file, kills, lines = tmp_path / "settings.json", 0, chance.randint(3, 12)
-    for _ in range(3):
+    for _ in range(2):
         process = _start(killed, file, *(["--resume"] if kills else []))
         try:
             kills += _kill_once_it_has(killed, process, lines, chance.random() * 0.05)

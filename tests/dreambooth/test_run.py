@@ -378,3 +378,16 @@ def test_a_stop_in_the_middle_of_a_look_drops_it_and_it_is_made_up_for_later(tmp
     again = train(stopped, resume=True, find_judge=lambda *asked: FixedJudge(scores[:]))
     assert again.best_step == whole.best_step == 2
     assert equal(load_file(whole.files[0]), load_file(again.files[0]))
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_too_little_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    settings = settings_for(tmp_path)
+
+    def fails(*args: Any, **more: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("lib_methods.dreambooth.trainer.training_loss", fails)
+    with pytest.raises(DreamBoothError, match="--memory 8GB"):
+        train(settings)
+    assert "--memory" in events(settings, "error")[-1]["text"]
