@@ -1,0 +1,278 @@
+"""What the tab's controls do: values in, values out; bad input is a sentence, and nothing is lost."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lib_methods.checks import SettingsError
+from lib_methods.dreambooth import page
+from lib_methods.dreambooth.deliver import deliver_to
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.intake import take_in, take_in_encoded, uploaded
+from lib_methods.dreambooth.job import State, Trainings
+from lib_methods.dreambooth.job_files import JobFiles, Record
+from lib_methods.dreambooth.request import CONTROLS, DEFAULTS, clean_name, from_controls, parse_request
+from lib_methods.dreambooth.tab import TabHandlers
+from lib_methods.dreambooth.training_log import LogReader, Progress
+from tests.dreambooth.pictures import picture, put
+
+FAKE = Path(__file__).resolve().parent / "fake_trainer.py"
+
+
+class Lists:
+    """A host with one checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.looked = 0
+
+    def checkpoints(self) -> list[str]:
+        return ["base.safetensors [abc]"]
+
+    def loaded(self) -> str:
+        return "base.safetensors [abc]"
+
+    def checkpoint_file(self, title: object) -> Path:
+        if title != self.loaded():
+            raise SettingsError("The base model is not there any more.")
+        return self.folder / "base.safetensors"
+
+    def checkpoint_title(self, file: Path) -> str:
+        return f"{file.name} [def]"
+
+    def folder_of(self, kind: str) -> Path:
+        return self.folder / kind
+
+    def refresh(self) -> None:
+        self.looked += 1
+
+
+class Room:
+    def release(self) -> None:
+        """There is no model."""
+
+    def restore(self) -> None:
+        """There is no model."""
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> TabHandlers:
+    lists = Lists(tmp_path)
+    trainings = Trainings(tmp_path / "data", Room(), deliver_to(lists.folder_of), worker=FAKE)
+    return TabHandlers(trainings, lists)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    (tmp_path / "drop").mkdir()
+    return [put(tmp_path / "drop", f"IMG_{number}.png", seed=number) for number in range(4)]
+
+
+def values(**changed: Any) -> list[Any]:
+    """The controls as they are on a new page, with some changed."""
+    fresh = {"class_noun": "dog", "base": "base.safetensors [abc]", **DEFAULTS, "name": "", "sample_prompts": ""}
+    return [{**fresh, **changed}[name] for name in CONTROLS]
+
+
+def test_every_control_is_a_setting() -> None:
+    settings = parse_request(
+        {name: value for name, value in from_controls(values()).items() if name != "base"},
+        photos=Path("p"), base=Path("b"), out=Path("o"), name="rex",
+    )  # fmt: skip
+    assert settings.class_noun == "dog"
+    for name in set(CONTROLS) - {"base", "name", "class_noun"}:
+        assert getattr(settings, name) == DEFAULTS[name], name
+
+
+def test_pages_give_whole_numbers_as_fractions_and_prompts_as_lines() -> None:
+    request = {"class_noun": "dog", "steps": 300.0, "rate": 1, "sample_prompts": "a {subject}\n\n  on a beach  \n"}
+    settings = parse_request(request, photos=Path("p"), base=Path("b"), out=Path("o"), name="rex")
+    assert (settings.steps, settings.rate) == (300, 1.0)
+    assert isinstance(settings.steps, int)
+    assert settings.sample_prompts == ("a {subject}", "on a beach")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"class_noun": " "}, "what the subject is"),
+        ({"class_noun": "[dog]"}, "no brackets"),
+        ({"class_noun": 5}, "text"),
+        ({"base": "gone"}, "not there any more"),
+        ({"steps": -1}, "number of steps"),
+        ({"steps": 1.5}, "whole number"),
+        ({"rate": float("nan")}, "learning rate"),
+        ({"kind": "huge"}, "one of"),
+        ({"kind": "full", "prior": "model"}, "frozen model"),
+        ({"resolution": 100}, "multiple of 8"),
+        ({"name": "../../etc"}, "name has to be"),
+        ({"name": "CON"}, "name has to be"),
+        ({"name": "rex."}, "name has to be"),
+        ({"sample_prompts": "\n".join("abcdefghijklmnopqrstuvwxyz")}, "too many sample prompts"),
+        ({"identifier": "a<b"}, "no brackets"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_starts_nothing(
+    handlers: TabHandlers, photos: list[Path], tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    line, *_ = handlers.train([str(photo) for photo in photos], *values(**changed))
+    assert said in line
+    assert 'role="alert"' in line
+    assert str(tmp_path) not in line
+    assert not handlers.trainings.is_running
+    assert not (tmp_path / "data" / "jobs").exists()
+
+
+def test_photos_that_are_none_are_told(handlers: TabHandlers, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 no picture")
+    for files, said in (
+        (None, "Drop 3 to 5 photos"),
+        ([str(tmp_path / "gone.png")], "no longer there"),
+        ([str(broken)], "None of the photos can be read"),
+    ):
+        line, *_ = handlers.train(files, *values())
+        assert said in line
+        assert str(tmp_path) not in line
+    assert not handlers.trainings.is_running
+
+
+def test_the_line_follows_the_form(handlers: TabHandlers, photos: list[Path]) -> None:
+    dropped = [SimpleNamespace(name=str(photo)) for photo in photos]  # as gradio 3 gives them
+    assert "Drop 3 to 5 photos" in handlers.form(None, *values(class_noun=""))[0]
+    assert "Say what it is" in handlers.form(dropped, *values(class_noun=""))[0]
+    line, shown = handlers.form(dropped, *values(steps=300))
+    assert "4 photos of a dog become a LoRA" in line and "300 steps" in line
+    assert shown.count("data:image/jpeg") == 4
+    assert "Three to five photos teach more" in handlers.form(dropped[:1], *values())[0]
+    assert 'role="alert"' in handlers.form(dropped, *values(resolution=7))[0]
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "full"])
+def test_from_the_form_to_the_prompt(handlers: TabHandlers, photos: list[Path], tmp_path: Path, kind: str) -> None:
+    _, usage = handlers.use()
+    assert usage == ""
+    line, panel, *_ = handlers.train([str(photo) for photo in photos], *values(kind=kind, name="rex"))
+    assert "alert" not in line
+    assert "rex" in panel
+    files = JobFiles(handlers.trainings.root, "rex")
+    assert sorted(path.name for path in files.photos.iterdir()) == [photo.name for photo in photos]
+    told = json.loads(files.settings.read_text(encoding="utf-8"))
+    assert (told["class_noun"], told["kind"], told["base"]) == ("dog", kind, str(tmp_path / "base.safetensors"))
+    assert handlers.trainings.wait(30)
+    panel, samples, _, cancel, resume, use, seen = handlers.look("")
+    assert '"rex" is done' in html.unescape(panel)
+    assert samples.count("data:image/jpeg") == 2
+    assert (cancel["visible"], resume["visible"], use["visible"]) == (False, False, True)
+    usage = json.loads(handlers.use()[1])
+    if kind == "LoRA":
+        assert usage == {"prompt": "a ohwx dog <lora:rex:1>", "checkpoint": ""}
+    else:
+        assert usage == {"prompt": "a ohwx dog", "checkpoint": "rex.safetensors [def]"}
+    assert isinstance(handlers.lists, Lists) and handlers.lists.looked
+    unchanged = handlers.look(seen)
+    assert all("value" not in update for update in unchanged), "what was seen is not sent again"
+    (tmp_path / kind / "rex.safetensors").unlink()
+    line, usage = handlers.use()
+    assert "not there any more" in line and usage == ""
+
+
+def test_the_same_name_twice_gets_a_number(handlers: TabHandlers, photos: list[Path]) -> None:
+    for _ in range(2):
+        handlers.train([str(photo) for photo in photos], *values())
+        assert handlers.trainings.wait(30)
+    record = handlers.trainings.state().record
+    assert record is not None and record.name == "my-dog-2"
+
+
+def test_cancel_and_resume_from_the_page(handlers: TabHandlers, photos: list[Path]) -> None:
+    assert "No training runs" in handlers.cancel()[0]
+    assert "no training to go on with" in handlers.resume()[0]
+    handlers.train([str(photo) for photo in photos], *values(class_noun="slow thing"))
+    line, *_ = handlers.train([str(photo) for photo in photos], *values(class_noun="cat"))
+    assert "runs already" in line
+    _, panel, _, train, cancel, *_ = handlers.cancel()
+    assert "stops at the end" in panel
+    assert (train["interactive"], cancel["visible"]) == (False, True)
+    assert handlers.trainings.wait(30)
+    panel, _, train, cancel, resume, use, _ = handlers.look("")
+    assert "cancelled" in panel
+    assert (train["interactive"], cancel["visible"], resume["visible"], use["visible"]) == (True, False, True, False)
+    assert handlers.unfinished()["choices"]
+
+
+def test_two_presses_start_one_training(handlers: TabHandlers, photos: list[Path]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        lines = list(pool.map(lambda _: handlers.train([str(p) for p in photos], *values(name="rex"))[0], range(4)))
+    assert sum("runs already" in line for line in lines) == 3
+    assert len(list(JobFiles(handlers.trainings.root, "rex").photos.iterdir())) == 4
+    assert handlers.trainings.wait(30)
+
+
+def test_names_come_from_the_class() -> None:
+    assert clean_name("", "Coffee Mug!") == "my-coffee-mug"
+    assert clean_name(None, "犬") == "my-犬"
+    assert clean_name("", "!!!") == "my-subject"
+    assert clean_name(" rex 2 ", "dog") == "rex 2"
+
+
+def test_uploads_keep_captions_and_masks_and_lose_paths(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    files = [put(tmp_path / "one", "a b.png"), put(tmp_path / "two", "a b.png", seed=3)]
+    (tmp_path / "one" / "a b.txt").write_text("a dog on grass", encoding="utf-8")
+    picture().convert("L").save(tmp_path / "one" / "a b.mask.png")
+    files += [tmp_path / "one" / "a b.txt", tmp_path / "one" / "a b.mask.png"]
+    photos, notes = take_in(files, tmp_path / "taken")
+    assert [(photo.path.name, photo.caption) for photo in photos] == [
+        ("2-a b.png", None),
+        ("a b.png", "a dog on grass"),
+    ]
+    assert photos[1].mask_path is not None
+    assert all(str(tmp_path) not in note for note in notes)
+    assert uploaded(None) == []
+
+
+def test_a_failed_intake_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    for files in ([tmp_path / "notes.txt"], [tmp_path / "gone.png"], []):
+        with pytest.raises(DreamBoothError):
+            take_in(files, tmp_path / "taken")
+        assert not (tmp_path / "taken").exists()
+    for wrong in ("x", [], ["/etc/passwd"], [{"caption": "no image"}], [5], [None]):
+        with pytest.raises(SettingsError):
+            take_in_encoded(wrong, tmp_path / "taken")
+        assert not (tmp_path / "taken").exists()
+
+
+def test_what_a_log_says_cannot_become_markup(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    log = tmp_path / "training.jsonl"
+    events = [
+        {"event": "start", "subject": evil},
+        {"event": "plan", "steps": 5, "device": evil, "notes": [evil], "bytes": 1e10, "seconds": 90},
+        {"event": "warning", "text": evil},
+        {"event": "phase", "text": evil, "done": 1, "total": 2},
+    ]
+    log.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    progress = LogReader(log).read()
+    for status in ("waiting", "running", "done", "cancelled", "failed"):
+        record = Record("rex", "LoRA", status, error=evil, prompt=evil, results=["rex.safetensors"])
+        shown = page.state_html(State(record, progress))
+        assert "<script" not in shown
+        assert "9.3 GB" in shown and "about 90 s" in shown
+
+
+def test_the_curve_of_a_long_training_stays_small() -> None:
+    progress = Progress(steps=100_000, losses=dict.fromkeys(range(1, 100001), (1.0, 0.5)))
+    assert len(page.curve_svg(progress)) < 20_000
+    assert page.curve_svg(Progress(losses={1: (1.0, None)})) == ""
+    assert "class</tspan>" not in page.curve_svg(Progress(losses={1: (0.0, None), 2: (0.0, None)}))
