@@ -48,6 +48,12 @@ TOLD = (infotext.PSNR_KEY, infotext.NOTE_KEY)
 JOBS = MethodJobs(TITLE, "pix2pix_zero", (*infotext.KEYS.values(), *TOLD), infotext.ERROR_KEY)
 
 
+def _interrogator() -> Callable[[Any], str] | None:
+    from lib_methods.hosts.interrogator import interrogator
+
+    return interrogator()
+
+
 def _with_text_encoder(work: Callable[[Any], Any]) -> Any:
     from lib_methods.hosts.a1111_text import with_text_encoder  # here, as in `MethodJobs.guide`
 
@@ -71,8 +77,9 @@ class Pix2PixZeroScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        if kwargs.get("elem_id") == f"{self._tab()}_steps":
-            self.found["steps"] = component
+        name = {f"{self._tab()}_steps": "steps", "img2img_image": "picture"}.get(kwargs.get("elem_id") or "")
+        if name is not None:
+            self.found[name] = component
 
     def ui(self, is_img2img: bool) -> list[Any]:
         found, self.found = self.found, {}  # hosts call ui() again outside of the page
@@ -86,14 +93,24 @@ class Pix2PixZeroScript(scripts.Script):
             usual = [DEFAULTS[name] for name in CONTROLS[1:]]
             status = gr.HTML(handlers.status(False, *usual, steps.value), elem_id=f"{elem_id}_status")
             with gr.Row():
-                made["source"] = _text("Source", "cat", "what is in the picture")
-                made["target"] = _text("Target", "dog", 'what it becomes; several with "|": the images take turns')
+                made["source"] = _text("Source", "cat", "what is in the picture", f"{elem_id}_source")
+                several = 'what it becomes; several with "|": the images take turns'
+                made["target"] = _text("Target", "dog", several, f"{elem_id}_target")
             with gr.Row():
                 made["strength"] = _slider("strength", "Strength", MAX_STRENGTH, "how far it is changed", 0.05)
                 made["structure"] = _slider(
                     "structure", "Structure", MAX_STRUCTURE, "how firmly its form is held", 0.01
                 )
             made["caption"] = _text("Caption", "a cat on a sofa", "what the picture shows; empty: the prompt above")
+            tell = _interrogator() if self.is_img2img and "picture" in found else None
+            if tell is not None:
+                ask = gr.Button("Caption by the WebUI", size="sm", elem_id=f"{elem_id}_describe")
+                listen(
+                    ask.click,
+                    lambda picture, caption: handlers.describe(picture, caption, tell),
+                    [found["picture"], made["caption"]],
+                    [made["caption"], status],
+                )
             with gr.Accordion("Where it may change", open=False, elem_id=f"{elem_id}_where"):
                 with gr.Row():
                     made["mask_mode"] = _choice("mask_mode", "Mask", MASK_MODES)
@@ -220,8 +237,8 @@ class Pix2PixZeroScript(scripts.Script):
         return "img2img" if self.is_img2img else "txt2img"
 
 
-def _text(label: str, example: str, info: str) -> Any:
-    return gr.Textbox(value="", label=label, placeholder=example, info=info, lines=1)
+def _text(label: str, example: str, info: str, elem_id: str | None = None) -> Any:
+    return gr.Textbox(value="", label=label, placeholder=example, info=info, lines=1, elem_id=elem_id)
 
 
 def _slider(name: str, label: str, maximum: float, info: str, step: float) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from lib_methods.checks import SettingsError
+from lib_methods.denoiser import Unsupported
 from lib_methods.pictures import named
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero.request import CONTROLS, parse_request
@@ -43,6 +44,15 @@ class PageHandlers:
         others[place], problem = named.received(picture, others[place], self.store)
         status = status_html(problem, problem=True) if problem else self.status(enabled, *others)
         return [None, others[place], status]
+
+    def describe(self, picture: Image.Image | None, caption: str, tell: Callable[[Image.Image], str]) -> list[str]:
+        """The caption that `tell` gives the tab's picture, or the one that was there, and the status line."""
+        if picture is None:
+            return [caption, status_html("Put a picture into the tab first.", problem=True)]
+        try:
+            return [tell(picture), status_html("The caption is the WebUI's. Correct it where it is wrong.")]
+        except Unsupported as error:
+            return [caption, status_html(str(error), problem=True)]
 
     def preview(self, mask: str) -> str:
         """The mask, small, as HTML that every gradio version shows alike."""

@@ -145,6 +145,7 @@ def build_library(workshop: Workshop, elem_id: str, words: Sequence[Any]) -> dic
     listen(chosen.change, handlers.show, [chosen], [status])
     listen(add.click, handlers.add, [chosen, weight, line], [line, status])
     listen(delete.click, handlers.delete, [chosen], [chosen, status])
+    listen(build.click, lambda: status_html("The sentences are being embedded …"), [], [status])
     listen(build.click, handlers.build, [name, *words, *boxes, model], [chosen, status])
     listen(combine.click, handlers.combine, [name, line], [chosen, status])
     listen(bring_in.click, handlers.bring_in, [name, first, second], [chosen, status])
