@@ -85,7 +85,7 @@ def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSett
     if "sample_every" in changed and chosen.select_best:
         raise DreamBoothError(f"The best weights are chosen by the samples: give the same sample steps, or {ANOTHER}.")
     fresh = {name: getattr(asked, name) for name in changed if name in FREE and getattr(asked, name)}
-    return replace(chosen, photos=asked.photos, base=asked.base, out=asked.out, **{**fresh, "name": asked.name})
+    return replace(chosen, **{**fresh, **{name: getattr(asked, name) for name in PATHS}})
 
 
 def planned(before: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
