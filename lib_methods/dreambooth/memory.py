@@ -11,7 +11,7 @@ import torch
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.optimizers import has_8bit
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.sizes import GIB, Estimate, Load, ModelSizes, Way, estimate
+from lib_methods.dreambooth.sizes import GIB, Estimate, Load, ModelSizes, Way, drawing, estimate
 
 __all__ = ["Estimate", "ModelSizes", "Plan", "device_memory", "half_precision", "plan_training"]
 
@@ -180,6 +180,11 @@ def _plan(
         notes.append(f"The batch was lowered from {settings.batch_size} to {rows}, as more does not fit.")
     elif passes > 1:
         notes.append(f"A batch of {settings.batch_size} is gathered over {passes} passes of {rows}.")
+    drawn = drawing(sizes, _load(settings, sizes, rows), way)
+    if memory is not None and drawn > memory:
+        notes.append(
+            f"Drawing class images and samples takes more, about {drawn / GIB:.1f} GiB: it may have to be done without."
+        )
     return Plan(
         precision=way.precision,
         weights=way.weights,

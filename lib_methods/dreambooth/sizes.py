@@ -25,6 +25,8 @@ _CELL = {
     "sd1": {"half": (232_500, 58_800), "mixed": (308_000, 55_400), "fp32": (464_500, 117_500)},
     "sdxl": {"half": (422_400, 43_500), "mixed": (532_600, 41_700), "fp32": (844_800, 87_000)},
 }
+# the VAE, and a picture's way out of it without gradients, in fp32: bytes, and bytes a cell
+_VAE, _DECODED_CELL = 4 * 83_653_863, 196_700
 _LIBRARIES = int(0.5 * GIB)  # a CUDA context with the libraries' workspaces
 _GAPS = 0.05  # what the allocator loses between tensors
 
@@ -133,6 +135,17 @@ def estimate(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRA
     gradients = trained_width * (largest if way.fused else trained)
     parts = (weights, gradients, int(optimizer), activations, workspace)
     return Estimate(*parts, overhead=libraries + int(_GAPS * sum(parts)))
+
+
+def drawing(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRARIES) -> int:
+    """Bytes while a class picture or a sample is drawn: all of the model is on the device then, the VAE in fp32."""
+    unet = estimate(sizes, load, way)
+    text = sizes.text * (2 if load.rank else 4)
+    if load.text:
+        text = 0  # among the weights already
+    cells = (load.side / sizes.pixels_per_latent) ** 2
+    taken = unet.weights + unet.optimizer + text + _VAE + _DECODED_CELL * cells
+    return libraries + int((1 + _GAPS) * taken)
 
 
 def _activations(sizes: ModelSizes, load: Load, way: Way) -> int:

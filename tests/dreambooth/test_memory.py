@@ -157,6 +157,15 @@ def test_where_nothing_fits_it_says_what_would(sd1: ModelSizes) -> None:
         plan(larger, 6.2)
 
 
+def test_it_is_said_where_training_fits_and_drawing_does_not(sd1: ModelSizes) -> None:
+    def said(sizes: ModelSizes, gib: float) -> bool:
+        return any("Drawing" in note for note in plan(sizes, gib, kind="full").notes)
+
+    assert not said(sd1, 4) and not said(sd1, 8)
+    sdxl = replace(ModelSizes.of(model_of("sdxl")), text=817_720_320)
+    assert said(sdxl, 8) and not said(sdxl, 16)
+
+
 def test_what_excludes_each_other_is_said(sd1: ModelSizes) -> None:
     with pytest.raises(DreamBoothError, match="exclude each other"):
         plan(sd1, 48, kind="full", precision="fp16", fused_backward=True)
