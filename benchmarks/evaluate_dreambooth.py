@@ -1,0 +1,201 @@
+"""DreamBooth on `shapes`: `python run.py evaluate dreambooth --out DIR [--quick]`.
+
+Subjects that the base model never draws, four pictures of each, trained three ways: all of the model, a LoRA, and all
+of the model without the prior loss, which is the paper's ablation (arXiv 2208.12242, section 4.3). The files that come
+out are loaded by the pack's host as a user would load them, and readers of pixels look at what they draw: is it the
+subject, does it follow the prompt, and what has become of the class.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.report_dreambooth import examples, plot, table
+from benchmarks.shape_subjects import (
+    PHOTOS,
+    SUBJECTS,
+    Drawn,
+    Subject,
+    diversity,
+    fidelity,
+    follows,
+    is_subject,
+    new_settings,
+    photos,
+    prompt_of,
+)
+from benchmarks.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Studio, studio
+from lib_methods.dreambooth.run import run_training
+from lib_methods.dreambooth.settings import TrainingSettings
+from standalone.dreambooth.model import load_training_model
+from standalone.shapes.parser import parse
+
+IDENTIFIER = "ohwx"
+FIGURES = ("subject_fidelity", "prompt_fidelity", "subject_in_new", "prior_preserved", "prior_diversity", "prior_class")
+TRAINING: dict[str, Any] = {
+    "steps": 300,
+    "batch_size": 4,
+    "train_text": True,
+    "class_images": 64,
+    "saved_as": "fp32",
+    "sample_every": 1_000_000,
+}
+FULL: dict[str, Any] = {**TRAINING, "kind": "full", "rate": 5e-4, "text_rate": 1e-3, "prior": "images"}
+FORMS: dict[str, dict[str, Any]] = {
+    "full_": FULL,
+    "lora_": {**TRAINING, "kind": "LoRA", "rank": 16, "rate": 2e-3, "text_rate": 2e-3, "prior": "images"},
+    "no_prior_": {**FULL, "prior": "off"},
+}
+LABELS = {
+    "base_": "before training",
+    "full_": "all of the model",
+    "lora_": "LoRA",
+    "no_prior_": "all of the model, no prior loss",
+}
+_SEEDS = {"plain": 310_000, "varied": 320_000, "of_class": 330_000}
+
+
+def draw(maker: Studio, subject: Subject, count: int, suffix: str = "") -> Drawn:
+    """`count` pictures of each kind. suffix: goes behind every prompt."""
+    words = f"{IDENTIFIER} {subject.noun}"
+    settings = new_settings()
+    asked = tuple(settings[i % len(settings)] for i in range(count))
+    prompts = {
+        "plain": [prompt_of(words, subject.noun)] * count,
+        "varied": [prompt_of(words, subject.noun, *setting) for setting in asked],
+        "of_class": [prompt_of(subject.noun, subject.noun)] * count,
+    }
+    made = {name: maker.make([text + suffix for text in texts], _SEEDS[name]) for name, texts in prompts.items()}
+    return Drawn(made["plain"], made["varied"], made["of_class"], asked)
+
+
+def measure(subject: Subject, drawn: Drawn, before: Drawn) -> dict[str, float]:
+    """The figures of a model. before: what the untrained one drew.
+
+    subject_fidelity: see `fidelity`, of the subject alone; subject_in_new: of the subject at new places.
+    prompt_fidelity: share of place and background as asked there. prior_preserved: share of the class's pictures that
+    do not show the subject. prior_diversity: how much they differ among themselves, over how much they did before.
+    prior_class: share of them that still show objects of the class.
+    """
+    spread = diversity(before.of_class)
+    of_class = [parse(picture).attributes["kind"] == subject.first.kind for picture in drawn.of_class]
+    return {
+        "subject_fidelity": _mean([fidelity(subject, picture) for picture in drawn.plain]),
+        "prompt_fidelity": _mean([follows(p, *setting) for p, setting in zip(drawn.varied, drawn.asked, strict=True)]),
+        "subject_in_new": _mean([fidelity(subject, picture) for picture in drawn.varied]),
+        "prior_preserved": 1 - _mean([is_subject(subject, picture) for picture in drawn.of_class]),
+        "prior_diversity": diversity(drawn.of_class) / spread if spread else 0.0,
+        "prior_class": _mean(of_class),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def train(subject: Subject, form: str, folder: Path, steps: int = 0) -> Path:
+    """The file that a training leaves. folder: of all trainings, which share the class pictures. steps: 0 for the
+    form's own."""
+    pictures = folder / "photos" / subject.name
+    pictures.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(photos(subject)):
+        Image.fromarray(picture).save(pictures / f"{number}.png")
+    settings = TrainingSettings(
+        photos=pictures,
+        base=CHECKPOINT,
+        out=folder,
+        name=f"{form.replace('_', ' ')}{subject.name}",
+        class_noun=subject.noun,
+        identifier=IDENTIFIER,
+        **{**FORMS[form], **({"steps": steps} if steps else {})},
+    )
+    return run_training(settings, load_training_model, say=lambda line: None).files[0]
+
+
+def draw_with(file: Path, form: str, subject: Subject, count: int) -> Drawn:
+    """Pictures of a training's result, loaded as a user would: a checkpoint, or a LoRA that the prompt names."""
+    if FORMS[form]["kind"] == "full":
+        with studio(file) as maker:
+            return draw(maker, subject, count)
+    with studio() as maker:
+        loras = maker.host.data_dir / "models" / "Lora"
+        loras.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, loras / "subject.safetensors")
+        return draw(maker, subject, count, " <lora:subject:1>")
+
+
+def evaluate(
+    subjects: Sequence[Subject], count: int, folder: Path, steps: int = 0
+) -> tuple[dict[str, Any], dict[str, dict[str, Drawn]]]:
+    """The report's metrics and the pictures, by form and subject. steps: of each training, 0 for the forms' own."""
+    drawn: dict[str, dict[str, Drawn]] = {prefix: {} for prefix in LABELS}
+    with studio() as maker:
+        for subject in subjects:
+            drawn["base_"][subject.name] = draw(maker, subject, count)
+    seconds: dict[str, list[float]] = {form: [] for form in FORMS}
+    for subject in subjects:
+        for form in FORMS:
+            started = time.monotonic()
+            file = train(subject, form, folder, steps)
+            seconds[form].append(time.monotonic() - started)
+            found = drawn[form][subject.name] = draw_with(file, form, subject, count)
+            figures = measure(subject, found, drawn["base_"][subject.name])
+            line = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            print(f"  {subject.name}, {LABELS[form]}: {line} ({seconds[form][-1]:.0f} s of training)", flush=True)
+    metrics: dict[str, Any] = {}
+    by_subject: dict[str, dict[str, dict[str, float]]] = {}
+    for prefix, of_form in drawn.items():
+        each = {s.name: measure(s, of_form[s.name], drawn["base_"][s.name]) for s in subjects}
+        metrics |= {f"{prefix}{name}": round(_mean([v[name] for v in each.values()]), 4) for name in FIGURES}
+        by_subject[prefix] = {name: _rounded(values) for name, values in each.items()}
+    metrics |= {f"{form}seconds": round(_mean(spent), 1) for form, spent in seconds.items()}
+    metrics["by_subject"] = by_subject
+    return metrics, drawn
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def main(out: Path, quick: bool) -> int:
+    """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
+    started = time.monotonic()
+    subjects, count = (SUBJECTS[:1], 4) if quick else (SUBJECTS, 24)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        metrics, drawn = evaluate(subjects, count, Path(folder), steps=20 if quick else 0)
+    forms = {form: {**FORMS[form], **({"steps": 20} if quick else {})} for form in FORMS}
+    report = {
+        "metrics": metrics,
+        "settings": {
+            "subjects": [subject.name for subject in subjects],
+            "photos": PHOTOS,
+            "pictures_per_figure": count * len(subjects),
+            "sampler": SAMPLER,
+            "steps": STEPS,
+            "cfg_scale": CFG,
+            "size": 64,
+            "training": forms,
+            "seconds": round(time.monotonic() - started),
+            "python": platform.python_version(),
+        },
+    }
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    examples(subjects, drawn, LABELS).save(out / "examples.png")
+    plot(metrics, LABELS, out / "report.png")
+    lines = table(metrics, LABELS, FIGURES, report["settings"])
+    shown = "\n".join(lines[2:])
+    lines += ["", "![figures](report.png)", "", "![examples](examples.png)"]
+    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(shown)
+    print(f"Written to {out.name}: report.json, report.md, report.png, examples.png.")
+    return 0
