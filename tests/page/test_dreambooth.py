@@ -1,0 +1,106 @@
+"""The DreamBooth tab in a real browser, with the real trainer: from photos to a picture drawn with the LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.dreambooth.pictures import put
+
+from .conftest import Browser
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def opened(browser: Browser) -> None:
+    browser.open()
+    browser.js("openTab('tab_dreambooth')")
+
+
+def set_text(browser: Browser, name: str, value: object) -> None:
+    """As typing does, also while the accordion is closed."""
+    browser.js(
+        "const box = document.querySelector(arguments[0]); box.value = arguments[1];"
+        "for (const name of ['input', 'change', 'blur']) box.dispatchEvent(new Event(name, {bubbles: true}));",
+        f"#dreambooth_{name} textarea, #dreambooth_{name} input",
+        str(value),
+    )
+
+
+def test_the_page_says_what_is_missing(browser: Browser) -> None:
+    assert "Drop 3 to 5 photos" in browser.text("#dreambooth_line")
+    assert browser.js("return document.querySelectorAll('#dreambooth_train').length") == 1
+    browser.click("#dreambooth_train")
+    browser.until("return document.querySelector('#dreambooth_line [role=alert]') !== null")
+    assert "Drop 3 to 5 photos" in browser.text("#dreambooth_line")
+
+
+def fill(browser: Browser, folder: Path, noun: str, **more: object) -> None:
+    """Drops four photos, names the class, and sets controls behind "More"."""
+    photos = [put(folder, f"{number}.png", 96, 96, number) for number in range(4)]
+    browser.find("#dreambooth_photos input[type=file]").send_keys("\n".join(map(str, photos)))
+    browser.until("return document.querySelectorAll('#dreambooth_photos_shown img').length === 4")
+    browser.type("#dreambooth_class_noun textarea, #dreambooth_class_noun input", noun)
+    said(browser, "line", f"4 photos of a {noun} become a LoRA")
+    browser.click("#dreambooth_more button")
+    browser.until("return document.querySelector('#dreambooth_steps input') !== null")
+    for name, value in more.items():
+        set_text(browser, name, value)
+    said(browser, "line", f"{more['steps']} steps")
+
+
+def said(browser: Browser, where: str, text: str, seconds: float = 60.0) -> None:
+    """Waits until a part of the tab says so."""
+    browser.until(
+        "return document.querySelector(arguments[0]).textContent.includes(arguments[1])",
+        f"#dreambooth_{where}",
+        text,
+        seconds=seconds,
+    )
+
+
+def test_from_photos_to_a_picture(browser: Browser, tmp_path: Path, screenshot: Callable[[str], None]) -> None:
+    fill(browser, tmp_path, "dog", steps=40, resolution=64, sample_every=20, name="rex")
+    screenshot("dreambooth-more")
+    browser.click("#dreambooth_train")
+    said(browser, "panel", 'Training "rex"')
+    browser.until("return document.querySelector('#dreambooth_panel .dreambooth-plan') !== null", seconds=120)
+    screenshot("dreambooth-running")
+
+    browser.open()  # the page comes anew and finds the training again
+    browser.js("openTab('tab_dreambooth')")
+    said(browser, "panel", '"rex" is done', seconds=240)
+    browser.until("return document.querySelectorAll('#dreambooth_samples img').length > 0")
+    assert "rex.safetensors" in browser.text("#dreambooth_panel")
+    assert browser.js("return document.querySelector('#dreambooth_panel svg polyline') !== null")
+    screenshot("dreambooth-done")
+
+    browser.click("#dreambooth_use")
+    browser.until("return get_uiCurrentTabContent().id === 'tab_txt2img'")
+    browser.until("return document.querySelector('#txt2img_prompt textarea').value.includes('<lora:rex:1>')")
+    browser.generate()
+    assert "Lora hashes" in browser.text("#html_info_txt2img")
+    assert "LoRA error" not in browser.text("#html_info_txt2img")
+
+
+def test_cancel_and_resume(browser: Browser, tmp_path: Path, screenshot: Callable[[str], None]) -> None:
+    browser.open()
+    browser.js("openTab('tab_dreambooth')")
+    fill(browser, tmp_path, "cat", steps=100000, resolution=64, sample_every=100000)
+    running = "return /step [1-9]\\d* of 100000/.test(document.querySelector('#dreambooth_panel').textContent)"
+    for button in ("train", "resume"):
+        browser.click(f"#dreambooth_{button}")
+        said(browser, "panel", 'Training "my-cat"')
+        browser.until(running, seconds=120)
+        browser.click("#dreambooth_cancel")
+        said(browser, "panel", "was cancelled after step", seconds=120)
+        screenshot(f"dreambooth-cancelled-{button}")
+    assert browser.js("return document.querySelector('#dreambooth_use')?.offsetParent") is None
+
+
+def test_the_page_had_no_errors(browser: Browser) -> None:
+    assert browser.outside_requests() == []
+    assert browser.errors() == []

@@ -1,0 +1,214 @@
+"""DreamBooth in the real WebUI: a training starts from it, and what comes out of it loads and changes the picture.
+
+The WebUI has no diffusers; the training's process gets it from the package index, or these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.dreambooth.pictures import picture, put
+
+from .browser import BrowserUnavailable, browser, fill, open_page, page_errors
+from .client import JSON, ApiError, encode_image
+from .server import REPO, WebUI
+from .test_page import text_of, wait
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (REPO / "scripts" / "dreambooth.py").is_file(), reason="the script is not there"),
+]
+ROUTES = "/dreambooth/v1"
+PATIENCE = 420.0  # a busy machine
+JOB: JSON = {"steps": 3, "width": 64, "height": 64, "seed": 5, "cfg_scale": 5, "sampler_name": "Euler"}
+SMALL: JSON = {"class_noun": "dog", "identifier": "ohwx", "steps": 8, "resolution": 64, "rate": 0.01, "sample_every": 4}
+
+
+def photos() -> list[str]:
+    return [encode_image(picture(96, 80, number)) for number in range(4)]
+
+
+def finished(server: WebUI) -> JSON:
+    """Waits for the end of the training; its status."""
+    end = time.monotonic() + PATIENCE
+    while (status := server.client.get(f"{ROUTES}/status"))["running"]:
+        assert time.monotonic() < end, f"the training did not end: {status}"
+        time.sleep(0.5)
+    error = str(status["training"]["error"])
+    if "package index" in error:
+        pytest.skip(error)
+    return dict(status)
+
+
+def train(server: WebUI, **more: Any) -> JSON:
+    server.client.post(f"{ROUTES}/start", {**SMALL, "photos": photos(), **more})
+    return finished(server)
+
+
+def drawn(server: WebUI, prompt: str, **more: Any) -> Any:
+    return server.client.generate({**JOB, "prompt": prompt, **more})
+
+
+@pytest.fixture(scope="module")
+def lora(with_pack: WebUI) -> JSON:
+    """A LoRA trained once, while the WebUI also draws a picture."""
+    before = len(with_pack.log())
+    with_pack.client.post(f"{ROUTES}/start", {**SMALL, "photos": photos(), "name": "rex-lora"})
+    assert with_pack.client.get(f"{ROUTES}/status")["running"]
+    drawn(with_pack, "a picture during the training")
+    status = finished(with_pack)
+    assert with_pack.errors(before) == []
+    return status
+
+
+def test_a_lora_is_trained_while_pictures_are_drawn(lora: JSON, with_pack: WebUI) -> None:
+    assert lora["training"]["error"] == ""
+    assert lora["training"]["status"] == "done"
+    assert lora["training"]["prompt"] == "a ohwx dog"
+    assert (lora["step"], lora["steps"]) == (8, 8)
+    assert len(lora["losses"]) == 8
+    assert lora["samples"], "samples come as the training goes on"
+    assert (with_pack.data / "models" / "Lora" / "rex-lora.safetensors").is_file()
+    assert str(with_pack.data) not in str(lora), "no folder of the server is told"
+
+
+def test_the_hosts_packages_are_as_they_were(lora: JSON, with_pack: WebUI) -> None:
+    own = with_pack.data / "dreambooth" / "packages"
+    assert any(own.rglob("diffusers/__init__.py")), "what was missing is in the pack's own folder"
+    python = with_pack.installation.python.parent.parent
+    assert not list(python.glob("[Ll]ib/**/site-packages/diffusers"))
+
+
+def test_the_lora_loads_and_changes_the_picture(lora: JSON, with_pack: WebUI) -> None:
+    usage = with_pack.client.post(f"{ROUTES}/use")
+    assert usage == {"prompt": "a ohwx dog <lora:rex-lora:1>", "checkpoint": ""}
+    before = len(with_pack.log())
+    plain = drawn(with_pack, "a ohwx dog")
+    with_lora = drawn(with_pack, str(usage["prompt"]))
+    assert plain.pixels != with_lora.pixels
+    assert "rex-lora" in with_lora.infotexts[0], "the host knows the LoRA by its hash"
+    assert drawn(with_pack, "a ohwx dog").pixels == plain.pixels
+    assert with_pack.errors(before) == []
+    log = with_pack.log()[before:]
+    assert "not found" not in log and "unmatched" not in log.lower(), "every one of its weights has its place"
+
+
+def test_the_loras_card_is_read(lora: JSON, with_pack: WebUI) -> None:
+    known = {entry["name"]: entry for entry in with_pack.client.get("/sdapi/v1/loras")}
+    assert known["rex-lora"]["metadata"]["ss_output_name"] == "rex-lora"
+
+
+def test_a_checkpoint_is_trained_loads_and_changes_the_picture(with_pack: WebUI) -> None:
+    before = len(with_pack.log())
+    plain = drawn(with_pack, "a ohwx dog")
+    status = train(with_pack, kind="full", name="rex-full", class_images=2, class_steps=2, rate=0.001)
+    assert status["training"]["error"] == ""
+    assert status["training"]["results"][0] == "rex-full.safetensors"
+    usage = with_pack.client.post(f"{ROUTES}/use")
+    assert str(usage["checkpoint"]).startswith("rex-full.safetensors")
+    chosen = with_pack.client.get("/sdapi/v1/options")["sd_model_checkpoint"]
+    try:
+        with_pack.client.post("/sdapi/v1/options", {"sd_model_checkpoint": usage["checkpoint"]})
+        trained = drawn(with_pack, str(usage["prompt"]))
+    finally:
+        with_pack.client.post("/sdapi/v1/options", {"sd_model_checkpoint": chosen})
+    assert "rex-full" in trained.infotexts[0]
+    assert trained.pixels != plain.pixels
+    assert drawn(with_pack, "a ohwx dog").pixels == plain.pixels, "the WebUI's own model is what it was"
+    assert with_pack.errors(before) == []
+
+
+def test_generation_works_after_a_training_that_fails(with_pack: WebUI) -> None:
+    before = len(with_pack.log())
+    plain = drawn(with_pack, "a dog")
+    status = train(with_pack, name="rex-broken", memory=0.001)
+    assert status["training"]["status"] == "failed"
+    assert status["training"]["error"], "a sentence says why"
+    assert str(with_pack.data) not in str(status)
+    assert drawn(with_pack, "a dog").pixels == plain.pixels
+    assert with_pack.errors(before) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"photos": []}, "photos"),
+        ({"photos": ["/etc/passwd"]}, "picture"),
+        ({"photos": None, "class_noun": ""}, "photos"),
+        ({"class_noun": ""}, "what the subject is"),
+        ({"base": "no such model"}, "base model"),
+        ({"stepz": 5}, "steps"),
+        ({"name": "../x"}, "name"),
+    ],
+)
+def test_a_bad_request_is_answered_with_a_sentence(with_pack: WebUI, fields: JSON, said: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        with_pack.client.post(f"{ROUTES}/start", {**SMALL, "photos": photos(), **fields})
+    assert refused.value.status == 422
+    assert said in refused.value.body
+    assert str(with_pack.data) not in refused.value.body
+
+
+@pytest.fixture(scope="module")
+def window(with_pack: WebUI) -> Iterator[WebDriver]:
+    try:
+        with browser(width=1366, height=1100) as opened:
+            yield opened
+    except BrowserUnavailable as reason:
+        pytest.skip(str(reason))
+
+
+def open_tab(window: WebDriver, server: WebUI) -> None:
+    open_page(window, server.client.url)
+    window.execute_script(
+        "for (const b of document.querySelectorAll('#tabs > .tab-nav > button'))"
+        " if (b.textContent.trim() === 'DreamBooth') b.click();"
+    )
+    wait(window, lambda: window.find_element("css selector", "#dreambooth_train").is_displayed())
+
+
+@pytest.mark.browser
+def test_from_the_tab_to_the_prompt(window: WebDriver, with_pack: WebUI, tmp_path: Path) -> None:
+    before = len(with_pack.log())
+    open_tab(window, with_pack)
+    page_errors(window)  # those of the WebUI itself
+    files = [put(tmp_path, f"{number}.png", 96, 96, number) for number in range(4)]
+    window.find_element("css selector", "#dreambooth_photos input[type=file]").send_keys("\n".join(map(str, files)))
+    wait(window, lambda: len(window.find_elements("css selector", "#dreambooth_photos_shown img")) == 4)
+    fill(window, "#dreambooth_class_noun textarea, #dreambooth_class_noun input", "dog")
+    wait(window, lambda: "4 photos of a dog become a LoRA" in text_of(window, "#dreambooth_line"))
+    for name, value in (("steps", 8), ("resolution", 64), ("sample_every", 4), ("name", "rex-page")):
+        fill(window, f"#dreambooth_{name} textarea, #dreambooth_{name} input", value)
+    wait(window, lambda: "8 steps" in text_of(window, "#dreambooth_line"))
+    window.execute_script("document.querySelector('#dreambooth_train').click()")
+    wait(window, lambda: "rex-page" in text_of(window, "#dreambooth_panel"))
+    open_tab(window, with_pack)  # a page that comes later finds the training again
+    finished(with_pack)
+    wait(window, lambda: '"rex-page" is done' in text_of(window, "#dreambooth_panel"))
+    wait(window, lambda: bool(window.find_elements("css selector", "#dreambooth_samples img")))
+    window.execute_script("document.querySelector('#dreambooth_use').click()")
+    prompt = "return document.querySelector('#txt2img_prompt textarea').value"
+    wait(window, lambda: "<lora:rex-page:1>" in str(window.execute_script(prompt)))
+    assert page_errors(window) == []
+    assert with_pack.errors(before) == []
+
+
+@pytest.mark.browser
+def test_cancel_and_resume_in_the_tab(window: WebDriver, with_pack: WebUI) -> None:
+    with_pack.client.post(f"{ROUTES}/start", {**SMALL, "photos": photos(), "name": "rex-long", "steps": 100000})
+    open_tab(window, with_pack)
+    for button in ("", "resume"):
+        if button:
+            window.execute_script(f"document.querySelector('#dreambooth_{button}').click()")
+        wait(window, lambda: "of 100000" in text_of(window, "#dreambooth_panel"))
+        window.execute_script("document.querySelector('#dreambooth_cancel').click()")
+        wait(window, lambda: "was cancelled after step" in text_of(window, "#dreambooth_panel"))
+    assert finished(with_pack)["training"]["status"] == "cancelled"
