@@ -76,7 +76,7 @@ def test_samplers_with_noise_of_their_own_run_without(with_pack: WebUI, runs: Ru
     job = {**IMG2IMG, **SHORT, **NOISY[name]}
     before = runs.first(with_pack, job)
     answer = runs.first(with_pack, edited(job))
-    (told,) = answer.infotexts
+    told = answer.infotexts[0]
     assert f"{TITLE} note" in told and "without the noise" in told
     assert ERROR not in told
     assert not re.search(r"\b(Eta|Eta DDIM|Sigma churn): ", told)
