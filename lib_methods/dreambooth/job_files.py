@@ -111,6 +111,12 @@ class Record:
         """The model's file among the results; "" when there is none."""
         return next((name for name in self.results if name.endswith(".safetensors")), "")
 
+    @property
+    def usage(self) -> str:
+        """What to write into a prompt: for a LoRA with the tag that the host loads it by."""
+        tag = f" <lora:{self.result.removesuffix('.safetensors')}:1>" if self.kind == "LoRA" and self.result else ""
+        return f"{self.prompt}{tag}"
+
 
 def save_record(files: JobFiles, record: Record) -> None:
     """Keeps the record, and makes it the one that the page shows. Raises OSError."""

@@ -53,7 +53,7 @@ def headline(state: State) -> str:
         return status_html(f"Training {name}: {_doing(progress)}")
     if record.status == "done":
         took = record.ended - record.started
-        result = f" {record.result}: draw it with “{record.prompt}”." if record.result else ""
+        result = f" {record.result}: draw it with “{record.usage}”." if record.result else ""
         return status_html(f"{name} is done in {duration(took)}.{result}")
     if record.status == "cancelled":
         where = f" after step {progress.step}" if progress.step else ""

@@ -148,9 +148,7 @@ class TabHandlers:
         if not file.is_file():
             raise DreamBoothError(f"{record.result} is not there any more.")
         self.lists.refresh()
-        if record.kind == "LoRA":
-            return Usage(f"{record.prompt} <lora:{file.name.removesuffix('.safetensors')}:1>")
-        return Usage(record.prompt, self.lists.checkpoint_title(file))
+        return Usage(record.usage, "" if record.kind == "LoRA" else self.lists.checkpoint_title(file))
 
     # -- what is going on
 
