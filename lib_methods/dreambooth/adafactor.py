@@ -59,8 +59,9 @@ class Adafactor(torch.optim.Optimizer):
             _start(state, weights)
         state["steps"] += 1
         update = _normalised(gradient.float(), state)
-        rms = update.norm() / update.numel() ** 0.5
-        update.div_((rms / group["threshold"]).clamp(min=1.0)).mul_(-group["lr"])
+        # on a GPU small tensors cost by the number of operations: the factors are put together first
+        rms = torch.linalg.vector_norm(update) / (update.numel() ** 0.5 * group["threshold"])
+        update.mul_(-group["lr"] / rms.clamp_(min=1.0))
         if group["weight_decay"]:
             update.add_(weights, alpha=-group["lr"] * group["weight_decay"])
         if weights.dtype == torch.bfloat16:
@@ -83,14 +84,14 @@ def _start(state: dict[str, Any], weights: Tensor) -> None:
 def _normalised(gradient: Tensor, state: dict[str, Any]) -> Tensor:
     """The gradient over the root of its running mean square; the running means move on."""
     new = state["steps"] ** -_DECAY  # 1 - beta2, 1 in the first step
-    squares = gradient.square().add_(_SMALLEST)
+    squares = gradient.square()
     if "square" in state:
-        state["square"].lerp_(squares, new)
-        return gradient * state["square"].rsqrt()
+        state["square"].lerp_(squares.add_(_SMALLEST), new)
+        return state["square"].rsqrt().mul_(gradient)
     squares = squares.view(len(state["row"]), -1)
-    state["row"].lerp_(squares.mean(1), new)
-    state["column"].lerp_(squares.mean(0), new)
+    row, column = state["row"], state["column"]
+    row.lerp_(squares.mean(1).add_(_SMALLEST), new)
+    column.lerp_(squares.mean(0).add_(_SMALLEST), new)
     del squares
-    by_row = (state["row"] / state["row"].mean()).rsqrt()
-    matrix = gradient.reshape(len(by_row), -1) * by_row.unsqueeze(1)
-    return matrix.mul_(state["column"].rsqrt()).view(gradient.shape)
+    matrix = gradient.reshape(len(row), -1) * (row.mean() / row).sqrt_().unsqueeze(1)
+    return matrix.mul_(column.rsqrt()).view(gradient.shape)

@@ -84,9 +84,9 @@ class Stepper:
     """Moves the weights.
 
     A step is `backward` (once, or several times with the loss divided by their number), `step`, `zero`. Unfused, the
-    norm of all gradients together is held to `clip`, and a step whose gradients are not finite is left out. Fused, each
-    tensor's own gradient is held to `clip`, and one that is not finite counts as zero; Adafactor holds the RMS of each
-    tensor's update to 1 besides, which is what keeps it stable.
+    norm of all gradients together is held to `clip`, and a step whose gradients are not finite is left out. Fused, what
+    is not finite in a gradient counts as zero, and AdamW has each tensor's own gradient held to `clip`. Adafactor needs
+    no such bound, as the size of gradients does not matter to it; it holds the RMS of each update to 1, fused or not.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Stepper:
         self.fused = fused
         self.scale = LossScale() if scaled else None
         self.gradient_norm = math.nan
-        self._squared: Tensor | None = None  # of the fused pass, summed up as gradients come
+        self._norms: list[Tensor] = []  # of the fused pass, as gradients come
         self._handles: list[Any] = []
         if fused:
             if not hasattr(torch.Tensor, "register_post_accumulate_grad_hook"):
@@ -123,8 +123,8 @@ class Stepper:
         before clipping.
         """
         if self.fused:
-            self.gradient_norm = 0.0 if self._squared is None else float(self._squared.sqrt())
-            self._squared = None
+            norms, self._norms = self._norms, []
+            self.gradient_norm = float(torch.stack([n.to(norms[0].device) for n in norms]).norm()) if norms else 0.0
             return math.isfinite(self.gradient_norm)
         there = [p for p in self._parameters if p.grad is not None]
         if self.scale is not None:
@@ -185,16 +185,18 @@ class Stepper:
                 group["lr"] = group["base_rate"] * factor
 
     def _moving(self, optimizer: torch.optim.Optimizer) -> Any:
+        clip = 0.0 if isinstance(optimizer, Adafactor) else self._clip
+
         @torch.no_grad()
         def hook(parameter: Tensor) -> None:
             gradient = parameter.grad
             assert gradient is not None
-            norm = gradient.float().norm()
-            self._squared = norm.square() if self._squared is None else self._squared.to(norm.device) + norm.square()
-            # without asking the GPU for the number, which would hold up the backward pass at each tensor
-            gradient.masked_fill_(~torch.isfinite(norm), 0)
-            if self._clip:
-                gradient.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0).nan_to_num(1.0))
+            # nothing here asks the GPU for a number, which would hold up the backward pass at each tensor
+            norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
+            self._norms.append(norm)
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
+            if clip:
+                gradient.mul_((clip / (norm + 1e-6)).clamp_(max=1.0).nan_to_num_(1.0))
             optimizer.step()
             parameter.grad = None
 

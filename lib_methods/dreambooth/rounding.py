@@ -41,6 +41,6 @@ def round_into(weights: Tensor, values: Tensor, generator: torch.Generator) -> N
     bits = values.float().contiguous().view(torch.int32)
     # bfloat16 is the upper half of an fp32: a random lower half carries over with the right probability
     noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
-    noise.masked_fill_(~torch.isfinite(values), 0)
+    noise.mul_(torch.isfinite(values))
     noise.add_(bits).bitwise_and_(-65536)
     weights.copy_(noise.view(torch.float32))
