@@ -1,10 +1,9 @@
-"""From photos to the file that a WebUI loads; and every bad input ends in a sentence that helps."""
+"""From photos to the file that a WebUI loads."""
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lib_methods.dreambooth import progress as progress_module
-from lib_methods.dreambooth import showing, tensor_file
-from lib_methods.dreambooth.choose import resolved
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.progress import Pace, Report, duration
+from lib_methods.dreambooth import showing
+from lib_methods.dreambooth.errors import TrainingStopped
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.state import STATE
 from standalone.dreambooth.model import load_training_model
 
-from .models import prediction, write
+from .models import prediction
 from .training import equal, events, moved, settings_for, state_tensors, train
 
 
@@ -176,181 +171,6 @@ def test_the_log_tells_what_happens_in_its_order(tmp_path: Path) -> None:
     assert step["loss"] == pytest.approx(step["subject"] + step["prior"])
 
 
-# -- bad input
-
-
-def _broken(folder: Path, name: str) -> None:
-    (folder / name).write_bytes(b"\xff\xd8\xff this is no picture")
-
-
-def test_one_broken_photo_is_left_out_with_a_word_about_it(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
-    _broken(settings.photos, "broken.jpg")
-    train(settings)
-    assert any("broken.jpg" in line["text"] for line in events(settings, "warning"))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: replace(s, photos=s.photos / "none"), "photos"),
-        (lambda s: replace(s, photos=_made(s.photos / "empty")), "no photos"),
-        (lambda s: replace(s, photos=_only_broken(s.photos / "bad")), "None of the photos"),
-        (lambda s: replace(s, base=s.base.with_name("none.safetensors")), "none.safetensors"),
-        (lambda s: replace(s, base=_garbage(s.base.with_name("garbage.safetensors"))), "garbage.safetensors"),
-        (lambda s: replace(s, base=write(_made(s.photos / "x"), in_channels=9)), "inpainting"),
-        (lambda s: replace(s, base=write(_made(s.photos / "x"), in_channels=8)), "InstructPix2Pix"),
-    ],
-)
-def test_bad_input_is_a_sentence_on_the_console_and_in_the_log(
-    tmp_path: Path, change: Callable[[TrainingSettings], TrainingSettings], words: str
-) -> None:
-    settings = change(settings_for(tmp_path))
-    with pytest.raises(DreamBoothError, match=words) as caught:
-        train(settings)
-    assert events(settings, "error")[-1]["text"] == str(caught.value)
-    assert str(tmp_path) not in str(caught.value)
-    assert not list(settings.out.glob("*.safetensors"))
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-def _only_broken(folder: Path) -> Path:
-    _broken(_made(folder), "one.jpg")
-    return folder
-
-
-def _garbage(file: Path) -> Path:
-    file.write_bytes(b"nothing of use" * 20)
-    return file
-
-
-def test_a_result_that_is_there_already_is_not_overwritten(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
-    _made(settings.out)
-    (settings.out / "dog1.safetensors").write_bytes(b"mine")
-    with pytest.raises(DreamBoothError, match="already"):
-        train(settings)
-    assert (settings.out / "dog1.safetensors").read_bytes() == b"mine"
-
-
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file", encoding="utf-8")
-    with pytest.raises(DreamBoothError, match="folder for the result"):
-        train(settings_for(tmp_path))
-
-
-def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
-    refused: list[str] = []
-
-    def meanwhile() -> bool:
-        if not refused:
-            with pytest.raises(DreamBoothError) as caught:
-                train(settings, resume=True)
-            refused.append(str(caught.value))
-        return False
-
-    train(settings, cancelled=meanwhile)
-    assert "Another process" in refused[0]
-
-
-@pytest.mark.parametrize("kind", ["LoRA", "full"])
-def test_a_full_disk_at_the_end_keeps_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    settings = settings_for(tmp_path, kind=kind, prior="off")
-    replace_file = tensor_file.os.replace
-
-    def full(source: Any, target: Any) -> None:
-        if Path(target).name == "dog1.safetensors":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace_file(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tensor_file.os, "replace", full)
-        with pytest.raises(DreamBoothError, match="--resume"):
-            train(settings)
-    assert not (settings.out / "dog1.safetensors").exists() and (folder_of(settings) / STATE).exists()
-    assert train(settings, resume=True).files[0].exists()
-    assert len(events(settings, "step")) == 4  # nothing was trained twice
-
-
-def test_a_photo_that_breaks_while_the_training_is_stopped_does_not_harm_it(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
-    train(settings)
-    before = state_tensors(settings)
-    _broken(settings.photos, "photo1.png")
-    with pytest.raises(DreamBoothError, match="photos have changed"):
-        train(replace(settings, steps=6), resume=True)
-    assert equal(before, state_tensors(settings))
-
-
-# -- the small parts
-
-
-def test_what_is_left_open_is_chosen() -> None:
-    asked = TrainingSettings(Path("p"), Path("b"), Path("o"), "x", "dog", kind="full")
-    chosen = resolved(asked, photos=4, resolution=512, unet_parameters=860_000_000)
-    assert (chosen.steps, chosen.rate, chosen.prior, chosen.resolution) == (1000, 5e-6, "images", 512)
-    assert resolved(replace(asked, kind="LoRA"), photos=4, resolution=512, unet_parameters=10**9).prior == "model"
-    mine = replace(asked, steps=7, rate=0.5, text_rate=0.25, prior="off", resolution=64, sample_every=3)
-    assert resolved(mine, photos=4, resolution=512, unet_parameters=10) == mine
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (99, "99 s"), (100, "2 min"), (3600, "60 min"), (7500, "2 h 05 min")]
-)
-def test_lengths_of_time_are_said_as_people_do(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
-
-
-def test_the_pace_forgets_a_slow_first_step() -> None:
-    pace = Pace()
-    assert pace.seconds is None
-    pace.add(60.0)
-    for _ in range(3):
-        pace.add(1.0)
-    assert pace.seconds == pytest.approx(1.0)
-
-
-def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
-    said: list[str] = []
-    report = Report(tmp_path / "none", said.append, tensorboard=False)
-    for _ in range(3):
-        report.event("step", step=1)
-    assert len(said) == 1 and "cannot be written" in said[0]
-
-
-def test_a_line_that_a_kill_has_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None:
-    (tmp_path / "training.jsonl").write_bytes(b'{"event": "step"}\n{"event": "st')
-    Report(tmp_path, print, tensorboard=False).event("save", step=2, file=Path("/secret/place/x"), loss=float("nan"))
-    last = json.loads((tmp_path / "training.jsonl").read_bytes().splitlines()[-1])
-    assert last["event"] == "save" and last["file"] == "x" and last["loss"] is None
-
-
-def test_tensorboard_gets_the_losses_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Writer:
-        def __init__(self, folder: str) -> None:
-            self.seen: list[tuple[str, float, int]] = []
-            self.closed = False
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            self.seen.append((name, value, step))
-
-        def close(self) -> None:
-            self.closed = True
-
-    writer = Writer("")
-    module = type("Module", (), {"SummaryWriter": lambda folder: writer})
-    monkeypatch.setattr(progress_module.importlib, "import_module", lambda name: module)
-    report = Report(tmp_path, lambda text: None)
-    report.step(3, 9, {"loss": 0.5, "subject": 0.25, "prior": 0.25}, 1e-4, 1.0)
-    report.close()
-    assert ("loss", 0.5, 3) in writer.seen and ("rate", 1e-4, 3) in writer.seen and writer.closed
-
-
 @pytest.mark.parametrize("values", [{}, {"train_text": True, "convolutions": True}, {"kind": "full", "prior": "off"}])
 def test_the_plan_foresees_the_result_s_size_and_the_time(tmp_path: Path, values: dict[str, Any]) -> None:
     settings = settings_for(tmp_path, **values)
@@ -378,16 +198,3 @@ def test_a_stop_in_the_middle_of_a_look_drops_it_and_it_is_made_up_for_later(tmp
     again = train(stopped, resume=True, find_judge=lambda *asked: FixedJudge(scores[:]))
     assert again.best_step == whole.best_step == 2
     assert equal(load_file(whole.files[0]), load_file(again.files[0]))
-
-
-@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError()])
-def test_too_little_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    settings = settings_for(tmp_path)
-
-    def fails(*args: Any, **more: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("lib_methods.dreambooth.trainer.training_loss", fails)
-    with pytest.raises(DreamBoothError, match="--memory 8GB"):
-        train(settings)
-    assert "--memory" in events(settings, "error")[-1]["text"]
