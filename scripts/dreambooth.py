@@ -30,6 +30,7 @@ from lib_methods.ui.gradio_compat import (
     listen_then,
     look,
     unsaved,
+    warn,
 )
 from lib_methods.ui.status import status_html
 
@@ -57,6 +58,8 @@ class DreamBoothScript(scripts.Script):
         sentence = ROOM.before_job()
         if sentence:
             p.comment(f"{TITLE}: {sentence}")
+            if not getattr(p, "is_api", False):
+                warn(f"{TITLE}: {sentence}")
             shared.state.interrupt()
 
 

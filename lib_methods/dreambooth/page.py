@@ -45,11 +45,11 @@ def headline(state: State) -> str:
     record, progress = state.record, state.progress
     assert record is not None
     name = f'"{record.name}"'
+    if state.is_running and state.stopping:
+        return status_html(f"{name} stops at the end of this step. Cancel once more to end it at once.")
     if record.status == "waiting":
         return status_html(f"{name} waits for the picture that is being drawn.")
     if record.status == "running":
-        if state.stopping:
-            return status_html(f"{name} stops at the end of this step. Cancel once more to end it at once.")
         return status_html(f"Training {name}: {_doing(progress)}")
     if record.status == "done":
         took = record.ended - record.started

@@ -1,0 +1,99 @@
+"""The REST routes: what they answer, and to whom."""
+
+from __future__ import annotations
+
+import base64
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from lib_methods.dreambooth.api import PREFIX, add_routes
+from lib_methods.dreambooth.tab import TabHandlers
+from tests.dreambooth.pictures import picture
+from tests.dreambooth.test_tab import handlers  # noqa: F401 - a fixture
+from tests.webui.client import encode_image
+
+
+@pytest.fixture
+def client(handlers: TabHandlers) -> TestClient:  # noqa: F811
+    app = FastAPI()
+    add_routes(app, handlers)
+    return TestClient(app)
+
+
+def photos() -> list[Any]:
+    return [encode_image(picture(64, 48, 1)), {"image": encode_image(picture(64, 48, 2)), "caption": "a dog outside"}]
+
+
+def test_from_start_to_use(client: TestClient, handlers: TabHandlers, tmp_path: Path) -> None:  # noqa: F811
+    assert client.get(f"{PREFIX}/status").json()["training"] is None
+    assert client.post(f"{PREFIX}/use").status_code == 422
+    answer = client.post(f"{PREFIX}/start", json={"photos": photos(), "class_noun": "dog", "name": "rex", "steps": 40})
+    assert (answer.status_code, answer.json()) == (200, {"name": "rex"})
+    assert handlers.trainings.wait(30)
+    status = client.get(f"{PREFIX}/status").json()
+    assert status["training"]["status"] == "done"
+    assert (status["running"], status["step"], len(status["losses"])) == (False, 40, 40)
+    assert status["samples"] == [{"step": 20, "files": ["20.png"]}, {"step": 40, "files": ["40.png"]}]
+    assert str(tmp_path) not in str(status)
+    assert client.post(f"{PREFIX}/use").json() == {"prompt": "a ohwx dog <lora:rex:1>", "checkpoint": ""}
+
+
+def test_cancel_and_resume(client: TestClient, handlers: TabHandlers) -> None:  # noqa: F811
+    assert client.post(f"{PREFIX}/cancel").status_code == 422
+    assert client.post(f"{PREFIX}/start", json={"photos": photos(), "class_noun": "slow thing"}).status_code == 200
+    assert client.post(f"{PREFIX}/start", json={"photos": photos(), "class_noun": "dog"}).status_code == 422
+    assert client.post(f"{PREFIX}/cancel").json() == {}
+    assert handlers.trainings.wait(30)
+    assert client.post(f"{PREFIX}/resume").json() == {}
+    time.sleep(0.1)
+    assert client.get(f"{PREFIX}/status").json()["running"]
+    assert client.post(f"{PREFIX}/cancel").status_code == 200
+    assert handlers.trainings.wait(30)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"photos": "x", "class_noun": "dog"},
+        {"photos": ["/etc/passwd"], "class_noun": "dog"},
+        {"class_noun": "dog"},
+        {"photos": [1], "class_noun": "dog"},
+        {"photos": None},
+        {"photos": ["x"], "class_noun": {"a": 1}},
+        {"photos": ["x"], "class_noun": "dog", "out": "/tmp", "stepz": 1},
+        [1],
+    ],
+)
+def test_bad_requests_get_a_sentence(client: TestClient, handlers: TabHandlers, body: Any) -> None:  # noqa: F811
+    answer = client.post(f"{PREFIX}/start", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].endswith((".", "?"))
+    assert not handlers.trainings.is_running
+
+
+def test_places_are_not_taken_from_a_request(client: TestClient, handlers: TabHandlers, tmp_path: Path) -> None:  # noqa: F811
+    body = {"photos": photos(), "class_noun": "dog", "out": str(tmp_path / "elsewhere"), "steps": 5}
+    assert client.post(f"{PREFIX}/start", json=body).status_code == 200
+    assert handlers.trainings.wait(30)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_no_json(client: TestClient) -> None:
+    assert client.post(f"{PREFIX}/start", content=b"{").status_code == 422
+
+
+def test_who_has_no_password_is_not_answered(handlers: TabHandlers) -> None:  # noqa: F811
+    app = FastAPI()
+    add_routes(app, handlers, "ann:secret, bob:other")
+    client = TestClient(app)
+    for header in ("", "Basic", "Basic !!!", "Bearer x", "Basic " + base64.b64encode(b"ann:wrong").decode()):
+        for method, route in (("GET", "status"), ("POST", "start"), ("POST", "cancel"), ("POST", "use")):
+            answer = client.request(method, f"{PREFIX}/{route}", headers={"Authorization": header}, json={})
+            assert answer.status_code == 401, (header, route)
+    good = "Basic " + base64.b64encode(b"bob:other").decode()
+    assert client.get(f"{PREFIX}/status", headers={"Authorization": good}).status_code == 200
