@@ -32,7 +32,8 @@ class LibraryHandlers:
 
     def show(self, name: Any) -> str:
         """What the chosen direction was made from."""
-        return status_html(self.workshop.record(name) if isinstance(name, str) else "")
+        record = self.workshop.record(name) if isinstance(name, str) else ""
+        return status_html(record) if record else ""
 
     def add(self, name: Any, weight: Any, line: str) -> list[Any]:
         """The line of directions with the chosen one at its end."""
@@ -98,6 +99,7 @@ def build_library(workshop: Workshop, elem_id: str, words: Sequence[Any]) -> dic
                 )
             )
             weight = unsaved(gr.Number(1.0, label="Weight", info="-1 reverses it", elem_id=f"{elem_id}_weight"))
+        record = gr.HTML("", elem_id=f"{elem_id}_record")
         add, delete = _buttons(elem_id, add="Add to the line", delete="Delete")
         line = gr.Textbox(
             value="",
@@ -142,7 +144,7 @@ def build_library(workshop: Workshop, elem_id: str, words: Sequence[Any]) -> dic
                 second = _drop("The target's .pt", f"{elem_id}_second_file", ".pt")
             (bring_in,) = _buttons(elem_id, bring_in="Import")
     listen(chosen.focus, handlers.refresh, [], [chosen])
-    listen(chosen.change, handlers.show, [chosen], [status])
+    listen(chosen.change, handlers.show, [chosen], [record])
     listen(add.click, handlers.add, [chosen, weight, line], [line, status])
     listen(delete.click, handlers.delete, [chosen], [chosen, status])
     listen(build.click, lambda: status_html("The sentences are being embedded …"), [], [status])

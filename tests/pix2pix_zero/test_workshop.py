@@ -82,7 +82,8 @@ def test_a_direction_is_built_listed_combined_and_deleted(client: Any, workshop:
     assert (record["source"], record["target"], record["clip_skip"], record["model"]) == ("cat", "dog", 2, "tiny")
     assert record["source_count"] > 200
     assert client.get(PATH).json() == [record]
-    assert client.post(PATH, json={"name": "back", "directions": "cat to dog: -0.5"}).status_code == 200
+    back = client.post(PATH, json={"name": "back", "directions": "cat to dog: -0.5"}).json()
+    assert (back["source"], back["target"]) == ("dog", "cat")
     there, back = (workshop.library.get(name).context for name in ("cat to dog", "back"))
     assert torch.allclose(back, -0.5 * there)
     assert client.post(PATH, json={"name": "both", "directions": "cat to dog: 1, back: 2"}).status_code == 200
