@@ -20,6 +20,8 @@ pytestmark = [
 CASES: dict[str, JSON] = {
     "img2img, Euler": {**IMG2IMG, **SHORT},
     "img2img, DDIM": {**IMG2IMG, **SHORT, "sampler_name": "DDIM"},
+    "img2img, Euler a": {**IMG2IMG, **SHORT, "sampler_name": "Euler a"},
+    "txt2img, Euler a": {**TXT2IMG, **SHORT, "sampler_name": "Euler a"},
     "img2img, LCM": {**IMG2IMG, **SHORT, "sampler_name": "LCM"},
     "inpainting": {**IMG2IMG, **SHORT, "mask": half(0, 255)},
     "txt2img, UniPC": {**TXT2IMG, **SHORT, "sampler_name": "UniPC"},
