@@ -40,11 +40,11 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for parameter in model.parameters():
                 if parameter.ndim > 1:
                     nn.init.normal_(parameter, std=0.3)
-    clip.save_pretrained(folder / "clip")
+    clip.save_pretrained(folder / "clip", safe_serialization=True)
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(VOCABULARY / name, folder / "clip" / name)
     (folder / "clip" / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 77}), encoding="utf-8")
-    dino.save_pretrained(folder / "dino")
+    dino.save_pretrained(folder / "dino", safe_serialization=True)
     return folder
 
 

@@ -24,6 +24,7 @@ from benchmarks.shape_subjects import (
     prompt_of,
     settings,
 )
+from lib_methods.dreambooth.showing import Judge
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.setup.places import ROOT
 from standalone.shapes.captions import caption
@@ -121,7 +122,8 @@ def test_diversity_is_none_for_copies_and_high_for_the_world() -> None:
 
 def test_the_worlds_judge_knows_the_subject_and_its_settings() -> None:
     subject = SUBJECTS[0]
-    judge = SubjectJudge(subject)
+    judge: Judge = SubjectJudge(subject)
+    assert isinstance(judge, SubjectJudge)
     prompts = [template.replace("{subject}", "ohwx circles") for template in judge.templates]
     assert len(set(prompts)) == 12
 
