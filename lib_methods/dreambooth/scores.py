@@ -27,6 +27,7 @@ from .settings import TrainingSettings
 JUDGES_DIR = "DREAMBOOTH_JUDGES"
 CLIP_NAMES = ("openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16")
 DINO_NAMES = ("facebook/dino-vits16",)
+WEIGHTS = "model.safetensors"
 # with the subject, at places and in looks that no photo has: some of the paper's prompts
 TEMPLATES = (
     "a {subject}",
@@ -196,12 +197,19 @@ def as_squares(images: Sequence[Any], side: int) -> Tensor:
 
 def _loaded(kind: Any, place: str | Path, **options: Any) -> Any:
     """A model or tokenizer of transformers; None where it is not on this machine or its weights are a pickle."""
-    if isinstance(place, Path) and not place.is_dir():
+    folder = place if isinstance(place, Path) else _cached(place)
+    # older versions of transformers open a pickle, too, whatever they are told, where there is nothing else
+    if folder is None or not (folder / WEIGHTS).is_file():
         return None
-    is_model = isinstance(kind, type) and issubclass(kind, nn.Module)
-    if is_model:
-        options["use_safetensors"] = True
     with suppress(OSError, ValueError):
-        loaded = kind.from_pretrained(place, local_files_only=True, **options)
-        return loaded.eval().requires_grad_(False) if is_model else loaded
+        loaded = kind.from_pretrained(folder, local_files_only=True, **options)
+        return loaded.eval().requires_grad_(False) if isinstance(loaded, nn.Module) else loaded
     return None
+
+
+def _cached(name: str) -> Path | None:
+    """The folder of a model in Hugging Face's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, WEIGHTS)
+    return Path(found).parent if isinstance(found, str) else None

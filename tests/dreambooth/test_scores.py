@@ -121,17 +121,17 @@ def test_a_pickle_is_not_opened(judges: Path, tmp_path: Path) -> None:
 
 def test_the_trainer_gets_a_judge_of_its_photos(judges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(scores.JUDGES_DIR, str(judges))
-    photos = []
-    for number in range(2):
-        levels = ((pictures(1, seed=number, height=64, width=96)[0] + 1) * 127.5).byte().permute(1, 2, 0).numpy()
-        Image.fromarray(levels).save(tmp_path / f"{number}.png")
-        photos.append(open_photo(tmp_path / f"{number}.png"))
-    judge = find_judge(photos, settings(tmp_path), CPU)
-    assert judge is not None and judge.photos.shape == (2, 3, 224, 224)
+    levels = ((pictures(1, height=64, width=96)[0] + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    Image.fromarray(levels).save(tmp_path / "photo.png")
+    photo = open_photo(tmp_path / "photo.png")
+    two = find_judge([photo, photo], settings(tmp_path), CPU)
+    assert two is not None and two.photos.shape == (2, 3, 224, 224)
+    judge = find_judge([photo], settings(tmp_path), CPU)
+    assert judge is not None
     assert all("{subject}" in template for template in judge.templates)
     same, _ = judge.score(pictures(1, seed=0, height=64, width=96), ["a ohwx dog"])
     other, _ = judge.score(pictures(1, seed=7, height=64, width=96), ["a ohwx dog"])
-    assert same > other >= 0
+    assert same > 0.98 > other >= 0
 
 
 class Told:
