@@ -225,13 +225,15 @@ class Pix2PixZeroScript(scripts.Script):
         if value is not None:
             p.extra_generation_params[infotext.PSNR_KEY] = page.decibels(value)
         if settings.show:
-            p.pix2pix_zero_sheets += session.sheets(kwargs.get("images", ()))
+            text = f"{TITLE}: source, reconstruction, edit, and where the word attends"
+            text += "" if value is None else f". Reconstruction PSNR: {page.decibels(value)}"
+            p.pix2pix_zero_sheets += [(sheet, text) for sheet in session.sheets(kwargs.get("images", ()))]
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         sheets, p.pix2pix_zero_sheets = getattr(p, "pix2pix_zero_sheets", []), []
-        for sheet in sheets:
+        for sheet, text in sheets:
             processed.images.append(sheet)
-            processed.infotexts.append(f"{TITLE}: source, reconstruction, edit, and where the word attends")
+            processed.infotexts.append(text)
 
     def _tab(self) -> str:
         return "img2img" if self.is_img2img else "txt2img"

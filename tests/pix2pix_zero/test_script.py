@@ -81,6 +81,7 @@ def test_a_sheet_for_every_picture(host: Running, guidance: str) -> None:
         shown = np.asarray(sheet)[line:, 2 * (column + gap) : 2 * (column + gap) + side].astype(int)
         wanted = np.asarray(made.images[made.index_of_first_image + index]).astype(int)
         assert np.abs(shown - wanted).max() <= 1
+        assert "Reconstruction PSNR: " in made.infotexts[count + index]
 
 
 def test_a_sheet_has_what_there_is(host: Running) -> None:
