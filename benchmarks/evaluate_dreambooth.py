@@ -45,7 +45,6 @@ FIGURES = ("subject_fidelity", "prompt_fidelity", "subject_in_new", "prior_prese
 # the text encoder learns, too: the vocabulary of `shapes` has hardly a trained word but the world's own, so that a rare
 # word is told from none by little more than where it stands
 TRAINING: dict[str, Any] = {
-    "steps": 400,
     "schedule": "cosine",
     "batch_size": 4,
     "train_text": True,
@@ -53,10 +52,25 @@ TRAINING: dict[str, Any] = {
     "saved_as": "fp32",
     "sample_every": 1_000_000,
 }
-FULL: dict[str, Any] = {**TRAINING, "kind": "full", "rate": 6e-4, "text_rate": 1e-3, "prior": "images"}
+FULL: dict[str, Any] = {
+    **TRAINING,
+    "kind": "full",
+    "steps": 300,
+    "rate": 6e-4,
+    "text_rate": 1e-3,
+    "prior": "images",
+}
 FORMS: dict[str, dict[str, Any]] = {
     "full_": FULL,
-    "lora_": {**TRAINING, "kind": "LoRA", "rank": 16, "rate": 3e-3, "text_rate": 3e-3, "prior": "images"},
+    "lora_": {
+        **TRAINING,
+        "kind": "LoRA",
+        "rank": 16,
+        "steps": 400,
+        "rate": 3e-3,
+        "text_rate": 3e-3,
+        "prior": "images",
+    },
     "no_prior_": {**FULL, "prior": "off"},
 }
 LABELS = {

@@ -54,7 +54,7 @@ def _subject(name: str, noun: str, first: tuple[str, str, str], second: tuple[st
 
 
 SUBJECTS = (
-    _subject("red and yellow", "circles", ("circle", "red", "plain"), ("circle", "yellow", "plain")),
+    _subject("green and red", "circles", ("circle", "green", "plain"), ("circle", "red", "plain")),
     _subject("cyan and blue", "triangles", ("triangle", "cyan", "plain"), ("triangle", "blue", "plain")),
     _subject("green and yellow", "crosses", ("cross", "green", "plain"), ("cross", "yellow", "plain")),
     _subject("square and triangle", "squares", ("square", "purple", "plain"), ("triangle", "purple", "plain")),

@@ -60,7 +60,6 @@ def test_the_forms_differ_only_in_what_their_names_say() -> None:
     assert {name for name in full if full[name] != ablated[name]} == {"prior"}
     assert ablated["prior"] == "off" and full["prior"] != "off"
     assert [form["kind"] for form in program.FORMS.values()] == ["full", "LoRA", "full"]
-    assert len({form["steps"] for form in program.FORMS.values()}) == 1
     assert len(SUBJECTS) >= 5 and len({subject.noun for subject in SUBJECTS}) >= 3
 
 
