@@ -8,16 +8,19 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from standalone.setup.places import ROOT
 
+WORKERS = 2  # processes; each takes about 3 GB
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")
 
 
 def _stream(name: str, command: list[str]) -> tuple[int, str]:
     """Runs a command and passes its output on; returns its exit status and its last line that counts tests."""
     print(f"== {name}", flush=True)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # more threads than cores that wait for each other in loops would be slower than one each
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1"}
     closing = ""
     with subprocess.Popen(
         [sys.executable, "-m", *command],
@@ -54,16 +57,24 @@ def summary(states: dict[str, bool], closing: str) -> str:
     return f"result: {text}" if not bad else f"FAILED in {' and '.join(bad)}: {text}"
 
 
+def pytest_command(tests: Sequence[str], cores: int) -> list[str]:
+    """pytest over what is named; over everything in several processes, a file of tests in one of them."""
+    if tests:
+        return ["pytest", *tests]
+    return ["pytest", "-n", str(max(1, min(WORKERS, cores))), "--dist", "loadfile"]
+
+
 def run(options: argparse.Namespace) -> int:
     """Runs the linters over everything, and the tests named in `options.tests` (all by default)."""
-    absent = [name for name in ("ruff", "mypy", "pytest") if importlib.util.find_spec(name) is None]
+    needed = {"ruff": "ruff", "mypy": "mypy", "pytest": "pytest", "pytest-xdist": "xdist"}
+    absent = [name for name, module in needed.items() if importlib.util.find_spec(module) is None]
     if absent:
         print(f"This Python lacks {', '.join(absent)}: start without STEER_NO_VENV.", file=sys.stderr)
         return 1
     states: dict[str, bool] = {}
     states["ruff"] = _stream("ruff", ["ruff", "check", "."])[0] == 0
     states["mypy"] = _stream("mypy", ["mypy"])[0] == 0
-    status, closing = _stream("pytest", ["pytest", *options.tests])
+    status, closing = _stream("pytest", pytest_command(options.tests, os.cpu_count() or 1))
     states["pytest"] = status == 0
     print(summary(states, closing), flush=True)
     return 0 if all(states.values()) else 1
