@@ -147,7 +147,7 @@ class Pix2PixZeroScript(scripts.Script):
                     )
                 with gr.Row():
                     made["caption_as_negative"] = gr.Checkbox(
-                        True, label="Caption as negative prompt where that is empty"
+                        False, label="Caption as negative prompt where that is empty"
                     )
                     made["save_memory"] = gr.Checkbox(True, label="Save memory")
                     made["show"] = gr.Checkbox(True, label="Show reconstruction and attention")
@@ -189,7 +189,7 @@ class Pix2PixZeroScript(scripts.Script):
             from lib_methods.pix2pix_zero import session
 
             captions = session.check(sampling, settings, _job_of(p), DIRECTIONS)
-            if settings.caption_as_negative:
+            if settings.caption_is_negative:
                 pairs = zip(p.negative_prompts, captions)
                 p.negative_prompts = [negative if negative.strip() else caption for negative, caption in pairs]
 

@@ -32,7 +32,7 @@ DROPPED = (
     "At some steps nothing held the structure, as the gradient was not a number (NaN). Half precision often does that."
 )
 
-_BLEND_FOR_STEP = 5.0  # where a blend has to stand in for the gradient: the paper's step of 0.1 becomes a half
+_BLEND_FOR_STEP = 5 / 3  # a blend that stands in for the gradient: the default step of 0.3 becomes a half
 _GUIDED_LAYERS: dict[str, Choice] = {"all": "all", "coarse": (4, 8), "fine": (1, 2)}
 
 

@@ -54,10 +54,11 @@ class Pix2PixZeroSettings:
         "fine" (the others).
         inversion: "ddim" (the paper's); "direct", which makes the reconstruction exact; or "ddpm", which does so with
         the noise of Euler a.
-        regularisation: of the inverted noise: "paper", "as published" (its public code) or "off".
+        regularisation: of the inverted noise: "paper", "as published" (its public code) or "off", which finds the
+        picture again more closely.
         refinements: how often each step of the inversion is refined, 0 to 10.
-        caption_as_negative: an empty negative prompt becomes the caption, so that without an edit the guidance leads
-        nowhere (the paper's way for pictures). Not in txt2img.
+        caption_as_negative: an empty negative prompt becomes the caption, so that the CFG scale multiplies the edit
+        alone (the paper's way for pictures). At strength 0 it always does. Not in txt2img.
         mask_mode: where the picture may change: "everywhere", "by word" (where `mask_word`, or the source, attends),
         or a picture in `mask` whose white is to "change" or to "keep".
         mask_level: from which share of its strongest attention on a position counts as the word's, 0 to 1.
@@ -76,15 +77,15 @@ class Pix2PixZeroSettings:
     directions: str = ""
     caption: str = ""
     strength: float = 1.0
-    structure: float = 0.1
+    structure: float = 0.3
     start: float = 0.0
     end: float = 1.0
     guidance: str = GRADIENT
     layers: str = "all"
     inversion: str = DDIM
-    regularisation: str = "paper"
+    regularisation: str = "off"
     refinements: int = 0
-    caption_as_negative: bool = True
+    caption_as_negative: bool = False
     mask_mode: str = "everywhere"
     mask_word: str = ""
     mask: str = ""
@@ -181,6 +182,12 @@ class Pix2PixZeroSettings:
     def word(self, image: int) -> str:
         """Where it attends is shown, and may be the mask: for the image of a job, counted from 0. Empty for none."""
         return self.mask_word or (self.sources[image % len(self.sources)] if self.sources else "")
+
+    @property
+    def caption_is_negative(self) -> bool:
+        """Whether an empty negative prompt becomes the caption. Without an edit it does: guidance then leads nowhere,
+        and the result is the reconstruction."""
+        return self.caption_as_negative or self.strength == 0
 
     @property
     def guides(self) -> bool:

@@ -109,8 +109,8 @@ def test_an_edit_is_the_originals(host: Running, sampler: str, kind: str) -> Non
             known["delta"] = mean(sampling, TARGET) - mean(sampling, SOURCE)
 
     with acting(host, look, False):
-        found = host.latents(script_args=edit(structure=2.0), **job)
-    loose = host.latents(script_args=edit(structure=0.0), **job)
+        found = host.latents(script_args=edit(structure=2.0, caption_as_negative=True), **job)
+    loose = host.latents(script_args=edit(structure=0.0, caption_as_negative=True), **job)
     assert left() == []
 
     plain = Original(known["sigmas"], 5.0, 2.0, sampler == "DDIM")

@@ -97,12 +97,12 @@ def test_a_sheet_has_what_there_is(host: Running) -> None:
 
 @pytest.mark.parametrize("by_the_prompt", [False, True])
 def test_the_caption_is_the_prompts_where_that_is_empty(host: Running, by_the_prompt: bool) -> None:
-    full = host.generate(script_args=edit(), **IMG2IMG)
+    full = host.generate(script_args=edit(caption_as_negative=True), **IMG2IMG)
     job = {**IMG2IMG, "prompt": CAPTION if by_the_prompt else ""}
-    assert same(full, host.generate(script_args=edit(caption=CAPTION), **job))
+    assert same(full, host.generate(script_args=edit(caption=CAPTION, caption_as_negative=True), **job))
     negative = {**IMG2IMG, "negative_prompt": CAPTION}
     assert same(full, host.generate(script_args=edit(), **negative))
-    assert not same(full, host.generate(script_args=edit(caption_as_negative=False), **IMG2IMG))
+    assert not same(full, host.generate(script_args=edit(), **IMG2IMG))
     assert "Negative prompt" not in full.infotexts[0]
 
 

@@ -212,15 +212,15 @@ def test_every_setting_counts(with_pack: WebUI, runs: Runs) -> None:
     forms: list[JSON] = [
         {},
         {"strength": 0.7},
-        {"structure": 0.3},
+        {"structure": 0.8},
         {"end": 0.5},
         {"start": 0.5},
         {"inversion": "direct"},
-        {"regularisation": "off"},
+        {"regularisation": "paper"},
         {"refinements": 2},
         {"words_are": "object"},
         {"caption": "circles"},
-        {"caption_as_negative": False},
+        {"caption_as_negative": True},
     ]
     assert len({made(with_pack, runs, edited(case, **form)).pixels[0] for form in forms}) == len(forms)
     saved, held = (made(with_pack, runs, edited(case, save_memory=value)) for value in (True, False))
