@@ -24,7 +24,7 @@ _UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 
 def state_html(state: State) -> str:
-    """The whole panel beside the form, without the samples: what happens, the plan, how far, the loss."""
+    """The panel beside the form: what happens, the plan, how far, the loss. The rest is `samples_html`."""
     record, progress = state.record, state.progress
     if record is None:
         return status_html("Nothing has been trained yet.")
@@ -36,7 +36,6 @@ def state_html(state: State) -> str:
         parts.append(bar_html(progress))
         parts.append('<p class="dreambooth-aside">You can close this page: the training goes on.</p>')
     parts.append(curve_svg(progress))
-    parts += [f'<p class="dreambooth-note">{html.escape(text)}</p>' for text in progress.warnings]
     return '<div class="dreambooth-panel">' + "".join(parts) + "</div>"
 
 
@@ -152,12 +151,12 @@ def _binned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
 
 
 def samples_html(progress: Progress) -> str:
-    """The pictures drawn on the way, the newest first; of many only the first and the last ones."""
+    """The pictures drawn on the way, the newest first, of many only the first and the last ones; then the warnings."""
     samples = progress.samples
-    if not samples:
-        return ""
     shown = samples if len(samples) <= MOST_SAMPLES else [samples[0], *samples[-(MOST_SAMPLES - 1) :]]
-    return '<div class="dreambooth-samples">' + "".join(map(_sample_html, reversed(shown))) + "</div>"
+    parts = [_sample_html(sample) for sample in reversed(shown)]
+    parts += [f'<p class="dreambooth-note">{html.escape(text)}</p>' for text in progress.warnings]
+    return '<div class="dreambooth-samples">' + "".join(parts) + "</div>" if parts else ""
 
 
 def _sample_html(sample: Sample) -> str:

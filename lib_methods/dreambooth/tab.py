@@ -196,4 +196,5 @@ def _version(state: State) -> str:
 def _pictures(state: State) -> str:
     if state.record is None:
         return "none"
-    return f"{state.record.name}/{state.record.started}/{len(state.progress.samples)}"
+    progress = state.progress
+    return f"{state.record.name}/{state.record.started}/{len(progress.samples)}/{len(progress.warnings)}"

@@ -266,7 +266,7 @@ def test_what_a_log_says_cannot_become_markup(tmp_path: Path) -> None:
     progress = LogReader(log).read()
     for status in ("waiting", "running", "done", "cancelled", "failed"):
         record = Record("rex", "LoRA", status, error=evil, prompt=evil, results=["rex.safetensors"])
-        shown = page.state_html(State(record, progress))
+        shown = page.state_html(State(record, progress)) + page.samples_html(progress)
         assert "<script" not in shown
         assert "9.3 GB" in shown and "about 90 s" in shown
 

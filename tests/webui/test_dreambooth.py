@@ -172,7 +172,8 @@ def open_tab(window: WebDriver, server: WebUI) -> None:
         "for (const b of document.querySelectorAll('#tabs > .tab-nav > button'))"
         " if (b.textContent.trim() === 'DreamBooth') b.click();"
     )
-    wait(window, lambda: window.find_element("css selector", "#dreambooth_train").is_displayed())
+    seen = "return document.querySelector('#dreambooth_seen textarea, #dreambooth_seen input').value"
+    wait(window, lambda: window.execute_script(seen))  # the page has asked how far the training is
 
 
 @pytest.mark.browser
