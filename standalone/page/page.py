@@ -141,10 +141,11 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
         api_visibility="private",
     )
     refresh.click(fn=look, outputs=[checkpoint], **QUICK)
-    wanted = gr.Textbox("", elem_id="change_checkpoint", visible="hidden")  # set by the page's selectCheckpoint
-    wanted.input(
+    other = gr.Button("Change checkpoint", elem_id="change_checkpoint", visible="hidden")  # selectCheckpoint presses it
+    other.click(
         fn=change,
-        inputs=[wanted],
+        inputs=[checkpoint],
+        js="(title) => takeDesiredCheckpoint(title)",
         outputs=[checkpoint, *sizes, image.fields["image_cfg_scale"]],
         concurrency_limit=None,
         api_visibility="private",

@@ -43,7 +43,7 @@ def main() -> int:
         tell("error", text="The base model is of another family.")
         return 1
     (folder / "training.json").write_text("{}", encoding="utf-8")
-    first = 1 + (int((folder / "at").read_text()) if resumed else 0)
+    first = 1 + (int((folder / "at").read_text()) if resumed and (folder / "at").exists() else 0)
     for step in range(first, 41):
         if (folder / "cancel").exists() and noun != "stubborn thing":
             tell("cancelled", step=step - 1)

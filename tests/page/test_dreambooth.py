@@ -101,6 +101,15 @@ def test_cancel_and_resume(browser: Browser, tmp_path: Path, screenshot: Callabl
     assert browser.js("return document.querySelector('#dreambooth_use')?.offsetParent") is None
 
 
+def test_a_checkpoint_is_chosen_by_its_title(browser: Browser) -> None:
+    """What "Use it now" does with a whole checkpoint, as in the WebUI: `selectCheckpoint`."""
+    chosen = "return document.querySelector('#setting_sd_model_checkpoint input').value"
+    before = browser.js(chosen)
+    for title in ("shapes.safetensors", before):
+        browser.js("selectCheckpoint(arguments[0])", title)
+        browser.until(f"return (() => {{ {chosen} }})().startsWith(arguments[0])", title.split(" ")[0])
+
+
 def test_the_page_had_no_errors(browser: Browser) -> None:
     assert browser.outside_requests() == []
     assert browser.errors() == []

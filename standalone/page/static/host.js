@@ -1,6 +1,6 @@
 // The helpers that scripts of the WebUI's extensions use, for this page's own structure. Loaded before all other scripts.
 
-/* exported gradioApp selectCheckpoint get_uiCurrentTab get_uiCurrentTabContent onUiUpdate onAfterUiUpdate onUiLoaded onUiTabChange
+/* exported gradioApp selectCheckpoint takeDesiredCheckpoint get_uiCurrentTab get_uiCurrentTabContent onUiUpdate onAfterUiUpdate onUiLoaded onUiTabChange
    onOptionsChanged onOptionsAvailable uiElementIsVisible uiElementInSight updateInput opts */
 
 var opts = {};
@@ -206,11 +206,20 @@ function switch_to_txt2img(...args) { openTab('tab_txt2img'); return args; }
 function switch_to_img2img(...args) { openTab('tab_img2img'); clickTab('mode_img2img', 'img2img'); return args; }
 function switch_to_inpaint(...args) { openTab('tab_img2img'); clickTab('mode_img2img', 'Inpaint'); return args; }
 
+let desiredCheckpoint = null;
+
 /** Chooses a checkpoint by its title, as scripts of the WebUI's extensions do. */
 function selectCheckpoint(title) {
-    const box = document.querySelector('#change_checkpoint textarea, #change_checkpoint input');
-    box.value = title;
-    updateInput(box);
+    desiredCheckpoint = title;
+    const found = document.getElementById('change_checkpoint');
+    (found.matches('button') ? found : found.querySelector('button')).click();
+}
+
+/** The title that was asked for, once; without one the chosen title. */
+function takeDesiredCheckpoint(chosen) {
+    const title = desiredCheckpoint ?? chosen;
+    desiredCheckpoint = null;
+    return title;
 }
 
 function get_tab_index(tabs) {
