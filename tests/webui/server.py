@@ -27,6 +27,9 @@ SETTINGS = {
     "skip_early_cond": 0.0,
     "s_min_uncond_all": False,
     "token_merging_ratio": 0.0,
+    "eta_ancestral": 1.0,
+    "eta_ddim": 0.0,
+    "s_churn": 0.0,
 }
 NO_REMOTE = "*** Failed reading extension data from Git repository"
 OPTIONS = (

@@ -78,7 +78,7 @@ def test_every_sampler_repeats_and_tells(with_pack: WebUI, runs: Runs, sampler: 
     job = edited({**IMG2IMG, **SHORT, "sampler_name": sampler})
     first = made(with_pack, runs, job)
     assert generate(with_pack, job).pixels == first.pixels
-    for field in ("target: red", "words are: adjective", "strength: 1", "structure: 0.1"):
+    for field in ("target: red", "words are: adjective", "strength: 1", "structure: 0.3"):
         assert f"{TITLE} {field}" in first.infotexts[0]
     found = PSNR.search(first.infotexts[0])
     assert found is not None
@@ -200,7 +200,7 @@ def test_euler_a_changes_the_colour_with_its_noise_and_without(shapes: WebUI, ru
     assert seen(with_noise.images[0])["colour"] == "red"
 
 
-@pytest.mark.parametrize("fields", [{"guidance": "soft blend", "structure": 0.5}, {"guidance": "off"}])
+@pytest.mark.parametrize("fields", [{"guidance": "soft blend", "structure": 0.5}, {"guidance": "off", "strength": 1.5}])
 def test_other_guidances(shapes: WebUI, runs: Runs, fields: JSON) -> None:
     answer = made(shapes, runs, edited(IMG2IMG, **fields))
     assert seen(answer.images[0])["colour"] == "red"
