@@ -20,7 +20,7 @@ from lib_methods.dreambooth.request import CONTROLS, DEFAULTS
 from lib_methods.dreambooth.settings import KINDS, OPTIMIZERS, PRECISIONS, PRIORS, SAVED_AS
 from lib_methods.dreambooth.tab import TabHandlers
 from lib_methods.hosts import model_lists
-from lib_methods.hosts.model_room import room_of_host
+from lib_methods.hosts.model_room import device_environment, room_of_host
 from lib_methods.ui.gradio_compat import (
     HIDDEN_CLASS,
     follow,
@@ -38,7 +38,10 @@ TITLE = "DreamBooth"
 REFRESH = "\U0001f504"
 ROOM = room_of_host()
 HANDLERS = TabHandlers(
-    Trainings.in_folder(Path(paths.data_path) / "dreambooth", ROOM, deliver_to(model_lists.folder_of)), model_lists
+    Trainings.in_folder(
+        Path(paths.data_path) / "dreambooth", ROOM, deliver_to(model_lists.folder_of), device_environment()
+    ),
+    model_lists,
 )
 
 

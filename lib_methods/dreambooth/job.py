@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,7 @@ class Trainings:
         self, root: Path, room: ModelRoom, deliver: Deliver, python: str = sys.executable, worker: Path = WORKER
     ) -> None:
         self.root, self.room, self.deliver, self.python, self.worker = root, room, deliver, python, worker
+        self.environment: Mapping[str, str] = {}
         self._guard = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
@@ -80,8 +81,12 @@ class Trainings:
         self._recover()
 
     @classmethod
-    def in_folder(cls, root: Path, room: ModelRoom, deliver: Deliver) -> Trainings:
+    def in_folder(
+        cls, root: Path, room: ModelRoom, deliver: Deliver, environment: Mapping[str, str] | None = None
+    ) -> Trainings:
         """Those of a folder: the same object for the whole life of the process.
+
+        environment: what the training's process gets beside the host's own variables.
 
         Hosts run their scripts anew at "Reload UI"; the training goes on.
         """
@@ -90,7 +95,7 @@ class Trainings:
             if key not in _KNOWN:
                 _KNOWN[key] = cls(root, room, deliver)
             known = _KNOWN[key]
-            known.deliver = deliver
+            known.deliver, known.environment = deliver, environment or {}
             return known
 
     # -- asking
@@ -200,7 +205,7 @@ class Trainings:
                 if not self._cancelled:
                     record.status = "running"
                     job_files.save_record(files, record)
-                    self._process = open_process(files, resume, self.python, self.worker)
+                    self._process = open_process(files, resume, self.python, self.worker, self.environment)
             status = self._wait(files)
         except Exception:
             traceback.print_exc()

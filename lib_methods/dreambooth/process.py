@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ STOPPED = 130
 """Its exit status when it was asked to stop."""
 
 
-def open_process(files: JobFiles, resume: bool, python: str, worker: Path) -> subprocess.Popen[bytes]:
+def open_process(
+    files: JobFiles, resume: bool, python: str, worker: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     """Starts the process: away from the host's console signals, and without a window of its own on Windows.
 
-    Its standard input is a pipe whose other end closes with the host.
+    Its standard input is a pipe whose other end closes with the host. environment: what the host adds to its own.
     """
     options: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
@@ -31,7 +34,7 @@ def open_process(files: JobFiles, resume: bool, python: str, worker: Path) -> su
             stdin=subprocess.PIPE,
             stdout=console,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env={**_environment(), **environment},
             **options,
         )
 

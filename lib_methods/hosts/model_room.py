@@ -7,6 +7,7 @@ themselves: there it is enough to let it go.
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -61,6 +62,18 @@ _ROOM = HostModelRoom()
 def room_of_host() -> HostModelRoom:
     """The one of this process, however often the host runs its scripts anew."""
     return _ROOM
+
+
+def device_environment() -> dict[str, str]:
+    """The variables that let another process see the GPU of the host's `--device-id` as its first one."""
+    from modules import shared
+
+    chosen = getattr(shared.cmd_opts, "device_id", None)
+    if chosen is None or not str(chosen).isdigit():
+        return {}
+    seen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    index = int(chosen)
+    return {"CUDA_VISIBLE_DEVICES": seen[index] if index < len(seen) else str(index)}
 
 
 def _no_job() -> AbstractContextManager[Any]:

@@ -88,6 +88,20 @@ def test_a_training_from_start_to_end(trainings: Trainings, room: Room, tmp_path
     assert room.calls == ["release", "restore"]
 
 
+def test_the_process_gets_what_the_host_adds_and_no_foreign_packages(
+    tmp_path: Path, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = tmp_path / "worker.py"
+    names = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", "HF_HUB_OFFLINE")
+    worker.write_text(f"import os; print([os.environ.get(name) for name in {names!r}])", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    trainings = Trainings(tmp_path, room, deliver_to(lambda kind: models(tmp_path)), worker=worker)
+    trainings.environment = {"CUDA_VISIBLE_DEVICES": "3"}
+    trainings.start(settings(tmp_path))
+    assert trainings.wait(30)
+    assert JobFiles(tmp_path, "rex").console.read_text(encoding="utf-8").strip() == "['3', None, '1']"
+
+
 def test_only_one_runs_at_a_time(trainings: Trainings, tmp_path: Path) -> None:
     trainings.start(settings(tmp_path, "slow thing"))
     with pytest.raises(DreamBoothError, match="runs already"):

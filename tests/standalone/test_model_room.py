@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib_methods.hosts.model_room import REFUSAL, HostModelRoom
+from lib_methods.hosts.model_room import REFUSAL, HostModelRoom, device_environment
 
 
 @pytest.fixture
@@ -99,3 +99,17 @@ def test_the_queue_lock_lets_no_job_run_and_is_free_within_one(sd1: Any) -> None
     job.result(30)
     assert done == [1]
     assert sd1.host.queue.run(wrap_queued_call(lambda: 5)) == 5
+
+
+@pytest.mark.parametrize(
+    ("chosen", "visible", "told"),
+    [(None, "", None), ("1", "", "1"), ("1", "4,7", "7"), ("0", "GPU-abc", "GPU-abc"), ("x", "", None)],
+)
+def test_a_training_runs_on_the_hosts_gpu(
+    sd1: Any, monkeypatch: pytest.MonkeyPatch, chosen: str | None, visible: str, told: str | None
+) -> None:
+    from modules import shared
+
+    monkeypatch.setattr(shared.cmd_opts, "device_id", chosen)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device_environment().get("CUDA_VISIBLE_DEVICES") == told
