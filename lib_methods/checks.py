@@ -18,6 +18,15 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
+def check_whole(name: str, value: object, low: int, high: int) -> int:
+    """The value, if it is a whole number in [low, high]. Raises `SettingsError`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingsError(f"{name} has to be a whole number.")
+    if not low <= value <= high:
+        raise SettingsError(f"{name} has to lie between {low} and {high}, not at {value}.")
+    return value
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     """The value, if it is one of the choices. Raises `SettingsError`."""
     if not isinstance(value, str) or value not in choices:

@@ -19,21 +19,10 @@ import gradio as gr
 from modules import paths, script_callbacks, scripts, shared, ui_components
 
 from lib_methods.pictures.store import ImageStore
-from lib_methods.pix2pix_zero import infotext, page, page_library, routes
+from lib_methods.pix2pix_zero import infotext, page, page_controls, page_library, routes
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.request import CONTROLS, TITLE, parse_request
-from lib_methods.pix2pix_zero.sentences import KINDS
-from lib_methods.pix2pix_zero.settings import (
-    DIRECTIONS_FROM,
-    GUIDANCES,
-    INVERSIONS,
-    LAYERS,
-    MASK_MODES,
-    MAX_STRENGTH,
-    MAX_STRUCTURE,
-    REGULARISATIONS,
-    Pix2PixZeroSettings,
-)
+from lib_methods.pix2pix_zero.settings import MAX_STRENGTH, MAX_STRUCTURE, Pix2PixZeroSettings
 from lib_methods.pix2pix_zero.workshop import Workshop
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import add_axes
@@ -92,16 +81,7 @@ class Pix2PixZeroScript(scripts.Script):
         with ui_components.InputAccordion(False, label=TITLE, elem_id=elem_id) as made["enabled"]:
             usual = [DEFAULTS[name] for name in CONTROLS[1:]]
             status = gr.HTML(handlers.status(False, *usual, steps.value), elem_id=f"{elem_id}_status")
-            with gr.Row():
-                made["source"] = _text("Source", "cat", "what is in the picture", f"{elem_id}_source")
-                several = 'what it becomes; several with "|": the images take turns'
-                made["target"] = _text("Target", "dog", several, f"{elem_id}_target")
-            with gr.Row():
-                made["strength"] = _slider("strength", "Strength", MAX_STRENGTH, "how far it is changed", 0.05)
-                made["structure"] = _slider(
-                    "structure", "Structure", MAX_STRUCTURE, "how firmly its form is held", 0.01
-                )
-            made["caption"] = _text("Caption", "a cat on a sofa", "what the picture shows; empty: the prompt above")
+            page_controls.build_edit(made, elem_id)
             tell = _interrogator() if self.is_img2img and "picture" in found else None
             if tell is not None:
                 ask = gr.Button("Caption by the WebUI", size="sm", elem_id=f"{elem_id}_describe")
@@ -111,46 +91,8 @@ class Pix2PixZeroScript(scripts.Script):
                     [found["picture"], made["caption"]],
                     [made["caption"], status],
                 )
-            with gr.Accordion("Where it may change", open=False, elem_id=f"{elem_id}_where"):
-                with gr.Row():
-                    made["mask_mode"] = _choice("mask_mode", "Mask", MASK_MODES)
-                    made["mask_word"] = _text("Word", "cat", "for the mask by word; empty: the source")
-                    made["mask_level"] = _slider("mask_level", "Mask level", 1.0, "lower: a larger mask", 0.05)
-                with gr.Row():
-                    drop = unsaved(gr.Image(type="pil", label="Mask picture", height=220, elem_id=f"{elem_id}_drop"))
-                    shown = gr.HTML("", elem_id=f"{elem_id}_mask_preview")
-                forget = gr.Button("Remove mask", size="sm", elem_id=f"{elem_id}_mask_clear")
-            with gr.Accordion("More", open=False, elem_id=f"{elem_id}_more"):
-                with gr.Row():
-                    made["guidance"] = _choice(
-                        "guidance", "Guidance", GUIDANCES, "soft blend: no gradients, less memory"
-                    )
-                    made["layers"] = _choice("layers", "Layers", LAYERS)
-                with gr.Row():
-                    made["start"] = _slider("start", "Start", 1.0, "of the guidance, share of the steps", 0.01)
-                    made["end"] = _slider("end", "End", 1.0, "of the guidance, share of the steps", 0.01)
-                with gr.Row():
-                    made["inversion"] = _choice(
-                        "inversion", "Inversion", INVERSIONS, "direct: the reconstruction is exact"
-                    )
-                    made["regularisation"] = _choice("regularisation", "Regularisation", REGULARISATIONS)
-                    made["refinements"] = gr.Slider(0, 10, value=0, step=1, label="Refinements", info="slower, closer")
-                with gr.Row():
-                    made["direction_from"] = _choice(
-                        "direction_from",
-                        "Direction from",
-                        DIRECTIONS_FROM,
-                        "caption: yours, with the source swapped for the target",
-                    )
-                    made["words_are"] = _choice(
-                        "words_are", "The words are", KINDS, "decides the sentences they stand in"
-                    )
-                with gr.Row():
-                    made["caption_as_negative"] = gr.Checkbox(
-                        False, label="Caption as negative prompt where that is empty"
-                    )
-                    made["save_memory"] = gr.Checkbox(True, label="Save memory")
-                    made["show"] = gr.Checkbox(True, label="Show reconstruction and attention")
+            drop, shown, forget = page_controls.build_where(made, elem_id)
+            page_controls.build_more(made, elem_id)
             words = [made[name] for name in ("source", "target", "words_are")]
             made.update(page_library.build_library(WORKSHOP, elem_id, words))
         controls = [made[name] for name in CONTROLS]
@@ -237,18 +179,6 @@ class Pix2PixZeroScript(scripts.Script):
 
     def _tab(self) -> str:
         return "img2img" if self.is_img2img else "txt2img"
-
-
-def _text(label: str, example: str, info: str, elem_id: str | None = None) -> Any:
-    return gr.Textbox(value="", label=label, placeholder=example, info=info, lines=1, elem_id=elem_id)
-
-
-def _slider(name: str, label: str, maximum: float, info: str, step: float) -> Any:
-    return gr.Slider(0.0, maximum, value=DEFAULTS[name], step=step, label=label, info=info)
-
-
-def _choice(name: str, label: str, choices: tuple[str, ...], info: str | None = None) -> Any:
-    return gr.Radio(list(choices), value=DEFAULTS[name], label=label, info=info)
 
 
 def _job_of(p: Any) -> Any:

@@ -20,9 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lib_methods.files import replacing
+
 from .errors import DreamBoothError
 from .model import TrainingModel
-from .tensor_file import replacing
 
 Progress = Callable[[int, int], None]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,10 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
         raise DreamBoothError(NO_PHOTOS)
     if len(files) > MOST_FILES:
         raise DreamBoothError(f"These are {len(files)} files; at most {MOST_FILES} can be taken. 3 to 5 are enough.")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True)
+    with _made_anew(folder, "The photos cannot be copied: the disk is full, or they are no longer there."):
         for file in files:
             shutil.copyfile(file, folder / _free(folder, _plain(file.name)))
         return find_photos(folder)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise DreamBoothError("The photos cannot be copied: the disk is full, or they are no longer there.") from None
-    except DreamBoothError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]]:
@@ -58,8 +51,7 @@ def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]
         raise SettingsError('"photos" has to be a list of pictures as base64 text.')
     if len(pictures) > MOST_FILES:
         raise SettingsError(f"There are too many photos: at most {MOST_FILES}.")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with _made_anew(folder, "The photos cannot be kept: the disk is full or cannot be written."):
         for entry in pictures:
             whole = entry if isinstance(entry, dict) else {"image": entry}
             name = ImageStore(folder).add(whole.get("image", ""))
@@ -67,10 +59,19 @@ def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]
             if caption:
                 (folder / f"{name}.txt").write_text(str(caption), encoding="utf-8")
         return find_photos(folder)
+
+
+@contextlib.contextmanager
+def _made_anew(folder: Path, sentence: str) -> Iterator[None]:
+    """An empty folder, of which nothing is left behind when the block fails. OSError becomes the sentence."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        yield
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
-        raise DreamBoothError("The photos cannot be kept: the disk is full or cannot be written.") from None
-    except ValueError:
+        raise DreamBoothError(sentence) from None
+    except ValueError:  # DreamBoothError and SettingsError are such
         shutil.rmtree(folder, ignore_errors=True)
         raise
 

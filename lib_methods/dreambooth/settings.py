@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
+from lib_methods.checks import SettingsError, check_choice, check_number, check_switch, check_whole
 
 KINDS = ("LoRA", "full")
 PRIORS = ("auto", "images", "model", "off")
@@ -108,16 +107,16 @@ class TrainingSettings:
         self._check_rest()
 
     def _check_strength(self) -> None:
-        _check_whole("The number of steps", self.steps, 0, 1_000_000)
+        check_whole("The number of steps", self.steps, 0, 1_000_000)
         check_number("The learning rate", self.rate, 0, 1)
         check_number("The text encoder's learning rate", self.text_rate, 0, 1)
-        _check_whole("The batch size", self.batch_size, 1, 64)
-        _check_whole("Gradient accumulation", self.accumulation, 1, 256)
+        check_whole("The batch size", self.batch_size, 1, 64)
+        check_whole("Gradient accumulation", self.accumulation, 1, 256)
         check_number("Where the text encoder stops", self.text_stop, 0, 1)
-        _check_whole("The rank", self.rank, 1, 1024)
+        check_whole("The rank", self.rank, 1, 1024)
         check_number("Alpha", self.alpha, 0, 4096)
         check_choice("The schedule", self.schedule, SCHEDULES)
-        _check_whole("Warm-up", self.warm_up, 0, 100_000)
+        check_whole("Warm-up", self.warm_up, 0, 100_000)
         check_number("Weight decay", self.weight_decay, 0, 1)
         check_number("Gradient clipping", self.clip_gradients, 0, 1000)
 
@@ -129,12 +128,12 @@ class TrainingSettings:
                 "Choose class images."
             )
         check_number("The prior's weight", self.prior_weight, 0, 100)
-        _check_whole("The number of class images", self.class_images, 1, 10_000)
-        _check_whole("The class images' steps", self.class_steps, 1, 1000)
+        check_whole("The number of class images", self.class_images, 1, 10_000)
+        check_whole("The class images' steps", self.class_steps, 1, 1000)
         check_number("Min-SNR's gamma", self.snr_gamma, 0, 100)
 
     def _check_rest(self) -> None:
-        _check_whole("The resolution", self.resolution, 0, 4096)
+        check_whole("The resolution", self.resolution, 0, 4096)
         if self.resolution % 8 or 0 < self.resolution < 32:
             raise SettingsError("The resolution has to be a multiple of 8 from 32 on.")
         check_choice("The precision", self.precision, PRECISIONS)
@@ -142,9 +141,9 @@ class TrainingSettings:
         check_choice("The result's precision", self.saved_as, SAVED_AS)
         check_number("The memory", self.memory, 0, 10_000)
         check_number("The averaged weights' decay", self.ema, 0, 0.99999)
-        _check_whole("The seed", self.seed, 0, _LARGEST_SEED)
-        _check_whole("Steps between samples", self.sample_every, 0, 1_000_000)
-        _check_whole("Steps between saves", self.save_every, 0, 1_000_000)
+        check_whole("The seed", self.seed, 0, _LARGEST_SEED)
+        check_whole("Steps between samples", self.sample_every, 0, 1_000_000)
+        check_whole("Steps between saves", self.save_every, 0, 1_000_000)
         for name in ("train_text", "convolutions", "buckets", "flip", "captions", "masks", "fused_backward"):
             check_switch(name.replace("_", " ").capitalize(), getattr(self, name))
         for name in ("checkpointing", "select_best"):
@@ -160,10 +159,3 @@ class TrainingSettings:
     @property
     def true_alpha(self) -> float:
         return self.alpha or float(self.rank)
-
-
-def _check_whole(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise SettingsError(f"{name} has to be a whole number.")
-    if math.isnan(value) or not low <= value <= high:
-        raise SettingsError(f"{name} has to lie between {low} and {high}, not at {value}.")

@@ -15,8 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lib_methods.files import replacing
+
 from .errors import DreamBoothError
-from .tensor_file import read_tensors, replacing, write_tensors
+from .tensor_file import read_tensors, write_tensors
 
 STATE = "state.safetensors"
 RECORD = "training.json"

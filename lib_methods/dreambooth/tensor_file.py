@@ -6,17 +6,16 @@ JSON, and the tensors' bytes one after another.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
 
 import torch
 from torch import Tensor
+
+from lib_methods.files import replacing
 
 from .errors import DreamBoothError
 
@@ -34,38 +33,6 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` when the block ends well; else `path` stays as it was.
-
-    What was written is on the disk before the names change, so that not even a power cut leaves half a file. Raises
-    OSError.
-    """
-    temporary = path.with_name(path.name + ".new")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a new name last. Windows keeps names without being asked, and has no way to ask."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, TensorSource], metadata: Mapping[str, str] | None = None) -> None:

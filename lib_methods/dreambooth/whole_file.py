@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lib_methods.files import replacing
+
 from .errors import DreamBoothError
-from .tensor_file import replacing
 
 
 def write_whole(path: Path, data: bytes, what: str = "") -> Path:

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from lib_methods.files import replacing
 from lib_methods.ui import names
 
 from .request import settings_from_fields, settings_to_fields
@@ -43,19 +43,12 @@ class PresetFolder:
         """Keep `settings` under `name`, in place of an older preset of that name; returns the name as it is kept."""
         name = clean_name(name)
         content = {"fabric_preset": _VERSION, "name": name, "settings": settings_to_fields(settings)}
-        temporary: str | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=".saving-", suffix=".tmp", dir=self.folder)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=1, ensure_ascii=False)
-            os.replace(temporary, self._path(name))
-            temporary = None
+            with replacing(self._path(name), shared=True) as file:
+                file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8"))
         except OSError:
             raise PresetError("The preset cannot be saved: the disk is full or the folder is read-only.") from None
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
         return name
 
     def load(self, name: str) -> FabricSettings:

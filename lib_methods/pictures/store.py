@@ -13,7 +13,6 @@ import io
 import os
 import re
 import struct
-import tempfile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lib_methods.checks import SettingsError
+from lib_methods.files import replacing
 
 MAX_SIDE = 8192
 MAX_PIXELS = 40_000_000
@@ -156,22 +156,15 @@ class ImageStore:
 
     def _write(self, name: str, image: Image.Image) -> None:
         """Write to a file of its own, then rename: a reader sees the whole picture or none."""
-        temporary: str | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=".adding-", suffix=".tmp", dir=self.folder)
-            with os.fdopen(handle, "wb") as file:
+            with replacing(self.path(name), shared=True) as file:
                 image.save(file, format="PNG", compress_level=4)
-            os.replace(temporary, self.path(name))
-            temporary = None
         except OSError:
             # Windows refuses to replace a file that another thread is reading; then the same pixels are in place
             # already.
             if not self.exists(name):
                 raise StoreError("The picture cannot be saved: the disk is full or the folder is read-only.") from None
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lib_methods.files import replacing
 from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Origin, fit_tokens
 
 FORMAT = "pix2pix_zero_direction"
@@ -39,19 +39,12 @@ def save_direction(direction: Direction, path: str | os.PathLike[str], name: str
     tensors = {"context": direction.context.contiguous()}
     if direction.vector is not None:
         tensors["vector"] = direction.vector.contiguous()
-    temporary: str | None = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".saving-", suffix=".tmp", dir=file.parent)
-        with os.fdopen(handle, "wb") as opened:
+        with replacing(file, shared=True) as opened:
             opened.write(save(tensors, metadata))
-        os.replace(temporary, file)
-        temporary = None
     except OSError:
         raise DirectionError("The direction cannot be saved: the disk is full or the folder is read-only.") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def load_direction(path: str | os.PathLike[str]) -> Direction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib_methods.dreambooth import checkpoint_file, tensor_file
+from lib_methods.dreambooth import checkpoint_file
 from lib_methods.dreambooth.checkpoint_file import DTYPES, save_checkpoint
 from lib_methods.dreambooth.errors import DreamBoothError
 from standalone.dreambooth.model import EngineModel, load_training_model
@@ -221,7 +222,7 @@ def full_disk(*args: object) -> None:
 def test_a_full_disk_destroys_nothing(
     trained: tuple[EngineModel, Path, Path], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    monkeypatch.setattr(tensor_file.os, moment, full_disk)
+    monkeypatch.setattr(os, moment, full_disk)
     refuse("cannot be written: No space left on device", trained)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import struct
 from pathlib import Path
@@ -18,7 +19,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib_methods.dreambooth import tensor_file
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.lora import LoraSet, places
 from lib_methods.dreambooth.lora_file import kohya_name, save_lora, tag_frequency
@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_the_last_good_file(tmp_path: Path, monkeypatch: pyte
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tensor_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DreamBoothError, match="dog.safetensors cannot be written: No space left"):
         save_lora(path, LoraSet(model, 4), model, settings())
     assert [file.name for file in path.parent.iterdir()] == ["dog.safetensors"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_methods.dreambooth import prior, tensor_file
+from lib_methods.dreambooth import prior
 from lib_methods.dreambooth.draw import draw
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.prior import class_images
@@ -161,7 +162,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_picture(
     tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    sync = tensor_file.os.fsync
+    sync = os.fsync
 
     def full(handle: int) -> None:
         written.append(handle)
@@ -169,7 +170,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_picture(
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr(tensor_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DreamBoothError, match=r"class-\d+\.png cannot be written: No space left"):
         class_images(model, wanted(5), tmp_path / "c", batch=2)
     monkeypatch.undo()

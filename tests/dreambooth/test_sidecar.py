@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from lib_methods.dreambooth import tensor_file
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.sidecar import write_sidecar
 
@@ -72,7 +72,7 @@ def test_a_full_disk_leaves_the_old_card(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tensor_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DreamBoothError, match="dog.json cannot be written: No space left"):
         write_sidecar(tmp_path / "dog.safetensors", family="sd1", activation="new")
     assert card(tmp_path / "dog.json")["activation text"] == "old"

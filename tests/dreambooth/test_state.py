@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from lib_methods.dreambooth import state as states
-from lib_methods.dreambooth import tensor_file
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.state import State, load_state, pack, save_state, unpack
 from lib_methods.dreambooth.tensor_file import read_tensors, write_tensors
@@ -156,7 +155,7 @@ def test_a_stop_between_writing_and_replacing_leaves_the_last_good_state(
     def stop(*names: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tensor_file.os, "replace", stop)
+    monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         save_state(tmp_path, a_state(2))
     found = load_state(tmp_path, "me")

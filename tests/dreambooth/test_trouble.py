@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from lib_methods.dreambooth import tensor_file
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.state import STATE
@@ -102,7 +102,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["LoRA", "full"])
 def test_a_full_disk_at_the_end_keeps_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     settings = settings_for(tmp_path, kind=kind, prior="off")
-    replace_file = tensor_file.os.replace
+    replace_file = os.replace
 
     def full(source: Any, target: Any) -> None:
         if Path(target).name == "dog1.safetensors":
@@ -110,7 +110,7 @@ def test_a_full_disk_at_the_end_keeps_the_training(tmp_path: Path, monkeypatch: 
         replace_file(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tensor_file.os, "replace", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises(DreamBoothError, match="--resume"):
             train(settings)
     assert not (settings.out / "dog1.safetensors").exists() and (settings.out / "dog1" / STATE).exists()

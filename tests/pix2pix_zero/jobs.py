@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from torch import Tensor
 
 from lib_methods.hosts import HostSampling
@@ -36,6 +37,26 @@ def edit(**fields: Any) -> dict[str, list[Any]]:
     """Arguments of an edit without regularisation and sheets, which take time."""
     usual = {"source": SOURCE, "target": TARGET, "regularisation": "off", "show": False, "structure": 1.0}
     return {"pix2pix-zero": [{**usual, **fields}]}
+
+
+def interrupted(host: Running, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any], **fields: Any) -> Any:
+    """A job of an edit that the user interrupts in the third of its inversion's runs of the model."""
+    from lib_methods.hosts.a1111_editing import A1111EditSampling
+    from modules import shared
+
+    predict, calls = A1111EditSampling.predict, []
+
+    def impatient(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            shared.state.interrupt()
+        return predict(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(A1111EditSampling, "predict", impatient)
+        made = host.generate(script_args=edit(**fields), **job)
+    assert len(calls) == 3
+    return made
 
 
 def speak_up() -> None:

@@ -15,7 +15,7 @@ from lib_methods.pix2pix_zero import apply, infotext
 from lib_methods.pix2pix_zero import edit as edit_module
 from lib_methods.pix2pix_zero.inversion import Trajectory
 from tests.fabric.small_model import picture
-from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TXT2IMG, drawn, edit
+from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TXT2IMG, drawn, edit, interrupted
 from tests.pix2pix_zero.seam import acting, spread
 from tests.shared.jobs import pixels, same
 from tests.standalone.conftest import Running
@@ -130,23 +130,9 @@ def test_an_inversion_is_found_again_where_nothing_has_changed(host: Running, st
 def test_an_interrupted_inversion_goes_on_where_it_was(
     host: Running, steps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lib_methods.hosts.a1111_editing import A1111EditSampling
-    from modules import shared
-
     whole = drawn(host, IMG2IMG, inversion="direct")
     apply.CACHE.clear()
-    predict, calls = A1111EditSampling.predict, []
-
-    def impatient(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        calls.append(1)
-        if len(calls) == 3:
-            shared.state.interrupt()
-        return predict(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(A1111EditSampling, "predict", impatient)
-        made = host.generate(script_args=edit(inversion="direct"), **IMG2IMG)
-    assert len(calls) == 3
+    made = interrupted(host, monkeypatch, IMG2IMG, inversion="direct")
     assert infotext.ERROR_KEY not in made.infotexts[0]
     assert torch.equal(drawn(host, IMG2IMG, inversion="direct"), whole)
     assert steps == [(0, 10), (0, 3), (3, 10)]

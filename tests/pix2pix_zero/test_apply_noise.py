@@ -11,7 +11,7 @@ pytest.importorskip("gradio")
 
 from lib_methods.pix2pix_zero import apply, infotext
 from lib_methods.pix2pix_zero.request import TITLE
-from tests.pix2pix_zero.jobs import HIRES, IMG2IMG, TXT2IMG, away, drawn, edit, left, own_latent
+from tests.pix2pix_zero.jobs import HIRES, IMG2IMG, TXT2IMG, away, drawn, edit, interrupted, left, own_latent
 from tests.pix2pix_zero.seam import spread
 from tests.pix2pix_zero.test_apply_samplers import STOCHASTIC, there
 from tests.shared.jobs import fields_of, same
@@ -129,23 +129,9 @@ def test_with_ddpm_every_image_gets_its_own_edit(host: Running) -> None:
 
 
 def test_an_interrupted_ddpm_inversion_goes_on_where_it_was(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib_methods.hosts.a1111_editing import A1111EditSampling
-    from modules import shared
-
     whole = drawn(host, EULER_A, inversion="ddpm")
     apply.CACHE.clear()
-    predict, calls = A1111EditSampling.predict, []
-
-    def impatient(self: Any, *args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            shared.state.interrupt()
-        return predict(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(A1111EditSampling, "predict", impatient)
-        host.generate(script_args=edit(inversion="ddpm"), **EULER_A)
-    assert len(calls) == 3
+    interrupted(host, monkeypatch, EULER_A, inversion="ddpm")
     (kept,) = apply.CACHE._kept.values()
     assert kept.done == 3
     assert spread(drawn(host, EULER_A, inversion="ddpm"), whole) == 0
