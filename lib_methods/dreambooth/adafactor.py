@@ -7,12 +7,13 @@ kernel, so that it needs as little.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lib_methods.dreambooth.blocks import row_blocks
 from lib_methods.dreambooth.rounding import Rounding, round_into
 
 _SMALLEST = 1e-30
@@ -58,17 +59,22 @@ class Adafactor(torch.optim.Optimizer):
         if not state:
             _start(state, weights)
         state["steps"] += 1
-        update = _normalised(gradient.float(), state)
-        # on a GPU small tensors cost by the number of operations: the factors are put together first
-        rms = torch.linalg.vector_norm(update) / (update.numel() ** 0.5 * group["threshold"])
-        update.mul_(-group["lr"] / rms.clamp_(min=1.0))
-        if group["weight_decay"]:
-            update.add_(weights, alpha=-group["lr"] * group["weight_decay"])
+        generator = None
         if weights.dtype == torch.bfloat16:
             generator = self.rounding.generator(state["steps"], self._numbers[weights], weights.device)
-            round_into(weights, update.add_(weights), generator)
-        else:
-            weights.add_(update)
+        decay = group["lr"] * group["weight_decay"]
+        if weights.ndim < 2:
+            update = _normalised(gradient.float(), state)
+            rms = torch.linalg.vector_norm(update) / update.numel() ** 0.5
+            _add(weights, update.mul_(_rate(rms, group)), decay, generator)
+            return
+        matrix, moved = gradient.reshape(len(weights), -1), weights.view(len(weights), -1)
+        blocks = row_blocks(matrix)
+        by_row, by_column, rms = _factors(matrix, state, blocks)
+        by_row.mul_(_rate(rms, group))
+        for block in blocks:
+            update = _single(matrix[block]).mul_(by_column).mul_(by_row[block].unsqueeze(1))
+            _add(moved[block], update, decay, generator)
 
 
 def _start(state: dict[str, Any], weights: Tensor) -> None:
@@ -82,16 +88,52 @@ def _start(state: dict[str, Any], weights: Tensor) -> None:
 
 
 def _normalised(gradient: Tensor, state: dict[str, Any]) -> Tensor:
-    """The gradient over the root of its running mean square; the running means move on."""
-    new = state["steps"] ** -_DECAY  # 1 - beta2, 1 in the first step
-    squares = gradient.square()
-    if "square" in state:
-        state["square"].lerp_(squares.add_(_SMALLEST), new)
-        return state["square"].rsqrt().mul_(gradient)
-    squares = squares.view(len(state["row"]), -1)
+    """A vector's gradient over the root of its running mean square, which moves on."""
+    state["square"].lerp_(gradient.square().add_(_SMALLEST), state["steps"] ** -_DECAY)
+    return state["square"].rsqrt().mul_(gradient)
+
+
+def _factors(gradient: Tensor, state: dict[str, Any], blocks: Sequence[slice]) -> tuple[Tensor, Tensor, Tensor]:
+    """What a matrix of gradients is multiplied by, row by row and column by column, and the product's RMS.
+
+    The running means move on. The product itself is not kept: for its RMS the squares are gone through once more.
+    """
     row, column = state["row"], state["column"]
-    row.lerp_(squares.mean(1).add_(_SMALLEST), new)
-    column.lerp_(squares.mean(0).add_(_SMALLEST), new)
-    del squares
-    matrix = gradient.reshape(len(row), -1) * (row.mean() / row).sqrt_().unsqueeze(1)
-    return matrix.mul_(column.rsqrt()).view(gradient.shape)
+    new = state["steps"] ** -_DECAY  # 1 - beta2, 1 in the first step
+    by_row, by_column = torch.empty_like(row), torch.zeros_like(column)
+    for block in blocks:
+        squares = _single(gradient[block]).square_()
+        torch.mean(squares, 1, out=by_row[block])
+        by_column.add_(squares.sum(0))
+    row.lerp_(by_row.add_(_SMALLEST), new)
+    column.lerp_(by_column.div_(len(row)).add_(_SMALLEST), new)
+    torch.reciprocal(column, out=by_column)
+    normal = torch.empty_like(row)
+    for block in blocks:
+        if len(blocks) > 1:
+            squares = _single(gradient[block]).square_()
+        torch.mv(squares, by_column, out=normal[block])
+    torch.div(row.mean(), row, out=by_row)
+    rms = torch.dot(normal, by_row).div_(gradient.numel()).sqrt_()
+    return by_row.sqrt_(), by_column.sqrt_(), rms
+
+
+def _rate(rms: Tensor, group: dict[str, Any]) -> Tensor:
+    """What an update of this RMS is multiplied by, so that its RMS is at most the learning rate times the threshold."""
+    return -group["lr"] / (rms / group["threshold"]).clamp_(min=1.0)
+
+
+def _add(weights: Tensor, update: Tensor, decay: float, generator: torch.Generator | None) -> None:
+    """Move `weights` by `update`, fp32, less `decay` of themselves; rounded at random where there is a generator."""
+    before = weights.float()
+    if decay:
+        update.add_(before, alpha=-decay)
+    if generator is None:
+        weights.add_(update)
+    else:
+        round_into(weights, update.add_(before), generator)
+
+
+def _single(values: Tensor) -> Tensor:
+    """A copy in fp32."""
+    return values.to(torch.float32, copy=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.adafactor import Adafactor
+from lib_methods.dreambooth.blocks import norm_of
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.loss_scale import LossScale
 from lib_methods.dreambooth.optimizer_state import read_states, write_states
@@ -191,10 +192,11 @@ class Stepper:
         def hook(parameter: Tensor) -> None:
             gradient = parameter.grad
             assert gradient is not None
-            # nothing here asks the GPU for a number, which would hold up the backward pass at each tensor
-            norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
+            norm = norm_of(gradient)
             self._norms.append(norm)
-            gradient.nan_to_num_(0.0, 0.0, 0.0)
+            # a GPU is not asked for a number: that would hold up the backward pass at each tensor
+            if gradient.device.type != "cpu" or not math.isfinite(float(norm)):
+                gradient.nan_to_num_(0.0, 0.0, 0.0)
             if clip:
                 gradient.mul_((clip / (norm + 1e-6)).clamp_(max=1.0).nan_to_num_(1.0))
             optimizer.step()

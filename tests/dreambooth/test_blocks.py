@@ -1,0 +1,126 @@
+"""Large tensors are moved block by block as they would be as a whole, and rounded by the same random numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lib_methods.dreambooth import blocks
+from lib_methods.dreambooth.adafactor import Adafactor
+from lib_methods.dreambooth.rounding import round_into
+
+SHAPES = [(37, 11), (64, 3, 3, 3), (5, 40), (1, 9), (3, 1), (2, 200)]
+
+
+def plain_adafactor(
+    start: Tensor, gradients: list[Tensor], rate: float, decay: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Algorithm 4 of arXiv 1804.04235 word by word, in double precision, with the rate as it is given."""
+    weights, row, column = start.double().flatten(1), torch.zeros(()), torch.zeros(())
+    for step, gradient in enumerate(gradients, 1):
+        gradient = gradient.double().flatten(1)
+        squares, beta = gradient.square() + 1e-30, 1 - step**-0.8
+        row = beta * row + (1 - beta) * squares.sum(1)
+        column = beta * column + (1 - beta) * squares.sum(0)
+        update = gradient / (row[:, None] * column[None] / row.sum()).sqrt()
+        update = update / max(1.0, float(update.square().mean().sqrt()))
+        weights = weights - rate * update - rate * decay * weights
+    return weights.view(start.shape), {"row": row / column.numel(), "column": column / row.numel()}
+
+
+@pytest.mark.parametrize("size", [1, 100, 2**18])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_blocks_of_any_size_it_is_adafactor(
+    shape: tuple[int, ...], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "CPU_BLOCK", size)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    gradients = [torch.randn(shape, generator=generator) * 10.0 ** (step % 3 - 3) for step in range(6)]
+    weights = nn.Parameter(start.clone())
+    optimizer = Adafactor([weights], lr=1e-2, weight_decay=0.1)
+    for gradient in gradients:
+        weights.grad = gradient.clone()
+        optimizer.step()
+        assert torch.equal(weights.grad, gradient)
+    expected, means = plain_adafactor(start, gradients, 1e-2, 0.1)
+    torch.testing.assert_close(weights.detach().double(), expected, rtol=2e-6, atol=2e-6)
+    for name, value in means.items():
+        torch.testing.assert_close(optimizer.state[weights][name].double(), value, rtol=2e-6, atol=0)
+
+
+def test_bfloat16_weights_move_in_blocks_as_they_do_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same random numbers: apart are only the few for which the last bit of fp32 decides."""
+    start = torch.randn(200, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = []
+    for size in (500, 2**18):
+        monkeypatch.setattr(blocks, "CPU_BLOCK", size)
+        weights = nn.Parameter(start.clone())
+        optimizer = Adafactor([weights], lr=1e-3)
+        for step in range(3):
+            weights.grad = torch.randn(start.shape, generator=torch.Generator().manual_seed(step)).bfloat16()
+            optimizer.step()
+        found.append(weights.detach())
+    assert not torch.equal(found[0], start)
+    assert float((found[0] != found[1]).float().mean()) < 1e-3
+    assert float((found[0] != start).float().mean()) > 0.1
+
+
+def test_rounded_in_blocks_as_the_whole_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 300)
+    values = torch.randn(61, 31)
+    whole, parts = torch.empty(61, 31).bfloat16(), torch.empty(61, 31).bfloat16()
+    round_into(whole, values, torch.Generator().manual_seed(3))
+    generator, taken = torch.Generator().manual_seed(3), blocks.row_blocks(values)
+    for block in taken:
+        round_into(parts[block], values[block], generator)
+    assert len(taken) > 5 and torch.equal(parts, whole)
+
+
+def test_blocks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in (1, 64, 1000, 2**18):
+        monkeypatch.setattr(blocks, "CPU_BLOCK", size)
+        for shape in ((1, 1), (4, 7), (23, 5), (1000, 3), (8, 4000)):
+            rows = torch.arange(shape[0])
+            found = blocks.row_blocks(torch.empty(shape))
+            assert torch.equal(torch.cat([rows[block] for block in found]), rows)
+            assert all(len(rows[block]) % 4 == 0 for block in found[:-1])
+            assert all(len(rows[block]) * shape[1] <= max(size, 4 * shape[1]) for block in found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_in_pieces_is_the_norm(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 100)
+    tensor = torch.randn(30, 11).to(dtype)
+    for view in (tensor, tensor.t(), tensor[:, 0]):
+        assert float(blocks.norm_of(view)) == pytest.approx(float(view.double().norm()), rel=1e-6)
+    tensor[20, 3] = math.nan
+    assert math.isnan(float(blocks.norm_of(tensor)))
+    tensor[20, 3] = -math.inf
+    assert math.isinf(float(blocks.norm_of(tensor)))
+
+
+def test_every_value_is_rounded_by_random_numbers_of_its_own() -> None:
+    """Four are made of each draw: none may be like its neighbours, and none lean to one side."""
+    count = 400_000
+    rounded = torch.empty(count, dtype=torch.bfloat16)
+    for share in (1 / 256, 0.3, 0.75):
+        round_into(rounded, torch.full((count,), 1 + share * 2**-7), torch.Generator().manual_seed(1))
+        up = (rounded > 1).double()
+        error = math.sqrt(share * (1 - share) / (count / 4))
+        assert up.view(-1, 4).mean(0).tolist() == pytest.approx([share] * 4, abs=5 * error)
+        for apart in range(1, 9):
+            together = (up[apart:] - share) * (up[:-apart] - share)
+            assert float(together.mean()) == pytest.approx(0, abs=5 * share * (1 - share) / math.sqrt(count))
+
+
+def test_no_nan_of_arithmetic_becomes_a_number() -> None:
+    patterns = [0x7FC00000, 0x7FFFFFFF, 0x7FFF0000, -1, -0x400000]  # quiet ones, some as GPUs have them
+    values = torch.tensor(patterns, dtype=torch.int32).view(torch.float32).repeat(50)
+    assert bool(values.isnan().all())
+    rounded = torch.empty(len(values), dtype=torch.bfloat16)
+    round_into(rounded, values, torch.Generator().manual_seed(0))
+    assert bool(rounded.isnan().all())
