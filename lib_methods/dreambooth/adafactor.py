@@ -7,13 +7,13 @@ kernel, so that it needs as little.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lib_methods.dreambooth.blocks import row_blocks
+from lib_methods.dreambooth.blocks import row_blocks, square_sums
 from lib_methods.dreambooth.rounding import Rounding, round_into
 
 _SMALLEST = 1e-30
@@ -66,15 +66,27 @@ class Adafactor(torch.optim.Optimizer):
         if weights.ndim < 2:
             update = _normalised(gradient.float(), state)
             rms = torch.linalg.vector_norm(update) / update.numel() ** 0.5
-            _add(weights, update.mul_(_rate(rms, group)), decay, generator)
+            _add(weights, update, _rate(rms, group), decay, generator)
             return
         matrix, moved = gradient.reshape(len(weights), -1), weights.view(len(weights), -1)
-        blocks = row_blocks(matrix)
-        by_row, by_column, rms = _factors(matrix, state, blocks)
-        by_row.mul_(_rate(rms, group))
-        for block in blocks:
-            update = _single(matrix[block]).mul_(by_column).mul_(by_row[block].unsqueeze(1))
-            _add(moved[block], update, decay, generator)
+        factors = _factors(matrix, state)
+        by_row = factors.by_row.mul_(_rate(factors.rms, group)).unsqueeze(1)
+        for block in factors.blocks:
+            _add(moved[block], factors.update(matrix, block), by_row[block], decay, generator)
+
+
+class _Factors(NamedTuple):
+    """What a matrix of gradients is multiplied by, (R,) and (C,), and the RMS of the product."""
+
+    by_row: Tensor
+    by_column: Tensor
+    rms: Tensor
+    blocks: list[slice]
+    whole: Tensor | None  # the only block, multiplied by columns
+
+    def update(self, matrix: Tensor, block: slice) -> Tensor:
+        """A block multiplied by columns, fp32."""
+        return matrix[block] * self.by_column if self.whole is None else self.whole
 
 
 def _start(state: dict[str, Any], weights: Tensor) -> None:
@@ -93,29 +105,25 @@ def _normalised(gradient: Tensor, state: dict[str, Any]) -> Tensor:
     return state["square"].rsqrt().mul_(gradient)
 
 
-def _factors(gradient: Tensor, state: dict[str, Any], blocks: Sequence[slice]) -> tuple[Tensor, Tensor, Tensor]:
-    """What a matrix of gradients is multiplied by, row by row and column by column, and the product's RMS.
-
-    The running means move on. The product itself is not kept: for its RMS the squares are gone through once more.
-    """
+def _factors(gradient: Tensor, state: dict[str, Any]) -> _Factors:
+    """The running means move on. Of several blocks none is kept: for the RMS they are gone through once more."""
     row, column = state["row"], state["column"]
+    blocks = row_blocks(gradient)
     new = state["steps"] ** -_DECAY  # 1 - beta2, 1 in the first step
     by_row, by_column = torch.empty_like(row), torch.zeros_like(column)
     for block in blocks:
-        squares = _single(gradient[block]).square_()
-        torch.mean(squares, 1, out=by_row[block])
-        by_column.add_(squares.sum(0))
-    row.lerp_(by_row.add_(_SMALLEST), new)
+        by_row[block], of_columns = square_sums(gradient[block])
+        by_column.add_(of_columns)
+    row.lerp_(by_row.div_(len(column)).add_(_SMALLEST), new)
     column.lerp_(by_column.div_(len(row)).add_(_SMALLEST), new)
-    torch.reciprocal(column, out=by_column)
+    torch.rsqrt(column, out=by_column)
     normal = torch.empty_like(row)
     for block in blocks:
-        if len(blocks) > 1:
-            squares = _single(gradient[block]).square_()
-        torch.mv(squares, by_column, out=normal[block])
+        update = gradient[block] * by_column
+        normal[block] = torch.linalg.vector_norm(update, dim=1)
     torch.div(row.mean(), row, out=by_row)
-    rms = torch.dot(normal, by_row).div_(gradient.numel()).sqrt_()
-    return by_row.sqrt_(), by_column.sqrt_(), rms
+    rms = torch.dot(normal.square_(), by_row).div_(gradient.numel()).sqrt_()
+    return _Factors(by_row.sqrt_(), by_column, rms, blocks, update if len(blocks) == 1 else None)
 
 
 def _rate(rms: Tensor, group: dict[str, Any]) -> Tensor:
@@ -123,17 +131,12 @@ def _rate(rms: Tensor, group: dict[str, Any]) -> Tensor:
     return -group["lr"] / (rms / group["threshold"]).clamp_(min=1.0)
 
 
-def _add(weights: Tensor, update: Tensor, decay: float, generator: torch.Generator | None) -> None:
-    """Move `weights` by `update`, fp32, less `decay` of themselves; rounded at random where there is a generator."""
-    before = weights.float()
+def _add(weights: Tensor, update: Tensor, factor: Tensor, decay: float, generator: torch.Generator | None) -> None:
+    """weights += factor * update - decay * weights, in fp32; rounded at random where there is a generator."""
     if decay:
-        update.add_(before, alpha=-decay)
+        # first, to the small number: added to the weights by itself it would be lost
+        update.addcmul_(weights, -decay / factor)
     if generator is None:
-        weights.add_(update)
+        weights.addcmul_(update, factor)
     else:
-        round_into(weights, update.add_(before), generator)
-
-
-def _single(values: Tensor) -> Tensor:
-    """A copy in fp32."""
-    return values.to(torch.float32, copy=True)
+        round_into(weights, torch.addcmul(weights, update, factor), generator)

@@ -14,21 +14,31 @@ GPU_BLOCK = 2**22
 _TOGETHER = 4  # rows: random numbers are drawn by fours, see `rounding`
 
 
-def block_size(device: torch.device) -> int:
-    """How many numbers are worked on at once."""
-    return CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+def has_cache(device: torch.device) -> bool:
+    """Whether what was computed just now is at hand, and a copy in fp32 costs next to nothing: on a CPU."""
+    return device.type == "cpu"
 
 
 def row_blocks(matrix: Tensor) -> list[slice]:
     """The rows of `matrix` (R, C) in blocks, of at least four rows each. They follow from shape and kind of device."""
     rows, columns = matrix.shape
-    height = max(block_size(matrix.device) // max(columns, 1) // _TOGETHER, 1) * _TOGETHER
+    height = max((CPU_BLOCK if has_cache(matrix.device) else GPU_BLOCK) // max(columns, 1) // _TOGETHER, 1) * _TOGETHER
     return [slice(top, min(top + height, rows)) for top in range(0, rows, height)]
 
 
 def norm_of(tensor: Tensor) -> Tensor:
     """The norm over all numbers, a scalar in fp32."""
-    if tensor.device.type != "cpu" or tensor.numel() <= CPU_BLOCK:
+    if not has_cache(tensor.device) or tensor.numel() <= CPU_BLOCK:
         return torch.linalg.vector_norm(tensor, dtype=torch.float32)
     pieces = tensor.reshape(-1).split(CPU_BLOCK)
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p, dtype=torch.float32) for p in pieces]))
+
+
+def square_sums(block: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of squares of a matrix' rows, (R,), and of its columns, (C,), in fp32."""
+    if has_cache(block.device):
+        squares = block.to(torch.float32, copy=True).square_()
+        return squares.sum(1), squares.sum(0)
+    # a GPU reads the numbers as they are and keeps nothing in between
+    rows, columns = (torch.linalg.vector_norm(block, dim=way, dtype=torch.float32) for way in (1, 0))
+    return rows.square_(), columns.square_()

@@ -8,7 +8,6 @@ mean (Gupta et al. 2015, arXiv 1502.02551).
 from __future__ import annotations
 
 import hashlib
-import math
 
 import torch
 from torch import Tensor
@@ -39,13 +38,11 @@ def round_into(weights: Tensor, values: Tensor, generator: torch.Generator) -> N
 
     Values that are bfloat16 numbers already stay as they are; infinities and NaN, too.
     """
-    values = values.float().contiguous()
     # bfloat16 is the upper half of an fp32: a random lower half carries over with the right probability
+    bits = values.float().contiguous().view(torch.int32)
     noise = _noise(values, generator)
-    if values.device.type != "cpu" or not math.isfinite(float(values.sum())):
-        # the bits of some NaN would carry over into a number; infinities have a lower half of zeros
-        noise.masked_fill_(values.isnan(), 0)
-    noise.add_(values.view(torch.int32)).bitwise_and_(-65536)
+    # infinities have a lower half of zeros; of the NaNs of arithmetic some have ones only, which must not carry over
+    noise.add_(bits.clamp(max=0x7FFF0000)).bitwise_and_(-65536)
     weights.copy_(noise.view(torch.float32))
 
 

@@ -31,12 +31,14 @@ def plain_adafactor(
     return weights.view(start.shape), {"row": row / column.numel(), "column": column / row.numel()}
 
 
+@pytest.mark.parametrize("cache", [True, False], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("size", [1, 100, 2**18])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_in_blocks_of_any_size_it_is_adafactor(
-    shape: tuple[int, ...], size: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], size: int, cache: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "CPU_BLOCK", size)
+    monkeypatch.setattr(blocks, "CPU_BLOCK" if cache else "GPU_BLOCK", size)
+    monkeypatch.setattr(blocks, "has_cache", lambda device: cache)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(shape, generator=generator)
     gradients = [torch.randn(shape, generator=generator) * 10.0 ** (step % 3 - 3) for step in range(6)]
@@ -118,7 +120,7 @@ def test_every_value_is_rounded_by_random_numbers_of_its_own() -> None:
 
 
 def test_no_nan_of_arithmetic_becomes_a_number() -> None:
-    patterns = [0x7FC00000, 0x7FFFFFFF, 0x7FFF0000, -1, -0x400000]  # quiet ones, some as GPUs have them
+    patterns = [0x7FC00000, -0x400000, 0x7FFFFFFF, 0x7FFF0000, -0x10000]  # of CPUs, of GPUs, and bfloat16's own
     values = torch.tensor(patterns, dtype=torch.int32).view(torch.float32).repeat(50)
     assert bool(values.isnan().all())
     rounded = torch.empty(len(values), dtype=torch.bfloat16)
