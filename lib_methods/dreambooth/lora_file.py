@@ -23,21 +23,27 @@ _VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base"}
 
 
-def kohya_name(place: Place, model: TrainingModel) -> str:
-    """The name of a layer in the file.
+def kohya_names(places: Sequence[Place], model: TrainingModel) -> list[str]:
+    """The names of layers in the file.
 
     kohya's programs name the layers of SD1's and SD2's UNets as diffusers does and those of SDXL's as LDM does. The
     WebUI turns the former into the latter counting on two residual blocks a level, so a UNet of another build gets
     LDM's names whatever its family.
     """
-    if place.part == "text":
-        prefix = f"lora_te{place.number + 1}" if len(model.encoders) > 1 else "lora_te"
-        return f"{prefix}_text_model_{_flat(place.name)}"
     layers = getattr(getattr(model.unet, "config", None), "layers_per_block", None)
-    if model.family != "sdxl" and layers == _USUAL_LAYERS:
-        return f"lora_unet_{_flat(place.name)}"
-    name = model.unet_names()[f"{place.name}.weight"].removeprefix(UNET_PREFIX).removesuffix(".weight")
-    return f"lora_unet_{_flat(name)}"
+    of_diffusers = model.family != "sdxl" and layers == _USUAL_LAYERS
+    ldm = {} if of_diffusers else model.unet_names()  # once: it goes through the whole UNet
+    several = len(model.encoders) > 1
+
+    def name(place: Place) -> str:
+        if place.part == "text":
+            return f"lora_te{place.number + 1 if several else ''}_text_model_{_flat(place.name)}"
+        if of_diffusers:
+            return f"lora_unet_{_flat(place.name)}"
+        found = ldm[f"{place.name}.weight"].removeprefix(UNET_PREFIX).removesuffix(".weight")
+        return f"lora_unet_{_flat(found)}"
+
+    return [name(place) for place in places]
 
 
 def _flat(name: str) -> str:
@@ -48,8 +54,8 @@ def lora_tensors(lora: LoraSet, model: TrainingModel, dtype: torch.dtype) -> dic
     """All tensors of the file, on the CPU. Raises DreamBoothError for weights that are not finite in `dtype`."""
     alphas: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
-    for place in lora.places:
-        name, layer = kohya_name(place, model), lora.layer(place)
+    for place, name in zip(lora.places, kohya_names(lora.places, model)):
+        layer = lora.layer(place)
         alphas[f"{name}.alpha"] = torch.tensor(lora.alpha, dtype=torch.float32)
         for part, weight in (("lora_down", layer.down), ("lora_up", layer.up)):
             rounded = weight.detach().to("cpu", dtype).contiguous()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.lora import LoraSet, places
-from lib_methods.dreambooth.lora_file import kohya_name, save_lora, tag_frequency
+from lib_methods.dreambooth.lora_file import kohya_names, save_lora, tag_frequency
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import EngineModel, load_training_model
 from standalone.engine.ldm_keys import ldm_unet_names
@@ -140,11 +140,18 @@ def test_a_published_build_has_the_names_that_others_write(tmp_path: Path) -> No
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     )
     seen: Any = SimpleNamespace(unet=unet, family="sd1", encoders=model.encoders)
-    found = {kohya_name(place, seen) for place in places(seen, convolutions=True, text=True)}
+    found = set(kohya_names(places(seen, convolutions=True, text=True), seen))
     assert names <= found
     seen.family = "sdxl"
-    seen.unet_names = lambda: {key: f"model.diffusion_model.{name}" for key, name in ldm_unet_names(unet).items()}
-    found = {kohya_name(place, seen) for place in places(seen, convolutions=True)}
+    asked: list[int] = []
+
+    def unet_names() -> dict[str, str]:
+        asked.append(1)
+        return {key: f"model.diffusion_model.{name}" for key, name in ldm_unet_names(unet).items()}
+
+    seen.unet_names = unet_names
+    found = set(kohya_names(places(seen, convolutions=True), seen))
+    assert len(asked) == 1  # it goes through the whole UNet
     assert "lora_unet_input_blocks_2_1_transformer_blocks_0_attn1_to_q" in found
     assert "lora_unet_output_blocks_5_2_conv" in found
     assert all(re.match(r"lora_unet_(input|middle|output)_block", name) for name in found)
@@ -152,7 +159,7 @@ def test_a_published_build_has_the_names_that_others_write(tmp_path: Path) -> No
 
 def test_two_text_encoders_are_numbered(tmp_path: Path) -> None:
     model = load(tmp_path, "sdxl")
-    names = {kohya_name(place, model) for place in places(model, text=True) if place.part == "text"}
+    names = kohya_names([place for place in places(model, text=True) if place.part == "text"], model)
     assert {name[:19] for name in names} == {"lora_te1_text_model", "lora_te2_text_model"}
 
 
