@@ -2,8 +2,9 @@
 
 The UNet's forward and backward pass run on tensors without content; what is counted is the bytes of all tensors that
 live at once, as a GPU would have to hold them: weights, what the backward pass keeps, gradients, and everything in
-between. Not counted: what the GPU's libraries take for themselves, and gaps between tensors. The table in
-`lib_methods.dreambooth.sizes` comes from here.
+between. The same for drawing: the UNet's forward pass without gradients, and a picture's way through the VAE. Not
+counted: what the GPU's libraries take for themselves, and gaps between tensors. The tables in
+`lib_methods.dreambooth.sizes` come from here.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -58,6 +59,13 @@ GEOMETRY: Mapping[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 2816,
     },
 }
+VAE: Mapping[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
 
 
 class LiveBytes(TorchDispatchMode):
@@ -93,7 +101,7 @@ class LiveBytes(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Counted:
-    """Bytes: the weights, and what a forward and backward pass holds at most on top of them."""
+    """Bytes: the weights, and what a pass holds at most on top of them."""
 
     weights: int
     peak: int
@@ -118,18 +126,63 @@ def count(family: str, side: int, rows: int, mode: str, checkpointing: bool, lor
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(_let_go)
         weights = live.live
-        latents = torch.empty(rows, 4, side, side, dtype=dtype)
-        text = torch.empty(rows, 77, GEOMETRY[family]["cross_attention_dim"], dtype=dtype)
-        added = {"text_embeds": torch.empty(rows, 1280, dtype=dtype), "time_ids": torch.empty(rows, 6)}
-        computing = torch.autocast("cpu", torch.bfloat16) if mode == "mixed" else nullcontext()
+        inputs = _inputs(family, side, rows, dtype)
         live.peak = live.live
         with checkpointed(unet) if checkpointing else nullcontext():
-            with computing:
-                timesteps = torch.zeros(rows, dtype=torch.long)
-                out = unet(latents, timesteps, text, return_dict=False, added_cond_kwargs=added)[0]
-                loss = out.float().square().mean()
+            with _computing(mode):
+                loss = unet(**inputs)[0].float().square().mean()
             loss.backward()
         return Counted(weights, live.peak - weights)
+
+
+def count_denoising(family: str, side: int, rows: int, mode: str) -> Counted:
+    """A forward pass without gradients, as pictures are drawn: with guidance two rows a picture.
+
+    mode: as in `count`; "mixed" keeps the weights' copies in half precision, as autocast does for those that are
+    trained.
+    """
+    dtype = torch.bfloat16 if mode == "half" else torch.float32
+    with torch.no_grad(), FakeTensorMode(), LiveBytes() as live:
+        with _made_in(dtype):
+            unet = UNet2DConditionModel(**GEOMETRY[family]).eval()
+        if mode == "mixed":
+            _norms_in_fp32(unet)
+        for parameter in unet.parameters():
+            live.see(parameter)
+        weights = live.live
+        inputs = _inputs(family, side, rows, dtype)
+        live.peak = live.live
+        with _computing(mode):
+            unet(**inputs)
+        return Counted(weights, live.peak - weights)
+
+
+def count_autoencoder(side: int, *, encoding: bool = False) -> Counted:
+    """One picture of `side` x `side` latents through the VAE in fp32: decoded, or encoded."""
+    with torch.no_grad(), FakeTensorMode(), LiveBytes() as live:
+        vae = AutoencoderKL(**VAE).eval()
+        for parameter in vae.parameters():
+            live.see(parameter)
+        weights = live.live
+        given = torch.empty(1, 3, 8 * side, 8 * side) if encoding else torch.empty(1, 4, side, side)
+        live.peak = live.live
+        (vae.encode if encoding else vae.decode)(given, return_dict=False)
+        return Counted(weights, live.peak - weights)
+
+
+def _inputs(family: str, side: int, rows: int, dtype: torch.dtype) -> dict[str, Any]:
+    added = {"text_embeds": torch.empty(rows, 1280, dtype=dtype), "time_ids": torch.empty(rows, 6)}
+    return {
+        "sample": torch.empty(rows, 4, side, side, dtype=dtype),
+        "timestep": torch.zeros(rows, dtype=torch.long),
+        "encoder_hidden_states": torch.empty(rows, 77, GEOMETRY[family]["cross_attention_dim"], dtype=dtype),
+        "added_cond_kwargs": added,
+        "return_dict": False,
+    }
+
+
+def _computing(mode: str) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16) if mode == "mixed" else nullcontext()
 
 
 @contextmanager
@@ -188,6 +241,15 @@ def main(families: Sequence[str]) -> None:
                 fixed, cell = fitted(family, mode, checkpointing, rank)
                 kind = f"{mode:6} {'LoRA' if rank else 'full'} {'checkpointing' if checkpointing else 'plain':14}"
                 print(f"{family:5} {kind} {fixed / 2**30:6.3f} GiB {cell:10.0f} bytes a cell", flush=True)
+        side = int(GEOMETRY[family]["sample_size"])
+        for mode in ("half", "mixed", "fp32"):
+            one, two = (count_denoising(family, side, rows, mode).peak for rows in (1, 2))
+            fixed, cell = 2 * one - two, (two - one) / side**2
+            print(f"{family:5} {mode:6} denoising {fixed / 2**30:19.3f} GiB {cell:10.0f} bytes a cell", flush=True)
+        for name, encoding in (("decoding", False), ("encoding", True)):
+            found = count_autoencoder(side, encoding=encoding)
+            cell, weights = found.peak / side**2, found.weights / 2**30
+            print(f"{family:5} fp32   {name} {weights:20.3f} GiB {cell:10.0f} bytes a cell", flush=True)
 
 
 if __name__ == "__main__":

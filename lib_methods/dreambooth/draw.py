@@ -7,20 +7,49 @@ at the end. Each picture's noise comes from its own seed, whatever else is drawn
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .errors import DreamBoothError
 from .model import TextEmbedding, TrainingModel
+from .places import Parts
 
 SOLVER = "dpm++2m"
 _SMALLEST = 2.0**-24  # a model of eps cannot start from noise without any signal: it would divide by zero
 
 
-def draw(
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts as the model reads them, each a row, and what guidance leads away from; None without guidance."""
+
+    cond: TextEmbedding
+    uncond: TextEmbedding | None
+
+    def __len__(self) -> int:
+        return len(self.cond.hidden)
+
+    def __getitem__(self, rows: slice | Tensor) -> Prompts:
+        return Prompts(self.cond[rows], None if self.uncond is None else self.uncond[rows])
+
+
+def embed_prompts(
     model: TrainingModel,
     prompts: Sequence[str],
+    *,
+    negative: str = "",
+    cfg_scale: float = 7.0,
+    parts: Parts | None = None,
+) -> Prompts:
+    """The prompts for `draw`, for pictures that are drawn in several goes."""
+    with torch.no_grad(), (parts or Parts(model)).embedding():
+        return Prompts(*_texts(model, prompts, negative, cfg_scale))
+
+
+def draw(
+    model: TrainingModel,
+    prompts: Sequence[str] | Prompts,
     *,
     negative: str = "",
     size: tuple[int, int],
@@ -29,29 +58,63 @@ def draw(
     seeds: Sequence[int],
     solver: str = SOLVER,
     each_step: Callable[[int, int], None] | None = None,
+    at_once: int | None = None,
+    parts: Parts | None = None,
 ) -> Tensor:
     """Pictures (B, 3, H, W), fp32, in [-1, 1], on the CPU, one for each prompt and seed.
 
     size: width and height in pixels. cfg_scale 1 takes half the time and knows no negative prompt. each_step: told the
-    steps done and all of them; what it raises ends the drawing. Raises DreamBoothError when the model returns numbers
-    that are not finite.
+    steps done and all of them; what it raises ends the drawing. at_once: pictures that the UNet sees together, None for
+    all. parts: how the model's parts come to the device. Raises DreamBoothError when the model returns numbers that are
+    not finite.
     """
     if solver != SOLVER:
         raise ValueError(f"the solver has to be {SOLVER!r}, not {solver!r}")
-    if len(prompts) != len(seeds) or not prompts:
+    if len(prompts) != len(seeds) or not len(prompts):
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: there has to be one seed for each prompt")
     width, height = size
     if width <= 0 or height <= 0 or width % model.pixels_per_latent or height % model.pixels_per_latent:
         raise DreamBoothError(f"Pictures of {width}x{height} cannot be drawn: sides are multiples of 8.")
+    parts = parts or Parts(model)
+    texts = prompts
+    if not isinstance(texts, Prompts):
+        texts = embed_prompts(model, texts, negative=negative, cfg_scale=cfg_scale, parts=parts)
     with torch.no_grad():
-        latents = _noise(model, seeds, height, width).to(next(model.unet.parameters()).device)
-        predict = _guided(model, *_texts(model, prompts, negative, cfg_scale), cfg_scale)
-        latents = solve(predict, latents, model.alphas_cumprod, model.parameterization, steps, each_step)
-        if not bool(torch.isfinite(latents).all()):
-            raise DreamBoothError(
-                "The model returned numbers that are not finite: broken weights, or too large ones for half precision."
-            )
-        return torch.cat([model.decode(row).float().cpu() for row in latents.split(1)])
+        # all pictures are denoised before the first is decoded, as each way of the UNet to the CPU and back takes long
+        with parts.denoising():
+            noise = _noise(model, seeds, height, width).to(next(model.unet.parameters()).device)
+            latents = _denoised(model, texts, noise, cfg_scale, steps, each_step, at_once or len(seeds))
+            if not bool(torch.isfinite(latents).all()):
+                raise DreamBoothError(
+                    "The model returned numbers that are not finite: broken weights, or too large ones for half "
+                    "precision."
+                )
+        with parts.decoding():
+            return torch.cat([model.decode(row).float().cpu() for row in latents.split(1)])
+
+
+def _denoised(
+    model: TrainingModel,
+    texts: Prompts,
+    noise: Tensor,
+    cfg_scale: float,
+    steps: int,
+    each_step: Callable[[int, int], None] | None,
+    at_once: int,
+) -> Tensor:
+    """Clean latents of the noise (B, C, h, w), `at_once` rows together."""
+    clean: list[Tensor] = []
+    starts = range(0, len(noise), at_once)
+
+    def told(done: int, total: int) -> None:
+        if each_step is not None:
+            each_step(len(clean) * total + done, len(starts) * total)
+
+    for start in starts:
+        rows = slice(start, start + at_once)
+        predict = _guided(model, texts[rows], cfg_scale)
+        clean.append(solve(predict, noise[rows], model.alphas_cumprod, model.parameterization, steps, told))
+    return torch.cat(clean)
 
 
 def solve(
@@ -112,10 +175,9 @@ def _texts(
     return both[slice(0, count)], TextEmbedding.cat([uncond] * count)
 
 
-def _guided(
-    model: TrainingModel, cond: TextEmbedding, uncond: TextEmbedding | None, cfg_scale: float
-) -> Callable[[Tensor, int], Tensor]:
+def _guided(model: TrainingModel, texts: Prompts, cfg_scale: float) -> Callable[[Tensor, int], Tensor]:
     """Classifier-free guidance: uncond + scale * (cond - uncond)."""
+    cond, uncond = texts.cond, texts.uncond
     text = cond if uncond is None else TextEmbedding.cat([cond, uncond])
 
     def predict(latents: Tensor, time: int) -> Tensor:

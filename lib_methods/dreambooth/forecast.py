@@ -11,7 +11,7 @@ from torch import Tensor
 from .lora import places
 from .memory import Plan
 from .model import TrainingModel
-from .places import brought, computing, device_of
+from .places import Parts
 from .settings import TrainingSettings
 
 _PASSES = 3.0  # a forward and a backward pass, in forward passes
@@ -24,12 +24,14 @@ def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: Plan)
 
     Samples, encoding and the result's writing come on top; they are short.
     """
-    device = device_of(model.unet)
+    parts = Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=plan.autocast)
+    device = parts.device
     rows = plan.batch_size * (1 if settings.prior == "off" else 2)
     side = settings.resolution // model.pixels_per_latent
     latents = torch.zeros(rows, model.latent_channels, side, side, device=device)
-    with torch.no_grad(), brought(device, *model.encoders), computing(device, plan.autocast):
+    with torch.no_grad(), parts.embedding():
         text = model.embed([""] * rows)
+    with torch.no_grad(), parts.denoising():
         times = torch.full((rows,), 500, device=device)
         model.predict(latents, times, text)  # the first one is slower
         started = time.monotonic()

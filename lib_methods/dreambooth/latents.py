@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lib_methods.dreambooth.dataset import Example
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model import TrainingModel
 from lib_methods.dreambooth.photos import Photo, open_photo, read_mask, read_photo
+from lib_methods.dreambooth.places import brought, out_of_memory
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.tensor_file import read_tensors, write_tensors
 
@@ -52,23 +53,17 @@ def photo_items(photos: Sequence[Photo], settings: TrainingSettings, resolution:
     return items
 
 
-def class_items(files: Sequence[Path], photos: Sequence[Item], settings: TrainingSettings) -> list[Item]:
-    """The class pictures as items, dealt to the photos' sizes.
-
-    A batch has one size, so the class pictures are cropped to the sizes that the photos have. Each is encoded for one
-    of them, in proportion to the photos of that size, so that no picture is encoded twice; where there are fewer
-    pictures than sizes, some serve more than one. Damaged files are the caller's to draw again: DreamBoothError.
-    """
-    pictures = [open_photo(file) for file in files]
+def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings) -> list[Item]:
+    """The class pictures as items, each of its size, at which it was drawn. DreamBoothError for a damaged file."""
     text = caption_of(None, settings)
-    sizes = deal_sizes([item.size for item in photos], len(pictures))
-    return [Item(pictures[index % len(pictures)], size, text, masked=False) for index, size in enumerate(sizes)]
+    return [Item(open_photo(file), size, text, masked=False) for file, size in zip(files, sizes, strict=True)]
 
 
 def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
-    """`count` sizes in the proportions of `sizes`, each at least once, so that there may come out more than `count`.
+    """`count` sizes for class pictures in the proportions of the photos' `sizes`, as a batch has one size.
 
-    The first so many are in these proportions too. Nothing for nothing.
+    Each comes at least once, so that there may come out more than `count`. The first so many are in these proportions
+    too. Nothing for nothing.
     """
     if count < 1 or not sizes:
         return []
@@ -93,6 +88,7 @@ def encode_pictures(
     folder: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
+    here: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> tuple[list[Example], list[str]]:
     """The items as examples in their order, on the CPU in fp32, and warnings.
 
@@ -100,7 +96,8 @@ def encode_pictures(
     (SDXL's autoencoder), fp32 takes its place. folder: where the latents of each picture are kept, so that an
     interrupted encoding goes on, with the same numbers: a batch is encoded as a whole or not at all.
 
-    The autoencoder goes to `device` for the time and back. A picture that can no longer be read is left out with a
+    The autoencoder goes to `device` for the time and back, or as `here` has it. Where memory does not suffice for a
+    batch, its pictures are encoded in halves. A picture that can no longer be read is left out with a
     warning; `DreamBoothError` where none is left, `TrainingStopped` between two batches when `cancelled`.
     """
     notes: list[str] = []
@@ -109,18 +106,21 @@ def encode_pictures(
     cache = _Cache(folder, model, dtype, notes)
     groups = _groups([item.size if sources[i] else None for i, item in enumerate(items)], batch)
     names = {i: cache.name(source, items[i]) for i, source in enumerate(sources) if source is not None}
-    done = len(items) - sum(map(len, groups))
-    with _on_device(model.vae, device):
-        for group in groups:
+    for index, name in names.items():
+        kept[index] = cache.read(name, items[index].size)
+    missing = [group for group in groups if any(kept[index] is None for index in group)]
+    done = len(items) - sum(map(len, missing))
+    if done:
+        progress(done, len(items))
+    bringing = here or (lambda: brought(device, model.vae))
+    with _at_rest(model.vae), bringing() if missing else nullcontext():
+        for group in missing:
             if cancelled():
                 raise TrainingStopped("Stopped while the photos were encoded.")
-            for index in group:
-                kept[index] = cache.read(names[index], items[index].size)
-            if any(kept[index] is None for index in group):
-                for index, moments in _encode(model, items, group, device, dtype, notes):
-                    if kept[index] is None:
-                        kept[index] = moments
-                        cache.write(names[index], moments)
+            for index, moments in _encode(model, items, group, device, dtype, notes):
+                if kept[index] is None:
+                    kept[index] = moments
+                    cache.write(names[index], moments)
             done += len(group)
             progress(done, len(items))
     examples = [_example(model, item, moments, notes) for item, moments in zip(items, kept) if moments is not None]
@@ -203,6 +203,16 @@ def _encode(
 
 
 def _moments(model: TrainingModel, pixels: Tensor, dtype: torch.dtype) -> _Moments:
+    try:
+        return _moments_at_once(model, pixels, dtype)
+    except (RuntimeError, MemoryError) as error:
+        if len(pixels) == 1 or not out_of_memory(error):
+            raise
+    means, stds = zip(*(_moments(model, part, dtype) for part in pixels.chunk(2)))
+    return torch.cat(means), torch.cat(stds)
+
+
+def _moments_at_once(model: TrainingModel, pixels: Tensor, dtype: torch.dtype) -> _Moments:
     half = dtype in (torch.float16, torch.bfloat16)
     # autocast leaves the weights as they are; casting them there and back would lose digits
     with torch.no_grad(), torch.autocast(pixels.device.type, dtype if half else torch.bfloat16, enabled=half):
@@ -211,14 +221,14 @@ def _moments(model: TrainingModel, pixels: Tensor, dtype: torch.dtype) -> _Momen
 
 
 @contextmanager
-def _on_device(vae: nn.Module, device: torch.device) -> Iterator[None]:
-    before = next((parameter.device for parameter in vae.parameters()), device)
+def _at_rest(vae: nn.Module) -> Iterator[None]:
+    """Within the block the autoencoder is not in training mode."""
     training = vae.training
-    vae.to(device).eval()
+    vae.eval()
     try:
         yield
     finally:
-        vae.to(before).train(training)
+        vae.train(training)
 
 
 def _turned(image: Image.Image, flipped: bool) -> Image.Image:

@@ -28,6 +28,8 @@ class Plan:
     precision: what is computed in. weights: how the UNet lies in memory; those of a LoRA are fp32 always. batch_size:
     photos in one pass; with a prior as many class pictures come on top. accumulation: passes before the weights move.
     text_on_device: the text encoders stay there, as they are trained. notes: sentences for the user.
+    one_part_at_a_time: UNet, text encoders and VAE take turns on the device whenever more than the UNet is needed and
+    nothing is trained: where texts are embedded, pictures encoded and drawn.
     """
 
     precision: str
@@ -40,6 +42,7 @@ class Plan:
     text_on_device: bool
     estimate: Estimate
     notes: tuple[str, ...]
+    one_part_at_a_time: bool = False
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -180,10 +183,18 @@ def _plan(
         notes.append(f"The batch was lowered from {settings.batch_size} to {rows}, as more does not fit.")
     elif passes > 1:
         notes.append(f"A batch of {settings.batch_size} is gathered over {passes} passes of {rows}.")
-    drawn = drawing(sizes, _load(settings, sizes, rows), way)
-    if memory is not None and drawn > memory:
+    load = _load(settings, sizes, rows)
+    together, in_turn = drawing(sizes, load, way), drawing(sizes, load, way, one_part=True)
+    short = memory is not None and together > memory
+    if memory is not None and min(together, in_turn) > memory:
         notes.append(
-            f"Drawing class images and samples takes more, about {drawn / GIB:.1f} GiB: it may have to be done without."
+            f"Drawing class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may have to be done "
+            "without."
+        )
+    elif short:
+        notes.append(
+            "Class images and samples are drawn with one part of the model on the device at a time, which takes a bit "
+            f"longer: about {in_turn / GIB:.1f} GiB instead of {together / GIB:.1f}."
         )
     return Plan(
         precision=way.precision,
@@ -196,6 +207,7 @@ def _plan(
         text_on_device=settings.train_text,
         estimate=found,
         notes=tuple(notes),
+        one_part_at_a_time=short,
     )
 
 

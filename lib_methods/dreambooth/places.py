@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+
+from .model import TrainingModel
 
 CPU = torch.device("cpu")
 
@@ -19,17 +21,80 @@ def device_of(module: nn.Module) -> torch.device:
 
 @contextmanager
 def brought(device: torch.device, *modules: nn.Module) -> Iterator[None]:
-    """Within the block the modules are on `device`; after it where each was before."""
+    """Within the block the modules are on `device`; after it where each was before, even if one never got there."""
     homes = [device_of(module) for module in modules]
-    try:
-        for module in modules:
-            module.to(device)
-        yield
-    finally:
+    with ExitStack() as stack:
+        stack.callback(_release, device, homes)
         for module, home in zip(modules, homes):
-            module.to(home)
-        if any(home != device for home in homes):
-            release_memory(device)
+            stack.callback(module.to, home)  # before it moves: memory may end in the middle of a module
+            module.to(device)
+        _release(device, homes)
+        yield
+
+
+class Parts:
+    """Brings a model's parts to the UNet's device when they are needed: beside the UNet, or one part at a time.
+
+    One at a time the others are on the CPU meanwhile, the UNet too, which takes a second or two there and back for
+    SDXL's. Numbers do not depend on it: everything is computed on the device. After each block all parts are where they
+    were before it, also after an exception.
+
+    dtype: what is computed in, None for the weights' own precision. follow: called when parts have moved, for a LoRA
+    that has to come along. movable: False where the UNet cannot leave; then it is never one at a time.
+    """
+
+    def __init__(
+        self,
+        model: TrainingModel,
+        *,
+        one_at_a_time: bool = False,
+        dtype: torch.dtype | None = None,
+        follow: Callable[[], object] | None = None,
+        movable: bool = True,
+    ) -> None:
+        self.model, self.dtype, self.follow, self.movable = model, dtype, follow or _nothing, movable
+        self.one_at_a_time = one_at_a_time and movable
+        self.device = device_of(model.unet)
+
+    @contextmanager
+    def only(self, *modules: nn.Module) -> Iterator[None]:
+        """Within the block these of the model's parts are on the device, one at a time nothing else is."""
+        unet = self.model.unet
+        here, away = [module for module in modules if module is not unet], []
+        if self.one_at_a_time:
+            here = list(modules)
+            away = [part for part in (unet, self.model.vae, *self.model.encoders) if part not in here]
+        with ExitStack() as stack:
+            stack.callback(self.follow)
+            stack.enter_context(brought(CPU, *away))
+            stack.enter_context(brought(self.device, *here))
+            self.follow()
+            yield
+
+    @contextmanager
+    def embedding(self) -> Iterator[None]:
+        """Within the block texts can be embedded."""
+        with self.only(*self.model.encoders), computing(self.device, self.dtype):
+            yield
+
+    @contextmanager
+    def denoising(self) -> Iterator[None]:
+        """Within the block the UNet can be asked."""
+        with self.only(self.model.unet), computing(self.device, self.dtype):
+            yield
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Within the block latents can be decoded."""
+        with self.only(self.model.vae), computing(self.device, self.dtype):
+            yield
+
+    def spare(self) -> bool:
+        """One part at a time from here on, for memory was short; False where that is so already or cannot help."""
+        if self.one_at_a_time or not self.movable or self.device == CPU:
+            return False
+        self.one_at_a_time = True
+        return True
 
 
 def computing(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -49,3 +114,13 @@ def release_memory(device: torch.device) -> None:
     """Gives what the device's allocator holds for later back to the other programs."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _release(device: torch.device, homes: Sequence[torch.device]) -> None:
+    """Gives back what modules have left on `device` and on their other places."""
+    for place in {device, *homes} if any(home != device for home in homes) else ():
+        release_memory(place)
+
+
+def _nothing() -> None:
+    """Nobody has to come along."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import torch
 from .buckets import fit_warnings
 from .dataset import TrainingData
 from .identifier import check_identifier, pick_identifier
-from .latents import Item, class_items, encode_pictures, photo_items
+from .latents import Item, class_items, deal_sizes, encode_pictures, photo_items
 from .memory import Plan
 from .model import TrainingModel
 from .photos import Photo
-from .places import brought, computing, device_of
+from .places import Parts
 from .prior import class_images
 from .progress import Report
 from .settings import TrainingSettings
@@ -35,9 +36,13 @@ def named(settings: TrainingSettings, model: TrainingModel, report: Report) -> T
     return replace(settings, identifier=pick_identifier(words, model.tokens, settings.seed)[0])
 
 
-def drawing_dtype(plan: Plan, model: TrainingModel) -> torch.dtype | None:
-    """What pictures are drawn in: as the training computes, but for SDXL's VAE, which overflows in fp16."""
-    return None if plan.autocast == torch.float16 and model.family == "sdxl" else plan.autocast
+def drawing_parts(plan: Plan, model: TrainingModel, follow: Callable[[], object] | None = None) -> Parts:
+    """How the model is there for drawing, as the plan has it. follow: see `Parts`.
+
+    It computes as the training does, but for SDXL's VAE, which overflows in fp16.
+    """
+    dtype = None if plan.autocast == torch.float16 and model.family == "sdxl" else plan.autocast
+    return Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=dtype, follow=follow)
 
 
 @dataclass(frozen=True)
@@ -63,28 +68,33 @@ class Maker:
         return TrainingData(examples, self._encoded(pictures, "Encoding the class images") if pictures else [])
 
     def _class_items(self, items: Sequence[Item]) -> list[Item]:
-        device = device_of(self.model.unet)
-        dtype = drawing_dtype(self.plan, self.model)
-        with brought(device, self.model.vae, *self.model.encoders), computing(device, dtype):
+        sizes = deal_sizes([item.size for item in items], self.settings.class_images)
+        parts = drawing_parts(self.plan, self.model)
+        # where there is room for it, the VAE stays from one batch to the next
+        with nullcontext() if parts.one_at_a_time else parts.only(self.model.vae):
             files = class_images(
                 self.model,
                 self.settings,
                 self.settings.out / CLASS_IMAGES,
                 lambda done, total: self.report.phase("Drawing the class images", done, total),
                 self.cancelled,
+                sizes=sizes,
+                parts=parts,
             )
-        return class_items(files, items, self.settings)
+        return class_items(files, sizes, self.settings)
 
     def _encoded(self, items: Sequence[Item], text: str) -> list:
+        parts = drawing_parts(self.plan, self.model)
         examples, notes = encode_pictures(
             self.model,
             items,
-            _ENCODED_AT_ONCE,
-            device_of(self.model.unet),
+            1 if parts.one_at_a_time else _ENCODED_AT_ONCE,
+            parts.device,
             self.plan.autocast or torch.float32,
             folder=self.folder / CACHE,
             progress=lambda done, total: self.report.phase(text, done, total),
             cancelled=self.cancelled,
+            here=lambda: parts.only(self.model.vae),
         )
         for note in notes:
             self.report.warning(note)

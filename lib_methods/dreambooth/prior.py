@@ -1,7 +1,8 @@
 """Class images: what the frozen model draws of the class, so that the class does not turn into the subject.
 
-They lie in a folder named by what they were drawn with, and serve all trainings that ask for the same. Picture number n
-has n as its seed: more pictures are added to those that are there, and a drawing that was stopped goes on.
+They lie in folders named by what they were drawn with, size included, and serve all trainings that ask for the same.
+Picture number n of a folder has n as its seed: more are added to those that are there, and a drawing that was stopped
+goes on.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from .buckets import Size
 from .captions import caption_of
-from .draw import SOLVER, draw
+from .draw import SOLVER, Prompts, draw, embed_prompts
 from .errors import DreamBoothError, TrainingStopped
 from .model import TrainingModel
+from .places import Parts, out_of_memory
 from .settings import TrainingSettings
 from .whole_file import write_whole
 
@@ -34,6 +38,13 @@ def class_prompt(settings: TrainingSettings) -> str:
     return caption_of(None, settings)
 
 
+@dataclass(frozen=True)
+class _Picture:
+    path: Path
+    size: Size
+    seed: int
+
+
 def class_images(
     model: TrainingModel,
     settings: TrainingSettings,
@@ -41,50 +52,76 @@ def class_images(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     *,
+    sizes: Sequence[Size] | None = None,
     batch: int = 4,
     cfg_scale: float = CFG_SCALE,
+    parts: Parts | None = None,
 ) -> list[Path]:
-    """The `settings.class_images` PNG files, drawn where they are missing or broken, in a subfolder of `folder`.
+    """The class's PNG files, drawn where they are missing or broken, in subfolders of `folder`, one for each size.
 
-    batch: pictures drawn at once, fewer where memory does not suffice. progress: told the pictures done and all of
-    them. Raises TrainingStopped between two batches when cancelled, and DreamBoothError when the disk is full or the
-    model draws numbers that are not finite; what was drawn before is then kept.
+    sizes: width and height in pixels of each picture; None for `settings.class_images` squares. batch: pictures of one
+    size drawn at once, fewer where memory does not suffice. parts: how the model's parts come to the device. progress:
+    told the pictures done and all of them. Raises TrainingStopped between two batches when cancelled, and
+    DreamBoothError when the disk is full or the model draws numbers that are not finite; what was drawn before is then
+    kept.
     """
-    told = _told(model, settings, cfg_scale)
-    place = folder / _key(told)
-    side = settings.resolution or model.resolution
-    paths = [place / f"class-{number:05d}.png" for number in range(settings.class_images)]
-    missing = [number for number, path in enumerate(paths) if not _is_whole(path, side)]
-    _note(progress, paths, missing)
-    if missing:
-        write_whole(place / MANIFEST, json.dumps(told, indent=2, ensure_ascii=False).encode("utf-8"))
+    if sizes is None:
+        side = settings.resolution or model.resolution
+        sizes = [(side, side)] * settings.class_images
+    parts = parts or Parts(model)
+    told = {size: _told(model, settings, cfg_scale, size) for size in sizes}
+    pictures = _pictures(folder, sizes, {size: _key(values) for size, values in told.items()})
+    missing = [picture for size in told for picture in pictures if picture.size == size and not _is_whole(picture)]
+    _note(progress, pictures, missing)
+    for place, size in {picture.path.parent: picture.size for picture in missing}.items():
+        write_whole(place / MANIFEST, json.dumps(told[size], indent=2, ensure_ascii=False).encode("utf-8"))
+    prompt: Prompts | None = None
     while missing:
         if cancelled():
             raise TrainingStopped("Stopped while drawing class images; those that are done are kept.")
-        now = missing[:batch]
+        now = [picture for picture in missing[:batch] if picture.size == missing[0].size]
         try:
-            pictures = _draw(model, settings, side, cfg_scale, now)
-        except torch.cuda.OutOfMemoryError as error:
-            if batch == 1:
+            if prompt is None:  # once for all, as the text encoders' way to the device and back takes long
+                prompt = embed_prompts(model, [class_prompt(settings)], cfg_scale=cfg_scale, parts=parts)
+            drawn = draw(
+                model,
+                prompt[torch.zeros(len(now), dtype=torch.long)],
+                size=now[0].size,
+                steps=settings.class_steps,
+                cfg_scale=cfg_scale,
+                seeds=[picture.seed for picture in now],
+                parts=parts,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if parts.spare():
+                continue
+            if len(now) == 1:
                 raise DreamBoothError("The memory does not suffice to draw a single class image.") from error
-            batch = max(1, batch // 2)
+            batch = len(now) // 2
             continue
-        for number, picture in zip(now, pictures):
-            write_whole(paths[number], _png(picture), "The class image")
+        for picture, pixels in zip(now, drawn):
+            write_whole(picture.path, _png(pixels), "The class image")
         missing = missing[len(now) :]
-        _note(progress, paths, missing)
-    return paths
+        _note(progress, pictures, missing)
+    return [picture.path for picture in pictures]
 
 
-def _draw(
-    model: TrainingModel, settings: TrainingSettings, side: int, cfg_scale: float, seeds: Sequence[int]
-) -> Tensor:
-    prompts = [class_prompt(settings)] * len(seeds)
-    return draw(model, prompts, size=(side, side), steps=settings.class_steps, cfg_scale=cfg_scale, seeds=seeds)
+def _pictures(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> list[_Picture]:
+    """The pictures in the order of their sizes, those of each size numbered by themselves."""
+    counts = dict.fromkeys(sizes, 0)
+    pictures = []
+    for size in sizes:
+        number = counts[size]
+        counts[size] += 1
+        pictures.append(_Picture(folder / keys[size] / f"class-{number:05d}.png", size, number))
+    return pictures
 
 
-def _told(model: TrainingModel, settings: TrainingSettings, cfg_scale: float) -> dict[str, object]:
+def _told(model: TrainingModel, settings: TrainingSettings, cfg_scale: float, size: Size) -> dict[str, object]:
     """All that the pictures depend on, but for their number."""
+    width, height = size
     return {
         "version": _VERSION,
         "model": model.name,
@@ -93,7 +130,7 @@ def _told(model: TrainingModel, settings: TrainingSettings, cfg_scale: float) ->
         "prompt": class_prompt(settings),
         "steps": settings.class_steps,
         "cfg_scale": cfg_scale,
-        "side": settings.resolution or model.resolution,
+        **({"side": width} if width == height else {"size": [width, height]}),
         "solver": SOLVER,
     }
 
@@ -104,12 +141,12 @@ def _key(told: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_whole(path: Path, side: int) -> bool:
+def _is_whole(wanted: _Picture) -> bool:
     """Whether there is a picture that can be read to its end and has the right size."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(wanted.path) as picture:
             picture.load()
-            return picture.format == "PNG" and picture.size == (side, side)
+            return picture.format == "PNG" and picture.size == wanted.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 
@@ -122,6 +159,6 @@ def _png(pixels: Tensor) -> bytes:
     return data.getvalue()
 
 
-def _note(progress: Progress | None, paths: Sequence[Path], missing: Sequence[int]) -> None:
+def _note(progress: Progress | None, pictures: Sequence[_Picture], missing: Sequence[_Picture]) -> None:
     if progress is not None:
-        progress(len(paths) - len(missing), len(paths))
+        progress(len(pictures) - len(missing), len(pictures))

@@ -13,7 +13,7 @@ from .lora_file import save_lora, tag_frequency
 from .model import TrainingModel
 from .progress import Report
 from .settings import TrainingSettings
-from .showing import Viewer, to_image
+from .showing import Viewer
 from .sidecar import write_sidecar
 from .trainer import Trainer
 
@@ -63,7 +63,7 @@ class Export:
     def write_all(self, path: Path, facts: Mapping[str, str], viewer: Viewer, note: str) -> tuple[Path, ...]:
         """The result with sidecar and preview. DreamBoothError when the disk does not take it."""
         subject = self.settings.subject
-        preview = to_image(viewer.draw([viewer.prompts[0]], [self.settings.seed])[0])
+        preview = viewer.preview()
         try:
             self.write(path, facts)
             beside = write_sidecar(

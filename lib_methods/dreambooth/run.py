@@ -26,7 +26,7 @@ from .memory import ModelSizes, Plan, plan_training
 from .model import TrainingModel
 from .photos import Photo, find_photos
 from .places import CPU, release_memory
-from .prepare import Maker, drawing_dtype, named
+from .prepare import Maker, drawing_parts, named
 from .progress import Report, Say, duration
 from .record import ANOTHER, going_on, planned, steps_depend_on, to_json
 from .result import ENDING, Export, Result, facts_of
@@ -233,7 +233,7 @@ class _Training:
                 self.folder,
                 self.report,
                 judge,
-                dtype=drawing_dtype(plan, model),
+                parts=drawing_parts(plan, model, None if lora is None else lora.move),
                 cancelled=self.cancelled,
             ),
             keep=lambda step: export.write(
@@ -273,7 +273,7 @@ class _Training:
         if best is not None:
             step = best
             trainer.trained.load_state_dict(best_weights(self.folder, best))
-        with contextlib.nullcontext() if best is not None else trainer.averaged(), trainer.texts.encoders_here():
+        with contextlib.nullcontext() if best is not None else trainer.averaged():
             path = settings.out / f"{settings.name}{ENDING}"
             note = f"{step} steps, rate {settings.rate:g}, seed {settings.seed}, from {export.model.name}"
             files = export.write_all(path, facts_of(trainer, step), trainer.viewer, note)

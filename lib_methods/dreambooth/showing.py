@@ -16,7 +16,7 @@ from .captions import with_subject
 from .draw import draw
 from .errors import DreamBoothError, TrainingStopped
 from .model import TrainingModel
-from .places import brought, computing, device_of, out_of_memory
+from .places import Parts, out_of_memory
 from .progress import Report
 from .settings import TrainingSettings
 from .tensor_file import read_tensors, write_tensors
@@ -27,6 +27,7 @@ PATIENCE = 4  # looks without a better score, after which the training ends earl
 PLAIN = ("a {subject}",)
 VARIED = ("a {subject}", "a {subject} in the snow", "a {subject} on a beach", "a painting of a {subject}")
 STEPS, CFG_SCALE = 20, 7.0
+_MOST_AT_ONCE = 8  # pictures; a judge looks at so many
 
 
 class Judge(Protocol):
@@ -80,12 +81,14 @@ class Viewer:
         report: Report,
         judge: Judge | None = None,
         *,
-        dtype: torch.dtype | None = None,
+        parts: Parts | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """dtype: what is drawn in, None for the weights' own precision. cancelled: ends a look in its middle."""
+        """parts: how the model's parts come to the device, and what is drawn in. cancelled: ends a look in its
+        middle."""
         self.model, self.settings, self.folder, self.report = model, settings, folder, report
-        self.dtype, self.cancelled = dtype, cancelled
+        self.parts, self.cancelled = parts or Parts(model), cancelled
+        self._at_once = _MOST_AT_ONCE
         self.judge = judge if settings.select_best else None
         templates = settings.sample_prompts or (VARIED if self.judge else PLAIN)
         self.prompts = [with_subject(template, settings) for template in templates]
@@ -99,21 +102,46 @@ class Viewer:
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], each_step: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] on the CPU, one for each prompt and seed."""
+        """Pictures (B, 3, H, W) in [-1, 1] on the CPU, one for each prompt and seed; where memory is short with one
+        part of the model on the device at a time, then with fewer pictures together."""
         side = self.settings.resolution or self.model.resolution
-        device = device_of(self.model.unet)
-        with torch.no_grad(), brought(device, self.model.vae), computing(device, self.dtype):
-            pictures = draw(
-                self.model,
-                prompts,
-                negative="",
-                size=(side, side),
-                steps=STEPS,
-                cfg_scale=CFG_SCALE,
-                seeds=seeds,
-                each_step=each_step,
-            )
-        return pictures.float().clamp(-1, 1).cpu()
+        while True:
+            try:
+                pictures = draw(
+                    self.model,
+                    prompts,
+                    negative="",
+                    size=(side, side),
+                    steps=STEPS,
+                    cfg_scale=CFG_SCALE,
+                    seeds=seeds,
+                    each_step=each_step,
+                    at_once=self._at_once,
+                    parts=self.parts,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or not self._spare(len(prompts)):
+                    raise
+                continue
+            return pictures.float().clamp(-1, 1).cpu()
+
+    def _spare(self, pictures: int) -> bool:
+        """Takes less memory from here on; False where there is nothing left to spare."""
+        together = min(self._at_once, pictures)
+        if self.parts.spare():
+            return True
+        self._at_once = max(1, together // 2)
+        return together > 1
+
+    def preview(self) -> Image.Image | None:
+        """The subject as the model draws it now; None, with a word about it, where memory does not suffice."""
+        try:
+            return to_image(self.draw(self.prompts[:1], [self.settings.seed])[0])
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            self.report.warning("There was not enough memory to draw a preview; the result has none.")
+            return None
 
     def look(self, step: int, best: Best, weights: Mapping[str, Tensor]) -> bool:
         """Draws, saves and judges; False when it was cancelled, which leaves `best` as it was.

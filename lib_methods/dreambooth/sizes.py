@@ -1,8 +1,8 @@
-"""How much memory a training takes: counted from the modules, and from a table for what a pass through the UNet holds.
+"""How much memory a training takes: counted from the modules, and from tables for what a pass through the UNet holds.
 
-The table is `benchmarks/count_memory.py`'s: the bytes that a forward and backward pass holds at most beside the
-weights, for each cell of a latent and each row of the batch. They grow in proportion to both, as attention is computed
-without its matrix (torch's `scaled_dot_product_attention`).
+The tables are `benchmarks/count_memory.py`'s: the bytes that a pass (forward and backward, or forward alone for
+drawing) holds at most beside the weights, for each cell of a latent and each row of the batch. They grow in proportion
+to both, as attention is computed without its matrix (torch's `scaled_dot_product_attention`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ _CELL = {
     "sd1": {"half": (232_500, 58_800), "mixed": (308_000, 55_400), "fp32": (464_500, 117_500)},
     "sdxl": {"half": (422_400, 43_500), "mixed": (532_600, 41_700), "fp32": (844_800, 87_000)},
 }
-# the VAE, and a picture's way out of it without gradients, in fp32: bytes, and bytes a cell
+# the same without gradients
+_DENOISED_CELL = {
+    "sd1": {"half": 16_700, "mixed": 17_400, "fp32": 33_400},
+    "sdxl": {"half": 10_200, "mixed": 12_900, "fp32": 20_300},
+}
+_DRAWN_ROWS = 2  # of a picture that is drawn with guidance; where there is room, several are drawn together
+# the VAE, and a picture's way out of it without gradients, in fp32: bytes, and bytes a cell; its way in takes less
 _VAE, _DECODED_CELL = 4 * 83_653_863, 196_700
 _LIBRARIES = int(0.5 * GIB)  # a CUDA context with the libraries' workspaces
 _GAPS = 0.05  # what the allocator loses between tensors
@@ -137,21 +143,40 @@ def estimate(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRA
     return Estimate(*parts, overhead=libraries + int(_GAPS * sum(parts)))
 
 
-def drawing(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRARIES) -> int:
-    """Bytes while a class picture or a sample is drawn: all of the model is on the device then, the VAE in fp32."""
-    unet = estimate(sizes, load, way)
+def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False, libraries: int = _LIBRARIES) -> int:
+    """Bytes at the worst moment while class pictures or samples are drawn, the VAE in fp32.
+
+    The text encoders, where they are not trained, leave before the UNet is asked. one_part: and the UNet and the VAE
+    take turns on the device; what the optimizer keeps stays there.
+    """
+    there = estimate(sizes, load, way)
+    kept = sizes.text * BYTES[way.weights] if load.text else 0
     text = sizes.text * (2 if load.rank else 4)
-    if load.text:
-        text = 0  # among the weights already
+    mode = _mode(way)
     cells = (load.side / sizes.pixels_per_latent) ** 2
-    taken = unet.weights + unet.optimizer + text + _VAE + _DECODED_CELL * cells
-    return libraries + int((1 + _GAPS) * taken)
+    denoised = _DRAWN_ROWS * cells * _DENOISED_CELL[_table(sizes)][mode]
+    if mode == "mixed":
+        denoised += 2 * sizes.unet  # autocast's copies of the weights
+    decoded = _DECODED_CELL * cells
+    if one_part:
+        taken = max(text, there.weights - kept + denoised, _VAE + decoded)
+    else:
+        taken = there.weights + max(0 if load.text else text, _VAE + max(denoised, decoded))
+    return libraries + int((1 + _GAPS) * (taken + there.optimizer))
+
+
+def _mode(way: Way) -> str:
+    return "half" if BYTES[way.weights] == 2 else "fp32" if way.precision == "fp32" else "mixed"
+
+
+def _table(sizes: ModelSizes) -> str:
+    return "sdxl" if sizes.family == "sdxl" else "sd1"
 
 
 def _activations(sizes: ModelSizes, load: Load, way: Way) -> int:
-    mode = "half" if BYTES[way.weights] == 2 else "fp32" if way.precision == "fp32" else "mixed"
+    mode = _mode(way)
     cells = (load.side / sizes.pixels_per_latent) ** 2
-    per_cell = _CELL["sdxl" if sizes.family == "sdxl" else "sd1"][mode][way.checkpointing]
+    per_cell = _CELL[_table(sizes)][mode][way.checkpointing]
     taken = per_cell * cells * load.rows
     if mode == "mixed":
         taken += 2 * sizes.unet  # autocast's copies of the weights

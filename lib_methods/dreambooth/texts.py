@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 
 from .model import TextEmbedding, TrainingModel
-from .places import CPU, brought, device_of, release_memory
+from .places import CPU, Parts, device_of, release_memory
 from .trained import Trained
 
 
@@ -40,13 +39,21 @@ class TextSource:
     """The embeddings of a training's texts at each of its steps, on the UNet's device.
 
     learns_until: the step from which the text encoders stand still: then all texts are embedded once, and unless it
-    `stays` there, the text encoder leaves the device.
+    `stays` there, the text encoder leaves the device. one_at_a_time: the UNet leaves it while that is done.
     """
 
     def __init__(
-        self, model: TrainingModel, texts: Sequence[str], trained: Trained, *, learns_until: int, stays: bool
+        self,
+        model: TrainingModel,
+        texts: Sequence[str],
+        trained: Trained,
+        *,
+        learns_until: int,
+        stays: bool,
+        one_at_a_time: bool = False,
     ) -> None:
         self.model, self.trained, self.learns_until, self.stays = model, trained, learns_until, stays
+        self._parts = Parts(model, one_at_a_time=one_at_a_time, follow=trained.follow)
         self._all = list(texts)
         self._still: TextCache | None = None
         self._frozen: TextCache | None = None
@@ -59,7 +66,7 @@ class TextSource:
             return embed_now(self.model, texts)
         if self._still is None:
             self.trained.freeze_text()
-            with self.encoders_here():
+            with self._parts.embedding():
                 self._still = TextCache(self.model, self._all)
             if not self.stays:
                 self._move(CPU)
@@ -69,17 +76,9 @@ class TextSource:
     def frozen(self, texts: Sequence[str]) -> TextEmbedding:
         """The embeddings as the model without the LoRA reads the texts."""
         if self._frozen is None:
-            with self.encoders_here(), self.trained.frozen_model():
+            with self._parts.embedding(), self.trained.frozen_model():
                 self._frozen = TextCache(self.model, self._all)
         return self._frozen(texts).to(device_of(self.model.unet), torch.float32)
-
-    @contextmanager
-    def encoders_here(self) -> Iterator[None]:
-        """Within the block the text encoders are on the UNet's device."""
-        with brought(device_of(self.model.unet), *self.model.encoders):
-            self.trained.follow()
-            yield
-        self.trained.follow()
 
     def _move(self, device: torch.device) -> None:
         for encoder in self.model.encoders:

@@ -117,6 +117,7 @@ class Trainer:
             self.trained,
             learns_until=text_steps(settings),
             stays=plan.text_on_device,
+            one_at_a_time=plan.one_part_at_a_time,
         )
 
     # -- one step
@@ -229,7 +230,7 @@ class Trainer:
             return True
         whole = True
         if self.processes.is_main:
-            with self.averaged(), self.texts.encoders_here():
+            with self.averaged():
                 whole = self.viewer.look(self.position, self.best, self.trained.state_dict())
         if self.processes.any(not whole):
             return False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from lib_methods.dreambooth.latents import (
     photo_items,
     photos_digest,
 )
-from lib_methods.dreambooth.photos import find_photos, open_photo, read_photo
+from lib_methods.dreambooth.photos import find_photos, read_photo
 from tests.dreambooth.pictures import asked, put
 
 CPU = torch.device("cpu")
@@ -274,23 +276,73 @@ def test_class_pictures_are_dealt_in_proportion(photos: list[tuple[int, int]], c
         assert abs(dealt.count(size) - count * photos.count(size) / len(photos)) <= 1
 
 
-def test_every_size_gets_class_pictures_even_if_there_are_fewer(tmp_path: Path) -> None:
+def test_every_size_gets_class_pictures_even_if_there_are_fewer() -> None:
     sizes = [(64, 64), (80, 48), (48, 80)]
-    assert sorted(set(deal_sizes(sizes, 1))) == sorted(sizes)
-    drawn = [put(tmp_path, "class.png", 64, 64)]
-    photo = open_photo(drawn[0])
-    items = class_items(drawn, [Item(photo, size, "a ohwx dog") for size in sizes], asked())
-    assert sorted(item.size for item in items) == sorted(sizes)
-    assert {item.text for item in items} == {"a dog"}
-    examples, _ = encode(Toy(), items)
-    assert sorted(example.shape for example in examples) == [(6, 10), (8, 8), (10, 6)]
+    assert sorted(deal_sizes(sizes, 1)) == sorted(sizes)
+
+
+def test_class_pictures_are_encoded_at_the_sizes_that_they_were_drawn_at(tmp_path: Path) -> None:
+    sizes = [(64, 64), (80, 48), (48, 80)]
+    files = [put(tmp_path, f"class{width}.png", width, height, seed=width) for width, height in sizes]
+    items = class_items(files, sizes, asked())
+    assert [item.size for item in items] == sizes and {item.text for item in items} == {"a dog"}
+    model = Toy()
+    examples, _ = encode(model, items)
+    assert [example.shape for example in examples] == [(8, 8), (6, 10), (10, 6)]
+    for file, (width, height), example in zip(files, sizes, examples):
+        # neither cut nor enlarged
+        assert example.sizes.tolist() == [height, width, 0, 0, height, width]
+        with torch.no_grad(), Image.open(file) as picture:
+            pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+            assert torch.allclose(example.mean, model.moments(pixels)[0][0], atol=1e-5)
 
 
 def test_a_damaged_class_picture_is_an_error(tmp_path: Path) -> None:
-    items = items_in(tmp_path, 1)
     (tmp_path / "class.png").write_bytes(b"junk")
     with pytest.raises(DreamBoothError, match="class.png"):
-        class_items([tmp_path / "class.png"], items, asked())
+        class_items([tmp_path / "class.png"], [(64, 64)], asked())
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3])
+def test_a_batch_that_memory_does_not_suffice_for_is_encoded_in_halves(tmp_path: Path, fits: int) -> None:
+    items, model = items_in(tmp_path, 4, buckets=False), Toy()
+    expected, _ = encode(model, items, batch=4)
+    moments = model.moments
+
+    def short(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if len(pixels) > fits:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return moments(pixels)
+
+    model.moments = short  # type: ignore[method-assign]
+    found, notes = encode(model, items, batch=4)
+    assert notes == []
+    for one, other in zip(expected, found, strict=True):
+        assert torch.allclose(one.mean, other.mean, atol=1e-6) and torch.allclose(one.std, other.std, atol=1e-6)
+
+
+def test_a_single_picture_that_memory_does_not_suffice_for_is_an_error(tmp_path: Path) -> None:
+    model = Toy()
+
+    def none(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        raise MemoryError
+
+    model.moments = none  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        encode(model, items_in(tmp_path, 2))
+
+
+def test_the_autoencoder_is_not_brought_when_all_is_there(tmp_path: Path) -> None:
+    items, brought = items_in(tmp_path), []
+
+    @contextmanager
+    def here() -> Iterator[None]:
+        brought.append(1)
+        yield
+
+    encode(Toy(), items, folder=tmp_path / "cache", here=here)
+    encode(Toy(), items, folder=tmp_path / "cache", here=here)
+    assert len(brought) == 1
 
 
 def test_the_digest_of_photos_is_that_of_bytes_captions_and_masks(tmp_path: Path) -> None:

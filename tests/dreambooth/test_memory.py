@@ -15,11 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import count_memory
 from lib_methods.dreambooth import memory as planning
+from lib_methods.dreambooth import sizes as sizing
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.memory import ModelSizes, Plan, plan_training
 from lib_methods.dreambooth.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.sizes import GIB, Load, Way, estimate
+from lib_methods.dreambooth.sizes import GIB, Load, Way, drawing, estimate
 
 CUDA = torch.device("cuda")
 
@@ -157,13 +158,48 @@ def test_where_nothing_fits_it_says_what_would(sd1: ModelSizes) -> None:
         plan(larger, 6.2)
 
 
-def test_it_is_said_where_training_fits_and_drawing_does_not(sd1: ModelSizes) -> None:
-    def said(sizes: ModelSizes, gib: float) -> bool:
-        return any("Drawing" in note for note in plan(sizes, gib, kind="full").notes)
+@pytest.fixture(scope="module")
+def sdxl() -> ModelSizes:
+    return replace(ModelSizes.of(model_of("sdxl")), text=817_720_320)
 
-    assert not said(sd1, 4) and not said(sd1, 8)
-    sdxl = replace(ModelSizes.of(model_of("sdxl")), text=817_720_320)
-    assert said(sdxl, 8) and not said(sdxl, 16)
+
+def drawn(found: Plan, sizes: ModelSizes, **changes: Any) -> tuple[int, int]:
+    """What drawing takes in a plan's way with all together and with one part at a time."""
+    way = Way(found.weights, found.precision, found.optimizer, found.fused_backward, found.checkpointing)
+    load = planning._load(settings(**changes), sizes, found.batch_size)
+    return drawing(sizes, load, way), drawing(sizes, load, way, one_part=True)
+
+
+@pytest.mark.parametrize("changes", [{"kind": "full"}, {}, {"prior": "images"}, {"kind": "full", "train_text": True}])
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_drawing_fits_where_training_does(sdxl: ModelSizes, sd1: ModelSizes, changes: Any, half: str) -> None:
+    ways: set[tuple[str, bool]] = set()
+    for gib in (2.8, 3, 4, 5, 6, 7.5, 8, 9, 10, 11, 12, 16, 24, 48, 80):
+        for sizes in (sd1, sdxl):
+            try:
+                found = plan(sizes, gib, half, **changes)
+            except DreamBoothError:
+                continue
+            together, in_turn = drawn(found, sizes, **changes)
+            assert in_turn <= together and found.one_part_at_a_time == (together > gib * GIB)
+            assert (in_turn if found.one_part_at_a_time else together) <= gib * GIB
+            said = [note for note in found.notes if "one part of the model" in note]
+            assert len(said) == found.one_part_at_a_time and not any("without" in note for note in found.notes)
+            ways.add((sizes.family, found.one_part_at_a_time))
+    assert ("sd1", False) in ways and ("sdxl", False) in ways
+
+
+@pytest.mark.parametrize("kind", ["full", "LoRA"])
+def test_sdxl_on_8_gib_draws_one_part_at_a_time_and_on_10_all_together(sdxl: ModelSizes, kind: str) -> None:
+    found = plan(sdxl, 8, kind=kind)
+    assert found.one_part_at_a_time and drawn(found, sdxl, kind=kind)[1] < 6.5 * GIB
+    assert not plan(sdxl, 10, kind=kind).one_part_at_a_time
+
+
+def test_it_is_said_where_training_fits_and_no_drawing_does(sd1: ModelSizes) -> None:
+    large = replace(sd1, text=4 * sd1.text + 10**9)
+    found = plan(large, 4, kind="full")
+    assert found.one_part_at_a_time and any("done without" in note for note in found.notes)
 
 
 def test_what_excludes_each_other_is_said(sd1: ModelSizes) -> None:
@@ -185,6 +221,19 @@ def test_the_table_is_what_is_counted(sd1: ModelSizes) -> None:
     table = estimate(sd1, Load(rows=1, side=512), Way("bf16", "bf16", "adafactor", True, False))
     assert found.weights == table.weights
     assert table.activations == pytest.approx(found.peak, rel=0.03)
+
+
+@pytest.mark.slow
+def test_what_is_drawn_is_what_is_counted() -> None:
+    """Denoising and decoding at full size through tensors without content."""
+    for family, side in (("sd1", 64), ("sdxl", 128)):
+        for mode, cell in sizing._DENOISED_CELL[sizing._table(SimpleNamespace(family=family))].items():  # type: ignore[arg-type]
+            found = count_memory.count_denoising(family, side, 2, mode)
+            copies = found.weights / 2 if mode == "mixed" else 0
+            assert 2 * cell * side**2 + copies == pytest.approx(found.peak, rel=0.03)
+    decoded, encoded = (count_memory.count_autoencoder(64, encoding=encoding) for encoding in (False, True))
+    assert decoded.weights == sizing._VAE and encoded.peak < decoded.peak
+    assert sizing._DECODED_CELL * 64**2 == pytest.approx(decoded.peak, rel=0.01)
 
 
 def test_counting_counts_what_lives() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -135,27 +136,137 @@ def test_what_does_not_matter_shares_the_pictures(tmp_path: Path, model: EngineM
     assert len(drawn) == 2
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
 def test_memory_that_does_not_suffice_makes_the_batches_smaller(
-    tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     tried: list[int] = []
 
     def small(*args: Any, **kwargs: Any) -> torch.Tensor:
         tried.append(len(kwargs["seeds"]))
         if len(kwargs["seeds"]) > 1:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise error
         return draw(*args, **kwargs)
 
     monkeypatch.setattr(prior, "draw", small)
     assert len(class_images(model, wanted(2), tmp_path / "c", batch=4)) == 2
-    assert tried == [2, 2, 1, 1]
+    assert tried == [2, 1, 1]
 
     def none(*args: Any, **kwargs: Any) -> torch.Tensor:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(prior, "draw", none)
     with pytest.raises(DreamBoothError, match="does not suffice"):
         class_images(model, wanted(2), tmp_path / "d")
+
+
+def test_other_errors_are_not_taken_for_a_want_of_memory(
+    tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
+        tried.append(1)
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(prior, "draw", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        class_images(model, wanted(2), tmp_path / "c")
+    assert tried == [1]
+
+
+WIDE, TALL = (64, 32), (32, 48)
+MIXED = [WIDE, (SIDE, SIDE), WIDE, TALL, WIDE]
+
+
+def test_pictures_have_the_sizes_that_they_are_wanted_in(tmp_path: Path, model: EngineModel) -> None:
+    paths = class_images(model, wanted(), tmp_path / "c", sizes=MIXED, batch=2)
+    sizes = []
+    for path in paths:
+        with Image.open(path) as picture:
+            sizes.append(picture.size)
+    assert sizes == MIXED
+    assert len(set(paths)) == 5 and len({path.parent for path in paths}) == 3 and len(set(contents(paths))) == 5
+    expected = draw(model, ["a dog"], size=WIDE, steps=2, cfg_scale=prior.CFG_SCALE, seeds=[2])[0]
+    with Image.open(paths[4]) as opened:  # the third of its size
+        pixels = np.asarray(opened.convert("RGB")).astype(np.float32) / 127.5 - 1
+    assert np.abs(pixels - expected.permute(1, 2, 0).numpy()).max() < 0.02
+
+
+def test_a_batch_has_one_size_and_a_stop_costs_nothing_of_any(
+    tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[tuple[Any, list[int]]] = []
+
+    def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
+        batches.append((kwargs["size"], list(kwargs["seeds"])))
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(prior, "draw", watched)
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(TrainingStopped):
+        class_images(
+            model,
+            wanted(),
+            tmp_path / "c",
+            lambda done, total: seen.append((done, total)),
+            lambda: len(batches) == 2,
+            sizes=MIXED,
+            batch=2,
+        )
+    assert batches == [(WIDE, [0, 1]), (WIDE, [2])] and seen == [(0, 5), (2, 5), (3, 5)]
+    paths = class_images(model, wanted(), tmp_path / "c", sizes=MIXED, batch=2)
+    assert batches[2:] == [((SIDE, SIDE), [0]), (TALL, [0])]
+    assert class_images(model, wanted(), tmp_path / "c", sizes=MIXED) == paths and len(batches) == 4
+    paths[2].unlink()
+    class_images(model, wanted(), tmp_path / "c", sizes=MIXED)
+    assert batches[4:] == [(WIDE, [1])]
+
+
+def test_trainings_share_pictures_size_by_size(tmp_path: Path, model: EngineModel, drawn: list[list[int]]) -> None:
+    square = class_images(model, wanted(2), tmp_path / "c")
+    mixed = class_images(model, wanted(), tmp_path / "c", sizes=[(SIDE, SIDE), WIDE, (SIDE, SIDE)])
+    assert [mixed[0], mixed[2]] == square and drawn == [[0, 1], [0]]
+    more = class_images(model, wanted(), tmp_path / "c", sizes=[WIDE, WIDE])
+    assert more[0] == mixed[1] and drawn[2:] == [[1]]
+
+
+def test_squares_lie_where_they_did_before_there_were_other_sizes(tmp_path: Path, model: EngineModel) -> None:
+    told = {
+        "version": 1,
+        "sha256": model.sha256,
+        "parameterization": "eps",
+        "prompt": "a dog",
+        "steps": 2,
+        "cfg_scale": 7.0,
+        "side": SIDE,
+        "solver": "dpm++2m",
+    }
+    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    assert class_images(model, wanted(1), tmp_path / "c", sizes=[(SIDE, SIDE)])[0].parent.name == key
+
+
+def test_the_class_is_embedded_once(tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[list[str]] = []
+    embed = model.embed
+
+    def watched(texts: Any) -> Any:
+        read.append(list(texts))
+        return embed(texts)
+
+    monkeypatch.setattr(model, "embed", watched)
+    class_images(model, wanted(5), tmp_path / "c", batch=2)
+    assert read == [["a dog", ""]]
+    class_images(model, wanted(5), tmp_path / "c", batch=2)
+    assert len(read) == 1
 
 
 def test_a_full_disk_is_said_and_leaves_no_half_picture(

@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lib_methods.dreambooth import showing
+from lib_methods.dreambooth.buckets import bucket_for
 from lib_methods.dreambooth.errors import TrainingStopped
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import load_training_model
 
 from .models import prediction
-from .training import equal, events, moved, settings_for, state_tensors, train
+from .training import SIDE, equal, events, moved, settings_for, state_tensors, train
 
 
 def folder_of(settings: TrainingSettings) -> Path:
@@ -74,6 +75,43 @@ def test_class_images_are_drawn_once_for_all_trainings(tmp_path: Path) -> None:
     assert len(made) == 3
     train(replace(settings, name="dog2", rate=2e-3))
     assert made == {f: f.stat().st_mtime_ns for f in settings.out.rglob("*.png") if "class_images" in f.parts}
+
+
+def _shapes(folder: Path) -> list[tuple[int, int]]:
+    sizes = []
+    for file in sorted(folder.rglob("class-*.png")):
+        with Image.open(file) as picture:
+            sizes.append(picture.size)
+    return sorted(sizes)
+
+
+def test_class_images_have_the_sizes_of_the_photos(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, prior="images", class_images=6, steps=2, kind="full")
+    for number, size in enumerate([(128, 64), (128, 64), (64, 128)]):  # and three squares
+        Image.new("RGB", size, (200, 40 * number, 90)).save(settings.photos / f"long{number}.png")
+    train(settings)
+    wide = bucket_for(128, 64, SIDE)
+    assert wide != (SIDE, SIDE)
+    assert _shapes(settings.out) == sorted([wide] * 2 + [wide[::-1]] + [(SIDE, SIDE)] * 3)
+    square = replace(settings, buckets=False, name="square")
+    train(square)  # takes the squares that are there, and draws three more
+    assert _shapes(settings.out) == sorted([wide] * 2 + [wide[::-1]] + [(SIDE, SIDE)] * 6)
+
+
+def test_a_stopped_drawing_of_class_images_goes_on_with_those_that_are_missing(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, prior="images", class_images=6, steps=2)
+    Image.new("RGB", (128, 64), (200, 40, 90)).save(settings.photos / "long.png")
+
+    def some() -> bool:
+        return bool(list(settings.out.rglob("class-*.png")))
+
+    with pytest.raises(TrainingStopped):
+        train(settings, cancelled=some)
+    made = {file: file.stat().st_mtime_ns for file in settings.out.rglob("class-*.png")}
+    assert 0 < len(made) < 6
+    train(settings, resume=True)
+    now = {file: file.stat().st_mtime_ns for file in settings.out.rglob("class-*.png")}
+    assert len(now) == 6 and made.items() <= now.items()
 
 
 def test_the_same_seed_gives_the_same_file_and_another_one_another(tmp_path: Path) -> None:

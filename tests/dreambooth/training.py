@@ -67,9 +67,10 @@ def settings_for(tmp_path: Path, base: Path | None = None, **values: Any) -> Tra
 def train(settings: TrainingSettings, **more: Any) -> Any:
     """run_training on the CPU, silently, with samples of two steps."""
     more.setdefault("say", lambda text: None)
+    load_model = more.pop("load_model", load_training_model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(showing, "STEPS", 2)
-        return run_training(settings, load_training_model, device=torch.device("cpu"), **more)
+        return run_training(settings, load_model, device=torch.device("cpu"), **more)
 
 
 def stop_after(steps: int, settings: TrainingSettings) -> Callable[[], bool]:
