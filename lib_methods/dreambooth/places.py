@@ -35,12 +35,13 @@ def brought(device: torch.device, *modules: nn.Module) -> Iterator[None]:
 class Parts:
     """Brings a model's parts to the UNet's device when they are needed: beside the UNet, or one part at a time.
 
-    One at a time the others are on the CPU meanwhile, the UNet too, which takes a second or two there and back for
-    SDXL's. Numbers do not depend on it: everything is computed on the device. After each block all parts are where they
+    One at a time the others are on the CPU meanwhile, the UNet too, which takes seconds there and back for SDXL's 4.8
+    GiB. Numbers do not depend on it: everything is computed on the device. After each block all parts are where they
     were before it, also after an exception.
 
     dtype: what is computed in, None for the weights' own precision. follow: called when parts have moved, for a LoRA
-    that has to come along. movable: False where the UNet cannot leave; then it is never one at a time.
+    that has to come along. movable: False where the UNet cannot leave, as its weights are spread over several devices;
+    then it is never one at a time.
     """
 
     def __init__(

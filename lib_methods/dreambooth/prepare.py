@@ -36,13 +36,15 @@ def named(settings: TrainingSettings, model: TrainingModel, report: Report) -> T
     return replace(settings, identifier=pick_identifier(words, model.tokens, settings.seed)[0])
 
 
-def drawing_parts(plan: Plan, model: TrainingModel, follow: Callable[[], object] | None = None) -> Parts:
-    """How the model is there for drawing, as the plan has it. follow: see `Parts`.
+def drawing_parts(
+    plan: Plan, model: TrainingModel, follow: Callable[[], object] | None = None, *, movable: bool = True
+) -> Parts:
+    """How the model is there for drawing, as the plan has it. follow, movable: see `Parts`.
 
     It computes as the training does, but for SDXL's VAE, which overflows in fp16.
     """
     dtype = None if plan.autocast == torch.float16 and model.family == "sdxl" else plan.autocast
-    return Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=dtype, follow=follow)
+    return Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=dtype, follow=follow, movable=movable)
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,8 @@ class Viewer:
 
     def _spare(self, pictures: int) -> bool:
         """Takes less memory from here on; False where there is nothing left to spare."""
+        if not self.parts.movable:  # all devices draw together then, and one cannot change its way alone
+            return False
         together = min(self._at_once, pictures)
         if self.parts.spare():
             return True

@@ -161,7 +161,7 @@ def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False, 
     if one_part:
         taken = max(text, there.weights - kept + denoised, _VAE + decoded)
     else:
-        taken = there.weights + max(0 if load.text else text, _VAE + max(denoised, decoded))
+        taken = there.weights + _VAE + max(0 if load.text else text, denoised, decoded)
     return libraries + int((1 + _GAPS) * (taken + there.optimizer))
 
 

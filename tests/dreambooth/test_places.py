@@ -267,6 +267,22 @@ def test_samples_are_drawn_in_turn_and_with_fewer_together_before_they_are_given
     assert watched.here() == {"unet"}
 
 
+def test_with_weights_on_several_devices_samples_are_drawn_in_one_way_only(
+    tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(model, monkeypatch)
+
+    def full(call: str, here: set[str]) -> None:
+        if call == "predict":
+            raise FULL
+
+    watched.before = full
+    viewer = viewer_of(model, tmp_path, Parts(model, one_at_a_time=True, movable=False))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        viewer.draw(["a dog", "a cat"], [1, 2])
+    assert len(watched.seen) == 2 and watched.trips == 0 and watched.here() == {"unet"}
+
+
 def test_a_look_that_is_cancelled_or_does_not_fit_leaves_all_in_place(
     tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
