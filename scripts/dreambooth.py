@@ -1,7 +1,7 @@
 """The DreamBooth tab: photos of a subject in, a LoRA or a checkpoint that draws it out. What it does is in
 lib_methods/dreambooth.
 
-API, where the host offers one: `/dreambooth/v1/status`, `/start`, `/cancel`, `/resume` and `/use`, see
+API, where the host offers one: `/dreambooth/v1/status`, `/plan`, `/start`, `/cancel`, `/resume` and `/use`, see
 lib_methods/dreambooth/api.py.
 """
 
@@ -19,7 +19,7 @@ from lib_methods.dreambooth.job import Trainings
 from lib_methods.dreambooth.request import CONTROLS, DEFAULTS
 from lib_methods.dreambooth.settings import KINDS, OPTIMIZERS, PRECISIONS, PRIORS, SAVED_AS
 from lib_methods.dreambooth.tab import TabHandlers
-from lib_methods.hosts import model_lists
+from lib_methods.hosts import model_lists, training_device
 from lib_methods.hosts.model_room import device_environment, room_of_host
 from lib_methods.ui.gradio_compat import (
     HIDDEN_CLASS,
@@ -42,6 +42,7 @@ HANDLERS = TabHandlers(
         Path(paths.data_path) / "dreambooth", ROOM, deliver_to(model_lists.folder_of), device_environment()
     ),
     model_lists,
+    training_device,
 )
 
 

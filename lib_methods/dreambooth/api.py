@@ -3,6 +3,7 @@
 - `GET /dreambooth/v1/status`: the last training, how far it is, what it told.
 - `POST /dreambooth/v1/start` with {"photos": [base64, {"image": base64, "caption": text}], "class_noun", "base", ...}:
   the fields of `TrainingSettings`; "base" is the title of a checkpoint, by default the one in use.
+- `POST /dreambooth/v1/plan` with the same fields: what that training would take. "photos" may be their number alone.
 - `POST /dreambooth/v1/cancel`, `/resume`, `/use`. `use` answers the prompt (and the checkpoint) that draw the subject.
 
 What cannot be done is answered with 422 and a sentence. Where the host's API wants a name and a password, so do these.
@@ -38,7 +39,7 @@ def add_routes(app: Any, handlers: TabHandlers, accounts: str | None = None) -> 
         except Mistakes as error:
             raise HTTPException(422, str(error)) from None
 
-    async def start(request: Request) -> Any:
+    async def fields_of(request: Request) -> dict[str, Any]:
         if int(request.headers.get("content-length") or 0) > _MOST_BYTES:
             raise HTTPException(413, "The photos are too large.")
         try:
@@ -47,6 +48,10 @@ def add_routes(app: Any, handlers: TabHandlers, accounts: str | None = None) -> 
             raise HTTPException(422, "The request is not JSON.") from None
         if not isinstance(fields, dict):
             raise HTTPException(422, "The request has to be an object of named fields.")
+        return fields
+
+    async def start(request: Request) -> Any:
+        fields = await fields_of(request)
 
         def begin() -> Any:
             wanted = {"base": handlers.lists.loaded(), **fields}
@@ -54,6 +59,15 @@ def add_routes(app: Any, handlers: TabHandlers, accounts: str | None = None) -> 
             return {"name": settings.name}
 
         return await answer(request, begin)
+
+    async def plan(request: Request) -> Any:
+        fields = await fields_of(request)
+
+        def make() -> Any:
+            wanted = {"base": handlers.lists.loaded(), **fields}
+            return handlers.plan(wanted, wanted.pop("photos", None))
+
+        return await answer(request, make)
 
     async def status(request: Request) -> Any:
         return await answer(request, lambda: describe(handlers))
@@ -68,7 +82,7 @@ def add_routes(app: Any, handlers: TabHandlers, accounts: str | None = None) -> 
         return await answer(request, lambda: asdict(handlers.usage()))
 
     # The module has postponed annotations, and `Request` is local to this function: give FastAPI the class itself.
-    for route in (start, status, cancel, resume, use):
+    for route in (start, plan, status, cancel, resume, use):
         route.__annotations__["request"] = Request
         method = "GET" if route is status else "POST"
         app.add_api_route(f"{PREFIX}/{route.__name__}", route, methods=[method])

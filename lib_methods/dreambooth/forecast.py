@@ -1,32 +1,31 @@
-"""Before a training: how long it will take, and how large its result will be."""
+"""Before a training: how long it will take, how large its result will be, and the plan as it is told."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .lora import places
+from .header_sizes import BaseModel
 from .memory import Plan
 from .model import TrainingModel
 from .places import Parts
 from .settings import TrainingSettings
 
-_PASSES = 3.0  # a forward and a backward pass, in forward passes
+# a forward and a backward pass, in forward passes; a LoRA's backward pass needs no gradients of the model's own weights
+_PASSES = {"full": 3.0, "LoRA": 2.5}
 _ANEW = 1.0  # what gradient checkpointing computes a second time
 _BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
 def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: Plan) -> float:
-    """An estimate for the steps and, at most, for the class images, from one timed pass through the UNet on its device.
-
-    Samples, encoding and the result's writing come on top; they are short.
-    """
+    """An estimate as `training_seconds` makes it, from one timed pass through the UNet on its device."""
     parts = Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=plan.autocast)
     device = parts.device
-    rows = plan.batch_size * (1 if settings.prior == "off" else 2)
+    rows = rows_of(settings, plan)
     side = settings.resolution // model.pixels_per_latent
     latents = torch.zeros(rows, model.latent_channels, side, side, device=device)
     with torch.no_grad(), parts.embedding():
@@ -37,37 +36,71 @@ def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: Plan)
         started = time.monotonic()
         _wait_for(model.predict(latents, times, text))
         forward = time.monotonic() - started
-    passes = _PASSES + _ANEW * plan.checkpointing + 0.5 * (settings.prior == "model")
-    total = settings.steps * plan.accumulation * passes * forward
-    if settings.prior == "images":
-        total += settings.class_images * settings.class_steps * 2 * forward / rows
-    return total
+    return training_seconds(settings, plan, forward)
 
 
 def _wait_for(out: Tensor) -> None:
     out.flatten()[:1].tolist()
 
 
-def result_bytes(model: TrainingModel, settings: TrainingSettings) -> int:
+def rows_of(settings: TrainingSettings, plan: Plan) -> int:
+    """Pictures in one pass: photos and as many of the class."""
+    return plan.batch_size * (1 if settings.prior == "off" else 2)
+
+
+def step_passes(settings: TrainingSettings, plan: Plan) -> float:
+    """What a step takes, in forward passes of `rows_of` pictures."""
+    passes = _PASSES[settings.kind] + _ANEW * plan.checkpointing + 0.5 * (settings.prior == "model")
+    return plan.accumulation * passes
+
+
+def training_seconds(settings: TrainingSettings, plan: Plan, forward: float) -> float:
+    """The time for the steps and, at most, for the class images, where a forward pass of `rows_of` pictures takes
+    `forward` seconds.
+
+    Samples, encoding and the result's writing come on top; they are short.
+    """
+    total = settings.steps * step_passes(settings, plan) * forward
+    if settings.prior == "images":
+        total += settings.class_images * settings.class_steps * 2 * forward / rows_of(settings, plan)
+    return total
+
+
+def result_bytes(base: BaseModel, settings: TrainingSettings) -> int:
     """About the size of the result's file."""
     if settings.kind == "LoRA":
-        width = _BYTES.get(settings.saved_as, 2)
-        layers = places(model, convolutions=settings.convolutions, text=settings.train_text)
-        shapes = [place.base.weight.shape for place in layers]
-        return width * settings.rank * sum(shape[0] + shape[1:].numel() for shape in shapes)
-    counts = {name: _count(module) for name, module in (("unet", model.unet), ("vae", model.vae))}
-    counts["text"] = sum(_count(encoder) for encoder in model.encoders)
-    before = _source_width(settings.base, sum(counts.values()))
-    width = _BYTES.get(settings.saved_as, before)
-    trained = {"unet", "text"} if settings.train_text else {"unet"}
-    return sum(count * (width if name in trained else before) for name, count in counts.items())
+        numbers = base.lora
+        numbers += base.lora_convolutions if settings.convolutions else 0
+        numbers += base.lora_text if settings.train_text else 0
+        return _BYTES.get(settings.saved_as, 2) * settings.rank * numbers
+    size = base.size
+    for part in (base.unet, base.text) if settings.train_text else (base.unet,):
+        if settings.saved_as in _BYTES:  # else as the source has it
+            size += _BYTES[settings.saved_as] * part.count - part.size
+    return size
 
 
-def _count(module: torch.nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
-
-
-def _source_width(base: Path, count: int) -> int:
-    """Bytes of a number in the source: 2 or 4, as its size tells."""
-    files = [base] if base.is_file() else list(base.rglob("*.safetensors"))
-    return 4 if sum(file.stat().st_size for file in files) > 3 * count else 2
+def plan_fields(
+    settings: TrainingSettings,
+    plan: Plan,
+    base: BaseModel,
+    device: str,
+    seconds: float | None,
+    notes: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The plan as the log, the page and programs are told it. settings: with nothing left open. notes: more of them."""
+    return {
+        "steps": settings.steps,
+        "rate": settings.rate,
+        "batch_size": plan.batch_size,
+        "accumulation": plan.accumulation,
+        "precision": plan.precision,
+        "optimizer": plan.optimizer,
+        "prior": settings.prior,
+        "class_images": settings.class_images if settings.prior == "images" else 0,
+        "bytes": plan.estimate.total,
+        "device": device,
+        "result_bytes": result_bytes(base, settings),
+        "seconds": seconds,
+        "notes": [*plan.notes, *notes],
+    }

@@ -99,10 +99,3 @@ def repeatable(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
         if options is not None:
             options.fill_uninitialized_memory = filled
-
-
-def device_words(device: torch.device) -> str:
-    """What the console calls the device."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return "the CPU" if device.type == "cpu" else f"the {device.type} device"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -31,7 +32,8 @@ def state_html(state: State) -> str:
     parts = [headline(state)]
     if record.status == "done" and record.error:
         parts.append(status_html(record.error, problem=True))
-    parts.append(plan_html(progress))
+    pace = number(progress.of("step").get("seconds_per_step"))
+    parts.append(plan_html(progress.of("plan"), subject=progress.subject, pace=pace))
     if not record.is_over:
         parts.append(bar_html(progress))
         parts.append('<p class="dreambooth-aside">You can close this page: the training goes on.</p>')
@@ -73,28 +75,38 @@ def _doing(progress: Progress) -> str:
     return f"{text[:1].lower()}{text[1:]}{done}."
 
 
-def plan_html(progress: Progress) -> str:
-    """Steps, time, memory and size of the result, as the trainer has planned them."""
-    plan = progress.of("plan")
+def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = None, folded: bool = False) -> str:
+    """Steps, time, memory and size of the result: a plan in the fields of the training's log. "" for an empty one.
+
+    pace: seconds a step, where it is known better than the plan knows it. folded: the notes are behind a click.
+    """
     if not plan:
         return ""
     steps, seconds = number(plan.get("steps")), number(plan.get("seconds"))
-    pace = number(progress.of("step").get("seconds_per_step"))
     seconds = pace * steps if pace and steps else seconds
     memory, result = number(plan.get("bytes")), number(plan.get("result_bytes"))
+    estimated = bool(plan.get("estimated"))
+    unknown = "known when it starts" if estimated else "known after the first steps"
     entries = [
         ("Steps", f"{int(steps):,}" if steps else ""),
-        ("Time", f"about {duration(seconds)}" if seconds else "known after the first steps"),
+        ("Time, estimated" if estimated and seconds else "Time", f"about {duration(seconds)}" if seconds else unknown),
         ("Memory", f"about {size(memory)}" if memory else ""),
         ("Result", f"about {size(result)}" if result else ""),
-        ("Subject", progress.subject),
+        ("Subject", subject),
         ("On", str(plan.get("device") or "")),
     ]
     cells = "".join(f"<div><dt>{name}</dt><dd>{html.escape(text)}</dd></div>" for name, text in entries if text)
     listed = plan.get("notes")
     notes = [str(note) for note in listed] if isinstance(listed, list) else []
-    said = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    return f'<dl class="dreambooth-plan">{cells}</dl>' + (f'<ul class="dreambooth-notes">{said}</ul>' if said else "")
+    said = f'<ul class="dreambooth-notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
+    if folded:
+        said = f'<details class="dreambooth-fold"><summary>How it is trained</summary>{said}</details>'
+    return f'<dl class="dreambooth-plan">{cells}</dl>{said if notes else ""}'
+
+
+def preview_html(sentence: str, plan: Mapping[str, Any]) -> str:
+    """What is about to happen, with the plan that was made before the training."""
+    return f'<div class="dreambooth-panel">{status_html(sentence)}{plan_html(plan, folded=True)}</div>'
 
 
 def bar_html(progress: Progress) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,12 @@ def find_photos(folder: Path) -> tuple[list[Photo], list[str]]:
         if file.suffix.lower() == ".txt" and file.stem.casefold() not in stems:
             notes.append(f'"{file.name}" belongs to no picture and is left out.')
     return photos, notes
+
+
+def without_companions(files: Sequence[Path]) -> list[Path]:
+    """Those of the files that are meant as photos: neither captions nor masks of others. Told by their names alone."""
+    masks = set(_masks(list(files)).values())
+    return [file for file in files if file.suffix.lower() != ".txt" and file not in masks]
 
 
 def open_photo(path: Path) -> Photo:

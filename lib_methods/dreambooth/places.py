@@ -117,6 +117,13 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def device_words(device: torch.device) -> str:
+    """What people call the device."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return "the CPU" if device.type == "cpu" else f"the {device.type} device"
+
+
 def _release(device: torch.device, homes: Sequence[torch.device]) -> None:
     """Gives back what modules have left on `device` and on their other places."""
     for place in {device, *homes} if any(home != device for home in homes) else ():

@@ -18,14 +18,15 @@ from .dataset import TrainingData
 from .distributed import Processes, start_processes
 from .errors import DreamBoothError
 from .file_lock import FileLock
-from .forecast import result_bytes, seconds_needed
-from .frame import LOCK, device_words, repeatable, stopper, take_folder, told
+from .forecast import plan_fields, seconds_needed
+from .frame import LOCK, repeatable, stopper, take_folder, told
+from .header_sizes import read_base
 from .latents import photos_digest
 from .lora import LoraSet
 from .memory import ModelSizes, Plan, plan_training
 from .model import TrainingModel
 from .photos import Photo, find_photos
-from .places import CPU, release_memory
+from .places import CPU, device_words, release_memory
 from .prepare import Maker, drawing_parts, named
 from .progress import Report, Say, duration
 from .record import ANOTHER, going_on, planned, steps_depend_on, to_json
@@ -114,7 +115,7 @@ class _Training:
         if record is not None:
             plan = replace(plan, **planned(record, _PLAN_FIELDS))
         self._tell(settings, plan, model, len(photos), resume)
-        self._plan_event(settings, plan, model, None)
+        self._plan_event(settings, plan, None)
         if plan_only:
             return Result((), settings.subject)
         self._record(settings, plan, model, photos, record)
@@ -146,23 +147,9 @@ class _Training:
         for note in (*plan.notes, *self.processes.notes):
             self.report.say(note)
 
-    def _plan_event(self, settings: TrainingSettings, plan: Plan, model: TrainingModel, seconds: float | None) -> None:
-        self.report.event(
-            "plan",
-            steps=settings.steps,
-            rate=settings.rate,
-            batch_size=plan.batch_size,
-            accumulation=plan.accumulation,
-            precision=plan.precision,
-            optimizer=plan.optimizer,
-            prior=settings.prior,
-            class_images=settings.class_images if settings.prior == "images" else 0,
-            bytes=plan.estimate.total,
-            device=device_words(self.device),
-            result_bytes=result_bytes(model, settings),
-            seconds=seconds,
-            notes=[*plan.notes, *self.processes.notes],
-        )
+    def _plan_event(self, settings: TrainingSettings, plan: Plan, seconds: float | None) -> None:
+        base, words = read_base(settings.base), device_words(self.device)
+        self.report.event("plan", **plan_fields(settings, plan, base, words, seconds, self.processes.notes))
 
     def _record(
         self,
@@ -197,7 +184,7 @@ class _Training:
                 encoder.to(self.device)
         if not self.going_on:
             seconds = seconds_needed(model, settings, plan)
-            self._plan_event(settings, plan, model, seconds)
+            self._plan_event(settings, plan, seconds)
             self.report.say(f"It will take about {duration(seconds)}.")
         maker = Maker(model, settings, plan, self.folder, self.report, self.cancelled)
         data = self._in_turn(lambda: maker.data(photos))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from typing import Any, Protocol
 
 import gradio as gr
 
-from lib_methods.checks import SettingsError
+from lib_methods.checks import SettingsError, check_whole
 from lib_methods.dreambooth import intake, page
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.job import BUSY, State, Trainings
 from lib_methods.dreambooth.job_files import JobFiles
-from lib_methods.dreambooth.photos import Photo, find_photos
+from lib_methods.dreambooth.photos import Photo, find_photos, without_companions
+from lib_methods.dreambooth.preview import Machine, OwnMachine, preview
 from lib_methods.dreambooth.request import clean_name, from_controls, parse_request
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.ui.status import status_html
@@ -51,19 +53,22 @@ class Usage:
 class TabHandlers:
     """Event handlers of the tab, and what the REST routes do."""
 
-    def __init__(self, trainings: Trainings, lists: HostLists) -> None:
-        self.trainings, self.lists = trainings, lists
+    def __init__(self, trainings: Trainings, lists: HostLists, machine: Machine | None = None) -> None:
+        """machine: what is known of the device that a training gets."""
+        self.trainings, self.lists, self.machine = trainings, lists, machine or OwnMachine()
         self._beginning = threading.Lock()
 
     # -- what is about to happen
 
     def form(self, files: Any, *values: Any) -> list[Any]:
-        """The line below the form, and the dropped photos. values: those of `request.CONTROLS`."""
-        dropped = intake.uploaded(files)
-        pictures = [file for file in dropped if file.suffix.lower() != ".txt"]
-        return [self._line(pictures, values), page.photos_html(pictures)]
+        """What stands below the form, with the plan as soon as there is what it needs, and the dropped photos.
 
-    def _line(self, pictures: Sequence[Path], values: Sequence[Any]) -> str:
+        values: those of `request.CONTROLS`.
+        """
+        pictures = without_companions(intake.uploaded(files))
+        return [self._line(pictures, values, with_plan=True), page.photos_html(pictures)]
+
+    def _line(self, pictures: Sequence[Path], values: Sequence[Any], with_plan: bool) -> str:
         wanted = from_controls(values)
         missing = [] if pictures else ["Drop 3 to 5 photos of the subject"]
         missing += [] if str(wanted.get("class_noun", "")).strip() else ['say what it is ("dog", "coffee mug")']
@@ -72,13 +77,34 @@ class TabHandlers:
             return status_html(f"{text[:1].upper()}{text[1:]}, then press Train.")
         try:
             settings = self._settings(wanted, "name")
+            plan = self._plan(settings, len(pictures)) if with_plan else {}
         except Mistakes as error:
             return status_html(str(error), problem=True)
         what = "a LoRA" if settings.kind == "LoRA" else "a whole checkpoint"
         count = f"{len(pictures)} photo{'s' if len(pictures) != 1 else ''}"
-        steps = f"{settings.steps} steps" if settings.steps else "as many steps as the photos ask for"
+        steps = f", {settings.steps} steps" if settings.steps else ""
         few = " Three to five photos teach more than these." if len(pictures) < 3 else ""
-        return status_html(f'{count} of a {settings.class_noun} become {what} of "{wanted.get("base")}", {steps}.{few}')
+        sentence = f'{count} of a {settings.class_noun} become {what} of "{wanted.get("base")}"{steps}.{few}'
+        return page.preview_html(sentence, plan)
+
+    def _plan(self, settings: TrainingSettings, photos: int) -> dict[str, Any]:
+        return preview(settings, photos, self.machine, self.trainings.root, self.trainings.is_running)
+
+    def plan(self, wanted: dict[str, Any], photos: Any) -> dict[str, Any]:
+        """The plan of a training, as a REST request asks for it; nothing is begun or kept.
+
+        photos: encoded pictures as `begin` takes them, or how many there will be. Raises SettingsError and
+        DreamBoothError.
+        """
+        clean_name(wanted.get("name"), wanted.get("class_noun"))
+        settings = self._settings(wanted, "name")
+        if isinstance(photos, int) and not isinstance(photos, bool):
+            return self._plan(settings, check_whole("The number of photos", photos, 1, intake.MOST_FILES))
+        if not photos:
+            raise DreamBoothError(intake.NO_PHOTOS)
+        with tempfile.TemporaryDirectory() as folder:
+            taken, _ = intake.take_in_encoded(photos, Path(folder) / "photos")
+        return self._plan(settings, len(taken))
 
     def _settings(self, wanted: dict[str, Any], name: str) -> TrainingSettings:
         files = JobFiles(self.trainings.root, name)
@@ -88,12 +114,14 @@ class TabHandlers:
     # -- buttons
 
     def train(self, files: Any, *values: Any) -> list[Any]:
-        """Begins; returns the line below the form and `look`'s outputs."""
+        """Begins; returns the line below the form, without the plan, which the panel now tells, and `look`'s
+        outputs."""
+        dropped = intake.uploaded(files)
         try:
-            self.begin(from_controls(values), intake.uploaded(files))
+            self.begin(from_controls(values), dropped)
         except Mistakes as error:
             return [status_html(str(error), problem=True), *self.look("")]
-        return [self.form(files, *values)[0], *self.look("")]
+        return [self._line(without_companions(dropped), values, with_plan=False), *self.look("")]
 
     def begin(self, wanted: dict[str, Any], photos: Sequence[Path] | list[Any]) -> TrainingSettings:
         """A new training. photos: files, or the encoded pictures of a REST request. Raises SettingsError and

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +22,17 @@ from lib_methods.dreambooth.job_files import JobFiles, Record
 from lib_methods.dreambooth.request import CONTROLS, DEFAULTS, clean_name, from_controls, parse_request
 from lib_methods.dreambooth.tab import TabHandlers
 from lib_methods.dreambooth.training_log import LogReader, Progress
+from tests.dreambooth import models
 from tests.dreambooth.pictures import picture, put
 
 FAKE = Path(__file__).resolve().parent / "fake_trainer.py"
+
+
+@functools.cache
+def base_model() -> bytes:
+    """The file of a tiny checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        return models.write(Path(folder)).read_bytes()
 
 
 class Lists:
@@ -30,6 +40,7 @@ class Lists:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        (folder / "base.safetensors").write_bytes(base_model())
         self.looked = 0
 
     def checkpoints(self) -> list[str]:
