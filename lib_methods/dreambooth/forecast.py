@@ -15,8 +15,9 @@ from .model import TrainingModel
 from .places import Parts
 from .settings import TrainingSettings
 
-# a forward and a backward pass, in forward passes; a LoRA's backward pass needs no gradients of the model's own weights
-_PASSES = {"full": 3.0, "LoRA": 2.5}
+# A forward and a backward pass, in forward passes. A LoRA's backward pass needs no gradients of the model's own weights,
+# but has its own layers instead.
+_PASSES = 3.0
 _ANEW = 1.0  # what gradient checkpointing computes a second time
 _BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
@@ -50,7 +51,7 @@ def rows_of(settings: TrainingSettings, plan: Plan) -> int:
 
 def step_passes(settings: TrainingSettings, plan: Plan) -> float:
     """What a step takes, in forward passes of `rows_of` pictures."""
-    passes = _PASSES[settings.kind] + _ANEW * plan.checkpointing + 0.5 * (settings.prior == "model")
+    passes = _PASSES + _ANEW * plan.checkpointing + 0.5 * (settings.prior == "model")
     return plan.accumulation * passes
 
 

@@ -14,12 +14,13 @@ import torch
 from .operations import Work
 
 # What a UNet gets of the speed of plain products; the rest goes into norms, activations and small matrices. CPU:
-# measured on one core with UNets of 16 and 66 million parameters, latents of 16 x 16 and 2 to 8 rows: .53 to .65. GPU:
-# an assumption, in the middle of what is reported of SD1's UNet; it may be wrong by half.
+# measured on one core with UNets of 17, 66 and 224 million parameters, 1 to 8 latents of 16 x 16 or 32 x 32: .53 to
+# .65. GPU: not measured, an assumption for SD1 and larger in half precision; it may be wrong by half.
 _SHARE = {"cpu": 0.57, "cuda": 0.4}
-# Seconds that a layer takes whatever its size. A CPU waits for it before it computes, measured as above with latents of
-# 8 x 8; a GPU computes meanwhile, and the longer of both counts.
-_LAYER = {"cpu": 65e-6, "cuda": 90e-6}
+# Seconds that a layer takes whatever its size. A CPU waits for it before it computes (measured: 65 to 130
+# microseconds, UNets of 1 and 4 million parameters, latents of 8 x 8). A GPU computes meanwhile, and the longer of both
+# counts (assumed).
+_LAYER = {"cpu": 100e-6, "cuda": 90e-6}
 _SIDES = {"cpu": 512, "cuda": 4096}  # of the probe's matrices
 _PROBE = 0.07  # seconds
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,16 +49,16 @@ def known_speed(device: torch.device, precision: str, may_probe: bool = True) ->
 
 @torch.no_grad()
 def _probe(device: torch.device, dtype: torch.dtype) -> float | None:
-    """The mean speed over the probe's time: on a busy machine that is what is left of it."""
+    """The speed of the fastest product within the probe's time: others may use the machine meanwhile."""
     side = _SIDES.get(device.type, _SIDES["cpu"])
     try:
         matrix = torch.full((side, side), 0.01, device=device, dtype=dtype)
         _wait_for(matrix @ matrix)  # the first one is slower
-        started, count = time.perf_counter(), 0
-        while time.perf_counter() - started < _PROBE:
+        end, least = time.perf_counter() + _PROBE, float("inf")
+        while (started := time.perf_counter()) < end:
             _wait_for(matrix @ matrix)
-            count += 1
-        return count * side**3 / (time.perf_counter() - started)
+            least = min(least, time.perf_counter() - started)
+        return side**3 / least
     except RuntimeError:  # no memory for it, or no such products on this device
         return None
 

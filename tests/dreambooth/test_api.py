@@ -56,6 +56,41 @@ def test_cancel_and_resume(client: TestClient, handlers: TabHandlers) -> None:  
     assert handlers.trainings.wait(30)
 
 
+def test_a_plan_is_made_and_nothing_begun(client: TestClient, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    body = {"class_noun": "dog", "steps": 40, "kind": "full", "class_images": 7}
+    answer = client.post(f"{PREFIX}/plan", json={**body, "photos": photos()})
+    assert answer.status_code == 200
+    plan = answer.json()
+    assert (plan["steps"], plan["prior"], plan["class_images"], plan["estimated"]) == (40, "images", 7, True)
+    assert plan["bytes"] > 0 and plan["result_bytes"] > 0 and plan["seconds"] > 0 and plan["notes"]
+    assert str(tmp_path) not in answer.text
+    assert client.post(f"{PREFIX}/plan", json={**body, "photos": 2}).json() == plan
+    assert client.post(f"{PREFIX}/plan", json={"class_noun": "dog", "photos": 4}).json()["steps"] == 1000
+    assert client.get(f"{PREFIX}/status").json()["training"] is None
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"photos": 0}, "number of photos"),
+        ({"photos": 100000}, "number of photos"),
+        ({"photos": True}, "list of pictures"),
+        ({"photos": None}, "photos"),
+        ({"class_noun": ""}, "what the subject is"),
+        ({"base": "no such model"}, "not there any more"),
+        ({"memory": 0.01}, "are not enough"),
+        ({"stepz": 1}, "stepz"),
+        ({"name": "../x"}, "name"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_a_sentence(client: TestClient, fields: dict[str, Any], said: str) -> None:
+    answer = client.post(f"{PREFIX}/plan", json={"class_noun": "dog", "photos": 4, **fields})
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -70,9 +105,10 @@ def test_cancel_and_resume(client: TestClient, handlers: TabHandlers) -> None:  
     ],
 )
 def test_bad_requests_get_a_sentence(client: TestClient, handlers: TabHandlers, body: Any) -> None:  # noqa: F811
-    answer = client.post(f"{PREFIX}/start", json=body)
-    assert answer.status_code == 422
-    assert answer.json()["detail"].endswith((".", "?"))
+    for route in ("start", "plan"):
+        answer = client.post(f"{PREFIX}/{route}", json=body)
+        assert answer.status_code == 422
+        assert answer.json()["detail"].endswith((".", "?"))
     assert not handlers.trainings.is_running
 
 
@@ -84,7 +120,8 @@ def test_places_are_not_taken_from_a_request(client: TestClient, handlers: TabHa
 
 
 def test_no_json(client: TestClient) -> None:
-    assert client.post(f"{PREFIX}/start", content=b"{").status_code == 422
+    for route in ("start", "plan"):
+        assert client.post(f"{PREFIX}/{route}", content=b"{").status_code == 422
 
 
 def test_who_has_no_password_is_not_answered(handlers: TabHandlers) -> None:  # noqa: F811
@@ -92,7 +129,13 @@ def test_who_has_no_password_is_not_answered(handlers: TabHandlers) -> None:  # 
     add_routes(app, handlers, "ann:secret, bob:other")
     client = TestClient(app)
     for header in ("", "Basic", "Basic !!!", "Bearer x", "Basic " + base64.b64encode(b"ann:wrong").decode()):
-        for method, route in (("GET", "status"), ("POST", "start"), ("POST", "cancel"), ("POST", "use")):
+        for method, route in (
+            ("GET", "status"),
+            ("POST", "start"),
+            ("POST", "plan"),
+            ("POST", "cancel"),
+            ("POST", "use"),
+        ):
             answer = client.request(method, f"{PREFIX}/{route}", headers={"Authorization": header}, json={})
             assert answer.status_code == 401, (header, route)
     good = "Basic " + base64.b64encode(b"bob:other").decode()

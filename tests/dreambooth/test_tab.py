@@ -165,6 +165,53 @@ def test_the_line_follows_the_form(handlers: TabHandlers, photos: list[Path]) ->
     assert 'role="alert"' in handlers.form(dropped, *values(resolution=7))[0]
 
 
+def test_the_plan_is_there_before_the_training_and_follows_the_form(
+    handlers: TabHandlers, photos: list[Path], tmp_path: Path
+) -> None:
+    def line(files: Any = photos, **changed: Any) -> str:
+        shown = html.unescape(handlers.form([str(file) for file in files], *values(**changed))[0])
+        assert str(tmp_path) not in shown
+        return shown
+
+    first = line()
+    for name in ("Steps", "Time, estimated", "Memory", "Result", "On"):
+        assert f"<dt>{name}</dt>" in first
+    assert "<dd>1,000</dd>" in first and "<details" in first and "become a LoRA" in first
+    assert "<dd>750</dd>" in line(photos[:3]) and "<dd>30</dd>" in line(steps=30)
+    assert line(rank=64) != first and line(kind="full") != first and line(batch_size=4) != first
+    masks = [put(tmp_path / "drop", f"{photos[0].stem}.mask.png"), tmp_path / "drop" / f"{photos[0].stem}.txt"]
+    assert "4 photos of a dog" in line([*photos, *masks]), "masks and captions are no photos"
+    assert "dreambooth-plan" not in line([]) and "dreambooth-plan" not in line(class_noun="")
+    small = line(memory=0.01)
+    assert "are not enough" in small and 'role="alert"' in small and "dreambooth-plan" not in small
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda file: file.unlink(), "is not there"),
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "damaged or not complete"),
+        (lambda file: file.write_bytes(b"PK" + bytes(100)), "pickled"),
+        (lambda file: file.write_bytes(models.write(file.parent / "x", in_channels=9).read_bytes()), "an inpainting"),
+    ],
+)
+def test_a_base_model_that_cannot_be_trained_is_told(
+    handlers: TabHandlers, photos: list[Path], tmp_path: Path, spoil: Any, said: str
+) -> None:
+    (tmp_path / "x").mkdir()
+    spoil(tmp_path / "base.safetensors")
+    line = handlers.form([str(photo) for photo in photos], *values())[0]
+    assert said in line and 'role="alert"' in line and str(tmp_path) not in line
+
+
+def test_after_train_the_plan_is_the_trainings_own(handlers: TabHandlers, photos: list[Path]) -> None:
+    line, panel, *_ = handlers.train([str(photo) for photo in photos], *values())
+    assert "4 photos of a dog" in line and "dreambooth-plan" not in line
+    assert handlers.trainings.wait(30)
+    assert "a note" in handlers.look("")[0]
+
+
 @pytest.mark.parametrize("kind", ["LoRA", "full"])
 def test_from_the_form_to_the_prompt(handlers: TabHandlers, photos: list[Path], tmp_path: Path, kind: str) -> None:
     _, usage = handlers.use()
