@@ -15,8 +15,8 @@ from .model import TrainingModel
 from .places import Parts
 from .settings import TrainingSettings
 
-# A forward and a backward pass, in forward passes. A LoRA's backward pass needs no gradients of the model's own weights,
-# but has its own layers instead.
+# A forward and a backward pass, in forward passes. A LoRA's needs no gradients of the model's own weights, but has its
+# own layers instead.
 _PASSES = 3.0
 _ANEW = 1.0  # what gradient checkpointing computes a second time
 _BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}

@@ -98,7 +98,12 @@ def test_moving_averages_and_what_else_is_there_count_in_the_files_size(tmp_path
 def test_a_header_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, asked = write(tmp_path), []
     real = header_sizes.read_header
-    monkeypatch.setattr(header_sizes, "read_header", lambda *args: asked.append(args) or real(*args))
+
+    def counted(*args: Any) -> Any:
+        asked.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(header_sizes, "read_header", counted)
     for _ in range(3):
         read_base(path)
     assert len(asked) == 1

@@ -50,8 +50,13 @@ class Computer:
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torch.dtype]]:
     """The probes that are made; each finds a thousand million products a second."""
     made: list[tuple[str, torch.dtype]] = []
+
+    def probe(device: torch.device, dtype: torch.dtype) -> float:
+        made.append((device.type, dtype))
+        return 1e9
+
     monkeypatch.setattr(speed, "_KNOWN", {})
-    monkeypatch.setattr(speed, "_probe", lambda device, dtype: made.append((device.type, dtype)) or 1e9)
+    monkeypatch.setattr(speed, "_probe", probe)
     return made
 
 
@@ -101,16 +106,18 @@ def test_it_is_what_the_training_itself_tells(tmp_path: Path, diffusers: bool, v
 
 def test_the_time_grows_with_the_steps_the_rows_and_the_side(base: Path) -> None:
     for name, values in (("steps", (10, 20, 500)), ("batch_size", (1, 2, 8)), ("resolution", (64, 128, 512))):
-        times = [plan(base, **{"steps": 10, "resolution": 64, name: value})["seconds"] for value in values]
+        times = [
+            plan(base, **dict[str, Any]({"steps": 10, "resolution": 64, name: value}))["seconds"] for value in values
+        ]
         assert times == sorted(times) and len(set(times)) == len(times), name
-    usual = {"steps": 10, "resolution": 64}
+    usual: dict[str, Any] = {"steps": 10, "resolution": 64}
     assert plan(base, **{**usual, "steps": 20})["seconds"] == pytest.approx(2 * plan(base, **usual)["seconds"])
     assert plan(base, **usual, checkpointing=True)["seconds"] > plan(base, **usual)["seconds"]
     assert plan(base, **usual, prior="off")["seconds"] < plan(base, **usual)["seconds"]
 
 
 def test_the_class_images_drawing_is_counted(base: Path) -> None:
-    usual = {"steps": 10, "resolution": 64, "kind": "full"}
+    usual: dict[str, Any] = {"steps": 10, "resolution": 64, "kind": "full"}
     few, many = (plan(base, **usual, class_images=count) for count in (10, 110))
     assert (few["class_images"], many["class_images"]) == (10, 110)
     forward = (many["seconds"] - few["seconds"]) / 100 / 20  # two rows, as a pass of the training has

@@ -45,11 +45,21 @@ def fill(browser: Browser, folder: Path, noun: str, **more: object) -> None:
     browser.until("return document.querySelectorAll('#dreambooth_photos_shown img').length === 4")
     browser.type("#dreambooth_class_noun textarea, #dreambooth_class_noun input", noun)
     said(browser, "line", f"4 photos of a {noun} become a LoRA")
+    assert cells(browser)["Steps"] == "1,000", "there is a plan before the training"
     browser.click("#dreambooth_more button")
     browser.until("return document.querySelector('#dreambooth_steps input') !== null")
     for name, value in more.items():
         set_text(browser, name, value)
     said(browser, "line", f"{more['steps']} steps")
+
+
+def cells(browser: Browser) -> dict[str, str]:
+    """The plan below "Train"."""
+    found = browser.js(
+        "return Array.from(document.querySelectorAll('#dreambooth_line .dreambooth-plan > div'))"
+        ".map((cell) => [cell.querySelector('dt').textContent, cell.querySelector('dd').textContent])"
+    )
+    return {str(name): str(text) for name, text in found}
 
 
 def said(browser: Browser, where: str, text: str, seconds: float = 60.0) -> None:
@@ -62,7 +72,33 @@ def said(browser: Browser, where: str, text: str, seconds: float = 60.0) -> None
     )
 
 
+def test_the_plan_stands_there_before_the_training_and_follows_the_controls(
+    browser: Browser, tmp_path: Path, screenshot: Callable[[str], None]
+) -> None:
+    browser.open()
+    browser.js("openTab('tab_dreambooth')")
+    assert cells(browser) == {}
+    fill(browser, tmp_path, "mug", steps=200, resolution=64)
+    browser.until("return document.querySelector('#dreambooth_line .dreambooth-plan dd').textContent === '200'")
+    lora = cells(browser)
+    assert list(lora) == ["Steps", "Time, estimated", "Memory", "Result", "On"]
+    screenshot("dreambooth-plan")
+    browser.js("document.querySelectorAll('#dreambooth_kind input')[1].click()")
+    said(browser, "line", "become a whole checkpoint")
+    full = cells(browser)
+    assert full["Result"] != lora["Result"] and full["Steps"] == "200"
+    assert browser.js("return document.querySelector('#dreambooth_line details').open") is False
+    set_text(browser, "memory", 0.01)
+    said(browser, "line", "are not enough")
+    assert cells(browser) == {} and browser.js(
+        "return document.querySelector('#dreambooth_line [role=alert]') !== null"
+    )
+    assert "Nothing has been trained yet" in browser.text("#dreambooth_panel")
+
+
 def test_from_photos_to_a_picture(browser: Browser, tmp_path: Path, screenshot: Callable[[str], None]) -> None:
+    browser.open()
+    browser.js("openTab('tab_dreambooth')")
     fill(browser, tmp_path, "dog", steps=40, resolution=64, sample_every=20, name="rex")
     screenshot("dreambooth-more")
     browser.click("#dreambooth_train")

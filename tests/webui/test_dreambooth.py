@@ -137,6 +137,20 @@ def test_generation_works_after_a_training_that_fails(with_pack: WebUI) -> None:
     assert with_pack.errors(before) == []
 
 
+def test_the_plan_is_made_without_diffusers_and_without_a_model(with_pack: WebUI) -> None:
+    before = len(with_pack.log())
+    plain = drawn(with_pack, "a dog")
+    plan = with_pack.client.post(f"{ROUTES}/plan", {**SMALL, "photos": photos()})
+    assert (plan["steps"], plan["prior"], plan["estimated"]) == (8, "model", True)
+    assert plan["bytes"] > 0 and plan["result_bytes"] > 0 and plan["seconds"] > 0
+    full = with_pack.client.post(f"{ROUTES}/plan", {**SMALL, "photos": 4, "kind": "full"})
+    assert full["result_bytes"] > plan["result_bytes"]
+    with pytest.raises(ApiError, match="are not enough"):
+        with_pack.client.post(f"{ROUTES}/plan", {**SMALL, "photos": 4, "memory": 0.01})
+    assert drawn(with_pack, "a dog").pixels == plain.pixels
+    assert with_pack.errors(before) == []
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -189,6 +203,9 @@ def test_from_the_tab_to_the_prompt(window: WebDriver, with_pack: WebUI, tmp_pat
     for name, value in (("steps", 8), ("resolution", 64), ("sample_every", 4), ("name", "rex-page")):
         fill(window, f"#dreambooth_{name} textarea, #dreambooth_{name} input", value)
     wait(window, lambda: "8 steps" in text_of(window, "#dreambooth_line"))
+    planned = "#dreambooth_line .dreambooth-plan"
+    assert text_of(window, planned).startswith("Steps8Time, estimated"), "the plan is there before the training"
+    assert "the CPU" in text_of(window, planned)
     window.execute_script("document.querySelector('#dreambooth_train').click()")
     wait(window, lambda: "rex-page" in text_of(window, "#dreambooth_panel"))
     open_tab(window, with_pack)  # a page that comes later finds the training again
