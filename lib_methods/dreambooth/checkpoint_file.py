@@ -53,24 +53,31 @@ class Entry:
 
 
 def save_checkpoint(
-    path: Path, source: Path, model: TrainingModel, saved_as: str = "fp16", progress: Progress | None = None
+    path: Path,
+    source: Path,
+    model: TrainingModel,
+    saved_as: str = "fp16",
+    progress: Progress | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes `model`, which was loaded from `source`, to `path`, whole or not at all, and the source's yaml beside it.
 
     saved_as: the precision of what was trained, "fp16", "bf16", "fp32" or the "source"'s own. progress: told the
-    tensors done and all of them. A diffusers folder becomes one file in LDM's names. Raises DreamBoothError when the
-    weights are not finite, when the disk is full, or when the source has changed meanwhile; `path` is then as before.
+    tensors done and all of them. weights: the model's `file_weights`, where they had to be gathered. A diffusers folder
+    becomes one file in LDM's names. Raises DreamBoothError when the weights are not finite, when the disk is full, or
+    when the source has changed meanwhile; `path` is then as before.
     """
     if path.exists() and source.exists() and path.samefile(source):
         raise DreamBoothError(f"{path.name} is the base model itself; give the result another name.")
     dtype = None if saved_as == "source" else DTYPES[saved_as]
+    weights = model.file_weights() if weights is None else weights
     try:
         if source.is_dir():
-            _write(path, _tensor_entries(model.source_weights(source), model.file_weights(), dtype), {}, progress)
+            _write(path, _tensor_entries(model.source_weights(source), weights, dtype), {}, progress)
             return
         yaml = source.with_suffix(".yaml")
         with _Source(source) as opened:
-            entries = list(opened.entries(model.file_weights(), dtype))
+            entries = list(opened.entries(weights, dtype))
             metadata = {key: value for key, value in opened.metadata.items() if key not in _STALE}
             if "modelspec.title" in metadata:
                 metadata["modelspec.title"] = path.stem

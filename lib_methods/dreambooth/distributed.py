@@ -1,8 +1,8 @@
 """One process, or several that train one model together: the same command under `accelerate launch`.
 
-Each process holds the whole model and its share of each batch; gradients are averaged between backward pass and step,
-so that weights stay the same everywhere. Started with a configuration for FSDP or DeepSpeed it runs in this way, too:
-weights and optimizer are not split over the devices, and the plan counts on what one of them holds.
+Each process has its share of each batch; gradients are averaged between backward pass and step, so that weights stay
+the same everywhere. Each holds the whole model, unless the launcher's configuration is one for FSDP or DeepSpeed: then
+the UNet is sharded (`sharding.py`), which averages its gradients by itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -17,23 +18,28 @@ import torch
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.sharding import Sharding, asked_sharding, can_shard, is_on, is_sharded
 
 T = TypeVar("T")
 _BUCKET = 1 << 24  # numbers that are averaged in one go
+_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 _PATIENCE = timedelta(hours=12)  # while the first process draws class images, the others wait
 
 
 class Processes(Protocol):
     """What a training asks of the processes that it consists of.
 
-    rank: from 0 on. is_main: whether this one writes files and talks. device: this process'. notes: sentences for the
-    user.
+    rank: from 0 on. is_main: whether this one writes files and talks. device: this process'. sharding: how the UNet is
+    to be sharded, None for a whole copy in each process. takes_part: whether this one takes part in what is done once,
+    as drawing and saving: the main one does, and where weights are sharded all do. notes: sentences for the user.
     """
 
     rank: int
     count: int
     is_main: bool
     device: torch.device
+    sharding: Sharding | None
+    takes_part: bool
     notes: tuple[str, ...]
 
     def share(self, rows: Sequence[T]) -> list[T]:
@@ -59,6 +65,8 @@ class Single:
     """The only process."""
 
     rank, count, is_main = 0, 1, True
+    sharding: Sharding | None = None
+    takes_part = True
     notes: tuple[str, ...] = ()
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -86,26 +94,29 @@ class Single:
 class Several:
     """One of several processes, found and connected by accelerate."""
 
-    def __init__(self, state: Any, reduce: Any) -> None:
+    def __init__(self, state: Any, reduce: Any, sharding: Sharding | None) -> None:
         """state: accelerate's PartialState. reduce: its function for all processes' means, sums and maxima."""
         self._state, self._reduce = state, reduce
         self.rank, self.count = int(state.process_index), int(state.num_processes)
         self.is_main = self.rank == 0
         self.device = torch.device("cpu") if state.device.type == "cpu" else torch.device(state.device)
         self.notes: tuple[str, ...] = (f"{self.count} processes train together, each with a share of the batch.",)
-        for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
-            if _is_on(variable):
-                self.notes += (
-                    f"The weights are not split over the devices, as {name} would: each holds all of them, "
-                    "and the batch is shared.",
-                )
+        self.sharding = sharding if can_shard() else None
+        self.takes_part = self.is_main or self.sharding is not None
+        if self.sharding is not None:
+            self.notes += (self.sharding.sentence(self.count),)
+        elif sharding is not None:
+            self.notes += (
+                f"{sharding.asked_by} needs PyTorch 2.6 or newer here: the weights are not sharded, each process holds "
+                "all of them.",
+            )
 
     def share(self, rows: Sequence[T]) -> list[T]:
         return list(rows[self.rank :: self.count])
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None and not is_sharded(p)]
         for bucket in _buckets(gradients):
             averaged = self._reduce(torch.cat([g.flatten() for g in bucket]).float(), "mean")
             for gradient, values in zip(bucket, averaged.split([g.numel() for g in bucket])):
@@ -130,7 +141,8 @@ class Several:
 def start_processes(device: torch.device | None = None) -> Processes:
     """The processes of this training: one, unless `accelerate launch` or torchrun started several.
 
-    device: None for the GPU where there is one. Raises `DreamBoothError` where accelerate is missing.
+    device: None for the GPU where there is one. Raises `DreamBoothError` where accelerate is missing or the
+    launcher's configuration cannot be read.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Single(device)
@@ -143,18 +155,21 @@ def start_processes(device: torch.device | None = None) -> Processes:
             "a launcher, on one."
         ) from error
     on_cpu = not torch.cuda.is_available() if device is None else device.type == "cpu"
+    sharding = asked_sharding()
+    with _without(_DEEPSPEED):  # sharding needs torch's own process group only
+        state = accelerate.PartialState(cpu=on_cpu or is_on(os.environ, "ACCELERATE_USE_CPU"), timeout=_PATIENCE)
+    return Several(state, reduce, sharding)
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """Within the block the environment has no such variable."""
+    value = os.environ.pop(variable, None)
     try:
-        state = accelerate.PartialState(cpu=on_cpu or _is_on("ACCELERATE_USE_CPU"), timeout=_PATIENCE)
-    except ImportError as error:  # a configuration for DeepSpeed without the package
-        raise DreamBoothError(
-            "The launcher's configuration asks for a package that is not installed (DeepSpeed). "
-            "Use `accelerate launch --multi_gpu` instead."
-        ) from error
-    return Several(state, reduce)
-
-
-def _is_on(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -66,12 +66,15 @@ def plan_training(
     memory: int | None = None,
     processes: int = 1,
     half: str | None = None,
+    *,
+    sharded: bool = False,
 ) -> Plan:
     """The fastest and most exact way that fits.
 
     memory: in bytes; where not given that of the settings, and else what the device has free. half: the device's fast
     precision, as `half_precision` says if not given. What the settings name (precision, optimizer, fused backward pass,
-    checkpointing) is kept to. Raises `DreamBoothError`, which says what would fit, where nothing does.
+    checkpointing) is kept to. sharded: the UNet, over the processes. Raises `DreamBoothError`, which says what would
+    fit, where nothing does.
     """
     if memory is None:
         memory = int(settings.memory * GIB) or device_memory(device)
@@ -81,7 +84,12 @@ def plan_training(
             "Install it, or choose AdamW or Adafactor."
         )
     half = half or half_precision(device)
-    ways = sorted(_ways(settings, device, processes, half), key=_cost)
+    if sharded and settings.optimizer not in ("auto", "adamw"):
+        raise DreamBoothError(
+            "With sharded weights (FSDP, DeepSpeed) the optimizer is AdamW: choose it, or train with whole copies."
+        )
+    shards = processes if sharded else 1
+    ways = sorted(_ways(settings, device, processes, half, shards), key=_cost)
     if not ways:
         raise DreamBoothError(_contradiction(processes))
     batch = settings.batch_size
@@ -119,14 +127,14 @@ def half_precision(device: torch.device) -> str:
     return "fp16"
 
 
-def _ways(settings: TrainingSettings, device: torch.device, processes: int, half: str) -> Iterator[Way]:
+def _ways(settings: TrainingSettings, device: torch.device, processes: int, half: str, shards: int) -> Iterator[Way]:
     """All that can be had together and that the settings leave open."""
     precisions = [settings.precision] if settings.precision != "auto" else list(dict.fromkeys((half, "fp32")))
     lora = settings.kind == "LoRA"
     optimizers = [settings.optimizer]
     if settings.optimizer == "auto":
-        optimizers = ["adamw"] if lora else ["adamw", "adafactor"]
-        if not lora and has_8bit() and device.type == "cuda":
+        optimizers = ["adamw"] if lora or shards > 1 else ["adamw", "adafactor"]
+        if not lora and shards == 1 and has_8bit() and device.type == "cuda":
             optimizers.append("adamw8bit")
     if settings.fused_backward:
         fusing = [True]
@@ -140,7 +148,7 @@ def _ways(settings: TrainingSettings, device: torch.device, processes: int, half
         else:
             kept = ["fp32", "bf16"] if precision == "bf16" and optimizer == "adafactor" else ["fp32"]
         for weights, checkpointing in itertools.product(kept, [True] if settings.checkpointing else [False, True]):
-            yield Way(weights, precision, optimizer, fused, checkpointing)
+            yield Way(weights, precision, optimizer, fused, checkpointing, shards)
 
 
 def _cost(way: Way) -> float:

@@ -9,17 +9,21 @@ import torch
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.sharding import is_sharded, sharded_like, whole
 
 _NUMBER = "#"  # ends the name of what is a plain number in the optimizer
 
 
-def write_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Tensors on the CPU under `<number of the weight>.<name>`, and the count of weights under `weights`."""
+def write_states(states: Sequence[Mapping[str, Any]], *, keep: bool = True) -> dict[str, Tensor]:
+    """Tensors on the CPU under `<number of the weight>.<name>`, and the count of weights under `weights`. Collective
+    where weights are sharded; keep: see `sharding.gathered`."""
     flat = {"weights": torch.tensor(len(states))}
     for number, state in enumerate(states):
         for name, value in state.items():
             if isinstance(value, Tensor):
-                flat[f"{number}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+                found = whole(value.detach())
+                if keep:
+                    flat[f"{number}.{name}"] = found.to("cpu", copy=True).contiguous()
             elif isinstance(value, (int, float)):
                 kind = torch.int64 if isinstance(value, int) else torch.float64
                 flat[f"{number}.{name}{_NUMBER}"] = torch.tensor(value, dtype=kind)
@@ -42,6 +46,9 @@ def read_states(flat: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> lis
             states[number][name[: -len(_NUMBER)]] = value.item()
         else:
             _check_size(name, value, parameter)
+            if is_sharded(parameter) and value.ndim:
+                states[number][name] = sharded_like(parameter, value)
+                continue
             states[number][name] = value.to(_device_of(value, parameter), copy=True)
     return states
 

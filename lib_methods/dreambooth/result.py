@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoint_file import save_checkpoint
+from .distributed import Processes
 from .errors import DreamBoothError
 from .lora import LoraSet
 from .lora_file import save_lora, tag_frequency
 from .model import TrainingModel
 from .progress import Report
 from .settings import TrainingSettings
+from .sharding import gathered
 from .showing import Viewer
 from .sidecar import write_sidecar
 from .trainer import Trainer
@@ -33,18 +35,23 @@ class Result:
 
 @dataclass(frozen=True)
 class Export:
-    """Writes the model as it is now."""
+    """Writes the model as it is now. Every process that takes part calls it, the first one writes."""
 
     model: TrainingModel
     settings: TrainingSettings
     lora: LoraSet | None
     report: Report
+    processes: Processes
 
     def write(self, path: Path, facts: Mapping[str, str]) -> None:
         """The result alone, in place of `path`. facts: of the training, for a LoRA's metadata.
 
         Raises DreamBoothError when the disk does not take it; `path` is then as before.
         """
+        main = self.processes.is_main
+        weights = None if self.lora is not None else gathered(self.model.file_weights(), keep=main)
+        if not main:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.lora is not None:
             import torch
@@ -58,6 +65,7 @@ class Export:
             self.model,
             self.settings.saved_as,
             lambda done, total: self.report.phase("Writing the checkpoint", done, total),
+            weights,
         )
 
     def write_all(self, path: Path, facts: Mapping[str, str], viewer: Viewer, note: str) -> tuple[Path, ...]:
@@ -66,6 +74,8 @@ class Export:
         preview = viewer.preview()
         try:
             self.write(path, facts)
+            if not self.processes.is_main:
+                return ()
             beside = write_sidecar(
                 path,
                 family=self.model.family,

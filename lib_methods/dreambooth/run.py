@@ -32,6 +32,7 @@ from .progress import Report, Say, duration
 from .record import ANOTHER, going_on, planned, steps_depend_on, to_json
 from .result import ENDING, Export, Result, facts_of
 from .settings import TrainingSettings
+from .sharding import shard
 from .showing import Judge, Viewer, best_weights
 from .state import digest, read_record, write_record
 from .trainer import Trainer
@@ -111,7 +112,8 @@ class _Training:
             parameters = sum(weight.numel() for weight in model.unet.parameters())
             settings = resolved(settings, photos=len(photos), resolution=model.resolution, unet_parameters=parameters)
             settings = named(settings, model, self.report)
-        plan = plan_training(settings, sizes, self.device, processes=self.processes.count)
+        count, sharded = self.processes.count, self.processes.sharding is not None
+        plan = plan_training(settings, sizes, self.device, processes=count, sharded=sharded)
         if record is not None:
             plan = replace(plan, **planned(record, _PLAN_FIELDS))
         self._tell(settings, plan, model, len(photos), resume)
@@ -202,7 +204,11 @@ class _Training:
         if settings.kind == "LoRA":
             text, seed = settings.train_text, settings.seed
             lora = LoraSet(model, settings.rank, settings.true_alpha, settings.convolutions, text, seed).inject()
-        export = Export(model, settings, lora, self.report)
+        if self.processes.sharding is not None:
+            nn.Module.to(model.unet, CPU)  # whole it need not fit any more
+            release_memory(self.device)
+            shard(model.unet, self.processes.sharding, self.device)
+        export = Export(model, settings, lora, self.report, self.processes)
         trainer = Trainer(
             model,
             data,
@@ -220,8 +226,11 @@ class _Training:
                 self.folder,
                 self.report,
                 judge,
-                parts=drawing_parts(plan, model, None if lora is None else lora.move),
+                parts=drawing_parts(
+                    plan, model, None if lora is None else lora.move, movable=self.processes.sharding is None
+                ),
                 cancelled=self.cancelled,
+                processes=self.processes,
             ),
             keep=lambda step: export.write(
                 self.folder / KEPT / f"{settings.name}-{step:06d}{ENDING}", facts_of(trainer, step)
@@ -253,7 +262,7 @@ class _Training:
     def _finish(self, trainer: Trainer, export: Export, seconds: float) -> Result:
         settings, step = trainer.settings, trainer.position
         best = trainer.best.step or None
-        if not self.processes.is_main:
+        if not self.processes.takes_part:
             self.processes.wait()
             return Result((), settings.subject, best)
         assert trainer.viewer is not None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from .captions import with_subject
+from .distributed import Processes, Single
 from .draw import draw
 from .errors import DreamBoothError, TrainingStopped
 from .model import TrainingModel
@@ -83,9 +85,15 @@ class Viewer:
         *,
         parts: Parts | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        processes: Processes | None = None,
     ) -> None:
-        """parts: how the model's parts come to the device, and what is drawn in. cancelled: ends a look in its
-        middle."""
+        """parts: how the model's parts come to the device, and what is drawn in. cancelled: ends a look in its middle.
+        processes: the first one judges and writes; with sharded weights all of them have to draw."""
+        self.processes = processes or Single()
+        self._together = self.processes.sharding is not None
+        if self._together:
+            alone, agreed = cancelled, self.processes.any
+            cancelled = lambda: agreed(alone())  # noqa: E731  # all end at the same step
         self.model, self.settings, self.folder, self.report = model, settings, folder, report
         self.parts, self.cancelled = parts or Parts(model), cancelled
         self._at_once = _MOST_AT_ONCE
@@ -120,7 +128,8 @@ class Viewer:
                     parts=self.parts,
                 )
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or not self._spare(len(prompts)):
+                # the other processes would wait for this one's part of the weights
+                if not out_of_memory(error) or self._together or not self._spare(len(prompts)):
                     raise
                 continue
             return pictures.float().clamp(-1, 1).cpu()
@@ -140,15 +149,15 @@ class Viewer:
         try:
             return to_image(self.draw(self.prompts[:1], [self.settings.seed])[0])
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not out_of_memory(error) or self._together:
                 raise
             self.report.warning("There was not enough memory to draw a preview; the result has none.")
             return None
 
-    def look(self, step: int, best: Best, weights: Mapping[str, Tensor]) -> bool:
+    def look(self, step: int, best: Best, weights: Callable[[], Mapping[str, Tensor]]) -> bool:
         """Draws, saves and judges; False when it was cancelled, which leaves `best` as it was.
 
-        weights: what the model has now; the best are kept in a file. What fails here is said and stops nothing.
+        weights: gives what the model has now; the best are kept in a file. What fails here is said and stops nothing.
         """
         try:
             self._samples(step)
@@ -157,34 +166,59 @@ class Viewer:
         except TrainingStopped:
             return False
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not out_of_memory(error) or self._together:
                 raise
             self.report.warning(f"There was not enough memory for samples at step {step}; the training goes on.")
+        return True
+
+    @contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """A disk that does not take what is written in the block is said and stops nothing."""
+        try:
+            yield
         except OSError as error:
             reason = error.strerror or "the disk may be full"
             self.report.warning(f"The samples of step {step} could not be saved ({reason}); the training goes on.")
-        return True
 
     def _samples(self, step: int) -> None:
         seeds = [self.settings.seed + number for number in range(len(self.prompts))]
         pictures = self.draw(self.prompts, seeds, self._may_stop)
-        (self.folder / SAMPLES).mkdir(exist_ok=True)
-        files = [f"{SAMPLES}/step-{step:06d}-{number + 1}.png" for number in range(len(pictures))]
-        for name, picture in zip(files, pictures):
-            to_image(picture).save(self.folder / name)
-        self.report.event("sample", step=step, files=files, prompts=self.prompts, seeds=seeds)
+        if not self.processes.is_main:
+            return
+        with self._writing(step):
+            (self.folder / SAMPLES).mkdir(exist_ok=True)
+            files = [f"{SAMPLES}/step-{step:06d}-{number + 1}.png" for number in range(len(pictures))]
+            for name, picture in zip(files, pictures):
+                to_image(picture).save(self.folder / name)
+            self.report.event("sample", step=step, files=files, prompts=self.prompts, seeds=seeds)
 
-    def _judge(self, judge: Judge, step: int, best: Best, weights: Mapping[str, Tensor]) -> None:
+    def _judge(self, judge: Judge, step: int, best: Best, weights: Callable[[], Mapping[str, Tensor]]) -> None:
         prompts = [prompt for prompt in self.judged for _ in range(2)]
         seeds = [self.settings.seed + 1000 + number for number in range(len(prompts))]
-        subject, prompt = judge.score(self.draw(prompts, seeds, self._may_stop), prompts)
-        score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
-        better = best.better(score)
-        if better:
-            write_tensors(self.folder / BEST, dict(weights), {"step": str(step)})
+        pictures = self.draw(prompts, seeds, self._may_stop)
+        subject = prompt = score = 0.0
+        if self.processes.is_main:
+            subject, prompt = judge.score(pictures, prompts)
+            score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
+        better = self._main_says(best.better(score))
+        if better and not self._kept(step, weights()):
+            return
         best.take(step, score, better)
         self.report.event("score", step=step, subject=subject, prompt=prompt, total=score, best=better)
         self.report.say(f"Scores at step {step}: subject {subject:.3f}, prompt {prompt:.3f}{', the best' * better}")
+
+    def _kept(self, step: int, weights: Mapping[str, Tensor]) -> bool:
+        """Whether the best weights so far are on the disk now."""
+        written = False
+        if self.processes.is_main:
+            with self._writing(step):
+                write_tensors(self.folder / BEST, dict(weights), {"step": str(step)})
+                written = True
+        return self._main_says(written)
+
+    def _main_says(self, flag: bool) -> bool:
+        """What the main process says, in each that takes part."""
+        return self.processes.any(flag and self.processes.is_main) if self._together else flag
 
 
 def best_weights(folder: Path, step: int) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ _DRAWN_ROWS = 2  # of a picture that is drawn with guidance; where there is room
 _VAE, _DECODED_CELL = 4 * 83_653_863, 196_700
 _LIBRARIES = int(0.5 * GIB)  # a CUDA context with the libraries' workspaces
 _GAPS = 0.05  # what the allocator loses between tensors
+_GATHERED = 0.15  # of sharded weights: two of the largest blocks of SD1.5's UNet, and what is in no block
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train: how weights lie in memory, what is computed in, and what saves memory at a price in time."""
+    """One way to train: how weights lie in memory, what is computed in, and what saves memory at a price in time.
+
+    shards: over how many processes the UNet is sharded, 1 for not at all.
+    """
 
     weights: str
     precision: str
     optimizer: str
     fused: bool
     checkpointing: bool
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -125,14 +130,17 @@ def estimate(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRA
     """The memory that `load` takes in this way."""
     width = BYTES[way.weights]
     text = sizes.text if load.text else 0
-    weights = (sizes.unet + text) * width
+    unet = -(-sizes.unet // way.shards)
+    weights = (unet + text) * width
+    if way.shards > 1:
+        weights += int(_GATHERED * sizes.unet) * width
     if load.rank:
         lora = load.rank * (sizes.lora + (sizes.lora_convolutions if load.convolutions else 0))
         trained = lora + (load.rank * sizes.lora_text if load.text else 0)
         weights += 4 * trained  # a LoRA is kept in fp32
         trained_width, largest, factored = 4, trained // 100, trained // load.rank
     else:
-        trained, trained_width, largest = sizes.unet + text, width, sizes.largest
+        trained, trained_width, largest = unet + text, width, sizes.largest
         factored = sizes.factored + text // 100
     optimizer = 4.0 * factored if way.optimizer == "adafactor" else OPTIMIZER_BYTES[way.optimizer] * trained
     activations = _activations(sizes, load, way)

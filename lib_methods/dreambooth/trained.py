@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .errors import DreamBoothError
 from .lora import LoraSet
 from .model import TrainingModel
+from .sharding import local, sharded_like
 
 
 class Trained:
@@ -70,7 +71,7 @@ class Trained:
             yield
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights themselves, not copies."""
+        """The weights themselves, not copies; sharded ones as they are."""
         return {name: value.detach() for name, value in self.named().items()}
 
     @torch.no_grad()
@@ -81,8 +82,8 @@ class Trained:
         if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
             raise DreamBoothError("The saved weights belong to another model or to other settings.")
         for name, value in own.items():
-            value.copy_(state[name])
+            local(value).copy_(local(sharded_like(value, state[name])))
 
     def healthy(self) -> bool:
-        """Whether every weight is a finite number."""
-        return all(bool(torch.isfinite(value.detach()).all()) for value in self.parameters())
+        """Whether every weight, or of sharded ones every weight of this process' part, is a finite number."""
+        return all(bool(torch.isfinite(local(value.detach())).all()) for value in self.parameters())

@@ -31,6 +31,7 @@ from .places import computing, device_of
 from .progress import Pace, Report
 from .schedule import rate_scale, text_steps
 from .settings import TrainingSettings
+from .sharding import gathered
 from .showing import Best, Viewer
 from .state import STATE, State, load_state, save_state
 from .texts import TextSource
@@ -195,7 +196,7 @@ class Trainer:
             every = self.settings.save_every
             by_time = time.monotonic() - told >= max(SAVE_AFTER, SAVE_SHARE * cost)
             due = bool(every) and self.position % every == 0
-            if due or by_time:
+            if due or self.processes.any(by_time):  # their clocks differ, and they may have to save together
                 before = time.monotonic()
                 self.save()
                 if due and self.position < steps:
@@ -205,7 +206,7 @@ class Trainer:
 
     def _keep_result(self) -> None:
         """Writes a result of this step. A full disk is said and stops nothing."""
-        if self._keep is None or not self.processes.is_main:
+        if self._keep is None or not self.processes.takes_part:
             return
         try:
             with self.averaged():
@@ -229,9 +230,9 @@ class Trainer:
         if self.viewer is None or not due or self.looked == self.position:
             return True
         whole = True
-        if self.processes.is_main:
+        if self.processes.takes_part:
             with self.averaged():
-                whole = self.viewer.look(self.position, self.best, self.trained.state_dict())
+                whole = self.viewer.look(self.position, self.best, self._weights)
         if self.processes.any(not whole):
             return False
         self.looked = self.position
@@ -245,22 +246,29 @@ class Trainer:
 
     # -- the state
 
+    def _weights(self) -> dict[str, Tensor]:
+        """All that is trained, in the main process; in the others nothing."""
+        return gathered(self.trained.state_dict(), keep=self.processes.is_main)
+
     def save(self) -> bool:
         """Writes the state; False, with a warning, when the disk does not take it: the last one is then still there.
         DreamBoothError when the weights are spoiled."""
-        if not self.trained.healthy():
+        if self.processes.any(not self.trained.healthy()):
             raise self._astray("the weights are no longer numbers")
-        if not self.processes.is_main:
+        if not self.processes.takes_part:
             return True
+        main = self.processes.is_main
         parts = {
-            "weights": self.trained.state_dict(),
-            "optimizer": self.stepper.state_dict(),
-            "average": None if self.ema is None else self.ema.state_dict(),
+            "weights": self._weights(),
+            "optimizer": self.stepper.state_dict(keep=main),
+            "average": None if self.ema is None else self.ema.state_dict(keep=main),
             "order": self.batches.order.state(),
             "best": self.best.state(),
             "looked": self.looked,
             "skipped": self.skipped,
         }
+        if not main:
+            return True
         try:
             save_state(self.folder, State(self.position, self.identity, parts))
         except OSError as error:

@@ -105,14 +105,15 @@ class EngineModel:
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextEmbedding, sizes: Tensor | None = None) -> Tensor:
         unet: Any = self.unet
-        weight = next(unet.parameters())
+        weight = next(unet.parameters())  # sharded ones do not serve as `to`'s argument
         added = None
         if text.pooled is not None:
-            added = {"text_embeds": text.pooled.to(weight), "time_ids": self._size_features(latents, sizes).to(weight)}
+            time_ids = self._size_features(latents, sizes).to(weight.device, weight.dtype)
+            added = {"text_embeds": text.pooled.to(weight.device, weight.dtype), "time_ids": time_ids}
         out: Tensor = unet(
-            latents.to(weight),
+            latents.to(weight.device, weight.dtype),
             timesteps.to(weight.device),
-            encoder_hidden_states=text.hidden.to(weight),
+            encoder_hidden_states=text.hidden.to(weight.device, weight.dtype),
             added_cond_kwargs=added,
             return_dict=False,
         )[0]

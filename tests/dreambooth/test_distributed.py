@@ -55,7 +55,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path
     folder = tmp_path_factory.mktemp("together")
     settings_for(folder, base)  # writes the photos
     port = free_port()
-    command = [sys.executable, "-m", "tests.dreambooth.two_processes", str(folder), str(base)]
+    command = [sys.executable, "-m", "tests.dreambooth.two_processes", "whole", str(folder), str(base)]
     out: dict[str, Any] = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     running = [subprocess.Popen(command, env=environment(rank, port), **out) for rank in range(2)]
     try:

@@ -1,9 +1,15 @@
-"""What `test_distributed` runs twice at a time: `python -m tests.dreambooth.two_processes FOLDER BASE`."""
+"""What `test_distributed` and `test_sharding` run twice at a time.
+
+`python -m tests.dreambooth.two_processes whole|sharded FOLDER BASE PORT ...`
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.distributed import Processes, start_processes
+from lib_methods.dreambooth.ema import Ema
+from lib_methods.dreambooth.errors import TrainingStopped
 from lib_methods.dreambooth.loss import noised, training_loss
 from lib_methods.dreambooth.optimizers import Group, Stepper, build_optimizer
-from tests.dreambooth.training import settings_for, train
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.sharding import Sharding, gathered, local, shard, sharded_like
+from tests.dreambooth.training import settings_for, stop_after, train
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -25,7 +35,7 @@ def small_model(dtype: torch.dtype = torch.float32) -> nn.Module:
     return nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 4, 3, padding=1)).to(dtype)
 
 
-def loss_of(model: nn.Module, step: int, rows: list[int]) -> Tensor:
+def loss_of(model: Callable[[Tensor], Tensor], step: int, rows: list[int]) -> Tensor:
     """The loss of some of the photos and of as many class pictures of the whole batch, drawn alike everywhere."""
     generator = torch.Generator().manual_seed(step)
     latents, noise = (torch.randn(2 * PHOTOS, 4, 6, 6, generator=generator) for _ in range(2))
@@ -34,7 +44,7 @@ def loss_of(model: nn.Module, step: int, rows: list[int]) -> Tensor:
     mine = [*rows, *(PHOTOS + row for row in rows)]
     is_prior = torch.tensor([False] * len(rows) + [True] * len(rows))
     latents, noise, timesteps = latents[mine], noise[mine], timesteps[mine]
-    seen = noised(latents, noise, timesteps, alphas).to(next(model.parameters()).dtype)
+    seen = noised(latents, noise, timesteps, alphas)
     return training_loss(
         model(seen),
         noise,
@@ -56,7 +66,7 @@ def small_training(
     parameters = list(model.parameters())
     stepper: Stepper = build_optimizer([Group("unet", parameters, 1e-2)], name, clip=0.05, scaled=scaled, seed=3)
     for step in range(STEPS):
-        loss = loss_of(model, step, processes.share(range(PHOTOS)))
+        loss = loss_of(lambda seen: model(seen.to(dtype)), step, processes.share(range(PHOTOS)))
         stepper.backward(loss * (1e36 if step == 1 and overflow_on == processes.rank else 1.0))
         processes.average_gradients(parameters)
         stepper.step()
@@ -64,7 +74,112 @@ def small_training(
     return torch.cat([p.detach().float().flatten() for p in parameters]).tolist()
 
 
-def main(folder: Path, base: Path) -> None:
+@dataclass(frozen=True)
+class Scaled:
+    """A model and a weight outside of it."""
+
+    model: nn.Module
+    factor: Tensor
+
+    def __call__(self, seen: Tensor) -> Tensor:
+        out: Tensor = self.model(seen) * self.factor
+        return out
+
+
+def sharded_training(processes: Processes, *, scaled: bool, overflow: bool) -> dict[str, Any]:
+    """As `small_training` with AdamW, the model sharded and a weight beside it that is not; with an average, and with
+    optimizer and average taken to a fresh copy after half of the steps."""
+    sharding = Sharding("FSDP", frees=True)
+    found: dict[str, Any] = {}
+    states: tuple[dict[str, Tensor], ...] = ()
+    for first, last in ((0, STEPS // 2), (STEPS // 2, STEPS)):
+        model, beside = small_model(), nn.Parameter(torch.ones(4, 1, 1))
+        shard(model, sharding, CPU)
+        parameters = [*model.parameters(), beside]
+        groups = [Group("unet", parameters[:-1], 1e-2), Group("text", [beside], 1e-2)]
+        stepper, ema = build_optimizer(groups, "adamw", clip=0.05, scaled=scaled), Ema(parameters, 0.5)
+        if states:
+            weights, optimizer, average = states
+            for name, parameter in zip(sorted(weights), parameters):
+                local(parameter.detach()).copy_(local(sharded_like(parameter, weights[name])))
+            stepper.load_state_dict(optimizer)
+            ema.load_state_dict(average)
+        scaled_model = Scaled(model, beside)
+        for step in range(first, last):
+            loss = loss_of(scaled_model, step, processes.share(range(PHOTOS)))
+            stepper.backward(loss * (1e36 if overflow and step == 1 and processes.rank == 1 else 1.0))
+            processes.average_gradients(parameters)
+            stepper.step()
+            stepper.zero()
+            ema.update()
+        named = {str(number): parameter for number, parameter in enumerate(parameters)}
+        states = gathered(named, keep=True), stepper.state_dict(), ema.state_dict()
+        nothing = gathered(named, keep=False), stepper.state_dict(keep=False), ema.state_dict(keep=False)
+        found["kept"] = [sorted(part) for part in nothing]
+    found["parts"] = [list(local(parameter).shape) for parameter in parameters]
+    found["weights"], found["average"] = (
+        torch.cat([state[name].flatten() for name in named]).tolist() for state in (states[0], states[2])
+    )
+    return found
+
+
+def plainly(*, scaled: bool = False) -> dict[str, Any]:
+    """The same in one process that has the whole batch."""
+    model, beside = small_model(), nn.Parameter(torch.ones(4, 1, 1))
+    parameters = [*model.parameters(), beside]
+    groups = [Group("unet", parameters[:-1], 1e-2), Group("text", [beside], 1e-2)]
+    stepper, ema = build_optimizer(groups, "adamw", clip=0.05, scaled=scaled), Ema(parameters, 0.5)
+    for step in range(STEPS):
+        stepper.backward(loss_of(Scaled(model, beside), step, list(range(PHOTOS))))
+        stepper.step()
+        stepper.zero()
+        ema.update()
+    weights = torch.cat([p.detach().flatten() for p in parameters]).tolist()
+    return {"weights": weights, "average": torch.cat([a.flatten() for a in ema.averages]).tolist()}
+
+
+def sharded(folder: Path, base: Path, ports: list[str]) -> None:
+    """Trainings as a launcher's configuration for FSDP asks for them, stopped and gone on with.
+
+    ports: where the processes meet for each of the trainings, as the launcher's own store takes them once only.
+    """
+    processes = start_processes(CPU)
+    found: dict[str, Any] = {
+        "rank": processes.rank,
+        "notes": processes.notes,
+        "small": sharded_training(processes, scaled=False, overflow=False),
+        "overflow": sharded_training(processes, scaled=True, overflow=True),
+    }
+    processes.close()
+    for kind, resume in (("full", False), ("full", True), ("LoRA", False)):
+        settings = sharded_settings(folder / kind, base, kind)
+        stops = kind == "full" and not resume
+        os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+        os.environ["MASTER_PORT"] = ports.pop()
+        try:
+            train(settings, resume=resume, cancelled=stop_after(2, settings) if stops else lambda: False)
+        except TrainingStopped:
+            found["stopped"] = stops
+    (folder / f"found{found['rank']}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def sharded_settings(folder: Path, base: Path, kind: str, batch_size: int = 1) -> TrainingSettings:
+    return settings_for(
+        folder,
+        base,
+        kind=kind,
+        prior="images",
+        batch_size=batch_size,
+        optimizer="adamw",
+        train_text=kind == "full",
+        ema=0.5,
+        sample_every=2,
+        save_every=3,
+    )
+
+
+def whole(folder: Path, base: Path) -> None:
+    """Steps of a small model, and a training, each process with all weights."""
     processes = start_processes(CPU)
     found: dict[str, Any] = {
         "rank": processes.rank,
@@ -86,4 +201,8 @@ def main(folder: Path, base: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    kind, where, checkpoint, *meetings = sys.argv[1:]
+    if kind == "sharded":
+        sharded(Path(where), Path(checkpoint), meetings)
+    else:
+        whole(Path(where), Path(checkpoint))
