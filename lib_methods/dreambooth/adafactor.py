@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lib_methods.dreambooth.blocks import row_blocks, square_sums
+from lib_methods.dreambooth.blocks import joined, row_blocks, square_sums
 from lib_methods.dreambooth.rounding import Rounding, round_into
 
 _SMALLEST = 1e-30
@@ -62,25 +62,23 @@ class Adafactor(torch.optim.Optimizer):
         generator = None
         if weights.dtype == torch.bfloat16:
             generator = self.rounding.generator(state["steps"], self._numbers[weights], weights.device)
-        decay = group["lr"] * group["weight_decay"]
         if weights.ndim < 2:
             update = _normalised(gradient.float(), state)
-            rms = torch.linalg.vector_norm(update) / update.numel() ** 0.5
-            _add(weights, update, _rate(rms, group), decay, generator)
+            _add(weights, update, _bound(torch.dot(update, update), update.numel(), group).rsqrt_(), group, generator)
             return
-        matrix, moved = gradient.reshape(len(weights), -1), weights.view(len(weights), -1)
-        factors = _factors(matrix, state)
-        by_row = factors.by_row.mul_(_rate(factors.rms, group)).unsqueeze(1)
+        matrix, moved = (values.reshape(len(weights), -1) for values in (gradient, weights))
+        factors = _factors(matrix, state, group)
         for block in factors.blocks:
-            _add(moved[block], factors.update(matrix, block), by_row[block], decay, generator)
+            _add(moved[block], factors.update(matrix, block), factors.by_row[block], group, generator)
+        if not weights.is_contiguous():  # of another memory format: `moved` is a copy
+            weights.copy_(moved.view(weights.shape))
 
 
 class _Factors(NamedTuple):
-    """What a matrix of gradients is multiplied by, (R,) and (C,), and the RMS of the product."""
+    """What a matrix of gradients is multiplied by: (R, 1), the bound of the RMS in it, and (C,)."""
 
     by_row: Tensor
     by_column: Tensor
-    rms: Tensor
     blocks: list[slice]
     whole: Tensor | None  # the only block, multiplied by columns
 
@@ -105,38 +103,41 @@ def _normalised(gradient: Tensor, state: dict[str, Any]) -> Tensor:
     return state["square"].rsqrt().mul_(gradient)
 
 
-def _factors(gradient: Tensor, state: dict[str, Any]) -> _Factors:
+def _factors(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> _Factors:
     """The running means move on. Of several blocks none is kept: for the RMS they are gone through once more."""
     row, column = state["row"], state["column"]
-    blocks = row_blocks(gradient)
     new = state["steps"] ** -_DECAY  # 1 - beta2, 1 in the first step
-    by_row, by_column = torch.empty_like(row), torch.zeros_like(column)
-    for block in blocks:
-        by_row[block], of_columns = square_sums(gradient[block])
-        by_column.add_(of_columns)
+    blocks = row_blocks(gradient)
+    sums = [square_sums(gradient[block]) for block in blocks]
+    by_row, by_column = joined([rows for rows, _ in sums]), sums[0][1]
+    for _, columns in sums[1:]:
+        by_column.add_(columns)
     row.lerp_(by_row.div_(len(column)).add_(_SMALLEST), new)
     column.lerp_(by_column.div_(len(row)).add_(_SMALLEST), new)
     torch.rsqrt(column, out=by_column)
-    normal = torch.empty_like(row)
+    norms = []
     for block in blocks:
         update = gradient[block] * by_column
-        normal[block] = torch.linalg.vector_norm(update, dim=1)
+        norms.append(torch.linalg.vector_norm(update, dim=1))
     torch.div(row.mean(), row, out=by_row)
-    rms = torch.dot(normal.square_(), by_row).div_(gradient.numel()).sqrt_()
-    return _Factors(by_row.sqrt_(), by_column, rms, blocks, update if len(blocks) == 1 else None)
+    squares = torch.dot(joined(norms).square_(), by_row)
+    by_row.div_(_bound(squares, gradient.numel(), group)).sqrt_()
+    return _Factors(by_row.unsqueeze(1), by_column, blocks, update if len(blocks) == 1 else None)
 
 
-def _rate(rms: Tensor, group: dict[str, Any]) -> Tensor:
-    """What an update of this RMS is multiplied by, so that its RMS is at most the learning rate times the threshold."""
-    return -group["lr"] / (rms / group["threshold"]).clamp_(min=1.0)
+def _bound(squares: Tensor, count: int, group: dict[str, Any]) -> Tensor:
+    """What the update's `squares` are divided by, so that its RMS is at most the threshold."""
+    return squares.div_(count * group["threshold"] ** 2).clamp_(min=1.0)
 
 
-def _add(weights: Tensor, update: Tensor, factor: Tensor, decay: float, generator: torch.Generator | None) -> None:
-    """weights += factor * update - decay * weights, in fp32; rounded at random where there is a generator."""
-    if decay:
-        # first, to the small number: added to the weights by itself it would be lost
-        update.addcmul_(weights, -decay / factor)
+def _add(
+    weights: Tensor, update: Tensor, factor: Tensor, group: dict[str, Any], generator: torch.Generator | None
+) -> None:
+    """Move `weights` against factor * update, fp32, and towards zero; rounded at random where there is a generator."""
+    if group["weight_decay"]:
+        # first, to the small number: taken from the weights by itself it would be lost in fp32
+        update.addcdiv_(weights, factor, value=group["weight_decay"])
     if generator is None:
-        weights.addcmul_(update, factor)
+        weights.addcmul_(update, factor, value=-group["lr"])
     else:
-        round_into(weights, torch.addcmul(weights, update, factor), generator)
+        round_into(weights, torch.addcmul(weights, update, factor, value=-group["lr"]), generator)

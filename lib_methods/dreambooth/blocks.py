@@ -6,6 +6,8 @@ each time. On a GPU a block is so large that starting the kernels costs nothing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,3 +44,8 @@ def square_sums(block: Tensor) -> tuple[Tensor, Tensor]:
     # a GPU reads the numbers as they are and keeps nothing in between
     rows, columns = (torch.linalg.vector_norm(block, dim=way, dtype=torch.float32) for way in (1, 0))
     return rows.square_(), columns.square_()
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts of a vector one after another; the only part itself."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -71,6 +71,21 @@ def test_bfloat16_weights_move_in_blocks_as_they_do_whole(monkeypatch: pytest.Mo
     assert float((found[0] != start).float().mean()) > 0.1
 
 
+def test_the_memory_format_changes_nothing() -> None:
+    start = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        weights = nn.Parameter(start.clone(memory_format=memory_format))
+        optimizer = Adafactor([weights], lr=1e-2)
+        for step in range(3):
+            gradient = torch.randn(start.shape, generator=torch.Generator().manual_seed(step)).bfloat16()
+            weights.grad = gradient.to(memory_format=memory_format)
+            optimizer.step()
+        assert weights.is_contiguous(memory_format=memory_format)
+        found.append(weights.detach().contiguous())
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], start)
+
+
 def test_rounded_in_blocks_as_the_whole_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "CPU_BLOCK", 300)
     values = torch.randn(61, 31)
