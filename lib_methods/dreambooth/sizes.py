@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lib_methods.dreambooth.blocks import GPU_BLOCK
 from lib_methods.dreambooth.model import TrainingModel
 
 GIB = 2**30
@@ -144,8 +145,8 @@ def estimate(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRA
         factored = sizes.factored + text // 100
     optimizer = 4.0 * factored if way.optimizer == "adafactor" else OPTIMIZER_BYTES[way.optimizer] * trained
     activations = _activations(sizes, load, way)
-    # Adafactor has three copies of a tensor in fp32 while it moves it; AdamW in one kernel has none, 8-bit neither
-    workspace = 12 * largest if way.optimizer == "adafactor" else 0
+    # Adafactor has four copies of a block in fp32 while it moves it; AdamW in one kernel has none, 8-bit neither
+    workspace = 16 * min(largest, GPU_BLOCK) if way.optimizer == "adafactor" else 0
     gradients = trained_width * (largest if way.fused else trained)
     parts = (weights, gradients, int(optimizer), activations, workspace)
     return Estimate(*parts, overhead=libraries + int(_GAPS * sum(parts)))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.count_memory import LiveBytes
 from lib_methods.dreambooth import blocks
 from lib_methods.dreambooth.adafactor import Adafactor
 from lib_methods.dreambooth.rounding import round_into
@@ -84,6 +85,30 @@ def test_the_memory_format_changes_nothing() -> None:
         assert weights.is_contiguous(memory_format=memory_format)
         found.append(weights.detach().contiguous())
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], start)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_takes_the_working_space_that_is_planned_for(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four numbers in fp32 for each of a block (`sizes`), beside the state's rows and columns."""
+    monkeypatch.setattr(blocks, "GPU_BLOCK", 4096)
+    monkeypatch.setattr(blocks, "has_cache", lambda device: False)
+    for shape in ((128, 256), (16, 128), (2000,)):
+        weights = nn.Parameter(torch.randn(shape).to(dtype))
+        optimizer = Adafactor([weights], weight_decay=0.01)
+        weights.grad = torch.randn(shape).to(dtype)
+        optimizer.step()
+        with LiveBytes() as live:
+            for there in (weights, weights.grad, *optimizer.state[weights].values()):
+                if isinstance(there, Tensor):
+                    live.see(there)
+            before = live.live
+            optimizer.step()
+        assert 0 < live.peak - before <= 16 * min(weights.numel(), 4096) + 16 * sum(shape) + 1000, (
+            shape,
+            live.peak - before,
+        )
 
 
 def test_rounded_in_blocks_as_the_whole_is(monkeypatch: pytest.MonkeyPatch) -> None:
