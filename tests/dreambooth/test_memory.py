@@ -149,8 +149,8 @@ def test_with_several_processes_nothing_is_fused(sd1: ModelSizes) -> None:
 
 
 def test_where_nothing_fits_it_says_what_would(sd1: ModelSizes) -> None:
-    with pytest.raises(DreamBoothError, match=r"2\.7 GiB are not enough: this full training takes .* A LoRA would fit"):
-        plan(sd1, 2.74, kind="full")
+    with pytest.raises(DreamBoothError, match=r"2\.8 GiB are not enough: this full training takes .* A LoRA would fit"):
+        plan(sd1, 2.76, kind="full")
     with pytest.raises(DreamBoothError, match="smaller base model"):
         plan(sd1, 1)
     larger = replace(sd1, unet=3 * sd1.unet, family="sdxl", resolution=1024)
