@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from benchmarks.count_memory import LiveBytes
 from lib_methods.dreambooth import blocks
 from lib_methods.dreambooth.adafactor import Adafactor
+from lib_methods.dreambooth.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.rounding import round_into
 
 SHAPES = [(37, 11), (64, 3, 3, 3), (5, 40), (1, 9), (3, 1), (2, 200)]
@@ -166,3 +167,13 @@ def test_no_nan_of_arithmetic_becomes_a_number() -> None:
     rounded = torch.empty(len(values), dtype=torch.bfloat16)
     round_into(rounded, values, torch.Generator().manual_seed(0))
     assert bool(rounded.isnan().all())
+
+
+def test_of_a_gradient_only_what_is_not_finite_is_left_out() -> None:
+    weights = nn.Parameter(torch.zeros(8, 6))
+    stepper = build_optimizer([Group("unet", [weights], 1e-2)], "adafactor", fused=True)
+    gradient = torch.ones(8, 6)
+    gradient[2, 3], gradient[5, 1] = math.nan, -math.inf
+    stepper.backward((weights * gradient).sum())
+    assert stepper.step() is False
+    assert torch.equal(weights.detach() != 0, gradient.isfinite())
