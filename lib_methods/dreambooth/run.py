@@ -182,8 +182,10 @@ class _Training:
         """The trainer, with the model on the device and the photos encoded."""
         nn.Module.to(model.unet, self.device, plan.weight_dtype)  # diffusers' own warns without a reason
         if settings.train_text or plan.text_on_device:
+            # fp16, as a LoRA's base is loaded, is for trainings only that scale their loss
+            dtype = plan.weight_dtype if settings.kind == "LoRA" else torch.float32
             for encoder in model.encoders:
-                encoder.to(self.device)
+                encoder.to(self.device, dtype)
         if not self.going_on:
             seconds = seconds_needed(model, settings, plan)
             self._plan_event(settings, plan, seconds)

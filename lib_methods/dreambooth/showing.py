@@ -128,8 +128,7 @@ class Viewer:
                     parts=self.parts,
                 )
             except (RuntimeError, MemoryError) as error:
-                # the other processes would wait for this one's part of the weights
-                if not out_of_memory(error) or self._together or not self._spare(len(prompts)):
+                if not out_of_memory(error) or not self._spare(len(prompts)):
                     raise
                 continue
             return pictures.float().clamp(-1, 1).cpu()

@@ -132,7 +132,8 @@ def estimate(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRA
     width = BYTES[way.weights]
     text = sizes.text if load.text else 0
     unet = -(-sizes.unet // way.shards)
-    weights = (unet + text) * width
+    text_width = _text_width(load, way)
+    weights = unet * width + text * text_width
     if way.shards > 1:
         weights += int(_GATHERED * sizes.unet) * width
     if load.rank:
@@ -148,6 +149,8 @@ def estimate(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRA
     # Adafactor has four copies of a block in fp32 while it moves it; AdamW in one kernel has none, 8-bit neither
     workspace = 16 * min(largest, GPU_BLOCK) if way.optimizer == "adafactor" else 0
     gradients = trained_width * (largest if way.fused else trained)
+    if not load.rank and not way.fused:
+        gradients += (text_width - width) * text
     parts = (weights, gradients, int(optimizer), activations, workspace)
     return Estimate(*parts, overhead=libraries + int(_GAPS * sum(parts)))
 
@@ -159,7 +162,7 @@ def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False, 
     take turns on the device; what the optimizer keeps stays there.
     """
     there = estimate(sizes, load, way)
-    kept = sizes.text * BYTES[way.weights] if load.text else 0
+    kept = sizes.text * _text_width(load, way) if load.text else 0
     text = sizes.text * (2 if load.rank else 4)
     mode = _mode(way)
     cells = (load.side / sizes.pixels_per_latent) ** 2
@@ -172,6 +175,11 @@ def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False, 
     else:
         taken = there.weights + _VAE + max(0 if load.text else text, denoised, decoded)
     return libraries + int((1 + _GAPS) * (taken + there.optimizer))
+
+
+def _text_width(load: Load, way: Way) -> int:
+    """Bytes of a number in text encoders that learn: those of a LoRA lie as the UNet does, all others are fp32."""
+    return BYTES[way.weights] if load.rank else BYTES["fp32"]
 
 
 def _mode(way: Way) -> str:

@@ -118,7 +118,7 @@ class Trainer:
             self.trained,
             learns_until=text_steps(settings),
             stays=plan.text_on_device,
-            one_at_a_time=plan.one_part_at_a_time,
+            one_at_a_time=plan.one_part_at_a_time and self.processes.sharding is None,
         )
 
     # -- one step

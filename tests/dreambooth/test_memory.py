@@ -259,3 +259,13 @@ def test_counting_agrees_with_a_count_by_hand() -> None:
         assert live.live - before == 2 * 50 * 100 * 4
         out.sum().backward()
         assert weight.grad is not None and live.peak - before >= 100 * 100 * 4 + 2 * 50 * 100 * 4
+
+
+def test_text_encoders_that_learn_are_counted_as_they_lie(sd1: ModelSizes) -> None:
+    """In fp32 beside a UNet in bf16, as AdamW and small steps want it; a LoRA's as the UNet."""
+    way = Way("bf16", "bf16", "adafactor", False, False)
+    for rank, width in ((0, 4), (16, 2)):
+        without, learning = (estimate(sd1, Load(2, 512, rank=rank, text=text), way) for text in (False, True))
+        lora = 4 * rank * sd1.lora_text
+        assert learning.weights - without.weights == width * sd1.text + lora
+        assert learning.gradients - without.gradients == (lora if rank else 4 * sd1.text)
