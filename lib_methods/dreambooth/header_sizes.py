@@ -27,6 +27,7 @@ _SDXL_TEXTS = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.
 _RESOLUTIONS = {"sd1": 512, "sd2": 512, "sdxl": 1024}
 _V_RESOLUTION = 768  # of the SD2 models that predict v
 _USUAL_IMAGE_SIZE = 64  # in latents; what LDM's configurations say, those of 768 pixels, too
+_VAE_LEVEL = re.compile(re.escape(VAE) + r"decoder\.up\.(\d+)\.")
 _TRANSFORMER = re.compile(r".+\.(proj_in|proj_out)\.weight|.*\.transformer_blocks\..*")
 _BLOCKS = re.compile(r"(input_blocks\.(?!0\.)|middle_block\.|output_blocks\.|down_blocks\.|mid_block\.|up_blocks\.)")
 
@@ -104,14 +105,15 @@ def _file(path: Path) -> BaseModel:
     _check_input(path.name, unet.get("input_blocks.0.0.weight"), heads.get(VAE + "decoder.conv_in.weight"))
     if family != "sdxl" and "label_emb.0.0.weight" in unet:
         raise DreamBoothError(f"The base model {path.name} is conditioned on image embeddings (unCLIP).")
-    levels = len({found[1] for key in heads if (found := re.match(re.escape(VAE) + r"decoder\.up\.(\d+)\.", key))})
+    levels = {found[1] for key in heads if (found := _VAE_LEVEL.match(key))}
+    pixels_per_latent = 2 ** max(0, len(levels) - 1)
     prefixes = {"sd1": [_SD1_TEXT], "sd2": [_SD2_TEXT], "sdxl": list(_SDXL_TEXTS)}[family]
     shapes = [{key: head.shape for key, head in _below(heads, prefix).items()} for prefix in prefixes]
     texts = [text_sizes(text, projected=n == 1, without_last=family == "sd2") for n, text in enumerate(shapes)]
-    resolution, guessed = _resolution(path, family, heads, 2 ** (levels - 1))
+    resolution, guessed = _resolution(path, family, heads, pixels_per_latent)
     averages = [head for key, head in heads.items() if key.startswith(EMA) and head.shape]
     return _base(
-        _Facts(family, resolution, 2 ** (levels - 1), guessed),
+        _Facts(family, resolution, pixels_per_latent, guessed),
         unet,
         texts,
         _part([*unet.values(), *averages]),

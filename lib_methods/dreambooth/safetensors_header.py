@@ -64,7 +64,7 @@ def read_header(path: Path, name: str = "") -> dict[str, TensorHead]:
     try:
         header = json.loads(text)
         tensors = {key: _head(value) for key, value in header.items() if key != "__metadata__"}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise DreamBoothError(_damaged(name)) from None
     if 8 + length + sum(tensor.size for tensor in tensors.values()) != whole:
         raise DreamBoothError(_damaged(name))

@@ -152,6 +152,7 @@ def test_a_file_that_is_no_base_model_is_a_sentence(tmp_path: Path) -> None:
         (_raw(tmp_path / "c.safetensors", {"x": {**entry, "data_offsets": [8, 0]}}), "damaged"),
         (_raw(tmp_path / "d.safetensors", {"x": {**entry, "shape": [-2]}}, b"12345678"), "damaged"),
         (_raw(tmp_path / "e.safetensors", {"x": 5}), "damaged"),
+        (_raw(tmp_path / "g.safetensors", {"x": {**entry, "shape": [float("inf")]}}, b"12345678"), "damaged"),
         (_raw(tmp_path / "f.safetensors", {"model.diffusion_model.joint_blocks.x": entry}, b"12345678"), "Diffusion 3"),
         (write(tmp_path, "sd2", in_channels=9), "inpainting checkpoint (9 input channels)"),
         (write(tmp_path, "sdxl", diffusers=True, in_channels=8), "InstructPix2Pix"),
