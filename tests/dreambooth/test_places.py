@@ -50,7 +50,7 @@ class Watched:
             patch.setattr(model, call, self._watching(call, getattr(model, call)))
 
     def _sender(self, part: nn.Module) -> Callable[..., nn.Module]:
-        def to(device: torch.device) -> nn.Module:
+        def to(device: torch.device, *dtype: torch.dtype) -> nn.Module:
             if device == DEVICE and self.at[part] != DEVICE:
                 self.arriving(self.names[part])
             self.trips += self.names[part] == "unet" and device == CPU and self.at[part] != CPU
