@@ -54,12 +54,22 @@ def _subject(name: str, noun: str, first: tuple[str, str, str], second: tuple[st
 
 
 SUBJECTS = (
+    _subject("yellow and green", "circles", ("circle", "yellow", "plain"), ("circle", "green", "plain")),
+    _subject("cyan and green", "crosses", ("cross", "cyan", "plain"), ("cross", "green", "plain")),
+    _subject("circle and cross", "circles", ("circle", "blue", "plain"), ("cross", "blue", "plain")),
+    _subject("triangle and circle", "triangles", ("triangle", "green", "plain"), ("circle", "green", "plain")),
+    _subject("dotted and plain", "circles", ("circle", "purple", "dotted"), ("circle", "purple", "plain")),
+)
+"""What the evaluation is about. No setting was chosen on them."""
+
+TUNED_ON = (
     _subject("green and red", "circles", ("circle", "green", "plain"), ("circle", "red", "plain")),
     _subject("cyan and blue", "triangles", ("triangle", "cyan", "plain"), ("triangle", "blue", "plain")),
     _subject("green and yellow", "crosses", ("cross", "green", "plain"), ("cross", "yellow", "plain")),
     _subject("square and triangle", "squares", ("square", "purple", "plain"), ("triangle", "purple", "plain")),
     _subject("striped and plain", "circles", ("circle", "red", "striped"), ("circle", "red", "plain")),
 )
+"""What rates and steps were chosen on."""
 
 
 def paint_subject(subject: Subject, place: str, background: str, rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +110,7 @@ def photos(subject: Subject, count: int = PHOTOS) -> Pictures:
     """Pictures of a subject to train on; always the same ones."""
     found = []
     for number, (place, ground) in enumerate(settings(count)):
-        rng = np.random.default_rng((_SEED, SUBJECTS.index(subject), number))
+        rng = np.random.default_rng((_SEED, (*TUNED_ON, *SUBJECTS).index(subject), number))
         found.append(paint_subject(subject, place, ground, rng))
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import types
 from collections.abc import Callable
 
 import pytest
@@ -346,18 +345,41 @@ def test_what_cannot_be_had_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatc
         stepper_for(network(), "adamw8bit")
 
 
-def test_8bit_adamw_is_asked_of_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for the package, whose own optimizer runs on GPUs only."""
+# -- 8-bit AdamW, with the package itself
 
-    class AdamW8bit(torch.optim.AdamW):
-        pass
 
-    package = types.ModuleType("bitsandbytes")
-    package.optim = types.SimpleNamespace(AdamW8bit=AdamW8bit)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
-    found = []
+def wide_network() -> nn.Sequential:
+    """Of tensors that are large enough for 8-bit states (4096 numbers), and small ones."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 128, 3), nn.SiLU(), nn.Conv2d(128, 4, 3))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_8bit_adamw_moves_the_weights_about_as_adamw_does(fused: bool) -> None:
+    pytest.importorskip("bitsandbytes")
+    start, moves = weights_of(wide_network()), []
     for name in ("adamw", "adamw8bit"):
-        model = network()
-        train(model, stepper_for(model, name), range(3))
-        found.append(weights_of(model))
-    assert torch.equal(found[0], found[1])
+        model = wide_network()
+        stepper = stepper_for(model, name, 1e-3, fused=fused)
+        train(model, stepper, range(20))
+        moves.append(weights_of(model) - start)
+        kinds = {value.dtype for value in stepper.state_dict().values()}
+        assert (torch.uint8 in kinds) == (name == "adamw8bit")
+    assert (moves[1] - moves[0]).norm() < 0.1 * moves[0].norm()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_training_with_8bit_adamw_goes_on_bit_by_bit(fused: bool) -> None:
+    pytest.importorskip("bitsandbytes")
+    whole, parts = wide_network(), wide_network()
+    train(whole, stepper_for(whole, "adamw8bit", fused=fused), range(6))
+    first = stepper_for(parts, "adamw8bit", fused=fused)
+    train(parts, first, range(3))
+    state = {name: value.clone() for name, value in first.state_dict().items()}
+    first.close()
+    resumed = wide_network()
+    resumed.load_state_dict(parts.state_dict())
+    second = stepper_for(resumed, "adamw8bit", fused=fused)
+    second.load_state_dict(state)
+    train(resumed, second, range(3, 6))
+    assert torch.equal(weights_of(resumed), weights_of(whole))
