@@ -11,7 +11,7 @@ import torch
 
 from .buckets import fit_warnings
 from .dataset import TrainingData
-from .identifier import check_identifier, pick_identifier
+from .identifier import check_class_noun, check_identifier, pick_identifier
 from .latents import Item, class_items, deal_sizes, encode_pictures, photo_items
 from .memory import Plan
 from .model import TrainingModel
@@ -27,8 +27,10 @@ _ENCODED_AT_ONCE = 4
 
 
 def named(settings: TrainingSettings, model: TrainingModel, report: Report) -> TrainingSettings:
-    """The settings with an identifier: the user's, with a word about it where it is a poor one, or a rare word."""
+    """The settings with an identifier: the user's, or a rare word. Says what is doubtful in it and in the class noun."""
     words = model.token_words()
+    for text in check_class_noun(settings.class_noun, model.tokens):
+        report.warning(text)
     if settings.identifier.strip():
         for text in check_identifier(settings.identifier, words, model.tokens, settings.class_noun):
             report.warning(text)

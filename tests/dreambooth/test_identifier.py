@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lib_methods.dreambooth.denied import DENIED
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.identifier import RAREST_FROM, check_identifier, pick_identifier
+from lib_methods.dreambooth.identifier import RAREST_FROM, check_class_noun, check_identifier, pick_identifier
 from standalone.engine.tokenizer import VOCABULARY_DIR, clip_tokenizer
 
 
@@ -130,6 +130,25 @@ def test_every_pick_and_no_word_at_all_are_fine() -> None:
 @given(word=st.text(max_size=30), noun=st.text(max_size=20))
 def test_any_text_gets_sentences_and_no_error(word: str, noun: str) -> None:
     assert all(note.endswith(".") for note in check_identifier(word, words(), tokens, noun))
+    assert all(note.endswith(".") for note in check_class_noun(noun, tokens))
+
+
+@pytest.mark.parametrize("noun", ["dog", "coffee mug", "person", "Corgi", "backpack", "ice cream truck"])
+def test_common_classes_are_fine(noun: str) -> None:
+    assert check_class_noun(noun, tokens) == []
+
+
+@pytest.mark.parametrize(
+    ("noun", "says"),
+    [
+        ("xqzt", "3 pieces"),
+        ("labradoodle dog", '"labradoodle" as 2 pieces'),
+        ("ohwx", "good for an identifier"),
+        ("my little brown dog", "is a description"),
+    ],
+)
+def test_doubtful_classes_are_warned_of(noun: str, says: str) -> None:
+    assert any(says in note for note in check_class_noun(noun, tokens))
 
 
 def test_the_deny_list_is_lower_case_and_short() -> None:
