@@ -3,7 +3,8 @@
 The pack's trainer against a plain loop written as diffusers' example has it (see `dreambooth_loops`), at SD1.5's size
 with random weights, 512x512, a photo and a class picture each step (`--quick`: something tiny). The loops run in turn,
 each in a process of its own so that its memory is its own; the figures are medians over the rounds, written after each.
-`speedup`: the plain loop's seconds a step over ours. `memory_ratio`: our peak over the plain loop's; on a GPU torch's
+`speedup`: the plain loop's seconds a step over ours; without a GPU `speedup_of_cpu_seconds` is the same of the
+processes' own seconds, which other programs on the machine disturb less. `memory_ratio`: our peak over the plain loop's; on a GPU torch's
 count, elsewhere the process's resident size. `counted_gib`: what the plan expected at full size. VAE and text encoder
 run once for each picture in ours, before the training: `speedup_whole` has that in it, for 800 steps with 4 photos and
 100 class pictures.
@@ -63,12 +64,16 @@ def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     """The metrics of the loops that were run; ratios only where both sides are there."""
     found: dict[str, float] = {}
     seconds: dict[str, float] = {}
+    busy: dict[str, float] = {}
     peaks: dict[str, float] = {}
     for loop, done in runs.items():
         if not done:
             continue
         seconds[loop] = statistics.median(second for one in done for second in one["seconds"])
         found[f"steps_per_second_{loop}"] = 1 / seconds[loop]
+        if "cpu_seconds" in done[0]:
+            busy[loop] = statistics.median(second for one in done for second in one["cpu_seconds"])
+            found[f"cpu_seconds_a_step_{loop}"] = busy[loop]
         if done[0]["peak"] is not None:
             peaks[loop] = statistics.median(one["peak"] for one in done)
             found[f"peak_gib_{loop}"] = peaks[loop] / _GIB
@@ -78,6 +83,8 @@ def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
         if loop not in seconds or "plain" not in seconds:
             continue
         found[f"speedup{mark}"] = seconds["plain"] / seconds[loop]
+        if loop in busy and "plain" in busy:
+            found[f"speedup_of_cpu_seconds{mark}"] = busy["plain"] / busy[loop]
         before = PICTURES * statistics.median(one["seconds_a_picture"] for one in runs[loop])
         found[f"speedup_whole{mark}"] = STEPS * seconds["plain"] / (STEPS * seconds[loop] + before)
         if loop in peaks and "plain" in peaks:

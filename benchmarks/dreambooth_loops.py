@@ -191,7 +191,8 @@ def _example(stage: Stage) -> Example:
 
 
 def measure(loop: str, quick: bool) -> dict[str, Any]:
-    """Seconds of each step and peak memory of a loop, the first step left out of the seconds."""
+    """Seconds of each step and peak memory of a loop, the first step left out of the seconds; without a GPU the
+    process's own seconds on the CPU as well, which other programs disturb less."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = half_of(device)
     found: dict[str, Any] = {"loop": loop, "half": half}
@@ -199,14 +200,17 @@ def measure(loop: str, quick: bool) -> dict[str, Any]:
         stage = Stage(device, quick)
         kind = "LoRA" if loop == "lora" else "full"
         step = plain(stage, half) if loop == "plain" else ours(stage, half, kind, Path(name), found)
-        seconds = []
+        seconds, busy = [], []
         with PeakMemory(device) as memory:
             for _ in range(1 + (10 if device.type == "cuda" else 2)):
                 settle()
-                started = time.perf_counter()
+                started, started_cpu = time.perf_counter(), time.process_time()
                 step()
                 settle()
                 seconds.append(time.perf_counter() - started)
+                busy.append(time.process_time() - started_cpu)
+    if device.type == "cpu":
+        found["cpu_seconds"] = busy[1:]
     return {**found, "seconds": seconds[1:], "peak": memory.peak}
 
 

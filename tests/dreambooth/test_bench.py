@@ -85,6 +85,14 @@ def test_the_figures_are_ratios_to_the_plain_loop() -> None:
     assert all(math.isfinite(value) for value in found.values())
 
 
+def test_the_processes_own_seconds_are_compared_where_they_are_known() -> None:
+    runs = {"plain": run_of([4.0], 1, cpu_seconds=[3.0]), "lora": run_of([1.0], 1, seconds_a_picture=1.0)}
+    assert program.figures(runs)["cpu_seconds_a_step_plain"] == 3
+    assert "speedup_of_cpu_seconds_lora" not in program.figures(runs)
+    runs["full"] = run_of([2.0], 1, seconds_a_picture=1.0, cpu_seconds=[1.0, 2.0, 3.0])
+    assert program.figures(runs)["speedup_of_cpu_seconds"] == 1.5 and program.figures(runs)["speedup"] == 2
+
+
 def test_a_loop_that_has_not_run_yet_and_memory_that_is_not_known_are_left_out() -> None:
     found = program.figures({"plain": run_of([3.0], 1), "full": [], "lora": []})
     assert "speedup" not in found and "steps_per_second_plain" in found
