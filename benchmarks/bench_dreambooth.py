@@ -4,10 +4,10 @@ The pack's trainer against a plain loop written as diffusers' example has it (se
 with random weights, 512x512, a photo and a class picture each step (`--quick`: something tiny). The loops run in turn,
 each in a process of its own so that its memory is its own; the figures are medians over the rounds, written after each.
 `speedup`: the plain loop's seconds a step over ours; without a GPU `speedup_of_cpu_seconds` is the same of the
-processes' own seconds, which other programs on the machine disturb less. `memory_ratio`: our peak over the plain loop's; on a GPU torch's
-count, elsewhere the process's resident size. `counted_gib`: what the plan expected at full size. VAE and text encoder
-run once for each picture in ours, before the training: `speedup_whole` has that in it, for 800 steps with 4 photos and
-100 class pictures.
+processes' own seconds, which other programs on the machine disturb less. `memory_ratio`: our peak over the plain
+loop's; on a GPU torch's count, elsewhere the process's resident size. `counted_gib`: what the plan expected at full
+size. VAE and text encoder run once for each picture in ours, before the training: `speedup_whole` has that in it, for
+800 steps with 4 photos and 100 class pictures.
 """
 
 from __future__ import annotations
