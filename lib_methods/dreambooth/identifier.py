@@ -93,8 +93,8 @@ def check_class_noun(noun: str, tokens: Tokens) -> list[str]:
         ids = tokens(word)
         if len(ids) > 1:
             notes.append(
-                f'The model reads "{word}" as {len(ids)} pieces and may not know what that is. If there is a more common '
-                'word for the class, take it ("dog", "person", "toy").'
+                f'The model reads "{word}" as {len(ids)} pieces and may not know what that is. If there is a more '
+                'common word for the class, take it ("dog", "person", "toy").'
             )
         elif len(ids) == 1 and len(word) in _LENGTHS and ids[0] >= RAREST_FROM:
             notes.append(f'"{word}" is a rare word, good for an identifier; the class has to be a common one ("dog").')

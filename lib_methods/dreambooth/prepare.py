@@ -27,7 +27,7 @@ _ENCODED_AT_ONCE = 4
 
 
 def named(settings: TrainingSettings, model: TrainingModel, report: Report) -> TrainingSettings:
-    """The settings with an identifier: the user's, or a rare word. Says what is doubtful in it and in the class noun."""
+    """The settings with an identifier, the user's or a rare word. Says what is doubtful in it and in the class noun."""
     words = model.token_words()
     for text in check_class_noun(settings.class_noun, model.tokens):
         report.warning(text)
