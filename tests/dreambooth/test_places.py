@@ -288,7 +288,7 @@ def test_a_look_that_is_cancelled_or_does_not_fit_leaves_all_in_place(
 ) -> None:
     watched = Watched(model, monkeypatch)
     parts = Parts(model, one_at_a_time=True)
-    assert not viewer_of(model, tmp_path, parts, cancelled=lambda: len(watched.seen) > 1).look(1, Best(), {})
+    assert not viewer_of(model, tmp_path, parts, cancelled=lambda: len(watched.seen) > 1).look(1, Best(), dict)
     assert watched.here() == {"unet"}
 
     def full(call: str, here: set[str]) -> None:
@@ -296,7 +296,7 @@ def test_a_look_that_is_cancelled_or_does_not_fit_leaves_all_in_place(
 
     watched.before = full
     viewer = viewer_of(model, tmp_path, parts)
-    assert viewer.look(1, Best(), {}) and viewer.preview() is None
+    assert viewer.look(1, Best(), dict) and viewer.preview() is None
     assert watched.here() == {"unet"}
 
 
