@@ -16,21 +16,21 @@ GPU_BLOCK = 2**22
 _TOGETHER = 4  # rows: random numbers are drawn by fours, see `rounding`
 
 
-def has_cache(device: torch.device) -> bool:
-    """Whether what was computed just now is at hand, and a copy in fp32 costs next to nothing: on a CPU."""
+def on_cpu(device: torch.device) -> bool:
+    """Whether what was computed just now is in a cache, and random numbers are drawn one after another."""
     return device.type == "cpu"
 
 
 def row_blocks(matrix: Tensor) -> list[slice]:
     """The rows of `matrix` (R, C) in blocks, of at least four rows each. They follow from shape and kind of device."""
     rows, columns = matrix.shape
-    height = max((CPU_BLOCK if has_cache(matrix.device) else GPU_BLOCK) // max(columns, 1) // _TOGETHER, 1) * _TOGETHER
+    height = max((CPU_BLOCK if on_cpu(matrix.device) else GPU_BLOCK) // max(columns, 1) // _TOGETHER, 1) * _TOGETHER
     return [slice(top, min(top + height, rows)) for top in range(0, rows, height)]
 
 
 def norm_of(tensor: Tensor) -> Tensor:
     """The norm over all numbers, a scalar in fp32."""
-    if not has_cache(tensor.device) or tensor.numel() <= CPU_BLOCK:
+    if not on_cpu(tensor.device) or tensor.numel() <= CPU_BLOCK:
         return torch.linalg.vector_norm(tensor, dtype=torch.float32)
     pieces = tensor.reshape(-1).split(CPU_BLOCK)
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p, dtype=torch.float32) for p in pieces]))
@@ -38,7 +38,7 @@ def norm_of(tensor: Tensor) -> Tensor:
 
 def square_sums(block: Tensor) -> tuple[Tensor, Tensor]:
     """The sums of squares of a matrix' rows, (R,), and of its columns, (C,), in fp32."""
-    if has_cache(block.device):
+    if on_cpu(block.device):
         squares = block.to(torch.float32, copy=True).square_()
         return squares.sum(1), squares.sum(0)
     # a GPU reads the numbers as they are and keeps nothing in between

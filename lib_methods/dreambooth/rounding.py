@@ -12,6 +12,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from lib_methods.dreambooth.blocks import on_cpu
+
 
 class Rounding:
     """Random numbers for rounding, apart from all others: they follow from seed, step and the tensor's number only.
@@ -48,7 +50,7 @@ def round_into(weights: Tensor, values: Tensor, generator: torch.Generator) -> N
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
     """Random whole numbers below 2**16 in the shape of `like`, int32."""
-    if like.device.type != "cpu":
+    if not on_cpu(like.device):
         return torch.randint(0, 1 << 16, like.shape, dtype=torch.int32, device=like.device, generator=generator)
     # a CPU draws one number after another: one of 64 bits makes four, at a third of the time
     drawn = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.count_memory import LiveBytes
-from lib_methods.dreambooth import blocks
+from lib_methods.dreambooth import blocks, rounding
 from lib_methods.dreambooth.adafactor import Adafactor
 from lib_methods.dreambooth.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.rounding import round_into
@@ -33,14 +33,14 @@ def plain_adafactor(
     return weights.view(start.shape), {"row": row / column.numel(), "column": column / row.numel()}
 
 
-@pytest.mark.parametrize("cache", [True, False], ids=["as on a CPU", "as on a GPU"])
+@pytest.mark.parametrize("cpu", [True, False], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("size", [1, 100, 2**18])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_in_blocks_of_any_size_it_is_adafactor(
-    shape: tuple[int, ...], size: int, cache: bool, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], size: int, cpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "CPU_BLOCK" if cache else "GPU_BLOCK", size)
-    monkeypatch.setattr(blocks, "has_cache", lambda device: cache)
+    monkeypatch.setattr(blocks, "CPU_BLOCK" if cpu else "GPU_BLOCK", size)
+    monkeypatch.setattr(blocks, "on_cpu", lambda device: cpu)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(shape, generator=generator)
     gradients = [torch.randn(shape, generator=generator) * 10.0 ** (step % 3 - 3) for step in range(6)]
@@ -94,7 +94,7 @@ def test_a_step_takes_the_working_space_that_is_planned_for(
 ) -> None:
     """Four numbers in fp32 for each of a block (`sizes`), beside the state's rows and columns."""
     monkeypatch.setattr(blocks, "GPU_BLOCK", 4096)
-    monkeypatch.setattr(blocks, "has_cache", lambda device: False)
+    monkeypatch.setattr(blocks, "on_cpu", lambda device: False)
     for shape in ((128, 256), (16, 128), (2000,)):
         weights = nn.Parameter(torch.randn(shape).to(dtype))
         optimizer = Adafactor([weights], weight_decay=0.01)
@@ -146,8 +146,10 @@ def test_the_norm_in_pieces_is_the_norm(dtype: torch.dtype, monkeypatch: pytest.
     assert math.isinf(float(blocks.norm_of(tensor)))
 
 
-def test_every_value_is_rounded_by_random_numbers_of_its_own() -> None:
+@pytest.mark.parametrize("cpu", [True, False], ids=["as on a CPU", "as on a GPU"])
+def test_every_value_is_rounded_by_random_numbers_of_its_own(cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four are made of each draw: none may be like its neighbours, and none lean to one side."""
+    monkeypatch.setattr(rounding, "on_cpu", lambda device: cpu)
     count = 400_000
     rounded = torch.empty(count, dtype=torch.bfloat16)
     for share in (1 / 256, 0.3, 0.75):
