@@ -31,7 +31,7 @@ window.dreamboothPage = (function () {
     }
 
     function lookAgain() {
-        if (isOpen()) press("dreambooth_poll");
+        if (isOpen() && !dreamboothPhotos.uploading()) press("dreambooth_poll");
     }
 
     function setPrompt(text) {

@@ -106,7 +106,7 @@ def make_tab() -> list[tuple[Any, str, str]]:
         look(poll.click, HANDLERS.look, [seen], outputs)
         listen(find.click, HANDLERS.unfinished, [], [earlier])
         for component in (files, *controls):
-            follow(component.change, HANDLERS.form, [files, *controls], [line, shown])
+            follow(component.change, HANDLERS.form, [files, *controls], [line, shown], "dreamboothPhotos.uploaded")
     return [(tab, TITLE, "dreambooth")]
 
 

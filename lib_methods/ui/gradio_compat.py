@@ -44,15 +44,23 @@ def listen(
 
 
 def follow(
-    event: Callable[..., Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+    event: Callable[..., Any],
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    after: str = "",
 ) -> None:
     """As `listen`, for a function that only shows something about its inputs: what is shown in the end is about their
     last values, however fast somebody types.
 
     gradio 3 drops an event while an earlier one is at work. There the function is asked once more after each event,
-    with the values of that moment.
+    with the values of that moment. And there an upload is lost when an answer comes in the middle of it: `after`, an
+    asynchronous JavaScript function, is waited for.
     """
     options = _options(event)
+    if after and "trigger_mode" not in options:
+        count = len(inputs)
+        options["_js"] = f"async (...values) => {{ await {after}(); return values.slice(0, {count}); }}"
     shown = event(function, inputs=list(inputs), outputs=list(outputs), **options)
     if "trigger_mode" not in options:
         shown.then(function, inputs=list(inputs), outputs=list(outputs), **options)

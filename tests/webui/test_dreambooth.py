@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +218,40 @@ def test_from_the_tab_to_the_prompt(window: WebDriver, with_pack: WebUI, tmp_pat
     wait(window, lambda: "<lora:rex-page:1>" in str(window.execute_script(prompt)))
     assert page_errors(window) == []
     assert with_pack.errors(before) == []
+
+
+@pytest.mark.browser
+def test_photos_that_take_long_to_come_are_there_in_the_end(
+    window: WebDriver, with_pack: WebUI, tmp_path: Path
+) -> None:
+    """gradio 3 lets an upload go when the page gets another answer meanwhile: it looks, and somebody types."""
+    open_tab(window, with_pack)
+    files = [put(tmp_path, f"{number}.png", 96, 96, number) for number in range(3)]
+    with slow_answers(window, 2500):
+        window.find_element("css selector", "#dreambooth_photos input[type=file]").send_keys("\n".join(map(str, files)))
+        for typed in ("d", "do", "dog"):
+            fill(window, "#dreambooth_class_noun textarea, #dreambooth_class_noun input", typed)
+            time.sleep(0.3)
+        wait(window, lambda: len(window.find_elements("css selector", "#dreambooth_photos_shown img")) == 3)
+    wait(window, lambda: "3 photos of a dog become a LoRA" in text_of(window, "#dreambooth_line"))
+
+
+@contextmanager
+def slow_answers(window: WebDriver, milliseconds: int) -> Iterator[None]:
+    """Within the block every answer of the server takes at least so long."""
+
+    def wait_for(latency: int) -> None:
+        window.execute_cdp_cmd(
+            "Network.emulateNetworkConditions",
+            {"offline": False, "latency": latency, "downloadThroughput": -1, "uploadThroughput": -1},
+        )
+
+    window.execute_cdp_cmd("Network.enable", {})
+    wait_for(milliseconds)
+    try:
+        yield
+    finally:
+        wait_for(0)
 
 
 @pytest.mark.browser

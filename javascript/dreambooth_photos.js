@@ -1,0 +1,101 @@
+/*
+ * Photos for DreamBooth that reach the server whatever else happens in the page.
+ *
+ * gradio 3 (AUTOMATIC1111) drops an upload when the answer to any other call arrives in the middle of it: the box goes on saying
+ * "Uploading..." and Python never hears of the files. While photos are on their way, the tab therefore asks nothing, and what was lost
+ * to an answer that was due already is given to the box again.
+ */
+window.dreamboothPhotos = (function () {
+    "use strict";
+
+    const BOX = "#dreambooth_photos";
+    const TAKING_MS = 5000; // from the choice to the list of names, on a slow machine
+    const LONGEST_MS = 600000;
+    const MOST_TRIES = 10;
+
+    let began = null; // when the files on their way were chosen, in milliseconds since the page's start
+    let files = [];
+    let tries = 0;
+
+    function part(selector) {
+        return (typeof gradioApp === "function" ? gradioApp() : document).querySelector(selector);
+    }
+
+    function isInside(event, selector) {
+        const place = part(selector);
+        return Boolean(place && event.target instanceof Node && place.contains(event.target));
+    }
+
+    function pause(milliseconds) {
+        return new Promise((done) => setTimeout(done, milliseconds));
+    }
+
+    function noteChoice(event) {
+        const given = event.type === "drop" ? event.dataTransfer : event.target;
+        if (!isInside(event, BOX) || !given || !given.files || !given.files.length) return;
+        began = performance.now();
+        files = Array.from(given.files);
+        tries = event.isTrusted ? 1 : tries + 1; // our own events are not
+    }
+
+    async function noteUploads(entries) {
+        if (began === null || !entries.some((entry) => /\/upload(\?|$)/.test(entry.name))) return;
+        const choice = began;
+        await pause(300); // the page takes a moment to note what came
+        if (began !== choice) return;
+        if (isLost() && tries < MOST_TRIES) await giveAgain();
+        else began = null;
+    }
+
+    /** Names without a link: gradio has no file for them. */
+    function isLost() {
+        return Boolean(part(`${BOX} .file-preview`)) && !part(`${BOX} .file-preview a[href]`);
+    }
+
+    async function giveAgain() {
+        const clear = part(`${BOX} button[aria-label="Clear"]`);
+        if (clear) clear.click();
+        let input = null;
+        for (let wait = 0; wait < TAKING_MS && !input; wait += 50) {
+            await pause(50);
+            input = part(`${BOX} input[type=file]`);
+        }
+        if (!input) {
+            began = null;
+            return;
+        }
+        const held = new DataTransfer();
+        files.forEach((file) => held.items.add(file));
+        input.files = held.files;
+        input.dispatchEvent(new Event("change", {bubbles: true}));
+    }
+
+    function uploading() {
+        if (began === null) return false;
+        const passed = performance.now() - began;
+        const noneTaken = passed > TAKING_MS && part(`${BOX} input[type=file]`);
+        return !noneTaken && passed < LONGEST_MS;
+    }
+
+    /** Waits until no photo is on its way. */
+    async function uploaded() {
+        while (uploading()) await pause(100);
+    }
+
+    function trainLater(event) {
+        if (!isInside(event, "#dreambooth_train") || !uploading()) return;
+        event.preventDefault();
+        event.stopImmediatePropagation();
+        uploaded().then(() => event.target.click());
+    }
+
+    function start() {
+        for (const kind of ["change", "drop"]) document.addEventListener(kind, noteChoice, true);
+        document.addEventListener("click", trainLater, true);
+        new PerformanceObserver((list) => noteUploads(list.getEntries())).observe({type: "resource"});
+    }
+
+    if (!String((window.gradio_config || {}).version || "").startsWith("3.")) return {uploading: () => false, uploaded: async () => {}};
+    start();
+    return {uploading, uploaded};
+})();
