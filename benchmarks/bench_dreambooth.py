@@ -2,7 +2,8 @@
 
 The pack's trainer against a plain loop written as diffusers' example has it (see `dreambooth_loops`), at SD1.5's size
 with random weights, 512x512, a photo and a class picture each step (`--quick`: something tiny). The loops run in turn,
-each in a process of its own so that its memory is its own; the figures are medians over the rounds, written after each.
+each in a process of its own so that its memory is its own, ours with the environment that the verb gives a training;
+the figures are medians over the rounds, written after each.
 `speedup`: the plain loop's seconds a step over ours; without a GPU `speedup_of_cpu_seconds` is the same of the
 processes' own seconds, which other programs on the machine disturb less. `memory_ratio`: our peak over the plain
 loop's; on a GPU torch's count, elsewhere the process's resident size. `counted_gib`: what the plan expected at full
@@ -13,6 +14,7 @@ size. VAE and text encoder run once for each picture in ours, before the trainin
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +26,7 @@ import torch
 from benchmarks.dreambooth_loops import LOOPS, MEMORY
 from benchmarks.full_size import environment
 from standalone.setup.places import ROOT
+from standalone.verbs.train_dreambooth import ENVIRONMENT
 
 STEPS, PICTURES = 800, 104
 _GIB = 2**30
@@ -53,7 +56,8 @@ def run(loop: str, out: Path, quick: bool) -> dict[str, Any] | None:
     report = out / f"{loop}.json"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.dreambooth_loops", loop, str(report), *(["--quick"] if quick else [])]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0 or not report.exists():
+    environment = {**({} if loop == "plain" else ENVIRONMENT), **os.environ}
+    if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0 or not report.exists():
         return None
     found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     report.unlink()

@@ -17,6 +17,13 @@ from typing import Any
 from .serve import say
 
 STOPPED = 130
+ENVIRONMENT = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # before CUDA starts: repeatable matrix products
+    # before the first tensor: Linux gives the CPU's large ones in large pages; in small ones it was a tenth of a step
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+"""Of the process of a training, where it is not set."""
+
 _NEEDED = {"photos": "--photos", "class_noun": "--class", "base": "--base", "out": "--out", "name": "--name"}
 
 
@@ -90,7 +97,8 @@ def settings_of(options: argparse.Namespace) -> Any:
 
 def run(options: argparse.Namespace) -> int:
     """Trains and says where the result is."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: repeatable matrix products
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from lib_methods.checks import SettingsError
     from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 
