@@ -7,19 +7,18 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .header_sizes import BaseModel
 from .memory import Plan
 from .model import TrainingModel
-from .places import Parts
+from .places import Parts, wait_for
 from .settings import TrainingSettings
+from .sizes import BYTES
 
 # A forward and a backward pass, in forward passes. A LoRA's needs no gradients of the model's own weights, but has its
 # own layers instead.
 _PASSES = 3.0
 _ANEW = 1.0  # what gradient checkpointing computes a second time
-_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
 def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: Plan) -> float:
@@ -35,13 +34,9 @@ def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: Plan)
         times = torch.full((rows,), 500, device=device)
         model.predict(latents, times, text)  # the first one is slower
         started = time.monotonic()
-        _wait_for(model.predict(latents, times, text))
+        wait_for(model.predict(latents, times, text))
         forward = time.monotonic() - started
     return training_seconds(settings, plan, forward)
-
-
-def _wait_for(out: Tensor) -> None:
-    out.flatten()[:1].tolist()
 
 
 def rows_of(settings: TrainingSettings, plan: Plan) -> int:
@@ -73,11 +68,11 @@ def result_bytes(base: BaseModel, settings: TrainingSettings) -> int:
         numbers = base.lora
         numbers += base.lora_convolutions if settings.convolutions else 0
         numbers += base.lora_text if settings.train_text else 0
-        return _BYTES.get(settings.saved_as, 2) * settings.rank * numbers
+        return BYTES.get(settings.saved_as, 2) * settings.rank * numbers
     size = base.size
     for part in (base.unet, base.text) if settings.train_text else (base.unet,):
-        if settings.saved_as in _BYTES:  # else as the source has it
-            size += _BYTES[settings.saved_as] * part.count - part.size
+        if settings.saved_as in BYTES:  # else as the source has it
+            size += BYTES[settings.saved_as] * part.count - part.size
     return size
 
 

@@ -15,19 +15,31 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lib_methods.dreambooth.base_rules import check_input, resolution_of
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.header_text import TextSizes, rank_one, text_sizes
 from lib_methods.dreambooth.operations import Work, count_work
 from lib_methods.dreambooth.safetensors_header import TensorHead, read_header
 from lib_methods.dreambooth.sizes import ModelSizes
+from lib_methods.ldm_checkpoint import (
+    SD1_TEXT_PREFIX,
+    SD2_TEXT_PREFIX,
+    SDXL_CLIP_PREFIX,
+    SDXL_OPEN_CLIP_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    CheckpointProblem,
+    family_of,
+    read_yaml,
+)
 
-UNET, VAE, EMA = "model.diffusion_model.", "first_stage_model.", "model_ema."
-_SD1_TEXT, _SD2_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
-_SDXL_TEXTS = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
-_RESOLUTIONS = {"sd1": 512, "sd2": 512, "sdxl": 1024}
-_V_RESOLUTION = 768  # of the SD2 models that predict v
-_USUAL_IMAGE_SIZE = 64  # in latents; what LDM's configurations say, those of 768 pixels, too
-_VAE_LEVEL = re.compile(re.escape(VAE) + r"decoder\.up\.(\d+)\.")
+EMA = "model_ema."
+_TEXT_PREFIXES = {
+    "sd1": (SD1_TEXT_PREFIX,),
+    "sd2": (SD2_TEXT_PREFIX,),
+    "sdxl": (SDXL_CLIP_PREFIX, SDXL_OPEN_CLIP_PREFIX),
+}
+_VAE_LEVEL = re.compile(re.escape(VAE_PREFIX) + r"decoder\.up\.(\d+)\.")
 _TRANSFORMER = re.compile(r".+\.(proj_in|proj_out)\.weight|.*\.transformer_blocks\..*")
 _BLOCKS = re.compile(r"(input_blocks\.(?!0\.)|middle_block\.|output_blocks\.|down_blocks\.|mid_block\.|up_blocks\.)")
 
@@ -100,80 +112,43 @@ def _read(path: Path, marks: tuple[tuple[str, int, int] | None, ...]) -> BaseMod
 
 def _file(path: Path) -> BaseModel:
     heads = read_header(path)
-    family = _family(heads)
-    unet = _below(heads, UNET)
-    _check_input(path.name, unet.get("input_blocks.0.0.weight"), heads.get(VAE + "decoder.conv_in.weight"))
+    try:
+        family, config = family_of(heads), read_yaml(path)
+    except CheckpointProblem as problem:
+        raise DreamBoothError(f"The base model cannot be used: {problem}") from problem
+    unet = _below(heads, UNET_PREFIX)
+    _check_input(path.name, unet.get("input_blocks.0.0.weight"), heads.get(VAE_PREFIX + "decoder.conv_in.weight"))
     if family != "sdxl" and "label_emb.0.0.weight" in unet:
         raise DreamBoothError(f"The base model {path.name} is conditioned on image embeddings (unCLIP).")
     levels = {found[1] for key in heads if (found := _VAE_LEVEL.match(key))}
     pixels_per_latent = 2 ** max(0, len(levels) - 1)
-    prefixes = {"sd1": [_SD1_TEXT], "sd2": [_SD2_TEXT], "sdxl": list(_SDXL_TEXTS)}[family]
+    prefixes = _TEXT_PREFIXES[family]
     shapes = [{key: head.shape for key, head in _below(heads, prefix).items()} for prefix in prefixes]
     texts = [text_sizes(text, projected=n == 1, without_last=family == "sd2") for n, text in enumerate(shapes)]
-    resolution, guessed = _resolution(path, family, heads, pixels_per_latent)
+    resolution, guessed = _resolution(family, heads, config, pixels_per_latent)
     averages = [head for key, head in heads.items() if key.startswith(EMA) and head.shape]
     return _base(
         _Facts(family, resolution, pixels_per_latent, guessed),
         unet,
         texts,
         _part([*unet.values(), *averages]),
-        _part(head for key, head in heads.items() if key.startswith(tuple(prefixes)) and "position_ids" not in key),
+        _part(head for key, head in heads.items() if key.startswith(prefixes) and "position_ids" not in key),
         sum(head.size for head in heads.values()),
     )
 
 
-def _family(heads: Heads) -> str:
-    def has(*prefixes: str) -> bool:
-        return any(key.startswith(prefixes) for key in heads)
-
-    if has(UNET + "joint_blocks.", UNET + "x_embedder."):
-        raise DreamBoothError("The base model is a Stable Diffusion 3 checkpoint; SD1, SD2 and SDXL can be trained.")
-    if has("double_blocks.", UNET + "double_blocks."):
-        raise DreamBoothError("The base model is a Flux checkpoint; SD1, SD2 and SDXL can be trained.")
-    if not has(UNET):
-        raise DreamBoothError(
-            "The base model has no Stable Diffusion UNet in it: it may be a LoRA, a VAE or an embedding. "
-            "Choose a full checkpoint."
-        )
-    if has(_SDXL_TEXTS[1]):
-        return "sdxl"
-    if has("conditioner.embedders.0.model."):
-        raise DreamBoothError("The base model is the SDXL refiner; choose an SDXL base checkpoint.")
-    if has(_SD2_TEXT):
-        return "sd2"
-    if has(_SD1_TEXT):
-        return "sd1"
-    raise DreamBoothError("The base model has no text encoder that we know (CLIP ViT-L or OpenCLIP).")
-
-
-def _resolution(path: Path, family: str, heads: Heads, pixels_per_latent: int) -> tuple[int, bool]:
-    """The side in pixels, and whether it is a guess, as the trainer finds it: SD2 models that predict v have 768."""
-    config = _yaml(path.with_suffix(".yaml"))
+def _resolution(
+    family: str, heads: Heads, config: Mapping[str, Any] | None, pixels_per_latent: int
+) -> tuple[int, bool]:
+    """The side in pixels, and whether it is a guess: an SD2 file alone does not tell whether it predicts v."""
     try:
         params = ((config or {}).get("model") or {}).get("params") or {}
-        size = params.get("image_size", _USUAL_IMAGE_SIZE)
+        size = params.get("image_size")
         predicts_v = "v_pred" in heads or params.get("parameterization") == "v"
     except AttributeError:
         raise DreamBoothError("The yaml beside the base model has no model.params section as LDM writes it.") from None
-    if isinstance(size, int) and size > 0 and size != _USUAL_IMAGE_SIZE:
-        return size * pixels_per_latent, False
-    if family == "sd2" and (predicts_v or config is None):
-        return _V_RESOLUTION, not predicts_v
-    return _RESOLUTIONS[family], False
-
-
-def _yaml(path: Path) -> Mapping[str, Any] | None:
-    if not path.is_file():
-        return None
-    import yaml
-
-    try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        parsed = None
-    if not isinstance(parsed, Mapping):
-        raise DreamBoothError(f"{path.name}, the configuration beside the base model, cannot be read.")
-    return parsed
+    guessed = family == "sd2" and config is None and not predicts_v
+    return resolution_of(family, predicts_v or guessed, size, pixels_per_latent), guessed
 
 
 # -- diffusers folders
@@ -270,13 +245,7 @@ def _check_input(name: str, first: TensorHead | None, decoder: TensorHead | None
         raise DreamBoothError(f"The base model {name} has no VAE in it; use one with the VAE included.")
     if first is None or len(first.shape) != 4:
         raise DreamBoothError(f"The base model {name} is not complete: its UNet has no first layer.")
-    channels = first.shape[1]
-    if channels != decoder.shape[1]:
-        kind = {8: "an InstructPix2Pix", 9: "an inpainting"}.get(channels, "a special")
-        raise DreamBoothError(
-            f"The base model {name} is {kind} checkpoint ({channels} input channels). DreamBooth trains plain "
-            "text-to-image checkpoints: choose the one that it was made from."
-        )
+    check_input(name, first.shape[1], decoder.shape[1])
 
 
 def _below(heads: Heads, prefix: str) -> dict[str, TensorHead]:

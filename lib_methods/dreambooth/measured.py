@@ -9,7 +9,7 @@ from typing import Any
 from .errors import DreamBoothError
 from .header_sizes import BaseModel, read_base
 from .job_files import JobFiles, all_records
-from .memory import Plan
+from .memory import PLAN_FIELDS, Plan
 from .record import from_json
 from .settings import TrainingSettings
 from .state import RECORD, read_record
@@ -18,7 +18,6 @@ from .training_log import LogReader, number
 _MOST_LOOKED_AT = 20
 _FEWEST_STEPS = 5  # the first ones are slower
 _SETTINGS = ("kind", "rank", "convolutions", "train_text", "prior", "resolution")
-_PLAN = ("precision", "weights", "optimizer", "fused_backward", "checkpointing", "batch_size", "accumulation")
 
 
 def seconds_per_step(root: Path, base: BaseModel, settings: TrainingSettings, plan: Plan, device: str) -> float | None:
@@ -31,7 +30,7 @@ def seconds_per_step(root: Path, base: BaseModel, settings: TrainingSettings, pl
         except OSError:
             continue
         found = _facts(files, tuple(marks))
-        if found is None or found[1:] != (device, base.sizes, _of(settings, _SETTINGS), _of(plan, _PLAN)):
+        if found is None or found[1:] != (device, base.sizes, _of(settings, _SETTINGS), _of(plan, PLAN_FIELDS)):
             continue
         return float(found[0])
     return None
@@ -47,7 +46,7 @@ def _facts(files: JobFiles, marks: object) -> tuple[Any, ...] | None:
     try:
         record = read_record(files.training) or {}
         settings = from_json(record["resolved"])
-        plan = {name: record["plan"][name] for name in _PLAN}
+        plan = {name: record["plan"][name] for name in PLAN_FIELDS}
         sizes = read_base(settings.base).sizes
     except (DreamBoothError, KeyError, TypeError, ValueError, OSError):
         return None

@@ -13,12 +13,24 @@ from lib_methods.dreambooth.optimizers import has_8bit
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.sizes import GIB, Estimate, Load, ModelSizes, Way, drawing, estimate
 
-__all__ = ["Estimate", "ModelSizes", "Plan", "device_memory", "half_precision", "plan_training"]
+__all__ = [
+    "DTYPES",
+    "PLAN_FIELDS",
+    "Estimate",
+    "ModelSizes",
+    "Plan",
+    "device_memory",
+    "half_precision",
+    "plan_training",
+]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {"sd1": "SD 1", "sd2": "SD 2", "sdxl": "SDXL"}
 # what a way costs in time or in exactness: the cheapest one that fits is taken
 _COST = {"adamw": 0.0, "adamw8bit": 2.0, "adafactor": 3.5}
+
+PLAN_FIELDS = ("precision", "weights", "optimizer", "fused_backward", "checkpointing", "batch_size", "accumulation")
+"""What of a plan the steps depend on, in their numbers and in their time."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +58,12 @@ class Plan:
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        return _DTYPES[self.weights]
+        return DTYPES[self.weights]
 
     @property
     def autocast(self) -> torch.dtype | None:
         """What to ask autocast for; None: compute in the weights' own precision, without autocast."""
-        return None if self.precision == self.weights else _DTYPES[self.precision]
+        return None if self.precision == self.weights else DTYPES[self.precision]
 
     @property
     def scaled(self) -> bool:

@@ -23,7 +23,7 @@ from .frame import LOCK, repeatable, stopper, take_folder, told
 from .header_sizes import read_base
 from .latents import photos_digest
 from .lora import LoraSet
-from .memory import ModelSizes, Plan, plan_training
+from .memory import PLAN_FIELDS, ModelSizes, Plan, plan_training
 from .model import TrainingModel
 from .photos import Photo, find_photos
 from .places import CPU, device_words, release_memory
@@ -40,7 +40,6 @@ from .trainer import Trainer
 KEPT = "saved"  # the folder of the results that save_every keeps
 LoadModel = Callable[[Path, torch.device, torch.dtype], TrainingModel]
 FindJudge = Callable[[Sequence[Photo], TrainingSettings, torch.device], Judge | None]
-_PLAN_FIELDS = ("precision", "weights", "optimizer", "fused_backward", "checkpointing", "batch_size", "accumulation")
 
 
 def run_training(
@@ -115,7 +114,7 @@ class _Training:
         count, sharded = self.processes.count, self.processes.sharding is not None
         plan = plan_training(settings, sizes, self.device, processes=count, sharded=sharded)
         if record is not None:
-            plan = replace(plan, **planned(record, _PLAN_FIELDS))
+            plan = replace(plan, **planned(record, PLAN_FIELDS))
         self._tell(settings, plan, model, len(photos), resume)
         self._plan_event(settings, plan, None)
         if plan_only:
@@ -172,7 +171,7 @@ class _Training:
             asked = to_json(self.asked)
             if record is not None:
                 asked = {**record["asked"], **{name: asked[name] for name in ("photos", "base", "out", "steps")}}
-            plan_values = {name: getattr(plan, name) for name in _PLAN_FIELDS}
+            plan_values = {name: getattr(plan, name) for name in PLAN_FIELDS}
             kept = {"asked": asked, "resolved": to_json(settings), "plan": plan_values}
             write_record(self.folder, {**kept, "base": model.sha256, "photos": pictures})
 
@@ -254,7 +253,7 @@ class _Training:
         return digest(
             {
                 "settings": steps_depend_on(settings),
-                "plan": {name: getattr(plan, name) for name in _PLAN_FIELDS},
+                "plan": {name: getattr(plan, name) for name in PLAN_FIELDS},
                 "base": model.sha256,
                 "data": data.fingerprint(),
                 "processes": self.processes.count,

@@ -11,7 +11,9 @@ import time
 
 import torch
 
+from .memory import DTYPES
 from .operations import Work
+from .places import wait_for
 
 # What a UNet gets of the speed of plain products; the rest goes into norms, activations and small matrices. CPU:
 # measured on one core with UNets of 17, 66 and 224 million parameters, 1 to 8 latents of 16 x 16 or 32 x 32: .53 to
@@ -23,7 +25,6 @@ _SHARE = {"cpu": 0.57, "cuda": 0.4}
 _LAYER = {"cpu": 100e-6, "cuda": 90e-6}
 _SIDES = {"cpu": 512, "cuda": 4096}  # of the probe's matrices
 _PROBE = 0.07  # seconds
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _KNOWN: dict[tuple[str, str], float] = {}
 _GUARD = threading.Lock()
 
@@ -41,7 +42,7 @@ def known_speed(device: torch.device, precision: str, may_probe: bool = True) ->
     key = (str(device), precision)
     with _GUARD:
         if key not in _KNOWN and may_probe:
-            measured = _probe(device, _DTYPES[precision])
+            measured = _probe(device, DTYPES[precision])
             if measured is not None:
                 _KNOWN[key] = measured
         return _KNOWN.get(key)
@@ -53,15 +54,11 @@ def _probe(device: torch.device, dtype: torch.dtype) -> float | None:
     side = _SIDES.get(device.type, _SIDES["cpu"])
     try:
         matrix = torch.full((side, side), 0.01, device=device, dtype=dtype)
-        _wait_for(matrix @ matrix)  # the first one is slower
+        wait_for(matrix @ matrix)  # the first one is slower
         end, least = time.perf_counter() + _PROBE, float("inf")
         while (started := time.perf_counter()) < end:
-            _wait_for(matrix @ matrix)
+            wait_for(matrix @ matrix)
             least = min(least, time.perf_counter() - started)
         return side**3 / least
     except RuntimeError:  # no memory for it, or no such products on this device
         return None
-
-
-def _wait_for(out: torch.Tensor) -> None:
-    out.flatten()[:1].tolist()

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.ldm_checkpoint import SD2_TEXT_PREFIX
 from standalone.engine.checkpoint import DIFFUSERS_WEIGHTS, folder_weights
 from standalone.engine.errors import UserError
 from standalone.engine.files import read_state
-from standalone.engine.geometry import SD2_TEXT_PREFIX
 from standalone.engine.ldm_keys import ldm_unet, ldm_vae
 from standalone.engine.model import StableDiffusionModel
 from standalone.engine.weights import modern_vae_key

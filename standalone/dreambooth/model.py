@@ -12,9 +12,11 @@ from diffusers.models.embeddings import get_timestep_embedding
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lib_methods.dreambooth.base_rules import check_input, resolution_of
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.loss import rescale_zero_terminal_snr
 from lib_methods.dreambooth.model import TextEmbedding
+from lib_methods.ldm_checkpoint import UNET_PREFIX
 from standalone.engine.checkpoint import checkpoint_sha256, is_diffusers_folder, load_checkpoint
 from standalone.engine.errors import UserError
 from standalone.engine.files import read_config
@@ -26,10 +28,6 @@ from standalone.engine.tokenizer import clip_tokenizer
 from .folder import folder_state
 from .text_names import file_text
 
-UNET_PREFIX = "model.diffusion_model."
-_RESOLUTIONS = {"sd1": 512, "sd2": 512, "sdxl": 1024}
-_V_RESOLUTION = 768  # of the SD2 models that predict v
-_USUAL_IMAGE_SIZE = 64  # in latents; what LDM's configurations say, those of 768 pixels, too
 _PLAIN = TextOptions(emphasis="None")
 
 
@@ -194,13 +192,7 @@ def load_training_model(
     except OSError as error:
         reason = error.strerror or "input or output error"
         raise DreamBoothError(f"The base model {path.name} cannot be read: {reason}.") from error
-    channels = int(model.model.diffusion_model.config.in_channels)
-    if channels != model.latent_channels:
-        kind = {8: "an InstructPix2Pix", 9: "an inpainting"}.get(channels, "a special")
-        raise DreamBoothError(
-            f"The base model {path.name} is {kind} checkpoint ({channels} input channels). DreamBooth trains plain "
-            "text-to-image checkpoints: choose the one that it was made from."
-        )
+    check_input(path.name, int(model.model.diffusion_model.config.in_channels), model.latent_channels)
     pixels_per_latent = 2 ** (len(model.first_stage_model.config.block_out_channels) - 1)
     return EngineModel(
         model,
@@ -216,12 +208,8 @@ def _resolution(path: Path, model: StableDiffusionModel, pixels_per_latent: int)
     if is_diffusers_folder(path):
         return int(model.model.diffusion_model.config.sample_size) * pixels_per_latent
     params = ((read_config(path) or {}).get("model") or {}).get("params") or {}
-    size = params.get("image_size", _USUAL_IMAGE_SIZE)
-    if isinstance(size, int) and size > 0 and size != _USUAL_IMAGE_SIZE:
-        return size * pixels_per_latent
-    if model.is_sd2 and model.parameterization == "v":
-        return _V_RESOLUTION
-    return _RESOLUTIONS["sdxl" if model.is_sdxl else "sd2" if model.is_sd2 else "sd1"]
+    family = "sdxl" if model.is_sdxl else "sd2" if model.is_sd2 else "sd1"
+    return resolution_of(family, model.parameterization == "v", params.get("image_size"), pixels_per_latent)
 
 
 def _zero_terminal_snr(path: Path) -> bool:

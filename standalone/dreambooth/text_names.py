@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from standalone.engine.geometry import SD1_TEXT_PREFIX, SD2_TEXT_PREFIX, SDXL_CLIP_PREFIX, SDXL_OPEN_CLIP_PREFIX
+from lib_methods.ldm_checkpoint import SD1_TEXT_PREFIX, SD2_TEXT_PREFIX, SDXL_CLIP_PREFIX, SDXL_OPEN_CLIP_PREFIX
 
 _TOP = {
     "embeddings.token_embedding.weight": "token_embedding.weight",

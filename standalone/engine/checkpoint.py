@@ -13,9 +13,11 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lib_methods.ldm_checkpoint import VAE_PREFIX
+
 from .errors import CheckpointError
 from .files import check_not_pickled, read_config, read_state, sha256_of
-from .geometry import VAE_PREFIX, ModelGeometry, TextGeometry, read_geometry
+from .geometry import ModelGeometry, TextGeometry, read_geometry
 from .model import StableDiffusionModel, alpha_schedule
 from .text import TextEncoder
 from .tokenizer import VOCABULARY_SIZE

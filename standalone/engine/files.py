@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from lib_methods.ldm_checkpoint import CheckpointProblem, read_yaml
 
 from .errors import CheckpointError
 
@@ -60,13 +61,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 def read_config(checkpoint: Path) -> Mapping[str, Any] | None:
     """The parsed yaml with the checkpoint's name beside it, or None when there is none."""
-    path = checkpoint.with_suffix(".yaml")
-    if not path.is_file():
-        return None
     try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path.name}, the configuration beside the checkpoint, is not valid yaml.") from error
-    if not isinstance(parsed, Mapping):
-        raise CheckpointError(f"{path.name}, the configuration beside the checkpoint, is not an LDM configuration.")
-    return parsed
+        return read_yaml(checkpoint)
+    except CheckpointProblem as problem:
+        raise CheckpointError(str(problem)) from problem

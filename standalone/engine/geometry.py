@@ -9,20 +9,24 @@ without one from the published models of the family.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .errors import CheckpointError
+from lib_methods.ldm_checkpoint import (
+    SD1_TEXT_PREFIX,
+    SD2_TEXT_PREFIX,
+    SDXL_CLIP_PREFIX,
+    SDXL_OPEN_CLIP_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    CheckpointProblem,
+    family_of,
+)
 
-UNET_PREFIX = "model.diffusion_model."
-VAE_PREFIX = "first_stage_model."
-SD1_TEXT_PREFIX = "cond_stage_model.transformer."
-SD2_TEXT_PREFIX = "cond_stage_model.model."
-SDXL_CLIP_PREFIX = "conditioner.embedders.0.transformer."
-SDXL_OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
+from .errors import CheckpointError
 
 State = Mapping[str, torch.Tensor]
 
@@ -57,30 +61,12 @@ class ModelGeometry:
     timesteps: int = 1000
 
 
-def detect_family(state: State) -> str:
-    """ "sd1", "sd2" or "sdxl". Raises CheckpointError for anything else, with the reason."""
-
-    def has(prefix: str) -> bool:
-        return any(key.startswith(prefix) for key in state)
-
-    if has("model.diffusion_model.joint_blocks.") or has("model.diffusion_model.x_embedder."):
-        raise CheckpointError("This is a Stable Diffusion 3 checkpoint; SD1, SD2 and SDXL checkpoints can be loaded.")
-    if has("double_blocks.") or has("model.diffusion_model.double_blocks."):
-        raise CheckpointError("This is a Flux checkpoint; SD1, SD2 and SDXL checkpoints can be loaded.")
-    if not has(UNET_PREFIX):
-        raise CheckpointError(
-            "This file has no Stable Diffusion UNet in it (no key starts with 'model.diffusion_model.'): "
-            "it may be a LoRA, a VAE or an embedding. Choose a full checkpoint."
-        )
-    if has(SDXL_OPEN_CLIP_PREFIX):
-        return "sdxl"
-    if has("conditioner.embedders.0.model."):
-        raise CheckpointError("This is the SDXL refiner; choose an SDXL base checkpoint.")
-    if has(SD2_TEXT_PREFIX):
-        return "sd2"
-    if has(SD1_TEXT_PREFIX):
-        return "sd1"
-    raise CheckpointError("This checkpoint has no text encoder that we know (CLIP ViT-L or OpenCLIP).")
+def detect_family(state: Iterable[str]) -> str:
+    """ "sd1", "sd2" or "sdxl", from the weights' names. Raises CheckpointError for anything else, with the reason."""
+    try:
+        return family_of(state)
+    except CheckpointProblem as problem:
+        raise CheckpointError(str(problem)) from problem
 
 
 def _count(state: State, pattern: str) -> int:

@@ -20,9 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lib_methods.ldm_checkpoint import SD1_TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+
 from .errors import CheckpointError, UserError
 from .files import check_not_pickled, sha256_of
-from .geometry import SD1_TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, detect_family
+from .geometry import detect_family
 
 FIRST_CONVOLUTION = UNET_PREFIX + "input_blocks.0.0.weight"
 LATENT_CHANNELS = 4
@@ -45,7 +47,7 @@ class _File:
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path.name} is damaged or not complete; download it again.") from error
         self.names: dict[str, str] = {_shared_name(key): key for key in self._file.keys()}
-        self.family = detect_family(dict.fromkeys(self.names, torch.empty(0)))
+        self.family = detect_family(self.names)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._file.get_slice(self.names[name]).get_shape())

@@ -37,11 +37,17 @@ def free_port() -> int:
 
 def environment(rank: int, port: int) -> dict[str, str]:
     """As a launcher sets it."""
-    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    here = {**on_this_cpu(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return {**here, **ranks}
+
+
+def on_this_cpu() -> dict[str, str]:
+    """The environment of processes that share this machine's CPU and talk over loopback."""
+    here = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     if sys.platform == "linux":
         here["GLOO_SOCKET_IFNAME"] = "lo"
-    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    return {**os.environ, **here, **ranks}
+    return {**os.environ, **here}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from standalone.setup.places import ROOT
 
 from . import two_processes
 from .models import write
-from .test_distributed import free_port
+from .test_distributed import free_port, on_this_cpu
 from .training import events, settings_for, state_tensors, train
 
 needs_both = pytest.mark.skipif(
@@ -47,9 +46,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path,
     port = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
     program = ["-m", "tests.dreambooth.two_processes", "sharded", str(folder), str(base)]
     program += [str(free_port()) for _ in range(3)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    environment = {**on_this_cpu(), "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, *launch, *plain, *port, *program]
     out: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     launcher = subprocess.Popen(command, cwd=ROOT, env=environment, **out)
