@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from concurrent.futures import Future, TimeoutError
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 from PIL import Image
 
 JSON = dict[str, Any]
+LOOK_EVERY = 0.5  # seconds between two looks at the server's process
 
 
 class ApiError(Exception):
@@ -37,30 +42,54 @@ class Generation:
         return tuple(image.tobytes() for image in self.images)
 
 
-class Client:
-    """Talks to one WebUI. `url` is its root, such as http://127.0.0.1:7860."""
+class ServerDied(Exception):
+    """The server's process has ended; the message has its exit status and the end of its log."""
 
-    def __init__(self, url: str, timeout: float = 300.0) -> None:
+
+class Client:
+    """Talks to one WebUI. `url` is its root, such as http://127.0.0.1:7860.
+
+    died: says what became of the server's process, None while it runs. Asked while an answer is awaited.
+    """
+
+    def __init__(self, url: str, timeout: float = 300.0, died: Callable[[], str | None] = lambda: None) -> None:
         self.url = url
         self.timeout = timeout
+        self.died = died
         # a proxy of the environment must not come between two programs of one machine
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def _call(self, path: str, payload: JSON | None, timeout: float | None) -> Any:
         data = None if payload is None else json.dumps(payload).encode("utf-8")
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        answer: Future[Any] = Future()
+        Thread(target=self._fetch, args=(request, timeout or self.timeout, answer), daemon=True).start()
+        while True:
+            try:
+                return answer.result(LOOK_EVERY)
+            except urllib.error.HTTPError as error:
+                raise ApiError(path, error.code, error.read().decode("utf-8", "replace")) from None
+            except (OSError, TimeoutError):
+                if answer.done():
+                    time.sleep(LOOK_EVERY)  # a process that just closed its sockets may still be ending
+                if (end := self.died()) is not None:
+                    raise ServerDied(end) from None
+                if answer.done():
+                    raise
+
+    def _fetch(self, request: urllib.request.Request, timeout: float, into: Future[Any]) -> None:
         try:
-            with self._opener.open(request, timeout=timeout or self.timeout) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise ApiError(path, error.code, error.read().decode("utf-8", "replace")) from None
+            with self._opener.open(request, timeout=timeout) as answer:
+                into.set_result(json.load(answer))
+        except Exception as error:
+            into.set_exception(error)
 
     def get(self, path: str, timeout: float | None = None) -> Any:
-        """GET `path`, parsed. Raises ApiError, or URLError when nothing answers."""
+        """GET `path`, parsed. Raises ApiError, ServerDied, or URLError when nothing answers."""
         return self._call(path, None, timeout)
 
     def post(self, path: str, payload: JSON | None = None, timeout: float | None = None) -> Any:
-        """POST `payload` to `path` as JSON, parsed. Raises ApiError, or URLError when nothing answers."""
+        """POST `payload` to `path` as JSON, parsed. Raises ApiError, ServerDied, or URLError when nothing answers."""
         return self._call(path, payload or {}, timeout)
 
     def generate(self, payload: JSON) -> Generation:

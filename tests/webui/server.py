@@ -131,7 +131,7 @@ class WebUI:
         vocabulary = REPO / "models" / "clip_bpe"
         model = checkpoints.prepare(self.installation.checkpoint, vocabulary, self.data / "models")
         port = free_port()
-        self.client = Client(f"http://127.0.0.1:{port}")
+        self.client = Client(f"http://127.0.0.1:{port}", died=self.died)
         command = [str(self.installation.python), "launch.py", *OPTIONS, "--port", str(port)]
         command += [
             "--data-dir",
@@ -172,13 +172,16 @@ class WebUI:
         assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT
         while "Startup time:" not in self.log():
-            if self._process.poll() is not None:
-                raise RuntimeError(
-                    f"the WebUI ended with code {self._process.returncode} while starting:\n{self.log()[-4000:]}"
-                )
+            if (end := self.died()) is not None:
+                raise RuntimeError(end)
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the WebUI did not start within {START_TIMEOUT:.0f} s:\n{self.log()[-4000:]}")
             time.sleep(0.2)
+
+    def died(self) -> str | None:
+        """How the process ended, with the last lines of its log; None while it runs."""
+        code = None if self._process is None else self._process.poll()
+        return None if code is None else f"the WebUI ended with code {code}:\n{self.log()[-4000:]}"
 
     def stop(self) -> None:
         """Ends the server, if it runs, and takes the links out of its data folder."""

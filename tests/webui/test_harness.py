@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
+import urllib.error
 from pathlib import Path
 
 import pytest
 import yaml
 
 from .checkpoint import TEXT_PREFIX, CheckpointUnusable, prepare
+from .client import Client, ServerDied
 from .server import WebUIUnavailable, link_folder, logged_errors, remove_link, webui_root
 
 LOG = """Launching Web UI with arguments: --api
@@ -42,6 +45,20 @@ def test_every_logged_error_is_found() -> None:
     assert "RuntimeError: bare" in reports[2]
     assert not any("Startup" in report or "Running" in report for report in reports)
     assert logged_errors("Launching\nModel loaded in 1.1s\n") == []
+
+
+def test_a_server_that_dies_ends_the_wait_with_its_log() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        client = Client(f"http://127.0.0.1:{silent.getsockname()[1]}", died=lambda: "ended with code 1: no memory")
+        with pytest.raises(ServerDied, match="no memory"):
+            client.get("/sdapi/v1/options")
+
+
+def test_a_server_that_lives_and_refuses_is_another_matter() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(urllib.error.URLError):
+        Client(f"http://127.0.0.1:{port}").get("/sdapi/v1/options")
 
 
 def test_removing_a_link_leaves_the_folder(tmp_path: Path) -> None:
