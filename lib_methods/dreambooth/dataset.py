@@ -22,7 +22,8 @@ class Example:
     """A picture as the trainer needs it, all on the CPU in fp32.
 
     mean, std: (C, h, w), of the latents, scaled as the UNet wants them. mask: (1, h, w) in [0, 1], white where the
-    subject is, or None. sizes: (6,), SDXL's micro-conditioning. text: what the model is told.
+    subject is, or None. sizes: (6,), SDXL's micro-conditioning. text: what the model is told. origin: names all that
+    latents and mask were made from, "" where nobody knows.
     """
 
     mean: Tensor
@@ -30,6 +31,7 @@ class Example:
     mask: Tensor | None
     sizes: Tensor
     text: str
+    origin: str = ""
 
     @property
     def shape(self) -> Shape:
@@ -55,13 +57,17 @@ class TrainingData:
         """The order in which the examples come, at its start."""
         return Order(self, seed)
 
-    def fingerprint(self) -> str:
-        """SHA-256 of all that is in the data, as 64 hex digits: the same for the same photos, texts and sizes."""
+    def fingerprint(self, *, bits: bool = False) -> str:
+        """SHA-256 of all that is in the data, as 64 hex digits: the same for the same photos, texts and sizes.
+
+        Latents count by their origin, as a picture that is drawn or encoded a second time may differ in its last bits.
+        bits: they count as they are, as in states of older versions.
+        """
         digest = hashlib.sha256()
         for kind, examples in (("photos", self.photos), ("prior", self.prior)):
             digest.update(f"{kind} {len(examples)};".encode())
             for example in examples:
-                _digest_example(digest, example)
+                _digest_example(digest, example, bits or not example.origin)
         return digest.hexdigest()
 
 
@@ -150,8 +156,10 @@ def _by_shape(examples: Sequence[Example]) -> dict[Shape, list[int]]:
     return dict(sorted(groups.items()))
 
 
-def _digest_example(digest: hashlib._Hash, example: Example) -> None:
-    for tensor in (example.mean, example.std, example.mask, example.sizes):
+def _digest_example(digest: hashlib._Hash, example: Example, bits: bool) -> None:
+    if not bits:
+        digest.update(f"{example.origin};".encode())
+    for tensor in (example.mean, example.std, example.mask, example.sizes) if bits else (example.sizes,):
         if tensor is None:
             digest.update(b"none;")
         else:

@@ -30,7 +30,8 @@ _Moments = tuple[Tensor, Tensor]
 class Item:
     """A picture to encode: brought to `size` (width, height) in pixels, mirrored or not, with its text.
 
-    masked: its mask goes along, if it has one.
+    masked: its mask goes along, if it has one. origin: names what it was drawn with, "" for a file that counts by its
+    bytes.
     """
 
     photo: Photo
@@ -38,6 +39,7 @@ class Item:
     text: str
     flipped: bool = False
     masked: bool = True
+    origin: str = ""
 
 
 def photo_items(photos: Sequence[Photo], settings: TrainingSettings, resolution: int) -> list[Item]:
@@ -56,7 +58,10 @@ def photo_items(photos: Sequence[Photo], settings: TrainingSettings, resolution:
 def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings) -> list[Item]:
     """The class pictures as items, each of its size, at which it was drawn. DreamBoothError for a damaged file."""
     text = caption_of(None, settings)
-    return [Item(open_photo(file), size, text, masked=False) for file, size in zip(files, sizes, strict=True)]
+    return [
+        Item(open_photo(file), size, text, masked=False, origin=f"{file.parent.name}/{file.name}")
+        for file, size in zip(files, sizes, strict=True)
+    ]
 
 
 def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
@@ -123,7 +128,11 @@ def encode_pictures(
                     cache.write(names[index], moments)
             done += len(group)
             progress(done, len(items))
-    examples = [_example(model, item, moments, notes) for item, moments in zip(items, kept) if moments is not None]
+    examples = [
+        _example(model, item, moments, notes, cache.origin(sources[index], item))
+        for index, (item, moments) in enumerate(zip(items, kept))
+        if moments is not None
+    ]
     if items and not examples:
         raise DreamBoothError("None of the pictures can be read any more.")
     return examples, list(dict.fromkeys(notes))
@@ -235,7 +244,7 @@ def _turned(image: Image.Image, flipped: bool) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
 
 
-def _example(model: TrainingModel, item: Item, moments: _Moments, notes: list[str]) -> Example:
+def _example(model: TrainingModel, item: Item, moments: _Moments, notes: list[str], origin: str) -> Example:
     photo, mask = item.photo, None
     if item.masked and photo.mask_path is not None:
         try:
@@ -247,7 +256,9 @@ def _example(model: TrainingModel, item: Item, moments: _Moments, notes: list[st
             shown = fit_mask(_turned(grey, item.flipped), photo.width, photo.height, item.size)
             height, width = moments[0].shape[-2:]
             mask = nn.functional.adaptive_avg_pool2d(shown, (height, width))
-    return Example(*moments, mask, micro_conditioning(photo.width, photo.height, item.size), item.text)
+    if origin and mask is not None and photo.mask_path is not None:
+        origin += f" {_hash_file(photo.mask_path)}"
+    return Example(*moments, mask, micro_conditioning(photo.width, photo.height, item.size), item.text, origin)
 
 
 class _Cache:
@@ -262,6 +273,10 @@ class _Cache:
     def name(self, source: str, item: Item) -> str:
         text = f"{self._identity} {source} {item.size[0]}x{item.size[1]} {item.flipped}"
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def origin(self, source: str | None, item: Item) -> str:
+        """What the latents are made from; "" where nothing is known of the model."""
+        return "" if self._folder is None else self.name(item.origin or str(source), item)
 
     def read(self, name: str, size: Size) -> _Moments | None:
         if self._folder is None or not (file := self._folder / f"{name}.safetensors").is_file():

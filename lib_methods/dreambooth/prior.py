@@ -2,7 +2,7 @@
 
 They lie in folders named by what they were drawn with, size included, and serve all trainings that ask for the same.
 Picture number n of a folder has n as its seed: more are added to those that are there, and a drawing that was stopped
-goes on.
+goes on. One that is missing is drawn in the batch that it was in: alone it would differ in its last bits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,8 @@ def class_images(
     parts = parts or Parts(model)
     told = {size: _told(model, settings, cfg_scale, size) for size in sizes}
     pictures = _pictures(folder, sizes, {size: _key(values) for size, values in told.items()})
-    missing = [picture for size in told for picture in pictures if picture.size == size and not _is_whole(picture)]
+    missing = {picture for picture in pictures if not _is_whole(picture)}
+    batches = [group for size in told for group in _batches([p for p in pictures if p.size == size], batch)]
     _note(progress, pictures, missing)
     for place, size in {picture.path.parent: picture.size for picture in missing}.items():
         write_whole(place / MANIFEST, json.dumps(told[size], indent=2, ensure_ascii=False).encode("utf-8"))
@@ -79,7 +80,10 @@ def class_images(
     while missing:
         if cancelled():
             raise TrainingStopped("Stopped while drawing class images; those that are done are kept.")
-        now = [picture for picture in missing[:batch] if picture.size == missing[0].size]
+        now = batches[0]
+        if missing.isdisjoint(now):
+            del batches[0]
+            continue
         try:
             if prompt is None:  # once for all, as the text encoders' way to the device and back takes long
                 prompt = embed_prompts(model, [class_prompt(settings)], cfg_scale=cfg_scale, parts=parts)
@@ -99,13 +103,18 @@ def class_images(
                 continue
             if len(now) == 1:
                 raise DreamBoothError("The memory does not suffice to draw a single class image.") from error
-            batch = len(now) // 2
+            batches = [part for group in batches for part in _batches(group, len(now) // 2)]
             continue
         for picture, pixels in zip(now, drawn):
-            write_whole(picture.path, _png(pixels), "The class image")
-        missing = missing[len(now) :]
+            if picture in missing:
+                write_whole(picture.path, _png(pixels), "The class image")
+        missing.difference_update(now)
         _note(progress, pictures, missing)
     return [picture.path for picture in pictures]
+
+
+def _batches(pictures: Sequence[_Picture], count: int) -> list[Sequence[_Picture]]:
+    return [pictures[start : start + count] for start in range(0, len(pictures), count)]
 
 
 def _pictures(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> list[_Picture]:
@@ -159,6 +168,6 @@ def _png(pixels: Tensor) -> bytes:
     return data.getvalue()
 
 
-def _note(progress: Progress | None, pictures: Sequence[_Picture], missing: Sequence[_Picture]) -> None:
+def _note(progress: Progress | None, pictures: Sequence[_Picture], missing: Collection[_Picture]) -> None:
     if progress is not None:
         progress(len(pictures) - len(missing), len(pictures))

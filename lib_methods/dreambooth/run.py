@@ -219,7 +219,8 @@ class _Training:
             self.report,
             self.cancelled,
             lora=lora,
-            identity=self._identity(settings, plan, model, data),
+            identity=self._identity(settings, plan, model, data.fingerprint()),
+            older=self._identity(settings, plan, model, data.fingerprint(bits=True)),
             processes=self.processes,
             viewer=Viewer(
                 model,
@@ -248,14 +249,14 @@ class _Training:
         self.processes.wait()
         return make()
 
-    def _identity(self, settings: TrainingSettings, plan: Plan, model: TrainingModel, data: TrainingData) -> str:
+    def _identity(self, settings: TrainingSettings, plan: Plan, model: TrainingModel, data: str) -> str:
         """Names all that the steps depend on."""
         return digest(
             {
                 "settings": steps_depend_on(settings),
                 "plan": {name: getattr(plan, name) for name in PLAN_FIELDS},
                 "base": model.sha256,
-                "data": data.fingerprint(),
+                "data": data,
                 "processes": self.processes.count,
             }
         )

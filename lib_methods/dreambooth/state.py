@@ -75,8 +75,8 @@ def save_state(folder: Path, state: State) -> None:
     write_tensors(folder / STATE, tensors, metadata)
 
 
-def load_state(folder: Path, identity: str) -> State | None:
-    """The last state; None when there is none yet.
+def load_state(folder: Path, identity: str, older: str = "") -> State | None:
+    """The last state; None when there is none yet. older: the identity that an older version gave the same training.
 
     Raises DreamBoothError when it is damaged, or of a training with another identity.
     """
@@ -87,7 +87,7 @@ def load_state(folder: Path, identity: str) -> State | None:
     try:
         if metadata["version"] != VERSION:
             raise DreamBoothError(f"{STATE} was written by another version of this program; start the training anew.")
-        if metadata["identity"] != identity:
+        if metadata["identity"] not in (identity, older or identity):
             raise DreamBoothError(f"{STATE} belongs to another training; start the training anew under another name.")
         tree = json.loads(metadata["parts"])
         return State(int(metadata["step"]), identity, {name: unpack(part, tensors) for name, part in tree.items()})

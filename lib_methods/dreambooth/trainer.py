@@ -60,8 +60,8 @@ class Trainer:
     """A training that can be stopped after each step. The model's parts are on the device before; the VAE need not be.
 
     settings: with steps and rates chosen, prior resolved. lora: injected, for kind "LoRA". identity: names all that the
-    steps depend on; a state of another one is refused. viewer: draws and judges samples. keep: writes a result of the
-    step, each `save_every` steps.
+    steps depend on; a state of another one is refused, but for `older`, see `load_state`. viewer: draws and judges
+    samples. keep: writes a result of the step, each `save_every` steps.
     """
 
     def __init__(
@@ -76,12 +76,13 @@ class Trainer:
         *,
         lora: LoraSet | None = None,
         identity: str = "",
+        older: str = "",
         processes: Processes | None = None,
         viewer: Viewer | None = None,
         keep: Callable[[int], None] | None = None,
     ) -> None:
         self.model, self.settings, self.plan, self.folder = model, settings, plan, folder
-        self.report, self.cancelled, self.identity = report, cancelled, identity
+        self.report, self.cancelled, self.identity, self.older = report, cancelled, identity, older
         self.viewer, self._keep = viewer, keep
         self.processes = processes or Single()
         self.device = device_of(model.unet)
@@ -284,7 +285,7 @@ class Trainer:
 
     def restore(self) -> bool:
         """Goes on from the saved state; False when there is none. DreamBoothError when it does not fit."""
-        state = load_state(self.folder, self.identity)
+        state = load_state(self.folder, self.identity, self.older)
         if state is None:
             return False
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
+from lib_methods.dreambooth import latents
+from lib_methods.dreambooth.dataset import TrainingData
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+from lib_methods.dreambooth.prepare import CACHE, CLASS_IMAGES
 from lib_methods.dreambooth.progress import LOG
 from lib_methods.dreambooth.record import to_json
 from lib_methods.dreambooth.settings import TrainingSettings
@@ -154,6 +159,48 @@ def test_other_photos_are_refused(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 4)
     with pytest.raises(DreamBoothError, match="photos have changed"):
         train(settings, resume=True)
+
+
+@pytest.mark.parametrize("harm", ["missing", "another last bit"])
+def test_a_lost_class_image_is_drawn_again_and_the_training_goes_on(tmp_path: Path, harm: str) -> None:
+    settings = settings_for(tmp_path, prior="images", class_images=3)
+    train(settings)
+    stopped = _stopped(moved(settings, tmp_path / "stopped"))
+    lost = sorted((stopped.out / CLASS_IMAGES).rglob("*.png"))[1]
+    if harm == "missing":
+        lost.unlink()
+    else:  # what another batch, or another GPU, would have made of it
+        with Image.open(lost) as opened:
+            other = opened.point(lambda value: value ^ 1)
+        other.save(lost)
+    train(stopped, resume=True)
+    if harm == "missing":
+        assert equal(state_tensors(settings), state_tensors(stopped))
+
+
+def test_latents_encoded_a_second_time_do_not_make_it_another_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = _stopped(settings_for(tmp_path))
+    shutil.rmtree(stopped.out / "dog1" / CACHE)
+    plain = latents._moments
+
+    def rounded_otherwise(*args: Any) -> Any:
+        mean, std = plain(*args)
+        return mean * (1 + 1e-7), std
+
+    monkeypatch.setattr(latents, "_moments", rounded_otherwise)
+    train(stopped, resume=True)
+
+
+def test_a_state_of_an_older_version_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_for(tmp_path, prior="images")
+    plain = TrainingData.fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingData, "fingerprint", lambda self, *, bits=True: plain(self, bits=True))
+        _stopped(settings)
+    train(settings, resume=True)
+    assert events(settings, "done")
 
 
 def test_another_base_model_is_refused(tmp_path: Path) -> None:
