@@ -1,13 +1,45 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and names that every system takes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+MAX_NAME_BYTES = 200  # of 255, which leaves room for endings and numbers
+_DEVICES = re.compile(
+    r"(con|prn|aux|nul|clock\$|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE
+)
+_NAME = re.compile(r"\w[\w .+()-]*")
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file or folder can have this name on every system, with any ending behind it.
+
+    Letters, digits, spaces and `_.+()-`, the first a letter or digit; no name of a Windows device ("con", "nul.txt"),
+    no dot or space at the end, which Windows drops.
+    """
+    return (
+        bool(_NAME.fullmatch(name))
+        and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
+        and name[-1] not in " ."
+        and not _DEVICES.fullmatch(name)
+    )
+
+
+def as_file_name(text: str, otherwise: str) -> str:
+    """The text without what `is_file_name` refuses, shortened; the ending stays. otherwise: where nothing is left."""
+    plain = re.sub(r"[^\w .()+-]", "_", text).strip(" .").lstrip(".+()- ") or otherwise
+    stem, dot, ending = plain.rpartition(".")
+    stem, ending = (stem, f".{ending[:10]}") if dot else (plain, "")
+    while len(stem) > 100 or len(f"{stem}{ending}".encode("utf-8", "replace")) > MAX_NAME_BYTES:
+        stem = stem[:-1]
+    short = f"{stem.rstrip(' .')}{ending.rstrip(' .')}"
+    return f"_{short}" if _DEVICES.fullmatch(short) else short
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.photos import Photo, find_photos
+from lib_methods.files import as_file_name
 from lib_methods.pictures.store import ImageStore
 
 MOST_FILES = 500
 NO_PHOTOS = "Drop 3 to 5 photos of the subject into the box first."
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def uploaded(value: Any) -> list[Path]:
@@ -38,7 +37,7 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
         raise DreamBoothError(f"These are {len(files)} files; at most {MOST_FILES} can be taken. 3 to 5 are enough.")
     with _made_anew(folder, "The photos cannot be copied: the disk is full, or they are no longer there."):
         for file in files:
-            shutil.copyfile(file, folder / _free(folder, _plain(file.name)))
+            shutil.copyfile(file, folder / _free(folder, as_file_name(file.name, "photo")))
         return find_photos(folder)
 
 
@@ -74,14 +73,6 @@ def _made_anew(folder: Path, sentence: str) -> Iterator[None]:
     except ValueError:  # DreamBoothError and SettingsError are such
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def _plain(name: str) -> str:
-    """A file's name that every system takes; what belongs together by its stem still does."""
-    plain = re.sub(r"[^\w .()+-]", "_", name).strip(" .") or "photo"
-    stem, dot, ending = plain.rpartition(".")
-    short = f"{stem[:100]}{dot}{ending[:10]}" if dot else plain[:100]
-    return f"_{short}" if _DEVICES.fullmatch(short) else short
 
 
 def _free(folder: Path, name: str) -> str:

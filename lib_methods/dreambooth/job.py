@@ -126,8 +126,8 @@ class Trainings:
     def free_name(self, wanted: str) -> str:
         """The name, or with a number behind it where a training of that name is there."""
         with self._guard:
-            number, name = 1, wanted
-            while JobFiles(self.root, name).record.exists() or JobFiles(self.root, name).training.exists():
+            number, name, taken = 1, wanted, job_files.names(self.root)
+            while name.casefold() in taken:
                 number += 1
                 name = f"{wanted[:74]}-{number}"
             return name
@@ -140,7 +140,7 @@ class Trainings:
         with self._guard:
             if self.is_running:
                 raise DreamBoothError(BUSY)
-            if files.training.exists():
+            if settings.name.casefold() in job_files.names(self.root):
                 raise DreamBoothError(f'There is a training called "{settings.name}" already. Choose another name.')
             self._launch(files, settings, resume=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 from lib_methods.files import replacing
 
 LOG = "training.jsonl"
-_CURRENT = "current.json"
+_CURRENT = ".current.json"  # no training's name begins with a dot
+_CURRENT_BEFORE = "current.json"  # where it was; a training called "current" has its record there
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def load_record(files: JobFiles) -> Record | None:
 
 def current_name(root: Path) -> str:
     """The name of the training that the page shows; "" before the first."""
-    name = read_json(root / "jobs" / _CURRENT).get("name", "")
+    kept = read_json(root / "jobs" / _CURRENT) or read_json(root / "jobs" / _CURRENT_BEFORE)
+    name = kept.get("name", "")
     return name if isinstance(name, str) else ""
 
 
@@ -146,6 +149,14 @@ def all_records(root: Path) -> list[Record]:
     names = [path.name.removesuffix(".json") for path in folder.glob("*.json") if path.name != _CURRENT]
     records = [record for name in names if (record := load_record(JobFiles(root, name))) is not None]
     return sorted(records, key=lambda record: -record.started)
+
+
+def names(root: Path) -> set[str]:
+    """The names that are taken, with case folded, as Windows and macOS do not tell "Rex" from "rex"."""
+    found = [path.name.removesuffix(".json") for path in (root / "jobs").glob("*.json") if path.name != _CURRENT]
+    out = JobFiles(root, "").out
+    found += [path.name for path in out.iterdir()] if out.is_dir() else []
+    return {unicodedata.normalize("NFC", name).casefold() for name in found}
 
 
 def read_json(path: Path) -> dict[str, Any]:

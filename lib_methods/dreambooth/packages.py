@@ -39,10 +39,12 @@ REQUIREMENTS = (
     Requirement("huggingface-hub", (0, 34), "0.36.2"),
     Requirement("safetensors", (0, 3, 1), "0.4.5"),
     Requirement("regex", (2019,), "2024.11.6"),
-    Requirement("requests", (2, 20), "2.32.3"),
-    Requirement("filelock", (3,), "3.16.1"),
+    Requirement("requests", (2, 20), "2.34.2"),
+    Requirement("filelock", (3,), "4.1.0"),
     Requirement("PyYAML", (5, 1), "6.0.2"),
 )
+OPTIONAL = {"prodigy": Requirement("prodigyopt", (1, 1), "1.1.2")}
+"""What only some trainings need, by the optimizer's name."""
 HOSTS_OWN = ("torch", "transformers", "numpy", "Pillow")
 """What a host brings along, or else it is none."""
 
@@ -58,35 +60,59 @@ def use(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def missing(folder: Path) -> list[Requirement]:
-    """What neither the interpreter nor the folder has in a version that does."""
+def missing(folder: Path, wanted: Sequence[Requirement] | None = None) -> list[Requirement]:
+    """What neither the interpreter nor the folder has in a version that does. wanted: None for `REQUIREMENTS`."""
     return [
         requirement
-        for requirement in REQUIREMENTS
-        if not _does(_version(requirement.name, None), requirement)
-        and not _does(_version(requirement.name, folder), requirement)
+        for requirement in (REQUIREMENTS if wanted is None else wanted)
+        if not _does(_version(requirement.name, None), requirement.least)
+        and not _does(_version(requirement.name, folder), requirement.least)
     ]
 
 
-def ensure(folder: Path, say: Say, cancelled: Callable[[], bool] = lambda: False) -> None:
+def outdated(folder: Path) -> list[Requirement]:
+    """What an earlier version of the pack has put into the folder, and what is now installed in a newer one."""
+    there = [(requirement, _version(requirement.name, folder)) for requirement in (*REQUIREMENTS, *OPTIONAL.values())]
+    return [needed for needed, version in there if version is not None and not _does(version, _numbers(needed.install))]
+
+
+def ensure(folder: Path, say: Say, cancelled: Callable[[], bool] = lambda: False, optimizer: str = "") -> None:
     """Installs what is missing into the folder, whole or not at all, and lets this process use it.
 
-    Raises `DreamBoothError` with a sentence, `TrainingStopped` when it is cancelled.
+    What is there in an older version than is now installed is replaced, or stays where that cannot be. optimizer: may
+    need a package of `OPTIONAL`. Raises `DreamBoothError` with a sentence, `TrainingStopped` when it is cancelled.
     """
     absent = [name for name in HOSTS_OWN if _version(name, None) is None]
     if absent:
         raise DreamBoothError(f"This WebUI's Python lacks {', '.join(absent)}. Repair the WebUI's environment first.")
-    needed = missing(folder)
-    if needed:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".installing-", dir=folder.parent, ignore_cleanup_errors=True) as new:
-            for number, requirement in enumerate(needed):
-                say(f"Installing {requirement.name} {requirement.install}, once", number, len(needed))
-                _install(requirement, Path(new), cancelled)
-            for entry in Path(new).iterdir():
-                _replace(entry, folder / entry.name)
-        say("Installed what training needs", len(needed), len(needed))
+    old = outdated(folder)
+    try:
+        _put(old, folder, say, cancelled)
+    except DreamBoothError as error:
+        print(f"{error} The version that is there is used.", flush=True)
+    _put(
+        missing(folder, [*REQUIREMENTS, *(OPTIONAL[name] for name in [optimizer] if name in OPTIONAL)]),
+        folder,
+        say,
+        cancelled,
+    )
     use(folder)
+
+
+def _put(needed: Sequence[Requirement], folder: Path, say: Say, cancelled: Callable[[], bool]) -> None:
+    if not needed:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".installing-", dir=folder.parent, ignore_cleanup_errors=True) as new:
+        for number, requirement in enumerate(needed):
+            say(f"Installing {requirement.name} {requirement.install}, once", number, len(needed))
+            _install(requirement, Path(new), cancelled)
+        for old in needed:  # else two versions would have their metadata there
+            for entry in folder.glob(f"{old.name.replace('-', '_')}-*.dist-info"):
+                shutil.rmtree(entry)
+        for entry in Path(new).iterdir():
+            _replace(entry, folder / entry.name)
+    say("Installed what training needs", len(needed), len(needed))
 
 
 def pip_command(requirement: Requirement, target: Path) -> list[str]:
@@ -174,9 +200,13 @@ def _of_paths(name: str, paths: Sequence[str]) -> tuple[int, ...] | None:
     for found in importlib.metadata.distributions(name=name, path=list(paths)):
         numbers = re.match(r"\d+(?:\.\d+)*", str(found.version or ""))
         if numbers:
-            return tuple(int(part) for part in numbers[0].split("."))
+            return _numbers(numbers[0])
     return None
 
 
-def _does(version: tuple[int, ...] | None, requirement: Requirement) -> bool:
-    return version is not None and version >= requirement.least
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _does(version: tuple[int, ...] | None, least: tuple[int, ...]) -> bool:
+    return version is not None and version >= least

@@ -19,9 +19,8 @@ from .photos import Photo
 from .places import Parts
 from .prior import class_images
 from .progress import Report
-from .settings import TrainingSettings
+from .settings import CLASS_IMAGES, TrainingSettings
 
-CLASS_IMAGES = "class_images"  # in the folder of the results, shared by trainings
 CACHE = "cache"  # in the training's folder
 _ENCODED_AT_ONCE = 4
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from lib_methods.checks import SettingsError
-from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.settings import TrainingSettings, check_name
 from lib_methods.ui.arguments import refuse_unknown
 
 CONTROLS = (
@@ -26,7 +25,6 @@ DEFAULTS = {entry.name: entry.default for entry in fields(TrainingSettings) if e
 _WHOLE = {name for name, value in DEFAULTS.items() if isinstance(value, int) and not isinstance(value, bool)}
 _NUMBERS = {name for name, value in DEFAULTS.items() if isinstance(value, float)}
 _PLACES = ("photos", "base", "out", "name")
-_OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _MOST_PROMPTS = 16
 
 
@@ -57,11 +55,7 @@ def clean_name(text: object, class_noun: object) -> str:
     """
     given = str(text or "").strip()
     if given:
-        if not re.fullmatch(r"[\w][\w .+()-]{0,79}", given) or given.endswith(".") or _OF_WINDOWS.fullmatch(given):
-            raise SettingsError(
-                "The name has to be letters, digits, spaces, dots, dashes or underscores, and a file can be called so."
-            )
-        return unicodedata.normalize("NFC", given)
+        return check_name(given)
     words = re.sub(r"[^\w]+", "-", str(class_noun or "").strip().casefold()).strip("-_")[:40]
     return f"my-{words}" if words else "my-subject"
 

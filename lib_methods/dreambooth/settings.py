@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib_methods.checks import SettingsError, check_choice, check_number, check_switch, check_whole
+from lib_methods.files import is_file_name
 
 KINDS = ("LoRA", "full")
 PRIORS = ("auto", "images", "model", "off")
@@ -15,8 +16,22 @@ OPTIMIZERS = ("auto", "adamw", "adamw8bit", "adafactor")
 SCHEDULES = ("constant", "cosine", "linear")
 SAVED_AS = ("fp16", "bf16", "fp32", "source")
 
-_NAME = re.compile(r"[\w][\w .+()-]{0,79}")
+CLASS_IMAGES = "class_images"
+"""The folder beside the trainings' own that all share, in `out`."""
 _LARGEST_SEED = 2**32 - 1
+_LONGEST_NAME = 80
+
+
+def check_name(name: object) -> str:
+    """The name of a training, and of what comes out of it, as it is kept. Raises `SettingsError`."""
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME or not is_file_name(name):
+        raise SettingsError(
+            f"The name must be a valid file name on every system: up to {_LONGEST_NAME} letters, digits, spaces, dots, "
+            'dashes or underscores, no dot or space at its end, and no name that Windows reserves, such as "con".'
+        )
+    if name.casefold() == CLASS_IMAGES:
+        raise SettingsError(f'The folder "{name}" is used for class images. Choose another name.')
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True)
@@ -95,8 +110,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check_choice("The kind of result", self.kind, KINDS)
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise SettingsError("The result's name has to be letters, digits, spaces, dots, dashes or underscores.")
+        check_name(self.name)
         if not isinstance(self.class_noun, str) or not self.class_noun.strip():
             raise SettingsError('Say what the subject is, in one or two words ("dog", "coffee mug").')
         for name, text in (("class noun", self.class_noun), ("identifier", self.identifier)):

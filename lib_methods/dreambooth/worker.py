@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     from lib_methods.dreambooth import packages
     from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
     from lib_methods.dreambooth.file_lock import FileLock
-    from lib_methods.dreambooth.job_files import JobFiles
+    from lib_methods.dreambooth.job_files import JobFiles, read_json
 
     files = JobFiles.of(Path(arguments[0]))
     lock = FileLock(files.lock)
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
             packages.folder_for(files.packages),
             lambda text, done, total: files.note("phase", text=text, done=done, total=total),
             files.cancel.exists,
+            str(read_json(files.settings).get("optimizer", "")),
         )
     except TrainingStopped:
         files.note("cancelled", step=0)

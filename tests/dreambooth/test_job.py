@@ -15,7 +15,7 @@ from lib_methods.dreambooth.deliver import deliver_to
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.file_lock import FileLock, is_held
 from lib_methods.dreambooth.job import Trainings
-from lib_methods.dreambooth.job_files import JobFiles, Record, save_record
+from lib_methods.dreambooth.job_files import JobFiles, Record, all_records, save_record
 from lib_methods.dreambooth.record import to_json
 from lib_methods.dreambooth.settings import TrainingSettings
 
@@ -226,6 +226,34 @@ def test_a_name_that_is_taken_gets_a_number(trainings: Trainings, tmp_path: Path
     assert trainings.free_name("rex") == "rex-2"
     with pytest.raises(DreamBoothError, match="already"):
         trainings.start(settings(tmp_path))
+
+
+def test_names_that_differ_by_case_alone_are_one(trainings: Trainings, tmp_path: Path) -> None:
+    trainings.start(settings(tmp_path))
+    assert trainings.wait(30)
+    assert trainings.free_name("REX") == "REX-2"
+    with pytest.raises(DreamBoothError, match="already"):
+        trainings.start(settings(tmp_path, name="Rex"))
+
+
+def test_a_training_called_current_is_one_like_any_other(trainings: Trainings, room: Room, tmp_path: Path) -> None:
+    trainings.start(settings(tmp_path, noun="slow", name="current"))
+    until(lambda: trainings.state().progress.step)
+    assert trainings.is_running
+    with pytest.raises(DreamBoothError, match="runs already"):
+        trainings.start(settings(tmp_path, name="rex"))
+    trainings.cancel()
+    assert trainings.wait(30)
+    assert [record.name for record in all_records(tmp_path)] == ["current"]
+    assert made(tmp_path, room).state("current").record == trainings.state().record
+
+
+def test_the_last_training_of_an_older_version_is_found(trainings: Trainings, room: Room, tmp_path: Path) -> None:
+    trainings.start(settings(tmp_path))
+    assert trainings.wait(30)
+    (tmp_path / "jobs" / ".current.json").rename(tmp_path / "jobs" / "current.json")
+    found = made(tmp_path, room).state().record
+    assert found is not None and found.name == "rex"
 
 
 def test_nothing_to_cancel_or_resume(trainings: Trainings) -> None:

@@ -75,6 +75,42 @@ def test_the_own_folder_comes_before_an_older_one_of_the_host(
     assert told == [], "the second time there is nothing to do"
 
 
+def test_what_an_older_pack_installed_is_brought_up_to_date_where_that_can_be(
+    toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = Requirement("toy-package", (2, 1), "2.3")
+    monkeypatch.setattr(packages, "REQUIREMENTS", (newer,))
+    install(tmp_path / "own", "toy-package", "2.2")
+
+    def offline(requirement: Requirement, target: Path, cancelled: object) -> None:
+        raise DreamBoothError("no connection")
+
+    monkeypatch.setattr(packages, "_install", offline)
+    ensure(tmp_path / "own", quiet)
+    assert packages.outdated(tmp_path / "own") == [newer]
+    monkeypatch.setattr(packages, "_install", lambda wanted, target, cancelled: install(target, wanted.name, "2.3"))
+    ensure(tmp_path / "own", quiet)
+    assert packages.outdated(tmp_path / "own") == []
+    assert [path.name for path in (tmp_path / "own").glob("*.dist-info")] == ["toy_package-2.3.dist-info"]
+
+
+def test_only_who_asks_for_prodigy_gets_its_package(toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "REQUIREMENTS", ())
+    monkeypatch.setattr(packages, "OPTIONAL", {"prodigy": TOY})
+    monkeypatch.setattr(packages, "_install", lambda wanted, target, cancelled: install(target, wanted.name, "2.2"))
+    ensure(tmp_path / "own", quiet, optimizer="adamw")
+    assert not (tmp_path / "own").exists()
+    ensure(tmp_path / "own", quiet, optimizer="prodigy")
+    assert packages.missing(tmp_path / "own", [TOY]) == []
+
+
+def test_no_package_with_a_known_hole_is_installed() -> None:
+    """CVE-2024-47081 in requests, CVE-2025-68146 and CVE-2026-22701 in filelock."""
+    pins = {requirement.name: tuple(map(int, requirement.install.split("."))) for requirement in REQUIREMENTS}
+    assert pins["requests"] >= (2, 32, 4)
+    assert pins["filelock"] >= (3, 20, 3)
+
+
 def test_a_failed_installation_leaves_nothing(toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(requirement: Requirement, target: Path, cancelled: object) -> None:
         install(target, requirement.name, "2.2")

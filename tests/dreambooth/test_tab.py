@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
 from lib_methods.dreambooth import page
@@ -22,6 +24,7 @@ from lib_methods.dreambooth.job_files import JobFiles, Record
 from lib_methods.dreambooth.request import CONTROLS, DEFAULTS, clean_name, from_controls, parse_request
 from lib_methods.dreambooth.tab import TabHandlers
 from lib_methods.dreambooth.training_log import LogReader, Progress
+from lib_methods.files import as_file_name, is_file_name
 from tests.dreambooth import models
 from tests.dreambooth.pictures import picture, put
 
@@ -122,9 +125,17 @@ def test_pages_give_whole_numbers_as_fractions_and_prompts_as_lines() -> None:
         ({"kind": "huge"}, "one of"),
         ({"kind": "full", "prior": "model"}, "frozen model"),
         ({"resolution": 100}, "multiple of 8"),
-        ({"name": "../../etc"}, "name has to be"),
-        ({"name": "CON"}, "name has to be"),
-        ({"name": "rex."}, "name has to be"),
+        ({"name": "../../etc"}, "valid file name"),
+        ({"name": "CON"}, "valid file name"),
+        ({"name": "rex."}, "valid file name"),
+        ({"name": "nul .txt"}, "valid file name"),
+        ({"name": "COM\u00b9"}, "valid file name"),
+        ({"name": "."}, "valid file name"),
+        ({"name": ".."}, "valid file name"),
+        ({"name": ".rex"}, "valid file name"),
+        ({"name": "a" * 81}, "valid file name"),
+        ({"name": "\U0001d400" * 70}, "valid file name"),
+        ({"name": "Class_Images"}, "Choose another name"),
         ({"sample_prompts": "\n".join("abcdefghijklmnopqrstuvwxyz")}, "too many sample prompts"),
         ({"identifier": "a<b"}, "no brackets"),
     ],
@@ -280,6 +291,13 @@ def test_names_come_from_the_class() -> None:
     assert clean_name(None, "犬") == "my-犬"
     assert clean_name("", "!!!") == "my-subject"
     assert clean_name(" rex 2 ", "dog") == "rex 2"
+
+
+@given(st.text(max_size=300))
+def test_any_name_of_an_upload_becomes_one_that_every_system_takes(name: str) -> None:
+    plain = as_file_name(name, "photo")
+    assert is_file_name(plain)
+    assert as_file_name(plain, "photo") == plain
 
 
 def test_uploads_keep_captions_and_masks_and_lose_paths(tmp_path: Path) -> None:
