@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
-import re
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,11 +15,11 @@ from PIL import Image, UnidentifiedImageError
 
 from modules import images, paths_internal, prompt_parser, shared
 from standalone.engine.errors import UserError
+from standalone.infotext import text
 
 sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]
 
-re_param = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-re_imagesize = re.compile(r"^(\d+)x(\d+)$")
+quote, unquote = text.quote, text.unquote
 
 # fields that an infotext leaves out when they have their usual value
 _USUAL: dict[str, Any] = {
@@ -120,21 +119,6 @@ def register_paste_params_button(binding: ParamBinding) -> None:
     registered_param_bindings.append(binding)
 
 
-def quote(text: Any) -> Any:
-    """`text` as an infotext writes it: in quotes when it has a comma, a colon or a line break in it."""
-    return json.dumps(text, ensure_ascii=False) if any(c in str(text) for c in ",\n:") else text
-
-
-def unquote(text: str) -> Any:
-    """The opposite of quote; what is not quoted, or not well, stays."""
-    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def _file_allowed(path: Path) -> bool:
     """Whether the page may name this file: gradio's own copies and the host's images, nothing else."""
     import tempfile
@@ -192,44 +176,38 @@ def send_image_and_dimensions(x: Any) -> tuple[Any, Any, Any]:
     return image, gr.update(), gr.update()
 
 
-def _split(x: str) -> tuple[str, str, str]:
-    """Prompt, negative prompt and the line of parameters."""
-    *lines, last = x.strip().split("\n")
-    if len(re_param.findall(last)) < 3:
-        lines, last = [*lines, last], ""
-    prompt: list[str] = []
-    negative: list[str] | None = None
-    for line in (line.strip() for line in lines):
-        if line.startswith("Negative prompt:"):
-            negative = negative or []
-            line = line[len("Negative prompt:") :].strip()
-        (prompt if negative is None else negative).append(line)
-    return "\n".join(prompt), "\n".join(negative or []), last
-
-
 def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) -> dict[str, Any]:
     """The fields of an infotext as a dict; values are text, sizes come as "Size-1" and "Size-2".
 
-    Never raises: what cannot be read is left out. Fields with a usual value that are not in the text are added.
+    Never raises: what cannot be read is left out. Fields with a usual value that are not in the text are added. Of a
+    text longer than `MAX_LENGTH` the rest is not looked at.
     """
-    prompt, negative_prompt, last = _split(x)
-    res: dict[str, Any] = {}
-    for key, value in re_param.findall(last):
-        text = unquote(value) if value.startswith('"') else value.strip()
-        size = re_imagesize.match(text) if isinstance(text, str) else None
-        if size is not None:
-            res[f"{key}-1"], res[f"{key}-2"] = size.groups()
-        else:
-            res[key] = text
-    res["Prompt"], res["Negative prompt"] = prompt, negative_prompt
+    prompt, negative_prompt, fields = text.read(x)
+    res: dict[str, Any] = {**fields, "Prompt": prompt, "Negative prompt": negative_prompt}
+    _old_hires(res)
     for key, value in _USUAL.items():
         res.setdefault(key, value)
     weights = [*prompt_parser.parse_prompt_attention(prompt), *prompt_parser.parse_prompt_attention(negative_prompt)]
-    if any(weight != 1.0 and text != "BREAK" for text, weight in weights):
+    if any(weight != 1.0 and piece != "BREAK" for piece, weight in weights):
         res.setdefault("Emphasis", "Original")
     for key in shared.opts.infotext_skip_pasting if skip_fields is None else skip_fields:
         res.pop(key, None)
     return res
+
+
+def _old_hires(res: dict[str, Any]) -> None:
+    """Reads what hosts wrote before "Hires resize": "Size" was that of the result, and 0x0 a first pass of 512x512's
+    area in steps of 64."""
+    try:
+        first = int(res["First pass size-1"]), int(res["First pass size-2"])
+        width, height = int(res.get("Size-1", 512)), int(res.get("Size-2", 512))
+        if 0 in first:
+            scale = 512 / math.sqrt(width * height)
+            first = math.ceil(scale * width / 64) * 64, math.ceil(scale * height / 64) * 64
+    except (KeyError, ValueError, ZeroDivisionError, OverflowError):
+        return
+    res["Size-1"], res["Size-2"] = map(str, first)
+    res["Hires resize-1"], res["Hires resize-2"] = str(width), str(height)
 
 
 def _setting_names() -> list[tuple[str, str]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules import errors, infotext_utils
+from modules import errors
 from modules.sd_samplers_common import is_sampler_using_eta_noise_seed_delta
 from modules.shared import opts
+from standalone.infotext import text
 
 VERSION = "steer-0.1.0"
 
@@ -85,10 +86,4 @@ def create_infotext(
         except Exception:
             errors.report(f'Error creating infotext for key "{key}"', exc_info=True)
             params[key] = None
-    line = ", ".join(
-        key if key == value else f"{key}: {infotext_utils.quote(value)}"
-        for key, value in params.items()
-        if value is not None
-    )
-    negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
-    return f"{prompt_text}{negative}\n{line}".strip()
+    return text.write(prompt_text, negative_prompt, params)

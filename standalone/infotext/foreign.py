@@ -1,0 +1,145 @@
+"""Infotexts of other programs, and what forums, chats and mails make of them.
+
+Read are: the WebUI's own form; parameters over several lines or each in a line of its own; everything in one line;
+parameters between "|"; lines of templates after the parameters, as the Dynamic Prompts extension writes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from .text import NEGATIVE, Infotext, Pair, pairs, with_prompts
+
+FEWEST = 3
+"""So many pairs make a line of parameters, as in the WebUI."""
+
+_STEPS = re.compile(r"\s*steps\s*:\s*\d+\s*(?:[,|]|$)", re.IGNORECASE)
+_INLINE_STEPS = re.compile(r"(?:^|(?<=[\s,.;|]))Steps:\s*\d+\s*[,|]")
+_KEY = re.compile(r"\s*\w[\w \-/]{1,60}:")
+_TEMPLATE = re.compile(r"\s*((?:Negative )?Template):[ \t]*")
+_PROMPT = re.compile(r"(?:positive )?prompt:[ \t]*", re.IGNORECASE)
+_NEGATIVE = re.compile(r"negative(?: prompt)?:[ \t]*", re.IGNORECASE)
+_NEGATIVE_INSIDE = re.compile(r"negative prompt:", re.IGNORECASE)
+_NAMES = {
+    name.lower(): name
+    for name in (
+        "Steps",
+        "Sampler",
+        "Schedule type",
+        "CFG scale",
+        "Seed",
+        "Size",
+        "Model",
+        "Model hash",
+        "Clip skip",
+        "Denoising strength",
+    )
+}
+_NAMES |= {
+    "cfg": "CFG scale",
+    "guidance scale": "CFG scale",
+    "sampling method": "Sampler",
+    "sampling steps": "Steps",
+    "scheduler": "Schedule type",
+    "resolution": "Size",
+    "checkpoint": "Model",
+    "clipskip": "Clip skip",
+    "denoise": "Denoising strength",
+}
+"""Names in other spellings, as people write them."""
+
+
+def read_foreign(text: str) -> Infotext:
+    """The parts of an infotext of unknown origin. Never raises; linear."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").strip().split("\n")
+    first, last = _place(lines)
+    if first is None:
+        return _inline(lines)
+    found = _named(_joined(lines[first:last]))
+    if len(found) < FEWEST:
+        return Infotext(*_prompts(lines, labels=False), {})
+    return with_prompts(*_prompts(lines[:first]), [*found, *_templates(lines[last:])])
+
+
+def _place(lines: Sequence[str]) -> tuple[int | None, int]:
+    """The lines with the parameters: the first, and the one after the last. None: they do not begin a line."""
+    first = next((index for index in range(len(lines) - 1, -1, -1) if _STEPS.match(lines[index])), None)
+    if first is None:
+        return None, len(lines)
+    last = first + 1
+    while last < len(lines) and _belongs(lines[last - 1], lines[last]):
+        last += 1
+    single = len(pairs(lines[first])) < FEWEST and "|" not in lines[first]
+    while single and first > 0 and lines[first - 1].partition(":")[0].strip().lower() in _NAMES:
+        first -= 1  # one parameter a line, and "Steps" is not the first of them
+    return first, last
+
+
+def _belongs(before: str, line: str) -> bool:
+    """Whether a line after one of the parameters continues them."""
+    return not _TEMPLATE.match(line) and (before.rstrip().endswith((",", "|")) or _KEY.match(line) is not None)
+
+
+def _inline(lines: Sequence[str]) -> Infotext:
+    """A text whose parameters do not begin a line: they stand behind the prompts, or are the last line all the same."""
+    *before, last = lines
+    place = next(reversed(list(_INLINE_STEPS.finditer(last))), None)
+    found = _named(last[place.start() :] if place else last)
+    if len(found) < FEWEST:
+        return Infotext(*_prompts(lines, labels=False), {})
+    if place is None:
+        return with_prompts(*_prompts(before), found)
+    head = "\n".join([*before, last[: place.start()]]).rstrip(" ,;|")
+    inside = _NEGATIVE_INSIDE.search(head)
+    prompt, negative = (head[: inside.start()], head[inside.end() :]) if inside else (head, "")
+    prompt, negative = prompt.strip().rstrip("|").rstrip(), negative.strip()
+    named = _PROMPT.match(prompt)
+    return with_prompts(prompt[named.end() :] if named else prompt, negative, found)
+
+
+def _named(line: str) -> list[Pair]:
+    """The pairs of a line of parameters, under the names that the WebUI gives them."""
+    if re.search(r"steps\s*:\s*\d+\s*\|", line, re.IGNORECASE):
+        line = ", ".join(part.strip().rstrip(",") for part in line.split("|"))
+    found = pairs(line)
+    known = {pair.key for pair in found}
+    return [
+        pair if (name := _NAMES.get(pair.key.lower(), pair.key)) in known else pair._replace(key=name) for pair in found
+    ]
+
+
+def _joined(lines: Sequence[str]) -> str:
+    """Lines of parameters as one."""
+    return ", ".join(stripped for line in lines if (stripped := line.strip().rstrip(",").rstrip()))
+
+
+def _templates(lines: Sequence[str]) -> Iterator[Pair]:
+    """The templates behind the parameters, each of one line or several; anything else there is left out."""
+    key, texts = "", list[str]()
+    for line in [*lines, "Template:"]:
+        match = _TEMPLATE.match(line)
+        if match is None:
+            texts.append(line)
+            continue
+        if key:
+            yield Pair(key, "\n".join(texts).strip(), True)
+        key, texts = match[1], [line[match.end() :]]
+
+
+def _prompts(lines: Sequence[str], labels: bool = True) -> tuple[str, str]:
+    """Prompt and negative prompt of the lines before the parameters, without blanks around the lines.
+
+    labels: also know what people write in front of the prompts, "Prompt:" and "Negative:".
+    """
+    prompt: list[str] = []
+    negative: list[str] | None = None
+    for line in (line.strip() for line in lines):
+        match = _NEGATIVE.match(line)
+        if match is not None and (labels or line.startswith(NEGATIVE)):
+            negative = negative or []
+            line = line[match.end() :]
+        (prompt if negative is None else negative).append(line)
+    if labels and prompt and (named := _PROMPT.match(prompt[0])):
+        prompt[0] = prompt[0][named.end() :]
+    return "\n".join(prompt).strip(), "\n".join(negative or []).strip()

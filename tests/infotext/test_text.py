@@ -1,0 +1,183 @@
+"""Infotext: what is written comes back, what others write is read as they meant it, and hostile text costs no time."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from standalone.infotext import text
+
+HOSTILE = (
+    'say "hi"',
+    '"quoted"',
+    '"',
+    '\\"',
+    "\\",
+    "a\\",
+    "a, b",
+    "a: b",
+    "a\nb",
+    "a\r\nb",
+    "a\r",
+    " a ",
+    "\n a\t",
+    "🧀 東京",
+    "4x4",
+    "64x64",
+    '{"a": 1}',
+    "[1, 2",
+    "[a|b]",
+    "Steps: 20, Sampler: Euler, Seed: 1",
+    "x\nSteps: 1, Seed: 2, Size: 8x8",
+    "Negative prompt: no",
+    "a\nNegative prompt: no",
+    "a\n  Negative prompt: no\nNegative prompt: never",
+    "Template: x",
+    "x\nTemplate: {a|b}\nNegative Template: y",
+    "Prompt: a",
+    "a\u2028b\x85c",
+    "\ufeffa",
+    "\x00",
+    "Version: steer-1",
+    "a|b",
+    "<lora:a:1>, (b:1.2)",
+    "",
+    ",",
+    ":",
+    "a,",
+    "Size: 8x8",
+    "Hires prompt",
+    "Negative prompt:",
+    '": "',
+    '","',
+    "&#10;",
+)
+ANY = st.text(max_size=60)
+TEXTS = st.one_of(st.sampled_from(HOSTILE), ANY, st.lists(st.sampled_from(HOSTILE), max_size=4).map("".join))
+USUAL: dict[str, Any] = {"Steps": 20, "Sampler": "Euler a", "CFG scale": 7.0, "Seed": 1, "Size": "512x768"}
+LAST = {"Version": "steer-0.1.0"}
+OURS = {**USUAL, "Seed": 5, "Model hash": "abc", **LAST}
+HEAD = "a cat, sitting\nNegative prompt: ugly, bad"
+STANDARD = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x768, Model hash: abc"
+
+
+@given(
+    TEXTS, TEXTS, st.dictionaries(st.sampled_from(("Hires prompt", "Any method target", "Note")), TEXTS), st.booleans()
+)
+@settings(max_examples=500, deadline=None)
+def test_what_is_written_comes_back(prompt: str, negative: str, extra: dict[str, str], version: bool) -> None:
+    found = text.read(text.write(prompt, negative, {**USUAL, **extra, **(LAST if version else {})}))
+    assert (found.prompt, found.negative_prompt) == (prompt, negative)
+    assert {key: found.fields[key] for key in extra} == extra
+    assert (found.fields["Size-1"], found.fields["Size-2"], found.fields["Seed"]) == ("512", "768", "1")
+
+
+@pytest.mark.parametrize("prompt", [" a ", "a\n", "a, b: c", "a\r\nb", 'say "hi"', "64x64"])
+def test_a_usual_prompt_is_written_once(prompt: str) -> None:
+    assert "Prompt:" not in text.write(prompt, "x", {**USUAL, **LAST})
+
+
+FORMS = {
+    "the WebUI's": f"{HEAD}\n{STANDARD}",
+    "CRLF": f"a cat, sitting\r\nNegative prompt: ugly, bad\r\n{STANDARD}\r\n",
+    "CR": f"a cat, sitting\rNegative prompt: ugly, bad\r{STANDARD}",
+    "blanks and empty lines": f"\n  a cat, sitting \n\n Negative prompt: ugly, bad\n\n{STANDARD}\n\n",
+    "parameters over two lines": f"{HEAD}\n{STANDARD.replace('Seed', chr(10) + 'Seed')}",
+    "the last lines short": f"{HEAD}\n{STANDARD.replace(', Model', ',' + chr(10) + 'Model')}",
+    "one line": f"a cat, sitting Negative prompt: ugly, bad {STANDARD}",
+    "one line of a forum": f"Prompt: a cat, sitting | Negative prompt: ugly, bad | {STANDARD.replace(', ', ' | ')}",
+    "bars in the parameters": f"{HEAD}\n{STANDARD.replace(', ', ' | ')}",
+    "one parameter a line": f"Prompt: a cat, sitting\nNegative prompt: ugly, bad\n{STANDARD.replace(', ', chr(10))}",
+    "in another order": "a cat, sitting\nNegative Prompt: ugly, bad\nSampler: Euler a\nSteps: 20\nCFG: 7\nSeed: 5\n"
+    "Resolution: 512x768\nModel hash: abc",
+    "templates": f"{HEAD}\n{STANDARD}\nTemplate: a {{cat|dog}}, sitting: now\n"
+    "and here\nNegative Template: ugly, {bad|worse}",
+    "a remark below": f"{HEAD}\n{STANDARD}\n\nMade in Krita, with love",
+    "ours": text.write("a cat, sitting", "ugly, bad", OURS),
+    "ours through a mail": text.write("a cat, sitting", "ugly, bad", OURS).replace("\n", "\r\n"),
+    "ours in one line": text.write("a cat, sitting", "ugly, bad", OURS).replace("\n", " "),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_text_is_read(form: str) -> None:
+    found = text.read(FORMS[form])
+    assert (found.prompt, found.negative_prompt) == ("a cat, sitting", "ugly, bad")
+    wanted = {"Steps": "20", "Sampler": "Euler a", "Seed": "5", "Size-1": "512", "Size-2": "768", "Model hash": "abc"}
+    assert {key: found.fields.get(key) for key in wanted} == wanted
+    assert float(found.fields["CFG scale"]) == 7
+
+
+def test_templates_are_fields() -> None:
+    fields = text.read(FORMS["templates"]).fields
+    assert fields["Template"] == "a {cat|dog}, sitting: now\nand here"
+    assert fields["Negative Template"] == "ugly, {bad|worse}"
+
+
+def test_resources_of_civitai_are_one_field() -> None:
+    resources = '[{"type":"checkpoint","modelVersionId":1,"modelName":"a: b, c"}]'
+    line = f"{STANDARD}, Created Date: 2024-01-02T03:04:05.6Z, Civitai resources: {resources}, Civitai metadata: {{}}"
+    fields = text.read(f"a\n{line}").fields
+    assert json.loads(fields["Civitai resources"])[0]["modelName"] == "a: b, c"
+    assert fields["Civitai metadata"] == "{}"
+    assert fields["Created Date"] == "2024-01-02T03:04:05.6Z"
+
+
+@pytest.mark.parametrize(
+    "words", ["a cat", "Prompt: a cat", "a: b", '{"3": {"inputs": {"seed": 5}}}', "Steps: 20", "", "Steps: 1, a: b\nc"]
+)
+def test_a_text_without_parameters_is_a_prompt(words: str) -> None:
+    assert text.read(words) == (words, "", {})
+
+
+@given(st.one_of(TEXTS, st.text(alphabet='ab1,:"\\\n\r |{[]}-/x', max_size=200)))
+@settings(max_examples=300, deadline=None)
+def test_any_text_can_be_read(words: str) -> None:
+    text.read(words)
+    text.read(f"{words}\n{STANDARD}{words}")
+
+
+BAD = (
+    "a",
+    "a ",
+    "a:",
+    "aa:",
+    "a,",
+    '"',
+    '\\"',
+    "\\",
+    "\n",
+    "\r",
+    " ",
+    "1",
+    "aa:[",
+    'aa:["',
+    "aa:{",
+    'aa:"',
+    'aa:"\\",',
+    "|",
+    "Steps: 1,",
+    "Steps: 1 |",
+    "\nSteps: 1\n",
+    "\nNegative prompt:",
+    "\n  ",
+    "x\nTemplate: a",
+    "Steps:",
+    ": ",
+)
+
+
+@pytest.mark.parametrize("unit", BAD)
+def test_reading_and_writing_take_linear_time(unit: str) -> None:
+    """Quadratic work takes minutes here, linear work a second."""
+    hostile = unit * (100_000 // len(unit))
+    started = time.process_time()
+    for words in (hostile, f"{hostile}\n{STANDARD}", f"{STANDARD}, Note: {hostile}", f"Steps: 1, {hostile}"):
+        text.read(words)
+    text.write(hostile, hostile, {**USUAL, "Note": hostile, **LAST})
+    assert time.process_time() - started < 20
