@@ -14,9 +14,9 @@ from PIL import Image, ImageColor, PngImagePlugin
 
 from modules import script_callbacks, shared
 from modules.shared import opts
+from standalone.infotext import user_comment
 
 LANCZOS = Image.Resampling.LANCZOS
-_USER_COMMENT, _EXIF_IFD = 0x9286, 0x8769
 _NUMBERED = re.compile(r"^(\d+)")
 
 
@@ -121,10 +121,8 @@ def save_image_with_geninfo(
         image.save(filename, format=file_format, pnginfo=info)
         return
     kwargs: dict[str, Any] = {"quality": opts.jpeg_quality}
-    if opts.enable_pnginfo and geninfo is not None and extension in (".jpg", ".jpeg", ".webp"):
-        exif = Image.Exif()
-        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + geninfo.encode("utf-16-be")
-        kwargs["exif"] = exif.tobytes()
+    if opts.enable_pnginfo and geninfo is not None and extension in (".jpg", ".jpeg", ".webp", ".avif"):
+        kwargs["exif"] = user_comment.exif_of(geninfo)
     image.convert("RGB").save(filename, format=file_format, **kwargs)
 
 
@@ -183,29 +181,15 @@ def save_image(
     return str(target), text_file
 
 
-def _user_comment(raw: Any) -> str | None:
-    """The text of Exif's user comment, in any of the encodings that occur."""
-    if isinstance(raw, str):
-        return raw or None
-    if not isinstance(raw, bytes) or not raw:
-        return None
-    head, body = raw[:8], raw[8:]
-    if head == b"UNICODE\0":
-        big = "utf-16-be" if body[:2] == b"\0" + body[1:2] else "utf-16-le"
-        return body.decode(big, errors="ignore")
-    return (body if head in (b"ASCII\0\0\0", b"\0" * 8) else raw).decode("utf-8", errors="ignore")
-
-
 def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, Any]]:
     """The infotext in `image`, or None, and what else is written in it."""
     items = {str(key): value for key, value in (image.info or {}).items()}
     geninfo = items.pop("parameters", None)
-    if "exif" in items or geninfo is None:
-        comment = _user_comment(image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT))
-        geninfo = comment or geninfo
+    if not isinstance(geninfo, str):
+        geninfo = user_comment.comment_of(image)
     comment = items.get("comment")
-    if geninfo is None and isinstance(comment, bytes):
-        geninfo = comment.decode("utf-8", errors="ignore")
+    if geninfo is None and isinstance(comment, (bytes, str)):
+        geninfo = comment.decode("utf-8", errors="ignore") if isinstance(comment, bytes) else comment
     for key in (
         "exif",
         "jfif",

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin, features
 
 from standalone.engine.errors import UserError
+from standalone.infotext import user_comment
 
 LINES = st.text(alphabet=st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=40).map(str.strip)
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -118,11 +119,12 @@ def test_own_fields_of_scripts(sd1: Any) -> None:
     assert "Broken" not in result.info
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
-def test_files_keep_the_text(sd1: Any, tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", *(["avif"] if features.check("avif") else [])])
+@pytest.mark.parametrize("prompt", ["ein Käse 🧀, 東京", "東京", "🧀", "Привет"])
+def test_files_keep_the_text(sd1: Any, tmp_path: Path, suffix: str, prompt: str) -> None:
     from modules import images
 
-    text = "ein Käse 🧀, 東京\nNegative prompt: x\nSteps: 1"
+    text = f"{prompt}\nNegative prompt: x\nSteps: 1"
     path, _ = images.save_image(Image.new("RGB", (16, 8)), tmp_path, "", 5, "p", suffix, info=text)
     with Image.open(path) as saved:
         assert images.read_info_from_image(saved)[0] == text
@@ -130,6 +132,17 @@ def test_files_keep_the_text(sd1: Any, tmp_path: Path, suffix: str) -> None:
     assert images.image_data(text.encode())[0] == text
     assert images.image_data(b"\xff\xfe\x00binary")[0] == ""
     assert images.read_info_from_image(Image.new("RGB", (2, 2)))[0] is None
+
+
+def test_the_own_text_of_a_png_wins_over_exif(sd1: Any, tmp_path: Path) -> None:
+    from modules import images
+
+    image, target = Image.new("RGB", (16, 8)), tmp_path / "both.png"
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("parameters", "the text of the file")
+    image.save(target, pnginfo=chunks, exif=user_comment.exif_of("a camera's comment"))
+    with Image.open(target) as saved:
+        assert images.read_info_from_image(saved)[0] == "the text of the file"
 
 
 def test_gallery_values_of_any_gradio(sd1: Any, tmp_path: Path) -> None:
