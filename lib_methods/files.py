@@ -31,14 +31,14 @@ def is_file_name(name: str) -> bool:
     )
 
 
-def as_file_name(text: str, otherwise: str) -> str:
-    """The text without what `is_file_name` refuses, shortened; the ending stays. otherwise: where nothing is left."""
-    plain = re.sub(r"[^\w .()+-]", "_", text).strip(" .").lstrip(".+()- ") or otherwise
-    stem, dot, ending = plain.rpartition(".")
-    stem, ending = (stem, f".{ending[:10]}") if dot else (plain, "")
-    while len(stem) > 100 or len(f"{stem}{ending}".encode("utf-8", "replace")) > MAX_NAME_BYTES:
-        stem = stem[:-1]
-    short = f"{stem.rstrip(' .')}{ending.rstrip(' .')}"
+def as_file_name(stem: str, ending: str = "", otherwise: str = "file") -> str:
+    """Stem and ending without what `is_file_name` refuses, the stem shortened. otherwise: for an empty stem."""
+    plain, end = (re.sub(r"[^\w .()+-]", "_", text) for text in (stem, ending[:20]))
+    plain, end = plain.strip(" .").lstrip(".+()- ") or otherwise, end.rstrip(" .")
+    short = plain[:100]
+    while len(f"{short}{end}".encode("utf-8", "replace")) > MAX_NAME_BYTES - 1:
+        short = short[:-1]
+    short = f"{short}{end}".rstrip(" .")
     return f"_{short}" if _DEVICES.fullmatch(short) else short
 
 

@@ -115,7 +115,7 @@ def _photos() -> Any:
         gr.File(
             label="3 to 5 photos of one subject (captions as .txt and masks as NAME.mask.png may come along)",
             file_count="multiple",
-            file_types=["image", ".txt"],
+            file_types=["image", ".heic", ".heif", ".avif", ".txt", ".caption", ".json"],
             elem_id="dreambooth_photos",
             height=140,
         )

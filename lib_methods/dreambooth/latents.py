@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.buckets import Size, bucket_for, fit, fit_mask, micro_conditioning
-from lib_methods.dreambooth.captions import caption_of
 from lib_methods.dreambooth.dataset import Example
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model import TrainingModel
 from lib_methods.dreambooth.photos import Photo, open_photo, read_mask, read_photo
+from lib_methods.dreambooth.photos.captions import caption_of
 from lib_methods.dreambooth.places import brought, out_of_memory
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.tensor_file import read_tensors, write_tensors

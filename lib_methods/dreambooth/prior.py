@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from .buckets import Size
-from .captions import caption_of
 from .draw import SOLVER, Prompts, draw, embed_prompts
 from .errors import DreamBoothError, TrainingStopped
 from .model import TrainingModel
+from .photos.captions import caption_of
 from .places import Parts, out_of_memory
 from .settings import TrainingSettings
 from .whole_file import write_whole

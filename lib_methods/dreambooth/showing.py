@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .captions import with_subject
 from .distributed import Processes, Single
 from .draw import draw
 from .errors import DreamBoothError, TrainingStopped
 from .model import TrainingModel
+from .photos.captions import with_subject
 from .places import Parts, out_of_memory
 from .progress import Report
 from .settings import TrainingSettings

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import gradio as gr
 
 from lib_methods.checks import SettingsError, check_whole
-from lib_methods.dreambooth import intake, page
+from lib_methods.dreambooth import page
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.job import BUSY, State, Trainings
 from lib_methods.dreambooth.job_files import JobFiles
-from lib_methods.dreambooth.photos import Photo, find_photos, without_companions
+from lib_methods.dreambooth.photos import Photo, find_photos, intake, without_companions
 from lib_methods.dreambooth.preview import Machine, OwnMachine, preview
 from lib_methods.dreambooth.request import clean_name, from_controls, parse_request
 from lib_methods.dreambooth.settings import TrainingSettings

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from .batches import Batch, Batches
-from .captions import caption_of
 from .dataset import TrainingData
 from .distributed import Processes, Single
 from .ema import Ema
@@ -27,6 +26,7 @@ from .loss import noised, training_loss
 from .memory import Plan
 from .model import TrainingModel
 from .optimizers import Group, build_optimizer
+from .photos.captions import caption_of
 from .places import computing, device_of
 from .progress import Pace, Report
 from .schedule import rate_scale, text_steps

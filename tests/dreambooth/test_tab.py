@@ -18,9 +18,9 @@ from lib_methods.checks import SettingsError
 from lib_methods.dreambooth import page
 from lib_methods.dreambooth.deliver import deliver_to
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.intake import take_in, take_in_encoded, uploaded
 from lib_methods.dreambooth.job import State, Trainings
 from lib_methods.dreambooth.job_files import JobFiles, Record
+from lib_methods.dreambooth.photos.intake import take_in, take_in_encoded, uploaded
 from lib_methods.dreambooth.request import CONTROLS, DEFAULTS, clean_name, from_controls, parse_request
 from lib_methods.dreambooth.tab import TabHandlers
 from lib_methods.dreambooth.training_log import LogReader, Progress
@@ -293,11 +293,22 @@ def test_names_come_from_the_class() -> None:
     assert clean_name(" rex 2 ", "dog") == "rex 2"
 
 
-@given(st.text(max_size=300))
-def test_any_name_of_an_upload_becomes_one_that_every_system_takes(name: str) -> None:
-    plain = as_file_name(name, "photo")
+@given(st.text(max_size=300), st.sampled_from(["", ".png", ".a name that is no ending"]))
+def test_any_name_of_an_upload_becomes_one_that_every_system_takes(stem: str, ending: str) -> None:
+    plain = as_file_name(stem, ending)
     assert is_file_name(plain)
-    assert as_file_name(plain, "photo") == plain
+    assert as_file_name(plain) == plain or len(plain) > 100
+
+
+def test_long_names_do_not_part_a_photo_from_its_caption_and_mask(tmp_path: Path) -> None:
+    (tmp_path / "up").mkdir()
+    stem = "00012-123456-" + "a very long prompt, as the WebUI names its images " * 4
+    files = [put(tmp_path / "up", f"{stem}.png"), tmp_path / "up" / f"{stem}.txt"]
+    files[1].write_text("a dog on grass", encoding="utf-8")
+    files.append(tmp_path / "up" / f"{stem}-masklabel.png")
+    picture().convert("L").save(files[2])
+    (photo,), _ = take_in(files, tmp_path / "taken")
+    assert photo.caption == "a dog on grass" and photo.mask_path is not None
 
 
 def test_uploads_keep_captions_and_masks_and_lose_paths(tmp_path: Path) -> None:

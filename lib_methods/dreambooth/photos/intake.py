@@ -10,7 +10,8 @@ from typing import Any
 
 from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos import Photo, find_photos
+from lib_methods.dreambooth.photos.folder import Photo, find_photos
+from lib_methods.dreambooth.photos.names import companion_of
 from lib_methods.files import as_file_name
 from lib_methods.pictures.store import ImageStore
 
@@ -37,7 +38,7 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
         raise DreamBoothError(f"These are {len(files)} files; at most {MOST_FILES} can be taken. 3 to 5 are enough.")
     with _made_anew(folder, "The photos cannot be copied: the disk is full, or they are no longer there."):
         for file in files:
-            shutil.copyfile(file, folder / _free(folder, as_file_name(file.name, "photo")))
+            shutil.copyfile(file, folder / _free(folder, _plain(file.name)))
         return find_photos(folder)
 
 
@@ -73,6 +74,12 @@ def _made_anew(folder: Path, sentence: str) -> Iterator[None]:
     except ValueError:  # DreamBoothError and SettingsError are such
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _plain(name: str) -> str:
+    """A file's name that every system takes; what belongs together by its stem still does."""
+    stem, _ = companion_of(name)
+    return as_file_name(stem, name[len(stem) :], "photo")
 
 
 def _free(folder: Path, name: str) -> str:

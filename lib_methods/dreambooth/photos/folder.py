@@ -1,0 +1,227 @@
+"""A folder with pictures, and beside each perhaps a caption and a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lib_methods.dreambooth.errors import DreamBoothError
+
+from .captions import MAX_CAPTION_BYTES, caption_text
+from .names import CAPTION_ENDINGS, MASK_FOLDERS, Companions, kohya_folder, listed, sort_files, without_companions
+from .read import FOREIGN, decode, decode_mask, endings, prepared, upright_size
+
+__all__ = ["Photo", "find_photos", "open_photo", "read_mask", "read_photo", "without_companions"]
+
+_SMALLEST_SIDE = 16
+_OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "zbthumbnail.info", "icon\r")
+_OF_SYSTEMS_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information")
+_MASK_SEEN = 8  # of 255: what JPEG artefacts and soft edges leave of black
+_EXTREME, _MOSTLY = 32, 0.9  # how near to black or white, and how much of it, makes a picture a mask
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture of the subject.
+
+    caption: the text of the file beside it, None where there is none. mask_path: the picture that is white where the
+    subject is. width, height: in pixels, as the picture stands upright.
+    """
+
+    path: Path
+    caption: str | None
+    mask_path: Path | None
+    width: int
+    height: int
+    caption_path: Path | None = None
+
+
+def find_photos(folder: Path) -> tuple[list[Photo], list[str]]:
+    """The pictures of a folder in the order of their names, and a warning for what is left out.
+
+    Every picture is decoded once, so that a broken one is found before the training. For the names of captions and
+    masks see `names.sort_files`. Raises `DreamBoothError` where no picture can be used.
+    """
+    notes: list[str] = []
+    files, folders = _entries(Path(folder), notes)
+    inside = [file for mask in folders if mask.name.lower() in MASK_FOLDERS for file in _entries(mask, notes)[0]]
+    others = [f for f in folders if f.name.lower() not in MASK_FOLDERS and kohya_folder(f.name) is None]
+    if others:
+        notes.append(f"Folders inside the photos' folder are not searched: {listed(f.name for f in others)}.")
+    sorted_files = sort_files(files, inside)
+    photos: list[Photo] = []
+    left = _Left()
+    for file in sorted_files.photos:
+        try:
+            image, size = decode(file), upright_size(file)
+        except DreamBoothError as error:
+            left.unreadable(file, error, notes)
+            continue
+        if min(image.size) < _SMALLEST_SIDE:
+            notes.append(f'"{file.name}" is too small ({image.width}x{image.height}) and is left out.')
+            left.small += 1
+        elif file.stem.lower().endswith(("mask", "masks")) and _is_mask(image):
+            left.masks.append(file)
+        else:
+            caption = sorted_files.captions.get(file)
+            text = None if caption is None else _caption(caption, notes)
+            mask = _usable_mask(sorted_files.masks.get(file), notes)
+            photos.append(Photo(file, text, mask, *size, None if text is None else caption))
+    if not photos:
+        raise DreamBoothError(left.nothing(folders))
+    notes += left.notes(sorted_files)
+    notes += _same_names(photos)
+    return photos, notes
+
+
+def open_photo(path: Path) -> Photo:
+    """A picture without caption and mask; its pixels are not read yet. Raises `DreamBoothError` where it is none."""
+    with prepared(path):
+        pass
+    return Photo(path, None, None, *upright_size(path))
+
+
+def read_photo(photo: Photo) -> Image.Image:
+    """The picture as RGB: upright, transparent parts white, 8 bits a channel, an animation's first frame.
+
+    JPEGs of more than 40 megapixels come at a fraction of their size. Raises `DreamBoothError` where it can no longer
+    be read.
+    """
+    return decode(photo.path)
+
+
+def read_mask(photo: Photo) -> Image.Image | None:
+    """The photo's mask in grey, upright, in a size of its own: white is the subject. None where there is none.
+
+    Where a mask has transparent parts, what is opaque is the subject. Raises `DreamBoothError` as `read_photo` does.
+    """
+    return None if photo.mask_path is None else decode_mask(photo.mask_path)
+
+
+class _Left:
+    """The files that are no photos, for one sentence about all of a kind."""
+
+    def __init__(self) -> None:
+        self.foreign: dict[str, list[Path]] = {}
+        self.junk: list[Path] = []
+        self.masks: list[Path] = []
+        self.broken = self.small = 0
+
+    def unreadable(self, file: Path, error: DreamBoothError, notes: list[str]) -> None:
+        reason = FOREIGN.get(file.suffix.lower())
+        if file.suffix.lower() in endings():
+            self.broken += 1
+            notes.append(f"{error} It is left out.")
+        elif reason is not None:
+            self.foreign.setdefault(reason, []).append(file)
+        else:
+            self.junk.append(file)
+
+    def notes(self, found: Companions) -> list[str]:
+        groups = [
+            (self.junk, "Not images, left out: {}."),
+            (found.conditions, "Left out, as they are no photos and belong to none: {}."),
+            (self.masks, "Masks without a photo of that name, left out: {}."),
+            (found.spare, "A photo has one mask; left out: {}."),
+            ([file for file in found.alone if file.suffix.lower() != ".json"], "Captions without a photo: {}."),
+        ]
+        foreign = [f"Left out: {listed(f.name for f in files)}. {reason}" for reason, files in self.foreign.items()]
+        return foreign + [text.format(listed(file.name for file in files)) for files, text in groups if files]
+
+    def nothing(self, folders: Sequence[Path]) -> str:
+        """Why there is no photo."""
+        if self.foreign:
+            names = listed(file.name for files in self.foreign.values() for file in files)
+            return f"None of the photos can be read: {names}. {' '.join(self.foreign)}"
+        if self.broken:
+            return "None of the photos can be read. Save them as JPEG or PNG again."
+        if self.small:
+            return "All images in the folder are far too small. Take larger ones, best as large as the model's."
+        if self.masks:
+            return "There are only masks in the folder, and no photos. Put the photos beside them."
+        inner = [folder for folder in folders if any(f.suffix.lower() in endings() for f in _entries(folder, [])[0])]
+        if inner:
+            return (
+                f"There are no photos in the folder itself. Choose a folder inside it: {listed(f.name for f in inner)}."
+            )
+        return "There are no photos in the folder. Put 3 to 5 images of the subject there, as JPEG or PNG."
+
+
+def _entries(folder: Path, notes: list[str]) -> tuple[list[Path], list[Path]]:
+    """Files and folders, without those that systems keep for themselves; a word about links that lead nowhere."""
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: (entry.name.casefold(), entry.name))
+    except NotADirectoryError:
+        raise DreamBoothError("The photos must be given as a folder, not as a file.") from None
+    except OSError:
+        raise DreamBoothError("The folder of the photos is not there or cannot be read.") from None
+    files, folders = [], []
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
+            continue
+        try:
+            if entry.is_dir():
+                folders += [entry] if entry.name.lower() not in _OF_SYSTEMS_FOLDERS else []
+            elif entry.is_file():
+                files.append(entry)
+            else:
+                notes.append(f'"{entry.name}" is left out: it is a link to a file that does not exist, or not a file.')
+        except OSError:
+            notes.append(f'"{entry.name}" cannot be read and is left out.')
+    return files, folders
+
+
+def _caption(path: Path, notes: list[str]) -> str | None:
+    try:
+        if path.stat().st_size > MAX_CAPTION_BYTES:
+            notes.append(f'"{path.name}" is too long for a caption and is left out.')
+            return None
+        text = caption_text(path.read_bytes(), json_file=path.suffix.lower() == CAPTION_ENDINGS[2])
+    except OSError:
+        notes.append(f'"{path.name}" cannot be read and is left out.')
+        return None
+    if text is None:
+        notes.append(f'"{path.name}" is not a caption that can be read, and is left out. Save it as plain UTF-8 text.')
+    return text or None
+
+
+def _usable_mask(path: Path | None, notes: list[str]) -> Path | None:
+    if path is None:
+        return None
+    try:
+        brightest = max(decode_mask(path).tobytes(), default=0)
+    except DreamBoothError as error:
+        notes.append(f"{error} The photo is used without its mask.")
+        return None
+    if brightest < _MASK_SEEN:
+        notes.append(f'The mask "{path.name}" is all black. The photo is used without it.')
+        return None
+    return path
+
+
+def _is_mask(image: Image.Image) -> bool:
+    """Whether a picture can hardly be a photo: no colours, and nearly all of it black or white."""
+    small = image.copy()
+    small.thumbnail((256, 256), Image.Resampling.NEAREST)
+    values = np.asarray(small.convert("RGB")).astype(np.int16)
+    grey = values.mean(-1)
+    extreme = ((grey < _EXTREME) | (grey > 255 - _EXTREME)).mean()
+    return bool(np.ptp(values, axis=-1).max() <= _MASK_SEEN * 2 and extreme >= _MOSTLY)
+
+
+def _same_names(photos: Sequence[Photo]) -> list[str]:
+    """A word about photos that share a caption or a mask, as they have the same name but for the ending."""
+    shared: dict[Path, list[Photo]] = {}
+    for photo in photos:
+        for companion in (photo.caption_path, photo.mask_path):
+            if companion is not None:
+                shared.setdefault(companion, []).append(photo)
+    return [
+        f'"{companion.name}" is used for {listed(photo.path.name for photo in owners)}, which have the same name.'
+        for companion, owners in shared.items()
+        if len(owners) > 1
+    ]

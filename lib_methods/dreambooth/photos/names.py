@@ -1,0 +1,133 @@
+"""What the files beside a photo are, told by their names alone: its mask, its caption, or neither."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+CAPTION_ENDINGS = (".txt", ".caption", ".json")
+"""The first one that is there is taken."""
+MASK_FOLDERS = ("mask", "masks", "masklabel", "masklabels")
+_COMPANION = re.compile(
+    r"(?P<stem>.+?)(?:[-_. ]+(?P<kind>masks?|masklabel|condlabel)|\s*\((?P<other>mask)\))", re.IGNORECASE
+)
+_KOHYA = re.compile(r"(?P<repeats>[0-9]{1,4})_(?P<words>\S.*)")
+
+
+@dataclass(frozen=True)
+class Companions:
+    """photos: files that may be photos. masks, captions: by photo. alone: captions without a photo. conditions: images
+    for another kind of training, and masks without a photo that can be nothing else. spare: further masks of a photo.
+    """
+
+    photos: tuple[Path, ...]
+    masks: dict[Path, Path]
+    captions: dict[Path, Path]
+    alone: tuple[Path, ...]
+    conditions: tuple[Path, ...]
+    spare: tuple[Path, ...]
+
+
+def sort_files(files: Sequence[Path], in_mask_folders: Sequence[Path] = ()) -> Companions:
+    """What each file of a folder is. in_mask_folders: files of its folders called "mask" or so.
+
+    `NAME.mask.png`, `NAME-mask.jpg`, `NAME_mask.webp`, `NAME-masklabel.png` and `mask/NAME.png` are masks of
+    `NAME.jpg`, in any case. `NAME-condlabel.png` is never a photo. A `gas-mask.png` is one where there is no `gas`.
+    """
+    pictures = [file for file in files if file.suffix.lower() not in CAPTION_ENDINGS]
+    by_key: dict[str, list[Path]] = {}
+    for file in pictures:
+        for key in _keys(file.name):
+            by_key.setdefault(key, []).append(file)
+    masks: dict[Path, Path] = {}
+    conditions, spare = [], []
+    used: set[Path] = set()
+    for mask in pictures:
+        stem, kind = companion_of(mask.name)
+        if not kind:
+            continue
+        owners = [file for file in by_key.get(_key(stem), []) if file != mask]
+        if kind == "condlabel" or (kind == "masklabel" and not owners):
+            conditions.append(mask)
+        elif owners:
+            _give(masks, owners, mask, spare)
+        else:
+            continue
+        used.add(mask)
+    for mask in in_mask_folders:
+        stem, kind = companion_of(mask.name)
+        owners = by_key.get(_key(PurePath(mask.name).stem), []) or (by_key.get(_key(stem), []) if kind else [])
+        owners = [file for file in owners if file not in used]
+        if owners:
+            _give(masks, owners, mask, spare)
+        else:
+            conditions.append(mask)
+    photos = tuple(file for file in pictures if file not in used)
+    masks = {photo: mask for photo, mask in masks.items() if photo in photos}
+    captions, alone = _captions([file for file in files if file not in pictures], photos)
+    return Companions(photos, masks, captions, tuple(alone), tuple(conditions), tuple(spare))
+
+
+def companion_of(name: str) -> tuple[str, str]:
+    """The stem of the photo that a file of this name is a mask of, and "mask", "masklabel" or "condlabel"; the kind is
+    "" for other files."""
+    found = _COMPANION.fullmatch(PurePath(name).stem)
+    if found is None:
+        return PurePath(name).stem, ""
+    kind = (found["kind"] or found["other"]).lower()
+    return found["stem"], "mask" if kind == "masks" else kind
+
+
+def kohya_folder(name: str) -> tuple[int, str] | None:
+    """Repeats and words of a folder named as kohya's trainers want it, `10_ohwx dog`; None for another."""
+    found = _KOHYA.fullmatch(name.strip())
+    return (max(1, int(found["repeats"])), found["words"].strip()) if found else None
+
+
+def without_companions(files: Sequence[Path]) -> list[Path]:
+    """Those of the files that are meant as photos: neither captions nor masks."""
+    return list(sort_files(files).photos)
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Names for a sentence: the first few, and how many more there are."""
+    given = list(names)
+    more = f" and {len(given) - most} more" if len(given) > most else ""
+    return ", ".join(f'"{name}"' for name in given[:most]) + more
+
+
+def _give(masks: dict[Path, Path], owners: Sequence[Path], mask: Path, spare: list[Path]) -> None:
+    if all(owner in masks for owner in owners):
+        spare.append(mask)
+    for owner in owners:
+        masks.setdefault(owner, mask)
+
+
+def _captions(texts: Sequence[Path], photos: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
+    """The caption file of each photo, and those that belong to none."""
+    by_key: dict[str, dict[str, Path]] = {}
+    for text in texts:
+        by_key.setdefault(_key(text.stem), {}).setdefault(text.suffix.lower(), text)
+    captions, served = {}, set()
+    for photo in photos:
+        for key in _keys(photo.name):
+            there = by_key.get(key, {})
+            served.update(there.values())
+            for ending in CAPTION_ENDINGS:
+                if ending in there:
+                    captions.setdefault(photo, there[ending])
+    return captions, [text for text in texts if text not in served]
+
+
+def _keys(name: str) -> Iterator[str]:
+    """What a companion's stem may be: the photo's stem, and its whole name as in `dog.jpg.txt`."""
+    yield _key(PurePath(name).stem)
+    yield _key(name)
+
+
+def _key(stem: str) -> str:
+    # macOS writes accents as letters of their own, and Windows does not tell cases apart
+    return unicodedata.normalize("NFC", stem).casefold().strip()
