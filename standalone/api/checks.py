@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from modules import sd_models, sd_samplers, sd_schedulers, shared
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from modules import sd_models, sd_samplers, shared
+from standalone.engine.errors import UserError
 
 from .errors import BadRequest
 from .models import GenerationRequest, ImageToImageRequest, TextToImageRequest
@@ -18,36 +22,35 @@ def _between(name: str, value: float | None, low: float, high: float) -> None:
         raise BadRequest(f"{name}: {value:g} is not between {low:g} and {high:g}.")
 
 
-def check_sampler(name: str | None, field: str = "sampler_name") -> None:
-    """BadRequest unless there is a sampler of this name; names with a schedule ("DPM++ 2M Karras") count, too."""
-    if name is None:
+@contextmanager
+def naming(field: str, status: int = 422) -> Iterator[None]:
+    """Makes the job's own error about a name a refusal of the request's `field`."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        raise BadRequest(f"{field}: {text[:1].lower()}{text[1:]}", status) from None
+
+
+def check_names(request: GenerationRequest) -> None:
+    """BadRequest unless the job's own resolvers know every name in `request`."""
+    with naming("sampler_name", 400):
+        sd_samplers.resolve(request.sampler_name or request.sampler_index)
+    with naming("scheduler", 400):
+        sd_samplers.resolve(None, request.scheduler)
+    with naming("refiner_checkpoint", 404):
+        sd_models.find_checkpoint(request.refiner_checkpoint)
+    if not isinstance(request, TextToImageRequest) or not request.enable_hr:
         return
-    known = {sampler.name.lower() for sampler in sd_samplers.all_samplers}
-    known |= {alias.lower() for sampler in sd_samplers.all_samplers for alias in sampler.aliases}
-    schedules = [label.lower() for item in sd_schedulers.schedulers for label in (item.name, item.label)]
-    plain = name.lower()
-    old_style = any(plain.removesuffix(f" {label}") in known for label in schedules)
-    if plain not in known and not old_style:
-        names = ", ".join(sampler.name for sampler in sd_samplers.all_samplers)
-        raise BadRequest(f"{field}: there is no sampler named '{name[:80]}'. There is: {names}.", 400)
-
-
-def check_scheduler(name: str | None, field: str = "scheduler") -> None:
-    """BadRequest unless there is a schedule of this name or label."""
-    if not name:
-        return
-    for item in sd_schedulers.schedulers:
-        if name.lower() in {item.name.lower(), item.label.lower(), *(alias.lower() for alias in item.aliases or [])}:
-            return
-    labels = ", ".join(item.label for item in sd_schedulers.schedulers)
-    raise BadRequest(f"{field}: there is no schedule named '{name[:80]}'. There is: {labels}.", 400)
-
-
-def check_upscaler(name: str | None) -> None:
-    """BadRequest unless there is an upscaler of this name for Hires.fix."""
-    names = [*shared.latent_upscale_modes, *(upscaler.name for upscaler in shared.sd_upscalers)]
-    if name is not None and name not in names:
-        raise BadRequest(f"hr_upscaler: there is no upscaler named '{name[:80]}'. There is: {', '.join(names)}.")
+    with naming("hr_upscaler"):
+        if request.hr_upscaler:
+            shared.find_hires_upscaler(request.hr_upscaler)
+    with naming("hr_sampler_name", 400):
+        sd_samplers.resolve_hires(request.hr_sampler_name, None)
+    with naming("hr_scheduler", 400):
+        sd_samplers.resolve_hires(None, request.hr_scheduler)
+    with naming("hr_checkpoint_name", 404):
+        sd_models.find_checkpoint(request.hr_checkpoint_name)
 
 
 def check_settings(settings: dict[str, object] | None) -> None:
@@ -60,8 +63,9 @@ def check_settings(settings: dict[str, object] | None) -> None:
 
 def check_setting(key: str, value: object, field: str) -> None:
     """BadRequest when `value` cannot be the value of the setting `key`."""
-    if key == "sd_model_checkpoint" and value is not None and value not in sd_models.checkpoint_aliases:
-        raise BadRequest(f"{field}: there is no checkpoint named '{str(value)[:80]}'.", 404)
+    if key == "sd_model_checkpoint" and isinstance(value, str):
+        with naming(field, 404):
+            sd_models.find_checkpoint(value)
     default = shared.opts.data_labels[key].default
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, bool):
@@ -101,8 +105,7 @@ def check_request(request: GenerationRequest) -> None:
     width, height = request.width or 0, request.height or 0
     if width * height * (request.batch_size or 1) > MAX_PIXELS_AT_ONCE:
         raise BadRequest(f"batch_size: {request.batch_size} pictures of {width}x{height} at once are too many.")
-    check_sampler(request.sampler_name or request.sampler_index)
-    check_scheduler(request.scheduler)
+    check_names(request)
     check_settings(request.override_settings)
     if isinstance(request, TextToImageRequest) and request.enable_hr:
         _check_hires(request)
@@ -111,7 +114,6 @@ def check_request(request: GenerationRequest) -> None:
 
 
 def _check_hires(request: TextToImageRequest) -> None:
-    check_upscaler(request.hr_upscaler)
     _between("hr_scale", request.hr_scale, 1, 8)
     _between("hr_second_pass_steps", request.hr_second_pass_steps, 0, 1000)
     for name in ("hr_resize_x", "hr_resize_y"):
@@ -120,10 +122,6 @@ def _check_hires(request: TextToImageRequest) -> None:
     longest = max(request.width or 0, request.height or 0)
     if longest * scale > LARGEST and not (request.hr_resize_x or request.hr_resize_y):
         raise BadRequest(f"hr_scale: {scale:g} times this size is more than {LARGEST} pixels.")
-    if request.hr_sampler_name not in (None, "", "Use same sampler"):
-        check_sampler(request.hr_sampler_name, "hr_sampler_name")
-    if request.hr_scheduler not in (None, "", "Use same scheduler"):
-        check_scheduler(request.hr_scheduler, "hr_scheduler")
 
 
 def _check_img2img(request: ImageToImageRequest) -> None:

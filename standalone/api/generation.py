@@ -43,8 +43,6 @@ _INFOTEXT_NAMES = {
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
     "steps": "Steps",
-    "sampler_name": "Sampler",
-    "scheduler": "Schedule type",
     "cfg_scale": "CFG scale",
     "seed": "Seed",
     "width": "Size-1",
@@ -62,6 +60,13 @@ _INFOTEXT_NAMES = {
     "hr_negative_prompt": "Hires negative prompt",
     "mask_blur": "Mask blur",
 }
+# Old names of samplers carry a schedule: these read both fields of an infotext.
+_INFOTEXT_SAMPLERS = {
+    "sampler_name": sd_samplers.get_sampler_from_infotext,
+    "scheduler": sd_samplers.get_scheduler_from_infotext,
+    "hr_sampler_name": sd_samplers.get_hr_sampler_from_infotext,
+    "hr_scheduler": sd_samplers.get_hr_scheduler_from_infotext,
+}
 
 
 def apply_infotext(request: GenerationRequest, runner: ScriptRunner) -> tuple[GenerationRequest, dict[int, Any]]:
@@ -73,6 +78,13 @@ def apply_infotext(request: GenerationRequest, runner: ScriptRunner) -> tuple[Ge
         field: params[name]
         for field, name in _INFOTEXT_NAMES.items()
         if name in params and field in type(request).model_fields and field not in request.model_fields_set
+    }
+    found |= {
+        field: value
+        for field, source in _INFOTEXT_SAMPLERS.items()
+        if field in type(request).model_fields
+        and field not in request.model_fields_set
+        and (value := source(params)) is not None
     }
     if isinstance(request, TextToImageRequest) and "enable_hr" not in request.model_fields_set:
         found["enable_hr"] = "Denoising strength" in params and bool({"Hires upscale", "Hires upscaler"} & set(params))
@@ -114,18 +126,12 @@ def script_args_from_infotext(params: Mapping[str, Any], runner: ScriptRunner) -
 
 def _processing_fields(request: GenerationRequest) -> dict[str, Any]:
     fields = request.model_dump(exclude=_NOT_FOR_PROCESSING)
-    sampler, scheduler = sd_samplers.get_sampler_and_scheduler(
+    fields["sampler_name"], fields["scheduler"] = sd_samplers.resolve(
         request.sampler_name or request.sampler_index, request.scheduler
     )
-    fields["sampler_name"] = sampler
-    if not fields["scheduler"] and scheduler != "Automatic":
-        fields["scheduler"] = scheduler
     fields["width"], fields["height"] = rounded(int(request.width or 512)), rounded(int(request.height or 512))
     fields["prompt"], fields["negative_prompt"] = request.prompt or "", request.negative_prompt or ""
     fields["do_not_save_samples"] = fields["do_not_save_grid"] = not request.save_images
-    for name in ("hr_sampler_name", "hr_scheduler"):
-        if str(fields.get(name)).startswith("Use same"):
-            fields[name] = None
     fields["comments"] = None
     return fields
 

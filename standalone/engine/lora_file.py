@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from . import names
 from .errors import UserError
 from .files import PICKLED, read_state
 
@@ -128,8 +130,12 @@ class LoraFolder:
         return found
 
     def _lookup(self, name: str) -> LoraOnDisk | None:
-        aliased = [lora for lora in self._by_name.values() if lora.alias == name]
-        return self._by_name.get(name) or (aliased[0] if len(aliased) == 1 else None)
+        found = names.find(name, self._by_name, names.folded_file)
+        if found is not None:
+            return found
+        used = Counter(lora.alias for lora in self._by_name.values())
+        once = {lora.alias: lora for lora in self._by_name.values() if used[lora.alias] == 1}
+        return names.find(name, once, names.folded_file)
 
     def by_hash(self, shorthash: str) -> LoraOnDisk | None:
         """The file with this hash, among those whose hash is known without reading them."""
@@ -139,7 +145,8 @@ class LoraFolder:
     def pickled(self, name: str) -> str | None:
         """The file name of a pickle called `name`, which would be meant if it could be trusted."""
         files = (path for path in self.folder.rglob("*") if path.suffix.lower() in PICKLED)
-        return next((path.name for path in files if path.stem == name), None)
+        wanted = names.folded_file(name)
+        return next((path.name for path in files if wanted in map(names.folded_file, (path.stem, path.name))), None)
 
 
 def _is_text(name: str) -> bool:

@@ -47,14 +47,8 @@ def flatten(img: Image.Image, bgcolor: str) -> Image.Image:
 def _resize(im: Image.Image, width: int, height: int, upscaler_name: str | None) -> Image.Image:
     """To exactly this size; by the upscaler where the image grows."""
     scale = max(width / im.width, height / im.height)
-    upscaler = next((u for u in shared.sd_upscalers if u.name == upscaler_name), None)
-    if (
-        upscaler is not None
-        and upscaler.scaler is not None
-        and upscaler_name != "None"
-        and im.mode != "L"
-        and scale > 1.0
-    ):
+    upscaler = shared.find_upscaler(upscaler_name or "")
+    if upscaler is not None and upscaler.scaler is not None and im.mode != "L" and scale > 1.0:
         im = upscaler.scaler.upscale(im, scale, upscaler.data_path)
     return im if im.size == (width, height) else im.resize((width, height), resample=LANCZOS)
 

@@ -14,7 +14,6 @@ from modules.processing_hires import enlarge, target_size
 from modules.processing_latents import decode_latent_batch, to_array
 from modules.sd_samplers_common import images_tensor_to_samples
 from modules.shared import opts, state
-from standalone.engine.errors import UserError
 
 
 @dataclass(repr=False)
@@ -79,10 +78,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return
         params = self.extra_generation_params
         params["Denoising strength"] = self.denoising_strength
-        if self.hr_checkpoint_name and self.hr_checkpoint_name != "Use same checkpoint":
-            self.hr_checkpoint_info = sd_models.get_closet_checkpoint_match(self.hr_checkpoint_name)
-            if self.hr_checkpoint_info is None:
-                raise UserError(f"There is no checkpoint named {self.hr_checkpoint_name!r} for Hires. fix.")
+        self.hr_checkpoint_info = sd_models.find_checkpoint(self.hr_checkpoint_name, "Hires checkpoint")
+        if self.hr_checkpoint_info is not None:
             params["Hires checkpoint"] = self.hr_checkpoint_info.short_title
         if self.hr_sampler_name is not None and self.hr_sampler_name != self.sampler_name:
             params["Hires sampler"] = self.hr_sampler_name
@@ -101,9 +98,9 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if self.hr_scheduler is None:
             self.hr_scheduler = self.scheduler
 
+        if self.hr_upscaler:
+            self.hr_upscaler = shared.find_hires_upscaler(self.hr_upscaler)
         self.latent_scale_mode = shared.latent_upscale_modes.get(self.hr_upscaler or shared.latent_upscale_default_mode)
-        if self.latent_scale_mode is None and not any(x.name == self.hr_upscaler for x in shared.sd_upscalers):
-            raise UserError(f"There is no upscaler named {self.hr_upscaler!r}.")
         self.calculate_target_resolution()
         if not state.processing_has_refined_job_count:
             state.job_count = self.n_iter if state.job_count == -1 else state.job_count

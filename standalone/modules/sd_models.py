@@ -10,6 +10,7 @@ from typing import Any
 
 from modules import devices, paths_internal, script_callbacks, shared
 from standalone.engine import checkpoint as loader
+from standalone.engine import names
 from standalone.engine.errors import CheckpointError
 from standalone.engine.text import TextOptions
 
@@ -101,14 +102,29 @@ def checkpoint_tiles(use_short: bool = False) -> list[str]:
 
 
 def get_closet_checkpoint_match(search_string: str | None) -> CheckpointInfo | None:
-    """The checkpoint with this name, title or hash, or whose title contains it; the name is the WebUI's."""
-    if not search_string:
+    """The checkpoint with this name, title or hash, or the one with the shortest title that contains it.
+
+    Case, the ending and a checksum behind the name make no difference. The name of the function is the WebUI's.
+    """
+    if not search_string or not search_string.strip():
         return None
-    found = checkpoint_aliases.get(search_string) or checkpoint_aliases.get(_CHECKSUM.sub("", search_string))
-    if found is not None:
-        return found
-    matches = [info for info in checkpoints_list.values() if search_string in info.title]
+    for text in (search_string, _CHECKSUM.sub("", search_string)):
+        found = names.find(text, checkpoint_aliases, names.folded_file)
+        if found is not None:
+            return found
+    wanted = names.folded_file(_CHECKSUM.sub("", search_string))
+    matches = [info for info in checkpoints_list.values() if wanted and wanted in names.folded(info.title)]
     return min(matches, key=lambda info: len(info.title), default=None)
+
+
+def find_checkpoint(name: str | None, kind: str = "checkpoint") -> CheckpointInfo | None:
+    """The checkpoint that a job names; None for no choice: "", "None", "Use same checkpoint". Raises UserError."""
+    if not name or names.folded(name) in ("", "none", "use same checkpoint"):
+        return None
+    found = get_closet_checkpoint_match(name)
+    if found is None:
+        raise names.unknown(kind, name, checkpoint_tiles())
+    return found
 
 
 def select_checkpoint() -> CheckpointInfo:

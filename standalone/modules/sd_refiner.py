@@ -8,17 +8,12 @@ import torch
 
 from modules import devices, sd_models, shared
 from modules.shared import opts
-from standalone.engine.errors import UserError
 from standalone.engine.lora import apply_loras, loaded_loras
 
 
 def choose_refiner(p: Any) -> None:
     """Finds the checkpoint that the job names as its refiner. Raises UserError when there is none of that name."""
-    if p.refiner_checkpoint in (None, "", "None", "none"):
-        return
-    p.refiner_checkpoint_info = sd_models.get_closet_checkpoint_match(p.refiner_checkpoint)
-    if p.refiner_checkpoint_info is None:
-        raise UserError(f"There is no checkpoint named {p.refiner_checkpoint!r} for the refiner.")
+    p.refiner_checkpoint_info = sd_models.find_checkpoint(p.refiner_checkpoint, "refiner checkpoint")
 
 
 def share_done(cfg_denoiser: Any, sigma: torch.Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from typing import Any
 
 from modules import (
@@ -13,6 +13,7 @@ from modules import (
     sd_schedulers,
     shared,
 )
+from standalone.engine import names
 from standalone.engine.errors import UserError
 
 samples_to_image_grid = sd_samplers_common.samples_to_image_grid
@@ -28,18 +29,21 @@ samplers: list[sd_samplers_common.SamplerData] = all_samplers
 samplers_for_img2img: list[sd_samplers_common.SamplerData] = all_samplers
 samplers_map: dict[str, str] = {}
 samplers_hidden: set[str] = set()
+_OLD_ENDINGS = {"karras": ("_ka",), "exponential": ("_exp",)}  # of aliases before v1.9
 
 
 def find_sampler_config(name: str | None) -> sd_samplers_common.SamplerData | None:
-    """The sampler called `name`; the first one for None; None when there is no such sampler."""
-    return all_samplers[0] if name is None else all_samplers_map.get(name)
+    """The sampler with this name or alias, in any case; the first one for None; None when there is no such sampler."""
+    if name is None:
+        return all_samplers[0]
+    return names.find(name, {text: sampler for sampler in all_samplers for text in (sampler.name, *sampler.aliases)})
 
 
 def create_sampler(name: str | None, model: Any) -> Any:
     """A new sampler for one sampling. Raises UserError for an unknown name."""
     config = find_sampler_config(name)
     if config is None:
-        raise UserError(f"There is no sampler named {name!r}.")
+        raise unknown_sampler(name)
     sampler = config.constructor(model)
     sampler.config = config
     return sampler
@@ -63,67 +67,125 @@ def visible_sampler_names() -> list[str]:
     return [x.name for x in visible_samplers()]
 
 
+def takes_schedule(sampler: sd_samplers_common.SamplerData) -> bool:
+    """Whether a schedule can be chosen; DDIM and UniPC go by timesteps of their own."""
+    return sampler not in sd_samplers_timesteps.samplers_data_timesteps
+
+
+def unknown_sampler(name: object) -> UserError:
+    return names.unknown("sampler", name, (sampler.name for sampler in all_samplers))
+
+
+def find_sampler(name: str) -> tuple[sd_samplers_common.SamplerData, sd_schedulers.Scheduler | None] | None:
+    """The sampler that `name` means, and the schedule when the name carries one; None when there is no such sampler.
+
+    Names are today's, aliases ("k_euler_a"), and those that carried a schedule before v1.9: "DPM++ 2M Karras", and in
+    the API "k_dpmpp_2m_ka". A sampler's full name comes first: "DDIM" is no schedule here.
+    """
+    sampler = find_sampler_config(name)
+    if sampler is not None:
+        return sampler, None
+    text = names.folded(name)
+    for scheduler in sd_schedulers.schedulers:
+        labels = (scheduler.label, scheduler.name, *(scheduler.aliases or []))
+        for ending in (*(f" {names.folded(label)}" for label in labels), *_OLD_ENDINGS.get(scheduler.name, ())):
+            sampler = find_sampler_config(text.removesuffix(ending)) if text.endswith(ending) else None
+            if sampler is not None and takes_schedule(sampler):
+                return sampler, scheduler
+    return None
+
+
+def resolve(sampler_name: str | None, scheduler_name: str | None = None) -> tuple[str, str]:
+    """Today's names of a sampler (None or "": the first) and a schedule (None or "": "Automatic").
+
+    A schedule in the sampler's name counts when `scheduler_name` leaves the choice open. Raises UserError with the
+    names to choose from.
+    """
+    found = find_sampler(sampler_name) if sampler_name else (all_samplers[0], None)
+    if found is None:
+        raise unknown_sampler(sampler_name)
+    scheduler = sd_schedulers.find_scheduler(scheduler_name)
+    if scheduler is None:
+        raise names.unknown("schedule", scheduler_name, (item.label for item in sd_schedulers.schedulers))
+    if scheduler is sd_schedulers.schedulers[0] and found[1] is not None:
+        scheduler = found[1]
+    return found[0].name, scheduler.label
+
+
 def get_sampler_and_scheduler(
     sampler_name: str | None, scheduler_name: str | None, *, convert_automatic: bool = True
 ) -> tuple[str, str]:
-    """Names as they are today: ("DPM++ 2M Karras", None) is ("DPM++ 2M", "Karras").
+    """Names as they are today: ("DPM++ 2M Karras", None) is ("DPM++ 2M", "Karras"). Never raises.
 
-    A schedule that is the sampler's own becomes "Automatic", unless `convert_automatic` is off. Unknown names give the
-    first sampler and "Automatic".
+    A schedule in the sampler's name comes before `scheduler_name`. A schedule that is the sampler's own becomes
+    "Automatic", unless `convert_automatic` is off. Unknown names give the first sampler and "Automatic".
     """
-    found = sd_schedulers.schedulers_map.get(scheduler_name or "", sd_schedulers.schedulers[0])
-    name = sampler_name or samplers[0].name
-    for scheduler in sd_schedulers.schedulers:
-        suffix = next(
-            (s for s in (scheduler.label, scheduler.name, *(scheduler.aliases or [])) if name.endswith(" " + s)), None
-        )
-        if suffix is not None and name not in all_samplers_map:
-            found, name = scheduler, name[: -len(suffix) - 1]
-            break
-    sampler = all_samplers_map.get(name, samplers[0])
-    if convert_automatic and sampler.options.get("scheduler") == found.name:
-        found = sd_schedulers.schedulers[0]
-    return sampler.name, found.label
+    sampler, carried = (find_sampler(sampler_name) if sampler_name else None) or (all_samplers[0], None)
+    scheduler = carried or sd_schedulers.find_scheduler(scheduler_name) or sd_schedulers.schedulers[0]
+    if convert_automatic and sampler.options.get("scheduler") == scheduler.name:
+        scheduler = sd_schedulers.schedulers[0]
+    return sampler.name, scheduler.label
+
+
+def _or_same(name: str | None, same: str) -> str | None:
+    """None for the ways to say that the second pass has what the first pass has."""
+    return None if not name or names.folded(name) == same else name
+
+
+def resolve_hires(sampler_name: str | None, scheduler_name: str | None) -> tuple[str | None, str | None]:
+    """Sampler and schedule of Hires. fix's second pass; None stands for those of the first. Raises UserError."""
+    sampler, scheduler = _or_same(sampler_name, "use same sampler"), _or_same(scheduler_name, "use same scheduler")
+    found = resolve(sampler, scheduler)
+    carried = sampler is not None and find_sampler_config(sampler) is None
+    return sampler and found[0], found[1] if scheduler or carried else None
 
 
 def fix_p_invalid_sampler_and_scheduler(p: Any) -> None:
-    """Puts today's names into `p`, with a word on stderr when they change."""
-    before = p.sampler_name, p.scheduler
-    p.sampler_name, p.scheduler = get_sampler_and_scheduler(p.sampler_name, p.scheduler, convert_automatic=False)
-    if before[0] != p.sampler_name or before[1] not in (None, p.scheduler):
-        print(
-            f"Sampler {before[0]!r} with schedule {before[1]!r} taken as {p.sampler_name!r} with {p.scheduler!r}",
-            file=sys.stderr,
-        )
+    """Puts today's names into the job `p`. Raises UserError for a name that no sampler or schedule has."""
+    p.sampler_name, scheduler = resolve(p.sampler_name, p.scheduler)
+    config = find_sampler_config(p.sampler_name)
+    p.scheduler = scheduler if config is not None and takes_schedule(config) else sd_schedulers.schedulers[0].label
+    if getattr(p, "enable_hr", False):
+        p.hr_sampler_name, hr_scheduler = resolve_hires(p.hr_sampler_name, p.hr_scheduler)
+        p.hr_scheduler = hr_scheduler or scheduler
 
 
-def get_sampler_from_infotext(d: dict[str, Any]) -> str:
-    return get_sampler_and_scheduler(d.get("Sampler"), d.get("Schedule type"))[0]
+def _pasted(sampler_name: str | None, scheduler_name: str | None) -> tuple[str | None, str | None]:
+    """The names of an infotext as they are today; one that nothing has stays, so that no control takes it."""
+    known = sampler_name is None or find_sampler(sampler_name) is not None
+    if not known or sd_schedulers.find_scheduler(scheduler_name) is None:
+        return sampler_name, scheduler_name
+    sampler, scheduler = get_sampler_and_scheduler(sampler_name, scheduler_name)
+    return (None if sampler_name is None else sampler), scheduler
 
 
-def get_scheduler_from_infotext(d: dict[str, Any]) -> str:
-    return get_sampler_and_scheduler(d.get("Sampler"), d.get("Schedule type"))[1]
+def get_sampler_from_infotext(d: Mapping[str, Any]) -> str | None:
+    return _pasted(d.get("Sampler"), d.get("Schedule type"))[0]
 
 
-def get_hr_sampler_and_scheduler(d: dict[str, Any]) -> tuple[str, str]:
+def get_scheduler_from_infotext(d: Mapping[str, Any]) -> str | None:
+    return _pasted(d.get("Sampler"), d.get("Schedule type"))[1]
+
+
+def get_hr_sampler_and_scheduler(d: Mapping[str, Any]) -> tuple[str, str]:
     """Sampler and schedule of the second pass; "Use same ..." where they are those of the first."""
-    hr_sampler = d.get("Hires sampler", "Use same sampler")
-    hr_scheduler = d.get("Hires schedule type", "Use same scheduler")
-    sampler, scheduler = get_sampler_and_scheduler(
-        d.get("Sampler") if hr_sampler == "Use same sampler" else hr_sampler,
-        d.get("Schedule type") if hr_scheduler == "Use same scheduler" else hr_scheduler,
-    )
+    first = _pasted(d.get("Sampler"), d.get("Schedule type"))
+    hr_sampler = _or_same(d.get("Hires sampler"), "use same sampler")
+    hr_scheduler = _or_same(d.get("Hires schedule type"), "use same scheduler")
+    # a schedule in the name of the first pass's sampler does not count for another one
+    same = d.get("Schedule type") if hr_sampler else first[1]
+    sampler, scheduler = _pasted(hr_sampler or first[0], hr_scheduler or same)
     return (
-        sampler if sampler != d.get("Sampler") else "Use same sampler",
-        scheduler if scheduler != d.get("Schedule type") else "Use same scheduler",
+        sampler if sampler not in (None, first[0]) else "Use same sampler",
+        scheduler if scheduler not in (None, first[1]) else "Use same scheduler",
     )
 
 
-def get_hr_sampler_from_infotext(d: dict[str, Any]) -> str:
+def get_hr_sampler_from_infotext(d: Mapping[str, Any]) -> str:
     return get_hr_sampler_and_scheduler(d)[0]
 
 
-def get_hr_scheduler_from_infotext(d: dict[str, Any]) -> str:
+def get_hr_scheduler_from_infotext(d: Mapping[str, Any]) -> str:
     return get_hr_sampler_and_scheduler(d)[1]
 
 

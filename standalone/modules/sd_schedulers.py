@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from standalone.engine import schedules
+from standalone.engine import names, schedules
 
 
 @dataclass
@@ -35,3 +35,11 @@ schedulers = [
     Scheduler("ddim", "DDIM", schedules.ddim, need_inner_model=True),
 ]
 schedulers_map = {**{x.name: x for x in schedulers}, **{x.label: x for x in schedulers}}
+
+
+def find_scheduler(name: str | None) -> Scheduler | None:
+    """The schedule with this label, name or alias, in any case; the first one, "Automatic", for None and ""."""
+    if not name:
+        return schedulers[0]
+    known = {text: item for item in schedulers for text in (item.label, item.name, *(item.aliases or []))}
+    return names.find(name, known)

@@ -11,6 +11,7 @@ from modules import options, shared_cmd_options, shared_options, util
 from modules.shared_total_tqdm import TotalTQDM
 from modules.styles import StyleDatabase
 from modules.upscaler import UpscalerData, builtin_upscalers
+from standalone.engine import names
 
 cmd_opts = shared_cmd_options.cmd_opts
 parser = shared_cmd_options.parser
@@ -48,6 +49,21 @@ latent_upscale_modes: dict[str, dict[str, Any]] = {
     "Latent (nearest-exact)": {"mode": "nearest-exact", "antialias": False},
 }
 sd_upscalers: list[UpscalerData] = builtin_upscalers()
+
+
+def find_upscaler(name: str) -> UpscalerData | None:
+    """The upscaler of images with this name, in any case; None when there is no such upscaler."""
+    return names.find(name, {upscaler.name: upscaler for upscaler in sd_upscalers})
+
+
+def find_hires_upscaler(name: str) -> str:
+    """The name of the upscaler of latents or images for Hires. fix that `name` means, in any case. Raises UserError."""
+    known = {text: text for text in (*latent_upscale_modes, *(upscaler.name for upscaler in sd_upscalers))}
+    found = names.find(name, known)
+    if found is None:
+        raise names.unknown("upscaler", name, known)
+    return found
+
 
 natural_sort_key = util.natural_sort_key
 listfiles = util.listfiles

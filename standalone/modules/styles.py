@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from standalone.engine import names
+
 
 class PromptStyle(NamedTuple):
     """`{prompt}` in a style's text stands for the prompt; without it the text is appended."""
@@ -29,11 +31,15 @@ class StyleDatabase:
         self.no_style = PromptStyle("None", "", "")
         self.styles: dict[str, PromptStyle] = {}
 
+    def find(self, name: str) -> PromptStyle | None:
+        """The style of this name, in any case."""
+        return names.find(name, self.styles)
+
     def get_style_prompts(self, styles: Sequence[str]) -> list[str]:
-        return [self.styles.get(name, self.no_style).prompt or "" for name in styles]
+        return [(self.find(name) or self.no_style).prompt or "" for name in styles]
 
     def get_negative_style_prompts(self, styles: Sequence[str]) -> list[str]:
-        return [self.styles.get(name, self.no_style).negative_prompt or "" for name in styles]
+        return [(self.find(name) or self.no_style).negative_prompt or "" for name in styles]
 
     def apply_styles_to_prompt(self, prompt: str, styles: Sequence[str]) -> str:
         for text in self.get_style_prompts(styles):

@@ -112,12 +112,13 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
 
 def sampler_row(tab: str, defaults: Defaults) -> Fields:
     """Sampling method, schedule type and steps."""
+    first = sd_samplers.get_sampler_and_scheduler(defaults.sampler_name, defaults.scheduler)
     with FormRow(elem_id=f"sampler_selection_{tab}"):
         sampler = gr.Dropdown(
             label="Sampling method",
             elem_id=f"{tab}_sampling",
             choices=sd_samplers.visible_sampler_names(),
-            value=defaults.sampler_name,
+            value=first[0],
             min_width=120,
         )
         scheduler = gr.Dropdown(
@@ -125,7 +126,7 @@ def sampler_row(tab: str, defaults: Defaults) -> Fields:
             elem_id=f"{tab}_scheduler",
             min_width=120,
             choices=[item.label for item in sd_schedulers.schedulers],
-            value=defaults.scheduler,
+            value=first[1],
         )
         steps = slider("Sampling steps", f"{tab}_steps", defaults.steps, 1, 150, 1, min_width=160)
     return {"sampler_name": sampler, "scheduler": scheduler, "steps": steps}

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from modules import infotext_utils, script_callbacks, shared
+from modules import infotext_utils, script_callbacks, sd_samplers, shared
 
 Source = str | Callable[[Mapping[str, Any]], Any]
 Field = tuple[Any, Source]
@@ -99,12 +99,12 @@ def make_paste(fields: Sequence[Field]) -> Callable[[str, str], list[Any]]:
 
 def common_fields(controls: Mapping[str, Any]) -> list[Field]:
     """The fields that both tabs have."""
-    names = {
+    names: dict[str, Source] = {
         "prompt": "Prompt",
         "negative_prompt": "Negative prompt",
         "steps": "Steps",
-        "sampler_name": "Sampler",
-        "scheduler": "Schedule type",
+        "sampler_name": sd_samplers.get_sampler_from_infotext,
+        "scheduler": sd_samplers.get_scheduler_from_infotext,
         "cfg_scale": "CFG scale",
         "seed": "Seed",
         "width": "Size-1",
@@ -125,14 +125,14 @@ def hires_fields(controls: Mapping[str, Any]) -> list[Field]:
             f"Hires {key}" in params for key in ("upscale", "upscaler", "resize-1")
         )
 
-    names = {
+    names: dict[str, Source] = {
         "hr_scale": "Hires upscale",
         "hr_upscaler": "Hires upscaler",
         "hr_second_pass_steps": "Hires steps",
         "hr_resize_x": "Hires resize-1",
         "hr_resize_y": "Hires resize-2",
-        "hr_sampler_name": "Hires sampler",
-        "hr_scheduler": "Hires schedule type",
+        "hr_sampler_name": sd_samplers.get_hr_sampler_from_infotext,
+        "hr_scheduler": sd_samplers.get_hr_scheduler_from_infotext,
         "hr_prompt": "Hires prompt",
         "hr_negative_prompt": "Hires negative prompt",
     }

@@ -62,16 +62,34 @@ def test_images_are_saved_only_on_request_and_only_in_the_output_folder(server: 
 
 
 @pytest.mark.parametrize(
-    "sampler",
+    ("sampler", "written"),
     [
-        {"sampler_name": "DPM++ 2M Karras"},
-        {"sampler_name": "DPM++ 2M", "scheduler": "Karras"},
-        {"sampler_name": "dpm++ 2m", "scheduler": "karras"},
+        ({"sampler_name": "DPM++ 2M Karras"}, "Sampler: DPM++ 2M, Schedule type: Karras"),
+        ({"sampler_name": "DPM++ 2M", "scheduler": "Karras"}, "Sampler: DPM++ 2M, Schedule type: Karras"),
+        ({"sampler_name": "dpm++ 2m", "scheduler": "karras"}, "Sampler: DPM++ 2M, Schedule type: Karras"),
+        ({"sampler_name": "k_euler_a"}, "Sampler: Euler a, Schedule type: Automatic"),
+        ({"sampler_name": "Euler A", "scheduler": "KARRAS"}, "Sampler: Euler a, Schedule type: Karras"),
+        ({"sampler_index": "k_heun", "sampler_name": ""}, "Sampler: Heun, Schedule type: Automatic"),
     ],
 )
-def test_samplers_by_old_and_new_names(server: Server, sampler: dict[str, str]):
-    infotext = json.loads(server.txt2img(**sampler)["info"])["infotexts"][0]
-    assert "Sampler: DPM++ 2M, Schedule type: Karras" in infotext
+def test_samplers_by_old_and_new_names(server: Server, sampler: dict[str, str], written: str):
+    assert written in json.loads(server.txt2img(**sampler)["info"])["infotexts"][0]
+
+
+def test_names_of_the_second_pass(server: Server):
+    answer = server.txt2img(
+        enable_hr=True,
+        hr_scale=1.5,
+        hr_upscaler="LATENT",
+        hr_sampler_name="DPM++ 2M Karras",
+        hr_checkpoint_name="TINY.safetensors",
+        sampler_name="k_euler",
+        refiner_checkpoint="none",
+    )
+    infotext = json.loads(answer["info"])["infotexts"][0]
+    for written in ("Hires sampler: DPM++ 2M", "Hires schedule type: Karras", "Hires upscaler: Latent,"):
+        assert written in infotext
+    assert "Hires checkpoint: tiny" in infotext
 
 
 def test_the_old_name_of_the_field_works_too(server: Server):
@@ -129,6 +147,19 @@ def test_an_infotext_fills_what_the_request_leaves_open(server: Server):
     assert np.array_equal(pixels(first["images"][0]), pixels(again["images"][0]))
     changed = server.post("/sdapi/v1/txt2img", infotext=infotext, seed=78).json()
     assert json.loads(changed["info"])["seed"] == 78
+
+
+def test_old_sampler_names_in_an_infotext_set_sampler_and_schedule(server: Server):
+    old = (
+        "a red circle\nSteps: 2, Sampler: DPM++ 2M SDE Karras, CFG scale: 3, Seed: 1, Size: 64x64, "
+        "Denoising strength: 0.6, Hires upscale: 1.5, Hires upscaler: Latent, Hires sampler: DPM++ 2M Karras"
+    )
+    answer = server.post("/sdapi/v1/txt2img", infotext=old)
+    infotext = json.loads(answer.json()["info"])["infotexts"][0]
+    for written in ("Sampler: DPM++ 2M SDE, Schedule type: Karras", "Hires sampler: DPM++ 2M,"):
+        assert written in infotext
+    again = json.loads(server.post("/sdapi/v1/txt2img", infotext=infotext).json()["info"])["infotexts"][0]
+    assert again == infotext
 
 
 def test_img2img_starts_from_the_picture(server: Server, picture: str):

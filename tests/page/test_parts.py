@@ -146,6 +146,36 @@ def test_what_does_not_fit_changes_nothing(name: str, value: Any):
     assert "value" not in found
 
 
+def test_old_sampler_names_in_a_pasted_infotext_set_sampler_and_schedule():
+    import gradio as gr
+
+    from modules import sd_samplers, sd_schedulers
+
+    schedules = [item.label for item in sd_schedulers.schedulers]
+    names = sd_samplers.visible_sampler_names()
+    with gr.Blocks():
+        fields = {
+            "sampler_name": gr.Dropdown(names),
+            "scheduler": gr.Dropdown(schedules),
+            "hr_sampler_name": gr.Dropdown(["Use same sampler", *names]),
+            "hr_scheduler": gr.Dropdown(["Use same scheduler", *schedules]),
+        }
+        others = {name: gr.Textbox() for name in ("enable_hr", "hr_scale", "hr_upscaler", "hr_second_pass_steps")}
+        others |= {name: gr.Textbox() for name in ("hr_resize_x", "hr_resize_y", "hr_prompt", "hr_negative_prompt")}
+    pasted = [*paste.common_fields(fields), *paste.hires_fields({**fields, **others})]
+
+    def values(infotext: str) -> list[Any]:
+        found = paste.updates(paste.parse(f"a\nSteps: 3, {infotext}, Seed: 1, CFG scale: 7"), pasted)
+        wanted = list(fields.values())
+        return [value for (control, _), value in zip(pasted, found) if control in wanted]
+
+    old = "Sampler: DPM++ 2M SDE Karras, Hires sampler: k_euler_a"
+    assert values(old) == ["DPM++ 2M SDE", "Karras", "Euler a", "Automatic"]
+    assert values("Sampler: dpm++ 2m karras")[:2] == ["DPM++ 2M", "Automatic"]  # Karras is its own
+    foreign = values("Sampler: Restart, Schedule type: Beta")
+    assert all("value" not in value for value in foreign[:2])  # the controls stay as they are
+
+
 def test_a_prompt_is_not_taken_for_an_infotext():
     assert paste.looks_like_infotext("a\nSteps: 3, Sampler: Euler")
     assert not paste.looks_like_infotext("a cat\non the steps")
@@ -179,6 +209,16 @@ def test_a_checkpoint_may_bring_its_own_defaults(tmp_path: Path, content: str, w
     info = SimpleNamespace(filename=str(tmp_path / "mine.safetensors"))
     found = defaults.for_checkpoint(SimpleNamespace(sd_checkpoint_info=info))
     assert (found.width, found.sampler_name) == (width, sampler)
+
+
+def test_the_controls_begin_with_todays_names_of_a_checkpoints_own_sampler():
+    import gradio as gr
+
+    from standalone.page import parts
+
+    with gr.Blocks():
+        row = parts.sampler_row("txt2img", defaults.Defaults(sampler_name="k_dpmpp_2m_sde_ka"))
+    assert (row["sampler_name"].value, row["scheduler"].value) == ("DPM++ 2M SDE", "Karras")
 
 
 def test_settings_with_folders_of_the_server_have_no_control():

@@ -82,6 +82,8 @@ TAGS: dict[str, tuple[Any, ...]] = {
     "<lora:both:-1:unet=.5:dyn=2>": ("both", -1.0, 0.5, 2),
     "<lora:An Alias:2>": ("both", 2.0, 2.0, None),
     "<lora:text>": ("text", 1.0, 1.0, None),
+    "<lora:TEXT.SAFETENSORS>": ("text", 1.0, 1.0, None),
+    "<lora:an alias.safetensors:2>": ("both", 2.0, 2.0, None),
     "<lyco:unet>": ("unet", 1.0, 1.0, None),
 }
 

@@ -190,5 +190,5 @@ def test_an_exception_in_its_part_leaves_the_base_loaded(
 
 
 def test_a_refiner_that_is_not_there(two: Any) -> None:
-    with pytest.raises(UserError, match="'nowhere' for the refiner"):
+    with pytest.raises(UserError, match="no refiner checkpoint named 'nowhere'"):
         two.generate(refiner_checkpoint="nowhere", refiner_switch_at=0.5)
