@@ -43,7 +43,8 @@ def sort_files(files: Sequence[Path], in_mask_folders: Sequence[Path] = ()) -> C
         for key in _keys(file.name):
             by_key.setdefault(key, []).append(file)
     masks: dict[Path, Path] = {}
-    conditions, spare = [], []
+    conditions: list[Path] = []
+    spare: list[Path] = []
     used: set[Path] = set()
     for mask in pictures:
         stem, kind = companion_of(mask.name)
@@ -111,7 +112,8 @@ def _captions(texts: Sequence[Path], photos: Sequence[Path]) -> tuple[dict[Path,
     by_key: dict[str, dict[str, Path]] = {}
     for text in texts:
         by_key.setdefault(_key(text.stem), {}).setdefault(text.suffix.lower(), text)
-    captions, served = {}, set()
+    captions: dict[Path, Path] = {}
+    served: set[Path] = set()
     for photo in photos:
         for key in _keys(photo.name):
             there = by_key.get(key, {})
