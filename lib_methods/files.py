@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+MAX_JSON_BYTES = 16 * 2**20
 MAX_NAME_BYTES = 200  # of 255, which leaves room for endings and numbers
 _DEVICES = re.compile(
     r"(con|prn|aux|nul|clock\$|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE
@@ -40,6 +42,19 @@ def as_file_name(stem: str, ending: str = "", otherwise: str = "file") -> str:
         short = short[:-1]
     short = f"{short}{end}".rstrip(" .")
     return f"_{short}" if _DEVICES.fullmatch(short) else short
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of at most `MAX_JSON_BYTES`. Raises OSError, or ValueError for anything else that it can
+    be: too large, no JSON, no UTF-8, nested too deep."""
+    with path.open("rb") as file:
+        data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{path.name} is too large")
+    try:
+        return json.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path.name} is nested too deep") from None
 
 
 @contextlib.contextmanager

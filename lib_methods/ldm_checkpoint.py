@@ -12,6 +12,8 @@ SD1_TEXT_PREFIX = "cond_stage_model.transformer."
 SD2_TEXT_PREFIX = "cond_stage_model.model."
 SDXL_CLIP_PREFIX = "conditioner.embedders.0.transformer."
 SDXL_OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
+MAX_YAML_BYTES, MAX_YAML_DEPTH = 64 * 1024, 50
+"""Ten times those of LDM's and SGM's own configurations."""
 
 
 class CheckpointProblem(ValueError):
@@ -47,17 +49,42 @@ def family_of(keys: Iterable[str]) -> str:
 
 def read_yaml(checkpoint: Path) -> Mapping[str, Any] | None:
     """The parsed yaml with the checkpoint's name beside it, or None when there is none. Raises CheckpointProblem."""
-    import yaml  # hosts have it; most callers of this module only want the names
-
     path = checkpoint.with_suffix(".yaml")
     if not path.is_file():
         return None
     try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointProblem(f"{path.name}, the configuration beside the checkpoint, is not valid yaml.") from error
+        with path.open("rb") as file:
+            data = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:
         raise CheckpointProblem(f"{path.name}, the configuration beside the checkpoint, cannot be read.") from error
+    if len(data) > MAX_YAML_BYTES:
+        raise CheckpointProblem(
+            f"{path.name}, the configuration beside the checkpoint, is larger than {MAX_YAML_BYTES // 1024} KB. "
+            "That is no LDM configuration; remove it or get the right one."
+        )
+    try:
+        parsed = _parsed_yaml(data.decode("utf-8-sig"))
+    except Exception as error:  # a number too long, a date that is none: PyYAML lets much through as it comes
+        raise CheckpointProblem(f"{path.name}, the configuration beside the checkpoint, is not valid yaml.") from error
     if not isinstance(parsed, Mapping):
         raise CheckpointProblem(f"{path.name}, the configuration beside the checkpoint, is not an LDM configuration.")
     return parsed
+
+
+def _parsed_yaml(text: str) -> Any:
+    """`yaml.safe_load` for files of strangers: no deeper than `MAX_YAML_DEPTH`, and without aliases, which make much of
+    little."""
+    import yaml  # hosts have it; most callers of this module only want the names
+
+    class Loader(yaml.SafeLoader):
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.depth += 1
+            if self.depth > MAX_YAML_DEPTH or self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("nested too deep, or an alias")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+    return yaml.load(text, Loader)

@@ -9,7 +9,6 @@ here as they are, so that callers need not ask.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.files import read_json
 
 # what is gathered at a time; inner ones first, an outer one then holds what is left
 _BLOCKS = frozenset({"BasicTransformerBlock", "Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"})
@@ -59,7 +59,7 @@ def _zero_stage(environment: Mapping[str, str]) -> int:
     try:
         file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
         if file and file.lower() != "none":
-            return int(json.loads(Path(file).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
+            return int(read_json(Path(file)).get("zero_optimization", {}).get("stage", 0))
         return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DreamBoothError("The launcher's configuration for DeepSpeed cannot be read.") from error

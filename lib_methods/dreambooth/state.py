@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lib_methods.files import replacing
+from lib_methods.files import read_json, replacing
 
 from .errors import DreamBoothError
 from .tensor_file import read_tensors, write_tensors
@@ -91,7 +91,7 @@ def load_state(folder: Path, identity: str, older: str = "") -> State | None:
             raise DreamBoothError(f"{STATE} belongs to another training; start the training anew under another name.")
         tree = json.loads(metadata["parts"])
         return State(int(metadata["step"]), identity, {name: unpack(part, tensors) for name, part in tree.items()})
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, DreamBoothError):
             raise
         raise DreamBoothError(f"{STATE} is damaged; start the training anew.") from error
@@ -111,7 +111,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What write_record wrote; None when there is none. DreamBoothError when it is damaged."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ brackets that never close count to the end of the text, and stray closing ones a
 from __future__ import annotations
 
 import re
+from itertools import groupby
 
 ROUND = 1.1
 SQUARE = 1 / 1.1
@@ -15,13 +16,16 @@ BREAK = ("BREAK", -1)
 _TOKEN = re.compile(
     r"""
     \\[()\[\]\\]                                # an escaped bracket or backslash
-  | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)   # the end of (text:1.2)
+  | :\s*(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)   # the end of (text:1.2)
   | [()\[\]\\:]                                 # one special character
   | [^()\[\]\\:]+                               # plain text
     """,
     re.VERBOSE,
 )
-_BREAK = re.compile(r"\s*\bBREAK\b\s*", re.DOTALL)
+_BREAK = re.compile(r"\bBREAK\b")
+_MOST_SCALED = 1_000_000
+"""How many weights the brackets of one text may change, those within each other counted again and again. A long prompt
+has some thousands; what goes beyond is hostile, and its further brackets change nothing."""
 
 
 def parse_prompt_attention(text: str) -> list[list[str | float]]:
@@ -32,9 +36,12 @@ def parse_prompt_attention(text: str) -> list[list[str | float]]:
     """
     pieces: list[list[str | float]] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
+    room = _MOST_SCALED
 
     def scale(start: int, factor: float) -> None:
-        for piece in pieces[start:]:
+        nonlocal room
+        room -= len(pieces) - start
+        for piece in pieces[start:] if room >= 0 else ():
             if tuple(piece) != BREAK:
                 piece[1] = float(piece[1]) * factor
 
@@ -51,10 +58,12 @@ def parse_prompt_attention(text: str) -> list[list[str | float]]:
         elif token == "]" and opened["["]:
             scale(opened["["].pop(), SQUARE)
         else:
-            for index, part in enumerate(_BREAK.split(token)):
+            parts = _BREAK.split(token)
+            for index, part in enumerate(parts):
+                part = part.lstrip() if index else part
                 if index:
                     pieces.append(list(BREAK))
-                pieces.append([part, 1.0])
+                pieces.append([part.rstrip() if index < len(parts) - 1 else part, 1.0])
 
     for start in opened["("]:
         scale(start, ROUND)
@@ -62,9 +71,15 @@ def parse_prompt_attention(text: str) -> list[list[str | float]]:
         scale(start, SQUARE)
 
     joined: list[list[str | float]] = []
-    for piece in pieces:
-        if joined and joined[-1][1] == piece[1] and tuple(piece) != BREAK:
-            joined[-1][0] = str(joined[-1][0]) + str(piece[0])
-        elif piece[0] != "":
-            joined.append(piece)
+    for weight, equal in groupby((piece for piece in pieces if piece[0] != ""), key=_kind):
+        same = list(equal)
+        if weight is None:
+            joined.extend(same)
+        else:
+            joined.append(["".join(str(text) for text, _ in same), weight])
     return joined or [["", 1.0]]
+
+
+def _kind(piece: list[str | float]) -> float | None:
+    """What neighbours that are joined have in common: their weight; None for BREAK, which stays alone."""
+    return None if tuple(piece) == BREAK else float(piece[1])

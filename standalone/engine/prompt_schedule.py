@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*$")
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+_PLAIN = re.compile(r"[^\\\[\]():|]+")
 
 
 @dataclass
@@ -51,15 +52,20 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
+        self.end = len(text)
         # ends of square brackets, found once, so that no hostile input ("[[[[[[...") is read again and again
         self.closing = _match_brackets(text)
 
     def sequence(self, stops: tuple[str, ...]) -> Iterator[object]:
         """Parts up to one of `stops` at this level, or to the end."""
         depth = 0
-        while self.at < len(self.text):
+        while self.at < self.end:
             char = self.text[self.at]
-            if char == "\\" and self.at + 1 < len(self.text):
+            plain = _PLAIN.match(self.text, self.at, self.end)
+            if plain is not None:
+                yield plain[0]
+                self.at = plain.end()
+            elif char == "\\" and self.at + 1 < self.end:
                 yield self.text[self.at : self.at + 2]
                 self.at += 2
             elif char in stops and depth == 0:
@@ -73,23 +79,23 @@ class _Parser:
 
     def bracket(self) -> object:
         """What stands between the `[` at the cursor and its `]`."""
-        start, end = self.at, self.closing[self.at]
-        inner = _Parser(self.text[start + 1 : end])
-        self.at = end + 1
-        fields, separators = inner.fields()
+        outer, end = self.end, self.closing[self.at]
+        self.at, self.end = self.at + 1, end
+        fields, separators = self.fields()
+        self.at, self.end = end + 1, outer
         if separators and set(separators) == {"|"}:
             return Alternate(fields)
         if separators and set(separators) == {":"} and len(fields) in (2, 3):
-            when = _NUMBER.match(_plain(fields[-1]))
+            when = _NUMBER.fullmatch(_plain(fields[-1]).strip())
             if when is not None:
                 before = fields[0] if len(fields) == 3 else Sequence_([])
-                return Scheduled(before, fields[-2], when.group(1))
+                return Scheduled(before, fields[-2], when[0])
         return Sequence_(["[", *_rejoin(fields, separators), "]"])
 
     def fields(self) -> tuple[list[Sequence_], list[str]]:
-        """Splits the whole text at `:` and `|` outside brackets; colons inside round brackets are weights."""
+        """Splits the text up to the end at `:` and `|` outside brackets; colons inside round brackets are weights."""
         fields, separators = [Sequence_(list(self.sequence((":", "|"))))], []
-        while self.at < len(self.text):
+        while self.at < self.end:
             separators.append(self.text[self.at])
             self.at += 1
             fields.append(Sequence_(list(self.sequence((":", "|")))))
@@ -120,14 +126,10 @@ def _rejoin(fields: list[Sequence_], separators: list[str]) -> Iterator[object]:
         yield field
 
 
-def _plain(node: object) -> str:
-    """The text of a node without schedules in it, "" when there are some."""
-    if isinstance(node, str):
-        return node
-    if isinstance(node, Sequence_):
-        texts = [_plain(part) for part in node.parts]
-        return "" if any(not isinstance(p, (str, Sequence_)) for p in node.parts) else "".join(texts)
-    return ""
+def _plain(node: Sequence_) -> str:
+    """The text of a node, "" when there are brackets in it."""
+    texts = [part for part in node.parts if isinstance(part, str)]
+    return "".join(texts) if len(texts) == len(node.parts) else ""
 
 
 @dataclass(frozen=True)
@@ -153,14 +155,24 @@ class Timeline:
 
 def boundaries(node: object, timeline: Timeline) -> set[int]:
     """All steps after which the prompt may change."""
-    if isinstance(node, Sequence_):
-        return set().union(*(boundaries(part, timeline) for part in node.parts)) if node.parts else set()
+    found: set[int] = set()
+    _add_boundaries(node, timeline, found)
+    return found
+
+
+def _add_boundaries(node: object, timeline: Timeline, found: set[int]) -> None:
+    inner: list[Sequence_] = []
     if isinstance(node, Scheduled):
-        own = {step} if (step := timeline.boundary(node.when)) >= 1 else set()
-        return own | boundaries(node.before, timeline) | boundaries(node.after, timeline)
-    if isinstance(node, Alternate):
-        return set(range(1, timeline.steps + 1)).union(*(boundaries(option, timeline) for option in node.options))
-    return set()
+        if (step := timeline.boundary(node.when)) >= 1:
+            found.add(step)
+        inner = [node.before, node.after]
+    elif isinstance(node, Alternate):
+        if len(found) < timeline.steps:
+            found.update(range(1, timeline.steps + 1))
+        inner = node.options
+    for part in node.parts if isinstance(node, Sequence_) else inner:
+        if not isinstance(part, str):
+            _add_boundaries(part, timeline, found)
 
 
 def text_at(node: object, step: int, timeline: Timeline) -> str:

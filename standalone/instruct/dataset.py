@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lib_methods.files import read_json
 from standalone.engine.errors import UserError
 
 MANIFEST, SETTINGS = "pairs.jsonl", "settings.json"
@@ -57,7 +58,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / SETTINGS
     if path.exists():
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = read_json(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{SETTINGS} in {folder.name} cannot be read; give another folder.") from error
         wanted = json.loads(json.dumps(dict(settings)))

@@ -75,9 +75,10 @@ def register_extra_network_alias(extra_network: ExtraNetwork, alias: str) -> Non
 def parse_prompt(prompt: str) -> tuple[str, dict[str, list[ExtraNetworkParams]]]:
     """The prompt without its tags, and the tags by name."""
     found: dict[str, list[ExtraNetworkParams]] = defaultdict(list)
-    for name, args in _TAG.findall(prompt):
+    last = prompt.rfind(">") + 1  # behind it no tag ends, and each "<" would look for one to the end of the text
+    for name, args in _TAG.findall(prompt[:last]):
         found[name].append(ExtraNetworkParams(args.split(":")))
-    return _TAG.sub("", prompt), found
+    return _TAG.sub("", prompt[:last]) + prompt[last:], found
 
 
 def parse_prompts(prompts: Sequence[str]) -> tuple[list[str], dict[str, list[ExtraNetworkParams]] | None]:

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 re_AND = re.compile(r"\bAND\b")
-_WEIGHT = re.compile(r"\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*$")
+_WEIGHT = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")
 
 
 class ScheduledPromptConditioning(NamedTuple):
@@ -102,8 +102,9 @@ def get_multicond_prompt_list(
     for prompt in prompts:
         row: list[tuple[int, float]] = []
         for part in re_AND.split(prompt):
-            match = _WEIGHT.search(part)
-            text, weight = (part[: match.start()], float(match.group(1))) if match else (part.rstrip(), 1.0)
+            text, _, number = part.rpartition(":")
+            match = _WEIGHT.fullmatch(number.strip()) if text or part.startswith(":") else None
+            text, weight = (text.rstrip(), float(match[0])) if match else (part.rstrip(), 1.0)
             if text not in positions:
                 positions[text] = len(flat)
                 flat.append(text)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from lib_methods.files import read_json
 
 NATIVE_SIZE = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 
@@ -27,7 +28,7 @@ class Defaults:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict):

@@ -176,7 +176,7 @@ def seed_of_image(generation_info: str, selected: int | None) -> Any:
         first = int(info.get("index_of_first_image", 0))
         number = max((selected or 0) - first, 0)
         return info["all_seeds"][number]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return gr.update()
 
 

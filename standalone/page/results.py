@@ -82,7 +82,7 @@ def infotext_of(generation_info: str, index: int | None) -> str:
     """The infotext of image number `index` in the JSON that belongs to a gallery; "" when there is none."""
     try:
         texts = json.loads(generation_info or "{}").get("infotexts", [])
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
     number = index or 0
     return str(texts[number]) if isinstance(texts, list) and 0 <= number < len(texts) else ""

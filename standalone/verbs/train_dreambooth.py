@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -53,11 +52,12 @@ class _Interrupt:
 def _from_file(options: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
     """The values in the file of --settings, which stands alone."""
     from lib_methods.dreambooth.errors import DreamBoothError
+    from lib_methods.files import read_json
 
     if given:
         raise DreamBoothError("--settings takes the place of the other options; give one or the other.")
     try:
-        values = json.loads(options.settings.expanduser().read_text(encoding="utf-8"))
+        values = read_json(options.settings.expanduser())
     except OSError as error:
         raise DreamBoothError(f"{options.settings.name} cannot be read: {error.strerror}.") from error
     except ValueError as error:
