@@ -34,6 +34,7 @@ from lib_methods.image_cfg.settings import (
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import add_axes
 from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved
+from lib_methods.ui.image_box import image_box
 from lib_methods.ui.job import MethodJobs
 
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
@@ -62,7 +63,7 @@ class ImageCfgScript(scripts.Script):
             status = gr.HTML(handlers.status(False), elem_id=f"image_cfg_{tab}_status")
             with gr.Row():
                 label = "Picture to edit" if not is_img2img else "Picture to edit, if not the tab's own"
-                upload = unsaved(gr.Image(type="pil", label=label, height=220, elem_id=f"image_cfg_{tab}_upload"))
+                upload = unsaved(image_box(label=label, height=220, elem_id=f"image_cfg_{tab}_upload"))
                 preview = gr.HTML("", elem_id=f"image_cfg_{tab}_preview")
             clear = gr.Button("Remove picture", size="sm", elem_id=f"image_cfg_{tab}_clear")
             with gr.Row():
@@ -72,9 +73,7 @@ class ImageCfgScript(scripts.Script):
             with gr.Accordion("Image scale by region", open=False, elem_id=f"image_cfg_{tab}_region"):
                 with gr.Row():
                     label = "Mask: black takes the image scale, white the one below"
-                    drop = unsaved(
-                        gr.Image(type="pil", label=label, height=220, elem_id=f"image_cfg_{tab}_mask_upload")
-                    )
+                    drop = unsaved(image_box(label=label, height=220, elem_id=f"image_cfg_{tab}_mask_upload"))
                     shown = gr.HTML("", elem_id=f"image_cfg_{tab}_mask_preview")
                 forget = gr.Button("Remove mask", size="sm", elem_id=f"image_cfg_{tab}_mask_clear")
                 mask_scale = _scale(

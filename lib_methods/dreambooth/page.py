@@ -10,9 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
-
 from lib_methods.dreambooth.job import State
+from lib_methods.dreambooth.photos.read import read_small
 from lib_methods.dreambooth.progress import duration
 from lib_methods.dreambooth.training_log import Progress, Sample, number
 from lib_methods.ui.status import status_html
@@ -177,7 +176,7 @@ def _sample_html(sample: Sample) -> str:
         prompt = html.escape(sample.prompts[index] if index < len(sample.prompts) else "", quote=True)
         try:
             address = thumbnail(file, file.stat().st_mtime_ns)
-        except (OSError, ValueError, SyntaxError):  # it is not there any more, or is being written
+        except (OSError, ValueError):  # it is not there any more, or is being written
             continue
         pictures.append(f'<img src="{address}" alt="{prompt}" title="{prompt}">')
     return f"<figure><figcaption>Step {sample.step}</figcaption><div>{''.join(pictures)}</div></figure>"
@@ -186,10 +185,7 @@ def _sample_html(sample: Sample) -> str:
 @lru_cache(maxsize=128)
 def thumbnail(file: Path, modified: int) -> str:
     """A picture, small, as data URL. `modified` is part of the key, so that a file that changed is read again."""
-    with Image.open(file) as opened:
-        opened.draft("RGB", (SAMPLE_SIDE, SAMPLE_SIDE))  # a JPEG of many megapixels is read in a small size at once
-        image = ImageOps.exif_transpose(opened).convert("RGB")
-    image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.LANCZOS)
+    image = read_small(file, SAMPLE_SIDE)
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -201,7 +197,7 @@ def photos_html(pictures: Sequence[Path]) -> str:
     for file in pictures[:12]:
         try:
             shown.append(f'<img src="{thumbnail(file, file.stat().st_mtime_ns)}" alt="">')
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except (OSError, ValueError):
             continue
     more = f"<span>and {len(pictures) - 12} more</span>" if len(pictures) > 12 else ""
     return f'<div class="dreambooth-photos">{"".join(shown)}{more}</div>' if shown else ""

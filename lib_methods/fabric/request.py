@@ -83,8 +83,9 @@ def parse_request(
     named = request_fields(arguments, CONTROLS, "FABRIC", overrides)
     if named is None:
         return Request(None)
+    limited = store.for_request()
     for name in _LIST_NAMES:
-        named[name] = parse_images(named.get(name), name, store)
+        named[name] = parse_images(named.get(name), name, limited)
     settings = settings_from_fields(named)
     return _without_missing(settings, store, skip_missing)
 

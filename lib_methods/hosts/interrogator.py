@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from lib_methods.denoiser import Unsupported
+from lib_methods.pictures.convert import to_rgb
 
 FAILED = "The WebUI could not describe the picture; its console says why. It may have a model to download first."
 
@@ -25,7 +26,7 @@ def interrogator() -> Callable[[Image.Image], str] | None:
 
     def caption(picture: Image.Image) -> str:
         try:
-            text = str(call_queue.wrap_queued_call(found.interrogate)(picture.convert("RGB")))
+            text = str(call_queue.wrap_queued_call(found.interrogate)(to_rgb(picture)))
         except Exception as error:
             raise Unsupported(FAILED) from error
         told = text.partition(",")[0].strip()  # the rest are artists and styles

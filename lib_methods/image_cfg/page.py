@@ -33,7 +33,7 @@ class PageHandlers:
         line. `values` are those of `request.CONTROLS`."""
         enabled, *others = values
         place = CONTROLS.index("mask") - 1
-        others[place], problem = named.received(picture, others[place], self.store)
+        others[place], problem = named.received(picture, others[place], self.store, as_mask=True)
         status = status_html(problem, problem=True) if problem else self.status(enabled, *others)
         return [None, others[place], status]
 

@@ -60,7 +60,7 @@ def parse_request(
     named = request_fields(arguments, CONTROLS, TITLE, overrides)
     if named is None:
         return None
-    settings = settings_from_fields(named, store)
+    settings = settings_from_fields(named, store.for_request())
     for name in settings.images:
         check_there(store, name, "picture")
     check_there(store, settings.mask, "mask")

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
+from lib_methods.pictures.convert import to_mask
 from lib_methods.pictures.fit import fit
 from lib_methods.pictures.tensor import to_tensor
 
@@ -37,11 +38,10 @@ def cut_out(mask: Image.Image, part: Sequence[float]) -> Image.Image:
 
 
 def of_the_tab(mask: Image.Image, inverted: bool, blur: float) -> Image.Image:
-    """What was painted in the inpaint tab as a grey picture: its alpha channel if that is in use, else its brightness.
+    """What was painted in the inpaint tab as a grey picture, see `to_mask`.
 
     blur: the radius in pixels of the tab's "Mask blur".
     """
-    has_alpha = mask.mode == "RGBA" and mask.getextrema()[-1] != (255, 255)
-    grey = mask.getchannel("A") if has_alpha else mask.convert("L")
+    grey = to_mask(mask)
     grey = ImageOps.invert(grey) if inverted else grey
     return grey.filter(ImageFilter.GaussianBlur(blur)) if blur > 0 else grey

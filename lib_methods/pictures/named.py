@@ -26,7 +26,7 @@ def picture_name(value: str, place: str, kind: str, store: ImageStore | None) ->
     if store is None:
         raise SettingsError(f"A {kind} is named by its 64-digit hash here.")
     try:
-        return store.add(value)
+        return store.add(value, as_mask=kind == "mask")
     except SettingsError as error:
         raise type(error)(f"{place}: {error}") from None
 
@@ -44,13 +44,13 @@ def check_there(store: ImageStore, name: str, kind: str) -> None:
         raise SettingsError(f"The {kind} {name[:8]}… is not on this machine. Send the {kind} itself.")
 
 
-def received(picture: Image.Image | None, kept: str, store: ImageStore) -> tuple[str, str]:
+def received(picture: Image.Image | None, kept: str, store: ImageStore, *, as_mask: bool = False) -> tuple[str, str]:
     """A page's upload box was changed: the hash to hold now, and a sentence if the picture cannot be taken. The box was
     emptied where there is no picture; then `kept` stays."""
     if picture is None:
         return kept, ""
     try:
-        return store.add(picture), ""
+        return store.add(picture, as_mask=as_mask), ""
     except SettingsError as error:
         return kept, str(error)
 

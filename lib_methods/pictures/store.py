@@ -6,58 +6,21 @@ a path is never an id, so no request, preset or infotext can name another file o
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import io
 import os
 import re
-import struct
 from pathlib import Path
-from typing import TypeAlias
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from lib_methods.checks import SettingsError
 from lib_methods.files import replacing
+from lib_methods.pictures.convert import MAX_TOTAL_PIXELS, ImageError, ImageSource, open_image, to_mask, to_rgb
 
 MAX_SIDE = 8192
 MAX_PIXELS = 40_000_000
-MAX_ENCODED_BYTES = 64 * 2**20
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-"""What is decoded: Pillow's plain raster formats, and none that starts another program (EPS) or reads other files."""
-
-ImageSource: TypeAlias = Image.Image | bytes | str
-"""A picture as PIL image, as the bytes of an image file, or as base64 text with or without a data URL in front."""
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}")
-_DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
-_BACKGROUND = (255, 255, 255)
-_SHORTEST_FILE = 24  # bytes; no format stores a picture in less
-_UNREADABLE_TEXT = (
-    "The picture cannot be read: send it as base64 text, as a data URL, or as the 64-digit hash of a stored one. "
-    "File names and paths are not accepted."
-)
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-"""Pillow has no common base class for what its decoders raise at broken files; these are what fuzzing them brings
-up."""
-
-
-class StoreError(SettingsError):
-    """A picture that cannot be read, found or kept; the message says why in the user's words."""
+StoreError = ImageError
 
 
 def is_image_id(text: object) -> bool:
@@ -82,16 +45,29 @@ class ImageStore:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
+        self._pixels_left: int | None = None
 
-    def add(self, source: ImageSource) -> str:
+    def for_request(self, most: int = MAX_TOTAL_PIXELS) -> ImageStore:
+        """The same pictures, for one request: `add` takes no more than `most` pixels in all, counted before they are
+        decoded."""
+        limited = ImageStore(self.folder)
+        limited._pixels_left = most
+        return limited
+
+    def add(self, source: ImageSource, *, as_mask: bool = False) -> str:
         """Keep a picture and return its id; one that is there already is not written again.
 
-        The picture is turned upright (EXIF), transparent parts become white, deeper channels become 8 bits.
+        It is kept as `to_rgb` gives it, a mask as `to_mask` does.
 
         Raises:
             StoreError: not a readable picture, or larger than 8192 pixels on a side or 40 megapixels.
         """
-        image = to_rgb(source if isinstance(source, Image.Image) else _decode(source))
+        opened = open_image(source, max_side=MAX_SIDE, max_pixels=MAX_PIXELS)
+        if self._pixels_left is not None:
+            self._pixels_left -= opened.width * opened.height
+            if self._pixels_left < 0:
+                raise StoreError("The images of this request have too many pixels together. Send smaller or fewer.")
+        image = to_mask(opened).convert("RGB") if as_mask else to_rgb(opened)
         name = image_id(image)
         if not self.exists(name):
             self._write(name, image)
@@ -111,7 +87,7 @@ class ImageStore:
         except OSError:
             raise StoreError(f"The picture {name[:8]}… cannot be read from the disk.") from None
         try:
-            image = to_rgb(_open(data))
+            image = to_rgb(open_image(data, max_side=MAX_SIDE, max_pixels=MAX_PIXELS))
         except StoreError:
             image = None
         if image is None or image_id(image) != name:
@@ -165,85 +141,3 @@ class ImageStore:
             # already.
             if not self.exists(name):
                 raise StoreError("The picture cannot be saved: the disk is full or the folder is read-only.") from None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as a new 8-bit RGB picture without metadata: upright, flattened on white.
-
-    Raises:
-        StoreError: too large, or it cannot be decoded.
-    """
-    _check_size(image.width, image.height)
-    try:
-        upright: Image.Image = ImageOps.exif_transpose(image) or image
-        if upright.mode.startswith("I") or upright.mode == "F":
-            upright = _to_eight_bits(upright)
-        if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
-            rgba = upright.convert("RGBA")
-            flat = Image.new("RGBA", rgba.size, (*_BACKGROUND, 255))
-            upright = Image.alpha_composite(flat, rgba)
-        rgb = upright.convert("RGB")
-        return Image.frombytes("RGB", rgb.size, rgb.tobytes())
-    except DECODE_ERRORS:
-        raise StoreError("The picture cannot be decoded: its file is damaged or cut short.") from None
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey pictures of 16 or 32 bits: Pillow's own conversion clips them to white instead of scaling."""
-    values = np.asarray(image, dtype=np.float64)
-    top = (
-        1.0
-        if image.mode == "F" and values.max(initial=0.0) <= 1.0
-        else 255.0
-        if values.max(initial=0.0) <= 255
-        else 65535.0
-    )
-    scaled = np.nan_to_num(values / top, nan=0.0, posinf=1.0, neginf=0.0)
-    return Image.fromarray((scaled.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
-
-
-def _decode(source: bytes | str) -> Image.Image:
-    if isinstance(source, str):
-        data = _from_base64(source)
-        if len(data) < _SHORTEST_FILE and source[:5] != "data:":  # "/etc/passwd" is good base64
-            raise StoreError(_UNREADABLE_TEXT)
-        return _open(data)
-    if not isinstance(source, (bytes, bytearray, memoryview)):
-        raise StoreError("A picture has to be sent as base64 text, as a data URL, or as the hash of a stored one.")
-    return _open(bytes(source))
-
-
-def _from_base64(text: str) -> bytes:
-    if len(text) > MAX_ENCODED_BYTES * 4 // 3 + 1024:
-        raise StoreError(f"The picture's file is larger than {MAX_ENCODED_BYTES // 2**20} MiB.")
-    match = _DATA_URL.match(text)
-    if match is None and text[:5].lower() == "data:":
-        raise StoreError("The data URL does not hold a picture: it has to start with data:image/…;base64,")
-    body = "".join(text[match.end() if match else 0 :].split())
-    try:
-        return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise StoreError(_UNREADABLE_TEXT) from None
-
-
-def _open(data: bytes) -> Image.Image:
-    if not data:
-        raise StoreError("The picture is empty.")
-    if len(data) > MAX_ENCODED_BYTES:
-        raise StoreError(f"The picture's file is larger than {MAX_ENCODED_BYTES // 2**20} MiB.")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except DECODE_ERRORS:
-        raise StoreError(f"The picture cannot be read: it is none of {', '.join(FORMATS)}, or it is damaged.") from None
-    _check_size(image.width, image.height)  # before a pixel is decoded
-    return image
-
-
-def _check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise StoreError("The picture is empty.")
-    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
-        raise StoreError(
-            f"The picture is too large ({width}x{height}): at most {MAX_SIDE} pixels a side, "
-            f"and {MAX_PIXELS // 10**6} megapixels."
-        )

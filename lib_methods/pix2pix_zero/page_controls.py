@@ -19,6 +19,7 @@ from lib_methods.pix2pix_zero.settings import (
     REGULARISATIONS,
 )
 from lib_methods.ui.gradio_compat import unsaved
+from lib_methods.ui.image_box import image_box
 
 
 def build_edit(made: dict[str, Any], elem_id: str) -> None:
@@ -41,7 +42,7 @@ def build_where(made: dict[str, Any], elem_id: str) -> tuple[Any, Any, Any]:
             made["mask_word"] = _text("Word", "cat", "for the mask by word; empty: the source")
             made["mask_level"] = _slider("mask_level", "Mask level", 1.0, "lower: a larger mask", 0.05)
         with gr.Row():
-            drop = unsaved(gr.Image(type="pil", label="Mask picture", height=220, elem_id=f"{elem_id}_drop"))
+            drop = unsaved(image_box(label="Mask picture", height=220, elem_id=f"{elem_id}_drop"))
             shown = gr.HTML("", elem_id=f"{elem_id}_mask_preview")
         forget = gr.Button("Remove mask", size="sm", elem_id=f"{elem_id}_mask_clear")
     return drop, shown, forget

@@ -3,51 +3,57 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
-import re
+import threading
+from collections.abc import Mapping
 
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
+
+from lib_methods.pictures.convert import ImageError, check_total, open_image, to_rgba
 
 from .errors import BadRequest
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-MAX_PIXELS = 64 * 1024 * 1024
-_DATA_URL = re.compile(r"^data:[a-z0-9.+/-]*(?:;[^,;]*)*;base64,", re.IGNORECASE)
+_CHECKING = threading.Lock()  # images are large: only one request's are decoded for a check at a time
 
 
-def decode_bytes(text: str, what: str = "image") -> bytes:
-    """The bytes of base64 text, with or without a data URL's head. BadRequest with a sentence."""
-    if text[:8].lower().startswith(("http://", "https:/")):
-        raise BadRequest(f"{what}: links are not followed here; send the image itself as base64.", 400)
-    head = _DATA_URL.match(text)
-    payload = re.sub(r"\s+", "", text[head.end() :] if head else text)
+def open_encoded(texts: Mapping[str, str]) -> dict[str, Image.Image]:
+    """The images of one request, by the names of their fields, with only the headers read. BadRequest with a sentence.
+
+    See `convert.open_image` and `convert.check_total` for what is accepted.
+    """
+    opened = {}
+    for name, text in texts.items():
+        try:
+            opened[name] = open_image(text)
+        except ImageError as error:
+            raise BadRequest(f"{name}: {error}", 400) from None
     try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRequest(f"{what}: this is not base64 text of an image.", 400) from None
+        check_total(opened.values())
+    except ImageError as error:
+        raise BadRequest(str(error), 413) from None
+    return opened
+
+
+def check_encoded(texts: Mapping[str, str]) -> dict[str, Image.Image]:
+    """As `open_encoded`, and all can be decoded to their end; no decoded copy is kept while the job waits."""
+    opened = open_encoded(texts)
+    for name, text in texts.items():
+        with _CHECKING:
+            decode_opened(open_image(text), name)
+    return opened
+
+
+def decode_opened(image: Image.Image, name: str) -> Image.Image:
+    """The opened image as `convert.to_rgba` gives it, with its texts in `info`. BadRequest with a sentence."""
+    try:
+        return to_rgba(image, with_texts=True)
+    except ImageError as error:
+        raise BadRequest(f"{name}: {error}", 400) from None
 
 
 def decode_image(text: str, what: str = "image") -> Image.Image:
-    """The image in base64 text, upright, with its texts in `.info`. BadRequest with a sentence.
-
-    PNG, JPEG, WebP, BMP, GIF and TIFF of up to 64 megapixels are read.
-    """
-    try:
-        image = Image.open(io.BytesIO(decode_bytes(text, what)), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadRequest(f"{what}: {image.width}x{image.height} is too large; 64 megapixels are the limit.", 400)
-        image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError):
-        raise BadRequest(f"{what}: this is not an image that can be read.", 400) from None
-    return upright(image)
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """`image` turned as its EXIF orientation says, keeping its texts."""
-    turned = ImageOps.exif_transpose(image) or image
-    turned.info = {**image.info, **turned.info}
-    return turned
+    """The image in base64 text, see `open_encoded` and `decode_opened`."""
+    return decode_opened(open_encoded({what: text})[what], what)
 
 
 def png_bytes(image: Image.Image) -> bytes:

@@ -18,7 +18,7 @@ from modules.processing import (
 from modules.script_runner import ScriptRunner
 
 from .checks import check_request, rounded
-from .codec import decode_image, encode_image
+from .codec import check_encoded, decode_opened, encode_image
 from .errors import BadRequest
 from .models import GenerationRequest, GenerationResponse, ImageToImageRequest, TextToImageRequest
 from .scripts import build_args, runner_for
@@ -149,11 +149,17 @@ def run_processing(p: Any, args: tuple[Any, ...], *, is_img2img: bool, is_api: b
     return process_images(p) if processed is None else processed
 
 
+def _decoded(given: Any, name: str) -> Any:
+    if isinstance(given, list):
+        return [_decoded(image, f"{name}[{number}]") for number, image in enumerate(given)]
+    return decode_opened(given, name)
+
+
 class Generation:
     """One job of txt2img or img2img, checked and ready to run. BadRequest if it cannot be done.
 
     `request` must have passed check_request; `args` are all scripts' arguments in the runner's layout; `init_images`
-    and `mask` are decoded.
+    and `mask` may be images of which only the header is read.
     """
 
     def __init__(
@@ -188,13 +194,18 @@ class Generation:
         )
         if not isinstance(request, ImageToImageRequest):
             return cls(request, args)
-        images = [decode_image(text, f"init_images[{number}]") for number, text in enumerate(request.init_images or [])]
-        return cls(request, args, init_images=images, mask=decode_image(request.mask, "mask") if request.mask else None)
+        texts = {f"init_images[{number}]": text for number, text in enumerate(request.init_images or [])}
+        opened = check_encoded(texts | ({"mask": request.mask} if request.mask else {}))
+        mask = opened.pop("mask", None)
+        return cls(request, args, init_images=list(opened.values()), mask=mask)
 
     def run(self) -> Processed:
         """Does the job on the calling thread."""
+        # decoded not before its turn and kept no longer than the job: images are large
+        given = {name: self.fields.pop(name) for name in ("init_images", "mask") if self.fields.get(name)}
+        decoded = {name: _decoded(value, name) for name, value in given.items()}
         kind = StableDiffusionProcessingImg2Img if self.is_img2img else StableDiffusionProcessingTxt2Img
-        with closing(kind(sd_model=shared.sd_model, **self.fields)) as p:
+        with closing(kind(sd_model=shared.sd_model, **self.fields, **decoded)) as p:
             return run_processing(p, self.args, is_img2img=self.is_img2img, is_api=self.is_api)
 
     def answer(self, processed: Processed) -> GenerationResponse:

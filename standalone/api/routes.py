@@ -13,7 +13,7 @@ from standalone.engine.errors import UserError
 from standalone.engine.job import JobQueue, explain
 
 from . import listings, loras
-from .codec import decode_image
+from .codec import decode_opened, open_encoded
 from .errors import BadRequest, JobFailed
 from .generation import Generation
 from .models import (
@@ -126,8 +126,7 @@ def make_router(queue: JobQueue) -> APIRouter:
 
     @router.post("/sdapi/v1/png-info")
     async def png_info(request: PNGInfoRequest) -> PNGInfoResponse:
-        image = await asyncio.to_thread(decode_image, request.image.strip())
-        text, items = images.read_info_from_image(image)
+        text, items = await asyncio.to_thread(_info_of, request.image)
         params = infotext_utils.parse_generation_parameters(text or "")
         script_callbacks.infotext_pasted_callback(text or "", params)
         readable = {key: value for key, value in items.items() if isinstance(value, (str, int, float))}
@@ -167,6 +166,12 @@ def make_router(queue: JobQueue) -> APIRouter:
     router.add_api_route("/sdapi/v1/embeddings", _no_embeddings, methods=["GET"])
     router.include_router(loras.router)
     return router
+
+
+def _info_of(encoded: str) -> tuple[str | None, dict[str, Any]]:
+    image = open_encoded({"image": encoded})["image"]
+    decode_opened(image, "image")  # a damaged file is refused, and a PNG's texts may lie behind its pixels
+    return images.read_info_from_image(image)
 
 
 def _nothing() -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageColor, PngImagePlugin
 
+from lib_methods.pictures.convert import ImageError, open_image, to_rgb, to_rgba
 from modules import script_callbacks, shared
 from modules.shared import opts
 from standalone.infotext import user_comment
@@ -38,10 +39,7 @@ def image_grid(imgs: Sequence[Image.Image], batch_size: int = 1, rows: int | Non
 
 def flatten(img: Image.Image, bgcolor: str) -> Image.Image:
     """`img` as RGB; what is transparent takes the colour `bgcolor`."""
-    if img.mode in ("RGBA", "LA", "PA") or (img.mode == "P" and "transparency" in img.info):
-        background = Image.new("RGBA", img.size, ImageColor.getrgb(bgcolor))
-        img = Image.alpha_composite(background, img.convert("RGBA"))
-    return img.convert("RGB")
+    return to_rgb(img, ImageColor.getrgb(bgcolor))
 
 
 def _resize(im: Image.Image, width: int, height: int, upscaler_name: str | None) -> Image.Image:
@@ -207,11 +205,9 @@ def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, Any]
 
 def image_data(data: bytes) -> tuple[str | None, None]:
     """The infotext in an image file's bytes, or the text of a text file that is one."""
-    import io
-
     try:
-        return read_info_from_image(Image.open(io.BytesIO(data)))[0], None
-    except OSError:
+        return read_info_from_image(open_image(data))[0], None
+    except ImageError:
         pass  # not an image: perhaps the text itself
     try:
         text = data.decode("utf-8")
@@ -221,10 +217,8 @@ def image_data(data: bytes) -> tuple[str | None, None]:
 
 
 def read(fp: Any, **kwargs: Any) -> Image.Image:
-    """Opens an image, turned the way its Exif data says."""
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(Image.open(fp, **kwargs))
+    """Opens an image: 8 bits, turned the way its Exif data says, with its texts. Raises ImageError, a ValueError."""
+    return to_rgba(open_image(Path(fp) if isinstance(fp, (str, os.PathLike)) else fp.read()), with_texts=True)
 
 
 def json_safe(items: dict[str, Any]) -> dict[str, Any]:

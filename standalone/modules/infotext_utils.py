@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from lib_methods.pictures.convert import ImageError, open_image, to_rgba
 from modules import images, paths_internal, prompt_parser, shared
 from standalone.engine.errors import UserError
 from standalone.infotext import text
@@ -160,9 +158,8 @@ def image_from_url_text(filedata: Any) -> Image.Image | None:
                 if not _file_allowed(path):
                     raise UserError("That image file is outside the folders that this page may read.")
                 return images.read(path)
-        data = filedata.split(",", 1)[1] if filedata.startswith("data:") else filedata
-        return images.read(io.BytesIO(base64.b64decode(data)))
-    except (OSError, ValueError, IndexError, binascii.Error, UnidentifiedImageError) as error:
+        return to_rgba(open_image(filedata), with_texts=True)
+    except ImageError as error:
         raise UserError("That image cannot be read.") from error
 
 

@@ -65,9 +65,10 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         if len(self.init_images) > 1 and len(self.init_images) > self.batch_size:
             raise UserError(f"There are {len(self.init_images)} images for a batch of {self.batch_size}.")
 
-        image_mask, crop = self._prepare_mask()
+        flat = [images.flatten(image, opts.img2img_background_color) for image in self.init_images]
+        image_mask, crop = self._prepare_mask(flat[0].size)
         latent_mask = self.latent_mask if self.latent_mask is not None else image_mask
-        pictures = [self._prepare_image(image, image_mask, latent_mask, crop) for image in self.init_images]
+        pictures = [self._prepare_image(image, image_mask, latent_mask, crop) for image in flat]
         if len(pictures) == 1:
             pictures = pictures * self.batch_size
             if self.overlay_images is not None:
@@ -86,12 +87,14 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         )
         devices.torch_gc()
 
-    def _prepare_mask(self) -> tuple[Image.Image | None, masking.Box | None]:
-        """The mask at the size of the job, and the part of the picture that is worked on (None: all of it)."""
+    def _prepare_mask(self, size: tuple[int, int]) -> tuple[Image.Image | None, masking.Box | None]:
+        """The mask at the size of the job, and the part of an image of `size` that is worked on (None: all of it)."""
         if self.image_mask is None:
             return None, None
         params = self.extra_generation_params
         mask = create_binary_mask(self.image_mask, round=self.mask_round)
+        if mask.size != size:  # it covers the whole image, whatever its own size is
+            mask = mask.resize(size, Image.Resampling.BILINEAR)
         if self.inpainting_mask_invert:
             mask = ImageOps.invert(mask)
             params["Mask mode"] = "Inpaint not masked"
@@ -118,10 +121,12 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         return images.resize_image(2, mask.crop(crop), self.width, self.height), crop
 
     def _prepare_image(
-        self, picture: Image.Image, mask: Image.Image | None, latent_mask: Image.Image | None, crop: masking.Box | None
+        self, image: Image.Image, mask: Image.Image | None, latent_mask: Image.Image | None, crop: masking.Box | None
     ) -> Any:
-        """One picture at the size of the job, as an array (3, H, W) in [0, 1]; keeps what will lie over the result."""
-        image = images.flatten(picture, opts.img2img_background_color)
+        """One RGB image at the size of the job, as an array (3, H, W) in [0, 1]; keeps what will lie over the
+        result."""
+        if crop is not None and image.size != self.mask_for_overlay.size:  # the region is the first image's
+            image = images.resize_image(min(self.resize_mode, 2), image, *self.mask_for_overlay.size)
         if crop is None and self.resize_mode != LATENT_RESIZE:
             image = images.resize_image(self.resize_mode, image, self.width, self.height)
         if mask is not None:

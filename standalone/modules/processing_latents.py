@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lib_methods.pictures.convert import to_mask, to_rgba
 from modules import devices, rng
 from modules.sd_samplers_common import decode_first_stage, images_tensor_to_samples
 
@@ -115,10 +116,9 @@ def gaussian_blur(mask: Image.Image, sigma: float, axis: int) -> Image.Image:
 
 def create_binary_mask(image: Image.Image, round: bool = True) -> Image.Image:
     """A mask as mode L: the alpha channel, if there is one in use, else the brightness."""
-    if image.mode == "RGBA" and image.getextrema()[-1] != (255, 255):
-        alpha = image.split()[-1]
-        return alpha.point(lambda value: 255 if value > 128 else 0) if round else alpha
-    return image.convert("L")
+    plain = to_rgba(image)
+    mask = to_mask(plain)
+    return mask.point(lambda value: 255 if value > 128 else 0) if round and plain.mode == "RGBA" else mask
 
 
 def to_image(sample: torch.Tensor) -> Image.Image:

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from lib_methods.ui.image_box import image_box, read_upload
 from modules import infotext_utils, scripts, shared
 from modules.ui_components import FormRow
 
@@ -34,7 +35,7 @@ HEIGHT = 360
 
 def _picture(label: str, elem_id: str, **options: Any) -> Any:
     """A box for a picture of the user's."""
-    return gr.Image(label=label, elem_id=elem_id, type="pil", sources=["upload", "clipboard"], format="png", **options)
+    return image_box(label=label, elem_id=elem_id, sources=["upload", "clipboard"], format="png", **options)
 
 
 def _sources(defaults: Defaults) -> tuple[Fields, Any, dict[str, Any]]:
@@ -67,6 +68,7 @@ def _sources(defaults: Defaults) -> tuple[Fields, Any, dict[str, Any]]:
                 small: dict[str, Any] = {"height": HEIGHT - 80, "min_width": 120}
                 base = _picture("Image", "img_inpaint_base", **small)
                 mask = _picture("Mask (white is drawn anew)", "img_inpaint_mask", image_mode="RGBA", **small)
+    editor.convert_and_format_image = lambda file, flatten_on_white=False: read_upload(file)
     mode = gr.Textbox(value="img2img", visible=False, label="mode")
     fields = {"mode": mode, "image": image, "editor": editor, "base_image": base, "mask_image": mask}
     return fields, tabs, {"img2img": plain, "inpaint": inpaint, "inpaint_upload": upload}

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from lib_methods.pictures.convert import ImageError, open_image, to_rgba
 from modules import infotext_utils, script_callbacks, scripts, sd_models, shared
 from modules.ui_components import ToolButton
 from standalone.api.errors import sentence_for
@@ -213,8 +214,12 @@ def _send_image(mode: str, fields: Sequence[paste.Field]) -> Callable[..., list[
             return [gr.update() for _ in range(3 + len(fields))]
         index = selected if selected is not None and 0 <= selected < len(gallery) else 0
         item = gallery[index]
-        with Image.open(item[0] if isinstance(item, (tuple, list)) else item) as opened:
-            picture = opened.convert("RGBA")
+        try:
+            with open_image(Path(item[0] if isinstance(item, (tuple, list)) else item)) as opened:
+                picture = to_rgba(opened)
+        except ImageError as error:
+            gr.Info(str(error))
+            return [gr.update() for _ in range(3 + len(fields))]
         return _sent(picture, infotext_of(generation_info, index), mode, fields)
 
     return send

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
+from lib_methods.pictures.convert import ImageError, open_image, to_rgba
 from modules import images
 
 from .parts import QUICK
@@ -19,12 +20,11 @@ def describe(path: str | None) -> tuple[str, str, Any]:
     if not path:
         return "", "", None
     try:
-        with Image.open(path) as image:
-            image.load()
+        with open_image(Path(path)) as image:
+            picture = to_rgba(image)
             infotext, items = images.read_info_from_image(image)
-            picture = image.copy()
-    except (OSError, ValueError, SyntaxError):
-        return as_html("This file is not an image that can be read."), "", None
+    except ImageError as error:
+        return as_html(str(error)), "", None
     texts: Mapping[str, Any] = {**({"parameters": infotext} if infotext else {}), **items}
     parts = [
         f"<div class='infotext'><b>{as_html(str(key))}</b>{as_html(str(value))}</div>"

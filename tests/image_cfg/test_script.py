@@ -105,7 +105,7 @@ BAD: list[tuple[Any, str]] = [
     ([{"start": 1, "end": 0}], "Swap them"),
     ({"image": PICTURE}, '"args" has to be a list'),
     ([True] + [None] * 18, "18 controls"),
-    ([{"mask": "../../secret.png"}], "The mask: The picture cannot be read"),
+    ([{"mask": "../../secret.png"}], "The mask: The image cannot be read"),
     ([{"mask": UNKNOWN}], "The mask 00000000… is not on this machine"),
     ([{"mask": [PICTURE]}], '"mask" has to be one picture'),
     ([{"mask_image_scale": 11}], "Image scale where white has to lie between 0 and 10"),

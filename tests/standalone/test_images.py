@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from lib_methods.pictures.convert import open_image
+from tests.pictures.test_convert import GREYS, HOLES, RAMP
+
+from .pictures import half_mask
 
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIDES = st.integers(1, 90)
@@ -140,3 +147,100 @@ def test_transparency_takes_the_background() -> None:
     from modules import images
 
     assert images.flatten(Image.new("RGBA", (2, 2), (0, 0, 0, 0)), "#102030").getpixel((0, 0)) == (16, 32, 48)
+
+
+def _doors(data: bytes, folder: Path) -> dict[str, Image.Image]:
+    """What each way into the host makes of one image file, as an img2img job sees it."""
+    from types import SimpleNamespace
+
+    from lib_methods.dreambooth.photos import open_photo, read_photo
+    from lib_methods.pictures.store import ImageStore
+    from lib_methods.ui.image_box import read_upload
+    from modules import images, infotext_utils
+    from standalone.api.codec import check_encoded, decode_opened
+    from standalone.page.page import _send_image
+    from standalone.page.pnginfo import describe
+    from standalone.verbs.generate import read_picture
+
+    path = folder / "image.dat"
+    path.write_bytes(data)
+    text = base64.b64encode(data).decode()
+    store = ImageStore(folder / "store")
+    found = {
+        "API": decode_opened(check_encoded({"image": text})["image"], "image"),
+        "command line": decode_opened(check_encoded({"image": read_picture(path)})["image"], "image"),
+        "page": read_upload(SimpleNamespace(path=str(path), url=None)),
+        "page of gradio 3": read_upload(f"data:image/png;base64,{text}"),
+        "PNG Info": describe(str(path))[2],
+        "Send to": _send_image("img2img", [])([str(path)], 0, "")[0],
+        "WebUI's reader": images.read(path),
+        "gallery text": infotext_utils.image_from_url_text(text),
+        "feedback": store.load(store.add(data)),
+        "training photo": read_photo(open_photo(path)),
+        "script's image": open_image(data),
+    }
+    assert None not in found.values()
+    return {door: images.flatten(image, "#ffffff") for door, image in found.items() if image is not None}
+
+
+@pytest.mark.parametrize("kind", [*GREYS, *HOLES])
+def test_every_door_gives_the_same_pixels(kind: str, tmp_path: Path) -> None:
+    for door, image in _doors((GREYS | HOLES)[kind], tmp_path).items():
+        if kind in GREYS:
+            assert np.abs(np.asarray(image, dtype=int)[..., 0] - RAMP).max() <= 1, door
+        else:
+            assert image.getpixel((0, 0)) == (255, 255, 255), door
+            assert image.getpixel((1, 0)) != (255, 255, 255), door
+
+
+@pytest.mark.parametrize("kind", ["16-bit PNG", "float TIFF to 1", "grey and alpha", "palette", "RGB"])
+def test_every_door_reads_the_same_mask(kind: str, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from lib_methods.dreambooth.photos import Photo, read_mask
+    from lib_methods.pictures.mask import of_the_tab
+    from lib_methods.pictures.store import ImageStore
+    from lib_methods.ui.image_box import read_upload
+    from modules.processing_latents import create_binary_mask
+    from standalone.api.codec import decode_image
+
+    data = (GREYS | HOLES)[kind]
+    path = tmp_path / "mask.png"
+    path.write_bytes(data)
+    uploaded = read_upload(SimpleNamespace(path=str(path), url=None))
+    assert uploaded is not None
+    store = ImageStore(tmp_path / "store")
+    decoded = decode_image(base64.b64encode(data).decode())
+    found = {
+        "API": create_binary_mask(decoded, round=False),
+        "page": create_binary_mask(uploaded, round=False),
+        "script": create_binary_mask(open_image(data), round=False),
+        "InstructPix2Pix": of_the_tab(decoded, False, 0),
+        "store": store.load(store.add(data, as_mask=True)).convert("L"),
+        "training": read_mask(Photo(path, None, path, 8, 8)),
+    }
+    expected = RAMP if kind in GREYS else np.array([[0, 255]])
+    for door, mask in found.items():
+        assert mask is not None
+        assert np.abs(np.asarray(mask, dtype=int) - expected).max() <= 1, door
+
+
+@pytest.mark.parametrize("size", [(32, 32), (128, 128), (96, 32)])
+@pytest.mark.parametrize("only_masked", [True, False])
+def test_a_mask_of_any_size_covers_the_whole_image(sd1: Any, size: tuple[int, int], only_masked: bool) -> None:
+    """The left half is masked, so the right half stays as it was, and nothing is black."""
+    mask = half_mask(size)
+    source = Image.new("RGB", (64, 64), (200, 40, 40))
+    fields: dict[str, Any] = {
+        "inpaint_full_res": only_masked,
+        "mask_blur": 0,
+        "inpainting_fill": 1,
+        "denoising_strength": 0.1,
+    }
+    others = [source, source.resize((40, 48))] if only_masked else [source]
+    result = sd1.generate("img2img", init_images=others, batch_size=len(others), mask=mask, **fields)
+    for image in result.images:
+        assert image.size == (64, 64)
+        values = np.asarray(image, dtype=int)
+        assert np.abs(values[:, 34:] - [200, 40, 40]).max() <= 2
+        assert values.max(axis=2).min() > 40, "no black patch"

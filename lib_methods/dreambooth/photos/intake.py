@@ -16,6 +16,7 @@ from lib_methods.files import as_file_name
 from lib_methods.pictures.store import ImageStore
 
 MOST_FILES = 500
+MOST_PIXELS = 2**30  # of all photos of a REST request
 NO_PHOTOS = "Drop 3 to 5 photos of the subject into the box first."
 
 
@@ -51,10 +52,11 @@ def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]
         raise SettingsError('"photos" has to be a list of pictures as base64 text.')
     if len(pictures) > MOST_FILES:
         raise SettingsError(f"There are too many photos: at most {MOST_FILES}.")
+    store = ImageStore(folder).for_request(MOST_PIXELS)
     with _made_anew(folder, "The photos cannot be kept: the disk is full or cannot be written."):
         for entry in pictures:
             whole = entry if isinstance(entry, dict) else {"image": entry}
-            name = ImageStore(folder).add(whole.get("image", ""))
+            name = store.add(whole.get("image", ""))
             caption = whole.get("caption")
             if caption:
                 (folder / f"{name}.txt").write_text(str(caption), encoding="utf-8")

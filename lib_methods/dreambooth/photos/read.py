@@ -8,11 +8,11 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.pictures.mask import of_the_tab
-from lib_methods.pictures.store import DECODE_ERRORS, MAX_PIXELS, MAX_SIDE, StoreError, to_rgb
+from lib_methods.pictures.convert import DECODE_ERRORS, ImageError, to_mask, to_rgb
+from lib_methods.pictures.store import MAX_PIXELS, MAX_SIDE
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF", "JXL")
 """What is decoded where Pillow can: plain raster formats, and none that starts another program or reads other files."""
@@ -109,18 +109,29 @@ def prepared(path: Path) -> Image.Image:
 def decode(path: Path) -> Image.Image:
     """See `folder.read_photo`."""
     with prepared(path) as image:
-        try:
-            return to_rgb(image)
-        except (StoreError, *DECODE_ERRORS):
-            raise DreamBoothError(f'"{path.name}" is damaged or cut short.') from None
+        return _converted(image, path)
+
+
+def read_small(path: Path, side: int) -> Image.Image:
+    """As `decode`, at most `side` pixels wide and high; a large JPEG is decoded at a fraction of its size."""
+    with prepared(path) as image:
+        image.draft("RGB", (side, side))
+        small = _converted(image, path)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return small
+
+
+def _converted(image: Image.Image, path: Path) -> Image.Image:
+    try:
+        return to_rgb(image)
+    except ImageError:
+        raise DreamBoothError(f'"{path.name}" is damaged or cut short.') from None
 
 
 def decode_mask(path: Path) -> Image.Image:
     """See `folder.read_mask`."""
     with prepared(path) as image:
         try:
-            upright = ImageOps.exif_transpose(image) or image
-            see_through = upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info
-            return of_the_tab(upright.convert("RGBA") if see_through else to_rgb(image), False, 0)
-        except (StoreError, *DECODE_ERRORS):
+            return to_mask(image)
+        except ImageError:
             raise DreamBoothError(f'The mask "{path.name}" is damaged or cut short.') from None
