@@ -25,15 +25,15 @@ from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, Scene, random_scene, render
 
 BATCH = 8
-SCALES = (5, 10, 15, 20, 30)
+SCALES = (5, 7, 10, 15, 20, 30)
 SHOWN = (5, 15, 30)
 FORMS: dict[str, dict[str, Any] | None] = {
     "off": None,
-    "on": {"mimic_scale": CFG},
+    "on": {"mimic_scale": CFG, "scaling_startpoint": "MEAN"},
     "zero": {"mimic_scale": CFG, "scaling_startpoint": "ZERO"},
     "rescale": {"method": RESCALE},
 }
-NAMES = {"off": "off", "on": f"mimic {CFG:g}", "zero": f"mimic {CFG:g} ZERO", "rescale": "rescale 0.7"}
+NAMES = {"off": "off", "on": f"mimic {CFG:g} MEAN", "zero": f"mimic {CFG:g} ZERO", "rescale": "rescale 0.7"}
 FIGURES = ("burnt", "histogram", "saturation", "accuracy")
 
 Pictures = list[np.ndarray]

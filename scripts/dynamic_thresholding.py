@@ -2,7 +2,7 @@
 lib_methods/thresholding.
 
 API: `"alwayson_scripts": {"Dynamic thresholding": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or
-with one object of those names in the first place: `{"mimic_scale": 7, "threshold_percentile": 99.5}`.
+with one object of those names in the first place: `{"mimic_scale": 5, "threshold_percentile": 99.5}`.
 
 A request that cannot be used is answered with 422 before its job starts. A job of the page runs without dynamic
 thresholding then, as the host offers scripts no way to refuse it; the sentence is shown in the page, under the picture

@@ -36,7 +36,7 @@ class ThresholdGuide:
         mimic = settings.mimic_scale_at(call.step, steps)
         if scale != guidance.scale:  # a difference, so that what others have done to the prediction stays
             guided = guided + (scale - guidance.scale) * guidance.direction
-        if mimic == scale or settings.interpolate_phi == 0:
+        if not settings.takes_range(scale, mimic):
             return guided
         return mimic_threshold(
             guided,

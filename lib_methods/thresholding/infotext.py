@@ -61,7 +61,7 @@ def to_infotext(settings: ThresholdSettings) -> dict[str, str]:
     """Fields for an infotext: the method, its main setting, and what differs from the default."""
     if settings.method == RESCALE:
         return {KEYS["method"]: RESCALE, KEYS["rescale"]: format_number(settings.rescale)}
-    used = ["method", "mimic_scale", "threshold_percentile"]
+    used = ["mimic_scale", "scaling_startpoint"]
     used += [name for name in _NAMES if getattr(settings, name) != getattr(_DEFAULTS, name)]
     unused = {"rescale"}
     unused |= set() if settings.uses_schedule_value else {"schedule_value"}
@@ -90,6 +90,8 @@ def control_values(fields: Mapping[str, Any], foreign: bool = True) -> dict[str,
         found = _of_forge(fields)
     if found is None:
         return {"enabled": False, **dict.fromkeys(_NAMES)}
+    if found.get("method") != RESCALE:  # unsaid by earlier versions and by the extensions, it is what they default to
+        found = {"scaling_startpoint": "MEAN", **found}
     return {"enabled": True, **{name: _read(name, found[name]) if name in found else _default(name) for name in _NAMES}}
 
 

@@ -25,7 +25,7 @@ class ThresholdSettings:
         method: "mimic scale" gives the guided prediction the range that it would have at a lower CFG scale; "CFG
             rescale only" gives it the standard deviation of the conditional prediction (arXiv 2305.08891), and uses
             `rescale` alone.
-        mimic_scale: the CFG scale whose range is taken, 0 to 30.
+        mimic_scale: the CFG scale whose range is taken, 0 to 30. The default lies below the hosts' usual CFG scale 7.
         rescale: share of the rescaling, 0 to 1.
     To tinker with, names and meaning as in the sd-dynamic-thresholding extension:
         threshold_percentile: values beyond it are clipped, 50 to 100.
@@ -33,14 +33,14 @@ class ThresholdSettings:
         cfg_mode, cfg_scale_min: the same of the CFG scale.
         schedule_value: the power, or the number of repeats, of the schedules that have one; 0 to 40.
         separate_feature_channels: measure each channel of the latent by itself.
-        scaling_startpoint: scale from the channel's "MEAN" or from "ZERO".
+        scaling_startpoint: scale from "ZERO", or from the channel's "MEAN", which leaves most of the burnt pixels.
         variability_measure: "AD", the largest difference from the mean, or "STD", the standard deviation.
         interpolate_phi: share of the result, the rest is the plain guided prediction; 0 to 1.
 
     Raises `SettingsError` with a sentence for the user.
     """
 
-    mimic_scale: float = 7.0
+    mimic_scale: float = 5.0
     threshold_percentile: float = 100.0
     mimic_mode: str = "Constant"
     mimic_scale_min: float = 0.0
@@ -48,7 +48,7 @@ class ThresholdSettings:
     cfg_scale_min: float = 0.0
     schedule_value: float = 4.0
     separate_feature_channels: bool = True
-    scaling_startpoint: str = "MEAN"
+    scaling_startpoint: str = "ZERO"
     variability_measure: str = "AD"
     interpolate_phi: float = 1.0
     method: str = MIMIC
@@ -68,9 +68,24 @@ class ThresholdSettings:
             return self.rescale > 0
         return self.interpolate_phi > 0 or self.cfg_mode != "Constant"
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether one of the scales changes over the steps."""
+        return not self.mimic_mode == self.cfg_mode == "Constant"
+
     def acts_at(self, cfg_scale: float) -> bool:
         """Whether a job with this CFG scale can come out changed."""
-        return self.active and cfg_scale > NO_GUIDANCE
+        if not self.active or cfg_scale <= NO_GUIDANCE:
+            return False
+        return self.method == RESCALE or self.scheduled or self.takes_range(cfg_scale, self.mimic_scale)
+
+    def takes_range(self, cfg_scale: float, mimic_scale: float) -> bool:
+        """Whether a step with these scales takes the mimic scale's range.
+
+        With constant scales only a smaller one: a larger one would burn what is fine. Schedules keep the range of the
+        mimic scale where they bring the CFG scale below it.
+        """
+        return self.interpolate_phi > 0 and (mimic_scale < cfg_scale or (self.scheduled and mimic_scale != cfg_scale))
 
     def mimic_scale_at(self, step: int, steps: int) -> float:
         """The mimic scale at sampling step `step` (from 0) of `steps`."""
@@ -86,34 +101,37 @@ class ThresholdSettings:
         return self.mimic_mode in VALUED_SCHEDULES or self.cfg_mode in VALUED_SCHEDULES
 
     def describe(self, cfg_scale: float, steps: int) -> str:
-        """What will happen, in one plain line: "CFG 15 with the range of CFG 7, beyond percentile 99.5 clipped"."""
+        """What will happen, in one plain line: "At CFG 15, colours and contrast stay in the range of CFG 5"."""
+        at = f"At CFG {cfg_scale:g}"
         if cfg_scale <= NO_GUIDANCE:
-            return f"CFG scale {cfg_scale:g} has no guidance that could burn: nothing changes."
+            return f"{at} there is no guidance that could burn colours, so nothing changes."
         if not self.active:
-            nothing = "Rescale 0" if self.method == RESCALE else "Interpolate phi 0"
-            return f"{nothing}: nothing changes."
+            setting = "Rescale" if self.method == RESCALE else "Interpolate phi"
+            return f"{setting} is 0, so nothing changes."
         if self.method == RESCALE:
-            return f"CFG {cfg_scale:g}, contrast brought {self.rescale:.0%} of the way back to that without guidance"
+            return f"{at}, contrast is brought {self.rescale:.0%} of the way back to that without guidance"
         cfg = self._span(cfg_scale, self.cfg_mode, self.cfg_scale_min, steps)
         if self.interpolate_phi == 0:
-            return f"CFG {cfg}, its range left as it is (interpolate phi 0)"
+            return f"The CFG scale is {cfg}; colours and contrast are left alone (interpolate phi is 0)"
+        if not self.acts_at(cfg_scale):
+            return (
+                f"{at} nothing changes, because the mimic scale ({self.mimic_scale:g}) is not below it. "
+                "Lower the mimic scale or raise the CFG scale."
+            )
         mimic = self._span(self.mimic_scale, self.mimic_mode, self.mimic_scale_min, steps)
-        parts = [f"CFG {cfg} with the range of CFG {mimic}"]
+        parts = [f"At CFG {cfg}, colours and contrast stay in the range of CFG {mimic}"]
         if self.variability_measure == "STD":
-            parts.append("by standard deviation")
+            parts.append("measured by standard deviation")
         elif self.threshold_percentile < 100:
-            parts.append(f"beyond percentile {self.threshold_percentile:g} clipped")
+            clipped = "left out of the measure" if self.scaling_startpoint == "ZERO" else "clipped"
+            parts.append(f"values beyond percentile {self.threshold_percentile:g} {clipped}")
         if not self.separate_feature_channels:
             parts.append("all channels together")
-        if self.scaling_startpoint == "ZERO":
-            parts.append("scaled from zero")
+        if self.scaling_startpoint == "MEAN":
+            parts.append("the mean of each channel is kept")
         if self.interpolate_phi < 1:
             parts.append(f"{self.interpolate_phi:.0%} of the effect")
-        line = ", ".join(parts)
-        constant = self.mimic_mode == self.cfg_mode == "Constant"
-        if constant and self.mimic_scale >= cfg_scale:
-            line += f". Mimic scale {mimic} is not below CFG scale {cfg}: there is little to correct"
-        return line
+        return ", ".join(parts)
 
     def _span(self, scale: float, schedule: str, minimum: float, steps: int) -> str:
         """A scale over the steps: "15", "15 to 3 (Linear Down)", "3 to 15 and back (Sawtooth)"."""

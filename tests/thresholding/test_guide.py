@@ -14,7 +14,7 @@ from lib_methods import hosts
 from lib_methods.denoiser import Guidance
 from lib_methods.thresholding.apply import ThresholdGuide, attach
 from lib_methods.thresholding.formulas import SCHEDULES, mimic_threshold, rescale_guidance
-from lib_methods.thresholding.settings import RESCALE, ThresholdSettings
+from lib_methods.thresholding.settings import MIMIC, RESCALE, ThresholdSettings
 from tests.fabric.small_model import small_unet
 from tests.fabric.test_guidance import ALPHAS, STEP, Twist, call, running
 
@@ -37,7 +37,7 @@ def test_under_and_the_combined_prediction_of_the_clean_latent_is_corrected(
     timesteps: bool, slices: int | None
 ) -> None:
     p, denoiser = running(timesteps, slices)
-    settings = ThresholdSettings(mimic_scale=2, threshold_percentile=95)
+    settings = ThresholdSettings(mimic_scale=2, threshold_percentile=95, scaling_startpoint="MEAN")
     assert attach(hosts.sampling_of(p, torch.zeros(2, 4, 8, 8)), settings)
     x, result = call(denoiser, timesteps)
     rows, alpha = denoiser.rows, ALPHAS[STEP]
@@ -60,9 +60,11 @@ def test_without_guidance_nothing_is_touched(scale: float, changed: dict[str, An
     assert guide(**changed).guide(CALL, seen) is seen.guided
 
 
-def test_a_mimic_scale_that_is_the_cfg_scale_touches_nothing() -> None:
-    seen = guidance(7.0)
-    assert guide(mimic_scale=7).guide(CALL, seen) is seen.guided
+@pytest.mark.parametrize("measure", ["AD", "STD"])
+@pytest.mark.parametrize("cfg_scale", [7.0, 4.0])
+def test_a_mimic_scale_that_is_not_below_the_cfg_scale_touches_nothing(cfg_scale: float, measure: str) -> None:
+    seen = guidance(cfg_scale)
+    assert guide(mimic_scale=7, variability_measure=measure).guide(CALL, seen) is seen.guided
 
 
 def test_rescale_only_is_the_papers_formula() -> None:
@@ -73,7 +75,14 @@ def test_rescale_only_is_the_papers_formula() -> None:
 
 @pytest.mark.parametrize("step", [0, 4, 9])
 def test_both_scales_follow_their_schedules(step: int) -> None:
-    settings = ThresholdSettings(8, mimic_mode="Linear Down", mimic_scale_min=2, cfg_mode="Cosine Up", cfg_scale_min=9)
+    settings = ThresholdSettings(
+        8,
+        mimic_mode="Linear Down",
+        mimic_scale_min=2,
+        cfg_mode="Cosine Up",
+        cfg_scale_min=9,
+        scaling_startpoint="MEAN",
+    )
     seen = guidance()
     found = ThresholdGuide(BareSampling(small_unet(), steps=10), settings).guide(SimpleNamespace(step=step), seen)
     wanted = mimic_threshold(seen.at(settings.cfg_scale_at(15.0, step, 10)), seen.at(8 - 6 * step / 9))
@@ -86,12 +95,12 @@ def test_one_step_has_no_schedule_to_divide_by(mode: str) -> None:
     assert torch.isfinite(found).all()
 
 
-@pytest.mark.parametrize("changed", [{}, {"cfg_mode": "Linear Down"}])
+@pytest.mark.parametrize("changed", [{"method": MIMIC}, {"cfg_mode": "Linear Down"}])
 def test_what_others_did_to_the_prediction_stays(changed: dict[str, Any]) -> None:
     """Another extension has shifted a channel; the threshold works on that, also where a schedule changes the scale."""
     seen = guidance()
     shifted = Guidance(seen.cond, seen.base, seen.direction, seen.scale, seen.guided + 3)
-    step = SimpleNamespace(step=3)
+    step, changed = SimpleNamespace(step=3), {**changed, "scaling_startpoint": "MEAN"}
     assert torch.allclose(guide(**changed).guide(step, shifted), guide(**changed).guide(step, seen) + 3, atol=1e-4)
 
 

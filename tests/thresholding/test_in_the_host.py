@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 
 from lib_methods.thresholding import infotext
 from lib_methods.thresholding.apply import ThresholdGuide
+from lib_methods.thresholding.request import TITLE
 from lib_methods.thresholding.settings import RESCALE
 from tests.fabric.small_model import picture
 from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS
@@ -45,7 +46,7 @@ def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any]
     job = {"cfg_scale": 9.0, **job}
     before = host.generate(kind, **job)
     on = host.generate(kind, script_args=thresholding(**request), **job)
-    assert infotext.KEYS["method"] in on.infotexts[0]
+    assert f"{TITLE} " in on.infotexts[0]
     assert infotext.ERROR_KEY not in on.infotexts[0]
     assert not any(np.array_equal(a, b) for a, b in zip(pixels(before), pixels(on), strict=True))
     assert same(on, host.generate(kind, script_args=thresholding(**request), **job))

@@ -117,7 +117,7 @@ def test_an_infotext_without_it_switches_off_and_touches_nothing_else() -> None:
 
 def test_unreadable_fields_fall_back_to_the_default() -> None:
     fields = {infotext.KEYS["mimic_scale"]: "seven", infotext.KEYS["cfg_mode"]: "?", infotext.KEYS["rescale"]: "1e400"}
-    assert infotext.from_infotext(fields) == ThresholdSettings()
+    assert infotext.from_infotext(fields) == ThresholdSettings(scaling_startpoint="MEAN")
 
 
 PUBLISHED = {
@@ -166,8 +166,15 @@ def test_infotexts_of_the_extensions_first_versions_are_understood() -> None:
         "CFG scale minimum": "3",
         "Power scheduler value": "2.5",
     }
-    meant = ThresholdSettings(5, 99.5, cfg_mode="Power Down", cfg_scale_min=3, schedule_value=2.5)
+    schedule: dict[str, Any] = {"cfg_mode": "Power Down", "cfg_scale_min": 3, "schedule_value": 2.5}
+    meant = ThresholdSettings(5, 99.5, **schedule, scaling_startpoint="MEAN")
     assert infotext.from_infotext(early) == meant
+
+
+def test_our_infotexts_from_before_zero_was_the_default_keep_their_mean() -> None:
+    fields = {infotext.KEYS["method"]: MIMIC, infotext.KEYS["mimic_scale"]: "7"}
+    assert infotext.from_infotext(fields) == ThresholdSettings(7, scaling_startpoint="MEAN")
+    assert infotext.from_infotext({infotext.KEYS["method"]: RESCALE}) == ThresholdSettings(method=RESCALE)
 
 
 def test_forge_says_that_it_is_off() -> None:

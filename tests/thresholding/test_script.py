@@ -156,8 +156,8 @@ def test_the_controls_are_the_request_in_order_with_its_defaults(
 
 def test_the_line_follows_the_pages_cfg_scale(host: Running, script: ModuleType) -> None:
     defaults = [getattr(ThresholdSettings(), name) for name in CONTROLS[1:]]
-    assert "CFG 15 with the range of CFG 7" in script.page.status(True, *defaults, 15, 20)
-    assert "Switched off (CFG 15" in script.page.status(False, *defaults, 15, 20)
+    assert "At CFG 15, colours and contrast stay in the range of CFG 5" in script.page.status(True, *defaults, 15, 20)
+    assert "Switched off (At CFG 15" in script.page.status(False, *defaults, 15, 20)
     assert "nothing changes" in script.page.status(True, *defaults, 1.0, 20)
     assert "fabric-problem" in script.page.status(True, 99, *defaults[1:], 15, 20)
 

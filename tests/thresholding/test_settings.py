@@ -13,6 +13,8 @@ from lib_methods.checks import SettingsError
 from lib_methods.thresholding.formulas import SCHEDULES
 from lib_methods.thresholding.settings import CHOICES, NUMBERS, RESCALE, ThresholdSettings
 
+RANGE = "colours and contrast stay in the range of CFG"
+
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [-1, 1e9, float("nan"), float("inf"), "7", None, True, [7]])
@@ -65,25 +67,62 @@ def test_settings_know_whether_they_do_anything(changed: dict[str, Any], active:
     assert ("nothing changes" in settings.describe(7, 20)) is not active
 
 
+def test_the_defaults_act_at_the_hosts_usual_cfg_scale() -> None:
+    assert ThresholdSettings().acts_at(7)
+
+
+@pytest.mark.parametrize(
+    ("changed", "cfg_scale", "acts"),
+    [
+        ({"mimic_scale": 7}, 7, False),
+        ({"mimic_scale": 7}, 5, False),
+        ({"mimic_scale": 7}, 7.5, True),
+        ({"mimic_scale": 7, "method": RESCALE}, 5, True),
+        ({"mimic_scale": 7, "mimic_mode": "Linear Down"}, 5, True),
+        ({"mimic_scale": 7, "interpolate_phi": 0, "cfg_mode": "Linear Down"}, 5, True),
+    ],
+)
+def test_a_mimic_scale_that_is_not_below_the_cfg_scale_does_nothing(
+    changed: dict[str, Any], cfg_scale: float, acts: bool
+) -> None:
+    settings = ThresholdSettings(**changed)
+    assert settings.acts_at(cfg_scale) is acts
+    assert ("nothing changes" in settings.describe(cfg_scale, 20)) is not acts
+
+
 @pytest.mark.parametrize(
     ("changed", "cfg_scale", "line"),
     [
-        ({}, 15, "CFG 15 with the range of CFG 7"),
-        ({}, 1, "CFG scale 1 has no guidance that could burn: nothing changes."),
-        ({}, 5, "CFG 5 with the range of CFG 7. Mimic scale 7 is not below CFG scale 5: there is little to correct"),
-        ({"threshold_percentile": 99.5}, 15, "CFG 15 with the range of CFG 7, beyond percentile 99.5 clipped"),
-        ({"mimic_mode": "Linear Down", "mimic_scale_min": 3}, 15, "CFG 15 with the range of CFG 7 to 3 (Linear Down)"),
+        ({}, 15, f"At CFG 15, {RANGE} 5"),
+        ({}, 1, "At CFG 1 there is no guidance that could burn colours, so nothing changes."),
         (
-            {"cfg_mode": "Sawtooth", "variability_measure": "STD", "scaling_startpoint": "ZERO"},
+            {},
+            5,
+            "At CFG 5 nothing changes, because the mimic scale (5) is not below it. "
+            "Lower the mimic scale or raise the CFG scale.",
+        ),
+        (
+            {"threshold_percentile": 99.5},
             15,
-            "CFG 0 to 15 and back (Sawtooth) with the range of CFG 7, by standard deviation, scaled from zero",
+            f"At CFG 15, {RANGE} 5, values beyond percentile 99.5 left out of the measure",
+        ),
+        (
+            {"threshold_percentile": 99.5, "scaling_startpoint": "MEAN"},
+            15,
+            f"At CFG 15, {RANGE} 5, values beyond percentile 99.5 clipped, the mean of each channel is kept",
+        ),
+        ({"mimic_mode": "Linear Down", "mimic_scale_min": 3}, 15, f"At CFG 15, {RANGE} 5 to 3 (Linear Down)"),
+        (
+            {"cfg_mode": "Sawtooth", "variability_measure": "STD"},
+            15,
+            f"At CFG 0 to 15 and back (Sawtooth), {RANGE} 5, measured by standard deviation",
         ),
         (
             {"separate_feature_channels": False, "interpolate_phi": 0.5},
             15,
-            "CFG 15 with the range of CFG 7, all channels together, 50% of the effect",
+            f"At CFG 15, {RANGE} 5, all channels together, 50% of the effect",
         ),
-        ({"method": RESCALE}, 15, "CFG 15, contrast brought 70% of the way back to that without guidance"),
+        ({"method": RESCALE}, 15, "At CFG 15, contrast is brought 70% of the way back to that without guidance"),
     ],
 )
 def test_the_line_says_what_will_happen(changed: dict[str, Any], cfg_scale: float, line: str) -> None:

@@ -63,7 +63,8 @@ def test_rescale_and_schedules_are_images_of_their_own(with_pack: WebUI, runs: R
         {"method": "CFG rescale only"},
         {"mimic_mode": "Linear Down"},
         {"cfg_mode": "Half Cosine Down"},
-        {"variability_measure": "STD", "scaling_startpoint": "ZERO", "separate_feature_channels": False},
+        {"scaling_startpoint": "MEAN"},
+        {"variability_measure": "STD", "separate_feature_channels": False},
     ]
     assert len({runs.first(with_pack, on(case, **form)).pixels for form in forms}) == len(forms)
 
@@ -100,7 +101,8 @@ def test_the_infotext_alone_gives_the_image_again(with_pack: WebUI, runs: Runs, 
 
 def test_the_infotext_of_the_published_extension_is_understood(with_pack: WebUI, runs: Runs) -> None:
     case = HIGH["txt2img, Euler a"]
-    wanted = runs.first(with_pack, on(case, threshold_percentile=99.5, mimic_mode="Cosine Down", mimic_scale_min=1))
+    schedule = {"mimic_mode": "Cosine Down", "mimic_scale_min": 1}
+    wanted = runs.first(with_pack, on(case, threshold_percentile=99.5, scaling_startpoint="MEAN", **schedule))
     plain = runs.first(with_pack, case).infotexts[0]
     fields = (
         "Dynamic thresholding enabled: True, Mimic scale: 3, Separate Feature Channels: True, "
