@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import threading
 from collections.abc import Mapping
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from lib_methods.pictures.convert import ImageError, check_total, open_image, to_rgba
+from standalone.engine import image_file
 
 from .errors import BadRequest
 
@@ -58,13 +58,8 @@ def decode_image(text: str, what: str = "image") -> Image.Image:
 
 def png_bytes(image: Image.Image) -> bytes:
     """A PNG with the texts of `image.info` (the infotext is `parameters`)."""
-    texts = PngImagePlugin.PngInfo()
-    for key, value in image.info.items():
-        if isinstance(key, str) and isinstance(value, str):
-            texts.add_text(key, value)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=texts)
-    return buffer.getvalue()
+    texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    return image_file.png(image, texts)
 
 
 def encode_image(image: Image.Image) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageColor, PngImagePlugin
+from PIL import Image, ImageColor
 
+from lib_methods.files import replacing
 from lib_methods.pictures.convert import ImageError, open_image, to_rgb, to_rgba
 from modules import script_callbacks, shared
 from modules.shared import opts
+from standalone.engine import image_file
 from standalone.infotext import user_comment
 
 LANCZOS = Image.Resampling.LANCZOS
@@ -99,23 +101,36 @@ def save_image_with_geninfo(
     existing_pnginfo: dict[str, Any] | None = None,
     pnginfo_section_name: str = "parameters",
 ) -> None:
-    """Writes `image` with its infotext: a text chunk in PNG, the user comment of Exif in JPEG and WebP."""
-    extension = (extension or Path(filename).suffix).lower()
-    file_format = Image.registered_extensions()[extension]
-    if extension == ".png":
-        info = PngImagePlugin.PngInfo()
-        entries = dict(existing_pnginfo or {})
-        if geninfo is not None:
-            entries[pnginfo_section_name] = geninfo
-        if opts.enable_pnginfo:
-            for key, value in entries.items():
-                info.add_text(key, str(value))
-        image.save(filename, format=file_format, pnginfo=info)
-        return
-    kwargs: dict[str, Any] = {"quality": opts.jpeg_quality}
-    if opts.enable_pnginfo and geninfo is not None and extension in (".jpg", ".jpeg", ".webp", ".avif"):
-        kwargs["exif"] = user_comment.exif_of(geninfo)
-    image.convert("RGB").save(filename, format=file_format, **kwargs)
+    """Writes `image` with its infotext: a text chunk in PNG, the user comment of Exif in JPEG, WebP and AVIF.
+
+    Where the format cannot hold the image, the file holds a PNG; where it cannot hold the text, a text file beside it
+    does.
+    """
+    made = _encoded(image, extension or Path(filename).suffix, geninfo, existing_pnginfo or {}, pnginfo_section_name)
+    Path(filename).write_bytes(made.data)
+    if made.text_is_beside and geninfo is not None:
+        _write_text(Path(filename).with_suffix(".txt"), geninfo)
+
+
+def _encoded(
+    image: Image.Image, extension: str, geninfo: str | None, pnginfo: dict[str, Any], section: str
+) -> image_file.ImageFile:
+    texts = {**pnginfo, **({} if geninfo is None else {section: geninfo})} if opts.enable_pnginfo else {}
+    return image_file.encode(image, extension, geninfo if opts.enable_pnginfo else None, texts, opts.jpeg_quality)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path, shared=True) as file:
+        file.write(image_file.writable(f"{text}\n").encode("utf-8"))
+
+
+def _free(path: Path) -> Path:
+    """The path, or one with a number behind its stem where there is a file."""
+    found, number = path, 0
+    while found.exists():
+        number += 1
+        found = path.with_stem(f"{path.stem}-{number}")
+    return found
 
 
 def save_image(
@@ -138,7 +153,8 @@ def save_image(
 ) -> tuple[str, str | None]:
     """Saves `image` in the folder `path` as NUMBER-SEED.ext, with `info` in it. Returns its path and a text file's.
 
-    A file appears at once, complete, and none is ever written over.
+    A file appears at once, complete, and none is ever written over. Where the format cannot hold the image or its
+    text, it is a PNG or has a text file beside it, and the job's comments say so.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,20 +171,23 @@ def save_image(
     params = script_callbacks.ImageSaveParams(image, p, str(folder / f"{stem}.{extension.lstrip('.')}"), pnginfo)
     script_callbacks.before_image_saved_callback(params)
     target = Path(params.filename)
-    number = 0
-    while target.exists() and forced_filename is None:
-        number += 1
-        target = Path(params.filename).with_stem(f"{Path(params.filename).stem}-{number}")
-    draft = target.with_name(target.name + ".tmp")
     geninfo = params.pnginfo.get(pnginfo_section_name)
-    save_image_with_geninfo(params.image, geninfo, draft, target.suffix, params.pnginfo, pnginfo_section_name)
-    os.replace(draft, target)
+    made = _encoded(params.image, target.suffix, geninfo, params.pnginfo, pnginfo_section_name)
+    if made.extension != target.suffix.lower():
+        known = target.suffix.lower() in Image.registered_extensions() or target.suffix == f".{extension.lstrip('.')}"
+        target = target.with_suffix(made.extension) if known else target.with_name(target.name + made.extension)
+    target = target if forced_filename is not None else _free(target)
+    with replacing(target, shared=True) as file:
+        file.write(made.data)
+    if made.note and p is not None:
+        where = f"The text is in {target.stem}.txt." if made.text_is_beside else f"It is saved as {target.name}."
+        p.comment(f"{made.note} {where}")
     params.filename = str(target)
     image.already_saved_as = str(target)  # type: ignore[attr-defined]
     text_file: str | None = None
-    if opts.save_txt and geninfo is not None:
+    if geninfo is not None and (opts.save_txt or made.text_is_beside):
         text_file = str(target.with_suffix(".txt"))
-        Path(text_file).write_text(f"{geninfo}\n", encoding="utf-8")
+        _write_text(Path(text_file), geninfo)
     script_callbacks.image_saved_callback(params)
     return str(target), text_file
 

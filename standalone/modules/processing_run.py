@@ -17,6 +17,7 @@ from modules.shared import opts, state
 from standalone.engine.errors import UserError
 
 MAX_SIDE = 8192
+MAX_GRID_PIXELS = 2**28
 
 
 def check_request(p: StableDiffusionProcessing) -> None:
@@ -244,6 +245,10 @@ def _add_grid(p: StableDiffusionProcessing, output: list[Image.Image], infotexts
     if p.do_not_save_grid or not (opts.return_grid or opts.grid_save) or not output:
         return 0
     if len(output) < 2 and opts.grid_only_if_multiple:
+        return 0
+    pixels = len(output) * max(image.width for image in output) * max(image.height for image in output)
+    if pixels > MAX_GRID_PIXELS:
+        p.comment(f"The grid was left out: it would have {pixels // 10**6} megapixels.")
         return 0
     grid = images.image_grid(output, p.batch_size)
     text = create_infotext(p, p.prompts, p.seeds, p.subseeds, use_main_prompt=True)

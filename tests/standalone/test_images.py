@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,69 @@ def test_a_mask_of_any_size_covers_the_whole_image(sd1: Any, size: tuple[int, in
         values = np.asarray(image, dtype=int)
         assert np.abs(values[:, 34:] - [200, 40, 40]).max() <= 2
         assert values.max(axis=2).min() > 40, "no black patch"
+
+
+LONG = "ж" * 40_000
+
+
+@pytest.mark.parametrize(
+    ("extension", "size", "text", "saved_as", "beside", "told"),
+    [
+        ("png", (8, 8), LONG, ".png", False, ""),
+        ("jpg", (8, 8), "a cat", ".jpg", False, ""),
+        ("jpg", (8, 8), LONG, ".jpg", True, "too long for JPEG"),
+        ("webp", (8, 8), LONG, ".webp", False, ""),
+        ("bmp", (8, 8), "a cat", ".bmp", True, "hold no infotext"),
+        ("jpg", (66_000, 1), "a cat", ".png", False, "cannot be saved as JPEG"),
+        ("webp", (1, 16_500), "a cat", ".png", False, "cannot be saved as WEBP"),
+        ("foo", (8, 8), "a cat", ".png", False, 'no image format "foo"'),
+        ("mpg", (8, 8), "a cat", ".png", False, 'no image format "mpg"'),
+        ("jpg", (8, 8), "a \ud800 cat", ".jpg", False, ""),
+        ("png", (8, 8), "a \ud800 cat", ".png", False, ""),
+    ],
+)
+def test_no_image_is_lost_to_its_file_format(
+    sd1: Any, tmp_path: Path, extension: str, size: tuple[int, int], text: str, saved_as: str, beside: bool, told: str
+) -> None:
+    from modules import images
+
+    with closing(sd1.make()) as p:
+        saved, text_file = images.save_image(
+            Image.new("RGB", size, (9, 9, 9)), tmp_path, "", 5, extension=extension, info=text, p=p
+        )
+        assert Path(saved).suffix == saved_as
+        with Image.open(saved) as image:
+            assert image.size == size
+            found = Path(text_file).read_text("utf-8").strip() if text_file else images.read_info_from_image(image)[0]
+        assert found == text.replace("\ud800", "?")
+        assert bool(text_file) == beside
+        assert told in " ".join(p.comments)
+        assert bool(p.comments) == bool(told)
+    assert {path.suffix for path in tmp_path.iterdir()} == {saved_as, *([".txt"] if beside else [])}
+
+
+@pytest.mark.parametrize("mode", ["F", "CMYK", "LAB", "I;16", "RGBa", "HSV", "La"])
+def test_an_image_of_any_mode_can_be_saved_and_sent(sd1: Any, tmp_path: Path, mode: str) -> None:
+    from modules import images
+    from standalone.api.codec import encode_image
+
+    image = Image.new(mode, (4, 4))
+    image.info["parameters"] = "a \ud800 cat"
+    assert encode_image(image)
+    for extension in ("png", "jpg", "webp"):
+        assert Path(images.save_image(image, tmp_path, "", extension=extension, info="a cat")[0]).stat().st_size
+
+
+def test_a_job_ends_well_whatever_its_file_format_cannot_hold(sd1: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules import processing_run, shared
+
+    shared.opts.samples_format = shared.opts.grid_format = "jpg"
+    result = sd1.generate(
+        prompt="a cat, " + "(х:1.0) " * 6000, batch_size=2, steps=1, do_not_save_samples=False, do_not_save_grid=False
+    )
+    assert len(result.images) == 3
+    assert "too long for JPEG" in result.comments
+    monkeypatch.setattr(processing_run, "MAX_GRID_PIXELS", 64 * 64)
+    result = sd1.generate(batch_size=2, steps=1, do_not_save_grid=False)
+    assert len(result.images) == 2
+    assert "The grid was left out" in result.comments
