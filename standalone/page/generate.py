@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from .masks import inpaint_inputs
 from .results import as_html, error_html, gallery_files, log_html
 
 Outputs = tuple[Any, ...]
+REMEMBERED = 64
+"""How many finished jobs a reloaded page can still ask for; each is a few texts and file names."""
+
 _PAGE_ONLY = {"mode", "image", "editor", "base_image", "mask_image", "override_settings", "resize_tab", "scale_by"}
 
 
@@ -78,20 +83,53 @@ def make_generation(tab: str, names: Sequence[str], values: Sequence[Any]) -> Ge
     return generation
 
 
-def make_handler(tab: str, names: Sequence[str], queue: JobQueue, data_dir: Path) -> Callable[..., Awaitable[Outputs]]:
-    """The function behind Generate: (task id, controls, scripts' arguments) -> gallery, JSON, infotext, log."""
+@dataclass(frozen=True)
+class Shown:
+    """What a job leaves on the page; without `files` the gallery is empty."""
 
-    async def generate(task_id: str | None, *values: Any) -> Outputs:
+    files: list[str]
+    first: int = 0
+    generation_info: str = ""
+    infotext: str = ""
+    log: str = ""
+
+    def outputs(self) -> Outputs:
+        """Gallery, JSON, infotext, log."""
+        gallery = gr.update(value=self.files, selected_index=self.first) if self.files else []
+        return gallery, self.generation_info, self.infotext, self.log
+
+
+class PageJobs:
+    """The jobs of one tab by task id. They outlive the request that started them, so that a page that was reloaded in
+    mid-job, or a second one, gets the results."""
+
+    def __init__(self, tab: str, names: Sequence[str], queue: JobQueue, data_dir: Path) -> None:
+        self._tab, self._names, self._queue, self._data_dir = tab, names, queue, data_dir
+        self._tasks: dict[str, asyncio.Task[Shown]] = {}
+
+    async def generate(self, task_id: str | None, *values: Any) -> Outputs:
+        """Behind Generate: (task id, controls, scripts' arguments) -> gallery, JSON, infotext, log."""
+        task = asyncio.get_running_loop().create_task(self._run(task_id, values))
+        if task_id:
+            self._tasks.setdefault(task_id, task)
+            for old in [name for name, known in self._tasks.items() if known.done()][:-REMEMBERED]:
+                del self._tasks[old]
+        return (await asyncio.shield(task)).outputs()
+
+    async def restore(self, task_id: str | None) -> Outputs:
+        """What `generate` gives for this task, once the job is done; no change for one that is not known."""
+        task = self._tasks.get(task_id or "")
+        return (gr.skip(),) * 4 if task is None else (await asyncio.shield(task)).outputs()
+
+    async def _run(self, task_id: str | None, values: Sequence[Any]) -> Shown:
         started = time.monotonic()
         try:
-            generation = make_generation(tab, names, values)
-            processed = await in_turn(queue, generation.run, tab, task_id or None)
+            generation = make_generation(self._tab, self._names, values)
+            processed = await in_turn(self._queue, generation.run, self._tab, task_id or None)
             if shared.state.interrupted and not processed.images:
-                return [], "", "", as_html("Interrupted.")
-            files = gallery_files(processed, data_dir)
-            gallery = gr.update(value=files, selected_index=processed.index_of_first_image if files else None)
-            return gallery, processed.js(), as_html(processed.info), log_html(processed, time.monotonic() - started)
+                return Shown([], log=as_html("Interrupted."))
+            files = gallery_files(processed, self._data_dir)
+            log = log_html(processed, time.monotonic() - started)
+            return Shown(files, processed.index_of_first_image, processed.js(), as_html(processed.info), log)
         except Exception as error:  # the last line of defence: whatever it is, the page shows a sentence
-            return [], "", "", error_html(sentence_for(error)[0])
-
-    return generate
+            return Shown([], log=error_html(sentence_for(error)[0]))

@@ -68,7 +68,7 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
         gr.HTML(json.dumps(labels), elem_id="tab_labels", visible="hidden")
         gr.HTML(_footer(), elem_id="footer")
         for tab in (text, image):
-            tab.connect(queue, data_dir)
+            tab.connect(page, queue, data_dir)
         _connect_sends(text, image, info)
         _connect_checkpoint(checkpoint, refresh, text, image, queue)
         page.load(fn=_current_checkpoint, outputs=[checkpoint], **QUICK)

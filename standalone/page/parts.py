@@ -32,6 +32,7 @@ class Toprow:
     submit: Any
     paste: Any
     task_id: Any
+    restore: Any
     counters: tuple[Any, Any]
 
 
@@ -106,8 +107,10 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
                 paste = ToolButton(value=PASTE, elem_id="paste" if tab == "txt2img" else f"{tab}_paste")
                 clear = ToolButton(value=CLEAR, elem_id=f"{tab}_clear_prompt")
     task_id = gr.Textbox(visible="hidden", elem_id=f"{tab}_task_id", label="task")
+    # progress.js presses it when it finds a running job after a reload; the name is the WebUI's
+    restore = gr.Button("Restore", visible="hidden", elem_id=f"{tab}_restore_progress")
     clear.click(fn=lambda: ("", ""), outputs=[prompt, negative], **QUICK)
-    return Toprow(prompt, negative, submit, paste, task_id, (counter, negative_counter))
+    return Toprow(prompt, negative, submit, paste, task_id, restore, (counter, negative_counter))
 
 
 def sampler_row(tab: str, defaults: Defaults) -> Fields:
@@ -164,6 +167,8 @@ def seed_row(tab: str, generation_info: Any, selected: Any) -> Fields:
     random.click(fn=lambda: -1, outputs=[seed], **QUICK)
     reuse.click(fn=seed_of_image, inputs=[generation_info, selected], outputs=[seed], **QUICK)
     extra.change(fn=lambda shown: gr.update(visible=shown), inputs=[extra], outputs=[extra_row], **QUICK)
+    # a variation that came with an infotext, or was kept over a reload, is not left out of sight
+    strength.change(fn=lambda value: True if value else gr.skip(), inputs=[strength], outputs=[extra], **QUICK)
     return {"seed": seed, "subseed": subseed, "subseed_strength": strength}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def build_app(host: Any, *, local_only: bool = True, max_body: int = MAX_BODY) -
         pwa=False,
         mcp_server=False,
     )
-    app.add_middleware(HeadTags, tags=assets.head())
+    # by it a page that kept a task's id sees that the server of that task has stopped meanwhile
+    stamp = f'<meta name="steer-server" content="{secrets.token_hex(8)}">'
+    app.add_middleware(HeadTags, tags=stamp + assets.head())
     app.add_middleware(Guard, roots=folders, local_only=local_only, max_body=max_body)
     _call_app_started(app)
     return app

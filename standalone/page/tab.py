@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,14 @@ import gradio as gr
 
 from standalone.engine.job import JobQueue
 
-from .generate import make_handler
+from .generate import PageJobs
 from .parts import QUICK, Fields, OutputPanel, Toprow
 from .paste import Field, make_paste
 from .results import as_html, infotext_of
 from .tokens import counter_html
+
+_KEPT = (gr.Textbox, gr.Number, gr.Slider, gr.Checkbox, gr.CheckboxGroup, gr.Radio, gr.Dropdown)
+_NOT_KEPT = ("mode", "resize_tab")  # which of the gradio tabs is open; those open at their first one
 
 
 @dataclass
@@ -30,11 +34,12 @@ class Tab:
     paste_fields: list[Field]
     extras: Fields = field(default_factory=dict)
 
-    def connect(self, queue: JobQueue, data_dir: Path) -> None:
-        """Connects Generate, the gallery and the paste button."""
-        names = list(self.fields)
+    def connect(self, page: gr.Blocks, queue: JobQueue, data_dir: Path) -> None:
+        """Connects Generate, the gallery and the paste button, and lets the settings outlive a reload."""
+        self._remember(page)
+        jobs = PageJobs(self.name, list(self.fields), queue, data_dir)
         job: dict[str, Any] = {
-            "fn": make_handler(self.name, names, queue, data_dir),
+            "fn": jobs.generate,
             "inputs": [self.top.task_id, *self.fields.values(), *self.script_inputs],
             "outputs": self.panel.outputs,
             "js": f"(...args) => submitTask('{self.name}', args)",
@@ -42,9 +47,11 @@ class Tab:
             "concurrency_limit": None,
             "api_visibility": "private",
         }
-        done = {"fn": None, "js": f"() => taskFinished('{self.name}')"}
-        for event in (self.top.submit.click(**job), self.top.prompt.submit(**job)):
-            event.then(**done, **QUICK)
+        again = {"fn": jobs.restore, "inputs": [self.top.task_id], "js": f"() => restoreTask('{self.name}')"}
+        begun = [self.top.submit.click(**job), self.top.prompt.submit(**job), self.top.restore.click(**{**job, **again})]
+        for event in begun:
+            event.success(fn=None, js=f"() => taskFinished('{self.name}')", **QUICK)
+            event.failure(fn=None, js=f"() => taskFailed('{self.name}')", **QUICK)
         self.panel.gallery.select(
             fn=_chosen, inputs=[self.panel.generation_info], outputs=[self.panel.selected, self.panel.infotext], **QUICK
         )
@@ -57,6 +64,20 @@ class Tab:
             outputs=[*[component for component, _ in self.paste_fields], self.fields["override_settings"]],
             **QUICK,
         )
+
+    def _remember(self, page: gr.Blocks) -> None:
+        """Keeps the controls' values in the browser's tab (memory.js), but for those that a method keeps itself."""
+        shown = [self.fields[name] for name in self.fields if name not in _NOT_KEPT]
+        kept = [
+            control
+            for control in (*shown, *self.script_inputs)
+            if isinstance(control, _KEPT) and not getattr(control, "do_not_save_to_config", False)
+        ]
+        names = [(type(control).__name__, control.elem_id, control.label) for control in kept]
+        which = f"'{self.name}', '{hashlib.sha256(repr(names).encode()).hexdigest()[:16]}'"
+        remember = f"(...values) => rememberSettings({which}, values)"
+        gr.on([control.change for control in kept], fn=None, inputs=kept, js=remember, **QUICK)
+        page.load(fn=None, outputs=kept, js=f"() => recallSettings({which}, {len(kept)})", **QUICK)
 
     def _count_tokens(self) -> None:
         steps = self.fields["steps"]

@@ -27,9 +27,14 @@ class Process:
 
     def __init__(self, *options: str) -> None:
         self.port = free_port()
+        self._options = options
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, also again after `stop`: on the same port, as a user does."""
         environment = {**os.environ, "STEER_NO_VENV": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), "serve", "--no-browser", "--port", str(self.port), *options],
+            [sys.executable, str(ROOT / "run.py"), "serve", "--no-browser", "--port", str(self.port), *self._options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

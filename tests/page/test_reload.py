@@ -1,10 +1,12 @@
-"""The lists of feedback images outlive a reload of the same browser tab, and belong to that tab alone."""
+"""What outlives a reload: the job in progress, prompt and settings, and the lists of feedback images."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+
+from tests.api.process import Process
 
 from .conftest import Browser
 from .test_fabric_round import CLICKABLE
@@ -53,8 +55,7 @@ def test_a_like_is_still_there_after_a_reload(browser: Browser, liked: str):
         browser.open(fresh=False)
         becomes(browser, liked, "")
         assert lines(browser, "img2img") == ["", ""]
-    assert not browser.js("return document.querySelector('#fabric_txt2img-checkbox input').checked")
-    browser.click("#fabric_txt2img > .label-wrap")
+    assert browser.js("return document.querySelector('#fabric_txt2img-checkbox input').checked")
     browser.until("return document.querySelectorAll('[data-fabric-tab=txt2img] .fabric-card img').length === 1")
     browser.click("[data-fabric-tab=txt2img] .fabric-clear")
     becomes(browser, "", "")
@@ -106,6 +107,77 @@ def test_whatever_else_the_storage_holds_does_no_harm(browser: Browser, liked: s
     browser.js("return new Promise((resolve) => setTimeout(resolve, 500))")
     assert browser.text(".fabric-toast") == ""
     assert lines(browser, "img2img") == lines(browser) == ["", ""]
+
+
+SHOWN = "return getComputedStyle(document.getElementById('txt2img_{}')).display"
+PREVIEW = "return document.querySelector('#txt2img_gallery_container .livePreview img') !== null"
+SETTINGS = "return ['#txt2img_prompt textarea', '#txt2img_steps input'].map((s) => document.querySelector(s).value)"
+
+
+def start_a_long_job(browser: Browser) -> None:
+    browser.open()
+    browser.type("#txt2img_prompt textarea", "a blue star")
+    browser.set_number("txt2img_steps", 150)
+    browser.set_number("txt2img_batch_count", 100)
+    browser.click("#txt2img_generate")
+    browser.until(PREVIEW)
+
+
+def errors_but_of_the_broken_connection(browser: Browser) -> list[str]:
+    """A page that is left in mid-job, or whose server dies, logs its broken requests."""
+    known = ("aborted", "Connection errored out", "net::ERR_", "network error", "Failed to fetch")
+    return [error for error in browser.errors() if not any(words in error for words in known)]
+
+
+def test_a_reload_and_a_second_page_find_the_running_job_and_get_its_results(browser: Browser, screenshot):
+    start_a_long_job(browser)
+    browser.open(fresh=False)
+    browser.until(PREVIEW)
+    assert browser.js(SHOWN.format("interrupt")) == "block"
+    browser.until(f"return (() => {{ {SETTINGS} }})().join() === 'a blue star,150'")
+    screenshot("reloaded")
+    first = browser.driver.current_window_handle
+    browser.driver.switch_to.new_window("tab")
+    try:
+        browser.open()
+        browser.until(PREVIEW)
+        # one batch of the hundred is done
+        browser.until("return parseInt(document.querySelector('#txt2img_gallery_container .progress').textContent) > 1")
+        browser.js("document.getElementById('txt2img_interrupt').click()")
+        browser.finished()
+        second = browser.images()
+    finally:
+        browser.driver.close()
+        browser.driver.switch_to.window(first)
+    browser.finished()
+    assert second
+    assert browser.images() == second
+    assert browser.js(SHOWN.format("interrupt")) == "none"
+    assert "Steps: 150" in browser.text("#html_info_txt2img")
+    assert not browser.js("return localStorage.getItem('txt2img_task_id')")
+    assert errors_but_of_the_broken_connection(browser) == []
+
+
+def test_after_a_restart_of_the_server_the_settings_are_there_and_one_line_says_it(
+    browser: Browser, page_server: Process, screenshot
+):
+    start_a_long_job(browser)
+    page_server.process.kill()
+    browser.until("return document.getElementById('server_line')?.textContent.startsWith('The server has stopped')")
+    assert browser.js(SHOWN.format("interrupt")) == "none"
+    screenshot("stopped")
+    page_server.process.wait(10)
+    page_server.start()
+    page_server.wait()
+    line = "The server stopped before this job was finished. Press Generate to start it again."
+    browser.until("return document.getElementById('server_line')?.textContent === arguments[0]", line)
+    browser.until(f"return (() => {{ {SETTINGS} }})().join() === 'a blue star,150'")
+    assert browser.js(SHOWN.format("interrupt")) == "none"
+    assert browser.js("return document.querySelectorAll('[role=alert], .toast-body').length") == 1
+    screenshot("restarted")
+    assert errors_but_of_the_broken_connection(browser) == []
+    browser.open()  # nothing of it is left
+    assert browser.text("#server_line") == ""
 
 
 def test_nothing_went_wrong_in_the_browser(browser: Browser):

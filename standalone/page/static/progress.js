@@ -1,13 +1,107 @@
 // Generate, Interrupt and Skip; the bar and the preview while a job runs.
 
-/* exported submitTask taskFinished requestProgress showSubmitButtons randomId */
+/* exported submitTask restoreTask taskFinished taskFailed requestProgress showSubmitButtons randomId */
 
 const runningTasks = {};
 const progressEnds = {};
+const failedTasks = new Set();
+const waitingForResults = [];
 
+const SERVER_IS_GONE = 'The server has stopped. Start it again: this page comes back by itself, with your prompt and settings.';
+const JOB_IS_LOST = 'The server stopped before this job was finished. Press Generate to start it again.';
+const GONE_AFTER = 4000; // milliseconds without an answer
+
+/** Whoever knows a task's id gets its images, so it cannot be guessed. */
 function randomId() {
-    return `task(${Math.random().toString(36).slice(2, 9)}${Math.random().toString(36).slice(2, 9)})`;
+    return `task(${Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, '0')).join('')})`;
 }
+
+// -- the running task of each tab: sessionStorage has this page's own, localStorage the last one of all pages of the browser
+
+function thisServer() {
+    return document.querySelector('meta[name="steer-server"]')?.content ?? '';
+}
+
+function keepTask(tab, task, store = localStorage) {
+    runningTasks[tab] = task;
+    for (const place of new Set([sessionStorage, store])) {
+        try {
+            place.setItem(`${tab}_task_id`, task);
+            place.setItem(`${tab}_task_server`, thisServer());
+        } catch { /* storage is switched off or full: a reload loses the job */ }
+    }
+}
+
+function dropTask(tab) {
+    const task = runningTasks[tab];
+    delete runningTasks[tab];
+    for (const place of [sessionStorage, localStorage]) {
+        if (place.getItem(`${tab}_task_id`) === task) place.removeItem(`${tab}_task_id`);
+    }
+    return task;
+}
+
+/** Looks after a reload for the job that this page, or another one of the browser, has started. */
+function findTask(tab) {
+    const place = [sessionStorage, localStorage].find((store) => store.getItem(`${tab}_task_id`));
+    if (!place) return;
+    const task = place.getItem(`${tab}_task_id`);
+    runningTasks[tab] = task;
+    if (place.getItem(`${tab}_task_server`) !== thisServer()) {
+        dropTask(tab);
+        sayAboutServer(JOB_IS_LOST);
+        return;
+    }
+    keepTask(tab, task, sessionStorage);
+    showSubmitButtons(tab, false);
+    followTask(tab, task);
+    waitingForResults.push(tab);
+    askForResults();
+}
+
+/** Presses the hidden buttons that wait for the results of found tasks, as soon as gradio has drawn them. */
+function askForResults() {
+    for (const tab of waitingForResults.slice()) {
+        const restore = document.getElementById(`${tab}_restore_progress`);
+        if (!restore) continue;
+        waitingForResults.splice(waitingForResults.indexOf(tab), 1);
+        (restore.matches('button') ? restore : restore.querySelector('button')).click();
+    }
+}
+
+/** Called with the input of that button. */
+function restoreTask(tab) {
+    return [runningTasks[tab] ?? ''];
+}
+
+onUiLoaded(() => ['txt2img', 'img2img'].forEach(findTask));
+onUiUpdate(askForResults);
+
+// -- a server that has stopped
+
+/** One line above the tabs; an empty one takes it away. */
+function sayAboutServer(sentence) {
+    const shown = document.getElementById('server_line');
+    if (shown?.textContent === sentence) return;
+    shown?.remove();
+    if (!sentence) return;
+    const line = document.createElement('div');
+    line.id = 'server_line';
+    line.className = 'error';
+    line.setAttribute('role', 'alert');
+    line.textContent = sentence;
+    document.getElementById('tabs').before(line);
+}
+
+/** gradio has seen it, too: it answers nothing from now on, and loads the page again when the server is back. */
+onUiUpdate(() => {
+    for (const toast of document.querySelectorAll('.toast-body.error')) {
+        if (!toast.textContent.includes('Connection to the server was lost')) continue;
+        toast.style.display = 'none';
+        sayAboutServer(SERVER_IS_GONE);
+        for (const tab of Object.keys(runningTasks)) showSubmitButtons(tab, true);
+    }
+});
 
 const shownButtons = {};
 
@@ -41,20 +135,34 @@ function showSubmitInterruptingPlaceholder(tab) {
 /** Called with the inputs of Generate before they are sent: the first one becomes the new task's id. */
 function submitTask(tab, inputs) {
     const task = randomId();
-    runningTasks[tab] = task;
+    keepTask(tab, task);
+    sayAboutServer('');
     showSubmitButtons(tab, false);
-    requestProgress(task, document.getElementById(`${tab}_gallery_container`), document.getElementById(`${tab}_gallery`),
-        () => {
-            if (runningTasks[tab] === task) taskFinished(tab);
-        });
+    followTask(tab, task);
     return [task, ...inputs.slice(1)];
 }
 
+function followTask(tab, task) {
+    const stillHere = () => runningTasks[tab] === task;
+    requestProgress(task, document.getElementById(`${tab}_gallery_container`), document.getElementById(`${tab}_gallery`), () => {
+        if (stillHere()) taskFinished(tab);
+    }, null, 40, (sentence, isOver) => {
+        if (!stillHere()) return;
+        sayAboutServer(sentence);
+        showSubmitButtons(tab, Boolean(sentence));
+        if (isOver) delete runningTasks[tab]; // what is kept stays: gradio is about to load the page again, and the line is due then
+    });
+}
+
 function taskFinished(tab) {
-    const task = runningTasks[tab];
-    delete runningTasks[tab];
+    const task = dropTask(tab);
     showSubmitButtons(tab, true);
     progressEnds[task]?.();
+}
+
+/** The call that waits for the results has failed: the server refused it, or the connection broke while the job goes on. */
+function taskFailed(tab) {
+    failedTasks.add(runningTasks[tab]);
 }
 
 function tellTask(tab, what) {
@@ -75,8 +183,11 @@ function timeLeft(seconds) {
     return `${Math.max(Math.round(seconds), 1)} s left`;
 }
 
-/** Shows bar and preview over `gallery` until the task ends, then calls `atEnd`. */
-function requestProgress(task, container, gallery, atEnd, onProgress, givenUpAfter = 40) {
+/**
+ * Shows bar and preview over `gallery` until the task ends, then calls `atEnd`. `tell(sentence, isOver)` hears that the server does
+ * not answer, with '' that it answers again, and at the end if it came back without the task.
+ */
+function requestProgress(task, container, gallery, atEnd, onProgress, givenUpAfter = 40, tell = () => {}) {
     const bar = document.createElement('div');
     bar.className = 'progressDiv';
     bar.setAttribute('role', 'progressbar');
@@ -90,8 +201,8 @@ function requestProgress(task, container, gallery, atEnd, onProgress, givenUpAft
     const started = Date.now();
     let lastSeen = Date.now();
     let shownPreview = -1;
-    let wasActive = false;
-
+    let wasKnown = false;
+    let isGone = false;
     let ended = false;
     const end = () => {
         if (ended) return;
@@ -131,19 +242,26 @@ function requestProgress(task, container, gallery, atEnd, onProgress, givenUpAft
 
     const ask = async () => {
         if (ended) return;
-        if (!Object.values(runningTasks).includes(task) && wasActive) return end();
         try {
             const answer = await postJson('/internal/progress', {id_task: task, id_live_preview: shownPreview});
+            if (ended) return;
             lastSeen = Date.now();
-            wasActive = wasActive || answer.active;
+            if (isGone) tell('', false);
+            isGone = false;
+            const isKnown = answer.active || answer.queued;
             if (answer.completed) return end();
-            if (!answer.active && !answer.queued && (wasActive || Date.now() - started > 1000 * givenUpAfter)) return end();
+            if (!isKnown && wasKnown) tell(JOB_IS_LOST, true);
+            if (!isKnown && (wasKnown || failedTasks.has(task) || Date.now() - started > 1000 * givenUpAfter)) return end();
+            wasKnown = wasKnown || isKnown;
             show(answer);
             if (onProgress) onProgress(answer);
         } catch (error) {
-            if (Date.now() - lastSeen > 1000 * givenUpAfter) return end();
+            if (!isGone && Date.now() - lastSeen > GONE_AFTER) {
+                isGone = true;
+                tell(SERVER_IS_GONE, false);
+            }
         }
-        if (!Object.values(runningTasks).includes(task)) return end();
+        bar.hidden = preview.hidden = isGone;
         setTimeout(ask, Date.now() - started < 3000 ? 150 : (Number(opts.live_preview_refresh_period) || 1000));
     };
     setTimeout(ask, 50);
@@ -162,7 +280,7 @@ document.addEventListener('click', (event) => {
 document.addEventListener('keydown', (event) => {
     const tab = get_uiCurrentTabContent()?.id.replace('tab_', '');
     if (tab !== 'txt2img' && tab !== 'img2img') return;
-    const running = tab in runningTasks;
+    const running = tab in runningTasks && shownButtons[`${tab}_interrupt`] !== false;
     const press = (name) => {
         document.getElementById(`${tab}_${name}`)?.click();
         event.preventDefault();
