@@ -47,9 +47,9 @@ class Tab:
             "concurrency_limit": None,
             "api_visibility": "private",
         }
-        again = {"fn": jobs.restore, "inputs": [self.top.task_id], "js": f"() => restoreTask('{self.name}')"}
-        begun = [self.top.submit.click(**job), self.top.prompt.submit(**job), self.top.restore.click(**{**job, **again})]
-        for event in begun:
+        found = {"fn": jobs.restore, "inputs": [self.top.task_id], "js": f"() => restoreTask('{self.name}')"}
+        begun = [self.top.submit.click(**job), self.top.prompt.submit(**job)]
+        for event in (*begun, self.top.restore.click(**{**job, **found})):
             event.success(fn=None, js=f"() => taskFinished('{self.name}')", **QUICK)
             event.failure(fn=None, js=f"() => taskFailed('{self.name}')", **QUICK)
         self.panel.gallery.select(
