@@ -50,7 +50,7 @@ def test_strength_0_gives_the_picture_with_direct_inversion(host: Running, sampl
     assert away(drawn(host, job, inversion="direct"), own) > 0.05
 
 
-@pytest.mark.parametrize("sampler", ["DPM++ 2M", "UniPC", "PLMS", "LMS", "DPM2"])
+@pytest.mark.parametrize("sampler", ["DPM++ 2M", "UniPC"])
 def test_other_samplers_come_closer_with_direct_inversion(host: Running, sampler: str) -> None:
     """Their steps lean on earlier ones, or on a level in between, where the correction is not exact."""
     job = {**IMG2IMG, "sampler_name": sampler, "steps": 10}
