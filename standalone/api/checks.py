@@ -115,6 +115,7 @@ def check_request(request: GenerationRequest) -> None:
 
 def _check_hires(request: TextToImageRequest) -> None:
     _between("hr_scale", request.hr_scale, 1, 8)
+    _between("hr_cfg", request.hr_cfg, 0, 100)
     _between("hr_second_pass_steps", request.hr_second_pass_steps, 0, 1000)
     for name in ("hr_resize_x", "hr_resize_y"):
         _between(name, getattr(request, name), 0, LARGEST)

@@ -16,8 +16,11 @@ from modules.processing import (
     process_images,
 )
 from modules.script_runner import ScriptRunner
+from standalone.engine.names import shown
+from standalone.infotext.fields import IMG2IMG, TXT2IMG, job_fields
+from standalone.infotext.text import MAX_LENGTH
 
-from .checks import check_request, rounded
+from .checks import check_request, check_setting, rounded
 from .codec import check_encoded, decode_opened, encode_image
 from .errors import BadRequest
 from .models import GenerationRequest, GenerationResponse, ImageToImageRequest, TextToImageRequest
@@ -38,63 +41,43 @@ _NOT_FOR_PROCESSING = {
     "firstpass_image",
     "include_init_images",
 }
-# Infotext names of the fields that an `infotext` in the request may set.
-_INFOTEXT_NAMES = {
-    "prompt": "Prompt",
-    "negative_prompt": "Negative prompt",
-    "steps": "Steps",
-    "cfg_scale": "CFG scale",
-    "seed": "Seed",
-    "width": "Size-1",
-    "height": "Size-2",
-    "batch_size": "Batch size",
-    "denoising_strength": "Denoising strength",
-    "hr_scale": "Hires upscale",
-    "hr_upscaler": "Hires upscaler",
-    "hr_second_pass_steps": "Hires steps",
-    "hr_resize_x": "Hires resize-1",
-    "hr_resize_y": "Hires resize-2",
-    "subseed": "Variation seed",
-    "subseed_strength": "Variation seed strength",
-    "hr_prompt": "Hires prompt",
-    "hr_negative_prompt": "Hires negative prompt",
-    "mask_blur": "Mask blur",
-}
-# Old names of samplers carry a schedule: these read both fields of an infotext.
-_INFOTEXT_SAMPLERS = {
-    "sampler_name": sd_samplers.get_sampler_from_infotext,
-    "scheduler": sd_samplers.get_scheduler_from_infotext,
-    "hr_sampler_name": sd_samplers.get_hr_sampler_from_infotext,
-    "hr_scheduler": sd_samplers.get_hr_scheduler_from_infotext,
-}
 
 
-def apply_infotext(request: GenerationRequest, runner: ScriptRunner) -> tuple[GenerationRequest, dict[int, Any]]:
-    """Fills fields that the request leaves open from its `infotext`; also the scripts' arguments that it names."""
+def apply_infotext(
+    request: GenerationRequest, runner: ScriptRunner
+) -> tuple[GenerationRequest, dict[int, Any], list[str]]:
+    """Fills fields that the request leaves open from its `infotext`.
+
+    Also the scripts' arguments that it names, and sentences about what of it was left out.
+    """
     if not request.infotext:
-        return request, {}
+        return request, {}, []
+    if len(request.infotext) > MAX_LENGTH:
+        raise BadRequest(f"infotext: longer than {MAX_LENGTH} letters.")
     params = infotext_utils.parse_generation_parameters(request.infotext)
-    found = {
-        field: params[name]
-        for field, name in _INFOTEXT_NAMES.items()
-        if name in params and field in type(request).model_fields and field not in request.model_fields_set
-    }
-    found |= {
-        field: value
-        for field, source in _INFOTEXT_SAMPLERS.items()
-        if field in type(request).model_fields
-        and field not in request.model_fields_set
-        and (value := source(params)) is not None
-    }
-    if isinstance(request, TextToImageRequest) and "enable_hr" not in request.model_fields_set:
-        found["enable_hr"] = "Denoising strength" in params and bool({"Hires upscale", "Hires upscaler"} & set(params))
-    settings = {name: value for _, name, value in infotext_utils.get_override_settings(params)}
+    table = TXT2IMG if isinstance(request, TextToImageRequest) else IMG2IMG
+    values, left_out = job_fields(params, table)
+    given = request.model_dump(exclude_unset=True)
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in given or name not in type(request).model_fields:
+            continue
+        try:
+            type(request).model_validate({name: value})
+            found[name] = value
+        except ValueError:
+            left_out.append(f"{name} '{shown(value)}' does not fit and was left out.")
+    settings: dict[str, Any] = {}
+    for label, name, value in infotext_utils.get_override_settings(params):
+        try:
+            check_setting(name, value, "infotext")
+            settings[name] = value
+        except BadRequest:
+            left_out.append(f"{label} '{shown(value)}' does not fit and was left out.")
     found["override_settings"] = {**settings, **(request.override_settings or {})}
-    try:
-        filled = type(request).model_validate({**request.model_dump(exclude_unset=True), **found})
-    except ValueError:
-        raise BadRequest("infotext: it has a value that does not fit.") from None
-    return filled, script_args_from_infotext(params, runner)
+    filled = type(request).model_validate({**given, **found})
+    left_out = [f"Infotext: {sentence}" for sentence in left_out]
+    return filled, script_args_from_infotext(params, runner), left_out
 
 
 def script_args_from_infotext(params: Mapping[str, Any], runner: ScriptRunner) -> dict[int, Any]:
@@ -175,6 +158,7 @@ class Generation:
         self.request = request
         self.args = args
         self.is_api = is_api
+        self.remarks: list[str] = []
         self.fields = _processing_fields(request)
         if self.is_img2img:
             self.fields |= {"init_images": init_images, "mask": mask}
@@ -183,7 +167,7 @@ class Generation:
     def from_api(cls, given: GenerationRequest) -> Generation:
         """The job that an API request asks for."""
         runner = runner_for(isinstance(given, ImageToImageRequest))
-        request, mentioned = apply_infotext(given, runner)
+        request, mentioned, remarks = apply_infotext(given, runner)
         check_request(request)
         args = build_args(
             runner,
@@ -192,12 +176,16 @@ class Generation:
             always_on=request.alwayson_scripts,
             mentioned=mentioned,
         )
-        if not isinstance(request, ImageToImageRequest):
-            return cls(request, args)
-        texts = {f"init_images[{number}]": text for number, text in enumerate(request.init_images or [])}
-        opened = check_encoded(texts | ({"mask": request.mask} if request.mask else {}))
-        mask = opened.pop("mask", None)
-        return cls(request, args, init_images=list(opened.values()), mask=mask)
+        images: list[Image.Image] | None = None
+        mask: Image.Image | None = None
+        if isinstance(request, ImageToImageRequest):
+            texts = {f"init_images[{number}]": text for number, text in enumerate(request.init_images or [])}
+            opened = check_encoded(texts | ({"mask": request.mask} if request.mask else {}))
+            mask = opened.pop("mask", None)
+            images = list(opened.values())
+        made = cls(request, args, init_images=images, mask=mask)
+        made.remarks = remarks
+        return made
 
     def run(self) -> Processed:
         """Does the job on the calling thread."""
@@ -206,6 +194,8 @@ class Generation:
         decoded = {name: _decoded(value, name) for name, value in given.items()}
         kind = StableDiffusionProcessingImg2Img if self.is_img2img else StableDiffusionProcessingTxt2Img
         with closing(kind(sd_model=shared.sd_model, **self.fields, **decoded)) as p:
+            for remark in self.remarks:
+                p.comment(remark)
             return run_processing(p, self.args, is_img2img=self.is_img2img, is_api=self.is_api)
 
     def answer(self, processed: Processed) -> GenerationResponse:

@@ -78,6 +78,7 @@ class TextToImageRequest(GenerationRequest):
     hr_scheduler: str | None = None
     hr_prompt: str | None = ""
     hr_negative_prompt: str | None = ""
+    hr_cfg: float | None = None
 
 
 class ImageToImageRequest(GenerationRequest):

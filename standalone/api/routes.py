@@ -126,9 +126,7 @@ def make_router(queue: JobQueue) -> APIRouter:
 
     @router.post("/sdapi/v1/png-info")
     async def png_info(request: PNGInfoRequest) -> PNGInfoResponse:
-        text, items = await asyncio.to_thread(_info_of, request.image)
-        params = infotext_utils.parse_generation_parameters(text or "")
-        script_callbacks.infotext_pasted_callback(text or "", params)
+        text, items, params = await asyncio.to_thread(_info_of, request.image)
         readable = {key: value for key, value in items.items() if isinstance(value, (str, int, float))}
         return PNGInfoResponse(info=text or "", items=readable, parameters=params)
 
@@ -168,10 +166,14 @@ def make_router(queue: JobQueue) -> APIRouter:
     return router
 
 
-def _info_of(encoded: str) -> tuple[str | None, dict[str, Any]]:
+def _info_of(encoded: str) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+    """An image's infotext, its other texts, and what the infotext says."""
     image = open_encoded({"image": encoded})["image"]
     decode_opened(image, "image")  # a damaged file is refused, and a PNG's texts may lie behind its pixels
-    return images.read_info_from_image(image)
+    text, items = images.read_info_from_image(image)
+    params = infotext_utils.parse_generation_parameters(text or "")
+    script_callbacks.infotext_pasted_callback(text or "", params)
+    return text, items, params
 
 
 def _nothing() -> list[Any]:

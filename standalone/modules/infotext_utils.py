@@ -182,6 +182,9 @@ def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) ->
     prompt, negative_prompt, fields = text.read(x)
     res: dict[str, Any] = {**fields, "Prompt": prompt, "Negative prompt": negative_prompt}
     _old_hires(res)
+    _old_names(res)
+    if str(res.get("Version", "")).startswith(text.OURS):
+        res.setdefault("Resize mode", "Just resize")  # other hosts do not write it
     for key, value in _USUAL.items():
         res.setdefault(key, value)
     weights = [*prompt_parser.parse_prompt_attention(prompt), *prompt_parser.parse_prompt_attention(negative_prompt)]
@@ -207,6 +210,23 @@ def _old_hires(res: dict[str, Any]) -> None:
     res["Hires resize-1"], res["Hires resize-2"] = str(width), str(height)
 
 
+def _old_names(res: dict[str, Any]) -> None:
+    """Names that carry a schedule, as before v1.9 of the WebUI, become two fields."""
+    from modules import sd_samplers
+
+    def split(sampler: str, schedule: str) -> bool:
+        name, carried = sd_samplers.find_sampler(res.get(sampler, "")) or (None, None)
+        if name is None or carried is None:
+            return False
+        res[sampler] = name.name
+        res.setdefault(schedule, carried.label)
+        return True
+
+    split("Hires sampler", "Hires schedule type")
+    if split("Sampler", "Schedule type") and "Hires sampler" in res:
+        res.setdefault("Hires schedule type", "Automatic")  # the name meant the first pass alone
+
+
 def _setting_names() -> list[tuple[str, str]]:
     known = [(info.infotext, key) for key, info in shared.opts.data_labels.items() if info.infotext]
     return [*known, *infotext_to_setting_name_mapping]
@@ -221,8 +241,15 @@ def create_override_settings_dict(text_pairs: Iterable[str]) -> dict[str, Any]:
 def get_override_settings(
     params: dict[str, Any], *, skip_fields: Sequence[str] | dict[str, Any] | None = None
 ) -> list[tuple[str, str, Any]]:
-    """(label, setting, value) for the fields of an infotext that are settings, and not as they are now."""
+    """(label, setting, value) for the fields of an infotext that are settings, and not as they are now.
+
+    What this host wrote leaves out settings that have their defaults: these count as well.
+    """
     res: list[tuple[str, str, Any]] = []
+    if str(params.get("Version", "")).startswith(text.OURS):
+        skipped = ("Model hash", "Emphasis", *shared.opts.infotext_skip_pasting)  # emphasis counts where a weight is
+        usual = {label: shared.opts.get_default(name) for label, name in _setting_names() if label not in skipped}
+        params = {**usual, **params}
     for label, name in _setting_names():
         if label in (skip_fields or ()) or params.get(label) is None:
             continue

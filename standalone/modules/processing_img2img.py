@@ -17,6 +17,7 @@ from modules.shared import opts
 from standalone.engine.errors import UserError
 
 FILL, ORIGINAL, LATENT_NOISE, LATENT_NOTHING = range(4)
+RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
 LATENT_RESIZE = 3
 
 
@@ -51,12 +52,17 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.image_mask, self.mask = self.mask, None
+
+    def fill_fields_from_opts(self) -> None:
+        super().fill_fields_from_opts()
         if self.initial_noise_multiplier is None:
             self.initial_noise_multiplier = opts.initial_noise_multiplier
 
     def init(self, all_prompts: Any, all_seeds: Any, all_subseeds: Any) -> None:
         params = self.extra_generation_params
         params["Denoising strength"] = self.denoising_strength
+        if 0 < self.resize_mode < len(RESIZE_MODES):
+            params["Resize mode"] = RESIZE_MODES[self.resize_mode]
         if shared.sd_model.cond_stage_key != "edit":
             self.image_cfg_scale = None
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
@@ -101,6 +107,8 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         mask = gaussian_blur(gaussian_blur(mask, self.mask_blur_x, axis=1), self.mask_blur_y, axis=0)
         if self.mask_blur_x > 0 or self.mask_blur_y > 0:
             params["Mask blur"] = self.mask_blur
+            if self.mask_blur is None:
+                params["Mask blur x"], params["Mask blur y"] = self.mask_blur_x, self.mask_blur_y
         self.overlay_images = []
         if not self.inpaint_full_res:
             mask = images.resize_image(min(self.resize_mode, 2), mask, self.width, self.height)

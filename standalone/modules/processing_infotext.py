@@ -68,6 +68,7 @@ def create_infotext(
         if p.is_using_inpainting_conditioning
         else None,
         "Clip skip": None if clip_skip <= 1 else clip_skip,
+        "Clip skip SDXL": True if opts.sdxl_clip_l_skip and getattr(p.sd_model, "is_sdxl", False) else None,
         "ENSD": delta,
         "Init image hash": getattr(p, "init_img_hash", None),
         "RNG": opts.randn_source if opts.randn_source != "GPU" else None,

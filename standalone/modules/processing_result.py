@@ -102,6 +102,7 @@ class Processed:
             "clip_skip",
             "is_using_inpainting_conditioning",
             "version",
+            "comments",
         )
         values = {"prompt": self.all_prompts[0], "negative_prompt": self.all_negative_prompts[0]}
         values.update({name: getattr(self, name) for name in names})

@@ -61,6 +61,8 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
     def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
         """The falling sigmas of `steps` steps, `steps + 1` numbers with the zero, on the CPU. Writes the infotext."""
         params = p.extra_generation_params
+        if opts.enable_quantization:
+            params["Discrete sigmas"] = True
         discard = bool(self.config.options.get("discard_next_to_last_sigma", False))
         if opts.always_discard_next_to_last_sigma and not discard:
             discard = True

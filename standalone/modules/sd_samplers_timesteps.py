@@ -66,6 +66,13 @@ class CompVisSampler(sd_samplers_common.Sampler):
         self.model_wrap_cfg = CFGDenoiserTimesteps(self)
         self.model_wrap = self.model_wrap_cfg.inner_model
 
+    def initialize(self, p: Any) -> dict[str, Any]:
+        if self.func is _unipc:
+            for name in ("uni_pc_variant", "uni_pc_skip_type", "uni_pc_order", "uni_pc_lower_order_final"):
+                info, value = opts.data_labels[name], getattr(opts, name)
+                p.extra_generation_params[info.infotext] = value if value != info.default else None
+        return super().initialize(p)
+
     def get_timesteps(self, p: Any, steps: int) -> torch.Tensor:
         """Rising timesteps, `steps` of them or more: 1, 1 + T // steps, 1 + 2 (T // steps), ... below T."""
         total = len(shared.sd_model.alphas_cumprod)

@@ -9,6 +9,7 @@ import gradio as gr
 from lib_methods.ui.image_box import image_box, read_upload
 from modules import infotext_utils, scripts, shared
 from modules.ui_components import FormRow
+from standalone.infotext.fields import AREAS, FILLS, IMG2IMG, MASK_MODES, RESIZE_MODES
 
 from . import paste
 from .defaults import Defaults
@@ -28,8 +29,6 @@ from .parts import (
 )
 from .tab import Tab
 
-RESIZE_MODES = ["Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)"]
-FILLS = ["fill", "original", "latent noise", "latent nothing"]
 HEIGHT = 360
 
 
@@ -80,7 +79,7 @@ def _inpaint_controls() -> tuple[Fields, Any]:
             blur = slider("Mask blur", "img2img_mask_blur", 4, 0, 64, 1)
             invert = gr.Radio(
                 label="Mask mode",
-                choices=["Inpaint masked", "Inpaint not masked"],
+                choices=list(MASK_MODES),
                 value="Inpaint masked",
                 type="index",
                 elem_id="img2img_mask_mode",
@@ -89,7 +88,7 @@ def _inpaint_controls() -> tuple[Fields, Any]:
         with FormRow():
             fill = gr.Radio(
                 label="Masked content",
-                choices=FILLS,
+                choices=list(FILLS),
                 value="original",
                 type="index",
                 elem_id="img2img_inpainting_fill",
@@ -98,7 +97,7 @@ def _inpaint_controls() -> tuple[Fields, Any]:
         with FormRow():
             area = gr.Radio(
                 label="Inpaint area",
-                choices=["Whole picture", "Only masked"],
+                choices=list(AREAS),
                 type="index",
                 value="Whole picture",
                 elem_id="img2img_inpaint_full_res",
@@ -145,7 +144,11 @@ def build(defaults: Defaults) -> Tab:
             fields |= sources
             section("image")
             fields["resize_mode"] = gr.Radio(
-                label="Resize mode", elem_id="resize_mode", choices=RESIZE_MODES, type="index", value=RESIZE_MODES[0]
+                label="Resize mode",
+                elem_id="resize_mode",
+                choices=list(RESIZE_MODES),
+                type="index",
+                value=RESIZE_MODES[0],
             )
             inpaint, group = _inpaint_controls()
             fields |= inpaint
@@ -176,11 +179,7 @@ def build(defaults: Defaults) -> Tab:
         part.select(
             fn=lambda name=name: (name, gr.update(visible=name != "img2img")), outputs=[fields["mode"], group], **QUICK
         )
-    paste_fields = [
-        *paste.common_fields(fields),
-        *paste.inpaint_fields(fields),
-        *paste.as_fields(runner.infotext_fields),
-    ]
+    paste_fields = [*paste.table_fields(IMG2IMG, fields), *paste.as_fields(runner.infotext_fields)]
     infotext_utils.add_paste_fields("img2img", fields["image"], paste_fields, fields["override_settings"])
     infotext_utils.add_paste_fields("inpaint", fields["editor"], paste_fields, fields["override_settings"])
     return Tab("img2img", top, panel, fields, inputs, paste_fields, {"modes": tabs, "inpaint_controls": group})

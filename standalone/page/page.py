@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from standalone.api.errors import sentence_for
 from standalone.api.listings import set_options
 from standalone.api.routes import in_turn
 from standalone.engine.job import JobQueue
+from standalone.infotext.fields import IMG2IMG, TABLES
 
 from . import defaults, img2img, paste, pnginfo, settings_tab, txt2img
 from .parts import QUICK
@@ -167,19 +168,19 @@ def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
                 js=f"() => switch_to_{mode}()",
                 **QUICK,
             ).then(fn=None, js="() => pageIsDrawn()", **QUICK).then(
-                fn=_send_image(mode, fields),
+                fn=_send_image(mode, fields, image.fields),
                 inputs=[gallery, selected, generation_info],
                 outputs=[target, image.fields["mode"], group, *[component for component, _ in fields]],
                 **QUICK,
             )
         source.panel.buttons["txt2img"].click(
-            fn=_send_text(text.paste_fields),
+            fn=_send_text(text),
             inputs=[generation_info, selected],
             outputs=[component for component, _ in text.paste_fields],
             **QUICK,
         ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
     info["txt2img"].click(
-        fn=lambda words: _send_text(text.paste_fields)(words, -1),
+        fn=lambda words: _send_text(text)(words, -1),
         inputs=[info["infotext"]],
         outputs=[component for component, _ in text.paste_fields],
         **QUICK,
@@ -190,15 +191,18 @@ def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
         js="() => switch_to_img2img()",
         **QUICK,
     ).then(
-        fn=lambda picture, words: _sent(picture, words, "img2img", fields),
+        fn=lambda picture, words: _sent(picture, words, "img2img", fields, image.fields),
         inputs=[info["picture"], info["infotext"]],
         outputs=[image.fields["image"], image.fields["mode"], group, *[component for component, _ in fields]],
         **QUICK,
     )
 
 
-def _sent(picture: Image.Image, words: str, mode: str, fields: Sequence[paste.Field]) -> list[Any]:
+def _sent(
+    picture: Image.Image, words: str, mode: str, fields: Sequence[paste.Field], controls: Mapping[str, Any]
+) -> list[Any]:
     params = paste.sendable(words)
+    paste.say_left_out(params, IMG2IMG, controls)
     value: Any = picture
     if mode == "inpaint":
         value = {"background": picture, "layers": [], "composite": picture}
@@ -207,7 +211,7 @@ def _sent(picture: Image.Image, words: str, mode: str, fields: Sequence[paste.Fi
     return [*head, *paste.updates({**params, **size}, fields)]
 
 
-def _send_image(mode: str, fields: Sequence[paste.Field]) -> Callable[..., list[Any]]:
+def _send_image(mode: str, fields: Sequence[paste.Field], controls: Mapping[str, Any]) -> Callable[..., list[Any]]:
     def send(gallery: list[Any] | None, selected: int | None, generation_info: str) -> list[Any]:
         if not gallery:
             gr.Info("There is no picture to send yet.")
@@ -220,20 +224,22 @@ def _send_image(mode: str, fields: Sequence[paste.Field]) -> Callable[..., list[
         except ImageError as error:
             gr.Info(str(error))
             return [gr.update() for _ in range(3 + len(fields))]
-        return _sent(picture, infotext_of(generation_info, index), mode, fields)
+        return _sent(picture, infotext_of(generation_info, index), mode, fields, controls)
 
     return send
 
 
-def _send_text(fields: Sequence[paste.Field]) -> Callable[[str, int | None], list[Any]]:
+def _send_text(tab: Tab) -> Callable[[str, int | None], list[Any]]:
     """`selected` -1 means that the text is the infotext itself."""
 
     def send(generation_info: str, selected: int | None) -> list[Any]:
         words = generation_info if selected == -1 else infotext_of(generation_info, selected)
         if not words:
             gr.Info("There is no infotext to send.")
-            return [gr.update() for _ in fields]
-        return paste.updates(paste.sendable(words), fields)
+            return [gr.update() for _ in tab.paste_fields]
+        params = paste.sendable(words)
+        paste.say_left_out(params, TABLES[tab.name], tab.fields)
+        return paste.updates(params, tab.paste_fields)
 
     return send
 

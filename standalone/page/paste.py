@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
-from modules import infotext_utils, script_callbacks, sd_samplers, shared
+from modules import infotext_utils, script_callbacks, shared
+from standalone.infotext import text
+from standalone.infotext.fields import Source, job_fields, value_of, without_control
 
-Source = str | Callable[[Mapping[str, Any]], Any]
 Field = tuple[Any, Source]
 """A control, and the infotext key or the function of all parsed keys that gives its value."""
 
+_BEGIN = re.compile(r"(?:^|\n)[ \t]*Steps: \d+, ")
 _UPDATES = ("update", "generic_update")
 
 
@@ -39,7 +42,9 @@ def fitting(component: Any, value: Any) -> Any:
             return int(number) if number == int(number) else number
     except (ValueError, OverflowError):
         return gr.update()
-    if isinstance(component, gr.Dropdown) and not component.multiselect and not component.allow_custom_value:
+    if isinstance(component, gr.Radio) or (
+        isinstance(component, gr.Dropdown) and not component.multiselect and not component.allow_custom_value
+    ):
         choices = [choice[1] if isinstance(choice, (tuple, list)) else choice for choice in component.choices]
         return value if value in choices else gr.update()
     return value
@@ -64,8 +69,7 @@ def updates(params: Mapping[str, Any], fields: Sequence[Field]) -> list[Any]:
     """One gradio update per field."""
     found = []
     for component, source in fields:
-        value = source(params) if callable(source) else params.get(source)
-        found.append(fitting(component, value))
+        found.append(fitting(component, value_of(source, params)))
     return found
 
 
@@ -75,71 +79,38 @@ def settings_update(params: Mapping[str, Any]) -> Any:
     return gr.update(value=chosen, choices=chosen, visible=bool(chosen))
 
 
-def looks_like_infotext(text: str) -> bool:
+def looks_like_infotext(words: str) -> bool:
     """Whether a prompt box holds a whole infotext rather than a prompt."""
-    return "\nSteps: " in text or text.strip().startswith("Steps: ")
+    return _BEGIN.search(words) is not None or bool(text.read(words).fields)
 
 
-def make_paste(fields: Sequence[Field]) -> Callable[[str, str], list[Any]]:
+def make_paste(
+    fields: Sequence[Field], table: Mapping[str, Source], controls: Mapping[str, Any]
+) -> Callable[[str, str], list[Any]]:
     """The function behind ↙: (text in the prompt box, infotext of this page's last image) -> updates.
 
-    Outputs are the controls of `fields` and then "Override settings".
+    Outputs are the controls of `fields` and then "Override settings". table, controls: see `say_left_out`.
     """
 
     def paste(prompt: str, last: str) -> list[Any]:
-        text = prompt if looks_like_infotext(prompt or "") else "" if (prompt or "").strip() else last
-        if not text:
-            gr.Info("Put an infotext into the prompt box first, or leave the box empty to take the last picture's.")
+        words = prompt if looks_like_infotext(prompt or "") else "" if (prompt or "").strip() else last
+        if not words:
+            gr.Info("Put an infotext into the prompt box first, or leave the box empty to take the last image's.")
             return [gr.update() for _ in range(len(fields) + 1)]
-        params = parse(text)
+        params = parse(words)
+        say_left_out(params, table, controls)
         return [*updates(params, fields), settings_update(params)]
 
     return paste
 
 
-def common_fields(controls: Mapping[str, Any]) -> list[Field]:
-    """The fields that both tabs have."""
-    names: dict[str, Source] = {
-        "prompt": "Prompt",
-        "negative_prompt": "Negative prompt",
-        "steps": "Steps",
-        "sampler_name": sd_samplers.get_sampler_from_infotext,
-        "scheduler": sd_samplers.get_scheduler_from_infotext,
-        "cfg_scale": "CFG scale",
-        "seed": "Seed",
-        "width": "Size-1",
-        "height": "Size-2",
-        "batch_size": "Batch size",
-        "subseed": "Variation seed",
-        "subseed_strength": "Variation seed strength",
-        "denoising_strength": "Denoising strength",
-    }
-    return [(controls[name], key) for name, key in names.items() if name in controls]
+def say_left_out(params: Mapping[str, Any], table: Mapping[str, Source], controls: Mapping[str, Any]) -> None:
+    """Tells the user what of an infotext no control takes. table: TXT2IMG or IMG2IMG; controls: by the field's name."""
+    left_out = [*job_fields(params, table)[1], *without_control(params, table, controls)]
+    for sentence in left_out:
+        gr.Warning(sentence)
 
 
-def hires_fields(controls: Mapping[str, Any]) -> list[Field]:
-    """The fields of Hires. fix."""
-
-    def enabled(params: Mapping[str, Any]) -> bool:
-        return "Denoising strength" in params and any(
-            f"Hires {key}" in params for key in ("upscale", "upscaler", "resize-1")
-        )
-
-    names: dict[str, Source] = {
-        "hr_scale": "Hires upscale",
-        "hr_upscaler": "Hires upscaler",
-        "hr_second_pass_steps": "Hires steps",
-        "hr_resize_x": "Hires resize-1",
-        "hr_resize_y": "Hires resize-2",
-        "hr_sampler_name": sd_samplers.get_hr_sampler_from_infotext,
-        "hr_scheduler": sd_samplers.get_hr_scheduler_from_infotext,
-        "hr_prompt": "Hires prompt",
-        "hr_negative_prompt": "Hires negative prompt",
-    }
-    return [(controls["enable_hr"], enabled), *[(controls[name], key) for name, key in names.items()]]
-
-
-def inpaint_fields(controls: Mapping[str, Any]) -> list[Field]:
-    """The fields of img2img and inpainting."""
-    names = {"mask_blur": "Mask blur", "inpaint_full_res_padding": "Masked area padding"}
-    return [(controls[name], key) for name, key in names.items()]
+def table_fields(table: Mapping[str, Source], controls: Mapping[str, Any]) -> list[Field]:
+    """A tab's controls, and what of an infotext sets each."""
+    return [(controls[name], source) for name, source in table.items() if name in controls]

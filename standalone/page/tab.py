@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from standalone.engine.job import JobQueue
+from standalone.infotext.fields import TABLES
 
 from .generate import PageJobs
 from .parts import QUICK, Fields, OutputPanel, Toprow
@@ -57,7 +58,7 @@ class Tab:
         )
         self.panel.generation_info.change(fn=lambda: None, outputs=[self.panel.selected], **QUICK)
         self._count_tokens()
-        paste = make_paste(self.paste_fields)
+        paste = make_paste(self.paste_fields, TABLES[self.name], self.fields)
         self.top.paste.click(
             fn=lambda prompt, info, selected: paste(prompt, infotext_of(info, selected)),
             inputs=[self.top.prompt, self.panel.generation_info, self.panel.selected],

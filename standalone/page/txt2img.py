@@ -8,6 +8,7 @@ import gradio as gr
 
 from modules import infotext_utils, scripts, sd_samplers, sd_schedulers, shared
 from modules.ui_components import FormRow, InputAccordion
+from standalone.infotext.fields import TXT2IMG
 
 from . import paste
 from .defaults import Defaults
@@ -113,6 +114,6 @@ def build(defaults: Defaults) -> Tab:
             section("override_settings")
             with gr.Group(elem_id="txt2img_script_container"):
                 inputs = runner.setup_ui()
-    paste_fields = [*paste.common_fields(fields), *paste.hires_fields(fields), *paste.as_fields(runner.infotext_fields)]
+    paste_fields = [*paste.table_fields(TXT2IMG, fields), *paste.as_fields(runner.infotext_fields)]
     infotext_utils.add_paste_fields("txt2img", None, paste_fields, fields["override_settings"])
     return Tab("txt2img", top, panel, fields, inputs, paste_fields)

@@ -162,6 +162,104 @@ def test_old_sampler_names_in_an_infotext_set_sampler_and_schedule(server: Serve
     assert again == infotext
 
 
+EVERYTHING = {
+    "hires": {
+        "enable_hr": True,
+        "hr_resize_x": 96,
+        "hr_resize_y": 80,
+        "hr_second_pass_steps": 3,
+        "hr_sampler_name": "DPM++ 2M",
+        "hr_scheduler": "Exponential",
+        "hr_checkpoint_name": "tiny",
+        "hr_prompt": '"a 64x64 grid"',
+        "hr_negative_prompt": "4x4",
+        "hr_cfg": 2.0,
+        "denoising_strength": 0.6,
+        "seed_resize_from_w": 48,
+        "seed_resize_from_h": 32,
+        "subseed": 9,
+        "subseed_strength": 0.3,
+        "sampler_name": "Euler",
+        "scheduler": "Karras",
+        "negative_prompt": " grey, \nNegative prompt: x ",
+    },
+    "refiner": {"refiner_checkpoint": "tiny", "refiner_switch_at": 0.5, "scheduler": "Karras", "eta": 0.5, "steps": 4},
+    "UniPC": {
+        "sampler_name": "UniPC",
+        "steps": 4,
+        "override_settings": {
+            "uni_pc_order": 2,
+            "uni_pc_variant": "bh2",
+            "uni_pc_skip_type": "logSNR",
+            "uni_pc_lower_order_final": False,
+        },
+    },
+    "sigmas": {
+        "sampler_name": "Heun",
+        "s_churn": 0.5,
+        "s_noise": 1.01,
+        "scheduler": "Karras",
+        "override_settings": {"sigma_max": 9.0, "rho": 5.0, "enable_quantization": True, "CLIP_stop_at_last_layers": 2},
+    },
+}
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_an_infotext_alone_gives_the_same_image_again(server: Server, name: str):
+    first = server.txt2img(**EVERYTHING[name])
+    infotext = json.loads(first["info"])["infotexts"][0]
+    again = server.post("/sdapi/v1/txt2img", infotext=infotext).json()
+    assert json.loads(again["info"])["infotexts"][0] == infotext
+    assert np.array_equal(pixels(first["images"][0]), pixels(again["images"][0]))
+
+
+def test_an_infotext_gives_the_same_inpainting_again(server: Server, picture: str, as_base64):
+    from PIL import Image
+
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (32, 0, 64, 64))
+    pictures = {"init_images": [picture], "mask": as_base64(mask)}
+    fields = {"mask_blur_x": 2, "mask_blur_y": 5, "inpainting_fill": 2, "inpaint_full_res": True, "resize_mode": 1}
+    fields |= {"inpaint_full_res_padding": 8, "inpainting_mask_invert": 1}
+    first = server.post(
+        "/sdapi/v1/img2img", **{**SMALL, **fields, **pictures, "width": 72, "initial_noise_multiplier": 0.9}
+    ).json()
+    infotext = json.loads(first["info"])["infotexts"][0]
+    again = server.post("/sdapi/v1/img2img", infotext=infotext, **pictures).json()
+    assert json.loads(again["info"])["infotexts"][0] == infotext
+    assert np.array_equal(pixels(first["images"][0]), pixels(again["images"][0]))
+
+
+def test_an_infotext_of_img2img_is_no_hires_fix(server: Server):
+    line = "a red circle\nSteps: 2, Sampler: Euler, CFG scale: 3, Seed: 1, Size: 64x64, Denoising strength: 0.4"
+    answer = server.post("/sdapi/v1/txt2img", infotext=line).json()
+    assert decode(answer["images"][0]).size == (64, 64)
+    assert not answer["parameters"]["enable_hr"]
+
+
+def test_what_an_infotext_names_and_is_not_here_is_left_out_with_a_word(server: Server):
+    line = (
+        "a red circle\nSteps: 2, Sampler: Restart, Schedule type: Beta, CFG scale: much, Seed: 1, Size: 64x64, "
+        "Denoising strength: 0.4, Hires resize: 96x96, Hires upscaler: 4x-UltraSharp, Hires checkpoint: sdxl [abc]"
+    )
+    answer = server.post("/sdapi/v1/txt2img", infotext=line)
+    assert answer.status_code == 200
+    assert decode(answer.json()["images"][0]).size == (96, 96)
+    comments = json.loads(answer.json()["info"])["comments"]
+    for name in ("Sampler 'Restart'", "Schedule type 'Beta'", "'much'", "'4x-UltraSharp'", "'sdxl [abc]'"):
+        assert name in comments
+
+
+@pytest.mark.parametrize("words", ['{"3": {"inputs": {"seed": 5}}}', "{" * 5000, "Steps: " * 5000, "\r\n"])
+def test_text_of_other_programs_does_no_harm(server: Server, words: str):
+    assert server.post("/sdapi/v1/txt2img", **{**SMALL, "infotext": words}).status_code == 200
+
+
+def test_an_infotext_has_an_end(server: Server):
+    answer = server.post("/sdapi/v1/txt2img", **{**SMALL, "infotext": "a" * 1_000_001})
+    assert (answer.status_code, "infotext: longer than" in answer.text) == (422, True)
+
+
 def test_img2img_starts_from_the_picture(server: Server, picture: str):
     fields = {**SMALL, "init_images": [picture], "steps": 4}
     near = server.post("/sdapi/v1/img2img", **fields, denoising_strength=0.1).json()

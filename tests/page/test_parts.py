@@ -17,6 +17,7 @@ from standalone import host as standalone_host
 
 standalone_host.import_modules()
 
+from standalone.infotext.fields import TXT2IMG  # noqa: E402
 from standalone.page import defaults, masks, paste, results, settings_tab, tokens  # noqa: E402
 
 
@@ -160,9 +161,7 @@ def test_old_sampler_names_in_a_pasted_infotext_set_sampler_and_schedule():
             "hr_sampler_name": gr.Dropdown(["Use same sampler", *names]),
             "hr_scheduler": gr.Dropdown(["Use same scheduler", *schedules]),
         }
-        others = {name: gr.Textbox() for name in ("enable_hr", "hr_scale", "hr_upscaler", "hr_second_pass_steps")}
-        others |= {name: gr.Textbox() for name in ("hr_resize_x", "hr_resize_y", "hr_prompt", "hr_negative_prompt")}
-    pasted = [*paste.common_fields(fields), *paste.hires_fields({**fields, **others})]
+    pasted = paste.table_fields(TXT2IMG, fields)
 
     def values(infotext: str) -> list[Any]:
         found = paste.updates(paste.parse(f"a\nSteps: 3, {infotext}, Seed: 1, CFG scale: 7"), pasted)

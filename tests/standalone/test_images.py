@@ -173,7 +173,7 @@ def _doors(data: bytes, folder: Path) -> dict[str, Image.Image]:
         "page": read_upload(SimpleNamespace(path=str(path), url=None)),
         "page of gradio 3": read_upload(f"data:image/png;base64,{text}"),
         "PNG Info": describe(str(path))[2],
-        "Send to": _send_image("img2img", [])([str(path)], 0, "")[0],
+        "Send to": _send_image("img2img", [], {})([str(path)], 0, "")[0],
         "WebUI's reader": images.read(path),
         "gallery text": infotext_utils.image_from_url_text(text),
         "feedback": store.load(store.add(data)),

@@ -1,0 +1,133 @@
+"""What an infotext sets: the one table of a job's fields and their places in it, for the API and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from modules import sd_models, sd_samplers, shared
+from standalone.engine import names
+from standalone.engine.errors import UserError
+
+Params = Mapping[str, Any]
+Source = str | Callable[[Params], Any]
+"""An infotext's key, or a function of all of them; None leaves a field as it is."""
+
+MASK_MODES = ("Inpaint masked", "Inpaint not masked")
+FILLS = ("fill", "original", "latent noise", "latent nothing")
+AREAS = ("Whole picture", "Only masked")
+RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
+CHOICES = {
+    "inpainting_mask_invert": MASK_MODES,
+    "inpainting_fill": FILLS,
+    "inpaint_full_res": AREAS,
+    "resize_mode": RESIZE_MODES,
+}
+"""Fields that are written as a word and are a number in requests."""
+
+
+def hires_is_on(params: Params) -> bool:
+    """Whether the image was made with Hires. fix; "Denoising strength" alone is img2img's, too."""
+    if any(f"Hires {name}" in params for name in ("upscale", "upscaler", "steps")):
+        return True
+    return any(str(params.get(f"Hires resize-{side}", 0)) not in ("0", "") for side in (1, 2))
+
+
+COMMON: dict[str, Source] = {
+    "prompt": "Prompt",
+    "negative_prompt": "Negative prompt",
+    "steps": "Steps",
+    "sampler_name": sd_samplers.get_sampler_from_infotext,
+    "scheduler": sd_samplers.get_scheduler_from_infotext,
+    "cfg_scale": "CFG scale",
+    "seed": "Seed",
+    "width": "Size-1",
+    "height": "Size-2",
+    "batch_size": "Batch size",
+    "subseed": "Variation seed",
+    "subseed_strength": "Variation seed strength",
+    "seed_resize_from_w": "Seed resize from-1",
+    "seed_resize_from_h": "Seed resize from-2",
+    "denoising_strength": "Denoising strength",
+    "refiner_checkpoint": "Refiner",
+    "refiner_switch_at": "Refiner switch at",
+}
+TXT2IMG: dict[str, Source] = {
+    **COMMON,
+    "enable_hr": hires_is_on,
+    "hr_scale": "Hires upscale",
+    "hr_upscaler": "Hires upscaler",
+    "hr_second_pass_steps": "Hires steps",
+    "hr_resize_x": "Hires resize-1",
+    "hr_resize_y": "Hires resize-2",
+    "hr_checkpoint_name": "Hires checkpoint",
+    "hr_sampler_name": sd_samplers.get_hr_sampler_from_infotext,
+    "hr_scheduler": sd_samplers.get_hr_scheduler_from_infotext,
+    "hr_prompt": "Hires prompt",
+    "hr_negative_prompt": "Hires negative prompt",
+    "hr_cfg": lambda params: params.get("Hires CFG scale", params.get("Hires CFG Scale")),
+}
+IMG2IMG: dict[str, Source] = {
+    **COMMON,
+    "image_cfg_scale": "Image CFG scale",
+    "resize_mode": "Resize mode",
+    "mask_blur": "Mask blur",
+    "mask_blur_x": "Mask blur x",
+    "mask_blur_y": "Mask blur y",
+    "inpainting_mask_invert": "Mask mode",
+    "inpainting_fill": "Masked content",
+    "inpaint_full_res": "Inpaint area",
+    "inpaint_full_res_padding": "Masked area padding",
+}
+TABLES = {"txt2img": TXT2IMG, "img2img": IMG2IMG}
+_USUAL = (None, "", 0, "0", "Use same checkpoint", "Use same sampler", "Use same scheduler")
+_NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "sampler_name": ("Sampler", sd_samplers.resolve),
+    "scheduler": ("Schedule type", lambda name: sd_samplers.resolve(None, name)),
+    "hr_upscaler": ("Hires upscaler", shared.find_hires_upscaler),
+    "hr_sampler_name": ("Hires sampler", lambda name: sd_samplers.resolve_hires(name, None)),
+    "hr_scheduler": ("Hires schedule type", lambda name: sd_samplers.resolve_hires(None, name)),
+    "hr_checkpoint_name": ("Hires checkpoint", sd_models.find_checkpoint),
+    "refiner_checkpoint": ("Refiner", sd_models.find_checkpoint),
+}
+
+
+def value_of(source: Source, params: Params) -> Any:
+    return source(params) if callable(source) else params.get(source)
+
+
+def job_fields(params: Params, table: Mapping[str, Source]) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a job that an infotext sets, and a sentence for each name in it that is not here.
+
+    params: of `infotext_utils.parse_generation_parameters`. table: TXT2IMG or IMG2IMG. Values are text as it was
+    written, or a choice's number.
+    """
+    values = {name: value for name, source in table.items() if (value := value_of(source, params)) is not None}
+    left_out: list[str] = []
+    for name, (key, resolve) in _NAMES.items():
+        if name not in values:
+            continue
+        try:
+            resolve(str(values[name]))
+        except UserError:
+            left_out.append(f"{key} '{names.shown(values.pop(name))}' is not here and was left out.")
+    if "refiner_checkpoint" not in values:
+        values.pop("refiner_switch_at", None)
+    for name, choices in CHOICES.items():
+        if name in values and values[name] not in choices:
+            del values[name]
+        elif name in values:
+            values[name] = choices.index(values[name])
+    return values, left_out
+
+
+def without_control(params: Params, table: Mapping[str, Source], controls: Mapping[str, Any]) -> list[str]:
+    """A sentence if an infotext sets fields that a page has no control for."""
+    missing = [
+        source if isinstance(source, str) else name
+        for name, source in table.items()
+        if name not in controls and value_of(source, params) not in _USUAL
+    ]
+    labels = dict.fromkeys(name.removesuffix("-1").removesuffix("-2") for name in missing)
+    labels = {"Hires CFG scale" if label == "hr_cfg" else label: None for label in labels}
+    return [f"This page has no control for: {', '.join(labels)}. Left out."] if labels else []
