@@ -80,7 +80,7 @@ IMG2IMG: dict[str, Source] = {
     "inpaint_full_res_padding": "Masked area padding",
 }
 TABLES = {"txt2img": TXT2IMG, "img2img": IMG2IMG}
-_USUAL = (None, "", 0, "0", "Use same checkpoint", "Use same sampler", "Use same scheduler")
+_USUAL = (None, "", 0, "0", "Automatic", "Use same checkpoint", "Use same sampler", "Use same scheduler")
 _NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "sampler_name": ("Sampler", sd_samplers.resolve),
     "scheduler": ("Schedule type", lambda name: sd_samplers.resolve(None, name)),
