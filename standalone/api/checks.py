@@ -91,9 +91,9 @@ def check_request(request: GenerationRequest) -> None:
         size = getattr(request, name)
         if size is None or not SMALLEST <= size <= LARGEST:
             raise BadRequest(f"{name}: {size} is not a size between {SMALLEST} and {LARGEST}.")
-    for name in ("prompt", "negative_prompt"):
-        if len(getattr(request, name) or "") > MAX_PROMPT:
-            raise BadRequest(f"{name}: longer than {MAX_PROMPT} letters.")
+    for name in ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt"):
+        if len(getattr(request, name, None) or "") > MAX_PROMPT:
+            raise BadRequest(f"{name}: longer than {MAX_PROMPT} characters.")
     _between("batch_size", request.batch_size, 1, 64)
     _between("n_iter", request.n_iter, 1, 1000)
     _between("steps", request.steps, 1, 1000)
@@ -102,6 +102,12 @@ def check_request(request: GenerationRequest) -> None:
     _between("subseed_strength", request.subseed_strength, 0, 1)
     _between("seed", request.seed, -INT64, INT64 - 1)
     _between("subseed", request.subseed, -INT64, INT64 - 1)
+    _between("eta", request.eta, 0, 10)
+    for name, high in (("s_churn", 1000), ("s_tmin", 1e6), ("s_tmax", 1e6), ("s_noise", 10), ("s_min_uncond", 1000)):
+        _between(name, getattr(request, name), 0, high)
+    for name in ("seed_resize_from_w", "seed_resize_from_h"):
+        _between(name, getattr(request, name), -LARGEST, LARGEST)
+    _between("refiner_switch_at", request.refiner_switch_at, 0, 1)
     width, height = request.width or 0, request.height or 0
     if width * height * (request.batch_size or 1) > MAX_PIXELS_AT_ONCE:
         raise BadRequest(f"batch_size: {request.batch_size} pictures of {width}x{height} at once are too many.")
@@ -118,7 +124,7 @@ def _check_hires(request: TextToImageRequest) -> None:
     _between("hr_cfg", request.hr_cfg, 0, 100)
     _between("hr_second_pass_steps", request.hr_second_pass_steps, 0, 1000)
     for name in ("hr_resize_x", "hr_resize_y"):
-        _between(name, getattr(request, name), 0, LARGEST)
+        _between(name, getattr(request, name) or None, SMALLEST, LARGEST)
     scale = request.hr_scale or 1.0
     longest = max(request.width or 0, request.height or 0)
     if longest * scale > LARGEST and not (request.hr_resize_x or request.hr_resize_y):
@@ -132,5 +138,7 @@ def _check_img2img(request: ImageToImageRequest) -> None:
     _between("inpainting_fill", request.inpainting_fill, 0, 3)
     _between("inpainting_mask_invert", request.inpainting_mask_invert, 0, 1)
     _between("inpaint_full_res_padding", request.inpaint_full_res_padding, 0, LARGEST)
+    _between("image_cfg_scale", request.image_cfg_scale, 0, 100)
+    _between("initial_noise_multiplier", request.initial_noise_multiplier, 0, 10)
     for name in ("mask_blur", "mask_blur_x", "mask_blur_y"):
         _between(name, getattr(request, name), 0, 256)

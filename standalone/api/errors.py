@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -13,6 +15,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from modules import errors
 from standalone.engine.errors import UserError
 from standalone.engine.job import explain
+from standalone.engine.names import shown
 
 
 class BadRequest(HTTPException):
@@ -41,9 +44,33 @@ def sentence_for(error: BaseException) -> tuple[str, int]:
     return explain(error), 500
 
 
+class SafeJSONResponse(JSONResponse):
+    """JSON of anything: text that cannot be encoded gets the replacement character, numbers that are none become null.
+
+    Settings, names of files and prompts may come from elsewhere than a checked request.
+    """
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return super().render(content)
+        except ValueError:  # UnicodeEncodeError is one
+            return super().render(_encodable(content))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {_encodable(str(key)): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def problem(status: int, sentence: str, kind: str = "HTTPException") -> JSONResponse:
     """The WebUI's JSON for an error."""
-    return JSONResponse(status_code=status, content={"error": kind, "detail": sentence, "body": "", "errors": sentence})
+    content = {"error": kind, "detail": sentence, "body": "", "errors": sentence}
+    return SafeJSONResponse(status_code=status, content=content)
 
 
 def _where(location: Sequence[Any]) -> str:
@@ -56,7 +83,39 @@ def validation_sentence(error: RequestValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return "The request is not valid JSON."
-    return f"{_where(first['loc'])}: {str(first['msg'])[:200]}."
+    return field_sentence(first)
+
+
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "string": "text",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "an object with named values",
+}
+
+
+def field_sentence(error: Mapping[str, Any]) -> str:
+    """One sentence for one of pydantic's errors."""
+    where, kind = _where(error["loc"]), str(error["type"])
+    if kind == "model_attributes_type" or where == "the request":
+        return "The body of the request must be a JSON object, sent as application/json."
+    if kind == "missing":
+        return f"{where} is missing."
+    wanted = _WANTED.get(kind.split("_")[0])
+    if wanted is None or kind.startswith("string_too"):
+        return f"{where}: {str(error['msg'])[:200]}."
+    return f"{where}: {_quoted(error['input'])} is not {wanted}."
+
+
+def _quoted(given: Any) -> str:
+    if isinstance(given, str):
+        return f'"{shown(given)}"'
+    if isinstance(given, (list, tuple)):
+        return "a list"
+    return "an object" if isinstance(given, Mapping) else shown(json.dumps(given, default=str))
 
 
 def add_handlers(app: FastAPI) -> None:

@@ -9,7 +9,9 @@ from fastapi import APIRouter
 
 from modules import extra_networks_lora
 
-router = APIRouter()
+from .errors import SafeJSONResponse
+
+router = APIRouter(default_response_class=SafeJSONResponse)
 
 
 @router.get("/sdapi/v1/loras")

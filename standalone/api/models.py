@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "true and false are not numbers")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+Number = Annotated[float, BeforeValidator(_no_boolean)]
 
 
 class GenerationRequest(BaseModel):
@@ -21,34 +32,34 @@ class GenerationRequest(BaseModel):
     prompt: str | None = ""
     negative_prompt: str | None = ""
     styles: list[str] | None = None
-    seed: int | None = -1
-    subseed: int | None = -1
-    subseed_strength: float | None = 0
-    seed_resize_from_h: int | None = -1
-    seed_resize_from_w: int | None = -1
+    seed: Whole | None = -1
+    subseed: Whole | None = -1
+    subseed_strength: Number | None = 0
+    seed_resize_from_h: Whole | None = -1
+    seed_resize_from_w: Whole | None = -1
     sampler_name: str | None = None
     scheduler: str | None = None
-    batch_size: int | None = 1
-    n_iter: int | None = 1
-    steps: int | None = 50
-    cfg_scale: float | None = 7.0
-    width: int | None = 512
-    height: int | None = 512
+    batch_size: Whole | None = 1
+    n_iter: Whole | None = 1
+    steps: Whole | None = 50
+    cfg_scale: Number | None = 7.0
+    width: Whole | None = 512
+    height: Whole | None = 512
     restore_faces: bool | None = None
     tiling: bool | None = None
     do_not_save_samples: bool | None = False
     do_not_save_grid: bool | None = False
-    eta: float | None = None
-    denoising_strength: float | None = 0.75
-    s_min_uncond: float | None = None
-    s_churn: float | None = None
-    s_tmax: float | None = None
-    s_tmin: float | None = None
-    s_noise: float | None = None
+    eta: Number | None = None
+    denoising_strength: Number | None = 0.75
+    s_min_uncond: Number | None = None
+    s_churn: Number | None = None
+    s_tmax: Number | None = None
+    s_tmin: Number | None = None
+    s_noise: Number | None = None
     override_settings: dict[str, Any] | None = None
     override_settings_restore_afterwards: bool | None = True
     refiner_checkpoint: str | None = None
-    refiner_switch_at: float | None = None
+    refiner_switch_at: Number | None = None
     disable_extra_networks: bool | None = False
     firstpass_image: str | None = None
     comments: dict[str, Any] | None = None
@@ -66,13 +77,13 @@ class TextToImageRequest(GenerationRequest):
     """POST /sdapi/v1/txt2img."""
 
     enable_hr: bool | None = False
-    firstphase_width: int | None = 0
-    firstphase_height: int | None = 0
-    hr_scale: float | None = 2.0
+    firstphase_width: Whole | None = 0
+    firstphase_height: Whole | None = 0
+    hr_scale: Number | None = 2.0
     hr_upscaler: str | None = None
-    hr_second_pass_steps: int | None = 0
-    hr_resize_x: int | None = 0
-    hr_resize_y: int | None = 0
+    hr_second_pass_steps: Whole | None = 0
+    hr_resize_x: Whole | None = 0
+    hr_resize_y: Whole | None = 0
     hr_checkpoint_name: str | None = None
     hr_sampler_name: str | None = None
     hr_scheduler: str | None = None
@@ -85,18 +96,18 @@ class ImageToImageRequest(GenerationRequest):
     """POST /sdapi/v1/img2img."""
 
     init_images: list[str] | None = None
-    resize_mode: int | None = 0
-    image_cfg_scale: float | None = None
+    resize_mode: Whole | None = 0
+    image_cfg_scale: Number | None = None
     mask: str | None = None
-    mask_blur_x: int | None = 4
-    mask_blur_y: int | None = 4
-    mask_blur: int | None = None
+    mask_blur_x: Whole | None = 4
+    mask_blur_y: Whole | None = 4
+    mask_blur: Whole | None = None
     mask_round: bool | None = True
-    inpainting_fill: int | None = 0
+    inpainting_fill: Whole | None = 0
     inpaint_full_res: bool | None = True
-    inpaint_full_res_padding: int | None = 0
-    inpainting_mask_invert: int | None = 0
-    initial_noise_multiplier: float | None = None
+    inpaint_full_res_padding: Whole | None = 0
+    inpainting_mask_invert: Whole | None = 0
+    initial_noise_multiplier: Number | None = None
     latent_mask: str | None = None
     include_init_images: bool | None = Field(default=False, exclude=True)
 

@@ -14,7 +14,7 @@ from standalone.engine.job import JobQueue, explain
 
 from . import listings, loras
 from .codec import decode_opened, open_encoded
-from .errors import BadRequest, JobFailed
+from .errors import BadRequest, JobFailed, SafeJSONResponse
 from .generation import Generation
 from .models import (
     GenerationRequest,
@@ -67,7 +67,7 @@ async def in_turn(queue: JobQueue, work: Callable[[], T], name: str, task_id: st
 
 def make_router(queue: JobQueue) -> APIRouter:
     """All routes below /sdapi/v1, and the page's own /internal/progress."""
-    router = APIRouter()
+    router = APIRouter(default_response_class=SafeJSONResponse)
 
     async def generate(request: GenerationRequest, name: str) -> GenerationResponse:
         generation = await asyncio.to_thread(Generation.from_api, request)
@@ -130,7 +130,7 @@ def make_router(queue: JobQueue) -> APIRouter:
         readable = {key: value for key, value in items.items() if isinstance(value, (str, int, float))}
         return PNGInfoResponse(info=text or "", items=readable, parameters=params)
 
-    @router.get("/sdapi/v1/options")
+    @router.get("/sdapi/v1/options", response_model=None)  # pydantic fails where a file has text that cannot be encoded
     async def get_options() -> dict[str, Any]:
         return listings.options()
 

@@ -110,7 +110,12 @@ class LoraFolder:
         found: dict[str, LoraOnDisk] = {}
         for path in sorted(self.folder.rglob(f"*{SUFFIX}"), key=lambda path: (len(path.parts), path)):
             mtime = _mtime(path)
-            if mtime is None or path.stem in found or inside not in path.resolve().parents or not _is_text(path.name):
+            if (
+                mtime is None
+                or path.stem in found
+                or inside not in path.resolve().parents
+                or not names.is_text(path.name)
+            ):
                 continue
             known = self._by_name.get(path.stem)
             same = known is not None and (known.filename, known.mtime) == (str(path), mtime)
@@ -147,15 +152,6 @@ class LoraFolder:
         files = (path for path in self.folder.rglob("*") if path.suffix.lower() in PICKLED)
         wanted = names.folded_file(name)
         return next((path.name for path in files if wanted in map(names.folded_file, (path.stem, path.name))), None)
-
-
-def _is_text(name: str) -> bool:
-    """Whether a file's name can be written in an answer; names of other encodings cannot."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _mtime(path: Path) -> float | None:

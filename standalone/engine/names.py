@@ -31,6 +31,15 @@ def find(name: str, table: Mapping[str, T], fold: Callable[[str], str] = folded)
     return next(iter(found.values())) if len(found) == 1 else None
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name can be written in an answer; names of other encodings cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def shown(text: object) -> str:
     """`text` as it can stand in a sentence: one line, at most 80 letters, nothing that cannot be printed or encoded."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:80])

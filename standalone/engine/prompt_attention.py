@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
+from .errors import UserError
+
 ROUND = 1.1
 SQUARE = 1 / 1.1
 BREAK = ("BREAK", -1)
+LARGEST_WEIGHT = 1000.0
 
 _TOKEN = re.compile(
     r"""
@@ -26,6 +29,14 @@ _BREAK = re.compile(r"\bBREAK\b")
 _MOST_SCALED = 1_000_000
 """How many weights the brackets of one text may change, those within each other counted again and again. A long prompt
 has some thousands; what goes beyond is hostile, and its further brackets change nothing."""
+
+
+def check_weight(weight: float, what: str) -> None:
+    """Raises UserError for a weight that makes numbers too large for the model; `what` as in "attention weight"."""
+    if not abs(weight) <= LARGEST_WEIGHT:
+        raise UserError(
+            f"The prompt has an {what} of {weight:.3g}. Use at most {LARGEST_WEIGHT:g}; many brackets multiply."
+        )
 
 
 def parse_prompt_attention(text: str) -> list[list[str | float]]:

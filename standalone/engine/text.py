@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from .prompt_attention import BREAK, parse_prompt_attention
+from .prompt_attention import BREAK, check_weight, parse_prompt_attention
 from .tokenizer import clip_tokenizer
 
 CHUNK = 75
@@ -151,6 +151,9 @@ class TextEncoder(nn.Module):
         device = next(self.transformer.parameters()).device
         parts: list[torch.Tensor] = []
         pooled: torch.Tensor | None = None
+        if options.emphasis in ("Original", "No norm"):
+            for weight in {weight for chunks in batches for chunk in chunks for weight in chunk.weights}:
+                check_weight(weight, "attention weight")
         for index in range(max(len(chunks) for chunks in batches)):
             framed = [(chunks[index] if index < len(chunks) else Chunk()).framed(self.pad) for chunks in batches]
             tokens = torch.tensor([t for t, _ in framed], device=device)

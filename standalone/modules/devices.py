@@ -90,5 +90,6 @@ def test_for_nans(x: torch.Tensor, where: str) -> None:
         return
     part = {"unet": "The UNet", "vae": "The VAE"}.get(where, "The model")
     raise NansException(
-        f"{part} produced numbers that are not a number (NaN): its weights are damaged, or 16 bits are too few for it."
+        f"{part} computed values that are not numbers (NaN). Try less extreme settings and weights in the prompt; "
+        "if that does not help, the checkpoint is damaged or needs more than 16-bit precision."
     )

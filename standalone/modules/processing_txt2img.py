@@ -11,9 +11,10 @@ from modules import devices, extra_networks, prompt_parser, rng, sd_models, sd_s
 from modules.processing_base import StableDiffusionProcessing
 from modules.processing_fields import UNSET
 from modules.processing_hires import enlarge, target_size
-from modules.processing_latents import decode_latent_batch, to_array
+from modules.processing_latents import decode_latent_batch, opt_f, to_array
 from modules.sd_samplers_common import images_tensor_to_samples
 from modules.shared import opts, state
+from standalone.engine.errors import UserError
 
 
 @dataclass(repr=False)
@@ -72,6 +73,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             self.extra_generation_params["Hires upscale"] = self.hr_scale
         target = target_size((self.width, self.height), self.hr_scale, wanted)
         self.hr_upscale_to_x, self.hr_upscale_to_y, self.truncate_x, self.truncate_y = target
+        if min(target[:2]) < opt_f:
+            raise UserError(f"Hires. fix cannot make an image of {target[0]}x{target[1]} pixels.")
 
     def init(self, all_prompts: Any, all_seeds: Any, all_subseeds: Any) -> None:
         if not self.enable_hr:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from standalone.engine.prompt_attention import parse_prompt_attention
+from standalone.engine.prompt_attention import check_weight, parse_prompt_attention
 from standalone.engine.prompt_schedule import Timeline, prompt_schedule
 
 __all__ = [
@@ -108,6 +108,7 @@ def get_multicond_prompt_list(
             if text not in positions:
                 positions[text] = len(flat)
                 flat.append(text)
+            check_weight(weight, "AND weight")
             row.append((positions[text], weight))
         indexes.append(row)
     return indexes, flat, positions

@@ -90,6 +90,7 @@ def _checkpoints_in(folder: Path, depth: str) -> list[Path]:
         path
         for path in sorted(folder.glob(f"{depth}*.safetensors"))
         if not path.name.endswith(".vae.safetensors")
+        and names.is_text(path.name)
         and not any(map(loader.is_diffusers_folder, path.parents))
         and "Lora" not in path.relative_to(folder).parts[:-1]
     ]

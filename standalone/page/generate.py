@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from modules import infotext_utils, shared
 from standalone.api.checks import check_request
-from standalone.api.errors import BadRequest, sentence_for
+from standalone.api.errors import BadRequest, field_sentence, sentence_for
 from standalone.api.generation import Generation
 from standalone.api.models import GenerationRequest, ImageToImageRequest, TextToImageRequest
 from standalone.api.routes import in_turn
@@ -37,8 +37,7 @@ def _request(kind: type[GenerationRequest], fields: dict[str, Any]) -> Generatio
     try:
         return kind.model_validate({**known, "override_settings": settings, "save_images": True})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"{first['loc'][0]}: {first['msg']}.") from None
+        raise BadRequest(field_sentence(error.errors()[0])) from None
 
 
 def _images(fields: dict[str, Any]) -> tuple[list[Image.Image], Image.Image | None]:

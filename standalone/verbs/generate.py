@@ -123,7 +123,7 @@ def make(options: argparse.Namespace, host: Any) -> list[Path]:
     from pydantic import ValidationError
 
     from modules import shared
-    from standalone.api.errors import BadRequest
+    from standalone.api.errors import BadRequest, field_sentence
     from standalone.api.generation import Generation
     from standalone.api.models import GenerationRequest, ImageToImageRequest, TextToImageRequest
     from standalone.page.defaults import for_checkpoint
@@ -133,8 +133,7 @@ def make(options: argparse.Namespace, host: Any) -> list[Path]:
     try:
         request = kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"{first['loc'][0]}: {first['msg']}.") from None
+        raise BadRequest(field_sentence(error.errors()[0])) from None
     generation = Generation.from_api(request)
     stop = threading.Event()
     watcher = threading.Thread(target=_show_progress, args=(stop,), daemon=True)

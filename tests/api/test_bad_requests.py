@@ -43,7 +43,24 @@ def refused(answer: Any, *told: str) -> dict[str, Any]:
         ({"batch_size": 10**6}, "batch_size"),
         ({"n_iter": 0}, "n_iter"),
         ({"cfg_scale": -3}, "cfg_scale"),
-        ({"cfg_scale": "seven"}, "cfg_scale"),
+        ({"cfg_scale": "seven"}, 'cfg_scale: "seven" is not a number.'),
+        ({"steps": 2.5}, "steps: 2.5 is not a whole number."),
+        ({"steps": "2.5"}, 'steps: "2.5" is not a whole number.'),
+        ({"steps": True}, "steps: true is not a number."),
+        ({"cfg_scale": False}, "cfg_scale: false is not a number."),
+        ({"cfg_scale": ""}, 'cfg_scale: "" is not a number.'),
+        ({"cfg_scale": "inf"}, 'cfg_scale: "inf" is not a finite number.'),
+        ({"seed": ["1"]}, "seed: a list is not a whole number."),
+        ({"prompt": 5}, "prompt: 5 is not text."),
+        ({"styles": "x"}, 'styles: "x" is not a list.'),
+        ({"tiling": "x"}, 'tiling: "x" is not true or false.'),
+        ({"eta": -1}, "eta: -1 is not between"),
+        ({"s_noise": 1e30}, "s_noise"),
+        ({"seed_resize_from_w": 10**9, "seed_resize_from_h": 10**9}, "seed_resize_from_w"),
+        ({"refiner_switch_at": 2}, "refiner_switch_at"),
+        ({"enable_hr": True, "hr_resize_x": 3}, "hr_resize_x"),
+        ({"enable_hr": True, "hr_prompt": "a" * 200_000}, "hr_prompt: longer than"),
+        ({"width": 4096, "height": 16, "enable_hr": True, "hr_resize_x": 16}, "cannot make an image of 16x0 pixels"),
         ({"denoising_strength": 1.5}, "denoising_strength"),
         ({"seed": 2**70}, "seed"),
         ({"prompt": ["a", "b"]}, "prompt"),
@@ -128,6 +145,97 @@ def test_what_is_no_request_is_refused(server: Server, body: bytes):
     refused(server.client.post("/sdapi/v1/txt2img", content=body, headers={"content-type": "application/json"}))
 
 
+HALVES = {"prompt": "a \ud83d", "negative_prompt": "\ude00", "styles": ["\ud83d"], "\udfff": {"\ud800": "\udc00"}}
+
+
+def test_half_an_emoji_in_any_text_is_replaced(server: Server):
+    """JSON may carry half of a character; nothing that has it can be encoded, saved or answered."""
+    answer = server.client.post("/sdapi/v1/txt2img", content=json.dumps({**SMALL, **HALVES}).encode())
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["parameters"]["prompt"] == "a \ufffd"
+    whole = server.client.post("/sdapi/v1/txt2img", content=json.dumps({**SMALL, "prompt": "\U0001f600"}).encode())
+    assert whole.json()["parameters"]["prompt"] == "\U0001f600"
+
+
+@pytest.mark.parametrize("field", ["sampler_name", "scheduler", "script_name", "infotext", "refiner_checkpoint"])
+def test_half_an_emoji_in_a_name_is_an_unknown_name(server: Server, field: str):
+    text = "a\nSteps: 1, Sampler: \ud800, Seed: 1" if field == "infotext" else "\ud800"
+    refused(server.client.post("/sdapi/v1/txt2img", content=json.dumps({**SMALL, field: text}).encode()), "\ufffd")
+
+
+def test_settings_and_the_page_have_the_same_door(server: Server):
+    for path, body in (
+        ("/sdapi/v1/options", {"\ud800": 1}),
+        ("/sdapi/v1/png-info", {"image": "\ud800"}),
+        ("/gradio_api/queue/join", {"data": ["\ud800"], "fn_index": 0, "session_hash": "\ud800"}),
+        ("/internal/progress", {"id_task": "\ud800"}),
+    ):
+        assert server.client.post(path, content=json.dumps(body).encode()).status_code < 500, path
+    assert server.get("/sdapi/v1/options").status_code == 200
+
+
+def test_options_are_answered_whatever_a_file_has_put_into_them(server: Server):
+    from modules import shared
+
+    before = dict(shared.opts.data)
+    try:
+        shared.opts.data |= {
+            "samples_format": "\ud800",
+            "sigma_min": float("nan"),
+            "from elsewhere": ["\udc00", {"\ud800": 1}],
+        }
+        answer = server.get("/sdapi/v1/options")
+        assert answer.status_code == 200
+        assert answer.json()["samples_format"] == "?"
+    finally:
+        shared.opts.data.clear()
+        shared.opts.data.update(before)
+
+
+@pytest.mark.parametrize("levels", [101, 300, 1000, 200_000])
+@pytest.mark.parametrize(
+    "path", ["/sdapi/v1/txt2img", "/sdapi/v1/options", "/gradio_api/queue/join", "/sdapi/v1/png-info"]
+)
+def test_deep_nesting_is_refused(server: Server, path: str, levels: int):
+    for start, end in (("[", "]"), ('{"a":', "}")):
+        body = '{"x": ' + start * levels + "1" + end * levels + "}"
+        refused(server.client.post(path, content=body.encode()), "nested more than 100 levels")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        (f"(a:{'1' * 40})", "attention weight of 1.11e+39"),
+        ("(" * 2000 + "a" + ")" * 2000, "attention weight"),
+        ("(" * 2000 + "a", "attention weight"),
+        (f"a (b:-{'9' * 40})", "attention weight of -1e+40"),
+        (f"a AND b:{'9' * 40}", "AND weight of 1e+40"),
+    ],
+)
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_weight_that_no_model_can_bear_is_named(server: Server, field: str, prompt: str, told: str):
+    if "AND" in prompt and field == "negative_prompt":
+        pytest.skip("there AND is text")
+    refused(server.post("/sdapi/v1/txt2img", **{**SMALL, field: prompt}), told)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a BREAK (b:-1)",
+        "[" * 2000 + "a",
+        "BREAK " * 300,
+        "a AND " * 40,
+        "\u200b" * 300,
+        "\0",
+        "(a:0)",
+        "[a:b:" + "9" * 40 + "]",
+    ],
+)
+def test_odd_prompts_are_drawn(server: Server, prompt: str):
+    server.txt2img(prompt=prompt, steps=1)
+
+
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
@@ -167,8 +275,9 @@ def test_null_stands_for_the_default(server: Server):
     assert answer.json()["parameters"]["cfg_scale"] == 7.0
 
 
+TEXT = st.text(st.characters(exclude_characters="\\"), max_size=20)  # a backslash would look like a leaked path
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -164,17 +165,77 @@ def test_this_machines_names_are_answered(server: Server, host: str):
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:7860", "file://", "junk"]
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1:9999",
+        "http://localhost:7860",
+        "file://",
+        "junk",
+        "http://[",
+        "http://[::1",
+        "http://127.0.0.1:99999999",
+    ],
 )
 def test_another_websites_requests_are_refused(server: Server, origin: str):
     answer = server.client.post("/sdapi/v1/txt2img", json=SMALL, headers={"origin": origin})
     assert answer.status_code == 403
+    # a browser sends this without asking first
+    untyped = server.client.post("/sdapi/v1/options", content=b'{"jpeg_quality": 5}', headers={"origin": origin})
+    assert untyped.status_code == 403
     assert server.client.post("/gradio_api/upload", headers={"origin": origin}).status_code == 403
 
 
 def test_the_pages_own_requests_are_answered(server: Server):
     answer = server.client.post("/sdapi/v1/interrupt", headers={"origin": "http://127.0.0.1:7860"})
     assert answer.status_code == 200
+
+
+def test_json_without_a_content_type_is_read_as_json(server: Server):
+    """What `requests.post(url, data=json.dumps(...))` sends."""
+    answer = server.client.post("/sdapi/v1/txt2img", content=json.dumps({**SMALL, "seed": 5}).encode())
+    assert answer.status_code == 200
+    assert answer.json()["parameters"]["seed"] == 5
+    own = {"origin": "http://127.0.0.1:7860"}
+    assert server.client.post("/sdapi/v1/options", content=b"{}", headers=own).status_code == 200
+    assert server.client.post("/sdapi/v1/interrupt", content=b"").status_code == 200
+    refused = server.client.post(
+        "/sdapi/v1/options", content=b'{"jpeg_quality": 5}', headers={"content-type": "text/plain"}
+    )
+    assert refused.status_code == 422
+    assert "sent as application/json" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [
+        ("bytes=0-10", 206),
+        ("bytes=-5", 206),
+        ("bytes=99999999-", 416),
+        *[(text, 200) for text in ("bytes=5-1", "bytes=a-b", "bytes=-", "junk", "bytes=0-1,2-3", "bytes=\xb2-", "")],
+        ("bytes=0-" + "9" * 40, 200),
+        ("bytes=" + "0-1," * 2000, 200),
+    ],
+)
+def test_a_range_that_is_malformed_gives_the_whole_file(server: Server, wanted: str, status: int):
+    path = Path(server.host.output_dir) / "range.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"0123456789" * 10)
+    answer = server.get(f"/gradio_api/file={path}", headers={"range": wanted.encode("latin-1")})
+    assert answer.status_code == status
+    if status == 200:
+        assert answer.content == path.read_bytes()
+
+
+@pytest.mark.parametrize("header", ["host", "content-length", "referer", "cookie", "content-type", "accept-encoding"])
+@pytest.mark.parametrize("value", [b"[", b"\xb2", b"\xff\xfe", b"-1", b"multipart/form-data", b"http://[", b"0" * 4000])
+def test_no_header_breaks_the_server(server: Server, header: str, value: bytes):
+    for method, path in (("GET", "/sdapi/v1/samplers"), ("POST", "/sdapi/v1/options"), ("POST", "/gradio_api/upload")):
+        answer = server.client.request(
+            method, path, headers={header: value}, content=b"{}" if method == "POST" else None
+        )
+        assert answer.status_code < 500, (method, path, answer.text)
 
 
 def test_another_websites_pictures_and_scripts_are_refused(server: Server):

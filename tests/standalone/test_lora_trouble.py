@@ -67,9 +67,7 @@ UNKNOWN = [
     "./good",
     "sub/../good",
     "/etc/passwd",
-    "good.safetensors",
     "",
-    " good",
     "x" * 3000,
     "\x00",
 ]
