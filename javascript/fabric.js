@@ -108,10 +108,10 @@ window.fabricPage = (function () {
     }
 
     /** Put a file on a list; resolves to the picture's id, or null where it failed. */
-    async function addBlob(tab, kind, blob) {
+    async function addBlob(tab, kind, blob, from = "file") {
         try {
             const small = blob.size > LARGEST_UPLOAD ? await smaller(blob) : blob;
-            const answer = await send(tab, {do: "add", list: kind, image: await asDataUrl(small)});
+            const answer = await send(tab, {do: "add", list: kind, image: await asDataUrl(small), from: from});
             return answer && answer.ids[0];
         } catch {
             say("This file cannot be read as a picture.");
@@ -135,8 +135,41 @@ window.fabricPage = (function () {
             say("This picture cannot be fetched. Save it and add the file.");
             return;
         }
-        id = await addBlob(tab, kind, blob);
+        id = await addBlob(tab, kind, blob, "page");
         if (id) tab.ids.set(url, id);
+    }
+
+    /* ---- single images and grids ---- */
+
+    const infos = {}; // by tab: {text, value} of what the host says about the gallery's images
+
+    function infoOf(tab) {
+        const field = root().querySelector(`#generation_info_${tab.name} textarea`);
+        const text = field ? field.value : "";
+        if (!infos[tab.name] || infos[tab.name].text !== text) {
+            let value = null;
+            try {
+                value = JSON.parse(text);
+            } catch { /* no images yet */ }
+            infos[tab.name] = {text, value};
+        }
+        return infos[tab.name].value;
+    }
+
+    /** Whether image number `index` of a job shows several images: a grid, or the strip of a method. */
+    function isComposite(info, index) {
+        if (!info || index < 0) return false;
+        if (index < (info.index_of_first_image || 0)) return true;
+        const text = (info.infotexts || [])[index];
+        return typeof text === "string" && (/(^|, )(Script: X\/Y\/Z plot|[XYZ] Values: )/m.test(text) || !/\bSteps: \d/.test(text));
+    }
+
+    /** Whether a picture of the tab's gallery shows several images. */
+    function showsSeveral(tab, url) {
+        const gallery = root().querySelector(`#${tab.name}_gallery`);
+        const strip = gallery && (gallery.querySelector(".thumbnails") || gallery.querySelector(".grid-container") || gallery);
+        const urls = strip ? [...strip.querySelectorAll("img")].map(image => image.src) : [];
+        return isComposite(infoOf(tab), urls.indexOf(url));
     }
 
     function idsIn(tab, kind) {
@@ -247,5 +280,5 @@ window.fabricPage = (function () {
     if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(schedule);
     else new MutationObserver(schedule).observe(document.documentElement, {childList: true, subtree: true});
 
-    return {tabs, root, textOf, send, addUrl, idsIn, schedule, onRedraw};
+    return {tabs, root, textOf, send, addUrl, idsIn, isComposite, showsSeveral, schedule, onRedraw};
 })();

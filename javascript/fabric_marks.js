@@ -7,7 +7,7 @@
 (function () {
     "use strict";
 
-    const {tabs, root, send, addUrl, idsIn, schedule, onRedraw} = window.fabricPage;
+    const {tabs, root, send, addUrl, idsIn, showsSeveral, schedule, onRedraw} = window.fabricPage;
     const KINDS = {
         likes: {
             emoji: "👍",
@@ -116,6 +116,7 @@
         for (const image of element.querySelectorAll("img")) {
             const box = pictureBox(image);
             if (layer.contains(image) || !image.complete || !visible(image, layer, box)) continue;
+            if (showsSeveral(tab, image.src)) continue; // nobody likes a grid as such
             seen.add(image);
             if (!gallery.marks.has(image)) {
                 gallery.marks.set(image, makeMarks(() => ({tab: tab, url: image.src})));
@@ -164,8 +165,8 @@
         if (!viewer || !image) return;
         const layer = viewer.querySelector(":scope > .fabric-layer") || equipViewer(viewer, image);
         const tab = getComputedStyle(viewer).display === "none" ? null : tabOf(image.src);
-        layer.hidden = !tab;
-        if (tab) showMarks(layer.firstChild, tab, image.src, true);
+        layer.hidden = !tab || showsSeveral(tab, image.src);
+        if (!layer.hidden) showMarks(layer.firstChild, tab, image.src, true);
     }
 
     function equipViewer(viewer, image) {

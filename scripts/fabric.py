@@ -24,6 +24,7 @@ from lib_methods.fabric import infotext, page
 from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.request import parse_request
 from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIGHTINGS, FabricSettings
+from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.api_guard import guard_script
 from lib_methods.ui.axes import add_axes
@@ -34,6 +35,7 @@ TITLE = "FABRIC"
 FOLDER = Path(paths.data_path) / "feedback"
 STORE = ImageStore(FOLDER / "images")
 PRESETS = PresetFolder(FOLDER / "presets")
+COMPOSITES = Composites()
 DEFAULTS = FabricSettings()
 JOBS = MethodJobs(TITLE, "fabric", infotext.KEYS.values(), infotext.ERROR_KEY)
 
@@ -55,7 +57,7 @@ class FabricScript(scripts.Script):
 
     def ui(self, is_img2img: bool) -> list[Any]:
         tab = self._tab()
-        handlers = page.PageHandlers(STORE, PRESETS, tab)
+        handlers = page.PageHandlers(STORE, PRESETS, tab, COMPOSITES)
         steps, self.steps = self.steps, None  # hosts call ui() again outside of the page
         with hidden_row():  # outside of the accordion: the 👍 in the gallery has to work while it is closed
             likes = hidden_textbox("Likes", f"fabric_{tab}_likes")
@@ -162,6 +164,9 @@ class FabricScript(scripts.Script):
             apply.attach(sampling, settings, STORE.load)
 
         JOBS.guide(p, kwargs.get("x"), attach)
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        COMPOSITES.remember(processed.images, int(getattr(processed, "index_of_first_image", 0) or 0))
 
     def _tab(self) -> str:
         return "img2img" if self.is_img2img else "txt2img"

@@ -18,6 +18,7 @@ from typing import Any
 import gradio as gr
 from modules import paths, script_callbacks, scripts, shared, ui_components
 
+from lib_methods.pictures.composites import MARK
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero import infotext, page, page_controls, page_library, routes
 from lib_methods.pix2pix_zero.library import DirectionLibrary
@@ -174,6 +175,7 @@ class Pix2PixZeroScript(scripts.Script):
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         sheets, p.pix2pix_zero_sheets = getattr(p, "pix2pix_zero_sheets", []), []
         for sheet, text in sheets:
+            sheet.info[MARK] = "source, reconstruction and edit"
             processed.images.append(sheet)
             processed.infotexts.append(text)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lib_methods.pictures.composites import REFUSAL, Composites
 from lib_methods.pictures.store import ImageStore, is_image_id
 
 from .request import MAX_IMAGES, RequestError, format_images, parse_images, restored_images
@@ -36,14 +37,18 @@ class Outcome:
     added: bool = False
 
 
-def answer_message(message: str, likes: str, dislikes: str, store: ImageStore) -> Outcome:
+def answer_message(
+    message: str, likes: str, dislikes: str, store: ImageStore, composites: Composites | None = None
+) -> Outcome:
     """Do what a message of the browser asks.
 
     Args:
         message: JSON `{"nonce": text, "actions": [{"do": "add" | "remove" | "weight" | "clear" | "restore",
             "list": "likes" | "dislikes", "image": data URL or hash, "id": hash, "weight": number, "images": line of
-            `request.format_images`}]}`; which of the last four depends on the action.
+            `request.format_images`}]}`; which of the last four depends on the action. `"from": "page"` says that the
+            image to add is one that the page shows, not a file of the user's: then grids are refused.
         likes, dislikes: the lists as the page carries them.
+        composites: the grids that jobs have made.
 
     Never raises: one action that fails leaves the others alone, and its sentence is in the answer.
     """
@@ -61,7 +66,7 @@ def answer_message(message: str, likes: str, dislikes: str, store: ImageStore) -
         notes.append(NOT_UNDERSTOOD)
     for action in actions:
         try:
-            ids.append(_act(action, lists, store, notes))
+            ids.append(_act(action, lists, store, composites, notes))
             added = added or (isinstance(action, dict) and action.get("do") == "add")
         except SettingsError as error:
             ids.append(None)
@@ -71,7 +76,13 @@ def answer_message(message: str, likes: str, dislikes: str, store: ImageStore) -
     return Outcome(format_images(lists["likes"]), format_images(lists["dislikes"]), answer, added)
 
 
-def _act(action: Any, lists: dict[str, tuple[FeedbackImage, ...]], store: ImageStore, notes: list[str]) -> str | None:
+def _act(
+    action: Any,
+    lists: dict[str, tuple[FeedbackImage, ...]],
+    store: ImageStore,
+    composites: Composites | None,
+    notes: list[str],
+) -> str | None:
     """Changes `lists`, adds to `notes` what the user should know, and returns the id of the picture it was about."""
     if not isinstance(action, Mapping) or action.get("list") not in LISTS:
         raise RequestError(NOT_UNDERSTOOD)
@@ -99,7 +110,13 @@ def _act(action: Any, lists: dict[str, tuple[FeedbackImage, ...]], store: ImageS
         source = action.get("image")
         if not isinstance(source, str):
             raise RequestError("The picture did not arrive. Try again.")
-        added = source if is_image_id(source) and store.exists(source) else store.add(source)
+        if is_image_id(source) and store.exists(source):
+            added = source
+        else:
+            opened = store.open(source)
+            if composites is not None and action.get("from") == "page" and composites.holds(opened):
+                raise RequestError(REFUSAL)
+            added = store.add(opened)
         if all(image.image_id != added for image in images):
             lists[name] = (*images, FeedbackImage(added))
         # one picture cannot be wanted and unwanted at once: the last click counts

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.status import status_html
 
@@ -23,8 +24,11 @@ from .settings import SettingsError
 class PageHandlers:
     """Event handlers of one tab ("txt2img" or "img2img"). Keeps no state: that is in the page."""
 
-    def __init__(self, store: ImageStore, presets: PresetFolder, tab: str) -> None:
+    def __init__(
+        self, store: ImageStore, presets: PresetFolder, tab: str, composites: Composites | None = None
+    ) -> None:
         self.store = store
+        self.composites = composites
         self.presets = presets
         self.tab = tab
 
@@ -47,7 +51,7 @@ class PageHandlers:
 
     def receive(self, message: str, enabled: bool, likes: str, dislikes: str) -> list[Any]:
         """A message of the browser; returns enabled, likes, dislikes and outbox. A new picture switches FABRIC on."""
-        outcome = answer_message(message or "", likes or "", dislikes or "", self.store)
+        outcome = answer_message(message or "", likes or "", dislikes or "", self.store, self.composites)
         return [bool(enabled) or outcome.added, outcome.likes, outcome.dislikes, outcome.answer]
 
     def load_preset(self, name: Any, *values: Any) -> list[Any]:

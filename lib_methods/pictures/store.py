@@ -62,7 +62,7 @@ class ImageStore:
         Raises:
             StoreError: not a readable picture, or larger than 8192 pixels on a side or 40 megapixels.
         """
-        opened = open_image(source, max_side=MAX_SIDE, max_pixels=MAX_PIXELS)
+        opened = self.open(source)
         if self._pixels_left is not None:
             self._pixels_left -= opened.width * opened.height
             if self._pixels_left < 0:
@@ -72,6 +72,10 @@ class ImageStore:
         if not self.exists(name):
             self._write(name, image)
         return name
+
+    def open(self, source: ImageSource) -> Image.Image:
+        """What `add` would keep, with only the header read. Raises `StoreError` where it is none, or too large."""
+        return open_image(source, max_side=MAX_SIDE, max_pixels=MAX_PIXELS)
 
     def load(self, name: str) -> Image.Image:
         """The picture with this id, RGB.

@@ -172,6 +172,28 @@ def test_like_generate_see_the_effect_and_take_it_back(visit: Callable[[], Visit
     assert "FABRIC" not in infotext
 
 
+def test_a_grid_has_no_thumbs(visit: Callable[[], Visitor]) -> None:
+    person = visit()
+    person.fill("#txt2img_steps input[type=number]", "1")
+    for side in ("width", "height"):
+        person.fill(f"#txt2img_{side} input[type=number]", "64")
+    person.fill("#txt2img_batch_size input[type=number]", "2")
+    person.generate()
+    several = "const page = window.fabricPage; return page.showsSeveral(page.tabs.txt2img, arguments[0])"
+    thumbs = person.wait(lambda: len(found := person.all("#txt2img_gallery .thumbnails img")) == 3 and found)
+    sources = [str(thumb.get_attribute("src")) for thumb in thumbs]
+    assert [person.js(several, source) for source in sources] == [True, False, False]
+
+    def choose(index: int, marks: bool) -> None:
+        person.js("arguments[0].click()", person.all("#txt2img_gallery .thumbnails img")[index])
+        person.wait(lambda: person.source() == sources[index])
+        person.wait(lambda: bool(person.all(".fabric-marks:not(.fabric-tiny)")) == marks)
+
+    choose(0, marks=False)
+    choose(1, marks=True)
+    choose(0, marks=False)
+
+
 def test_pictures_are_added_by_file_drop_and_paste_and_weighted(visit: Callable[[], Visitor], tmp_path: Path) -> None:
     person = visit()
     files = []

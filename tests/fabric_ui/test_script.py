@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from contextlib import closing
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("gradio")
 pytest.importorskip("diffusers")
@@ -15,9 +18,11 @@ pytest.importorskip("diffusers")
 from lib_methods.fabric import apply, infotext
 from lib_methods.fabric.request import CONTROLS
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from lib_methods.pictures.composites import Composites
+from lib_methods.pictures.convert import open_image
 from tests.shared import jobs
 from tests.shared.jobs import pixels
-from tests.shared.pictures import data_url, noisy
+from tests.shared.pictures import as_file, data_url, noisy
 from tests.standalone.conftest import Running
 
 UNKNOWN = "0" * 64
@@ -191,3 +196,45 @@ def test_the_controls_are_the_request_in_order_with_its_defaults(
             assert value is not None
     keys = [infotext.KEYS.get(name, infotext.ENABLED_KEY) for name in CONTROLS]
     assert [key for _, key in instance.infotext_fields] == keys
+
+
+def test_the_grid_of_a_job_cannot_be_liked_and_its_images_can(host: Running, script: ModuleType) -> None:
+    handlers = script.page.PageHandlers(script.STORE, script.PRESETS, "txt2img", script.COMPOSITES)
+    made = run(host, batch_size=2, do_not_save_grid=False)
+    assert made.index_of_first_image == 1
+
+    def like(image: Image.Image, file_format: str, origin: str) -> dict[str, Any]:
+        text = base64.b64encode(as_file(image, file_format)).decode()
+        action = {"do": "add", "list": "likes", "image": f"data:image/png;base64,{text}", "from": origin}
+        _, likes, _, answer = handlers.receive(json.dumps({"nonce": "n", "actions": [action]}), False, "", "")
+        return {"likes": likes, **json.loads(answer)}
+
+    for file_format in ("PNG", "JPEG", "WEBP"):
+        refused = like(made.images[0], file_format, "page")
+        assert not refused["likes"]
+        assert "grid of several images" in refused["note"]
+        for image in made.images[1:]:
+            assert like(image, file_format, "page")["likes"]
+    assert like(made.images[0], "PNG", "file")["likes"], "a file of the user's own may be what it likes"
+
+
+@pytest.mark.parametrize("keeper", ["PNG", "JPEG"])
+@pytest.mark.parametrize(
+    ("text", "several"),
+    [
+        ("a cat\nSteps: 3, Script: X/Y/Z plot, X Type: Seed, X Values: 1-3", True),
+        ("a cat\nSteps: 3, Sampler: Euler", False),
+        ("", False),
+    ],
+)
+def test_a_grid_of_an_xyz_plot_is_known_by_its_text(text: str, several: bool, keeper: str) -> None:
+    from standalone.engine.image_file import encode
+
+    file = encode(noisy(), f".{keeper.lower()}".replace("jpeg", "jpg"), text, {"parameters": text}, 80)
+    assert Composites().holds(open_image(file.data)) == several
+
+
+def test_a_grid_of_one_image_is_that_image() -> None:
+    composites, image = Composites(), noisy()
+    composites.remember([image, image], 1)
+    assert not composites.holds(image)

@@ -11,8 +11,11 @@ import pytest
 
 pytest.importorskip("gradio")
 
+from lib_methods.pictures.composites import Composites
+from lib_methods.pictures.convert import open_image
 from lib_methods.pix2pix_zero import apply, infotext
 from lib_methods.pix2pix_zero.request import CONTROLS, TITLE
+from standalone.api.codec import png_bytes
 from tests.fabric.small_model import picture
 from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TARGET, TXT2IMG, edit, left
 from tests.shared import jobs
@@ -82,6 +85,8 @@ def test_a_sheet_for_every_picture(host: Running, guidance: str) -> None:
         wanted = np.asarray(made.images[made.index_of_first_image + index]).astype(int)
         assert np.abs(shown - wanted).max() <= 1
         assert "Reconstruction PSNR: " in made.infotexts[count + index]
+        assert Composites().holds(open_image(png_bytes(sheet))), "nobody is offered to like it"
+        assert not Composites().holds(open_image(png_bytes(made.images[made.index_of_first_image + index])))
 
 
 def test_a_sheet_has_what_there_is(host: Running) -> None:
