@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,10 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path.name} is nested too deep") from None
 
 
+_SAVING = ".saving-"
+_LEFT = re.compile(r"\.(?:saving|merging)-(?:(\d+)-)?.*\.tmp")
+
+
 @contextlib.contextmanager
 def replacing(path: Path, shared: bool = False) -> Iterator[IO[bytes]]:
     """A file to write that takes the place of `path` when the block ends well; else `path` stays as it was.
@@ -66,7 +71,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[IO[bytes]]:
     it, what a killed process left behind is written over by the next. Raises OSError.
     """
     if shared:
-        handle, name = tempfile.mkstemp(prefix=".saving-", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f"{_SAVING}{os.getpid()}-", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
         opened: IO[bytes] = os.fdopen(handle, "wb")
     else:
@@ -83,6 +88,46 @@ def replacing(path: Path, shared: bool = False) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def sweep(*folders: Path) -> int:
+    """Removes what killed processes left half written in `folders` and below them; how many files that were.
+
+    What a living process writes stays, as its number is in the name.
+    """
+    found = 0
+    for folder in folders:
+        for place, inner, names in os.walk(folder):
+            inner[:] = [name for name in inner if not name.startswith(".")]  # .venv and .git are none of ours
+            for name in names:
+                left = _LEFT.fullmatch(name)
+                if left is None or (left[1] and _is_alive(int(left[1]))):
+                    continue
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(place, name))
+                    found += 1
+    return found
+
+
+def _is_alive(number: int) -> bool:
+    """Whether a process of this number runs; asking must not harm it, as `os.kill` does on Windows."""
+    if number == os.getpid():
+        return True
+    if sys.platform == "win32":
+        import ctypes
+
+        kernel = ctypes.windll.kernel32
+        handle = kernel.OpenProcess(0x1000, False, number)  # to ask, no more
+        if handle:
+            kernel.CloseHandle(handle)
+        return bool(handle)
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

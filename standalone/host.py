@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lib_methods.errors import reason
+from lib_methods.files import sweep
+
 from .engine.errors import UserError
 from .engine.job import Job, JobQueue
 
@@ -46,15 +49,22 @@ class Host:
 
         shared.opts.save(self.data_dir / SETTINGS)
 
+    def stop(self) -> None:
+        """Ends the running job at its next step and takes no more; does not wait, so a signal handler may call it."""
+        from modules import shared
+
+        shared.state.interrupt()
+        self.queue.refuse()
+
     def close(self) -> None:
         """Ends the jobs, tells the scripts, lets the model go. The process may start another host then."""
         global _running
         if self.closed:
             return
         self.closed = True
-        from modules import script_callbacks, sd_models, shared
+        from modules import script_callbacks, sd_models
 
-        shared.state.interrupt()
+        self.stop()
         self.queue.close()
         script_callbacks.script_unloaded_callback()
         script_callbacks.clear_callbacks()
@@ -125,12 +135,14 @@ def start(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[str], None] | None = None,
+    as_chosen: bool = False,
 ) -> Host:
     """Starts the host, or returns the running one when it was started with the same folders and checkpoint.
 
     `data_dir` keeps settings and whatever scripts keep, `output_dir` (its subfolder `outputs`) the images.
     `extension_dirs` are the folders whose `scripts/` are loaded, this repository by default. `device` and `dtype` None:
     the GPU in half precision if there is one, else the CPU in single precision. `progress` gets lines of text.
+    `as_chosen`: the checkpoint that the settings name is loaded instead of `checkpoint`, where that can be.
     Raises UserError, for a checkpoint that cannot be loaded CheckpointError: one sentence for the user.
     """
     global _running
@@ -158,7 +170,10 @@ def start(
     try:
         paths_internal.configure(data_dir, outputs)
     except OSError as error:
-        raise UserError(f"The folder for the host's data cannot be made: {error.strerror}.") from error
+        raise UserError(f"The folder for the host's data cannot be made. {reason(error)}") from error
+    sweep(data_dir)
+    if not outputs.is_relative_to(data_dir):
+        sweep(outputs)
     devices.configure(device, dtype)
     shared.device = devices.device
     extensions.use_folders(folders)
@@ -172,7 +187,10 @@ def start(
     script_callbacks.ui_settings_callback()
     sd_samplers.set_samplers()
     try:
-        sd_models.load_model(chosen, progress=say)
+        last = shared.opts.sd_model_checkpoint if as_chosen else None
+        if not last or not _load_last(sd_models, last, chosen, say):
+            sd_models.load_model(chosen, progress=say)
+        shared.opts.onchange("sd_model_checkpoint", sd_models.reload_model_weights, call=False)
         scripts.prepare_headless()
     except BaseException:
         script_callbacks.clear_callbacks()
@@ -182,17 +200,30 @@ def start(
     return _running
 
 
+def _load_last(sd_models: Any, name: str, otherwise: Any, say: Callable[[str], None]) -> bool:
+    """Loads the checkpoint that was chosen last; False, with a word, when it cannot be."""
+    found = sd_models.get_closet_checkpoint_match(name)
+    try:
+        if found is not None:
+            sd_models.load_model(found, progress=say)
+            return True
+        problem = f"The checkpoint chosen last, {name}, is no longer there."
+    except UserError as error:
+        problem = f"The checkpoint chosen last cannot be loaded: {error}"
+    say(f"{problem} {otherwise.name} is loaded instead.")
+    return False
+
+
 def _load_settings(data_dir: Path, outputs: Path) -> None:
     from modules import shared
 
     shared.opts.data = {key: info.default for key, info in shared.opts.data_labels.items()}
     shared.config_filename = str(data_dir / SETTINGS)
-    shared.opts.load(data_dir / SETTINGS)
-    for key in ("outdir_txt2img_samples", "outdir_img2img_samples", "outdir_txt2img_grids", "outdir_img2img_grids"):
-        # always under the output folder: settings are data, and may come from elsewhere
-        shared.opts.data[key] = str(outputs / shared.opts.get_default(key))
-    for key in ("outdir_samples", "outdir_grids"):
-        shared.opts.data[key] = ""
+    # always under the output folder: settings are data, and may come from elsewhere
+    folders = {key: info.default for key, info in shared.opts.data_labels.items() if key.startswith("outdir_")}
+    shared.opts.load(data_dir / SETTINGS, skip=folders)
+    for key, name in folders.items():
+        shared.opts.data[key] = str(outputs / name) if name else ""
 
 
 def _register_checkpoints(sd_models: Any, checkpoint: Path, data_dir: Path) -> Any:

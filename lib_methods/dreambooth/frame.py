@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from lib_methods.checks import SettingsError
+from lib_methods.errors import out_of_memory
 
 from .errors import DreamBoothError, TrainingStopped
 from .file_lock import FileLock
-from .places import out_of_memory
 from .progress import Report
 from .record import ANOTHER
 from .result import ENDING

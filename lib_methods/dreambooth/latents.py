@@ -18,9 +18,10 @@ from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model import TrainingModel
 from lib_methods.dreambooth.photos import Photo, open_photo, read_mask, read_photo
 from lib_methods.dreambooth.photos.captions import caption_of
-from lib_methods.dreambooth.places import brought, out_of_memory
+from lib_methods.dreambooth.places import brought
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.tensor_file import read_tensors, write_tensors
+from lib_methods.errors import out_of_memory
 
 _VERSION = 1  # of what is done to a picture before it is encoded
 _Moments = tuple[Tensor, Tensor]

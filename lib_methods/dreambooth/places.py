@@ -103,14 +103,6 @@ def computing(device: torch.device, dtype: torch.dtype | None) -> AbstractContex
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice: each kind of device has an error of its own for that."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
-
-
 def release_memory(device: torch.device) -> None:
     """Gives what the device's allocator holds for later back to the other programs."""
     if device.type == "cuda":

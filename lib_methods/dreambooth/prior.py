@@ -18,12 +18,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lib_methods.errors import out_of_memory
+
 from .buckets import Size
 from .draw import SOLVER, Prompts, draw, embed_prompts
 from .errors import DreamBoothError, TrainingStopped
 from .model import TrainingModel
 from .photos.captions import caption_of
-from .places import Parts, out_of_memory
+from .places import Parts
 from .settings import TrainingSettings
 from .whole_file import write_whole
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_methods.dreambooth.job_files import JobFiles
+from lib_methods.errors import NO_MEMORY
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 STOPPED = 130
@@ -58,7 +59,7 @@ def why(console: Path, status: int | None) -> str:
     except OSError:
         lines = []
     text = "\n".join(lines[-40:])
-    if "out of memory" in text.lower() or "MemoryError" in text:
+    if "MemoryError" in text or any(words in text.lower() for words in NO_MEMORY):
         return "There was not enough memory. Choose a LoRA, a smaller resolution, or less memory in More, and resume."
     if status is not None and status < 0:
         return "The training's process was ended from outside; often that is for lack of memory. It can be resumed."

@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lib_methods.errors import out_of_memory
+
 from .distributed import Processes, Single
 from .draw import draw
 from .errors import DreamBoothError, TrainingStopped
 from .model import TrainingModel
 from .photos.captions import with_subject
-from .places import Parts, out_of_memory
+from .places import Parts
 from .progress import Report
 from .settings import TrainingSettings
 from .tensor_file import read_tensors, write_tensors

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lib_methods.errors import reason
 from lib_methods.files import replacing
 from lib_methods.ui import names
 
@@ -47,8 +48,8 @@ class PresetFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._path(name), shared=True) as file:
                 file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8"))
-        except OSError:
-            raise PresetError("The preset cannot be saved: the disk is full or the folder is read-only.") from None
+        except OSError as error:
+            raise PresetError(f"The preset cannot be saved. {reason(error)}") from None
         return name
 
     def load(self, name: str) -> FabricSettings:

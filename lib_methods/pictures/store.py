@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from lib_methods.errors import reason
 from lib_methods.files import replacing
 from lib_methods.pictures.convert import MAX_TOTAL_PIXELS, ImageError, ImageSource, open_image, to_mask, to_rgb
 
@@ -140,8 +141,8 @@ class ImageStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.path(name), shared=True) as file:
                 image.save(file, format="PNG", compress_level=4)
-        except OSError:
+        except OSError as error:
             # Windows refuses to replace a file that another thread is reading; then the same pixels are in place
             # already.
             if not self.exists(name):
-                raise StoreError("The picture cannot be saved: the disk is full or the folder is read-only.") from None
+                raise StoreError(f"The picture cannot be saved. {reason(error)}") from None

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lib_methods.errors import reason
 from lib_methods.files import replacing
 from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Origin, fit_tokens
 
@@ -43,8 +44,8 @@ def save_direction(direction: Direction, path: str | os.PathLike[str], name: str
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file, shared=True) as opened:
             opened.write(save(tensors, metadata))
-    except OSError:
-        raise DirectionError("The direction cannot be saved: the disk is full or the folder is read-only.") from None
+    except OSError as error:
+        raise DirectionError(f"The direction cannot be saved. {reason(error)}") from None
 
 
 def load_direction(path: str | os.PathLike[str]) -> Direction:

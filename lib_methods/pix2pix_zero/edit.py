@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lib_methods.attention import ContextShift, checkpointed
 from lib_methods.denoiser import Conditioning, DenoiserCall, EditSampling, Guidance, Position, Role, Unsupported
+from lib_methods.errors import out_of_memory
 from lib_methods.pix2pix_zero import guidance, masks
 from lib_methods.pix2pix_zero.guidance import NO_GRADIENTS
 from lib_methods.pix2pix_zero.maps import Choice, MapRecorder, Maps
@@ -127,8 +128,10 @@ class Edit(Shift):
         try:
             with self.sampling.differentiable(), memory:
                 found = guidance.gradient(latents, sigma, look, maps, scale=self._loss_scale)
-        except (Unsupported, torch.cuda.OutOfMemoryError) as error:
-            is_memory = isinstance(error, torch.cuda.OutOfMemoryError)
+        except (Unsupported, RuntimeError, MemoryError) as error:
+            is_memory = out_of_memory(error)
+            if not is_memory and not isinstance(error, Unsupported):
+                raise
             self._guidance, self._share = SOFT_BLEND, min(1.0, _BLEND_FOR_STEP * self.settings.structure)
             self._say(NO_MEMORY if is_memory else BLENDED if str(error) == NO_GRADIENTS else str(error))
             return latents

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from modules import sd_models, sd_samplers, shared
-from standalone.engine.errors import UserError
+from standalone.engine.errors import SettingError, UserError
+from standalone.engine.settings import as_text
 
 from .errors import BadRequest
 from .models import GenerationRequest, ImageToImageRequest, TextToImageRequest
@@ -54,30 +55,22 @@ def check_names(request: GenerationRequest) -> None:
 
 
 def check_settings(settings: dict[str, object] | None) -> None:
-    """BadRequest when `override_settings` names a setting that is not there, or a checkpoint that is not there."""
+    """BadRequest when `override_settings` names a setting that is not there, or one that cannot have its value."""
     for key, value in (settings or {}).items():
         if key not in shared.opts.data_labels:
-            raise BadRequest(f"override_settings: there is no setting named '{key[:80]}'.")
+            raise BadRequest(f"override_settings: there is no setting named {as_text(key)}.")
         check_setting(key, value, "override_settings")
 
 
-def check_setting(key: str, value: object, field: str) -> None:
-    """BadRequest when `value` cannot be the value of the setting `key`."""
+def check_setting(key: str, value: object, field: str) -> object:
+    """`value` as the setting `key` keeps it. BadRequest when it cannot be its value."""
     if key == "sd_model_checkpoint" and isinstance(value, str):
         with naming(field, 404):
             sd_models.find_checkpoint(value)
-    default = shared.opts.data_labels[key].default
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(default, bool):
-        good = isinstance(value, bool) or value in (0, 1)
-    elif isinstance(default, (int, float)):
-        good = number
-    elif isinstance(default, str):
-        good = isinstance(value, str)
-    else:
-        good = value is None or default is None or isinstance(value, type(default))
-    if not good:
-        raise BadRequest(f"{field}: the setting '{key}' cannot be {str(value)[:40]!r}.")
+    try:
+        return shared.opts.checked(key, value)
+    except SettingError as error:
+        raise BadRequest(f"{field}: {error}") from None
 
 
 def rounded(size: int) -> int:
@@ -112,6 +105,9 @@ def check_request(request: GenerationRequest) -> None:
     if width * height * (request.batch_size or 1) > MAX_PIXELS_AT_ONCE:
         raise BadRequest(f"batch_size: {request.batch_size} pictures of {width}x{height} at once are too many.")
     check_names(request)
+    for name in ("s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond"):
+        if getattr(request, name, None) is not None:
+            check_setting(name, getattr(request, name), name)
     check_settings(request.override_settings)
     if isinstance(request, TextToImageRequest) and request.enable_hr:
         _check_hires(request)

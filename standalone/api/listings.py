@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
+from lib_methods.errors import reason
 from modules import scripts, sd_models, sd_samplers, sd_schedulers, shared
 from modules.api.models import ScriptInfo
+from standalone.engine.errors import UserError
+from standalone.engine.settings import as_text
 
 from .checks import check_setting
 from .errors import BadRequest
@@ -93,7 +96,7 @@ def script_info() -> list[ScriptInfo]:
     return [script.api_info for runner in runners for script in runner.scripts if script.api_info is not None]
 
 
-def _shown(key: str, value: Any) -> bool:
+def _shown(key: str) -> bool:
     """Settings with folders of the server in them are not shown."""
     info = shared.opts.data_labels.get(key)
     return not (info is not None and info.restrict_api) and not key.startswith("outdir_")
@@ -101,23 +104,31 @@ def _shown(key: str, value: Any) -> bool:
 
 def options() -> dict[str, Any]:
     """All settings and their values; folders of the server are left empty."""
-    return {key: value if _shown(key, value) else "" for key, value in shared.opts.data.items()}
+    return {key: value if _shown(key) else "" for key, value in shared.opts.data.items()}
 
 
-def check_options(wanted: dict[str, Any]) -> None:
-    """BadRequest unless every setting in `wanted` is there and its value can be its value."""
-    for key, value in wanted.items():
+def check_options(wanted: dict[str, Any]) -> dict[str, Any]:
+    """The settings in `wanted` as they are kept. BadRequest unless each is there and can have its value."""
+    for key in wanted:
         if key not in shared.opts.data_labels:
-            raise BadRequest(f"There is no setting named '{key[:80]}'.")
-        check_setting(key, value, "options")
+            raise BadRequest(f"There is no setting named {as_text(key)}.")
+    # what `options` leaves empty comes back empty
+    return {key: check_setting(key, value, "options") for key, value in wanted.items() if value != "" or _shown(key)}
 
 
 def set_options(wanted: dict[str, Any]) -> None:
-    """Sets and saves settings. Call it on the job queue's thread: changing the checkpoint must not meet a job."""
-    for key, value in wanted.items():
-        if not shared.opts.set(key, value, is_api=True) and shared.opts.data.get(key) != value and _shown(key, value):
-            raise BadRequest(f"The setting '{key}' could not be changed to {str(value)[:80]!r}.", 500)
-    shared.opts.save(shared.config_filename)
+    """Sets and saves settings, all or none. Call it on the job queue's thread: a job must not meet the change.
+
+    A checkpoint is loaded at once. BadRequest, or UserError when it cannot be loaded or the file cannot be written.
+    """
+    with shared.opts.undone_on_error():
+        for key, value in check_options(wanted).items():
+            if not shared.opts.set(key, value, is_api=True) and shared.opts.data.get(key) != value and _shown(key):
+                raise BadRequest(f"The setting '{key}' could not be changed to {as_text(value)}.", 500)
+        try:
+            shared.opts.save(shared.config_filename)
+        except OSError as error:
+            raise UserError(f"The settings cannot be saved. {reason(error)}") from error
 
 
 def cmd_flags() -> dict[str, Any]:

@@ -136,6 +136,7 @@ class ProgressResponse(BaseModel):
     state: dict[str, Any]
     current_image: str | None = None
     textinfo: str | None = None
+    current_task: str | None = None
 
 
 class TaskRequest(BaseModel):

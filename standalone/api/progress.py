@@ -16,11 +16,15 @@ from .codec import encode_image
 from .models import ProgressResponse, TaskProgressRequest, TaskProgressResponse
 
 
-def api_progress(skip_current_image: bool) -> ProgressResponse:
-    """The answer to GET /sdapi/v1/progress, with the WebUI's formula."""
+def api_progress(queue: JobQueue, skip_current_image: bool) -> ProgressResponse:
+    """The answer to GET /sdapi/v1/progress, with the WebUI's formula. `current_task` says whose job it is."""
     state = shared.state
+    current = queue.current
+    task = current.task_id if current is not None else None
     if state.job_count == 0:
-        return ProgressResponse(progress=0, eta_relative=0, state=state.dict(), textinfo=state.textinfo)
+        return ProgressResponse(
+            progress=0, eta_relative=0, state=state.dict(), textinfo=state.textinfo, current_task=task
+        )
     progress = 0.01
     if state.job_count > 0:
         progress += state.job_no / state.job_count
@@ -34,7 +38,12 @@ def api_progress(skip_current_image: bool) -> ProgressResponse:
         if state.current_image is not None:
             image = encode_image(state.current_image)
     return ProgressResponse(
-        progress=min(progress, 1), eta_relative=eta, state=state.dict(), current_image=image, textinfo=state.textinfo
+        progress=min(progress, 1),
+        eta_relative=eta,
+        state=state.dict(),
+        current_image=image,
+        textinfo=state.textinfo,
+        current_task=task,
     )
 
 

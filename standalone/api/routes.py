@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Request
 
 from modules import images, infotext_utils, script_callbacks, shared
 from standalone.engine.errors import UserError
-from standalone.engine.job import JobQueue, explain
+from standalone.engine.job import SHUTTING_DOWN, Job, JobQueue, explain
 
 from . import listings, loras
 from .codec import decode_opened, open_encoded
@@ -34,8 +35,17 @@ T = TypeVar("T")
 MOST_WAITING = 64
 
 
-async def in_turn(queue: JobQueue, work: Callable[[], T], name: str, task_id: str | None = None) -> T:
-    """Runs `work` on the job queue and waits for it without holding a thread. BadRequest (503) if too many wait."""
+async def in_turn(
+    queue: JobQueue,
+    work: Callable[[], T],
+    name: str,
+    task_id: str | None = None,
+    is_gone: Callable[[], Awaitable[bool]] | None = None,
+) -> T:
+    """Runs `work` on the job queue and waits for it without holding a thread. BadRequest (503) if too many wait.
+
+    `is_gone` says whether the client has closed the connection; the job then ends where the settings want that.
+    """
     if len(queue.pending) >= MOST_WAITING:
         raise BadRequest(f"{MOST_WAITING} jobs are waiting already; try again later.", 503)
     if task_id is not None and (known := queue.find(task_id)) is not None and known.status in ("queued", "running"):
@@ -51,11 +61,16 @@ async def in_turn(queue: JobQueue, work: Callable[[], T], name: str, task_id: st
         try:
             return work()
         finally:
-            loop.call_soon_threadsafe(wake)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(wake)
 
     job = queue.submit(and_tell, name=name, task_id=task_id)
     while not finished.done() and job.status in ("queued", "running"):
         await asyncio.wait({finished}, timeout=1.0)  # a cancelled job never runs: look now and then
+        if queue.refuses and not finished.done():
+            raise BadRequest(SHUTTING_DOWN, 503)
+        if is_gone is not None and shared.opts.cancel_jobs_without_client and await is_gone():
+            stop_job(queue, job)
     try:
         value: T = await asyncio.to_thread(job.result, 60)
     except (UserError, HTTPException):
@@ -65,26 +80,32 @@ async def in_turn(queue: JobQueue, work: Callable[[], T], name: str, task_id: st
     return value
 
 
+def stop_job(queue: JobQueue, job: Job | None) -> None:
+    """Takes a waiting job out of the queue, or ends a running one at its next step."""
+    if job is not None and not queue.cancel(job.task_id) and queue.current is job:
+        shared.state.interrupt()
+
+
 def make_router(queue: JobQueue) -> APIRouter:
     """All routes below /sdapi/v1, and the page's own /internal/progress."""
     router = APIRouter(default_response_class=SafeJSONResponse)
 
-    async def generate(request: GenerationRequest, name: str) -> GenerationResponse:
+    async def generate(request: GenerationRequest, name: str, client: Request) -> GenerationResponse:
         generation = await asyncio.to_thread(Generation.from_api, request)
-        processed = await in_turn(queue, generation.run, name, request.force_task_id)
+        processed = await in_turn(queue, generation.run, name, request.force_task_id, client.is_disconnected)
         return await asyncio.to_thread(generation.answer, processed)
 
     @router.post("/sdapi/v1/txt2img")
-    async def txt2img(request: TextToImageRequest) -> GenerationResponse:
-        return await generate(request, "scripts_txt2img")
+    async def txt2img(request: TextToImageRequest, client: Request) -> GenerationResponse:
+        return await generate(request, "scripts_txt2img", client)
 
     @router.post("/sdapi/v1/img2img")
-    async def img2img(request: ImageToImageRequest) -> GenerationResponse:
-        return await generate(request, "scripts_img2img")
+    async def img2img(request: ImageToImageRequest, client: Request) -> GenerationResponse:
+        return await generate(request, "scripts_img2img", client)
 
     @router.get("/sdapi/v1/progress")
     async def progress(skip_current_image: bool = False) -> ProgressResponse:
-        return await asyncio.to_thread(api_progress, skip_current_image)
+        return await asyncio.to_thread(api_progress, queue, skip_current_image)
 
     @router.post("/internal/progress", include_in_schema=False)
     async def internal_progress(request: TaskProgressRequest) -> TaskProgressResponse:
@@ -110,11 +131,7 @@ def make_router(queue: JobQueue) -> APIRouter:
 
     @router.post("/internal/interrupt", include_in_schema=False)
     async def internal_interrupt(task: TaskRequest) -> dict[str, Any]:
-        job = queue.find(task.id_task)
-        if job is not None and job.status == "queued":
-            queue.cancel(task.id_task)
-        elif job is not None and job.status == "running":
-            shared.state.interrupt()
+        stop_job(queue, queue.find(task.id_task))
         return {}
 
     @router.post("/internal/skip", include_in_schema=False)

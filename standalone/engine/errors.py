@@ -9,3 +9,7 @@ class UserError(Exception):
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be loaded, and why."""
+
+
+class SettingError(UserError, ValueError):
+    """A setting that is not there, or a value that it cannot have, and what it can."""

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from lib_methods.errors import reason
 from lib_methods.ldm_checkpoint import CheckpointProblem, read_yaml
 
 from .errors import CheckpointError
@@ -56,7 +57,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path.name} is damaged or not complete; download it again.") from error
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror or 'input or output error'}.") from error
+        raise CheckpointError(f"{path.name} cannot be read. {reason(error)}") from error
 
 
 def read_config(checkpoint: Path) -> Mapping[str, Any] | None:

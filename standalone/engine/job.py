@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from lib_methods.errors import known_reason, out_of_memory
 
 from .errors import UserError
 
+SHUTTING_DOWN = "The server is shutting down."
 _numbers = itertools.count(1)
 
 
@@ -20,11 +21,21 @@ def explain(error: BaseException) -> str:
     """One sentence about `error` for the person who asked for the job; no paths, no traceback."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower():
-        return "There was not enough memory for this picture: try a smaller size or batch, or fewer images in a script."
-    if type(error).__name__ == "NansException":
+    if out_of_memory(error):
+        return "There was not enough memory for this image: try a smaller size or batch, or fewer images in a script."
+    if isinstance(error, JobEnded) or type(error).__name__ == "NansException":
         return str(error)
+    told = known_reason(error)
+    if told is not None:
+        return f"The job failed. {told}"
     return f"The job failed with an error of the host ({type(error).__name__}); its console says more."
+
+
+class JobEnded(Exception):
+    """A job that tried to end the whole program: `sys.exit`, KeyboardInterrupt. It ends the job alone."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"Something in the job tried to end the program ({kind}). Its console says what it was.")
 
 
 class Job:
@@ -86,6 +97,7 @@ class JobQueue:
         self._current: Job | None = None
         self._wake = threading.Condition()
         self._closed = False
+        self.refuses = False
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
 
@@ -128,8 +140,8 @@ class JobQueue:
         """Puts a job at the end of the queue. Raises UserError when the host is shutting down."""
         job = Job(fn, args, kwargs, name, task_id)
         with self._wake:
-            if self._closed:
-                raise UserError("The host is shutting down.")
+            if self._closed or self.refuses:
+                raise UserError(SHUTTING_DOWN)
             self._waiting.append(job)
             self._wake.notify_all()
         return job
@@ -153,6 +165,10 @@ class JobQueue:
         job._finish("cancelled", UserError("The job was cancelled before it began."))
         return True
 
+    def refuse(self) -> None:
+        """Takes no more jobs. Takes no lock either: a signal handler may call it."""
+        self.refuses = True
+
     def close(self, timeout: float = 30.0) -> None:
         """Cancels what waits, lets the running job end, and stops the thread."""
         for job in self.pending:
@@ -174,19 +190,23 @@ class JobQueue:
 
     def _run_one(self, job: Job) -> None:
         job.status = "running"
-        exception: BaseException | None = None
+        exception: Exception | None = None
         try:
             if self._before is not None:
                 self._before(job)
             job.value = job.fn(*job.args, **job.kwargs)
-        except BaseException as error:  # the thread has to outlive whatever a job does
-            exception = error
+        except BaseException as error:  # the thread must outlive whatever a job does
+            exception = error if isinstance(error, Exception) else JobEnded(type(error).__name__)
             if not isinstance(error, UserError):
                 traceback.print_exc()
+            if isinstance(error, StopIteration):  # a future cannot carry it
+                exception = JobEnded("StopIteration")
+            if exception is not error:
+                traceback.clear_frames(error.__traceback__)
         try:
             if self._after is not None:
                 self._after(job)
-        except Exception:
+        except BaseException:
             traceback.print_exc()
         with self._wake:
             self._current = None

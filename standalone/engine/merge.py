@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lib_methods.errors import known_reason
 from lib_methods.ldm_checkpoint import SD1_TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 
 from .errors import CheckpointError, UserError
@@ -161,15 +162,15 @@ def _write(state: Mapping[str, torch.Tensor], out: Path, metadata: dict[str, str
     temporary: str | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".merging-", suffix=".tmp", dir=out.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".merging-{os.getpid()}-", suffix=".tmp", dir=out.parent)
         os.close(handle)
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata=metadata)
         os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
         os.replace(temporary, out)
         temporary = None
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or "the disk may be full"
-        raise UserError(f"{out.name} cannot be written: {reason}.") from error
+        told = known_reason(error) or getattr(error, "strerror", None) or "The disk may be full."
+        raise UserError(f"{out.name} cannot be written. {told}") from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

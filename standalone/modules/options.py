@@ -1,20 +1,29 @@
-"""Settings: their descriptions (OptionInfo) and their values (Options), saved as JSON."""
+"""Settings: their descriptions (OptionInfo) and their values (Options), saved as JSON.
+
+What comes from a request, from the page, from an infotext or from the file is checked by its description before it
+is kept; see standalone/engine/settings.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sys
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from lib_methods.errors import reason
+from lib_methods.files import replacing
 from modules import errors
+from standalone.engine.errors import SettingError, UserError
+from standalone.engine.settings import Rule, as_text, entries, storable
 
-_FIELDS = {"data_labels", "data", "restricted_opts", "typemap"}
+_FIELDS = {"data_labels", "data", "restricted_opts", "typemap", "source"}
 
 
-class OptionInfo:
+class OptionInfo(Rule):
     """One setting. The methods that end in `return self` add text to its description and can be chained."""
 
     def __init__(
@@ -31,11 +40,11 @@ class OptionInfo:
         infotext: str | None = None,
         restrict_api: bool = False,
         category_id: str | None = None,
+        *,
+        check: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.default = default
+        super().__init__(default, component, component_args, check)
         self.label = label
-        self.component = component
-        self.component_args = component_args
         self.onchange = onchange
         self.section = section
         self.category_id = category_id
@@ -99,6 +108,7 @@ class Options:
         self.data_labels = data_labels
         self.data = {key: info.default for key, info in data_labels.items() if not info.do_not_save}
         self.restricted_opts = restricted_opts
+        self.source: Path | None = None
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key in _FIELDS:
@@ -120,60 +130,115 @@ class Options:
             return self.data_labels[item].default
         raise AttributeError(f"there is no setting named {item!r}")
 
+    def checked(self, key: str, value: Any) -> Any:
+        """`value` as the setting `key` keeps it. Raises SettingError."""
+        info = self.data_labels.get(key)
+        if info is None or info.do_not_save:
+            raise SettingError(f"There is no setting named {as_text(key)}.")
+        return info.checked(value, key)
+
     def set(self, key: str, value: Any, is_api: bool = False, run_callbacks: bool = True) -> bool:
-        """Sets an option and calls its onchange; whether the value changed. An onchange that fails undoes it."""
-        old = self.data.get(key)
-        if old == value:
-            return False
+        """Sets an option and calls its onchange; whether the value changed. An onchange that fails undoes it.
+
+        Raises SettingError for a value that the setting cannot have, and the UserError of an onchange.
+        """
         option = self.data_labels[key]
         if option.do_not_save or (is_api and option.restrict_api):
+            return False
+        value = self.checked(key, value)
+        old = self.data.get(key)
+        if old == value and type(old) is type(value):
             return False
         setattr(self, key, value)
         if run_callbacks and option.onchange is not None:
             try:
                 option.onchange()
+            except UserError:
+                setattr(self, key, old)
+                raise
             except Exception as error:
-                errors.display(error, f"changing setting {key} to {value}")
+                errors.display(error, f"changing setting {key} to {as_text(value)}")
                 setattr(self, key, old)
                 return False
         return True
+
+    @contextlib.contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """After an exception in the block all settings are as before it, and who follows them knows."""
+        before = dict(self.data)
+        try:
+            yield
+        except BaseException:
+            changed = [key for key, value in before.items() if self.data.get(key) != value]
+            self.data = before
+            for key in changed:
+                follower = self.data_labels[key].onchange if key in self.data_labels else None
+                if follower is not None:
+                    errors.run(follower, f"changing setting {key} back")
+            raise
 
     def get_default(self, key: str) -> Any:
         info = self.data_labels.get(key)
         return None if info is None else info.default
 
     def save(self, filename: str | os.PathLike[str]) -> None:
-        """Writes all values to `filename` as JSON, at once or not at all."""
-        target = Path(filename)
-        draft = target.with_name(target.name + ".tmp")
-        draft.write_text(json.dumps(self.data, indent=4, ensure_ascii=False), encoding="utf-8")
-        os.replace(draft, target)
+        """Writes all values to `filename` as JSON, at once or not at all. Raises UserError, and OSError."""
+        try:
+            text = json.dumps(self.data, indent=4, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        except (ValueError, TypeError, RecursionError):
+            bad = sorted(key for key, value in self.data.items() if not storable(value))
+            raise UserError(f"The settings cannot be saved because of: {', '.join(bad)}.") from None
+        with replacing(Path(filename)) as file:
+            file.write(text)
 
     def same_type(self, x: Any, y: Any) -> bool:
         if x is None or y is None:
             return True
         return self.typemap.get(type(x), type(x)) == self.typemap.get(type(y), type(y))
 
-    def load(self, filename: str | os.PathLike[str]) -> None:
-        """Reads values from `filename`. A damaged file is set aside; a value of a wrong type is dropped."""
-        source = Path(filename)
+    def load(self, filename: str | os.PathLike[str], skip: Collection[str] = ()) -> None:
+        """Reads values from `filename`, but for those called in `skip`.
+
+        What a setting cannot have is left out and named in the log; a copy of the file as it was is kept beside it. A
+        file that is damaged as a whole gives what can still be read of it. Never raises because of the file.
+        """
+        self.source = Path(filename)
         try:
-            loaded = json.loads(source.read_text(encoding="utf-8"))
-            if not isinstance(loaded, dict):
-                raise ValueError("not an object")
+            # broken bytes become broken letters, which no setting takes
+            text = self.source.read_bytes().decode("utf-8-sig", errors="surrogateescape")
         except FileNotFoundError:
             return
-        except (ValueError, OSError):
-            aside = source.with_name(source.name + ".damaged")
-            errors.report(f"The settings in {source.name} cannot be read; they are kept as {aside.name}.")
-            os.replace(source, aside)
+        except OSError as error:
+            errors.report(f"{self.source.name} cannot be read, so the default settings are used. {reason(error)}")
             return
+        loaded, is_whole = entries(text)
+        bad = []
         for key, value in loaded.items():
-            info = self.data_labels.get(key)
-            if info is not None and not self.same_type(info.default, value):
-                print(f"The setting {key} has a value of the wrong type; its default is used.", file=sys.stderr)
+            if key in skip:
                 continue
-            self.data[key] = value
+            try:
+                if key in self.data_labels:
+                    value = self.checked(key, value)
+                elif not storable([key, value]):
+                    raise SettingError(key)
+            except SettingError:
+                bad.append(as_text(key))
+            else:
+                self.data[key] = value
+        if bad or not is_whole:
+            self._keep_aside(bad)
+
+    def _keep_aside(self, bad: list[str]) -> None:
+        """Copies the file of the settings, and says what of it is not used."""
+        assert self.source is not None
+        aside = self.source.with_name(self.source.name + ".damaged")
+        told = f"cannot have these values: {', '.join(bad)}" if bad else "cannot be read as a whole"
+        try:
+            shutil.copyfile(self.source, aside)
+            kept = f"The file as it was is kept as {aside.name}."
+        except OSError:
+            kept = f"A copy could not be kept as {aside.name}."
+        errors.report(f"The settings in {self.source.name} {told}. Defaults are used instead. {kept}")
 
     def onchange(self, key: str, func: Callable[[], Any], call: bool = True) -> None:
         self.data_labels[key].onchange = func
@@ -190,8 +255,14 @@ class Options:
     def add_option(self, key: str, info: OptionInfo) -> None:
         """Adds a setting; a value that was loaded for it before stays."""
         self.data_labels[key] = info
-        if key not in self.data and not info.do_not_save:
+        if info.do_not_save:
+            return
+        try:
+            self.data[key] = info.checked(self.data[key]) if key in self.data else info.default
+        except SettingError:
             self.data[key] = info.default
+            if self.source is not None:
+                self._keep_aside([key])
 
     def reorder(self) -> None:
         """Brings settings of one section together."""
@@ -201,16 +272,21 @@ class Options:
         self.data_labels = dict(sorted(self.data_labels.items(), key=lambda item: order[str(item[1].section)]))
 
     def cast_value(self, key: str, value: Any) -> Any:
-        """`value` (often text from an infotext) as the type of the setting `key`; None stays None."""
+        """`value` (often text from an infotext) as the setting `key` keeps it; None stays None. Raises SettingError."""
         if value is None:
             return None
-        default = self.data_labels[key].default
-        if default is None:
-            default = getattr(self, key, None)
-        if default is None:
-            return None
-        if isinstance(default, bool) and isinstance(value, str):
-            return value.strip().lower() not in ("false", "0", "")
-        if isinstance(default, int) and not isinstance(default, bool):
-            return int(float(value))
-        return type(default)(value)
+        info = self.data_labels[key]
+        kind, text = info.kind, isinstance(value, str)
+        if text and kind == "switch":
+            value = value.strip().lower() not in ("false", "0", "")
+        elif text and kind in ("whole", "number"):
+            try:
+                number = float(value)
+                value = int(number) if number.is_integer() else number
+            except (ValueError, OverflowError):
+                pass  # refused below, with a sentence
+        elif text and kind == "list":
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        elif kind == "text" and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)
+        return self.checked(key, value)

@@ -53,7 +53,7 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
             p.comment(f"There is no checkpoint named {wanted!r}; the loaded one was used.")
         for key, value in p.override_settings.items():
             if key in opts.data_labels:
-                opts.set(key, _cast(key, value), is_api=True, run_callbacks=False)
+                opts.set(key, opts.cast_value(key, value), is_api=True, run_callbacks=False)
         sd_models.reload_model_weights()
         sd_samplers.fix_p_invalid_sampler_and_scheduler(p)
         with sd_models.checkpoint_kept(), extra_networks.kept():
@@ -62,13 +62,6 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
         if p.override_settings_restore_afterwards:
             for key, value in stored.items():
                 setattr(opts, key, value)
-
-
-def _cast(key: str, value: Any) -> Any:
-    try:
-        return opts.cast_value(key, value)
-    except (TypeError, ValueError):
-        raise UserError(f"The setting {key} cannot be {value!r}.") from None
 
 
 def process_images_inner(p: StableDiffusionProcessing) -> Processed:

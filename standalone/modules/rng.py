@@ -7,30 +7,38 @@ from typing import Any
 
 import torch
 
-from modules import devices, shared
+from modules import devices, rng_philox, shared
+
+Source = torch.Generator | rng_philox.Generator
+_philox = rng_philox.Generator(0)
 
 
 def _noise_device() -> torch.device:
-    """Where random numbers are drawn; "CPU" gives the same image on every machine."""
+    """Where torch draws random numbers; "CPU" gives the same image on every machine."""
     if shared.opts.randn_source == "CPU" or devices.device.type == "mps":
         return devices.cpu
     return devices.device
 
 
-def create_generator(seed: int) -> torch.Generator:
-    """A generator of its own, started at `seed` (any integer)."""
+def create_generator(seed: int) -> Source:
+    """A generator of its own, started at `seed` (any integer); with the setting "NV" that of NVIDIA's GPUs."""
+    if shared.opts.randn_source == "NV":
+        return rng_philox.Generator(seed)
     return torch.Generator(_noise_device()).manual_seed(int(seed) & 0xFFFF_FFFF_FFFF_FFFF)
 
 
 def manual_seed(seed: int) -> None:
-    """Starts torch's global generator at `seed`."""
-    torch.manual_seed(int(seed))
+    """Starts the global generator at `seed`."""
+    global _philox
+    if shared.opts.randn_source == "NV":
+        _philox = rng_philox.Generator(seed)
+    else:
+        torch.manual_seed(int(seed))
 
 
-def randn(seed: int, shape: Sequence[int], generator: torch.Generator | None = None) -> torch.Tensor:
+def randn(seed: int, shape: Sequence[int], generator: Source | None = None) -> torch.Tensor:
     """Unit noise of `shape` from `generator`, or from a new one started at `seed`."""
-    generator = generator or create_generator(seed)
-    return torch.randn(tuple(shape), device=_noise_device(), generator=generator).to(devices.device)
+    return randn_without_seed(shape, generator or create_generator(seed))
 
 
 def randn_local(seed: int, shape: Sequence[int]) -> torch.Tensor:
@@ -39,12 +47,18 @@ def randn_local(seed: int, shape: Sequence[int]) -> torch.Tensor:
 
 
 def randn_like(x: torch.Tensor) -> torch.Tensor:
-    """Unit noise like `x` from torch's global generator."""
+    """Unit noise like `x` from the global generator."""
+    if shared.opts.randn_source == "NV":
+        return randn_without_seed(x.shape).to(x)
     return torch.randn(x.shape, device=_noise_device(), dtype=x.dtype).to(x.device)
 
 
-def randn_without_seed(shape: Sequence[int], generator: torch.Generator | None = None) -> torch.Tensor:
-    """Unit noise of `shape` from `generator`, or from torch's global one."""
+def randn_without_seed(shape: Sequence[int], generator: Source | None = None) -> torch.Tensor:
+    """Unit noise of `shape` from `generator`, or from the global one."""
+    if shared.opts.randn_source == "NV" and not isinstance(generator, torch.Generator):
+        generator = generator or _philox
+    if isinstance(generator, rng_philox.Generator):
+        return torch.from_numpy(generator.randn(shape)).to(devices.device)
     return torch.randn(tuple(shape), device=_noise_device(), generator=generator).to(devices.device)
 
 

@@ -118,7 +118,7 @@ def call(category: str, *args: Any, job: str | None = None, last_first: bool = F
     for c in reversed(callbacks) if last_first else callbacks:
         try:
             results.append(c.callback(*args, **kwargs))
-        except Exception:
+        except (Exception, SystemExit):
             report_exception(c, job or f"{category}_callback")
     return results
 

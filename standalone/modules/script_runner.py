@@ -67,7 +67,7 @@ class ScriptRunner(ScriptTab):
             try:
                 args = p.script_args[script.args_from : script.args_to]
                 getattr(script, method)(p, *leading, *args, **kwargs)
-            except Exception:
+            except (Exception, SystemExit):
                 errors.report(f"Error running {method}: {script.filename}", exc_info=True)
 
     def setup_scrips(self, p: Any, *, is_ui: bool = True) -> None:
@@ -77,7 +77,7 @@ class ScriptRunner(ScriptTab):
                 continue
             try:
                 script.setup(p, *p.script_args[script.args_from : script.args_to])
-            except Exception:
+            except (Exception, SystemExit):
                 errors.report(f"Error running setup: {script.filename}", exc_info=True)
 
     def before_process(self, p: Any) -> None:

@@ -19,7 +19,7 @@ def wrap_call(
     """Calls `func`; after an exception, which is logged, `default`."""
     try:
         return func(*args, **kwargs)
-    except Exception:
+    except (Exception, SystemExit):
         errors.report(f"Error calling: {filename}/{funcname}", exc_info=True)
     return default
 
@@ -57,7 +57,7 @@ class ScriptTab:
                 script.is_txt2img, script.is_img2img = not is_img2img, is_img2img
                 script.tabname = "img2img" if is_img2img else "txt2img"
                 visibility = script.show(is_img2img)
-            except Exception:
+            except (Exception, SystemExit):
                 errors.report(f"Error: failed to initialize script {data.path}", exc_info=True)
                 continue
             if visibility is AlwaysVisible:
@@ -93,7 +93,7 @@ class ScriptTab:
         script.args_from = script.args_to = len(self.inputs)
         try:
             self.create_script_ui_inner(script)
-        except Exception:
+        except (Exception, SystemExit):
             errors.report(f"Error creating UI for {script.name}: ", exc_info=True)
 
     def create_script_ui_inner(self, script: Script) -> None:

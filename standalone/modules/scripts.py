@@ -111,7 +111,7 @@ def load_scripts() -> None:
         current_basedir = file.basedir
         try:
             module = script_loading.load_module(file.path)
-        except Exception:
+        except (Exception, SystemExit):
             errors.report(f"Error loading script: {file.filename}", exc_info=True)
             continue
         finally:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modules import devices, paths_internal, script_callbacks, shared
+from lib_methods.errors import reason
+from modules import devices, errors, paths_internal, script_callbacks, shared
 from standalone.engine import checkpoint as loader
 from standalone.engine import names
 from standalone.engine.errors import CheckpointError
@@ -157,7 +158,10 @@ def load_model(
     """Loads a checkpoint into shared.sd_model and tells the scripts. After a CheckpointError the old model stays."""
     info = checkpoint_info or select_checkpoint()
     model = loader.load_checkpoint(Path(info.filename), device=devices.device, dtype=devices.dtype, progress=progress)
-    info.calculate_shorthash()
+    try:
+        info.calculate_shorthash()
+    except OSError as error:
+        raise CheckpointError(f"{info.name} cannot be read. {reason(error)}") from error
     model.sd_checkpoint_info = info
     model.sd_model_hash = info.shorthash
     for encoder in model.text_encoders:
@@ -169,12 +173,25 @@ def load_model(
 
 
 def reload_model_weights(sd_model: Any = None, info: CheckpointInfo | None = None, forced_reload: bool = False) -> Any:
-    """Loads the checkpoint that the settings (or `info`) name, unless it is loaded already."""
+    """Loads the checkpoint that the settings (or `info`) name, unless it is loaded already.
+
+    When the one that the settings name cannot be loaded, the loaded one is chosen again: the next job can do its work.
+    """
     wanted = info or select_checkpoint()
     loaded = shared.sd_model.sd_checkpoint_info if shared.sd_model is not None else None
     if loaded is not None and loaded.filename == wanted.filename and not forced_reload:
+        if info is None:
+            shared.opts.data["sd_model_checkpoint"] = loaded.title
         return shared.sd_model
-    return load_model(wanted)
+    try:
+        return load_model(wanted)
+    except Exception as error:
+        if info is not None or loaded is None:
+            raise
+        shared.opts.data["sd_model_checkpoint"] = loaded.title
+        if isinstance(error, CheckpointError):
+            raise CheckpointError(f"{error} {loaded.name} stays loaded.") from error
+        raise
 
 
 def send_model_to_cpu(m: Any) -> None:
@@ -230,8 +247,11 @@ def checkpoint_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        with SkipWritingToConfig():
-            reload_model_weights(info=before)
+        try:
+            with SkipWritingToConfig():
+                reload_model_weights(info=before)
+        except CheckpointError as error:  # its file is gone: the images of the job are not lost for that
+            errors.report(f"{error} {shared.sd_model.sd_checkpoint_info.name} stays loaded.")
 
 
 model_path = paths_internal.models_path

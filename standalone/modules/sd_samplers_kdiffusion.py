@@ -14,6 +14,7 @@ from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 from modules.shared import opts
 from standalone.engine import samplers
 from standalone.engine.denoiser import SigmaDenoiser
+from standalone.engine.errors import UserError
 
 Row = tuple[str, Callable[..., torch.Tensor], list[str], dict[str, Any]]
 samplers_k_diffusion: list[Row] = [
@@ -88,6 +89,10 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
                 value = getattr(opts, key)
                 if value not in (0, kwargs[key]):
                     kwargs[key] = params[label] = value
+            if not kwargs["sigma_min"] < kwargs["sigma_max"]:
+                raise UserError(
+                    "In the settings, sigma min must be below sigma max. Set both to 0 for the model's own."
+                )
             if scheduler.default_rho != -1 and opts.rho not in (0, scheduler.default_rho):
                 kwargs["rho"] = params["Schedule rho"] = opts.rho
             if scheduler.need_inner_model:

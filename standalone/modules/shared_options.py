@@ -5,14 +5,57 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from PIL import ImageColor, features
 
 from modules.options import OptionInfo, options_section
+from standalone.engine.settings import folder_inside
 
 Table = dict[str, OptionInfo]
+FORMATS = ["png", "jpg", "jpeg", "webp", "bmp", "tiff", *(["avif"] if features.check("avif") else [])]
 
 
 def _slider(low: float, high: float, step: float) -> dict[str, Any]:
     return {"minimum": low, "maximum": high, "step": step}
+
+
+def _number(low: float, high: float) -> dict[str, Any]:
+    return {"minimum": low, "maximum": high}
+
+
+def _whole(low: int, high: int) -> dict[str, Any]:
+    return {"minimum": low, "maximum": high, "precision": 0}
+
+
+def _rho(value: float) -> float:
+    """Below a tenth the powers of a schedule are too large for the numbers that it is computed in."""
+    if 0 < value < 0.1:
+        raise ValueError("give 0 for the schedule's own, or a number from 0.1 to 100")
+    return value
+
+
+def _colour(value: str) -> str:
+    """An opaque colour as #rrggbb, of any form that Pillow reads, and of gradio's "rgba(255, 0, 0, 1)"."""
+    plain = value.strip().lower()
+    if plain.startswith("rgba("):
+        numbers = [float(part) for part in plain[5:].rstrip(")").split(",")]
+        found: tuple[float, ...] = (*numbers[:3], numbers[3] * 255)
+    else:
+        found = ImageColor.getrgb(plain)
+    if len(found) not in (3, 4) or not all(0 <= part <= 255 for part in found) or found[3:] not in ((), (255,)):
+        raise ValueError("give an opaque color such as #ffffff")
+    return "#{:02x}{:02x}{:02x}".format(*(round(part) for part in found[:3]))
+
+
+def _checkpoint(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("give the name of a checkpoint")
+    return value
+
+
+def _upscalers() -> dict[str, Any]:
+    from modules import shared
+
+    return {"choices": [upscaler.name for upscaler in shared.sd_upscalers]}
 
 
 def saving() -> Table:
@@ -20,11 +63,11 @@ def saving() -> Table:
         ("saving-images", "Saving images"),
         {
             "samples_save": OptionInfo(True, "Always save all generated images"),
-            "samples_format": OptionInfo("png", "File format for images"),
+            "samples_format": OptionInfo("png", "File format for images", gr.Dropdown, {"choices": FORMATS}),
             "save_images_before_highres_fix": OptionInfo(False, "Save a copy of the image before Hires. fix"),
             "save_mask": OptionInfo(False, "For inpainting, save a copy of the mask"),
             "grid_save": OptionInfo(False, "Always save grids of images"),
-            "grid_format": OptionInfo("png", "File format for grids"),
+            "grid_format": OptionInfo("png", "File format for grids", gr.Dropdown, {"choices": FORMATS}),
             "grid_only_if_multiple": OptionInfo(True, "No grids of one picture"),
             "jpeg_quality": OptionInfo(80, "Quality of saved jpeg images", gr.Slider, _slider(1, 100, 1)),
             "save_incomplete_images": OptionInfo(False, "Save images that were interrupted"),
@@ -36,23 +79,19 @@ def saving() -> Table:
 
 def output_folders() -> Table:
     # restrict_api: a client must not be able to move the host's output elsewhere
+    labels = {
+        "outdir_samples": ("", "Output directory for images"),
+        "outdir_txt2img_samples": ("txt2img-images", "Output directory for txt2img images"),
+        "outdir_img2img_samples": ("img2img-images", "Output directory for img2img images"),
+        "outdir_grids": ("", "Output directory for grids"),
+        "outdir_txt2img_grids": ("txt2img-grids", "Output directory for txt2img grids"),
+        "outdir_img2img_grids": ("img2img-grids", "Output directory for img2img grids"),
+    }
     return options_section(
         ("saving-paths", "Paths for saving"),
         {
-            "outdir_samples": OptionInfo("", "Output directory for images", restrict_api=True),
-            "outdir_txt2img_samples": OptionInfo(
-                "txt2img-images", "Output directory for txt2img images", restrict_api=True
-            ),
-            "outdir_img2img_samples": OptionInfo(
-                "img2img-images", "Output directory for img2img images", restrict_api=True
-            ),
-            "outdir_grids": OptionInfo("", "Output directory for grids", restrict_api=True),
-            "outdir_txt2img_grids": OptionInfo(
-                "txt2img-grids", "Output directory for txt2img grids", restrict_api=True
-            ),
-            "outdir_img2img_grids": OptionInfo(
-                "img2img-grids", "Output directory for img2img grids", restrict_api=True
-            ),
+            key: OptionInfo(default, label, restrict_api=True, check=folder_inside)
+            for key, (default, label) in labels.items()
         },
     )
 
@@ -61,7 +100,9 @@ def conditioning() -> Table:
     return options_section(
         ("sd", "Stable Diffusion"),
         {
-            "sd_model_checkpoint": OptionInfo(None, "Stable Diffusion checkpoint", infotext="Model hash"),
+            "sd_model_checkpoint": OptionInfo(
+                None, "Stable Diffusion checkpoint", infotext="Model hash", check=_checkpoint
+            ),
             "CLIP_stop_at_last_layers": OptionInfo(1, "Clip skip", gr.Slider, _slider(1, 12, 1), infotext="Clip skip"),
             "emphasis": OptionInfo(
                 "Original",
@@ -71,8 +112,8 @@ def conditioning() -> Table:
                 infotext="Emphasis",
             ),
             "comma_padding_backtrack": OptionInfo(20, "Prompt word wrap length limit", gr.Slider, _slider(0, 74, 1)),
-            "sdxl_crop_top": OptionInfo(0, "SDXL: crop top coordinate"),
-            "sdxl_crop_left": OptionInfo(0, "SDXL: crop left coordinate"),
+            "sdxl_crop_top": OptionInfo(0, "SDXL: crop top coordinate", gr.Number, _whole(0, 8192)),
+            "sdxl_crop_left": OptionInfo(0, "SDXL: crop left coordinate", gr.Number, _whole(0, 8192)),
             "sdxl_clip_l_skip": OptionInfo(False, "Clip skip for SDXL", infotext="Clip skip SDXL"),
             "pad_cond_uncond": OptionInfo(False, "Pad prompt/negative prompt", infotext="Pad conds"),
             "pad_cond_uncond_v0": OptionInfo(False, "Pad prompt/negative prompt (v0)", infotext="Pad conds v0"),
@@ -111,10 +152,13 @@ def sampling() -> Table:
             "s_tmin": OptionInfo(0.0, "sigma tmin", gr.Slider, _slider(0, 10, 0.01), infotext="Sigma tmin"),
             "s_tmax": OptionInfo(0.0, "sigma tmax", gr.Slider, _slider(0, 999, 0.01), infotext="Sigma tmax"),
             "s_noise": OptionInfo(1.0, "sigma noise", gr.Slider, _slider(0, 1.1, 0.001), infotext="Sigma noise"),
-            "sigma_min": OptionInfo(0.0, "sigma min", gr.Number, infotext="Schedule min sigma"),
-            "sigma_max": OptionInfo(0.0, "sigma max", gr.Number, infotext="Schedule max sigma"),
-            "rho": OptionInfo(0.0, "rho", gr.Number, infotext="Schedule rho"),
-            "eta_noise_seed_delta": OptionInfo(0, "Eta noise seed delta", gr.Number, infotext="ENSD"),
+            "sigma_min": OptionInfo(0.0, "sigma min", gr.Number, _number(0, 100), infotext="Schedule min sigma"),
+            # models with zero terminal SNR begin above 4000
+            "sigma_max": OptionInfo(0.0, "sigma max", gr.Number, _number(0, 10_000), infotext="Schedule max sigma"),
+            "rho": OptionInfo(0.0, "rho", gr.Number, _number(0, 100), infotext="Schedule rho", check=_rho),
+            "eta_noise_seed_delta": OptionInfo(
+                0, "Eta noise seed delta", gr.Number, _whole(-(2**53), 2**53), infotext="ENSD"
+            ),
             "always_discard_next_to_last_sigma": OptionInfo(
                 False, "Always discard next-to-last sigma", infotext="Discard penultimate sigma"
             ),
@@ -149,8 +193,8 @@ def sampling() -> Table:
             ),
             # the CPU's generator rather than the GPU's: the same seed then gives the same image on every machine
             "randn_source": OptionInfo(
-                "CPU", "Random number generator source", gr.Radio, {"choices": ["GPU", "CPU"]}, infotext="RNG"
-            ),
+                "CPU", "Random number generator source", gr.Radio, {"choices": ["GPU", "CPU", "NV"]}, infotext="RNG"
+            ).info("NV: a GPU's noise, computed on any device"),
         },
     )
 
@@ -180,9 +224,9 @@ def img2img() -> Table:
                 False, "With img2img, do exactly the amount of steps the slider specifies."
             ),
             "img2img_background_color": OptionInfo(
-                "#ffffff", "Fill transparent parts of the input image with this color."
+                "#ffffff", "Fill transparent parts of the input image with this color.", gr.ColorPicker, check=_colour
             ),
-            "upscaler_for_img2img": OptionInfo(None, "Upscaler for img2img"),
+            "upscaler_for_img2img": OptionInfo(None, "Upscaler for img2img", gr.Dropdown, _upscalers),
             "overlay_inpaint": OptionInfo(True, "Overlay original for inpaint"),
             "return_mask": OptionInfo(False, "For inpainting, include the greyscale mask in results for web"),
         },
@@ -222,16 +266,35 @@ def live_preview() -> Table:
             "live_preview_content": OptionInfo(
                 "Prompt", "Live preview subject", gr.Radio, {"choices": ["Combined", "Prompt", "Negative prompt"]}
             ),
-            "live_preview_refresh_period": OptionInfo(1000, "Progressbar and preview update period"),
+            "live_preview_refresh_period": OptionInfo(
+                1000, "Progressbar and preview update period, in milliseconds", gr.Number, _whole(100, 60_000)
+            ),
             "return_grid": OptionInfo(True, "Show grid in gallery"),
-            "n_rows": OptionInfo(-1, "Grid row count; use -1 for autodetect and 0 for it to be same as batch size"),
+            "n_rows": OptionInfo(
+                -1,
+                "Grid row count; use -1 for autodetect and 0 for it to be same as batch size",
+                gr.Slider,
+                _slider(-1, 16, 1),
+            ),
+        },
+    )
+
+
+def api() -> Table:
+    return options_section(
+        ("api", "API"),
+        {
+            "cancel_jobs_without_client": OptionInfo(
+                False, "Cancel the job of an API request when its client has closed the connection"
+            ),
         },
     )
 
 
 def all_options() -> Table:
     """A fresh table of all settings."""
-    return {**saving(), **output_folders(), **conditioning(), **sampling(), **img2img(), **infotext(), **live_preview()}
+    tables = (saving, output_folders, conditioning, sampling, img2img, infotext, live_preview, api)
+    return {key: info for table in tables for key, info in table().items()}
 
 
 options_templates: Table = all_options()

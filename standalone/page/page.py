@@ -110,20 +110,15 @@ def _quicksettings() -> tuple[Any, Any]:
 
 
 def _current_checkpoint() -> Any:
-    info = shared.sd_model.sd_checkpoint_info
-    return gr.update(choices=_checkpoint_titles(), value=info.title if info is not None else None)
+    return gr.update(choices=_checkpoint_titles(), value=sd_models.select_checkpoint().title)
 
 
 def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, queue: JobQueue) -> None:
     sizes = [text.fields["width"], text.fields["height"], image.fields["width"], image.fields["height"]]
 
-    def load(title: str) -> None:
-        set_options({"sd_model_checkpoint": title})
-        sd_models.reload_model_weights()
-
     async def change(title: str) -> list[Any]:
         try:
-            await in_turn(queue, lambda: load(title), "checkpoint")
+            await in_turn(queue, lambda: set_options({"sd_model_checkpoint": title}), "checkpoint")
         except Exception as error:  # the page shows a sentence, whatever it is
             gr.Warning(sentence_for(error)[0])
             return [_current_checkpoint(), *[gr.update() for _ in sizes], gr.update()]

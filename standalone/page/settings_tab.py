@@ -41,21 +41,10 @@ def is_shown(key: str, info: Any) -> bool:
 
 def apply_settings(values: dict[str, Any]) -> int:
     """Sets and saves what changed; how many settings that were. BadRequest with a sentence."""
-    changed = {key: _as_default(key, value) for key, value in values.items() if value is not None}
-    changed = {key: value for key, value in changed.items() if shared.opts.data.get(key) != value}
-    check_options(changed)
+    wanted = check_options({key: value for key, value in values.items() if value is not None})
+    changed = {key: value for key, value in wanted.items() if shared.opts.data.get(key) != value}
     set_options(changed)
     return len(changed)
-
-
-def _as_default(key: str, value: Any) -> Any:
-    """gradio's numbers as the type that the setting has."""
-    default = shared.opts.data_labels[key].default
-    if isinstance(default, int) and not isinstance(default, bool) and isinstance(value, float) and value == int(value):
-        return int(value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value
 
 
 def build(queue: JobQueue) -> None:

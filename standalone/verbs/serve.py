@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -71,7 +72,9 @@ def run(options: argparse.Namespace) -> int:
         say("Starting ...")
         from standalone import host as standalone_host
 
-        host = standalone_host.start(checkpoint=checkpoint, data_dir=data_dir, progress=say)
+        host = standalone_host.start(
+            checkpoint=checkpoint, data_dir=data_dir, progress=say, as_chosen=options.checkpoint is None
+        )
         from standalone.page.server import build_app
 
         app = build_app(host, local_only=not options.listen)
@@ -86,8 +89,17 @@ def run(options: argparse.Namespace) -> int:
     import uvicorn
 
     url = f"http://127.0.0.1:{options.port}"
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=address, port=options.port, log_level="warning", timeout_graceful_shutdown=2)
+
+    class Server(uvicorn.Server):
+        """Ends the jobs first when it is asked to stop, so that their requests are answered; and ends in silence."""
+
+        def handle_exit(self, sig: int, frame: object) -> None:
+            self.force_exit, self.should_exit = self.should_exit, True  # the second time it waits for nothing
+            host.stop()
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is no news
+
+    server = Server(
+        uvicorn.Config(app, host=address, port=options.port, log_level="warning", timeout_graceful_shutdown=3)
     )
     threading.Thread(target=_announce, args=(server, url, options, started), daemon=True).start()
     try:

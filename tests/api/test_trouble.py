@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+
+from standalone.engine.errors import UserError
 
 from .conftest import SMALL, Server
 
@@ -27,7 +31,9 @@ def start(server: Server, pool: ThreadPoolExecutor, **fields: Any) -> Any:
     return pool.submit(server.post, "/sdapi/v1/txt2img", **{**SMALL, **fields})
 
 
-@pytest.mark.parametrize(("trouble", "told"), [("error", "console says more"), ("memory", "not enough memory")])
+@pytest.mark.parametrize(
+    ("trouble", "told"), [("error", "console says more"), ("memory", "not enough memory"), ("disk", "disk is full")]
+)
 def test_a_failed_job_is_told_and_the_next_one_works(server: Server, trouble: str, told: str):
     answer = server.post("/sdapi/v1/txt2img", **SMALL, alwayson_scripts={"Probe": {"args": ["x", 1, trouble]}})
     assert answer.status_code == 500
@@ -111,7 +117,60 @@ def test_progress_counts_and_shows_a_preview(server: Server):
     assert shares == sorted(shares)
     assert 0 < max(shares) <= 1
     assert any(item["current_image"] for item in seen)
-    assert set(seen[0]) == {"progress", "eta_relative", "state", "current_image", "textinfo"}
+    assert set(seen[0]) == {"progress", "eta_relative", "state", "current_image", "textinfo", "current_task"}
+
+
+@pytest.mark.parametrize(("wanted", "waits"), [(False, False), (True, False), (True, True)])
+def test_a_job_whose_client_has_gone_ends_where_the_settings_want_that(server: Server, wanted: bool, waits: bool):
+    from modules import shared
+    from standalone.api.routes import in_turn
+
+    queue = server.host.queue
+    release = threading.Event()
+    ended: list[bool] = []
+
+    async def is_gone() -> bool:
+        return True
+
+    def work() -> None:
+        while not release.wait(0.01) and not shared.state.interrupted:
+            pass
+        ended.append(shared.state.interrupted)
+
+    async def ask() -> None:
+        with contextlib.suppress(UserError):
+            await in_turn(queue, work, "job", is_gone=is_gone)
+
+    first = queue.submit(release.wait, name="other") if waits else None
+    shared.opts.cancel_jobs_without_client = wanted
+    if not wanted:
+        threading.Timer(1.5, release.set).start()  # the client is looked for once a second
+    try:
+        asyncio.run(asyncio.wait_for(ask(), 20))
+    finally:
+        release.set()
+        shared.opts.cancel_jobs_without_client = False
+        if first is not None:
+            first.result(10)
+    assert ended == ([] if waits else [True]) if wanted else ended == [False]
+
+
+def test_progress_says_whose_job_it_is(server: Server):
+    with ThreadPoolExecutor(1) as pool:
+        running = start(server, pool, force_task_id="task(mine)", alwayson_scripts=WAITING)
+        wait_until(lambda: server.host.queue.current is not None)
+        assert server.get("/sdapi/v1/progress").json()["current_task"] == "task(mine)"
+        server.post("/internal/interrupt", id_task="task(mine)")
+        assert running.result(timeout=15).status_code == 200
+    assert server.get("/sdapi/v1/progress").json()["current_task"] is None
+
+
+@pytest.mark.parametrize("trouble", ["interrupt", "exit", "cancelled"])
+def test_nothing_that_a_job_raises_reaches_the_server(server: Server, trouble: str):
+    answer = server.post("/sdapi/v1/txt2img", **SMALL, alwayson_scripts={"Probe": {"args": ["x", 1, trouble]}})
+    assert answer.status_code == 500
+    assert "tried to end the program" in answer.json()["detail"]
+    assert server.txt2img()["images"]
 
 
 def test_many_clients_at_once_all_get_their_own_image(server: Server):

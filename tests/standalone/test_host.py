@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,6 +103,49 @@ def test_settings_are_kept(checkpoints: Callable[..., Path], tmp_path: Path) -> 
     with standalone_host.start(**arguments):
         assert shared.opts.CLIP_stop_at_last_layers == 1
         assert (tmp_path / "config.json.damaged").exists()
+
+
+def test_a_start_sweeps_what_killed_processes_left(checkpoints: Any, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    ended, folder = int(done.stdout), tmp_path / "feedback" / "images"
+    folder.mkdir(parents=True)
+    left = [folder / ".saving-abc.tmp", folder / f".saving-{ended}-abc.tmp", tmp_path / f".merging-{ended}-x.tmp"]
+    stays = [folder / f".saving-{os.getpid()}-abc.tmp", folder / "picture.png", folder / "saving-notes.tmp"]
+    for path in (*left, *stays):
+        path.write_bytes(b"")
+    with standalone_host.start(checkpoint=checkpoints("sd1"), data_dir=tmp_path, extension_dirs=[], device="cpu"):
+        assert not any(path.exists() for path in left)
+        assert all(path.exists() for path in stays)
+
+
+def test_a_start_loads_the_checkpoint_chosen_last_where_it_can(checkpoints: Any, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {
+        "checkpoint": checkpoints("sd1"),
+        "data_dir": tmp_path,
+        "extension_dirs": [],
+        "device": "cpu",
+        "as_chosen": True,
+    }
+    models = tmp_path / "models"
+    models.mkdir()
+    other = models / "other.safetensors"
+    other.write_bytes(checkpoints("sd1").read_bytes())
+    with standalone_host.start(**arguments) as host:
+        from modules import shared
+
+        assert shared.sd_model.sd_checkpoint_info.name == "sd1.safetensors"
+        shared.opts.set("sd_model_checkpoint", "other.safetensors")
+        host.save_settings()
+    with standalone_host.start(**arguments):
+        assert shared.sd_model.sd_checkpoint_info.name == "other.safetensors"
+    other.write_bytes(b"damaged")
+    for _ in range(2):
+        said: list[str] = []
+        with standalone_host.start(**arguments, progress=said.append) as host:
+            assert shared.sd_model.sd_checkpoint_info.name == "sd1.safetensors"
+            assert shared.opts.sd_model_checkpoint.startswith("sd1.safetensors")
+        assert any("other.safetensors" in line and "sd1.safetensors" in line for line in said)
+        other.unlink(missing_ok=True)
 
 
 def test_an_onchange_that_fails_undoes_the_change(sd1: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from standalone.engine.errors import UserError
-from standalone.engine.job import Job, JobQueue, explain
+from standalone.engine.job import Job, JobEnded, JobQueue, explain
 
 
 @pytest.fixture
@@ -42,18 +43,56 @@ def test_jobs_run_one_at_a_time_in_order(queue: JobQueue) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), UserError("no"), torch.OutOfMemoryError("CUDA"), MemoryError(), KeyboardInterrupt()]
+    "error",
+    [
+        ValueError("x"),
+        UserError("no"),
+        torch.OutOfMemoryError("CUDA"),
+        MemoryError(),
+        KeyboardInterrupt(),
+        SystemExit(3),
+        GeneratorExit(),
+        StopIteration(),
+    ],
 )
 def test_the_queue_outlives_errors(queue: JobQueue, error: BaseException) -> None:
     def fail() -> None:
         raise error
 
     job = queue.submit(fail)
-    with pytest.raises(type(error)):
+    # what would end the program, or cannot pass through a future, ends the job alone
+    passes = isinstance(error, Exception) and not isinstance(error, StopIteration)
+    with pytest.raises(type(error) if passes else JobEnded):
         job.result(10)
     assert job.status == "failed"
     assert job.error
     assert queue.run(lambda: 5) == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            "memory",
+        ),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), "memory"),
+        (RuntimeError("std::bad_alloc"), "memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
+        (MemoryError("Unable to allocate 8.00 GiB for an array"), "memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "/home/me/x.png"), "The disk is full"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "The disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/home/me/x.png"), "may not write"),
+        (OSError(errno.EROFS, "Read-only file system"), "read-only"),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), "too long"),
+        (OSError(9999, "odd"), "console says more"),
+    ],
+)
+def test_what_the_system_says_becomes_a_sentence(error: Exception, told: str) -> None:
+    sentence = explain(error)
+    assert told in sentence
+    assert "/home" not in sentence
 
 
 def test_hooks_frame_every_job() -> None:

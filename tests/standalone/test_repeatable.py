@@ -106,3 +106,20 @@ def test_lists_of_prompts_and_seeds(sd1: Any) -> None:
     assert torch.allclose(
         sd1.latents(prompt=["a", "b"], seed=[5, 9], batch_size=2)[1:], sd1.latents(prompt="b", seed=9), atol=1e-4
     )
+
+
+def test_nv_is_the_noise_of_an_nvidia_gpu(sd1: Any) -> None:
+    from modules import rng, rng_philox, shared
+
+    # Random123's known answer for the counter and the key 0
+    words = rng_philox.philox4x32(np.zeros((4, 1), dtype=np.uint32), (0, 0))[:, 0]
+    assert [f"{word:08x}" for word in words] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
+    # torch.manual_seed(0); torch.randn(3, 4, device="cuda")
+    expected = [-0.9247, -0.4253, -2.6438, 0.1452, -0.1209, -0.5797, -0.6229, -0.3284]
+    shared.opts.randn_source = "NV"
+    assert torch.allclose(rng.randn(0, (3, 4)).flatten()[:8], torch.tensor(expected), atol=1e-4)
+    nv = {"randn_source": "NV"}
+    shared.opts.randn_source = "CPU"
+    assert not torch.equal(sd1.latents(override_settings=nv), sd1.latents())
+    assert torch.equal(sd1.latents(override_settings=nv), sd1.latents(override_settings=nv))
+    assert "RNG: NV" in sd1.generate(override_settings=nv).info

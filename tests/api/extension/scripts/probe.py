@@ -1,5 +1,7 @@
 """A script for the API's tests: shows its arguments in the infotext, and makes trouble when it is told to."""
 
+import asyncio
+import errno
 import time
 
 import gradio as gr
@@ -36,6 +38,11 @@ class Probe(scripts.Script):
                 raise ValueError("secret /etc/passwd in the message")
             if trouble == "memory":
                 raise MemoryError
+            raised = {"interrupt": KeyboardInterrupt, "exit": SystemExit, "cancelled": asyncio.CancelledError}
+            if trouble in raised:
+                raise raised[trouble]
+            if trouble == "disk":
+                raise OSError(errno.ENOSPC, "No space left on device")
             return original(*args, **kwargs)
 
         p.sample = sample
