@@ -130,6 +130,8 @@ def _check_hires(request: TextToImageRequest) -> None:
 def _check_img2img(request: ImageToImageRequest) -> None:
     if not request.init_images:
         raise BadRequest("init_images: no picture to start from.", 404)
+    if 1 < len(request.init_images) > (request.batch_size or 1):
+        raise BadRequest(f"init_images: there are {len(request.init_images)} for a batch of {request.batch_size}.")
     _between("resize_mode", request.resize_mode, 0, 3)
     _between("inpainting_fill", request.inpainting_fill, 0, 3)
     _between("inpainting_mask_invert", request.inpainting_mask_invert, 0, 1)

@@ -205,3 +205,29 @@ def test_many_threads_may_add_and_load_the_same_pictures(store: ImageStore) -> N
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(work, range(6)))
     assert len(list(store.folder.iterdir())) == len(images)
+
+
+def test_one_request_brings_no_more_pixels_than_allowed_in_all(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = store.for_request(most=3 * 24 * 16)
+    names = [limited.add(noisy(seed)) for seed in range(3)]
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *args: pytest.fail("decoded"))
+    with pytest.raises(StoreError, match="too many pixels together"):
+        limited.add(as_file(noisy(4)))
+    monkeypatch.undo()
+    assert set(store.list()) == set(names)
+    assert store.for_request(most=24 * 16).add(noisy(4)), "the next request has its own share"
+
+
+def test_likes_and_dislikes_of_one_request_share_its_pixels(store: ImageStore) -> None:
+    from lib_methods.fabric.request import parse_request as fabric
+    from lib_methods.image_cfg.request import parse_request as instruct
+
+    large = base64.b64encode(as_file(Image.new("1", (6000, 6000)))).decode()
+    with pytest.raises(StoreError, match="too many pixels together"):
+        fabric([{"likes": [large] * 2, "dislikes": [large] * 2}], store)
+    with pytest.raises(StoreError, match="too many pixels together"):
+        instruct([{"image": [large] * 3, "mask": large}], store)
+    kept = store.list()[0]
+    assert fabric([{"likes": [kept]}], store).settings is not None, "what is stored already does not count"
