@@ -310,7 +310,8 @@ def _scale_transparency(image: Image.Image) -> None:
         return
     raw = tile[0][3]
     raw = raw[0] if isinstance(raw, tuple) else raw
-    if raw in ("L;2", "L;4") and isinstance(colour, int):
-        image.info["transparency"] = colour * (85 if raw == "L;2" else 17)
+    bits = {"1": 1, "L;2": 2, "L;4": 4}.get(raw, 8)
+    if isinstance(colour, int) and bits < 8 and colour < 2**bits:
+        image.info["transparency"] = colour * 255 // (2**bits - 1)
     elif raw == "RGB;16B" and isinstance(colour, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in colour)

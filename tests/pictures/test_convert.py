@@ -225,14 +225,14 @@ def test_no_pixel_is_decoded_before_the_size_is_known(monkeypatch: pytest.Monkey
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
     for width, height in ((convert.MAX_SIDE + 1, 1), (8193, 8193), (0, 5), (2**31 - 1, 2**31 - 1)):
         with pytest.raises(ImageError):
-            open_image(png(8, 2, [b""], width) if height == 1 else _claims(width, height))
-    eight = [open_image(_claims(8000, 8000)) for _ in range(8)]
+            open_image(png(8, 2, [b""], width) if height == 1 else claims(width, height))
+    eight = [open_image(claims(8000, 8000)) for _ in range(8)]
     with pytest.raises(ImageError, match="512 megapixels"):
         convert.check_total(eight)
     convert.check_total(eight[:2])
 
 
-def _claims(width: int, height: int) -> bytes:
+def claims(width: int, height: int) -> bytes:
     """A PNG file whose header names a size that its data does not have."""
     data = bytearray(png(16, 0, [b"\0"], 1))
     data[16:24] = struct.pack(">II", width, height)

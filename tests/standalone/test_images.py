@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.pictures.convert import open_image
-from tests.pictures.test_convert import GREYS, HOLES, RAMP
+from tests.pictures.test_convert import GREYS, HOLES, RAMP, claims
 
 from .pictures import half_mask
 
@@ -311,3 +311,34 @@ def test_a_job_ends_well_whatever_its_file_format_cannot_hold(sd1: Any, monkeypa
     result = sd1.generate(batch_size=2, steps=1, do_not_save_grid=False)
     assert len(result.images) == 2
     assert "The grid was left out" in result.comments
+
+
+def test_the_boxes_of_the_page_measure_first_and_then_read_as_every_door(
+    sd1: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gradio as gr
+    from gradio.components.image_editor import EditorData
+    from gradio.data_classes import FileData, ImageData
+
+    from modules import images, shared
+    from standalone.page import defaults, img2img
+
+    with gr.Blocks():
+        fields, _, _ = img2img._sources(defaults.for_checkpoint(shared.sd_model))
+    deep, bomb = tmp_path / "deep.png", tmp_path / "bomb.png"
+    deep.write_bytes(GREYS["16-bit PNG"])
+    bomb.write_bytes(claims(9000, 9000))
+
+    def read(name: str, path: Path) -> Any:
+        if name != "editor":
+            return fields[name].preprocess(ImageData(path=str(path), orig_name=path.name))
+        background = FileData(path=str(path), orig_name=path.name)
+        return fields[name].preprocess(EditorData(background=background, layers=[], composite=None))["background"]
+
+    for name in ("image", "base_image", "mask_image", "editor"):
+        grey = images.flatten(read(name, deep), "#ffffff")
+        assert np.abs(np.asarray(grey, dtype=int)[..., 0] - RAMP).max() <= 1, name
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *args: pytest.fail("decoded"))
+    for name in ("image", "base_image", "mask_image", "editor"):
+        with pytest.raises(gr.Error, match="too large"):
+            read(name, bomb)
