@@ -1,10 +1,12 @@
-"""Single checkpoint files in LDM's and SGM's layout: their parts' names, the family that these tell, and their yaml."""
+"""Single checkpoint files in LDM's and SGM's layout: how the names of their parts begin, and their yaml."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lib_methods.safetensors_header import FileProblem
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -16,35 +18,8 @@ MAX_YAML_BYTES, MAX_YAML_DEPTH = 64 * 1024, 50
 """Ten times those of LDM's and SGM's own configurations."""
 
 
-class CheckpointProblem(ValueError):
-    """Why a file cannot be used, in a sentence for the user."""
-
-
-def family_of(keys: Iterable[str]) -> str:
-    """ "sd1", "sd2" or "sdxl", from the names in a file. Raises CheckpointProblem for anything else."""
-    names = list(keys)
-
-    def has(*prefixes: str) -> bool:
-        return any(name.startswith(prefixes) for name in names)
-
-    if has(UNET_PREFIX + "joint_blocks.", UNET_PREFIX + "x_embedder."):
-        raise CheckpointProblem("This is a Stable Diffusion 3 checkpoint; SD1, SD2 and SDXL checkpoints can be loaded.")
-    if has("double_blocks.", UNET_PREFIX + "double_blocks."):
-        raise CheckpointProblem("This is a Flux checkpoint; SD1, SD2 and SDXL checkpoints can be loaded.")
-    if not has(UNET_PREFIX):
-        raise CheckpointProblem(
-            "This file has no Stable Diffusion UNet in it (no key starts with 'model.diffusion_model.'): "
-            "it may be a LoRA, a VAE or an embedding. Choose a full checkpoint."
-        )
-    if has(SDXL_OPEN_CLIP_PREFIX):
-        return "sdxl"
-    if has("conditioner.embedders.0.model."):
-        raise CheckpointProblem("This is the SDXL refiner; choose an SDXL base checkpoint.")
-    if has(SD2_TEXT_PREFIX):
-        return "sd2"
-    if has(SD1_TEXT_PREFIX):
-        return "sd1"
-    raise CheckpointProblem("This checkpoint has no text encoder that we know (CLIP ViT-L or OpenCLIP).")
+class CheckpointProblem(FileProblem):
+    """Why a checkpoint cannot be used, in a sentence for the user."""
 
 
 def read_yaml(checkpoint: Path) -> Mapping[str, Any] | None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from lib_methods.checkpoints.reader import Checkpoint
 from lib_methods.dreambooth.errors import DreamBoothError
-
-_RESOLUTIONS = {"sd1": 512, "sd2": 512, "sdxl": 1024}
-_V_RESOLUTION = 768  # of the SD2 models that predict v
-_USUAL_IMAGE_SIZE = 64  # in latents; what LDM's configurations say, those of 768 pixels, too
+from lib_methods.safetensors_header import FileProblem
 
 
-def resolution_of(family: str, predicts_v: bool, image_size: object, pixels_per_latent: int) -> int:
-    """The side in pixels that a single file's model was trained for. image_size: of its yaml, None without one."""
-    if isinstance(image_size, int) and image_size > 0 and image_size != _USUAL_IMAGE_SIZE:
-        return image_size * pixels_per_latent
-    return _V_RESOLUTION if family == "sd2" and predicts_v else _RESOLUTIONS[family]
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Passes on why a checkpoint cannot be read as a DreamBoothError."""
+    try:
+        yield
+    except FileProblem as problem:
+        raise DreamBoothError(f"The base model cannot be used: {problem}") from problem
 
 
-def check_input(name: str, channels: int, latent_channels: int) -> None:
-    """Raises DreamBoothError for a UNet that takes more than latents. name: the file's or the folder's."""
-    if channels == latent_channels:
+def check_base(base: Checkpoint) -> None:
+    """Raises DreamBoothError for a UNet that takes more than latents."""
+    channels = int(base.unet["in_channels"])
+    if channels == int(base.vae["latent_channels"]):
         return
     kind = {8: "an InstructPix2Pix", 9: "an inpainting"}.get(channels, "a special")
     raise DreamBoothError(
-        f"The base model {name} is {kind} checkpoint ({channels} input channels). DreamBooth trains plain "
+        f"The base model {base.path.name} is {kind} checkpoint ({channels} input channels). DreamBooth trains plain "
         "text-to-image checkpoints: choose the one that it was made from."
     )

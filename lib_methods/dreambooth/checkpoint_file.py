@@ -8,11 +8,7 @@ draw with the model as it was before.
 
 from __future__ import annotations
 
-import json
-import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,36 +16,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lib_methods.checkpoints.kinds import EMA_PREFIX
+from lib_methods.checkpoints.ldm_names import shared_text_name
+from lib_methods.checkpoints.schedule import V_MARK, ZERO_SNR_MARK
 from lib_methods.files import replacing
+from lib_methods.safetensors_header import FileProblem, read_header
+from lib_methods.safetensors_writer import NAMES, Copied, TensorSource, rounded, write_tensors
 
+from .base_rules import refusals
 from .errors import DreamBoothError
 from .model import TrainingModel
 
 Progress = Callable[[int, int], None]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
-_FLOATS = {name: dtype for dtype, name in _NAMES.items()}  # fewer bits cannot hold what was learnt
-_EMA = "model_ema."
-_TEXT = "cond_stage_model.transformer."
+# fewer bits cannot hold what was learnt
+_FLOATS = {NAMES[dtype]: dtype for dtype in (*DTYPES.values(), torch.float64)}
 _STALE = ("modelspec.hash_sha256", "modelspec.thumbnail", "sshs_model_hash", "sshs_legacy_hash")
 _PIECE = 16 << 20
-_LARGEST_HEADER = 100_000_000  # what safetensors itself takes
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of the result. `data` gives its bytes, piece by piece."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
-    data: Callable[[], Iterator[bytes | memoryview]]
-
-    @property
-    def width(self) -> float:
-        """Bytes of one number."""
-        return self.size / max(1, torch.Size(self.shape).numel())
 
 
 def save_checkpoint(
@@ -72,22 +55,40 @@ def save_checkpoint(
     dtype = None if saved_as == "source" else DTYPES[saved_as]
     weights = model.file_weights() if weights is None else weights
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            _write(path, _tensor_entries(model.source_weights(source), weights, dtype), {}, progress)
+            tensors = _from_memory(model.source_weights(source), weights, dtype)
+            write_tensors(path, *_marked(tensors, {"format": "pt"}, model), progress=progress)
             return
         yaml = source.with_suffix(".yaml")
         with _Source(source) as opened:
-            entries = list(opened.entries(weights, dtype))
+            tensors = dict(opened.tensors(weights, dtype))
             metadata = {key: value for key, value in opened.metadata.items() if key not in _STALE}
             if "modelspec.title" in metadata:
                 metadata["modelspec.title"] = path.stem
             if yaml.is_file():
-                path.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(path.with_suffix(".yaml")) as file:
                     file.write(yaml.read_bytes())
-            _write(path, entries, metadata, progress)
+            write_tensors(path, *_marked(tensors, {"format": "pt", **metadata}, model), progress=progress)
+    except FileProblem as problem:
+        raise DreamBoothError(f"The result cannot be saved: {problem}") from problem
     except OSError as error:
         raise DreamBoothError(f"{path.name} cannot be written: {error.strerror or 'the disk may be full'}.") from error
+
+
+def _marked(
+    tensors: Mapping[str, TensorSource], metadata: Mapping[str, str], model: TrainingModel
+) -> tuple[dict[str, TensorSource], dict[str, str]]:
+    """With what other programs recognise v-prediction and a zero terminal SNR by, whatever told it of the source."""
+    marks: dict[str, TensorSource] = {}
+    told = dict(metadata)
+    if model.parameterization == "v":
+        marks[V_MARK] = torch.empty(0)
+        told["modelspec.prediction_type"] = "v"
+    if model.zero_terminal_snr:
+        marks[ZERO_SNR_MARK] = torch.empty(0)
+        told["ss_zero_terminal_snr"] = "True"
+    return {**marks, **tensors}, told
 
 
 # -- the source
@@ -100,25 +101,24 @@ class _Source:
         self.path = path
 
     def __enter__(self) -> _Source:
+        if not self.path.exists():
+            raise DreamBoothError(f"The base model {self.path.name} is gone; the result is built on it.")
+        with refusals():
+            header = read_header(self.path)
+        self.metadata, self._heads, self._start = header.metadata, header.tensors, header.data
         try:
             self._tensors: Any = safe_open(str(self.path), framework="pt").__enter__()
             self._bytes: IO[bytes] = self.path.open("rb")
-        except FileNotFoundError as error:
-            raise DreamBoothError(f"The base model {self.path.name} is gone; the result is built on it.") from error
         except (SafetensorError, ValueError) as error:
             raise DreamBoothError(f"The base model {self.path.name} is damaged.") from error
-        (length,) = struct.unpack("<Q", self._bytes.read(8))
-        header: dict[str, Any] = json.loads(self._bytes.read(min(length, _LARGEST_HEADER)))
-        self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
-        self._start, self._header = 8 + length, header
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bytes.close()
         self._tensors.__exit__(None, None, None)
 
-    def entries(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> Iterator[Entry]:
-        names = {_shared_name(name): name for name in self._header}
+    def tensors(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> Iterator[tuple[str, TensorSource]]:
+        names = {shared_text_name(name): name for name in self._heads}
         missing = [name for name in weights if name not in names]
         if missing:
             raise DreamBoothError(
@@ -126,23 +126,22 @@ class _Source:
             )
         averages = {_ema_name(name): name for name in weights}
         for name, own in names.items():
-            look = self._header[own]
-            first, last = look["data_offsets"]
+            head = self._heads[own]
             weight = weights.get(name, weights.get(averages.get(name, "")))
             trained = None if weight is None else _trained(name, weight, self._read(names, averages.get(name, name)))
             if trained is None:
-                yield Entry(name, look["dtype"], tuple(look["shape"]), last - first, self._piecewise(first, last))
+                yield name, Copied(head.dtype, head.shape, head.size, self._piecewise(head.start, head.size))
             else:
-                yield _entry(name, trained, dtype or _FLOATS.get(look["dtype"], torch.float16))
+                yield name, _source(name, trained, dtype or _FLOATS.get(head.dtype, torch.float16))
 
     def _read(self, names: Mapping[str, str], name: str) -> Tensor:
         tensor: Tensor = self._tensors.get_tensor(names[name])
         return tensor
 
-    def _piecewise(self, first: int, last: int) -> Callable[[], Iterator[bytes]]:
+    def _piecewise(self, first: int, size: int) -> Callable[[], Iterator[bytes]]:
         def pieces() -> Iterator[bytes]:
             self._bytes.seek(self._start + first)
-            left = last - first
+            left = size
             while left:
                 piece = self._bytes.read(min(left, _PIECE))
                 if not piece:
@@ -153,16 +152,9 @@ class _Source:
         return pieces
 
 
-def _shared_name(name: str) -> str:
-    """Older files of SD1 lack the infix `text_model.`; the result has it, as nearly all have."""
-    if name.startswith(_TEXT + "embeddings.") or name.startswith((_TEXT + "encoder.", _TEXT + "final_layer_norm.")):
-        return f"{_TEXT}text_model.{name[len(_TEXT) :]}"
-    return name
-
-
 def _ema_name(name: str) -> str:
     """LDM's name for the moving average of a weight of the UNet."""
-    return _EMA + name.removeprefix("model.").replace(".", "")
+    return EMA_PREFIX + name.removeprefix("model.").replace(".", "")
 
 
 # -- what was trained
@@ -177,62 +169,27 @@ def _trained(name: str, weight: Tensor, source: Tensor) -> Tensor | None:
         return None
     if not bool(torch.isfinite(own).all()):
         raise DreamBoothError(
-            "The trained weights are not finite, so nothing was written. The learning rate was too high; "
-            "train again with a lower one."
+            f"The trained weights are not finite (NaN or infinite, in '{name}'), so nothing was written. The learning "
+            "rate was too high: train again with a lower one."
         )
     return own
 
 
-def _entry(name: str, tensor: Tensor, dtype: torch.dtype) -> Entry:
-    if dtype == torch.float16 and tensor.numel() and bool(tensor.abs().max() > torch.finfo(dtype).max):
-        raise DreamBoothError("The trained weights are too large for fp16; save the result as bf16 or fp32.")
-
-    def data() -> Iterator[memoryview]:
-        flat = tensor.to("cpu", dtype).contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().data
-
-    return Entry(name, _NAMES[dtype], tuple(tensor.shape), tensor.numel() * dtype.itemsize, data)
+def _source(name: str, tensor: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """The tensor in the result's precision, made when its turn comes; NotFinite, before anything is written, when it
+    is too large for that."""
+    if tensor.numel() and float(tensor.abs().max()) > torch.finfo(dtype).max:
+        rounded(name, tensor, dtype)
+    return lambda: rounded(name, tensor, dtype)
 
 
-def _tensor_entries(
+def _from_memory(
     source: Mapping[str, Tensor], weights: Mapping[str, Tensor], dtype: torch.dtype | None
-) -> list[Entry]:
-    """The entries when the source's weights are in memory, under the result's names."""
-    found: list[Entry] = []
+) -> dict[str, TensorSource]:
+    """The tensors when the source's weights are in memory, under the result's names."""
+    found: dict[str, TensorSource] = {}
     for name, own in source.items():
         trained = _trained(name, weights[name], own) if name in weights else None
-        found.append(_entry(name, own, own.dtype) if trained is None else _entry(name, trained, dtype or own.dtype))
+        kept = dtype or _FLOATS.get(NAMES[own.dtype], torch.float16)
+        found[name] = own if trained is None else _source(name, trained, kept)
     return found
-
-
-# -- the file
-
-
-def _write(path: Path, entries: list[Entry], metadata: Mapping[str, str], progress: Progress | None) -> None:
-    entries = sorted(entries, key=lambda entry: -entry.width)  # readers want numbers at multiples of their size
-    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
-    offset = 0
-    for entry in entries:
-        header[entry.name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [offset, offset + entry.size],
-        }
-        offset += entry.size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if free < offset + len(text):
-        raise DreamBoothError(
-            f"{path.name} needs {offset / 2**30:.1f} GiB and the disk has {free / 2**30:.1f} GiB left. "
-            "Make room and go on: the training is kept."
-        )
-    with replacing(path) as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        for done, entry in enumerate(entries, 1):
-            for piece in entry.data():
-                file.write(piece)
-            if progress is not None:
-                progress(done, len(entries))

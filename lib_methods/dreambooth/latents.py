@@ -20,8 +20,9 @@ from lib_methods.dreambooth.photos import Photo, open_photo, read_mask, read_pho
 from lib_methods.dreambooth.photos.captions import caption_of
 from lib_methods.dreambooth.places import brought
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.tensor_file import read_tensors, write_tensors
+from lib_methods.dreambooth.tensor_file import read_tensors
 from lib_methods.errors import out_of_memory
+from lib_methods.safetensors_writer import write_tensors
 
 _VERSION = 1  # of what is done to a picture before it is encoded
 _Moments = tuple[Tensor, Tensor]
@@ -301,7 +302,7 @@ class _Cache:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(self._folder / f"{name}.safetensors", {"mean": moments[0], "std": moments[1]})
+            write_tensors(self._folder / f"{name}.safetensors", {"mean": moments[0], "std": moments[1]}, finite=False)
         except OSError:
             self._notes.append("Encoded pictures cannot be kept: the disk is full or the folder is read-only.")
 

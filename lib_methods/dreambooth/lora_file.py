@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_methods.safetensors_writer import NotFinite, rounded, write_tensors
+
 from .errors import DreamBoothError
 from .lora import LoraSet, Place
 from .model import TrainingModel
 from .settings import TrainingSettings
-from .tensor_file import write_tensors
 
 UNET_PREFIX = "model.diffusion_model."
 _USUAL_LAYERS = 2
@@ -58,13 +59,11 @@ def lora_tensors(lora: LoraSet, model: TrainingModel, dtype: torch.dtype) -> dic
         layer = lora.layer(place)
         alphas[f"{name}.alpha"] = torch.tensor(lora.alpha, dtype=torch.float32)
         for part, weight in (("lora_down", layer.down), ("lora_up", layer.up)):
-            rounded = weight.detach().to("cpu", dtype).contiguous()
-            if not bool(torch.isfinite(rounded).all()):
-                raise DreamBoothError(
-                    "The LoRA has weights that are not finite, so nothing was written. "
-                    "The learning rate was too high, or the precision of the result is too small for it."
-                )
-            weights[f"{name}.{part}.weight"] = rounded
+            key = f"{name}.{part}.weight"
+            try:
+                weights[key] = rounded(key, weight, dtype)
+            except NotFinite as problem:
+                raise DreamBoothError(f"The LoRA cannot be saved: {problem}") from problem
     return {**alphas, **weights}
 
 
@@ -118,6 +117,7 @@ def lora_metadata(lora: LoraSet, model: TrainingModel, settings: TrainingSetting
         "ss_lr_warmup_steps": settings.warm_up,
         "ss_max_grad_norm": settings.clip_gradients,
         "ss_noise_offset": None,
+        "ss_v_parameterization": True if model.parameterization == "v" else None,
         "ss_zero_terminal_snr": model.zero_terminal_snr,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{_architecture(model)}/lora",

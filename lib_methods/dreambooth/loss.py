@@ -106,13 +106,6 @@ def training_loss(
     )
 
 
-def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """The schedule stretched so that the last step is pure noise (Lin et al. 2023, arXiv 2305.08891, algorithm 1)."""
-    roots = alphas_cumprod.double().sqrt()
-    first, last = roots[0], roots[-1]
-    return ((roots - last) * (first / (first - last))).square().to(alphas_cumprod.dtype)
-
-
 def _coefficients(timesteps: Tensor, alphas_cumprod: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     kept = alphas_cumprod.to(like.device)[timesteps.to(like.device)].double()
     shape = (-1,) + (1,) * (like.ndim - 1)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.errors import out_of_memory
+from lib_methods.safetensors_writer import write_tensors
 
 from .distributed import Processes, Single
 from .draw import draw
@@ -23,7 +24,7 @@ from .photos.captions import with_subject
 from .places import Parts
 from .progress import Report
 from .settings import TrainingSettings
-from .tensor_file import read_tensors, write_tensors
+from .tensor_file import read_tensors
 
 BEST = "best.safetensors"
 SAMPLES = "samples"
@@ -213,7 +214,7 @@ class Viewer:
         written = False
         if self.processes.is_main:
             with self._writing(step):
-                write_tensors(self.folder / BEST, dict(weights), {"step": str(step)})
+                write_tensors(self.folder / BEST, dict(weights), {"step": str(step)}, finite=False)
                 written = True
         return self._main_says(written)
 

@@ -16,9 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from lib_methods.files import read_json, replacing
+from lib_methods.safetensors_writer import write_tensors
 
 from .errors import DreamBoothError
-from .tensor_file import read_tensors, write_tensors
+from .tensor_file import read_tensors
 
 STATE = "state.safetensors"
 RECORD = "training.json"
@@ -72,7 +73,7 @@ def save_state(folder: Path, state: State) -> None:
     tensors: dict[str, Tensor] = {}
     tree = {name: pack(part, tensors, name) for name, part in state.parts.items()}
     metadata = {"version": VERSION, "step": str(state.step), "identity": state.identity, "parts": json.dumps(tree)}
-    write_tensors(folder / STATE, tensors, metadata)
+    write_tensors(folder / STATE, tensors, metadata, finite=False)
 
 
 def load_state(folder: Path, identity: str, older: str = "") -> State | None:

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from lib_methods.errors import reason
-from lib_methods.files import replacing
 from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Origin, fit_tokens
+from lib_methods.safetensors_writer import NotFinite, write_tensors
 
 FORMAT = "pix2pix_zero_direction"
 _VERSION = 1
@@ -35,15 +34,15 @@ def save_direction(direction: Direction, path: str | os.PathLike[str], name: str
     """
     file, origin = Path(path), direction.origin
     record = {"version": _VERSION, "name": name, "text_width": direction.text_width, **asdict(origin)}
-    # One entry: safetensors writes several in an order of chance.
     metadata = {FORMAT: json.dumps(record, ensure_ascii=False)}
     tensors = {"context": direction.context.contiguous()}
     if direction.vector is not None:
         tensors["vector"] = direction.vector.contiguous()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file, shared=True) as opened:
-            opened.write(save(tensors, metadata))
+        write_tensors(file, tensors, metadata, shared=True)
+    except NotFinite as problem:
+        raise DirectionError(f"The direction cannot be saved: {problem}") from None
     except OSError as error:
         raise DirectionError(f"The direction cannot be saved. {reason(error)}") from None
 

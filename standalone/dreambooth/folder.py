@@ -10,30 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_methods.checkpoints.reader import TEXT_PARTS
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.ldm_checkpoint import SD2_TEXT_PREFIX
-from standalone.engine.checkpoint import DIFFUSERS_WEIGHTS, folder_weights
+from standalone.engine.checkpoint import part_state, read
 from standalone.engine.errors import UserError
-from standalone.engine.files import read_state
 from standalone.engine.ldm_keys import ldm_unet, ldm_vae
 from standalone.engine.model import StableDiffusionModel
-from standalone.engine.weights import modern_vae_key
 
 from .text_names import file_text
 
 
-def folder_state(path: Path, model: StableDiffusionModel, family: str, zero_terminal_snr: bool) -> dict[str, Tensor]:
+def folder_state(path: Path, model: StableDiffusionModel, family: str) -> dict[str, Tensor]:
     """The weights of the folder that `model` was loaded from, by LDM's names. Raises DreamBoothError."""
     try:
-        unet = read_state(folder_weights(path / "unet", DIFFUSERS_WEIGHTS))
-        vae = read_state(folder_weights(path / "vae", DIFFUSERS_WEIGHTS))
-        texts = [
-            read_state(folder_weights(path / name, "model"))
-            for name, _ in zip(("text_encoder", "text_encoder_2"), model.text_encoders)
-        ]
+        found = read(path)
+        unet, vae = part_state(found, "unet"), part_state(found, "vae")
+        texts = [part_state(found, name) for name in TEXT_PARTS if name in found.parts]
     except UserError as error:
         raise DreamBoothError(f"The base model cannot be read: {error}") from error
-    vae = {modern_vae_key(key): value for key, value in vae.items()}
     parts: Any = model
     state = {
         **_named(ldm_unet, parts.model.diffusion_model, unet),
@@ -43,10 +38,6 @@ def folder_state(path: Path, model: StableDiffusionModel, family: str, zero_term
         state.update(file_text(_stand_in(None, text), family, number))
     if family == "sd2":
         state.update(_last_layer(state, len(_layers(state))))
-    if model.parameterization == "v":
-        state["v_pred"] = torch.empty(0)
-    if zero_terminal_snr:
-        state["ztsnr"] = torch.empty(0)
     return state
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.base_rules import check_input, resolution_of
+from lib_methods.checkpoints.reader import read_checkpoint
+from lib_methods.dreambooth.base_rules import check_base, refusals
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.loss import rescale_zero_terminal_snr
 from lib_methods.dreambooth.model import TextEmbedding
 from lib_methods.ldm_checkpoint import UNET_PREFIX
-from standalone.engine.checkpoint import checkpoint_sha256, is_diffusers_folder, load_checkpoint
+from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
 from standalone.engine.errors import UserError
-from standalone.engine.files import read_config
 from standalone.engine.ldm_keys import ldm_unet_names
 from standalone.engine.model import StableDiffusionModel
 from standalone.engine.text import TextEncoder, TextOptions
@@ -45,17 +42,16 @@ class EngineModel:
         name: str,
         sha256: str,
         resolution: int,
-        zero_terminal_snr: bool = False,
     ) -> None:
         self.model = model
         self.name, self.sha256, self.resolution = name, sha256, resolution
         self.family = "sdxl" if model.is_sdxl else "sd2" if model.is_sd2 else "sd1"
         self.parameterization = model.parameterization
-        self.zero_terminal_snr = zero_terminal_snr
+        self.zero_terminal_snr = model.noise_schedule.zero_terminal_snr
         self.pixels_per_latent = 2 ** (len(model.first_stage_model.config.block_out_channels) - 1)
         self.latent_channels = model.latent_channels
-        schedule = model.alphas_cumprod.detach().float().cpu()
-        self._alphas_cumprod = rescale_zero_terminal_snr(schedule) if zero_terminal_snr else schedule
+        # the schedule itself: the model's own, which samplers divide by, does not end at zero
+        self._alphas_cumprod = torch.from_numpy(model.noise_schedule.alphas_cumprod()).float()
         for encoder in self._text_encoders():
             encoder.options = lambda: _PLAIN
 
@@ -171,7 +167,7 @@ class EngineModel:
         return weights
 
     def source_weights(self, source: Path) -> dict[str, Tensor]:
-        return folder_state(source, self.model, self.family, self.zero_terminal_snr)
+        return folder_state(source, self.model, self.family)
 
 
 def load_training_model(
@@ -184,6 +180,9 @@ def load_training_model(
     path = Path(path)
     if not path.exists():
         raise DreamBoothError(f"The base model {path.name} is not there; choose a checkpoint file or a folder.")
+    with refusals():
+        base = read_checkpoint(path)
+    check_base(base)
     try:
         model = load_checkpoint(path, device=device, dtype=dtype)
         sha256 = checkpoint_sha256(path)
@@ -192,33 +191,9 @@ def load_training_model(
     except OSError as error:
         reason = error.strerror or "input or output error"
         raise DreamBoothError(f"The base model {path.name} cannot be read: {reason}.") from error
-    check_input(path.name, int(model.model.diffusion_model.config.in_channels), model.latent_channels)
-    pixels_per_latent = 2 ** (len(model.first_stage_model.config.block_out_channels) - 1)
     return EngineModel(
         model,
         name=path.stem if path.is_file() else path.name,
         sha256=sha256,
-        resolution=_resolution(path, model, pixels_per_latent),
-        zero_terminal_snr=_zero_terminal_snr(path),
+        resolution=base.resolution(model.parameterization),
     )
-
-
-def _resolution(path: Path, model: StableDiffusionModel, pixels_per_latent: int) -> int:
-    """The side in pixels that the model was trained for, as far as its files tell."""
-    if is_diffusers_folder(path):
-        return int(model.model.diffusion_model.config.sample_size) * pixels_per_latent
-    params = ((read_config(path) or {}).get("model") or {}).get("params") or {}
-    family = "sdxl" if model.is_sdxl else "sd2" if model.is_sd2 else "sd1"
-    return resolution_of(family, model.parameterization == "v", params.get("image_size"), pixels_per_latent)
-
-
-def _zero_terminal_snr(path: Path) -> bool:
-    """Whether the model was trained down to no signal at all: a key in the file, a setting in the folder."""
-    if is_diffusers_folder(path):
-        settings = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        return bool(settings.get("rescale_betas_zero_snr", False))
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return "ztsnr" in file.keys()
-    except (SafetensorError, OSError) as error:
-        raise DreamBoothError(f"The base model {path.name} cannot be read.") from error

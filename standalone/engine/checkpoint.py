@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,36 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lib_methods.checkpoints.folder import UNET_WEIGHTS, is_diffusers_folder, part_weights
+from lib_methods.checkpoints.geometry import TextGeometry
+from lib_methods.checkpoints.ldm_names import modern_vae_key
+from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
 from lib_methods.ldm_checkpoint import VAE_PREFIX
 
 from .errors import CheckpointError
-from .files import check_not_pickled, read_config, read_state, sha256_of
-from .geometry import ModelGeometry, TextGeometry, read_geometry
-from .model import StableDiffusionModel, alpha_schedule
+from .files import check_not_pickled, read_state, sentences, sha256_of
+from .model import StableDiffusionModel
 from .text import TextEncoder
-from .tokenizer import VOCABULARY_SIZE
-from .weights import fill, match_text_names, modern_vae_key, open_clip_state
+from .weights import fill, match_text_names, open_clip_state
+
+__all__ = ["checkpoint_sha256", "is_diffusers_folder", "load_checkpoint", "part_state", "read"]
 
 Progress = Callable[[str], None]
-DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
-
-
-def is_diffusers_folder(path: Path) -> bool:
-    """Whether `path` is a folder as `save_pretrained` writes it."""
-    return (path / "unet" / "config.json").is_file()
-
-
-def weights_file(path: Path) -> Path:
-    """The file whose hash stands for the checkpoint: itself, or the UNet of a diffusers folder."""
-    return folder_weights(path / "unet", DIFFUSERS_WEIGHTS) if path.is_dir() else path
 
 
 def checkpoint_sha256(path: Path) -> str:
-    """SHA-256 of weights_file(path)."""
-    return sha256_of(weights_file(path))
+    """SHA-256 of the file, of a diffusers folder that of its UNet's. Raises CheckpointError."""
+    with sentences():
+        return sha256_of(*(part_weights(path, "unet", UNET_WEIGHTS).files if path.is_dir() else [path]))
+
+
+def read(path: Path) -> Checkpoint:
+    """What the checkpoint's headers and configuration tell. Raises CheckpointError for what cannot be loaded."""
+    if not path.exists():
+        check_not_pickled(path)
+        raise CheckpointError(f"There is no checkpoint named {path.name}.")
+    with sentences():
+        return read_checkpoint(path)
 
 
 def load_checkpoint(
@@ -54,16 +57,27 @@ def load_checkpoint(
     `dtype` is the precision of UNet, VAE and text encoders; `progress` is called with a line of text now and then.
     """
     say = progress or (lambda text: None)
-    path = Path(path)
-    if not path.exists():
-        check_not_pickled(path)
-        raise CheckpointError(f"There is no checkpoint named {path.name}.")
-    if path.is_dir():
-        if not is_diffusers_folder(path):
-            raise CheckpointError(f"The folder {path.name} is no diffusers checkpoint: it has no unet/config.json.")
-        model = _load_folder(path, dtype, say)
-    else:
-        model = _load_single_file(path, dtype, say)
+    say(f"Reading {path.name}")
+    found = read(Path(path))
+    say(f"Building the {found.family.upper()} model")
+    try:
+        unet, vae, encoders = _folder_parts(found) if found.is_folder else _file_parts(found)
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"The model in {path.name} cannot be built from its configuration.") from error
+    schedule = found.schedule
+    if schedule.prediction == "unknown":
+        schedule = dataclasses.replace(schedule, prediction="v" if predicts_v(unet) else "eps")
+    if dtype != torch.float32:  # diffusers warns about every cast, also one that does nothing
+        for module in (unet, vae, *encoders):
+            module.to(dtype)
+    model = StableDiffusionModel(
+        family=found.family,
+        unet=unet,
+        vae=vae,
+        encoders=encoders,
+        scale_factor=found.scale_factor,
+        noise_schedule=schedule,
+    )
     say(f"Moving {path.name} to {device}")
     return model.to(device)
 
@@ -71,42 +85,14 @@ def load_checkpoint(
 # -- single files
 
 
-def _load_single_file(path: Path, dtype: torch.dtype, say: Progress) -> StableDiffusionModel:
-    say(f"Reading {path.name}")
-    config = read_config(path)
-    state = read_state(path)
-    geometry = read_geometry(state, config)
-    say(f"Building the {geometry.family.upper()} model")
-    unet = UNet2DConditionModel(**geometry.unet)
-    fill(unet, convert_ldm_unet_checkpoint(dict(state), {**geometry.unet, "class_embed_type": None}), "UNet")
-    vae = AutoencoderKL(**geometry.vae)
+def _file_parts(found: Checkpoint) -> tuple[UNet2DConditionModel, AutoencoderKL, list[TextEncoder]]:
+    state = read_state(found.path)
+    unet = UNet2DConditionModel(**found.unet)
+    fill(unet, convert_ldm_unet_checkpoint(dict(state), {**found.unet, "class_embed_type": None}), "UNet")
+    vae = AutoencoderKL(**found.vae)
     vae_state = {key: value for key, value in state.items() if key.startswith(VAE_PREFIX)}
-    fill(vae, convert_ldm_vae_checkpoint(vae_state, geometry.vae), "VAE")
-    encoders = [_text_encoder(text, state, geometry.family) for text in geometry.text]
-    if geometry.parameterization == "unknown":
-        geometry.parameterization = "v" if predicts_v(unet) else "eps"
-    return _assemble(geometry, unet, vae, encoders, dtype)
-
-
-def _assemble(
-    geometry: ModelGeometry,
-    unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
-    encoders: list[TextEncoder],
-    dtype: torch.dtype,
-) -> StableDiffusionModel:
-    if dtype != torch.float32:  # diffusers warns about every cast, also one that does nothing
-        for module in (unet, vae, *encoders):
-            module.to(dtype)
-    return StableDiffusionModel(
-        family=geometry.family,
-        unet=unet,
-        vae=vae,
-        encoders=encoders,
-        scale_factor=geometry.scale_factor,
-        parameterization=geometry.parameterization,
-        alphas_cumprod=alpha_schedule(geometry.linear_start, geometry.linear_end, geometry.timesteps),
-    )
+    fill(vae, convert_ldm_vae_checkpoint(vae_state, dict(found.vae)), "VAE")
+    return unet, vae, [_text_encoder(text, state, found.family) for text in found.texts]
 
 
 def predicts_v(unet: UNet2DConditionModel) -> bool:
@@ -124,8 +110,6 @@ def predicts_v(unet: UNet2DConditionModel) -> bool:
 
 
 def _text_config(text: TextGeometry, layers: int) -> CLIPTextConfig:
-    if text.vocab < VOCABULARY_SIZE:
-        raise CheckpointError(f"The text encoder knows {text.vocab} tokens; CLIP's vocabulary has {VOCABULARY_SIZE}.")
     return CLIPTextConfig(
         vocab_size=text.vocab,
         hidden_size=text.hidden,
@@ -152,8 +136,6 @@ def _text_encoder(text: TextGeometry, state: Mapping[str, torch.Tensor], family:
         transformer = CLIPTextModel(_text_config(text, text.layers - 1))
         weights, role = open_clip_state(state, text.prefix), {"pad": 0}
     else:
-        if text.projection is None:
-            raise CheckpointError("The second text encoder of this SDXL checkpoint has no text_projection.")
         transformer = CLIPTextModelWithProjection(_text_config(text, text.layers))
         weights, role = open_clip_state(state, text.prefix), {"pad": 0, "layer": "penultimate", "pooled": True}
     fill(transformer, match_text_names(transformer, weights), "text encoder")
@@ -163,81 +145,34 @@ def _text_encoder(text: TextGeometry, state: Mapping[str, torch.Tensor], family:
 # -- diffusers folders
 
 
-def folder_weights(folder: Path, stem: str) -> Path:
-    """The file with the weights of one part of a diffusers folder. Raises CheckpointError."""
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
-        if (folder / name).is_file():
-            return folder / name
-    if any((folder / f"{stem}{suffix}").is_file() for suffix in (".bin", ".fp16.bin")):
-        check_not_pickled(Path(f"{folder.name}/{stem}.bin"))
-    raise CheckpointError(
-        f"The checkpoint folder has no weights in {folder.name}/ that can be read ({stem}.safetensors)."
-    )
+def part_state(found: Checkpoint, part: str) -> dict[str, torch.Tensor]:
+    """The weights of a part of the folder, from as many files as they are in, in the names that modules have now."""
+    weights, state = found.parts[part], {}
+    for file in weights.files:
+        inside = [key for key, place in weights.places.items() if place == file]
+        state.update(read_state(file, f"{part}/{file.name}", inside))
+    return {modern_vae_key(key): value for key, value in state.items()} if part == "vae" else state
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"The checkpoint folder has no readable {path.parent.name}/{path.name}.") from error
-    if not isinstance(parsed, dict):
-        raise CheckpointError(f"{path.parent.name}/{path.name} of the checkpoint folder is not a configuration.")
-    return parsed
-
-
-def _folder_part(folder: Path, build: Callable[[dict[str, Any]], nn.Module], stem: str, what: str) -> nn.Module:
-    config = {key: value for key, value in _json(folder / "config.json").items() if not key.startswith("_")}
-    try:
-        module = build(config)
-    except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"The configuration of the {what} in this folder is not one that can be built."
-        ) from error
-    weights = read_state(folder_weights(folder, stem))
-    if isinstance(module, (CLIPTextModel, CLIPTextModelWithProjection)):
-        weights = match_text_names(module, {key.removeprefix("text_model."): v for key, v in weights.items()})
-    elif isinstance(module, AutoencoderKL):
-        weights = {modern_vae_key(key): value for key, value in weights.items()}
-    fill(module, weights, what)
-    return module
-
-
-def _load_folder(path: Path, dtype: torch.dtype, say: Progress) -> StableDiffusionModel:
-    say(f"Reading the folder {path.name}")
-    unet = _folder_part(path / "unet", UNet2DConditionModel.from_config, DIFFUSERS_WEIGHTS, "UNet")
-    vae = _folder_part(path / "vae", AutoencoderKL.from_config, DIFFUSERS_WEIGHTS, "VAE")
+def _folder_parts(found: Checkpoint) -> tuple[UNet2DConditionModel, AutoencoderKL, list[TextEncoder]]:
+    unet, vae = UNet2DConditionModel.from_config(_plain(found.unet)), AutoencoderKL.from_config(_plain(found.vae))
     assert isinstance(unet, UNet2DConditionModel) and isinstance(vae, AutoencoderKL)
-    sdxl = (path / "text_encoder_2").is_dir()
-    first_config = _json(path / "text_encoder" / "config.json")
-    family = "sdxl" if sdxl else "sd2" if first_config.get("hidden_act") == "gelu" else "sd1"
+    fill(unet, part_state(found, "unet"), "UNet")
+    fill(vae, part_state(found, "vae"), "VAE")
+    roles: dict[str, list[dict[str, Any]]] = {
+        "sd1": [{"skippable": True}],
+        "sd2": [{"pad": 0}],
+        "sdxl": [{"layer": "penultimate"}, {"pad": 0, "layer": "penultimate", "pooled": True}],
+    }
+    encoders = []
+    for name, config, role in zip(TEXT_PARTS, found.text_configs, roles[found.family]):
+        kind = CLIPTextModelWithProjection if role.get("pooled") else CLIPTextModel
+        text = kind(CLIPTextConfig(**{**_plain(config), "eos_token_id": 49407, "bos_token_id": 49406}))
+        weights = {key.removeprefix("text_model."): value for key, value in part_state(found, name).items()}
+        fill(text, match_text_names(text, weights), "text encoder")
+        encoders.append(TextEncoder(text, **role))
+    return unet, vae, encoders
 
-    def clip(config: dict[str, Any]) -> nn.Module:
-        return CLIPTextModel(CLIPTextConfig(**{**config, "eos_token_id": 49407, "bos_token_id": 49406}))
 
-    def clip_projection(config: dict[str, Any]) -> nn.Module:
-        return CLIPTextModelWithProjection(CLIPTextConfig(**{**config, "eos_token_id": 49407, "bos_token_id": 49406}))
-
-    first = _folder_part(path / "text_encoder", clip, "model", "text encoder")
-    if sdxl:
-        second = _folder_part(path / "text_encoder_2", clip_projection, "model", "second text encoder")
-        encoders = [
-            TextEncoder(first, layer="penultimate"),
-            TextEncoder(second, pad=0, layer="penultimate", pooled=True),
-        ]
-    elif family == "sd2":
-        encoders = [TextEncoder(first, pad=0)]
-    else:
-        encoders = [TextEncoder(first, skippable=True)]
-    scheduler = _json(path / "scheduler" / "scheduler_config.json")
-    geometry = ModelGeometry(
-        family=family,
-        unet={},
-        vae={},
-        text=[],
-        scale_factor=float(vae.config.scaling_factor),
-        parameterization="v" if scheduler.get("prediction_type") == "v_prediction" else "eps",
-        linear_start=float(scheduler.get("beta_start", 0.00085)),
-        linear_end=float(scheduler.get("beta_end", 0.012)),
-        timesteps=int(scheduler.get("num_train_timesteps", 1000)),
-    )
-    return _assemble(geometry, unet, vae, encoders, dtype)
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.startswith("_")}

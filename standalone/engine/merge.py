@@ -8,29 +8,29 @@ added like all others, the four for the picture are B's own.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from lib_methods.errors import known_reason
-from lib_methods.ldm_checkpoint import SD1_TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from lib_methods.checkpoints.kinds import EMA_PREFIX, check_readable, family_of
+from lib_methods.checkpoints.ldm_names import shared_text_name
+from lib_methods.errors import reason
+from lib_methods.ldm_checkpoint import UNET_PREFIX, VAE_PREFIX
+from lib_methods.safetensors_header import FileProblem, read_header
+from lib_methods.safetensors_writer import TensorSource, rounded, write_tensors
 
 from .errors import CheckpointError, UserError
-from .files import check_not_pickled, sha256_of
-from .geometry import detect_family
+from .files import check_not_pickled, sentences, sha256_of
 
 FIRST_CONVOLUTION = UNET_PREFIX + "input_blocks.0.0.weight"
 LATENT_CHANNELS = 4
-_LEFT_OUT = ("model_ema.", "betas", "alphas_cumprod", "sqrt_", "log_", "posterior_")
-"""Training's moving averages, and buffers of the noise schedule, which every program computes anew."""
+_LEFT_OUT = (EMA_PREFIX, "betas", "alphas_cumprod", "sqrt_", "log_", "posterior_")
+"""Training's moving averages, and buffers of the noise schedule, which every program computes itself."""
 
 
 class _File:
@@ -38,38 +38,34 @@ class _File:
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self.path = path
-        check_not_pickled(path)
-        if not path.is_file():
+        if not path.exists():
+            check_not_pickled(path)
             raise CheckpointError(f"There is no checkpoint named {path.name}.")
-        if path.suffix.lower() != ".safetensors":
-            raise CheckpointError(f"{path.name} is not a .safetensors file; only those can be merged.")
+        with sentences():
+            self._heads = read_header(path).tensors
+            self.family = family_of(self._heads)
+            check_readable(self._heads)
         try:
             self._file: Any = stack.enter_context(safe_open(str(path), framework="pt", device="cpu"))
         except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path.name} is damaged or not complete; download it again.") from error
-        self.names: dict[str, str] = {_shared_name(key): key for key in self._file.keys()}
-        self.family = detect_family(self.names)
+            raise CheckpointError(f"{path.name} is damaged; download it again.") from error
+        self.names: dict[str, str] = {shared_text_name(key): key for key in self._heads}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(self.names[name]).get_shape())
+        return self._heads[self.names[name]].shape
 
     def read(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._file.get_tensor(self.names[name])
         return tensor
+
+    def is_float(self, name: str) -> bool:
+        return self._heads[self.names[name]].is_float
 
     @property
     def input_channels(self) -> int:
         if FIRST_CONVOLUTION not in self.names:
             raise CheckpointError(f"{self.path.name} is incomplete: the weight '{FIRST_CONVOLUTION}' is missing.")
         return self.shape(FIRST_CONVOLUTION)[1]
-
-
-def _shared_name(key: str) -> str:
-    """Early SD1 checkpoints lack the infix `text_model.` in their text encoder."""
-    infix = SD1_TEXT_PREFIX + "text_model."
-    if key.startswith(SD1_TEXT_PREFIX) and not key.startswith(infix):
-        return infix + key[len(SD1_TEXT_PREFIX) :]
-    return key
 
 
 def merge_instruct(
@@ -89,22 +85,22 @@ def merge_instruct(
         UserError: the files do not fit together, or the result cannot be written; one sentence.
     """
     if out.suffix.lower() != ".safetensors":
-        raise UserError(f"The result has to be a .safetensors file, and {out.name} is none.")
+        raise UserError(f"The result must be a .safetensors file; {out.name} is not one.")
     if out.exists():
-        raise UserError(f"There is a file {out.name} already; give another name with --out, or remove it.")
+        raise UserError(f"{out.name} exists already; give another name with --out, or remove it.")
     with ExitStack() as stack:
         base, instruct, origin = (_File(path, stack) for path in (a, b, c))
         if (base.input_channels, instruct.input_channels) == (2 * LATENT_CHANNELS, LATENT_CHANNELS):
             base, instruct = instruct, base
         _check(base, instruct, origin)
-        merged: dict[str, torch.Tensor] = {}
-        counts = {"merged": 0, "kept": 0}
         names = [name for name in base.names if not name.startswith(_LEFT_OUT)]
-        for number, name in enumerate(names):
-            merged[name], added = _weight(name, base, instruct, origin)
-            counts["merged" if added else "kept"] += 1
-            if progress is not None and number % 16 == 0:
-                progress(number / len(names))
+        added = {name for name in names if _is_merged(name, base, instruct, origin)}
+        merged: dict[str, TensorSource] = {}
+        with sentences():
+            for number, name in enumerate(names):
+                merged[name] = _weight(name, base, instruct, origin) if name in added else base.read(name)
+                if progress is not None and number % 16 == 0:
+                    progress(number / len(names))
         recipe = {
             "type": "sd-webui-steer merge-instruct",
             "formula": "A + B - C",
@@ -114,7 +110,7 @@ def merge_instruct(
         config = instruct.path.with_suffix(".yaml")
         if config.is_file():
             shutil.copyfile(config, out.with_suffix(".yaml"))
-    return counts
+    return {"merged": len(added), "kept": len(names) - len(added)}
 
 
 def _check(base: _File, instruct: _File, origin: _File) -> None:
@@ -122,14 +118,14 @@ def _check(base: _File, instruct: _File, origin: _File) -> None:
     if channels != [LATENT_CHANNELS, 2 * LATENT_CHANNELS, LATENT_CHANNELS]:
         found = ", ".join(f"{file.path.name} has {n}" for file, n in zip((base, instruct, origin), channels))
         raise CheckpointError(
-            "One of the first two has to be an InstructPix2Pix checkpoint with 8 input channels, the other and the "
-            f"third plain ones with 4: {found}."
+            "One of the first two must be an InstructPix2Pix checkpoint with 8 input channels, the other and the third "
+            f"plain ones with 4: {found}."
         )
     for other in (instruct, origin):
         if other.family != base.family:
             raise CheckpointError(
                 f"{base.path.name} is an {base.family.upper()} checkpoint and {other.path.name} an "
-                f"{other.family.upper()} one; all three have to be of one family."
+                f"{other.family.upper()} one; all three must be of one family."
             )
     for name in base.names:
         if not name.startswith(UNET_PREFIX):
@@ -138,39 +134,41 @@ def _check(base: _File, instruct: _File, origin: _File) -> None:
             if name not in other.names or (name != FIRST_CONVOLUTION and other.shape(name) != base.shape(name)):
                 raise CheckpointError(
                     f"The UNets of {base.path.name} and {other.path.name} differ in build (at '{name}'); all three "
-                    "have to be of one family."
+                    "must be of one family."
                 )
 
 
-def _weight(name: str, base: _File, instruct: _File, origin: _File) -> tuple[torch.Tensor, bool]:
-    """One weight of the result, and whether anything was added to A's."""
+def _is_merged(name: str, base: _File, instruct: _File, origin: _File) -> bool:
+    """Whether anything is added to A's weight."""
+    if not base.is_float(name) or name.startswith(VAE_PREFIX) or name not in instruct.names or name not in origin.names:
+        return False
+    # a text encoder of another build stays; the UNets were compared before
+    return name == FIRST_CONVOLUTION or instruct.shape(name) == origin.shape(name) == base.shape(name)
+
+
+def _weight(name: str, base: _File, instruct: _File, origin: _File) -> torch.Tensor:
+    """One weight of the sum, in A's precision. Raises FileProblem, which names the file that spoils it."""
     own = base.read(name)
-    shared = name in instruct.names and name in origin.names
-    if not own.is_floating_point() or name.startswith(VAE_PREFIX) or not shared:
-        return own, False
-    learnt, before = instruct.read(name).float(), origin.read(name).float()
+    summands = [(file, file.read(name)) for file in (base, instruct, origin)]
+    for file, tensor in summands:
+        try:
+            rounded(name, tensor, tensor.dtype)
+        except FileProblem:
+            raise FileProblem(
+                f"{file.path.name} has weights that are NaN or infinite ('{name}'), so nothing was written. Get "
+                "another version of it."
+            ) from None
+    learnt, before = summands[1][1].float(), summands[2][1].float()
     if name == FIRST_CONVOLUTION:
         latent = own.float() + learnt[:, :LATENT_CHANNELS] - before
-        return torch.cat([latent, learnt[:, LATENT_CHANNELS:]], dim=1).to(own.dtype), True
-    if learnt.shape != own.shape or before.shape != own.shape:
-        return own, False  # a text encoder of another build; the UNets were compared before
-    return (own.float() + learnt - before).to(own.dtype), True
+        return rounded(name, torch.cat([latent, learnt[:, LATENT_CHANNELS:]], dim=1), own.dtype)
+    return rounded(name, own.float() + learnt - before, own.dtype)
 
 
-def _write(state: Mapping[str, torch.Tensor], out: Path, metadata: dict[str, str]) -> None:
-    """Writes to a file of its own, then renames: nobody ever sees half a checkpoint."""
-    temporary: str | None = None
+def _write(state: dict[str, TensorSource], out: Path, metadata: dict[str, str]) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".merging-{os.getpid()}-", suffix=".tmp", dir=out.parent)
-        os.close(handle)
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata=metadata)
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
-        os.replace(temporary, out)
-        temporary = None
-    except (OSError, SafetensorError) as error:
-        told = known_reason(error) or getattr(error, "strerror", None) or "The disk may be full."
-        raise UserError(f"{out.name} cannot be written. {told}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with sentences():
+            write_tensors(out, state, metadata, shared=True)
+    except OSError as error:
+        raise UserError(f"{out.name} cannot be written. {reason(error)}") from error

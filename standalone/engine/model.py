@@ -10,12 +10,13 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import nn
+
+from lib_methods.checkpoints.schedule import SMALLEST_ABAR, NoiseSchedule
 
 from .text import TextEncoder
 
@@ -55,8 +56,7 @@ class StableDiffusionModel(nn.Module):
         vae: AutoencoderKL,
         encoders: Sequence[TextEncoder],
         scale_factor: float,
-        parameterization: str,
-        alphas_cumprod: torch.Tensor,
+        noise_schedule: NoiseSchedule,
     ) -> None:
         super().__init__()
         channels = unet.config.in_channels
@@ -71,9 +71,10 @@ class StableDiffusionModel(nn.Module):
         self.first_stage_model = vae
         self.text_encoders = nn.ModuleList(encoders)
         self.scale_factor = scale_factor
-        self.parameterization = parameterization
+        self.noise_schedule, self.ztsnr = noise_schedule, noise_schedule.zero_terminal_snr
+        self.parameterization = noise_schedule.prediction
         self.latent_channels = int(vae.config.latent_channels)
-        self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
+        self.register_buffer("alphas_cumprod", alpha_schedule(noise_schedule), persistent=False)
         self.sd_checkpoint_info: Any = None
         self.sd_model_hash: str | None = None
         self.loaded_networks: tuple[Any, ...] = ()  # the LoRAs in the weights; engine.lora adds and removes them
@@ -187,7 +188,7 @@ class StableDiffusionModel(nn.Module):
             return self.first_stage_model.decode(scaled, return_dict=False)[0]
 
 
-def alpha_schedule(start: float, end: float, timesteps: int) -> torch.Tensor:
-    """Cumulative products of alpha for LDM's "linear" schedule: betas linear in their square roots."""
-    betas = np.linspace(start**0.5, end**0.5, timesteps, dtype=np.float64) ** 2
-    return torch.from_numpy(np.cumprod(1.0 - betas)).float()
+def alpha_schedule(schedule: NoiseSchedule) -> torch.Tensor:
+    """Cumulative products of alpha, (T,), fp32. Where nothing of the image is left they end a little above zero, since
+    samplers divide by them."""
+    return torch.from_numpy(schedule.alphas_cumprod()).float().clamp(min=SMALLEST_ABAR)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import torch
 import yaml
 from diffusers import UNet2DConditionModel
-from safetensors.torch import save_file
 
+from lib_methods.safetensors_writer import rounded, write_tensors
+from standalone.engine.files import sentences
 from standalone.engine.ldm_keys import ldm_clip_text, ldm_unet, ldm_vae
 from standalone.instruct.dataset import write_whole
 
@@ -109,13 +109,9 @@ def write_checkpoint(model: Any, unet: UNet2DConditionModel, config: Mapping[str
         **ldm_vae(model.first_stage_model),
         **ldm_clip_text(model.cond_stage_model.transformer),
     }
-    halves = {
-        key: value.detach().half().cpu().contiguous() for key, value in state.items() if value.is_floating_point()
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(edit_config(model, config), sort_keys=False)
-    write_whole(out.with_suffix(".yaml"), text.encode())
-    temporary = out.with_name(out.name + ".new")
-    save_file(halves, temporary, metadata={"format": "pt", "modelspec.title": out.stem})
-    os.chmod(temporary, 0o644)  # safetensors' files are for their owner alone
-    os.replace(temporary, out)
+    with sentences():
+        halves = {k: rounded(k, value, torch.float16) for k, value in state.items() if value.is_floating_point()}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(edit_config(model, config), sort_keys=False)
+        write_whole(out.with_suffix(".yaml"), text.encode())
+        write_tensors(out, halves, {"format": "pt", "modelspec.title": out.stem})

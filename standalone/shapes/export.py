@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from lib_methods.safetensors_writer import rounded, write_tensors
 from standalone.engine.ldm_keys import ldm_clip_text, ldm_unet, ldm_vae
 from standalone.shapes import networks
 
@@ -111,10 +112,10 @@ def export(training: Path, out: Path) -> Path:
     """Write `shapes.safetensors` and `shapes.yaml` into `out`; returns the checkpoint's path."""
     unet, text, vae = load_networks(training)
     state: dict[str, Tensor] = {**ldm_unet(unet), **ldm_vae(vae), **ldm_clip_text(text)}
-    halves = {key: value.detach().half().contiguous() for key, value in state.items() if value.is_floating_point()}
+    halves = {key: rounded(key, value, torch.float16) for key, value in state.items() if value.is_floating_point()}
     out.mkdir(parents=True, exist_ok=True)
     target = out / "shapes.safetensors"
-    save_file(halves, target, metadata={"modelspec.title": "shapes", "modelspec.license": "MIT"})
+    write_tensors(target, halves, {"modelspec.title": "shapes", "modelspec.license": "MIT"})
     target.with_suffix(".yaml").write_text(yaml.safe_dump(ldm_config(), sort_keys=False), encoding="utf-8")
     return target
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lib_methods.safetensors_writer import write_tensors
 from standalone.shapes import networks
 from standalone.shapes.captions import caption, random_named
 from standalone.shapes.optimizer import MatrixOptimizer
@@ -112,7 +113,7 @@ class Trainer:
         encoder = model.cond_stage_model.transformer
         self.text.load_state_dict(match_text_names(self.text, encoder.state_dict()))
         self.out.mkdir(parents=True, exist_ok=True)
-        save_file(model.first_stage_model.state_dict(), self.out / "vae.safetensors")
+        write_tensors(self.out / "vae.safetensors", model.first_stage_model.state_dict())
 
     def _load(self) -> None:
         state = torch.load(self.out / "state.pt", weights_only=True)

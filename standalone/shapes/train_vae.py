@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from lib_methods.safetensors_writer import write_tensors
 from standalone.shapes import networks
 from standalone.shapes.optimizer import MatrixOptimizer
 from standalone.shapes.world import random_scene, render
@@ -100,7 +101,7 @@ def train(out: Path, minutes: float, batch: int, rate: float, decoder_only: bool
 
 
 def _save(model: AutoencoderKL, path: Path) -> None:
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    write_tensors(path, model.state_dict())
 
 
 if __name__ == "__main__":

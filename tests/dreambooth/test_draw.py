@@ -10,14 +10,15 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
+from lib_methods.checkpoints.schedule import NoiseSchedule
 from lib_methods.dreambooth.draw import draw, solve
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.loss import rescale_zero_terminal_snr
 from standalone.engine.model import alpha_schedule
 
 from .models import FAMILIES, load
 
-SCHEDULE = alpha_schedule(0.00085, 0.012, 1000)
+SCHEDULE = alpha_schedule(NoiseSchedule())
+ZERO_SNR = torch.from_numpy(NoiseSchedule(zero_terminal_snr=True).alphas_cumprod()).float()
 
 
 def toy(latents: Tensor, time: int) -> Tensor:
@@ -53,12 +54,12 @@ def test_more_steps_come_nearer_to_the_solution() -> None:
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
 def test_a_schedule_down_to_no_signal_is_solved(parameterization: str) -> None:
     noise = torch.randn(1, 4, 8, 8)
-    found = solve(toy, noise, rescale_zero_terminal_snr(SCHEDULE), parameterization, 20)
+    found = solve(toy, noise, ZERO_SNR, parameterization, 20)
     assert bool(torch.isfinite(found).all())
     # without signal a model of v says minus the picture at once, whatever the noise
     perfect: Callable[[Tensor, int], Tensor] = lambda x, t: -torch.ones_like(x)  # noqa: E731
     if parameterization == "v":
-        one = solve(perfect, noise, rescale_zero_terminal_snr(SCHEDULE), "v", 1)
+        one = solve(perfect, noise, ZERO_SNR, "v", 1)
         assert torch.allclose(one, torch.ones_like(one))
 
 

@@ -16,6 +16,7 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.header_sizes import read_base
 from lib_methods.dreambooth.lora import places
 from lib_methods.dreambooth.sizes import ModelSizes
+from lib_methods.ldm_checkpoint import UNET_PREFIX
 from standalone.dreambooth.model import EngineModel, load_training_model
 from tests.standalone import tiny
 
@@ -97,13 +98,13 @@ def test_moving_averages_and_what_else_is_there_count_in_the_files_size(tmp_path
 
 def test_a_header_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, asked = write(tmp_path), []
-    real = header_sizes.read_header
+    real = header_sizes.read_checkpoint
 
     def counted(*args: Any) -> Any:
         asked.append(args)
         return real(*args)
 
-    monkeypatch.setattr(header_sizes, "read_header", counted)
+    monkeypatch.setattr(header_sizes, "read_checkpoint", counted)
     for _ in range(3):
         read_base(path)
     assert len(asked) == 1
@@ -135,25 +136,25 @@ def test_a_file_that_is_no_base_model_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     for path, said in (
-        (tmp_path / "gone.safetensors", "is not there"),
-        (cut, "damaged or not complete"),
-        (half, "damaged or not complete"),
-        (empty, "damaged or not complete"),
+        (tmp_path / "gone.safetensors", "does not exist"),
+        (cut, "not complete: it has"),
+        (half, "not complete"),
+        (empty, "is empty"),
         (pickled, "pickled"),
         (hidden, "pickled"),
         (tmp_path / "picture.png", "not a .safetensors file"),
-        (lora, "no Stable Diffusion UNet"),
+        (lora, "This is a LoRA"),
         (no_vae, "no VAE"),
         (no_text, "no text encoder"),
-        (partial, "not complete"),
-        (tmp_path / "folder", "no diffusers checkpoint"),
+        (partial, "incomplete"),
+        (tmp_path / "folder", "not a diffusers checkpoint"),
         (_raw(tmp_path / "a.safetensors", b"{nonsense"), "damaged"),
         (_raw(tmp_path / "b.safetensors", b"{" * 5000 + b"}" * 5000), "damaged"),
         (_raw(tmp_path / "c.safetensors", {"x": {**entry, "data_offsets": [8, 0]}}), "damaged"),
         (_raw(tmp_path / "d.safetensors", {"x": {**entry, "shape": [-2]}}, b"12345678"), "damaged"),
         (_raw(tmp_path / "e.safetensors", {"x": 5}), "damaged"),
         (_raw(tmp_path / "g.safetensors", {"x": {**entry, "shape": [float("inf")]}}, b"12345678"), "damaged"),
-        (_raw(tmp_path / "f.safetensors", {"model.diffusion_model.joint_blocks.x": entry}, b"12345678"), "Diffusion 3"),
+        (_raw(tmp_path / "f.safetensors", {f"{UNET_PREFIX}joint_blocks.0.x": entry}, b"12345678"), "Diffusion 3"),
         (write(tmp_path, "sd2", in_channels=9), "inpainting checkpoint (9 input channels)"),
         (write(tmp_path, "sdxl", diffusers=True, in_channels=8), "InstructPix2Pix"),
     ):

@@ -236,7 +236,7 @@ def test_weights_that_half_precision_cannot_hold_are_not_written(tmp_path: Path,
     lora = LoraSet(model, 4)
     with torch.no_grad():
         lora.parameters()[-1].fill_(value)
-    with pytest.raises(DreamBoothError, match="not finite"):
+    with pytest.raises(DreamBoothError, match="not finite|too large for fp16"):
         save_lora(tmp_path / "dog.safetensors", lora, model, settings())
     assert not (tmp_path / "dog.safetensors").exists()
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lib_methods.checkpoints.schedule import NoiseSchedule
 from lib_methods.dreambooth.loss import (
     min_snr_weights,
     noised,
-    rescale_zero_terminal_snr,
     targets,
     training_loss,
 )
@@ -129,7 +129,7 @@ def test_min_snr_weights_are_the_papers() -> None:
 
 
 def test_a_schedule_that_ends_in_pure_noise_gives_finite_losses() -> None:
-    alphas = rescale_zero_terminal_snr(schedule())
+    alphas = torch.from_numpy(NoiseSchedule(zero_terminal_snr=True).alphas_cumprod()).float()
     assert alphas[-1] == 0 and alphas[0].item() == pytest.approx(schedule()[0].item(), rel=1e-6)
     assert bool((alphas.diff() < 0).all())
     ends = torch.tensor([999, 0, 500])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from standalone.engine.geometry import detect_family, unet_geometry, vae_geometry
+from lib_methods.checkpoints.geometry import unet_geometry, vae_geometry
+from lib_methods.checkpoints.kinds import family_of
 
 from . import tiny
 
@@ -80,4 +81,4 @@ def test_the_published_vae() -> None:
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_families_are_told_apart(family: str) -> None:
-    assert detect_family(tiny.ldm_state(tiny.build(family))) == family
+    assert family_of(tiny.ldm_state(tiny.build(family))) == family

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from lib_methods.checkpoints.schedule import NoiseSchedule
 from standalone.engine.denoiser import TimestepDenoiser
 from standalone.engine.model import alpha_schedule
 
-ABAR = alpha_schedule(0.00085, 0.012, 1000)
+ABAR = alpha_schedule(NoiseSchedule())
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 SHAPE = (2, 4, 6, 5)
 

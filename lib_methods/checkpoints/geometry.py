@@ -1,4 +1,4 @@
-"""Reads the sizes of a Stable Diffusion model from the shapes of its weights.
+"""Reads the sizes of a Stable Diffusion model from the shapes of its weights; the weights themselves are not needed.
 
 The keys are those of the original LDM and SGM code (`model.diffusion_model.*`, `first_stage_model.*`,
 `cond_stage_model.*`, `conditioner.embedders.*`). Shapes give everything except the number of attention heads, the
@@ -9,11 +9,9 @@ without one from the published models of the family.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import Any, Protocol
 
 from lib_methods.ldm_checkpoint import (
     SD1_TEXT_PREFIX,
@@ -23,12 +21,22 @@ from lib_methods.ldm_checkpoint import (
     UNET_PREFIX,
     VAE_PREFIX,
     CheckpointProblem,
-    family_of,
 )
 
-from .errors import CheckpointError
 
-State = Mapping[str, torch.Tensor]
+class Shaped(Protocol):
+    """A tensor, or what its header tells about it."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+State = Mapping[str, Shaped]
+_MOST = 1000  # blocks or layers
+NO_MIDDLE = (
+    "The UNet of this checkpoint has no attention in its middle block: it is a distilled model such as SSD-1B or "
+    "Segmind Vega, which is not supported. Choose an SDXL checkpoint in full size."
+)
 
 
 @dataclass(frozen=True)
@@ -46,40 +54,20 @@ class TextGeometry:
     projection: int | None = None
 
 
-@dataclass
-class ModelGeometry:
-    """All that is needed to build the parts of a model, before its weights are loaded."""
-
-    family: str
-    unet: dict[str, Any]
-    vae: dict[str, Any]
-    text: list[TextGeometry]
-    scale_factor: float
-    parameterization: str = "eps"
-    linear_start: float = 0.00085
-    linear_end: float = 0.012
-    timesteps: int = 1000
-
-
-def detect_family(state: Iterable[str]) -> str:
-    """ "sd1", "sd2" or "sdxl", from the weights' names. Raises CheckpointError for anything else, with the reason."""
-    try:
-        return family_of(state)
-    except CheckpointProblem as problem:
-        raise CheckpointError(str(problem)) from problem
-
-
 def _count(state: State, pattern: str) -> int:
     """One more than the largest number that group 1 of `pattern` takes in the keys, 0 when no key matches."""
     regex = re.compile(pattern)
-    return 1 + max((int(m.group(1)) for m in map(regex.match, state) if m), default=-1)
+    count = 1 + max((int(m.group(1)) for m in map(regex.match, state) if m), default=-1)
+    if count > _MOST:
+        raise CheckpointProblem("The names in this checkpoint count more blocks than any model has; it is damaged.")
+    return count
 
 
 def _shape(state: State, key: str) -> tuple[int, ...]:
     try:
         return tuple(state[key].shape)
     except KeyError:
-        raise CheckpointError(f"The checkpoint is incomplete: the weight '{key}' is missing.") from None
+        raise CheckpointProblem(f"The checkpoint is incomplete: the weight '{key}' is missing.") from None
 
 
 def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -116,12 +104,14 @@ def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = 
         if depth:
             context = _shape(state, f"{name}.1.transformer_blocks.0.attn2.to_k.weight")[1]
     if not channels or len(set(resnets)) != 1:
-        raise CheckpointError("The UNet of this checkpoint has levels of unequal depth, which is not supported.")
+        raise CheckpointProblem("The UNet of this checkpoint has levels of unequal depth, which is not supported.")
     mid_depth = _count(state, re.escape(UNET_PREFIX) + r"middle_block\.1\.transformer_blocks\.(\d+)\.")
-    if not mid_depth or context is None:
-        raise CheckpointError("The UNet of this checkpoint has no cross attention to text.")
+    if context is None:
+        raise CheckpointProblem("The UNet of this checkpoint has no cross attention to text.")
+    if not mid_depth:
+        raise CheckpointProblem(NO_MIDDLE)
     if depths[-1] not in (0, mid_depth):
-        raise CheckpointError("The middle block of this UNet is deeper than its last level, which is not supported.")
+        raise CheckpointProblem("The middle block of this UNet is deeper than its last level, which is not supported.")
 
     if params.get("num_heads", -1) not in (None, -1):
         heads = [int(params["num_heads"])] * len(channels)
@@ -132,7 +122,7 @@ def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = 
         heads = [8] * len(channels) if per_head is None else [max(1, width // per_head) for width in channels]
     for width, head in zip(channels, heads):
         if width % head:
-            raise CheckpointError(f"{width} channels do not split into {head} heads; see num_heads in the yaml.")
+            raise CheckpointProblem(f"{width} channels do not split into {head} heads; see num_heads in the yaml.")
 
     attention = [depth > 0 for depth in depths]
     config: dict[str, Any] = {
@@ -151,11 +141,11 @@ def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = 
         "upcast_attention": family == "sd2",
     }
     if channels[0] != base:
-        raise CheckpointError("The first level of this UNet does not have channel_mult 1, which is not supported.")
+        raise CheckpointProblem("The first level of this UNet does not have channel_mult 1, which is not supported.")
     label = UNET_PREFIX + "label_emb.0.0.weight"
     if label in state:
         if family != "sdxl":
-            raise CheckpointError(
+            raise CheckpointProblem(
                 "This checkpoint is conditioned on image embeddings (unCLIP), which is not supported."
             )
         config.update(
@@ -172,10 +162,10 @@ def vae_geometry(state: State) -> dict[str, Any]:
     # read from the decoder, which has a block at every level even where the encoder has none
     levels = _count(state, re.escape(p) + r"decoder\.up\.(\d+)\.")
     if not levels:
-        raise CheckpointError("This checkpoint has no VAE in it; use one with the VAE included.")
+        raise CheckpointProblem("This checkpoint has no VAE in it; use one with the VAE included.")
     channels = tuple(_shape(state, f"{p}decoder.up.{i}.block.0.conv2.weight")[0] for i in range(levels))
     if any(f"{p}encoder.down.{i}.attn.0.q.weight" in state for i in range(levels)):
-        raise CheckpointError("A VAE with attention outside its middle block is not supported.")
+        raise CheckpointProblem("A VAE with attention outside its middle block is not supported.")
     return {
         "in_channels": _shape(state, p + "encoder.conv_in.weight")[1],
         "out_channels": _shape(state, p + "decoder.conv_out.weight")[0],
@@ -223,48 +213,29 @@ def open_clip_geometry(state: State, prefix: str, params: Mapping[str, Any] | No
     )
 
 
-def _params(config: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
-    """`config[name]["params"]` for the first of `names` that is there, else {}."""
+def ldm_params(yaml: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """`model.params` of an LDM or SGM configuration, {} where there is none. Raises CheckpointProblem."""
+    model = (yaml or {}).get("model") or {}
+    params = model.get("params") or {} if isinstance(model, Mapping) else None
+    if not isinstance(params, Mapping):
+        raise CheckpointProblem("The yaml beside the checkpoint has no model.params section as LDM writes it.")
+    return params
+
+
+def part_params(params: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """`params[name]["params"]` for the first of `names` that is there, else {}."""
     for name in names:
-        part = (config or {}).get(name)
+        part = params.get(name)
         if isinstance(part, Mapping) and isinstance(part.get("params"), Mapping):
             return dict(part["params"])
     return {}
 
 
-def read_geometry(state: State, yaml: Mapping[str, Any] | None = None) -> ModelGeometry:
-    """Everything about the model in `state`; `yaml` is the parsed LDM or SGM configuration beside the file, if any.
-
-    Raises CheckpointError when the model is of no family that we can run.
-    """
-    family = detect_family(state)
-    try:
-        model: Mapping[str, Any] = (yaml or {}).get("model", {}).get("params", {}) or {}
-        unet_params = _params(model, "unet_config", "network_config")
-        text_params = _params(model, "cond_stage_config")
-        scaling = str(_params(model, "denoiser_config").get("scaling_config", {}).get("target", ""))
-    except AttributeError:
-        raise CheckpointError("The yaml beside the checkpoint has no model.params section as LDM writes it.") from None
-
+def text_geometries(state: State, family: str, params: Mapping[str, Any]) -> list[TextGeometry]:
+    """The text encoders of a file of `family`. params: `model.params` of its yaml."""
+    inside = part_params(params, "cond_stage_config")
     if family == "sd1":
-        text = [clip_geometry(state, SD1_TEXT_PREFIX, text_params)]
-    elif family == "sd2":
-        text = [open_clip_geometry(state, SD2_TEXT_PREFIX, text_params)]
-    else:
-        text = [clip_geometry(state, SDXL_CLIP_PREFIX), open_clip_geometry(state, SDXL_OPEN_CLIP_PREFIX)]
-    parameterization = "eps"
-    if model.get("parameterization") == "v" or scaling.endswith("VScaling") or "v_pred" in state:
-        parameterization = "v"
-    elif family == "sd2" and yaml is None:
-        parameterization = "unknown"  # nothing in the keys tells; the UNet has to be asked
-    return ModelGeometry(
-        family=family,
-        unet=unet_geometry(state, family, unet_params),
-        vae=vae_geometry(state),
-        text=text,
-        scale_factor=float(model.get("scale_factor", 0.13025 if family == "sdxl" else 0.18215)),
-        parameterization=parameterization,
-        linear_start=float(model.get("linear_start", 0.00085)),
-        linear_end=float(model.get("linear_end", 0.012)),
-        timesteps=int(model.get("timesteps", 1000)),
-    )
+        return [clip_geometry(state, SD1_TEXT_PREFIX, inside)]
+    if family == "sd2":
+        return [open_clip_geometry(state, SD2_TEXT_PREFIX, inside)]
+    return [clip_geometry(state, SDXL_CLIP_PREFIX), open_clip_geometry(state, SDXL_OPEN_CLIP_PREFIX)]

@@ -1,0 +1,225 @@
+"""Diffusers folders: which files hold each part's weights (variants and shards), and whether its build is plain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from lib_methods.checkpoints.geometry import NO_MIDDLE
+from lib_methods.checkpoints.kinds import LOADABLE
+from lib_methods.files import read_json as read_json_file
+from lib_methods.ldm_checkpoint import CheckpointProblem
+from lib_methods.safetensors_header import PICKLED, FileProblem, TensorHead, check_name, read_header
+
+UNET_WEIGHTS, TEXT_WEIGHTS = "diffusion_pytorch_model", "model"
+_VARIANTS = ("", "fp16", "bf16", "fp32")  # in this order; any other one counts where it is alone
+_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D")
+_UNET_DEFAULTS: dict[str, Any] = {
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "time_cond_proj_dim": None,
+    "attention_type": "default",
+    "only_cross_attention": False,
+    "mid_block_only_cross_attention": None,
+    "dual_cross_attention": False,
+    "reverse_transformer_layers_per_block": None,
+    "num_attention_heads": None,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "class_embeddings_concat": False,
+    "cross_attention_norm": None,
+    "resnet_skip_time_act": False,
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "act_fn": "silu",
+}
+_VAE_DEFAULTS: dict[str, Any] = {
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+_UNSUPPORTED = {
+    "num_class_embeds": "This folder holds an upscaler (its UNet takes a noise level), which is not supported.",
+    "class_embed_type": "This model is conditioned on image embeddings (unCLIP), which is not supported.",
+    "time_cond_proj_dim": "This latent consistency model takes the CFG scale as an input, which is not supported.",
+    "encoder_hid_dim_type": f"This is a Kolors, DeepFloyd IF or Kandinsky checkpoint; {LOADABLE}",
+    "attention_type": "This is a GLIGEN checkpoint (it takes boxes), which is not supported.",
+    "mid_block_type": NO_MIDDLE,
+    "reverse_transformer_layers_per_block": NO_MIDDLE,
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of one part: `heads` by name over all `files`, and in which file each of them is."""
+
+    files: tuple[Path, ...]
+    heads: Mapping[str, TensorHead]
+    places: Mapping[str, Path]
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    """Whether `path` is a folder as `save_pretrained` writes it."""
+    return (path / "unet" / "config.json").is_file()
+
+
+def check_folder(path: Path) -> None:
+    """Raises CheckpointProblem for a folder without a UNet, by the pipeline's name where the folder tells it."""
+    if is_diffusers_folder(path):
+        return
+    kind = ""
+    if (path / "model_index.json").is_file():
+        kind = str(read_json(path, "model_index.json").get("_class_name", ""))
+    if kind and not (path / "unet").is_dir():
+        raise CheckpointProblem(f"The folder {path.name} holds a {kind[:80]}; {LOADABLE}")
+    raise CheckpointProblem(f"The folder {path.name} is not a diffusers checkpoint: it has no unet/config.json.")
+
+
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    """A configuration of the folder `path`. Raises CheckpointProblem, which names the folder and the file."""
+    try:
+        parsed = read_json_file(path / name)
+    except FileNotFoundError:
+        raise CheckpointProblem(f"The folder {path.name} has no {name}; download the whole model.") from None
+    except (OSError, ValueError):
+        raise CheckpointProblem(f"{name} in the folder {path.name} cannot be read; download it again.") from None
+    if not isinstance(parsed, dict):
+        raise CheckpointProblem(f"{name} in the folder {path.name} is not a configuration; download it again.")
+    return parsed
+
+
+def part_weights(path: Path, part: str, stem: str) -> Weights:
+    """The weights of `part` of the folder `path`. Raises FileProblem: missing, pickled, damaged, incomplete shards."""
+    folder = path / part
+    index = _index(folder, stem)
+    if index is not None:
+        return _sharded(path, part, index)
+    name = _single(folder, stem)
+    if name is not None:
+        heads = read_header(folder / name, f"{part}/{name}").tensors
+        return Weights((folder / name,), heads, dict.fromkeys(heads, folder / name))
+    present = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    if any(re.fullmatch(rf"{stem}.*-\d+-of-\d+.*\.safetensors", file) for file in present):
+        raise CheckpointProblem(f"{part}/ has parts of a sharded model, but not its {stem}.safetensors.index.json.")
+    for file in present:
+        if Path(file).suffix.lower() in PICKLED:
+            check_name(Path(file), f"{part}/{file}")
+    raise CheckpointProblem(
+        f"The folder {path.name} has no weights in {part}/ that can be read ({stem}.safetensors); download them."
+    )
+
+
+def _single(folder: Path, stem: str) -> str | None:
+    for variant in _VARIANTS:
+        name = f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
+        if (folder / name).is_file():
+            return name
+    others = sorted(file.name for file in folder.glob(f"{stem}.*.safetensors") if file.is_file())
+    return others[0] if len(others) == 1 else None
+
+
+def _index(folder: Path, stem: str) -> Path | None:
+    """The index of the shards, unless there is a file with all weights."""
+    if (folder / f"{stem}.safetensors").is_file():
+        return None
+    for variant in _VARIANTS:
+        for name in (f"{stem}.safetensors.index.{variant}.json", f"{stem}.{variant}.safetensors.index.json"):
+            path = folder / name.replace("..", ".")
+            if path.is_file():
+                return path
+        if (folder / f"{stem}.{variant}.safetensors").is_file():
+            return None
+    return None
+
+
+def _sharded(path: Path, part: str, index: Path) -> Weights:
+    listed = read_json(path, f"{part}/{index.name}").get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
+        raise CheckpointProblem(f"{part}/{index.name} does not list the model's weights; download it again.")
+    names = sorted(set(listed.values()))
+    for name in names:
+        # whoever wrote the index must not choose which other files of this machine are read
+        if not _plain(name):
+            raise CheckpointProblem(
+                f"{part}/{index.name} names a file outside the folder; it is refused. Get the model elsewhere."
+            )
+        if not (index.parent / name).is_file():
+            raise CheckpointProblem(f"{part}/{name} is missing; download the whole model.")
+    heads: dict[str, TensorHead] = {}
+    places: dict[str, Path] = {}
+    for name in names:
+        tensors = read_header(index.parent / name, f"{part}/{name}").tensors
+        for key in (key for key, file in listed.items() if file == name):
+            if key not in tensors:
+                raise CheckpointProblem(f"{part}/{name} lacks '{key}', which {index.name} says it has.")
+            heads[key], places[key] = tensors[key], index.parent / name
+    return Weights(tuple(index.parent / name for name in names), heads, places)
+
+
+def _plain(name: str) -> bool:
+    """Whether it is a bare file name, on every system."""
+    return (
+        name not in ("", ".", "..")
+        and name == PurePosixPath(name).name == PureWindowsPath(name).name
+        and ":" not in name
+        and name.lower().endswith(".safetensors")
+    )
+
+
+def check_unet_config(config: Mapping[str, Any]) -> None:
+    """Raises CheckpointProblem for a UNet of another build than Stable Diffusion's."""
+    _check_defaults(config, _UNET_DEFAULTS, "UNet")
+    if str(config.get("_class_name", "UNet2DConditionModel")) != "UNet2DConditionModel":
+        raise CheckpointProblem(f"The UNet of this folder is a {config['_class_name']}; {LOADABLE}")
+    if config.get("addition_embed_type") not in (None, "text_time"):
+        raise CheckpointProblem(f"This is a Kolors, DeepFloyd IF or Kandinsky checkpoint; {LOADABLE}")
+    if not {*config.get("down_block_types", ()), *config.get("up_block_types", ())} <= {*_BLOCKS}:
+        raise CheckpointProblem("The UNet of this folder has blocks of an unusual kind, which is not supported.")
+    if any(isinstance(depth, list) for depth in _listed(config.get("transformer_layers_per_block"))):
+        raise CheckpointProblem(NO_MIDDLE)
+
+
+def check_vae_config(config: Mapping[str, Any]) -> None:
+    """Raises CheckpointProblem for a VAE of another build than Stable Diffusion's."""
+    _check_defaults(config, _VAE_DEFAULTS, "VAE")
+    if str(config.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+        raise CheckpointProblem(f"The VAE of this folder is a {config['_class_name']}, which is not supported.")
+    plain = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
+    if not {*config.get("down_block_types", ()), *config.get("up_block_types", ())} <= plain:
+        raise CheckpointProblem("A VAE with attention outside its middle block is not supported.")
+
+
+def _check_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any], what: str) -> None:
+    for key, default in defaults.items():
+        value = config.get(key, default)
+        if value is not None and value != default:
+            unusual = f"The {what} of this folder is of an unusual build ({key}: {str(value)[:60]}), not supported."
+            raise CheckpointProblem(_UNSUPPORTED.get(key, unusual))
+    if what == "UNet" and "mid_block_type" in config and config["mid_block_type"] is None:
+        raise CheckpointProblem(NO_MIDDLE)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def sentence_for(error: Exception, what: str) -> FileProblem:
+    """The error itself where it is a sentence, else one for a configuration that makes no sense."""
+    if isinstance(error, FileProblem):
+        return error
+    return CheckpointProblem(f"The configuration of the {what} is not one that can be built.")

@@ -1,0 +1,481 @@
+"""Files as found in the wild: the loader, the trainer and its plan give the same verdict, with the real cause."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from lib_methods.checkpoints.layout import clip_shapes, unet_shapes, vae_shapes
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.header_sizes import read_base
+from standalone.dreambooth.model import load_training_model
+from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
+from standalone.engine.errors import CheckpointError
+from standalone.engine.files import sha256_of
+from standalone.engine.model import StableDiffusionModel
+
+from . import tiny
+from .test_geometry import PUBLISHED
+
+State = dict[str, torch.Tensor]
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+OPEN_CLIP = "conditioner.embedders.1.model."
+ONE = torch.zeros(1)
+OUT = UNET + "out.2.weight"
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, tiny.Tiny]:
+    return {family: tiny.build(family) for family in ("sd1", "sd2", "sdxl")}
+
+
+@pytest.fixture(scope="module")
+def states(models: dict[str, tiny.Tiny]) -> dict[str, State]:
+    """A file's tensors of every family, in half precision. Yaml-less, so heads are the published ones."""
+    return {
+        family: {key: value.half().contiguous() for key, value in tiny.ldm_state(model).items()}
+        for family, model in models.items()
+    }
+
+
+def refusal(path: Path) -> str:
+    """The one sentence that loader, trainer and plan all say to the file at `path`."""
+    with pytest.raises(CheckpointError) as loader:
+        load_checkpoint(path)
+    with pytest.raises(DreamBoothError) as trainer:
+        load_training_model(path)
+    with pytest.raises(DreamBoothError) as plan:
+        read_base(path)
+    assert str(trainer.value) == str(plan.value) == f"The base model cannot be used: {loader.value}"
+    assert str(path.parent) not in str(loader.value)
+    return str(loader.value)
+
+
+def accepted(path: Path) -> StableDiffusionModel:
+    """The model, which loader, trainer and plan all take."""
+    read_base(path)
+    load_training_model(path)
+    return load_checkpoint(path)
+
+
+# -- single files that are something else, or stored in a way that cannot be read
+
+
+def only(*prefixes: str) -> Callable[[State], State]:
+    return lambda state: {key: value for key, value in state.items() if key.startswith(prefixes)}
+
+
+def without(*prefixes: str) -> Callable[[State], State]:
+    return lambda state: {key: value for key, value in state.items() if not key.startswith(prefixes)}
+
+
+def added(**tensors: torch.Tensor) -> Callable[[State], State]:
+    return lambda state: {**state, **{key.replace("__", "."): value for key, value in tensors.items()}}
+
+
+def alone(*names: str) -> Callable[[State], State]:
+    return lambda state: {name: ONE.clone() for name in names}
+
+
+def fp8(state: State) -> State:
+    return {key: value.to(torch.float8_e4m3fn) if key == OUT else value for key, value in state.items()}
+
+
+def renamed(old: str, new: str) -> Callable[[State], State]:
+    return lambda state: {new + key[len(old) :]: value for key, value in state.items() if key.startswith(old)}
+
+
+KINDS: dict[str, tuple[str, Callable[[State], State], str]] = {
+    "scaled fp8": ("sd1", lambda s: {**fp8(s), UNET + "out.2.scale_weight": ONE, "scaled_fp8": ONE}, "scaled fp8"),
+    "scaled fp8, new names": ("sd1", lambda s: {**fp8(s), UNET + "out.2.weight_scale": ONE}, "scaled fp8"),
+    "comfy's marks": ("sdxl", lambda s: {**s, UNET + "x.comfy_quant": ONE, UNET + "x.weight_scale_2": ONE}, "fp4"),
+    "marker alone": ("sd1", added(**{"model__diffusion_model__scaled_fp8": ONE}), "scaled fp8"),
+    "nf4": ("sd1", lambda s: {**s, OUT + ".absmax": ONE, OUT + ".quant_state.bitsandbytes__nf4": ONE}, "nf4"),
+    "int8 of bitsandbytes": ("sd1", lambda s: {**s, UNET + "out.2.SCB": ONE}, "int8"),
+    "int8": ("sd1", lambda s: {**s, OUT: s[OUT].to(torch.int8)}, "as I8 numbers"),
+    "packed 4 bits": ("sd1", lambda s: {**s, OUT: s[OUT].to(torch.uint8)}, "as U8 numbers"),
+    "GPTQ": ("sd1", lambda s: {**s, UNET + "out.2.qweight": ONE}, "quantised"),
+    "CosXL": ("sdxl", lambda s: {**s, "edm_vpred.sigma_max": ONE, "v_pred": ONE}, "CosXL's EDM"),
+    "CosXL, one mark": ("sdxl", lambda s: {**s, "edm_vpred.sigma_min": ONE}, "EDM"),
+    "Playground v2.5": ("sdxl", lambda s: {**s, "edm_mean": ONE, "edm_std": ONE}, "Playground v2.5"),
+    "Flux": ("sd1", alone("double_blocks.0.img_attn.qkv.weight"), "Flux"),
+    "Flux with all parts": ("sd1", added(model__diffusion_model__double_blocks__0__x=ONE), "Flux"),
+    "SD3": ("sd1", alone(UNET + "joint_blocks.0.x"), "Stable Diffusion 3"),
+    "Stable Cascade": ("sd1", alone("clip_txt_mapper.weight", "down_blocks.0.0.channelwise.0.x"), "Stable Cascade"),
+    "PixArt": ("sd1", alone("t_block.1.weight", "x_embedder.proj.weight"), "PixArt"),
+    "Hunyuan-DiT": ("sd1", alone("mlp_t5.0.weight", "x_embedder.proj.weight"), "Hunyuan-DiT"),
+    "HunyuanVideo": ("sd1", alone("txt_in.individual_token_refiner.x", "double_blocks.0.x"), "HunyuanVideo"),
+    "Lumina": ("sd1", alone(UNET + "cap_embedder.0.weight"), "Lumina"),
+    "AuraFlow": ("sd1", alone(UNET + "double_layers.0.attn.w1q.weight"), "AuraFlow"),
+    "Chroma": ("sd1", alone("distilled_guidance_layer.x", "double_blocks.0.x"), "Chroma"),
+    "Qwen-Image": ("sd1", alone("transformer_blocks.0.img_mod.1.weight"), "Qwen-Image"),
+    "Wan": ("sd1", alone(UNET + "head.modulation"), "Wan"),
+    "SVD": ("sd1", alone(UNET + "input_blocks.1.1.time_stack.0.x"), "Stable Video"),
+    "refiner": ("sdxl", lambda s: only(UNET, VAE)(s) | renamed(OPEN_CLIP, "conditioner.embedders.0.model.")(s),
+                "refiner"),
+    "kohya's LoRA": ("sd1", alone("lora_unet_x.lora_down.weight", "lora_unet_x.alpha"), "LoRA"),
+    "a LoRA of peft": ("sd1", alone("diffusion_model.input_blocks.1.1.proj_in.lora_A.weight"), "LoRA"),
+    "a LoHa": ("sd1", alone("lora_unet_x.hada_w1_a"), "LoRA"),
+    "a ControlNet": ("sd1", alone("control_model.zero_convs.0.0.weight"), "ControlNet"),
+    "a ControlNet of diffusers": ("sd1", alone("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.x"),
+                                  "ControlNet"),
+    "an IP-Adapter": ("sd1", alone("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "IP-Adapter"),
+    "a motion module": ("sd1", alone("down_blocks.0.motion_modules.0.norm.weight"), "AnimateDiff"),
+    "an embedding": ("sd1", alone("emb_params"), "embedding"),
+    "an SDXL embedding": ("sdxl", alone("clip_g", "clip_l"), "embedding"),
+    "an upscaler": ("sd1", alone("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"), "upscaler"),
+    "a VAE": ("sd1", renamed(VAE, ""), "only a VAE"),
+    "a VAE with its prefix": ("sd1", only(VAE), "only a VAE"),
+    "a text encoder": ("sd1", renamed(TEXT + "transformer.", ""), "only a text encoder"),
+    "a T5": ("sd1", alone("encoder.block.0.layer.0.SelfAttention.q.weight"), "only a text encoder"),
+    "a bare UNet": ("sd1", renamed(UNET, ""), "only a UNet"),
+    "a UNet as comfy has it": ("sd1", renamed("model.", ""), "only a UNet"),
+    "a UNet of diffusers": ("sd1", alone("down_blocks.0.resnets.0.conv1.weight"), "only a UNet"),
+    "moving averages alone": ("sd1", alone("model_ema.diffusion_modelout2weight"), "EMA"),
+    "something else": ("sd1", alone("my.tensor"), "no Stable Diffusion UNet"),
+    "no VAE": ("sd1", without(VAE), "no VAE"),
+    "no text encoder": ("sd1", without(TEXT), "no text encoder"),
+    "SDXL without conditioner": ("sdxl", without("conditioner."), "lacks its text encoders"),
+    "SDXL without CLIP-L": ("sdxl", without("conditioner.embedders.0."), "first text encoder"),
+    "SDXL without projection": ("sdxl", without("conditioner.embedders.1.model.text_projection"), "text_projection"),
+    "SSD-1B": ("sdxl", without(UNET + "middle_block.1."), "SSD-1B"),
+    "unCLIP": ("sd2", lambda s: {**s, UNET + "label_emb.0.0.weight": ONE}, "unCLIP"),
+    "a missing weight of the UNet": ("sd1", without(UNET + "time_embed.0.weight"), "1 weights are missing"),
+    "a missing layer": ("sdxl", without(UNET + "output_blocks.0.1.transformer_blocks.1"), "weights are missing"),
+    "a missing weight of the VAE": ("sd1", without(VAE + "quant_conv.bias"), "1 weights are missing"),
+    "a missing weight of the text encoder": ("sd1", without(TEXT + "transformer.text_model.final"), "2 weights"),
+    "a wrong shape": ("sd1", lambda s: {**s, OUT: s[OUT][:, :1]}, "1 have another size"),
+    "a scalar": ("sd1", lambda s: {**s, UNET + "input_blocks.0.0.weight": torch.tensor(1.0)}, "can be built"),
+    "another text encoder": ("sd1", lambda s: {**s, **only(UNET)(STATES["sdxl"])}, "lacks its text|belong together"),
+    "a made-up block": ("sd1", lambda s: {**s, UNET + "input_blocks.99999999999.0.x": ONE}, "more blocks"),
+}  # fmt: skip
+STATES: dict[str, State] = {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path: Path, states: dict[str, State], kind: str) -> None:
+    STATES.update(states)
+    family, change, reason = KINDS[kind]
+    path = tmp_path / "model.safetensors"
+    save_file({key: value.clone().contiguous() for key, value in change(dict(states[family])).items()}, path)
+    sentence = refusal(path)
+    assert any(word in sentence for word in reason.split("|")), sentence
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
+def test_plain_precisions_are_read_as_they_are(tmp_path: Path, states: dict[str, State], dtype: torch.dtype) -> None:
+    path = tmp_path / "model.safetensors"
+    stored = {key: value.to(dtype) for key, value in states["sd1"].items()}
+    save_file(stored, path)
+    weight = accepted(path).model.diffusion_model.get_parameter("conv_out.weight")
+    assert torch.equal(weight, stored[OUT].float())
+
+
+def test_early_names_and_attention_as_linear_layers_are_read(tmp_path: Path, states: dict[str, State]) -> None:
+    path = tmp_path / "model.safetensors"
+    state = dict(states["sd1"])
+    for key in [key for key in state if ".mid.attn_1." in key and state[key].ndim == 4]:
+        state[key] = state[key][:, :, 0, 0].contiguous()
+    save_file({key.replace("transformer.text_model.", "transformer."): value for key, value in state.items()}, path)
+    accepted(path)
+
+
+# -- files that are no .safetensors file at all
+
+
+def _raw(header: Any, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+_ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+CONTENTS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "a web page": (b"<!DOCTYPE html><html><head><title>Log in</title>", "a web page"),
+    "a web page after blanks": (b"\r\n\r\n <HTML lang=en><body>" + b" " * 600, "a web page"),
+    "an LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7\nsize 12345\n", "Git LFS pointer"),
+    "a site's answer": (b'{"error": "Unauthorized", "message": "Access is restricted"}', "a text file"),
+    "a site's sentence": (b"Access to model x is restricted. You must be authenticated to access it.", "a text file"),
+    "a zip or .pt": (b"PK\x03\x04" + b"\0" * 90, "pickled"),
+    "a pickle": (b"\x80\x02}q\x00(X more than nine bytes", "pickled"),
+    "GGUF": (b"GGUF\x03\0\0\0" + b"\0" * 90, "GGUF"),
+    "an image": (b"\x89PNG\r\n\x1a\n" + b"\0" * 90, "an image"),
+    "gzip": (b"\x1f\x8b\x08" + b"\0" * 90, "gzip"),
+    "zeros": (b"\0" * 5000, "damaged"),
+    "a header that is cut": (_raw({"x": _ENTRY})[:20], "not complete"),
+    "data that is cut": (
+        _raw({"x": {**_ENTRY, "shape": [500], "data_offsets": [0, 2000]}}, b"1234"),
+        "78 bytes of 2.07 kB",
+    ),
+    "too much data": (_raw({"x": _ENTRY}, b"123456789"), "damaged"),
+    "a hole": (_raw({"x": {**_ENTRY, "data_offsets": [8, 16]}}, b"1" * 16), "damaged"),
+    "tensors that overlap": (_raw({"x": _ENTRY, "y": _ENTRY}, b"1" * 16), "damaged"),
+    "sizes that do not fit": (_raw({"x": {**_ENTRY, "shape": [3]}}, b"1" * 8), "damaged"),
+    "an unknown type": (_raw({"x": {**_ENTRY, "dtype": "Q4"}}, b"1" * 8), "damaged"),
+    "nesting": (_raw(b'{"x":' * 50_000 + b"1" + b"}" * 50_000), "damaged"),
+    "no JSON": (_raw(b"{nonsense"), "damaged"),
+}
+
+
+@pytest.mark.parametrize("what", CONTENTS)
+def test_the_cause_is_said_when_a_file_is_no_model(tmp_path: Path, what: str) -> None:
+    content, reason = CONTENTS[what]
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert reason in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors.crdownload", "model.ckpt", "model.png", "model"])
+def test_the_name_of_a_file_counts_too(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"some text that is none of these")
+    sentence = refusal(tmp_path / name)
+    assert ("GGUF" in sentence) + ("unfinished" in sentence) + ("pickled" in sentence) + ("not a .saf" in sentence) == 1
+
+
+def test_a_download_that_stopped_says_how_much_is_there(tmp_path: Path, states: dict[str, State]) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(states["sd1"], path)
+    os.truncate(path, path.stat().st_size - 1_000_000)
+    assert "MB of" in refusal(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name", [OUT, VAE + "decoder.conv_out.bias", TEXT + "transformer.text_model.final_layer_norm.bias"]
+)
+def test_a_base_that_is_not_finite_is_blamed_itself(
+    tmp_path: Path, states: dict[str, State], name: str, value: float
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({**states["sd1"], name: torch.full_like(states["sd1"][name], value)}, path)
+    with pytest.raises(CheckpointError, match="NaN or infinite"):
+        load_checkpoint(path)
+    with pytest.raises(DreamBoothError, match="The base model cannot be used: .*NaN or infinite"):
+        load_training_model(path)
+
+
+# -- diffusers folders
+
+
+@pytest.fixture
+def folder(tmp_path: Path, models: dict[str, tiny.Tiny]) -> Callable[[str], Path]:
+    def write(family: str) -> Path:
+        return tiny.write_folder(models[family], tmp_path / family)
+
+    return write
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Changes a configuration; a value of ... takes the entry out."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.update(changes)
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not ...}), encoding="utf-8")
+
+
+def sharded(part: Path, stem: str, variant: str = "") -> dict[str, str]:
+    """Splits the weights of a part in two, as diffusers does above 10 GB; returns the index."""
+    whole = part / f"{stem}.safetensors"
+    state, infix = load_file(whole), f".{variant}" if variant else ""
+    names = sorted(state)
+    index: dict[str, str] = {}
+    for number, keys in enumerate((names[::2], names[1::2]), 1):
+        file = f"{stem}{infix}-0000{number}-of-00002.safetensors"
+        save_file({key: state[key] for key in keys}, part / file)
+        index.update(dict.fromkeys(keys, file))
+    whole.unlink()
+    (part / f"{stem}.safetensors.index{infix}.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return index
+
+
+@pytest.mark.parametrize("variant", ["", "fp16"])
+def test_sharded_folders_are_read(folder: Callable[[str], Path], variant: str) -> None:
+    path = folder("sdxl")
+    before = load_checkpoint(path).state_dict()
+    sizes = read_base(path)
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        sharded(path / part, "model" if "text" in part else "diffusion_pytorch_model", variant)
+    after = accepted(path).state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert read_base(path) == sizes
+    assert checkpoint_sha256(path) == sha256_of(*sorted((path / "unet").glob("*.safetensors")))
+
+
+def test_a_variant_is_read_and_the_plain_file_wins(folder: Callable[[str], Path]) -> None:
+    path = folder("sd1")
+    for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        (path / part / f"{stem}.safetensors").rename(path / part / f"{stem}.fp16.safetensors")
+    accepted(path)
+    plain = path / "unet" / "diffusion_pytorch_model.safetensors"
+    plain.write_bytes((path / "unet" / "diffusion_pytorch_model.fp16.safetensors").read_bytes())
+    (path / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"")
+    accepted(path)
+    plain.rename(path / "unet" / "diffusion_pytorch_model.ema.safetensors")
+    (path / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    accepted(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../vae/x.safetensors", "/etc/passwd", "C:\\x.safetensors", "..\\x.safetensors", "C:x.safetensors", "..", "x.bin"],
+)
+def test_an_index_reaches_no_file_outside_its_folder(folder: Callable[[str], Path], name: str) -> None:
+    path = folder("sd1")
+    index = sharded(path / "unet", "diffusion_pytorch_model")
+    (path / "vae" / "x.safetensors").write_bytes(b"secret")
+    first = next(iter(index))
+    edit(path / "unet" / "diffusion_pytorch_model.safetensors.index.json", weight_map={**index, first: name})
+    assert "outside the folder" in refusal(path)
+
+
+def _no_shard(path: Path) -> None:
+    sharded(path / "unet", "diffusion_pytorch_model")
+    (path / "unet" / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+
+
+def _no_index(path: Path) -> None:
+    sharded(path / "unet", "diffusion_pytorch_model")
+    (path / "unet" / "diffusion_pytorch_model.safetensors.index.json").unlink()
+
+
+def _index_of_more(path: Path) -> None:
+    index = sharded(path / "unet", "diffusion_pytorch_model")
+    more = {**index, "made.up": next(iter(index.values()))}
+    edit(path / "unet" / "diffusion_pytorch_model.safetensors.index.json", weight_map=more)
+
+
+def _bin(path: Path) -> None:
+    weights = path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+
+
+def _lfs(path: Path) -> None:
+    (path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(CONTENTS["an LFS pointer"][0])
+
+
+def _remove(name: str) -> Callable[[Path], None]:
+    def remove(path: Path) -> None:
+        target = path / name
+        for file in target.iterdir() if target.is_dir() else []:
+            file.unlink()
+        target.rmdir() if target.is_dir() else target.unlink()
+
+    return remove
+
+
+def _edit(name: str, **changes: Any) -> Callable[[Path], None]:
+    return lambda path: edit(path / name, **changes)
+
+
+_UNET, _SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
+FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "a shard is missing": ("sd1", _no_shard, "00002-of-00002.safetensors is missing"),
+    "shards without an index": ("sd1", _no_index, "but not its"),
+    "an index of too much": ("sd1", _index_of_more, "lacks 'made.up'"),
+    "pickles only": ("sd1", _bin, "pickled"),
+    "LFS pointers": ("sd1", _lfs, "Git LFS pointer"),
+    "no VAE": ("sd1", _remove("vae"), "no vae/config.json"),
+    "no weights": ("sd1", _remove("unet/diffusion_pytorch_model.safetensors"), "no weights in unet/"),
+    "no scheduler": ("sd1", _remove("scheduler"), "no scheduler/scheduler_config.json"),
+    "SDXL without its second encoder": ("sdxl", _remove("text_encoder_2"), "SDXL model without text_encoder_2/"),
+    "the refiner": ("sdxl", _remove("text_encoder"), "refiner"),
+    "no text encoder": ("sd1", _remove("text_encoder"), "without text_encoder/"),
+    "SSD-1B": ("sdxl", _edit(_UNET, mid_block_type="UNetMidBlock2D"), "SSD-1B"),
+    "Vega": ("sdxl", _edit(_UNET, transformer_layers_per_block=[1, [1, 1]]), "Vega"),
+    "Vega, reversed": ("sdxl", _edit(_UNET, reverse_transformer_layers_per_block=[[1, 1], 1]), "Vega"),
+    "no middle block": ("sdxl", _edit(_UNET, mid_block_type=None), "SSD-1B"),
+    "an LCM": ("sd1", _edit(_UNET, time_cond_proj_dim=256), "latent consistency"),
+    "an upscaler": ("sd2", _edit(_UNET, num_class_embeds=1000), "upscaler"),
+    "unCLIP": ("sd2", _edit(_UNET, class_embed_type="projection"), "unCLIP"),
+    "Kolors": ("sdxl", _edit(_UNET, encoder_hid_dim_type="text_proj"), "Kolors"),
+    "GLIGEN": ("sd1", _edit(_UNET, attention_type="gated"), "GLIGEN"),
+    "a video model": ("sd1", _edit(_UNET, _class_name="UNet3DConditionModel"), "UNet3DConditionModel"),
+    "other blocks": ("sd1", _edit(_UNET, down_block_types=["SimpleCrossAttnDownBlock2D"] * 2), "unusual kind"),
+    "a nonsense configuration": ("sd1", _edit(_UNET, block_out_channels="many"), "not one that can be built"),
+    "other groups": ("sd1", _edit(_UNET, norm_num_groups=7), "do not split into 7 groups"),
+    "other heads": ("sd1", _edit(_UNET, attention_head_dim=7), "7 heads"),
+    "a nonsense size": ("sd1", _edit(_UNET, sample_size="large"), "not one that can be built"),
+    "Flux's VAE": ("sd1", _edit("vae/config.json", shift_factor=0.1), "unusual build (shift_factor"),
+    "Playground's VAE": ("sdxl", _edit("vae/config.json", latents_mean=[0.1] * 4), "unusual build (latents_mean"),
+    "another VAE": ("sd1", _edit("vae/config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny"),
+    "another text encoder": ("sd1", _edit("text_encoder/config.json", model_type="t5"), "'t5'"),
+    "a short vocabulary": ("sd1", _edit("text_encoder/config.json", vocab_size=99), "99 tokens"),
+    "EDM": ("sdxl", _edit(_SCHEDULER, _class_name="EDMDPMSolverMultistepScheduler"), "EDM"),
+    "EDM, Euler": ("sdxl", _edit(_SCHEDULER, _class_name="EDMEulerScheduler", sigma_max=80.0), "EDM"),
+    "flow matching": ("sd1", _edit(_SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"), "flow matching"),
+    "flow matching by UniPC": ("sd1", _edit(_SCHEDULER, prediction_type="flow_prediction"), "flow matching"),
+    "predicts the image": ("sd1", _edit(_SCHEDULER, prediction_type="sample"), "prediction type 'sample'"),
+    "unknown betas": ("sd1", _edit(_SCHEDULER, beta_schedule="laplace"), "'laplace'"),
+    "bad betas": ("sd1", _edit(_SCHEDULER, beta_end=-1), "not a valid one"),
+    "too many timesteps": ("sd1", _edit(_SCHEDULER, num_train_timesteps=10**9), "not a valid one"),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_folder_that_cannot_be_read_is_told_why(folder: Callable[[str], Path], kind: str) -> None:
+    family, change, reason = FOLDERS[kind]
+    path = folder(family)
+    change(path)
+    sentence = refusal(path)
+    assert any(words in sentence for words in reason.split("|")), sentence
+
+
+def test_another_pipeline_is_named(tmp_path: Path) -> None:
+    (tmp_path / "flux" / "transformer").mkdir(parents=True)
+    (tmp_path / "flux" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    assert "holds a FluxPipeline" in refusal(tmp_path / "flux")
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "side"),
+    [("sd1", None, 512), ("sd2", None, 768), ("sdxl", ..., 1024), ("sd1", [96, 96], 768), ("sd1", [96, 64], 576)],
+)
+def test_a_sample_size_may_be_a_pair_or_missing(
+    folder: Callable[[str], Path], family: str, size: Any, side: int
+) -> None:
+    path = folder(family)
+    edit(path / _UNET, sample_size=size)
+    accepted(path)
+    assert read_base(path).sizes.resolution == load_training_model(path).resolution == side
+
+
+# -- what is checked without the modules is what the modules have
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_layout_is_that_of_the_published_unets(name: str) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**PUBLISHED[name][1])
+    assert unet_shapes(unet.config) == {key: tuple(value.shape) for key, value in unet.state_dict().items()}
+
+
+def test_the_layout_is_that_of_vae_and_text_encoders(models: dict[str, tiny.Tiny]) -> None:
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+        )
+    assert vae_shapes(vae.config) == {key: tuple(value.shape) for key, value in vae.state_dict().items()}
+    for text in models["sdxl"].texts:
+        config, bare = text.config, {key.removeprefix("text_model."): v for key, v in text.state_dict().items()}
+        found = clip_shapes(
+            vocab=config.vocab_size,
+            positions=config.max_position_embeddings,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            layers=config.num_hidden_layers,
+            projection=config.projection_dim if "text_projection.weight" in bare else None,
+        )
+        bare.pop("embeddings.position_ids", None)
+        assert found == {key: tuple(value.shape) for key, value in bare.items()}
