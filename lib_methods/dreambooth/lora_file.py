@@ -117,7 +117,7 @@ def lora_metadata(lora: LoraSet, model: TrainingModel, settings: TrainingSetting
         "ss_lr_warmup_steps": settings.warm_up,
         "ss_max_grad_norm": settings.clip_gradients,
         "ss_noise_offset": None,
-        "ss_v_parameterization": True if model.parameterization == "v" else None,
+        "ss_v_parameterization": model.parameterization == "v",
         "ss_zero_terminal_snr": model.zero_terminal_snr,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{_architecture(model)}/lora",
