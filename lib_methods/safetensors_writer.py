@@ -64,7 +64,7 @@ def rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         largest = float(whole.abs().max())
         raise NotFinite(
             f"'{name}' reaches {largest:.3g}, which is too large for {_WORDS.get(dtype, str(dtype))}, so nothing was "
-            "written. Save it as bf16 or fp32."
+            "written. Use bf16 or fp32 instead."
         )
     raise NotFinite(f"'{name}' has numbers that are not finite (NaN or infinite), so nothing was written.")
 

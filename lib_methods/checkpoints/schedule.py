@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ class NoiseSchedule:
             raise CheckpointProblem("The noise schedule in this model's configuration is not a valid one.")
         if self.curve not in _CURVES:
             raise CheckpointProblem(f"This model was trained with an unknown beta schedule ('{self.curve[:60]}').")
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether its betas are those of Stable Diffusion, which programs take where a file has no configuration."""
+        return replace(self, prediction="eps", zero_terminal_snr=False) == NoiseSchedule()
 
     def alphas_cumprod(self) -> np.ndarray:
         """(T,), float64: how much of the image is left at each timestep; with zero terminal SNR, 0 at the last."""

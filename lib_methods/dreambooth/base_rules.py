@@ -20,7 +20,12 @@ def refusals() -> Iterator[None]:
 
 
 def check_base(base: Checkpoint) -> None:
-    """Raises DreamBoothError for a UNet that takes more than latents."""
+    """Raises DreamBoothError for a UNet that takes more than latents, and where the result could not say what it is."""
+    if base.is_folder and not base.schedule.is_usual:
+        raise DreamBoothError(
+            f"The base model {base.path.name} was trained with a noise schedule of its own, which no checkpoint file "
+            "or LoRA can tell other programs. DreamBooth trains models with Stable Diffusion's usual one."
+        )
     channels = int(base.unet["in_channels"])
     if channels == int(base.vae["latent_channels"]):
         return

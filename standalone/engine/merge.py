@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from lib_methods.checkpoints.kinds import EMA_PREFIX, check_readable, family_of
 from lib_methods.checkpoints.ldm_names import shared_text_name
+from lib_methods.checkpoints.schedule import V_MARK
 from lib_methods.errors import reason
 from lib_methods.ldm_checkpoint import UNET_PREFIX, VAE_PREFIX
 from lib_methods.safetensors_header import FileProblem, read_header
@@ -127,6 +128,8 @@ def _check(base: _File, instruct: _File, origin: _File) -> None:
                 f"{base.path.name} is an {base.family.upper()} checkpoint and {other.path.name} an "
                 f"{other.family.upper()} one; all three must be of one family."
             )
+    if len({V_MARK in file.names for file in (base, instruct, origin)}) > 1:
+        raise CheckpointError("One of the three predicts v and another one noise; all three must predict the same.")
     for name in base.names:
         if not name.startswith(UNET_PREFIX):
             continue

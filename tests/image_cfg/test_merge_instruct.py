@@ -130,3 +130,50 @@ def test_only_whole_safetensors_are_read(
         merge_instruct(three[0], three[1], path, tmp_path / "new.safetensors")
     assert str(tmp_path) not in str(refusal.value)
     assert not list(tmp_path.glob(".merging*"))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_file_with_weights_that_are_not_finite_is_named(
+    three: tuple[Path, Path, Path], number: int, value: float
+) -> None:
+    spoilt = three[number]
+    state = load_file(spoilt)
+    state["model.diffusion_model.out.2.bias"].fill_(value)
+    save_file(state, spoilt)
+    out = three[0].with_name("new.safetensors")
+    with pytest.raises(UserError, match=rf"{spoilt.name} has weights that are NaN or infinite"):
+        merge_instruct(*three, out)
+    assert not list(three[0].parent.glob("*new*")) + list(three[0].parent.glob(".*"))
+
+
+def test_a_sum_too_large_for_half_precision_is_refused(three: tuple[Path, Path, Path]) -> None:
+    """A is in fp16, whose largest number is 65504; B and C are finite in fp32."""
+    state = load_file(three[1])
+    state["model.diffusion_model.out.2.bias"].fill_(1e5)
+    save_file(state, three[1])
+    out = three[0].with_name("new.safetensors")
+    with pytest.raises(UserError, match=r"out\.2\.bias' reaches 1e\+05, which is too large for fp16"):
+        merge_instruct(*three, out)
+    assert not out.exists()
+
+
+def test_what_is_only_copied_is_checked_too(three: tuple[Path, Path, Path]) -> None:
+    state = load_file(three[0])
+    state["first_stage_model.decoder.conv_out.bias"].fill_(float("nan"))
+    save_file(state, three[0])
+    out = three[0].with_name("new.safetensors")
+    with pytest.raises(UserError, match="not finite"):
+        merge_instruct(*three, out)
+    assert not out.exists() and not out.with_suffix(".yaml").exists()
+
+
+def test_quantised_files_and_other_predictions_are_refused(three: tuple[Path, Path, Path]) -> None:
+    state = load_file(three[0])
+    out = three[0].with_name("new.safetensors")
+    save_file({**state, "v_pred": torch.empty(0)}, three[0])
+    with pytest.raises(UserError, match="predicts v"):
+        merge_instruct(*three, out)
+    save_file({**state, "scaled_fp8": torch.zeros(1)}, three[0])
+    with pytest.raises(UserError, match="scaled fp8"):
+        merge_instruct(*three, out)

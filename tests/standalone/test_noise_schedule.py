@@ -15,19 +15,21 @@ from safetensors.torch import load_file, save_file
 
 from lib_methods.checkpoints.schedule import NoiseSchedule, of_scheduler
 from lib_methods.dreambooth.checkpoint_file import save_checkpoint
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.header_sizes import read_base
 from lib_methods.dreambooth.lora import LoraSet
 from lib_methods.dreambooth.lora_file import lora_metadata
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import load_training_model
 from standalone.engine import samplers
 from standalone.engine.checkpoint import load_checkpoint
-from standalone.engine.denoiser import SigmaDenoiser, TimestepDenoiser
+from standalone.engine.denoiser import SigmaDenoiser
 from standalone.engine.errors import CheckpointError
 from standalone.engine.model import alpha_schedule
 from standalone.engine.timestep_samplers import sample_ddim, sample_unipc
 
 from . import tiny
-from .toy import BETAS, by_diffusers, noise
+from .toy import BETAS, Guided, Toy, by_diffusers, noise
 
 MARKS = {"v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
 ZERO = {**BETAS, "rescale_betas_zero_snr": True}
@@ -131,24 +133,15 @@ def test_the_yaml_is_followed_or_refused(
         assert (model.parameterization, model.ztsnr) == told
 
 
-class ZeroToy:
+class ZeroToy(Toy):
     """A smooth made-up model that predicts v under a schedule that ends in pure noise."""
 
-    parameterization = "v"
-
     def __init__(self) -> None:
+        super().__init__("v")
         self.alphas_cumprod = alpha_schedule(NoiseSchedule("v", zero_terminal_snr=True))
 
     def apply_model(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
         return 0.5 * torch.sin(2 * x + t.reshape(-1, 1, 1, 1) / 300) - 0.3 * x
-
-
-class Guided:
-    def __init__(self, toy: ZeroToy) -> None:
-        self.inner_model = TimestepDenoiser(toy)
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return self.inner_model(x, t)
 
 
 def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-3) -> None:
@@ -222,3 +215,11 @@ def test_a_plain_models_result_has_no_marks(tmp_path: Path, sdxl: Path) -> None:
     model = load_training_model(sdxl)
     save_checkpoint(tmp_path / "result.safetensors", sdxl, model)
     assert load_file(tmp_path / "result.safetensors").keys() == load_file(sdxl).keys()
+
+
+def test_a_schedule_that_no_file_can_carry_is_not_trained(tmp_path: Path) -> None:
+    folder = tiny.write_folder(tiny.build("sd1"), tmp_path / "model")
+    diffusers.DDIMScheduler(**{**BETAS, "beta_schedule": "linear"}).save_pretrained(folder / "scheduler")
+    for refused in (load_training_model, read_base):
+        with pytest.raises(DreamBoothError, match="noise schedule of its own"):
+            refused(folder)
