@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib_methods.errors import reason
+
 PICKLED = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 LARGEST_HEADER = 100_000_000  # what safetensors itself takes
 BITS = {
@@ -91,7 +93,7 @@ def read_header(path: Path, name: str = "") -> Header:
     except FileNotFoundError:
         raise FileProblem(f"{name} does not exist.") from None
     except OSError as error:
-        raise FileProblem(f"{name} cannot be read: {error.strerror or 'input or output error'}.") from None
+        raise FileProblem(f"{name} cannot be read. {reason(error)}") from None
     try:
         tensors, metadata = _parse(text)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):

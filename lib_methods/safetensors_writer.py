@@ -6,7 +6,6 @@ The layout is the published one, see `safetensors_header`.
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import struct
@@ -98,9 +97,8 @@ def write_tensors(
     text += b" " * (-len(text) % 8)
     free = shutil.disk_usage(path.parent).free
     if free < offset + len(text):
-        raise OSError(
-            errno.ENOSPC, f"it needs {offset / 2**30:.1f} GiB and the disk has {free / 2**30:.1f} GiB left; make room"
-        )
+        told = f"the file needs {offset / 2**30:.1f} GiB, and the disk has {free / 2**30:.1f} GiB left"
+        raise OSError(0, told)  # without the number of a full disk, whose sentence says less
     with replacing(path, shared=shared) as file:
         file.write(struct.pack("<Q", len(text)))
         file.write(text)

@@ -19,6 +19,7 @@ from torch import Tensor
 from lib_methods.checkpoints.kinds import EMA_PREFIX
 from lib_methods.checkpoints.ldm_names import shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK, ZERO_SNR_MARK
+from lib_methods.errors import reason
 from lib_methods.files import replacing
 from lib_methods.safetensors_header import FileProblem, read_header
 from lib_methods.safetensors_writer import NAMES, Copied, TensorSource, rounded, write_tensors
@@ -73,7 +74,7 @@ def save_checkpoint(
     except FileProblem as problem:
         raise DreamBoothError(f"The result cannot be saved: {problem}") from problem
     except OSError as error:
-        raise DreamBoothError(f"{path.name} cannot be written: {error.strerror or 'the disk may be full'}.") from error
+        raise DreamBoothError(f"{path.name} cannot be written. {reason(error)}") from error
 
 
 def _marked(

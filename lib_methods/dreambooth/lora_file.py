@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_methods.errors import reason
 from lib_methods.safetensors_writer import NotFinite, rounded, write_tensors
 
 from .errors import DreamBoothError
@@ -86,7 +87,7 @@ def save_lora(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors, metadata)
     except OSError as error:
-        raise DreamBoothError(f"{path.name} cannot be written: {error.strerror or 'the disk may be full'}.") from error
+        raise DreamBoothError(f"{path.name} cannot be written. {reason(error)}") from error
 
 
 def lora_metadata(lora: LoraSet, model: TrainingModel, settings: TrainingSettings, name: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from lib_methods.checkpoints.reader import read_checkpoint
 from lib_methods.dreambooth.base_rules import check_base, refusals
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model import TextEmbedding
+from lib_methods.errors import reason
 from lib_methods.ldm_checkpoint import UNET_PREFIX
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
 from standalone.engine.errors import UserError
@@ -189,8 +190,7 @@ def load_training_model(
     except UserError as error:
         raise DreamBoothError(f"The base model cannot be used: {error}") from error
     except OSError as error:
-        reason = error.strerror or "input or output error"
-        raise DreamBoothError(f"The base model {path.name} cannot be read: {reason}.") from error
+        raise DreamBoothError(f"The base model {path.name} cannot be read. {reason(error)}") from error
     return EngineModel(
         model,
         name=path.stem if path.is_file() else path.name,

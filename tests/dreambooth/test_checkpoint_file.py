@@ -224,7 +224,7 @@ def test_a_full_disk_destroys_nothing(
     trained: tuple[EngineModel, Path, Path], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     monkeypatch.setattr(os, moment, full_disk)
-    refuse("cannot be written: No space left on device", trained)
+    refuse("cannot be written. The disk is full", trained)
 
 
 def test_a_disk_that_fills_while_writing_destroys_nothing(
@@ -240,7 +240,7 @@ def test_a_disk_that_fills_while_writing_destroys_nothing(
         return real(tensor)
 
     monkeypatch.setattr(safetensors_writer, "_bytes_of", filling)
-    refuse("No space left on device", trained)
+    refuse("The disk is full", trained)
     assert len(written) == 21
 
 

@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_the_last_good_file(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DreamBoothError, match="dog.safetensors cannot be written: No space left"):
+    with pytest.raises(DreamBoothError, match="dog.safetensors cannot be written. The disk is full"):
         save_lora(path, LoraSet(model, 4), model, settings())
     assert [file.name for file in path.parent.iterdir()] == ["dog.safetensors"]
     assert path.read_bytes() == b"the last good one"
