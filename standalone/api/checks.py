@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from modules import sd_models, sd_samplers, shared
 from standalone.engine.errors import SettingError, UserError
-from standalone.engine.settings import as_text
 
 from .errors import BadRequest
 from .models import GenerationRequest, ImageToImageRequest, TextToImageRequest
@@ -55,11 +54,10 @@ def check_names(request: GenerationRequest) -> None:
 
 
 def check_settings(settings: dict[str, object] | None) -> None:
-    """BadRequest when `override_settings` names a setting that is not there, or one that cannot have its value."""
+    """BadRequest when a setting in `override_settings` cannot have its value. The job leaves unknown ones out."""
     for key, value in (settings or {}).items():
-        if key not in shared.opts.data_labels:
-            raise BadRequest(f"override_settings: there is no setting named {as_text(key)}.")
-        check_setting(key, value, "override_settings")
+        if key in shared.opts.data_labels:
+            check_setting(key, value, "override_settings")
 
 
 def check_setting(key: str, value: object, field: str) -> object:

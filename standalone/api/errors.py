@@ -104,6 +104,9 @@ def field_sentence(error: Mapping[str, Any]) -> str:
         return "The body of the request must be a JSON object, sent as application/json."
     if kind == "missing":
         return f"{where} is missing."
+    limits = {"greater_than_equal": "less than", "less_than_equal": "more than", "greater_than": "not more than"}
+    if kind in limits:
+        return f"{where}: {_quoted(error['input'])} is {limits[kind]} {next(iter(error['ctx'].values())):g}."
     wanted = _WANTED.get(kind.split("_")[0])
     if wanted is None or kind.startswith("string_too"):
         return f"{where}: {str(error['msg'])[:200]}."

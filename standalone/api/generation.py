@@ -108,7 +108,7 @@ def script_args_from_infotext(params: Mapping[str, Any], runner: ScriptRunner) -
 
 
 def _processing_fields(request: GenerationRequest) -> dict[str, Any]:
-    fields = request.model_dump(exclude=_NOT_FOR_PROCESSING)
+    fields = {name: value for name, value in request.known().items() if name not in _NOT_FOR_PROCESSING}
     fields["sampler_name"], fields["scheduler"] = sd_samplers.resolve(
         request.sampler_name or request.sampler_index, request.scheduler
     )
@@ -196,11 +196,13 @@ class Generation:
         with closing(kind(sd_model=shared.sd_model, **self.fields, **decoded)) as p:
             for remark in self.remarks:
                 p.comment(remark)
+            p.note_ignored(self.request.left_out())
             return run_processing(p, self.args, is_img2img=self.is_img2img, is_api=self.is_api)
 
     def answer(self, processed: Processed) -> GenerationResponse:
         """The API's answer. Input images are sent back only when the request asks for that."""
-        parameters = self.request.model_dump()
+        parameters = self.request.known()
+        parameters.pop("include_init_images", None)
         if isinstance(self.request, ImageToImageRequest) and not self.request.include_init_images:
             parameters["init_images"] = parameters["mask"] = None
         images = [encode_image(image) for image in processed.images] if self.request.send_images else []

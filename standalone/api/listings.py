@@ -14,6 +14,7 @@ from modules.api.models import ScriptInfo
 from standalone.engine.errors import UserError
 from standalone.engine.settings import as_text
 
+from . import webui_settings
 from .checks import check_setting
 from .errors import BadRequest
 from .models import (
@@ -108,12 +109,16 @@ def options() -> dict[str, Any]:
 
 
 def check_options(wanted: dict[str, Any]) -> dict[str, Any]:
-    """The settings in `wanted` as they are kept. BadRequest unless each is there and can have its value."""
+    """The settings in `wanted` as they are kept, without the WebUI's that this host does not have.
+
+    BadRequest unless each is there and can have its value.
+    """
     for key in wanted:
-        if key not in shared.opts.data_labels:
+        if key not in shared.opts.data_labels and key not in webui_settings.NAMES:
             raise BadRequest(f"There is no setting named {as_text(key)}.")
+    known = {key: value for key, value in wanted.items() if key in shared.opts.data_labels}
     # what `options` leaves empty comes back empty
-    return {key: check_setting(key, value, "options") for key, value in wanted.items() if value != "" or _shown(key)}
+    return {key: check_setting(key, value, "options") for key, value in known.items() if value != "" or _shown(key)}
 
 
 def set_options(wanted: dict[str, Any]) -> None:

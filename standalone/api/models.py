@@ -14,6 +14,11 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
+def without_nulls(given: Any) -> Any:
+    """A field that is null has its default, as one that is left out."""
+    return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
 Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Number = Annotated[float, BeforeValidator(_no_boolean)]
 
@@ -21,13 +26,9 @@ Number = Annotated[float, BeforeValidator(_no_boolean)]
 class GenerationRequest(BaseModel):
     """What txt2img and img2img have in common."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def null_is_default(cls, given: Any) -> Any:
-        """A field that is null has its default, as one that is left out."""
-        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+    # allow: what this host does not know is told by `left_out`
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    _nulls = model_validator(mode="before")(without_nulls)
 
     prompt: str | None = ""
     negative_prompt: str | None = ""
@@ -71,6 +72,15 @@ class GenerationRequest(BaseModel):
     alwayson_scripts: dict[str, Any] | None = Field(default_factory=dict)
     force_task_id: str | None = None
     infotext: str | None = None
+
+    def known(self) -> dict[str, Any]:
+        """The fields that this host knows, and their values."""
+        return self.model_dump(include=set(type(self).model_fields))
+
+    def left_out(self) -> dict[str, Any]:
+        """What the request has that this host does not know or does not do; see `note_ignored` of the job."""
+        undone = {name: getattr(self, name, None) for name in ("firstpass_image", "latent_mask")}
+        return {**undone, **(self.model_extra or {})}
 
 
 class TextToImageRequest(GenerationRequest):

@@ -9,14 +9,22 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Request
 
-from modules import images, infotext_utils, script_callbacks, shared
+from modules import images, infotext_utils, script_callbacks, sd_models, shared
 from standalone.engine.errors import UserError
 from standalone.engine.job import SHUTTING_DOWN, Job, JobQueue, explain
 
 from . import listings, loras
 from .codec import decode_opened, open_encoded
 from .errors import BadRequest, JobFailed, SafeJSONResponse
+from .extras import (
+    Extras,
+    ExtrasBatchImagesRequest,
+    ExtrasBatchImagesResponse,
+    ExtrasSingleImageRequest,
+    ExtrasSingleImageResponse,
+)
 from .generation import Generation
+from .interrogate import InterrogateRequest, InterrogateResponse, interrogate
 from .models import (
     GenerationRequest,
     GenerationResponse,
@@ -147,6 +155,32 @@ def make_router(queue: JobQueue) -> APIRouter:
         readable = {key: value for key, value in items.items() if isinstance(value, (str, int, float))}
         return PNGInfoResponse(info=text or "", items=readable, parameters=params)
 
+    @router.post("/sdapi/v1/extra-single-image")
+    async def extra_single_image(request: ExtrasSingleImageRequest) -> ExtrasSingleImageResponse:
+        work = await asyncio.to_thread(Extras, request)
+        found, told = await in_turn(queue, work.run, "extras")
+        return ExtrasSingleImageResponse(html_info=told, image=found[0])
+
+    @router.post("/sdapi/v1/extra-batch-images")
+    async def extra_batch_images(request: ExtrasBatchImagesRequest) -> ExtrasBatchImagesResponse:
+        work = await asyncio.to_thread(Extras, request)
+        found, told = await in_turn(queue, work.run, "extras")
+        return ExtrasBatchImagesResponse(html_info=told, images=found)
+
+    @router.post("/sdapi/v1/interrogate")
+    async def interrogate_image(request: InterrogateRequest) -> InterrogateResponse:
+        return await asyncio.to_thread(interrogate, request)
+
+    @router.post("/sdapi/v1/unload-checkpoint")
+    async def unload_checkpoint() -> dict[str, Any]:
+        await in_turn(queue, sd_models.unload_model_weights, "unload-checkpoint")
+        return {}
+
+    @router.post("/sdapi/v1/reload-checkpoint")
+    async def reload_checkpoint() -> dict[str, Any]:
+        await in_turn(queue, lambda: sd_models.send_model_to_device(shared.sd_model), "reload-checkpoint")
+        return {}
+
     @router.get("/sdapi/v1/options", response_model=None)  # pydantic fails where a file has text that cannot be encoded
     async def get_options() -> dict[str, Any]:
         return listings.options()
@@ -159,6 +193,9 @@ def make_router(queue: JobQueue) -> APIRouter:
     @router.post("/sdapi/v1/refresh-checkpoints")
     async def refresh_checkpoints() -> None:
         await in_turn(queue, shared.refresh_checkpoints, "refresh-checkpoints")
+
+    for path in ("refresh-vae", "refresh-embeddings"):
+        router.add_api_route(f"/sdapi/v1/{path}", _done, methods=["POST"])
 
     @router.get("/sdapi/v1/cmd-flags")
     async def cmd_flags() -> dict[str, Any]:
@@ -196,6 +233,10 @@ def _info_of(encoded: str) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
 def _nothing() -> list[Any]:
     """This host has none of them; clients that ask at their start want a list."""
     return []
+
+
+def _done() -> None:
+    """This host has none of them to look for again."""
 
 
 def _no_embeddings() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from modules.processing_fields import ProcessingFields
 from modules.processing_latents import txt2img_image_conditioning
 from modules.shared import opts, state
 from standalone.engine.errors import UserError
+from standalone.engine.names import shown
 
 
 @dataclass(repr=False)
@@ -27,6 +28,7 @@ class StableDiffusionProcessing(ProcessingFields):
 
     def __post_init__(self) -> None:
         self.comments = {}
+        self.ignored: list[str] = []
         self.styles = self.styles or []
         self.sampler_noise_scheduler_override: Callable[[int], torch.Tensor] | None = None
         self.extra_generation_params = self.extra_generation_params or {}
@@ -77,6 +79,19 @@ class StableDiffusionProcessing(ProcessingFields):
     def comment(self, text: str) -> None:
         """A line that the page shows under the result."""
         self.comments[text] = 1
+
+    def note_ignored(self, asked: Mapping[str, object]) -> None:
+        """Says in the comments and the infotext which fields and settings were ignored, as this host lacks them.
+
+        Values that stand for no choice (False, 0, "", "None", "Automatic" ...) are nothing to speak of.
+        """
+        for name, value in asked.items():
+            chosen = value not in (None, False, 0, "", [], {}) and str(value).lower() not in ("none", "automatic")
+            if chosen and shown(name) not in self.ignored:
+                self.ignored.append(shown(name))
+                self.comment(f"{shown(name)} was ignored: this host does not have it.")
+        if self.ignored:
+            self.extra_generation_params["Ignored"] = ", ".join(self.ignored[:20])
 
     # -- images that condition the model
 

@@ -32,9 +32,9 @@ def check_request(p: StableDiffusionProcessing) -> None:
     for name, prompt in (("prompt", p.prompt), ("negative prompt", p.negative_prompt)):
         if prompt is None or prompt == []:
             raise UserError(f"The {name} is missing; it may be empty, but has to be there.")
-    for name in p.override_settings:
-        if name not in opts.data_labels:
-            p.comment(f"The setting {name} is not known here and was left out.")
+    unknown = {name: value for name, value in p.override_settings.items() if name not in opts.data_labels}
+    styles = {f"style {name}": name for name in p.styles if shared.prompt_styles.find(name) is None}
+    p.note_ignored({"restore_faces": p.restore_faces, "tiling": p.tiling, **unknown, **styles})
 
 
 def process_images(p: StableDiffusionProcessing) -> Processed:

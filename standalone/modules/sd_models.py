@@ -19,6 +19,7 @@ checkpoints_list: dict[str, CheckpointInfo] = {}
 checkpoint_aliases: dict[str, CheckpointInfo] = {}
 checkpoint_dirs: list[Path] = []
 nearby_dirs: list[Path] = []
+_unloaded: Any = None  # the model that `unload_model_weights` has moved off the device
 _CHECKSUM = re.compile(r"\s*\[[^]]+]\s*$")
 
 
@@ -182,6 +183,8 @@ def reload_model_weights(sd_model: Any = None, info: CheckpointInfo | None = Non
     if loaded is not None and loaded.filename == wanted.filename and not forced_reload:
         if info is None:
             shared.opts.data["sd_model_checkpoint"] = loaded.title
+        if _unloaded is shared.sd_model:
+            send_model_to_device(shared.sd_model)
         return shared.sd_model
     try:
         return load_model(wanted)
@@ -203,22 +206,27 @@ def send_model_to_cpu(m: Any) -> None:
 
 def send_model_to_device(m: Any) -> None:
     """The way back."""
+    global _unloaded
     m.to(devices.device)
+    _unloaded = None
 
 
 def unload_model_weights(sd_model: Any = None, info: Any = None) -> Any:
-    """Makes room on the device; the model stays in memory."""
-    send_model_to_cpu(sd_model or shared.sd_model)
+    """Makes room on the device; the model stays in memory, and the next job brings it back."""
+    global _unloaded
+    _unloaded = sd_model or shared.sd_model
+    send_model_to_cpu(_unloaded)
     return sd_model
 
 
 def reset() -> None:
     """Forgets all checkpoints; for a host that is closed."""
+    global _unloaded
     checkpoints_list.clear()
     checkpoint_aliases.clear()
     checkpoint_dirs.clear()
     nearby_dirs.clear()
-    shared.sd_model = None
+    shared.sd_model = _unloaded = None
     devices.torch_gc()
 
 
