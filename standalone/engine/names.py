@@ -10,6 +10,35 @@ from .errors import UserError
 
 T = TypeVar("T")
 _LONGEST_LIST = 40
+SAMPLERS: dict[str, tuple[str, ...]] = {
+    "DPM++ 2M": ("k_dpmpp_2m",),
+    "DPM++ SDE": ("k_dpmpp_sde",),
+    "DPM++ 2M SDE": ("k_dpmpp_2m_sde",),
+    "Euler a": ("k_euler_a", "k_euler_ancestral"),
+    "Euler": ("k_euler",),
+    "Heun": ("k_heun",),
+    "DDIM": ("ddim",),
+    "UniPC": ("unipc",),
+    "LCM": ("k_lcm",),
+}
+"""The samplers, with their other names."""
+SCHEDULES: dict[str, tuple[str, ...]] = {
+    "Automatic": ("automatic",),
+    "Uniform": ("uniform",),
+    "Karras": ("karras",),
+    "Exponential": ("exponential",),
+    "Polyexponential": ("polyexponential",),
+    "SGM Uniform": ("sgm_uniform", "SGMUniform"),
+    "KL Optimal": ("kl_optimal",),
+    "Align Your Steps": ("align_your_steps",),
+    "Simple": ("simple",),
+    "Normal": ("normal",),
+    "DDIM": ("ddim",),
+}
+"""The schedules: label, name, other names."""
+OWN_TIMESTEPS = ("DDIM", "UniPC")
+"""The samplers for which no schedule can be chosen."""
+_OLD_ENDINGS = {"Karras": ("_ka",), "Exponential": ("_exp",)}  # of aliases before v1.9
 
 
 def folded(name: str) -> str:
@@ -38,6 +67,32 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def find_sampler(
+    name: str, table: Mapping[str, Iterable[str]], schedules: Mapping[str, Iterable[str]]
+) -> tuple[str, str | None] | None:
+    """The sampler that `name` means, and the schedule when the name carries one; None when there is no such sampler.
+
+    Names are today's, aliases ("k_euler_a"), and those that carried a schedule before v1.9: "DPM++ 2M Karras", and in
+    the API "k_dpmpp_2m_ka". A sampler's full name comes first: "DDIM" is no schedule here.
+    """
+    known = {text: sampler for sampler, aliases in table.items() for text in (sampler, *aliases)}
+    found = find(name, known)
+    if found is not None:
+        return found, None
+    text = folded(name)
+    for label, others in schedules.items():
+        for ending in (*(f" {folded(other)}" for other in (label, *others)), *_OLD_ENDINGS.get(label, ())):
+            found = find(text.removesuffix(ending), known) if text.endswith(ending) else None
+            if found is not None and found not in OWN_TIMESTEPS:
+                return found, label
+    return None
+
+
+def find_schedule(name: str, schedules: Mapping[str, Iterable[str]]) -> str | None:
+    """The label of the schedule with this label or name, in any case; None when there is no such schedule."""
+    return find(name, {text: label for label, others in schedules.items() for text in (label, *others)})
 
 
 def shown(text: object) -> str:

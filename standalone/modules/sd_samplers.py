@@ -29,7 +29,6 @@ samplers: list[sd_samplers_common.SamplerData] = all_samplers
 samplers_for_img2img: list[sd_samplers_common.SamplerData] = all_samplers
 samplers_map: dict[str, str] = {}
 samplers_hidden: set[str] = set()
-_OLD_ENDINGS = {"karras": ("_ka",), "exponential": ("_exp",)}  # of aliases before v1.9
 
 
 def find_sampler_config(name: str | None) -> sd_samplers_common.SamplerData | None:
@@ -69,7 +68,7 @@ def visible_sampler_names() -> list[str]:
 
 def takes_schedule(sampler: sd_samplers_common.SamplerData) -> bool:
     """Whether a schedule can be chosen; DDIM and UniPC go by timesteps of their own."""
-    return sampler not in sd_samplers_timesteps.samplers_data_timesteps
+    return sampler.name not in names.OWN_TIMESTEPS
 
 
 def unknown_sampler(name: object) -> UserError:
@@ -77,22 +76,13 @@ def unknown_sampler(name: object) -> UserError:
 
 
 def find_sampler(name: str) -> tuple[sd_samplers_common.SamplerData, sd_schedulers.Scheduler | None] | None:
-    """The sampler that `name` means, and the schedule when the name carries one; None when there is no such sampler.
-
-    Names are today's, aliases ("k_euler_a"), and those that carried a schedule before v1.9: "DPM++ 2M Karras", and in
-    the API "k_dpmpp_2m_ka". A sampler's full name comes first: "DDIM" is no schedule here.
-    """
-    sampler = find_sampler_config(name)
-    if sampler is not None:
-        return sampler, None
-    text = names.folded(name)
-    for scheduler in sd_schedulers.schedulers:
-        labels = (scheduler.label, scheduler.name, *(scheduler.aliases or []))
-        for ending in (*(f" {names.folded(label)}" for label in labels), *_OLD_ENDINGS.get(scheduler.name, ())):
-            sampler = find_sampler_config(text.removesuffix(ending)) if text.endswith(ending) else None
-            if sampler is not None and takes_schedule(sampler):
-                return sampler, scheduler
-    return None
+    """The sampler and the schedule that `name` means, see `names.find_sampler`."""
+    aliases = {sampler.name: sampler.aliases for sampler in all_samplers}
+    found = names.find_sampler(name, aliases, sd_schedulers.labels())
+    if found is None:
+        return None
+    by_name = {sampler.name: sampler for sampler in all_samplers}
+    return by_name[found[0]], sd_schedulers.find_scheduler(found[1]) if found[1] else None
 
 
 def resolve(sampler_name: str | None, scheduler_name: str | None = None) -> tuple[str, str]:

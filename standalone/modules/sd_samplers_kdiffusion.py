@@ -12,18 +12,23 @@ from modules import devices, sd_samplers_common, sd_schedulers, shared
 from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 from modules.shared import opts
-from standalone.engine import samplers
+from standalone.engine import names, samplers
 from standalone.engine.denoiser import SigmaDenoiser
 from standalone.engine.errors import UserError
 
 Row = tuple[str, Callable[..., torch.Tensor], list[str], dict[str, Any]]
 samplers_k_diffusion: list[Row] = [
-    ("DPM++ 2M", samplers.sample_dpmpp_2m, ["k_dpmpp_2m"], {"scheduler": "karras"}),
-    ("DPM++ SDE", samplers.sample_dpmpp_sde, ["k_dpmpp_sde"], {"scheduler": "karras", "second_order": True}),
-    ("DPM++ 2M SDE", samplers.sample_dpmpp_2m_sde, ["k_dpmpp_2m_sde"], {"scheduler": "exponential"}),
-    ("Euler a", samplers.sample_euler_ancestral, ["k_euler_a", "k_euler_ancestral"], {"uses_ensd": True}),
-    ("Euler", samplers.sample_euler, ["k_euler"], {}),
-    ("Heun", samplers.sample_heun, ["k_heun"], {"second_order": True}),
+    ("DPM++ 2M", samplers.sample_dpmpp_2m, [*names.SAMPLERS["DPM++ 2M"]], {"scheduler": "karras"}),
+    (
+        "DPM++ SDE",
+        samplers.sample_dpmpp_sde,
+        [*names.SAMPLERS["DPM++ SDE"]],
+        {"scheduler": "karras", "second_order": True},
+    ),
+    ("DPM++ 2M SDE", samplers.sample_dpmpp_2m_sde, [*names.SAMPLERS["DPM++ 2M SDE"]], {"scheduler": "exponential"}),
+    ("Euler a", samplers.sample_euler_ancestral, [*names.SAMPLERS["Euler a"]], {"uses_ensd": True}),
+    ("Euler", samplers.sample_euler, [*names.SAMPLERS["Euler"]], {}),
+    ("Heun", samplers.sample_heun, [*names.SAMPLERS["Heun"]], {"second_order": True}),
 ]
 _CHURN = ["s_churn", "s_tmin", "s_tmax", "s_noise"]
 sampler_extra_params: dict[Any, list[str]] = {

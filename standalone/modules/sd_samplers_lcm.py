@@ -6,6 +6,7 @@ from typing import Any
 
 from modules import sd_samplers_kdiffusion, shared
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+from standalone.engine import names
 from standalone.engine.denoiser import LCMDenoiser
 from standalone.engine.samplers import sample_lcm
 
@@ -27,5 +28,5 @@ class LCMSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         return CFGDenoiserLCM(self)
 
 
-samplers_lcm: list[sd_samplers_kdiffusion.Row] = [("LCM", sample_lcm, ["k_lcm"], {})]
+samplers_lcm: list[sd_samplers_kdiffusion.Row] = [("LCM", sample_lcm, [*names.SAMPLERS["LCM"]], {})]
 samplers_data_lcm = sd_samplers_kdiffusion.sampler_table(samplers_lcm, LCMSampler)

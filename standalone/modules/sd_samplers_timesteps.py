@@ -12,6 +12,7 @@ from modules import sd_samplers_common, shared
 from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 from modules.shared import opts
+from standalone.engine import names
 from standalone.engine.denoiser import TimestepDenoiser, per_row
 from standalone.engine.timestep_samplers import sample_ddim, sample_unipc
 
@@ -128,8 +129,8 @@ class CompVisSampler(sd_samplers_common.Sampler):
 
 
 samplers_timesteps: list[tuple[str, Callable[..., torch.Tensor], list[str], dict[str, Any]]] = [
-    ("DDIM", sample_ddim, ["ddim"], {}),
-    ("UniPC", _unipc, ["unipc"], {}),
+    ("DDIM", sample_ddim, [*names.SAMPLERS["DDIM"]], {}),
+    ("UniPC", _unipc, [*names.SAMPLERS["UniPC"]], {}),
 ]
 samplers_data_timesteps = [
     sd_samplers_common.SamplerData(label, functools.partial(CompVisSampler, func), aliases, options)

@@ -41,5 +41,10 @@ def find_scheduler(name: str | None) -> Scheduler | None:
     """The schedule with this label, name or alias, in any case; the first one, "Automatic", for None and ""."""
     if not name:
         return schedulers[0]
-    known = {text: item for item in schedulers for text in (item.label, item.name, *(item.aliases or []))}
-    return names.find(name, known)
+    label = names.find_schedule(name, labels())
+    return next((item for item in schedulers if item.label == label), None)
+
+
+def labels() -> dict[str, tuple[str, ...]]:
+    """Labels, and the other names of each."""
+    return {item.label: (item.name, *(item.aliases or [])) for item in schedulers}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,16 +36,43 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message[:1].upper()}{message[1:]}. See: python {self.prog} --help")
 
 
+def _number(text: str, low: float, high: float, kind: str) -> float:
+    """`text` as a number from `low` to `high`; of thousands of digits or "nan", too, it is said in a sentence."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high or (kind == "whole number" and not value.is_integer()):
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        raise argparse.ArgumentTypeError(f"'{shown}' is not a {kind} from {low} to {high}")
+    return value
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        value = _number(text, low, high, "whole number")
+        return int(text) if text.strip().lstrip("+-").isdecimal() else int(value)
+
+    return read
+
+
+def real(low: float, high: float) -> Callable[[str], float]:
+    """A number from `low` to `high`."""
+    return lambda text: _number(text, low, high, "number")
+
+
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) not in (1, 2) or not all(part.strip().isdigit() for part in parts):
+    if len(parts) not in (1, 2) or not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 512x768")
-    width, height = int(parts[0]), int(parts[-1])
+    width, height = (whole(16, 4096)(part) for part in (parts[0], parts[-1]))
     return width, height
 
 
 def _port(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
+    if not text.isdecimal() or len(text) > 5 or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"'{text}' is not a port from 1 to 65535")
     return int(text)
 
@@ -83,28 +112,30 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     picture.add_argument(
         "--size", type=_size, metavar="WxH", help="for example 512x768 (default: the checkpoint's own)"
     )
-    picture.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's own, else 20)")
+    picture.add_argument("--steps", type=whole(1, 1000), help="sampling steps (default: the checkpoint's own, else 20)")
     picture.add_argument(
         "--sampler", help='for example "Euler a" or "DPM++ 2M" (default: the checkpoint\'s own, else Euler a)'
     )
     picture.add_argument("--scheduler", default="Automatic", help='for example "Karras" (default: Automatic)')
-    picture.add_argument("--cfg-scale", type=float, help="CFG scale (default: the checkpoint's own, else 7)")
-    picture.add_argument("--seed", type=int, default=-1, help="-1 takes a random one (default)")
-    picture.add_argument("--batch-size", type=int, default=1, help="pictures at once")
-    picture.add_argument("--batch-count", type=int, default=1, help="batches one after the other")
+    picture.add_argument("--cfg-scale", type=real(0, 100), help="CFG scale (default: the checkpoint's own, else 7)")
+    picture.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), default=-1, help="-1 takes a random one (default)")
+    picture.add_argument("--batch-size", type=whole(1, 64), default=1, help="pictures at once")
+    picture.add_argument("--batch-count", type=whole(1, 1000), default=1, help="batches one after the other")
     start = parser.add_argument_group("img2img")
     start.add_argument("--init-image", type=Path, metavar="FILE", help="start from this picture")
     start.add_argument("--mask", type=Path, metavar="FILE", help="redraw only where this picture is white")
     start.add_argument(
         "--denoising-strength",
-        type=float,
+        type=real(0, 1),
         help="how far the result may go from the picture, 0 to 1 (default: 0.75, for Hires.fix 0.7)",
     )
     hires = parser.add_argument_group("Hires.fix")
     hires.add_argument("--hires", action="store_true", help="draw small, enlarge, and draw again")
-    hires.add_argument("--hires-scale", type=float, default=2.0, help="how much to enlarge (default: 2)")
+    hires.add_argument("--hires-scale", type=real(1, 8), default=2.0, help="how much to enlarge (default: 2)")
     hires.add_argument("--hires-upscaler", default="Latent", help="for example Latent, Lanczos (default: Latent)")
-    hires.add_argument("--hires-steps", type=int, default=0, help="steps of the second pass (default: as the first)")
+    hires.add_argument(
+        "--hires-steps", type=whole(0, 1000), default=0, help="steps of the second pass (default: as the first)"
+    )
     fabric = parser.add_argument_group("FABRIC: feedback images")
     fabric.add_argument(
         "--like", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="pictures to lean towards"
@@ -118,11 +149,11 @@ def _generate(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="pictures to lean away from",
     )
-    fabric.add_argument("--fabric-strength", type=float, help="how strongly (default: 0.8)")
-    fabric.add_argument("--fabric-min-strength", type=float, help="strength outside of start to end (default: 0)")
-    fabric.add_argument("--fabric-start", type=float, help="from this part of the steps on, 0 to 1 (default: 0)")
-    fabric.add_argument("--fabric-end", type=float, help="up to this part of the steps, 0 to 1 (default: 0.8)")
-    fabric.add_argument("--fabric-negative-weight", type=float, help="weight of the dislikes (default: 0.5)")
+    fabric.add_argument("--fabric-strength", type=real(0, 2), help="how strongly (default: 0.8)")
+    fabric.add_argument("--fabric-min-strength", type=real(0, 2), help="strength outside of start to end (default: 0)")
+    fabric.add_argument("--fabric-start", type=real(0, 1), help="from this part of the steps on, 0 to 1 (default: 0)")
+    fabric.add_argument("--fabric-end", type=real(0, 1), help="up to this part of the steps, 0 to 1 (default: 0.8)")
+    fabric.add_argument("--fabric-negative-weight", type=real(0, 2), help="weight of the dislikes (default: 0.5)")
     parser.add_argument(
         "--out", type=Path, default=Path("outputs"), metavar="DIR", help="where the PNGs go (default: outputs)"
     )
@@ -164,18 +195,28 @@ def _make_instruct_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rendered", action="store_true", help="draw the shapes without a model, one attribute changed"
     )
-    parser.add_argument("--count", type=int, metavar="N", help="triplets (default: all of the file, else 1000)")
-    parser.add_argument("--pairs-per-triplet", type=int, default=8, metavar="K", help="pairs drawn (default: 8)")
-    parser.add_argument("--keep", type=int, default=4, metavar="K", help="pairs kept of a triplet (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pairs (default: 0)")
+    parser.add_argument(
+        "--count", type=whole(1, 10**9), metavar="N", help="triplets (default: all of the file, else 1000)"
+    )
+    parser.add_argument(
+        "--pairs-per-triplet", type=whole(1, 1000), default=8, metavar="K", help="pairs drawn (default: 8)"
+    )
+    parser.add_argument(
+        "--keep", type=whole(1, 1000), default=4, metavar="K", help="pairs kept of a triplet (default: 4)"
+    )
+    parser.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, help="the same seed gives the same pairs (default: 0)"
+    )
     draw = parser.add_argument_group("how pairs are drawn")
-    draw.add_argument("--steps", type=int, default=20, help="sampling steps (default: 20)")
-    draw.add_argument("--cfg-scale", type=float, help="CFG scale (default: the checkpoint's own, else 7)")
-    draw.add_argument("--size", type=int, metavar="PIXELS", help="side (default: the checkpoint's own, else 512)")
-    draw.add_argument("--batch", type=int, default=8, help="pairs at once (default: 8)")
+    draw.add_argument("--steps", type=whole(1, 1000), default=20, help="sampling steps (default: 20)")
+    draw.add_argument("--cfg-scale", type=real(0, 100), help="CFG scale (default: the checkpoint's own, else 7)")
+    draw.add_argument(
+        "--size", type=whole(64, 4096), metavar="PIXELS", help="side (default: the checkpoint's own, else 512)"
+    )
+    draw.add_argument("--batch", type=whole(1, 10_000), default=8, help="pairs at once (default: 8)")
     draw.add_argument(
         "--shares",
-        type=float,
+        type=real(0, 1),
         nargs=2,
         default=[0.1, 0.9],
         metavar=("LEAST", "MOST"),
@@ -184,11 +225,13 @@ def _make_instruct_data(parser: argparse.ArgumentParser) -> None:
     judge = parser.add_argument_group("which pairs are kept")
     judge.add_argument("--clip", type=Path, metavar="DIR", help="a folder with a transformers CLIP model")
     judge.add_argument("--no-filter", action="store_true", help="keep every pair")
-    judge.add_argument("--image-similarity", type=float, default=0.75, help="picture to picture (default: 0.75)")
+    judge.add_argument("--image-similarity", type=real(-1, 1), default=0.75, help="picture to picture (default: 0.75)")
     judge.add_argument(
-        "--direction-similarity", type=float, default=0.2, help="with --clip, change to change (default: 0.2)"
+        "--direction-similarity", type=real(-1, 1), default=0.2, help="with --clip, change to change (default: 0.2)"
     )
-    judge.add_argument("--text-similarity", type=float, default=0.2, help="with --clip, to the caption (default: 0.2)")
+    judge.add_argument(
+        "--text-similarity", type=real(-1, 1), default=0.2, help="with --clip, to the caption (default: 0.2)"
+    )
 
 
 def _train_instruct(parser: argparse.ArgumentParser) -> None:
@@ -199,11 +242,13 @@ def _train_instruct(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="FILE", help="what to start from (default: the one that ships, shapes)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new .safetensors file")
-    parser.add_argument("--steps", type=int, help="length of the whole training, over all runs")
-    parser.add_argument("--minutes", type=float, help="the same as time; with both, what comes first")
-    parser.add_argument("--batch", type=int, default=32, help="pairs a step (default: 32)")
-    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate (default: 1e-4)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same training (default: 0)")
+    parser.add_argument("--steps", type=whole(1, 10**9), help="length of the whole training, over all runs")
+    parser.add_argument("--minutes", type=real(0.01, 10**6), help="the same as time; with both, what comes first")
+    parser.add_argument("--batch", type=whole(1, 10_000), default=32, help="pairs a step (default: 32)")
+    parser.add_argument("--rate", type=real(1e-9, 10), default=1e-4, help="learning rate (default: 1e-4)")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, help="the same seed gives the same training (default: 0)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the state that a stopped training left")
 
 

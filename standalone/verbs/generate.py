@@ -9,8 +9,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from lib_methods.errors import reason
+from standalone.engine.errors import UserError
 from standalone.setup.quiet import stay_local
 
+from . import arguments
 from .serve import data_folder, find_checkpoint, say
 
 FABRIC_FIELDS = {
@@ -22,14 +25,34 @@ FABRIC_FIELDS = {
 }
 
 
-def read_picture(path: Path) -> str:
-    """The file's bytes as base64 text. UserError if it cannot be read."""
-    from standalone.engine.errors import UserError
+def check(options: argparse.Namespace) -> None:
+    """UserError for what cannot be done whatever the checkpoint, said before torch is imported."""
+    for option, value in (("the prompt", options.prompt), ("--negative", options.negative)):
+        arguments.text(value, option)
+    for name in ("like", "dislike"):
+        for path in getattr(options, name):
+            arguments.image_file(path, f"--{name}")
+    for name in ("init_image", "mask"):
+        if getattr(options, name) is not None:
+            arguments.image_file(getattr(options, name), f"--{name.replace('_', '-')}")
+    if options.sampler is not None:
+        arguments.sampler(options.sampler, "--sampler")
+    arguments.schedule(options.scheduler, "--scheduler")
+    arguments.writable_folder(options.out, "--out")
+    if options.mask is not None and options.init_image is None:
+        raise UserError("--mask needs --init-image, the image that it belongs to.")
+    if options.hires and options.init_image is not None:
+        raise UserError("--hires is for images from a prompt alone. Leave it or --init-image out.")
+    if options.denoising_strength is not None and not options.hires and options.init_image is None:
+        raise UserError("--denoising-strength needs --init-image or --hires.")
+    given = [name for name in FABRIC_FIELDS if getattr(options, name) is not None]
+    if given and not options.like and not options.dislike:
+        raise UserError(f"--{given[0].replace('_', '-')} needs --like or --dislike with a file.")
 
-    try:
-        return base64.b64encode(path.expanduser().read_bytes()).decode("ascii")
-    except OSError as error:
-        raise UserError(f"{path.name} cannot be read: {error.strerror}.") from error
+
+def read_picture(path: Path, option: str = "file") -> str:
+    """The image's bytes as base64 text. UserError if it cannot be read."""
+    return base64.b64encode(arguments.image_file(path, option)).decode("ascii")
 
 
 def fabric_args(options: argparse.Namespace) -> dict[str, Any]:
@@ -38,8 +61,8 @@ def fabric_args(options: argparse.Namespace) -> dict[str, Any]:
         return {}
     named: dict[str, Any] = {
         "enabled": True,
-        "likes": [read_picture(path) for path in options.like],
-        "dislikes": [read_picture(path) for path in options.dislike],
+        "likes": [read_picture(path, "--like") for path in options.like],
+        "dislikes": [read_picture(path, "--dislike") for path in options.dislike],
     }
     for option, field in FABRIC_FIELDS.items():
         if getattr(options, option) is not None:
@@ -66,10 +89,10 @@ def request_fields(options: argparse.Namespace, defaults: Any) -> dict[str, Any]
         "override_settings": {"return_grid": False},
     }
     if options.init_image is not None:
-        fields["init_images"] = [read_picture(options.init_image)]
+        fields["init_images"] = [read_picture(options.init_image, "--init-image")]
         fields["denoising_strength"] = 0.75 if options.denoising_strength is None else options.denoising_strength
         if options.mask is not None:
-            fields |= {"mask": read_picture(options.mask), "inpainting_fill": 1, "inpaint_full_res": False}
+            fields |= {"mask": read_picture(options.mask, "--mask"), "inpainting_fill": 1, "inpaint_full_res": False}
     elif options.hires:
         fields |= {
             "enable_hr": True,
@@ -84,7 +107,6 @@ def request_fields(options: argparse.Namespace, defaults: Any) -> dict[str, Any]
 def write_pictures(processed: Any, folder: Path) -> list[Path]:
     """Writes the images, never over another file: NUMBER-SEED.png. UserError if the folder cannot be written to."""
     from standalone.api.codec import png_bytes
-    from standalone.engine.errors import UserError
 
     written = []
     try:
@@ -99,7 +121,7 @@ def write_pictures(processed: Any, folder: Path) -> list[Path]:
             written.append(path)
             number += 1
     except OSError as error:
-        raise UserError(f"The pictures cannot be written to {folder.name}: {error.strerror}.") from error
+        raise UserError(f"The images cannot be written to {folder.name}. {reason(error)}") from error
     return written
 
 
@@ -118,8 +140,23 @@ def _show_progress(stop: threading.Event) -> None:
         print("\r" + " " * 30 + "\r", end="", flush=True)
 
 
-def make(options: argparse.Namespace, host: Any) -> list[Path]:
-    """Does the job on a started host; the files. Raises errors that `sentence_for` explains."""
+def failed_methods(processed: Any) -> list[str]:
+    """The sentences of methods that the images were made without, as their infotexts tell them."""
+    from modules.infotext_utils import parse_generation_parameters
+
+    found: dict[str, None] = {}
+    for text in processed.infotexts:
+        for key, value in parse_generation_parameters(text).items():
+            if key.endswith(" error"):
+                found[f"{key.removesuffix(' error')}: {value}"] = None
+    return list(found)
+
+
+def make(options: argparse.Namespace, host: Any) -> tuple[list[Path], list[str]]:
+    """Does the job on a started host; the files, and why methods could not run.
+
+    Raises errors that `sentence_for` explains.
+    """
     from pydantic import ValidationError
 
     from modules import shared
@@ -147,23 +184,25 @@ def make(options: argparse.Namespace, host: Any) -> list[Path]:
             watcher.join(2)
     if processed.comments.strip():
         say(processed.comments.strip())
-    return write_pictures(processed, options.out.expanduser().resolve())
+    files = write_pictures(processed, options.out.expanduser().resolve())
+    if not files:
+        raise UserError("There is no image: the job was stopped.")
+    return files, failed_methods(processed)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Loads the checkpoint, makes the pictures, and says where they are."""
-    data_dir = data_folder(options)
-    stay_local(data_dir)
-    from standalone import host as standalone_host
-    from standalone.engine.errors import UserError
-
-    if options.mask is not None and options.init_image is None:
-        print("--mask needs --init-image, the picture that it belongs to.", file=sys.stderr)
-        return 2
+    """Loads the checkpoint, makes the images, and says where they are. 1 when a method could not run, too."""
     host = None
     try:
-        host = standalone_host.start(checkpoint=find_checkpoint(options.checkpoint), data_dir=data_dir, progress=say)
-        for path in make(options, host):
+        check(options)
+        checkpoint = find_checkpoint(options.checkpoint)
+        data_dir = data_folder(options)
+        stay_local(data_dir)
+        from standalone import host as standalone_host
+
+        host = standalone_host.start(checkpoint=checkpoint, data_dir=data_dir, progress=say)
+        files, problems = make(options, host)
+        for path in files:
             say(str(path))
     except UserError as error:
         print(str(error), file=sys.stderr)
@@ -178,4 +217,6 @@ def run(options: argparse.Namespace) -> int:
     finally:
         if host is not None:
             host.close()
-    return 0
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0

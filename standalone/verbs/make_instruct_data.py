@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib_methods.errors import reason
+from standalone.engine.errors import UserError
+
+from .arguments import existing_file, full_path, writable_folder
 from .serve import find_checkpoint, say
 
 if TYPE_CHECKING:
@@ -17,16 +21,14 @@ if TYPE_CHECKING:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """UserError for numbers that make no sense."""
-    from standalone.engine.errors import UserError
-
-    least = {"count": 1, "pairs_per_triplet": 1, "keep": 1, "seed": 0, "steps": 1, "batch": 1, "size": 64}
-    for name, number in least.items():
-        value = getattr(options, name)
-        if value is not None and value < number:
-            raise UserError(f"--{name.replace('_', '-')} has to be at least {number}.")
+    """UserError for what cannot be done, said before torch is imported."""
+    writable_folder(options.out, "--out")
+    if options.triplets is not None:
+        existing_file(options.triplets, "--triplets")
+    if options.clip is not None and not full_path(options.clip, "--clip").is_dir():
+        raise UserError("--clip: give the folder of a CLIP model.")
     if options.size is not None and options.size % 8:
-        raise UserError("--size has to be a multiple of 8.")
+        raise UserError("--size must be a multiple of 8.")
     low, high = options.shares
     if not 0 <= low <= high <= 1:
         raise UserError("--shares takes two numbers from 0 to 1, the smaller one first.")
@@ -90,15 +92,15 @@ def _settings(options: argparse.Namespace, checkpoint: Path | None, triplets: st
 
 def run(options: argparse.Namespace) -> int:
     """Makes the pairs and says how many were kept."""
-    from standalone.engine.errors import UserError
-    from standalone.instruct import dataset
-    from standalone.instruct.make import Plan, make_pairs
-
-    out = Path(options.out).expanduser().resolve()
+    out = options.out
     try:
         _check(options)
-        triplet_at, count, name = _triplets(options)
+        out = full_path(options.out, "--out")
         checkpoint = None if options.rendered else find_checkpoint(options.checkpoint)
+        from standalone.instruct import dataset
+        from standalone.instruct.make import Plan, make_pairs
+
+        triplet_at, count, name = _triplets(options)
         source, size = _source(options, checkpoint)
         judge = _filter(options)
         dataset.open_folder(out, _settings(options, checkpoint, name, size))
@@ -108,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
         print(str(error), file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"The pairs cannot be written to {out.name}: {error.strerror}.", file=sys.stderr)
+        print(f"The pairs cannot be written to {out.name}. {reason(error)}", file=sys.stderr)
         return 1
     say(f"{kept} of {drawn} pairs kept.")
     say(str(out))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from standalone.engine.errors import UserError
+
+from .arguments import existing_file, new_file
 from .serve import say
 
 
@@ -16,12 +18,11 @@ def _show(share: float) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Merges and says where the result is."""
-    from standalone.engine.errors import UserError
-    from standalone.engine.merge import merge_instruct
-
-    a, b, c = (Path(path).expanduser().resolve() for path in (options.a, options.b, options.c))
-    out = Path(options.out).expanduser().resolve() if options.out else a.with_name(f"{a.stem}-instruct.safetensors")
     try:
+        a, b, c = (existing_file(path, name) for path, name in ((options.a, "A"), (options.b, "B"), (options.c, "C")))
+        out = new_file(options.out or a.with_name(f"{a.stem}-instruct.safetensors"), "--out")
+        from standalone.engine.merge import merge_instruct
+
         counts = merge_instruct(a, b, c, out, _show)
     except UserError as error:
         print(str(error), file=sys.stderr)

@@ -7,7 +7,11 @@ import importlib
 import sys
 from pathlib import Path
 
+from lib_methods.errors import reason
+from standalone.engine.errors import UserError
 from standalone.setup.places import ROOT
+
+from .arguments import writable_folder
 
 
 def known(kind: str, folder: Path = ROOT / "benchmarks") -> list[str]:
@@ -23,11 +27,14 @@ def run_method(kind: str, options: argparse.Namespace) -> int:
         have = f"There is one for: {', '.join(methods)}." if methods else "There is none yet."
         print(f"There is no '{kind}' for a method named '{options.method}'. {have}", file=sys.stderr)
         return 2
-    out = Path(options.out).expanduser().resolve()
     try:
+        out = writable_folder(Path(options.out), "--out")
         out.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        print(f"The folder {options.out} cannot be made or written to.", file=sys.stderr)
+    except UserError as error:
+        print(str(error), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"--out: the folder cannot be made. {reason(error)}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"benchmarks.{kind}_{name}")
     return int(module.main(out, bool(options.quick)))

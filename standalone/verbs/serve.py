@@ -12,8 +12,11 @@ import time
 import webbrowser
 from pathlib import Path
 
+from standalone.engine.errors import UserError
 from standalone.setup.places import ROOT
 from standalone.setup.quiet import stay_local
+
+from . import arguments
 
 SHIPPED = ROOT / "models" / "shapes" / "shapes.safetensors"
 
@@ -23,15 +26,13 @@ def say(text: str) -> None:
 
 
 def data_folder(options: argparse.Namespace) -> Path:
-    """Where settings, outputs and feedback images go."""
-    return Path(options.data_dir).expanduser().resolve() if options.data_dir else ROOT
+    """Where settings, outputs and feedback images go. UserError where nothing can be written."""
+    return arguments.writable_folder(Path(options.data_dir or ROOT), "--data-dir")
 
 
 def find_checkpoint(given: Path | None) -> Path:
     """The checkpoint to load: the one given, the first in a folder of them, or the one that ships. UserError: none."""
-    from standalone.engine.errors import UserError
-
-    path = Path(given).expanduser().resolve() if given is not None else SHIPPED
+    path = arguments.full_path(Path(given), "--checkpoint") if given is not None else SHIPPED
     if path.is_dir() and not (path / "unet" / "config.json").is_file():
         inside = sorted(path.glob("*.safetensors"))
         if not inside:
@@ -39,6 +40,8 @@ def find_checkpoint(given: Path | None) -> Path:
         return inside[0]
     if not path.exists():
         raise UserError(f"There is no checkpoint named {path.name}.")
+    if path.is_file():
+        arguments.existing_file(path, "--checkpoint")
     return path
 
 
@@ -57,13 +60,11 @@ def port_is_free(address: str, port: int) -> bool:
 def run(options: argparse.Namespace) -> int:
     """Starts everything and serves until Ctrl+C."""
     address = "0.0.0.0" if options.listen else "127.0.0.1"
-    data_dir = data_folder(options)
-    stay_local(data_dir)
-    from standalone.engine.errors import UserError
-
     started = time.monotonic()
     try:
         # what needs no library first: an answer at once when it is no
+        data_dir = data_folder(options)
+        stay_local(data_dir)
         checkpoint = find_checkpoint(options.checkpoint)
         if not port_is_free(address, options.port):
             raise UserError(

@@ -13,6 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lib_methods.errors import reason
+from standalone.engine.errors import UserError
+
+from .arguments import existing_model, full_path, writable_folder
 from .serve import say
 
 STOPPED = 130
@@ -59,7 +63,7 @@ def _from_file(options: argparse.Namespace, given: dict[str, Any]) -> dict[str, 
     try:
         values = read_json(options.settings.expanduser())
     except OSError as error:
-        raise DreamBoothError(f"{options.settings.name} cannot be read: {error.strerror}.") from error
+        raise DreamBoothError(f"{options.settings.name} cannot be read. {reason(error)}") from error
     except ValueError as error:
         raise DreamBoothError(f"{options.settings.name} is not valid JSON.") from error
     if not isinstance(values, dict):
@@ -75,7 +79,6 @@ def settings_of(options: argparse.Namespace) -> Any:
     from lib_methods.dreambooth.errors import DreamBoothError
     from lib_methods.dreambooth.record import PATHS, from_json
     from lib_methods.dreambooth.settings import TrainingSettings
-    from lib_methods.dreambooth.state import read_record
 
     known = {field.name for field in fields(TrainingSettings)}
     given = {name: value for name, value in vars(options).items() if name in known and value is not None}
@@ -84,6 +87,8 @@ def settings_of(options: argparse.Namespace) -> Any:
     else:
         values = {name: str(value) if name in PATHS else value for name, value in given.items()}
         if options.resume and "out" in values and "name" in values:
+            from lib_methods.dreambooth.state import read_record  # imports torch
+
             folder = Path(values["out"]).expanduser() / values["name"]
             values = {**((read_record(folder) or {}).get("asked") or {}), **values}
         missing = [option for name, option in _NEEDED.items() if not values.get(name)]
@@ -93,6 +98,16 @@ def settings_of(options: argparse.Namespace) -> Any:
         if isinstance(values.get(name), str):
             values[name] = str(Path(values[name]).expanduser().resolve())
     return from_json(values)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """UserError for files and folders that are not there, said before torch is imported."""
+    if options.photos is not None and not full_path(options.photos, "--photos").is_dir():
+        raise UserError(f"--photos: there is no folder {options.photos.name or options.photos}.")
+    if options.base is not None:
+        existing_model(options.base, "--base")
+    if options.out is not None:
+        writable_folder(options.out, "--out")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -106,6 +121,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with interrupt.listening():
             settings = settings_of(options)
+            _check(options)
             from lib_methods.dreambooth.run import run_training
             from lib_methods.dreambooth.scores import find_judge
             from standalone.dreambooth.model import load_training_model
@@ -119,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
                 cancelled=lambda: interrupt.asked,
                 find_judge=find_judge,
             )
-    except (DreamBoothError, SettingsError) as error:
+    except (DreamBoothError, SettingsError, UserError) as error:
         print(str(error), file=sys.stderr)
         return 1
     except TrainingStopped as stopped:

@@ -7,30 +7,26 @@ import hashlib
 import sys
 from pathlib import Path
 
+from lib_methods.errors import reason
+from standalone.engine.errors import UserError
+
+from .arguments import full_path, writable_folder
 from .serve import find_checkpoint, say
 
 
-def _check(options: argparse.Namespace, out: Path) -> None:
-    from standalone.engine.errors import UserError
-
+def _check(options: argparse.Namespace, out: Path, folders: list[Path]) -> None:
     if out.suffix.lower() != ".safetensors":
-        raise UserError(f"The result has to be a .safetensors file, and {out.name} is none.")
-    for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} has to be at least {least}.")
-    for name in ("minutes", "rate"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name} has to be a number above 0.")
+        raise UserError(f"The result is a .safetensors file, and {out.name} is not one.")
+    writable_folder(out.parent, "--out")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--data: there is no folder {folder.name}.")
     if options.steps is None and options.minutes is None:
         raise UserError("Say how long to train, with --steps or --minutes.")
 
 
 def _state(options: argparse.Namespace, out: Path) -> Path:
     """The file of the training's state, beside the result. UserError when something would be overwritten."""
-    from standalone.engine.errors import UserError
-
     state = out.with_suffix(".training")
     if options.resume:
         if not state.exists():
@@ -55,13 +51,13 @@ def _identity(checkpoint: Path, folders: list[Path]) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Trains and says where the result is."""
-    from standalone.engine.errors import UserError
-
-    out = Path(options.out).expanduser().resolve()
-    folders = [Path(folder).expanduser().resolve() for folder in options.data]
+    out = options.out
     try:
-        _check(options, out)
+        out = full_path(options.out, "--out")
+        folders = [full_path(folder, "--data") for folder in options.data]
+        _check(options, out, folders)
         state = _state(options, out)
+        checkpoint = find_checkpoint(options.checkpoint)
         from standalone.engine.files import read_config
         from standalone.instruct.dataset import read_pairs
         from standalone.instruct.examples import Examples
@@ -69,7 +65,6 @@ def run(options: argparse.Namespace) -> int:
         from standalone.instruct.widen import write_checkpoint
 
         pairs = [pair for folder in folders for pair in read_pairs(folder)]
-        checkpoint = find_checkpoint(options.checkpoint)
         model, _ = load_plain(checkpoint)
         config = None if checkpoint.is_dir() else read_config(checkpoint)
         trainer = Trainer(model, options.batch, options.rate, options.seed, _identity(checkpoint, folders))
@@ -84,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         print(str(error), file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"{out.name} cannot be written: {error.strerror or 'the disk may be full'}.", file=sys.stderr)
+        print(f"{out.name} cannot be written. {reason(error)}", file=sys.stderr)
         return 1
     say(f"{out.with_suffix('.training').name} beside it can go on with --resume and more steps; remove it when done.")
     say(str(out))

@@ -40,7 +40,8 @@ def parsed(out: Path, *arguments: str) -> argparse.Namespace:
 def test_it_writes_what_the_api_answers(server: Server, tmp_path: Path):
     from standalone.verbs.generate import make
 
-    files = make(parsed(tmp_path, "--batch-size", "2"), server.host)
+    files, problems = make(parsed(tmp_path, "--batch-size", "2"), server.host)
+    assert problems == []
     assert [path.name for path in files] == ["00000-4.png", "00001-5.png"]
     same = server.txt2img(seed=4, batch_size=2, override_settings={"return_grid": False})["images"]
     for path, image in zip(files, same):
@@ -52,7 +53,7 @@ def test_it_writes_what_the_api_answers(server: Server, tmp_path: Path):
 def test_it_never_writes_over_a_file(server: Server, tmp_path: Path):
     from standalone.verbs.generate import make
 
-    first, second = (make(parsed(tmp_path), server.host)[0] for _ in range(2))
+    first, second = (make(parsed(tmp_path), server.host)[0][0] for _ in range(2))
     assert first != second
     assert first.read_bytes() == second.read_bytes()
 
@@ -65,7 +66,7 @@ def test_img2img_mask_and_hires(server: Server, tmp_path: Path):
     Image.new("L", (64, 64), 255).save(mask)
     assert make(parsed(tmp_path / "a", "--init-image", str(picture), "--denoising-strength", "0.4"), server.host)
     assert make(parsed(tmp_path / "b", "--init-image", str(picture), "--mask", str(mask)), server.host)
-    large = make(parsed(tmp_path / "c", "--hires", "--hires-scale", "1.5"), server.host)[0]
+    large = make(parsed(tmp_path / "c", "--hires", "--hires-scale", "1.5"), server.host)[0][0]
     with Image.open(large) as made:
         assert made.size == (96, 96)
 
@@ -74,9 +75,8 @@ def test_img2img_mask_and_hires(server: Server, tmp_path: Path):
     ("arguments", "told"),
     [
         (("--sampler", "Nope"), "no sampler named 'Nope'"),
-        (("--init-image", "nowhere.png"), "nowhere.png cannot be read"),
-        (("--size", "8"), "width: 8 is not a size"),
-        (("--like", "nowhere.png"), "nowhere.png cannot be read"),
+        (("--init-image", "nowhere.png"), "there is no file nowhere.png"),
+        (("--like", "nowhere.png"), "there is no file nowhere.png"),
     ],
 )
 def test_what_is_wrong_is_said(server: Server, tmp_path: Path, arguments: tuple[str, ...], told: str):
@@ -100,3 +100,14 @@ def test_fabrics_options_become_named_fields(tmp_path: Path):
     assert (len(named["likes"]), len(named["dislikes"]), named["strength"]) == (1, 1, 0.6)
     assert "start" not in named
     assert fabric_args(parsed(tmp_path)) == {}
+
+
+def test_a_method_that_could_not_run_is_told(server: Server):
+    """The images are written, and the exit status says that they are not what was asked for."""
+    from types import SimpleNamespace
+
+    from standalone.verbs.generate import failed_methods
+
+    text = 'a cat\nSteps: 2, Sampler: Euler, FABRIC error: "The pictures are gone, add them again.", Version: x'
+    told = failed_methods(SimpleNamespace(infotexts=[text, text, "a cat\nSteps: 2, Sampler: Euler"]))
+    assert told == ["FABRIC: The pictures are gone, add them again."]

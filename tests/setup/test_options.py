@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -123,3 +124,90 @@ def test_the_set_up_needs_nothing_but_the_standard_library():
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=places.ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+NEEDED = ["--class", "dog", "--out", "o", "--name", "n"]
+CASES: list[tuple[list[str], int, str]] = [
+    (["generate", "a", "--steps", "foo"], 2, "'foo' is not a whole number from 1 to 1000"),
+    (["generate", "a", "--steps", "2.5"], 2, "'2.5' is not a whole number"),
+    (["generate", "a", "--steps", "0"], 2, "from 1 to 1000"),
+    (["generate", "a", "--steps", "9" * 5000], 2, "is not a whole number"),
+    (["generate", "a", "--cfg-scale", "nan"], 2, "--cfg-scale"),
+    (["generate", "a", "--cfg-scale", "inf"], 2, "--cfg-scale"),
+    (["generate", "a", "--denoising-strength", "1.1"], 2, "from 0 to 1"),
+    (["generate", "a", "--batch-size", "-1"], 2, "--batch-size"),
+    (["generate", "a", "--size", "8x8"], 2, "from 16 to 4096"),
+    (["generate", "a", "--seed", str(10**40)], 2, "--seed"),
+    (["generate", "a", "--fabric-start", "2", "--like", "IMAGE"], 2, "--fabric-start"),
+    (["generate", "a", "--like", "notes.txt"], 1, "notes.txt is not an image"),
+    (["generate", "a", "--like", "IMAGE", "--dislike", "cut.png"], 1, "cut.png is not an image"),
+    (["generate", "a", "--dislike", "nowhere.png"], 1, "there is no file nowhere.png"),
+    (["generate", "a", "--init-image", "."], 1, "is a folder, and a file is needed"),
+    (["generate", "a", "--init-image", "IMAGE", "--mask", "notes.txt"], 1, "--mask: notes.txt"),
+    (["generate", "a", "--mask", "IMAGE"], 1, "--mask needs --init-image"),
+    (["generate", "a", "--fabric-strength", "1"], 1, "needs --like or --dislike"),
+    (["generate", "a", "--denoising-strength", "0.5"], 1, "needs --init-image or --hires"),
+    (["generate", "a", "--hires", "--init-image", "IMAGE"], 1, "--hires is for images from a prompt"),
+    (["generate", "a", "--sampler", "Nope"], 1, "no sampler named 'Nope'"),
+    (["generate", "a", "--scheduler", "Nope"], 1, "no schedule named 'Nope'"),
+    (["generate", "a\ud800"], 1, "letters cannot be read"),
+    (["generate", "a", "--out", "notes.txt"], 1, "notes.txt is a file"),
+    (["generate", "a", "--out", "notes.txt/inside"], 1, "notes.txt is a file"),
+    (["generate", "a", "--checkpoint", "gone.safetensors"], 1, "no checkpoint named gone.safetensors"),
+    (["generate", "a", "--data-dir", "notes.txt"], 1, "--data-dir: notes.txt is a file"),
+    (["serve", "--data-dir", "notes.txt"], 1, "--data-dir: notes.txt is a file"),
+    (["serve", "--checkpoint", "gone"], 1, "no checkpoint named gone"),
+    (["evaluate", "nothing", "--out", "o"], 2, "no 'evaluate' for a method named 'nothing'"),
+    (["bench", "fabric", "--out", "notes.txt"], 2, "notes.txt is a file"),
+    (["merge-instruct", "gone", "notes.txt", "notes.txt"], 1, "A: there is no file gone"),
+    (["merge-instruct", "notes.txt", "notes.txt", "notes.txt", "--out", "x.ckpt"], 1, "x.ckpt is not one"),
+    (["make-instruct-data", "--out", "notes.txt"], 1, "notes.txt is a file"),
+    (["make-instruct-data", "--out", "o", "--triplets", "gone"], 1, "there is no file gone"),
+    (["make-instruct-data", "--out", "o", "--shares", "0", "2"], 2, "--shares"),
+    (["make-instruct-data", "--out", "o", "--size", "65"], 1, "multiple of 8"),
+    (["train-instruct", "--data", "gone", "--out", "o.safetensors", "--steps", "1"], 1, "no folder gone"),
+    (["train-instruct", "--data", ".", "--out", "o.bin", "--steps", "1"], 1, "o.bin is not one"),
+    (["train-instruct", "--data", ".", "--out", "o.safetensors"], 1, "--steps or --minutes"),
+    (["train-instruct", "--data", ".", "--out", "o.safetensors", "--rate", "nan"], 2, "--rate"),
+    (["train-dreambooth", "--photos", "gone", "--base", "notes.txt", *NEEDED], 1, "no folder gone"),
+    (["train-dreambooth", "--photos", ".", "--base", "gone", *NEEDED], 1, "no file gone"),
+    (["train-dreambooth", "--photos", ".", "--base", "notes.txt", *NEEDED, "--steps", "-1"], 1, "steps"),
+    (["train-dreambooth", "--settings", "gone"], 1, "gone cannot be read"),
+    (["train-dreambooth"], 1, "--photos"),
+]
+
+
+def test_what_is_wrong_is_said_before_torch_is_imported(tmp_path: Path):
+    """All of it in one process that has no torch."""
+    from PIL import Image
+
+    Image.new("RGB", (16, 16)).save(tmp_path / "image.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "image.png").read_bytes()[:50])
+    (tmp_path / "notes.txt").write_text("likes", encoding="utf-8")
+    cases = [["image.png" if word == "IMAGE" else word for word in arguments] for arguments, _, _ in CASES]
+    program = (
+        "import contextlib, io, json, sys\n"
+        "sys.modules['torch'] = None\n"
+        "from standalone.setup.start import main\n"
+        "found = []\n"
+        "for arguments in json.load(sys.stdin):\n"
+        "    err = io.StringIO()\n"
+        "    with contextlib.redirect_stderr(err):\n"
+        "        status = main(arguments)\n"
+        "    found.append([status, err.getvalue()])\n"
+        "print(json.dumps(found))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "STEER_NO_VENV": "1", "PYTHONPATH": str(places.ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    for (arguments, status, told), (found, error) in zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        assert (found, told in error) == (status, True), (arguments, found, error)
+        assert "Traceback" not in error
+        assert str(tmp_path) not in error
