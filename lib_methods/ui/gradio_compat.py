@@ -105,4 +105,12 @@ def _options(event: Callable[..., Any]) -> dict[str, Any]:
 
 def warn(sentence: str) -> None:
     """Show a sentence in the page of the user whose job runs; elsewhere it goes to the console."""
-    gr.Warning(sentence)
+    gr.Warning(as_toast(sentence))
+
+
+def as_toast(sentence: str) -> str:
+    """The sentence without HTML: it may hold the name of a file, or text of an infotext, that a stranger chose.
+
+    From gradio 4 on toasts render HTML, and gradio 3 shows it as text, so that escaping would be right for one alone.
+    """
+    return sentence.replace("<", "‹").replace(">", "›")

@@ -13,6 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
+from lib_methods.ui.gradio_compat import as_toast
 
 
 def image_box(**options: Any) -> Any:
@@ -38,4 +39,4 @@ def read_upload(payload: Any) -> Image.Image | None:
             raise ImageError("The image did not arrive. Try again.")
         return to_rgba(open_image(Path(path)))
     except ImageError as error:
-        raise gr.Error(str(error)) from None
+        raise gr.Error(as_toast(str(error))) from None

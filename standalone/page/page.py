@@ -11,6 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
+from lib_methods.ui.gradio_compat import as_toast, warn
 from modules import infotext_utils, script_callbacks, scripts, sd_models, shared
 from modules.ui_components import ToolButton
 from standalone.api.errors import sentence_for
@@ -120,7 +121,7 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
         try:
             await in_turn(queue, lambda: set_options({"sd_model_checkpoint": title}), "checkpoint")
         except Exception as error:  # the page shows a sentence, whatever it is
-            gr.Warning(sentence_for(error)[0])
+            warn(sentence_for(error)[0])
             return [_current_checkpoint(), *[gr.update() for _ in sizes], gr.update()]
         new = defaults.for_checkpoint(shared.sd_model)
         edit = getattr(shared.sd_model, "cond_stage_key", "txt") == "edit"
@@ -217,7 +218,7 @@ def _send_image(mode: str, fields: Sequence[paste.Field], controls: Mapping[str,
             with open_image(Path(item[0] if isinstance(item, (tuple, list)) else item)) as opened:
                 picture = to_rgba(opened)
         except ImageError as error:
-            gr.Info(str(error))
+            gr.Info(as_toast(str(error)))
             return [gr.update() for _ in range(3 + len(fields))]
         return _sent(picture, infotext_of(generation_info, index), mode, fields, controls)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from lib_methods.ui.gradio_compat import warn
 from modules import infotext_utils, script_callbacks, shared
 from standalone.infotext import text
 from standalone.infotext.fields import Source, job_fields, value_of, without_control
@@ -108,7 +109,7 @@ def say_left_out(params: Mapping[str, Any], table: Mapping[str, Source], control
     """Tells the user what of an infotext no control takes. table: TXT2IMG or IMG2IMG; controls: by the field's name."""
     left_out = [*job_fields(params, table)[1], *without_control(params, table, controls)]
     for sentence in left_out:
-        gr.Warning(sentence)
+        warn(sentence)
 
 
 def table_fields(table: Mapping[str, Source], controls: Mapping[str, Any]) -> list[Field]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ pytest.importorskip("gradio")
 from lib_methods import hosts
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Unsupported
-from lib_methods.ui import job
+from lib_methods.ui import gradio_compat, job
 from lib_methods.ui.job import MethodJobs
 
 METHOD = MethodJobs("The method", "method", ("The method strength",), "The method error")
@@ -137,3 +139,15 @@ def test_cells_of_a_plot_share_only_what_they_were_copied_from() -> None:
     METHOD.axes(cell)["strength"] = 9.0
     assert METHOD.axes(cell) == {"strength": 0.5}
     assert METHOD.axes(other) == {"strength": 1.0, "start": 0.1}
+
+
+def test_no_toast_takes_html_from_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gradio renders HTML in toasts: names of files and foreign infotexts come without it."""
+    shown: list[str] = []
+    monkeypatch.setattr(gradio_compat.gr, "Warning", shown.append)
+    gradio_compat.warn("<img src=x onerror=alert(1)>.safetensors & more")
+    assert shown == ["‹img src=x onerror=alert(1)›.safetensors & more"]
+    plain = re.compile(r"gr\.(?:Warning|Info|Error)\((?![\"\')]|as_toast\()")
+    root = Path(__file__).resolve().parents[2]
+    files = [path for folder in ("standalone", "lib_methods", "scripts") for path in (root / folder).rglob("*.py")]
+    assert [path.name for path in files if plain.search(path.read_text(encoding="utf-8"))] == []
