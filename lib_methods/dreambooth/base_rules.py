@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
-from lib_methods.checkpoints.reader import Checkpoint
+from lib_methods.checkpoints.reader import Checkpoint, read_checkpoint
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.safetensors_header import FileProblem
 
@@ -19,8 +20,21 @@ def refusals() -> Iterator[None]:
         raise DreamBoothError(f"The base model cannot be used: {problem}") from problem
 
 
-def check_base(base: Checkpoint) -> None:
-    """Raises DreamBoothError for a UNet that takes more than latents, and where the result could not say what it is."""
+def checked_base(path: Path) -> Checkpoint:
+    """The base model at `path`, for the plan and the training alike.
+
+    Raises DreamBoothError for what cannot be read, for a UNet that takes more than latents, and where the result could
+    not say what it is.
+    """
+    if not path.exists():
+        raise DreamBoothError(f"The base model {path.name} is not there; choose a checkpoint file or a folder.")
+    with refusals():
+        base = read_checkpoint(path)
+    _check(base)
+    return base
+
+
+def _check(base: Checkpoint) -> None:
     if base.is_folder and not base.schedule.is_usual:
         raise DreamBoothError(
             f"The base model {base.path.name} was trained with a noise schedule of its own, which no checkpoint file "

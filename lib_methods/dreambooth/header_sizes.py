@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from lib_methods.checkpoints.kinds import EMA_PREFIX
-from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
-from lib_methods.dreambooth.base_rules import check_base, refusals
+from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint
+from lib_methods.dreambooth.base_rules import checked_base
 from lib_methods.dreambooth.header_text import TextSizes, rank_one, text_sizes
 from lib_methods.dreambooth.operations import Work, count_work
 from lib_methods.dreambooth.sizes import ModelSizes
@@ -88,9 +88,7 @@ def _mark(file: Path) -> tuple[str, int, int] | None:
 
 @lru_cache(maxsize=32)
 def _read(path: Path, marks: tuple[tuple[str, int, int] | None, ...]) -> BaseModel:
-    with refusals():
-        found = read_checkpoint(path)
-    check_base(found)
+    found = checked_base(path)
     return _folder(found) if found.is_folder else _file(found)
 
 

@@ -10,8 +10,7 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from lib_methods.checkpoints.reader import read_checkpoint
-from lib_methods.dreambooth.base_rules import check_base, refusals
+from lib_methods.dreambooth.base_rules import checked_base
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model import TextEmbedding
 from lib_methods.errors import reason
@@ -179,11 +178,7 @@ def load_training_model(
     Raises DreamBoothError when there is none, or one of a kind that cannot be trained.
     """
     path = Path(path)
-    if not path.exists():
-        raise DreamBoothError(f"The base model {path.name} is not there; choose a checkpoint file or a folder.")
-    with refusals():
-        base = read_checkpoint(path)
-    check_base(base)
+    base = checked_base(path)
     try:
         model = load_checkpoint(path, device=device, dtype=dtype)
         sha256 = checkpoint_sha256(path)

@@ -87,7 +87,7 @@ def test_it_stops_when_it_is_told_to(process: Process):
     [
         ("missing.safetensors", None, "There is no checkpoint named missing.safetensors"),
         ("model.ckpt", b"\x80\x04.", "pickled"),
-        ("broken.safetensors", b"not a checkpoint", "broken.safetensors is damaged"),
+        ("broken.safetensors", b"not a checkpoint", "broken.safetensors is a text file, not a model"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_loaded_ends_in_one_sentence(

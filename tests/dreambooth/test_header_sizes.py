@@ -98,13 +98,13 @@ def test_moving_averages_and_what_else_is_there_count_in_the_files_size(tmp_path
 
 def test_a_header_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, asked = write(tmp_path), []
-    real = header_sizes.read_checkpoint
+    real = header_sizes.checked_base
 
     def counted(*args: Any) -> Any:
         asked.append(args)
         return real(*args)
 
-    monkeypatch.setattr(header_sizes, "read_checkpoint", counted)
+    monkeypatch.setattr(header_sizes, "checked_base", counted)
     for _ in range(3):
         read_base(path)
     assert len(asked) == 1
@@ -128,6 +128,7 @@ def test_a_file_that_is_no_base_model_is_a_sentence(tmp_path: Path) -> None:
     lora, empty = tmp_path / "lora.safetensors", tmp_path / "empty.safetensors"
     save_file({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}, lora)
     empty.write_bytes(b"")
+    (tmp_path / "picture.png").write_bytes(b"some bytes")
     state = load_file(good)
     no_vae, no_text, partial = (tmp_path / f"{name}.safetensors" for name in ("no_vae", "no_text", "partial"))
     save_file({k: v for k, v in state.items() if not k.startswith("first_stage")}, no_vae)
@@ -136,7 +137,7 @@ def test_a_file_that_is_no_base_model_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     for path, said in (
-        (tmp_path / "gone.safetensors", "does not exist"),
+        (tmp_path / "gone.safetensors", "is not there"),
         (cut, "not complete: it has"),
         (half, "not complete"),
         (empty, "is empty"),

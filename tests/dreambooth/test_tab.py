@@ -202,7 +202,7 @@ def test_the_plan_is_there_before_the_training_and_follows_the_form(
     ("spoil", "said"),
     [
         (lambda file: file.unlink(), "is not there"),
-        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "damaged or not complete"),
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "not complete"),
         (lambda file: file.write_bytes(b"PK" + bytes(100)), "pickled"),
         (lambda file: file.write_bytes(models.write(file.parent / "x", in_channels=9).read_bytes()), "an inpainting"),
     ],
