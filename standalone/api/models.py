@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from standalone.engine.names import is_text
+
 
 def _no_boolean(value: Any) -> Any:
     if isinstance(value, bool):
@@ -15,8 +17,14 @@ def _no_boolean(value: Any) -> Any:
 
 
 def without_nulls(given: Any) -> Any:
-    """A field that is null has its default, as one that is left out."""
-    return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+    """A field that is null has its default, as one that is left out. Text from a command line is made encodable."""
+    if not isinstance(given, dict):
+        return given
+    return {key: _encodable(value) for key, value in given.items() if value is not None}
+
+
+def _encodable(value: Any) -> Any:
+    return value.encode(errors="replace").decode() if isinstance(value, str) and not is_text(value) else value
 
 
 Whole = Annotated[int, BeforeValidator(_no_boolean)]

@@ -50,9 +50,10 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
         wanted = p.override_settings.get("sd_model_checkpoint")
         if wanted is not None and sd_models.get_closet_checkpoint_match(wanted) is None:
             p.override_settings.pop("sd_model_checkpoint")
-            p.comment(f"There is no checkpoint named {wanted!r}; the loaded one was used.")
+            if wanted:
+                p.comment(f"There is no checkpoint named {wanted!r}; the loaded one was used.")
         for key, value in p.override_settings.items():
-            if key in opts.data_labels:
+            if key in opts.data_labels and not opts.data_labels[key].restrict_api:
                 opts.set(key, opts.cast_value(key, value), is_api=True, run_callbacks=False)
         sd_models.reload_model_weights()
         sd_samplers.fix_p_invalid_sampler_and_scheduler(p)

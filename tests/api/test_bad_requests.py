@@ -158,10 +158,9 @@ def test_half_an_emoji_in_any_text_is_replaced(server: Server):
     assert whole.json()["parameters"]["prompt"] == "\U0001f600"
 
 
-@pytest.mark.parametrize("field", ["sampler_name", "scheduler", "script_name", "infotext", "refiner_checkpoint"])
+@pytest.mark.parametrize("field", ["sampler_name", "scheduler", "script_name", "refiner_checkpoint"])
 def test_half_an_emoji_in_a_name_is_an_unknown_name(server: Server, field: str):
-    text = "a\nSteps: 1, Sampler: \ud800, Seed: 1" if field == "infotext" else "\ud800"
-    refused(server.client.post("/sdapi/v1/txt2img", content=json.dumps({**SMALL, field: text}).encode()), "\ufffd")
+    refused(server.client.post("/sdapi/v1/txt2img", content=json.dumps({**SMALL, field: "\ud800"}).encode()), "\ufffd")
 
 
 def test_settings_and_the_page_have_the_same_door(server: Server):
@@ -262,10 +261,11 @@ def test_the_wrong_verb_is_told(server: Server):
     assert server.get("/sdapi/v1/txt2img").status_code == 405
 
 
-def test_an_infotext_with_a_value_that_does_not_fit_is_told(server: Server):
-    refused(
-        server.post("/sdapi/v1/txt2img", infotext="a\nSteps: many, Sampler: Euler, Seed: 1, Size: 64x64"), "infotext"
-    )
+def test_an_infotext_with_a_value_that_does_not_fit_is_drawn_without_it(server: Server):
+    infotext = "a\nSteps: many, Sampler: \ud800, Seed: 1, Size: 64x64"
+    answer = server.client.post("/sdapi/v1/txt2img", content=json.dumps({"infotext": infotext, "steps": 1}).encode())
+    assert answer.status_code == 200
+    assert answer.json()["parameters"]["seed"] == 1
 
 
 def test_null_stands_for_the_default(server: Server):
@@ -299,6 +299,17 @@ FIELDS = st.sampled_from(
         "hr_upscaler",
         "firstpass_image",
         "batch_size",
+        "enable_hr",
+        "hr_scale",
+        "hr_resize_x",
+        "hr_sampler_name",
+        "refiner_checkpoint",
+        "refiner_switch_at",
+        "seed_resize_from_w",
+        "eta",
+        "s_noise",
+        "tiling",
+        "a field of another host",
     ]
 )
 
@@ -314,7 +325,7 @@ def test_no_request_whatsoever_breaks_the_server(server: Server, fields: dict[st
         fields["steps"] = 3
     if isinstance(fields.get("batch_size"), int) and fields["batch_size"] > 2:
         fields["batch_size"] = 2
-    answer = server.post("/sdapi/v1/txt2img", **{**SMALL, "steps": 1, **fields})
+    answer = server.client.post("/sdapi/v1/txt2img", content=json.dumps({**SMALL, "steps": 1, **fields}).encode())
     assert answer.status_code == 200 or refused(answer), json.dumps(fields)
 
 

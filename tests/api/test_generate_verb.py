@@ -37,6 +37,13 @@ def parsed(out: Path, *arguments: str) -> argparse.Namespace:
     )
 
 
+def test_half_an_emoji_in_a_prompt_is_replaced():
+    """A terminal of another encoding gives such text."""
+    from standalone.api.models import TextToImageRequest
+
+    assert TextToImageRequest(prompt="a \udcff", negative_prompt="\U0001f600").prompt == "a ?"
+
+
 def test_it_writes_what_the_api_answers(server: Server, tmp_path: Path):
     from standalone.verbs.generate import make
 
