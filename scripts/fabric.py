@@ -139,7 +139,7 @@ class FabricScript(scripts.Script):
         listen(save.click, handlers.save_preset, [preset, *controls], [preset, status])
         listen(delete.click, handlers.delete_preset, [preset], [preset, status])
         listen(preset.focus, handlers.refresh_presets, [], [preset])
-        keys = infotext.paste_keys()
+        keys = infotext.paste_keys(STORE)
         self.infotext_fields = list(zip(controls, keys))
         self.paste_field_names = list(keys)
         return controls
@@ -155,7 +155,7 @@ class FabricScript(scripts.Script):
             for note in request.notes:
                 JOBS.tell(p, note)
             if request.settings is not None and request.settings.active:
-                JOBS.use(p, request.settings, infotext.to_infotext(request.settings))
+                JOBS.use(p, request.settings, infotext.to_infotext(request.settings, STORE))
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         def attach(sampling: Any, settings: FabricSettings) -> None:

@@ -121,7 +121,7 @@ class ImageCfgScript(scripts.Script):
         listen(mask.change, lambda name: handlers.preview(name, "mask"), [mask], [shown])
         for component in controls:
             follow(component.change, handlers.status, controls, [status])
-        keys = infotext.paste_keys()
+        keys = infotext.paste_keys(STORE)
         self.infotext_fields = list(zip(controls, keys))
         self.paste_field_names = list(keys)
         return controls
@@ -140,7 +140,7 @@ class ImageCfgScript(scripts.Script):
                 settings = _with_tab_mask(p, settings)
             p.image_cfg_hosts_scale = getattr(p, "image_cfg_scale", None)  # the host's own, which rests meanwhile
             p.image_cfg_scale = None
-            JOBS.use(p, settings, infotext.to_infotext(settings))
+            JOBS.use(p, settings, infotext.to_infotext(settings, STORE))
             if not settings.images and not getattr(p, "init_images", None):
                 JOBS.tell(p, NO_PICTURE)
 

@@ -102,7 +102,7 @@ class Pix2PixZeroScript(scripts.Script):
         listen(made["mask"].change, handlers.preview, [made["mask"]], [shown])
         for component in (*controls, steps):
             follow(component.change, handlers.status, [*controls, steps], [status])
-        keys = infotext.paste_keys()
+        keys = infotext.paste_keys(STORE)
         self.infotext_fields = list(zip(controls, keys))
         self.paste_field_names = list(keys)
         return controls
@@ -117,7 +117,7 @@ class Pix2PixZeroScript(scripts.Script):
             settings = parse_request(args, STORE, overrides=JOBS.axes(p))
             if settings is None:
                 return
-            JOBS.use(p, settings, infotext.to_infotext(settings))
+            JOBS.use(p, settings, infotext.to_infotext(settings, STORE))
             if settings.caption:
                 p.all_prompts = [prompt if prompt.strip() else settings.caption for prompt in p.all_prompts]
 

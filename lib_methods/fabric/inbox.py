@@ -111,7 +111,7 @@ def _act(
         if not isinstance(source, str):
             raise RequestError("The picture did not arrive. Try again.")
         if is_image_id(source) and store.exists(source):
-            added = source
+            added = store.find(source)
         else:
             opened = store.open(source)
             if composites is not None and action.get("from") == "page" and composites.holds(opened):
@@ -124,7 +124,7 @@ def _act(
         return added
     chosen = action.get("id")
     if not is_image_id(chosen):
-        raise RequestError("A feedback image is named by its 64-digit hash, not by a file name or path.")
+        raise RequestError("A feedback image is named by its hash, not by a file name or path.")
     if kind == "remove":
         lists[name] = tuple(image for image in images if image.image_id != chosen)
         return chosen

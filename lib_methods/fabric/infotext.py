@@ -10,8 +10,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lib_methods.pictures.named import short_names, whole_names
+from lib_methods.pictures.store import ImageStore
 from lib_methods.ui import paste
-from lib_methods.ui.arguments import format_number
 from lib_methods.ui.paste import PasteKey
 
 from .request import CONTROLS, format_images, parse_images, settings_from_fields
@@ -37,7 +38,8 @@ ERROR_KEY = "FABRIC error"
 ENABLED_KEY = "FABRIC"
 """Not written; the name under which the switch is sent from tab to tab. Pasting derives it from the other keys."""
 
-_DEFAULTS = FabricSettings()
+_LISTS = ("likes", "dislikes")
+_USUAL = {**{name: getattr(FabricSettings(), name) for name in KEYS}, "likes": "", "dislikes": ""}
 _PUBLISHED_NUMBERS = {
     "strength": "fabric_max_weight",
     "min_strength": "fabric_min_weight",
@@ -48,24 +50,17 @@ _PUBLISHED_NUMBERS = {
 _PUBLISHED_LISTS = ("fabric_pos_images", "fabric_neg_images")
 
 
-def to_infotext(settings: FabricSettings) -> dict[str, str]:
-    """Fields for an infotext; nothing for settings that change nothing.
+def to_infotext(settings: FabricSettings, store: ImageStore | None = None) -> dict[str, str]:
+    """Fields for an infotext: the pictures, and what differs from the defaults; nothing for settings that change
+    nothing.
 
-    The cache limit belongs to the machine, not to the picture: it is written only where the user changed it.
+    store: where the pictures are; their hashes are shortened as far as that allows.
     """
     if not settings.active:
         return {}
-    texts = {
-        name: format_number(value) if isinstance(value, float) else str(value)
-        for name, value in ((name, getattr(settings, name)) for name in KEYS)
-    }
-    texts["likes"], texts["dislikes"] = format_images(settings.likes), format_images(settings.dislikes)
-    texts["colour_correction"] = "on" if settings.colour_correction else "off"
-    if settings.cache_limit_mb == _DEFAULTS.cache_limit_mb:
-        del texts["cache_limit_mb"]
-    if settings.seed == _DEFAULTS.seed:
-        del texts["seed"]
-    return {KEYS[name]: text for name, text in texts.items() if text}
+    values = {name: getattr(settings, name) for name in KEYS}
+    values |= {name: short_names(format_images(values[name]), store) for name in _LISTS}
+    return paste.written(KEYS, values, _USUAL, switch=("off", "on"))
 
 
 def from_infotext(fields: Mapping[str, Any]) -> FabricSettings | None:
@@ -80,15 +75,15 @@ def from_infotext(fields: Mapping[str, Any]) -> FabricSettings | None:
     return settings_from_fields({name: value for name, value in values.items() if value is not None})
 
 
-def control_values(fields: Mapping[str, Any]) -> dict[str, Any]:
+def control_values(fields: Mapping[str, Any], store: ImageStore | None = None) -> dict[str, Any]:
     """The value of every control of `request.CONTROLS` for a pasted infotext; None leaves the control as it is.
 
     An infotext without FABRIC switches it off and touches nothing else. A field that cannot be read falls back to the
     default.
     """
-    ours = any(key in fields for key in KEYS.values())
-    if ours:
-        return {"enabled": True, **_our_values(fields)}
+    texts = paste.found(KEYS, fields)
+    if texts:
+        return {"enabled": True, **_our_values(texts, store)}
     if any(key in fields for key in _PUBLISHED_NUMBERS.values()):
         return {"enabled": True, **_published_values(fields)}
     return {"enabled": False, **dict.fromkeys(KEYS)}
@@ -100,33 +95,36 @@ def foreign_pictures(fields: Mapping[str, Any]) -> int:
     return sum(len(_json_list(fields.get(key))) for key in _PUBLISHED_LISTS)
 
 
-def paste_keys() -> tuple[PasteKey, ...]:
-    """One key per control, in the order of `request.CONTROLS`."""
-    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, control_values)
+def paste_keys(store: ImageStore | None = None) -> tuple[PasteKey, ...]:
+    """One key per control, in the order of `request.CONTROLS`. store: where the pictures are looked up."""
+    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, lambda fields: control_values(fields, store))
 
 
-def _our_values(fields: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {name: getattr(_DEFAULTS, name) for name in KEYS}
-    values["cache_limit_mb"] = None
-    values["likes"] = values["dislikes"] = ""
-    for name, key in KEYS.items():
-        if key in fields:
-            try:
-                value = _READERS[name](str(fields[key]))
-                if name not in ("likes", "dislikes"):
-                    # start and end are checked one by one here; together they are checked where they are used
-                    settings_from_fields({"end": 1.0, name: value} if name == "start" else {name: value})
-                values[name] = value
-            except (SettingsError, ValueError, OverflowError):
-                continue  # as documented: the default
+def _our_values(texts: Mapping[str, str], store: ImageStore | None) -> dict[str, Any]:
+    # the cache limit belongs to the machine, not to the picture: it stays where the infotext does not name it
+    values: dict[str, Any] = {**_USUAL, "cache_limit_mb": None}
+    for name, text in texts.items():
+        try:
+            value = _READERS[name](text)
+            if name in _LISTS:
+                value = whole_names(value, store)
+            else:
+                # start and end are checked one by one here; together they are checked where they are used
+                settings_from_fields({"end": 1.0, name: value} if name == "start" else {name: value})
+            values[name] = value
+        except (SettingsError, ValueError, OverflowError):
+            continue  # as documented: the default
     return values
 
 
 def _published_values(fields: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {name: getattr(_DEFAULTS, name) for name in KEYS}
-    values.update(
-        likes="", dislikes="", cache_limit_mb=None, weighting="as published", colour_correction=False, detail="full"
-    )
+    values: dict[str, Any] = {
+        **_USUAL,
+        "cache_limit_mb": None,
+        "weighting": "as published",
+        "colour_correction": False,
+        "detail": "full",
+    }
     for name, key in _PUBLISHED_NUMBERS.items():
         try:
             value = float(str(fields[key]))

@@ -42,7 +42,7 @@ MAX_SEED = 2**32 - 1
 
 _FIELDS = frozenset(CONTROLS)
 _IMAGE_FIELDS = frozenset(("image", "weight"))
-_LISTED = re.compile(r"([0-9a-f]{64})(?::([0-9.eE+-]+))?")
+_LISTED = re.compile(r"([0-9a-f]{16,64})(?::([0-9.eE+-]+))?")
 _LIST_NAMES = {"likes": "liked", "dislikes": "disliked"}
 
 
@@ -189,10 +189,10 @@ def _image(item: Any, store: ImageStore | None) -> FeedbackImage:
     weight = 1.0 if weight is None else weight
     if not is_image_id(item):
         if store is None:
-            raise RequestError("A feedback image is named by its 64-digit hash here.")
+            raise RequestError("A feedback image is named by its hash here.")
         FeedbackImage("0" * 64, weight)  # refuse a bad weight before anything is written to the disk
         item = store.add(item)
-    return FeedbackImage(item, weight)
+    return FeedbackImage(item if store is None else store.find(item), weight)
 
 
 def _without_missing(settings: FabricSettings, store: ImageStore, skip: bool) -> Request:

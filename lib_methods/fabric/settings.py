@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
+from lib_methods.pictures.store import is_image_id
 
 WEIGHTINGS = ("shared", "as published")
 DETAILS = ("full", "half")
@@ -13,19 +13,18 @@ HIRES_MODES = ("off", "reuse", "re-encode")
 
 MAX_WEIGHT = 4.0
 MAX_STRENGTH = 2.0
-_IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class FeedbackImage:
-    """A liked or disliked picture: the SHA-256 of its pixels as 64 hex digits, and a weight from 0 to 4."""
+    """A liked or disliked picture: its id in the image store, or the beginning of it, and a weight from 0 to 4."""
 
     image_id: str
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.image_id, str) or not _IMAGE_ID.fullmatch(self.image_id):
-            raise SettingsError("A feedback image is named by its 64-digit hash, not by a file name or path.")
+        if not is_image_id(self.image_id):
+            raise SettingsError("A feedback image is named by its hash, not by a file name or path.")
         check_number("The weight of a feedback image", self.weight, 0.0, MAX_WEIGHT)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from lib_methods.checks import SettingsError
 from lib_methods.image_cfg.request import CONTROLS, DEFAULTS, TITLE, control_values, settings_from_fields
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.pictures.named import short_names, whole_names
+from lib_methods.pictures.store import ImageStore
 from lib_methods.ui import paste
-from lib_methods.ui.arguments import format_number
 from lib_methods.ui.paste import PasteKey
 
 KEYS = {name: f"{TITLE} {name.replace('_', ' ').replace('hires', 'Hires')}" for name in CONTROLS if name != "enabled"}
@@ -21,36 +22,36 @@ ERROR_KEY = f"{TITLE} error"
 ENABLED_KEY = TITLE
 """Not written; the name under which the switch is sent from tab to tab. Pasting derives it from the other keys."""
 
-_ALWAYS = "image_scale"
-_TEXTS = ("image", "fit", "image_schedule", "text_schedule", "hires_source", "latents", "mask")
+_MAIN = "image_scale"
+_IMAGES = ("image", "mask")
+_TEXTS = (*_IMAGES, "fit", "image_schedule", "text_schedule", "hires_source", "latents")
 _SWITCHES = {"True": True, "False": False}
 
 
-def to_infotext(settings: ImageCfgSettings) -> dict[str, str]:
-    """Fields for an infotext: the image scale, and what differs from the defaults."""
-    usual = control_values(DEFAULTS)
-    return {
-        KEYS[name]: str(value) if isinstance(value, (str, bool)) else format_number(value)
-        for name, value in control_values(settings).items()
-        if name == _ALWAYS or value != usual[name]
-    }
+def to_infotext(settings: ImageCfgSettings, store: ImageStore | None = None) -> dict[str, str]:
+    """Fields for an infotext: what differs from the defaults, or the image scale where nothing does.
+
+    store: where the pictures are; their hashes are shortened as far as that allows.
+    """
+    values = control_values(settings)
+    values |= {name: short_names(values[name], store) for name in _IMAGES}
+    return paste.written(KEYS, values, control_values(DEFAULTS), main=_MAIN)
 
 
-def from_infotext(fields: Mapping[str, Any]) -> dict[str, Any]:
+def from_infotext(fields: Mapping[str, Any], store: ImageStore | None = None) -> dict[str, Any]:
     """The value of every control for a pasted infotext; None leaves the control as it is.
 
     An infotext without the method switches it off and touches nothing else. A field that cannot be read falls back to
     the default.
     """
-    if not any(key in fields for key in KEYS.values()):
+    texts = paste.found(KEYS, fields)
+    if not texts:
         return {"enabled": False, **dict.fromkeys(KEYS)}
     values: dict[str, Any] = {"enabled": True, **control_values(DEFAULTS)}
-    for name, key in KEYS.items():
-        if key not in fields:
-            continue
-        text = str(fields[key])
+    for name, text in texts.items():
         try:
             value: Any = text if name in _TEXTS else _SWITCHES[text] if name == "tab_mask" else float(text)
+            value = whole_names(text, store) if name in _IMAGES else value
             # one by one; start and end together are checked where they are used
             settings_from_fields({name: value, "end": 1.0} if name == "start" else {name: value})
         except (SettingsError, ValueError, KeyError):
@@ -59,6 +60,6 @@ def from_infotext(fields: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def paste_keys() -> tuple[PasteKey, ...]:
-    """One key per control, in the order of `request.CONTROLS`."""
-    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, from_infotext)
+def paste_keys(store: ImageStore | None = None) -> tuple[PasteKey, ...]:
+    """One key per control, in the order of `request.CONTROLS`. store: where the pictures are looked up."""
+    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, lambda fields: from_infotext(fields, store))

@@ -63,7 +63,7 @@ class ImageCfgSettings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, tuple) or not all(is_image_id(name) for name in self.images):
-            raise SettingsError("A picture is named by its 64-digit hash, not by a file name or path.")
+            raise SettingsError("A picture is named by its hash, not by a file name or path.")
         if len(self.images) > MAX_IMAGES:
             raise SettingsError(f"There are {len(self.images)} pictures; at most {MAX_IMAGES} are possible.")
         for name, value, top in (
@@ -79,7 +79,7 @@ class ImageCfgSettings:
         ):
             check_number(name, value, 0, top)
         if self.mask != "" and not is_image_id(self.mask):
-            raise SettingsError("The mask is named by its 64-digit hash, not by a file name or path.")
+            raise SettingsError("The mask is named by its hash, not by a file name or path.")
         check_switch("The tab's mask", self.tab_mask)
         if self.start > self.end:
             raise SettingsError(

@@ -21,12 +21,12 @@ def picture_name(value: str, place: str, kind: str, store: ImageStore | None) ->
     place, kind: what it is, for the sentences: "Picture 2 of 3" and "picture". store: where one that comes along is
     kept; with None only hashes are accepted. Raises `SettingsError`, also of the store.
     """
-    if is_image_id(value.strip()):
-        return value.strip()
     if store is None:
-        raise SettingsError(f"A {kind} is named by its 64-digit hash here.")
+        if is_image_id(value.strip()):
+            return value.strip()
+        raise SettingsError(f"A {kind} is named by its hash here.")
     try:
-        return store.add(value, as_mask=kind == "mask")
+        return store.find(value.strip()) if is_image_id(value.strip()) else store.add(value, as_mask=kind == "mask")
     except SettingsError as error:
         raise type(error)(f"{place}: {error}") from None
 
@@ -36,6 +36,27 @@ def mask_name(value: Any, store: ImageStore | None = None) -> str:
     if not isinstance(value, str):
         raise SettingsError('"mask" has to be one picture: base64, a data URL or a hash.')
     return "" if value == "" else picture_name(value, "The mask", "mask", store)
+
+
+def whole_names(line: str, store: ImageStore | None) -> str:
+    """A line of hashes, each perhaps with ":" and a weight, with whole ids for the beginnings that infotexts have.
+
+    Those that are not here, or could be several, stay: who uses them says so.
+    """
+    words = []
+    for word in line.split():
+        name, colon, weight = word.partition(":")
+        try:
+            words.append((store.find(name) if store is not None else name) + colon + weight)
+        except SettingsError:
+            words.append(word)
+    return " ".join(words)
+
+
+def short_names(line: str, store: ImageStore | None) -> str:
+    """The opposite of `whole_names`; without a store the ids stay whole."""
+    split = [word.partition(":") for word in line.split()]
+    return " ".join((store.shorten(name) if store is not None else name) + colon + rest for name, colon, rest in split)
 
 
 def check_there(store: ImageStore, name: str, kind: str) -> None:

@@ -1,7 +1,8 @@
 """Pictures on disk, named by what they show: one folder of PNG files, each named by the hash of its pixels.
 
-A picture is known by its id alone: the SHA-256 of its size and RGB pixels as 64 hex digits. An id is never a path and
-a path is never an id, so no request, preset or infotext can name another file of the machine.
+A picture is known by its id alone: the SHA-256 of its size and RGB pixels as 64 hex digits. Infotexts shorten it to
+the first 16, and every method takes such a beginning for the id. An id is never a path and a path is never an id, so no
+request, preset or infotext can name another file of the machine.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from lib_methods.pictures.convert import MAX_TOTAL_PIXELS, ImageError, ImageSour
 MAX_SIDE = 8192
 MAX_PIXELS = 40_000_000
 
-_IMAGE_ID = re.compile(r"[0-9a-f]{64}")
+ID_DIGITS, SHORT_ID_DIGITS = 64, 16
+"""Of a hundred million pictures two share 16 digits with a chance of 1 in 4,000."""
+_IMAGE_ID = re.compile(rf"[0-9a-f]{{{SHORT_ID_DIGITS},{ID_DIGITS}}}")
 StoreError = ImageError
 
 
 def is_image_id(text: object) -> bool:
-    """Whether `text` has the form of an image id (it may still be unknown)."""
+    """Whether `text` has the form of an image id or of its beginning (it may still be unknown)."""
     return isinstance(text, str) and _IMAGE_ID.fullmatch(text) is not None
 
 
@@ -95,9 +98,31 @@ class ImageStore:
             image = to_rgb(open_image(data, max_side=MAX_SIDE, max_pixels=MAX_PIXELS))
         except StoreError:
             image = None
-        if image is None or image_id(image) != name:
+        if image is None or not image_id(image).startswith(name):
             raise StoreError(f"The file of the picture {name[:8]}… is damaged. Remove it and add it again.")
         return image
+
+    def find(self, name: str) -> str:
+        """The whole id of the picture that `name` begins; `name` itself where there is none.
+
+        Raises:
+            StoreError: several pictures begin so, or `name` is neither an id nor a beginning of 16 digits.
+        """
+        if not is_image_id(name):
+            raise StoreError("A picture is named by its hash, 16 to 64 digits, not by a file name or path.")
+        found = self._beginning_with(name) if len(name) < ID_DIGITS else []
+        if len(found) > 1:
+            raise StoreError(f"{len(found)} images on this machine have a hash that begins with {name}. Add it again.")
+        return found[0] if found else name
+
+    def shorten(self, name: str) -> str:
+        """The shortest beginning of an id, of 16 digits at least, that no other picture here has."""
+        others = [other for other in self._beginning_with(name[:SHORT_ID_DIGITS]) if other != name]
+        digits = range(SHORT_ID_DIGITS, ID_DIGITS)
+        return next((name[:n] for n in digits if not any(other.startswith(name[:n]) for other in others)), name)
+
+    def _beginning_with(self, name: str) -> list[str]:
+        return [path.stem for path in self.folder.glob(f"{name}*.png") if len(path.stem) == ID_DIGITS]
 
     def exists(self, name: str) -> bool:
         """Whether a picture with this id is there."""
@@ -122,7 +147,7 @@ class ImageStore:
             return ()
         for entry in entries:
             stem, suffix = os.path.splitext(entry.name)
-            if suffix == ".png" and is_image_id(stem):
+            if suffix == ".png" and len(stem) == ID_DIGITS and is_image_id(stem):
                 try:
                     found.append((entry.stat().st_mtime, stem))
                 except OSError:  # deleted since scandir
@@ -131,9 +156,7 @@ class ImageStore:
 
     def path(self, name: str) -> Path:
         """The file of the picture with this id, whether it is there or not."""
-        if not is_image_id(name):
-            raise StoreError("A picture is named by its 64-digit hash, not by a file name or path.")
-        return self.folder / f"{name}.png"
+        return self.folder / f"{self.find(name)}.png"
 
     def _write(self, name: str, image: Image.Image) -> None:
         """Write to a file of its own, then rename: a reader sees the whole picture or none."""

@@ -6,16 +6,16 @@ store.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from lib_methods.checks import SettingsError
+from lib_methods.pictures.named import short_names, whole_names
+from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero.request import CONTROLS, TITLE, control_values, settings_from_fields
 from lib_methods.pix2pix_zero.settings import FIELDS, Pix2PixZeroSettings
 from lib_methods.ui import paste
-from lib_methods.ui.arguments import format_number
 from lib_methods.ui.paste import PasteKey
 
 KEYS = {name: f"{TITLE} {name.replace('_', ' ')}" for name in FIELDS}
@@ -28,36 +28,34 @@ ENABLED_KEY = TITLE
 DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in fields(Pix2PixZeroSettings) if field.default is not MISSING
 }
-_NEVER = ("save_as",)  # an infotext that is pasted must not overwrite what is kept
-_ALWAYS = ("strength", "structure")
+# an infotext that is pasted must not overwrite what is kept
+_WRITTEN = {name: key for name, key in KEYS.items() if name != "save_as"}
 _SWITCHES = {"True": True, "False": False}
 _WORDS = {"source": "any source", "target": "any target"}  # so that any other field can be checked by itself
 _MASK = "0" * 64
 
 
-def to_infotext(settings: Pix2PixZeroSettings) -> dict[str, str]:
-    """Fields for an infotext: the words, strength and structure, and what differs from the defaults."""
-    return {
-        KEYS[name]: _text(value)
-        for name, value in control_values(settings).items()
-        if name not in _NEVER and (name in _ALWAYS or value != DEFAULTS[name])
-    }
+def to_infotext(settings: Pix2PixZeroSettings, store: ImageStore | None = None) -> dict[str, str]:
+    """Fields for an infotext: what differs from the defaults, which the words or directions always do.
+
+    store: where the mask is; its hash is shortened as far as that allows.
+    """
+    return paste.written(_WRITTEN, {**control_values(settings), "mask": short_names(settings.mask, store)}, DEFAULTS)
 
 
-def from_infotext(given: Mapping[str, Any]) -> dict[str, Any]:
+def from_infotext(given: Mapping[str, Any], store: ImageStore | None = None) -> dict[str, Any]:
     """The value of every control for a pasted infotext; None leaves the control as it is.
 
     An infotext without the method switches it off and touches nothing else. A field that cannot be read falls back to
     the default.
     """
-    if not any(key in given for key in KEYS.values()):
+    texts = paste.found(_WRITTEN, given)
+    if not texts:
         return {"enabled": False, **dict.fromkeys(KEYS)}
     values: dict[str, Any] = {"enabled": True, **DEFAULTS}
-    for name, key in KEYS.items():
-        if key not in given or name in _NEVER:
-            continue
+    for name, text in texts.items():
         try:
-            value = _value(name, str(given[key]))
+            value = whole_names(text, store) if name == "mask" else _value(name, text)
             settings_from_fields({**_WORDS, "mask": _MASK, "end": 1.0, name: value})
         except (SettingsError, ValueError, KeyError):
             continue  # as documented: the default
@@ -65,22 +63,13 @@ def from_infotext(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        # the host quotes commas, colons and line breaks, but takes a text that begins with a quote for a quoted one
-        return json.dumps(value, ensure_ascii=False) if value.startswith('"') else value
-    return str(value) if isinstance(value, bool) else format_number(value)
-
-
 def _value(name: str, text: str) -> Any:
     default = DEFAULTS[name]
     if isinstance(default, bool):
         return _SWITCHES[text]
-    if isinstance(default, str):
-        return str(json.loads(text)) if text.startswith('"\\"') else text
-    return float(text)
+    return text.strip() if isinstance(default, str) else float(text)
 
 
-def paste_keys() -> tuple[PasteKey, ...]:
-    """One key per control, in the order of `request.CONTROLS`."""
-    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, from_infotext)
+def paste_keys(store: ImageStore | None = None) -> tuple[PasteKey, ...]:
+    """One key per control, in the order of `request.CONTROLS`. store: where the mask is looked up."""
+    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, lambda fields: from_infotext(fields, store))

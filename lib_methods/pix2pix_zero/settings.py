@@ -133,7 +133,7 @@ class Pix2PixZeroSettings:
                 f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."
             )
         if self.mask != "" and not is_image_id(self.mask):
-            raise SettingsError("The mask is named by its 64-digit hash, not by a file name or path.")
+            raise SettingsError("The mask is named by its hash, not by a file name or path.")
         if self.mask_mode in MASK_MODES[2:] and not self.mask:
             raise SettingsError('There is no mask picture. Add one, or set the mask to "everywhere".')
         self._check_words()

@@ -65,7 +65,7 @@ def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any]
     before = host.generate(kind, **job)
     guided = host.generate(kind, script_args=fabric(request), **job)
     assert "FABRIC error" not in guided.infotexts[0]
-    assert "FABRIC strength" in guided.infotexts[0]
+    assert "FABRIC likes" in guided.infotexts[0]
     assert not any(np.array_equal(a, b) for a, b in zip(pixels(before), pixels(guided), strict=True))
     assert same(guided, host.generate(kind, script_args=fabric(request), **job))
     assert same(before, host.generate(kind, **job))

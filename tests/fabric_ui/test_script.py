@@ -63,8 +63,10 @@ def test_a_like_changes_the_picture_and_the_infotext_brings_it_back(host: Runnin
     assert not np.array_equal(pixels(run(host)), pixels(job))
     fields = fields_of(job)
     wanted = FabricSettings(likes=(FeedbackImage(liked, 0.5),), strength=1.0, end=1.0)
-    assert infotext.from_infotext(fields) == wanted
-    pasted = [key(fields) for key in infotext.paste_keys()]
+    assert fields == {"FABRIC likes": f"{liked[:16]}:0.5", "FABRIC strength": "1", "FABRIC end": "1"}
+    pasted = [key(fields) for key in infotext.paste_keys(script.STORE)]
+    assert pasted[1] == f"{liked}:0.5"
+    assert infotext.from_infotext({**fields, "FABRIC likes": pasted[1]}) == wanted
     again = run(host, pasted)
     assert np.array_equal(pixels(job), pixels(again))
     assert job.info == again.info
@@ -96,7 +98,7 @@ def test_the_page_leaves_out_missing_pictures_and_says_so(host: Running, script:
     job = run(host, [True, f"{liked} {UNKNOWN}"])
     assert np.array_equal(pixels(job), pixels(run(host, [True, liked])))
     assert "not on this machine" in job.comments
-    assert fields_of(job)["FABRIC likes"] == liked
+    assert fields_of(job)["FABRIC likes"] == liked[:16]
 
 
 def test_the_api_refuses_missing_pictures(host: Running, script: ModuleType) -> None:

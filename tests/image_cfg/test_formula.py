@@ -107,7 +107,7 @@ def test_the_second_pass_has_scales_of_its_own() -> None:
         ({"text_scale": True}, "Text scale has to be a number"),
         ({"start": 0.9, "end": 0.1}, "Swap them"),
         ({"fit": "squeeze"}, "Fit has to be one of: crop, pad, stretch"),
-        ({"images": ("../secret.png",)}, "64-digit hash"),
+        ({"images": ("../secret.png",)}, "by its hash"),
         ({"hires_source": ["first pass"]}, "In Hires.fix has to be one of"),
     ],
 )

@@ -92,8 +92,8 @@ def test_a_picture_that_is_gone_is_left_out_and_told_once(browser: Browser, like
         ("null", ""),
         ("[1, 2]", ""),
         ('{"likes": 7, "dislikes": {"a": 1}}', "cannot be understood"),
-        ('{"likes": "../../etc/passwd", "dislikes": ""}', "named by its 64-digit hash"),
-        ('{"likes": "", "dislikes": "<img src=x onerror=alert(1)>"}', "named by its 64-digit hash"),
+        ('{"likes": "../../etc/passwd", "dislikes": ""}', "named by its hash"),
+        ('{"likes": "", "dislikes": "<img src=x onerror=alert(1)>"}', "named by its hash"),
         (json.dumps({"likes": f"{UNKNOWN}:99", "dislikes": ""}), "weight"),
     ],
 )

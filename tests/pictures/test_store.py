@@ -25,7 +25,7 @@ PATHS = [
     "C:\\x.png",
     "a" * 64 + "/../x",
     "A" * 64,
-    "a" * 63,
+    "a" * 15,
     "a" * 64 + "\n",
     "",
     "con",
@@ -231,3 +231,25 @@ def test_likes_and_dislikes_of_one_request_share_its_pixels(store: ImageStore) -
         instruct([{"image": [large] * 3, "mask": large}], store)
     kept = store.list()[0]
     assert fabric([{"likes": [kept]}], store).settings is not None, "what is stored already does not count"
+
+
+def test_the_beginning_of_an_id_names_the_picture(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    name = store.add(Image.new("RGB", (4, 4), "red"))
+    short = store.shorten(name)
+    assert short == name[:16]
+    assert (store.find(short), store.exists(short), store.path(short)) == (name, True, store.path(name))
+    assert store.load(short).getpixel((0, 0)) == (255, 0, 0)
+    assert store.find("0" * 16) == "0" * 16
+    assert not store.exists("0" * 16)
+
+
+def test_a_beginning_of_several_ids_is_refused_and_never_written(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    name = store.add(Image.new("RGB", (4, 4), "red"))
+    twin = name[:20] + ("0" if name[20] != "0" else "1") + name[21:]
+    store.path(name).with_stem(twin).write_bytes(b"another")
+    with pytest.raises(StoreError, match="2 images on this machine have a hash that begins with"):
+        store.exists(name[:16])
+    assert store.shorten(name) == name[:21]
+    assert store.find(name[:21]) == name

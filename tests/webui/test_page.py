@@ -113,7 +113,7 @@ def test_like_generate_again_and_see_the_effect(page: WebDriver, with_pack: WebU
     wait(page, lambda: re.fullmatch("[0-9a-f]{64}", value_of(page, likes)))
     wait(page, lambda: "1 like" in text_of(page, "#fabric_txt2img_status"))
     text = generate(page)
-    assert f"FABRIC likes: {value_of(page, likes)}" in text
+    assert f"FABRIC likes: {value_of(page, likes)[:16]}" in text
     assert pixels(page) != plain
     assert with_pack.errors(before) == []
 
