@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lib_methods.ui.api_guard import own_title
 from standalone.setup.places import ROOT
 
 CHECKPOINT = ROOT / "models" / "shapes" / "shapes.safetensors"
@@ -81,7 +82,7 @@ class Studio:
             p.scripts = runner
             arguments = runner.default_args()
             for title, request in requests.items():
-                script = next(s for s in runner.alwayson_scripts if s.title() == title)
+                script = next(s for s in runner.alwayson_scripts if s.title() == own_title(title))
                 arguments[script.args_from] = {"enabled": True, **request}
             p.script_args = tuple(arguments)
             processed = process_images(p)

@@ -1,8 +1,8 @@
 """Dynamic thresholding in the WebUI: controls, infotext, arguments, life cycle. What it does is in
 lib_methods/thresholding.
 
-API: `"alwayson_scripts": {"Dynamic thresholding": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or
-with one object of those names in the first place: `{"mimic_scale": 5, "threshold_percentile": 99.5}`.
+API: `"alwayson_scripts": {"Steer Dynamic thresholding": {"args": [...]}}`, values in the order of `request.CONTROLS`,
+or one object of those names in the first place: `{"mimic_scale": 5, "threshold_percentile": 99.5}`.
 
 A request that cannot be used is answered with 422 before its job starts. A job of the page runs without dynamic
 thresholding then, as the host offers scripts no way to refuse it; the sentence is shown in the page, under the picture
@@ -21,7 +21,7 @@ from lib_methods.thresholding import infotext, page
 from lib_methods.thresholding.formulas import SCHEDULES, STARTPOINTS, VARIABILITIES
 from lib_methods.thresholding.request import CONTROLS, TITLE, parse_request
 from lib_methods.thresholding.settings import METHODS, MIMIC, NUMBERS, RESCALE, ThresholdSettings
-from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.api_guard import guard_method, namesake, own_title
 from lib_methods.ui.axes import NumberAxis, add_axes
 from lib_methods.ui.gradio_compat import follow, hidden_row, unsaved
 from lib_methods.ui.job import MethodJobs
@@ -39,7 +39,7 @@ class DynamicThresholdingScript(scripts.Script):
         self.found: dict[str, Any] = {}
 
     def title(self) -> str:
-        return TITLE
+        return own_title(TITLE)
 
     def show(self, is_img2img: bool) -> Any:
         return scripts.AlwaysVisible
@@ -124,12 +124,15 @@ class DynamicThresholdingScript(scripts.Script):
                 p.comment(f"{TITLE}: {settings.describe(max(scales), p.steps)}")
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        def attach(sampling: Any, settings: ThresholdSettings) -> None:
+        def attach(sampling: Any, settings: ThresholdSettings) -> Any:
             from lib_methods.thresholding import apply
 
-            apply.attach(sampling, settings)
+            return apply.attach(sampling, settings)
 
         JOBS.guide(p, kwargs.get("x"), attach)
+
+    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        JOBS.settle(p)
 
     def _tab(self) -> str:
         return "img2img" if self.is_img2img else "txt2img"
@@ -142,7 +145,7 @@ def _slider(name: str, label: str, step: float, info: str) -> Any:
 
 def _peer_is_here() -> bool:
     """Whether the extension whose infotext fields we read is installed, too: then they are meant for that one."""
-    return any(script.title() == PEER for script in getattr(scripts.scripts_txt2img, "scripts", ()))
+    return namesake(scripts.scripts_txt2img.scripts, PEER) is not None
 
 
 def _switching(name: str, method: str) -> Any:
@@ -169,7 +172,7 @@ def _add_axes() -> None:
 
 
 def _guard_api(demo: Any, app: Any) -> None:
-    guard_script(app, TITLE, parse_request)
+    guard_method(app, scripts.scripts_txt2img, TITLE, parse_request)
 
 
 script_callbacks.on_before_ui(_add_axes)

@@ -1,6 +1,6 @@
 """FABRIC in the WebUI: controls, infotext, arguments, life cycle. What it does is in lib_methods/fabric.
 
-API: `"alwayson_scripts": {"FABRIC": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or with one
+API: `"alwayson_scripts": {"Steer FABRIC": {"args": [...]}}`, values in the order of `request.CONTROLS`, or one
 object of those names in the first place: `{"likes": [picture, {"image": picture, "weight": 0.5}], "strength": 0.8}`.
 
 What happens at bad input. In the page, controls refuse it at once with a sentence. At Generate, and where it comes
@@ -26,7 +26,7 @@ from lib_methods.fabric.request import parse_request
 from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIGHTINGS, FabricSettings
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.api_guard import guard_method, namesake, own_title
 from lib_methods.ui.axes import add_axes
 from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved, warn
 from lib_methods.ui.job import MethodJobs
@@ -46,7 +46,7 @@ class FabricScript(scripts.Script):
     steps: Any = None
 
     def title(self) -> str:
-        return TITLE
+        return own_title(TITLE)
 
     def show(self, is_img2img: bool) -> Any:
         return scripts.AlwaysVisible
@@ -66,7 +66,8 @@ class FabricScript(scripts.Script):
             outbox = hidden_textbox("Outbox", f"fabric_{tab}_outbox")
             if steps is None:
                 steps = unsaved(gr.Number(value=20, label="Steps"))
-        with ui_components.InputAccordion(False, label=TITLE, elem_id=f"fabric_{tab}") as enabled:
+        label = f"{TITLE} (Steer)" if _namesake_is_here() else TITLE
+        with ui_components.InputAccordion(False, label=label, elem_id=f"fabric_{tab}") as enabled:
             status = gr.HTML(handlers.status(False, "", ""), elem_id=f"fabric_{tab}_status")
             board = gr.HTML(handlers.board("", ""), elem_id=f"fabric_{tab}_board")
             strength = self._slider("Strength", DEFAULTS.strength, MAX_STRENGTH, "how much the pictures count")
@@ -139,7 +140,7 @@ class FabricScript(scripts.Script):
         listen(save.click, handlers.save_preset, [preset, *controls], [preset, status])
         listen(delete.click, handlers.delete_preset, [preset], [preset, status])
         listen(preset.focus, handlers.refresh_presets, [], [preset])
-        keys = infotext.paste_keys(STORE)
+        keys = infotext.paste_keys(STORE, lambda: not _namesake_is_here())
         self.infotext_fields = list(zip(controls, keys))
         self.paste_field_names = list(keys)
         return controls
@@ -158,12 +159,15 @@ class FabricScript(scripts.Script):
                 JOBS.use(p, request.settings, infotext.to_infotext(request.settings, STORE))
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        def attach(sampling: Any, settings: FabricSettings) -> None:
+        def attach(sampling: Any, settings: FabricSettings) -> Any:
             from lib_methods.fabric import apply
 
-            apply.attach(sampling, settings, STORE.load)
+            return apply.attach(sampling, settings, STORE.load)
 
         JOBS.guide(p, kwargs.get("x"), attach)
+
+    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        JOBS.settle(p)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         COMPOSITES.remember(processed.images, int(getattr(processed, "index_of_first_image", 0) or 0))
@@ -174,6 +178,11 @@ class FabricScript(scripts.Script):
     @staticmethod
     def _slider(label: str, value: float, maximum: float, info: str, step: float = 0.05) -> Any:
         return gr.Slider(0.0, maximum, value=value, step=step, label=label, info=info)
+
+
+def _namesake_is_here() -> bool:
+    """Whether the first published extension is installed, too. Then its infotext fields are meant for that one."""
+    return namesake(scripts.scripts_txt2img.scripts, TITLE) is not None
 
 
 def _add_axes() -> None:
@@ -187,12 +196,12 @@ def _add_axes() -> None:
 
 
 def _guard_api(demo: Any, app: Any) -> None:
-    guard_script(app, TITLE, lambda arguments: parse_request(arguments, STORE))
+    guard_method(app, scripts.scripts_txt2img, TITLE, lambda arguments: parse_request(arguments, STORE))
 
 
 def _tell_of_foreign_pictures(text: str, fields: dict[str, Any]) -> None:
     count = infotext.foreign_pictures(fields)
-    if count:
+    if count and not _namesake_is_here():
         warn(
             f"FABRIC: the settings are restored, but not the {count} feedback picture(s) of another extension. "
             "Add the pictures again."

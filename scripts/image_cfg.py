@@ -1,6 +1,6 @@
 """InstructPix2Pix in the WebUI: controls, infotext, arguments, life cycle. What it does is in lib_methods/image_cfg.
 
-API: `"alwayson_scripts": {"InstructPix2Pix": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or with
+API: `"alwayson_scripts": {"Steer InstructPix2Pix": {"args": [...]}}`, values in the order of `request.CONTROLS`, or
 one object of those names in the first place: `{"image": picture, "image_scale": 1.5, "text_scale": 7.5}`.
 
 What happens at bad input. A request that cannot be understood (unknown field, unreadable picture, path as hash) is
@@ -31,7 +31,7 @@ from lib_methods.image_cfg.settings import (
     MAX_TEXT_SCALE,
     ImageCfgSettings,
 )
-from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.api_guard import guard_method, own_title
 from lib_methods.ui.axes import add_axes
 from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved
 from lib_methods.ui.image_box import image_box
@@ -46,7 +46,7 @@ class ImageCfgScript(scripts.Script):
     """Always visible, in txt2img and img2img. State of a job is on the job, state of a page is in the page."""
 
     def title(self) -> str:
-        return TITLE
+        return own_title(TITLE)
 
     def show(self, is_img2img: bool) -> Any:
         return scripts.AlwaysVisible
@@ -145,15 +145,18 @@ class ImageCfgScript(scripts.Script):
                 JOBS.tell(p, NO_PICTURE)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        def attach(sampling: Any, settings: ImageCfgSettings) -> None:
+        def attach(sampling: Any, settings: ImageCfgSettings) -> Any:
             from lib_methods.image_cfg import apply
 
             if sampling.is_hires and not sampling.takes_picture:
                 JOBS.tell(p, SECOND_PASS)
-            else:
-                apply.attach(sampling, settings, STORE.load)
+                return None
+            return apply.attach(sampling, settings, STORE.load)
 
         JOBS.guide(p, kwargs.get("x"), attach)
+
+    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        JOBS.settle(p)
 
 
 def _scale(label: str, value: float, maximum: float, info: str | None = None, step: float = 0.05) -> Any:
@@ -198,7 +201,7 @@ def _add_axes() -> None:
 
 
 def _guard_api(demo: Any, app: Any) -> None:
-    guard_script(app, TITLE, lambda arguments: parse_request(arguments, STORE))
+    guard_method(app, scripts.scripts_txt2img, TITLE, lambda arguments: parse_request(arguments, STORE))
 
 
 script_callbacks.on_before_ui(_add_axes)

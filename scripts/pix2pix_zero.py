@@ -1,6 +1,6 @@
 """pix2pix-zero in the WebUI: controls, infotext, arguments, life cycle. What it does is in lib_methods/pix2pix_zero.
 
-API: `"alwayson_scripts": {"pix2pix-zero": {"args": [...]}}`, with the values of `request.CONTROLS` in order, or with
+API: `"alwayson_scripts": {"Steer pix2pix-zero": {"args": [...]}}`, values in the order of `request.CONTROLS`, or
 one object of those names in the first place: `{"source": "cat", "target": "dog"}`. The library of directions has routes
 of its own, see lib_methods/pix2pix_zero/routes.py.
 
@@ -25,7 +25,7 @@ from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.request import CONTROLS, TITLE, parse_request
 from lib_methods.pix2pix_zero.settings import MAX_STRENGTH, MAX_STRUCTURE, Pix2PixZeroSettings
 from lib_methods.pix2pix_zero.workshop import Workshop
-from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.api_guard import guard_method, own_title
 from lib_methods.ui.axes import add_axes
 from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved
 from lib_methods.ui.job import MethodJobs
@@ -61,7 +61,7 @@ class Pix2PixZeroScript(scripts.Script):
         self.found: dict[str, Any] = {}
 
     def title(self) -> str:
-        return TITLE
+        return own_title(TITLE)
 
     def show(self, is_img2img: bool) -> Any:
         return scripts.AlwaysVisible
@@ -139,20 +139,23 @@ class Pix2PixZeroScript(scripts.Script):
         JOBS.guide(p, picture, fill, picture.new_zeros(picture.shape))  # where it starts does not count yet
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        def attach(sampling: Any, settings: Pix2PixZeroSettings) -> None:
+        def attach(sampling: Any, settings: Pix2PixZeroSettings) -> Any:
             from lib_methods.pix2pix_zero import session
 
             try:
                 begun = session.begin(sampling, settings, _job_of(p), STORE, DIRECTIONS)
             finally:
                 shared.state.textinfo = None
-            if not sampling.is_hires:
-                p.pix2pix_zero_session = begun
+            if sampling.is_hires:
+                return None
+            p.pix2pix_zero_session = begun
+            return None if begun is None else begun.edit
 
         JOBS.guide(p, kwargs.get("x"), attach, kwargs.get("noise"))
 
     def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         session, p.pix2pix_zero_session = getattr(p, "pix2pix_zero_session", None), None
+        JOBS.settle(p)
         settings = JOBS.settings_of(p)
         if session is None or settings is None:
             return
@@ -213,7 +216,7 @@ def _add_axes() -> None:
 
 
 def _guard_api(demo: Any, app: Any) -> None:
-    guard_script(app, TITLE, lambda arguments: parse_request(arguments, STORE))
+    guard_method(app, scripts.scripts_txt2img, TITLE, lambda arguments: parse_request(arguments, STORE))
     if shared.cmd_opts.api:
         routes.add_routes(app, WORKSHOP, getattr(shared.cmd_opts, "api_auth", None))
 

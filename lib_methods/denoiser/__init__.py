@@ -1,6 +1,6 @@
 """The seam between a method and a sampler."""
 
-from lib_methods.denoiser.call import DenoiserCall, Hook, Role, Row, Sampling, Unsupported
+from lib_methods.denoiser.call import DenoiserCall, Hook, Part, Role, Row, Sampling, Unsupported
 from lib_methods.denoiser.editing import Conditioning, Editor, EditSampling, OwnNoise, Position
 from lib_methods.denoiser.guidance import Guidance, Guide
 from lib_methods.denoiser.picture import PictureSampling
@@ -16,6 +16,7 @@ __all__ = [
     "Hook",
     "Needs",
     "OwnNoise",
+    "Part",
     "PictureSampling",
     "Plan",
     "Position",

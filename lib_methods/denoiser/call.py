@@ -64,6 +64,22 @@ class DenoiserCall(Protocol):
         """Sampling step from 0; both calls of a second-order step have the same number."""
 
 
+class Part(Protocol):
+    """What a method put into a pass, and can be asked afterwards."""
+
+    @property
+    def acted(self) -> bool:
+        """Whether it has had a part in any prediction of the pass so far."""
+
+    @property
+    def idle(self) -> str:
+        """Why it has had none, in a sentence for the user."""
+
+    @property
+    def missed(self) -> str:
+        """What it could not reach although it acted, in a sentence for the user; mostly empty."""
+
+
 class Hook(Protocol):
     """A method's part in a sampling."""
 

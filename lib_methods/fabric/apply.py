@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,10 @@ from lib_methods.pictures.tensor import to_tensor
 from lib_methods.thresholding.formulas import rescale_guidance
 
 RESCALE = 0.7  # share of the colour correction's rescaling, as Lin et al. use it (arXiv 2305.08891)
+NO_STEP = "No step used the feedback. Check Start and End; dislikes need a CFG scale above 1."
+NOT_READ = (
+    "self-attention layers read the feedback. Turn off token merging and other extensions that change self-attention."
+)
 SHARED_CACHE = FeatureCache()  # one for both tabs: features are worth keeping from one Generate click to the next
 
 
@@ -33,8 +37,8 @@ def attach(
     settings: FabricSettings,
     load_image: Callable[[str], Image.Image],
     cache: FeatureCache = SHARED_CACHE,
-) -> bool:
-    """Let FABRIC guide a sampling; returns whether it will do anything.
+) -> FabricHook | None:
+    """Let FABRIC guide a sampling; returns its part, None where the settings ask for nothing in this pass.
 
     Encodes the feedback images here, before the sampler starts, so that hosts which keep only one model on the device
     do not have to swap in every step. `load_image` maps an image's hash to the picture and raises a sentence for the
@@ -45,7 +49,7 @@ def attach(
     if sampling.is_hires:
         settings = settings.for_hires()
     if not settings.active:
-        return False
+        return None
     layers = self_attentions(sampling.unet)
     if not layers:
         raise Unsupported("FABRIC cannot be used with this model: no self-attention layers were found in its UNet.")
@@ -60,7 +64,7 @@ def attach(
     sampling.add_hook(hook)
     if settings.colour_correction:
         sampling.add_guide(hook)
-    return True
+    return hook
 
 
 def _latent(
@@ -104,6 +108,23 @@ class FabricHook:
         self, sampling: Sampling, settings: FabricSettings, references: References, cache: FeatureCache
     ) -> None:
         self.sampling, self.settings, self.references, self.cache = sampling, settings, references, cache
+        self._offered: set[str] = set()  # names of the layers that could have read the feedback
+        self._read: set[str] = set()  # of those that did
+        self._read_at = -1  # the last step at which one did
+
+    @property
+    def acted(self) -> bool:
+        return bool(self._read)
+
+    @property
+    def idle(self) -> str:
+        return f"None of the {len(self._offered)} {NOT_READ}" if self._offered else NO_STEP
+
+    @property
+    def missed(self) -> str:
+        if self._read == self._offered:
+            return ""
+        return f"Only {len(self._read)} of the {len(self._offered)} {NOT_READ}"
 
     @contextmanager
     def around(self, call: DenoiserCall) -> Iterator[None]:
@@ -113,6 +134,7 @@ class FabricHook:
             yield
             return
         layers = self_attentions(self.sampling.unet)
+        self._offered.update(layer.name for layer in layers)
         limit = self.settings.cache_limit_mb << 20
         features = self.references.features(self.sampling, layers, call.level, self.cache, limit)
         with intercept((layer.module, self._reader(layer, call, groups, features)) for layer in layers):
@@ -121,7 +143,7 @@ class FabricHook:
     def guide(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
         """Colour correction: what the feedback adds to one half of the guidance is multiplied by the CFG scale, and
         contrast and saturation with it. The guided prediction gets back the spread of the conditional one, in part."""
-        if self.settings.strength_at(call.step, self.sampling.steps) <= 0:
+        if self._read_at != call.step:
             return guidance.guided
         return rescale_guidance(guidance.guided, guidance.cond, RESCALE)
 
@@ -144,9 +166,11 @@ class FabricHook:
     def _reader(self, layer: SelfAttention, call: DenoiserCall, groups: dict[Role, _Group], features: Features) -> Any:
         def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
             rows = call.current_rows
-            foreign = any(_given(value) for value in (*args, *kwargs.values()))
+            foreign = any(value is not hidden and _given(value) for value in (*args, *kwargs.values()))
             if foreign or len(rows) != hidden.shape[0] or not any(row.role in groups for row in rows):
                 return original(hidden, *args, **kwargs)
+            self._read.add(layer.name)
+            self._read_at = call.step
             query, key, value = (layer.project(hidden, which) for which in "qkv")
             own, own_lse = attention_with_lse(query, key, value)
             seen = features.keys_and_values(layer)
@@ -186,8 +210,8 @@ class FabricHook:
 
 def _given(argument: Any) -> bool:
     """Whether a further argument of the layer makes it more than plain self-attention: a context, a mask, a frame
-    count."""
-    return isinstance(argument, Tensor) or bool(argument)
+    count. Forge hands over a dict of what its blocks know (`transformer_options`)."""
+    return isinstance(argument, Tensor) or (bool(argument) and not isinstance(argument, Mapping))
 
 
 def _positions(rows: Sequence[Row], role: Role) -> slice | Tensor | None:

@@ -75,16 +75,16 @@ def from_infotext(fields: Mapping[str, Any]) -> FabricSettings | None:
     return settings_from_fields({name: value for name, value in values.items() if value is not None})
 
 
-def control_values(fields: Mapping[str, Any], store: ImageStore | None = None) -> dict[str, Any]:
+def control_values(fields: Mapping[str, Any], store: ImageStore | None = None, foreign: bool = True) -> dict[str, Any]:
     """The value of every control of `request.CONTROLS` for a pasted infotext; None leaves the control as it is.
 
     An infotext without FABRIC switches it off and touches nothing else. A field that cannot be read falls back to the
-    default.
+    default. foreign: whether the fields of the first published extension are meant for us.
     """
     texts = paste.found(KEYS, fields)
     if texts:
         return {"enabled": True, **_our_values(texts, store)}
-    if any(key in fields for key in _PUBLISHED_NUMBERS.values()):
+    if foreign and any(key in fields for key in _PUBLISHED_NUMBERS.values()):
         return {"enabled": True, **_published_values(fields)}
     return {"enabled": False, **dict.fromkeys(KEYS)}
 
@@ -95,9 +95,13 @@ def foreign_pictures(fields: Mapping[str, Any]) -> int:
     return sum(len(_json_list(fields.get(key))) for key in _PUBLISHED_LISTS)
 
 
-def paste_keys(store: ImageStore | None = None) -> tuple[PasteKey, ...]:
-    """One key per control, in the order of `request.CONTROLS`. store: where the pictures are looked up."""
-    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, lambda fields: control_values(fields, store))
+def paste_keys(store: ImageStore | None = None, foreign: Callable[[], bool] = lambda: True) -> tuple[PasteKey, ...]:
+    """One key per control, in the order of `request.CONTROLS`.
+
+    store: where the pictures are looked up. foreign: asked at each pasting whether the fields of the first published
+    extension are meant for us.
+    """
+    return paste.paste_keys(CONTROLS, KEYS, ENABLED_KEY, lambda fields: control_values(fields, store, foreign()))
 
 
 def _our_values(texts: Mapping[str, str], store: ImageStore | None) -> dict[str, Any]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from lib_methods.denoiser import EditSampling, Unsupported
+from lib_methods.hosts.passes import is_stopped
 
-__all__ = ["HostSampling", "Unsupported", "sampling_of"]
+__all__ = ["HostSampling", "Unsupported", "is_stopped", "sampling_of"]
 
 
 class HostSampling(EditSampling, Protocol):
     """Everything that a pass of a host's sampler offers."""
+
+    def registering(self) -> AbstractContextManager[None]:
+        """Around one method's registrations: after an exception none of them counts. All end with the pass."""
 
 
 def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = None) -> HostSampling:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
+from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,8 +20,8 @@ from lib_methods.attention import without_overrides
 from lib_methods.denoiser import Guide, Hook, RowPlanner, Unsupported
 from lib_methods.hosts.a1111_rows import input_channels, sees_picture
 from lib_methods.hosts.a1111_seam import Seam
+from lib_methods.hosts.passes import Pass
 
-_SEAM = "_steer_seam"
 _RESIZE_MODES = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}  # the last stretches latents
 
 
@@ -39,16 +41,19 @@ class A1111Sampling:
         self._empty: Any = None
         self._no_image: Tensor | None = None
 
+    @cached_property
+    def _pass(self) -> Pass:
+        return Pass.of(self.p)
+
     @property
     def _denoiser(self) -> Any:
         return self.p.sampler.model_wrap_cfg
 
     @property
     def _seam(self) -> Seam:
-        denoiser = self._denoiser
-        seam = denoiser.__dict__.get(_SEAM)
-        if seam is None:
-            seam = denoiser.__dict__[_SEAM] = Seam(denoiser, lambda: self.unet)
+        if self._pass.seam is None:
+            self._pass.seam = Seam(self._pass, self._denoiser, lambda: self.unet)
+        seam: Seam = self._pass.seam
         return seam
 
     @property
@@ -160,8 +165,12 @@ class A1111Sampling:
         with self._seam.paused(), without_overrides(self.unet), torch.no_grad():
             denoiser.inner_model(noisy, level.to(noisy.device).expand(count), cond=cond)
 
+    def registering(self) -> AbstractContextManager[None]:
+        return self._pass.registering()
+
     def add_hook(self, hook: Hook) -> None:
-        self._seam.hooks[type(hook)] = hook
+        _ = self._seam
+        self._pass.register(self._pass.hooks, hook)
 
     def add_guide(self, guide: Guide) -> None:
         self._seam.add_guide(guide)

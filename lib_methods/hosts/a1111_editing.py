@@ -36,14 +36,11 @@ class A1111EditSampling(A1111Sampling):
         return not self.is_hires and getattr(self.p, "init_latent", None) is None
 
     @property
-    def _iteration(self) -> int:
-        return int(getattr(self.p, "iteration", 0))
-
-    @property
     def _edits(self) -> Edits:
         seam = self._seam
         if seam.edits is None:
-            seam.edits = Edits(self._denoiser, self.p.sampler, Levels(self.p.sd_model.alphas_cumprod))
+            levels = Levels(self.p.sd_model.alphas_cumprod)
+            seam.edits = Edits(self._pass, self._denoiser, self.p.sampler, levels)
         return seam.edits
 
     def _start(self) -> Start:
@@ -77,6 +74,7 @@ class A1111EditSampling(A1111Sampling):
             raise Unsupported("This sampler cannot run without noise of its own.")
         if start.is_stochastic:
             a1111_noise.give(self.p.sampler, a1111_noise.QUIET)
+            self._give_back_later()
             self._known_start = replace(start, is_stochastic=False, own_noise=None)
 
     @property
@@ -92,13 +90,19 @@ class A1111EditSampling(A1111Sampling):
             raise Unsupported("This sampler does not take its noise from elsewhere.")
         dtype = None if self._latent is None else self._latent.dtype
         a1111_noise.give_noise(self.p.sampler, lambda: noise().to(self.device, dtype))
+        self._give_back_later()
+
+    def _give_back_later(self) -> None:
+        """The sampler's own noise again when the pass ends, also one that was left before it took ours."""
+        self._pass.at_end(a1111_noise.give, self.p.sampler, {})
+        self._pass.taken_back_by(lambda: a1111_noise.give(self.p.sampler, {}))
 
     def own_latent(self) -> Tensor | None:
         return None if self._from_noise or self._latent is None else self._latent.detach().float().clone()
 
     def start_latent(self) -> Tensor:
         given = self._edits.start
-        if given is not None and given.iteration == self._iteration:
+        if given is not None:
             return given.latents.clone()
         return self._start().latents.clone()
 
@@ -111,7 +115,8 @@ class A1111EditSampling(A1111Sampling):
         sigma = float(self.sigmas[0])
         latents = latents.detach().to(start.latents).clone()
         own = torch.equal(latents, start.latents)  # bit for bit the host's picture, also where scales are converted
-        edits.start = None if own else NewStart(self._iteration, latents, start.latents, sigma)
+        self._pass.taken_back_by(lambda: setattr(edits, "start", None))
+        edits.start = None if own else NewStart(latents, start.latents, sigma)
 
     def at_end(self, latents: Tensor) -> Tensor:
         end = float(self.sigmas[-1])
@@ -170,7 +175,7 @@ class A1111EditSampling(A1111Sampling):
         return Position(own.index, sigma, True)
 
     def add_editor(self, editor: Editor) -> None:
-        self._edits.editors[type(editor)] = (self._iteration, editor)
+        self._pass.register(self._edits.editors, editor)
 
 
 def _without_emphasis(text: str) -> str:

@@ -7,7 +7,6 @@ those that it corrects with the answer; it shows them to its callback, where the
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,30 +17,31 @@ from lib_methods.denoiser import Editor
 from lib_methods.hosts.a1111_call import A1111Call
 from lib_methods.hosts.a1111_start import is_unipc
 from lib_methods.hosts.levels import Levels
+from lib_methods.hosts.passes import Pass, is_stopped, put_back
 
 
 @dataclass(frozen=True)
 class NewStart:
-    """Latents for a batch to start from, those that the host would start from, both at `sigma`, in sigma space."""
+    """Latents to start from, those that the host would start from, both at `sigma`, in sigma space."""
 
-    iteration: int
     latents: Tensor
     instead_of: Tensor
     sigma: float
 
 
 class Edits:
-    """What is written into the latents of one denoiser's samplings. The host uses one denoiser for all batches of an
-    img2img job, so everything counts for the batch that it was given for."""
+    """What is written into the latents of one pass of a sampler."""
 
-    def __init__(self, denoiser: Any, sampler: Any, levels: Levels) -> None:
-        self.denoiser, self.levels = denoiser, levels
+    def __init__(self, current: Pass, denoiser: Any, sampler: Any, levels: Levels) -> None:
+        self.current, self.denoiser, self.levels = current, denoiser, levels
         self.start: NewStart | None = None
-        self.editors: dict[type, tuple[int, Editor]] = {}
+        self.editors: dict[type, Editor] = {}
         self._unsettled: Tensor | None = None
         self._foresees = is_unipc(getattr(sampler.func, "__name__", ""))
         if self._foresees:
+            before = vars(sampler).get("callback_state")
             self._report, sampler.callback_state = sampler.callback_state, self._settle
+            current.at_end(put_back, sampler, "callback_state", self._settle, before)
 
     def sigma(self, call: A1111Call) -> float:
         """The noise of a call."""
@@ -49,14 +49,11 @@ class Edits:
         return level if getattr(self.denoiser, "alphas", None) is None else self.levels.sigma(level)
 
     def before(self, call: A1111Call, x: Tensor) -> None:
-        """Start anew and ask the editors; x: the sampler's latents, written in place."""
+        """Start from the given latents and ask the editors; x: the sampler's latents, written in place."""
         self._unsettled = None
-        iteration = int(getattr(self.denoiser.p, "iteration", 0))
-        editors = [editor for since, editor in self.editors.values() if since == iteration]
+        editors = list(self.editors.values())
         start, self.start = (None, self.start) if call.index else (self.start, None)
-        if start is not None and start.iteration != iteration:
-            start = None
-        if (start is None and not editors) or _is_stopped():
+        if (start is None and not editors) or is_stopped():
             return
         sigma = self.sigma(call)
         scale = 1.0 if getattr(self.denoiser, "alphas", None) is None else (1 + sigma**2) ** 0.5
@@ -87,9 +84,3 @@ class Edits:
             with torch.no_grad():
                 state["x"].add_(moved.to(state["x"]))
         self._report(state)
-
-
-def _is_stopped() -> bool:
-    """Whether the user has ended the job: then the host's denoiser gives up at once, and editors need not work."""
-    state = getattr(sys.modules.get("modules.shared"), "state", None)
-    return bool(getattr(state, "interrupted", False) or getattr(state, "skipped", False))

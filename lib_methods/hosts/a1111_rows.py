@@ -9,7 +9,7 @@ e(0, 0) where that is computed, else e(I, 0). Before the host combines them they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -177,10 +177,11 @@ class _InnerModel(nn.Module):
 
 
 def input_channels(unet: nn.Module) -> int | None:
-    """Channels that the UNet takes, or None where it does not say so; diffusers keeps them in the config, ldm on the
-    module."""
-    described: Any = getattr(unet, "config", unet)
-    channels = getattr(described, "in_channels", None)
+    """Channels that the UNet takes, or None where it does not say so. diffusers and Forge keep them in the config, the
+    latter in a plain dict, ldm on the module."""
+    config: Any = getattr(unet, "config", None)
+    channels = config.get("in_channels") if isinstance(config, Mapping) else getattr(config, "in_channels", None)
+    channels = getattr(unet, "in_channels", None) if channels is None else channels
     return None if channels is None else int(channels)
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Hook, Role, Row, RowPlanner
+from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Role, Row, RowPlanner
 from lib_methods.hosts.a1111_call import A1111Call
 from lib_methods.hosts.a1111_edits import Edits
 from lib_methods.hosts.a1111_rows import RowTakeover
+from lib_methods.hosts.passes import Pass, put_back
 
 
 def ask(guides: Iterable[Guide], call: DenoiserCall, guidance: Guidance) -> Tensor:
@@ -29,36 +30,40 @@ def ask(guides: Iterable[Guide], call: DenoiserCall, guidance: Guidance) -> Tens
 
 
 class Seam:
-    """What is put in front of one denoiser's `forward`. Lives and dies with that denoiser, which the host makes anew
-    per sampling."""
+    """What is put in front of one denoiser's methods for one pass; they are the denoiser's own again when it ends."""
 
-    def __init__(self, denoiser: Any, unet: Callable[[], nn.Module]) -> None:
-        self.denoiser, self.unet = denoiser, unet
-        self.original = denoiser.forward
-        self.hooks: dict[type, Hook] = {}
-        self.guides: dict[type, Guide] = {}
-        self.planner: RowPlanner | None = None
+    def __init__(self, current: Pass, denoiser: Any, unet: Callable[[], nn.Module]) -> None:
+        self.current, self.denoiser, self.unet = current, denoiser, unet
         self.edits: Edits | None = None
         self.call: A1111Call | None = None
         self.taken: RowTakeover | None = None
         self._combines = False
-        denoiser.forward = self.forward
+        self.original = self._stand_for("forward", self.forward)
+
+    def _stand_for(self, name: str, ours: Callable[..., Any]) -> Callable[..., Any]:
+        """Put `ours` in the place of a method of the denoiser until the pass ends; returns what stood there."""
+        stood, before = getattr(self.denoiser, name), vars(self.denoiser).get(name)
+        setattr(self.denoiser, name, ours)
+        self.current.at_end(put_back, self.denoiser, name, ours, before)
+        return stood  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.current.is_over:
+            return self.original(x, sigma, uncond, cond, *args, **kwargs)
         call = A1111Call(self.denoiser, sigma, self._rows(cond, len(x)))
         if self.edits is not None:
             self.edits.before(call, x)
         unet = self.unet()
         taken = None
-        if self.planner is not None:
-            taken = RowTakeover(self.planner, self.denoiser, self.unet, cond, bool(self.guides))
+        if self.current.planner is not None:
+            taken = RowTakeover(self.current.planner, self.denoiser, self.unet, cond, bool(self.current.guides))
             args, kwargs = (), taken.begin(call, args, kwargs, x)
         self.call, self.taken = call, taken
         entering = unet.register_forward_pre_hook(lambda _, inputs: call.enter_unet(inputs[0]) if inputs else None)
         leaving = unet.register_forward_hook(lambda *_: call.leave_unet())
         try:
             with ExitStack() as stack:
-                for hook in self.hooks.values():
+                for hook in self.current.hooks.values():
                     stack.enter_context(hook.around(call))
                 if taken is not None:
                     stack.enter_context(taken.installed())
@@ -83,19 +88,18 @@ class Seam:
     def add_guide(self, guide: Guide) -> None:
         """Have the guide asked between the host's combination of the rows and its blending of a mask."""
         self._stand_between()
-        self.guides[type(guide)] = guide
+        self.current.register(self.current.guides, guide)
 
     def set_planner(self, planner: RowPlanner) -> None:
         """Have the planner asked for the rows of every call."""
         self._stand_between()
-        self.planner = planner
+        before, self.current.planner = self.current.planner, planner
+        self.current.taken_back_by(lambda: setattr(self.current, "planner", before))
 
     def _stand_between(self) -> None:
-        if not self._combines:  # on the object, once; whatever stood there goes on doing its part
-            denoiser = self.denoiser
-            self._combine, denoiser.combine_denoised = denoiser.combine_denoised, self.combine
-            self._combine_edit = denoiser.combine_denoised_for_edit_model
-            denoiser.combine_denoised_for_edit_model = self.combine_edit
+        if not self._combines:  # on the object, once; whatever stood there still does its part
+            self._combine = self._stand_for("combine_denoised", self.combine)
+            self._combine_edit = self._stand_for("combine_denoised_for_edit_model", self.combine_edit)
             self._combines = True
 
     def combine(self, x_out: Tensor, conds_list: Any, uncond: Any, cond_scale: float) -> Tensor:
@@ -105,7 +109,7 @@ class Seam:
         if self.taken is not None:
             x_out, cond_scale, image = self.taken.moved(x_out, cond_scale)
         guided = self._combine(x_out, conds_list, uncond, cond_scale)
-        if not self.guides:
+        if not self.current.guides:
             return guided.to(dtype)
         base = x_out[-len(conds_list) :]
         parts = [sum((x_out[row] - base[i]) * weight for row, weight in conds) for i, conds in enumerate(conds_list)]
@@ -126,7 +130,7 @@ class Seam:
     ) -> Tensor:
         """Ask the guides. Timestep samplers combine predictions of the noise: there `x0 = (x - s eps) / a`, a picture's
         `x` being what the UNet saw in its first row."""
-        guides = self.guides.values()
+        guides = self.current.guides.values()
         if self.call is None or not guides:
             return guided
         alphas = getattr(self.denoiser, "alphas", None)

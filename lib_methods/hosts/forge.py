@@ -2,12 +2,14 @@
 
 Forge runs the UNet through `model_options["model_function_wrapper"]`, which gets the rows' roles as `cond_or_uncond`:
 0 for cond, 1 for uncond, each entry a block of rows, one per image. The wrapper is set on a clone of the host's UNet
-patcher, so nothing stays behind when the sampling ends. Sigmas are handed over unscaled for every sampler. What comes
-out of the guidance goes through `model_options["sampler_post_cfg_function"]`, a list, as clean latents.
+patcher and lets everything through once its pass is over. Forge copies the options deeply and keeps some of the copies,
+so what we put there knows its pass by a weak reference alone. Sigmas are handed over unscaled for every sampler. What
+comes out of the guidance goes through `model_options["sampler_post_cfg_function"]`, a list, as clean latents.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -21,6 +23,7 @@ from lib_methods.hosts.a1111 import A1111Sampling
 from lib_methods.hosts.a1111_call import denoiser_step
 from lib_methods.hosts.a1111_seam import ask
 from lib_methods.hosts.no_editing import NoEditing
+from lib_methods.hosts.passes import Pass
 
 _WRAPPER = "model_function_wrapper"
 _AFTER = "sampler_post_cfg_function"
@@ -34,39 +37,66 @@ class ForgeCall:
         self.level, self.step = level.detach().flatten()[:1], step
 
 
-class _Wrapper:
-    """What Forge calls in place of the UNet in one pass: all hooks, and the UNet's function while it runs."""
+class ForgeSeam:
+    """What one pass does in place of Forge's UNet: all hooks around it, and all guides after it."""
 
-    def __init__(self, p: Any, is_hires: bool, before: Any) -> None:
-        self.p, self.is_hires, self.before = p, is_hires, before
-        self.hooks: dict[type, Hook] = {}
-        self.guides: dict[type, Guide] = {}
-        self.apply: Callable[..., Tensor] | None = None
+    def __init__(self, current: Pass, denoiser: Any) -> None:
+        self.current, self.denoiser = current, denoiser
+        self.apply: Callable[..., Tensor] | None = None  # the UNet's function while it runs
 
-    def __call__(self, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+    def run(self, inner: Callable[..., Tensor], apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+        """`inner(apply, arguments)`, which runs the UNet, within all hooks."""
         entries = list(arguments["cond_or_uncond"])
         batch = arguments["input"].shape[0] // max(1, len(entries))
         rows = tuple(Row(Role.UNCOND if entry else Role.COND, image) for entry in entries for image in range(batch))
-        call = ForgeCall(rows, arguments["timestep"], denoiser_step(self.p.sampler.model_wrap_cfg))
+        call = ForgeCall(rows, arguments["timestep"], denoiser_step(self.denoiser))
         self.apply = apply
         try:
             with ExitStack() as stack:
-                for hook in self.hooks.values():
+                for hook in self.current.hooks.values():
                     stack.enter_context(hook.around(call))
-                if self.before is not None:
-                    return self.before(apply, arguments)
-                return apply(arguments["input"], arguments["timestep"], **arguments["c"])
+                return inner(apply, arguments)
         finally:
             self.apply = None
 
-    def after(self, arguments: dict[str, Any]) -> Tensor:
+    def guided(self, arguments: dict[str, Any]) -> Tensor:
         """Ask the guides. The host does not say at what scale it guided, so that is read off the result."""
         guided, cond, base = (arguments[name] for name in ("denoised", "cond_denoised", "uncond_denoised"))
         direction = cond - base
         length = direction.float().pow(2).sum()
         scale = float(((guided - base).float() * direction.float()).sum() / length) if length > 0 else 1.0
-        call = ForgeCall((), arguments["sigma"], denoiser_step(self.p.sampler.model_wrap_cfg))
-        return ask(self.guides.values(), call, Guidance(cond, base, direction, scale, guided))
+        call = ForgeCall((), arguments["sigma"], denoiser_step(self.denoiser))
+        return ask(self.current.guides.values(), call, Guidance(cond, base, direction, scale, guided))
+
+
+class _Door:
+    """What stands in Forge's `model_options` for a pass, and may be copied: it holds neither job nor model."""
+
+    def __init__(self, seam: ForgeSeam, before: Any) -> None:
+        self._seam = weakref.ref(seam)
+        self.before = before  # another extension's wrapper
+
+    @property
+    def seam(self) -> ForgeSeam | None:
+        """Who is behind it, until the pass is over."""
+        seam = self._seam()
+        return None if seam is None or seam.current.is_over else seam
+
+    def __call__(self, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+        seam = self.seam
+        return self._inner(apply, arguments) if seam is None else seam.run(self._inner, apply, arguments)
+
+    def _inner(self, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+        if self.before is not None:
+            out: Tensor = self.before(apply, arguments)
+            return out
+        return apply(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    def after(self, arguments: dict[str, Any]) -> Tensor:
+        """What Forge calls after its guidance."""
+        seam = self.seam
+        denoised: Tensor = arguments["denoised"]
+        return denoised if seam is None else seam.guided(arguments)
 
 
 class ForgeSampling(NoEditing, A1111Sampling):
@@ -77,45 +107,47 @@ class ForgeSampling(NoEditing, A1111Sampling):
         return self.p.sd_model.forge_objects.unet.model.diffusion_model
 
     @property
-    def _wrapper(self) -> _Wrapper | None:
-        """The wrapper of this pass, if one is installed."""
-        found = self.p.sd_model.forge_objects.unet.model_options.get(_WRAPPER)
-        ours = isinstance(found, _Wrapper) and found.p is self.p and found.is_hires == self.is_hires
-        return found if ours else None
+    def _seam(self) -> Any:
+        if self._pass.seam is None:
+            self._pass.seam = ForgeSeam(self._pass, self.p.sampler.model_wrap_cfg)
+        return self._pass.seam
 
     def add_hook(self, hook: Hook) -> None:
-        """Forge calls `process_before_every_sampling` twice for Hires.fix: the last hook of a class counts."""
-        self._own_wrapper().hooks[type(hook)] = hook
+        self._open_door()
+        self._pass.register(self._pass.hooks, hook)
 
     def add_guide(self, guide: Guide) -> None:
-        wrapper = self._own_wrapper()
-        wrapper.guides[type(guide)] = guide
+        door = self._open_door()
+        self._pass.register(self._pass.guides, guide)
         options = self.p.sd_model.forge_objects.unet.model_options
-        others = [f for f in options.get(_AFTER, []) if not isinstance(getattr(f, "__self__", None), _Wrapper)]
-        options[_AFTER] = [*others, wrapper.after]  # a new list: the clone's options share the old one
+        others = [f for f in options.get(_AFTER, []) if not isinstance(getattr(f, "__self__", None), _Door)]
+        options[_AFTER] = [*others, door.after]  # a new list: the clone's options share the old one
 
     def add_planner(self, planner: RowPlanner) -> None:
         raise Unsupported(
             "Forge's denoiser does not let a method choose its rows. Use AUTOMATIC1111's WebUI, or python run.py."
         )
 
-    def _own_wrapper(self) -> _Wrapper:
-        wrapper = self._wrapper
-        if wrapper is None:
-            patched = self.p.sd_model.forge_objects.unet.clone()
-            before = patched.model_options.get(_WRAPPER)
-            while isinstance(before, _Wrapper):  # the first pass's; the host keeps the patched UNet for the second
-                before = before.before
-            wrapper = _Wrapper(self.p, self.is_hires, before)
-            patched.set_model_unet_function_wrapper(wrapper)
-            self.p.sd_model.forge_objects.unet = patched
-        return wrapper
+    def _open_door(self) -> _Door:
+        """This pass's door, on a clone of the UNet. Forge announces the second pass of Hires.fix twice, with a fresh
+        UNet the second time."""
+        before = self.p.sd_model.forge_objects.unet.model_options.get(_WRAPPER)
+        if isinstance(before, _Door) and before.seam is self._seam:
+            return before
+        patched = self.p.sd_model.forge_objects.unet.clone()
+        before = patched.model_options.get(_WRAPPER)
+        while isinstance(before, _Door):  # the first pass's; the host keeps the patched UNet for the second
+            before = before.before
+        door = _Door(self._seam, before)
+        patched.set_model_unet_function_wrapper(door)
+        self.p.sd_model.forge_objects.unet = patched
+        return door
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return latents + noise * level.to(latents)
 
     def run_unet(self, noisy: Tensor, level: Tensor) -> None:
-        apply = self._wrapper.apply if self._wrapper else None
+        apply = self._seam.apply
         if apply is None:
             raise RuntimeError("the UNet can be run within a denoiser call only")
         count, empty = len(noisy), self._empty_conditioning()

@@ -21,8 +21,8 @@ NEEDS_PICTURE_MODEL = (
 )
 
 
-def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> None:
-    """Let the picture and both scales guide a sampling.
+def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> ImageCfg:
+    """Let the picture and both scales guide a sampling; returns its part.
 
     Encodes the picture here, before the sampler starts, so that hosts which keep only one model on the device do not
     have to swap in every step. `load_image` maps a picture's hash to the picture and raises a sentence for the user if
@@ -41,21 +41,28 @@ def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Ca
         )
     scaled = sampling.wants_scaled_picture if settings.latents == "auto" else settings.latents == "scaled"
     picture = picture * sampling.picture_scale if scaled else picture
-    sampling.add_planner(ImageCfg(sampling, settings, picture, _white(sampling, settings, load_image)))
+    planner = ImageCfg(sampling, settings, picture, _white(sampling, settings, load_image))
+    sampling.add_planner(planner)
+    return planner
 
 
 class ImageCfg:
     """Image conditioning's part in one sampling. Implements `lib_methods.denoiser.RowPlanner`."""
 
+    missed = ""
+    idle = "The model was never shown the image."
+
     def __init__(
         self, sampling: PictureSampling, settings: ImageCfgSettings, picture: Tensor, white: Tensor | float = 0.0
     ) -> None:
         self.sampling, self.settings, self._picture, self._white = sampling, settings, picture, white
+        self.acted = False
 
     def picture(self) -> Tensor:
         return self._picture
 
     def plan(self, call: DenoiserCall, text_scale: float, needs: Needs) -> Plan:
+        self.acted = self.acted or self.sampling.takes_picture  # not while a refiner without these channels runs
         if isinstance(self._white, Tensor):
             self._white = self._white.to(call.level.device)
         steps = self.sampling.steps

@@ -22,9 +22,11 @@ class Shift:
     directions: for each image what is added to its prompt's context, (tokens, dim). vectors: the same for SDXL's pooled
     text and sizes, (width,) or None; none for other models.
 
-    Counts for the batch and the UNet that it was made for: a host may keep it for the next batch of a job, and a
-    refiner has another text encoder.
+    Counts for the UNet that it was made for: a refiner has another text encoder.
     """
+
+    missed = ""
+    idle = "The edit never reached the model."
 
     def __init__(
         self,
@@ -34,15 +36,16 @@ class Shift:
         strength: float = 1,
     ) -> None:
         self.sampling = sampling
-        self._unet, self._batch = sampling.unet, sampling.batch
+        self._unet = sampling.unet
+        self.acted = False
         self.shifts = [_scaled(direction, strength) for direction in directions]
         self.vectors = [_scaled(vector, strength) for vector in vectors] or [None] * len(directions)
         self._tokens = 0  # of the prompt that is in the UNet
 
     @property
     def is_current(self) -> bool:
-        """Whether the sampling still draws the batch, with the UNet, that this was made for."""
-        return self.sampling.unet is self._unet and self.sampling.batch == self._batch
+        """Whether the sampling still runs the UNet that this was made for."""
+        return self.sampling.unet is self._unet
 
     @contextmanager
     def around(self, call: DenoiserCall) -> Iterator[None]:
@@ -52,6 +55,7 @@ class Shift:
 
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
             rows = call.current_rows
+            self.acted = self.acted or bool(rows)
             self._tokens = _tokens(args, kwargs)
             changed = _with_vectors(kwargs, [self._of(row, self.vectors) for row in rows])
             return None if changed is None else (args, changed)

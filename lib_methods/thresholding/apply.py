@@ -9,23 +9,33 @@ from lib_methods.thresholding.formulas import mimic_threshold, rescale_guidance
 from lib_methods.thresholding.settings import NO_GUIDANCE, RESCALE, ThresholdSettings
 
 
-def attach(sampling: Sampling, settings: ThresholdSettings) -> bool:
-    """Let dynamic thresholding correct a sampling; returns whether it can do anything."""
-    if settings.active:
-        sampling.add_guide(ThresholdGuide(sampling, settings))
-    return settings.active
+def attach(sampling: Sampling, settings: ThresholdSettings) -> ThresholdGuide | None:
+    """Let dynamic thresholding correct a sampling; returns its part, None where the settings change nothing."""
+    if not settings.active:
+        return None
+    guide = ThresholdGuide(sampling, settings)
+    sampling.add_guide(guide)
+    return guide
 
 
 class ThresholdGuide:
-    """Dynamic thresholding's part in one sampling. Keeps nothing from call to call."""
+    """Dynamic thresholding's part in one sampling."""
 
     order = 50  # before methods that correct what comes out of all others
+    missed = ""
+    idle = "No step was guided at a CFG scale at which these settings change anything."
 
     def __init__(self, sampling: Sampling, settings: ThresholdSettings) -> None:
         self.sampling, self.settings = sampling, settings
+        self.acted = False
 
     def guide(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
         """The corrected prediction. Steps without guidance (CFG scale 1, skipped uncond) are left alone."""
+        corrected = self._corrected(call, guidance)
+        self.acted = self.acted or corrected is not guidance.guided
+        return corrected
+
+    def _corrected(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
         settings, guided = self.settings, guidance.guided
         if guidance.scale <= NO_GUIDANCE:
             return guided

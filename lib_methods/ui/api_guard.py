@@ -1,24 +1,60 @@
-"""Refuse bad REST requests before their job starts.
+"""Refuse bad REST requests before their job starts, and know which of them are ours.
 
 WebUIs swallow what a script raises and go on without it. So a request is checked in front of the route, where it can
-still be answered with "422" and a sentence.
+still be answered with "422" and a sentence. And they find a script by its title, the first one with that title: so ours
+have titles that no other extension has, and the short name of a method is translated where it is nobody else's.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 ROUTES = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img")
 
 
-def guard_script(app: Any, script_title: str, check: Callable[[Any], object]) -> int:
+def own_title(method: str) -> str:
+    """The title of a method's script, and so its name in "alwayson_scripts"."""
+    return f"Steer {method}"
+
+
+def namesake(scripts: Iterable[Any], method: str) -> Any | None:
+    """The script of another extension whose title is a method's short name; None where there is none."""
+    return next((script for script in scripts if str(script.title()).lower() == method.lower()), None)
+
+
+def guard_method(app: Any, scripts: Any, method: str, check: Callable[[Any], object]) -> int:
+    """As `guard_script`, for a method's script among the host's `scripts` (`scripts_txt2img`), under its own title, and
+    under the method's short name as long as that is no other extension's. Says in the log where it is."""
+    other = namesake(scripts.scripts, method)
+    if other is not None:
+        logging.getLogger(__name__).warning(
+            "%s: another extension has a script with this name, too (%s). Turn on only one of them for an image. "
+            'In API requests "%s" is theirs and "%s" is ours.',
+            method,
+            getattr(other, "filename", "unknown file"),
+            method,
+            own_title(method),
+        )
+    return guard_script(app, own_title(method), check, method, lambda: namesake(scripts.scripts, method) is not None)
+
+
+def guard_script(
+    app: Any,
+    script_title: str,
+    check: Callable[[Any], object],
+    short_name: str = "",
+    is_taken: Callable[[], bool] = lambda: False,
+) -> int:
     """Check a script's arguments in every generation request; returns how many routes are guarded.
 
     Args:
         app: the host's FastAPI application, its routes already added.
         script_title: the script's key in "alwayson_scripts"; upper and lower case are the same.
         check: called with the value of "args" in a worker thread; raises `ValueError` with a sentence for the caller.
+        short_name: another key that is accepted, and replaced by the title in the request.
+        is_taken: asked for every request whether the short name belongs to another extension; then it is left alone.
     """
     from fastapi import Depends, HTTPException, Request
     from fastapi.dependencies.utils import get_parameterless_sub_dependant
@@ -30,11 +66,11 @@ def guard_script(app: Any, script_title: str, check: Callable[[Any], object]) ->
             body = await request.json()
         except ValueError:  # not JSON: the route itself says so
             return
-        for arguments in _arguments(body, script_title):
-            try:
+        try:
+            for arguments in _arguments(body, script_title, "" if is_taken() else short_name):
                 await run_in_threadpool(check, arguments)
-            except ValueError as error:
-                raise HTTPException(status_code=422, detail=f"{script_title}: {error}") from None
+        except ValueError as error:
+            raise HTTPException(status_code=422, detail=f"{short_name or script_title}: {error}") from None
 
     # The module has postponed annotations, and `Request` is local to this function: give FastAPI the class itself.
     refuse_bad_arguments.__annotations__["request"] = Request
@@ -62,10 +98,18 @@ def _all_routes(routes: Iterable[Any]) -> Iterator[Any]:
             yield from _all_routes(router.routes)
 
 
-def _arguments(body: Any, script_title: str) -> Iterator[Any]:
+def _arguments(body: Any, title: str, short_name: str) -> Iterator[Any]:
+    """The arguments that a request has for a script. A short name is replaced in the request itself, which the route
+    has not read yet."""
     scripts = body.get("alwayson_scripts") if isinstance(body, Mapping) else None
-    if not isinstance(scripts, Mapping):
+    if not isinstance(scripts, dict):
         return
-    for name, request in scripts.items():
-        if name.lower() == script_title.lower() and isinstance(request, Mapping) and "args" in request:
+    names = [name for name in scripts if name and name.lower() in {title.lower(), short_name.lower()}]
+    if len(names) > 1:
+        raise ValueError(f'"{names[0]}" and "{names[1]}" are names of the same script. Send only one of them.')
+    for name in names:
+        request = scripts[name]
+        if name.lower() != title.lower():
+            scripts[title] = scripts.pop(name)
+        if isinstance(request, Mapping) and "args" in request:
             yield request["args"]

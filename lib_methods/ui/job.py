@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_methods.checks import SettingsError
 from lib_methods.ui.axes import NumberAxis
 from lib_methods.ui.gradio_compat import warn
+
+if TYPE_CHECKING:
+    from lib_methods.denoiser import Part
+
+
+NO_PART = "It had no part in this generation: another script or extension samples in its own way."
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class MethodJobs:
     def use(self, p: Any, settings: Any, infotext: Mapping[str, str]) -> None:
         """Let these settings guide the job, and its infotext name them."""
         setattr(p, f"{self.name}_settings", settings)
+        setattr(p, f"{self.name}_infotext", dict(infotext))
         p.extra_generation_params.update(infotext)
 
     def forget(self, p: Any) -> None:
@@ -46,7 +53,11 @@ class MethodJobs:
         if self.undo is not None and self.settings_of(p) is not None:
             self.undo(p)
         setattr(p, f"{self.name}_settings", None)
-        for key in (*self.keys, self.error_key):
+        setattr(p, f"{self.name}_parts", [])
+        self._unlist(p)
+
+    def _unlist(self, p: Any) -> None:
+        for key in (*self.keys, self.error_key, *getattr(p, f"{self.name}_infotext", ())):
             p.extra_generation_params.pop(key, None)
 
     def remark(self, p: Any, sentence: str) -> None:
@@ -74,10 +85,10 @@ class MethodJobs:
         except SettingsError as error:
             self.give_up(p, str(error))
 
-    def guide(self, p: Any, latent: Any, attach: Callable[[Any, Any], None], noise: Any = None) -> None:
+    def guide(self, p: Any, latent: Any, attach: Callable[[Any, Any], Part | None], noise: Any = None) -> None:
         """Before a sampling: `attach(sampling, settings)` if there are settings, where `sampling` is the seam of
-        `lib_methods.denoiser`. What goes wrong ends the method and not the job; a sentence for the user is told as it
-        is, anything else is raised again for the host's console.
+        `lib_methods.denoiser`. It returns what `settle` asks afterwards. What goes wrong ends the method and not the
+        job; a sentence for the user is told as it is, anything else is raised again for the host's console.
 
         latent, noise: the `x` and the `noise` that the host hands over, shape (batch, channels, h, w), or None. Only
         methods that change what the sampler starts from need the noise.
@@ -89,16 +100,57 @@ class MethodJobs:
         from lib_methods.denoiser import Unsupported
 
         try:
-            attach(hosts.sampling_of(p, latent, noise), settings)
+            sampling = hosts.sampling_of(p, latent, noise)
+            with sampling.registering():
+                part = attach(sampling, settings)
         except (SettingsError, Unsupported) as error:
-            self.give_up(p, str(error))
+            self._leave_out(p, str(error))
         except Exception:
-            self.give_up(
+            self._leave_out(
                 p,
                 f"{self.subject or self.title} stopped at an internal error, and the picture was made without it. "
                 "The console has the details.",
             )
             raise
+        else:
+            if part is not None:
+                self._parts(p).append(part)
+            if not _is_second_pass(p):  # a batch before this one may have gone without
+                p.extra_generation_params.pop(self.error_key, None)
+                p.extra_generation_params.update(getattr(p, f"{self.name}_infotext", {}))
+
+    def _leave_out(self, p: Any, sentence: str) -> None:
+        """This pass goes without the method. If the first pass of Hires.fix had it, the image still names it."""
+        if not (_is_second_pass(p) and any(part.acted for part in self._parts(p))):
+            self.give_up(p, sentence)
+            return
+        sentence = f"Left out of the second pass of Hires.fix. {sentence}"
+        p.extra_generation_params[self.error_key] = sentence
+        self.tell(p, sentence)
+
+    def _parts(self, p: Any) -> list[Part]:
+        parts: list[Part] = getattr(p, f"{self.name}_parts", [])
+        setattr(p, f"{self.name}_parts", parts)
+        return parts
+
+    def settle(self, p: Any) -> None:
+        """After a batch, before its infotext is written: a method that had no part in it is not named there, and says
+        why. The next batch tries again."""
+        parts = self._parts(p)
+        setattr(p, f"{self.name}_parts", [])
+        if self.settings_of(p) is None:
+            return
+        from lib_methods import hosts
+
+        notes = dict.fromkeys(part.missed for part in parts if part.acted and part.missed)
+        if not any(part.acted for part in parts):
+            self._unlist(p)
+            if hosts.is_stopped():
+                return
+            notes = dict.fromkeys([parts[0].idle if parts else NO_PART])
+        if notes:
+            p.extra_generation_params[self.error_key] = " ".join(notes)
+            self.tell(p, " ".join(notes))
 
     def axes(self, p: Any) -> dict[str, Any]:
         """The fields that the X/Y/Z plot has set for this job."""
@@ -111,3 +163,7 @@ class MethodJobs:
     def axis(self, label: str, low: float, high: float, field: str) -> NumberAxis:
         """An axis that sets one field."""
         return NumberAxis(label, low, high, lambda p, value: self.set_axes(p, **{field: value}))
+
+
+def _is_second_pass(p: Any) -> bool:
+    return bool(getattr(p, "is_hr_pass", False))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_methods.errors import reason
+from lib_methods.ui.api_guard import own_title
 from standalone.engine.errors import UserError
 from standalone.setup.quiet import stay_local
 
@@ -67,7 +68,7 @@ def fabric_args(options: argparse.Namespace) -> dict[str, Any]:
     for option, field in FABRIC_FIELDS.items():
         if getattr(options, option) is not None:
             named[field] = getattr(options, option)
-    return {"FABRIC": {"args": [named]}}
+    return {own_title("FABRIC"): {"args": [named]}}
 
 
 def request_fields(options: argparse.Namespace, defaults: Any) -> dict[str, Any]:

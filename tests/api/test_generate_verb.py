@@ -103,7 +103,7 @@ def test_fabrics_options_become_named_fields(tmp_path: Path):
     given = parsed(
         tmp_path, "--like", str(tmp_path / "a.png"), "--dislike", str(tmp_path / "b.png"), "--fabric-strength", "0.6"
     )
-    named = fabric_args(given)["FABRIC"]["args"][0]
+    named = fabric_args(given)["Steer FABRIC"]["args"][0]
     assert (len(named["likes"]), len(named["dislikes"]), named["strength"]) == (1, 1, 0.6)
     assert "start" not in named
     assert fabric_args(parsed(tmp_path)) == {}

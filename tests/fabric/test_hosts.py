@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods import hosts
+from lib_methods.attention import self_attentions
 from lib_methods.denoiser import Role, Row, Unsupported
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from lib_methods.hosts.a1111_rows import input_channels
+from lib_methods.thresholding import apply as thresholding
+from lib_methods.thresholding.settings import ThresholdSettings
+from lib_methods.ui.job import MethodJobs
 from tests.fabric.small_model import Album, picture, small_unet
 
 EMPTY = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(3))
@@ -186,54 +196,238 @@ def test_a_host_without_a_denoiser_is_named_in_a_sentence(unet) -> None:
         hosts.sampling_of(p, None)
 
 
+class Launched:
+    """A host's sampler, which it may use for several batches."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.model_wrap_cfg = denoiser
+
+    def launch_sampling(self, steps: int, run: Callable[[], Any]) -> Any:
+        return run()
+
+
+class Interrupted(BaseException):
+    """How hosts leave a sampler in the middle of it."""
+
+
+def call(denoiser: Any) -> Tensor:
+    x = torch.ones(1, 4, 8, 8)
+    return denoiser(x, torch.tensor([1.5]), None, SimpleNamespace(batch=[["a"]]), 5.0, 0.0, None)
+
+
+@pytest.mark.parametrize("how", ["returns", "raises", "is interrupted"])
+@torch.no_grad()
+def test_what_one_pass_registered_is_gone_after_it(unet, how) -> None:
+    p = job(unet)
+    denoiser = p.sampler.model_wrap_cfg
+    p.sampler = Launched(denoiser)
+    before, attributes = dict(vars(denoiser)), dict(vars(p.sampler))
+    recorder = Recorder()
+    hosts.sampling_of(p, torch.zeros(1, 4, 8, 8)).add_hook(recorder)
+    kept = denoiser.forward  # somebody may still call what stood there
+
+    def run() -> None:
+        call(denoiser)
+        if how != "returns":
+            raise RuntimeError if how == "raises" else Interrupted
+
+    try:
+        p.sampler.launch_sampling(10, run)
+    except (RuntimeError, Interrupted):
+        assert how != "returns"
+    assert len(recorder.all) == 1
+    denoiser.step = 0
+    assert vars(denoiser) == before and vars(p.sampler) == attributes
+    call(denoiser)
+    call(kept)
+    assert len(recorder.all) == 1
+
+
+@torch.no_grad()
+def test_another_extension_that_wrapped_us_keeps_its_wrapper_and_loses_ours(unet) -> None:
+    p = job(unet)
+    denoiser = p.sampler.model_wrap_cfg
+    p.sampler = Launched(denoiser)
+    recorder, theirs = Recorder(), []
+    hosts.sampling_of(p, torch.zeros(1, 4, 8, 8)).add_hook(recorder)
+    ours = denoiser.forward
+
+    def wrapped(*args: Any) -> Any:
+        theirs.append(1)
+        return ours(*args)
+
+    denoiser.forward = wrapped
+    p.sampler.launch_sampling(10, lambda: call(denoiser))
+    call(denoiser)
+    assert (len(recorder.all), len(theirs)) == (1, 2)
+
+
+@pytest.mark.parametrize("launched", [True, False])
+@torch.no_grad()
+def test_a_batch_whose_method_fails_has_nothing_of_the_batch_before(unet, launched) -> None:
+    """Also where the host's sampler does not show the end of a pass."""
+    p = job(unet, extra_generation_params={}, comment=lambda _: None, is_api=True)
+    denoiser = p.sampler.model_wrap_cfg
+    p.sampler = Launched(denoiser) if launched else p.sampler
+    method, recorder = MethodJobs("M", "m", (), "M error"), Recorder()
+
+    def attach(sampling: Any, fails: bool) -> None:
+        sampling.add_hook(recorder)
+        if fails:
+            raise Unsupported("Half-way.")
+
+    for p.iteration, fails in enumerate([False, True]):
+        method.use(p, fails, {})
+        method.guide(p, torch.zeros(1, 4, 8, 8), attach)
+        if launched:
+            p.sampler.launch_sampling(10, lambda: call(denoiser))
+        else:
+            call(denoiser)
+    assert len(recorder.all) == 1
+
+
+@torch.no_grad()
+def test_a_method_that_fails_half_way_leaves_what_others_registered(unet) -> None:
+    p = job(unet)
+    recorder = Recorder()
+    first, second = (hosts.sampling_of(p, torch.zeros(1, 4, 8, 8)) for _ in range(2))
+    with first.registering():
+        first.add_hook(recorder)
+    with suppress(KeyError), second.registering():
+        second.add_hook(Recorder())
+        raise KeyError
+    call(p.sampler.model_wrap_cfg)
+    assert len(recorder.all) == 1
+
+
 class Patcher:
-    """Forge's `UnetPatcher` as far as the adapter uses it."""
+    """Forge's `UnetPatcher` as far as the adapter uses it. Forge main copies its options deeply."""
 
     def __init__(self, unet: nn.Module, options: dict[str, Any] | None = None) -> None:
         self.model = SimpleNamespace(diffusion_model=unet)
         self.model_options = options or {}
 
     def clone(self) -> Patcher:
-        return Patcher(self.model.diffusion_model, dict(self.model_options))
+        return Patcher(self.model.diffusion_model, copy.deepcopy(self.model_options))
 
     def set_model_unet_function_wrapper(self, wrapper: Any) -> None:
         self.model_options["model_function_wrapper"] = wrapper
 
 
+# what Forge's blocks tell a self-attention layer besides its hidden states
+BLOCK = {"context": None, "value": None, "transformer_options": {"block": ("input", 1), "block_index": 0, "n_heads": 4}}
+MERGED = {**BLOCK, "value": torch.zeros(1)}  # with token merging
+
+
+class ForgeRun:
+    """A job whose UNet is run as Forge runs it, through `model_options`."""
+
+    def __init__(self, unet: nn.Module, told: dict[str, Any] = BLOCK) -> None:
+        self.unet, self.told = unet, told
+        self.p = job(unet)
+        self.p.sampler = Launched(self.p.sampler.model_wrap_cfg)
+        self.p.sd_model.forge_objects = SimpleNamespace(unet=Patcher(unet))
+        generator = torch.Generator().manual_seed(7)
+        self.x, self.context = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 7, 16, generator=generator)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.p.sd_model.forge_objects.unet.model_options
+
+    def attach(self, **changed: Any) -> Any:
+        album = Album()
+        likes = (FeedbackImage(album.add(picture(1))),)
+        sampling = hosts.sampling_of(self.p, torch.zeros(1, 4, 8, 8))
+        return attach(sampling, FabricSettings(likes=likes, **changed), album.load, FeatureCache())
+
+    def apply(self, inputs: Tensor, timestep: Tensor, **c: Any) -> Tensor:
+        return self.unet(inputs, timestep, c["c_crossattn"], cross_attention_kwargs=self.told).sample
+
+    def run(self, order: tuple[int, ...] = (0, 1), options: dict[str, Any] | None = None) -> Tensor:
+        """A run of the UNet with cond (0) and uncond (1) blocks in this order; the result in the order cond, uncond."""
+        wrapper = (self.options if options is None else options).get("model_function_wrapper")
+        chosen = list(order)
+        inputs: dict[str, Any] = {
+            "input": self.x[chosen],
+            "timestep": torch.full((2,), 1.5),
+            "c": {"c_crossattn": self.context[chosen], "transformer_options": {}},
+            "cond_or_uncond": chosen,
+        }
+        if wrapper is None:
+            out = self.apply(inputs["input"], inputs["timestep"], **inputs["c"])
+        else:
+            out = wrapper(self.apply, inputs)
+        return out[[chosen.index(0), chosen.index(1)]]
+
+
 @torch.no_grad()
 def test_forge_rows_come_with_their_labels(unet) -> None:
     """Guided by the same feedback, Forge's path gives what A1111's gives, also with uncond first."""
-    album = Album()
-    like = album.add(picture(1))
-    asked = FabricSettings(likes=(FeedbackImage(like),))
-    x = torch.randn(2, 4, 8, 8)
-    context = torch.randn(2, 7, 16)
-
-    def apply(inputs: Tensor, timestep: Tensor, **c: Any) -> Tensor:
-        return unet(inputs, timestep, c["c_crossattn"]).sample
-
-    def run(order: list[int], patcher: Patcher) -> Tensor:
-        """A run of the UNet with cond (0) and uncond (1) blocks in this order; the result in the order cond, uncond."""
-        wrapper = patcher.model_options.get("model_function_wrapper")
-        inputs: dict[str, Any] = {
-            "input": x[order],
-            "timestep": torch.full((2,), 1.5),
-            "c": {"c_crossattn": context[order], "transformer_options": {}},
-            "cond_or_uncond": order,
-        }
-        out = wrapper(apply, inputs) if wrapper else apply(inputs["input"], inputs["timestep"], **inputs["c"])
-        return out[[order.index(0), order.index(1)]]
-
-    p = job(unet)
-    p.sd_model.forge_objects = SimpleNamespace(unet=Patcher(unet))
-    original = p.sd_model.forge_objects.unet
-    plain = run([0, 1], original)
+    forge = ForgeRun(unet)
+    original = forge.options
+    plain = forge.run()
     for _ in range(2):  # Forge calls the script twice for Hires.fix
-        attach(hosts.sampling_of(p, torch.zeros(1, 4, 8, 8)), asked, album.load, FeatureCache())
-    patched = p.sd_model.forge_objects.unet
-    assert original.model_options == {}  # only the clone carries the wrapper
-    first, second = run([0, 1], patched), run([1, 0], patched)
+        part = forge.attach()
+    assert original == {}  # only the clone carries the wrapper
+    first, second = forge.run(), forge.run((1, 0))
     assert torch.allclose(first, second, atol=1e-6)
     assert (first[0] - plain[0]).abs().max() > 1e-3
     assert torch.allclose(first[1], plain[1], atol=1e-6)
     assert "forward" not in unet.__dict__
+    assert part.acted and part.missed == ""
+
+
+@torch.no_grad()
+def test_feedback_that_no_layer_reads_is_told_and_changes_no_colour(unet) -> None:
+    forge = ForgeRun(unet, MERGED)
+    plain = forge.run()
+    part = forge.attach()
+    assert torch.equal(forge.run(), plain)
+    assert not part.acted
+    assert part.idle.startswith(f"None of the {len(self_attentions(unet))} self-attention layers read the feedback.")
+    cond, base = torch.randn(2, 1, 4, 8, 8)
+    denoised = base + 7 * (cond - base)
+    given = {"denoised": denoised, "cond_denoised": cond, "uncond_denoised": base, "sigma": torch.ones(1)}
+    for after in forge.options["sampler_post_cfg_function"]:
+        assert torch.equal(after(given), denoised)
+
+
+@torch.no_grad()
+def test_options_that_forge_copied_and_kept_hold_no_job_and_do_nothing_after_the_pass(unet) -> None:
+    forge = ForgeRun(unet)
+    plain = forge.run()
+    forge.attach()
+    thresholding.attach(hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8)), ThresholdSettings())
+    kept = copy.deepcopy(forge.options)
+    guided = forge.run(options=kept)
+    assert not torch.equal(guided, plain)  # the copy serves the same pass
+    forge.p.sampler.launch_sampling(10, lambda: None)
+    assert torch.equal(forge.run(options=kept), plain)
+    (after,) = kept["sampler_post_cfg_function"]
+    assert after({"denoised": plain}) is plain
+    job_of = weakref.ref(forge.p.sampler)
+    del forge
+    gc.collect()
+    assert job_of() is None and kept
+
+
+@torch.no_grad()
+def test_a_second_pass_that_fails_in_forge_has_nothing_of_the_first(unet) -> None:
+    """Forge keeps the patched UNet of the first pass for the second."""
+    forge = ForgeRun(unet)
+    plain = forge.run()
+    forge.attach()
+    forge.p.sampler.launch_sampling(10, forge.run)
+    forge.p.is_hr_pass = True
+    assert torch.equal(forge.run(), plain)
+
+
+@pytest.mark.parametrize("config", [{"in_channels": 9}, SimpleNamespace(in_channels=9)])
+def test_a_config_may_be_a_dict(config: Any) -> None:
+    unet = nn.Module()
+    unet.config = config  # type: ignore[assignment]
+    assert input_channels(unet) == 9
+    unet.config = {}  # type: ignore[assignment]
+    assert input_channels(unet) is None
+    unet.in_channels = 8  # type: ignore[assignment]
+    assert input_channels(unet) == 8

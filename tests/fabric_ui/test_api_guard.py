@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 
 from lib_methods.fabric.request import parse_request
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui.api_guard import guard_script
+from lib_methods.ui.api_guard import guard_method, guard_script
 from tests.shared.pictures import data_url, noisy
 
 
@@ -80,3 +81,57 @@ def test_other_scripts_and_other_routes_are_left_alone(client: TestClient, jobs:
 def test_bodies_that_are_no_request_are_left_to_the_route(client: TestClient, body: bytes) -> None:
     answer = client.post("/sdapi/v1/txt2img", content=body, headers={"content-type": "application/json"})
     assert answer.status_code < 500
+
+
+class Scripts:
+    """The host's scripts, by title."""
+
+    def __init__(self, *titles: str) -> None:
+        self.scripts = [SimpleNamespace(title=lambda title=title: title, filename=f"{title}.py") for title in titles]
+
+
+def method_client(tmp_path: Path, jobs: list[Payload], scripts: Scripts) -> TestClient:
+    app = FastAPI()
+
+    @app.post("/sdapi/v1/txt2img")
+    def generate(payload: Payload) -> int:
+        jobs.append(payload)
+        return len(jobs)
+
+    guard_method(app, scripts, "FABRIC", lambda arguments: parse_request(arguments, ImageStore(tmp_path)))
+    return TestClient(app)
+
+
+@pytest.mark.parametrize("name", ["Steer FABRIC", "steer fabric", "FABRIC", "fabric"])
+def test_alone_both_names_reach_our_script(tmp_path: Path, jobs: list[Payload], name: str) -> None:
+    client = method_client(tmp_path, jobs, Scripts("Other", "Steer FABRIC"))
+    assert ask(client, [{"strength": 1}], name).status_code == 200
+    ((found, request),) = jobs[0].alwayson_scripts.items()
+    assert found.lower() == "steer fabric"
+    assert request == {"args": [{"strength": 1}]}
+    refused = ask(client, [{"x": 1}], name)
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith("FABRIC: ")
+
+
+def test_beside_the_original_extension_each_gets_its_own_requests(
+    tmp_path: Path, jobs: list[Payload], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = method_client(tmp_path, jobs, Scripts("FABRIC", "Steer FABRIC"))
+    assert "FABRIC.py" in caplog.text and '"Steer FABRIC" is ours' in caplog.text
+    theirs, ours = [["a.png"], [], True, 0.0], [{"strength": 1}]
+    both: Any = {"FABRIC": {"args": theirs}, "Steer FABRIC": {"args": ours}}
+    assert client.post("/sdapi/v1/txt2img", json={"alwayson_scripts": both}).status_code == 200
+    assert jobs[0].alwayson_scripts == both
+    assert ask(client, [{"x": 1}], "Steer FABRIC").status_code == 422
+
+
+def test_alone_nothing_is_said_and_two_names_at_once_are_refused(
+    tmp_path: Path, jobs: list[Payload], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = method_client(tmp_path, jobs, Scripts("Steer FABRIC"))
+    assert not caplog.records
+    both: Any = {"FABRIC": {"args": []}, "Steer FABRIC": {"args": []}, "": {"args": []}}
+    answer = client.post("/sdapi/v1/txt2img", json={"alwayson_scripts": both})
+    assert answer.status_code == 422
+    assert "names of the same script" in answer.json()["detail"]

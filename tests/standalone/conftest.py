@@ -66,7 +66,7 @@ class Running:
         runner = scripts.runner_of(kind == "img2img")
         args = runner.default_args()
         for name, values in (script_args or {}).items():
-            script = next(script for script in runner.scripts if script.name == name)
+            script = next(script for script in runner.scripts if script.name in (name, f"steer {name}"))
             args[script.args_from : script.args_from + len(values)] = values
         p.scripts = runner
         p.script_args = tuple(args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,11 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Instead of a seam, every job gets what a seam is made of."""
-    monkeypatch.setattr(hosts, "sampling_of", lambda *given: given)
+
+    def made(*given: Any) -> SimpleNamespace:
+        return SimpleNamespace(given=given, registering=nullcontext)
+
+    monkeypatch.setattr(hosts, "sampling_of", made)
 
 
 def test_settings_stay_until_they_are_forgotten() -> None:
@@ -93,7 +98,7 @@ def test_a_sampling_is_guided_only_where_there_are_settings(sampling: None) -> N
     METHOD.guide(p, "x", lambda *given: seen.append(given))
     assert seen == []
     METHOD.use(p, "settings", {})
-    METHOD.guide(p, "x", lambda *given: seen.append(given), "noise")
+    METHOD.guide(p, "x", lambda sampling, settings: seen.append((sampling.given, settings)), "noise")
     assert seen == [((p, "x", "noise"), "settings")]
 
 
@@ -125,6 +130,78 @@ def test_other_errors_are_told_without_detail_and_raised_again(sampling: None, s
     )
     assert p.extra_generation_params["The method error"] == sentence
     assert p.said == [f"The method: {sentence}"]
+
+
+class Part(SimpleNamespace):
+    """What a method has attached to a pass."""
+
+    def __init__(self, acted: bool = False, idle: str = "Nothing asked for it.", missed: str = "") -> None:
+        super().__init__(acted=acted, idle=idle, missed=missed)
+
+
+LISTED = {"Other": "1", "The method strength": "2"}
+
+
+def drawn(p: Job, *passes: Any) -> dict[str, str]:
+    """One batch: what is attached in each pass, an exception for one that fails. Returns the infotext's parameters."""
+    for number, part in enumerate(passes):
+        p.is_hr_pass = number > 0
+
+        def attach(*_: Any, part: Any = part) -> Any:
+            if isinstance(part, Exception):
+                raise part
+            return part
+
+        METHOD.guide(p, "x", attach)
+    METHOD.settle(p)
+    return dict(p.extra_generation_params)
+
+
+@pytest.mark.parametrize(
+    ("passes", "why"),
+    [
+        ([Part()], "Nothing asked for it."),
+        ([Part(), Part(idle="Nor here.")], "Nothing asked for it."),
+        ([None], job.NO_PART),
+        ([], job.NO_PART),  # a script that samples in its own way
+    ],
+)
+def test_a_method_that_did_nothing_is_not_named_as_used(sampling: None, passes: list[Any], why: str) -> None:
+    p = Job()
+    METHOD.use(p, "settings", {"The method strength": "2"})
+    assert drawn(p, *passes) == {"Other": "1", "The method error": why}
+    assert p.said == [f"The method: {why}"]
+    assert drawn(p, Part(acted=True)) == LISTED  # the next batch stands for itself
+
+
+@pytest.mark.parametrize("passes", [[Part(acted=True)], [Part(acted=True), Part()], [Part(), Part(acted=True)]])
+def test_a_method_that_had_a_part_in_one_pass_is_named(sampling: None, passes: list[Any]) -> None:
+    p = Job()
+    METHOD.use(p, "settings", {"The method strength": "2"})
+    assert drawn(p, *passes) == LISTED
+    assert p.said == []
+
+
+def test_what_a_method_could_not_reach_is_said_beside_its_settings(sampling: None) -> None:
+    p = Job()
+    METHOD.use(p, "settings", {"The method strength": "2"})
+    assert drawn(p, Part(acted=True, missed="Half of it.")) == {**LISTED, "The method error": "Half of it."}
+
+
+def test_a_second_pass_that_fails_does_not_deny_the_first(sampling: None) -> None:
+    p = Job()
+    METHOD.use(p, "settings", {"The method strength": "2"})
+    told = drawn(p, Part(acted=True), Unsupported("No memory."))
+    assert told == {**LISTED, "The method error": "Left out of the second pass of Hires.fix. No memory."}
+    assert drawn(p, Part(acted=True)) == LISTED
+
+
+def test_a_job_that_was_stopped_before_it_began_is_no_fault(sampling: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "is_stopped", lambda: True)
+    p = Job()
+    METHOD.use(p, "settings", {"The method strength": "2"})
+    assert drawn(p, Part()) == {"Other": "1"}
+    assert p.said == []
 
 
 def test_cells_of_a_plot_share_only_what_they_were_copied_from() -> None:

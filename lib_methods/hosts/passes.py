@@ -1,0 +1,113 @@
+"""For how long a method's parts are registered: for one pass of a host's sampler, and no longer.
+
+A host may use one sampler for several batches (img2img), and goes on after an exception in a script. So what methods
+register is kept in a `Pass`, which ends when the sampler's `launch_sampling` is left, whether it returned, was
+interrupted or raised.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from lib_methods.denoiser import Guide, Hook, RowPlanner
+
+_PASS = "_steer_pass"
+_LAUNCH = "launch_sampling"
+
+
+class Pass:
+    """What methods have registered for one pass of a sampler."""
+
+    def __init__(self, sampler: Any, key: tuple[int, bool]) -> None:
+        self.key = key
+        self.hooks: dict[type, Hook] = {}
+        self.guides: dict[type, Guide] = {}
+        self.planner: RowPlanner | None = None
+        self.seam: Any = None  # of the host that needs one
+        self.is_over = False
+        self._at_end = ExitStack()
+        self._taken_back: ExitStack | None = None
+        vars(sampler)[_PASS] = self
+        self._at_end.callback(vars(sampler).pop, _PASS, None)
+        self._end_after_launch(sampler)
+
+    @staticmethod
+    def of(p: Any) -> Pass:
+        """The pass that the job's sampler is about to make, or makes. A pass of another batch or of the first half of
+        Hires.fix, whose end the host did not show, ends here."""
+        key = (int(getattr(p, "iteration", 0)), bool(getattr(p, "is_hr_pass", False)))
+        found = vars(p.sampler).get(_PASS)
+        if found is not None and found.key != key:
+            found.end()
+            found = None
+        return Pass(p.sampler, key) if found is None else found
+
+    def _end_after_launch(self, sampler: Any) -> None:
+        launch = getattr(sampler, _LAUNCH, None)
+        if launch is None:
+            return
+
+        def launched(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return launch(*args, **kwargs)
+            finally:
+                self.end()
+
+        own = vars(sampler).get(_LAUNCH)
+        setattr(sampler, _LAUNCH, launched)
+        self._at_end.callback(put_back, sampler, _LAUNCH, launched, own)
+
+    def at_end(self, undo: Callable[..., object], *args: Any) -> None:
+        """Call `undo` when the pass ends, the last one first."""
+        self._at_end.callback(undo, *args)
+
+    def register(self, parts: dict[type, Any], part: Any) -> None:
+        """Put a part among `parts`, in the place of one of its class."""
+        kind = type(part)
+        before = parts.get(kind)
+        parts[kind] = part
+        self.taken_back_by(lambda: parts.pop(kind, None) if before is None else parts.update({kind: before}))
+
+    def taken_back_by(self, undo: Callable[[], object]) -> None:
+        """Say what undoes the registration just made, in case that the method fails half-way."""
+        if self._taken_back is not None:
+            self._taken_back.callback(undo)
+
+    @contextmanager
+    def registering(self) -> Iterator[None]:
+        """Around one method's registrations: all of them, or after an exception none."""
+        with ExitStack() as stack:
+            self._taken_back = stack
+            try:
+                yield
+                stack.pop_all()
+            finally:
+                self._taken_back = None
+
+    def end(self) -> None:
+        """Take everything back. Also what somebody still holds a reference to is without effect from now on."""
+        self.is_over = True
+        self.hooks.clear()
+        self.guides.clear()
+        self.planner = None
+        self._at_end.close()
+
+
+def put_back(owner: Any, name: str, ours: Any, before: Any) -> None:
+    """Undo `owner.name = ours`, where `before` was the instance's own attribute, None for the class's. Left alone where
+    somebody has put theirs over it since; ours has to be a pass-through then."""
+    if vars(owner).get(name) != ours:
+        return
+    if before is None:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, before)
+
+
+def is_stopped() -> bool:
+    """Whether the user has ended or skipped what the host is at."""
+    state = getattr(sys.modules.get("modules.shared"), "state", None)
+    return bool(getattr(state, "interrupted", False) or getattr(state, "skipped", False))
