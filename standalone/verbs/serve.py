@@ -104,10 +104,17 @@ def run(options: argparse.Namespace) -> int:
     )
     threading.Thread(target=_announce, args=(server, url, options, started), daemon=True).start()
     try:
-        server.run()
-    finally:
-        host.close()
+        try:
+            server.run()
+        finally:
+            if not server.force_exit:
+                host.close()
+    except KeyboardInterrupt:
+        server.force_exit = True
     say("Stopped.")
+    if server.force_exit:  # asked twice: not even a step is waited for, and a thread that computes cannot be ended
+        sys.stdout.flush()
+        os._exit(130)
     return 0
 
 
