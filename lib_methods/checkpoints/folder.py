@@ -23,7 +23,6 @@ _UNET_DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
-    "time_cond_proj_dim": None,
     "attention_type": "default",
     "only_cross_attention": False,
     "mid_block_only_cross_attention": None,
@@ -56,7 +55,6 @@ _VAE_DEFAULTS: dict[str, Any] = {
 _UNSUPPORTED = {
     "num_class_embeds": "This folder holds an upscaler (its UNet takes a noise level), which is not supported.",
     "class_embed_type": "This model is conditioned on image embeddings (unCLIP), which is not supported.",
-    "time_cond_proj_dim": "This latent consistency model takes the CFG scale as an input, which is not supported.",
     "encoder_hid_dim_type": f"This is a Kolors, DeepFloyd IF or Kandinsky checkpoint; {LOADABLE}",
     "attention_type": "This is a GLIGEN checkpoint (it takes boxes), which is not supported.",
     "mid_block_type": NO_MIDDLE,

@@ -35,6 +35,8 @@ def unet_shapes(config: Mapping[str, Any]) -> Shapes:
     found.update(_layer("conv_in", first, int(config["in_channels"]), (3, 3)))
     found.update(_layer("time_embedding.linear_1", time, first))
     found.update(_layer("time_embedding.linear_2", time, time))
+    if config.get("time_cond_proj_dim"):
+        found["time_embedding.cond_proj.weight"] = (first, int(config["time_cond_proj_dim"]))
     if config.get("addition_embed_type"):
         found.update(_layer("add_embedding.linear_1", time, int(config["projection_class_embeddings_input_dim"])))
         found.update(_layer("add_embedding.linear_2", time, time))

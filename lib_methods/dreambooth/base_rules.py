@@ -40,6 +40,11 @@ def _check(base: Checkpoint) -> None:
             f"The base model {base.path.name} was trained with a noise schedule of its own, which no checkpoint file "
             "or LoRA can tell other programs. DreamBooth trains models with Stable Diffusion's usual one."
         )
+    if base.unet.get("time_cond_proj_dim"):
+        raise DreamBoothError(
+            f"The base model {base.path.name} is a distilled one (a latent consistency model), which cannot be "
+            "trained: choose the one that it was made from."
+        )
     channels = int(base.unet["in_channels"])
     if channels == int(base.vae["latent_channels"]):
         return

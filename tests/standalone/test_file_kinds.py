@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import struct
@@ -395,7 +396,6 @@ FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "Vega": ("sdxl", _edit(_UNET, transformer_layers_per_block=[1, [1, 1]]), "Vega"),
     "Vega, reversed": ("sdxl", _edit(_UNET, reverse_transformer_layers_per_block=[[1, 1], 1]), "Vega"),
     "no middle block": ("sdxl", _edit(_UNET, mid_block_type=None), "SSD-1B"),
-    "an LCM": ("sd1", _edit(_UNET, time_cond_proj_dim=256), "latent consistency"),
     "an upscaler": ("sd2", _edit(_UNET, num_class_embeds=1000), "upscaler"),
     "unCLIP": ("sd2", _edit(_UNET, class_embed_type="projection"), "unCLIP"),
     "Kolors": ("sdxl", _edit(_UNET, encoder_hid_dim_type="text_proj"), "Kolors"),
@@ -429,6 +429,19 @@ def test_a_folder_that_cannot_be_read_is_told_why(folder: Callable[[str], Path],
     change(path)
     sentence = refusal(path)
     assert any(words in sentence for words in reason.split("|")), sentence
+
+
+def test_a_latent_consistency_model_is_loaded_but_not_trained(tmp_path: Path, models: dict[str, tiny.Tiny]) -> None:
+    config = {key: value for key, value in models["sd1"].unet.config.items() if not key.startswith("_")}
+    parts = copy.copy(models["sd1"])
+    parts.unet = UNet2DConditionModel(**{**config, "time_cond_proj_dim": 16})
+    path = tiny.write_folder(parts, tmp_path / "lcm")
+    load_checkpoint(path)
+    for refused in (load_training_model, read_base):
+        with pytest.raises(DreamBoothError, match="latent consistency"):
+            refused(path)
+    edit(path / _UNET, time_cond_proj_dim=17)
+    assert "1 have another size" in refusal(path)
 
 
 def test_another_pipeline_is_named(tmp_path: Path) -> None:
