@@ -8,11 +8,12 @@
 window.dreamboothPhotos = (function () {
     "use strict";
 
-    const BOX = "#dreambooth_photos";
+    const BOXES = ["#dreambooth_photos", "#dreambooth_class_photos", "#dreambooth_second_photos"];
     const TAKING_MS = 5000; // from the choice to the list of names, on a slow machine
     const LONGEST_MS = 600000;
     const MOST_TRIES = 10;
 
+    let box = BOXES[0]; // the one that files are on their way to
     let began = null; // when the files on their way were chosen, in milliseconds since the page's start
     let files = [];
     let tries = 0;
@@ -32,7 +33,9 @@ window.dreamboothPhotos = (function () {
 
     function noteChoice(event) {
         const given = event.type === "drop" ? event.dataTransfer : event.target;
-        if (!isInside(event, BOX) || !given || !given.files || !given.files.length) return;
+        const chosen = BOXES.find((selector) => isInside(event, selector));
+        if (!chosen || !given || !given.files || !given.files.length) return;
+        box = chosen;
         began = performance.now();
         files = Array.from(given.files);
         tries = event.isTrusted ? 1 : tries + 1; // our own events are not
@@ -49,16 +52,16 @@ window.dreamboothPhotos = (function () {
 
     /** Names without a link: gradio has no file for them. */
     function isLost() {
-        return Boolean(part(`${BOX} .file-preview`)) && !part(`${BOX} .file-preview a[href]`);
+        return Boolean(part(`${box} .file-preview`)) && !part(`${box} .file-preview a[href]`);
     }
 
     async function giveAgain() {
-        const clear = part(`${BOX} button[aria-label="Clear"]`);
+        const clear = part(`${box} button[aria-label="Clear"]`);
         if (clear) clear.click();
         let input = null;
         for (let wait = 0; wait < TAKING_MS && !input; wait += 50) {
             await pause(50);
-            input = part(`${BOX} input[type=file]`);
+            input = part(`${box} input[type=file]`);
         }
         if (!input) {
             began = null;
@@ -73,7 +76,7 @@ window.dreamboothPhotos = (function () {
     function uploading() {
         if (began === null) return false;
         const passed = performance.now() - began;
-        const noneTaken = passed > TAKING_MS && part(`${BOX} input[type=file]`);
+        const noneTaken = passed > TAKING_MS && part(`${box} input[type=file]`);
         return !noneTaken && passed < LONGEST_MS;
     }
 

@@ -36,6 +36,7 @@ from lib_methods.ui.status import status_html
 
 TITLE = "DreamBooth"
 REFRESH = "\U0001f504"
+FILE_TYPES = ["image", ".heic", ".heif", ".avif", ".txt", ".caption", ".json"]
 ROOM = room_of_host()
 HANDLERS = TabHandlers(
     Trainings.in_folder(
@@ -84,6 +85,8 @@ def make_tab() -> list[tuple[Any, str, str]]:
                 line = gr.HTML(HANDLERS.form(None)[0], elem_id="dreambooth_line")
                 with gr.Accordion("More", open=False, elem_id="dreambooth_more"):
                     _more(made)
+                    with gr.Accordion("Advanced", open=False, elem_id="dreambooth_advanced"):
+                        _advanced(made)
                     with gr.Row(elem_classes=["dreambooth-beside"]):
                         earlier = unsaved(gr.Dropdown([], label="Unfinished trainings", elem_id="dreambooth_earlier"))
                         find = ui_components.ToolButton(value=REFRESH, elem_id="dreambooth_unfinished")
@@ -103,6 +106,7 @@ def make_tab() -> list[tuple[Any, str, str]]:
         listen(go_on.click, HANDLERS.resume, [earlier], [line, *outputs])
         listen_then(use.click, HANDLERS.use, [], [line, usage], "(line, usage) => dreamboothPage.use(usage)")
         listen(made["refresh"].click, HANDLERS.bases, [], [made["base"]])
+        listen(made["refresh_loras"].click, HANDLERS.loras, [], [made["continue_from"]])
         look(poll.click, HANDLERS.look, [seen], outputs)
         listen(find.click, HANDLERS.unfinished, [], [earlier])
         for component in (files, *controls):
@@ -115,7 +119,7 @@ def _photos() -> Any:
         gr.File(
             label="3 to 5 photos of one subject (captions as .txt and masks as NAME.mask.png may come along)",
             file_count="multiple",
-            file_types=["image", ".heic", ".heif", ".avif", ".txt", ".caption", ".json"],
+            file_types=FILE_TYPES,
             elem_id="dreambooth_photos",
             height=140,
         )
@@ -185,6 +189,37 @@ def _more(made: dict[str, Any]) -> None:
         made["precision"] = _choice("precision", "Precision", PRECISIONS)
         made["optimizer"] = _choice("optimizer", "Optimizer", OPTIMIZERS)
         made["saved_as"] = _choice("saved_as", "Result's precision", SAVED_AS)
+
+
+def _advanced(made: dict[str, Any]) -> None:
+    """What people know from other trainers."""
+    with gr.Row():
+        with gr.Row(elem_classes=["dreambooth-beside"]):
+            made["continue_from"] = unsaved(
+                gr.Dropdown(
+                    model_lists.loras(),
+                    value=None,
+                    label="Continue from a LoRA",
+                    info="its rank and layers are kept",
+                    elem_id="dreambooth_continue_from",
+                )
+            )
+            made["refresh_loras"] = ui_components.ToolButton(value=REFRESH, elem_id="dreambooth_refresh_loras")
+        made["caption_dropout"] = _slider("caption_dropout", "Caption dropout", 0.0, 1.0, 0.05)
+        made["noise_offset"] = _slider("noise_offset", "Noise offset", 0.0, 0.2, 0.005)
+    made["class_photos"] = _files("class_photos", "Your own class images (regularisation images), used as they are")
+    with gr.Row():
+        made["second_class_noun"] = _text(
+            "second_class_noun", "A second subject: what is it?", "empty: none", "mug ..."
+        )
+        made["second_identifier"] = _text("second_identifier", "Its rare word", "empty: chosen")
+    made["second_photos"] = _files("second_photos", "Photos of the second subject")
+
+
+def _files(name: str, label: str) -> Any:
+    return unsaved(
+        gr.File(label=label, file_count="multiple", file_types=FILE_TYPES, elem_id=f"dreambooth_{name}", height=100)
+    )
 
 
 def _text(name: str, label: str, info: str, example: str = "", lines: int = 1) -> Any:

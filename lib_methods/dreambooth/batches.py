@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .dataset import Example, TrainingData
+
+_NOISE, _TEXT = 1, 2  # streams of their own
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Batches:
     """Draws the passes of a training. `order` is its only state; all else comes from the seed and the step's number.
 
     prior: "images" (class pictures of the data), "model" (the photos again, told to be of the class) or "off".
+    class_texts: what stands for each class, by the examples' group. noise_offset: each channel's noise is shifted as a
+    whole by this times a normal number. caption_dropout: the share of rows whose text is empty.
     processes: of a training on several devices. Each draws the whole batch and takes its own rows, so that together
     they do what one would do with a batch of that size.
     """
@@ -49,12 +53,15 @@ class Batches:
         seed: int,
         batch_size: int,
         prior: str,
-        class_text: str,
+        class_texts: Sequence[str],
         timesteps: int,
+        noise_offset: float = 0.0,
+        caption_dropout: float = 0.0,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        self.data, self.seed, self.prior, self.class_text = data, seed, prior, class_text
+        self.data, self.seed, self.prior, self.class_texts = data, seed, prior, list(class_texts)
+        self.noise_offset, self.caption_dropout = noise_offset, caption_dropout
         self.timesteps, self.rank, self.processes = timesteps, rank, processes
         self.count = batch_size * processes
         self.order = data.order(seed)
@@ -62,20 +69,37 @@ class Batches:
 
     def texts(self) -> list[str]:
         """Every text that a batch may have."""
-        return list(dict.fromkeys([*(e.text for e in (*self.data.photos, *self.data.prior)), self.class_text]))
+        dropped = [""] if self.caption_dropout else []
+        told = [example.text for example in (*self.data.photos, *self.data.prior)]
+        return list(dict.fromkeys([*told, *self.class_texts, *dropped]))
 
     def draw(self, step: int, part: int) -> Batch:
         """The pass number `part` of a step. Moves `order` on."""
         photos = [self.data.photos[index] for index in self.order.next_batch(self.count)]
         generator = generator_for(self.seed, step, part)
         batch = self._rows(photos, [photo.text for photo in photos], generator, is_prior=False)
-        if self.prior == "off":
-            return batch
         if self.prior == "model":
-            same = self._rows(photos, [self.class_text] * len(photos), generator, is_prior=True)
-            return _together(batch, same)
-        pictures = [self.data.prior[index] for index in self.order.next_prior(photos[0].shape, self.count)]
-        return _together(batch, self._rows(pictures, [p.text for p in pictures], generator, is_prior=True))
+            same = self._rows(photos, [self.class_texts[p.group] for p in photos], generator, is_prior=True)
+            batch = _together(batch, same)
+        elif self.prior == "images":
+            indices = [index for p in photos for index in self.order.next_prior(p.shape, 1, p.group)]
+            pictures = [self.data.prior[index] for index in indices]
+            batch = _together(batch, self._rows(pictures, [p.text for p in pictures], generator, is_prior=True))
+        return self._varied(batch, step, part)
+
+    def _varied(self, batch: Batch, step: int, part: int) -> Batch:
+        """The batch with shifted noise and without some texts. Drawn by generators of their own, so that whatever is
+        not asked for changes nothing."""
+        mine, count = slice(self.rank, None, self.processes), len(batch.texts)
+        if self.noise_offset:
+            shape = (count * self.processes, batch.noise.shape[1], 1, 1)
+            shift = torch.randn(shape, generator=generator_for(self.seed, step, part, _NOISE))[mine]
+            batch = replace(batch, noise=batch.noise + self.noise_offset * shift)
+        if self.caption_dropout:
+            draws = torch.rand(count * self.processes, generator=generator_for(self.seed, step, part, _TEXT))[mine]
+            kept = (draws >= self.caption_dropout).tolist()
+            batch = replace(batch, texts=[text if keep else "" for text, keep in zip(batch.texts, kept)])
+        return batch
 
     def _rows(
         self, examples: Sequence[Example], texts: Sequence[str], generator: torch.Generator, *, is_prior: bool

@@ -13,6 +13,8 @@ from lib_methods.dreambooth.errors import DreamBoothError
 
 Shape = tuple[int, int]
 """(height, width) of latents."""
+Member = tuple[int, int]
+"""An example's index, and which of its repeats it is."""
 
 _ANOTHER = "The saved training was made with other photos, class pictures or another resolution: it cannot go on."
 
@@ -23,7 +25,8 @@ class Example:
 
     mean, std: (C, h, w), of the latents, scaled as the UNet wants them. mask: (1, h, w) in [0, 1], white where the
     subject is, or None. sizes: (6,), SDXL's micro-conditioning. text: what the model is told. origin: names all that
-    latents and mask were made from, "" where nobody knows.
+    latents and mask were made from, "" where nobody knows. group: which class it is or belongs to, where there are
+    several. repeats: how often it comes where others come once.
     """
 
     mean: Tensor
@@ -32,6 +35,8 @@ class Example:
     sizes: Tensor
     text: str
     origin: str = ""
+    group: int = 0
+    repeats: int = 1
 
     @property
     def shape(self) -> Shape:
@@ -49,7 +54,7 @@ class TrainingData:
     def __post_init__(self) -> None:
         if not self.photos:
             raise DreamBoothError("There are no photos to train on.")
-        missing = {photo.shape for photo in self.photos} - {picture.shape for picture in self.prior}
+        missing = {(photo.shape, photo.group) for photo in self.photos} - {(p.shape, p.group) for p in self.prior}
         if self.prior and missing:
             raise DreamBoothError("There are class pictures, but not in every size that the photos have.")
 
@@ -85,8 +90,14 @@ class Order:
 
     def __init__(self, data: TrainingData, seed: int = 0) -> None:
         self._seed = seed
-        self._photos = _by_shape(data.photos)
-        self._prior = _by_shape(data.prior)
+        self._photos: dict[Shape, list[Member]] = {}
+        for shape, members in _by_shape(data.photos).items():
+            self._photos[shape] = [(i, copy) for i in members for copy in range(data.photos[i].repeats)]
+        groups = sorted({picture.group for picture in data.prior})
+        self._prior: dict[tuple[Shape, int], list[Member]] = {}
+        for group in groups:
+            for shape, members in _by_shape(data.prior, group).items():
+                self._prior[shape, group] = [(index, 0) for index in members]
         self._served = dict.fromkeys(self._photos, 0)
         self._prior_served = dict.fromkeys(self._prior, 0)
 
@@ -101,15 +112,16 @@ class Order:
         self._served[shape] += batch_size
         return indices
 
-    def next_prior(self, shape: Shape, n: int) -> list[int]:
-        """The indices of the next `n` class pictures of a shape, drawn alike.
+    def next_prior(self, shape: Shape, n: int, group: int = 0) -> list[int]:
+        """The indices of the next `n` class pictures of a shape and class, drawn alike.
 
         Raises `DreamBoothError` where there is none of it.
         """
-        if shape not in self._prior:
+        key = shape, group
+        if key not in self._prior:
             raise DreamBoothError("There are no class pictures of the photos' size.")
-        indices = self._take("prior", self._prior[shape], shape, self._prior_served[shape], n)
-        self._prior_served[shape] += n
+        indices = self._take("prior", self._prior[key], shape, self._prior_served[key], n)
+        self._prior_served[key] += n
         return indices
 
     @property
@@ -120,7 +132,7 @@ class Order:
     def state(self) -> dict[str, int]:
         """The place in the stream, for `restore`."""
         counts = {f"photos {height}x{width}": count for (height, width), count in self._served.items()}
-        counts.update({f"prior {height}x{width}": count for (height, width), count in self._prior_served.items()})
+        counts.update({_prior_name(key): count for key, count in self._prior_served.items()})
         return {"seed": self._seed, **counts}
 
     def restore(self, state: Mapping[str, int]) -> None:
@@ -130,18 +142,19 @@ class Order:
         if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in state.values()):
             raise DreamBoothError("The saved training is damaged: the place in its data is no number.")
         self._served = {shape: state[f"photos {shape[0]}x{shape[1]}"] for shape in self._photos}
-        self._prior_served = {shape: state[f"prior {shape[0]}x{shape[1]}"] for shape in self._prior}
+        self._prior_served = {key: state[_prior_name(key)] for key in self._prior}
 
     def _share(self, shape: Shape) -> Fraction:
         return Fraction(self._served[shape], len(self._photos[shape]))
 
-    def _take(self, kind: str, members: Sequence[int], shape: Shape, served: int, count: int) -> list[int]:
+    def _take(self, kind: str, members: Sequence[Member], shape: Shape, served: int, count: int) -> list[int]:
         """`count` members from place `served` of their endless stream of epochs on."""
         taken: list[int] = []
         while len(taken) < count:
             epoch, place = divmod(served + len(taken), len(members))
-            order = sorted(members, key=lambda index: self._rank(kind, epoch, *shape, index))
-            taken += order[place : place + count - len(taken)]
+            # the first copy is ranked as it was before there were more
+            order = sorted(members, key=lambda member: self._rank(kind, epoch, *shape, *member[: 1 + bool(member[1])]))
+            taken += [index for index, _ in order[place : place + count - len(taken)]]
         return taken
 
     def _rank(self, kind: str, *numbers: int) -> bytes:
@@ -149,9 +162,16 @@ class Order:
         return hashlib.sha256(text.encode("ascii")).digest()
 
 
-def _by_shape(examples: Sequence[Example]) -> dict[Shape, list[int]]:
+def _prior_name(key: tuple[Shape, int]) -> str:
+    (height, width), group = key
+    return f"prior {height}x{width}" + (f" of class {group}" if group else "")
+
+
+def _by_shape(examples: Sequence[Example], group: int | None = None) -> dict[Shape, list[int]]:
     groups: dict[Shape, list[int]] = {}
     for index, example in enumerate(examples):
+        if group is not None and example.group != group:
+            continue
         groups.setdefault(example.shape, []).append(index)
     return dict(sorted(groups.items()))
 
@@ -165,5 +185,7 @@ def _digest_example(digest: hashlib._Hash, example: Example, bits: bool) -> None
         else:
             digest.update(f"{tuple(tensor.shape)};".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    if example.group or example.repeats > 1:
+        digest.update(f"class {example.group}, {example.repeats} times;".encode())
     text = example.text.encode("utf-8", "replace")
     digest.update(f"{len(text)};".encode() + text)

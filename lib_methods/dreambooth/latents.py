@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Item:
     """A picture to encode: brought to `size` (width, height) in pixels, mirrored or not, with its text.
 
     masked: its mask goes along, if it has one. origin: names what it was drawn with, "" for a file that counts by its
-    bytes.
+    bytes. group, repeats: see `Example`.
     """
 
     photo: Photo
@@ -42,9 +43,13 @@ class Item:
     flipped: bool = False
     masked: bool = True
     origin: str = ""
+    group: int = 0
+    repeats: int = 1
 
 
-def photo_items(photos: Sequence[Photo], settings: TrainingSettings, resolution: int) -> list[Item]:
+def photo_items(
+    photos: Sequence[Photo], settings: TrainingSettings, resolution: int, group: int = 0, repeats: int = 1
+) -> list[Item]:
     """The photos as items: each in its bucket, or in a square, and with `flip` a mirrored one after each.
 
     A mirrored photo is encoded as such: an autoencoder's latents of it are not the mirrored latents.
@@ -53,17 +58,42 @@ def photo_items(photos: Sequence[Photo], settings: TrainingSettings, resolution:
     for photo in photos:
         size = bucket_for(photo.width, photo.height, resolution) if settings.buckets else (resolution, resolution)
         for flipped in (False, True) if settings.flip else (False,):
-            items.append(Item(photo, size, caption_of(photo, settings), flipped, settings.masks))
+            text = caption_of(photo, settings)
+            items.append(Item(photo, size, text, flipped, settings.masks, group=group, repeats=repeats))
     return items
 
 
-def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings) -> list[Item]:
+def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0) -> list[Item]:
     """The class pictures as items, each of its size, at which it was drawn. DreamBoothError for a damaged file."""
     text = caption_of(None, settings)
     return [
-        Item(open_photo(file), size, text, masked=False, origin=f"{file.parent.name}/{file.name}")
+        Item(open_photo(file), size, text, masked=False, origin=f"{file.parent.name}/{file.name}", group=group)
         for file, size in zip(files, sizes, strict=True)
     ]
+
+
+def own_class_items(
+    pictures: Sequence[Photo], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0
+) -> list[Item]:
+    """The user's own pictures of a class as items: each in the photos' size that is nearest to its shape.
+
+    A size that none comes to gets its share of those that are nearest.
+
+    sizes: those of the photos. A picture's caption is its text, else the class prompt.
+    """
+    kinds = sorted(set(sizes))
+
+    def distance(picture: Photo, size: Size) -> float:
+        return abs(math.log(picture.width / picture.height) - math.log(size[0] / size[1]))
+
+    dealt = [(picture, min(kinds, key=lambda size: distance(picture, size))) for picture in pictures]
+    for size in [kind for kind in kinds if kind not in {taken for _, taken in dealt}]:
+        share = math.ceil(len(pictures) * list(sizes).count(size) / len(sizes))
+        nearest = sorted(range(len(pictures)), key=lambda index: (distance(pictures[index], size), index))
+        dealt += [(pictures[index], size) for index in sorted(nearest[:share])]
+    plain = caption_of(None, settings)
+    texts = [picture.caption if settings.captions and picture.caption else plain for picture, _ in dealt]
+    return [Item(p, size, text, masked=False, group=group) for (p, size), text in zip(dealt, texts)]
 
 
 def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
@@ -260,7 +290,8 @@ def _example(model: TrainingModel, item: Item, moments: _Moments, notes: list[st
             mask = nn.functional.adaptive_avg_pool2d(shown, (height, width))
     if origin and mask is not None and photo.mask_path is not None:
         origin += f" {_hash_file(photo.mask_path)}"
-    return Example(*moments, mask, micro_conditioning(photo.width, photo.height, item.size), item.text, origin)
+    sizes = micro_conditioning(photo.width, photo.height, item.size)
+    return Example(*moments, mask, sizes, item.text, origin, item.group, item.repeats)
 
 
 class _Cache:

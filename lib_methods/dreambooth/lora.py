@@ -33,7 +33,7 @@ class LoraLayer(nn.Module):
 
     def __init__(self, base: Base, rank: int, alpha: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.scale = alpha / rank
+        self.alpha, self.scale = alpha, alpha / rank
         self.convolution: dict[str, Any] | None = None
         ones: tuple[int, ...] = ()
         if isinstance(base, nn.Conv2d):
@@ -50,6 +50,19 @@ class LoraLayer(nn.Module):
         if self.convolution is None:
             return functional.linear(functional.linear(x, down), up) * self.scale
         return functional.conv2d(functional.conv2d(x, down, **self.convolution), up) * self.scale
+
+
+@dataclass(frozen=True)
+class StartLayer:
+    """Where a LoRA layer starts: `down` and `up` in fp32, of a rank and an alpha of its own."""
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        return int(self.down.shape[0])
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,12 @@ def places(model: TrainingModel, *, convolutions: bool = False, text: bool = Fal
     return found
 
 
+def all_places(model: TrainingModel) -> list[Place]:
+    """Every layer of UNet and text encoders that a LoRA of any program may be on."""
+    found = [Place("unet", 0, name, base) for name, base in _layers(model.unet)]
+    return found + [place for place in places(model, text=True) if place.part == "text"]
+
+
 def _layers(root: nn.Module) -> Iterator[tuple[str, Base]]:
     for name, module in root.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
@@ -98,7 +117,9 @@ def _layers(root: nn.Module) -> Iterator[tuple[str, Base]]:
 class LoraSet:
     """A LoRA for a model. `inject` puts it on, `remove` takes it off; as a context manager it does both.
 
-    seed: of the first random weights. A model takes one LoraSet at a time; the same one twice is the same as once.
+    seed: of the first random weights. start: layers to start from, by their place's key: they keep their ranks and
+    alphas, also where the rest of the arguments would not have them; such text layers stay as they are without `text`.
+    A model takes one LoraSet at a time; the same one twice is the same as once.
     """
 
     def __init__(
@@ -109,14 +130,23 @@ class LoraSet:
         convolutions: bool = False,
         text: bool = False,
         seed: int = 0,
+        start: Mapping[str, StartLayer] | None = None,
     ) -> None:
         self.rank, self.alpha = rank, float(alpha or rank)
         self.convolutions, self.text = convolutions, text
         self.places = places(model, convolutions=convolutions, text=text)
+        start = start or {}
+        known = {place.key for place in self.places}
+        self.places += [place for place in all_places(model) if place.key in start and place.key not in known]
         generator = torch.Generator().manual_seed(seed)
-        self.module = nn.ModuleDict(
-            {place.key: LoraLayer(place.base, rank, self.alpha, generator) for place in self.places}
-        )
+        self.module = nn.ModuleDict()
+        for place in self.places:
+            first = start.get(place.key)
+            rank_, alpha_ = (rank, self.alpha) if first is None else (first.rank, first.alpha)
+            layer = LoraLayer(place.base, rank_, alpha_, generator)
+            if first is not None:
+                layer.down.data, layer.up.data = first.down.clone(), first.up.clone()
+            self.module[place.key] = layer.requires_grad_(place.part == "unet" or text)
         self.injected = False
         self._off = 0
         self.move()

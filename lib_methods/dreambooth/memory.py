@@ -27,7 +27,7 @@ __all__ = [
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {"sd1": "SD 1", "sd2": "SD 2", "sdxl": "SDXL"}
 # what a way costs in time or in exactness: the cheapest one that fits is taken
-_COST = {"adamw": 0.0, "adamw8bit": 2.0, "adafactor": 3.5}
+_COST = {"adamw": 0.0, "prodigy": 0.0, "adamw8bit": 2.0, "adafactor": 3.5}
 
 PLAN_FIELDS = ("precision", "weights", "optimizer", "fused_backward", "checkpointing", "batch_size", "accumulation")
 """What of a plan the steps depend on, in their numbers and in their time."""
@@ -151,7 +151,8 @@ def _ways(settings: TrainingSettings, device: torch.device, processes: int, half
     if settings.fused_backward:
         fusing = [True]
     else:
-        fusing = [False] if lora or processes > 1 or settings.accumulation > 1 else [False, True]
+        alone = lora or processes > 1 or settings.accumulation > 1 or settings.optimizer == "prodigy"
+        fusing = [False] if alone else [False, True]
     for precision, optimizer, fused in itertools.product(precisions, optimizers, fusing):
         if fused and (precision == "fp16" or processes > 1):
             continue

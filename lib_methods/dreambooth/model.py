@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from .errors import DreamBoothError
+
 
 @dataclass(frozen=True)
 class TextEmbedding:
@@ -99,3 +101,15 @@ class TrainingModel(Protocol):
 
     def source_weights(self, source: Path) -> Mapping[str, Tensor]:
         """All weights of the diffusers folder that the model was loaded from, as they are there, in LDM's names."""
+
+
+def check_weights(model: TrainingModel) -> None:
+    """Raises DreamBoothError where weights of the model are not finite: nothing that is trained on it would be."""
+    parts = [("UNet", model.unet), ("VAE", model.vae), *(("text encoder", encoder) for encoder in model.encoders)]
+    for what, part in parts:
+        bad = [name for name, weight in part.named_parameters() if not bool(torch.isfinite(weight).all())]
+        if bad:
+            raise DreamBoothError(
+                f"The base model {model.name} is damaged: {len(bad)} tensors of its {what} hold NaN or infinite "
+                f"weights (the first is {bad[0]}). Download it again, or choose another base model."
+            )

@@ -13,6 +13,26 @@ from lib_methods.dreambooth.sharding import is_sharded, sharded_like, whole
 
 _NUMBER = "#"  # ends the name of what is a plain number in the optimizer
 
+GROUP = "group."
+_OF_GROUPS = ("d", "d_max", "d_numerator", "k")  # what Prodigy (prodigyopt) keeps of all weights together
+
+
+def write_groups(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer keeps beside the states of its weights; nothing for most."""
+    first = optimizer.param_groups[0]
+    return {
+        f"{GROUP}{name}": torch.tensor(float(first[name]), dtype=torch.float64) for name in _OF_GROUPS if name in first
+    }
+
+
+def read_groups(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    """Puts back what `write_groups` was given. Raises `DreamBoothError` where it is missing."""
+    for group in optimizer.param_groups:
+        for name in [name for name in _OF_GROUPS if name in group]:
+            if f"{GROUP}{name}" not in flat:
+                raise DreamBoothError("The saved optimizer is another one: this training cannot be gone on from.")
+            group[name] = type(group[name])(flat[f"{GROUP}{name}"].item())
+
 
 def write_states(states: Sequence[Mapping[str, Any]], *, keep: bool = True) -> dict[str, Tensor]:
     """Tensors on the CPU under `<number of the weight>.<name>`, and the count of weights under `weights`. Collective

@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW, 8-bit AdamW and Adafactor, at a step's end or fused into the backward pass.
+"""What moves the weights: AdamW, 8-bit AdamW, Adafactor, Prodigy, at a step's end or fused into the backward pass.
 
 Fused, each weight moves as soon as its gradient is there, and the gradient is let go at once: there is never more than
 one of them. The price: gradients cannot be gathered over several passes, and their norm over all weights is not known
@@ -7,6 +7,7 @@ in time. So the clipping differs (`Stepper`).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import math
@@ -21,7 +22,8 @@ from lib_methods.dreambooth.adafactor import Adafactor
 from lib_methods.dreambooth.blocks import norm_of
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.loss_scale import LossScale
-from lib_methods.dreambooth.optimizer_state import read_states, write_states
+from lib_methods.dreambooth.optimizer_state import GROUP, read_groups, read_states, write_groups, write_states
+from lib_methods.dreambooth.packages import OPTIONAL
 from lib_methods.dreambooth.rounding import Rounding
 from lib_methods.dreambooth.sharding import is_sharded, local, whole
 
@@ -42,6 +44,15 @@ def has_8bit() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
+def check_available(name: str) -> None:
+    """Raises `DreamBoothError` where the package of an optimizer that was asked for is not there."""
+    if name == "prodigy" and importlib.util.find_spec("prodigyopt") is None:
+        version = OPTIONAL[name].install
+        raise DreamBoothError(
+            f"Prodigy needs the package prodigyopt: python -m pip install prodigyopt=={version}. Or choose AdamW."
+        )
+
+
 def build_optimizer(
     groups: Sequence[Group],
     name: str,
@@ -52,7 +63,7 @@ def build_optimizer(
     scaled: bool = False,
     seed: int = 0,
 ) -> Stepper:
-    """The optimizer `name` ("adamw", "adamw8bit", "adafactor") over `groups`.
+    """The optimizer `name` ("adamw", "adamw8bit", "adafactor", "prodigy") over `groups`.
 
     clip: the largest norm of the gradients, 0 for any. fused: move the weights within the backward pass. scaled: scale
     the loss, for fp16. seed: of the stochastic rounding. Raises `DreamBoothError` for what cannot be had together.
@@ -67,6 +78,8 @@ def build_optimizer(
             "The fused backward pass cannot take back a step that overflowed, as fp16 needs it. "
             "Choose bf16, or switch the fused backward pass off."
         )
+    if name == "prodigy" and fused:
+        raise DreamBoothError("Prodigy looks at all gradients at once. Switch the fused backward pass off.")
     if name != "adafactor" and any(p.dtype in (torch.bfloat16, torch.float16) for p in parameters):
         raise DreamBoothError("AdamW needs weights in fp32. Choose Adafactor for weights in bf16.")
     if any(p.dtype == torch.float16 for p in parameters):
@@ -154,13 +167,16 @@ class Stepper:
         keep: False for nothing, see `sharding.gathered`.
         """
         state = write_states([self._state_of(number) for number in range(len(self._parameters))], keep=keep)
+        if keep:
+            state.update(write_groups(self._optimizers[0]))
         if self.scale is not None:
             state.update({f"scale.{name}": value for name, value in self.scale.state_dict().items()})
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state_dict` gave, fused or not. Raises `DreamBoothError` where it does not fit."""
-        own = {name: value for name, value in state.items() if not name.startswith("scale.")}
+        own = {name: value for name, value in state.items() if not name.startswith(("scale.", GROUP))}
+        read_groups(self._optimizers[0], state)
         for number, values in enumerate(read_states(own, self._parameters)):
             self._optimizer_of(number).state[self._parameters[number]] = values
         if self.scale is not None:
@@ -168,6 +184,11 @@ class Stepper:
             if not scale:
                 raise DreamBoothError("The saved training was not one in fp16: its loss scale is missing.")
             self.scale.load_state_dict(scale)
+
+    @property
+    def step_size(self) -> float:
+        """What the optimizer itself multiplies the rate with: Prodigy's estimate, else 1."""
+        return float(self._optimizers[0].param_groups[0].get("d", 1.0))
 
     def close(self) -> None:
         """Take the hooks off the weights."""
@@ -237,6 +258,14 @@ def _optimizer(
     ]
     if name == "adafactor":
         return Adafactor(chosen, weight_decay=weight_decay, rounding=rounding, first_number=first_number)
+    if name == "prodigy":
+        check_available(name)
+        prodigy = importlib.import_module("prodigyopt").Prodigy
+        with contextlib.redirect_stdout(None):  # it prints what it was asked for
+            made: torch.optim.Optimizer = prodigy(
+                chosen, lr=1.0, weight_decay=weight_decay, use_bias_correction=True, safeguard_warmup=True
+            )
+        return made
     if name == "adamw8bit":
         return _adamw_8bit()(chosen, weight_decay=weight_decay)
     if name != "adamw":

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lib_methods.dreambooth.job import State
+from lib_methods.dreambooth.photos.names import Companions
 from lib_methods.dreambooth.photos.read import read_small
 from lib_methods.dreambooth.progress import duration
+from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training_log import Progress, Sample, number
 from lib_methods.ui.status import status_html
 
@@ -101,6 +103,15 @@ def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = N
     if folded:
         said = f'<details class="dreambooth-fold"><summary>How it is trained</summary>{said}</details>'
     return f'<dl class="dreambooth-plan">{cells}</dl>{said if notes else ""}'
+
+
+def beside_words(found: Companions, settings: TrainingSettings) -> str:
+    """What comes with the photos and is used, in parentheses: " (2 with captions, 1 with a mask)"."""
+    captions = len(found.captions) if settings.captions else 0
+    masks = len(found.masks) if settings.masks else 0
+    parts = [f"{captions} with {'a caption' if captions == 1 else 'captions'}"] if captions else []
+    parts += [f"{masks} with {'a mask' if masks == 1 else 'masks'}"] if masks else []
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def preview_html(sentence: str, plan: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,10 +12,11 @@ import torch
 from .buckets import fit_warnings
 from .dataset import TrainingData
 from .identifier import check_class_noun, check_identifier, pick_identifier
-from .latents import Item, class_items, deal_sizes, encode_pictures, photo_items
+from .latents import Item, class_items, deal_sizes, encode_pictures, own_class_items, photo_items
 from .memory import Plan
 from .model import TrainingModel
-from .photos import Photo
+from .photos.captions import caption_of
+from .photos.concepts import Subject, with_identifiers
 from .places import Parts
 from .prior import class_images
 from .progress import Report
@@ -25,16 +26,36 @@ CACHE = "cache"  # in the training's folder
 _ENCODED_AT_ONCE = 4
 
 
-def named(settings: TrainingSettings, model: TrainingModel, report: Report) -> TrainingSettings:
-    """The settings with an identifier, the user's or a rare word. Says what is doubtful in it and in the class noun."""
+def named(subjects: Sequence[Subject], seed: int, model: TrainingModel, warn: Callable[[str], object]) -> list[Subject]:
+    """The subjects with identifiers, the user's or rare words. Says what is doubtful in them and in the class nouns."""
     words = model.token_words()
-    for text in check_class_noun(settings.class_noun, model.tokens):
-        report.warning(text)
-    if settings.identifier.strip():
-        for text in check_identifier(settings.identifier, words, model.tokens, settings.class_noun):
-            report.warning(text)
-        return settings
-    return replace(settings, identifier=pick_identifier(words, model.tokens, settings.seed)[0])
+    taken = [subject.concept.identifier for subject in subjects if subject.concept.identifier.strip()]
+    identifiers = []
+    for concept in (subject.concept for subject in subjects):
+        for text in check_class_noun(concept.class_noun, model.tokens):
+            warn(text)
+        identifier = concept.identifier
+        if identifier.strip():
+            for text in check_identifier(identifier, words, model.tokens, concept.class_noun):
+                warn(text)
+        else:
+            identifier = pick_identifier(words, model.tokens, seed, avoid=taken)[0]
+            taken.append(identifier)
+        identifiers.append(identifier)
+    return with_identifiers(subjects, identifiers)
+
+
+def class_groups(subjects: Sequence[Subject]) -> list[int]:
+    """The number of each subject's class: those that have the same class images share one."""
+    kinds = [(s.concept.class_noun.casefold(), tuple(photo.path for photo in s.class_photos)) for s in subjects]
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    return [numbers[kind] for kind in kinds]
+
+
+def class_texts(subjects: Sequence[Subject], settings: TrainingSettings) -> list[str]:
+    """What stands for each class, in the order of `class_groups`."""
+    texts = {g: caption_of(None, settings.about(s.concept)) for g, s in zip(class_groups(subjects), subjects)}
+    return [texts[group] for group in sorted(texts)]
 
 
 def drawing_parts(
@@ -59,32 +80,41 @@ class Maker:
     report: Report
     cancelled: Callable[[], bool]
 
-    def data(self, photos: Sequence[Photo]) -> TrainingData:
+    def data(self, subjects: Sequence[Subject]) -> TrainingData:
         """The photos and, with prior "images", the class pictures, all as latents. TrainingStopped when cancelled; what
         was drawn and encoded until then is kept for the next time."""
-        side = self.settings.resolution
-        items = photo_items(photos, self.settings, side)
+        items, pictures = [], []
+        for subject, group in zip(subjects, class_groups(subjects)):
+            about = self.settings.about(subject.concept)
+            items += photo_items(subject.photos, about, self.settings.resolution, group, subject.concept.repeats)
+        photos = [photo for subject in subjects for photo in subject.photos]
         for text in fit_warnings(photos, list({item.photo.path: item.size for item in items}.values())):
             self.report.warning(text)
-        pictures = self._class_items(items) if self.settings.prior == "images" else []
+        if self.settings.prior == "images":
+            first = dict(reversed(list(zip(class_groups(subjects), subjects))))
+            for group, subject in sorted(first.items(), key=lambda entry: entry[0]):
+                pictures += self._class_items(subject, [item for item in items if item.group == group], group)
         examples = self._encoded(items, "Encoding the photos")
         return TrainingData(examples, self._encoded(pictures, "Encoding the class images") if pictures else [])
 
-    def _class_items(self, items: Sequence[Item]) -> list[Item]:
-        sizes = deal_sizes([item.size for item in items], self.settings.class_images)
+    def _class_items(self, subject: Subject, items: Sequence[Item], group: int) -> list[Item]:
+        about, sizes = self.settings.about(subject.concept), [item.size for item in items]
+        if subject.class_photos:
+            return own_class_items(subject.class_photos, sizes, about, group)
+        sizes = deal_sizes(sizes, self.settings.class_images)
         parts = drawing_parts(self.plan, self.model)
         # where there is room for it, the VAE stays from one batch to the next
         with nullcontext() if parts.one_at_a_time else parts.only(self.model.vae):
             files = class_images(
                 self.model,
-                self.settings,
+                about,
                 self.settings.out / CLASS_IMAGES,
                 lambda done, total: self.report.phase("Drawing the class images", done, total),
                 self.cancelled,
                 sizes=sizes,
                 parts=parts,
             )
-        return class_items(files, sizes, self.settings)
+        return class_items(files, sizes, about, group)
 
     def _encoded(self, items: Sequence[Item], text: str) -> list:
         parts = drawing_parts(self.plan, self.model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,12 +52,18 @@ class OwnMachine:
 
 
 def preview(
-    settings: TrainingSettings, photos: int, machine: Machine, root: Path, running: bool = False
+    settings: TrainingSettings,
+    photos: int | Sequence[int],
+    machine: Machine,
+    root: Path,
+    running: bool = False,
+    told: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The plan of a training, in the fields that its own log will tell, and "estimated": its seconds were not timed.
 
-    photos: how many there are. root: the folder of the trainings, which is only read. running: one runs now. Raises
-    DreamBoothError with the sentence why it cannot be trained: the base model, or too little memory.
+    photos: how many there are, of each subject. told: what is known of them, for the notes. root: the folder of the
+    trainings, which is only read. running: one runs now. Raises DreamBoothError with the sentence why it cannot be
+    trained: the base model, or too little memory.
     """
     base = read_base(settings.base)
     sizes, device = base.sizes, machine.device()
@@ -67,6 +75,7 @@ def preview(
     if forward is None:
         forward = _counted(base, chosen, plan, device, machine.may_compute(device) and not running)
     seconds = None if forward is None else training_seconds(chosen, plan, forward)
+    plan = replace(plan, notes=(*told, *plan.notes))
     notes = [_GUESSED.format(side=chosen.resolution)] if base.guessed and not settings.resolution else []
     return {**plan_fields(chosen, plan, base, words, seconds, notes), "estimated": True}
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DreamBoothError
-from .settings import TrainingSettings
+from .settings import Concept, TrainingSettings
 
-PATHS = ("photos", "base", "out")
+PATHS = ("photos", "base", "out", "class_folder", "continue_from")
+_MAY_LACK = ("class_folder", "continue_from")
 FREE = frozenset((*PATHS, "sample_prompts", "sample_every", "save_every", "saved_as", "memory", "steps"))
 """May differ when a training goes on: the steps do not depend on them, or they are compared by their content."""
 
+_ADDED: dict[str, Any] = {"concepts": [], "caption_dropout": 0.0, "noise_offset": 0.0}
+"""Settings that older versions did not have: as they were then, they do not make another training."""
 _DAMAGED = "training.json is damaged; start the training anew under another name."
 ANOTHER = "start anew under another name, or remove the folder of this training"
 
@@ -21,9 +24,11 @@ ANOTHER = "start anew under another name, or remove the folder of this training"
 def to_json(settings: TrainingSettings) -> dict[str, Any]:
     """The settings as JSON values; paths are absolute."""
     values = asdict(settings)
-    for name in PATHS:
-        values[name] = str(Path(values[name]).expanduser().resolve())
+    for part in (values, *values["concepts"]):
+        for name in set(PATHS) & set(part):
+            part[name] = None if part[name] is None else str(Path(part[name]).expanduser().resolve())
     values["sample_prompts"] = list(settings.sample_prompts)
+    values["concepts"] = list(values["concepts"])
     return values
 
 
@@ -40,10 +45,8 @@ def from_json(values: Mapping[str, Any]) -> TrainingSettings:
     if missing:
         raise DreamBoothError(f"The setting {missing[0]} is missing.")
     given = dict(values)
-    for name in PATHS:
-        if not isinstance(given[name], str):
-            raise DreamBoothError(f"The setting {name} has to be a path.")
-        given[name] = Path(given[name])
+    _take_paths(given)
+    given["concepts"] = _concepts(given.get("concepts", []))
     prompts = given.get("sample_prompts", [])
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
         raise DreamBoothError("The setting sample_prompts has to be a list of texts.")
@@ -54,6 +57,36 @@ def from_json(values: Mapping[str, Any]) -> TrainingSettings:
         if field.type == "str" and not isinstance(given.get(field.name, ""), str):
             raise DreamBoothError(f"The setting {field.name} has to be a text.")
     return TrainingSettings(**given)
+
+
+def _take_paths(values: dict[str, Any]) -> None:
+    for name in [name for name in PATHS if name in values]:
+        if values[name] in (None, "") and name in _MAY_LACK:
+            values[name] = None
+        elif isinstance(values[name], str):
+            values[name] = Path(values[name])
+        else:
+            raise DreamBoothError(f"The setting {name} has to be a path.")
+
+
+def _concepts(given: Any) -> tuple[Concept, ...]:
+    """The concepts of `to_json`."""
+    known = {field.name for field in fields(Concept)}
+    if not isinstance(given, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in given):
+        raise DreamBoothError("The setting concepts has to be a list of objects with photos and class_noun.")
+    concepts = []
+    for entry in given:
+        if set(entry) - known or not entry.get("photos") or not entry.get("class_noun"):
+            raise DreamBoothError(f"A concept needs photos and class_noun, and may have: {', '.join(sorted(known))}.")
+        values = dict(entry)
+        _take_paths(values)
+        concepts.append(Concept(**values))
+    return tuple(concepts)
+
+
+def without_paths(concepts: Any) -> list[dict[str, Any]]:
+    """The concepts of `to_json` without what is compared by its content."""
+    return [{name: value for name, value in concept.items() if name not in PATHS} for concept in concepts]
 
 
 def steps_are_free(settings: TrainingSettings) -> bool:
@@ -72,6 +105,8 @@ def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSett
     except (KeyError, TypeError, ValueError) as error:
         raise DreamBoothError(_DAMAGED) from error
     now, then = to_json(asked), to_json(first)
+    for values in (now, then):
+        values["concepts"] = without_paths(values["concepts"])
     changed = [name for name in now if now[name] != then[name]]
     differ = [name for name in changed if name not in FREE]
     if differ:
@@ -99,4 +134,7 @@ def planned(before: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def steps_depend_on(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that every step depends on, as JSON values; without the paths and what only shows or saves."""
     free = FREE if steps_are_free(settings) else FREE - {"steps"}
-    return {name: value for name, value in to_json(settings).items() if name not in free and name != "name"}
+    values = to_json(settings)
+    values["concepts"] = without_paths(values["concepts"])
+    added = {name for name, value in _ADDED.items() if values[name] == value}
+    return {name: value for name, value in values.items() if name not in free | added and name != "name"}

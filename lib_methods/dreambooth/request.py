@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lib_methods.checks import SettingsError
-from lib_methods.dreambooth.settings import TrainingSettings, check_name
+from lib_methods.dreambooth.settings import Concept, TrainingSettings, check_name
 from lib_methods.ui.arguments import refuse_unknown
 
 CONTROLS = (
@@ -18,22 +18,81 @@ CONTROLS = (
     "prior", "class_images", "prior_weight", "captions", "masks", "flip",
     "sample_every", "sample_prompts", "save_every", "select_best",
     "memory", "precision", "optimizer", "saved_as", "seed",
+    "continue_from", "caption_dropout", "noise_offset",
+    "class_photos", "second_class_noun", "second_identifier", "second_photos",
 )  # fmt: skip
-"""The tab's controls, in their order. Each is a field of `TrainingSettings`; "base" is the title of a checkpoint."""
+"""The tab's controls, in their order. Each is a field of `TrainingSettings`, but for `FILES` and the second subject's.
+"base" is the title of a checkpoint, "continue_from" the name of a LoRA."""
+SECOND = "second_"
+FILES = ("class_photos", "second_photos")
+MOST_CONCEPTS = 10
 
 DEFAULTS = {entry.name: entry.default for entry in fields(TrainingSettings) if entry.default is not MISSING}
 _WHOLE = {name for name, value in DEFAULTS.items() if isinstance(value, int) and not isinstance(value, bool)}
 _NUMBERS = {name for name, value in DEFAULTS.items() if isinstance(value, float)}
-_PLACES = ("photos", "base", "out", "name")
+_PLACES = ("photos", "base", "out", "name", "continue_from", "class_folder", "concepts")
 _MOST_PROMPTS = 16
 
 
 def from_controls(values: Sequence[Any]) -> dict[str, Any]:
-    """The values of `CONTROLS` by name; what was left empty is left out."""
-    return {name: value for name, value in zip(CONTROLS, values) if value is not None and value != ""}
+    """The values of `CONTROLS` by name; what was left empty is left out. A second subject becomes one of "concepts"."""
+    wanted = {name: value for name, value in zip(CONTROLS, values) if value is not None and value != ""}
+    for name in FILES:
+        if name in wanted:
+            wanted[name] = uploaded(wanted[name])
+    second = {
+        name.removeprefix(SECOND): wanted.pop(name) for name in CONTROLS if name in wanted and name.startswith(SECOND)
+    }
+    if second.get("photos") or str(second.get("class_noun", "")).strip():
+        wanted["concepts"] = [second]
+    return wanted
 
 
-def parse_request(request: Mapping[str, Any], *, photos: Path, base: Path, out: Path, name: str) -> TrainingSettings:
+def uploaded(value: Any) -> list[Path]:
+    """The files of a box for uploads: gradio 3 gives open files, later ones paths; one or several, or None."""
+    items = value if isinstance(value, (list, tuple)) else [value] if value else []
+    return [Path(str(getattr(item, "name", item))) for item in items]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The pictures of one subject as they came in: files of the page, or encoded pictures of a REST request."""
+
+    photos: Sequence[Any]
+    class_photos: Sequence[Any] = ()
+    class_noun: str = ""
+    identifier: str = ""
+
+
+def dropped(wanted: dict[str, Any], photos: Any) -> list[Dropped]:
+    """Takes "class_photos" and "concepts" out of `wanted`: the settings' own subject first. Raises SettingsError."""
+    own = Dropped(photos, wanted.pop("class_photos", None) or ())
+    given = wanted.pop("concepts", None) or []
+    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
+        raise SettingsError('"concepts" has to be a list of objects with photos and class_noun.')
+    if len(given) > MOST_CONCEPTS:
+        raise SettingsError(f"There are too many subjects: at most {MOST_CONCEPTS} more.")
+    more = []
+    for entry in given:
+        refuse_unknown(entry, ["photos", "class_photos", "class_noun", "identifier"], "A concept has")
+        noun, identifier = entry.get("class_noun") or "", entry.get("identifier") or ""
+        if not entry.get("photos") or not isinstance(noun, str) or not noun.strip() or not isinstance(identifier, str):
+            raise SettingsError("Each further subject needs photos and its class.")
+        more.append(Dropped(entry["photos"], entry.get("class_photos") or (), noun.strip(), identifier.strip()))
+    return [own, *more]
+
+
+def parse_request(
+    request: Mapping[str, Any],
+    *,
+    photos: Path,
+    base: Path,
+    out: Path,
+    name: str,
+    continue_from: Path | None = None,
+    class_folder: Path | None = None,
+    concepts: Sequence[Concept] = (),
+) -> TrainingSettings:
     """The settings of a training.
 
     request: fields of `TrainingSettings` by name. What says where things are is not taken from it but from the other
@@ -41,10 +100,11 @@ def parse_request(request: Mapping[str, Any], *, photos: Path, base: Path, out: 
     """
     refuse_unknown(request, [*DEFAULTS, "class_noun", *_PLACES], "A training has")
     wanted = {key: value for key, value in request.items() if key not in _PLACES and value is not None}
-    values = {key: _typed(key, value) for key, value in wanted.items()}
+    values: dict[str, Any] = {key: _typed(key, value) for key, value in wanted.items()}
     noun = values.pop("class_noun", "")
     if not isinstance(noun, str):
         raise SettingsError("The class noun has to be text.")
+    values.update(continue_from=continue_from, class_folder=class_folder, concepts=tuple(concepts))
     return TrainingSettings(photos=photos, base=base, out=out, name=name, class_noun=noun.strip(), **values)
 
 

@@ -70,7 +70,7 @@ class Export:
 
     def write_all(self, path: Path, facts: Mapping[str, str], viewer: Viewer, note: str) -> tuple[Path, ...]:
         """The result with sidecar and preview. DreamBoothError when the disk does not take it."""
-        subject = self.settings.subject
+        subjects = [concept.subject for concept in self.settings.all_concepts]
         preview = viewer.preview()
         try:
             self.write(path, facts)
@@ -79,8 +79,8 @@ class Export:
             beside = write_sidecar(
                 path,
                 family=self.model.family,
-                activation=f"a {subject}",
-                description=f"DreamBooth of {subject}, from {self.model.name}",
+                activation=activation_of(self.settings),
+                description=f"DreamBooth of {' and '.join(subjects)}, from {self.model.name}",
                 weight=1.0 if self.lora is not None else 0.0,
                 notes=note,
                 preview=preview,
@@ -91,15 +91,21 @@ class Export:
         return (path, *beside)
 
 
+def activation_of(settings: TrainingSettings) -> str:
+    """What brings the subjects into a prompt."""
+    return ", ".join(f"a {concept.subject}" for concept in settings.all_concepts)
+
+
 def facts_of(trainer: Trainer, step: int) -> dict[str, str]:
     """What other programs show of a LoRA's training, under kohya's names."""
     settings, plan = trainer.settings, trainer.plan
     photos = len(trainer.batches.data.photos)
+    subjects = ", ".join(concept.subject for concept in settings.all_concepts)
     return {
         "ss_steps": str(step),
         "ss_max_train_steps": str(settings.steps),
         "ss_num_train_images": str(photos),
-        "ss_tag_frequency": tag_frequency([photo.text for photo in trainer.batches.data.photos]),
+        "ss_tag_frequency": tag_frequency({subjects: [photo.text for photo in trainer.batches.data.photos]}),
         "ss_num_reg_images": str(len(trainer.batches.data.prior)),
         "ss_num_epochs": str(max(1, step * trainer.batches.count * plan.accumulation // max(1, photos))),
         "ss_batch_size_per_device": str(plan.batch_size),

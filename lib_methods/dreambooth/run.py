@@ -23,14 +23,17 @@ from .frame import LOCK, repeatable, stopper, take_folder, told
 from .header_sizes import read_base
 from .latents import photos_digest
 from .lora import LoraSet
+from .lora_file import LoraStart, read_lora
 from .memory import PLAN_FIELDS, ModelSizes, Plan, plan_training
-from .model import TrainingModel
-from .photos import Photo, find_photos
+from .model import TrainingModel, check_weights
+from .optimizers import check_available
+from .photos import Photo
+from .photos.concepts import Subject, companions_told, counted, find_subjects, with_identifiers
 from .places import CPU, device_words, release_memory
-from .prepare import Maker, drawing_parts, named
+from .prepare import Maker, class_texts, drawing_parts, named
 from .progress import Report, Say, duration
-from .record import ANOTHER, going_on, planned, steps_depend_on, to_json
-from .result import ENDING, Export, Result, facts_of
+from .record import ANOTHER, PATHS, going_on, planned, steps_depend_on, to_json
+from .result import ENDING, Export, Result, activation_of, facts_of
 from .settings import TrainingSettings
 from .sharding import shard
 from .showing import Judge, Viewer, best_weights
@@ -98,37 +101,57 @@ class _Training:
         record = read_record(self.folder) if resume else None
         self.going_on = record is not None
         settings = going_on(self.asked, record) if record else self.asked
-        photos, notes = find_photos(settings.photos)
+        check_available(settings.optimizer)
+        # resolved settings name every subject, asked ones leave that to the folders
+        subjects, notes = find_subjects(self.asked)
+        if settings.select_best and len(subjects) > 1:
+            raise DreamBoothError("The best weights can be found for one subject only. Switch that off.")
         for note in notes:
             self.report.warning(note)
         self.report.say(f"Loading {settings.base.name}")
         # a LoRA leaves the model as it is, and most files are in half precision anyway
         half = settings.kind == "LoRA" and self.device.type == "cuda"
         model = load_model(settings.base, CPU, torch.float16 if half else torch.float32)
+        check_weights(model)
         model.vae.float()
         sizes = ModelSizes.of(model)
+        start = None
+        if settings.continue_from is not None:
+            start = read_lora(settings.continue_from, model)
+            settings = start.shaping(settings)
         if record is None:
             parameters = sum(weight.numel() for weight in model.unet.parameters())
-            settings = resolved(settings, photos=len(photos), resolution=model.resolution, unet_parameters=parameters)
-            settings = named(settings, model, self.report)
+            counts = [len(subject.photos) for subject in subjects]
+            settings = resolved(settings, photos=counts, resolution=model.resolution, unet_parameters=parameters)
+            subjects = named(subjects, settings.seed, model, self.report.warning)
+            first, *more = (subject.concept for subject in subjects)
+            settings = replace(settings, class_noun=first.class_noun, identifier=first.identifier, concepts=tuple(more))
+        elif len(subjects) == len(settings.all_concepts):
+            subjects = with_identifiers(subjects, [concept.identifier for concept in settings.all_concepts])
+        else:
+            raise DreamBoothError(f"The folders of the photos have changed: put them back, or {ANOTHER}.")
         count, sharded = self.processes.count, self.processes.sharding is not None
         plan = plan_training(settings, sizes, self.device, processes=count, sharded=sharded)
         if record is not None:
             plan = replace(plan, **planned(record, PLAN_FIELDS))
-        self._tell(settings, plan, model, len(photos), resume)
+        plan = replace(plan, notes=(*companions_told(subjects, settings), *plan.notes))
+        self._tell(settings, plan, model, subjects, resume)
         self._plan_event(settings, plan, None)
         if plan_only:
             return Result((), settings.subject)
-        self._record(settings, plan, model, photos, record)
-        trainer, export = self._trainer(settings, plan, model, photos)
+        self._record(settings, plan, model, subjects, record, start)
+        trainer, export = self._trainer(settings, plan, model, subjects, start)
         if resume:
             there = trainer.restore()
             self.report.say(f"Going on after step {trainer.position}." if there else "Starting from the beginning.")
         trainer.train()
         return self._finish(trainer, export, time.monotonic() - started)
 
-    def _tell(self, settings: TrainingSettings, plan: Plan, model: TrainingModel, photos: int, resume: bool) -> None:
+    def _tell(
+        self, settings: TrainingSettings, plan: Plan, model: TrainingModel, subjects: Sequence[Subject], resume: bool
+    ) -> None:
         """The start, in the log, and the plan on the console."""
+        photos = sum(len(subject.photos) for subject in subjects)
         self.report.event(
             "start",
             name=settings.name,
@@ -141,8 +164,9 @@ class _Training:
             pid=os.getpid(),
         )
         what = "A LoRA" if settings.kind == "LoRA" else "A full training"
+        names = " and ".join(f'"{concept.subject}"' for concept in settings.all_concepts)
         self.report.say(
-            f'{what} of "{settings.subject}" from {photos} photos: {settings.steps} steps with {plan.optimizer} in '
+            f"{what} of {names} from {counted(photos, 'photo')}: {settings.steps} steps with {plan.optimizer} in "
             f"{plan.precision} on {device_words(self.device)}."
         )
         for note in (*plan.notes, *self.processes.notes):
@@ -157,26 +181,36 @@ class _Training:
         settings: TrainingSettings,
         plan: Plan,
         model: TrainingModel,
-        photos: Sequence[Photo],
+        subjects: Sequence[Subject],
         record: dict[str, Any] | None,
+        start: LoraStart | None,
     ) -> None:
         """Keeps what the training is, or compares it with what was kept. DreamBoothError when base or photos differ."""
-        pictures = photos_digest(photos)
+        pictures = photos_digest([p for subject in subjects for p in (*subject.photos, *subject.class_photos)])
+        begun_from = "" if start is None else start.sha256
         if record is not None:
             if record.get("base") != model.sha256:
                 raise DreamBoothError(f"The training was begun with another base model: give the same, or {ANOTHER}.")
             if record.get("photos") != pictures:
                 raise DreamBoothError(f"The photos have changed since the training began: put them back, or {ANOTHER}.")
+            if record.get("continue_from", "") != begun_from:
+                raise DreamBoothError(f"The training was begun from another LoRA: give the same, or {ANOTHER}.")
         if self.processes.is_main:
             asked = to_json(self.asked)
             if record is not None:
-                asked = {**record["asked"], **{name: asked[name] for name in ("photos", "base", "out", "steps")}}
+                asked = {**record["asked"], **{name: asked[name] for name in (*PATHS, "concepts", "steps")}}
             plan_values = {name: getattr(plan, name) for name in PLAN_FIELDS}
             kept = {"asked": asked, "resolved": to_json(settings), "plan": plan_values}
-            write_record(self.folder, {**kept, "base": model.sha256, "photos": pictures})
+            content = {"base": model.sha256, "photos": pictures, "continue_from": begun_from}
+            write_record(self.folder, {**kept, **content})
 
     def _trainer(
-        self, settings: TrainingSettings, plan: Plan, model: TrainingModel, photos: Sequence[Photo]
+        self,
+        settings: TrainingSettings,
+        plan: Plan,
+        model: TrainingModel,
+        subjects: Sequence[Subject],
+        start: LoraStart | None,
     ) -> tuple[Trainer, Export]:
         """The trainer, with the model on the device and the photos encoded."""
         nn.Module.to(model.unet, self.device, plan.weight_dtype)  # diffusers' own warns without a reason
@@ -190,7 +224,7 @@ class _Training:
             self._plan_event(settings, plan, seconds)
             self.report.say(f"It will take about {duration(seconds)}.")
         maker = Maker(model, settings, plan, self.folder, self.report, self.cancelled)
-        data = self._in_turn(lambda: maker.data(photos))
+        data = self._in_turn(lambda: maker.data(subjects))
         model.vae.to(CPU)
         release_memory(self.device)
         if plan.checkpointing:
@@ -198,18 +232,22 @@ class _Training:
             unet.enable_gradient_checkpointing()
         judge = None
         if settings.select_best:
-            judge = self.find_judge(photos, settings, self.device) if self.find_judge else None
+            judge = self.find_judge(subjects[0].photos, settings, self.device) if self.find_judge else None
             if judge is None:
                 self.report.warning("No CLIP is here to judge samples (docs/dreambooth.md): the last weights are kept.")
         lora = None
         if settings.kind == "LoRA":
             text, seed = settings.train_text, settings.seed
-            lora = LoraSet(model, settings.rank, settings.true_alpha, settings.convolutions, text, seed).inject()
+            layers = {} if start is None else start.layers
+            lora = LoraSet(
+                model, settings.rank, settings.true_alpha, settings.convolutions, text, seed, layers
+            ).inject()
         if self.processes.sharding is not None:
             nn.Module.to(model.unet, CPU)  # whole it need not fit any more
             release_memory(self.device)
             shard(model.unet, self.processes.sharding, self.device)
         export = Export(model, settings, lora, self.report, self.processes)
+        begun_from = "" if start is None else start.sha256
         trainer = Trainer(
             model,
             data,
@@ -219,8 +257,9 @@ class _Training:
             self.report,
             self.cancelled,
             lora=lora,
-            identity=self._identity(settings, plan, model, data.fingerprint()),
-            older=self._identity(settings, plan, model, data.fingerprint(bits=True)),
+            identity=self._identity(settings, plan, model, data.fingerprint(), begun_from),
+            older=self._identity(settings, plan, model, data.fingerprint(bits=True), begun_from),
+            class_texts=class_texts(subjects, settings),
             processes=self.processes,
             viewer=Viewer(
                 model,
@@ -249,7 +288,9 @@ class _Training:
         self.processes.wait()
         return make()
 
-    def _identity(self, settings: TrainingSettings, plan: Plan, model: TrainingModel, data: str) -> str:
+    def _identity(
+        self, settings: TrainingSettings, plan: Plan, model: TrainingModel, data: str, begun_from: str
+    ) -> str:
         """Names all that the steps depend on."""
         return digest(
             {
@@ -258,6 +299,7 @@ class _Training:
                 "base": model.sha256,
                 "data": data,
                 "processes": self.processes.count,
+                **({"continue_from": begun_from} if begun_from else {}),
             }
         )
 
@@ -280,7 +322,7 @@ class _Training:
             files=[file.name for file in files],
             identifier=settings.identifier,
             subject=settings.subject,
-            activation=f"a {settings.subject}",
+            activation=activation_of(settings),
             seconds=round(seconds, 1),
             best_step=best,
         )

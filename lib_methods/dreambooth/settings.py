@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib_methods.checks import SettingsError, check_choice, check_number, check_switch, check_whole
@@ -12,7 +12,7 @@ from lib_methods.files import is_file_name
 KINDS = ("LoRA", "full")
 PRIORS = ("auto", "images", "model", "off")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-OPTIMIZERS = ("auto", "adamw", "adamw8bit", "adafactor")
+OPTIMIZERS = ("auto", "adamw", "adamw8bit", "adafactor", "prodigy")
 SCHEDULES = ("constant", "cosine", "linear")
 SAVED_AS = ("fp16", "bf16", "fp32", "source")
 
@@ -35,6 +35,35 @@ def check_name(name: object) -> str:
 
 
 @dataclass(frozen=True)
+class Concept:
+    """One more subject of a training: a folder with its pictures, its class, its rare word, and perhaps own images of
+    the class. repeats: how often its pictures come where others come once. Raises `SettingsError`."""
+
+    photos: Path
+    class_noun: str
+    identifier: str = ""
+    class_folder: Path | None = None
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        _check_words(self.class_noun, self.identifier)
+        check_whole("The number of repeats", self.repeats, 1, 10_000)
+
+    @property
+    def subject(self) -> str:
+        """Identifier and class noun, as they stand in a prompt."""
+        return f"{self.identifier} {self.class_noun}".strip()
+
+
+def _check_words(class_noun: object, identifier: object) -> None:
+    if not isinstance(class_noun, str) or not class_noun.strip():
+        raise SettingsError('Say what the subject is, in one or two words ("dog", "coffee mug").')
+    for name, text in (("class noun", class_noun), ("identifier", identifier)):
+        if not isinstance(text, str) or len(text) > 60 or any(letter in text for letter in "()[]{}<>\n\\|"):
+            raise SettingsError(f"The {name} has to be short and plain: no brackets and no other signs of prompts.")
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """A training, all of it. Zero or "auto" means: chosen from the model, the photos and the memory.
 
@@ -51,7 +80,12 @@ class TrainingSettings:
 
     prior: what keeps the class from turning into the subject: "images" drawn beforehand, the frozen "model"'s own
     prediction (LoRA only), or nothing. prior_weight: lambda of the paper. class_images, class_steps: how many, and
-    sampling steps of each. snr_gamma: min-SNR's gamma (Hang et al. 2023, arXiv 2303.09556), 0 for none.
+    sampling steps of each; class_folder: images of the class that are there already, in place of drawn ones. snr_gamma:
+    min-SNR's gamma (Hang et al. 2023, arXiv 2303.09556), 0 for none.
+
+    concepts: more subjects in the same training. continue_from: a LoRA whose weights, ranks and layers are the start.
+    caption_dropout: the share of texts that are left empty. noise_offset: how strongly the noise of each channel is
+    shifted as a whole (crosslabs.org/blog/diffusion-with-offset-noise), 0 for not.
 
     memory: in GiB, 0 for what the device has. ema: decay of the averaged weights, 0 for none. save_every, sample_every:
     in steps, sample_prompts: with `{subject}` for identifier and noun; select_best: keep the weights that score best.
@@ -76,6 +110,7 @@ class TrainingSettings:
     rank: int = 16
     alpha: float = 0.0
     convolutions: bool = False
+    continue_from: Path | None = None
     schedule: str = "constant"
     warm_up: int = 0
     weight_decay: float = 0.01
@@ -86,6 +121,7 @@ class TrainingSettings:
     class_prompt: str = ""
     class_images: int = 100
     class_steps: int = 20
+    class_folder: Path | None = None
     snr_gamma: float = 5.0
     # the photos
     resolution: int = 0
@@ -93,6 +129,9 @@ class TrainingSettings:
     flip: bool = False
     captions: bool = True
     masks: bool = True
+    concepts: tuple[Concept, ...] = ()
+    caption_dropout: float = 0.0
+    noise_offset: float = 0.0
     # the machine
     precision: str = "auto"
     optimizer: str = "auto"
@@ -111,11 +150,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         check_choice("The kind of result", self.kind, KINDS)
         check_name(self.name)
-        if not isinstance(self.class_noun, str) or not self.class_noun.strip():
-            raise SettingsError('Say what the subject is, in one or two words ("dog", "coffee mug").')
-        for name, text in (("class noun", self.class_noun), ("identifier", self.identifier)):
-            if len(text) > 60 or any(letter in text for letter in "()[]{}<>\n\\|"):
-                raise SettingsError(f"The {name} has to be short and plain: no brackets and no other signs of prompts.")
+        _check_words(self.class_noun, self.identifier)
         self._check_strength()
         self._check_class()
         self._check_rest()
@@ -141,10 +176,14 @@ class TrainingSettings:
                 "The frozen model can only be the prior's target for a LoRA: a full training changes the model itself. "
                 "Choose class images."
             )
+        if self.class_folder is not None and self.prior in ("model", "off"):
+            raise SettingsError("A folder of class images needs prior preservation with images. Choose images or auto.")
         check_number("The prior's weight", self.prior_weight, 0, 100)
         check_whole("The number of class images", self.class_images, 1, 10_000)
         check_whole("The class images' steps", self.class_steps, 1, 1000)
         check_number("Min-SNR's gamma", self.snr_gamma, 0, 100)
+        if any(concept.class_folder is not None for concept in self.concepts) and self.prior in ("model", "off"):
+            raise SettingsError("A folder of class images needs prior preservation with images. Choose images or auto.")
 
     def _check_rest(self) -> None:
         check_whole("The resolution", self.resolution, 0, 4096)
@@ -162,6 +201,14 @@ class TrainingSettings:
             check_switch(name.replace("_", " ").capitalize(), getattr(self, name))
         for name in ("checkpointing", "select_best"):
             check_switch(name.replace("_", " ").capitalize(), getattr(self, name))
+        check_number("The caption dropout", self.caption_dropout, 0, 1)
+        check_number("The noise offset", self.noise_offset, 0, 1)
+        if self.continue_from is not None and self.kind != "LoRA":
+            raise SettingsError("Only a LoRA can continue from a LoRA. Choose the kind LoRA.")
+        if self.optimizer == "prodigy" and self.fused_backward:
+            raise SettingsError("Prodigy looks at all gradients at once. Switch the fused backward pass off.")
+        if self.optimizer == "prodigy" and self.text_rate not in (0, self.rate or 1.0):
+            raise SettingsError("Prodigy has one learning rate for all. Leave the text encoder's at 0.")
         if self.fused_backward and self.accumulation > 1:
             raise SettingsError("The fused backward pass moves the weights at once: it cannot gather gradients.")
 
@@ -169,6 +216,30 @@ class TrainingSettings:
     def subject(self) -> str:
         """Identifier and class noun, as they stand in a prompt."""
         return f"{self.identifier} {self.class_noun}".strip()
+
+    @property
+    def all_concepts(self) -> tuple[Concept, ...]:
+        """Every subject, the settings' own first."""
+        return (Concept(self.photos, self.class_noun, self.identifier, self.class_folder), *self.concepts)
+
+    @property
+    def drawn_class_images(self) -> int:
+        """How many class images are drawn, where the prior is resolved: of each class that has none of its own."""
+        drawn = {c.class_noun.casefold() for c in self.all_concepts if c.class_folder is None}
+        return len(drawn) * self.class_images if self.prior == "images" else 0
+
+    def about(self, concept: Concept) -> TrainingSettings:
+        """The settings as they are for one of the subjects."""
+        prompt = self.class_prompt if concept.class_noun == self.class_noun else ""
+        return replace(
+            self,
+            photos=concept.photos,
+            class_noun=concept.class_noun,
+            identifier=concept.identifier,
+            class_folder=concept.class_folder,
+            class_prompt=prompt,
+            concepts=(),
+        )
 
     @property
     def true_alpha(self) -> float:

@@ -102,7 +102,7 @@ class Viewer:
         self._at_once = _MOST_AT_ONCE
         self.judge = judge if settings.select_best else None
         templates = settings.sample_prompts or (VARIED if self.judge else PLAIN)
-        self.prompts = [with_subject(template, settings) for template in templates]
+        self.prompts = [prompt for template in templates for prompt in prompts_of(template, settings)]
         judged = (self.judge.templates if self.judge else ()) or templates
         self.judged = [with_subject(template, settings) for template in judged]
 
@@ -221,6 +221,16 @@ class Viewer:
     def _main_says(self, flag: bool) -> bool:
         """What the main process says, in each that takes part."""
         return self.processes.any(flag and self.processes.is_main) if self._together else flag
+
+
+def prompts_of(template: str, settings: TrainingSettings) -> list[str]:
+    """A prompt as it is drawn: with `{subject}` once for each subject, else as it is where it names one of them."""
+    first, *more = (settings.about(concept) for concept in settings.all_concepts)
+    if "{subject}" in template:
+        return [with_subject(template, about) for about in (first, *more)]
+    if any(with_subject(template, about) == template for about in more):
+        return [template]
+    return [with_subject(template, first)]
 
 
 def best_weights(folder: Path, step: int) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from lib_methods.dreambooth.model import TrainingModel
 
 GIB = 2**30
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.1}  # for each trained number; 8-bit with its blocks' scales
+OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.1, "prodigy": 16.0}  # for each number; 8-bit with its blocks' scales
 _TRANSFORMERS = frozenset({"Transformer2DModel", "SpatialTransformer", "BasicTransformerBlock"})
 
 # bytes a cell and row: computed in half precision throughout, under autocast with fp32 weights, in fp32;

@@ -18,9 +18,11 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.job import BUSY, State, Trainings
 from lib_methods.dreambooth.job_files import JobFiles
 from lib_methods.dreambooth.photos import Photo, find_photos, intake, without_companions
+from lib_methods.dreambooth.photos.concepts import Subject, check_identifiers, companions_told, counted
+from lib_methods.dreambooth.photos.names import sort_files
 from lib_methods.dreambooth.preview import Machine, OwnMachine, preview
-from lib_methods.dreambooth.request import clean_name, from_controls, parse_request
-from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.request import Dropped, clean_name, dropped, from_controls, parse_request, uploaded
+from lib_methods.dreambooth.settings import Concept, TrainingSettings
 from lib_methods.ui.status import status_html
 
 Mistakes = (SettingsError, DreamBoothError)
@@ -36,6 +38,10 @@ class HostLists(Protocol):
     def checkpoint_file(self, title: object) -> Path: ...
 
     def checkpoint_title(self, file: Path) -> str: ...
+
+    def loras(self) -> list[str]: ...
+
+    def lora_file(self, name: object) -> Path: ...
 
     def folder_of(self, kind: str) -> Path: ...
 
@@ -65,30 +71,34 @@ class TabHandlers:
 
         values: those of `request.CONTROLS`.
         """
-        pictures = without_companions(intake.uploaded(files))
-        return [self._line(pictures, values, with_plan=True), page.photos_html(pictures)]
+        pictures = uploaded(files)
+        return [self._line(pictures, values, with_plan=True), page.photos_html(without_companions(pictures))]
 
-    def _line(self, pictures: Sequence[Path], values: Sequence[Any], with_plan: bool) -> str:
-        wanted = from_controls(values)
-        missing = [] if pictures else ["Drop 3 to 5 photos of the subject"]
+    def _line(self, files: Sequence[Path], values: Sequence[Any], with_plan: bool) -> str:
+        wanted, found = from_controls(values), sort_files(files)
+        missing = [] if found.photos else ["Drop 3 to 5 photos of the subject"]
         missing += [] if str(wanted.get("class_noun", "")).strip() else ['say what it is ("dog", "coffee mug")']
         if missing:
             text = " and ".join(missing)
             return status_html(f"{text[:1].upper()}{text[1:]}, then press Train.")
         try:
-            settings = self._settings(wanted, "name")
-            plan = self._plan(settings, len(pictures)) if with_plan else {}
+            subjects = dropped(wanted, files)
+            settings = self._settings(wanted, "name", subjects)
+            counts = [len(without_companions(list(subject.photos))) for subject in subjects]
+            plan = self._plan(settings, counts) if with_plan else {}
         except Mistakes as error:
             return status_html(str(error), problem=True)
         what = "a LoRA" if settings.kind == "LoRA" else "a whole checkpoint"
-        count = f"{len(pictures)} photo{'s' if len(pictures) != 1 else ''}"
+        beside = page.beside_words(found, settings)
+        photos = f"{counted(counts[0], 'photo')} of a {settings.class_noun}{beside}"
+        photos += "".join(f" and {n} of a {c.class_noun}" for n, c in zip(counts[1:], settings.concepts))
         steps = f", {settings.steps} steps" if settings.steps else ""
-        few = " Three to five photos teach more than these." if len(pictures) < 3 else ""
-        sentence = f'{count} of a {settings.class_noun} become {what} of "{wanted.get("base")}"{steps}.{few}'
-        return page.preview_html(sentence, plan)
+        few = " Three to five photos teach more than these." if counts[0] < 3 else ""
+        verb = "becomes" if sum(counts) == 1 else "become"
+        return page.preview_html(f'{photos} {verb} {what} of "{wanted.get("base")}"{steps}.{few}', plan)
 
-    def _plan(self, settings: TrainingSettings, photos: int) -> dict[str, Any]:
-        return preview(settings, photos, self.machine, self.trainings.root, self.trainings.is_running)
+    def _plan(self, settings: TrainingSettings, photos: Sequence[int], told: Sequence[str] = ()) -> dict[str, Any]:
+        return preview(settings, photos, self.machine, self.trainings.root, self.trainings.is_running, told)
 
     def plan(self, wanted: dict[str, Any], photos: Any) -> dict[str, Any]:
         """The plan of a training, as a REST request asks for it; nothing is begun or kept.
@@ -97,31 +107,46 @@ class TabHandlers:
         DreamBoothError.
         """
         clean_name(wanted.get("name"), wanted.get("class_noun"))
-        settings = self._settings(wanted, "name")
+        subjects = dropped(wanted, photos)
+        settings = self._settings(wanted, "name", subjects)
         if isinstance(photos, int) and not isinstance(photos, bool):
-            return self._plan(settings, check_whole("The number of photos", photos, 1, intake.MOST_FILES))
+            more = [len(subject.photos) for subject in subjects[1:]]
+            return self._plan(settings, [check_whole("The number of photos", photos, 1, intake.MOST_FILES), *more])
         if not photos:
             raise DreamBoothError(intake.NO_PHOTOS)
         with tempfile.TemporaryDirectory() as folder:
-            taken, _ = intake.take_in_encoded(photos, Path(folder) / "photos")
-        return self._plan(settings, len(taken))
+            intake.take_in_all(subjects, Path(folder) / "photos")
+            places = intake.places_of(subjects, Path(folder) / "photos")
+            found = [Subject(c, find_photos(p)[0]) for c, (p, _) in zip(settings.all_concepts, places)]
+            told = companions_told(found, settings)
+        return self._plan(settings, [len(subject.photos) for subject in found], told)
 
-    def _settings(self, wanted: dict[str, Any], name: str) -> TrainingSettings:
+    def _settings(self, wanted: dict[str, Any], name: str, subjects: Sequence[Dropped]) -> TrainingSettings:
         files = JobFiles(self.trainings.root, name)
-        base = self.lists.checkpoint_file(wanted.get("base"))
-        return parse_request(wanted, photos=files.photos, base=base, out=files.out, name=name)
+        (_, class_folder), *more = intake.places_of(subjects, files.photos)
+        lora = wanted.get("continue_from")
+        return parse_request(
+            wanted,
+            photos=files.photos,
+            base=self.lists.checkpoint_file(wanted.get("base")),
+            out=files.out,
+            name=name,
+            continue_from=self.lists.lora_file(lora) if lora else None,
+            class_folder=class_folder,
+            concepts=[Concept(p, s.class_noun, s.identifier, own) for s, (p, own) in zip(subjects[1:], more)],
+        )
 
     # -- buttons
 
     def train(self, files: Any, *values: Any) -> list[Any]:
         """Begins; returns the line below the form, without the plan, which the panel now tells, and `look`'s
         outputs."""
-        dropped = intake.uploaded(files)
+        given = uploaded(files)
         try:
-            self.begin(from_controls(values), dropped)
+            self.begin(from_controls(values), given)
         except Mistakes as error:
             return [status_html(str(error), problem=True), *self.look("")]
-        return [self._line(without_companions(dropped), values, with_plan=False), *self.look("")]
+        return [self._line(given, values, with_plan=False), *self.look("")]
 
     def begin(self, wanted: dict[str, Any], photos: Sequence[Path] | list[Any]) -> TrainingSettings:
         """A new training. photos: files, or the encoded pictures of a REST request. Raises SettingsError and
@@ -135,12 +160,10 @@ class TabHandlers:
         if not photos:
             raise DreamBoothError(intake.NO_PHOTOS)
         name = self.trainings.free_name(clean_name(wanted.get("name"), wanted.get("class_noun")))
-        settings = self._settings(wanted, name)
-        folder = JobFiles(self.trainings.root, name).photos
-        if all(isinstance(photo, Path) for photo in photos):
-            intake.take_in(photos, folder)
-        else:
-            intake.take_in_encoded(photos, folder)
+        subjects = dropped(wanted, photos)
+        settings = self._settings(wanted, name, subjects)
+        check_identifiers(settings.all_concepts)
+        intake.take_in_all(subjects, JobFiles(self.trainings.root, name).photos)
         self.trainings.start(settings)
         return settings
 
@@ -203,6 +226,10 @@ class TabHandlers:
         """The base models as they are on the disk now."""
         self.lists.refresh()
         return gr.update(choices=self.lists.checkpoints())
+
+    def loras(self) -> Any:
+        """The LoRAs as they are on the disk now."""
+        return gr.update(choices=self.lists.loras())
 
     def unfinished(self) -> Any:
         """The trainings that can be gone on with."""

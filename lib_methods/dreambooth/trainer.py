@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,12 @@ SAVE_AFTER = 60.0  # seconds between two saves of the state, at least
 SAVE_SHARE = 20  # and this many times what the last one took
 _TOO_MANY_SKIPPED = 25  # steps in a row whose gradients are no numbers
 ASTRAY = (
-    "The training went astray at step {step}: {what}. The last good state is that of step {saved}; start anew with a "
-    "smaller learning rate{precision}."
+    "Training diverged at step {step}: {what}. The last good state is that of step {saved}. Start again with a lower "
+    "learning rate{precision}."
+)
+NEVER_GOOD = (
+    "The very first step gave a loss that is not a number, before anything was trained. The learning rate is not the "
+    "cause: the base model does not work in {precision}. Try --precision fp32, or another base model."
 )
 
 
@@ -61,7 +65,7 @@ class Trainer:
 
     settings: with steps and rates chosen, prior resolved. lora: injected, for kind "LoRA". identity: names all that the
     steps depend on; a state of another one is refused, but for `older`, see `load_state`. viewer: draws and judges
-    samples. keep: writes a result of the step, each `save_every` steps.
+    samples. keep: writes a result of the step, each `save_every` steps. class_texts: see `Batches`.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Trainer:
         lora: LoraSet | None = None,
         identity: str = "",
         older: str = "",
+        class_texts: Sequence[str] = (),
         processes: Processes | None = None,
         viewer: Viewer | None = None,
         keep: Callable[[int], None] | None = None,
@@ -99,14 +104,15 @@ class Trainer:
         )
         self.ema = Ema(self.trained.parameters(), settings.ema) if settings.ema else None
         self.alphas = model.alphas_cumprod.float().to(self.device)
-        self.class_text = caption_of(None, settings)
         self.batches = Batches(
             data,
             seed=settings.seed,
             batch_size=plan.batch_size,
             prior=settings.prior,
-            class_text=self.class_text,
+            class_texts=class_texts or [caption_of(None, settings)],
             timesteps=len(self.alphas),
+            noise_offset=settings.noise_offset,
+            caption_dropout=settings.caption_dropout,
             rank=self.processes.rank,
             processes=self.processes.count,
         )
@@ -139,13 +145,13 @@ class Trainer:
         loss_, subject_, prior_ = (self.processes.mean(value) for value in losses.tolist())
         self.skipped = 0 if moved else self.skipped + 1
         if not math.isfinite(loss_):
-            raise self._astray("the loss is no longer a number")
+            raise self._astray("the loss is NaN")
         if self.skipped >= _TOO_MANY_SKIPPED:
-            raise self._astray(f"{self.skipped} steps in a row had gradients that are no numbers")
+            raise self._astray(f"{self.skipped} steps in a row had gradients that are NaN or infinite")
         if self.ema is not None:
             self.ema.update()
         self.position += 1
-        return StepReport(loss_, subject_, prior_, self.settings.rate * scale)
+        return StepReport(loss_, subject_, prior_, self.settings.rate * scale * self.stepper.step_size)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         latents, noise = batch.latents.to(self.device), batch.noise.to(self.device)
@@ -154,7 +160,7 @@ class Trainer:
         prior_target = None
         if self.settings.prior == "model":
             mine = batch.is_prior.to(self.device)
-            text = self.texts.frozen([self.class_text] * int(mine.sum()))
+            text = self.texts.frozen([told for told, prior in zip(batch.texts, batch.is_prior.tolist()) if prior])
             with torch.no_grad(), self.trained.frozen_model(), computing(self.device, self.plan.autocast):
                 prior_target = self.model.predict(noisy[mine], timesteps[mine], text, sizes[mine])
         with computing(self.device, self.plan.autocast):
@@ -255,7 +261,7 @@ class Trainer:
         """Writes the state; False, with a warning, when the disk does not take it: the last one is then still there.
         DreamBoothError when the weights are spoiled."""
         if self.processes.any(not self.trained.healthy()):
-            raise self._astray("the weights are no longer numbers")
+            raise self._astray("weights are NaN or infinite")
         if not self.processes.takes_part:
             return True
         main = self.processes.is_main
@@ -302,5 +308,7 @@ class Trainer:
         return True
 
     def _astray(self, what: str) -> DreamBoothError:
+        if not self.position:
+            return DreamBoothError(NEVER_GOOD.format(precision=self.plan.precision))
         precision = ", or with --precision bf16 or fp32" if self.plan.precision == "fp16" else ""
         return DreamBoothError(ASTRAY.format(step=self.position, what=what, saved=self.saved, precision=precision))

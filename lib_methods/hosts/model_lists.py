@@ -39,6 +39,20 @@ def checkpoint_title(file: Path) -> str:
     return ""
 
 
+def loras() -> list[str]:
+    """The names of all LoRAs: their files' places in the host's folder."""
+    folder = folder_of("LoRA")
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix.lower() == ".safetensors")
+
+
+def lora_file(name: object) -> Path:
+    """The file of a LoRA of `loras`, also without its ending. Raises SettingsError: there is none of that name."""
+    for known in loras():
+        if name in (known, str(Path(known).with_suffix(""))):
+            return folder_of("LoRA") / known
+    raise SettingsError("The LoRA to continue from is not there any more.")
+
+
 def folder_of(kind: str) -> Path:
     """Where the host looks for "LoRA" or "full" results."""
     if kind == "LoRA":

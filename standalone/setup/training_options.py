@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 KINDS = {"lora": "LoRA", "full": "full"}
 
@@ -23,6 +24,21 @@ def _kind(text: str) -> str:
     if text.lower() not in KINDS:
         raise argparse.ArgumentTypeError(f"'{text}' is neither lora nor full")
     return KINDS[text.lower()]
+
+
+class _Concepts(argparse.Action):
+    """Each `--concept` as a concept of a settings file."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if not 2 <= len(values) <= 4:
+            raise argparse.ArgumentError(
+                self, "needs a folder and a class, and may have an identifier and class images"
+            )
+        names = ("photos", "class_noun", "identifier", "class_folder")
+        given = getattr(namespace, self.dest) or []
+        setattr(namespace, self.dest, [*given, dict(zip(names, values))])
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +73,9 @@ def _strength(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--rank", type=int, help="of the LoRA (default: 16)")
     group.add_argument("--alpha", type=float, help="of the LoRA (default: as the rank)")
     group.add_argument("--convolutions", action="store_const", const=True, help="LoRA on convolutions, too")
+    group.add_argument(
+        "--continue-from", type=Path, metavar="LORA", help="start from a LoRA, with its ranks and layers"
+    )
     group.add_argument("--schedule", metavar="NAME", help="constant, cosine or linear (default: constant)")
     group.add_argument("--warm-up", type=int, metavar="STEPS", help="steps in which the rate rises (default: 0)")
     group.add_argument("--weight-decay", type=float, help="(default: 0.01)")
@@ -71,6 +90,9 @@ def _prior(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--prior-weight", type=float, metavar="LAMBDA", help="(default: 1)")
     group.add_argument("--class-prompt", metavar="PROMPT", help='of the class images (default: "a NOUN")')
+    group.add_argument(
+        "--class-folder", type=Path, metavar="DIR", help="own images of the class (regularisation images), as they are"
+    )
     group.add_argument("--class-images", type=int, metavar="N", help="how many are drawn (default: 100)")
     group.add_argument("--class-steps", type=int, metavar="N", help="sampling steps of each (default: 20)")
 
@@ -78,15 +100,28 @@ def _prior(group: argparse._ArgumentGroup) -> None:
 def _photos(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--resolution", type=int, metavar="PIXELS", help="(default: the model's own)")
     group.add_argument("--no-buckets", dest="buckets", action="store_const", const=False, help="crop all to squares")
+    group.add_argument(
+        "--concept",
+        dest="concepts",
+        action=_Concepts,
+        nargs="+",
+        metavar=("DIR", "NOUN"),
+        help="one more subject: its folder, its class, and perhaps its identifier and its folder of class images; may "
+        "be given more than once. kohya's folders (10_ohwx dog) in --photos are subjects by themselves",
+    )
+    group.add_argument("--caption-dropout", type=float, metavar="SHARE", help="leave so many texts empty (default: 0)")
+    group.add_argument("--noise-offset", type=float, metavar="X", help="for darker and brighter images, such as 0.05")
     group.add_argument("--flip", action="store_const", const=True, help="mirrored photos, too; not for faces, letters")
-    group.add_argument("--no-captions", dest="captions", action="store_const", const=False, help="leave .txt files out")
-    group.add_argument("--no-masks", dest="masks", action="store_const", const=False, help="leave NAME.mask.png out")
+    group.add_argument("--no-captions", dest="captions", action="store_const", const=False, help="do not use captions")
+    group.add_argument("--no-masks", dest="masks", action="store_const", const=False, help="do not use masks")
 
 
 def _machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--memory", type=_memory, metavar="8GB", help="what may be used (default: what there is)")
     group.add_argument("--precision", metavar="NAME", help="fp32, bf16, fp16 or auto (default: auto)")
-    group.add_argument("--optimizer", metavar="NAME", help="adamw, adamw8bit, adafactor or auto (default: auto)")
+    group.add_argument(
+        "--optimizer", metavar="NAME", help="adamw, adamw8bit, adafactor, prodigy or auto (default: auto)"
+    )
     group.add_argument("--fused-backward", action="store_const", const=True, help="move weights in the backward pass")
     group.add_argument("--checkpointing", action="store_const", const=True, help="less memory for a third more time")
     group.add_argument("--seed", type=int, help="the same seed gives the same training (default: 0)")

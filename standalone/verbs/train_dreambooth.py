@@ -77,6 +77,7 @@ def settings_of(options: argparse.Namespace) -> Any:
     Raises DreamBoothError or SettingsError with a sentence.
     """
     from lib_methods.dreambooth.errors import DreamBoothError
+    from lib_methods.dreambooth.photos.names import class_of_folders
     from lib_methods.dreambooth.record import PATHS, from_json
     from lib_methods.dreambooth.settings import TrainingSettings
 
@@ -91,12 +92,15 @@ def settings_of(options: argparse.Namespace) -> Any:
 
             folder = Path(values["out"]).expanduser() / values["name"]
             values = {**((read_record(folder) or {}).get("asked") or {}), **values}
+        if values.get("photos") and not values.get("class_noun"):
+            values["class_noun"] = class_of_folders(Path(values["photos"]).expanduser())
         missing = [option for name, option in _NEEDED.items() if not values.get(name)]
         if missing:
             raise DreamBoothError(f"Something is missing: {', '.join(missing)}.")
-    for name in PATHS:
-        if isinstance(values.get(name), str):
-            values[name] = str(Path(values[name]).expanduser().resolve())
+    for part in (values, *(part for part in values.get("concepts") or [] if isinstance(part, dict))):
+        for name in PATHS:
+            if part.get(name) and isinstance(part[name], str):
+                part[name] = str(Path(part[name]).expanduser().resolve())
     return from_json(values)
 
 

@@ -43,6 +43,36 @@ def test_from_start_to_use(client: TestClient, handlers: TabHandlers, tmp_path: 
     assert client.post(f"{PREFIX}/use").json() == {"prompt": "a ohwx dog <lora:rex:1>", "checkpoint": ""}
 
 
+def test_concepts_and_own_class_images_come_as_pictures_and_never_as_places(
+    client: TestClient,
+    handlers: TabHandlers,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    mug = {"photos": photos()[:1], "class_noun": "mug", "identifier": "olis", "class_photos": photos()[:1]}
+    wanted = {"photos": photos(), "class_noun": "dog", "name": "rex", "class_photos": photos()[:1], "concepts": [mug]}
+    plan = client.post(f"{PREFIX}/plan", json=wanted).json()
+    assert plan["class_images"] == 0 and any("mug: 1 photo. Captions: none" in note for note in plan["notes"])
+    assert client.post(f"{PREFIX}/start", json=wanted).status_code == 200
+    assert handlers.trainings.wait(30)
+    kept = sorted(
+        str(f.parent.relative_to(tmp_path / "data" / "photos")) for f in tmp_path.rglob("photos/rex/**/*.png")
+    )
+    assert kept == ["rex", "rex", "rex/.2", "rex/.2/.class", "rex/.class"]
+    for wrong in (
+        {"concepts": [{"photos": str(tmp_path), "class_noun": "mug"}]},
+        {"concepts": [{"photos": [str(tmp_path / "base.safetensors")], "class_noun": "mug"}]},
+        {"concepts": [{"photos": photos(), "class_noun": "mug", "class_folder": str(tmp_path)}]},
+        {"concepts": [{**mug, "identifier": "a"}, {**mug, "identifier": "A"}]},
+        {"concepts": "mug"},
+        {"concepts": [mug] * 11},
+        {"class_photos": str(tmp_path)},
+        {"continue_from": str(tmp_path / "base.safetensors")},
+    ):
+        answer = client.post(f"{PREFIX}/start", json={**wanted, "name": "max", **wrong})
+        assert answer.status_code == 422 and str(tmp_path) not in answer.json()["detail"], wrong
+    assert not (tmp_path / "data" / "photos" / "max").exists()
+
+
 def test_cancel_and_resume(client: TestClient, handlers: TabHandlers) -> None:  # noqa: F811
     assert client.post(f"{PREFIX}/cancel").status_code == 422
     assert client.post(f"{PREFIX}/start", json={"photos": photos(), "class_noun": "slow thing"}).status_code == 200
@@ -65,7 +95,9 @@ def test_a_plan_is_made_and_nothing_begun(client: TestClient, tmp_path: Path) ->
     assert (plan["steps"], plan["prior"], plan["class_images"], plan["estimated"]) == (40, "images", 7, True)
     assert plan["bytes"] > 0 and plan["result_bytes"] > 0 and plan["seconds"] > 0 and plan["notes"]
     assert str(tmp_path) not in answer.text
-    assert client.post(f"{PREFIX}/plan", json={**body, "photos": 2}).json() == plan
+    told, *notes = plan["notes"]
+    assert told.startswith("2 photos. Captions: 1 of 2 (")
+    assert client.post(f"{PREFIX}/plan", json={**body, "photos": 2}).json() == {**plan, "notes": notes}
     assert client.post(f"{PREFIX}/plan", json={"class_noun": "dog", "photos": 4}).json()["steps"] == 1000
     assert client.get(f"{PREFIX}/status").json()["training"] is None
     assert sorted(tmp_path.rglob("*")) == before

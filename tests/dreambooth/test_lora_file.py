@@ -16,12 +16,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.lora import LoraSet, places
-from lib_methods.dreambooth.lora_file import kohya_names, save_lora, tag_frequency
+from lib_methods.dreambooth.lora import LoraSet, all_places, places
+from lib_methods.dreambooth.lora_file import kohya_names, read_lora, save_lora, tag_frequency
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import EngineModel, load_training_model
 from standalone.engine.ldm_keys import ldm_unet_names
@@ -176,7 +176,7 @@ def test_it_says_what_the_webui_shows(tmp_path: Path, family: str, version: str,
     model = load(tmp_path, family)
     lora = LoraSet(model, 4, 2.0, convolutions=True)
     path = tmp_path / "my dog.safetensors"
-    more = {"ss_tag_frequency": tag_frequency(["a ohwx dog, grass", "a ohwx dog"]), "ss_steps": "800"}
+    more = {"ss_tag_frequency": tag_frequency({"ohwx dog": ["a ohwx dog, grass", "a ohwx dog"]}), "ss_steps": "800"}
     save_lora(path, lora, model, settings(resolution=64), more)
     metadata = told(path)
     expected = {
@@ -193,8 +193,83 @@ def test_it_says_what_the_webui_shows(tmp_path: Path, family: str, version: str,
         "modelspec.trigger_phrase": "ohwx dog",
     }
     assert {key: metadata[key] for key in expected} == expected
-    assert json.loads(metadata["ss_tag_frequency"]) == {"subject": {"a ohwx dog": 2, "grass": 1}}
+    assert json.loads(metadata["ss_tag_frequency"]) == {"ohwx dog": {"a ohwx dog": 2, "grass": 1}}
     assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "2.0"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("text", [False, True])
+def test_what_is_continued_from_a_file_is_that_lora(tmp_path: Path, family: str, text: bool) -> None:
+    """Nothing trained: the same weights, ranks, alphas and layers come out, whatever the settings would have."""
+    model = load(tmp_path, family)
+    lora = LoraSet(model, 3, 1.5, convolutions=True, text=text, seed=5)
+    randomise(lora)
+    save_lora(tmp_path / "a.safetensors", lora, model, settings())
+    start = read_lora(tmp_path / "a.safetensors", model)
+    again = LoraSet(model, 16, 8.0, start=start.layers)
+    save_lora(tmp_path / "b.safetensors", again, model, settings())
+    one, other = (load_file(str(tmp_path / name)) for name in ("a.safetensors", "b.safetensors"))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert (told(tmp_path / "b.safetensors")["ss_network_dim"], start.shaping(settings()).true_alpha) == ("3", 1.5)
+    assert all(p.requires_grad for p in again.parameters("unet"))
+    assert not any(p.requires_grad for p in again.parameters("text")), "not asked to learn"
+
+
+def _renamed(model: EngineModel, source: Path, style: str) -> dict[str, torch.Tensor]:
+    """A file of kohya's names as diffusers or PEFT writes it, its alphas in the weights."""
+    names = dict(zip(kohya_names(all_places(model), model), all_places(model)))
+    parts = {
+        "peft": ("base_model.model.", "lora_A.weight", "lora_B.weight"),
+        "diffusers": ("unet.", "lora.down.weight", "lora.up.weight"),
+        "peft in diffusers": ("unet.", "lora_A.weight", "lora_B.weight"),
+    }[style]
+    out = {}
+    for key, tensor in load_file(str(source)).items():
+        layer, _, part = key.partition(".")
+        if part != "alpha":
+            start = parts[0] if style != "peft" else f"{parts[0]}unet."
+            out[f"{start}{names[layer].name}.{parts[1] if 'down' in part else parts[2]}"] = tensor.contiguous()
+    return out
+
+
+@pytest.mark.parametrize("style", ["diffusers", "peft", "peft in diffusers"])
+def test_names_of_diffusers_and_peft_are_continued_from(tmp_path: Path, style: str) -> None:
+    model = load(tmp_path)
+    lora = LoraSet(model, 4, 4.0)
+    randomise(lora)
+    save_lora(tmp_path / "a.safetensors", lora, model, settings())
+    save_file(_renamed(model, tmp_path / "a.safetensors", style), tmp_path / "b.safetensors")
+    one, other = (read_lora(tmp_path / name, model).layers for name in ("a.safetensors", "b.safetensors"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[k].down, other[k].down) and torch.equal(one[k].up, other[k].up) for k in one)
+
+
+def test_a_lora_that_cannot_be_continued_says_why(tmp_path: Path) -> None:
+    model = load(tmp_path)
+    path = tmp_path / "a.safetensors"
+    (tmp_path / "other").mkdir()
+    other = load(tmp_path / "other", "sdxl")
+    save_lora(path, LoraSet(other, 2), other, settings())
+    with pytest.raises(DreamBoothError, match="another base model"):
+        read_lora(path, model)
+    save_lora(path, LoraSet(model, 2), model, settings())
+    good = load_file(str(path))
+    first = next(key for key in good if key.endswith("lora_down.weight"))
+    layer = first.split(".")[0]
+    for key, tensor, said in [
+        (f"{layer}.hada_w1_a", good[first], "not a plain LoRA"),
+        (f"{layer}.dora_scale", good[first], "not a plain LoRA"),
+        (first, good[first] * float("nan"), "NaN"),
+        (f"{layer}_more.lora_down.weight", good[first], "another base model"),
+    ]:
+        save_file({**good, key: tensor.contiguous()}, path)
+        with pytest.raises(DreamBoothError, match=said):
+            read_lora(path, model)
+    path.write_bytes(b"<html>not found</html>" * 9)
+    with pytest.raises(DreamBoothError, match="damaged"):
+        read_lora(path, model)
+    with pytest.raises(DreamBoothError, match="cannot be read"):
+        read_lora(tmp_path / "gone.safetensors", model)
 
 
 def test_its_hash_is_that_of_the_data_behind_the_header(tmp_path: Path) -> None:

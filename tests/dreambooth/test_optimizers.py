@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
 from collections.abc import Callable
@@ -383,3 +384,44 @@ def test_a_training_with_8bit_adamw_goes_on_bit_by_bit(fused: bool) -> None:
     second.load_state_dict(state)
     train(resumed, second, range(3, 6))
     assert torch.equal(weights_of(resumed), weights_of(whole))
+
+
+# -- Prodigy
+
+
+def test_prodigy_is_the_library_s_and_finds_its_rate() -> None:
+    prodigy = pytest.importorskip("prodigyopt").Prodigy
+    ours, theirs = network(), network()
+    stepper = stepper_for(ours, "prodigy", rate=1.0, clip=0.0, weight_decay=0.01)
+    reference = prodigy(theirs.parameters(), lr=1.0, weight_decay=0.01, use_bias_correction=True, safeguard_warmup=True)
+    before = stepper.step_size
+    train(ours, stepper, range(20))
+    for step in range(20):
+        loss_of(theirs, step).backward()
+        reference.step()
+        reference.zero_grad()
+    assert torch.equal(weights_of(ours), weights_of(theirs))
+    assert stepper.step_size > 10 * before
+
+
+def test_prodigy_goes_on_exactly() -> None:
+    pytest.importorskip("prodigyopt")
+    whole, first, second = network(), network(), network()
+    train(whole, stepper_for(whole, "prodigy", rate=1.0), range(12))
+    stepper = stepper_for(first, "prodigy", rate=1.0)
+    train(first, stepper, range(7))
+    second.load_state_dict(first.state_dict())
+    again = stepper_for(second, "prodigy", rate=1.0)
+    again.load_state_dict(stepper.state_dict())
+    train(second, again, range(7, 12))
+    assert torch.equal(weights_of(second), weights_of(whole))
+    with pytest.raises(DreamBoothError, match="another one"):
+        again.load_state_dict(stepper_for(network(), "adamw").state_dict())
+
+
+def test_prodigy_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DreamBoothError, match="fused"):
+        stepper_for(network(), "prodigy", fused=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DreamBoothError, match="pip install prodigyopt=="):
+        stepper_for(network(), "prodigy")

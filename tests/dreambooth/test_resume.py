@@ -34,6 +34,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "LoRA": {},
     "LoRA with text encoder and convolutions": {"train_text": True, "text_stop": 0.5, "convolutions": True},
     "LoRA with class images": {"prior": "images", "batch_size": 2, "accumulation": 2},
+    "LoRA with Prodigy, dropped captions and shifted noise": {
+        **{"optimizer": "prodigy", "rate": 1.0, "caption_dropout": 0.3, "noise_offset": 0.1, "warm_up": 2},
+        **{"prior": "model", "train_text": True},
+    },
     "full": {"kind": "full", "ema": 0.9, "schedule": "cosine", "warm_up": 2},
     "full with text encoder": {"kind": "full", "train_text": True, "prior": "off"},
     "Adafactor in the backward pass": {"kind": "full", "optimizer": "adafactor", "fused_backward": True},

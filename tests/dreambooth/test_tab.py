@@ -20,8 +20,19 @@ from lib_methods.dreambooth.deliver import deliver_to
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.job import State, Trainings
 from lib_methods.dreambooth.job_files import JobFiles, Record
-from lib_methods.dreambooth.photos.intake import take_in, take_in_encoded, uploaded
-from lib_methods.dreambooth.request import CONTROLS, DEFAULTS, clean_name, from_controls, parse_request
+from lib_methods.dreambooth.photos.concepts import find_subjects
+from lib_methods.dreambooth.photos.intake import take_in, take_in_encoded
+from lib_methods.dreambooth.record import from_json
+from lib_methods.dreambooth.request import (
+    CONTROLS,
+    DEFAULTS,
+    FILES,
+    SECOND,
+    clean_name,
+    from_controls,
+    parse_request,
+    uploaded,
+)
 from lib_methods.dreambooth.tab import TabHandlers
 from lib_methods.dreambooth.training_log import LogReader, Progress
 from lib_methods.files import as_file_name, is_file_name
@@ -60,6 +71,14 @@ class Lists:
     def checkpoint_title(self, file: Path) -> str:
         return f"{file.name} [def]"
 
+    def loras(self) -> list[str]:
+        return ["old.safetensors"]
+
+    def lora_file(self, name: object) -> Path:
+        if name not in self.loras():
+            raise SettingsError("The LoRA to continue from is not there any more.")
+        return self.folder / str(name)
+
     def folder_of(self, kind: str) -> Path:
         return self.folder / kind
 
@@ -91,6 +110,7 @@ def photos(tmp_path: Path) -> list[Path]:
 def values(**changed: Any) -> list[Any]:
     """The controls as they are on a new page, with some changed."""
     fresh = {"class_noun": "dog", "base": "base.safetensors [abc]", **DEFAULTS, "name": "", "sample_prompts": ""}
+    fresh.update(dict.fromkeys(FILES), second_class_noun="", second_identifier="")
     return [{**fresh, **changed}[name] for name in CONTROLS]
 
 
@@ -100,7 +120,8 @@ def test_every_control_is_a_setting() -> None:
         photos=Path("p"), base=Path("b"), out=Path("o"), name="rex",
     )  # fmt: skip
     assert settings.class_noun == "dog"
-    for name in set(CONTROLS) - {"base", "name", "class_noun"}:
+    extra = {name for name in CONTROLS if name in FILES or name.startswith(SECOND)}
+    for name in set(CONTROLS) - {"base", "name", "class_noun"} - extra:
         assert getattr(settings, name) == DEFAULTS[name], name
 
 
@@ -258,6 +279,50 @@ def test_the_same_name_twice_gets_a_number(handlers: TabHandlers, photos: list[P
         assert handlers.trainings.wait(30)
     record = handlers.trainings.state().record
     assert record is not None and record.name == "my-dog-2"
+
+
+def test_what_stands_behind_advanced_reaches_the_training(handlers: TabHandlers, photos: list[Path]) -> None:
+    (photos[0].with_suffix(".txt")).write_text("a dog on grass")
+    picture().convert("L").save(photos[1].with_name("IMG_1-masklabel.png"))
+    companions = [photos[0].with_suffix(".txt"), photos[1].with_name("IMG_1-masklabel.png")]
+    chosen = values(
+        caption_dropout=0.1,
+        noise_offset=0.05,
+        optimizer="prodigy",
+        class_photos=[str(photos[2])],
+        second_class_noun="mug",
+        second_photos=[str(photos[3])],
+        name="rex",
+    )
+    files = [str(file) for file in [*photos[:2], *companions]]
+    line, _ = handlers.form(files, *chosen)
+    assert "2 photos of a dog (1 with a caption, 1 with a mask) and 1 of a mug become a LoRA" in line
+    handlers.train(files, *chosen)
+    assert handlers.trainings.wait(30)
+    settings = from_json(json.loads((handlers.trainings.root / "jobs" / "rex.settings").read_text(encoding="utf-8")))
+    assert (settings.caption_dropout, settings.noise_offset, settings.optimizer) == (0.1, 0.05, "prodigy")
+    subjects, _ = find_subjects(settings)
+    assert [(s.concept.class_noun, len(s.photos), len(s.class_photos)) for s in subjects] == [
+        ("dog", 2, 1),
+        ("mug", 1, 0),
+    ]
+    assert subjects[0].photos[0].caption == "a dog on grass" and subjects[0].photos[1].mask_path is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"continue_from": "../../secret.safetensors"}, "not there any more"),
+        ({"continue_from": "old.safetensors", "kind": "full"}, "Only a LoRA"),
+        ({"second_class_noun": "mug"}, "needs photos and its class"),
+        ({"caption_dropout": 2}, "caption dropout"),
+    ],
+)
+def test_advanced_mistakes_are_sentences(
+    handlers: TabHandlers, photos: list[Path], changed: dict[str, Any], said: str
+) -> None:
+    line, _ = handlers.form([str(photo) for photo in photos], *values(**changed))
+    assert said in line and 'role="alert"' in line
 
 
 def test_cancel_and_resume_from_the_page(handlers: TabHandlers, photos: list[Path]) -> None:

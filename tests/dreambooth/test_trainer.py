@@ -113,7 +113,7 @@ def test_a_step_is_the_paper_s_loss(tmp_path: Path) -> None:
     """Against the loss written out, at one photo and one class picture, with min-SNR."""
     model = load(tmp_path)
     trainer = trainer_of(tmp_path, model, kind="full", prior_weight=0.7, snr_gamma=5.0)
-    batch = Batches(data_of(), seed=0, batch_size=1, prior="images", class_text="a dog", timesteps=1000).draw(0, 0)
+    batch = Batches(data_of(), seed=0, batch_size=1, prior="images", class_texts=["a dog"], timesteps=1000).draw(0, 0)
     expected = 0.0
     for row, weight in ((0, 1.0), (1, 0.7)):
         kept = model.alphas_cumprod[batch.timesteps[row]]
@@ -129,7 +129,8 @@ def test_a_step_is_the_paper_s_loss(tmp_path: Path) -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.sampled_from(["images", "model", "off"]), st.booleans())
 def test_processes_share_the_batch_of_one(seed: int, size: int, prior: str, masked: bool) -> None:
     data = data_of(prior=2 if prior == "images" else 0, masked=masked)
-    fixed: dict[str, Any] = {"seed": seed, "prior": prior, "class_text": "a dog", "timesteps": 1000}
+    fixed: dict[str, Any] = {"seed": seed, "prior": prior, "class_texts": ["a dog"], "timesteps": 1000}
+    fixed.update(noise_offset=0.1, caption_dropout=0.5)
     whole = Batches(data, batch_size=2 * size, **fixed).draw(3, 1)
     parts = [Batches(data, batch_size=size, rank=rank, processes=2, **fixed).draw(3, 1) for rank in (0, 1)]
     for name in ("latents", "noise", "timesteps", "sizes"):
@@ -137,10 +138,63 @@ def test_processes_share_the_batch_of_one(seed: int, size: int, prior: str, mask
             rows = [getattr(part, name)[part.is_prior == is_prior] for part in parts]
             woven = torch.stack(rows, dim=1).flatten(0, 1)
             assert torch.equal(woven, getattr(whole, name)[whole.is_prior == is_prior])
+    of_photos = [[text for text, prior in zip(part.texts, part.is_prior) if not prior] for part in parts]
+    assert [text for pair in zip(*of_photos) for text in pair] == whole.texts[: 2 * size]
+
+
+FIXED: dict[str, Any] = {"seed": 7, "batch_size": 3, "prior": "images", "class_texts": ["a dog"], "timesteps": 1000}
+
+
+def test_noise_offset_shifts_each_channel_of_the_noise_as_a_whole() -> None:
+    """noise + offset * randn(B, C, 1, 1), and nothing else of the batch changes."""
+    plain, shifted = Batches(data_of(), **FIXED), Batches(data_of(), noise_offset=0.1, **FIXED)
+    shifts = []
+    for step in range(200):
+        one, other = plain.draw(step, 0), shifted.draw(step, 0)
+        for name in ("latents", "timesteps", "sizes", "is_prior"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        assert one.texts == other.texts
+        shift = other.noise - one.noise
+        assert float(shift.flatten(2).std(-1).max()) < 1e-6
+        shifts.append(shift.mean((2, 3)) / 0.1)
+    drawn = torch.stack(shifts)
+    assert drawn.shape[1:] == (6, 4)
+    assert abs(float(drawn.mean())) < 0.05 and abs(float(drawn.std()) - 1) < 0.05
+    rows = drawn.flatten(0, 1)
+    assert float(torch.corrcoef(rows.T).fill_diagonal_(0).abs().max()) < 0.1, "channels are drawn apart"
+
+
+def test_caption_dropout_leaves_that_share_of_the_texts_empty() -> None:
+    plain, dropping = Batches(data_of(), **FIXED), Batches(data_of(), caption_dropout=0.2, **FIXED)
+    assert "" in dropping.texts() and "" not in plain.texts()
+    empty = total = 0
+    for step in range(400):
+        one, other = plain.draw(step, 0), dropping.draw(step, 0)
+        assert torch.equal(one.noise, other.noise) and torch.equal(one.latents, other.latents)
+        assert all(told in ("", text) for text, told in zip(one.texts, other.texts))
+        empty += other.texts.count("")
+        total += len(other.texts)
+    assert abs(empty / total - 0.2) < 0.03
+
+
+def test_every_photo_is_accompanied_by_its_own_class() -> None:
+    photos = [replace(example(n, f"photo {n % 2}"), group=n % 2, repeats=1 + 2 * (n % 2)) for n in range(4)]
+    prior = [replace(example(50 + n, f"class {n % 2}"), group=n % 2) for n in range(5)]
+    texts = ["class 0", "class 1"]
+    for kind in ("images", "model"):
+        data = TrainingData(photos, prior if kind == "images" else [])
+        batches = Batches(data, **{**FIXED, "prior": kind, "class_texts": texts})
+        seen: list[str] = []
+        for step in range(80):
+            told = batches.draw(step, 0).texts
+            assert [text[-1] for text in told[:3]] == [text[-1] for text in told[3:]]
+            assert all(text.startswith("class") for text in told[3:])
+            seen += told[:3]
+        assert seen.count("photo 1") == 3 * seen.count("photo 0"), "repeats are how often a photo comes"
 
 
 def test_the_draws_of_a_step_do_not_depend_on_what_was_drawn_before() -> None:
-    fixed: dict[str, Any] = {"batch_size": 2, "prior": "off", "class_text": "a dog", "timesteps": 1000}
+    fixed: dict[str, Any] = {"batch_size": 2, "prior": "off", "class_texts": ["a dog"], "timesteps": 1000}
     one, other = (Batches(data_of(prior=0), seed=4, **fixed) for _ in range(2))
     for step in range(3):
         one.draw(step, 0)
@@ -153,7 +207,7 @@ def test_the_draws_of_a_step_do_not_depend_on_what_was_drawn_before() -> None:
 
 
 def test_timesteps_reach_over_the_whole_schedule() -> None:
-    batches = Batches(data_of(prior=0), seed=0, batch_size=4, prior="off", class_text="", timesteps=1000)
+    batches = Batches(data_of(prior=0), seed=0, batch_size=4, prior="off", class_texts=[""], timesteps=1000)
     drawn = torch.stack([batches.draw(step, 0).timesteps.sort().values for step in range(200)])
     assert drawn.min() < 20 and drawn.max() > 980
     quarters = torch.arange(4) * 250
@@ -220,11 +274,21 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_state(
     model = load(tmp_path)
     trainer = trainer_of(tmp_path, model, save_every=1)
     _spoil(model, monkeypatch, after=3)
-    with pytest.raises(DreamBoothError, match=r"astray at step 3.*last good state is that of step 3.*smaller"):
+    with pytest.raises(DreamBoothError, match=r"diverged at step 3.*last good state is that of step 3.*lower"):
         trainer.train()
     again = trainer_of(tmp_path, load(tmp_path))
     assert again.restore() and again.position == 3
     assert again.trained.healthy()
+
+
+def test_a_first_step_without_a_number_does_not_blame_the_learning_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tmp_path)
+    trainer = trainer_of(tmp_path, model)
+    _spoil(model, monkeypatch, after=0)
+    with pytest.raises(DreamBoothError, match="learning rate is not the cause.*fp32"):
+        trainer.train()
 
 
 def test_spoiled_weights_are_never_saved(tmp_path: Path) -> None:
@@ -234,7 +298,7 @@ def test_spoiled_weights_are_never_saved(tmp_path: Path) -> None:
     trainer.step()
     with torch.no_grad():
         trainer.trained.parameters()[0].fill_(math.inf)
-    with pytest.raises(DreamBoothError, match="no longer numbers"):
+    with pytest.raises(DreamBoothError, match="weights are NaN"):
         trainer.save()
     again = trainer_of(tmp_path, load(tmp_path))
     assert again.restore() and again.position == 1 and again.trained.healthy()

@@ -41,6 +41,11 @@ FLAGS = {
     "class_prompt": ["--class-prompt", "a photo of a dog"],
     "class_images": ["--class-images", "50"],
     "class_steps": ["--class-steps", "10"],
+    "class_folder": ["--class-folder", "reg"],
+    "continue_from": ["--continue-from", "lora.safetensors"],
+    "concepts": ["--concept", "mugs", "mug", "--concept", "cats", "cat", "olis", "catreg"],
+    "caption_dropout": ["--caption-dropout", "0.1"],
+    "noise_offset": ["--noise-offset", "0.05"],
     "snr_gamma": ["--snr-gamma", "0"],
     "resolution": ["--resolution", "256"],
     "buckets": ["--no-buckets"],
@@ -76,7 +81,7 @@ def test_every_setting_has_a_flag_that_changes_it() -> None:
 
 
 def test_all_flags_at_once_are_what_a_settings_file_holds(tmp_path: Path) -> None:
-    flags = [flag for name, parts in FLAGS.items() if name not in ("accumulation",) for flag in parts]
+    flags = [flag for name, parts in FLAGS.items() if name not in ("accumulation", "continue_from") for flag in parts]
     settings = verb.settings_of(parse(*NEEDED, *flags))
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(to_json(settings)), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.photos.folder import Photo, find_photos
 from lib_methods.dreambooth.photos.names import companion_of
+from lib_methods.dreambooth.request import Dropped
 from lib_methods.files import as_file_name
 from lib_methods.pictures.store import ImageStore
 
@@ -20,10 +21,32 @@ MOST_PIXELS = 2**30  # of all photos of a REST request
 NO_PHOTOS = "Drop 3 to 5 photos of the subject into the box first."
 
 
-def uploaded(value: Any) -> list[Path]:
-    """The files of a box for uploads: gradio 3 gives open files, later ones paths; one or several, or None."""
-    items = value if isinstance(value, (list, tuple)) else [value] if value else []
-    return [Path(str(getattr(item, "name", item))) for item in items]
+def take_in_all(subjects: Sequence[Dropped], folder: Path) -> None:
+    """Copies every subject's photos, and own images of its class, to where `places_of` says. Raises as `take_in`."""
+    try:
+        for subject, (photos, class_folder) in zip(subjects, places_of(subjects, folder)):
+            _take(subject.photos, photos)
+            if class_folder is not None:
+                _take(subject.class_photos, class_folder)
+    except ValueError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def places_of(subjects: Sequence[Dropped], folder: Path) -> list[tuple[Path, Path | None]]:
+    """The folders of each subject's photos and class images; those inside `folder` are hidden, so no photos to it."""
+    places: list[tuple[Path, Path | None]] = []
+    for number, subject in enumerate(subjects):
+        photos = folder / f".{number + 1}" if number else folder
+        places.append((photos, photos / ".class" if subject.class_photos else None))
+    return places
+
+
+def _take(pictures: Any, folder: Path) -> None:
+    if isinstance(pictures, (list, tuple)) and all(isinstance(picture, Path) for picture in pictures):
+        take_in(pictures, folder)
+    else:
+        take_in_encoded(pictures, folder)
 
 
 def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]]:

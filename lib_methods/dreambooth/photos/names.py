@@ -88,6 +88,32 @@ def kohya_folder(name: str) -> tuple[int, str] | None:
     return (max(1, int(found["repeats"])), found["words"].strip()) if found else None
 
 
+def class_of_folders(photos: Path) -> str:
+    """The class that kohya's folder names tell, of `photos` itself or of the first one in it; "" where none does."""
+    try:
+        inside = sorted(entry.name for entry in photos.iterdir() if entry.is_dir())
+    except OSError:
+        return ""
+    for name in (photos.name, *inside):
+        named = kohya_folder(name)
+        if named is not None and len(named[1].split()) > 1:
+            return subject_of(named[1], "")[1]
+    return ""
+
+
+def subject_of(words: str, class_noun: str) -> tuple[str, str]:
+    """Identifier and class noun of the words of kohya's folder name. class_noun: the one that the user gave, "" for
+    none."""
+    words = " ".join(words.replace("_", " ").split())
+    noun = " ".join(class_noun.split())
+    if noun and words.casefold() == noun.casefold():
+        return "", noun
+    if noun and words.casefold().endswith(f" {noun.casefold()}"):
+        return words[: -len(noun) - 1], noun
+    identifier, _, rest = words.partition(" ")
+    return identifier, rest or noun
+
+
 def without_companions(files: Sequence[Path]) -> list[Path]:
     """Those of the files that are meant as photos: neither captions nor masks."""
     return list(sort_files(files).photos)
