@@ -26,6 +26,7 @@ from lib_methods.dreambooth.process import STOPPED, WORKER, open_process, why
 from lib_methods.dreambooth.record import from_json, to_json
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training_log import LogReader, Progress
+from lib_methods.files import is_file_name
 
 BUSY = "A training runs already. Wait for its end, or cancel it first."
 _LOOK = 0.5  # seconds between two looks at a process of an earlier host
@@ -150,7 +151,7 @@ class Trainings:
         with self._guard:
             if self.is_running:
                 raise DreamBoothError(BUSY)
-            record = job_files.load_record(files)
+            record = job_files.load_record(files) if is_file_name(files.name) else None  # names come from pages
             if record is None or record.status not in ("cancelled", "failed"):
                 raise DreamBoothError("There is no training to go on with.")
             settings = from_json(job_files.read_json(files.settings))

@@ -73,7 +73,7 @@ def _concepts(given: Any) -> tuple[Concept, ...]:
     """The concepts of `to_json`."""
     known = {field.name for field in fields(Concept)}
     if not isinstance(given, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in given):
-        raise DreamBoothError("The setting concepts has to be a list of objects with photos and class_noun.")
+        raise DreamBoothError("The setting concepts must be a list of objects with photos and class_noun.")
     concepts = []
     for entry in given:
         if set(entry) - known or not entry.get("photos") or not entry.get("class_noun"):

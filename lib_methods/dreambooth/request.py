@@ -69,7 +69,7 @@ def dropped(wanted: dict[str, Any], photos: Any) -> list[Dropped]:
     own = Dropped(photos, wanted.pop("class_photos", None) or ())
     given = wanted.pop("concepts", None) or []
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
-        raise SettingsError('"concepts" has to be a list of objects with photos and class_noun.')
+        raise SettingsError('"concepts" must be a list of objects with photos and class_noun.')
     if len(given) > MOST_CONCEPTS:
         raise SettingsError(f"There are too many subjects: at most {MOST_CONCEPTS} more.")
     more = []

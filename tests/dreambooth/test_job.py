@@ -264,6 +264,14 @@ def test_nothing_to_cancel_or_resume(trainings: Trainings) -> None:
         trainings.resume()
 
 
+def test_a_name_is_never_a_path(trainings: Trainings, tmp_path: Path) -> None:
+    elsewhere = JobFiles(tmp_path / "elsewhere", "rex")
+    save_record(elsewhere, Record("rex", "LoRA", "cancelled"))
+    with pytest.raises(DreamBoothError, match="no training to go on"):
+        trainings.resume("../elsewhere/jobs/rex")
+    assert not trainings.is_running
+
+
 def test_another_host_finds_the_training_again(trainings: Trainings, tmp_path: Path) -> None:
     """The state is on the disk: a page or a host that comes later shows it."""
     trainings.start(settings(tmp_path))

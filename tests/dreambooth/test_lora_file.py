@@ -262,7 +262,7 @@ def test_a_lora_that_cannot_be_continued_says_why(tmp_path: Path) -> None:
         (first, good[first] * float("nan"), "NaN"),
         (f"{layer}_more.lora_down.weight", good[first], "another base model"),
     ]:
-        save_file({**good, key: tensor.contiguous()}, path)
+        save_file({**good, key: tensor.clone()}, path)
         with pytest.raises(DreamBoothError, match=said):
             read_lora(path, model)
     path.write_bytes(b"<html>not found</html>" * 9)

@@ -124,9 +124,9 @@ class _Left:
     def notes(self, found: Companions) -> list[str]:
         groups = [
             (self.junk, "Not images, left out: {}."),
-            (found.conditions, "Left out, as they are no photos and belong to none: {}."),
+            (found.conditions, "Neither photos nor the mask of one, left out: {}."),
             (self.masks, "Masks without a photo of that name, left out: {}."),
-            (found.spare, "A photo has one mask; left out: {}."),
+            (found.spare, "Further masks of photos that have one already, left out: {}."),
             ([file for file in found.alone if file.suffix.lower() != ".json"], "Captions without a photo: {}."),
         ]
         foreign = [f"Left out: {listed(f.name for f in files)}. {reason}" for reason, files in self.foreign.items()]
