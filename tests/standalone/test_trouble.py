@@ -40,11 +40,10 @@ def test_img2img_without_an_image(sd1: Any) -> None:
         sd1.generate("img2img")
 
 
-def test_unknown_samplers_become_the_first(sd1: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Sampler: DPM++ 2M," in sd1.generate(sampler_name="nothing of the kind").info
-    assert "nothing of the kind" in capsys.readouterr().err
-    result = sd1.generate(sampler_name="DPM++ 2M Karras")
-    assert "Sampler: DPM++ 2M, Schedule type: Karras" in result.info
+def test_an_unknown_sampler_ends_the_job_with_a_sentence(sd1: Any) -> None:
+    with pytest.raises(UserError, match="no sampler named 'nothing of the kind'"):
+        sd1.generate(sampler_name="nothing of the kind")
+    assert "Sampler: DPM++ 2M, Schedule type: Karras" in sd1.generate(sampler_name="DPM++ 2M Karras").info
 
 
 def test_out_of_memory_fails_one_job(sd1: Any, monkeypatch: pytest.MonkeyPatch) -> None:
