@@ -169,7 +169,7 @@ def _more(made: dict[str, Any]) -> None:
         made["class_images"] = _number("class_images", "Class images", "how many are drawn beforehand")
         made["prior_weight"] = _slider("prior_weight", "Prior weight", 0.0, 3.0, 0.05)
     with gr.Row():
-        made["captions"] = _switch("captions", "Captions from .txt files")
+        made["captions"] = _switch("captions", "Captions")
         made["masks"] = _switch("masks", "Masks")
         made["flip"] = _switch("flip", "Mirrored photos, too")
         made["select_best"] = _switch("select_best", "Keep the best, not the last")
@@ -193,18 +193,18 @@ def _more(made: dict[str, Any]) -> None:
 
 def _advanced(made: dict[str, Any]) -> None:
     """What people know from other trainers."""
-    with gr.Row():
-        with gr.Row(elem_classes=["dreambooth-beside"]):
-            made["continue_from"] = unsaved(
-                gr.Dropdown(
-                    model_lists.loras(),
-                    value=None,
-                    label="Continue from a LoRA",
-                    info="its rank and layers are kept",
-                    elem_id="dreambooth_continue_from",
-                )
+    with gr.Row(elem_classes=["dreambooth-beside"]):
+        made["continue_from"] = unsaved(
+            gr.Dropdown(
+                ["", *model_lists.loras()],
+                value="",
+                label="Continue from a LoRA",
+                info="its rank and layers are kept; empty: start a new one",
+                elem_id="dreambooth_continue_from",
             )
-            made["refresh_loras"] = ui_components.ToolButton(value=REFRESH, elem_id="dreambooth_refresh_loras")
+        )
+        made["refresh_loras"] = ui_components.ToolButton(value=REFRESH, elem_id="dreambooth_refresh_loras")
+    with gr.Row():
         made["caption_dropout"] = _slider("caption_dropout", "Caption dropout", 0.0, 1.0, 0.05)
         made["noise_offset"] = _slider("noise_offset", "Noise offset", 0.0, 0.2, 0.005)
     made["class_photos"] = _files("class_photos", "Your own class images (regularisation images), used as they are")
@@ -218,7 +218,7 @@ def _advanced(made: dict[str, Any]) -> None:
 
 def _files(name: str, label: str) -> Any:
     return unsaved(
-        gr.File(label=label, file_count="multiple", file_types=FILE_TYPES, elem_id=f"dreambooth_{name}", height=100)
+        gr.File(label=label, file_count="multiple", file_types=FILE_TYPES, elem_id=f"dreambooth_{name}", height=140)
     )
 
 

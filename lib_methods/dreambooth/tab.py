@@ -229,7 +229,7 @@ class TabHandlers:
 
     def loras(self) -> Any:
         """The LoRAs as they are on the disk now."""
-        return gr.update(choices=self.lists.loras())
+        return gr.update(choices=["", *self.lists.loras()])
 
     def unfinished(self) -> Any:
         """The trainings that can be gone on with."""

@@ -405,6 +405,9 @@ def test_a_folder_of_folders_says_which_to_choose(tmp_path: Path) -> None:
     put(tmp_path / "rex", "a.png")
     with pytest.raises(DreamBoothError, match='inside it: "rex"'):
         find_photos(tmp_path)
+    (tmp_path / "project" / "img" / "10_ohwx dog").mkdir(parents=True)
+    with pytest.raises(DreamBoothError, match='inside it: "img"'):
+        find_photos(tmp_path / "project")
 
 
 def test_useless_masks_are_warned_of_and_left_out(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def find_subjects(settings: TrainingSettings) -> tuple[list[Subject], list[str]]
             found, said = find_photos(folder)
             own += found
             notes += [f"Class images: {text}" for text in said]
+        if len(photos) == 1:
+            notes.append(f"There is only one photo of the {concept.class_noun}. 3 to 5 different ones teach more.")
         subjects.append(Subject(concept, photos, own))
     check_identifiers([subject.concept for subject in subjects])
     shared = math.gcd(*(subject.concept.repeats for subject in subjects))

@@ -48,7 +48,7 @@ def find_photos(folder: Path) -> tuple[list[Photo], list[str]]:
     """
     notes: list[str] = []
     files, folders = _entries(Path(folder), notes)
-    inside = [file for mask in folders if mask.name.lower() in MASK_FOLDERS for file in _entries(mask, notes)[0]]
+    inside = [file for mask in folders if mask.name.lower() in MASK_FOLDERS for file in _inside(mask)[0]]
     others = [f for f in folders if f.name.lower() not in MASK_FOLDERS and kohya_folder(f.name) is None]
     if others:
         notes.append(f"Folders inside the photos' folder are not searched: {listed(f.name for f in others)}.")
@@ -143,12 +143,26 @@ class _Left:
             return "All images in the folder are far too small. Take larger ones, best as large as the model's."
         if self.masks:
             return "There are only masks in the folder, and no photos. Put the photos beside them."
-        inner = [folder for folder in folders if any(f.suffix.lower() in endings() for f in _entries(folder, [])[0])]
+        inner = [folder for folder in folders if _has_photos(folder)]
         if inner:
             return (
                 f"There are no photos in the folder itself. Choose a folder inside it: {listed(f.name for f in inner)}."
             )
         return "There are no photos in the folder. Put 3 to 5 images of the subject there, as JPEG or PNG."
+
+
+def _has_photos(folder: Path) -> bool:
+    """Whether the folder could be given instead: images in it, or folders named as kohya's trainers want them."""
+    files, folders = _inside(folder)
+    return any(f.suffix.lower() in endings() for f in files) or any(kohya_folder(inner.name) for inner in folders)
+
+
+def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
+    """As `_entries`, of a folder in the folder, which may be unreadable."""
+    try:
+        return _entries(folder, [])
+    except DreamBoothError:
+        return [], []
 
 
 def _entries(folder: Path, notes: list[str]) -> tuple[list[Path], list[Path]]:
