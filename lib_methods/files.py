@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,6 +43,27 @@ def as_file_name(stem: str, ending: str = "", otherwise: str = "file") -> str:
         short = short[:-1]
     short = f"{short}{end}".rstrip(" .")
     return f"_{short}" if _DEVICES.fullmatch(short) else short
+
+
+def is_file_inside(text: str, folders: Sequence[Path]) -> bool:
+    """Whether `text` is the absolute path of a file that lies in one of `folders`, also after symbolic links.
+
+    The text is compared before the file system is asked: merely asking for a UNC path makes Windows call that machine.
+    """
+    if "\0" in text or not Path(text).is_absolute() or text.startswith(("\\\\", "//")):
+        return False
+    plain = Path(os.path.normpath(text))
+    if ".." in Path(text).parts or not any(_inside(plain, folder) for folder in folders):
+        return False
+    try:
+        real = plain.resolve(strict=True)
+        return real.is_file() and any(_inside(real, folder.resolve()) for folder in folders)
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return folder == path or folder in path.parents
 
 
 def read_json(path: Path) -> Any:

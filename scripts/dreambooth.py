@@ -21,6 +21,7 @@ from lib_methods.dreambooth.settings import KINDS, OPTIMIZERS, PRECISIONS, PRIOR
 from lib_methods.dreambooth.tab import TabHandlers
 from lib_methods.hosts import model_lists, training_device
 from lib_methods.hosts.model_room import device_environment, room_of_host
+from lib_methods.ui.door import Door
 from lib_methods.ui.gradio_compat import (
     HIDDEN_CLASS,
     follow,
@@ -32,6 +33,7 @@ from lib_methods.ui.gradio_compat import (
     unsaved,
     warn,
 )
+from lib_methods.ui.image_box import file_box
 from lib_methods.ui.status import status_html
 
 TITLE = "DreamBooth"
@@ -116,7 +118,7 @@ def make_tab() -> list[tuple[Any, str, str]]:
 
 def _photos() -> Any:
     return unsaved(
-        gr.File(
+        file_box(
             label="3 to 5 photos of one subject (captions as .txt and masks as NAME.mask.png may come along)",
             file_count="multiple",
             file_types=FILE_TYPES,
@@ -247,7 +249,7 @@ def _choice(name: str, label: str, choices: tuple[str, ...], info: str | None = 
 
 def _add_api(demo: Any, app: Any) -> None:
     if getattr(shared.cmd_opts, "api", False):
-        add_routes(app, HANDLERS, getattr(shared.cmd_opts, "api_auth", None))
+        add_routes(app, HANDLERS, Door.of_host(shared.cmd_opts))
 
 
 script_callbacks.on_ui_tabs(make_tab)

@@ -27,6 +27,7 @@ from lib_methods.pix2pix_zero.settings import MAX_STRENGTH, MAX_STRUCTURE, Pix2P
 from lib_methods.pix2pix_zero.workshop import Workshop
 from lib_methods.ui.api_guard import guard_method, own_title
 from lib_methods.ui.axes import add_axes
+from lib_methods.ui.door import Door
 from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved
 from lib_methods.ui.job import MethodJobs
 
@@ -218,7 +219,7 @@ def _add_axes() -> None:
 def _guard_api(demo: Any, app: Any) -> None:
     guard_method(app, scripts.scripts_txt2img, TITLE, lambda arguments: parse_request(arguments, STORE))
     if shared.cmd_opts.api:
-        routes.add_routes(app, WORKSHOP, getattr(shared.cmd_opts, "api_auth", None))
+        routes.add_routes(app, WORKSHOP, Door.of_host(shared.cmd_opts))
 
 
 script_callbacks.on_before_ui(_add_axes)

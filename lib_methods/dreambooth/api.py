@@ -6,34 +6,30 @@
 - `POST /dreambooth/v1/plan` with the same fields: what that training would take. "photos" may be their number alone.
 - `POST /dreambooth/v1/cancel`, `/resume`, `/use`. `use` answers the prompt (and the checkpoint) that draw the subject.
 
-What cannot be done is answered with 422 and a sentence. Where the host's API wants a name and a password, so do these.
+What cannot be done is answered with 422 and a sentence. The host's logins are asked for, and other websites refused.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import secrets
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from lib_methods.dreambooth.tab import Mistakes, TabHandlers
+from lib_methods.ui.door import Door, guarded_router
 
 PREFIX = "/dreambooth/v1"
 _MOST_BYTES = 256 * 2**20
 
 
-def add_routes(app: Any, handlers: TabHandlers, accounts: str | None = None) -> None:
-    """Adds the routes to a FastAPI application. accounts: "name:password,name:password", as the host takes them."""
+def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> None:
+    """Adds the routes to a FastAPI application. door: whom they answer."""
     from fastapi import HTTPException, Request
     from starlette.concurrency import run_in_threadpool
 
-    allowed = [account.strip() for account in (accounts or "").split(",") if account.strip()]
+    router = guarded_router(door or Door())
 
-    async def answer(request: Request, action: Callable[[], Any]) -> Any:
-        if allowed and not _knows(request.headers.get("authorization", ""), allowed):
-            raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
+    async def answer(action: Callable[[], Any]) -> Any:
         try:
             return await run_in_threadpool(action)
         except Mistakes as error:
@@ -58,7 +54,7 @@ def add_routes(app: Any, handlers: TabHandlers, accounts: str | None = None) -> 
             settings = handlers.begin(wanted, wanted.pop("photos", None) or [])
             return {"name": settings.name}
 
-        return await answer(request, begin)
+        return await answer(begin)
 
     async def plan(request: Request) -> Any:
         fields = await fields_of(request)
@@ -67,25 +63,26 @@ def add_routes(app: Any, handlers: TabHandlers, accounts: str | None = None) -> 
             wanted = {"base": handlers.lists.loaded(), **fields}
             return handlers.plan(wanted, wanted.pop("photos", None))
 
-        return await answer(request, make)
+        return await answer(make)
 
     async def status(request: Request) -> Any:
-        return await answer(request, lambda: describe(handlers))
+        return await answer(lambda: describe(handlers))
 
     async def cancel(request: Request) -> Any:
-        return await answer(request, _done(handlers.trainings.cancel))
+        return await answer(_done(handlers.trainings.cancel))
 
     async def resume(request: Request) -> Any:
-        return await answer(request, _done(handlers.trainings.resume))
+        return await answer(_done(handlers.trainings.resume))
 
     async def use(request: Request) -> Any:
-        return await answer(request, lambda: asdict(handlers.usage()))
+        return await answer(lambda: asdict(handlers.usage()))
 
     # The module has postponed annotations, and `Request` is local to this function: give FastAPI the class itself.
     for route in (start, plan, status, cancel, resume, use):
         route.__annotations__["request"] = Request
         method = "GET" if route is status else "POST"
-        app.add_api_route(f"{PREFIX}/{route.__name__}", route, methods=[method])
+        router.add_api_route(f"{PREFIX}/{route.__name__}", route, methods=[method])
+    app.include_router(router)
 
 
 def _done(action: Callable[[], None]) -> Callable[[], dict[str, Any]]:
@@ -116,15 +113,3 @@ def describe(handlers: TabHandlers) -> dict[str, Any]:
         "losses": [[step, *progress.losses[step]] for step in sorted(progress.losses)[-1000:]],
         "samples": [{"step": s.step, "files": [f.name for f in s.files]} for s in progress.samples],
     }
-
-
-def _knows(header: str, allowed: list[str]) -> bool:
-    """Whether the header of basic authentication names one of the accounts."""
-    kind, _, text = header.partition(" ")
-    if kind.lower() != "basic":
-        return False
-    try:
-        given = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return any(secrets.compare_digest(given, account.encode("utf-8")) for account in allowed)

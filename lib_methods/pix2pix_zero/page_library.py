@@ -12,6 +12,7 @@ from lib_methods.denoiser import Unsupported
 from lib_methods.pix2pix_zero.sentences import read_text
 from lib_methods.pix2pix_zero.workshop import BUILT_IN, Workshop
 from lib_methods.ui.gradio_compat import listen, unsaved
+from lib_methods.ui.image_box import file_box
 from lib_methods.ui.status import status_html
 
 HINT = (
@@ -168,4 +169,4 @@ def _lines(label: str, elem_id: str) -> Any:
 
 
 def _drop(label: str, elem_id: str, *types: str) -> Any:
-    return unsaved(gr.File(label=label, file_types=list(types), elem_id=elem_id, height=100))
+    return unsaved(file_box(label=label, file_types=list(types), elem_id=elem_id, height=100))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from lib_methods.pix2pix_zero.request import TITLE
 from lib_methods.pix2pix_zero.sentences import OBJECT
 from lib_methods.pix2pix_zero.workshop import BUILT_IN, Workshop
 from lib_methods.ui.arguments import refuse_unknown
+from lib_methods.ui.door import Door, guarded_router
 from lib_methods.ui.names import MAX_NAME
 
 PATH = "/pix2pix-zero/directions"
@@ -37,25 +37,12 @@ _FILES = ("file", "source_file", "target_file")
 _FIELDS = ("name", "directions", *_WORDS, *_FILES)
 
 
-def add_routes(app: Any, workshop: Workshop, logins: str | None = None) -> None:
-    """Add the routes to the host's FastAPI application.
+def add_routes(app: Any, workshop: Workshop, door: Door | None = None) -> None:
+    """Add the routes to the host's FastAPI application. door: whom they answer."""
+    from fastapi import Body, HTTPException
 
-    logins: "name:password,name:password" as the host's own API asks for; None or empty where it asks for none.
-    """
-    from fastapi import Body, Depends, HTTPException
-    from fastapi.security import HTTPBasic, HTTPBasicCredentials
-
-    login = Depends(HTTPBasic())
     json_object = Body(...)
-
-    def allow(given: Any = login) -> None:
-        known = [pair.partition(":")[::2] for pair in (logins or "").split(",")]
-        asks = (given.username.encode(), given.password.encode())
-        matches = [all(map(secrets.compare_digest, asks, (user.encode(), word.encode()))) for user, word in known]
-        if not any(matches):
-            raise HTTPException(401, "Incorrect name or password.", headers={"WWW-Authenticate": "Basic"})
-
-    allow.__annotations__["given"] = HTTPBasicCredentials
+    router = guarded_router(door or Door())
 
     def refused(error: Exception, status: int = 422) -> HTTPException:
         return HTTPException(status, f"{TITLE}: {error}")
@@ -78,9 +65,9 @@ def add_routes(app: Any, workshop: Workshop, logins: str | None = None) -> None:
         except SettingsError as error:
             raise refused(error) from None
 
-    guard = [Depends(allow)] if logins else []
     for method, endpoint in (("GET", listed), ("POST", keep), ("DELETE", delete)):
-        app.add_api_route(PATH, endpoint, methods=[method], dependencies=guard)
+        router.add_api_route(PATH, endpoint, methods=[method])
+    app.include_router(router)
 
 
 def make(workshop: Workshop, fields: Mapping[str, Any]) -> str:

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from lib_methods.ui.door import Door, is_json
+
 ROUTES = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img")
 
 
@@ -62,12 +64,18 @@ def guard_script(
     from starlette.concurrency import run_in_threadpool
 
     async def refuse_bad_arguments(request: Request) -> None:
+        declared = request.headers.get("content-type")
+        if not is_json(declared):  # the route itself says so
+            return
         try:
             body = await request.json()
         except ValueError:  # not JSON: the route itself says so
             return
         try:
             for arguments in _arguments(body, script_title, "" if is_taken() else short_name):
+                # a browser sends a body without a type to other websites without asking them
+                if declared is None and (refused := Door().refusal(request.method, request.headers)):
+                    raise HTTPException(*refused)
                 await run_in_threadpool(check, arguments)
         except ValueError as error:
             raise HTTPException(status_code=422, detail=f"{short_name or script_title}: {error}") from None

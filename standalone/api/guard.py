@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
+import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lib_methods.files import is_file_inside
+from lib_methods.ui.door import NO_LOGIN, NOT_UPLOADED, READING, Door, is_json, is_own
+
 from .errors import problem
-from .json_body import BadBody, checked, is_json
+from .json_body import BadBody, checked
 
 MAX_BODY = 256 * 1024 * 1024
 # gradio's routes for things that this page does not have: a proxy to other servers, traces, code editing
@@ -24,6 +27,9 @@ _CLOSED = re.compile(
     r"process_recording|stream/|deep_link|token|component_server)"
 )
 _FILE = re.compile(r"^(?:/gradio_api)?/file[=/](?P<path>.*)$", re.DOTALL)
+_FORMS = re.compile(r"^(?:(?:/gradio_api)?/upload|/login)/?$")  # the only bodies that are not JSON
+_PAGE_CALL = re.compile(r"^/gradio_api/")
+_API, _INTERNAL = re.compile(r"^/sdapi(?:/|$)"), re.compile(r"^/internal(?:/|$)")
 _RANGE = re.compile(rb"bytes=(?P<first>\d{1,18})-(?P<last>\d{0,18})|bytes=-\d{1,18}")
 _LARGE = 256 * 1024  # a body above this is checked in a thread, so that other requests need not wait
 _POLICY = (
@@ -31,89 +37,52 @@ _POLICY = (
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
 )
+_FILE_POLICY = "default-src 'none'; sandbox"
+# what a browser shows without running anything in it; every other file is downloaded
+_INERT = {f"image/{kind}" for kind in ("png", "jpeg", "webp", "gif", "avif", "bmp")}
 
 
 class _TooLarge(Exception):
     """The body grew past the limit while it was read."""
 
 
-def is_loopback_name(name: str) -> bool:
-    """Whether a host name or address, without its port, means this very machine."""
-    if name.lower().rstrip(".") == "localhost" or name.lower().endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def host_name(host_header: str) -> str:
-    """The name in a Host header, without the port."""
-    try:
-        return urlsplit(f"//{host_header}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_own(origin: str, host_header: str) -> bool:
-    """Whether an Origin header names this server, as the Host header calls it."""
-    try:
-        found = urlsplit(origin)
-    except ValueError:
-        return False
-    return found.scheme in ("http", "https") and found.netloc.lower() == host_header.lower()
-
-
-def may_serve(text: str, roots: Sequence[Path]) -> bool:
-    """Whether the file route may give out `text`: an absolute path inside one of `roots`, also after symbolic links.
-
-    The text is compared before the file system is asked: merely asking for a UNC path makes Windows call that machine.
-    """
-    if "\0" in text or not Path(text).is_absolute() or text.startswith(("\\\\", "//")):
-        return False
-    plain = Path(os.path.normpath(text))
-    if ".." in Path(text).parts or not any(_inside(plain, root) for root in roots):
-        return False
-    try:
-        real = plain.resolve(strict=True)
-        return real.is_file() and any(_inside(real, root.resolve()) for root in roots)
-    except (OSError, RuntimeError):
-        return False
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return folder == path or folder in path.parents
-
-
 class Guard:
     """ASGI middleware around the whole app.
 
-    `roots` are the folders whose files may be given out; `local_only` says that the server listens on loopback, where
-    a name other than this machine's in the Host header means DNS rebinding.
+    `roots` are the folders whose files may be given out, `uploads` those whose files an event of the page may name.
+    `page_login` says whether the headers carry the login of the page; None where the page asks for none.
     """
 
-    def __init__(self, app: ASGIApp, *, roots: Sequence[Path], local_only: bool, max_body: int = MAX_BODY) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        door: Door,
+        roots: Sequence[Path],
+        uploads: Sequence[Path] = (),
+        page_login: Callable[[Headers], bool] | None = None,
+        max_body: int = MAX_BODY,
+    ) -> None:
         self.app = app
-        self.roots = [Path(os.path.normpath(root)) for root in roots]
-        self.local_only = local_only
+        self.door = door
+        self.roots = _both_ways(roots)
+        self.uploads = _both_ways(uploads)
+        self.page_login = page_login
         self.max_body = max_body
 
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Status and sentence when the request must not be answered, by its head alone."""
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        host = host_name(headers.get("host", ""))
-        if self.local_only and not is_loopback_name(host):
-            return 403, "This server answers on this machine only, as localhost or 127.0.0.1."
-        origin = headers.get("origin")
-        if origin is not None and not _is_own(origin, headers.get("host", "")):
-            return 403, "Requests from other websites are refused."
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
-            return 403, "Requests from other websites are refused."
-        path = scope["path"]
+        headers, path = Headers(scope=scope), scope["path"]
+        method = "GET" if scope["type"] == "websocket" else scope["method"]
+        refused = self.door.refusal("GET" if _FORMS.match(path) else method, headers)
+        if refused is not None:
+            return refused
         if _CLOSED.match(path):
             return 404, "There is nothing here."
+        if not self._may_enter(path, headers):
+            return 401, NO_LOGIN
         found_file = _FILE.match(path)
-        if found_file and not may_serve(found_file["path"], self.roots):
+        if found_file and not is_file_inside(found_file["path"], self.roots):
             return 403, "This file is not served."
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
@@ -121,6 +90,31 @@ class Guard:
         if int(length) > self.max_body:
             return 413, f"The request is larger than {self.max_body // 2**20} MiB."
         return None
+
+    def _may_enter(self, path: str, headers: Headers) -> bool:
+        """Whether the login, where one is asked for, is there. The page itself asks in gradio's way."""
+        by_page = self.page_login is not None and self.page_login(headers)
+        if _API.match(path):
+            return by_page or self.door.knows(headers)
+        return not _INTERNAL.match(path) or self.page_login is None or by_page
+
+    def _check_upload(self, scope: Scope) -> Callable[[Mapping[str, Any]], None] | None:
+        """What looks at the objects in a call of the page: a file must be one that was uploaded. None: other requests.
+
+        gradio checks this itself for applications that it has started, not for those inside another one.
+        """
+        if not _PAGE_CALL.match(scope["path"]):
+            return None
+        host = Headers(scope=scope).get("host", "")
+
+        def check(found: Mapping[str, Any]) -> None:
+            path, url = found.get("path"), found.get("url")
+            if isinstance(path, str) and not is_file_inside(path, self.uploads):
+                raise BadBody(NOT_UPLOADED)
+            if isinstance(url, str) and not _is_of_page(url, host):
+                raise BadBody(NOT_UPLOADED)
+
+        return check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -131,12 +125,16 @@ class Guard:
             return
         refused = self.refusal(scope)
         if refused is not None:
-            await problem(*refused)(scope, receive, send)
+            answer = problem(*refused)
+            if refused[0] == 401:
+                answer.headers["www-authenticate"] = "Basic"
+            await answer(scope, receive, send)
             return
         await self._limited(_without_bad_range(scope), receive, send)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         size, too_large, started = 0, False, False
+        is_file = _FILE.match(scope["path"]) is not None
 
         async def counted() -> Message:
             nonlocal size, too_large
@@ -153,16 +151,12 @@ class Guard:
                 return  # the application's own words for a body that broke off
             if message["type"] == "http.response.start":
                 started = True
-                headers: list[Any] = list(message.get("headers", []))
-                headers += [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-                if any(key.lower() == b"content-type" and b"text/html" in value for key, value in headers):
-                    headers.append((b"content-security-policy", _POLICY.encode()))
-                message = {**message, "headers": headers}
+                message = {**message, "headers": _with_safety(message.get("headers", []), is_file)}
             await send(message)
 
         with contextlib.suppress(_TooLarge):
             try:
-                scope, read = await _json_checked(scope, counted)
+                scope, read = await _json_checked(scope, counted, self._check_upload(scope))
             except BadBody as error:
                 await problem(422, str(error), "RequestValidationError")(scope, counted, with_headers)
                 return
@@ -171,10 +165,43 @@ class Guard:
             await problem(413, f"The request is larger than {self.max_body // 2**20} MiB.")(scope, receive, send)
 
 
-async def _json_checked(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+def _both_ways(folders: Sequence[Path]) -> list[Path]:
+    """Each folder as it is written and as it is after symbolic links."""
+    return [way for folder in folders for way in (Path(os.path.normpath(folder)), folder.resolve())]
+
+
+def _is_of_page(url: str, host: str) -> bool:
+    """Whether an address in a file's description is data, or on this server: no other is ever asked for."""
+    scheme = re.match(r"[a-z][a-z0-9+.-]*:", url.strip(), re.IGNORECASE)
+    if scheme is None:
+        return not url.strip().startswith(("//", "\\"))
+    return scheme[0].lower() in ("data:", "blob:") or is_own(url, host)
+
+
+def _with_safety(headers: Sequence[tuple[bytes, bytes]], is_file: bool) -> list[tuple[bytes, bytes]]:
+    """An answer's headers with those that keep a browser from running what it gets."""
+    kind = next((value for key, value in headers if key.lower() == b"content-type"), b"")
+    named = kind.split(b";")[0].strip().decode("latin-1").lower()
+    kept = [(key, value) for key, value in headers if not (is_file and key.lower() == b"content-security-policy")]
+    if is_file and named not in _INERT and named != "application/json":
+        shown = (b"content-type", b"content-disposition")
+        disposition = next((value for key, value in kept if key.lower() == shown[1]), b"")
+        name = disposition.partition(b";")[2]
+        kept = [pair for pair in kept if pair[0].lower() not in shown]
+        kept += [(shown[0], b"application/octet-stream"), (shown[1], b"attachment" + (b";" + name if name else b""))]
+    kept += [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+    if is_file:
+        kept.append((b"content-security-policy", _FILE_POLICY.encode()))
+    elif named == "text/html":
+        kept.append((b"content-security-policy", _POLICY.encode()))
+    return kept
+
+
+async def _json_checked(
+    scope: Scope, receive: Receive, check_object: Callable[[Mapping[str, Any]], None] | None
+) -> tuple[Scope, Receive]:
     """The request with its JSON body read and checked; other requests as they are. Raises BadBody."""
-    types = [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == b"content-type"]
-    if scope["method"] in ("GET", "HEAD", "OPTIONS") or not is_json(types[0] if types else None):
+    if scope["method"] in READING or not is_json(Headers(scope=scope).get("content-type")):
         return scope, receive
     pieces: list[bytes] = []
     more = True
@@ -187,7 +214,8 @@ async def _json_checked(scope: Scope, receive: Receive) -> tuple[Scope, Receive]
     body = b"".join(pieces)
     pieces.clear()
     if body:
-        body = await asyncio.to_thread(checked, body) if len(body) > _LARGE else checked(body)
+        look = functools.partial(checked, body, check_object)
+        body = await asyncio.to_thread(look) if len(body) > _LARGE else look()
         own = (b"content-length", b"content-type")
         headers = [pair for pair in scope["headers"] if pair[0].lower() not in own]
         headers += [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]

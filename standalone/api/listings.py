@@ -137,8 +137,8 @@ def set_options(wanted: dict[str, Any]) -> None:
 
 
 def cmd_flags() -> dict[str, Any]:
-    """The command line options that scripts look at, without the folders of the server."""
-    hidden = ("dir", "path", "ckpt")
+    """The command line options that scripts look at, without the folders and logins of the server."""
+    hidden = ("dir", "path", "ckpt", "auth")
     flags = {key: value for key, value in vars(shared.cmd_opts).items() if not any(part in key for part in hidden)}
     return {
         key: value if isinstance(value, (bool, int, float, str, type(None), list)) else str(value)

@@ -185,6 +185,10 @@ def make_router(queue: JobQueue) -> APIRouter:
     async def get_options() -> dict[str, Any]:
         return listings.options()
 
+    @router.get("/internal/options", response_model=None, include_in_schema=False)
+    async def internal_options() -> dict[str, Any]:
+        return listings.options()  # the page's way to them, with the page's login
+
     @router.post("/sdapi/v1/options")
     async def set_options(wanted: Annotated[dict[str, Any], Body()]) -> None:
         listings.check_options(wanted)

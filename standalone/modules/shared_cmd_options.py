@@ -7,7 +7,9 @@ import argparse
 parser = argparse.ArgumentParser(add_help=False)
 
 cmd_opts = argparse.Namespace(
+    allowed_hosts=[],
     api=True,
+    api_auth=None,
     ckpt=None,
     ckpt_dir=None,
     data_dir=None,
@@ -17,6 +19,8 @@ cmd_opts = argparse.Namespace(
     freeze_settings=False,
     freeze_settings_in_sections=None,
     freeze_specific_settings=None,
+    gradio_auth=None,
+    gradio_auth_path=None,
     hide_ui_dir_config=False,
     listen=False,
     lowvram=False,

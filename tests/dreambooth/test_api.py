@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from lib_methods.dreambooth.api import PREFIX, add_routes
 from lib_methods.dreambooth.tab import TabHandlers
+from lib_methods.ui.door import Door, parse_accounts
 from tests.dreambooth.pictures import picture
 from tests.dreambooth.test_tab import handlers  # noqa: F401 - a fixture
 from tests.webui.client import encode_image
@@ -158,7 +159,7 @@ def test_no_json(client: TestClient) -> None:
 
 def test_who_has_no_password_is_not_answered(handlers: TabHandlers) -> None:  # noqa: F811
     app = FastAPI()
-    add_routes(app, handlers, "ann:secret, bob:other")
+    add_routes(app, handlers, Door(parse_accounts("ann:secret, bob:other")))
     client = TestClient(app)
     for header in ("", "Basic", "Basic !!!", "Bearer x", "Basic " + base64.b64encode(b"ann:wrong").decode()):
         for method, route in (

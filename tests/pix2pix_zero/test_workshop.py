@@ -24,6 +24,7 @@ from lib_methods.pix2pix_zero.directions import Direction, Origin
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.routes import PATH, add_routes
 from lib_methods.pix2pix_zero.workshop import Workshop
+from lib_methods.ui.door import Door, parse_accounts
 
 WORDS = {"source": "cat", "target": "dog"}
 
@@ -61,7 +62,7 @@ def client_of(workshop: Workshop, logins: str | None = None) -> Any:
     from fastapi.testclient import TestClient
 
     app = FastAPI()
-    add_routes(app, workshop, logins)
+    add_routes(app, workshop, Door(parse_accounts(logins)))
     return TestClient(app)
 
 
