@@ -245,7 +245,7 @@ class Trainings:
         outcome = progress.outcome_since(record.started)
         if outcome == "done":
             record.status = "done"
-            record.prompt = f"a {progress.subject or settings.subject}"
+            record.prompt = str(progress.of("done").get("activation") or f"a {progress.subject or settings.subject}")
             named = progress.of("done").get("files")
             names = [str(name) for name in named] if isinstance(named, list) else []
             try:

@@ -142,7 +142,7 @@ def lora_metadata(lora: LoraSet, model: TrainingModel, settings: TrainingSetting
         "modelspec.title": name,
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.prediction_type": "v" if model.parameterization == "v" else "epsilon",
-        "modelspec.trigger_phrase": ", ".join(concept.subject for concept in settings.all_concepts),
+        "modelspec.trigger_phrase": settings.subjects,
     }
     for key, value in (("ss_max_train_steps", settings.steps), ("ss_unet_lr", settings.rate)):
         if value:

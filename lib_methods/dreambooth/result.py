@@ -25,8 +25,8 @@ ENDING = ".safetensors"
 
 @dataclass(frozen=True)
 class Result:
-    """files: the result, its sidecar and preview. subject: identifier and noun. best_step: None where the last weights
-    were taken."""
+    """files: the result, its sidecar and preview. subject: identifier and noun, of each. best_step: None where the last
+    weights were taken."""
 
     files: tuple[Path, ...]
     subject: str
@@ -100,12 +100,11 @@ def facts_of(trainer: Trainer, step: int) -> dict[str, str]:
     """What other programs show of a LoRA's training, under kohya's names."""
     settings, plan = trainer.settings, trainer.plan
     photos = len(trainer.batches.data.photos)
-    subjects = ", ".join(concept.subject for concept in settings.all_concepts)
     return {
         "ss_steps": str(step),
         "ss_max_train_steps": str(settings.steps),
         "ss_num_train_images": str(photos),
-        "ss_tag_frequency": tag_frequency({subjects: [photo.text for photo in trainer.batches.data.photos]}),
+        "ss_tag_frequency": tag_frequency({settings.subjects: [photo.text for photo in trainer.batches.data.photos]}),
         "ss_num_reg_images": str(len(trainer.batches.data.prior)),
         "ss_num_epochs": str(max(1, step * trainer.batches.count * plan.accumulation // max(1, photos))),
         "ss_batch_size_per_device": str(plan.batch_size),

@@ -138,7 +138,7 @@ class _Training:
         self._tell(settings, plan, model, subjects, resume)
         self._plan_event(settings, plan, None)
         if plan_only:
-            return Result((), settings.subject)
+            return Result((), settings.subjects)
         self._record(settings, plan, model, subjects, record, start)
         trainer, export = self._trainer(settings, plan, model, subjects, start)
         if resume:
@@ -159,7 +159,7 @@ class _Training:
             base=model.name,
             photos=photos,
             identifier=settings.identifier,
-            subject=settings.subject,
+            subject=settings.subjects,
             resumed=resume,
             pid=os.getpid(),
         )
@@ -308,7 +308,7 @@ class _Training:
         best = trainer.best.step or None
         if not self.processes.takes_part:
             self.processes.wait()
-            return Result((), settings.subject, best)
+            return Result((), settings.subjects, best)
         assert trainer.viewer is not None
         if best is not None:
             step = best
@@ -321,11 +321,11 @@ class _Training:
             "done",
             files=[file.name for file in files],
             identifier=settings.identifier,
-            subject=settings.subject,
+            subject=settings.subjects,
             activation=activation_of(settings),
             seconds=round(seconds, 1),
             best_step=best,
         )
         self.report.say(f"Done after {duration(seconds)}.")
         self.processes.wait()
-        return Result(files, settings.subject, best)
+        return Result(files, settings.subjects, best)

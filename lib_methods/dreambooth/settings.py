@@ -218,6 +218,11 @@ class TrainingSettings:
         return f"{self.identifier} {self.class_noun}".strip()
 
     @property
+    def subjects(self) -> str:
+        """Every subject, as `subject`, with commas between."""
+        return ", ".join(concept.subject for concept in self.all_concepts)
+
+    @property
     def all_concepts(self) -> tuple[Concept, ...]:
         """Every subject, the settings' own first."""
         return (Concept(self.photos, self.class_noun, self.identifier, self.class_folder), *self.concepts)

@@ -135,7 +135,8 @@ def test_two_subjects_are_each_bound_to_their_name_and_their_class(tmp_path: Pat
     told = metadata(result.files[0])
     assert told["modelspec.trigger_phrase"] == f"{name} dog, olis mug"
     card = json.loads(result.files[1].read_text(encoding="utf-8"))
-    assert card["activation text"] == f"a {name} dog, a olis mug"
+    assert card["activation text"] == events(settings, "done")[0]["activation"] == f"a {name} dog, a olis mug"
+    assert result.subject == events(settings, "start")[0]["subject"] == f"{name} dog, olis mug"
     (sample,) = [event for event in events(settings, "sample") if event["step"] == 2] or events(settings, "sample")[-1:]
     assert sample["prompts"] == [f"a {name} dog", "a olis mug"]
     notes = events(settings, "plan")[0]["notes"]

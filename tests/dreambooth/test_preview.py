@@ -17,6 +17,7 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.header_sizes import read_base
 from lib_methods.dreambooth.job_files import JobFiles, Record, save_record
 from lib_methods.dreambooth.operations import Work, count_work
+from lib_methods.dreambooth.photos.concepts import companions_told, find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.sizes import GIB
 from tests.standalone import tiny
@@ -99,7 +100,8 @@ def test_it_is_what_the_training_itself_tells(tmp_path: Path, diffusers: bool, v
     settings = settings_for(tmp_path, write(tmp_path, "sd2", diffusers=diffusers), steps=1, **values)
     train(settings)
     told = events(settings, "plan")[0]
-    found = previews.preview(settings, 3, Computer(), tmp_path)
+    subjects, _ = find_subjects(settings)
+    found = previews.preview(settings, 3, Computer(), tmp_path, told=companions_told(subjects, settings))
     for name in set(told) - {"event", "time", "seconds", "device"}:
         assert found[name] == told[name], name
 
