@@ -25,6 +25,7 @@ FOREIGN = "Requests from other websites are refused."
 NOT_JSON = "The body of the request must be JSON, sent as application/json."
 NO_LOGIN = "Incorrect user name or password."
 NOT_UPLOADED = "This file was not uploaded here, or is no longer there. Choose it again."
+WRITE_ACCOUNTS = "Write accounts as name:password, with a comma between several."
 _JSON_TYPE = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
 
@@ -69,7 +70,7 @@ def parse_accounts(text: str | None) -> tuple[tuple[str, str], ...]:
     """The accounts in "name:password,name:password". Raises ValueError with a sentence that repeats none of it."""
     pairs = [part.strip().partition(":") for part in (text or "").split(",") if part.strip()]
     if not all(name and colon and password for name, colon, password in pairs):
-        raise ValueError("Write accounts as name:password, with a comma between several.")
+        raise ValueError(WRITE_ACCOUNTS)
     return tuple((name, password) for name, _, password in pairs)
 
 

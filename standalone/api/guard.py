@@ -126,7 +126,7 @@ class Guard:
         refused = self.refusal(scope)
         if refused is not None:
             answer = problem(*refused)
-            if refused[0] == 401:
+            if refused[0] == 401 and _API.match(scope["path"]):  # else the browser asks beside the login page
                 answer.headers["www-authenticate"] = "Basic"
             await answer(scope, receive, send)
             return

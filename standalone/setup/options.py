@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,6 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError. `message` is argparse's own, in lower case and without a full stop."""
+        message = re.sub(r"(--[\w-]*auth[= ])\S+", r"\1...", message)  # a password
         raise UsageError(f"{message[:1].upper()}{message[1:]}. See: python {self.prog} --help")
 
 
@@ -77,6 +79,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _host(text: str) -> str:
+    name = text.strip().lower().rstrip(".")
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a host name such as steer.lan, without http:// and port")
+    return name
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
@@ -99,9 +108,49 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen",
         action="store_true",
-        help="be reachable from other machines, too; there is no password, so only in a network that you trust",
+        help="be reachable from other machines, too; without the logins below only in a network that you trust",
+    )
+    parser.add_argument(
+        "--allowed-hosts",
+        metavar="NAME",
+        nargs="+",
+        action="extend",
+        type=_host,
+        default=[],
+        help="further host names to answer to, for example steer.lan; with --listen, every other name is refused, "
+        "and addresses such as 192.168.1.7 are answered (default: with --listen any name, else localhost only)",
+    )
+    parser.add_argument(
+        "--gradio-auth",
+        metavar="NAME:PASSWORD",
+        help="ask for a login on the page; several as name:password,name:password. Guards the API, too, unless "
+        "--api-auth is given",
+    )
+    parser.add_argument(
+        "--gradio-auth-path", metavar="FILE", type=Path, help="the same, read from a text file: one account a line"
+    )
+    parser.add_argument(
+        "--api-auth", metavar="NAME:PASSWORD", help="ask for a login (HTTP Basic) in the API and the pack's routes"
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
+
+
+LOGINS = {"--gradio-auth": "STEER_GRADIO_AUTH", "--api-auth": "STEER_API_AUTH"}
+"""Options with passwords, and the environment variables that may hold them instead."""
+
+
+def without_logins(arguments: list[str], environment: MutableMapping[str, str]) -> list[str]:
+    """The arguments without those of `LOGINS`, which move to the environment: every user of a machine can read the
+    command lines of its processes."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option in LOGINS:
+            environment[LOGINS[option]] = value if equals else next(rest, "")
+        else:
+            kept.append(argument)
+    return kept
 
 
 def _generate(parser: argparse.ArgumentParser) -> None:

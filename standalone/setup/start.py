@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import sys
+from pathlib import Path
 
 from . import environment, options, places
 from .errors import SetupError
@@ -53,8 +54,9 @@ def main(arguments: list[str]) -> int:
         parsed = options.parse(arguments)
         requirements = places.DEVELOPER_PINS if parsed.verb == "test" else places.RUNTIME_PINS
         other = environment.ensure(requirements, _say)
-        if other is not None:
-            return environment.run_again(other, arguments)
+        plain = options.without_logins(arguments, os.environ) if os.name != "nt" else arguments
+        if other is not None or plain != arguments:
+            return environment.run_again(other or Path(sys.executable), plain)
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         return dispatch(parsed)
     except options.UsageError as error:

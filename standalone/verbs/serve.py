@@ -11,8 +11,11 @@ import threading
 import time
 import webbrowser
 from pathlib import Path
+from typing import Any
 
+from lib_methods.ui.door import WRITE_ACCOUNTS, parse_accounts, read_accounts
 from standalone.engine.errors import UserError
+from standalone.setup.options import LOGINS
 from standalone.setup.places import ROOT
 from standalone.setup.quiet import stay_local
 
@@ -57,6 +60,25 @@ def port_is_free(address: str, port: int) -> bool:
     return True
 
 
+def read_logins(options: argparse.Namespace) -> dict[str, Any]:
+    """The logins as `build_app` takes them, from the command line or the environment, where no child process finds
+    them afterwards. UserError for those that cannot be read."""
+    found: dict[str, Any] = {"gradio_auth_path": options.gradio_auth_path}
+    for option, variable in LOGINS.items():
+        name = option[2:].replace("-", "_")
+        inherited = os.environ.pop(variable, None)
+        found[name] = inherited if getattr(options, name) is None else getattr(options, name)
+    for name, given in found.items():
+        option = f"--{name.replace('_', '-')}"
+        try:
+            accounts = read_accounts(given) if name == "gradio_auth_path" and given else parse_accounts(given)
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from None
+        if given is not None and not accounts:
+            raise UserError(f"{option}: There is no account in it. {WRITE_ACCOUNTS}")
+    return found
+
+
 def run(options: argparse.Namespace) -> int:
     """Starts everything and serves until Ctrl+C."""
     address = "0.0.0.0" if options.listen else "127.0.0.1"
@@ -65,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
         # what needs no library first: an answer at once when it is no
         data_dir = data_folder(options)
         stay_local(data_dir)
+        logins = read_logins(options)
         checkpoint = find_checkpoint(options.checkpoint)
         if not port_is_free(address, options.port):
             raise UserError(
@@ -78,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
         )
         from standalone.page.server import build_app
 
-        app = build_app(host, local_only=not options.listen)
+        app = build_app(host, local_only=not options.listen, allowed_hosts=options.allowed_hosts, **logins)
     except UserError as error:
         print(str(error), file=sys.stderr)
         return 1
@@ -102,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
     server = Server(
         uvicorn.Config(app, host=address, port=options.port, log_level="warning", timeout_graceful_shutdown=3)
     )
-    threading.Thread(target=_announce, args=(server, url, options, started), daemon=True).start()
+    threading.Thread(target=_announce, args=(server, url, options, logins, started), daemon=True).start()
     try:
         try:
             server.run()
@@ -118,13 +141,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _announce(server: object, url: str, options: argparse.Namespace, started: float) -> None:
+def _announce(server: object, url: str, options: argparse.Namespace, logins: dict[str, Any], started: float) -> None:
     while not getattr(server, "started", False):
         if getattr(server, "should_exit", False):
             return
         time.sleep(0.05)
     say(f"The page is at {url} (started in {time.monotonic() - started:.1f} s). Ctrl+C stops it.")
     if options.listen:
-        say("Other machines reach it, too, and there is no password.")
+        say(f"Other machines can reach it, too{_what_is_open(logins)}.")
     if not options.no_browser:
         webbrowser.open(url)
+
+
+def _what_is_open(logins: dict[str, Any]) -> str:
+    if logins["gradio_auth"] or logins["gradio_auth_path"]:
+        return ", with a login"
+    return ", and the page asks for no login" if logins["api_auth"] else ", and there is no login"

@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from standalone.setup import options, places
+from standalone.engine.errors import UserError
+from standalone.setup import environment, options, places
 from standalone.setup.start import main
+from standalone.verbs.serve import read_logins
 
 
 def test_without_a_verb_it_serves():
@@ -211,3 +214,51 @@ def test_what_is_wrong_is_said_before_torch_is_imported(tmp_path: Path):
         assert (found, told in error) == (status, True), (arguments, found, error)
         assert "Traceback" not in error
         assert str(tmp_path) not in error
+
+
+@pytest.mark.parametrize(
+    "form", [["--gradio-auth", "ann:hidden", "--api-auth=bob:hidden"], ["--gradio-auth=ann:hidden"]]
+)
+def test_no_password_stays_in_the_process_list(form: list[str], monkeypatch: pytest.MonkeyPatch):
+    ran: list[Any] = []
+    monkeypatch.setattr(environment, "ensure", lambda *arguments: None)
+
+    def run_again(python: Path, arguments: list[str]) -> int:
+        ran.append((python, arguments))
+        return 0
+
+    monkeypatch.setattr(environment, "run_again", run_again)
+    monkeypatch.setattr(os, "name", "posix")
+    for variable in options.LOGINS.values():
+        monkeypatch.setenv(variable, "")
+    assert main(["serve", "--listen", *form, "--port", "7861"]) == 0
+    assert ran == [(Path(sys.executable), ["serve", "--listen", "--port", "7861"])]
+    assert os.environ["STEER_GRADIO_AUTH"] == "ann:hidden"
+
+
+def test_logins_are_read_and_bad_ones_refused_without_repeating_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("STEER_API_AUTH", "bob:x")
+    path = tmp_path / "accounts.txt"
+    path.write_text("ann:secret\n", encoding="utf-8")
+    parsed = options.parse(["serve", "--gradio-auth-path", str(path), "--allowed-hosts", "Steer.LAN", "a.example."])
+    assert parsed.allowed_hosts == ["steer.lan", "a.example"]
+    assert read_logins(parsed) == {"gradio_auth": None, "gradio_auth_path": path, "api_auth": "bob:x"}
+    assert "STEER_API_AUTH" not in os.environ
+    for arguments in (
+        ["--api-auth", "hidden"],
+        ["--gradio-auth", "ann:hidden,bob"],
+        ["--gradio-auth", ","],
+        ["--gradio-auth-path", str(tmp_path / "hidden")],
+        ["--gradio-auth-path", str(tmp_path)],
+    ):
+        with pytest.raises(UserError) as refused:
+            read_logins(options.parse(["serve", *arguments]))
+        assert str(refused.value).startswith(arguments[0])
+        assert "hidden" not in str(refused.value) or arguments[0] == "--gradio-auth-path"
+    assert main(["generate", "x", "--api-auth", "ann:hidden"]) == 2
+    assert main(["serve", "--allowed-hosts", "http://steer.lan:80"]) == 2
+    told = capsys.readouterr().err
+    assert "hidden" not in told
+    assert "not a host name" in told

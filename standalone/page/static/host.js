@@ -131,7 +131,7 @@ function whenParsed(callback) {
 
 whenParsed(() => {
     new MutationObserver(uiChanged).observe(document.body, {childList: true, subtree: true});
-    fetch('/internal/options').then((answer) => answer.json()).then((values) => {
+    fetch('/internal/options').then((answer) => (answer.ok ? answer.json() : {})).then((values) => {  // {}: on the login page
         opts = values;
         runCallbacks(uiListeners.optionsAvailable);
         runCallbacks(uiListeners.optionsChanged);
