@@ -17,6 +17,7 @@ from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.photos import find_photos, open_photo, read_mask, read_photo
+from lib_methods.dreambooth.photos.read import prepared
 from tests.dreambooth.pictures import difference, picture, put
 
 
@@ -181,6 +182,12 @@ def test_a_huge_jpeg_of_a_camera_comes_at_a_fraction(tmp_path: Path) -> None:
     (photo,), notes = find_photos(tmp_path)
     assert (photo.width, photo.height) == (9216, 6144) and notes == []
     assert read_photo(photo).size == (4608, 3072)
+
+
+def test_a_photo_of_the_largest_cameras_is_taken_in_any_format(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(bomb(9504, 6336))
+    with prepared(tmp_path / "a.png") as opened:
+        assert opened.size == (9504, 6336)
 
 
 def test_tiny_pictures_are_left_out_with_a_warning(tmp_path: Path) -> None:
@@ -396,7 +403,7 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
 def test_a_raw_file_is_not_trained_on_as_the_thumbnail_in_it(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.tif")
     (tmp_path / "a.tif").rename(tmp_path / "a.dng")
-    with pytest.raises(DreamBoothError, match="Raw files"):
+    with pytest.raises(DreamBoothError, match="Raw camera files"):
         find_photos(tmp_path)
 
 

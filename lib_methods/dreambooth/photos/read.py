@@ -11,8 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.pictures.convert import DECODE_ERRORS, ImageError, to_mask, to_rgb
-from lib_methods.pictures.store import MAX_PIXELS, MAX_SIDE
+from lib_methods.pictures.convert import DECODE_ERRORS, MAX_PIXELS, MAX_SIDE, ImageError, to_mask, to_rgb
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF", "JXL")
 """What is decoded where Pillow can: plain raster formats, and none that starts another program or reads other files."""
@@ -21,25 +20,24 @@ RAW = (
     *(".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
 )
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": "", "pillow_jxl": ""}
+_LARGE_JPEG, _LARGE_SIDE = 40_000_000, 8192  # pixels; above it a JPEG is decoded at a fraction
 _LARGEST_JPEG = 178_000_000  # pixels; a JPEG is decoded at a half, a quarter or an eighth of its size
 _LARGEST_FILE = 256 * 2**20
 _TGA_ENDINGS = (".tga", ".icb", ".vda", ".vst")  # TGA has no mark of its own: any junk may pass for one
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 on the picture lies on its side
 
-_TO_JPEG = "Save them as JPEG or PNG."
-_RAW = "Raw files of cameras hold no finished picture: export them as JPEG first."
+_OR_JPEG = "Install it, or save them as JPEG or PNG."
+_RAW = "Raw camera files must be developed first: export them as JPEG."
+_LAYERS = "These are documents of a painting program: export them as PNG."
+_VIDEO = "Videos cannot be used: save single frames as PNG."
 FOREIGN = {
-    **dict.fromkeys(
-        (".heic", ".heif", ".hif"), f"HEIC needs the package pillow-heif: install it, or {_TO_JPEG.lower()}"
-    ),
-    ".avif": f"AVIF needs a newer Pillow or the package pillow-avif-plugin: install it, or {_TO_JPEG.lower()}",
-    ".jxl": f"JPEG XL needs the package pillow-jxl-plugin: install it, or {_TO_JPEG.lower()}",
+    **dict.fromkeys((".heic", ".heif", ".hif"), f"HEIC needs the package pillow-heif. {_OR_JPEG}"),
+    ".avif": f"AVIF needs a newer Pillow or the package pillow-avif-plugin. {_OR_JPEG}",
+    ".jxl": f"JPEG XL needs the package pillow-jxl-plugin. {_OR_JPEG}",
     **dict.fromkeys(RAW, _RAW),
-    **dict.fromkeys(
-        (".psd", ".psb", ".xcf", ".kra", ".clip"), "Documents of painting programs: export them as PNG first."
-    ),
-    **dict.fromkeys((".mp4", ".mov", ".mkv", ".avi"), "Videos cannot be used: save single frames as PNG."),
-    ".svg": "Drawings of lines (SVG) have no pixels: export them as PNG first.",
+    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".clip"), _LAYERS),
+    **dict.fromkeys((".mp4", ".mov", ".mkv", ".avi"), _VIDEO),
+    ".svg": "SVG files are vector graphics: export them as PNG.",
 }
 """Endings of pictures that may not be readable here, and what to do about it."""
 
@@ -95,7 +93,7 @@ def prepared(path: Path) -> Image.Image:
         raise DreamBoothError(f'"{path.name}" cannot be read as an image.') from None
     wanted = image.size
     if image.format in ("JPEG", "MPO") and image.width * image.height <= _LARGEST_JPEG:
-        while wanted[0] * wanted[1] > MAX_PIXELS or max(wanted) > MAX_SIDE:
+        while wanted[0] * wanted[1] > _LARGE_JPEG or max(wanted) > _LARGE_SIDE:
             wanted = (wanted[0] // 2, wanted[1] // 2)
         if wanted != image.size:
             image.draft(image.mode, wanted)
