@@ -225,7 +225,8 @@ def read_lora(path: Path, model: TrainingModel) -> LoraStart:
         layer = None if place is None else _start_layer(parts, place)
         if place is None or layer is None:
             raise DreamBoothError(
-                f"{path.name} was made for another base model: its layer {name} does not fit {model.name}."
+                f"{path.name} cannot be continued on {model.name}: its layer {name} does not fit. It may be for "
+                "another base model."
             )
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (layer.down, layer.up)):
             raise DreamBoothError(f"{path.name} is damaged: it has weights that are NaN or infinite.")
@@ -243,8 +244,8 @@ def _known_names(model: TrainingModel) -> dict[str, Place]:
         flat = _flat(place.name)
         if place.part == "unet":
             names[f"lora_unet_{flat}"] = names[f"unet_{flat}"] = place
-            of_file = ldm[f"{place.name}.weight"].removeprefix(UNET_PREFIX).removesuffix(".weight")
-            names[f"lora_unet_{_flat(of_file)}"] = place
+            of_file = ldm.get(f"{place.name}.weight", "").removeprefix(UNET_PREFIX).removesuffix(".weight")
+            names.setdefault(f"lora_unet_{_flat(of_file)}", place)
         else:
             number = place.number + 1
             starts = [f"lora_te{number}", f"text_encoder_{number}" if place.number else "text_encoder"]
