@@ -240,9 +240,9 @@ class StableDiffusionProcessing(ProcessingFields):
         for cache in caches:
             if cache[0] is not None and cache[0] == key:
                 return cache[1]
-        caches[0][1] = function(shared.sd_model, required_prompts, steps, hires_steps, opts.use_old_scheduling)
-        caches[0][0] = key
-        return caches[0][1]
+        made = function(shared.sd_model, required_prompts, steps, hires_steps, opts.use_old_scheduling)
+        caches[0][:] = key, made  # both at once: a job that is killed here must not leave one without the other
+        return made
 
     def setup_conds(self) -> None:
         """Computes c and uc for the batch."""

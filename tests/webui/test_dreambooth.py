@@ -156,7 +156,7 @@ def test_the_plan_is_made_without_diffusers_and_without_a_model(with_pack: WebUI
     ("fields", "said"),
     [
         ({"photos": []}, "photos"),
-        ({"photos": ["/etc/passwd"]}, "picture"),
+        ({"photos": ["/etc/passwd"]}, "image"),
         ({"photos": None, "class_noun": ""}, "photos"),
         ({"class_noun": ""}, "what the subject is"),
         ({"base": "no such model"}, "base model"),
