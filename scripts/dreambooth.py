@@ -220,7 +220,7 @@ def _advanced(made: dict[str, Any]) -> None:
 
 def _files(name: str, label: str) -> Any:
     return unsaved(
-        gr.File(label=label, file_count="multiple", file_types=FILE_TYPES, elem_id=f"dreambooth_{name}", height=140)
+        file_box(label=label, file_count="multiple", file_types=FILE_TYPES, elem_id=f"dreambooth_{name}", height=140)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,12 @@ def test_no_route_of_the_pack_is_registered_beside_the_door():
     assert {file.name for file in adding} == {"api.py", "routes.py"}
     for file in adding:
         assert file.read_text("utf-8").count("add_api_route(") == file.read_text("utf-8").count("router.add_api_route(")
+
+
+def test_every_box_of_the_pack_takes_uploaded_files_only():
+    files = [*(ROOT / "lib_methods").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+    raw = re.compile(r"gr\.(File|Image|Gallery|ImageEditor|ImageMask|UploadButton|Video|Audio|Model3D|FileExplorer)\(")
+    assert [file.name for file in files if raw.search(file.read_text("utf-8"))] == ["image_box.py"]
 
 
 @pytest.mark.parametrize(
