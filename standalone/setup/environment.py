@@ -82,7 +82,11 @@ def make_venv(venv: Path, say: Say) -> None:
 
 
 def fill_venv(venv: Path, requirements: Path, say: Say) -> None:
-    """Installs the pins. Takes up an interrupted installation where it stopped. SetupError with a sentence."""
+    """Installs the pins. Takes up an interrupted installation where it stopped. SetupError with a sentence.
+
+    Where there is a lock file beside them, its packages must have its hashes. PyTorch is not among them: its builds
+    come from several places, with CUDA's libraries or without.
+    """
     started = time.monotonic()
     (venv / STAMP).unlink(missing_ok=True)
     wanted = pins.read_pins(requirements)
@@ -92,6 +96,9 @@ def fill_venv(venv: Path, requirements: Path, say: Say) -> None:
     pip.install("--quiet", _PIP)
     torch = next(pin for pin in wanted if pin.name == "torch")
     install_torch(pip, f"{torch.name}=={torch.version}", gpu=gpu)
+    lock = requirements.with_suffix(".lock")
+    if lock.is_file():
+        pip.install("--no-deps", "--require-hashes", "-r", str(lock), total=len(wanted) - 1)
     pip.install("-r", str(requirements), total=len(wanted), need_gb=9.0 if gpu else 3.0)
     _write_stamp(venv, requirements)
     say(f"Everything is installed ({time.monotonic() - started:.0f} s). The next start takes seconds.")

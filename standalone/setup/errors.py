@@ -23,12 +23,17 @@ NO_NETWORK = (
     "Check the network (and the proxy, if there is one) and start again: it goes on where it stopped."
 )
 NOT_WRITABLE = "The folder of the pack cannot be written to. Move it to a place where you may write and start again."
+WRONG_HASH = (
+    "A downloaded package is not the file that this version was tested with: its checksum differs. Start again; "
+    "if it happens again, look at where pip takes its packages from (mirror, proxy)."
+)
 NO_BUILD = "The package index has no {what} for Python {version} on {system}. Another Python from 3.10 to 3.12 may do."
 
 # What pip and the operating systems say, most telling first: a full disk also shows as a broken download.
 _SIGNS: tuple[tuple[str, str], ...] = (
     (r"No space left on device|Errno 28\b|ENOSPC|There is not enough space on the disk|Disk quota exceeded", "disk"),
     (r"Permission denied|Errno 13\b|Access is denied|Read-only file system", "write"),
+    (r"DO NOT MATCH THE HASHES", "hash"),
     (
         r"Temporary failure in name resolution|Name or service not known|nodename nor servname|getaddrinfo failed"
         r"|NewConnectionError|ConnectTimeout|Network is unreachable|Connection refused|No route to host"
@@ -50,6 +55,8 @@ def explain(output: str, need_gb: float = 3.0) -> str:
         return DISK_FULL.format(need=need_gb)
     if kind == "write":
         return NOT_WRITABLE
+    if kind == "hash":
+        return WRONG_HASH
     if kind == "network":
         return NO_NETWORK
     if kind == "build":

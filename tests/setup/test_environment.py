@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import cast
@@ -36,6 +37,44 @@ def test_the_shipped_pins_are_exact_and_read_by_us():
         found = pins.read_pins(path)
         assert len({pin.name.lower() for pin in found}) == len(found), "a package is pinned twice for one Python"
         assert {"torch", "gradio", "diffusers"} <= {pin.name for pin in found}
+
+
+@pytest.mark.parametrize("python", ["3.10.4", "3.11.0", "3.12.9"])
+@pytest.mark.parametrize("platform", ["linux", "win32", "darwin"])
+def test_the_lock_file_has_hashes_for_all_pins_but_torch(python: str, platform: str):
+    """After a change of requirements.txt, run the command in the first lines of requirements.lock."""
+    from packaging.requirements import Requirement
+
+    system = {"python_full_version": python, "python_version": python.rpartition(".")[0], "sys_platform": platform}
+
+    def pinned(path: Path) -> dict[str, str]:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+        found: dict[str, str] = {}
+        for line in lines:
+            requirement = Requirement(line.partition("--hash")[0])
+            if requirement.marker is None or requirement.marker.evaluate(system):
+                found[requirement.name.lower().replace("_", "-").replace(".", "-")] = str(requirement.specifier)
+                hashed = len(re.findall(r"--hash=sha256:[0-9a-f]{64}(?= |$)", line))
+                assert path == places.RUNTIME_PINS or hashed, line
+        return found
+
+    wanted = pinned(places.RUNTIME_PINS)
+    del wanted["torch"]
+    assert pinned(places.RUNTIME_PINS.with_suffix(".lock")) == wanted
+
+
+def test_locked_packages_are_installed_by_their_hashes(requirements: Path, venv: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(PipRunner, "install", lambda self, *arguments, **kwargs: calls.append(arguments))
+    monkeypatch.setattr(environment, "install_torch", lambda *args, **kwargs: None)
+    lock = requirements.with_suffix(".lock")
+    lock.write_text("alpha==1 --hash=sha256:0\n", encoding="utf-8")
+    environment.fill_venv(venv, requirements, lambda text: None)
+    assert calls[-2:] == [
+        ("--no-deps", "--require-hashes", "-r", str(lock)),
+        ("-r", str(requirements)),
+    ]
 
 
 @pytest.mark.parametrize("version", [(3, 10, 4), (3, 11, 0), (3, 12, 9)])
@@ -128,6 +167,7 @@ def test_developers_may_go_without(requirements: Path, tmp_path: Path, monkeypat
     ("output", "told"),
     [
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "checksum differs"),
         (
             "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError: Temporary failure "
             "in name resolution'\nERROR: No matching distribution found for torch==2.13.0",
