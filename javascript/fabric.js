@@ -13,11 +13,13 @@ window.fabricPage = (function () {
 
     const ANSWER_TIMEOUT_MS = 60000;
     const LARGEST_UPLOAD = 6 * 2 ** 20; // bytes; hosts cut off messages beyond 16 MB
+    const UNREADABLE = "This file cannot be read as an image.";
+    const MOST_NAMES = 6; // in one sentence
     const LARGEST_SIDE = 2048; // pixels, when a larger upload has to be made smaller
 
     const tabs = {};
     for (const name of ["txt2img", "img2img"]) {
-        tabs[name] = {name: name, queue: [], busy: false, ids: new Map(), focus: null};
+        tabs[name] = {name: name, queue: [], busy: false, ids: new Map(), focus: null, uploads: {likes: 0, dislikes: 0}};
     }
 
     function root() {
@@ -30,10 +32,13 @@ window.fabricPage = (function () {
 
     /* ---- messages to Python ---- */
 
-    /** Ask Python for one action; resolves to its answer, or null where none came (the user has been told). */
-    function send(tab, action) {
+    /**
+     * Ask Python for one action; resolves to its answer, or null where none came. What went wrong is said to the user, or handed to
+     * `tell` where several actions belong together.
+     */
+    function send(tab, action, tell = say) {
         return new Promise(resolve => {
-            tab.queue.push({action, resolve});
+            tab.queue.push({action, resolve, tell});
             pump(tab);
         });
     }
@@ -41,13 +46,13 @@ window.fabricPage = (function () {
     async function pump(tab) {
         if (tab.busy || !tab.queue.length) return;
         tab.busy = true;
-        const {action, resolve} = tab.queue.shift();
+        const {action, resolve, tell} = tab.queue.shift();
         let answer = null;
         try {
             answer = await exchange(tab, action);
-            if (answer.note) say(answer.note);
+            if (answer.note) tell(answer.note);
         } catch (error) {
-            say(error.message);
+            tell(error.message);
         }
         resolve(answer);
         tab.busy = false;
@@ -107,14 +112,14 @@ window.fabricPage = (function () {
         return new Promise(resolve => canvas.toBlob(resolve, "image/jpeg", 0.95));
     }
 
-    /** Put a file on a list; resolves to the picture's id, or null where it failed. */
-    async function addBlob(tab, kind, blob, from = "file") {
+    /** Put a file on a list; resolves to the image's id, or null where it failed and `tell` was called. */
+    async function addBlob(tab, kind, blob, from = "file", tell = say) {
         try {
             const small = blob.size > LARGEST_UPLOAD ? await smaller(blob) : blob;
-            const answer = await send(tab, {do: "add", list: kind, image: await asDataUrl(small), from: from});
+            const answer = await send(tab, {do: "add", list: kind, image: await asDataUrl(small), from: from}, tell);
             return answer && answer.ids[0];
         } catch {
-            say("This file cannot be read as a picture.");
+            tell(UNREADABLE);
             return null;
         }
     }
@@ -192,6 +197,7 @@ window.fabricPage = (function () {
         requestAnimationFrame(() => {
             scheduled = false;
             redraws.forEach(redraw => redraw());
+            showUploads();
             restoreFocus();
         });
     }
@@ -207,12 +213,51 @@ window.fabricPage = (function () {
         return {tab: tab, panel: panel, kind: panel.dataset.fabricList, id: card && card.dataset.fabricId};
     }
 
-    async function addFiles(place, files) {
-        const pictures = [...files].filter(file => file.type.startsWith("image/"));
-        if (!pictures.length) say("There is no picture among these files.");
-        place.panel.classList.add("fabric-busy");
-        for (const file of pictures) await addBlob(place.tab, place.kind, file);
-        place.panel.classList.remove("fabric-busy");
+    /** Put files on a list, one after the other; what could not be added is told at the end, by name. */
+    async function addFiles({tab, kind}, files) {
+        const chosen = [...files];
+        const refused = new Map(); // sentence -> names
+        tab.uploads[kind] += 1;
+        schedule();
+        for (const file of chosen) {
+            let sentence = file.type && !file.type.startsWith("image/") ? UNREADABLE : "";
+            if (!sentence) sentence = await addBlob(tab, kind, file, "file", note => { sentence = note; }) ? "" : sentence || UNREADABLE;
+            if (/cannot be read|damaged/.test(sentence)) sentence = UNREADABLE;
+            if (sentence) refused.set(sentence, [...(refused.get(sentence) || []), file.name]);
+        }
+        tab.uploads[kind] -= 1;
+        schedule();
+        if (refused.size) say([...refused].map(([why, names]) => refusal(why, names, chosen.length)).join(" "));
+    }
+
+    function refusal(why, names, count) {
+        const some = names.length > MOST_NAMES ? [...names.slice(0, MOST_NAMES), `${names.length - MOST_NAMES} more`] : names;
+        const what = `${names.length} of ${count} image${count === 1 ? "" : "s"} could not be`;
+        return why === UNREADABLE ? `${what} read: ${some.join(", ")}.` : `${what} added: ${some.join(", ")}. ${why}`;
+    }
+
+    /** The dialog belongs to an input that stays: the lists, drawn again meanwhile, would take theirs and its files with them. */
+    function pickFiles(place) {
+        const picker = document.createElement("input");
+        picker.type = "file";
+        picker.multiple = true;
+        picker.accept = "image/*";
+        picker.className = "fabric-picker";
+        picker.addEventListener("change", event => {
+            event.stopPropagation();
+            picker.remove();
+            addFiles(place, picker.files);
+        });
+        document.querySelectorAll(".fabric-picker").forEach(old => old.remove());
+        document.body.append(picker);
+        picker.click();
+    }
+
+    function showUploads() {
+        for (const panel of root().querySelectorAll(".fabric-panel")) {
+            const place = placeOf(panel);
+            if (place) panel.classList.toggle("fabric-busy", place.tab.uploads[place.kind] > 0);
+        }
     }
 
     /** The lists are drawn anew after each change: keep the keyboard where it was. */
@@ -230,6 +275,10 @@ window.fabricPage = (function () {
     document.addEventListener("click", event => {
         const place = placeOf(event.target);
         if (!place) return;
+        if (event.target.closest(".fabric-upload")) {
+            event.preventDefault();
+            pickFiles(place);
+        }
         if (event.target.closest(".fabric-remove")) send(place.tab, {do: "remove", list: place.kind, id: place.id});
         if (event.target.closest(".fabric-clear")) send(place.tab, {do: "clear", list: place.kind});
     });

@@ -51,7 +51,10 @@
                 bar.classList.remove("fabric-busy");
             });
             // gallery and host have keys of their own (arrows, Escape, Enter): not while a mark has the focus
-            button.addEventListener("keydown", event => event.key !== "Escape" && event.stopPropagation());
+            button.addEventListener("keydown", event => {
+                const passes = bar.closest(".fabric-viewer") ? !["Enter", " "].includes(event.key) : event.key === "Escape";
+                if (!passes) event.stopPropagation();
+            });
             bar.appendChild(button);
         }
         return bar;

@@ -28,7 +28,16 @@ from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore
 from lib_methods.ui.api_guard import guard_method, namesake, own_title
 from lib_methods.ui.axes import add_axes
-from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved, warn
+from lib_methods.ui.gradio_compat import (
+    follow,
+    hidden_row,
+    hidden_textbox,
+    listen,
+    open_at_first,
+    recheck,
+    unsaved,
+    warn,
+)
 from lib_methods.ui.job import MethodJobs
 
 TITLE = "FABRIC"
@@ -44,6 +53,7 @@ class FabricScript(scripts.Script):
     """Always visible, in txt2img and img2img. State of a job is on the job, state of a page is in the page."""
 
     steps: Any = None
+    sorting_priority = -1  # above the other methods, in hosts that sort by it
 
     def title(self) -> str:
         return own_title(TITLE)
@@ -57,7 +67,7 @@ class FabricScript(scripts.Script):
 
     def ui(self, is_img2img: bool) -> list[Any]:
         tab = self._tab()
-        handlers = page.PageHandlers(STORE, PRESETS, tab, COMPOSITES)
+        handlers = page.PageHandlers(STORE, PRESETS, tab, COMPOSITES, _obstacle)
         steps, self.steps = self.steps, None  # hosts call ui() again outside of the page
         with hidden_row():  # outside of the accordion: the 👍 in the gallery has to work while it is closed
             likes = hidden_textbox("Likes", f"fabric_{tab}_likes")
@@ -68,6 +78,7 @@ class FabricScript(scripts.Script):
                 steps = unsaved(gr.Number(value=20, label="Steps"))
         label = f"{TITLE} (Steer)" if _namesake_is_here() else TITLE
         with ui_components.InputAccordion(False, label=label, elem_id=f"fabric_{tab}") as enabled:
+            open_at_first(enabled)
             status = gr.HTML(handlers.status(False, "", ""), elem_id=f"fabric_{tab}_status")
             board = gr.HTML(handlers.board("", ""), elem_id=f"fabric_{tab}_board")
             strength = self._slider("Strength", DEFAULTS.strength, MAX_STRENGTH, "how much the pictures count")
@@ -108,7 +119,7 @@ class FabricScript(scripts.Script):
                     )
                     detail = gr.Radio(list(DETAILS), value=DEFAULTS.detail, label="Detail", info="half is faster")
                 colour = gr.Checkbox(DEFAULTS.colour_correction, label="Keep colours fresh over many rounds")
-                with gr.Row():
+                with gr.Row(visible=not is_img2img):
                     hires = gr.Radio(
                         list(HIRES_MODES),
                         value=DEFAULTS.hires,
@@ -134,6 +145,8 @@ class FabricScript(scripts.Script):
             follow(component.change, handlers.board, [likes, dislikes], [board])
         for component in (*controls, steps):
             follow(component.change, handlers.describe, [*controls, steps], [status])
+        with hidden_row():
+            recheck(handlers.describe, [*controls, steps], [status], f"fabric_{tab}_recheck")
         # not "input": gradio 6 raises that at key strokes only
         listen(inbox.change, handlers.receive, [inbox, enabled, likes, dislikes], [enabled, likes, dislikes, outbox])
         listen(load.click, handlers.load_preset, [preset, *controls], [*controls, status])
@@ -183,6 +196,13 @@ class FabricScript(scripts.Script):
 def _namesake_is_here() -> bool:
     """Whether the first published extension is installed, too. Then its infotext fields are meant for that one."""
     return namesake(scripts.scripts_txt2img.scripts, TITLE) is not None
+
+
+def _obstacle() -> str:
+    from lib_methods.fabric.apply import unsuited
+    from lib_methods.hosts.loaded import obstacle  # here, as in `MethodJobs.guide`
+
+    return obstacle(unsuited)
 
 
 def _add_axes() -> None:

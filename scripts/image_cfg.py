@@ -33,7 +33,16 @@ from lib_methods.image_cfg.settings import (
 )
 from lib_methods.ui.api_guard import guard_method, own_title
 from lib_methods.ui.axes import add_axes
-from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved
+from lib_methods.ui.gradio_compat import (
+    TAB_BOXES,
+    follow,
+    hidden_row,
+    hidden_textbox,
+    listen,
+    recheck,
+    tab_image,
+    unsaved,
+)
 from lib_methods.ui.image_box import image_box
 from lib_methods.ui.job import MethodJobs
 
@@ -45,16 +54,26 @@ SECOND_PASS = "The checkpoint of the second pass sees no picture; that pass was 
 class ImageCfgScript(scripts.Script):
     """Always visible, in txt2img and img2img. State of a job is on the job, state of a page is in the page."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes: dict[str, Any] = {}
+
     def title(self) -> str:
         return own_title(TITLE)
 
     def show(self, is_img2img: bool) -> Any:
         return scripts.AlwaysVisible
 
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        if self.is_img2img and kwargs.get("elem_id") in TAB_BOXES:
+            self.boxes[kwargs["elem_id"]] = component
+
     def ui(self, is_img2img: bool) -> list[Any]:
         tab = "img2img" if is_img2img else "txt2img"
-        handlers = page.PageHandlers(STORE, is_img2img)
+        handlers = page.PageHandlers(STORE, is_img2img, _obstacle)
+        boxes, self.boxes = self.boxes, {}  # hosts call ui() again outside of the page
         with hidden_row():
+            holds = tab_image(boxes, f"image_cfg_{tab}_holds")
             image = hidden_textbox("Picture", f"image_cfg_{tab}_image")
             mask = hidden_textbox("Mask", f"image_cfg_{tab}_mask")
             if not is_img2img:
@@ -93,9 +112,9 @@ class ImageCfgScript(scripts.Script):
                     text_schedule = _choice("Text schedule", SCHEDULES, DEFAULTS.text_schedule)
                     text_end = _scale("Text scale at the end", DEFAULTS.text_end_scale, MAX_TEXT_SCALE)
                 hires_source = _choice(
-                    "In Hires.fix", HIRES_SOURCES, DEFAULTS.hires_source, "what the second pass sees"
+                    "In Hires.fix", HIRES_SOURCES, DEFAULTS.hires_source, "what the second pass sees", not is_img2img
                 )
-                with gr.Row():
+                with gr.Row(visible=not is_img2img):
                     same = "0: as in the first pass"
                     hires_image = _scale("Hires image scale", DEFAULTS.hires_image_scale, MAX_IMAGE_SCALE, same)
                     hires_text = _scale("Hires text scale", DEFAULTS.hires_text_scale, MAX_TEXT_SCALE, same)
@@ -119,8 +138,10 @@ class ImageCfgScript(scripts.Script):
         listen(drop.change, handlers.receive_mask, [drop, *controls], [drop, mask, status])
         listen(forget.click, lambda: "", [], [mask])
         listen(mask.change, lambda name: handlers.preview(name, "mask"), [mask], [shown])
-        for component in controls:
-            follow(component.change, handlers.status, controls, [status])
+        for component in (holds, *controls):
+            follow(component.change, handlers.describe, [holds, *controls], [status])
+        with hidden_row():
+            recheck(handlers.describe, [holds, *controls], [status], f"image_cfg_{tab}_recheck")
         keys = infotext.paste_keys(STORE)
         self.infotext_fields = list(zip(controls, keys))
         self.paste_field_names = list(keys)
@@ -159,12 +180,19 @@ class ImageCfgScript(scripts.Script):
         JOBS.settle(p)
 
 
+def _obstacle() -> str:
+    from lib_methods.hosts.loaded import obstacle  # here, as in `MethodJobs.guide`
+    from lib_methods.image_cfg.apply import unsuited
+
+    return obstacle(unsuited)
+
+
 def _scale(label: str, value: float, maximum: float, info: str | None = None, step: float = 0.05) -> Any:
     return gr.Slider(0.0, maximum, value=value, step=step, label=label, info=info)
 
 
-def _choice(label: str, choices: tuple[str, ...], value: str, info: str | None = None) -> Any:
-    return gr.Radio(list(choices), value=value, label=label, info=info)
+def _choice(label: str, choices: tuple[str, ...], value: str, info: str | None = None, visible: bool = True) -> Any:
+    return gr.Radio(list(choices), value=value, label=label, info=info, visible=visible)
 
 
 def _with_tab_mask(p: Any, settings: ImageCfgSettings) -> ImageCfgSettings:

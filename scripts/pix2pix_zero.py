@@ -28,7 +28,16 @@ from lib_methods.pix2pix_zero.workshop import Workshop
 from lib_methods.ui.api_guard import guard_method, own_title
 from lib_methods.ui.axes import add_axes
 from lib_methods.ui.door import Door
-from lib_methods.ui.gradio_compat import follow, hidden_row, hidden_textbox, listen, unsaved
+from lib_methods.ui.gradio_compat import (
+    TAB_BOXES,
+    follow,
+    hidden_row,
+    hidden_textbox,
+    listen,
+    recheck,
+    tab_image,
+    unsaved,
+)
 from lib_methods.ui.job import MethodJobs
 
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
@@ -68,29 +77,32 @@ class Pix2PixZeroScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        name = {f"{self._tab()}_steps": "steps", "img2img_image": "picture"}.get(kwargs.get("elem_id") or "")
-        if name is not None:
-            self.found[name] = component
+        if kwargs.get("elem_id") == f"{self._tab()}_steps":
+            self.found["steps"] = component
+        elif self.is_img2img and kwargs.get("elem_id") in TAB_BOXES:
+            self.found[kwargs["elem_id"]] = component
 
     def ui(self, is_img2img: bool) -> list[Any]:
         found, self.found = self.found, {}  # hosts call ui() again outside of the page
         elem_id = f"pix2pix_zero_{self._tab()}"
-        handlers = page.PageHandlers(STORE, is_img2img)
+        handlers = page.PageHandlers(STORE, is_img2img, _obstacle)
+        boxes = {name: found[name] for name in TAB_BOXES if name in found}
         made: dict[str, Any] = {}
         with hidden_row():
             made["mask"] = hidden_textbox("Mask", f"{elem_id}_mask")
             steps = found.get("steps") or unsaved(gr.Number(value=20, label="Steps"))
+            holds = tab_image(boxes, f"{elem_id}_holds")
         with ui_components.InputAccordion(False, label=TITLE, elem_id=elem_id) as made["enabled"]:
             usual = [DEFAULTS[name] for name in CONTROLS[1:]]
             status = gr.HTML(handlers.status(False, *usual, steps.value), elem_id=f"{elem_id}_status")
             page_controls.build_edit(made, elem_id)
-            tell = _interrogator() if self.is_img2img and "picture" in found else None
+            tell = _interrogator() if self.is_img2img and "img2img_image" in found else None
             if tell is not None:
                 ask = gr.Button("Caption by the WebUI", size="sm", elem_id=f"{elem_id}_describe")
                 listen(
                     ask.click,
                     lambda picture, caption: handlers.describe(picture, caption, tell),
-                    [found["picture"], made["caption"]],
+                    [found["img2img_image"], made["caption"]],
                     [made["caption"], status],
                 )
             drop, shown, forget = page_controls.build_where(made, elem_id)
@@ -101,8 +113,10 @@ class Pix2PixZeroScript(scripts.Script):
         listen(drop.change, handlers.receive_mask, [drop, *controls, steps], [drop, made["mask"], status])
         listen(forget.click, lambda: "", [], [made["mask"]])
         listen(made["mask"].change, handlers.preview, [made["mask"]], [shown])
-        for component in (*controls, steps):
-            follow(component.change, handlers.status, [*controls, steps], [status])
+        for component in (holds, *controls, steps):
+            follow(component.change, handlers.show, [holds, *controls, steps], [status])
+        with hidden_row():
+            recheck(handlers.show, [holds, *controls, steps], [status], f"{elem_id}_recheck")
         keys = infotext.paste_keys(STORE)
         self.infotext_fields = list(zip(controls, keys))
         self.paste_field_names = list(keys)
@@ -185,6 +199,13 @@ class Pix2PixZeroScript(scripts.Script):
 
     def _tab(self) -> str:
         return "img2img" if self.is_img2img else "txt2img"
+
+
+def _obstacle() -> str:
+    from lib_methods.hosts.loaded import obstacle  # here, as in `MethodJobs.guide`
+    from lib_methods.pix2pix_zero.apply import unsuited
+
+    return obstacle(unsuited)
 
 
 def _job_of(p: Any) -> Any:

@@ -3,6 +3,7 @@
 from lib_methods.denoiser.call import DenoiserCall, Hook, Part, Role, Row, Sampling, Unsupported
 from lib_methods.denoiser.editing import Conditioning, Editor, EditSampling, OwnNoise, Position
 from lib_methods.denoiser.guidance import Guidance, Guide
+from lib_methods.denoiser.loaded import LoadedModel
 from lib_methods.denoiser.picture import PictureSampling
 from lib_methods.denoiser.rows import Needs, Plan, RowPlanner
 
@@ -14,6 +15,7 @@ __all__ = [
     "Guidance",
     "Guide",
     "Hook",
+    "LoadedModel",
     "Needs",
     "OwnNoise",
     "Part",

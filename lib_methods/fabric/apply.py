@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_methods.attention import SelfAttention, intercept, self_attentions
 from lib_methods.attention.intercept import Original
-from lib_methods.denoiser import DenoiserCall, Guidance, Role, Row, Sampling, Unsupported
+from lib_methods.denoiser import DenoiserCall, Guidance, LoadedModel, Role, Row, Sampling, Unsupported
 from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 from lib_methods.fabric.cache import FeatureCache, Features
 from lib_methods.fabric.noise import image_seed
@@ -30,6 +30,13 @@ NOT_READ = (
     "self-attention layers read the feedback. Turn off token merging and other extensions that change self-attention."
 )
 SHARED_CACHE = FeatureCache()  # one for both tabs: features are worth keeping from one Generate click to the next
+
+NO_LAYERS = "FABRIC cannot be used with this checkpoint: no self-attention layers were found in its UNet."
+
+
+def unsuited(model: LoadedModel) -> str:
+    """Why FABRIC cannot work with this checkpoint, in one sentence; empty where it can."""
+    return "" if self_attentions(model.unet) else NO_LAYERS
 
 
 def attach(
@@ -52,7 +59,7 @@ def attach(
         return None
     layers = self_attentions(sampling.unet)
     if not layers:
-        raise Unsupported("FABRIC cannot be used with this model: no self-attention layers were found in its UNet.")
+        raise Unsupported(NO_LAYERS)
     cache.use_model(sampling.checkpoint_key())
     reuse = sampling.is_hires and settings.hires == "reuse"
     height, width = sampling.first_latent_size if reuse else sampling.latent_size

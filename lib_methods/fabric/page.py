@@ -6,6 +6,7 @@ which components that a host derives from gradio's (the accordion with a switch)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -25,10 +26,17 @@ class PageHandlers:
     """Event handlers of one tab ("txt2img" or "img2img"). Keeps no state: that is in the page."""
 
     def __init__(
-        self, store: ImageStore, presets: PresetFolder, tab: str, composites: Composites | None = None
+        self,
+        store: ImageStore,
+        presets: PresetFolder,
+        tab: str,
+        composites: Composites | None = None,
+        obstacle: Callable[[], str] = str,
     ) -> None:
+        """obstacle: why the loaded checkpoint will not do, or an empty text."""
         self.store = store
         self.composites = composites
+        self.obstacle = obstacle
         self.presets = presets
         self.tab = tab
 
@@ -38,6 +46,8 @@ class PageHandlers:
 
     def status(self, enabled: bool, *values: Any, steps: int = 20) -> str:
         """The line about what will happen, from the values of `request.CONTROLS`."""
+        if enabled and (why := self.obstacle()):
+            return status_html(why, problem=True)
         try:
             request = parse_request([True, *values], self.store, skip_missing=True)
         except SettingsError as error:

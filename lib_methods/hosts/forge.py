@@ -25,6 +25,7 @@ from lib_methods.hosts.a1111_seam import ask
 from lib_methods.hosts.no_editing import NoEditing
 from lib_methods.hosts.passes import Pass
 
+NO_ROWS = "Forge's denoiser does not let a method choose its rows. Use AUTOMATIC1111's WebUI, or python run.py."
 _WRAPPER = "model_function_wrapper"
 _AFTER = "sampler_post_cfg_function"
 
@@ -124,9 +125,7 @@ class ForgeSampling(NoEditing, A1111Sampling):
         options[_AFTER] = [*others, door.after]  # a new list: the clone's options share the old one
 
     def add_planner(self, planner: RowPlanner) -> None:
-        raise Unsupported(
-            "Forge's denoiser does not let a method choose its rows. Use AUTOMATIC1111's WebUI, or python run.py."
-        )
+        raise Unsupported(NO_ROWS)
 
     def _open_door(self) -> _Door:
         """This pass's door, on a clone of the UNet. Forge announces the second pass of Hires.fix twice, with a fresh

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from lib_methods.hosts.loaded import current_model
+
 MARGIN = 2**30
 """Bytes that drawing a picture needs beside the model's weights, at least."""
 REFUSAL = "A training runs and leaves no memory for drawing. Cancel it (it can be resumed) or wait for its end."
@@ -86,16 +88,8 @@ def _no_job() -> AbstractContextManager[Any]:
     return lock
 
 
-def _model() -> Any:
-    """The host's model, without loading one; None where there is none."""
-    from modules import sd_models, shared
-
-    data = getattr(sd_models, "model_data", None)
-    return data.sd_model if data is not None else shared.sd_model
-
-
 def _send_away() -> None:
-    model = _model()
+    model = current_model()
     if model is None:
         return
     if hasattr(model, "forge_objects"):
@@ -112,7 +106,7 @@ def _send_away() -> None:
 
 
 def _bring_back() -> None:
-    model = _model()
+    model = current_model()
     if model is None or hasattr(model, "forge_objects"):
         return
     from modules import sd_models
@@ -134,7 +128,7 @@ def _fork_memory() -> Any:
 
 def _fits() -> bool:
     """Whether the device has room for the model and for drawing."""
-    model = _model()
+    model = current_model()
     if model is None or hasattr(model, "forge_objects") or getattr(model, "lowvram", False):
         return True
     from modules import devices

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, OwnNoise, Position, Unsupported
 
+NO_EDITING = (
+    "Editing an image while it is generated does not work in Forge. Use AUTOMATIC1111's WebUI, or python run.py."
+)
+
 
 class NoEditing:
     """The members of `lib_methods.denoiser.EditSampling`, all of which raise `Unsupported`."""
 
     def _refuse(self) -> NoReturn:
-        raise Unsupported(
-            "Editing a picture while it is drawn does not work in Forge. Use AUTOMATIC1111's WebUI, or python run.py."
-        )
+        raise Unsupported(NO_EDITING)
 
     @property
     def sigmas(self) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.denoiser import DenoiserCall, Needs, PictureSampling, Plan, Unsupported
+from lib_methods.denoiser import DenoiserCall, LoadedModel, Needs, PictureSampling, Plan, Unsupported
 from lib_methods.image_cfg import formula
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures import mask
@@ -16,9 +16,14 @@ from lib_methods.pictures.fit import fit
 from lib_methods.pictures.tensor import to_tensor
 
 NEEDS_PICTURE_MODEL = (
-    "This checkpoint sees no picture. Load an InstructPix2Pix checkpoint, whose UNet has 8 input channels, or make one "
+    "This checkpoint sees no image. Load an InstructPix2Pix checkpoint, whose UNet has 8 input channels, or make one "
     "from this checkpoint with: python run.py merge-instruct."
 )
+
+
+def unsuited(model: LoadedModel) -> str:
+    """Why the method cannot work with this checkpoint, in one sentence; empty where it can."""
+    return model.no_rows or ("" if model.takes_picture else NEEDS_PICTURE_MODEL)
 
 
 def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> ImageCfg:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
@@ -16,8 +17,9 @@ from lib_methods.ui.status import status_html
 class PageHandlers:
     """Event handlers of one tab. Keeps no state: that is in the page."""
 
-    def __init__(self, store: ImageStore, is_img2img: bool) -> None:
-        self.store, self.is_img2img = store, is_img2img
+    def __init__(self, store: ImageStore, is_img2img: bool, obstacle: Callable[[], str] = str) -> None:
+        """obstacle: why the loaded checkpoint will not do, or an empty text."""
+        self.store, self.is_img2img, self.obstacle = store, is_img2img, obstacle
 
     def receive(self, picture: Image.Image | None, image: str, enabled: bool) -> list[Any]:
         """A picture was put into the upload box; returns that box (empty again), the picture's hash, whether the method
@@ -37,14 +39,22 @@ class PageHandlers:
         status = status_html(problem, problem=True) if problem else self.status(enabled, *others)
         return [None, others[place], status]
 
-    def status(self, enabled: bool, *values: Any) -> str:
+    def describe(self, *values: Any) -> str:
+        """`status` for an event: whether the tab holds an image ("yes", "no" or unknown), then the values of all
+        controls."""
+        holds, *controls = values
+        return self.status(*controls, tab_is_empty=holds == "no")
+
+    def status(self, enabled: bool, *values: Any, tab_is_empty: bool = False) -> str:
         """The line about what will happen, from the values of `request.CONTROLS`."""
+        if enabled and (why := self.obstacle()):
+            return status_html(why, problem=True)
         try:
             settings = parse_request([True, *values], self.store)
         except SettingsError as error:
             return status_html(str(error), problem=True)
         assert settings is not None  # as it is switched on above
-        text = settings.describe(self.is_img2img)
+        text = settings.describe(self.is_img2img, tab_is_empty)
         return status_html(text if enabled or not settings.images else f"Switched off ({text}).")
 
     def preview(self, image: str, shows: str = "picture to edit") -> str:

@@ -124,13 +124,15 @@ class ImageCfgSettings:
         first, last = self.guided_steps(steps)
         return (step - first) / max(1, last - first - 1) if first <= step < last else None
 
-    def describe(self, is_img2img: bool) -> str:
-        """What will happen, in one plain line."""
+    def describe(self, is_img2img: bool, tab_is_empty: bool = False) -> str:
+        """What will happen, in one plain line. tab_is_empty: img2img's own box is known to hold no image."""
         if self.images:
-            count = f"{len(self.images)} pictures in turn" if len(self.images) > 1 else "1 picture"
+            count = f"{len(self.images)} images in turn" if len(self.images) > 1 else "1 image"
             parts = [f"{count}, fitted by {self.fit}"]
+        elif not is_img2img:
+            parts = ["No image yet: generated from the words alone"]
         else:
-            parts = ["The tab's own picture" if is_img2img else "No picture yet: drawn from the words alone"]
+            parts = ["No image yet: put one into the tab" if tab_is_empty else "The tab's own image"]
         parts.append(f"image scale {_path(self.image_scale, self.image_schedule, self.image_end_scale)}")
         if self.mask or (self.tab_mask and is_img2img):
             whose = "tab's mask" if self.tab_mask and is_img2img else "mask"

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from lib_methods.attention import pad_tokens
-from lib_methods.denoiser import Conditioning, EditSampling, Unsupported
+from lib_methods.denoiser import Conditioning, EditSampling, LoadedModel, Unsupported
 from lib_methods.pix2pix_zero.ddpm import DDPM, AncestralSettings, NoisePath, invert_ancestral
 from lib_methods.pix2pix_zero.edit import Edit
 from lib_methods.pix2pix_zero.inversion import InversionError, InversionSettings, Predict, Trajectory, invert
 from lib_methods.pix2pix_zero.inversion_cache import InversionCache, Inverted, inversion_key, tensor_hash
+from lib_methods.pix2pix_zero.maps import chosen_layers
 from lib_methods.pix2pix_zero.reference import Reference
 from lib_methods.pix2pix_zero.settings import Pix2PixZeroSettings
 from lib_methods.pix2pix_zero.shift import Shift
@@ -56,6 +57,17 @@ class Words:
     directions: tuple[Tensor, ...]
     word_positions: tuple[tuple[int, ...], ...] = ()
     vectors: tuple[Tensor | None, ...] = ()
+
+
+def unsuited(model: LoadedModel) -> str:
+    """Why no edit can be made with this checkpoint, in one sentence; empty where one can."""
+    if model.no_editing or model.takes_picture:
+        return model.no_editing or NEEDS_ORDINARY_MODEL
+    try:
+        chosen_layers(model.unet)
+    except Unsupported as error:
+        return str(error)
+    return ""
 
 
 def check(sampling: EditSampling, inversion: str) -> None:

@@ -22,18 +22,26 @@ LEAST_COLUMN = 92  # for the longest name
 class PageHandlers:
     """Event handlers of one tab. Keeps no state: that is in the page."""
 
-    def __init__(self, store: ImageStore, is_img2img: bool) -> None:
-        self.store, self.is_img2img = store, is_img2img
+    def __init__(self, store: ImageStore, is_img2img: bool, obstacle: Callable[[], str] = str) -> None:
+        """obstacle: why the loaded checkpoint will not do, or an empty text."""
+        self.store, self.is_img2img, self.obstacle = store, is_img2img, obstacle
 
-    def status(self, enabled: bool, *values: Any) -> str:
+    def show(self, *values: Any) -> str:
+        """`status` for an event: whether the tab holds an image ("yes", "no" or unknown), then its values."""
+        holds, *others = values
+        return self.status(*others, tab_is_empty=holds == "no")
+
+    def status(self, enabled: bool, *values: Any, tab_is_empty: bool = False) -> str:
         """The line about what will happen, from the values of `request.CONTROLS` and the number of steps."""
+        if enabled and (why := self.obstacle()):
+            return status_html(why, problem=True)
         *controls, steps = values
         try:
             settings = parse_request([True, *controls], self.store)
         except SettingsError as error:
             return status_html(str(error), problem=bool(enabled))
         assert settings is not None  # as it is switched on above
-        text = settings.describe(self.is_img2img, int(steps or 0))
+        text = settings.describe(self.is_img2img, int(steps or 0), tab_is_empty)
         return status_html(text if enabled else f"Switched off ({text}).")
 
     def receive_mask(self, picture: Image.Image | None, *values: Any) -> list[Any]:

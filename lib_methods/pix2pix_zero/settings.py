@@ -205,14 +205,15 @@ class Pix2PixZeroSettings:
             regularisation = Regularisation(keep_variance=self.regularisation == "paper")
         return InversionSettings(self.inversion, self.refinements, regularisation, seed % 2**32)
 
-    def describe(self, is_img2img: bool, steps: int = 0) -> str:
-        """What will happen, in one plain line."""
+    def describe(self, is_img2img: bool, steps: int = 0, tab_is_empty: bool = False) -> str:
+        """What will happen, in one plain line. tab_is_empty: img2img's own box is known to hold no image."""
         if self.directions:
             what = self.directions
         else:
             what = f"{' | '.join(self.sources)} to {' | '.join(self.targets)}"
             what += " (swapped in the caption)" if self.direction_from == CAPTION else ""
-        whose = "the tab's picture" if is_img2img else "what the prompt gives with this seed"
+        whose = "the tab's image" if is_img2img else "what the prompt gives with this seed"
+        whose += " (none yet: put one into the tab)" if is_img2img and tab_is_empty else ""
         parts = [f"{what} in {whose}", f"strength {self.strength:g}"]
         if self.guides:
             first, last = self.guided_steps(steps)

@@ -4,7 +4,7 @@ meet."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -32,6 +32,40 @@ def hidden_textbox(label: str, elem_id: str) -> Any:
     return unsaved(
         gr.Textbox(value="", label=label, elem_id=elem_id, lines=1, max_lines=1, elem_classes=[HIDDEN_CLASS])
     )
+
+
+def open_at_first(switch: Any) -> None:
+    """Show an accordion with a switch opened on a fresh page, where that leaves the switch alone. In the WebUI an open
+    one is a ticked one."""
+    if getattr(switch, "opens_alone", False):
+        switch.accordion.open = True
+
+
+def hidden_button(label: str, elem_id: str, kind: str) -> Any:
+    """A button that scripts press; `kind` is its class."""
+    return gr.Button(label, elem_id=elem_id, elem_classes=[HIDDEN_CLASS, kind])
+
+
+def recheck(function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], elem_id: str) -> None:
+    """Call `function` when another checkpoint has been loaded (javascript/status.js). Belongs into a `hidden_row`."""
+    follow(hidden_button("Recheck", elem_id, "steer-recheck").click, function, inputs, outputs)
+
+
+def tab_image(boxes: Mapping[str, Any], elem_id: str) -> Any:
+    """A hidden text that says whether img2img's own box holds an image: "yes", "no", or empty where that cannot be
+    seen. `boxes` are the tab's, by their ids; the browser looks at them when something in the tab has changed, as an
+    editor that is listened to sends every stroke to the server. Belongs into a `hidden_row`."""
+    state = hidden_textbox("Tab's image", elem_id)
+    script = f"(...values) => steerStatus.tabImage({list(boxes)}, ...values)"
+    if boxes:
+        event = hidden_button("Look", f"{elem_id}_look", "steer-look").click
+        named = {"js" if "js" in inspect.signature(event).parameters else "_js": script}
+        event(None, inputs=list(boxes.values()), outputs=[state], **named, **_options(event))
+    return state
+
+
+TAB_BOXES = ("img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch", "img_inpaint_base")
+"""The ids of img2img's boxes, in every host."""
 
 
 def listen(

@@ -119,8 +119,10 @@ class ScriptTab:
         script.args_to = len(self.inputs)
 
     def setup_ui_for_section(self, section: str | None, scriptlist: Sequence[Script] | None = None) -> None:
-        """Makes the controls of the scripts that belong into `section` of the page."""
-        for script in self.alwayson_scripts if scriptlist is None else scriptlist:
+        """Makes the controls of the scripts that belong into `section` of the page, in the order of Forge's
+        `sorting_priority`: a larger number is further down."""
+        shown = self.alwayson_scripts if scriptlist is None else scriptlist
+        for script in sorted(shown, key=lambda script: getattr(script, "sorting_priority", 0)):
             if script.alwayson and script.section != section:
                 continue
             if script.create_group:

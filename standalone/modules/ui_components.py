@@ -108,6 +108,7 @@ with _no_stub_files():
         """
 
         global_index = 0
+        opens_alone = True
 
         @_takes_what(gr.Checkbox)
         def __init__(self, value: bool, **kwargs: Any) -> None:

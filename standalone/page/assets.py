@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from modules import scripts
 
 STATIC = Path(__file__).resolve().parent / "static"
-OWN = ("host.js", "progress.js", "memory.js", "page.css")
+OWN = ("host.js", "progress.js", "memory.js", "lightbox.js", "page.css")
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
 
 

@@ -100,8 +100,9 @@ def _quicksettings() -> tuple[Any, Any]:
             choices=_checkpoint_titles(),
             elem_id="setting_sd_model_checkpoint",
             value=chosen.title if chosen is not None else None,
+            allow_custom_value=True,  # a title gets its hash once another page loads it; the resolver knows both
             scale=0,
-            min_width=380,
+            min_width=520,
         )
         refresh = ToolButton(value="\U0001f504", elem_id="refresh_sd_model_checkpoint")
         gr.HTML("", elem_id="quicksettings_space")
@@ -131,7 +132,7 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
         sd_models.list_models()
         return gr.update(choices=_checkpoint_titles())
 
-    checkpoint.input(
+    changed = checkpoint.input(
         fn=change,
         inputs=[checkpoint],
         outputs=[checkpoint, *sizes, image.fields["image_cfg_scale"]],
@@ -140,7 +141,7 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
     )
     refresh.click(fn=look, outputs=[checkpoint], **QUICK)
     other = gr.Button("Change checkpoint", elem_id="change_checkpoint", visible="hidden")  # selectCheckpoint presses it
-    other.click(
+    asked = other.click(
         fn=change,
         inputs=[checkpoint],
         js="(title) => takeDesiredCheckpoint(title)",
@@ -148,6 +149,8 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
         concurrency_limit=None,
         api_visibility="private",
     )
+    for event in (changed, asked):
+        event.then(fn=None, js="() => readOptions()", **QUICK)  # scripts hear of it, as in the WebUI
 
 
 def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ def size_columns(tab: str, defaults: Defaults) -> Fields:
 
 def batch_column(tab: str) -> Fields:
     """Batch count and batch size."""
-    with gr.Column(elem_id=f"{tab}_column_batch", scale=3, min_width=180):
+    with gr.Column(elem_id=f"{tab}_column_batch", scale=4, min_width=220):
         count = slider("Batch count", f"{tab}_batch_count", 1, 1, 100, 1)
         size = slider("Batch size", f"{tab}_batch_size", 1, 1, 8, 1)
     return {"n_iter": count, "batch_size": size}
@@ -222,14 +222,15 @@ def output_panel(tab: str) -> OutputPanel:
                     format="png",
                     interactive=False,
                     type="filepath",
-                    buttons=["download", "fullscreen"],
+                    buttons=["download"],  # full screen is lightbox.js
                 )
             with gr.Row(elem_id=f"image_buttons_{tab}", elem_classes="image-buttons"):
                 buttons = {
-                    "img2img": gr.Button("🖼️ img2img", elem_id=f"{tab}_send_to_img2img", size="sm"),
-                    "inpaint": gr.Button("🎨 inpaint", elem_id=f"{tab}_send_to_inpaint", size="sm"),
-                    "txt2img": gr.Button("📝 txt2img", elem_id=f"{tab}_send_to_txt2img", size="sm"),
+                    "img2img": gr.Button("🖼️ img2img", elem_id=f"{tab}_send_to_img2img", size="sm", min_width=80),
+                    "inpaint": gr.Button("🎨 inpaint", elem_id=f"{tab}_send_to_inpaint", size="sm", min_width=80),
+                    "txt2img": gr.Button("📝 txt2img", elem_id=f"{tab}_send_to_txt2img", size="sm", min_width=80),
                 }
+                gr.Button("⛶ Full screen", elem_id=f"{tab}_full_screen", size="sm", min_width=80)
             with gr.Column(elem_classes="below-gallery"):
                 infotext = gr.HTML(elem_id=f"html_info_{tab}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tab}", elem_classes="html-log")

@@ -103,11 +103,14 @@ def build(defaults: Defaults) -> Tab:
                 fields |= size_columns("txt2img", defaults)
                 fields |= batch_column("txt2img")
             section("dimensions")
-            fields["cfg_scale"] = cfg_slider("txt2img", defaults)
-            section("cfg")
-            section("checkboxes")
-            fields |= seed_row("txt2img", panel.generation_info, panel.selected)
-            section("seed")
+            with gr.Row():
+                with gr.Column(scale=2, min_width=200):
+                    fields["cfg_scale"] = cfg_slider("txt2img", defaults)
+                    section("cfg")
+                    section("checkboxes")
+                with gr.Column(scale=3, min_width=280):
+                    fields |= seed_row("txt2img", panel.generation_info, panel.selected)
+                    section("seed")
             fields |= _hires(section)
             section("batch")
             fields["override_settings"] = override_settings("txt2img")

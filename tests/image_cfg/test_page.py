@@ -54,7 +54,7 @@ def test_a_picture_is_put_in_shown_and_used(browser: Browser, tmp_path: Path, sc
     browser.find(f"{BOX}_upload input[type=file]").send_keys(str(tmp_path / "picture.png"))
     browser.until(f"return document.querySelector('{BOX}_preview img') !== null")
     browser.until(f"return document.querySelector('{SWITCH}').checked")
-    browser.until(f"return document.querySelector('{BOX}_status').textContent.includes('1 picture, fitted by crop')")
+    browser.until(f"return document.querySelector('{BOX}_status').textContent.includes('1 image, fitted by crop')")
     screenshot("image_cfg")
     first = infotext(browser)
     assert "InstructPix2Pix image: " in first
@@ -62,7 +62,7 @@ def test_a_picture_is_put_in_shown_and_used(browser: Browser, tmp_path: Path, sc
 
     browser.click(f"{BOX}_clear")
     browser.until(f"return document.querySelector('{BOX}_preview img') === null")
-    browser.until(f"return document.querySelector('{BOX}_status').textContent.includes('No picture yet')")
+    browser.until(f"return document.querySelector('{BOX}_status').textContent.includes('No image yet')")
     browser.js(
         "const box = document.querySelector('#txt2img_prompt textarea'); box.value = arguments[0]; updateInput(box)",
         first,

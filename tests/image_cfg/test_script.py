@@ -142,13 +142,13 @@ def test_the_page_keeps_a_picture_and_says_what_will_happen(store: ImageStore) -
     box, name, enabled, status = page.receive(picture(3), "", False)
     assert (box, enabled) == (None, True)
     assert store.exists(name)
-    assert "1 picture, fitted by crop, image scale 1.5, text scale the CFG scale" in status
+    assert "1 image, fitted by crop, image scale 1.5, text scale the CFG scale" in status
     assert 'src="data:image/jpeg;base64,' in page.preview(name)
     assert page.receive(None, name, True)[:3] == [None, name, True], "the box was emptied, the picture stays"
     assert "not on this machine" in page.preview(UNKNOWN)
     assert page.preview("<script>") == ""
-    assert "drawn from the words alone" in page.status(True)
-    assert "The tab&#x27;s own picture" in PageHandlers(store, is_img2img=True).status(True)
+    assert "generated from the words alone" in page.status(True)
+    assert "The tab&#x27;s own image" in PageHandlers(store, is_img2img=True).status(True)
     assert 'role="alert"' in page.status(True, name, 99)
     assert "Switched off" in page.status(False, name)
 

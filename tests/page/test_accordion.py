@@ -59,6 +59,8 @@ def infotext(browser: Browser) -> str:
 @pytest.fixture
 def page(browser: Browser) -> Browser:
     browser.open()
+    becomes(browser, ticked=False, opened=True)  # FABRIC is open on a fresh page
+    browser.click(HEADER)
     becomes(browser, ticked=False, opened=False)
     return browser
 

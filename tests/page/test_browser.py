@@ -57,6 +57,81 @@ def test_nothing_wider_than_a_laptops_screen(browser: Browser):
     assert box[1] <= 768
 
 
+def test_fabric_is_first_among_the_methods_open_and_in_sight(browser: Browser):
+    accordions = browser.js(
+        "return Array.from(document.querySelectorAll('#txt2img_script_container .input-accordion')).map((a) => a.id)"
+    )
+    assert accordions[0] == "fabric_txt2img"
+    assert len(accordions) > 3
+    browser.js("window.scrollTo(0, 0)")
+    lists = browser.js(
+        "return Array.from(document.querySelectorAll('[data-fabric-tab=txt2img] .fabric-panel')).map((p) => {"
+        "const b = p.getBoundingClientRect(); return [b.top, b.bottom, b.height]; })"
+    )
+    assert len(lists) == 2
+    assert all(0 < top and bottom <= 768 and height > 60 for top, bottom, height in lists), lists
+    assert not browser.js("return document.querySelector('#fabric_txt2img-checkbox input').checked")
+
+
+def status(browser: Browser, method: str) -> str:
+    return browser.text(f"#{method}_status")
+
+
+def test_a_method_says_at_its_tick_that_the_checkpoint_will_not_do(browser: Browser):
+    def refused(method: str, reason: str) -> str:
+        return (
+            f"return (document.querySelector('#{method}_status .fabric-problem')?.textContent ?? '')"
+            f".includes('{reason}')"
+        )
+
+    edit, swap = refused("image_cfg_txt2img", "sees no image"), refused("pix2pix_zero_txt2img", "told by instructions")
+    title = browser.js("return document.querySelector('#setting_sd_model_checkpoint input').value")
+    assert not browser.js(edit)
+    browser.js("inputAccordionChecked('image_cfg_txt2img', true)")
+    browser.until(edit)
+    browser.js("inputAccordionChecked('pix2pix_zero_txt2img', true)")
+    browser.until("return document.querySelector('#pix2pix_zero_txt2img_status')?.textContent.includes('source is')")
+    browser.js("selectCheckpoint('shapes-instruct.safetensors')")
+    browser.until(swap)
+    assert "image scale 1.5" in status(browser, "image_cfg_txt2img")
+    browser.js("selectCheckpoint(arguments[0])", title)
+    browser.until(edit)
+    assert not browser.js(swap)
+    for method in ("image_cfg", "pix2pix_zero"):
+        browser.js(f"inputAccordionChecked('{method}_txt2img', false)")
+    browser.until("return document.querySelector('#image_cfg_txt2img_status .fabric-problem') === null")
+
+
+def test_img2img_shows_nothing_of_hires_fix_and_says_whether_there_is_an_image(browser: Browser, tmp_path):
+    hires = (
+        "return Array.from(document.querySelectorAll(`#tab_${arguments[0]} :is(label, span, legend)`))"
+        ".filter((e) => e.textContent.includes('Hires')).length"
+    )
+    assert browser.js(hires, "txt2img") > 0
+    browser.js("openTab('tab_img2img')")
+    for name in ("fabric", "image_cfg", "pix2pix_zero"):
+        browser.js(f"inputAccordionChecked('{name}_img2img', true)")
+        browser.until(f"return document.querySelector('#{name}_img2img_more > .label-wrap') !== null")
+        browser.js(f"document.querySelector('#{name}_img2img_more > .label-wrap').click()")
+    browser.until("return document.querySelector('#image_cfg_img2img_more')?.textContent.includes('Latents')")
+    assert browser.js(hires, "img2img") == 0
+    browser.js("selectCheckpoint('shapes-instruct.safetensors')")
+    says = "return document.querySelector('#image_cfg_img2img_status')?.textContent.includes(arguments[0])"
+    browser.until(says, "No image yet: put one into the tab")
+    path = tmp_path / "mine.png"
+    Image.new("RGB", (64, 64), (9, 99, 9)).save(path)
+    browser.find("#img2img_image input[type=file]").send_keys(str(path))
+    browser.until(says, "own image")
+    browser.js("clickTab('mode_img2img', 'Inpaint')")
+    browser.until(says, "No image yet")
+    browser.open()
+    browser.js("selectCheckpoint('tiny.safetensors')")
+    browser.until(
+        "return document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('tiny')"
+        " && document.querySelector('#txt2img_width input').value === '64'"
+    )
+
+
 def test_generate_shows_a_picture_with_its_infotext(browser: Browser, screenshot):
     browser.type("#txt2img_prompt textarea", "a red circle")
     images = browser.generate()

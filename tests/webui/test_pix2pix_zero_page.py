@@ -68,7 +68,7 @@ def test_the_line_says_what_will_happen(page: WebDriver, tab: str) -> None:
     wait(page, lambda: "nothing to change" in status(page, tab))
     assert text_of(page, problem)
     field(accordion, "Target").send_keys("fish | dog")
-    whose = "the tab's picture" if tab == "img2img" else "what the prompt gives"
+    whose = "the tab's image" if tab == "img2img" else "what the prompt gives"
     wait(page, lambda: f"cat to Catfish | dog in {whose}" in status(page, tab))
     assert not text_of(page, problem)
     for title in ("Where it may change", "More"):

@@ -1,6 +1,6 @@
 // The helpers that scripts of the WebUI's extensions use, for this page's own structure. Loaded before all other scripts.
 
-/* exported gradioApp selectCheckpoint takeDesiredCheckpoint get_uiCurrentTab get_uiCurrentTabContent onUiUpdate onAfterUiUpdate onUiLoaded onUiTabChange
+/* exported readOptions gradioApp selectCheckpoint takeDesiredCheckpoint get_uiCurrentTab get_uiCurrentTabContent onUiUpdate onAfterUiUpdate onUiLoaded onUiTabChange
    onOptionsChanged onOptionsAvailable uiElementIsVisible uiElementInSight updateInput opts */
 
 var opts = {};
@@ -131,12 +131,16 @@ function whenParsed(callback) {
 
 whenParsed(() => {
     new MutationObserver(uiChanged).observe(document.body, {childList: true, subtree: true});
-    fetch('/internal/options').then((answer) => (answer.ok ? answer.json() : {})).then((values) => {  // {}: on the login page
+    readOptions().then(() => runCallbacks(uiListeners.optionsAvailable));
+});
+
+/** Reads the settings from the server, at the start and when something has changed them. */
+function readOptions() {
+    return fetch('/internal/options').then((answer) => (answer.ok ? answer.json() : {})).then((values) => {  // {}: on the login page
         opts = values;
-        runCallbacks(uiListeners.optionsAvailable);
         runCallbacks(uiListeners.optionsChanged);
     }).catch((error) => console.error('the settings cannot be read', error));
-});
+}
 
 /** Whether an element and everything around it is shown. */
 function uiElementIsVisible(element) {

@@ -1,0 +1,77 @@
+/*
+ * The lines about what will happen follow what Python cannot see: which checkpoint is loaded, and whether the tab holds an image.
+ *
+ * A method has hidden buttons for it (lib_methods/ui/gradio_compat.py): ".steer-recheck" asks for its line again,
+ * ".steer-look" looks at the tab's boxes in the browser, so that no image travels.
+ */
+window.steerStatus = (function () {
+    "use strict";
+
+    const DRAWN_MS = 300; // from a click on a tab to its boxes on the screen, mostly
+    const MOST_LOOKS = 30;
+    let checkpoint = null;
+    let boxes = [];
+    let watched = null;
+
+    function root() {
+        return typeof gradioApp === "function" ? gradioApp() : document;
+    }
+
+    /** A button of gradio 3 is the element itself, later ones may be wrapped. */
+    function press(selector) {
+        for (const found of root().querySelectorAll(selector)) {
+            const button = found.matches("button") ? found : found.querySelector("button");
+            if (button) button.click();
+        }
+    }
+
+    function holdsImage(value) {
+        if (!value || typeof value !== "object") return Boolean(value);
+        if ("background" in value) return Boolean(value.background); // an editor of gradio 4 and later
+        return "image" in value ? Boolean(value.image) : true; // one of gradio 3, or a file
+    }
+
+    /** Of the boxes in the open part of the tab: "yes" or "no"; "" where none is on the screen, as for a batch. */
+    function tabImage(names, ...values) {
+        boxes = names;
+        const shown = names.findIndex(isShown);
+        if (shown < 0) return "";
+        return holdsImage(values[shown]) ? "yes" : "no";
+    }
+
+    function isShown(name) {
+        return Boolean(root().querySelector(`#${name}`)?.offsetParent);
+    }
+
+    /** A busy browser draws later: then again, until there is a box. */
+    function lookSoon(looks = 1) {
+        setTimeout(() => {
+            press(".steer-look");
+            const open = root().querySelector("#mode_img2img")?.offsetParent;
+            if (open && !boxes.some(isShown) && looks < MOST_LOOKS) lookSoon(looks + 1);
+        }, DRAWN_MS);
+    }
+
+    function followCheckpoint() {
+        const now = `${opts.sd_model_checkpoint} ${opts.sd_checkpoint_hash}`;
+        if (checkpoint !== null && checkpoint !== now) press(".steer-recheck");
+        checkpoint = now;
+    }
+
+    /** Images come and go as elements, in every host. */
+    function watch() {
+        const found = root().querySelector("#mode_img2img");
+        if (!found || found === watched) return;
+        watched = found;
+        let timer = null;
+        new MutationObserver(() => {
+            clearTimeout(timer);
+            timer = setTimeout(() => lookSoon(), 100);
+        }).observe(found, {childList: true, subtree: true, attributes: true, attributeFilter: ["src", "aria-selected", "class"]});
+    }
+
+    if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(watch);
+    if (typeof onUiTabChange === "function") onUiTabChange(() => lookSoon());
+    if (typeof onOptionsChanged === "function") onOptionsChanged(followCheckpoint);
+    return {tabImage};
+})();

@@ -1,0 +1,229 @@
+// The full-screen viewer of both galleries. Its ids are the WebUI's, so that extensions find it: fabric_marks.js puts 👍 and 👎
+// on it, with the keys L and D.
+
+/* exported openLightbox closeLightbox */
+
+const lightbox = {tab: null, source: '', before: null, zoom: 1, x: 0, y: 0, pointers: new Map(), travelled: 0, watcher: null};
+const MOST_ZOOM = 16;
+const SWIPE = 60; // pixels
+
+function lightboxParts() {
+    return {viewer: document.getElementById('lightboxModal'), image: document.getElementById('modalImage')};
+}
+
+function lightboxIsOpen() {
+    return lightbox.tab !== null;
+}
+
+/** The gallery's images, with the buttons that select them. */
+function galleryItems(tab) {
+    const small = document.querySelectorAll(`#${tab}_gallery .thumbnail-small`);
+    const found = small.length ? small : document.querySelectorAll(`#${tab}_gallery .thumbnail-lg`);
+    return Array.from(found, (button) => ({button, source: button.querySelector('img')?.src, selected: button.classList.contains('selected')}))
+        .filter((item) => item.source);
+}
+
+function makeLightbox() {
+    const viewer = document.createElement('div');
+    viewer.id = 'lightboxModal';
+    viewer.tabIndex = 0;
+    viewer.style.display = 'none';
+    viewer.setAttribute('role', 'dialog');
+    viewer.setAttribute('aria-modal', 'true');
+    viewer.setAttribute('aria-label', 'Full screen. Arrow keys change the image, + and - zoom, Escape closes.');
+    const image = document.createElement('img');
+    image.id = 'modalImage';
+    image.alt = '';
+    image.draggable = false;
+    const count = document.createElement('span');
+    count.className = 'lightbox-count';
+    const tools = document.createElement('div');
+    tools.className = 'lightbox-tools';
+    const button = (text, title, action, className) => {
+        const made = document.createElement('button');
+        made.type = 'button';
+        made.textContent = text;
+        made.title = title;
+        made.setAttribute('aria-label', title);
+        made.className = className;
+        made.addEventListener('click', action);
+        return made;
+    };
+    tools.append(
+        count,
+        button('−', 'Zoom out (-)', () => zoomLightbox(1 / 1.5), 'lightbox-tool'),
+        button('+', 'Zoom in (+)', () => zoomLightbox(1.5), 'lightbox-tool'),
+        button('1:1', 'Original size, or the whole image (Z)', toggleLightboxZoom, 'lightbox-tool'),
+        button('✕', 'Close (Esc)', closeLightbox, 'lightbox-tool lightbox-close'),
+    );
+    viewer.append(image, tools,
+        button('‹', 'Previous image (left arrow)', () => stepLightbox(-1), 'lightbox-step lightbox-previous'),
+        button('›', 'Next image (right arrow)', () => stepLightbox(1), 'lightbox-step lightbox-next'));
+    viewer.addEventListener('keydown', lightboxKey);
+    viewer.addEventListener('wheel', (event) => {
+        event.preventDefault();
+        zoomLightbox(Math.exp(-event.deltaY * 0.0015), event.clientX, event.clientY);
+    }, {passive: false});
+    image.addEventListener('dblclick', (event) => toggleLightboxZoom(event));
+    for (const name of ['pointerdown', 'pointermove', 'pointerup', 'pointercancel']) image.addEventListener(name, lightboxPointer);
+    document.body.append(viewer);
+}
+
+/** Opens the viewer on an image of a tab's gallery; without an address on the selected one. */
+function openLightbox(tab, source) {
+    const items = galleryItems(tab);
+    if (!items.length) return;
+    const {viewer} = lightboxParts();
+    const item = items.find((one) => one.source === source) ?? items.find((one) => one.selected) ?? items[0];
+    lightbox.before = document.activeElement;
+    lightbox.tab = tab;
+    viewer.style.display = 'flex';
+    document.body.classList.add('lightbox-open');
+    showInLightbox(item, items);
+    viewer.focus();
+    lightbox.watcher = new MutationObserver(followGallery);
+    lightbox.watcher.observe(document.getElementById(`${tab}_gallery`),
+        {childList: true, subtree: true, attributes: true, attributeFilter: ['src']});
+}
+
+function closeLightbox() {
+    lightbox.watcher?.disconnect();
+    lightbox.tab = null;
+    lightboxParts().viewer.style.display = 'none';
+    document.body.classList.remove('lightbox-open');
+    if (lightbox.before?.isConnected) lightbox.before.focus({preventScroll: true});
+}
+
+function showInLightbox(item, items) {
+    lightbox.source = item.source;
+    lightboxParts().image.src = item.source;
+    document.querySelector('.lightbox-count').textContent = `${items.indexOf(item) + 1} / ${items.length}`;
+    for (const step of document.querySelectorAll('.lightbox-step')) step.hidden = items.length < 2;
+    placeLightbox(1, 0, 0);
+}
+
+function stepLightbox(offset, absolute = null) {
+    const items = galleryItems(lightbox.tab);
+    if (!items.length) return;
+    const now = items.findIndex((item) => item.source === lightbox.source);
+    const next = items[absolute ?? (Math.max(now, 0) + offset + items.length) % items.length];
+    next.button.click(); // what "Send to" takes is what is seen
+    showInLightbox(next, items);
+    lightboxParts().viewer.focus();
+}
+
+/** The gallery has changed: a job has ended. What is no longer there gives way to the selected image. */
+function followGallery() {
+    const items = galleryItems(lightbox.tab);
+    if (!items.length) return;
+    const same = items.find((item) => item.source === lightbox.source);
+    if (!same) showInLightbox(items.find((item) => item.selected) ?? items[0], items);
+    else document.querySelector('.lightbox-count').textContent = `${items.indexOf(same) + 1} / ${items.length}`;
+}
+
+// -- zoom
+
+function placeLightbox(zoom, x, y) {
+    const {image} = lightboxParts();
+    lightbox.zoom = Math.min(Math.max(zoom, 1), MOST_ZOOM);
+    const reach = (side) => side * (lightbox.zoom - 1) / 2;
+    lightbox.x = Math.min(Math.max(x, -reach(innerWidth)), reach(innerWidth));
+    lightbox.y = Math.min(Math.max(y, -reach(innerHeight)), reach(innerHeight));
+    image.style.transform = `translate(${lightbox.x}px, ${lightbox.y}px) scale(${lightbox.zoom})`;
+    image.classList.toggle('zoomed', lightbox.zoom > 1);
+}
+
+/** Zooms by a factor about a point of the screen. */
+function zoomLightbox(factor, x = innerWidth / 2, y = innerHeight / 2) {
+    const zoom = Math.min(Math.max(lightbox.zoom * factor, 1), MOST_ZOOM);
+    const share = zoom / lightbox.zoom;
+    const [fromX, fromY] = [x - innerWidth / 2, y - innerHeight / 2];
+    placeLightbox(zoom, fromX - (fromX - lightbox.x) * share, fromY - (fromY - lightbox.y) * share);
+}
+
+function toggleLightboxZoom(event) {
+    const {image} = lightboxParts();
+    const shown = Math.min(innerWidth / image.naturalWidth, innerHeight / image.naturalHeight);
+    const original = shown < 1 ? 1 / shown : 2; // one that is smaller than the screen is shown enlarged already
+    if (lightbox.zoom > 1) placeLightbox(1, 0, 0);
+    else if (event?.target === image) zoomLightbox(original, event.clientX, event.clientY);
+    else zoomLightbox(original);
+}
+
+/** Dragging moves a zoomed image, swiping changes it, two fingers zoom, and a click beside it closes. */
+function lightboxPointer(event) {
+    const {image} = lightboxParts();
+    const last = lightbox.pointers.get(event.pointerId);
+    if (event.type === 'pointerdown') {
+        if (!lightbox.pointers.size) lightbox.travelled = 0;
+        lightbox.pointers.set(event.pointerId, {x: event.clientX, y: event.clientY, from: event.clientX});
+        image.setPointerCapture(event.pointerId);
+        return;
+    }
+    if (!last) return;
+    if (event.type === 'pointermove') {
+        const [dx, dy] = [event.clientX - last.x, event.clientY - last.y];
+        lightbox.travelled += Math.abs(dx) + Math.abs(dy);
+        const other = [...lightbox.pointers].find(([id]) => id !== event.pointerId)?.[1];
+        if (other) {
+            const apart = (point) => Math.hypot(point.x - other.x, point.y - other.y);
+            const now = {x: event.clientX, y: event.clientY};
+            zoomLightbox(apart(now) / Math.max(apart(last), 1), (now.x + other.x) / 2, (now.y + other.y) / 2);
+        } else if (lightbox.zoom > 1) {
+            placeLightbox(lightbox.zoom, lightbox.x + dx, lightbox.y + dy);
+        }
+        Object.assign(last, {x: event.clientX, y: event.clientY});
+        return;
+    }
+    const alone = lightbox.pointers.size === 1;
+    lightbox.pointers.delete(event.pointerId);
+    if (event.type !== 'pointerup' || !alone || lightbox.zoom > 1) return;
+    const swiped = event.clientX - last.from;
+    if (Math.abs(swiped) > SWIPE) stepLightbox(swiped < 0 ? 1 : -1);
+    else if (lightbox.travelled < 10 && !isOnPicture(image, event)) closeLightbox();
+}
+
+/** Whether a point of the screen is on the picture itself, which may be narrower or lower than its element. */
+function isOnPicture(image, point) {
+    const scale = Math.min(innerWidth / image.naturalWidth, innerHeight / image.naturalHeight);
+    return Math.abs(point.clientX - innerWidth / 2) * 2 < image.naturalWidth * scale
+        && Math.abs(point.clientY - innerHeight / 2) * 2 < image.naturalHeight * scale;
+}
+
+// -- keys and clicks
+
+function lightboxKey(event) {
+    const actions = {
+        ArrowLeft: () => stepLightbox(-1), ArrowRight: () => stepLightbox(1), Home: () => stepLightbox(0, 0),
+        End: () => stepLightbox(0, galleryItems(lightbox.tab).length - 1), Escape: closeLightbox,
+        '+': () => zoomLightbox(1.5), '=': () => zoomLightbox(1.5), '-': () => zoomLightbox(1 / 1.5),
+        0: () => placeLightbox(1, 0, 0), z: toggleLightboxZoom,
+    };
+    event.stopPropagation(); // Escape closes the viewer; the job goes on
+    if (event.key === 'Tab') return holdFocus(event);
+    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (!action || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    action();
+}
+
+/** Tab goes round within the viewer. */
+function holdFocus(event) {
+    const buttons = Array.from(lightboxParts().viewer.querySelectorAll('button')).filter((button) => button.offsetParent);
+    const edge = event.shiftKey ? buttons[0] : buttons[buttons.length - 1];
+    if (document.activeElement !== edge && document.activeElement !== lightboxParts().viewer) return;
+    event.preventDefault();
+    (event.shiftKey ? buttons[buttons.length - 1] : buttons[0])?.focus();
+}
+
+// before gradio, which would go to the next image
+document.addEventListener('click', (event) => {
+    const button = event.target.closest?.('[id$="_gallery"] .preview .media-button, button[id$="_full_screen"]');
+    const tab = button && /^(txt2img|img2img)_/.exec(button.id || button.closest('[id$="_gallery"]').id)?.[1];
+    if (!tab) return;
+    event.preventDefault();
+    event.stopPropagation();
+    openLightbox(tab);
+}, true);
+
+whenParsed(makeLightbox);
