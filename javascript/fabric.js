@@ -231,8 +231,9 @@ window.fabricPage = (function () {
     }
 
     function refusal(why, names, count) {
+        if (count === 1) return why === UNREADABLE ? `${names[0]} cannot be read as an image.` : why;
         const some = names.length > MOST_NAMES ? [...names.slice(0, MOST_NAMES), `${names.length - MOST_NAMES} more`] : names;
-        const what = `${names.length} of ${count} image${count === 1 ? "" : "s"} could not be`;
+        const what = `${names.length} of ${count} images could not be`;
         return why === UNREADABLE ? `${what} read: ${some.join(", ")}.` : `${what} added: ${some.join(", ")}. ${why}`;
     }
 

@@ -153,6 +153,35 @@ def test_the_page_keeps_a_picture_and_says_what_will_happen(store: ImageStore) -
     assert "Switched off" in page.status(False, name)
 
 
+def test_the_line_says_what_the_checkpoint_and_the_empty_tab_mean(store: ImageStore) -> None:
+    page = PageHandlers(store, True, lambda: "This checkpoint sees no image.")
+    assert "sees no image" in page.status(True)
+    assert 'role="alert"' in page.status(True)
+    assert "sees no image" not in page.status(False)
+    page = PageHandlers(store, is_img2img=True)
+    assert "No image yet: put one into the tab" in page.describe("no", True)
+    for seen in ("yes", ""):  # empty: the browser cannot tell
+        assert "own image" in page.describe(seen, True)
+
+
+def test_every_method_says_which_checkpoints_will_not_do() -> None:
+    from torch import nn
+
+    from lib_methods.denoiser import LoadedModel
+    from lib_methods.fabric.apply import unsuited as fabric
+    from lib_methods.image_cfg.apply import unsuited as image_cfg
+    from lib_methods.pix2pix_zero.apply import unsuited as pix2pix_zero
+
+    plain = nn.Sequential(nn.Conv2d(4, 4, 1))
+    assert "no self-attention" in fabric(LoadedModel(plain))
+    assert "sees no image" in image_cfg(LoadedModel(plain))
+    assert "no cross-attention" in pix2pix_zero(LoadedModel(plain))
+    assert image_cfg(LoadedModel(plain, takes_picture=True)) == ""
+    assert "told by instructions" in pix2pix_zero(LoadedModel(plain, takes_picture=True))
+    fork = LoadedModel(plain, True, no_rows="Rows.", no_editing="Latents.")
+    assert (image_cfg(fork), pix2pix_zero(fork)) == ("Rows.", "Latents.")
+
+
 def test_the_page_keeps_a_mask(store: ImageStore) -> None:
     page = PageHandlers(store, is_img2img=True)
     values = list(control_values(ImageCfgSettings()).values())

@@ -49,7 +49,7 @@ def test_the_same_round_again_gives_the_same_picture(browser: Browser):
     assert np.array_equal(np.asarray(downloaded(before)), np.asarray(downloaded(after)))
 
 
-VIEWER = "return document.getElementById('lightboxModal').style.display !== 'none'"
+VIEWER = "return document.getElementById('lightboxModal') !== null"
 SHOWN = "return document.getElementById('modalImage').src"
 PRESSED = (
     "return document.querySelector('.fabric-viewer .fabric-mark[aria-pressed=\"true\"]')?.dataset.fabricKind ?? ''"
@@ -90,6 +90,7 @@ def test_the_viewer_fills_the_screen_and_has_arrows_likes_and_zoom(browser: Brow
     browser.until("return 'txt2img' in runningTasks")
     viewer.send_keys(Keys.ESCAPE)
     assert not browser.js(VIEWER)
+    assert not browser.js("return document.querySelector('.fabric-viewer') !== null")
     assert not browser.js("return document.getElementById('txt2img_interrupting').style.display === 'block'")
     browser.js("openLightbox('txt2img')")
     browser.finished()

@@ -3,12 +3,13 @@
 
 /* exported openLightbox closeLightbox */
 
-const lightbox = {tab: null, source: '', before: null, zoom: 1, x: 0, y: 0, pointers: new Map(), travelled: 0, watcher: null};
+const lightbox = {tab: null, source: '', before: null, zoom: 1, x: 0, y: 0, pointers: new Map(), travelled: 0, watcher: null, viewer: null};
 const MOST_ZOOM = 16;
 const SWIPE = 60; // pixels
 
 function lightboxParts() {
-    return {viewer: document.getElementById('lightboxModal'), image: document.getElementById('modalImage')};
+    lightbox.viewer ??= makeLightbox();
+    return {viewer: lightbox.viewer, image: lightbox.viewer.querySelector('#modalImage')};
 }
 
 function lightboxIsOpen() {
@@ -27,7 +28,6 @@ function makeLightbox() {
     const viewer = document.createElement('div');
     viewer.id = 'lightboxModal';
     viewer.tabIndex = 0;
-    viewer.style.display = 'none';
     viewer.setAttribute('role', 'dialog');
     viewer.setAttribute('aria-modal', 'true');
     viewer.setAttribute('aria-label', 'Full screen. Arrow keys change the image, + and - zoom, Escape closes.');
@@ -66,7 +66,7 @@ function makeLightbox() {
     }, {passive: false});
     image.addEventListener('dblclick', (event) => toggleLightboxZoom(event));
     for (const name of ['pointerdown', 'pointermove', 'pointerup', 'pointercancel']) image.addEventListener(name, lightboxPointer);
-    document.body.append(viewer);
+    return viewer;
 }
 
 /** Opens the viewer on an image of a tab's gallery; without an address on the selected one. */
@@ -77,7 +77,7 @@ function openLightbox(tab, source) {
     const item = items.find((one) => one.source === source) ?? items.find((one) => one.selected) ?? items[0];
     lightbox.before = document.activeElement;
     lightbox.tab = tab;
-    viewer.style.display = 'flex';
+    document.body.append(viewer); // on the page only while it is open
     document.body.classList.add('lightbox-open');
     showInLightbox(item, items);
     viewer.focus();
@@ -89,7 +89,7 @@ function openLightbox(tab, source) {
 function closeLightbox() {
     lightbox.watcher?.disconnect();
     lightbox.tab = null;
-    lightboxParts().viewer.style.display = 'none';
+    lightboxParts().viewer.remove();
     document.body.classList.remove('lightbox-open');
     if (lightbox.before?.isConnected) lightbox.before.focus({preventScroll: true});
 }
@@ -225,5 +225,3 @@ document.addEventListener('click', (event) => {
     event.stopPropagation();
     openLightbox(tab);
 }, true);
-
-whenParsed(makeLightbox);
