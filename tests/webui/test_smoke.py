@@ -26,7 +26,7 @@ def test_fabric_is_listed_as_always_on(with_pack: WebUI, is_img2img: bool) -> No
     found = [
         s
         for s in with_pack.client.get("/sdapi/v1/script-info")
-        if s["name"] == "fabric" and s["is_img2img"] == is_img2img
+        if s["name"] == "steer fabric" and s["is_img2img"] == is_img2img
     ]
     assert len(found) == 1
     assert found[0]["is_alwayson"]
