@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -53,6 +54,7 @@ up."""
 _DATA_URL = re.compile(
     r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE
 )
+_URL_SAFE = str.maketrans("-_", "+/")  # base64 of JWT and of file names
 _SHORTEST_FILE = 24  # bytes; no format stores an image in less
 _NOT_BASE64 = (
     "The image cannot be read: send it as base64 text or as a data URL. File names, links and paths are not accepted."
@@ -128,7 +130,8 @@ def decode_base64(text: str) -> bytes:
         raise ImageError("The data URL does not hold an image: it must begin with data:image/…;base64,")
     if not text.strip():
         raise ImageError("The image is empty.")
-    body = "".join(text[match.end() if match else 0 :].split())
+    body = "".join(text[match.end() if match else 0 :].split()).translate(_URL_SAFE)
+    body = unquote(body) if "%" in body else body
     try:
         data = base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
     except (binascii.Error, ValueError):

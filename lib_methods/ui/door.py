@@ -31,7 +31,7 @@ _JSON_TYPE = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;.*)?", re.IGNOREC
 
 def is_json(content_type: str | None) -> bool:
     """Whether a body is read as JSON. One without a type is, as in the WebUI: clients send `data=json.dumps(...)`."""
-    return content_type is None or _JSON_TYPE.fullmatch(content_type.strip()) is not None
+    return not content_type or _JSON_TYPE.fullmatch(content_type.strip()) is not None
 
 
 def is_loopback_name(name: str) -> bool:

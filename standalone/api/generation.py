@@ -24,7 +24,7 @@ from .checks import check_request, check_setting, rounded
 from .codec import check_encoded, decode_opened, encode_image
 from .errors import BadRequest
 from .models import GenerationRequest, GenerationResponse, ImageToImageRequest, TextToImageRequest
-from .scripts import build_args, runner_for
+from .scripts import build_args, runner_for, without_webui_scripts
 
 # Fields of a request that steer the API itself and are no arguments of the processing classes.
 _NOT_FOR_PROCESSING = {
@@ -196,7 +196,8 @@ class Generation:
         with closing(kind(sd_model=shared.sd_model, **self.fields, **decoded)) as p:
             for remark in self.remarks:
                 p.comment(remark)
-            p.note_ignored(self.request.left_out())
+            _, foreign = without_webui_scripts(self.request.alwayson_scripts or {})
+            p.note_ignored({**self.request.left_out(), **foreign})
             return run_processing(p, self.args, is_img2img=self.is_img2img, is_api=self.is_api)
 
     def answer(self, processed: Processed) -> GenerationResponse:

@@ -124,7 +124,7 @@ class ImageToImageRequest(GenerationRequest):
     inpainting_fill: Whole | None = 0
     inpaint_full_res: bool | None = True
     inpaint_full_res_padding: Whole | None = 0
-    inpainting_mask_invert: Whole | None = 0
+    inpainting_mask_invert: int | None = 0  # true is 1: what else could it mean
     initial_noise_multiplier: Number | None = None
     latent_mask: str | None = None
     include_init_images: bool | None = Field(default=False, exclude=True)

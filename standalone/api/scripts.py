@@ -8,8 +8,12 @@ from typing import Any
 from modules import scripts
 from modules.script_class import Script
 from modules.script_runner import ScriptRunner
+from standalone.engine.names import folded, shown
 
 from .errors import BadRequest
+
+WEBUI_SCRIPTS = ("comments", "extra options", "hypertile", "refiner", "sampler", "seed", "soft inpainting")
+"""Always-on scripts of the WebUI v1.10.1 that are no scripts here; programs that replay a page's values send them."""
 
 
 def runner_for(is_img2img: bool) -> ScriptRunner:
@@ -24,22 +28,28 @@ def _titles(found: Sequence[Script]) -> str:
 
 def find_selectable(runner: ScriptRunner, name: str | None) -> int:
     """The number (from 1) of the script that `script_name` chooses, 0 for none. BadRequest if there is none such."""
-    if not name:
+    if not name or folded(name) in ("", "none"):
         return 0
     for number, script in enumerate(runner.selectable_scripts, start=1):
-        if script.title().lower() == name.lower():
+        if folded(script.title()) == folded(name):
             return number
-    raise BadRequest(f"script_name: there is no script named '{name[:80]}'. {_titles(runner.selectable_scripts)}")
+    raise BadRequest(f"script_name: there is no script named '{shown(name)}'. {_titles(runner.selectable_scripts)}")
 
 
 def find_always_on(runner: ScriptRunner, name: str) -> Script:
     """The always-on script with this title, in any case. BadRequest if there is no such script."""
     for script in runner.scripts:
-        if script.title().lower() == name.lower():
+        if folded(script.title()) == folded(name):
             if not script.alwayson:
-                raise BadRequest(f"alwayson_scripts: '{name[:80]}' is chosen with script_name, it is not always on.")
+                raise BadRequest(f"alwayson_scripts: '{shown(name)}' is chosen with script_name, it is not always on.")
             return script
-    raise BadRequest(f"alwayson_scripts: there is no script named '{name[:80]}'. {_titles(runner.alwayson_scripts)}")
+    raise BadRequest(f"alwayson_scripts: there is no script named '{shown(name)}'. {_titles(runner.alwayson_scripts)}")
+
+
+def without_webui_scripts(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of `alwayson_scripts` that are for this host, and those for scripts that only the WebUI has."""
+    foreign = {name: entry for name, entry in given.items() if folded(name) in WEBUI_SCRIPTS}
+    return {name: entry for name, entry in given.items() if name not in foreign}, foreign
 
 
 def _args_of(script: Script, given: Any) -> list[Any]:
@@ -79,7 +89,7 @@ def build_args(
             raise BadRequest(f"script_args: {script.title()} takes {room} arguments, not {len(given)}.")
         args[script.args_from : script.args_from + len(given)] = given
     args[0] = number
-    for name, entry in (always_on or {}).items():
+    for name, entry in without_webui_scripts(always_on or {})[0].items():
         script = find_always_on(runner, name)
         given = _args_of(script, entry)
         args[script.args_from : script.args_from + len(given)] = given

@@ -212,7 +212,7 @@ class LoraLayer:
         if self.alpha is None:
             return 1.0
         if self.alpha.numel() != 1:
-            raise DoesNotFit("alpha is no number")
+            raise DoesNotFit("alpha is not a number")
         return float(self.alpha) / rank
 
 

@@ -11,17 +11,17 @@ from .errors import UserError
 T = TypeVar("T")
 _LONGEST_LIST = 40
 SAMPLERS: dict[str, tuple[str, ...]] = {
-    "DPM++ 2M": ("k_dpmpp_2m",),
-    "DPM++ SDE": ("k_dpmpp_sde",),
-    "DPM++ 2M SDE": ("k_dpmpp_2m_sde",),
-    "Euler a": ("k_euler_a", "k_euler_ancestral"),
+    "DPM++ 2M": ("k_dpmpp_2m", "dpmpp_2m"),
+    "DPM++ SDE": ("k_dpmpp_sde", "dpmpp_sde", "dpmpp_sde_gpu"),
+    "DPM++ 2M SDE": ("k_dpmpp_2m_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu"),
+    "Euler a": ("k_euler_a", "k_euler_ancestral", "euler_a", "euler_ancestral"),
     "Euler": ("k_euler",),
     "Heun": ("k_heun",),
     "DDIM": ("ddim",),
-    "UniPC": ("unipc",),
+    "UniPC": ("unipc", "uni_pc"),
     "LCM": ("k_lcm",),
 }
-"""The samplers, with their other names."""
+"""The samplers, with their other names: in the WebUI's API, in ComfyUI and in Easy Diffusion."""
 SCHEDULES: dict[str, tuple[str, ...]] = {
     "Automatic": ("automatic",),
     "Uniform": ("uniform",),
@@ -33,7 +33,7 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     "Align Your Steps": ("align_your_steps",),
     "Simple": ("simple",),
     "Normal": ("normal",),
-    "DDIM": ("ddim",),
+    "DDIM": ("ddim", "ddim_uniform"),
 }
 """The schedules: label, name, other names."""
 OWN_TIMESTEPS = ("DDIM", "UniPC")
@@ -75,7 +75,8 @@ def find_sampler(
     """The sampler that `name` means, and the schedule when the name carries one; None when there is no such sampler.
 
     Names are today's, aliases ("k_euler_a"), and those that carried a schedule before v1.9: "DPM++ 2M Karras", and in
-    the API "k_dpmpp_2m_ka". A sampler's full name comes first: "DDIM" is no schedule here.
+    the API "k_dpmpp_2m_ka"; ComfyUI's nodes write "dpmpp_2m_karras". A sampler's full name comes first: "DDIM" is no
+    schedule here.
     """
     known = {text: sampler for sampler, aliases in table.items() for text in (sampler, *aliases)}
     found = find(name, known)
@@ -83,7 +84,8 @@ def find_sampler(
         return found, None
     text = folded(name)
     for label, others in schedules.items():
-        for ending in (*(f" {folded(other)}" for other in (label, *others)), *_OLD_ENDINGS.get(label, ())):
+        endings = (f"{before}{folded(other)}" for other in (label, *others) for before in " _")
+        for ending in (*endings, *_OLD_ENDINGS.get(label, ())):
             found = find(text.removesuffix(ending), known) if text.endswith(ending) else None
             if found is not None and found not in OWN_TIMESTEPS:
                 return found, label

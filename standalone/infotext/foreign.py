@@ -1,13 +1,14 @@
 """Infotexts of other programs, and what forums, chats and mails make of them.
 
-Read are: the WebUI's own form; parameters over several lines or each in a line of its own; everything in one line;
-parameters between "|"; lines of templates after the parameters, as the Dynamic Prompts extension writes them.
+Read are: the WebUI's own form; parameters over several lines or each in a line of its own (Easy Diffusion); everything
+in one line; parameters between "|"; quoted, fenced and bold text of forums; lines of templates after the parameters, as
+the Dynamic Prompts extension writes them; the negative prompt after "-" (Draw Things).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .text import NEGATIVE, Infotext, Pair, pairs, with_prompts
 
@@ -20,6 +21,9 @@ _KEY = re.compile(r"\s*\w[\w \-/]{1,60}:")
 _TEMPLATE = re.compile(r"\s*((?:Negative )?Template):[ \t]*")
 _PROMPT = re.compile(r"(?:positive )?prompt:[ \t]*", re.IGNORECASE)
 _NEGATIVE = re.compile(r"negative(?: prompt)?:[ \t]*", re.IGNORECASE)
+_FENCE = re.compile(r"\s*```\w*\s*")
+_BOLD = re.compile(r"\*\*(\w[\w \-/]{1,40})(?::\*\*|\*\*:)")
+_BREAK = re.compile(r"\s*<br\s*/?>\s*", re.IGNORECASE)
 _NEGATIVE_INSIDE = re.compile(r"negative prompt:", re.IGNORECASE)
 _NAMES = {
     name.lower(): name
@@ -46,20 +50,44 @@ _NAMES |= {
     "checkpoint": "Model",
     "clipskip": "Clip skip",
     "denoise": "Denoising strength",
+    "hires scale": "Hires upscale",
+    "hires strength": "Denoising strength",
+    "width": "Size-1",
+    "height": "Size-2",
 }
-"""Names in other spellings, as people write them."""
+"""Names in other spellings, as people and other programs write them."""
+_KNOWN = re.compile(rf"(?:^|(?<=[\s,.;|]))(?:{'|'.join(_NAMES)})\s*:", re.IGNORECASE)
 
 
 def read_foreign(text: str) -> Infotext:
     """The parts of an infotext of unknown origin. Never raises; linear."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").strip().split("\n")
+    lines = _bare_lines(text)
     first, last = _place(lines)
     if first is None:
         return _inline(lines)
-    found = _named(_joined(lines[first:last]))
+    negative = [line for line in lines[first:last] if _NEGATIVE.match(line.strip())]
+    found = _named(_joined(line for line in lines[first:last] if line not in negative))
     if len(found) < FEWEST:
         return Infotext(*_prompts(lines, labels=False), {})
-    return with_prompts(*_prompts(lines[:first]), [*found, *_templates(lines[last:])])
+    before = [*lines[:first], *negative]
+    if before and before[-1].startswith("-") and any(pair.key == "Seed Mode" for pair in found):  # Draw Things
+        before[-1] = f"{NEGATIVE} {before[-1][1:]}"
+    return with_prompts(*_prompts(before), [*found, *_templates(lines[last:])])
+
+
+def _bare_lines(text: str) -> list[str]:
+    """The lines of a text, without what mails and forums put around them."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    if "\n" not in text:
+        text = _BREAK.sub("\n", text)
+    lines = text.split("\n")
+    if all(line.startswith(">") for line in lines if line.strip()):
+        lines = [line[1:].removeprefix(" ") for line in lines]
+    if _FENCE.fullmatch(lines[0]) and len(lines) > 1:
+        lines = [line for line in lines if not _FENCE.fullmatch(line)]
+    if any((bold := _BOLD.match(line)) and bold[1].lower() in _NAMES for line in lines):
+        lines = [_BOLD.sub(r"\1:", line) for line in lines]
+    return lines or [""]
 
 
 def _place(lines: Sequence[str]) -> tuple[int | None, int]:
@@ -71,7 +99,7 @@ def _place(lines: Sequence[str]) -> tuple[int | None, int]:
     while last < len(lines) and _belongs(lines[last - 1], lines[last]):
         last += 1
     single = len(pairs(lines[first])) < FEWEST and "|" not in lines[first]
-    while single and first > 0 and lines[first - 1].partition(":")[0].strip().lower() in _NAMES:
+    while single and first > 0 and _first_key(lines[first - 1]) in _NAMES:
         first -= 1  # one parameter a line, and "Steps" is not the first of them
     return first, last
 
@@ -82,20 +110,30 @@ def _belongs(before: str, line: str) -> bool:
 
 
 def _inline(lines: Sequence[str]) -> Infotext:
-    """A text whose parameters do not begin a line: they stand behind the prompts, or are the last line all the same."""
+    """A text whose parameters do not begin a line: they stand behind the prompts, or are the last line all the same.
+
+    A last line without a single known name is a prompt: "photo, style: oil, mood: dark, light: soft".
+    """
     *before, last = lines
-    place = next(reversed(list(_INLINE_STEPS.finditer(last))), None)
-    found = _named(last[place.start() :] if place else last)
+    place = next(reversed(list(_INLINE_STEPS.finditer(last))), None) or _KNOWN.search(last)
+    start = place.start() if place else len(last)
+    if _first_key(last) in _NAMES or (before and _KEY.match(last) and not _NEGATIVE.match(last) and place):
+        start = 0
+    found = _named(last[start:])
     if len(found) < FEWEST:
         return Infotext(*_prompts(lines, labels=False), {})
-    if place is None:
+    if start == 0:
         return with_prompts(*_prompts(before), found)
-    head = "\n".join([*before, last[: place.start()]]).rstrip(" ,;|")
+    head = "\n".join([*before, last[:start]]).rstrip(" ,;|")
     inside = _NEGATIVE_INSIDE.search(head)
     prompt, negative = (head[: inside.start()], head[inside.end() :]) if inside else (head, "")
     prompt, negative = prompt.strip().rstrip("|").rstrip(), negative.strip()
     named = _PROMPT.match(prompt)
     return with_prompts(prompt[named.end() :] if named else prompt, negative, found)
+
+
+def _first_key(line: str) -> str:
+    return line.partition(":")[0].strip().lower()
 
 
 def _named(line: str) -> list[Pair]:
@@ -105,11 +143,14 @@ def _named(line: str) -> list[Pair]:
     found = pairs(line)
     known = {pair.key for pair in found}
     return [
-        pair if (name := _NAMES.get(pair.key.lower(), pair.key)) in known else pair._replace(key=name) for pair in found
+        pair
+        if (name := _NAMES.get(pair.key.lower(), pair.key)) in known or name[:-2] in known
+        else pair._replace(key=name)
+        for pair in found
     ]
 
 
-def _joined(lines: Sequence[str]) -> str:
+def _joined(lines: Iterable[str]) -> str:
     """Lines of parameters as one."""
     return ", ".join(stripped for line in lines if (stripped := line.strip().rstrip(",").rstrip()))
 

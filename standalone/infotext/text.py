@@ -21,6 +21,7 @@ SIZE_KEYS = frozenset(("Size", "Hires resize", "First pass size", "Seed resize f
 """Fields that are nothing but a size."""
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
+_SIZE_BY_HAND = re.compile(r"(\d+)\s*[xX×*]\s*(\d+)\s*(?:px)?\.?")
 _SPECIAL = re.compile('[,:"\\x00-\\x1f\\x7f\\x85\u2028\u2029]')
 _BACKSLASHES = re.compile(r'\\+"?|"')
 _INNER_NEGATIVE = re.compile(rf"\n[^\S\n]*(?={NEGATIVE})")
@@ -123,7 +124,7 @@ def as_fields(found: Iterable[Pair]) -> dict[str, str]:
     """Pairs as a dict. A size is split; a value that only looks like one ("4x4" in a prompt) stays whole as well."""
     fields: dict[str, str] = {}
     for key, text, quoted in found:
-        size = None if quoted else _SIZE.fullmatch(text)
+        size = None if quoted else (_SIZE_BY_HAND if key in SIZE_KEYS else _SIZE).fullmatch(text)
         if size is not None:
             fields[f"{key}-1"], fields[f"{key}-2"] = size.groups()
         if size is None or key not in SIZE_KEYS:

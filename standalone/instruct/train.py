@@ -161,7 +161,7 @@ class Trainer:
             now = time.monotonic()
             self.spent += now - started
             if not math.isfinite(losses[-1]):
-                raise UserError("The training went astray (the loss is no number); start anew with a smaller --rate.")
+                raise UserError("Training diverged (the loss is NaN). Start again with a lower --rate.")
             done = length.done(self.step, self.spent)
             if now - told >= SAY_EVERY or done >= 1:
                 mean = sum(losses) / len(losses)

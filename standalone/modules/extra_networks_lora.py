@@ -112,7 +112,7 @@ def _strength(name: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"LoRA {_short(name)} was left out: its strength {_short(text)!r} is no number.")
+        raise UserError(f"LoRA {_short(name)} was left out: its strength {_short(text)!r} is not a number.")
     return value
 
 

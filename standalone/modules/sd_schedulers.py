@@ -32,7 +32,7 @@ schedulers = [
     Scheduler("align_your_steps", "Align Your Steps", schedules.align_your_steps, need_inner_model=True),
     Scheduler("simple", "Simple", schedules.simple, need_inner_model=True),
     Scheduler("normal", "Normal", schedules.normal, need_inner_model=True),
-    Scheduler("ddim", "DDIM", schedules.ddim, need_inner_model=True),
+    Scheduler("ddim", "DDIM", schedules.ddim, need_inner_model=True, aliases=["ddim_uniform"]),
 ]
 schedulers_map = {**{x.name: x for x in schedulers}, **{x.label: x for x in schedulers}}
 

@@ -173,12 +173,13 @@ def test_fields_that_only_other_hosts_have_are_ignored_with_a_word(server: Serve
         "hr_additional_modules": [],
         "self": 1,
         "\n": 1,
+        "alwayson_scripts": {"Seed": {"args": [-1, False, -1, 0, 0, 0]}, "Hypertile": {"args": []}},
         "override_settings": {"token_merging_ratio": 0.5, "forge_preset": "sd", "sd_vae": "Automatic"},
     }
     answer = server.client.post("/sdapi/v1/txt2img", json={**SMALL, **fields}).json()
     infotext = json.loads(answer["info"])["infotexts"][0]
-    ignored = "firstpass_image, sd_vae, distilled_cfg_scale, self, ?, tiling, token_merging_ratio, forge_preset"
-    assert f'Ignored: "{ignored}"' in infotext
+    ignored = "firstpass_image, sd_vae, distilled_cfg_scale, self, ?, Seed, Hypertile, tiling"
+    assert f'Ignored: "{ignored}, token_merging_ratio, forge_preset"' in infotext
     assert "sd_vae" not in answer["parameters"]
     plain = server.txt2img()
     assert "Ignored" not in json.loads(plain["info"])["infotexts"][0]

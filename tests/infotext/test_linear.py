@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from lib_methods.files import MAX_JSON_BYTES, read_json
 from lib_methods.ldm_checkpoint import CheckpointProblem, read_yaml
+from standalone.engine.errors import UserError
 from standalone.engine.prompt_attention import parse_prompt_attention
 from standalone.engine.prompt_schedule import Timeline, prompt_schedule
 
@@ -80,7 +82,8 @@ WHOLE = {
 def test_prompts_are_parsed_in_linear_time(sd1_modules: None, parser: Callable[[str], Any], make: str) -> None:
     prompt = WHOLE[make](LENGTH) if make in WHOLE else make * (LENGTH // len(make))
     started = time.process_time()
-    parser(prompt)
+    with contextlib.suppress(UserError):  # a weight may be too large
+        parser(prompt)
     assert time.process_time() - started < SECONDS
 
 

@@ -95,6 +95,16 @@ FORMS = {
     "one parameter a line": f"Prompt: a cat, sitting\nNegative prompt: ugly, bad\n{STANDARD.replace(', ', chr(10))}",
     "in another order": "a cat, sitting\nNegative Prompt: ugly, bad\nSampler: Euler a\nSteps: 20\nCFG: 7\nSeed: 5\n"
     "Resolution: 512x768\nModel hash: abc",
+    "Easy Diffusion's": "Prompt: a cat, sitting\nWidth: 512\nHeight: 768\nSeed: 5\nSteps: 20\nGuidance Scale: 7\n"
+    "Sampler: Euler a\nNegative Prompt: ugly, bad\nModel hash: abc",
+    "Draw Things'": f"a cat, sitting\n-ugly, bad\n{STANDARD}, Seed Mode: Scale Alike",
+    "in a fence": f"```\n{HEAD}\n{STANDARD}\n```",
+    "quoted": "\n".join(f"> {line}" for line in f"{HEAD}\n{STANDARD}".split("\n")),
+    "bold names": "**Prompt:** a cat, sitting\n**Negative prompt**: ugly, bad\n"
+    + STANDARD.replace("Steps:", "**Steps:**").replace("Size:", "**Size**:"),
+    "line breaks of HTML": f"{HEAD}\n{STANDARD}".replace("\n", "<br />"),
+    "steps after the seed": f"{HEAD}\nSeed: 5, {STANDARD.replace('Seed: 5, ', '')}",
+    "size by hand": f"{HEAD}\n{STANDARD.replace('512x768', '512 × 768')}",
     "templates": f"{HEAD}\n{STANDARD}\nTemplate: a {{cat|dog}}, sitting: now\n"
     "and here\nNegative Template: ugly, {bad|worse}",
     "a remark below": f"{HEAD}\n{STANDARD}\n\nMade in Krita, with love",
@@ -129,7 +139,17 @@ def test_resources_of_civitai_are_one_field() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["a cat", "Prompt: a cat", "a: b", '{"3": {"inputs": {"seed": 5}}}', "Steps: 20", "", "Steps: 1, a: b\nc"]
+    "words",
+    [
+        "photo, style: oil, mood: dark, light: soft",
+        "a cat",
+        "Prompt: a cat",
+        "a: b",
+        '{"3": {"inputs": {"seed": 5}}}',
+        "Steps: 20",
+        "",
+        "Steps: 1, a: b\nc",
+    ],
 )
 def test_a_text_without_parameters_is_a_prompt(words: str) -> None:
     assert text.read(words) == (words, "", {})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -238,3 +240,21 @@ def claims(width: int, height: int) -> bytes:
     data[16:24] = struct.pack(">II", width, height)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     return bytes(data)
+
+
+@pytest.mark.parametrize("form", ["plain", "url safe", "no padding", "lines", "in a URL", "data URL", "wrong type"])
+def test_every_form_of_base64_is_read(form: str) -> None:
+    data = as_file(noisy(), "PNG")
+    text = base64.b64encode(data).decode()
+    url = "data:image/png;base64,"
+    forms = {
+        "plain": text,
+        "url safe": base64.urlsafe_b64encode(data).decode(),
+        "no padding": text.rstrip("="),
+        "lines": "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
+        "in a URL": url + quote(text),
+        "data URL": url + text,
+        "wrong type": "data:image/jpeg;base64," + text,
+    }
+    assert {"+", "/"} <= set(text)
+    assert open_image(forms[form]).tobytes() == noisy().tobytes()

@@ -60,6 +60,9 @@ def test_a_schedule_is_found_by_label_name_and_alias_in_any_case(schedule: Any, 
         (("DPM++ 2M Karras", "Exponential"), ("DPM++ 2M", "Exponential")),  # the request's own choice
         (("dpm++  2m  karras", "automatic"), ("DPM++ 2M", "Karras")),
         (("DDIM", "sgm_uniform"), ("DDIM", "SGM Uniform")),
+        (("dpmpp_2m_sde_gpu_karras", None), ("DPM++ 2M SDE", "Karras")),  # ComfyUI
+        (("euler_ancestral_sgm_uniform", None), ("Euler a", "SGM Uniform")),
+        (("uni_pc", "ddim_uniform"), ("UniPC", "DDIM")),
         (("Euler DDIM", None), ("Euler", "DDIM")),
         ((None, None), (SAMPLERS[0], "Automatic")),
         (("", ""), (SAMPLERS[0], "Automatic")),
