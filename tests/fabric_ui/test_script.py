@@ -15,6 +15,7 @@ from PIL import Image
 pytest.importorskip("gradio")
 pytest.importorskip("diffusers")
 
+from lib_methods.denoiser import Unsupported
 from lib_methods.fabric import apply, infotext
 from lib_methods.fabric.request import CONTROLS
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
@@ -133,6 +134,27 @@ def test_both_passes_of_hires_fix_are_told_apart(
     monkeypatch.setattr(apply, "attach", lambda sampling, *rest: passes.append(sampling.is_hires))
     run(host, [True, script.STORE.add(noisy())], enable_hr=True, hr_scale=2.0, denoising_strength=0.5)
     assert passes == [False, True]
+
+
+def test_a_batch_of_img2img_that_fails_has_nothing_of_the_one_before(
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host uses one sampler for all batches of img2img."""
+    job: dict[str, Any] = {"init_images": [noisy(3, 64, 64)], "denoising_strength": 0.7, "n_iter": 2}
+    plain = host.generate("img2img", **job)
+    attach, calls = apply.attach, []
+
+    def second_fails(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise Unsupported("No.")
+        return attach(*given)
+
+    monkeypatch.setattr(apply, "attach", second_fails)
+    made = host.generate("img2img", script_args={"fabric": [True, script.STORE.add(noisy(1, 64, 64))]}, **job)
+    assert [np.array_equal(*both) for both in zip(pixels(plain), pixels(made), strict=True)] == [False, True]
+    assert "FABRIC likes" in made.infotexts[0] and "FABRIC error" not in made.infotexts[0]
+    assert "FABRIC likes" not in made.infotexts[1] and "FABRIC error: No." in made.infotexts[1]
 
 
 def test_axes_win_over_the_controls(host: Running, script: ModuleType) -> None:
