@@ -55,7 +55,7 @@ def test_a_like_is_still_there_after_a_reload(browser: Browser, liked: str):
         browser.open(fresh=False)
         becomes(browser, liked, "")
         assert lines(browser, "img2img") == ["", ""]
-    assert browser.js("return document.querySelector('#fabric_txt2img-checkbox input').checked")
+    browser.until("return document.querySelector('#fabric_txt2img-checkbox input').checked")
     browser.until("return document.querySelectorAll('[data-fabric-tab=txt2img] .fabric-card img').length === 1")
     browser.click("[data-fabric-tab=txt2img] .fabric-clear")
     becomes(browser, "", "")
