@@ -128,15 +128,21 @@ def _check_model(names: list[str]) -> None:
 
 def check_readable(heads: Mapping[str, TensorHead]) -> None:
     """Raises CheckpointProblem where the numbers in the file are not the weights: quantised, or trained with EDM."""
-    for how, pattern in _QUANTISED:
-        if any(map(re.compile(pattern).search, heads)):
-            raise _quantised(how)
-    for head in (head for name, head in heads.items() if head.shape and _WEIGHT.fullmatch(name)):
-        if head.dtype not in _READABLE:
-            raise _quantised(f"as {head.dtype} numbers")
+    how = how_quantised(heads)
+    if how is not None:
+        raise _quantised(how)
     for mark, whose in _EDM:
         if mark in heads:
             raise edm_problem(f"{whose} EDM noise schedule")
+
+
+def how_quantised(heads: Mapping[str, TensorHead]) -> str | None:
+    """How the numbers in a file differ from the weights, as in "stored ..."; None where they are the weights."""
+    for how, pattern in _QUANTISED:
+        if any(map(re.compile(pattern).search, heads)):
+            return how
+    kinds = {head.dtype for name, head in heads.items() if head.shape and _WEIGHT.fullmatch(name)} - _READABLE
+    return f"as {min(kinds)} numbers" if kinds else None
 
 
 def _quantised(how: str) -> CheckpointProblem:

@@ -7,14 +7,15 @@ output is restored afterwards, as the WebUI does (modules/sd_emphasis.py of v1.1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from .prompt_attention import BREAK, check_weight, parse_prompt_attention
-from .tokenizer import clip_tokenizer
+from .tokenizer import VOCABULARY_SIZE, clip_tokenizer
 
 CHUNK = 75
 START, END = 49406, 49407
@@ -46,14 +47,16 @@ class Chunk:
         return tokens, [1.0, *self.weights, *[1.0] * (tail + 1)]
 
 
-def split_prompt(prompt: str, options: TextOptions) -> tuple[list[Chunk], int]:
+def split_prompt(prompt: str, options: TextOptions, words: Mapping[str, int] | None = None) -> tuple[list[Chunk], int]:
     """Cuts `prompt` into chunks, at least one. Returns them and the number of tokens up to the end of the text.
+
+    words: those that stand for vectors of an embedding, with how many; their tokens count on from the vocabulary's end.
 
     A word that would be torn from its clause at the end of a chunk moves to the next one with all that follows the
     last comma, when that comma is at most `options.backtrack` tokens back.
     """
     pieces: list[list[str | float]] = [[prompt, 1.0]] if options.emphasis == "None" else parse_prompt_attention(prompt)
-    tokenizer = clip_tokenizer()
+    learnt = _learnt(words or {})
     chunks: list[Chunk] = []
     chunk = Chunk()
     comma = -1
@@ -67,7 +70,9 @@ def split_prompt(prompt: str, options: TextOptions) -> tuple[list[Chunk], int]:
         if (text, weight) == BREAK:
             finish()
             continue
-        for token in tokenizer(str(text), add_special_tokens=False, truncation=False)["input_ids"]:
+        for token, following in _with_words(_ids(str(text)), learnt):
+            if following and len(chunk.tokens) + following > CHUNK:
+                finish()  # an embedding stays in one chunk
             if token == COMMA:
                 comma = len(chunk.tokens)
             elif (
@@ -85,6 +90,33 @@ def split_prompt(prompt: str, options: TextOptions) -> tuple[list[Chunk], int]:
     if chunk.tokens or not chunks:
         finish()
     return chunks, count
+
+
+def _ids(text: str) -> list[int]:
+    found: list[int] = clip_tokenizer()(text, add_special_tokens=False, truncation=False)["input_ids"]
+    return found
+
+
+def _learnt(words: Mapping[str, int]) -> list[tuple[list[int], range]]:
+    """The words' own tokens and those of their vectors; the longest words first, as these count where both fit."""
+    start, found = VOCABULARY_SIZE, []
+    for word, count in words.items():
+        found.append((_ids(word), range(start, start + count)))
+        start += count
+    return sorted((entry for entry in found if entry[0]), key=lambda entry: -len(entry[0]))
+
+
+def _with_words(ids: list[int], learnt: list[tuple[list[int], range]]) -> Iterator[tuple[int, int]]:
+    """The tokens with learnt words replaced; at the first of a word's vectors also how many there are, else 0."""
+    place = 0
+    while place < len(ids):
+        word = next((entry for entry in learnt if ids[place : place + len(entry[0])] == entry[0]), None)
+        if word is None:
+            yield ids[place], 0
+            place += 1
+        else:
+            yield from ((token, len(word[1]) if token == word[1].start else 0) for token in word[1])
+            place += len(word[0])
 
 
 def apply_emphasis(hidden: torch.Tensor, weights: torch.Tensor, mode: str) -> torch.Tensor:
@@ -119,11 +151,23 @@ class TextEncoder(nn.Module):
         self.transformer = transformer
         self.pad, self.layer, self.skippable, self.pooled = pad, layer, skippable, pooled
         self.options: Callable[[], TextOptions] = TextOptions
+        self.words: Mapping[str, torch.Tensor] = {}  # embeddings that LoRAs bring along, (n, width); engine.lora's
 
     @property
     def body(self) -> nn.Module:
         """The part with the layers; transformers from 5.6 on has no `text_model` level in CLIPTextModel."""
         return getattr(self.transformer, "text_model", self.transformer)
+
+    @property
+    def width(self) -> int:
+        """Of the vectors that tokens become."""
+        return int(self._token_embedding.weight.shape[1])
+
+    @property
+    def _token_embedding(self) -> nn.Embedding:
+        embedding = self.body.get_submodule("embeddings.token_embedding")
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
 
     @property
     def final_norm(self) -> nn.Module:
@@ -141,7 +185,8 @@ class TextEncoder(nn.Module):
 
     def process_texts(self, texts: Sequence[str]) -> tuple[list[list[Chunk]], int]:
         """The chunks of every text, and the largest number of tokens."""
-        parts = [split_prompt(text, self.options()) for text in texts]
+        words = {word: len(vectors) for word, vectors in self.words.items()}
+        parts = [split_prompt(text, self.options(), words) for text in texts]
         return [chunks for chunks, _ in parts], max((count for _, count in parts), default=0)
 
     def forward(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -164,8 +209,10 @@ class TextEncoder(nn.Module):
         return torch.cat(parts, dim=1), pooled
 
     def encode(self, tokens: torch.Tensor, options: TextOptions) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Runs the transformer on `tokens` (B, 77)."""
-        output = self.transformer(input_ids=tokens, output_hidden_states=True)
+        """Runs the transformer on `tokens` (B, 77); those beyond the vocabulary stand for the vectors of `words`."""
+        learnt = tokens >= VOCABULARY_SIZE
+        with self._vectors_at(learnt, tokens) if self.words else nullcontext():
+            output = self.transformer(input_ids=tokens.where(~learnt, 0), output_hidden_states=True)
         skip = max(1, options.clip_skip)
         states = output.hidden_states
         if self.layer == "penultimate":
@@ -175,3 +222,17 @@ class TextEncoder(nn.Module):
         else:
             hidden = output.last_hidden_state
         return hidden, output.text_embeds if self.pooled else None
+
+    @contextmanager
+    def _vectors_at(self, learnt: torch.Tensor, tokens: torch.Tensor) -> Iterator[None]:
+        """Within the block the embedding gives the words' vectors at the places that `learnt` marks."""
+
+        def replaced(module: nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
+            table = torch.cat([vectors.to(output) for vectors in self.words.values()])
+            return torch.where(learnt[..., None], table[(tokens - VOCABULARY_SIZE).clamp(min=0)], output)
+
+        handle = self._token_embedding.register_forward_hook(replaced)
+        try:
+            yield
+        finally:
+            handle.remove()

@@ -16,7 +16,7 @@ from typing import Any
 from modules import extra_networks, paths_internal, script_callbacks, shared
 from standalone.engine.errors import UserError
 from standalone.engine.lora import LoadedLora, apply_loras, loaded_loras, loras_restored
-from standalone.engine.lora_file import LoraFolder
+from standalone.engine.lora.file import LoraFolder
 
 ERROR_KEY = "LoRA error"
 HASHES_KEY = "Lora hashes"

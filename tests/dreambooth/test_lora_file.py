@@ -26,7 +26,7 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import EngineModel, load_training_model
 from standalone.engine.ldm_keys import ldm_unet_names
 from standalone.engine.lora import LoadedLora, apply_loras
-from standalone.engine.lora_file import LoraFolder
+from standalone.engine.lora.file import LoraFolder
 
 from .models import FAMILIES, load, noisy, prediction, write
 from .test_lora import randomise

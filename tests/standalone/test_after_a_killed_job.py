@@ -48,7 +48,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "in the feedback's reference pass": ("lib_methods.fabric.reference:References._run", 1),
     "in the middle of the first pass": ("standalone.engine.model:StableDiffusionModel.apply_model", 9),
     "while the prompts are embedded": ("modules.prompt_parser:get_multicond_learned_conditioning", 1),
-    "while a LoRA is added": ("standalone.engine.lora:_merged_weight", 2),
+    "while a LoRA is added": ("standalone.engine.lora.apply:_add", 2),
     "while another checkpoint is loaded": ("standalone.engine.checkpoint:load_checkpoint", 1),
     "between the passes": ("modules.processing_txt2img:enlarge", 1),
     "while the second pass's prompts are embedded": ("modules.prompt_parser:get_multicond_learned_conditioning", 2),
@@ -70,9 +70,9 @@ def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -
     checkpoints("sd1", seed=1)
     running = start_host(path, extension_dirs=[REPO])
     from modules import extra_networks_lora, sd_models, shared
-    from standalone.engine.lora_names import layers_by_name
+    from standalone.engine.lora.names import layers_by_name
 
-    known = layers_by_name(shared.sd_model)
+    known = {name: layer for name, layer in layers_by_name(shared.sd_model).items() if layer.weight.ndim > 1}
     for seed, name in enumerate(("one", "two")):
         state = {}
         for layer in list(known)[:3] + list(known)[-3:]:

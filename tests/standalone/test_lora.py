@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,9 @@ from torch import nn
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.engine.files import read_state
 from standalone.engine.lora import LoadedLora, apply_loras, loaded_loras, loras_restored
-from standalone.engine.lora_file import DoesNotFit, LoraFolder, LoraLayer
+from standalone.engine.lora.file import LoraFolder
+from standalone.engine.lora.kinds import KINDS, DoesNotFit, Kind
+from standalone.engine.lora.layer import LoraLayer
 from standalone.engine.model import StableDiffusionModel
 
 from .loras import State, layer, plain_merge, write
@@ -185,7 +189,7 @@ def test_an_exception_in_the_middle_leaves_the_bare_model(
     lora = on_disk(tmp_path / "a.safetensors", lora_for(named(model, "ldm", "sd1")))
     real, calls = LoraLayer.change, iter(range(100))
 
-    def fails(*args: object) -> torch.Tensor:
+    def fails(*args: object) -> Any:
         if next(calls) == 7:
             raise torch.OutOfMemoryError("out of memory")
         return real(*args)  # type: ignore[arg-type]
@@ -225,28 +229,139 @@ def test_an_inpainting_model_keeps_its_further_inputs(checkpoints: Checkpoints, 
     assert torch.allclose(weight[:, :4].double(), expected, atol=1e-6)
 
 
+ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_"
+
+
+@pytest.mark.parametrize(
+    ("state", "family"),
+    [
+        ({**layer(ATTENTION + "attn1_to_q", (32, 32), 1), **layer(ATTENTION + "attn2_to_k", (32, 768), 2)}, "SD1"),
+        ({**layer(ATTENTION + "attn1_to_q", (32, 32), 1), **layer(ATTENTION + "attn2_to_v", (32, 2048), 2)}, "SDXL"),
+        (
+            {
+                **layer(ATTENTION + "attn1_to_q", (32, 32), 1),
+                **layer(ATTENTION.replace("_0_attn", "_1_attn") + "1_attn1_to_q", (32, 32), 2),
+                **layer(ATTENTION + "attn1_to_k", (64, 64), 2),
+            },
+            "another kind of model",
+        ),
+        ({**layer("lora_unet_double_blocks_0_img_attn_qkv", (4, 4), 1)}, "Flux"),
+        ({**layer("transformer.transformer_blocks.0.attn.to_q", (4, 4), 1)}, "a diffusion transformer"),
+    ],
+    ids=["SD1", "SDXL", "mostly", "Flux", "transformer"],
+)
+def test_one_of_another_family_is_refused_as_a_whole(
+    model: StableDiffusionModel, tmp_path: Path, state: State, family: str
+) -> None:
+    before = weights(model)
+    problems = apply_loras(model, [on_disk(tmp_path / "a.safetensors", state)])
+    assert len(problems) == 1
+    assert f"LoRA a was left out: it was made for {family}" in problems[0]
+    assert loaded_loras(model) == ()
+    assert same(weights(model), before)
+
+
+def test_every_kind_is_taken_off_to_the_last_bit(model: StableDiffusionModel, tmp_path: Path) -> None:
+    """Biases that were not there before, norms and layers whose change depends on the weight included."""
+    model.half()
+    before, keys = weights(model), list(model.state_dict())
+    block = ATTENTION.removesuffix("_")
+    unet = model.model.diffusion_model.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0")
+    state = {
+        f"{block}_attn1_to_q.diff": torch.full((32, 32), 0.1),
+        f"{block}_attn1_to_q.diff_b": torch.full((32,), 0.25),
+        f"{block}_norm1.w_norm": torch.full((32,), 0.5),
+        f"{block}_norm1.b_norm": torch.full((32,), 0.5),
+        f"{block}_attn1_to_k.weight": torch.full((32,), 0.5),
+        f"{block}_attn1_to_k.on_input": torch.tensor(1),
+        **layer(f"{block}_attn1_to_v", (32, 32), 1),
+        f"{block}_attn1_to_v.dora_scale": torch.ones(32, 1),
+        "lora_te_text_model_final_layer_norm.w_norm": torch.full((32,), 0.5),
+    }
+    file = on_disk(tmp_path / "a.safetensors", state).network_on_disk
+    originals = {name: unet.get_submodule(name).weight.float() for name in ("attn1.to_k", "attn1.to_q", "attn1.to_v")}
+    for strength in (1.0, 0.5, -1.0):
+        assert apply_loras(model, [LoadedLora(file, strength, strength)]) == []
+        assert unet.attn1.to_q.bias.tolist() == [0.25 * strength] * 32
+        for name, change in (("attn1.to_k", originals["attn1.to_k"] * 0.5), ("attn1.to_q", 0.1)):
+            expected = originals[name] + strength * change
+            assert torch.allclose(unet.get_submodule(name).weight.float(), expected, atol=1e-3)
+        assert torch.equal(unet.norm1.weight, (before[key_of(model, unet.norm1.weight)].float() + strength / 2).half())
+    apply_loras(model, [LoadedLora(file, 1.0, 1.0)])
+    assert torch.allclose(unet.attn1.to_v.weight.float().norm(dim=1), torch.ones(32), atol=1e-2)
+    for last in ([LoadedLora(file, 0.0, 0.0)], []):
+        apply_loras(model, last)
+        assert same(weights(model), before)
+        assert list(model.state_dict()) == keys
+
+
+def key_of(model: StableDiffusionModel, parameter: torch.Tensor) -> str:
+    return next(name for name, value in model.named_parameters() if value is parameter)
+
+
+def test_what_is_left_out_is_named_and_the_rest_applied(model: StableDiffusionModel, tmp_path: Path) -> None:
+    good = {f"{ATTENTION}attn1_to_{name}": (32, 32) for name in "qkv"}
+    state = {key: value for name, shape in good.items() for key, value in layer(name, shape, 1).items()}
+    state[f"{ATTENTION}attn1_to_v.lora_up.weight"] = torch.full((32, 2), float("nan"))
+    state[f"{ATTENTION}attn1_to_q.bias_size"] = torch.ones(2)
+    state[f"{ATTENTION}attn1_to_k.alpha"] = torch.tensor(0.0)
+    lora = on_disk(tmp_path / "a.safetensors", state)
+    assert apply_loras(model, [lora]) == [
+        f"LoRA a: 1 of its 3 layers was left out: NaN or infinite values ('{ATTENTION}attn1_to_v').",
+        "LoRA a: parts of an unknown kind were left out: bias_size.",
+        "LoRA a: alpha is 0 in 1 of its 3 layers, so they change nothing.",
+    ]
+    assert loaded_loras(model) == (lora,)
+
+
+def encoded(model: StableDiffusionModel, texts: list[str]) -> torch.Tensor:
+    found = model.get_learned_conditioning(texts)
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def test_bundled_embeddings_are_words_of_the_prompt(model: StableDiffusionModel, tmp_path: Path) -> None:
+    """A word's vectors stand at its places, and do not count where another LoRA or none is used."""
+    encoder = model.cond_stage_model
+    table = encoder.body.get_submodule("embeddings.token_embedding").get_parameter("weight")
+    ids = encoder.tokenize(["red circle"])[0]
+    state = {"bundle_emb.zorkel.string_to_param.*": table[ids].clone(), **layer("lora_unet_conv_in", (32, 4, 3, 3), 1)}
+    plain = encoded(model, ["a zorkel, red"])
+    lora = on_disk(tmp_path / "a.safetensors", state)
+    assert apply_loras(model, [lora]) == []
+    meant = encoded(model, ["a red circle, red", "a (red circle:1.2), red"])
+    assert torch.allclose(encoded(model, ["a ZORKEL, red", "a (zorkel:1.2), red"]), meant, atol=1e-5)
+    long = "x, " * 37 + "zorkel"
+    assert len(encoder.process_texts([long])[0][0]) == 2, "an embedding stays in one chunk"
+    apply_loras(model, [])
+    assert torch.equal(encoded(model, ["a zorkel, red"]), plain)
+    wide = {**state, "bundle_emb.zorkel.string_to_param.*": torch.ones(2, 768)}
+    problems = apply_loras(model, [on_disk(tmp_path / "b.safetensors", wide)])
+    assert problems == ["LoRA b: its embedding 'zorkel' does not fit this checkpoint and was left out."]
+
+
 SIDE = st.integers(0, 4)
 SHAPE = st.lists(SIDE, max_size=5).map(tuple)
-KIND = st.sampled_from([torch.float32, torch.float16, torch.int8, torch.bool])
+DTYPE = st.sampled_from([torch.float32, torch.float32, torch.float16, torch.int8, torch.bool])
+PARTS = sorted(
+    {part for kind in KINDS for part in (*kind.needs, *kind.also)} | {"alpha", "scale", "dora_scale", "bias"}
+)
 
 
-@settings(max_examples=200, deadline=None)
-@given(down=SHAPE, up=SHAPE, mid=st.none() | SHAPE, alpha=st.none() | SHAPE, kind=KIND, dyn=st.none() | SIDE)
-def test_whatever_the_shapes_a_layer_fits_or_does_not(
-    down: tuple[int, ...],
-    up: tuple[int, ...],
-    mid: tuple[int, ...] | None,
-    alpha: tuple[int, ...] | None,
-    kind: torch.dtype,
-    dyn: int | None,
-) -> None:
-    made = [None if shape is None else torch.ones(shape).to(kind) for shape in (down, up, mid, alpha)]
-    hostile = LoraLayer(*made)  # type: ignore[arg-type]
-    for shape in ((3, 2), (3, 2, 1, 1), (3, 2, 3, 3), (3, 9, 3, 3)):
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(KINDS), dyn=st.none() | SIDE)
+def test_whatever_the_shapes_a_layer_fits_or_does_not(data: st.DataObject, kind: Kind, dyn: int | None) -> None:
+    """And what is found to fit without computing does."""
+    names = [*kind.needs, *data.draw(st.lists(st.sampled_from(PARTS), max_size=4))]
+    shapes = {name: data.draw(SHAPE) for name in names}
+    hostile = LoraLayer("x", {name: torch.ones(shape).to(data.draw(DTYPE)) for name, shape in shapes.items()})
+    for shape in ((3,), (3, 2), (3, 2, 1, 1), (3, 2, 3, 3), (3, 9, 3, 3)):
         try:
-            assert hostile.change(shape, torch.device("cpu"), dyn).shape == shape
+            hostile.check(shape)
         except DoesNotFit:
             continue
+        with contextlib.suppress(DoesNotFit):  # what overflows while it is computed
+            assert hostile.change(torch.ones(shape), dyn)[0].shape == shape
 
 
 def test_a_file_is_no_pickle_because_of_the_length_of_its_header(tmp_path: Path) -> None:

@@ -97,20 +97,28 @@ def large(state: State) -> State:
     return {key: value * 1e30 if "weight" in key else value for key, value in state.items()}
 
 
+SIZE = "none of its 1 layers can be used with this checkpoint: made for another size ('lora_unet_conv_in')"
 UNUSABLE: dict[str, tuple[State, str]] = {
-    "another family": (layer("lora_unet_input_blocks_8_1_proj_in", (64, 64), 1), "fits no layer of this model"),
-    "another size": (layer("lora_unet_conv_in", (320, 4, 3, 3), 1), "fits no layer of this model"),
+    "another model": (
+        layer("lora_unet_input_blocks_8_1_proj_in", (64, 64), 1),
+        "not in this model ('lora_unet_input_blocks_8_1_proj_in')",
+    ),
+    "another size": (layer("lora_unet_conv_in", (320, 4, 3, 3), 1), SIZE),
     "another rank in each half": (
         {**GOOD, "lora_unet_conv_in.lora_up.weight": torch.ones(32, 3, 1, 1)},
-        "fits no layer of this model",
+        "halves of different ranks",
     ),
-    "numbers without end": (large(GOOD), "fits no layer of this model"),
-    "not a number": ({key: value * float("nan") for key, value in GOOD.items()}, "fits no layer of this model"),
-    "half of a layer": ({"lora_unet_conv_in.lora_up.weight": torch.ones(32, 2, 1, 1)}, "of a kind that"),
-    "LoHa": ({"lora_unet_conv_in.hada_w1_a": torch.ones(32, 2)}, "of a kind that this host cannot apply"),
-    "DoRA": ({**GOOD, "lora_unet_conv_in.dora_scale": torch.ones(32, 1)}, "of a kind that this host cannot apply"),
-    "no LoRA": ({"first_stage_model.decoder.conv_in.weight": torch.ones(2)}, "no LoRA in kohya's names"),
-    "nothing": ({}, "no LoRA in kohya's names"),
+    "numbers without end": (large(GOOD), "NaN or infinite values"),
+    "not a number": ({key: value * float("nan") for key, value in GOOD.items()}, "NaN or infinite values"),
+    "half of a layer": ({"lora_unet_conv_in.lora_up.weight": torch.ones(32, 2, 1, 1)}, "incomplete (parts: up)"),
+    "unknown": ({"lora_unet_conv_in.q_layer.weight": torch.ones(2, 2)}, "unknown kind or incomplete (parts: q_layer"),
+    "scaled fp8": ({**GOOD, "lora_unet_conv_in.lora_up.scale_weight": torch.ones(1)}, "stored as scaled fp8"),
+    "int8": ({key: value.to(torch.int8) for key, value in GOOD.items()}, "stored as I8 numbers"),
+    "a VAE": ({"first_stage_model.decoder.conv_in.weight": torch.ones(2)}, "is a checkpoint, not a LoRA"),
+    "an embedding": ({"emb_params": torch.ones(1, 32)}, "is a textual inversion embedding, not a LoRA"),
+    "an SDXL embedding": ({"clip_l": torch.ones(1, 32), "clip_g": torch.ones(1, 64)}, "textual inversion embedding"),
+    "a model": ({"down_blocks.0.resnets.0.conv1.weight": torch.ones(2)}, "is a model or a part of one, not a LoRA"),
+    "nothing": ({}, "holds no LoRA that we know"),
 }
 
 
@@ -121,6 +129,23 @@ def test_a_file_of_no_use(host: Running, folder: Path, plain: bytes, name: str) 
     sentence = refused(host, "<lora:odd:1>", plain)
     assert reason in sentence
     assert sentence.count("odd") <= 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "family"),
+    [
+        ({"ss_base_model_version": "sdxl_base_v1-0"}, "SDXL"),
+        ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "SD2"),
+        ({"ss_v2": "True"}, "SD2"),
+        ({"modelspec.architecture": "flux-1-dev/lora"}, "Flux"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_one_of_another_family(
+    host: Running, folder: Path, plain: bytes, metadata: dict[str, str], family: str
+) -> None:
+    write(folder / "odd.safetensors", GOOD, metadata)
+    assert f"made for {family}, and the checkpoint is of the SD1 family" in refused(host, "<lora:odd:1>", plain)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +162,7 @@ def test_the_layers_that_fit_are_used(host: Running, folder: Path, plain: bytes)
     result = host.generate(prompt="a circle<lora:half:1><lora:nobody:1>")
     alone = host.generate(prompt="a circle<lora:good:1>")
     assert result.images[0].tobytes() == alone.images[0].tobytes() != plain
-    assert "LoRA half: 1 of its 2 layers do not fit" in result.comments
+    assert "LoRA half: 1 of its 2 layers was left out: not in this model ('lora_unet_of_no_model')." in result.comments
     assert "LoRA nobody was left out" in result.comments
     assert "good" not in alone.comments
     assert "LoRA error" not in alone.infotexts[0]

@@ -1,8 +1,4 @@
-"""LoRA files: which there are in a folder, what they say about themselves, and the matrices in them.
-
-The names of the layers are kohya's (sd-scripts): `lora_unet_...`, `lora_te_...`, `lora_te1_...`, `lora_te2_...`, each
-with `.lora_down.weight` and `.lora_up.weight`, perhaps `.lora_mid.weight` and `.alpha`.
-"""
+"""LoRA files: which there are in a folder, their metadata, and the layers in them."""
 
 from __future__ import annotations
 
@@ -10,34 +6,29 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import names
-from .errors import UserError
-from .files import PICKLED, read_state
+from lib_methods.checkpoints.kinds import how_quantised
+from lib_methods.safetensors_header import read_header
+
+from .. import names
+from ..errors import UserError
+from ..files import PICKLED, read_state, sentences
+from ..model import StableDiffusionModel
+from .family import check_family, check_lora
+from .layer import LoraLayer
+from .names import BUNDLE, plain_name, split_key
+from .words import bundled_words
 
 SUFFIX = ".safetensors"
 _HEX = frozenset("0123456789abcdef")
-_PARTS = {
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora_mid.weight": "mid",
-    "lora_A.weight": "down",  # peft's names of the same two
-    "lora_B.weight": "up",
-    "alpha": "alpha",
-}
-
-
-class DoesNotFit(ValueError):
-    """A layer of a LoRA that the layer of the model with its name cannot take."""
 
 
 @dataclass(frozen=True)
@@ -163,72 +154,50 @@ def _mtime(path: Path) -> float | None:
 
 
 @dataclass(frozen=True)
-class LoraLayer:
-    """The change of one layer, as matrices: `down` (rank, in[, k, k]), `up` (out, rank[, 1, 1]).
+class LoraContent:
+    """What a file holds: layers by plain name, and the vectors of bundled embeddings, `{word: {encoder: (n, D)}}`."""
 
-    With `mid` (rank, rank, k, k), the kernel is there and the other two have none. `alpha` None stands for an alpha
-    equal to the rank, which is a factor of one.
-    """
-
-    down: Tensor
-    up: Tensor
-    mid: Tensor | None = None
-    alpha: Tensor | None = None
-
-    def change(self, shape: Sequence[int], device: torch.device, dyn_dim: int | None = None) -> Tensor:
-        """What is added to a weight of `shape` at strength one: float32 of that shape, on `device`.
-
-        `dyn_dim` takes only the first so many ranks. Raises DoesNotFit.
-        """
-        if any(not tensor.is_floating_point() or tensor.ndim < 2 for tensor in self._matrices()):
-            raise DoesNotFit("these are no matrices")
-        outputs, inputs, *kernel = shape
-        down, up = (tensor.to(device, torch.float32).flatten(1) for tensor in (self.down, self.up))
-        taken = down.shape[1] if self.mid is not None else down.shape[1] // math.prod(kernel)
-        if taken == 4 and inputs in (8, 9):
-            # made for a model without the inputs that inpainting and InstructPix2Pix add: these stay as they are
-            change = self.change((outputs, taken, *kernel), device, dyn_dim)
-            return nn.functional.pad(change, (0, 0) * len(kernel) + (0, inputs - taken))
-        rank = down.shape[0]
-        if rank == 0 or up.shape[0] != outputs:
-            raise DoesNotFit("another number of outputs")
-        if self.mid is not None:
-            if self.mid.shape != (up.shape[1], rank, *kernel) or taken != inputs:
-                raise DoesNotFit("another number of inputs or kernel")
-            change = torch.einsum("nmkl,in,mj->ijkl", self.mid.to(device, torch.float32), up, down)
-        else:
-            if up.shape[1] != rank or down.shape[1] != inputs * math.prod(kernel):
-                raise DoesNotFit("another number of inputs or kernel")
-            change = (up[:, :dyn_dim] @ down[:dyn_dim]).reshape(tuple(shape))
-        change = change * self._scale(rank)
-        if not bool(torch.isfinite(change).all()):
-            raise DoesNotFit("numbers that are not finite")
-        return change
-
-    def _matrices(self) -> list[Tensor]:
-        return [self.down, self.up, *([] if self.mid is None else [self.mid])]
-
-    def _scale(self, rank: int) -> float:
-        if self.alpha is None:
-            return 1.0
-        if self.alpha.numel() != 1:
-            raise DoesNotFit("alpha is not a number")
-        return float(self.alpha) / rank
+    layers: Mapping[str, LoraLayer]
+    words: Mapping[str, Mapping[str, Tensor]]
 
 
-def read_layers(lora: LoraOnDisk) -> dict[str, LoraLayer | None]:
-    """The layers in a file, by kohya's names; None for one of another kind (LoHa, LoKr, DoRA ...). Raises UserError."""
+def read_lora(lora: LoraOnDisk, model: StableDiffusionModel) -> LoraContent:
+    """Reads a file, once its header shows that it is a LoRA and can be one for `model`. Raises UserError."""
+    path = Path(lora.filename)
+    with sentences():
+        header = read_header(path)
+    check_lora(lora.name, header.tensors)
+    how = how_quantised(header.tensors)
+    if how is not None:
+        raise UserError(f"its weights are stored {how}, which cannot be read here. Get its fp16 or bf16 version.")
+    check_family(model, lora.metadata, (split_key(key)[0] for key in header.tensors if not key.startswith(BUNDLE)))
+    layers: dict[str, LoraLayer] = {}
+    bundle: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in read_state(Path(lora.filename)).items():
-        name, _, part = key.partition(".")
-        parts.setdefault(name, {})[part] = tensor
-    if not any(name.startswith("lora_") for name in parts):
-        raise UserError(f"{lora.name} holds no LoRA in kohya's names (lora_unet_..., lora_te_...).")
-    return {name: _layer(tensors) for name, tensors in parts.items() if name.startswith("lora_")}
+    for key, tensor in read_state(path).items():
+        if key.startswith(BUNDLE):
+            bundle[key] = tensor
+        else:
+            layer, part = split_key(key)
+            parts.setdefault(layer, {})[part] = tensor
+    for layer, tensors in parts.items():
+        name = plain_name(layer)
+        if name in layers:  # two programs' names of one layer: neither is more right
+            name = layer
+        layers[name] = LoraLayer(layer, tensors, told_alpha(lora.metadata, layer, tensors))
+    return LoraContent(layers, bundled_words(bundle))
 
 
-def _layer(tensors: Mapping[str, Tensor]) -> LoraLayer | None:
-    if not tensors.keys() <= _PARTS.keys():
+def told_alpha(metadata: Mapping[str, Any], layer: str, parts: Mapping[str, Tensor]) -> float | None:
+    """The alpha of a layer that diffusers wrote into the metadata as PEFT's configuration; None where there is none."""
+    config = metadata.get("lora_adapter_metadata")
+    if not isinstance(config, dict) or "down" not in parts:
         return None
-    named = {_PARTS[part]: tensor for part, tensor in tensors.items()}
-    return LoraLayer(**named) if {"down", "up"} <= named.keys() else None
+    component, _, rest = layer.partition(".")
+    alpha = config.get(f"{component}.lora_alpha")
+    pattern = config.get(f"{component}.alpha_pattern")
+    if isinstance(pattern, dict):
+        alpha = next((value for key, value in pattern.items() if rest == key or rest.endswith("." + key)), alpha)
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        return None
+    return float(alpha) * math.sqrt(len(parts["down"])) if config.get(f"{component}.use_rslora") else float(alpha)
