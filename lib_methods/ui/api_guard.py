@@ -74,7 +74,7 @@ def guard_script(
         try:
             for arguments in _arguments(body, script_title, "" if is_taken() else short_name):
                 # a browser sends a body without a type to other websites without asking them
-                if declared is None and (refused := Door().refusal(request.method, request.headers)):
+                if not declared and (refused := Door().refusal(request.method, request.headers)):
                     raise HTTPException(*refused)
                 await run_in_threadpool(check, arguments)
         except ValueError as error:
