@@ -176,8 +176,9 @@ class TextEncoder(nn.Module):
         return norm
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without start, end and padding."""
-        return [clip_tokenizer()(text, add_special_tokens=False, truncation=False)["input_ids"] for text in texts]
+        """Token ids of each text, without start, end and padding; one for each vector of a LoRA's embedding."""
+        learnt = _learnt({word: len(vectors) for word, vectors in self.words.items()})
+        return [[token for token, _ in _with_words(_ids(text), learnt)] for text in texts]
 
     def get_target_prompt_token_count(self, token_count: int) -> int:
         """The tokens that a prompt may have before it needs one more chunk."""

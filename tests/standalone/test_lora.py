@@ -82,6 +82,8 @@ def named(model: StableDiffusionModel, style: str, family: str) -> dict[str, nn.
         body = "transformer.text_model." if hasattr(encoder.transformer, "text_model") else "transformer."
         for name in TEXT[:2] if family == "sd2" else TEXT:
             found[f"{prefix}_text_model_{name.replace('.', '_')}"] = encoder.get_submodule(f"{body}{name}")
+        if number == 2:
+            found["lora_te2_text_projection"] = encoder.get_submodule("transformer.text_projection")
     return found
 
 
@@ -330,6 +332,7 @@ def test_bundled_embeddings_are_words_of_the_prompt(model: StableDiffusionModel,
     lora = on_disk(tmp_path / "a.safetensors", state)
     assert apply_loras(model, [lora]) == []
     meant = encoded(model, ["a red circle, red", "a (red circle:1.2), red"])
+    assert len(encoder.tokenize(["a zorkel"])[0]) == 3, "methods find the places of later words"
     assert torch.allclose(encoded(model, ["a ZORKEL, red", "a (zorkel:1.2), red"]), meant, atol=1e-5)
     long = "x, " * 37 + "zorkel"
     assert len(encoder.process_texts([long])[0][0]) == 2, "an embedding stays in one chunk"

@@ -129,6 +129,20 @@ def test_dora_of_peft_is_always_of_the_outputs() -> None:
     assert torch.allclose(weight + layer.change(weight)[0], expected, atol=1e-5)
 
 
+def test_ia3_of_peft_is_a_factor_of_outputs_or_inputs() -> None:
+    linear, convolution = torch.ones(8, 6), torch.ones(8, 6, 3, 3)
+    for weight, shape, axis in (
+        (linear, (8, 1), 0),
+        (linear, (1, 6), 1),
+        (torch.ones(6, 6), (1, 6), 1),
+        (convolution, (1, 8, 1, 1), 0),
+        (convolution, (1, 6, 1, 1), 1),
+    ):
+        change, _ = LoraLayer("x", {"ia3_l": torch.arange(max(shape)).float().reshape(shape)}).change(weight)
+        rows = (weight + change).transpose(0, axis)
+        assert all(bool((row == number).all()) for number, row in enumerate(rows))
+
+
 def test_scale_goes_before_alpha_and_a_missing_alpha_is_the_rank() -> None:
     up, down = torch.ones(3, 2), torch.ones(2, 4)
     weight = torch.zeros(3, 4)
@@ -180,6 +194,8 @@ KEYS = {
     "diffusion_model.input_blocks.1.1.proj_in.diff_b": ("unet_input_blocks_1_1_proj_in", "diff_b"),
     "diffusion_model.input_blocks.1.1.proj_in.a1.weight": ("unet_input_blocks_1_1_proj_in", "a1.weight"),
     "diffusion_model.out.2.lora_up.weight": ("unet_out_2", "up"),
+    "lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lokr_w1": (UNET + "q", "lokr_w1"),
+    "lycoris_text_model_encoder_layers_0_self_attn_q_proj.lokr_w1": (f"te1_{TEXT}", "lokr_w1"),
     "base_model.model.conv_in.lora_A.weight": ("unet_conv_in", "down"),
 }
 

@@ -131,8 +131,12 @@ def _ia3(parts: Parts, weight: Tensor, ranks: int | None) -> tuple[Tensor, None]
 
 
 def _ia3_of_peft(parts: Parts, weight: Tensor, ranks: int | None) -> tuple[Tensor, None]:
-    factor = parts["ia3_l"]  # (outputs, 1) or (1, inputs); LyCORIS stores what this differs from one
-    return weight * _along(factor - 1, weight, 1 if factor.ndim > 1 and factor.shape[0] == 1 else 0), None
+    factor = parts["ia3_l"]  # LyCORIS stores by how much this differs from one
+    if factor.ndim == 4:  # (1, n, 1, 1) for outputs and inputs; of outputs unless it is for feed-forward layers
+        axis = 0 if factor.numel() == len(weight) else 1
+    else:  # (outputs, 1) or (1, inputs)
+        axis = 1 if factor.ndim == 2 and factor.shape[0] == 1 else 0
+    return weight * _along(factor - 1, weight, axis), None
 
 
 def _along(tensor: Tensor, weight: Tensor, axis: int) -> Tensor:

@@ -41,12 +41,12 @@ _BARE_UNET = (
 _ROOTS = tuple(
     (re.compile(pattern), root)
     for pattern, root in (
-        (r"(lora|oft|lycoris)_unet_|(model_)?diffusion_model_|unet_|" + _BARE_UNET, "unet_"),
+        (r"(lora|oft|lycoris)_unet_|(model_)?diffusion_model_|unet_|(lycoris_)?" + _BARE_UNET, "unet_"),
         (r"((lora|oft|lycoris)_)?te_", "te_"),
         (r"((lora|oft|lycoris)_)?te2_|text_encoder_2_|(text_encoders_)?clip_g_|conditioner_embedders_1_", "te2_"),
         (
             r"((lora|oft|lycoris)_)?te1_|text_encoder_(?!\d_)|(text_encoders_)?clip_[lh]_|cond_stage_model_"
-            r"|conditioner_embedders_0_|(?=text_model_encoder_)",
+            r"|conditioner_embedders_0_|(lycoris_)?(?=text_model_encoder_)",
             "te1_",
         ),
     )
