@@ -42,7 +42,7 @@ def uploads_only(box: Any) -> Any:
 
     def preprocess(payload: Any) -> Any:
         if not all(is_file_inside(path, folders) for path in _named_files(payload)):
-            raise gr.Error(NOT_UPLOADED)
+            raise gr.Error(as_toast(NOT_UPLOADED))
         return take(payload)
 
     box.preprocess = preprocess
@@ -55,7 +55,7 @@ def uploads_only(box: Any) -> Any:
 def _without_downloads(move: Any) -> Any:
     def moved(source: Any) -> Any:
         if re.match(r"\s*\w[\w+.-]+:(//|\\\\)", str(source)):
-            raise gr.Error(NOT_UPLOADED)
+            raise gr.Error(as_toast(NOT_UPLOADED))
         return move(source)
 
     return moved

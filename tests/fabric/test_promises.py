@@ -287,7 +287,9 @@ def test_bad_settings_are_refused_in_the_users_words(change, word) -> None:
         FabricSettings(**change)
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "C:\\x.png", "", "a" * 63, "A" * 64, "a" * 64 + "\n", None, 7])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "C:\\x.png", "", "a" * 15, "a" * 65, "A" * 64, "a" * 64 + "\n", None, 7]
+)
 def test_an_image_is_named_by_its_hash_alone(name) -> None:
     with pytest.raises(SettingsError, match="hash"):
         FeedbackImage(name)

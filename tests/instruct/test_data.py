@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,11 @@ def test_the_filter_refuses_what_is_not_asked_for() -> None:
 
 
 def run_make(out: Path, *more: str) -> int:
-    return dispatch(options.parse(["make-instruct-data", "--out", str(out), *more]))
+    try:
+        return dispatch(options.parse(["make-instruct-data", "--out", str(out), *more]))
+    except options.UsageError as error:  # as run.py answers it, before torch is imported
+        print(error, file=sys.stderr)
+        return 1
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -158,11 +163,11 @@ def test_a_folder_is_not_mixed_with_other_settings_or_files(tmp_path: Path, caps
         (["--shares", "0.9", "0.1"], "--shares"),
         (["--shares", "nan", "0.1"], "--shares"),
         (["--size", "100"], "multiple of 8"),
-        (["--size", "56"], "--size has to be at least 64"),
-        (["--rendered", "--size", "8"], "--size has to be at least 64"),
-        (["--triplets", "x.jsonl"], "--clip"),
-        (["--triplets", "x.jsonl", "--rendered"], "--rendered"),
-        (["--clip", "nowhere"], "nowhere has no CLIP"),
+        (["--size", "56"], "--size"),
+        (["--rendered", "--size", "8"], "--size"),
+        (["--triplets", "x.jsonl"], "x.jsonl"),
+        (["--triplets", "x.jsonl", "--rendered"], "x.jsonl"),
+        (["--clip", "nowhere"], "--clip"),
     ],
 )
 def test_a_command_that_makes_no_sense_is_answered_in_one_sentence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,11 @@ def test_the_loss_falls(model: Any, pairs: Path) -> None:
 
 def run_train(pairs: Path, checkpoint: Path, out: Path, *more: str) -> int:
     command = ["train-instruct", "--data", str(pairs), "--checkpoint", str(checkpoint), "--out", str(out)]
-    return dispatch(options.parse([*command, "--batch", "2", *more]))
+    try:
+        return dispatch(options.parse([*command, "--batch", "2", *more]))
+    except options.UsageError as error:  # as run.py answers it, before torch is imported
+        print(error, file=sys.stderr)
+        return 1
 
 
 def test_the_command_writes_a_checkpoint_that_loads_and_sees_the_picture(
