@@ -169,6 +169,8 @@ def _cause(start: bytes, whole: int) -> str:
 
 
 def _cut(whole: int, end: int) -> str:
+    if _size(whole) == _size(end):
+        return f"is not complete: {end - whole} bytes of {_size(end)} are missing. Download it again."
     return f"is not complete: it has {_size(whole)} of {_size(end)}. Download it again."
 
 

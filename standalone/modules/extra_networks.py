@@ -10,6 +10,7 @@ from typing import Any
 
 from modules import errors
 from standalone.engine.job import explain
+from standalone.engine.names import find
 
 extra_network_registry: dict[str, Any] = {}
 extra_network_aliases: dict[str, Any] = {}
@@ -91,7 +92,7 @@ def activate(p: Any, extra_network_data: dict[str, list[ExtraNetworkParams]] | N
     """Activates the registered networks, notes unknown ones in the job's comments, then tells the scripts."""
     tags: dict[str, list[ExtraNetworkParams]] = {name: [] for name in extra_network_registry}
     for name, params in (extra_network_data or {}).items():
-        network = extra_network_registry.get(name) or extra_network_aliases.get(name)
+        network = find(name, {**extra_network_aliases, **extra_network_registry})
         if network is None:
             p.comment(f"<{name}:...> in the prompt was left out: this host has no networks of that kind.")
         else:

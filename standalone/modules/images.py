@@ -12,9 +12,10 @@ from typing import Any
 
 from PIL import Image, ImageColor
 
+from lib_methods.errors import reason
 from lib_methods.files import replacing
 from lib_methods.pictures.convert import ImageError, open_image, to_rgb, to_rgba
-from modules import script_callbacks, shared
+from modules import errors, script_callbacks, shared
 from modules.shared import opts
 from standalone.engine import image_file
 from standalone.infotext import user_comment
@@ -190,6 +191,17 @@ def save_image(
         _write_text(Path(text_file), geninfo)
     script_callbacks.image_saved_callback(params)
     return str(target), text_file
+
+
+def save_for_job(
+    image: Image.Image, p: Any, path: str, basename: str, seed: Any, prompt: Any, extension: str, **options: Any
+) -> None:
+    """`save_image` of a job's image; where the disk refuses it, the job's comments say so and the image is not lost."""
+    try:
+        save_image(image, path, basename, seed, prompt, extension, p=p, **options)
+    except OSError as error:
+        errors.report("An image could not be saved", exc_info=True)
+        p.comment(f"An image could not be saved, so this is its only copy. {reason(error)}")
 
 
 def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, Any]]:

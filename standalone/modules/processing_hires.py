@@ -84,14 +84,14 @@ def save_first_pass(p: Any, image: Any, index: int, seeds: Any, prompts: Any) ->
     info = create_infotext(
         p, p.all_prompts, p.all_seeds, p.all_subseeds, [], iteration=p.iteration, position_in_batch=index
     )
-    images.save_image(
+    images.save_for_job(
         image,
+        p,
         p.outpath_samples or "",
         "",
         seeds[index],
         prompts[index],
         opts.samples_format,
         info=info,
-        p=p,
         suffix="-before-highres-fix",
     )

@@ -208,8 +208,8 @@ def _finish_image(
     text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts)
     save = p.save_samples()
     if save:
-        images.save_image(
-            image, p.outpath_samples or "", "", p.seeds[index], p.prompts[index], opts.samples_format, info=text, p=p
+        images.save_for_job(
+            image, p, p.outpath_samples or "", "", p.seeds[index], p.prompts[index], opts.samples_format, info=text
         )
     infotexts.append(text)
     if opts.enable_pnginfo:
@@ -218,15 +218,15 @@ def _finish_image(
     if mask is not None and (opts.return_mask or opts.save_mask):
         picture = mask.convert("RGB")
         if save and opts.save_mask:
-            images.save_image(
+            images.save_for_job(
                 picture,
+                p,
                 p.outpath_samples or "",
                 "",
                 p.seeds[index],
                 p.prompts[index],
                 opts.samples_format,
                 info=text,
-                p=p,
                 suffix="-mask",
             )
         if opts.return_mask:
@@ -247,8 +247,9 @@ def _add_grid(p: StableDiffusionProcessing, output: list[Image.Image], infotexts
     grid = images.image_grid(output, p.batch_size)
     text = create_infotext(p, p.prompts, p.seeds, p.subseeds, use_main_prompt=True)
     if opts.grid_save:
-        images.save_image(
+        images.save_for_job(
             grid,
+            p,
             p.outpath_grids or "",
             "grid",
             p.all_seeds[0],
@@ -256,7 +257,6 @@ def _add_grid(p: StableDiffusionProcessing, output: list[Image.Image], infotexts
             opts.grid_format,
             info=text,
             short_filename=True,
-            p=p,
             grid=True,
         )
     if not opts.return_grid:

@@ -90,8 +90,9 @@ def _checkpoints_in(folder: Path, depth: str) -> list[Path]:
     """The .safetensors files in `folder` that are no LoRA and no part of a diffusers folder, and those folders."""
     files = [
         path
-        for path in sorted(folder.glob(f"{depth}*.safetensors"))
-        if not path.name.endswith(".vae.safetensors")
+        for path in sorted(folder.glob(f"{depth}*"))
+        if path.name.lower().endswith(".safetensors")
+        and not path.name.lower().endswith(".vae.safetensors")
         and names.is_text(path.name)
         and not any(map(loader.is_diffusers_folder, path.parents))
         and "Lora" not in path.relative_to(folder).parts[:-1]

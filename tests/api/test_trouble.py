@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +44,17 @@ def test_a_failed_job_is_told_and_the_next_one_works(server: Server, trouble: st
     assert "passwd" not in answer.text
     assert server.txt2img()["images"]
     assert server.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0
+
+
+def test_a_disk_that_is_full_loses_no_image(server: Server, monkeypatch: pytest.MonkeyPatch):
+    def full(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "/secret/x.png")
+
+    monkeypatch.setattr("modules.images._next_number", full)
+    answer = server.txt2img(save_images=True)
+    assert answer["images"]
+    assert "The disk is full." in json.loads(answer["info"])["comments"]
+    assert "secret" not in str(answer)
 
 
 def test_an_interrupted_job_ends_soon_and_the_next_one_works(server: Server):

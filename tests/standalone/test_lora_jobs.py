@@ -30,6 +30,9 @@ def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -
     assert folder.is_dir(), "the host makes the folder, so that users see where LoRAs go"
     write(folder / "both.safetensors", BOTH, {"ss_output_name": "An Alias"})
     write(folder / "people" / "text.safetensors", TEXT)
+    write(folder / "zoo" / "animals" / "text.safetensors", UNET)
+    write(folder / "animals" / "text.safetensors", UNET)
+    write(folder / "LOUD.SAFETENSORS", TEXT)
     write(folder / "unet.safetensors", UNET)
     return running
 
@@ -84,6 +87,11 @@ TAGS: dict[str, tuple[Any, ...]] = {
     "<lora:text>": ("text", 1.0, 1.0, None),
     "<lora:TEXT.SAFETENSORS>": ("text", 1.0, 1.0, None),
     "<lora:an alias.safetensors:2>": ("both", 2.0, 2.0, None),
+    "<lora:people/text>": ("text", 1.0, 1.0, None),
+    "<lora:People\\TEXT:1>": ("text", 1.0, 1.0, None),
+    "<lora:animals/text>": ("text", 1.0, 1.0, None),
+    "<lora:loud>": ("LOUD", 1.0, 1.0, None),
+    "<LORA:unet>": ("unet", 1.0, 1.0, None),
     "<lyco:unet>": ("unet", 1.0, 1.0, None),
 }
 
@@ -95,6 +103,11 @@ def test_every_form_of_the_tag(host: Running, seen: list[Any], tag: str) -> None
     assert plain != changed
     assert made(host, "a circle") == plain
     assert made(host, f"a circle{tag}") == changed
+
+
+def test_of_two_files_of_one_name_the_folder_tells_which(host: Running) -> None:
+    assert made(host, "a circle<lora:animals/text>") == made(host, "a circle<lora:unet>")
+    assert made(host, "a circle<lora:people/text>") != made(host, "a circle<lora:animals/text>")
 
 
 def test_several_at_once(host: Running, seen: list[Any]) -> None:

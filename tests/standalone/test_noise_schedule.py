@@ -88,6 +88,7 @@ def test_every_usual_scheduler_is_read(tmp_path: Path, name: str) -> None:
         (None, MARKS, ("v", True)),
         (None, {"v_pred": torch.empty(0)}, ("v", False)),
         ({"modelspec.prediction_type": "v"}, {}, ("v", False)),
+        ({"modelspec.prediction_type": " V-Prediction"}, {}, ("v", False)),
         ({"modelspec.prediction_type": "epsilon"}, {}, ("eps", False)),
         ({"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}, {}, ("v", True)),
         ({"ss_v_parameterization": "False", "ss_zero_terminal_snr": "None"}, {}, ("eps", False)),

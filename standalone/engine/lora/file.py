@@ -93,25 +93,25 @@ class LoraFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._by_name: dict[str, LoraOnDisk] = {}
+        self._by_path: dict[str, LoraOnDisk] = {}  # "subfolder/name"
         self.refresh()
 
     def refresh(self) -> None:
         """Looks through the folder again. Of two files of one name the one less deep counts, then the first."""
         inside = self.folder.resolve()
-        found: dict[str, LoraOnDisk] = {}
-        for path in sorted(self.folder.rglob(f"*{SUFFIX}"), key=lambda path: (len(path.parts), path)):
-            mtime = _mtime(path)
-            if (
-                mtime is None
-                or path.stem in found
-                or inside not in path.resolve().parents
-                or not names.is_text(path.name)
-            ):
+        by_name: dict[str, LoraOnDisk] = {}
+        by_path: dict[str, LoraOnDisk] = {}
+        files = (path for path in self.folder.rglob("*") if path.suffix.lower() == SUFFIX)
+        for path in sorted(files, key=lambda path: (len(path.parts), path)):
+            mtime, place = _mtime(path), path.relative_to(self.folder).with_suffix("").as_posix()
+            if mtime is None or inside not in path.resolve().parents or not names.is_text(place):
                 continue
-            known = self._by_name.get(path.stem)
-            same = known is not None and (known.filename, known.mtime) == (str(path), mtime)
-            found[path.stem] = known if same and known else LoraOnDisk(path.stem, str(path), mtime, read_metadata(path))
-        self._by_name = found
+            known = self._by_path.get(place)
+            if known is None or (known.filename, known.mtime) != (str(path), mtime):
+                known = LoraOnDisk(path.stem, str(path), mtime, read_metadata(path))
+            by_path[place] = known
+            by_name.setdefault(path.stem, known)
+        self._by_name, self._by_path = by_name, by_path
 
     def all(self) -> list[LoraOnDisk]:
         """All files found, by name."""
@@ -126,7 +126,7 @@ class LoraFolder:
         return found
 
     def _lookup(self, name: str) -> LoraOnDisk | None:
-        found = names.find(name, self._by_name, names.folded_file)
+        found = names.find(name, self._by_name, names.folded_file) or names.find(name, self._by_path, names.folded_file)
         if found is not None:
             return found
         used = Counter(lora.alias for lora in self._by_name.values())
