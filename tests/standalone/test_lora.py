@@ -338,9 +338,12 @@ def test_bundled_embeddings_are_words_of_the_prompt(model: StableDiffusionModel,
     assert len(encoder.process_texts([long])[0][0]) == 2, "an embedding stays in one chunk"
     apply_loras(model, [])
     assert torch.equal(encoded(model, ["a zorkel, red"]), plain)
-    wide = {**state, "bundle_emb.zorkel.string_to_param.*": torch.ones(2, 768)}
-    problems = apply_loras(model, [on_disk(tmp_path / "b.safetensors", wide)])
-    assert problems == ["LoRA b: its embedding 'zorkel' does not fit this checkpoint and was left out."]
+    for shape in ((2, 768), (76, table.shape[1]), (0, table.shape[1])):
+        wrong = {**state, "bundle_emb.zor\nkel.string_to_param.*": torch.ones(shape)}
+        del wrong["bundle_emb.zorkel.string_to_param.*"]
+        problems = apply_loras(model, [on_disk(tmp_path / f"{shape[0]}.safetensors", wrong)])
+        told = f"LoRA {shape[0]}: its embedding 'zor?kel' does not fit this checkpoint and was left out."
+        assert problems == [told]
 
 
 SIDE = st.integers(0, 4)

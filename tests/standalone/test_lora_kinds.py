@@ -56,6 +56,21 @@ CASES: dict[str, tuple[type[LycorisBaseModule], dict[str, Any]]] = {
 }
 
 
+OTHER_STRENGTHS = {name for name in CASES if "DoRA" in name or "BOFT" in name or "rescaled" in name}
+"""Where LyCORIS interpolates norms and rotations; the WebUI, and with it this host, interpolates weights."""
+
+
+@torch.no_grad()
+def merged_by_lycoris(module: Any, original: nn.Module, strength: float) -> tuple[Tensor, Tensor | None]:
+    """LyCORIS' weight and bias; of LoHa and LoKr as they are trained: `get_merged_weight` scales them twice."""
+    weight = original.get_parameter("weight")
+    if not isinstance(module, (LohaModule, LokrModule)):
+        merged, bias = module.get_merged_weight(strength, weight.shape)
+        return merged, bias
+    merged = weight + strength * module.get_weight(weight.shape)
+    return module.apply_weight_decompose(merged) if module.wd else merged, None
+
+
 def parts(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {split_key(f"lora_unet_x.{key}")[1]: value.detach().clone() for key, value in state.items()}
 
@@ -63,7 +78,7 @@ def parts(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("where", LAYERS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_kind_changes_a_weight_as_lycoris_does(case: str, where: str) -> None:
-    """At strength one; at others it is that share of the change, which `apply` multiplies."""
+    """At other strengths the change is that share, with LyCORIS, too, for most."""
     torch.manual_seed(1)
     original = LAYERS[where]()
     cls, options = CASES[case]
@@ -74,21 +89,18 @@ def test_a_kind_changes_a_weight_as_lycoris_does(case: str, where: str) -> None:
     state = {key: value.detach().clone() for key, value in module.state_dict().items()}
     if cls is FullModule:
         state = {"diff": module.weight.detach().clone(), "diff_b": module.bias.detach().clone()}
-    with torch.no_grad():
-        if cls in (LohaModule, LokrModule):  # get_merged_weight multiplies alpha / rank twice
-            merged, bias = original.weight + module.get_weight(original.weight.shape), None
-            merged = module.apply_weight_decompose(merged) if module.wd else merged
-        else:
-            merged, bias = module.get_merged_weight(1.0, original.weight.shape)
     layer = LoraLayer("lora_unet_x", parts(state))
     assert not layer.left_out
     weight = original.get_parameter("weight").detach().clone()
     layer.check(weight.shape)
     change, more = layer.change(weight)
-    assert torch.allclose(weight + change, merged, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(weight, merged, atol=1e-3)
-    if more is not None:
-        assert bias is not None and torch.allclose(original.get_parameter("bias") + more, bias, atol=1e-6)
+    for strength in (1.0, 0.5, 0.0, -1.0) if case not in OTHER_STRENGTHS else (1.0,):
+        merged, bias = merged_by_lycoris(module, original, strength)
+        assert torch.allclose(weight + strength * change, merged, rtol=1e-5, atol=1e-5)
+        assert torch.allclose(weight, merged, atol=1e-3) == (strength == 0)
+        if more is not None:
+            expected = original.get_parameter("bias") + strength * more
+            assert bias is not None and torch.allclose(expected, bias, atol=1e-6)
     assert (more is not None) == (case == "full")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..model import StableDiffusionModel
+from ..names import shown
 from .family import another_family
 from .file import LoraContent, LoraOnDisk, read_lora
 from .kinds import OTHER_SIZE, DoesNotFit
@@ -86,7 +87,7 @@ class _Use:
 
 def _quoted(names: Sequence[str]) -> str:
     more = len(names) - _LISTED
-    listed = ", ".join(f"'{name[:80]}'" for name in names[:_LISTED])
+    listed = ", ".join(f"'{shown(name)}'" for name in names[:_LISTED])
     return listed + (f" and {more} more" if more > 0 else "")
 
 
@@ -191,7 +192,7 @@ def _fitting(model: StableDiffusionModel, known: dict[str, Layer], use: _Use) ->
         raise another_family(model, "another kind of model")
     unknown = {part for layer in fitting.values() for part in layer.left_out}
     if unknown:
-        use.notes.append(f"parts of an unknown kind were left out: {', '.join(sorted(unknown)[:_LISTED])}")
+        use.notes.append(f"parts of an unknown kind were left out: {', '.join(map(shown, sorted(unknown)[:_LISTED]))}")
     off = sum(layer.switched_off for layer in fitting.values())
     if off:
         use.notes.append(f"alpha is 0 in {off} of its {len(use.content.layers)} layers, so they change nothing")
@@ -241,7 +242,7 @@ def _teach(model: StableDiffusionModel, uses: Sequence[_Use]) -> None:
         for word, parts in use.content.words.items():
             vectors = vectors_for(model, parts)
             if isinstance(vectors, str):
-                use.notes.append(f"its embedding '{word[:80]}' {vectors} and was left out")
+                use.notes.append(f"its embedding '{shown(word)}' {vectors} and was left out")
             elif use.fitting or not use.content.layers:
                 taught.setdefault(word, vectors)
                 use.words += 1

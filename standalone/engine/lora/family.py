@@ -87,7 +87,7 @@ def family_of(model: StableDiffusionModel) -> str:
 
 def _told(metadata: Mapping[str, Any]) -> str | None:
     for key in ("ss_base_model_version", "modelspec.architecture"):
-        text = re.sub(r"[^a-z0-9/]", "", str(metadata.get(key) or "").lower())
+        text = re.sub(r"[^a-z0-9/]", "", str(metadata.get(key) or "")[:200].lower())
         for pattern, family in _TOLD:
             if re.match(pattern, text):
                 return family

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ..names import shown
 from .kinds import OTHER_SIZE, SHARED, DoesNotFit, Kind, kind_of
 
 LATENT_CHANNELS = 4
@@ -107,7 +108,9 @@ class LoraLayer:
         return change, bias
 
     def _unknown(self) -> DoesNotFit:
-        return DoesNotFit(f"of an unknown kind or incomplete (parts: {', '.join(sorted(self.parts)[:_LISTED])})")
+        return DoesNotFit(
+            f"of an unknown kind or incomplete (parts: {', '.join(map(shown, sorted(self.parts)[:_LISTED]))})"
+        )
 
     def _scale(self, rank: int | None) -> float:
         scale, alpha = self._number("scale"), self._number("alpha")

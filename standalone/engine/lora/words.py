@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from ..model import StableDiffusionModel
-from ..text import TextEncoder
+from ..text import CHUNK, TextEncoder
 from .layer import NOT_FINITE
 from .names import BUNDLE
 
@@ -33,7 +33,7 @@ def vectors_for(model: StableDiffusionModel, parts: Mapping[str, Tensor]) -> lis
     else:
         given = [next((parts[part] for part in (*_SINGLE, *parts) if part in parts), None)] if len(parts) == 1 else []
     vectors = [each for each in given if each is not None and each.is_floating_point() and each.ndim == 2]
-    if len(vectors) != len(encoders) or len({len(each) for each in vectors}) != 1 or not len(vectors[0]):
+    if len(vectors) != len(encoders) or len({len(each) for each in vectors}) != 1 or not 1 <= len(vectors[0]) <= CHUNK:
         return "does not fit this checkpoint"
     if any(each.shape[1] != encoder.width for each, encoder in zip(vectors, encoders)):
         return "does not fit this checkpoint"
