@@ -135,7 +135,7 @@ def test_a_file_that_is_written_anew_is_read_anew(host: Running) -> None:
     stamp = path.stat().st_mtime
     write(path, TEXT)
     os.utime(path, (stamp + 5, stamp + 5))
-    assert made(host, "a circle<lora:changing:1>") == made(host, "a circle<lora:text:1>") != one
+    assert made(host, "a circle<lora:changing:1>") == made(host, "a circle<lora:people/text:1>") != one
 
 
 def test_hires_fix_has_the_loras_of_its_own_prompt(host: Running, seen: list[Any]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lycoris.modules.base import LycorisBaseModule
 from lycoris.modules.boft import ButterflyOFTModule
 from lycoris.modules.diag_oft import DiagOFTModule
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 
 from standalone.engine.lora.family import check_lora
 from standalone.engine.lora.file import told_alpha
-from standalone.engine.lora.kinds import DoesNotFit
+from standalone.engine.lora.kinds import KINDS, DoesNotFit, Kind
 from standalone.engine.lora.layer import LoraLayer
 from standalone.engine.lora.names import plain_name, split_key
 
@@ -228,3 +231,27 @@ def test_alpha_that_diffusers_writes_into_the_metadata() -> None:
     assert told_alpha(told, "text_encoder.a.to_k", parts) is None
     assert told_alpha({"lora_adapter_metadata": {**config, "unet.use_rslora": True}}, "unet.a.to_q", parts) == 16
     assert told_alpha({}, "unet.a.to_q", parts) is None
+
+
+SIDE = st.integers(0, 4)
+SHAPE = st.lists(SIDE, max_size=5).map(tuple)
+DTYPE = st.sampled_from([torch.float32, torch.float32, torch.float16, torch.int8, torch.bool])
+PARTS = sorted(
+    {part for kind in KINDS for part in (*kind.needs, *kind.also)} | {"alpha", "scale", "dora_scale", "bias"}
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(KINDS), dyn=st.none() | SIDE)
+def test_whatever_the_shapes_a_layer_fits_or_does_not(data: st.DataObject, kind: Kind, dyn: int | None) -> None:
+    """And what is found to fit without computing does."""
+    names = [*kind.needs, *data.draw(st.lists(st.sampled_from(PARTS), max_size=4))]
+    shapes = {name: data.draw(SHAPE) for name in names}
+    hostile = LoraLayer("x", {name: torch.ones(shape).to(data.draw(DTYPE)) for name, shape in shapes.items()})
+    for shape in ((3,), (3, 2), (3, 2, 1, 1), (3, 2, 3, 3), (3, 9, 3, 3)):
+        try:
+            hostile.check(shape)
+        except DoesNotFit:
+            continue
+        with contextlib.suppress(DoesNotFit):  # what overflows while it is computed
+            assert hostile.change(torch.ones(shape), dyn)[0].shape == shape
