@@ -68,7 +68,7 @@ def apply_infotext(
         except ValueError:
             left_out.append(f"{name} '{shown(value)}' does not fit and was left out.")
     settings: dict[str, Any] = {}
-    for label, name, value in infotext_utils.get_override_settings(params):
+    for label, name, value in infotext_utils.get_override_settings(params, left_out=left_out):
         try:
             check_setting(name, value, "infotext")
             settings[name] = value
@@ -76,8 +76,20 @@ def apply_infotext(
             left_out.append(f"{label} '{shown(value)}' does not fit and was left out.")
     found["override_settings"] = {**settings, **(request.override_settings or {})}
     filled = type(request).model_validate({**given, **found})
+    while (refused := _refused(filled)) in found and refused != "override_settings":
+        left_out.append(f"{refused} '{shown(found.pop(refused))}' does not fit and was left out.")
+        filled = type(request).model_validate({**given, **found})
     left_out = [f"Infotext: {sentence}" for sentence in left_out]
     return filled, script_args_from_infotext(params, runner), left_out
+
+
+def _refused(request: GenerationRequest) -> str:
+    """The first field of `request` that cannot be done, "" where all can."""
+    try:
+        check_request(request)
+    except BadRequest as error:
+        return str(error.detail).partition(":")[0]
+    return ""
 
 
 def script_args_from_infotext(params: Mapping[str, Any], runner: ScriptRunner) -> dict[int, Any]:

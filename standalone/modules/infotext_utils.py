@@ -13,6 +13,7 @@ from PIL import Image
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
 from modules import images, paths_internal, prompt_parser, shared
 from standalone.engine.errors import UserError
+from standalone.engine.names import shown
 from standalone.infotext import text
 
 sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]
@@ -239,9 +240,14 @@ def create_override_settings_dict(text_pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def get_override_settings(
-    params: dict[str, Any], *, skip_fields: Sequence[str] | dict[str, Any] | None = None
+    params: dict[str, Any],
+    *,
+    skip_fields: Sequence[str] | dict[str, Any] | None = None,
+    left_out: list[str] | None = None,
 ) -> list[tuple[str, str, Any]]:
     """(label, setting, value) for the fields of an infotext that are settings, and not as they are now.
+
+    left_out: gets a sentence for each value that does not fit.
 
     What this host wrote leaves out settings that have their defaults: these count as well.
     """
@@ -258,7 +264,9 @@ def get_override_settings(
         try:
             value = shared.opts.cast_value(name, params[label])
         except (TypeError, ValueError):
-            continue  # no number where one belongs: nothing to set
+            if left_out is not None:
+                left_out.append(f"{label} '{shown(params[label])}' does not fit and was left out.")
+            continue
         if value is not None and value != getattr(shared.opts, name, None):
             res.append((label, name, value))
     return res

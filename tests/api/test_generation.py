@@ -250,6 +250,21 @@ def test_what_an_infotext_names_and_is_not_here_is_left_out_with_a_word(server: 
         assert name in comments
 
 
+def test_values_of_an_infotext_that_cannot_be_are_left_out_with_a_word(server: Server):
+    line = (
+        "a red circle\nSteps: 9000, Sampler: Euler, CFG scale: -3, Seed: 99999999999999999999, Size: 0x64, "
+        "Clip skip: 50, Batch size: 100, Variation seed: 1, Variation seed strength: 9"
+    )
+    answer = server.post("/sdapi/v1/txt2img", infotext=line, width=64, steps=2)
+    assert answer.status_code == 200
+    assert answer.json()["parameters"]["width"] == 64
+    comments = json.loads(answer.json()["info"])["comments"]
+    for name in ("cfg_scale '-3'", "seed '9999", "Clip skip '50'", "batch_size '100'", "subseed_strength '9'"):
+        assert name in comments
+    refused = server.post("/sdapi/v1/txt2img", infotext=line, width=64, steps=9000)
+    assert refused.status_code == 422 and "steps: 9000" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("words", ['{"3": {"inputs": {"seed": 5}}}', "{" * 5000, "Steps: " * 5000, "\r\n"])
 def test_text_of_other_programs_does_no_harm(server: Server, words: str):
     assert server.post("/sdapi/v1/txt2img", **{**SMALL, "infotext": words}).status_code == 200

@@ -323,6 +323,7 @@ def test_the_boxes_of_the_page_measure_first_and_then_read_as_every_door(
     from modules import images, shared
     from standalone.page import defaults, img2img
 
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # where uploads are
     with gr.Blocks():
         fields, _, _ = img2img._sources(defaults.for_checkpoint(shared.sd_model))
     deep, bomb = tmp_path / "deep.png", tmp_path / "bomb.png"
