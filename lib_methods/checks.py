@@ -12,7 +12,7 @@ class SettingsError(ValueError):
 def check_number(name: str, value: object, low: float, high: float) -> float:
     """The value as a float in [low, high]. Raises `SettingsError`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise SettingsError(f"{name} has to be a number from {low:g} to {high:g}.")
+        raise SettingsError(f"{name} must be a number from {low:g} to {high:g}.")
     if not low <= value <= high:  # false for NaN, too
         raise SettingsError(f"{name} has to lie between {low:g} and {high:g}, not at {value:g}.")
     return float(value)
@@ -21,7 +21,7 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
 def check_whole(name: str, value: object, low: int, high: int) -> int:
     """The value, if it is a whole number in [low, high]. Raises `SettingsError`."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise SettingsError(f"{name} has to be a whole number.")
+        raise SettingsError(f"{name} must be a whole number.")
     if not low <= value <= high:
         raise SettingsError(f"{name} has to lie between {low} and {high}, not at {value}.")
     return value
@@ -30,7 +30,7 @@ def check_whole(name: str, value: object, low: int, high: int) -> int:
 def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     """The value, if it is one of the choices. Raises `SettingsError`."""
     if not isinstance(value, str) or value not in choices:
-        raise SettingsError(f"{name} has to be one of: {', '.join(choices)}.")
+        raise SettingsError(f"{name} must be one of: {', '.join(choices)}.")
     return value
 
 

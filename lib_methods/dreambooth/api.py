@@ -43,7 +43,7 @@ def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> Non
         except ValueError:
             raise HTTPException(422, "The request is not JSON.") from None
         if not isinstance(fields, dict):
-            raise HTTPException(422, "The request has to be an object of named fields.")
+            raise HTTPException(422, "The request must be an object of named fields.")
         return fields
 
     async def start(request: Request) -> Any:

@@ -34,7 +34,7 @@ def bucket_sizes(resolution: int, step: int = 0) -> tuple[Size, ...]:
     """
     step = step or step_for(resolution)
     if resolution < step or step < 1:
-        raise ValueError("the resolution has to be at least one step")
+        raise ValueError("the resolution must be at least one step")
     low, high = max(step, resolution // 2 // step * step), max(step, resolution * 2 // step * step)
     side, sizes = resolution // step * step, set()
     sizes.add((side, side))
@@ -53,7 +53,7 @@ def bucket_for(width: int, height: int, resolution: int, step: int = 0) -> Size:
     `bucket_sizes` for step.
     """
     if width < 1 or height < 1:
-        raise ValueError("width and height have to be positive")
+        raise ValueError("width and height must be positive")
     aspect = math.log(width / height)
 
     def distance(size: Size) -> tuple[float, int, Size]:

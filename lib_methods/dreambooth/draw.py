@@ -69,9 +69,9 @@ def draw(
     not finite.
     """
     if solver != SOLVER:
-        raise ValueError(f"the solver has to be {SOLVER!r}, not {solver!r}")
+        raise ValueError(f"the solver must be {SOLVER!r}, not {solver!r}")
     if len(prompts) != len(seeds) or not len(prompts):
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: there has to be one seed for each prompt")
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: there must be one seed for each prompt")
     width, height = size
     if width <= 0 or height <= 0 or width % model.pixels_per_latent or height % model.pixels_per_latent:
         raise DreamBoothError(f"Pictures of {width}x{height} cannot be drawn: sides are multiples of 8.")

@@ -97,7 +97,7 @@ def check_class_noun(noun: str, tokens: Tokens) -> list[str]:
                 'common word for the class, take it ("dog", "person", "toy").'
             )
         elif len(ids) == 1 and len(word) in _LENGTHS and ids[0] >= RAREST_FROM:
-            notes.append(f'"{word}" is a rare word, good for an identifier; the class has to be a common one ("dog").')
+            notes.append(f'"{word}" is a rare word, good for an identifier; the class must be a common one ("dog").')
     return notes
 
 

@@ -209,7 +209,7 @@ def _plan(
     short = memory is not None and together > memory
     if memory is not None and min(together, in_turn) > memory:
         notes.append(
-            f"Drawing class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may have to be done "
+            f"Drawing class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may need to be done "
             "without."
         )
     elif short:

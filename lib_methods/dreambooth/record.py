@@ -49,13 +49,13 @@ def from_json(values: Mapping[str, Any]) -> TrainingSettings:
     given["concepts"] = _concepts(given.get("concepts", []))
     prompts = given.get("sample_prompts", [])
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise DreamBoothError("The setting sample_prompts has to be a list of texts.")
+        raise DreamBoothError("The setting sample_prompts must be a list of texts.")
     given["sample_prompts"] = tuple(prompts)
     for field in fields(TrainingSettings):
         if field.type == "float" and isinstance(given.get(field.name), int) and not isinstance(given[field.name], bool):
             given[field.name] = float(given[field.name])
         if field.type == "str" and not isinstance(given.get(field.name, ""), str):
-            raise DreamBoothError(f"The setting {field.name} has to be a text.")
+            raise DreamBoothError(f"The setting {field.name} must be a text.")
     return TrainingSettings(**given)
 
 
@@ -66,7 +66,7 @@ def _take_paths(values: dict[str, Any]) -> None:
         elif isinstance(values[name], str):
             values[name] = Path(values[name])
         else:
-            raise DreamBoothError(f"The setting {name} has to be a path.")
+            raise DreamBoothError(f"The setting {name} must be a path.")
 
 
 def _concepts(given: Any) -> tuple[Concept, ...]:

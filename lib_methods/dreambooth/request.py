@@ -103,7 +103,7 @@ def parse_request(
     values: dict[str, Any] = {key: _typed(key, value) for key, value in wanted.items()}
     noun = values.pop("class_noun", "")
     if not isinstance(noun, str):
-        raise SettingsError("The class noun has to be text.")
+        raise SettingsError("The class noun must be text.")
     values.update(continue_from=continue_from, class_folder=class_folder, concepts=tuple(concepts))
     return TrainingSettings(photos=photos, base=base, out=out, name=name, class_noun=noun.strip(), **values)
 
@@ -125,7 +125,7 @@ def _typed(name: str, value: Any) -> Any:
     if name == "sample_prompts":
         lines = value.splitlines() if isinstance(value, str) else value
         if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
-            raise SettingsError("The sample prompts have to be text, one a line.")
+            raise SettingsError("The sample prompts must be text, one a line.")
         prompts = tuple(line.strip() for line in lines if line.strip())
         if len(prompts) > _MOST_PROMPTS:
             raise SettingsError(f"There are too many sample prompts: at most {_MOST_PROMPTS}.")
@@ -135,5 +135,5 @@ def _typed(name: str, value: Any) -> Any:
     if name in _NUMBERS and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(DEFAULTS.get(name), str) and not isinstance(value, str):
-        raise SettingsError(f"{name.replace('_', ' ').capitalize()} has to be text.")
+        raise SettingsError(f"{name.replace('_', ' ').capitalize()} must be text.")
     return value.strip() if name in ("identifier", "class_prompt") else value

@@ -60,7 +60,7 @@ def _check_words(class_noun: object, identifier: object) -> None:
         raise SettingsError('Say what the subject is, in one or two words ("dog", "coffee mug").')
     for name, text in (("class noun", class_noun), ("identifier", identifier)):
         if not isinstance(text, str) or len(text) > 60 or any(letter in text for letter in "()[]{}<>\n\\|"):
-            raise SettingsError(f"The {name} has to be short and plain: no brackets and no other signs of prompts.")
+            raise SettingsError(f"The {name} must be short and plain: no brackets and no other signs of prompts.")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class TrainingSettings:
     def _check_rest(self) -> None:
         check_whole("The resolution", self.resolution, 0, 4096)
         if self.resolution % 8 or 0 < self.resolution < 32:
-            raise SettingsError("The resolution has to be a multiple of 8 from 32 on.")
+            raise SettingsError("The resolution must be a multiple of 8 from 32 on.")
         check_choice("The precision", self.precision, PRECISIONS)
         check_choice("The optimizer", self.optimizer, OPTIMIZERS)
         check_choice("The result's precision", self.saved_as, SAVED_AS)

@@ -131,7 +131,7 @@ def _act(
     if kind == "weight":
         weight = action.get("weight")
         if not isinstance(weight, (int, float)):
-            raise RequestError("The weight of a feedback image has to be a number from 0 to 4.")
+            raise RequestError("The weight of a feedback image must be a number from 0 to 4.")
         lists[name] = tuple(replace(image, weight=weight) if image.image_id == chosen else image for image in images)
         return chosen
     raise RequestError(NOT_UNDERSTOOD)

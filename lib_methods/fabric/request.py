@@ -108,7 +108,7 @@ def settings_from_fields(named: Mapping[str, Any]) -> FabricSettings:
     The lists hold `FeedbackImage`s, or dicts `{"image": hash, "weight": number}`.
     """
     if not isinstance(named, Mapping):
-        raise RequestError("The settings have to be named fields.")
+        raise RequestError("The settings must be named fields.")
     refuse_unknown(named, _FIELDS - {"enabled"}, "FABRIC has")
     values = {name: value for name, value in named.items() if value is not None}
     for name in _LIST_NAMES:
@@ -153,7 +153,7 @@ def parse_images(value: Any, name: str, store: ImageStore | None) -> tuple[Feedb
         # one line of hashes; anything else is a single picture, whose base64 may have line breaks
         value = words if all(_LISTED.fullmatch(word) for word in words) else [value]
     if not isinstance(value, (list, tuple)):
-        raise RequestError(f'"{name}" has to be a list of pictures.')
+        raise RequestError(f'"{name}" must be a list of pictures.')
     if len(value) > MAX_IMAGES:
         raise RequestError(f'"{name}" holds {len(value)} pictures; at most {MAX_IMAGES} are possible.')
     images = []
@@ -180,7 +180,7 @@ def _image(item: Any, store: ImageStore | None) -> FeedbackImage:
             raise RequestError("A picture with a weight is a list of two: [picture, weight].")
         item, weight = item
     if not isinstance(item, str):
-        raise RequestError("A picture has to be text: base64, a data URL, or the hash of a stored one.")
+        raise RequestError("A picture must be text: base64, a data URL, or the hash of a stored one.")
     listed = _LISTED.fullmatch(item.strip())
     if listed:
         item = listed[1]
@@ -217,7 +217,7 @@ def _without_missing(settings: FabricSettings, store: ImageStore, skip: bool) ->
 def _whole_number(name: str, value: Any, low: int, high: int) -> int:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not low <= value <= high:
-        raise RequestError(f'"{name}" has to be a whole number from {low} to {high}.')
+        raise RequestError(f'"{name}" must be a whole number from {low} to {high}.')
     return int(value)
 
 

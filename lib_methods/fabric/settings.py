@@ -78,7 +78,7 @@ class FabricSettings:
         check_number("Cache limit", self.cache_limit_mb, 0, 1_000_000)
         check_switch("Colour correction", self.colour_correction)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise SettingsError("The noise seed has to be a whole number.")
+            raise SettingsError("The noise seed must be a whole number.")
         if self.start > self.end:
             raise SettingsError(
                 f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."

@@ -97,13 +97,13 @@ def parse_images(value: Any, store: ImageStore | None) -> tuple[str, ...]:
         # one line of hashes; anything else is a single picture, whose base64 may have line breaks
         value = words if all(map(is_image_id, words)) else [value]
     if not isinstance(value, (list, tuple)):
-        raise SettingsError('"image" has to be a picture (base64, a data URL or a hash), or a list of pictures.')
+        raise SettingsError('"image" must be a picture (base64, a data URL or a hash), or a list of pictures.')
     if len(value) > MAX_IMAGES:
         raise SettingsError(f'"image" holds {len(value)} pictures; at most {MAX_IMAGES} are possible.')
     names = []
     for position, item in enumerate(value, 1):
         place = f"Picture {position} of {len(value)}" if len(value) > 1 else "The picture"
         if not isinstance(item, str):
-            raise SettingsError(f"{place} has to be text: base64, a data URL, or the hash of a stored one.")
+            raise SettingsError(f"{place} must be text: base64, a data URL, or the hash of a stored one.")
         names.append(picture_name(item, place, "picture", store))
     return tuple(names)

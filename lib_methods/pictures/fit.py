@@ -13,7 +13,7 @@ def crop_to_fill(
     """The largest centred part of the picture with the wanted aspect, resized to `width` by `height` pixels. No
     margins, no distortion."""
     if width < 1 or height < 1:
-        raise ValueError("width and height have to be positive")
+        raise ValueError("width and height must be positive")
     scale = min(image.width / width, image.height / height)
     # at most the picture itself: where one side fits exactly, the product may round to more
     part_width, part_height = min(image.width, width * scale), min(image.height, height * scale)
@@ -34,7 +34,7 @@ def fit(
     if how == "crop":
         return crop_to_fill(image, width, height, resample)
     if width < 1 or height < 1:
-        raise ValueError("width and height have to be positive")
+        raise ValueError("width and height must be positive")
     rgb = image.convert("RGB")
     if how == "stretch":
         return rgb.resize((width, height), resample)

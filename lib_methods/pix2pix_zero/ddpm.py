@@ -166,7 +166,7 @@ def _quiet_step(path: NoisePath, x: Tensor, index: int, values: list[float], pre
 
 def _begin(latent: Tensor, levels: Tensor, settings: AncestralSettings) -> NoisePath:
     if latent.dim() != 4 or latent.numel() == 0 or not bool(torch.isfinite(latent).all()):
-        raise ValueError("the latent has to be finite and of the shape (batch, channels, height, width)")
+        raise ValueError("the latent must be finite and of the shape (batch, channels, height, width)")
     steps = len(levels) - 1
     latents = plain_zeros((steps + 1, *latent.shape), latent)
     latents[:] = latent.detach()

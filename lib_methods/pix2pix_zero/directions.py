@@ -76,9 +76,9 @@ class Direction:
 
     def __post_init__(self) -> None:
         if self.context.dim() != 2 or 0 in self.context.shape:
-            raise DirectionError("A direction has to be a table of numbers, tokens by text width.")
+            raise DirectionError("A direction must be a table of numbers, tokens by text width.")
         if self.vector is not None and (self.vector.dim() != 1 or not len(self.vector)):
-            raise DirectionError("The pooled part of a direction has to be a row of numbers.")
+            raise DirectionError("The pooled part of a direction must be a row of numbers.")
         for name in ("context", "vector"):
             tensor = getattr(self, name)
             if tensor is None:
@@ -238,7 +238,7 @@ def combine(parts: Sequence[tuple[Direction, float]]) -> Direction:
     if not parts:
         raise DirectionError("Choose at least one direction.")
     if any(isinstance(w, bool) or not isinstance(w, (int, float)) or not math.isfinite(w) for _, w in parts):
-        raise DirectionError("The weight of a direction has to be a finite number.")
+        raise DirectionError("The weight of a direction must be a finite number.")
     widths = {direction.text_width for direction, _ in parts}
     vector_widths = {len(direction.vector) for direction, _ in parts if direction.vector is not None}
     skips = {direction.origin.clip_skip for direction, _ in parts}

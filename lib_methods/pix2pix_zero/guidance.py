@@ -91,13 +91,13 @@ def _comparable(found: Tensor | None, wanted: Tensor) -> Tensor:
             "both have to fill the same number of 77-token chunks."
         )
     if found.shape[2] != wanted.shape[2]:
-        raise Unsupported("The edit and its reference have to be of the same size.")
+        raise Unsupported("The edit and its reference must be of the same size.")
     if len(wanted) not in (1, len(found)):
         raise ValueError(f"{len(found)} rows cannot be compared with {len(wanted)}")
     if wanted.shape[1] == 1:
         return found.mean(1, keepdim=True)
     if wanted.shape[1] != found.shape[1]:
-        raise Unsupported("The edit and its reference have to be computed with the same model.")
+        raise Unsupported("The edit and its reference must be computed with the same model.")
     return found
 
 

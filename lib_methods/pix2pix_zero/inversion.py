@@ -115,7 +115,7 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
     """
     levels = sigmas.detach().to("cpu", torch.promote_types(sigmas.dtype, torch.float32))
     if levels.dim() != 1 or len(levels) < 2 or not bool(torch.isfinite(levels).all()):
-        raise ValueError("the sigmas have to be two finite numbers or more")
+        raise ValueError("the sigmas must be two finite numbers or more")
     if bool((levels[1:] > levels[:-1]).any()) or not bool((levels[:-1] > 0).all()) or bool(levels[-1] < 0):
         raise ValueError("the sigmas have to fall, and only the last of them may be 0")
     return levels
@@ -220,7 +220,7 @@ def plain_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 def _begin(latent: Tensor, levels: Tensor, settings: InversionSettings) -> Trajectory:
     if latent.dim() != 4 or latent.numel() == 0 or not bool(torch.isfinite(latent).all()):
-        raise ValueError("the latent has to be finite and of the shape (batch, channels, height, width)")
+        raise ValueError("the latent must be finite and of the shape (batch, channels, height, width)")
     steps = len(levels) - 1
     latents = plain_zeros((steps + 1, *latent.shape), latent)
     latents[-1] = latent.detach()

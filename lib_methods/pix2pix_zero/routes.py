@@ -76,7 +76,7 @@ def make(workshop: Workshop, fields: Mapping[str, Any]) -> str:
     given = {name: value for name, value in fields.items() if value is not None}
     words = [given.get(field, default) for field, default in _DEFAULTS.items()]
     if not all(isinstance(word, str) for word in words):
-        raise SettingsError(f"These fields have to be text: {', '.join(_DEFAULTS)}.")
+        raise SettingsError(f"These fields must be text: {', '.join(_DEFAULTS)}.")
     source, target, kind, text_model = words
     name, files = given.get("name", ""), given.keys() & set(_FILES)
     if ("directions" in given and len(given) > 2) or (files and given.keys() & set(_WORDS[2:])):
@@ -98,7 +98,7 @@ def _sentences(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return "\n".join(" ".join(line.split()) for line in value)
     if not isinstance(value, str):
-        raise SettingsError("Sentences have to be a text with one a line, or a list of texts.")
+        raise SettingsError("Sentences must be a text with one a line, or a list of texts.")
     return value
 
 
@@ -118,7 +118,7 @@ def _from_files(workshop: Workshop, name: Any, given: Mapping[str, Any], words: 
 
 def _decoded(field: str, value: Any) -> bytes:
     if not isinstance(value, str):
-        raise SettingsError(f'"{field}" has to be the file as base64.')
+        raise SettingsError(f'"{field}" must be the file as base64.')
     if len(value) > MAX_FILE_BYTES * 4 // 3 + 1024:
         raise SettingsError("The file is too large for a direction.")
     try:

@@ -104,7 +104,7 @@ class Pix2PixZeroSettings:
             ("The direction's name", self.save_as, MAX_WORDS),
         ):
             if not isinstance(text, str):
-                raise SettingsError(f"{name} has to be text.")
+                raise SettingsError(f"{name} must be text.")
             if len(text) > longest:
                 raise SettingsError(f"{name} is longer than {longest} characters.")
         for field in ("source", "target", "directions", "caption", "mask_word", "save_as"):

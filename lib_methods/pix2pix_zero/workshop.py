@@ -176,7 +176,7 @@ class Workshop:
         if text_model in ("", BUILT_IN):
             return None
         if self._text_models is None or text_model not in self.text_models():
-            raise SettingsError("There is no such text model. It has to be a folder among the WebUI's text models.")
+            raise SettingsError("There is no such text model. It must be a folder among the WebUI's text models.")
         folder = self._text_models / text_model
         return (
             sentences_from_model(folder, source, WRITTEN, progress=progress),

@@ -54,7 +54,7 @@ def dynamic_threshold(x0: Tensor, share: float = 0.995, cap: float | None = None
     if not 0 < share <= 1:
         raise ValueError(f"the share of pixels to keep has to lie in (0, 1], not at {share:g}")
     if cap is not None and not cap >= 1:
-        raise ValueError(f"the cap has to be at least 1, not {cap:g}")
+        raise ValueError(f"the cap must be at least 1, not {cap:g}")
     wide = _wide(x0)
     s = _quantile(wide.abs(), share, (1, 2, 3)).clamp(min=1, max=cap)
     return (wide.clamp(-s, s) / s).to(x0.dtype)

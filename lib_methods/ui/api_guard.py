@@ -112,7 +112,7 @@ def _arguments(body: Any, title: str, short_name: str) -> Iterator[Any]:
     scripts = body.get("alwayson_scripts") if isinstance(body, Mapping) else None
     if not isinstance(scripts, dict):
         return
-    names = [name for name in scripts if name and name.lower() in {title.lower(), short_name.lower()}]
+    names = [name for name in scripts if name and name.strip().lower() in {title.lower(), short_name.lower()}]
     if len(names) > 1:
         raise ValueError(f'"{names[0]}" and "{names[1]}" are names of the same script. Send only one of them.')
     for name in names:

@@ -23,7 +23,7 @@ def named_fields(arguments: Sequence[Any], controls: Sequence[str], method: str)
     """
     if isinstance(arguments, (str, bytes, Mapping)) or not isinstance(arguments, Sequence):
         raise SettingsError(
-            '"args" has to be a list: the values of the controls in order, or one object of named fields.'
+            '"args" must be a list: the values of the controls in order, or one object of named fields.'
         )
     if len(arguments) > len(controls):
         raise SettingsError(

@@ -115,7 +115,7 @@ def job_fields(params: Params, table: Mapping[str, Source]) -> tuple[dict[str, A
         values.pop("refiner_switch_at", None)
     for name, choices in CHOICES.items():
         if name in values and values[name] not in choices:
-            del values[name]
+            left_out.append(f"{table[name]} '{names.shown(values.pop(name))}' is not here and was left out.")
         elif name in values:
             values[name] = choices.index(values[name])
     return values, left_out

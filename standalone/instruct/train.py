@@ -50,7 +50,7 @@ def load_plain(checkpoint: Path) -> tuple[Any, Defaults]:
     channels = int(model.model.diffusion_model.config.in_channels)
     if not model.is_sd1 or channels != model.latent_channels or model.parameterization != "eps":
         raise UserError(
-            f"{checkpoint.name} cannot be taken: it has to be of Stable Diffusion 1's family, predict noise, and have "
+            f"{checkpoint.name} cannot be taken: it must be of Stable Diffusion 1's family, predict noise, and have "
             "4 input channels."
         )
     model.sd_checkpoint_info = _Beside(str(checkpoint))

@@ -118,7 +118,7 @@ def _strength(name: str, text: str) -> float:
 
 def _ranks(name: str, text: str) -> int:
     if not text.strip().isdecimal():
-        raise UserError(f"LoRA {_short(name)} was left out: its number of ranks {_short(text)!r} is not a whole number.")
+        raise UserError(f"LoRA {_short(name)} was left out: its rank {_short(text)!r} is not a whole number.")
     return int(text)
 
 

@@ -67,7 +67,7 @@ def _from_file(options: argparse.Namespace, given: dict[str, Any]) -> dict[str, 
     except ValueError as error:
         raise DreamBoothError(f"{options.settings.name} is not valid JSON.") from error
     if not isinstance(values, dict):
-        raise DreamBoothError(f"{options.settings.name} has to be one JSON object with the settings by name.")
+        raise DreamBoothError(f"{options.settings.name} must be one JSON object with the settings by name.")
     return values
 
 

@@ -131,7 +131,7 @@ def test_settings_that_cannot_be_are_a_sentence_and_status_1(
         ("[]", "one JSON object"),
         ('{"stepz": 1}', "no setting called stepz"),
         ('{"steps": 1}', "photos is missing"),
-        ('{"photos": 1, "base": "b", "out": "o", "name": "n", "class_noun": "dog"}', "has to be a path"),
+        ('{"photos": 1, "base": "b", "out": "o", "name": "n", "class_noun": "dog"}', "must be a path"),
         ('{"photos": "p", "base": "b", "out": "o", "name": "n", "class_noun": "dog", "steps": "x"}', "whole number"),
         ('{"photos": "p", "base": "b", "out": "o", "name": "n", "class_noun": 5}', "class_noun"),
         (

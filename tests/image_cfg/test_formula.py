@@ -104,11 +104,11 @@ def test_the_second_pass_has_scales_of_its_own() -> None:
     [
         ({"image_scale": -1}, "Image scale has to lie between 0 and 10"),
         ({"text_scale": math.nan}, "Text scale has to lie between 0 and 30"),
-        ({"text_scale": True}, "Text scale has to be a number"),
+        ({"text_scale": True}, "Text scale must be a number"),
         ({"start": 0.9, "end": 0.1}, "Swap them"),
-        ({"fit": "squeeze"}, "Fit has to be one of: crop, pad, stretch"),
+        ({"fit": "squeeze"}, "Fit must be one of: crop, pad, stretch"),
         ({"images": ("../secret.png",)}, "by its hash"),
-        ({"hires_source": ["first pass"]}, "In Hires.fix has to be one of"),
+        ({"hires_source": ["first pass"]}, "In Hires.fix must be one of"),
     ],
 )
 def test_settings_say_what_is_wrong(fields: dict[str, object], sentence: str) -> None:

@@ -105,6 +105,12 @@ def test_names_that_are_not_here_are_left_out_with_a_word() -> None:
     assert "Hires upscaler '4x-UltraSharp' is not here and was left out." in left_out
 
 
+def test_an_unknown_choice_is_left_out_with_a_word() -> None:
+    values, left_out = fields_of("Size: 64x64, Mask mode: Sketch, Resize mode: Crop and resize", IMG2IMG)
+    assert "inpainting_mask_invert" not in values and values["resize_mode"] == 1
+    assert left_out == ["Mask mode 'Sketch' is not here and was left out."]
+
+
 def test_what_the_page_has_no_control_for_is_said() -> None:
     params = infotext_utils.parse_generation_parameters(
         HEAD + "Size: 8x8, Denoising strength: 0.5, Hires upscale: 2, Hires checkpoint: x, Seed resize from: 8x8"

@@ -44,7 +44,7 @@ def settings(**fields: Any) -> Pix2PixZeroSettings:
         ({"target": "Cat"}, "are the same"),
         ({"target": "dog | cat "}, "are the same"),
         ({"source": "x" * 300}, "longer than"),
-        ({"source": 3}, "has to be text"),
+        ({"source": 3}, "must be text"),
         ({"strength": 9}, "Strength"),
         ({"structure": float("nan")}, "Structure"),
         ({"start": 0.6, "end": 0.5}, "lies after End"),
@@ -107,7 +107,7 @@ def test_the_guided_steps_lie_among_the_steps(steps: int, first: float, second: 
 
 def test_the_line_says_what_will_happen() -> None:
     line = settings(target="dog | fox", start=0.1, end=0.5, mask_mode="by word").describe(True, 20)
-    for part in ("cat to dog | fox", "tab's picture", "structure 0.3", "steps 3-10 of 20", 'only where "cat" is'):
+    for part in ("cat to dog | fox", "tab's image", "structure 0.3", "steps 3-10 of 20", 'only where "cat" is'):
         assert part in line
     assert "no guidance" in settings(structure=0).describe(False)
 

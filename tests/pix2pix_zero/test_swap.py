@@ -100,7 +100,7 @@ def settings(**fields: Any) -> Pix2PixZeroSettings:
 def test_a_caption_without_the_word_is_refused_as_soon_as_it_is_known() -> None:
     with pytest.raises(SettingsError, match='"cat" is not in the caption'):
         settings(caption="a horse")
-    with pytest.raises(SettingsError, match="Direction from has to be one of: sentences, caption"):
+    with pytest.raises(SettingsError, match="Direction from must be one of: sentences, caption"):
         settings(direction_from="prompt")
     settings()  # the prompt is not known yet
     settings(caption="a horse", direction_from="sentences")

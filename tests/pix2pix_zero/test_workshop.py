@@ -117,7 +117,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"name": "a\u202eb", **WORDS}, "cannot be seen"),
     ({"name": "x", "source": "cat"}, "Type what the picture shows"),
     ({"name": "x", "source": "cat", "target": "Cat"}, "are the same"),
-    ({"name": "x", "source": ["cat"], "target": "dog"}, "have to be text"),
+    ({"name": "x", "source": ["cat"], "target": "dog"}, "must be text"),
     ({"name": "x", **WORDS, "words_are": "verb"}, "What the words are"),
     ({"name": "x", **WORDS, "source_sentences": "a cat"}, "about both words"),
     ({"name": "x", **WORDS, "source_sentences": "a horse", "target_sentences": "a dog"}, 'mentions "cat"'),

@@ -59,8 +59,8 @@ def test_what_is_not_said_is_the_default(arguments: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ("x", '"args" has to be a list'),
-        ({}, '"args" has to be a list'),
+        ("x", '"args" must be a list'),
+        ({}, '"args" must be a list'),
         ([True, *[None] * len(CONTROLS)], "controls"),
         ([{"mimic_scal": 5}], 'did you mean "mimic_scale"'),
         ([{"strength": 5}], "there are: cfg_mode"),

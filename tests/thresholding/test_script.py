@@ -77,7 +77,7 @@ def test_the_infotext_brings_the_picture_back(host: Running, wanted: ThresholdSe
     [
         ([{"mimic_scal": 5}], "mimic_scale"),
         ([True, 99], "has to lie between 0 and 30"),
-        ([{"cfg_mode": "Linear"}], "has to be one of"),
+        ([{"cfg_mode": "Linear"}], "must be one of"),
     ],
 )
 @pytest.mark.parametrize("api", [False, True])

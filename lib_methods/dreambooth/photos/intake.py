@@ -72,7 +72,7 @@ def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]
     Raises DreamBoothError or SettingsError.
     """
     if not isinstance(pictures, list) or not pictures:
-        raise SettingsError('"photos" has to be a list of pictures as base64 text.')
+        raise SettingsError('"photos" must be a list of pictures as base64 text.')
     if len(pictures) > MOST_FILES:
         raise SettingsError(f"There are too many photos: at most {MOST_FILES}.")
     store = ImageStore(folder).for_request(MOST_PIXELS)
