@@ -8,6 +8,7 @@ from typing import Any
 from modules import sd_models, sd_samplers, shared
 from standalone.engine import names
 from standalone.engine.errors import UserError
+from standalone.infotext.metadata import UNREAD
 
 Params = Mapping[str, Any]
 Source = str | Callable[[Params], Any]
@@ -104,6 +105,8 @@ def job_fields(params: Params, table: Mapping[str, Source]) -> tuple[dict[str, A
     """
     values = {name: value for name, source in table.items() if (value := value_of(source, params)) is not None}
     left_out: list[str] = []
+    if UNREAD in params:
+        left_out.append(f"This is metadata of {names.shown(params[UNREAD])}, not an infotext. It was left out.")
     for name, (key, resolve) in _NAMES.items():
         if name not in values:
             continue

@@ -1,7 +1,8 @@
 """Infotext as text: prompts, then one line of "key: value" pairs, in the form of the WebUI v1.10.1.
 
 What `write` makes, `read` gives back exactly, and the WebUI reads it too. Reading never raises and takes time in
-proportion to the text's length. Texts that others wrote, or that lost their line breaks on the way, are `foreign.py`'s.
+proportion to the text's length. Texts that others wrote, or that lost their line breaks on the way, are `foreign.py`'s,
+and JSON is `metadata.py`'s.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def as_fields(found: Iterable[Pair]) -> dict[str, str]:
 
 def read(text: str) -> Infotext:
     """The parts of an infotext, whoever wrote it. A text without parameters is a prompt."""
-    from .foreign import read_foreign  # which is built on this module
+    from . import metadata
+    from .foreign import read_foreign  # both are built on this module
 
     text = text[:MAX_LENGTH].lstrip("\ufeff")
     head, _, last = text.rstrip().rpartition("\n")
@@ -143,7 +145,7 @@ def read(text: str) -> Infotext:
         if any(key == "Version" and value.startswith(OURS) for key, value, _ in found):
             converted = head.endswith("\r")  # a file or a mail has changed all line breaks
             return with_prompts(*_prompts(head.replace("\r\n", "\n") if converted else head), found)
-    return read_foreign(text)
+    return metadata.read(text) or read_foreign(text)
 
 
 def with_prompts(prompt: str, negative: str, found: Iterable[Pair]) -> Infotext:

@@ -18,7 +18,7 @@ from lib_methods.pictures.convert import ImageError, open_image, to_rgb, to_rgba
 from modules import errors, script_callbacks, shared
 from modules.shared import opts
 from standalone.engine import image_file
-from standalone.infotext import user_comment
+from standalone.infotext import metadata, user_comment
 
 LANCZOS = Image.Resampling.LANCZOS
 _NUMBERED = re.compile(r"^(\d+)")
@@ -231,7 +231,7 @@ def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, Any]
         "chromaticity",
     ):
         items.pop(key, None)
-    return geninfo if isinstance(geninfo, str) else None, items
+    return metadata.infotext_of(geninfo if isinstance(geninfo, str) else None, items), items
 
 
 def image_data(data: bytes) -> tuple[str | None, None]:

@@ -29,7 +29,7 @@ def describe(path: str | None) -> tuple[str, str, Any]:
     parts = [
         f"<div class='infotext'><b>{as_html(str(key))}</b>{as_html(str(value))}</div>"
         for key, value in texts.items()
-        if isinstance(value, (str, int, float))
+        if isinstance(value, (str, int, float)) and (value != infotext or key == "parameters")
     ]
     return "".join(parts) or as_html("This picture carries no infotext."), infotext or "", picture
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from standalone import host
 
@@ -109,6 +110,22 @@ def test_an_unknown_choice_is_left_out_with_a_word() -> None:
     values, left_out = fields_of("Size: 64x64, Mask mode: Sketch, Resize mode: Crop and resize", IMG2IMG)
     assert "inpainting_mask_invert" not in values and values["resize_mode"] == 1
     assert left_out == ["Mask mode 'Sketch' is not here and was left out."]
+
+
+def test_metadata_of_other_programs_is_read_or_left_out_with_a_word() -> None:
+    from modules import images
+
+    image = Image.new("RGB", (8, 8))
+    image.info = {"Software": "NovelAI", "Comment": '{"prompt": "a cat", "steps": 20, "seed": 5, "sampler": "k_euler"}'}
+    values, left_out = job_fields(
+        infotext_utils.parse_generation_parameters(str(images.read_info_from_image(image)[0])), TXT2IMG
+    )
+    assert (values["prompt"], values["sampler_name"], values["seed"], left_out) == ("a cat", "Euler", "5", [])
+    image.info = {"prompt": '{"3": {"class_type": "KSampler"}}', "workflow": "{}"}
+    values, left_out = job_fields(
+        infotext_utils.parse_generation_parameters(str(images.read_info_from_image(image)[0])), TXT2IMG
+    )
+    assert (values["prompt"], left_out) == ("", ["This is metadata of ComfyUI, not an infotext. It was left out."])
 
 
 def test_what_the_page_has_no_control_for_is_said() -> None:

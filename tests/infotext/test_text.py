@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from standalone.infotext import text
+from standalone.infotext import metadata, text
 
 HOSTILE = (
     'say "hi"',
@@ -145,7 +145,8 @@ def test_resources_of_civitai_are_one_field() -> None:
         "a cat",
         "Prompt: a cat",
         "a: b",
-        '{"3": {"inputs": {"seed": 5}}}',
+        '{"a": 1}, a cat',
+        "{a|b}",
         "Steps: 20",
         "",
         "Steps: 1, a: b\nc",
@@ -153,6 +154,89 @@ def test_resources_of_civitai_are_one_field() -> None:
 )
 def test_a_text_without_parameters_is_a_prompt(words: str) -> None:
     assert text.read(words) == (words, "", {})
+
+
+FLAT = {"steps": 20, "seed": 5, "width": 512, "height": 768}
+JSON = {
+    "InvokeAI's": {
+        **FLAT,
+        "positive_prompt": "a cat",
+        "negative_prompt": "ugly",
+        "cfg_scale": 7,
+        "scheduler": "euler_a",
+    },
+    "SwarmUI's": {
+        "sui_image_params": {
+            **FLAT,
+            "prompt": "a cat",
+            "negativeprompt": "ugly",
+            "cfgscale": 7,
+            "sampler": "euler_ancestral",
+        }
+    },
+    "Fooocus'": {
+        "prompt": "a cat",
+        "negative_prompt": "ugly",
+        "steps": 20,
+        "seed": "5",
+        "resolution": "(512, 768)",
+        "guidance_scale": 7.0,
+        "sampler": "euler_ancestral",
+        "full_prompt": ["a cat"],
+    },
+    "Civitai's": {
+        "resource-stack": {},
+        "extraMetadata": json.dumps(
+            {**FLAT, "prompt": "a cat", "negativePrompt": "ugly", "cfgScale": 7, "sampler": "Euler a"}
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("program", JSON)
+def test_parameters_in_json_are_read(program: str) -> None:
+    found = text.read(json.dumps(JSON[program], indent=2))
+    assert (found.prompt, found.negative_prompt, float(found.fields.pop("CFG scale"))) == ("a cat", "ugly", 7)
+    assert found.fields == {"Steps": "20", "Seed": "5", "Size-1": "512", "Size-2": "768", "Sampler": "Euler a"}
+    assert (
+        text.read(str(metadata.infotext_of(None, {"invokeai_metadata": json.dumps(JSON[program])}))).fields["Seed"]
+        == "5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        ('{"3": {"class_type": "KSampler", "inputs": {"seed": 5}}}', "ComfyUI"),
+        ('{"last_node_id": 3, "nodes": [{"id": 1', "ComfyUI"),
+        ('[{"prompt": "a cat"}]', "another program"),
+        ('{"prompt": ["a cat"], "steps": 1, "seed": 2}', "another program"),
+        ('{"a": ' * 50_000, "another program"),
+        (f'{{"seed": {"9" * 6000}}}', "another program"),
+    ],
+)
+def test_other_json_is_never_a_prompt(words: str, program: str) -> None:
+    assert text.read(words) == ("", "", {metadata.UNREAD: program})
+
+
+def test_images_of_novelai_have_an_infotext() -> None:
+    comment = {
+        **FLAT,
+        "prompt": "a {cat}",
+        "uc": "ugly",
+        "scale": 11.0,
+        "sampler": "k_dpmpp_2m",
+        "strength": 0.7,
+        "noise_schedule": "karras",
+        "request_type": "PromptGenerateRequest",
+    }
+    items = {"Software": "NovelAI", "Description": "a {cat}", "Comment": json.dumps(comment)}
+    written = str(metadata.infotext_of(None, items))
+    assert written.startswith("a {cat}\nNegative prompt: ugly\nSteps: 20, ")
+    fields = text.read(written).fields
+    assert (fields["Sampler"], fields["Schedule type"], fields["Size-2"]) == ("DPM++ 2M", "Karras", "768")
+    assert (fields["Clip skip"], fields["ENSD"]) == ("2", "31337") and "Denoising strength" not in fields
+    assert metadata.infotext_of(None, {**items, "Comment": "broken"}) is None
 
 
 @given(st.one_of(TEXTS, st.text(alphabet='ab1,:"\\\n\r |{[]}-/x', max_size=200)))
@@ -178,6 +262,8 @@ BAD = (
     "aa:[",
     'aa:["',
     "aa:{",
+    '{"a":',
+    "[ ",
     'aa:"',
     'aa:"\\",',
     "|",
