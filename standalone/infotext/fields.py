@@ -107,6 +107,7 @@ def job_fields(params: Params, table: Mapping[str, Source]) -> tuple[dict[str, A
     left_out: list[str] = []
     if UNREAD in params:
         left_out.append(f"This is metadata of {names.shown(params[UNREAD])}, not an infotext. It was left out.")
+    left_out += _models_not_here(params)
     for name, (key, resolve) in _NAMES.items():
         if name not in values:
             continue
@@ -122,6 +123,17 @@ def job_fields(params: Params, table: Mapping[str, Source]) -> tuple[dict[str, A
         elif name in values:
             values[name] = choices.index(values[name])
     return values, left_out
+
+
+def _models_not_here(params: Params) -> list[str]:
+    """A sentence for a checkpoint, and one for a VAE, that an infotext would load and that is not here."""
+    model, checksum, vae = (str(params.get(key) or "").strip() for key in ("Model", "Model hash", "VAE"))
+    shown = {"Model": f"{model} [{checksum}]" if model and checksum else model or checksum, "VAE": vae}
+    if shared.opts.disable_weights_auto_swap or sd_models.checkpoint_of_infotext(params) is not None:
+        shown["Model"] = ""
+    if names.folded(vae) in ("automatic", "none"):
+        shown["VAE"] = ""
+    return [f"{key} '{names.shown(name)}' is not here and was left out." for key, name in shown.items() if name]
 
 
 def without_control(params: Params, table: Mapping[str, Source], controls: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
-from modules import images, paths_internal, prompt_parser, shared
+from modules import images, paths_internal, prompt_parser, sd_models, shared
 from standalone.engine.errors import UserError
 from standalone.engine.names import shown
 from standalone.infotext import text
@@ -259,10 +259,14 @@ def get_override_settings(
     for label, name in _setting_names():
         if label in (skip_fields or ()) or params.get(label) is None:
             continue
-        if name == "sd_model_checkpoint" and shared.opts.disable_weights_auto_swap:
-            continue
+        given = params[label]
+        if name == "sd_model_checkpoint":
+            checkpoint = None if shared.opts.disable_weights_auto_swap else sd_models.checkpoint_of_infotext(params)
+            if checkpoint is None:  # `job_fields` has a sentence for it
+                continue
+            given = given if checkpoint.shorthash else checkpoint.title
         try:
-            value = shared.opts.cast_value(name, params[label])
+            value = shared.opts.cast_value(name, given)
         except (TypeError, ValueError):
             if left_out is not None:
                 left_out.append(f"{label} '{shown(params[label])}' does not fit and was left out.")

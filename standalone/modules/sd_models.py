@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,15 @@ def get_closet_checkpoint_match(search_string: str | None) -> CheckpointInfo | N
     wanted = names.folded_file(_CHECKSUM.sub("", search_string))
     matches = [info for info in checkpoints_list.values() if wanted and wanted in names.folded(info.title)]
     return min(matches, key=lambda info: len(info.title), default=None)
+
+
+def checkpoint_of_infotext(params: Mapping[str, Any]) -> CheckpointInfo | None:
+    """The checkpoint that an infotext means: by its hash, else by its name where the hash is not known yet."""
+    found = get_closet_checkpoint_match(params.get("Model hash"))
+    if found is None:
+        named = names.find(params.get("Model") or "", checkpoint_aliases, names.folded_file)
+        found = named if named and (named.shorthash is None or not params.get("Model hash")) else None
+    return found
 
 
 def find_checkpoint(name: str | None, kind: str = "checkpoint") -> CheckpointInfo | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,6 +105,32 @@ def test_names_that_are_not_here_are_left_out_with_a_word() -> None:
     }
     assert len(left_out) == 4
     assert "Hires upscaler '4x-UltraSharp' is not here and was left out." in left_out
+
+
+def test_a_model_that_is_not_here_is_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules import sd_models, shared
+
+    monkeypatch.setitem(shared.opts.data, "disable_weights_auto_swap", False)
+    for name, known in (("loaded", "0123456789"), ("never loaded", None)):
+        found = SimpleNamespace(title=name, shorthash=known)
+        for alias in filter(None, (name, known)):
+            monkeypatch.setitem(sd_models.checkpoint_aliases, alias, found)
+
+    def chosen(line: str) -> tuple[list[str], list[str]]:
+        params = infotext_utils.parse_generation_parameters(f"{HEAD}Size: 8x8, {line}")
+        settings = infotext_utils.get_override_settings(params)
+        return [value for _, name, value in settings if name == "sd_model_checkpoint"], job_fields(params, TXT2IMG)[1]
+
+    missing = "Model '{}' is not here and was left out."
+    assert chosen("Model hash: deadbeef, Model: foo") == ([], [missing.format("foo [deadbeef]")])
+    assert chosen("Model hash: deadbeef, Model: loaded") == ([], [missing.format("loaded [deadbeef]")])
+    assert chosen("Model: foo") == ([], [missing.format("foo")])
+    assert chosen("Model hash: 0123456789, Model: foo") == (["0123456789"], [])
+    assert chosen("Model hash: deadbeef, Model: never loaded") == (["never loaded"], [])
+    assert chosen("Model: loaded, VAE: Automatic") == ([], [])
+    assert chosen("VAE: x.pt") == ([], ["VAE 'x.pt' is not here and was left out."])
+    monkeypatch.setitem(shared.opts.data, "disable_weights_auto_swap", True)
+    assert chosen("Model hash: deadbeef, Model: foo") == ([], [])
 
 
 def test_an_unknown_choice_is_left_out_with_a_word() -> None:
