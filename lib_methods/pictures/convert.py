@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from lib_methods.checks import SettingsError
+from lib_methods.pictures import kinds
 
 MAX_SIDE = 16_384
 MAX_PIXELS = 2**26
@@ -112,7 +113,8 @@ def open_image(
     except Image.DecompressionBombError:
         raise ImageError("The image has far too many pixels. Make it smaller.") from None
     except DECODE_ERRORS:
-        raise ImageError(f"The image cannot be read: it is none of {', '.join(formats)}, or it is damaged.") from None
+        unknown = f"The image cannot be read: it is none of {', '.join(formats)}, or it is damaged."
+        raise ImageError(kinds.told(file) or unknown) from None
     try:
         check_size(image.width, image.height, max_side, max_pixels)
     except ImageError:

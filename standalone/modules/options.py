@@ -7,6 +7,7 @@ is kept; see standalone/engine/settings.py.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from standalone.engine.errors import SettingError, UserError
 from standalone.engine.settings import Rule, as_text, entries, storable
 
 _FIELDS = {"data_labels", "data", "restricted_opts", "typemap", "source"}
+_MOST_ASIDE = 20  # copies of damaged files
 
 
 class OptionInfo(Rule):
@@ -231,13 +233,19 @@ class Options:
     def _keep_aside(self, bad: list[str]) -> None:
         """Copies the file of the settings, and says what of it is not used."""
         assert self.source is not None
-        aside = self.source.with_name(self.source.name + ".damaged")
         told = f"cannot have these values: {', '.join(bad)}" if bad else "cannot be read as a whole"
+        numbers = itertools.chain([""], (f"-{number}" for number in range(2, _MOST_ASIDE + 1)))
+        copies = [self.source.with_name(f"{self.source.name}.damaged{number}") for number in numbers]
         try:
-            shutil.copyfile(self.source, aside)
+            text = self.source.read_bytes()
+            aside = next(copy for copy in copies if not copy.exists() or copy.read_bytes() == text)
+            if not aside.exists():
+                shutil.copyfile(self.source, aside)
             kept = f"The file as it was is kept as {aside.name}."
         except OSError:
-            kept = f"A copy could not be kept as {aside.name}."
+            kept = f"A copy could not be kept beside it as {copies[0].name}."
+        except StopIteration:
+            kept = f"No copy was kept: there are {_MOST_ASIDE} already. Remove {copies[0].name} and the others."
         errors.report(f"The settings in {self.source.name} {told}. Defaults are used instead. {kept}")
 
     def onchange(self, key: str, func: Callable[[], Any], call: bool = True) -> None:

@@ -314,6 +314,19 @@ def test_a_bad_value_in_the_file_costs_that_value_alone(tmp_path: Path, capsys: 
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["jpeg_quality"] == 55
 
 
+def test_damaged_files_are_kept_side_by_side(tmp_path: Path, capsys: Any):
+    first, second = '{"sigma_max": null}', '{"sigma_max": NaN}'
+    for text in (first, second, first, second):  # what is kept already is not kept twice
+        options_in(tmp_path, text)
+    kept = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.damaged*")}
+    assert kept == {"config.json.damaged": first, "config.json.damaged-2": second}
+    assert "kept as config.json.damaged-2." in capsys.readouterr().err
+    for number in range(30):
+        options_in(tmp_path, f'{{"sigma_max": "{number}x"}}')
+    assert len(list(tmp_path.glob("*.damaged*"))) == 20
+    assert "No copy was kept" in capsys.readouterr().err
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 400), st.binary(max_size=8))
 def test_no_damage_to_the_file_stops_the_start(tmp_path: Path, where: int, what: bytes):

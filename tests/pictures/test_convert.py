@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -232,6 +233,37 @@ def test_no_pixel_is_decoded_before_the_size_is_known(monkeypatch: pytest.Monkey
     with pytest.raises(ImageError, match="512 megapixels"):
         convert.check_total(eight)
     convert.check_total(eight[:2])
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic", "a HEIC"),
+        (b"\0\0\0\x18ftypmif1", "a HEIC"),
+        (b"\0\0\0\x18ftypisom", "a video"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg">', "an SVG"),
+        (b"\xef\xbb\xbf  <SVG width='4'>", "an SVG"),
+        (b"8BPS\0\1", "a PSD"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"<!DOCTYPE html><html>", "an HTML"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, head: bytes, kind: str) -> None:
+    data = head + b"\0" * 40
+    file = tmp_path / "photo.png"
+    file.write_bytes(data)
+    for source in (data, file, base64.b64encode(data).decode()):
+        with pytest.raises(ImageError) as caught:
+            open_image(source)
+        wanted = (f"This is {kind} file. Save it", f"This is {kind} file, not an image. Choose")
+        assert str(caught.value).startswith(wanted[kind in ("a video", "an HTML")])
+
+
+@pytest.mark.parametrize("head", [b"just text", b"\x89PNG\r\n\x1a\n", b"<?xml ?><a>", b"\0\0\0\x18ftypavif"])
+def test_a_damaged_file_is_called_by_no_name(head: bytes) -> None:
+    with pytest.raises(ImageError, match="none of PNG"):
+        open_image(head + b"\0" * 40)
 
 
 def claims(width: int, height: int) -> bytes:
