@@ -127,6 +127,9 @@ class ForgeSampling(NoEditing, A1111Sampling):
     def add_planner(self, planner: RowPlanner) -> None:
         raise Unsupported(NO_ROWS)
 
+    def encode_picture(self, images: Tensor) -> Tensor:
+        raise Unsupported(NO_ROWS)  # for methods that plan rows: the sentence comes before the work
+
     def _open_door(self) -> _Door:
         """This pass's door, on a clone of the UNet. Forge announces the second pass of Hires.fix twice, with a fresh
         UNet the second time."""

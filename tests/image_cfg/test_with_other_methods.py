@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lib_methods.denoiser import Guidance, Unsupported
 from lib_methods.hosts.forge import ForgeSampling
@@ -89,10 +90,16 @@ def test_a_guide_sees_base_direction_and_cond(
 
 
 def test_forge_says_that_it_keeps_its_rows() -> None:
-    """A sentence, not a picture that ignores the scales."""
-    sampling = ForgeSampling(SimpleNamespace(width=64, height=64, is_hr_pass=False), None)
+    """A sentence, not a picture that ignores the scales; also for a checkpoint that sees an image, whose VAE there is
+    not the one that the WebUI has."""
+    unet = SimpleNamespace(diffusion_model=SimpleNamespace(config={"in_channels": 8}))
+    model = SimpleNamespace(forge_objects=SimpleNamespace(unet=SimpleNamespace(model=unet)))
+    sampling = ForgeSampling(SimpleNamespace(sd_model=model, width=64, height=64, batch_size=1, is_hr_pass=False), None)
     with pytest.raises(Unsupported, match="Forge's denoiser"):
         sampling.add_planner(apply.ImageCfg(sampling, ImageCfgSettings(), torch.zeros(1, 4, 8, 8)))
+    for images in ((), ("0" * 64,)):
+        with pytest.raises(Unsupported, match="Forge's denoiser"):
+            apply.attach(sampling, ImageCfgSettings(images), lambda name: Image.new("RGB", (64, 64)))
 
 
 def test_both_change_the_picture_together(host: Running) -> None:
