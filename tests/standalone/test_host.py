@@ -43,7 +43,7 @@ def test_a_second_start_gives_the_same_host(checkpoints: Callable[..., Path], tm
 def test_a_start_that_fails_leaves_nothing(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     for name, words in (
-        ("bad.safetensors", "damaged"),
+        ("bad.safetensors", "text file, not a model"),
         ("none.safetensors", "no checkpoint named"),
         ("x.ckpt", "pickled"),
     ):
