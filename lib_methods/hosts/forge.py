@@ -127,8 +127,9 @@ class ForgeSampling(NoEditing, A1111Sampling):
     def add_planner(self, planner: RowPlanner) -> None:
         raise Unsupported(NO_ROWS)
 
-    def encode_picture(self, images: Tensor) -> Tensor:
-        raise Unsupported(NO_ROWS)  # for methods that plan rows: the sentence comes before the work
+    @property
+    def takes_picture(self) -> bool:
+        raise Unsupported(NO_ROWS)  # only methods that plan rows ask, and another checkpoint would not help them
 
     def _open_door(self) -> _Door:
         """This pass's door, on a clone of the UNet. Forge announces the second pass of Hires.fix twice, with a fresh

@@ -73,9 +73,9 @@ def unsuited(model: LoadedModel) -> str:
 def check(sampling: EditSampling, inversion: str) -> None:
     """Raise `Unsupported` with a sentence for the user where a first pass of this sampler and model cannot be edited
     with this inversion."""
+    _ = sampling.sigmas  # first, as in `unsuited`: where a host has none, no other checkpoint helps
     if getattr(sampling, "takes_picture", False):
         raise Unsupported(NEEDS_ORDINARY_MODEL)
-    _ = sampling.sigmas
     if sampling.needs_noise:
         raise Unsupported(NEEDS_STEADY_SAMPLER)
     if inversion == DDPM and sampling.own_noise is None and sampling.own_latent() is not None:

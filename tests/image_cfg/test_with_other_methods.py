@@ -14,6 +14,7 @@ from lib_methods.denoiser import Guidance, Unsupported
 from lib_methods.hosts.forge import ForgeSampling
 from lib_methods.image_cfg import apply
 from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.pix2pix_zero import apply as pix2pix_zero
 from tests.shared.jobs import pixels
 from tests.standalone.conftest import Running
 
@@ -90,16 +91,20 @@ def test_a_guide_sees_base_direction_and_cond(
 
 
 def test_forge_says_that_it_keeps_its_rows() -> None:
-    """A sentence, not a picture that ignores the scales; also for a checkpoint that sees an image, whose VAE there is
-    not the one that the WebUI has."""
-    unet = SimpleNamespace(diffusion_model=SimpleNamespace(config={"in_channels": 8}))
-    model = SimpleNamespace(forge_objects=SimpleNamespace(unet=SimpleNamespace(model=unet)))
-    sampling = ForgeSampling(SimpleNamespace(sd_model=model, width=64, height=64, batch_size=1, is_hr_pass=False), None)
-    with pytest.raises(Unsupported, match="Forge's denoiser"):
-        sampling.add_planner(apply.ImageCfg(sampling, ImageCfgSettings(), torch.zeros(1, 4, 8, 8)))
-    for images in ((), ("0" * 64,)):
+    """A sentence, not a picture that ignores the scales; the same one whether or not the checkpoint sees an image, as
+    loading another would not help."""
+    for channels in (4, 8):
+        unet = SimpleNamespace(diffusion_model=SimpleNamespace(config={"in_channels": channels}))
+        model = SimpleNamespace(forge_objects=SimpleNamespace(unet=SimpleNamespace(model=unet)))
+        job = SimpleNamespace(sd_model=model, width=64, height=64, batch_size=1, is_hr_pass=False)
+        sampling = ForgeSampling(job, None)
         with pytest.raises(Unsupported, match="Forge's denoiser"):
-            apply.attach(sampling, ImageCfgSettings(images), lambda name: Image.new("RGB", (64, 64)))
+            sampling.add_planner(apply.ImageCfg(sampling, ImageCfgSettings(), torch.zeros(1, 4, 8, 8)))
+        for images in ((), ("0" * 64,)):
+            with pytest.raises(Unsupported, match="Forge's denoiser"):
+                apply.attach(sampling, ImageCfgSettings(images), lambda name: Image.new("RGB", (64, 64)))
+        with pytest.raises(Unsupported, match="Editing an image"):  # pix2pix-zero's sentence stays its own
+            pix2pix_zero.check(sampling, "ddim")
 
 
 def test_both_change_the_picture_together(host: Running) -> None:
