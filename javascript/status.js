@@ -58,15 +58,28 @@ window.steerStatus = (function () {
         checkpoint = now;
     }
 
+    /** What differs when an image comes or goes, or another box is shown. A look itself must not change it: it would never end. */
+    function sight(tab) {
+        const all = (selector) => Array.from(tab.querySelectorAll(selector));
+        const images = all("img").map((image) => image.src);
+        const open = all("[role=tab]").map((button) => button.getAttribute("aria-selected"));
+        return JSON.stringify([images, open, all("canvas").length, all("input[type=file]").length]);
+    }
+
     /** Images come and go as elements, in every host. */
     function watch() {
         const found = root().querySelector("#mode_img2img");
         if (!found || found === watched) return;
         watched = found;
         let timer = null;
+        let seen = null;
         new MutationObserver(() => {
             clearTimeout(timer);
-            timer = setTimeout(() => lookSoon(), 100);
+            timer = setTimeout(() => {
+                const now = sight(found);
+                if (now !== seen) lookSoon();
+                seen = now;
+            }, 100);
         }).observe(found, {childList: true, subtree: true, attributes: true, attributeFilter: ["src", "aria-selected", "class"]});
     }
 

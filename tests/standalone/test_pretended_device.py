@@ -21,7 +21,7 @@ from tests.image_cfg.jobs import edit as instruct
 from tests.pix2pix_zero import jobs as zero
 from tests.shared.jobs import REPO, pixels
 from tests.shared.pretend_device import on_this_thread, pretend_device
-from tests.standalone.conftest import checkpoints
+from tests.standalone.conftest import _snapshot, checkpoints
 
 from . import loras
 
@@ -85,6 +85,7 @@ def accelerated(
                 host = standalone_host.start(
                     checkpoint=path, data_dir=data, device=device, dtype=request.param, extension_dirs=[REPO]
                 )
+                _snapshot()
                 current[kind] = Accelerated(host, data / "made")
             return current[kind]
 
