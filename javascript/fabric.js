@@ -213,7 +213,7 @@ window.fabricPage = (function () {
         return {tab: tab, panel: panel, kind: panel.dataset.fabricList, id: card && card.dataset.fabricId};
     }
 
-    /** Put files on a list, one after the other; what could not be added is told at the end, by name. */
+    /** Put files on a list, one after the other; then name those that could not be added. */
     async function addFiles({tab, kind}, files) {
         const chosen = [...files];
         const refused = new Map(); // sentence -> names
