@@ -33,6 +33,7 @@ class Toprow:
     paste: Any
     task_id: Any
     restore: Any
+    keep: Any
     counters: tuple[Any, Any]
 
 
@@ -110,7 +111,8 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
     # progress.js presses it when it finds a running job after a reload; the name is the WebUI's
     restore = gr.Button("Restore", visible="hidden", elem_id=f"{tab}_restore_progress")
     clear.click(fn=lambda: ("", ""), outputs=[prompt, negative], **QUICK)
-    return Toprow(prompt, negative, submit, paste, task_id, restore, (counter, negative_counter))
+    keep = gr.Button("Keep", visible="hidden", elem_id=f"{tab}_keep_settings")
+    return Toprow(prompt, negative, submit, paste, task_id, restore, keep, (counter, negative_counter))
 
 
 def sampler_row(tab: str, defaults: Defaults) -> Fields:

@@ -77,7 +77,8 @@ class Tab:
         names = [(type(control).__name__, control.elem_id, control.label) for control in kept]
         which = f"'{self.name}', '{hashlib.sha256(repr(names).encode()).hexdigest()[:16]}'"
         remember = f"(...values) => rememberSettings({which}, values)"
-        gr.on([control.change for control in kept], fn=None, inputs=kept, js=remember, **QUICK)
+        # one event that the page presses, not one a control: gradio walks all of the page's components for each
+        self.top.keep.click(fn=None, inputs=kept, js=remember, **QUICK)
         page.load(fn=None, outputs=kept, js=f"() => recallSettings({which}, {len(kept)})", **QUICK)
 
     def _count_tokens(self) -> None:

@@ -72,7 +72,7 @@ class Browser:
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
 
-    def until(self, code: str, *arguments: Any, seconds: float = 240.0) -> Any:
+    def until(self, code: str, *arguments: Any, seconds: float = 60.0) -> Any:
         """Waits until the script gives something true, and returns that."""
         end = time.monotonic() + seconds
         while True:
@@ -115,7 +115,7 @@ class Browser:
         )
         return list(dict.fromkeys(found))
 
-    def finished(self, tab: str = "txt2img", seconds: float = 240.0) -> None:
+    def finished(self, tab: str = "txt2img", seconds: float = 120.0) -> None:
         """Waits for the end of the job that was started."""
         self.until(f"return !('{tab}' in runningTasks)", seconds=seconds)
         self.until(f"return document.querySelector('#html_log_{tab}').textContent.trim().length > 0")

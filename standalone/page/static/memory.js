@@ -6,7 +6,29 @@ function settingsKey(tab) {
     return `steer_settings_${tab}`;
 }
 
-/** Called with the values of a tab's controls whenever one of them has changed. `layout` names the controls. */
+const recalled = []; // tabs whose settings are back: those of a page that is left before that are not kept
+
+/** Presses the hidden buttons that hand over the values: gradio calls their scripts before the page is gone. */
+function keepSettings() {
+    for (const tab of recalled) {
+        const keep = document.getElementById(`${tab}_keep_settings`);
+        (keep?.matches('button') ? keep : keep?.querySelector('button'))?.click();
+    }
+}
+
+let keepTimer = null;
+
+// a moment after the user has touched something, and at the end of the page, for what has been pasted meanwhile
+for (const kind of ['input', 'change', 'click']) {
+    document.addEventListener(kind, (event) => {
+        if (!event.isTrusted) return;
+        clearTimeout(keepTimer);
+        keepTimer = setTimeout(keepSettings, 300);
+    }, true);
+}
+addEventListener('pagehide', keepSettings);
+
+/** Called with the values of a tab's controls. `layout` names the controls. */
 function rememberSettings(tab, layout, values) {
     try {
         sessionStorage.setItem(settingsKey(tab), JSON.stringify({layout, values}));
@@ -16,6 +38,7 @@ function rememberSettings(tab, layout, values) {
 
 /** The values that were kept for the same controls; `undefined` leaves a control as it is. */
 function recallSettings(tab, layout, count) {
+    if (!recalled.includes(tab)) recalled.push(tab);
     let kept = null;
     try {
         kept = JSON.parse(sessionStorage.getItem(settingsKey(tab)));
