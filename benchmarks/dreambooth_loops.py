@@ -33,7 +33,7 @@ from lib_methods.dreambooth.sizes import GIB
 from lib_methods.dreambooth.trainer import Trainer
 
 LOOPS = ("plain", "full", "lora")
-MEMORY = 8 * GIB  # what the plan of the pack's own loops has to fit into
+MEMORY = 8 * GIB  # what the plan of the pack's own loops must fit into
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CPU_INFO = Path("/proc/cpuinfo")
 

@@ -15,7 +15,7 @@ window.fabricPage = (function () {
     const LARGEST_UPLOAD = 6 * 2 ** 20; // bytes; hosts cut off messages beyond 16 MB
     const UNREADABLE = "This file cannot be read as an image.";
     const MOST_NAMES = 6; // in one sentence
-    const LARGEST_SIDE = 2048; // pixels, when a larger upload has to be made smaller
+    const LARGEST_SIDE = 2048; // pixels, when a larger upload must be made smaller
 
     const tabs = {};
     for (const name of ["txt2img", "img2img"]) {

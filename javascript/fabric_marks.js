@@ -2,7 +2,7 @@
  * FABRIC in the browser: 👍 and 👎 on the pictures of the result gallery, and in the host's full-screen viewer.
  *
  * The buttons lie in a layer above the pictures that lets everything else through; where they are is read from the screen, so
- * that no structure of a gallery has to be known.
+ * that no structure of a gallery must be known.
  */
 (function () {
     "use strict";

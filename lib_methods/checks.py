@@ -14,7 +14,7 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise SettingsError(f"{name} must be a number from {low:g} to {high:g}.")
     if not low <= value <= high:  # false for NaN, too
-        raise SettingsError(f"{name} has to lie between {low:g} and {high:g}, not at {value:g}.")
+        raise SettingsError(f"{name} must be between {low:g} and {high:g}, not {value:g}.")
     return float(value)
 
 
@@ -23,7 +23,7 @@ def check_whole(name: str, value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise SettingsError(f"{name} must be a whole number.")
     if not low <= value <= high:
-        raise SettingsError(f"{name} has to lie between {low} and {high}, not at {value}.")
+        raise SettingsError(f"{name} must be between {low} and {high}, not {value}.")
     return value
 
 

@@ -129,7 +129,7 @@ def _photos() -> Any:
 
 
 def _main(made: dict[str, Any]) -> None:
-    """What every training has to be told."""
+    """What every training must be told."""
     made["class_noun"] = _text(
         "class_noun", "What is it?", "the class of the subject, in one or two words", "dog, coffee mug, person ..."
     )

@@ -69,7 +69,7 @@ class FabricScript(scripts.Script):
         tab = self._tab()
         handlers = page.PageHandlers(STORE, PRESETS, tab, COMPOSITES, _obstacle)
         steps, self.steps = self.steps, None  # hosts call ui() again outside of the page
-        with hidden_row():  # outside of the accordion: the 👍 in the gallery has to work while it is closed
+        with hidden_row():  # outside of the accordion: the 👍 in the gallery must work while it is closed
             likes = hidden_textbox("Likes", f"fabric_{tab}_likes")
             dislikes = hidden_textbox("Dislikes", f"fabric_{tab}_dislikes")
             inbox = hidden_textbox("Inbox", f"fabric_{tab}_inbox")

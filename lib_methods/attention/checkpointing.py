@@ -29,7 +29,7 @@ def is_running_again() -> bool:
 def checkpointed(unet: nn.Module) -> Iterator[None]:
     """Within the block, transformer and residual blocks keep their inputs only while gradients are on.
 
-    Gradients are the same, and have to be taken within the block. The codebase's own checkpointing rests.
+    Gradients are the same, and must be taken within the block. The codebase's own checkpointing rests.
     """
     blocks = [m for m in unet.modules() if any(cls.__name__ in _BLOCKS for cls in type(m).__mro__)]
     with own_checkpointing_off(unet), intercept((block, _forgetful) for block in blocks):

@@ -129,7 +129,7 @@ class Sampling(Protocol):
         """Everything about the model that its features depend on: checkpoint, VAE, LoRA, precision, empty prompt."""
 
     def prepare(self) -> None:
-        """Do now what needs other models than the UNet, so that none has to be moved to the device while the sampler
+        """Do now what needs other models than the UNet, so that none must be moved to the device while the sampler
         runs."""
 
     def encode(self, images: Tensor, seeds: list[int]) -> Tensor:

@@ -17,7 +17,7 @@ from lib_methods.denoiser.call import DenoiserCall
 
 @dataclass(frozen=True)
 class Needs:
-    """What a denoiser call has to know beyond the guided prediction.
+    """What a denoiser call must know beyond the guided prediction.
 
     sums_to_one: the weights of every image's prompts under AND add up to 1; always so without AND.
     base: somebody asks for the guidance's base and direction (`Guidance`), not for its sum alone.
@@ -37,7 +37,7 @@ class Plan:
 
     with_picture: e(I, 0) is computed. Without it the base stands in its place: right where the sum does not need it.
     without_picture: e(0, 0) is computed. Without it e(I, 0) is the base; with neither, the conditional prediction is
-    the result and the scales have to be 1.
+    the result and the scales must be 1.
     """
 
     text_scale: float

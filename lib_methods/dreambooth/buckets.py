@@ -93,7 +93,7 @@ def micro_conditioning(width: int, height: int, bucket: Size) -> Tensor:
 
 
 def fit_warnings(photos: Sequence[Photo], buckets: Sequence[Size]) -> list[str]:
-    """A sentence for each photo that has to be enlarged for its bucket, or of which much is cut off."""
+    """A sentence for each photo that must be enlarged for its bucket, or of which much is cut off."""
     notes = []
     for photo, (width, height) in zip(photos, buckets):
         scale = max(width / photo.width, height / photo.height)

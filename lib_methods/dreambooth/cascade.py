@@ -49,7 +49,7 @@ def kept_signal(level: float, alphas_cumprod: Tensor) -> float:
     Raises ValueError.
     """
     if not 0 <= level <= 1:
-        raise ValueError(f"the augmentation's level has to lie between 0 and 1, not at {level:g}")
+        raise ValueError(f"the augmentation's level must be between 0 and 1, not {level:g}")
     place = level * len(alphas_cumprod)
     below = min(int(place), len(alphas_cumprod) - 1)
     before = 1.0 if below == 0 else float(alphas_cumprod[below - 1])

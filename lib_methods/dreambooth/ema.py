@@ -23,7 +23,7 @@ class Ema:
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float, every: int = 1) -> None:
         if not 0 <= decay < 1 or every < 1:
-            raise ValueError("decay has to lie in [0, 1), and every must be 1 or more")
+            raise ValueError("decay must be in [0, 1), and every must be 1 or more")
         self.parameters = list(parameters)
         self.decay, self.every = decay, every
         self.steps = 0

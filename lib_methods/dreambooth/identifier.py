@@ -1,7 +1,7 @@
 """The rare word that becomes the subject's name.
 
 A word that the model hardly ever read has no picture of its own to be overwritten (arXiv 2208.12242, section 3.2).
-CLIP's vocabulary is sorted by frequency, so the token's number says how rare a word is; and it has to be one token, as
+CLIP's vocabulary is sorted by frequency, so the token's number says how rare a word is; and it must be one token, as
 several are letters and syllables that mean something elsewhere.
 """
 

@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def scaled(self) -> bool:
-        """Whether the loss has to be scaled, as fp16 needs it."""
+        """Whether the loss must be scaled, as fp16 needs it."""
         return self.precision == "fp16"
 
 

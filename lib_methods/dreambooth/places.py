@@ -40,7 +40,7 @@ class Parts:
     were before it, also after an exception.
 
     dtype: what is computed in, None for the weights' own precision. follow: called when parts have moved, for a LoRA
-    that has to come along. movable: False where the UNet cannot leave, as its weights are spread over several devices;
+    that must come along. movable: False where the UNet cannot leave, as its weights are spread over several devices;
     then it is never one at a time.
     """
 

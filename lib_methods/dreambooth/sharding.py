@@ -84,7 +84,7 @@ def _fully_shard() -> Callable[..., Any] | None:
 def shard(unet: nn.Module, sharding: Sharding, device: torch.device) -> None:
     """Shards all weights of `unet` over the processes, block by block, and takes them to `device`.
 
-    The module's calls are collective from then on: each process has to make the same ones. Its weights are other
+    The module's calls are collective from then on: each process must make the same ones. Its weights are other
     objects than before. Raises DreamBoothError where PyTorch is too old.
     """
     fully_shard = _fully_shard()
@@ -136,7 +136,7 @@ def joined(part: Tensor, parameter: Tensor) -> Tensor:
 
 def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """All of each tensor, sharded ones copied to the CPU one after another; nothing where not `keep`, for processes
-    that only have to take part. Collective."""
+    that only must take part. Collective."""
     return dict(_gathered(tensors, keep))
 
 

@@ -91,7 +91,7 @@ class Viewer:
         processes: Processes | None = None,
     ) -> None:
         """parts: how the model's parts come to the device, and what is drawn in. cancelled: ends a look in its middle.
-        processes: the first one judges and writes; with sharded weights all of them have to draw."""
+        processes: the first one judges and writes; with sharded weights all of them must draw."""
         self.processes = processes or Single()
         self._together = self.processes.sharding is not None
         if self._together:

@@ -1,6 +1,6 @@
 """The two lists of feedback images and the line about what will happen, as HTML that every gradio version shows alike.
 
-Pictures are small data URLs, so that no file of the server has to be reachable. The browser's half is
+Pictures are small data URLs, so that no file of the server must be reachable. The browser's half is
 javascript/fabric.js; it finds its elements by class and by `data-` attributes only.
 """
 
@@ -41,7 +41,7 @@ def board_html(likes: str, dislikes: str, store: ImageStore, tab: str) -> str:
 
     Args:
         likes, dislikes: lines of `request.format_images`.
-        tab: "txt2img" or "img2img"; the browser's half has to know which lists it is looking at.
+        tab: "txt2img" or "img2img"; the browser's half must know which lists it is looking at.
     """
     panels = "".join(_panel(name, line, store) for name, line in (("likes", likes), ("dislikes", dislikes)))
     return f'<div class="fabric-board" data-fabric-tab="{html.escape(tab)}">{panels}</div>'

@@ -35,7 +35,7 @@ class References:
 
     @staticmethod
     def of(ids: Sequence[str], latents: Tensor, seed: int, half: bool) -> References:
-        """References with each image's own noise. The order of `ids` has to be canonical (sorted): it is part of the
+        """References with each image's own noise. The order of `ids` must be canonical (sorted): it is part of the
         cache's key."""
         noise = torch.stack([reference_noise(i, seed, tuple(latents.shape[1:])) for i in ids]).to(latents)
         return References(tuple(ids), latents, noise, half, (tuple(ids), tuple(latents.shape[2:]), seed, half))
@@ -46,7 +46,7 @@ class References:
         """Features at a noise level, from the cache or from one run of the UNet over all images.
 
         The key is the whole group: computing an image in another batch may differ in the last bit, and a cached job
-        has to be bit-identical to the first one whatever the cache holds.
+        must be bit-identical to the first one whatever the cache holds.
         """
         group, key = (sampling.model_key(), self.group), float(level.flatten()[0])
         features = cache.get(group, key)

@@ -98,7 +98,7 @@ class Pass:
 
 def put_back(owner: Any, name: str, ours: Any, before: Any) -> None:
     """Undo `owner.name = ours`, where `before` was the instance's own attribute, None for the class's. Left alone where
-    somebody has put theirs over it since; ours has to be a pass-through then."""
+    somebody has put theirs over it since; ours must be a pass-through then."""
     if vars(owner).get(name) != ours:
         return
     if before is None:

@@ -30,7 +30,7 @@ def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Ca
     """Let the picture and both scales guide a sampling; returns its part.
 
     Encodes the picture here, before the sampler starts, so that hosts which keep only one model on the device do not
-    have to swap in every step. `load_image` maps a picture's hash to the picture and raises a sentence for the user if
+    must swap in every step. `load_image` maps a picture's hash to the picture and raises a sentence for the user if
     it is not there.
 
     Raises `Unsupported` with a sentence: the checkpoint sees no picture, or the host keeps the rows to itself.

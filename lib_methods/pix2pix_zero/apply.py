@@ -124,7 +124,7 @@ def attach(
             uncond = sampling.embed(words.negatives, negative=True)
         if sampling.own_noise is not None:  # the picture that would be drawn, noise and all
             noise = StepNoise(sampling.sigmas.tolist(), sampling.own_noise, lambda _: sampling.draw_noise())
-    # a direction of more tokens makes the prompt longer, and the reference's maps have to be as long
+    # a direction of more tokens makes the prompt longer, and the reference's maps must be as long
     tokens = max(len(direction) for direction in words.directions)
     cond = replace(cond, context=pad_tokens(cond.context, tokens))
     start = sampling.start_latent() if trajectory is None else trajectory.start

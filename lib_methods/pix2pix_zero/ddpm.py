@@ -75,12 +75,12 @@ class NoisePath:
 
     @property
     def start(self) -> Tensor:
-        """The noise that the sampler has to start from, (batch, 4, h, w), at sigmas[0]."""
+        """The noise that the sampler must start from, (batch, 4, h, w), at sigmas[0]."""
         return self.latents[0]
 
     @property
     def noises(self) -> Tensor:
-        """What the sampler's source of noise has to give, (steps, batch, 4, h, w); zeros where it asks for none."""
+        """What the sampler's source of noise must give, (steps, batch, 4, h, w); zeros where it asks for none."""
         levels: list[float] = self.sigmas.tolist()
         noises = torch.zeros_like(self.offsets)
         for index in range(self.steps):

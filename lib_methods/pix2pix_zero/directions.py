@@ -62,7 +62,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Direction:
-    """What has to be added to a prompt's embedding to turn the source into the target.
+    """What must be added to a prompt's embedding to turn the source into the target.
 
     context: (tokens, dim), float32, CPU; the tokens are 77 for most, 77 n for sentences of several chunks.
     vector: the same for SDXL's pooled text, (width,); None for other models. Sizes in it cancel out to 0.

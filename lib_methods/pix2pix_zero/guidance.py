@@ -88,7 +88,7 @@ def _comparable(found: Tensor | None, wanted: Tensor) -> Tensor:
     if found.shape[-1] != wanted.shape[-1]:
         raise Unsupported(
             f"The edit's prompt has {found.shape[-1]} tokens and the reference's {wanted.shape[-1]}: "
-            "both have to fill the same number of 77-token chunks."
+            "both must fill the same number of 77-token chunks."
         )
     if found.shape[2] != wanted.shape[2]:
         raise Unsupported("The edit and its reference must be of the same size.")
@@ -117,7 +117,7 @@ def gradient(
     """dL/dx of `map_losses` at latents x (batch, channels, h, w), in sigma space. Images do not see each other.
 
     predict_with_maps: runs the UNet with gradients on x and a sigma and gives its maps, as `MapRecorder.run_to_last`
-    does; of `k * batch` rows in groups of `batch`. It is called once, and the recorder has to be installed around
+    does; of `k * batch` rows in groups of `batch`. It is called once, and the recorder must be installed around
     this. scale: for UNets in fp16, kept from step to step by the caller; the gradient is tried again at another scale
     where it overflows or vanishes. Images whose gradient is not finite at any scale are dropped.
 

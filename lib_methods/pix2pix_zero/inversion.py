@@ -60,7 +60,7 @@ class Trajectory:
 
     sigmas: (steps + 1,), float32 or better, CPU, falling; the last is 0, or the level where the sampler stops.
     latents: (steps + 1, batch, 4, h, w), in sigma space, in the order of `sigmas`: the noise first, the picture last.
-    offsets: (steps, batch, 4, h, w), what has to be added after each decoding step; None without direct inversion.
+    offsets: (steps, batch, 4, h, w), what must be added after each decoding step; None without direct inversion.
     done: steps of work that are done, of `total`: first the inversion's, from the picture upwards, then the offsets'
         from the noise downwards. Levels that are not reached yet hold zeros.
     """
@@ -88,7 +88,7 @@ class Trajectory:
 
     @property
     def start(self) -> Tensor:
-        """The noise that the sampler has to start from, (batch, 4, h, w), at sigmas[0]."""
+        """The noise that the sampler must start from, (batch, 4, h, w), at sigmas[0]."""
         return self.latents[0]
 
     @property
@@ -117,7 +117,7 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
     if levels.dim() != 1 or len(levels) < 2 or not bool(torch.isfinite(levels).all()):
         raise ValueError("the sigmas must be two finite numbers or more")
     if bool((levels[1:] > levels[:-1]).any()) or not bool((levels[:-1] > 0).all()) or bool(levels[-1] < 0):
-        raise ValueError("the sigmas have to fall, and only the last of them may be 0")
+        raise ValueError("the sigmas must fall, and only the last of them may be 0")
     return levels
 
 
@@ -134,7 +134,7 @@ def invert(
     latent: (batch, 4, h, w), scaled as the model takes it, at the level sigmas[-1] (no noise where that is 0).
     sigmas: (steps + 1,), the levels of the sampler that will decode, falling. The model is asked at sigmas[:-1] only,
         as the decoding does: never at 0.
-    predict: has to be the model as the reconstruction will ask it: same caption, same CFG scale.
+    predict: must be the model as the reconstruction will ask it: same caption, same CFG scale.
     progress: returning False ends the work; the partial trajectory comes back and may be handed in again as `partial`.
         Going on gives the same bits as never having stopped.
 
@@ -188,7 +188,7 @@ def psnr(picture: Tensor, original: Tensor, peak: float = 1.0) -> tuple[float, .
     picture, original: (batch, ...), same shape. peak: the width of the values' range, 1 for pictures in [0, 1].
     """
     if picture.shape != original.shape:
-        raise ValueError("the pictures have to have the same shape")
+        raise ValueError("the pictures must have the same shape")
     errors = (picture.double() - original.double()).square().flatten(1).mean(1).tolist()
     return tuple(math.inf if error == 0 else 10 * math.log10(peak * peak / error) for error in errors)
 

@@ -195,7 +195,7 @@ class MapRecorder:
     def _watcher(self, layer: CrossAttention) -> Any:
         def watch(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
             prompt = prompt_input(args, kwargs)
-            # with gradients on, always: a block that is run again has to compute what it did the first time
+            # with gradients on, always: a block that is run again must compute what it did the first time
             is_plain = self._run is None and not torch.is_grad_enabled()
             if prompt is None or is_plain or not self._is_chosen(hidden.shape[1]):
                 return original(hidden, *args, **kwargs)

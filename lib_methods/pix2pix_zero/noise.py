@@ -135,7 +135,7 @@ def regularise(noise: Tensor, generator: torch.Generator, settings: Regularisati
     """
     settings = settings or Regularisation()
     if noise.dim() != 4 or noise[0].numel() < 2:
-        raise ValueError("the noise has to have the shape (batch, channels, height, width), with two values or more")
+        raise ValueError("the noise must have the shape (batch, channels, height, width), with two values or more")
     value = noise.to(torch.promote_types(noise.dtype, torch.float32))
     for _ in range(settings.rounds):
         if settings.correlation_weight > 0:

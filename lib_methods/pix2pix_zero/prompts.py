@@ -82,7 +82,7 @@ def combined(text: str, library: DirectionLibrary) -> Direction:
         except ValueError:  # a name with a colon in it
             name, value = part, 1.0
         if not -MAX_STRENGTH <= value <= MAX_STRENGTH:  # false for NaN, too
-            raise SettingsError(f"The weight of a direction has to lie between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}.")
+            raise SettingsError(f"The weight of a direction must be between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}.")
         parts.append((library.get(name.strip()), value))
     if len(parts) == 1 and parts[0][1] < 0:  # its record says which way it goes
         return combine([(parts[0][0].reversed(), -parts[0][1])])

@@ -80,7 +80,7 @@ class Reference:
         return self.at(len(self._levels) - 1)
 
     def correction(self, step: int, sigma: float) -> Tensor:
-        """What a prediction at the level sigma, in a step, has to be moved by so that the inverted picture stays on its
+        """What a prediction at the level sigma, in a step, must be moved by so that the inverted picture stays on its
         exact trajectory, (batch, 4, h, w).
 
         A step leads there along a straight line, on which the prediction would be the same everywhere. What the model

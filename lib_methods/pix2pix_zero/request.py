@@ -44,7 +44,7 @@ def parse_request(
 
 def settings_from_fields(named: Mapping[str, Any], store: ImageStore | None = None) -> Pix2PixZeroSettings:
     """Settings from named fields with JSON values; fields left out or None keep their default. With no store, a mask
-    has to be named by its hash."""
+    must be named by its hash."""
     refuse_unknown(named, CONTROLS, f"{TITLE} has")
     values = {name: value for name, value in named.items() if value is not None}
     if "mask" in values:

@@ -39,7 +39,7 @@ class Pix2PixZeroSettings:
         "adjective".
         direction_from: what the words' direction is the difference of: "sentences" about both words (the paper's, the
         mean over several hundred), or the "caption" with either word in it. At strength 1 the prompt is then the
-        caption with the words swapped, where it is the caption; the source has to be in it.
+        caption with the words swapped, where it is the caption; the source must be in it.
         directions: directions from the library in place of the words, "cat to dog: 1, day to night: -0.5"; several
         edits with "|", as for the target.
         caption: what the picture shows; the job's prompt if empty.

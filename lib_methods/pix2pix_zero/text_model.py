@@ -86,7 +86,7 @@ def _load(folder: str | os.PathLike[str], device: torch.device) -> tuple[Any, An
         return tokenizer, model.to(device).eval()
     except Exception as error:  # a damaged model fails in any way there is
         raise SentencesError(
-            "The text model cannot be loaded. Its folder has to hold a causal language model as transformers saves it, "
+            "The text model cannot be loaded. Its folder must hold a causal language model as transformers saves it, "
             "with its tokenizer and weights as .safetensors; models that bring code of their own are not run."
         ) from error
 

@@ -52,7 +52,7 @@ def dynamic_threshold(x0: Tensor, share: float = 0.995, cap: float | None = None
     Raises `ValueError`.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"the share of pixels to keep has to lie in (0, 1], not at {share:g}")
+        raise ValueError(f"the share of pixels to keep must be in (0, 1], not {share:g}")
     if cap is not None and not cap >= 1:
         raise ValueError(f"the cap must be at least 1, not {cap:g}")
     wide = _wide(x0)

@@ -108,7 +108,7 @@ class Rule:
         return "any"
 
     def expected(self) -> str:
-        """What a value has to be, to finish the words "give ..."."""
+        """What a value must be, to finish the words "give ..."."""
         choices = self.choices
         if choices and self.kind != "list":
             return "one of: " + ", ".join(map(str, choices[:40]))

@@ -90,7 +90,7 @@ class Tab:
                 "fn": partial(counter_html, positive=positive),
                 "inputs": [prompt, steps],
                 "outputs": [counter],
-                "trigger_mode": "always_last",  # while typing, the last text alone has to be counted
+                "trigger_mode": "always_last",  # while typing, the last text alone must be counted
             }
             prompt.change(**count, **QUICK)
             steps.change(**count, **QUICK)

@@ -2,7 +2,7 @@
 
 A picture shows two to five objects that agree in every attribute: one kind, colour, size and texture, standing
 together at one place of the picture. That agreement is the point of the world: whatever a caption leaves open still
-has to be the same for all objects, so a model trained on it learns to carry attributes from one part of the picture
+must be the same for all objects, so a model trained on it learns to carry attributes from one part of the picture
 to another through self-attention.
 """
 

@@ -152,7 +152,7 @@ def test_pip_is_told_to_touch_nothing_else() -> None:
         assert {"--no-deps", "--only-binary=:all:", "--target"} <= set(command)
         assert command[-1] == f"{requirement.name}=={requirement.install}"
         numbers = tuple(int(part) for part in requirement.install.split("."))
-        assert numbers >= requirement.least, "what is installed has to do"
+        assert numbers >= requirement.least, "what is installed must do"
     assert not {requirement.name for requirement in REQUIREMENTS} & set(HOSTS_OWN)
 
 

@@ -186,7 +186,7 @@ def test_crop_to_fill_leaves_no_margin(width, height, across, down) -> None:
 @pytest.mark.parametrize("size", [(512, 768), (768, 512)])
 def test_crop_to_fill_keeps_the_middle_and_the_aspect(size) -> None:
     image = Image.new("RGB", (900, 900), "black")
-    image.paste((255, 255, 255), (350, 350, 550, 550))  # a white square in the middle has to stay a square
+    image.paste((255, 255, 255), (350, 350, 550, 550))  # a white square in the middle must stay a square
     white = np.asarray(crop_to_fill(image, *size))[..., 0] > 127
     rows, cols = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
     assert abs(len(rows) - len(cols)) <= 2

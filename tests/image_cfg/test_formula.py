@@ -102,8 +102,8 @@ def test_the_second_pass_has_scales_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"image_scale": -1}, "Image scale has to lie between 0 and 10"),
-        ({"text_scale": math.nan}, "Text scale has to lie between 0 and 30"),
+        ({"image_scale": -1}, "Image scale must be between 0 and 10"),
+        ({"text_scale": math.nan}, "Text scale must be between 0 and 30"),
         ({"text_scale": True}, "Text scale must be a number"),
         ({"start": 0.9, "end": 0.1}, "Swap them"),
         ({"fit": "squeeze"}, "Fit must be one of: crop, pad, stretch"),

@@ -108,7 +108,7 @@ BAD: list[tuple[Any, str]] = [
     ([{"mask": "../../secret.png"}], "The mask: The image cannot be read"),
     ([{"mask": UNKNOWN}], "The mask 00000000… is not on this machine"),
     ([{"mask": [PICTURE]}], '"mask" must be one picture'),
-    ([{"mask_image_scale": 11}], "Image scale where white has to lie between 0 and 10"),
+    ([{"mask_image_scale": 11}], "Image scale where white must be between 0 and 10"),
     ([{"tab_mask": "yes"}], "The tab's mask is either on or off"),
 ]
 

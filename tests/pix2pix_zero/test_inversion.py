@@ -284,5 +284,5 @@ def test_psnr_is_that_of_the_textbook():
 
 @pytest.mark.parametrize("wrong", [{"method": "exact"}, {"refinements": 21}, {"refinements": True}, {"seed": -1}])
 def test_settings_that_cannot_be_used_are_refused_with_a_sentence(wrong):
-    with pytest.raises(SettingsError, match="has to"):
+    with pytest.raises(SettingsError, match="must be"):
         InversionSettings(**wrong)

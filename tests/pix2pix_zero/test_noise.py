@@ -210,7 +210,7 @@ def test_the_global_generators_are_left_alone():
     [{"rounds": 51}, {"rolls": 0}, {"correlation_weight": -1}, {"kl_weight": float("nan")}, {"keep_variance": 1}],
 )
 def test_settings_that_cannot_be_used_are_refused_with_a_sentence(wrong):
-    with pytest.raises(SettingsError, match=r"has to|either on or off"):
+    with pytest.raises(SettingsError, match=r"must|either on or off"):
         Regularisation(**wrong)
 
 

@@ -130,7 +130,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"name": "x", "directions": ""}, "Say which directions"),
     ({"name": "x", "directions": 7}, "Say which directions"),
     ({"name": "x", "directions": "a: 1 | b: 2"}, "without bars"),
-    ({"name": "x", "directions": "a: 900"}, "has to lie between"),
+    ({"name": "x", "directions": "a: 900"}, "must be between"),
     ({"name": "x", "directions": "a: 1", **WORDS}, "Make a direction from"),
     ({"name": "x", "file": "!"}, "no base64"),
     ({"name": "x", "file": 1}, "as base64"),

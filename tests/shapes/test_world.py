@@ -36,7 +36,7 @@ def test_the_parser_reads_other_sizes(width: int, height: int) -> None:
 
 
 def test_the_parser_tells_wrong_pictures_from_right_ones() -> None:
-    """A parser that always agrees would pass the test above: change one attribute and it has to disagree."""
+    """A parser that always agrees would pass the test above: change one attribute and it must disagree."""
     rng = np.random.default_rng(5)
     for name in ATTRIBUTES:
         for _ in range(20):

@@ -28,7 +28,6 @@ CROSSING = {aten._to_copy.default, aten.copy_.default, aten._local_scalar_dense.
 # take indices on the CPU
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 _AUTOCAST = torch.library.Library("_", "IMPL")  # as long as it lives, autocast there casts nothing
-_ready = False
 
 
 class Pretended(torch.Tensor):
@@ -124,13 +123,13 @@ def on_this_thread() -> Iterator[None]:
         yield
 
 
+# at import: autograd counts the devices at the first backward pass of a process, which may be another test's
+_setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+_AUTOCAST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+
+
 @contextlib.contextmanager
 def pretend_device() -> Iterator[torch.device]:
     """The device, for this thread."""
-    global _ready
-    if not _ready:
-        _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
-        _AUTOCAST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-        _ready = True
     with on_this_thread():
         yield torch.device(NAME, 0)

@@ -177,7 +177,7 @@ def test_pixels_in_range_pass_both_thresholds_unchanged() -> None:
 
 @pytest.mark.parametrize(("share", "cap"), [(0.0, None), (1.1, None), (math.nan, None), (0.9, 0.5), (0.9, math.nan)])
 def test_impossible_thresholds_are_refused(share: float, cap: float | None) -> None:
-    with pytest.raises(ValueError, match="has to"):
+    with pytest.raises(ValueError, match="must be"):
         dynamic_threshold(torch.zeros(1, 3, 2, 2), share, cap)
 
 

@@ -76,7 +76,7 @@ def test_the_infotext_brings_the_picture_back(host: Running, wanted: ThresholdSe
     ("arguments", "sentence"),
     [
         ([{"mimic_scal": 5}], "mimic_scale"),
-        ([True, 99], "has to lie between 0 and 30"),
+        ([True, 99], "must be between 0 and 30"),
         ([{"cfg_mode": "Linear"}], "must be one of"),
     ],
 )

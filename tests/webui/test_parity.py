@@ -1,6 +1,6 @@
 """The standalone host against the real WebUI: one checkpoint, one request, one script that writes down its calls.
 
-The life cycles have to be equal call by call, with the shapes of all tensors; the pictures as far as two
+The life cycles must be equal call by call, with the shapes of all tensors; the pictures as far as two
 implementations of the same arithmetic agree.
 """
 

@@ -49,7 +49,7 @@ def shapes(with_pack: WebUI) -> WebUI:
 
 
 def made(server: WebUI, runs: Runs, job: JSON, count: int = 1) -> Generation:
-    """The answer to an edit, which has to be in order: pictures with their sheets, the words in the infotext."""
+    """The answer to an edit, which must be in order: pictures with their sheets, the words in the infotext."""
     answer = runs.first(server, job)
     assert len(answer.images) == 2 * count
     for text in answer.infotexts[:count]:
