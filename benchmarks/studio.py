@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_methods.ui.api_guard import own_title
+from lib_methods.webui.api_guard import own_title
 from standalone.setup.places import ROOT
 
 CHECKPOINT = ROOT / "models" / "shapes" / "shapes.safetensors"

@@ -1,7 +1,7 @@
 /*
  * The lines about what will happen follow what Python cannot see: which checkpoint is loaded, and whether the tab holds an image.
  *
- * A method has hidden buttons for it (lib_methods/ui/gradio_compat.py): ".steer-recheck" asks for its line again,
+ * A method has hidden buttons for it (lib_methods/webui/gradio_compat.py): ".steer-recheck" asks for its line again,
  * ".steer-look" looks at the tab's boxes in the browser, so that no image travels.
  */
 window.steerStatus = (function () {

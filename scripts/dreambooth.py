@@ -21,8 +21,8 @@ from lib_methods.dreambooth.settings import KINDS, OPTIMIZERS, PRECISIONS, PRIOR
 from lib_methods.dreambooth.tab import TabHandlers
 from lib_methods.hosts import model_lists, training_device
 from lib_methods.hosts.model_room import device_environment, room_of_host
-from lib_methods.ui.door import Door
-from lib_methods.ui.gradio_compat import (
+from lib_methods.webui.door import Door
+from lib_methods.webui.gradio_compat import (
     HIDDEN_CLASS,
     follow,
     hidden_row,
@@ -33,8 +33,8 @@ from lib_methods.ui.gradio_compat import (
     unsaved,
     warn,
 )
-from lib_methods.ui.image_box import file_box
-from lib_methods.ui.status import status_html
+from lib_methods.webui.image_box import file_box
+from lib_methods.webui.status import status_html
 
 TITLE = "DreamBooth"
 REFRESH = "\U0001f504"

@@ -21,10 +21,10 @@ from lib_methods.thresholding import infotext, page
 from lib_methods.thresholding.formulas import SCHEDULES, STARTPOINTS, VARIABILITIES
 from lib_methods.thresholding.request import CONTROLS, TITLE, parse_request
 from lib_methods.thresholding.settings import METHODS, MIMIC, NUMBERS, RESCALE, ThresholdSettings
-from lib_methods.ui.api_guard import guard_method, namesake, own_title
-from lib_methods.ui.axes import NumberAxis, add_axes
-from lib_methods.ui.gradio_compat import follow, hidden_row, unsaved
-from lib_methods.ui.job import MethodJobs
+from lib_methods.webui.api_guard import guard_method, namesake, own_title
+from lib_methods.webui.axes import NumberAxis, add_axes
+from lib_methods.webui.gradio_compat import follow, hidden_row, unsaved
+from lib_methods.webui.job import MethodJobs
 
 DEFAULTS = ThresholdSettings()
 PEER = "Dynamic Thresholding (CFG Scale Fix)"

@@ -26,9 +26,9 @@ from lib_methods.fabric.request import parse_request
 from lib_methods.fabric.settings import DETAILS, HIRES_MODES, MAX_STRENGTH, WEIGHTINGS, FabricSettings
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui.api_guard import guard_method, namesake, own_title
-from lib_methods.ui.axes import add_axes
-from lib_methods.ui.gradio_compat import (
+from lib_methods.webui.api_guard import guard_method, namesake, own_title
+from lib_methods.webui.axes import add_axes
+from lib_methods.webui.gradio_compat import (
     follow,
     hidden_row,
     hidden_textbox,
@@ -38,7 +38,7 @@ from lib_methods.ui.gradio_compat import (
     unsaved,
     warn,
 )
-from lib_methods.ui.job import MethodJobs
+from lib_methods.webui.job import MethodJobs
 
 TITLE = "FABRIC"
 FOLDER = Path(paths.data_path) / "feedback"

@@ -31,9 +31,9 @@ from lib_methods.image_cfg.settings import (
     MAX_TEXT_SCALE,
     ImageCfgSettings,
 )
-from lib_methods.ui.api_guard import guard_method, own_title
-from lib_methods.ui.axes import add_axes
-from lib_methods.ui.gradio_compat import (
+from lib_methods.webui.api_guard import guard_method, own_title
+from lib_methods.webui.axes import add_axes
+from lib_methods.webui.gradio_compat import (
     TAB_BOXES,
     follow,
     hidden_row,
@@ -43,8 +43,8 @@ from lib_methods.ui.gradio_compat import (
     tab_image,
     unsaved,
 )
-from lib_methods.ui.image_box import image_box
-from lib_methods.ui.job import MethodJobs
+from lib_methods.webui.image_box import image_box
+from lib_methods.webui.job import MethodJobs
 
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
 NO_PICTURE = "There is no picture to edit, so the model draws from the words alone. Add one in the accordion."

@@ -25,10 +25,10 @@ from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.request import CONTROLS, TITLE, parse_request
 from lib_methods.pix2pix_zero.settings import MAX_STRENGTH, MAX_STRUCTURE, Pix2PixZeroSettings
 from lib_methods.pix2pix_zero.workshop import Workshop
-from lib_methods.ui.api_guard import guard_method, own_title
-from lib_methods.ui.axes import add_axes
-from lib_methods.ui.door import Door
-from lib_methods.ui.gradio_compat import (
+from lib_methods.webui.api_guard import guard_method, own_title
+from lib_methods.webui.axes import add_axes
+from lib_methods.webui.door import Door
+from lib_methods.webui.gradio_compat import (
     TAB_BOXES,
     follow,
     hidden_row,
@@ -38,7 +38,7 @@ from lib_methods.ui.gradio_compat import (
     tab_image,
     unsaved,
 )
-from lib_methods.ui.job import MethodJobs
+from lib_methods.webui.job import MethodJobs
 
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
 DIRECTIONS = Path(paths.data_path) / "feedback" / "directions"

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lib_methods.dreambooth.tab import Mistakes, TabHandlers
-from lib_methods.ui.door import Door, guarded_router
+from lib_methods.webui.door import Door, guarded_router
 
 PREFIX = "/dreambooth/v1"
 _MOST_BYTES = 256 * 2**20

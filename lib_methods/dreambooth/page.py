@@ -16,7 +16,7 @@ from lib_methods.dreambooth.photos.read import read_small
 from lib_methods.dreambooth.progress import duration
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training_log import Progress, Sample, number
-from lib_methods.ui.status import status_html
+from lib_methods.webui.status import status_html
 
 CURVE_POINTS = 240
 MOST_SAMPLES = 6

@@ -10,7 +10,7 @@ from typing import Any
 
 from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.settings import Concept, TrainingSettings, check_name
-from lib_methods.ui.arguments import refuse_unknown
+from lib_methods.webui.arguments import refuse_unknown
 
 CONTROLS = (
     "class_noun", "base", "kind", "name", "identifier",

@@ -23,7 +23,7 @@ from lib_methods.dreambooth.photos.names import sort_files
 from lib_methods.dreambooth.preview import Machine, OwnMachine, preview
 from lib_methods.dreambooth.request import Dropped, clean_name, dropped, from_controls, parse_request, uploaded
 from lib_methods.dreambooth.settings import Concept, TrainingSettings
-from lib_methods.ui.status import status_html
+from lib_methods.webui.status import status_html
 
 Mistakes = (SettingsError, DreamBoothError)
 

@@ -10,7 +10,7 @@ import html
 
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pictures.thumbnail import thumbnail
-from lib_methods.ui.status import status_html
+from lib_methods.webui.status import status_html
 
 from .request import parse_images
 from .settings import MAX_WEIGHT, FabricSettings, FeedbackImage, SettingsError

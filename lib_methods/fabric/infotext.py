@@ -12,8 +12,8 @@ from typing import Any
 
 from lib_methods.pictures.named import short_names, whole_names
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui import paste
-from lib_methods.ui.paste import PasteKey
+from lib_methods.webui import paste
+from lib_methods.webui.paste import PasteKey
 
 from .request import CONTROLS, format_images, parse_images, settings_from_fields
 from .settings import DETAILS, HIRES_MODES, WEIGHTINGS, FabricSettings, SettingsError

@@ -13,7 +13,7 @@ import gradio as gr
 
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui.status import status_html
+from lib_methods.webui.status import status_html
 
 from .board import board_html, status_of
 from .inbox import answer_message

@@ -15,7 +15,7 @@ from typing import Any
 
 from lib_methods.errors import reason
 from lib_methods.files import replacing
-from lib_methods.ui import names
+from lib_methods.webui import names
 
 from .request import settings_from_fields, settings_to_fields
 from .settings import FabricSettings, SettingsError
@@ -30,7 +30,7 @@ class PresetError(SettingsError):
 
 
 def clean_name(name: object) -> str:
-    """The name as it is kept, see `lib_methods.ui.names`. Raises `PresetError`."""
+    """The name as it is kept, see `lib_methods.webui.names`. Raises `PresetError`."""
     return names.clean_name(name, "preset", PresetError)
 
 

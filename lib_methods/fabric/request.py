@@ -14,7 +14,7 @@ from typing import Any
 
 from lib_methods.checks import check_switch
 from lib_methods.pictures.store import ImageStore, is_image_id
-from lib_methods.ui.arguments import format_number, refuse_unknown, request_fields
+from lib_methods.webui.arguments import format_number, refuse_unknown, request_fields
 
 from .settings import FabricSettings, FeedbackImage, SettingsError
 

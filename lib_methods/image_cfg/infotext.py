@@ -14,8 +14,8 @@ from lib_methods.image_cfg.request import CONTROLS, DEFAULTS, TITLE, control_val
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures.named import short_names, whole_names
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui import paste
-from lib_methods.ui.paste import PasteKey
+from lib_methods.webui import paste
+from lib_methods.webui.paste import PasteKey
 
 KEYS = {name: f"{TITLE} {name.replace('_', ' ').replace('hires', 'Hires')}" for name in CONTROLS if name != "enabled"}
 ERROR_KEY = f"{TITLE} error"

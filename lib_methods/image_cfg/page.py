@@ -11,7 +11,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.image_cfg.request import CONTROLS, parse_images, parse_request
 from lib_methods.pictures import named
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui.status import status_html
+from lib_methods.webui.status import status_html
 
 
 class PageHandlers:

@@ -15,7 +15,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.image_cfg.settings import MAX_IMAGES, ImageCfgSettings
 from lib_methods.pictures.named import check_there, mask_name, picture_name
 from lib_methods.pictures.store import ImageStore, is_image_id
-from lib_methods.ui.arguments import refuse_unknown, request_fields
+from lib_methods.webui.arguments import refuse_unknown, request_fields
 
 TITLE = "InstructPix2Pix"
 CONTROLS = (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib_methods.checks import SettingsError
 from lib_methods.pix2pix_zero.words import clean_word
-from lib_methods.ui.names import seen
+from lib_methods.webui.names import seen
 
 CHUNK = 77
 """Tokens that CLIP reads at once."""

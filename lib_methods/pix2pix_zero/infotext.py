@@ -15,8 +15,8 @@ from lib_methods.pictures.named import short_names, whole_names
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero.request import CONTROLS, TITLE, control_values, settings_from_fields
 from lib_methods.pix2pix_zero.settings import FIELDS, Pix2PixZeroSettings
-from lib_methods.ui import paste
-from lib_methods.ui.paste import PasteKey
+from lib_methods.webui import paste
+from lib_methods.webui.paste import PasteKey
 
 KEYS = {name: f"{TITLE} {name.replace('_', ' ')}" for name in FIELDS}
 PSNR_KEY = f"{TITLE} reconstruction PSNR"

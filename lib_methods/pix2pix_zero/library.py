@@ -16,8 +16,8 @@ from pathlib import Path
 from lib_methods.pix2pix_zero.direction_files import load_direction, read_record, save_direction
 from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Embed, Origin, make_direction
 from lib_methods.pix2pix_zero.sentences import OBJECT, built_in_sentences
-from lib_methods.ui import names
-from lib_methods.ui.names import MAX_NAME
+from lib_methods.webui import names
+from lib_methods.webui.names import MAX_NAME
 
 SUFFIX = ".safetensors"
 SEPARATORS = re.compile(r"[,:|]")
@@ -33,7 +33,7 @@ class Listed:
 
 
 def clean_name(name: object) -> str:
-    """The name as it is kept, see `lib_methods.ui.names`. Raises `DirectionError`."""
+    """The name as it is kept, see `lib_methods.webui.names`. Raises `DirectionError`."""
     return names.clean_name(name, "direction", DirectionError)
 
 

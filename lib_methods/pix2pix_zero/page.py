@@ -13,7 +13,7 @@ from lib_methods.denoiser import Unsupported
 from lib_methods.pictures import named
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero.request import CONTROLS, parse_request
-from lib_methods.ui.status import status_html
+from lib_methods.webui.status import status_html
 
 GAP, LINE = 8, 22
 LEAST_COLUMN = 92  # for the longest name

@@ -18,8 +18,8 @@ from lib_methods.pix2pix_zero.settings import (
     MAX_STRUCTURE,
     REGULARISATIONS,
 )
-from lib_methods.ui.gradio_compat import unsaved
-from lib_methods.ui.image_box import image_box
+from lib_methods.webui.gradio_compat import unsaved
+from lib_methods.webui.image_box import image_box
 
 
 def build_edit(made: dict[str, Any], elem_id: str) -> None:

@@ -11,9 +11,9 @@ from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Unsupported
 from lib_methods.pix2pix_zero.sentences import read_text
 from lib_methods.pix2pix_zero.workshop import BUILT_IN, Workshop
-from lib_methods.ui.gradio_compat import listen, unsaved
-from lib_methods.ui.image_box import file_box
-from lib_methods.ui.status import status_html
+from lib_methods.webui.gradio_compat import listen, unsaved
+from lib_methods.webui.image_box import file_box
+from lib_methods.webui.status import status_html
 
 HINT = (
     "Ready directions, in place of source and target. Build one, or drop files; then add it to the line of directions."

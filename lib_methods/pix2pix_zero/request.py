@@ -13,7 +13,7 @@ from typing import Any
 from lib_methods.pictures.named import check_there, mask_name
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero.settings import FIELDS, Pix2PixZeroSettings
-from lib_methods.ui.arguments import refuse_unknown, request_fields
+from lib_methods.webui.arguments import refuse_unknown, request_fields
 
 TITLE = "pix2pix-zero"
 CONTROLS = ("enabled", *FIELDS)

@@ -27,9 +27,9 @@ from lib_methods.pix2pix_zero.directions import DirectionError
 from lib_methods.pix2pix_zero.request import TITLE
 from lib_methods.pix2pix_zero.sentences import OBJECT
 from lib_methods.pix2pix_zero.workshop import BUILT_IN, Workshop
-from lib_methods.ui.arguments import refuse_unknown
-from lib_methods.ui.door import Door, guarded_router
-from lib_methods.ui.names import MAX_NAME
+from lib_methods.webui.arguments import refuse_unknown
+from lib_methods.webui.door import Door, guarded_router
+from lib_methods.webui.names import MAX_NAME
 
 PATH = "/pix2pix-zero/directions"
 _WORDS = ("source", "target", "words_are", "source_sentences", "target_sentences", "text_model")

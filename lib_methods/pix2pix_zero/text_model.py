@@ -15,7 +15,7 @@ import torch
 from lib_methods.checks import check_number
 from lib_methods.pix2pix_zero.sentences import MAX_SENTENCES
 from lib_methods.pix2pix_zero.words import SentencesError, clean_word, mentions, with_article, without_article
-from lib_methods.ui.names import seen
+from lib_methods.webui.names import seen
 
 AT_A_TIME = 8
 _NEW_TOKENS = 40

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from lib_methods.checks import SettingsError
-from lib_methods.ui.names import seen
+from lib_methods.webui.names import seen
 
 MAX_WORD = 100
 

@@ -13,9 +13,9 @@ from typing import Any
 from lib_methods.checks import SettingsError
 from lib_methods.thresholding.request import CONTROLS, TITLE
 from lib_methods.thresholding.settings import CHOICES, RESCALE, ThresholdSettings
-from lib_methods.ui import paste
-from lib_methods.ui.arguments import format_number
-from lib_methods.ui.paste import PasteKey
+from lib_methods.webui import paste
+from lib_methods.webui.arguments import format_number
+from lib_methods.webui.paste import PasteKey
 
 KEYS = {
     "method": f"{TITLE} method",

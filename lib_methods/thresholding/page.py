@@ -6,7 +6,7 @@ from typing import Any
 
 from lib_methods.checks import SettingsError
 from lib_methods.thresholding.request import parse_request
-from lib_methods.ui.status import status_html
+from lib_methods.webui.status import status_html
 
 
 def status(enabled: bool, *values: Any) -> str:

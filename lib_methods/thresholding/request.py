@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib_methods.thresholding.settings import ThresholdSettings
-from lib_methods.ui.arguments import request_fields
+from lib_methods.webui.arguments import request_fields
 
 TITLE = "Dynamic thresholding"
 CONTROLS = (

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib_methods.files import is_file_inside
-from lib_methods.ui.door import NO_LOGIN, NOT_UPLOADED, READING, Door, is_json, is_own
+from lib_methods.webui.door import NO_LOGIN, NOT_UPLOADED, READING, Door, is_json, is_own
 
 from .errors import problem
 from .json_body import BadBody, checked

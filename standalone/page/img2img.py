@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib_methods.ui.image_box import image_box, read_upload
+from lib_methods.webui.image_box import image_box, read_upload
 from modules import infotext_utils, scripts, shared
 from modules.ui_components import FormRow
 from standalone.infotext.fields import AREAS, FILLS, IMG2IMG, MASK_MODES, RESIZE_MODES

@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
-from lib_methods.ui.gradio_compat import as_toast, warn
+from lib_methods.webui.gradio_compat import as_toast, warn
 from modules import infotext_utils, script_callbacks, scripts, sd_models, shared
 from modules.ui_components import ToolButton
 from standalone.api.errors import sentence_for

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib_methods.ui.gradio_compat import warn
+from lib_methods.webui.gradio_compat import warn
 from modules import infotext_utils, script_callbacks, shared
 from standalone.infotext import text
 from standalone.infotext.fields import Source, job_fields, value_of, without_control

@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 
-from lib_methods.ui.door import Door, is_account, page_accounts
+from lib_methods.webui.door import Door, is_account, page_accounts
 from modules import script_callbacks, shared
 from standalone.api.errors import add_handlers
 from standalone.api.guard import MAX_BODY, Guard

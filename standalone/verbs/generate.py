@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_methods.errors import reason
-from lib_methods.ui.api_guard import own_title
+from lib_methods.webui.api_guard import own_title
 from standalone.engine.errors import UserError
 from standalone.setup.quiet import stay_local
 

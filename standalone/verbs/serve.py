@@ -13,7 +13,7 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from lib_methods.ui.door import WRITE_ACCOUNTS, parse_accounts, read_accounts
+from lib_methods.webui.door import WRITE_ACCOUNTS, parse_accounts, read_accounts
 from standalone.engine.errors import UserError
 from standalone.setup.options import LOGINS
 from standalone.setup.places import ROOT

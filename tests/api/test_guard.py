@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_methods.files import is_file_inside
-from lib_methods.ui.door import NOT_UPLOADED, is_loopback_name
+from lib_methods.webui.door import NOT_UPLOADED, is_loopback_name
 
 from .conftest import SMALL, Server
 

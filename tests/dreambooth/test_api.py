@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from lib_methods.dreambooth.api import PREFIX, add_routes
 from lib_methods.dreambooth.tab import TabHandlers
-from lib_methods.ui.door import Door, parse_accounts
+from lib_methods.webui.door import Door, parse_accounts
 from tests.dreambooth.pictures import picture
 from tests.dreambooth.test_tab import handlers  # noqa: F401 - a fixture
 from tests.webui.client import encode_image

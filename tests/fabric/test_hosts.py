@@ -23,7 +23,7 @@ from lib_methods.fabric.settings import FabricSettings, FeedbackImage
 from lib_methods.hosts.a1111_rows import input_channels
 from lib_methods.thresholding import apply as thresholding
 from lib_methods.thresholding.settings import ThresholdSettings
-from lib_methods.ui.job import MethodJobs
+from lib_methods.webui.job import MethodJobs
 from tests.fabric.small_model import Album, picture, small_unet
 
 EMPTY = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(3))

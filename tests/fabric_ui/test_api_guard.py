@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from lib_methods.fabric.request import parse_request
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui.api_guard import guard_method, guard_script
+from lib_methods.webui.api_guard import guard_method, guard_script
 from tests.shared.pictures import data_url, noisy
 
 

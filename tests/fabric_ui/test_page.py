@@ -17,7 +17,7 @@ from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.request import CONTROLS
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui.status import status_html
+from lib_methods.webui.status import status_html
 from tests.shared.pictures import data_url, noisy
 
 UNKNOWN = "0" * 64

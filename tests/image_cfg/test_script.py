@@ -20,7 +20,7 @@ from lib_methods.image_cfg.page import PageHandlers
 from lib_methods.image_cfg.request import CONTROLS, control_values, parse_request, settings_from_fields
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures.store import ImageStore
-from lib_methods.ui.api_guard import guard_script
+from lib_methods.webui.api_guard import guard_script
 from tests.fabric.small_model import picture
 from tests.shared import jobs
 from tests.shared.jobs import pixels, same

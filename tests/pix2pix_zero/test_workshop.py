@@ -24,7 +24,7 @@ from lib_methods.pix2pix_zero.directions import Direction, Origin
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.routes import PATH, add_routes
 from lib_methods.pix2pix_zero.workshop import Workshop
-from lib_methods.ui.door import Door, parse_accounts
+from lib_methods.webui.door import Door, parse_accounts
 
 WORDS = {"source": "cat", "target": "dog"}
 

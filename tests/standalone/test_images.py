@@ -156,7 +156,7 @@ def _doors(data: bytes, folder: Path) -> dict[str, Image.Image]:
 
     from lib_methods.dreambooth.photos import open_photo, read_photo
     from lib_methods.pictures.store import ImageStore
-    from lib_methods.ui.image_box import read_upload
+    from lib_methods.webui.image_box import read_upload
     from modules import images, infotext_utils
     from standalone.api.codec import check_encoded, decode_opened
     from standalone.page.page import _send_image
@@ -201,7 +201,7 @@ def test_every_door_reads_the_same_mask(kind: str, tmp_path: Path) -> None:
     from lib_methods.dreambooth.photos import Photo, read_mask
     from lib_methods.pictures.mask import of_the_tab
     from lib_methods.pictures.store import ImageStore
-    from lib_methods.ui.image_box import read_upload
+    from lib_methods.webui.image_box import read_upload
     from modules.processing_latents import create_binary_mask
     from standalone.api.codec import decode_image
 

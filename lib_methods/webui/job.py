@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lib_methods.checks import SettingsError
-from lib_methods.ui.axes import NumberAxis
-from lib_methods.ui.gradio_compat import warn
+from lib_methods.webui.axes import NumberAxis
+from lib_methods.webui.gradio_compat import warn
 
 if TYPE_CHECKING:
     from lib_methods.denoiser import Part

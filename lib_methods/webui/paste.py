@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from lib_methods.ui.arguments import format_number
+from lib_methods.webui.arguments import format_number
 
 
 class PasteKey(str):

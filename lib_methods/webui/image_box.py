@@ -19,8 +19,8 @@ from PIL import Image
 
 from lib_methods.files import is_file_inside
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
-from lib_methods.ui.door import NOT_UPLOADED
-from lib_methods.ui.gradio_compat import as_toast
+from lib_methods.webui.door import NOT_UPLOADED
+from lib_methods.webui.gradio_compat import as_toast
 
 
 def image_box(**options: Any) -> Any:

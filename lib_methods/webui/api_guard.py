@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from lib_methods.ui.door import Door, is_json
+from lib_methods.webui.door import Door, is_json
 
 ROUTES = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img")
 

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from lib_methods.dreambooth import api as dreambooth
 from lib_methods.pix2pix_zero import routes as pix2pix_zero
-from lib_methods.ui import door as rules
-from lib_methods.ui.api_guard import _all_routes, guard_script
-from lib_methods.ui.door import Door, is_account, page_accounts, parse_accounts
-from lib_methods.ui.image_box import uploads_only
+from lib_methods.webui import door as rules
+from lib_methods.webui.api_guard import _all_routes, guard_script
+from lib_methods.webui.door import Door, is_account, page_accounts, parse_accounts
+from lib_methods.webui.image_box import uploads_only
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGIN = "Basic " + base64.b64encode("ann:sécret".encode()).decode()

@@ -16,8 +16,8 @@ pytest.importorskip("gradio")
 from lib_methods import hosts
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Unsupported
-from lib_methods.ui import gradio_compat, job
-from lib_methods.ui.job import MethodJobs
+from lib_methods.webui import gradio_compat, job
+from lib_methods.webui.job import MethodJobs
 
 METHOD = MethodJobs("The method", "method", ("The method strength",), "The method error")
 
