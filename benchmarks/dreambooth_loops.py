@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.full_size import PeakMemory, sd15_unet, settle
-from lib_methods.dreambooth.dataset import Example, TrainingData
-from lib_methods.dreambooth.lora import LoraSet
-from lib_methods.dreambooth.memory import ModelSizes, half_precision, plan_training
-from lib_methods.dreambooth.model import TextEmbedding
-from lib_methods.dreambooth.places import CPU, release_memory
-from lib_methods.dreambooth.progress import Report
+from lib_methods.dreambooth.model.lora import LoraSet
+from lib_methods.dreambooth.model.memory import GIB
+from lib_methods.dreambooth.model.model import TextEmbedding
+from lib_methods.dreambooth.model.parts import CPU, release_memory
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.sizes import GIB
-from lib_methods.dreambooth.trainer import Trainer
+from lib_methods.dreambooth.training.data import Example, TrainingData
+from lib_methods.dreambooth.training.plan import ModelSizes, half_precision, plan_training
+from lib_methods.dreambooth.training.trainer import Trainer
+from lib_methods.jobs.log import Report
 
 LOOPS = ("plain", "full", "lora")
 MEMORY = 8 * GIB  # what the plan of the pack's own loops must fit into

@@ -2,7 +2,7 @@
 lib_methods/dreambooth.
 
 API, where the host offers one: `/dreambooth/v1/status`, `/plan`, `/start`, `/cancel`, `/resume` and `/use`, see
-lib_methods/dreambooth/api.py.
+lib_methods/dreambooth/tab/api.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import gradio as gr
 from modules import paths, script_callbacks, scripts, shared, ui_components
 
-from lib_methods.dreambooth.api import add_routes
-from lib_methods.dreambooth.deliver import deliver_to
-from lib_methods.dreambooth.job import Trainings
-from lib_methods.dreambooth.request import CONTROLS, DEFAULTS
+from lib_methods.dreambooth.tab.api import add_routes
+from lib_methods.dreambooth.output.delivery import deliver_to
+from lib_methods.jobs.job import Trainings
+from lib_methods.dreambooth.tab.request import CONTROLS, DEFAULTS
 from lib_methods.dreambooth.settings import KINDS, OPTIMIZERS, PRECISIONS, PRIORS, SAVED_AS
-from lib_methods.dreambooth.tab import TabHandlers
+from lib_methods.dreambooth.tab.handlers import TabHandlers
 from lib_methods.hosts import model_lists, training_device
 from lib_methods.hosts.model_room import device_environment, room_of_host
 from lib_methods.webui.door import Door

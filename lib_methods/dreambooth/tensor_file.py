@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .errors import DreamBoothError
+from lib_methods.dreambooth.errors import DreamBoothError
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

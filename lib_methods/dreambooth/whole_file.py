@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.files import replacing
-
-from .errors import DreamBoothError
 
 
 def write_whole(path: Path, data: bytes, what: str = "") -> Path:

@@ -10,9 +10,9 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.base_rules import checked_base
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.model import TextEmbedding
+from lib_methods.dreambooth.model.base import checked_base
+from lib_methods.dreambooth.model.model import TextEmbedding
 from lib_methods.errors import reason
 from lib_methods.ldm_checkpoint import UNET_PREFIX
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
@@ -29,7 +29,7 @@ _PLAIN = TextOptions(emphasis="None")
 
 
 class EngineModel:
-    """`lib_methods.dreambooth.model.TrainingModel` over a `StableDiffusionModel`.
+    """`lib_methods.dreambooth.model.model.TrainingModel` over a `StableDiffusionModel`.
 
     The parts may be on different devices: every call takes its input to the part that it needs and leaves the result
     there. Nothing requires a gradient until the trainer says so.

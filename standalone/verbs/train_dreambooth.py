@@ -77,9 +77,9 @@ def settings_of(options: argparse.Namespace) -> Any:
     Raises DreamBoothError or SettingsError with a sentence.
     """
     from lib_methods.dreambooth.errors import DreamBoothError
-    from lib_methods.dreambooth.photos.names import class_of_folders
-    from lib_methods.dreambooth.record import PATHS, from_json
+    from lib_methods.dreambooth.photos.companions import class_of_folders
     from lib_methods.dreambooth.settings import TrainingSettings
+    from lib_methods.dreambooth.training.record import PATHS, from_json
 
     known = {field.name for field in fields(TrainingSettings)}
     given = {name: value for name, value in vars(options).items() if name in known and value is not None}
@@ -88,7 +88,7 @@ def settings_of(options: argparse.Namespace) -> Any:
     else:
         values = {name: str(value) if name in PATHS else value for name, value in given.items()}
         if options.resume and "out" in values and "name" in values:
-            from lib_methods.dreambooth.state import read_record  # imports torch
+            from lib_methods.dreambooth.training.state import read_record  # imports torch
 
             folder = Path(values["out"]).expanduser() / values["name"]
             values = {**((read_record(folder) or {}).get("asked") or {}), **values}
@@ -126,8 +126,8 @@ def run(options: argparse.Namespace) -> int:
         with interrupt.listening():
             settings = settings_of(options)
             _check(options)
-            from lib_methods.dreambooth.run import run_training
-            from lib_methods.dreambooth.scores import find_judge
+            from lib_methods.dreambooth.output.scores import find_judge
+            from lib_methods.dreambooth.training.run import run_training
             from standalone.dreambooth.model import load_training_model
 
             result = run_training(

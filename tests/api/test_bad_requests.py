@@ -101,7 +101,7 @@ def test_txt2img_says_what_is_wrong(server: Server, fields: dict[str, Any], told
         ({"init_images": []}, "init_images: no picture"),
         ({"init_images": "abc"}, "init_images"),
         ({"init_images": [7]}, "init_images"),
-        ({"init_images": ["@@@ not base64 @@@"]}, "init_images[0]: The image cannot be read: send it as base64"),
+        ({"init_images": ["@ not base64 @"]}, "init_images[0]: The image cannot be read: send it as base64"),
         ({"init_images": [base64.b64encode(b"just text" * 5).decode()]}, "none of PNG"),
         ({"init_images": [base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 40).decode()]}, "none of PNG"),
         ({"init_images": ["data:text/html;base64," + base64.b64encode(b"<svg/>").decode()]}, "does not hold an image"),

@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lib_methods.dreambooth.api import PREFIX, add_routes
-from lib_methods.dreambooth.tab import TabHandlers
+from lib_methods.dreambooth.tab.api import PREFIX, add_routes
+from lib_methods.dreambooth.tab.handlers import TabHandlers
 from lib_methods.webui.door import Door, parse_accounts
 from tests.dreambooth.pictures import picture
 from tests.dreambooth.test_tab import handlers  # noqa: F401 - a fixture

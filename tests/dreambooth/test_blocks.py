@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.count_memory import LiveBytes
-from lib_methods.dreambooth import blocks, rounding
-from lib_methods.dreambooth.adafactor import Adafactor
-from lib_methods.dreambooth.optimizers import Group, build_optimizer
-from lib_methods.dreambooth.rounding import round_into
+from lib_methods.dreambooth.training import adafactor as blocks
+from lib_methods.dreambooth.training import adafactor as rounding
+from lib_methods.dreambooth.training.adafactor import Adafactor, round_into
+from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
 
 SHAPES = [(37, 11), (64, 3, 3, 3), (5, 40), (1, 9), (3, 1), (2, 200)]
 

@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_methods.dreambooth.buckets import (
+from lib_methods.dreambooth.photos import Photo
+from lib_methods.dreambooth.photos.buckets import (
     bucket_for,
     bucket_sizes,
     fit,
@@ -19,7 +20,6 @@ from lib_methods.dreambooth.buckets import (
     micro_conditioning,
     step_for,
 )
-from lib_methods.dreambooth.photos import Photo
 from lib_methods.pictures.tensor import to_tensor
 from tests.dreambooth.pictures import picture
 

@@ -10,7 +10,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.cascade import (
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.training.cascade import (
     LEVEL,
     LEVEL_BEFORE,
     Draw,
@@ -22,7 +23,6 @@ from lib_methods.dreambooth.cascade import (
     low_resolution,
     predicted_noise,
 )
-from lib_methods.dreambooth.errors import DreamBoothError
 
 SIDE, FULL, TEXT = 8, 16, 16
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_methods import safetensors_writer
-from lib_methods.dreambooth.checkpoint_file import DTYPES, save_checkpoint
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.output.checkpoint import DTYPES, save_checkpoint
 from standalone.dreambooth.model import EngineModel, load_training_model
 from tests.standalone import tiny
 

@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lib_methods.dreambooth import run
-from lib_methods.dreambooth.choose import resolved
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.photos.concepts import find_subjects
+from lib_methods.dreambooth.photos.subjects import find_subjects
 from lib_methods.dreambooth.settings import Concept, TrainingSettings
-from lib_methods.dreambooth.trainer import Trainer
+from lib_methods.dreambooth.training import run
+from lib_methods.dreambooth.training.schedule import resolved
+from lib_methods.dreambooth.training.trainer import Trainer
 from standalone.dreambooth.model import load_training_model
 from standalone.setup import options as command_line
 from standalone.verbs import train_dreambooth as verb

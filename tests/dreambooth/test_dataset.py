@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_methods.dreambooth.dataset import Example, Order, Shape, TrainingData
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.training.data import Example, Order, Shape, TrainingData
 
 shapes = st.lists(st.sampled_from([(8, 8), (6, 10), (10, 6)]), min_size=1, max_size=12)
 seeds = st.integers(0, 2**32 - 1)

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib_methods.dreambooth.distributed import Single, start_processes
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.training.processes import Single, start_processes
 from standalone.setup.places import ROOT
 
 from . import two_processes

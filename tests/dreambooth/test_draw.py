@@ -11,8 +11,8 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from lib_methods.checkpoints.schedule import NoiseSchedule
-from lib_methods.dreambooth.draw import draw, solve
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.model.sampler import draw, solve
 from standalone.engine.model import alpha_schedule
 
 from .models import FAMILIES, load

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib_methods.dreambooth.ema import Ema
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.training.weights import Ema
 
 
 def walk(parameter: nn.Parameter, step: int) -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_methods.dreambooth import header_sizes
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.header_sizes import read_base
-from lib_methods.dreambooth.lora import places
-from lib_methods.dreambooth.sizes import ModelSizes
+from lib_methods.dreambooth.model import base as header_sizes
+from lib_methods.dreambooth.model.base import read_base
+from lib_methods.dreambooth.model.lora import places
+from lib_methods.dreambooth.model.memory import ModelSizes
 from lib_methods.ldm_checkpoint import UNET_PREFIX
 from standalone.dreambooth.model import EngineModel, load_training_model
 from tests.standalone import tiny

@@ -10,9 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_methods.dreambooth.denied import DENIED
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.identifier import RAREST_FROM, check_class_noun, check_identifier, pick_identifier
+from lib_methods.dreambooth.model.identifier import (
+    DENIED,
+    RAREST_FROM,
+    check_class_noun,
+    check_identifier,
+    pick_identifier,
+)
 from standalone.engine.tokenizer import VOCABULARY_DIR, clip_tokenizer
 
 

@@ -15,11 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib_methods.dreambooth import latents as module
-from lib_methods.dreambooth.buckets import fit
-from lib_methods.dreambooth.dataset import Example
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.latents import (
+from lib_methods.dreambooth.photos import find_photos, read_photo
+from lib_methods.dreambooth.photos.buckets import fit
+from lib_methods.dreambooth.training import latents as module
+from lib_methods.dreambooth.training.data import Example
+from lib_methods.dreambooth.training.latents import (
     Item,
     class_items,
     deal_sizes,
@@ -27,7 +28,6 @@ from lib_methods.dreambooth.latents import (
     photo_items,
     photos_digest,
 )
-from lib_methods.dreambooth.photos import find_photos, read_photo
 from tests.dreambooth.pictures import asked, put
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.lora import LoraSet
+from lib_methods.dreambooth.model.lora import LoraSet
 from standalone.dreambooth.model import EngineModel, load_training_model
 
 from .models import FAMILIES, load, noisy, prediction, write

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.lora import LoraSet, all_places, places
-from lib_methods.dreambooth.lora_file import kohya_names, read_lora, save_lora, tag_frequency
+from lib_methods.dreambooth.model.lora import LoraSet, all_places, places
+from lib_methods.dreambooth.output.lora_file import kohya_names, read_lora, save_lora, tag_frequency
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import EngineModel, load_training_model
 from standalone.engine.ldm_keys import ldm_unet_names

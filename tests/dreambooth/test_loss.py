@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_methods.checkpoints.schedule import NoiseSchedule
-from lib_methods.dreambooth.loss import (
+from lib_methods.dreambooth.training.loss import (
     min_snr_weights,
     noised,
     targets,

@@ -14,13 +14,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import count_memory
-from lib_methods.dreambooth import memory as planning
-from lib_methods.dreambooth import sizes as sizing
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.memory import ModelSizes, Plan, plan_training
-from lib_methods.dreambooth.optimizers import Group, build_optimizer
+from lib_methods.dreambooth.model import memory as sizing
+from lib_methods.dreambooth.model.memory import GIB, Load, Way, drawing, estimate
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.sizes import GIB, Load, Way, drawing, estimate
+from lib_methods.dreambooth.training import plan as planning
+from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
+from lib_methods.dreambooth.training.plan import ModelSizes, Plan, plan_training
 
 CUDA = torch.device("cuda")
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.model import TrainingModel
+from lib_methods.dreambooth.model.model import TrainingModel
 from standalone.dreambooth.model import load_training_model
 from standalone.engine.checkpoint import load_checkpoint
 

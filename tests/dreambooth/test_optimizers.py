@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.adafactor import Adafactor
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.optimizers import Group, Stepper, build_optimizer
-from lib_methods.dreambooth.rounding import Rounding, round_into
+from lib_methods.dreambooth.training.adafactor import Adafactor, Rounding, round_into
+from lib_methods.dreambooth.training.optimizers import Group, Stepper, build_optimizer
 
 
 def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lib_methods.dreambooth import packages
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.packages import HOSTS_OWN, REQUIREMENTS, Requirement, ensure, explain, missing, pip_command
+from lib_methods.jobs import packages
+from lib_methods.jobs.packages import HOSTS_OWN, REQUIREMENTS, Requirement, ensure, explain, missing, pip_command
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Requirement("toy-package", (2, 1), "2.2")
@@ -185,10 +185,11 @@ def test_the_engine_and_the_trainer_import_in_the_real_webui(tmp_path: Path) -> 
     code = (
         (
             "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-            "from lib_methods.dreambooth import packages\n"
+            "from lib_methods.jobs import packages\n"
             "before = [r.name for r in packages.missing(Path(sys.argv[2]))]\n"
             "packages.ensure(Path(sys.argv[2]), lambda *line: None)\n"
-            "import diffusers, standalone.engine.checkpoint, standalone.dreambooth.model, lib_methods.dreambooth.run\n"
+            "import diffusers, standalone.engine.checkpoint, standalone.dreambooth.model\n"
+            "import lib_methods.dreambooth.training.run\n"
             "model = standalone.dreambooth.model.load_training_model(Path(sys.argv[3]), 'cpu', None)\n"
             "print(json.dumps({'missing': before, 'from': diffusers.__file__, 'family': model.family}))"
         )

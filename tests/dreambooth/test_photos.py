@@ -17,7 +17,7 @@ from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.photos import find_photos, open_photo, read_mask, read_photo
-from lib_methods.dreambooth.photos.read import prepared
+from lib_methods.dreambooth.photos.image import prepared
 from tests.dreambooth.pictures import difference, picture, put
 
 

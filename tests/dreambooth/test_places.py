@@ -10,15 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth import memory, places, prepare, showing
-from lib_methods.dreambooth.draw import draw
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.lora import LoraSet
-from lib_methods.dreambooth.optimizers import Group, build_optimizer
-from lib_methods.dreambooth.places import CPU, Parts
-from lib_methods.dreambooth.prior import class_images
-from lib_methods.dreambooth.progress import Report
-from lib_methods.dreambooth.showing import Best, Viewer
+from lib_methods.dreambooth.model import parts as places
+from lib_methods.dreambooth.model.lora import LoraSet
+from lib_methods.dreambooth.model.parts import CPU, Parts
+from lib_methods.dreambooth.model.sampler import draw
+from lib_methods.dreambooth.output import samples as showing
+from lib_methods.dreambooth.output.samples import Best, Viewer
+from lib_methods.dreambooth.training import plan as memory
+from lib_methods.dreambooth.training import prepare
+from lib_methods.dreambooth.training.class_images import class_images
+from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
+from lib_methods.jobs.log import Report
 from standalone.dreambooth.model import EngineModel, load_training_model
 
 from .models import load, write

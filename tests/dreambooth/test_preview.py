@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from lib_methods.dreambooth import memory as planning
-from lib_methods.dreambooth import preview as previews
-from lib_methods.dreambooth import speed
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.header_sizes import read_base
-from lib_methods.dreambooth.job_files import JobFiles, Record, save_record
-from lib_methods.dreambooth.operations import Work, count_work
-from lib_methods.dreambooth.photos.concepts import companions_told, find_subjects
+from lib_methods.dreambooth.model.base import read_base
+from lib_methods.dreambooth.model.memory import GIB
+from lib_methods.dreambooth.model.operations import Work, count_work
+from lib_methods.dreambooth.photos.subjects import companions_told, find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.sizes import GIB
+from lib_methods.dreambooth.tab import preview as previews
+from lib_methods.dreambooth.training import duration as speed
+from lib_methods.dreambooth.training import plan as planning
+from lib_methods.jobs.files import JobFiles, Record, save_record
 from tests.standalone import tiny
 
 from .models import write

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_methods.dreambooth import prior
-from lib_methods.dreambooth.draw import draw
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.prior import class_images
+from lib_methods.dreambooth.model.sampler import draw
+from lib_methods.dreambooth.training import class_images as prior
+from lib_methods.dreambooth.training.class_images import class_images
 from standalone.dreambooth.model import EngineModel
 
 from .models import load

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lib_methods.dreambooth import progress as progress_module
-from lib_methods.dreambooth.choose import resolved
-from lib_methods.dreambooth.progress import Pace, Report, duration
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.training.schedule import resolved
+from lib_methods.jobs import log as progress_module
+from lib_methods.jobs.log import Pace, Report, duration
 
 
 def test_what_is_left_open_is_chosen() -> None:

@@ -18,13 +18,13 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from lib_methods.dreambooth import latents
-from lib_methods.dreambooth.dataset import TrainingData
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.prepare import CACHE, CLASS_IMAGES
-from lib_methods.dreambooth.progress import LOG
-from lib_methods.dreambooth.record import to_json
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.training import latents
+from lib_methods.dreambooth.training.data import TrainingData
+from lib_methods.dreambooth.training.prepare import CACHE, CLASS_IMAGES
+from lib_methods.dreambooth.training.record import to_json
+from lib_methods.jobs.log import LOG
 
 from .models import write
 from .training import equal, events, moved, settings_for, state_tensors, stop_after, train, write_photos

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lib_methods.dreambooth import showing
-from lib_methods.dreambooth.buckets import bucket_for
 from lib_methods.dreambooth.errors import TrainingStopped
+from lib_methods.dreambooth.output import samples as showing
+from lib_methods.dreambooth.photos.buckets import bucket_for
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import load_training_model
 

@@ -16,10 +16,10 @@ from torch.nn import functional
 pytest.importorskip("transformers")
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
-from lib_methods.dreambooth import scores
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.output import scores
+from lib_methods.dreambooth.output.scores import ClipAndDino, Embedder, JudgeOfPhotos, find_judge, load_judge
 from lib_methods.dreambooth.photos import open_photo
-from lib_methods.dreambooth.scores import ClipAndDino, Embedder, JudgeOfPhotos, find_judge, load_judge
 from lib_methods.dreambooth.settings import TrainingSettings
 
 VOCABULARY = Path(__file__).resolve().parents[2] / "models" / "clip_bpe"

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.memory import ModelSizes, plan_training
-from lib_methods.dreambooth.sharding import Sharding, asked_sharding, can_shard, gathered, local, shard, whole
+from lib_methods.dreambooth.training.plan import ModelSizes, plan_training
+from lib_methods.dreambooth.training.processes import Sharding, asked_sharding, can_shard, gathered, local, shard, whole
 from standalone.dreambooth.model import load_training_model
 from standalone.setup.places import ROOT
 

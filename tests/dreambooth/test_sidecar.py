@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.sidecar import write_sidecar
+from lib_methods.dreambooth.output.delivery import write_sidecar
 
 
 def card(path: Path) -> dict[str, object]:

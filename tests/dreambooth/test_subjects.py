@@ -24,7 +24,7 @@ from benchmarks.shape_subjects import (
     prompt_of,
     settings,
 )
-from lib_methods.dreambooth.showing import Judge
+from lib_methods.dreambooth.output.samples import Judge
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.setup.places import ROOT
 from standalone.shapes.captions import caption

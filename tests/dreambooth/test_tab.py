@@ -15,15 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
-from lib_methods.dreambooth import page
-from lib_methods.dreambooth.deliver import deliver_to
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.job import State, Trainings
-from lib_methods.dreambooth.job_files import JobFiles, Record
-from lib_methods.dreambooth.photos.concepts import find_subjects
-from lib_methods.dreambooth.photos.intake import take_in, take_in_encoded
-from lib_methods.dreambooth.record import from_json
-from lib_methods.dreambooth.request import (
+from lib_methods.dreambooth.output.delivery import deliver_to
+from lib_methods.dreambooth.photos.subjects import find_subjects
+from lib_methods.dreambooth.photos.upload import take_in, take_in_encoded
+from lib_methods.dreambooth.tab import html as page
+from lib_methods.dreambooth.tab.handlers import TabHandlers
+from lib_methods.dreambooth.tab.request import (
     CONTROLS,
     DEFAULTS,
     FILES,
@@ -33,9 +31,11 @@ from lib_methods.dreambooth.request import (
     parse_request,
     uploaded,
 )
-from lib_methods.dreambooth.tab import TabHandlers
-from lib_methods.dreambooth.training_log import LogReader, Progress
+from lib_methods.dreambooth.training.record import from_json
 from lib_methods.files import as_file_name, is_file_name
+from lib_methods.jobs.files import JobFiles, Record
+from lib_methods.jobs.job import State, Trainings
+from lib_methods.jobs.log import LogReader, Progress
 from tests.dreambooth import models
 from tests.dreambooth.pictures import picture, put
 

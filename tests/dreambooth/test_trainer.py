@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib_methods.dreambooth import trainer as trainers
-from lib_methods.dreambooth.batches import Batches
-from lib_methods.dreambooth.dataset import Example, TrainingData
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.lora import LoraSet
-from lib_methods.dreambooth.memory import ModelSizes, plan_training
-from lib_methods.dreambooth.model import TrainingModel
-from lib_methods.dreambooth.progress import Report
-from lib_methods.dreambooth.schedule import rate_scale, text_steps
+from lib_methods.dreambooth.model.lora import LoraSet
+from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.trainer import Trainer
+from lib_methods.dreambooth.training import trainer as trainers
+from lib_methods.dreambooth.training.batches import Batches
+from lib_methods.dreambooth.training.data import Example, TrainingData
+from lib_methods.dreambooth.training.plan import ModelSizes, plan_training
+from lib_methods.dreambooth.training.schedule import rate_scale, text_steps
+from lib_methods.dreambooth.training.trainer import Trainer
+from lib_methods.jobs.log import Report
 
 from .models import FAMILIES, load
 from .training import events

@@ -14,7 +14,7 @@ import torch
 
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.state import STATE
+from lib_methods.dreambooth.training.state import STATE
 
 from .models import write
 from .training import equal, events, settings_for, state_tensors, train
@@ -135,7 +135,7 @@ def test_too_little_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     def fails(*args: Any, **more: Any) -> None:
         raise error
 
-    monkeypatch.setattr("lib_methods.dreambooth.trainer.training_loss", fails)
+    monkeypatch.setattr("lib_methods.dreambooth.training.trainer.training_loss", fails)
     with pytest.raises(DreamBoothError, match="--memory 8GB"):
         train(settings)
     assert "--memory" in events(settings, "error")[-1]["text"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.record import from_json, to_json
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.state import write_record
+from lib_methods.dreambooth.training.record import from_json, to_json
+from lib_methods.dreambooth.training.state import write_record
 from standalone.setup import options as command_line
 from standalone.verbs import train_dreambooth as verb
 

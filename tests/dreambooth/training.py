@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.dreambooth import showing
-from lib_methods.dreambooth.progress import LOG
-from lib_methods.dreambooth.run import run_training
+from lib_methods.dreambooth.output import samples as showing
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.state import STATE
 from lib_methods.dreambooth.tensor_file import read_tensors
+from lib_methods.dreambooth.training.run import run_training
+from lib_methods.dreambooth.training.state import STATE
+from lib_methods.jobs.log import LOG
 from standalone.dreambooth.model import load_training_model
 
 from .models import write

@@ -16,13 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.distributed import Processes, start_processes
-from lib_methods.dreambooth.ema import Ema
 from lib_methods.dreambooth.errors import TrainingStopped
-from lib_methods.dreambooth.loss import noised, training_loss
-from lib_methods.dreambooth.optimizers import Group, Stepper, build_optimizer
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.sharding import Sharding, gathered, local, shard, sharded_like
+from lib_methods.dreambooth.training.loss import noised, training_loss
+from lib_methods.dreambooth.training.optimizers import Group, Stepper, build_optimizer
+from lib_methods.dreambooth.training.processes import (
+    Processes,
+    Sharding,
+    gathered,
+    local,
+    shard,
+    sharded_like,
+    start_processes,
+)
+from lib_methods.dreambooth.training.weights import Ema
 from tests.dreambooth.training import settings_for, stop_after, train
 
 CPU = torch.device("cpu")

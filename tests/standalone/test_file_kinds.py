@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes, vae_shapes
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.header_sizes import read_base
+from lib_methods.dreambooth.model.base import read_base
 from lib_methods.safetensors_header import read_header
 from lib_methods.safetensors_writer import NotFinite, rounded, write_tensors
 from standalone.dreambooth.model import load_training_model

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_methods.checkpoints.schedule import NoiseSchedule, of_scheduler
-from lib_methods.dreambooth.checkpoint_file import save_checkpoint
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.header_sizes import read_base
-from lib_methods.dreambooth.lora import LoraSet
-from lib_methods.dreambooth.lora_file import lora_metadata
+from lib_methods.dreambooth.model.base import read_base
+from lib_methods.dreambooth.model.lora import LoraSet
+from lib_methods.dreambooth.output.checkpoint import save_checkpoint
+from lib_methods.dreambooth.output.lora_file import lora_metadata
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import load_training_model
 from standalone.engine import samplers

@@ -10,10 +10,17 @@ import numpy as np
 from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
-
-from .captions import MAX_CAPTION_BYTES, caption_text
-from .names import CAPTION_ENDINGS, MASK_FOLDERS, Companions, kohya_folder, listed, sort_files, without_companions
-from .read import FOREIGN, decode, decode_mask, endings, prepared, upright_size
+from lib_methods.dreambooth.photos.captions import MAX_CAPTION_BYTES, caption_text
+from lib_methods.dreambooth.photos.companions import (
+    CAPTION_ENDINGS,
+    MASK_FOLDERS,
+    Companions,
+    kohya_folder,
+    listed,
+    sort_files,
+    without_companions,
+)
+from lib_methods.dreambooth.photos.image import FOREIGN, decode, decode_mask, endings, prepared, upright_size
 
 __all__ = ["Photo", "find_photos", "open_photo", "read_mask", "read_photo", "without_companions"]
 

@@ -1,0 +1,224 @@
+"""How much memory a training takes: counted from the modules, and from tables for what a pass through the UNet holds.
+
+The tables are `benchmarks/count_memory.py`'s: the bytes that a pass (forward and backward, or forward alone for
+drawing) holds at most beside the weights, for each cell of a latent and each row of the batch. They grow in proportion
+to both, as attention is computed without its matrix (torch's `scaled_dot_product_attention`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.dreambooth.training.adafactor import GPU_BLOCK
+
+GIB = 2**30
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.1, "prodigy": 16.0}  # for each number; 8-bit with its blocks' scales
+_TRANSFORMERS = frozenset({"Transformer2DModel", "SpatialTransformer", "BasicTransformerBlock"})
+
+# bytes a cell and row: computed in half precision throughout, under autocast with fp32 weights, in fp32;
+# each plain and with checkpointing
+_CELL = {
+    "sd1": {"half": (232_500, 58_800), "mixed": (308_000, 55_400), "fp32": (464_500, 117_500)},
+    "sdxl": {"half": (422_400, 43_500), "mixed": (532_600, 41_700), "fp32": (844_800, 87_000)},
+}
+# the same without gradients
+_DENOISED_CELL = {
+    "sd1": {"half": 16_700, "mixed": 17_400, "fp32": 33_400},
+    "sdxl": {"half": 10_200, "mixed": 12_900, "fp32": 20_300},
+}
+_DRAWN_ROWS = 2  # of a picture that is drawn with guidance; where there is room, several are drawn together
+# the VAE, and a picture's way out of it without gradients, in fp32: bytes, and bytes a cell; its way in takes less
+_VAE, _DECODED_CELL = 4 * 83_653_863, 196_700
+_LIBRARIES = int(0.5 * GIB)  # a CUDA context with the libraries' workspaces
+_GAPS = 0.05  # what the allocator loses between tensors
+_GATHERED = 0.15  # of sharded weights: two of the largest blocks of SD1.5's UNet, and what is in no block
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """What a checkpoint is made of, in numbers (not bytes).
+
+    largest: of the UNet's tensors. factored: what Adafactor keeps of the UNet. lora, lora_convolutions, lora_text: of a
+    LoRA of rank 1. text_width: hidden size times layers of the text encoders.
+    """
+
+    family: str
+    resolution: int
+    pixels_per_latent: int
+    unet: int
+    text: int
+    largest: int
+    factored: int
+    lora: int
+    lora_convolutions: int
+    lora_text: int
+    text_width: int
+
+    @staticmethod
+    def of(model: TrainingModel) -> ModelSizes:
+        """Counted from the model's modules."""
+        shapes = [tuple(p.shape) for p in model.unet.parameters()]
+        texts = list(model.encoders)
+        norms = [m for encoder in texts for m in encoder.modules() if isinstance(m, nn.LayerNorm)]
+        return ModelSizes(
+            family=model.family,
+            resolution=model.resolution,
+            pixels_per_latent=model.pixels_per_latent,
+            unet=_count(model.unet.parameters()),
+            text=sum(_count(encoder.parameters()) for encoder in texts),
+            largest=max(p.numel() for p in model.unet.parameters()),
+            factored=sum(s[0] + _product(s[1:]) if len(s) > 1 else _product(s) for s in shapes),
+            lora=_rank_one(m for m in _of_transformers(model.unet) if isinstance(m, nn.Linear)),
+            lora_convolutions=_rank_one(m for m in model.unet.modules() if isinstance(m, nn.Conv2d)),
+            lora_text=_rank_one(m for encoder in texts for m in encoder.modules() if isinstance(m, nn.Linear)),
+            text_width=sum(norm.weight.numel() for norm in norms) // 2,  # two norms a layer
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on the device at the worst moment. overhead: the device's libraries, and gaps between tensors."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    workspace: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.workspace + self.overhead
+
+    def sentence(self) -> str:
+        """The parts in GiB."""
+        names = ("weights", "gradients", "optimizer", "activations", "workspace", "overhead")
+        return ", ".join(f"{name} {getattr(self, name) / GIB:.1f}" for name in names) + " GiB"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train: how weights lie in memory, what is computed in, and what saves memory at a price in time.
+
+    shards: over how many processes the UNet is sharded, 1 for not at all.
+    """
+
+    weights: str
+    precision: str
+    optimizer: str
+    fused: bool
+    checkpointing: bool
+    shards: int = 1
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be trained. rows: of one pass. side: of the picture, in pixels. rank: of a LoRA, 0 for all weights."""
+
+    rows: int
+    side: int
+    rank: int = 0
+    convolutions: bool = False
+    text: bool = False
+
+
+def estimate(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRARIES) -> Estimate:
+    """The memory that `load` takes in this way."""
+    width = BYTES[way.weights]
+    text = sizes.text if load.text else 0
+    unet = -(-sizes.unet // way.shards)
+    text_width = _text_width(load, way)
+    weights = unet * width + text * text_width
+    if way.shards > 1:
+        weights += int(_GATHERED * sizes.unet) * width
+    if load.rank:
+        lora = load.rank * (sizes.lora + (sizes.lora_convolutions if load.convolutions else 0))
+        trained = lora + (load.rank * sizes.lora_text if load.text else 0)
+        weights += 4 * trained  # a LoRA is kept in fp32
+        trained_width, largest, factored = 4, trained // 100, trained // load.rank
+    else:
+        trained, trained_width, largest = unet + text, width, sizes.largest
+        factored = sizes.factored + text // 100
+    optimizer = 4.0 * factored if way.optimizer == "adafactor" else OPTIMIZER_BYTES[way.optimizer] * trained
+    activations = _activations(sizes, load, way)
+    # Adafactor has four copies of a block in fp32 while it moves it; AdamW in one kernel has none, 8-bit neither
+    workspace = 16 * min(largest, GPU_BLOCK) if way.optimizer == "adafactor" else 0
+    gradients = trained_width * (largest if way.fused else trained)
+    if not load.rank and not way.fused:
+        gradients += (text_width - width) * text
+    parts = (weights, gradients, int(optimizer), activations, workspace)
+    return Estimate(*parts, overhead=libraries + int(_GAPS * sum(parts)))
+
+
+def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False, libraries: int = _LIBRARIES) -> int:
+    """Bytes at the worst moment while class pictures or samples are drawn, the VAE in fp32.
+
+    The text encoders, where they are not trained, leave before the UNet is asked. one_part: and the UNet and the VAE
+    take turns on the device; what the optimizer keeps stays there.
+    """
+    there = estimate(sizes, load, way)
+    kept = sizes.text * _text_width(load, way) if load.text else 0
+    text = sizes.text * (2 if load.rank else 4)
+    mode = _mode(way)
+    cells = (load.side / sizes.pixels_per_latent) ** 2
+    denoised = _DRAWN_ROWS * cells * _DENOISED_CELL[_table(sizes)][mode]
+    if mode == "mixed":
+        denoised += 2 * sizes.unet  # autocast's copies of the weights
+    decoded = _DECODED_CELL * cells
+    if one_part:
+        taken = max(text, there.weights - kept + denoised, _VAE + decoded)
+    else:
+        taken = there.weights + _VAE + max(0 if load.text else text, denoised, decoded)
+    return libraries + int((1 + _GAPS) * (taken + there.optimizer))
+
+
+def _text_width(load: Load, way: Way) -> int:
+    """Bytes of a number in text encoders that learn: those of a LoRA lie as the UNet does, all others are fp32."""
+    return BYTES[way.weights] if load.rank else BYTES["fp32"]
+
+
+def _mode(way: Way) -> str:
+    return "half" if BYTES[way.weights] == 2 else "fp32" if way.precision == "fp32" else "mixed"
+
+
+def _table(sizes: ModelSizes) -> str:
+    return "sdxl" if sizes.family == "sdxl" else "sd1"
+
+
+def _activations(sizes: ModelSizes, load: Load, way: Way) -> int:
+    mode = _mode(way)
+    cells = (load.side / sizes.pixels_per_latent) ** 2
+    per_cell = _CELL[_table(sizes)][mode][way.checkpointing]
+    taken = per_cell * cells * load.rows
+    if mode == "mixed":
+        taken += 2 * sizes.unet  # autocast's copies of the weights
+    if load.text:
+        # 34 bytes in half precision for each channel, token and layer (Korthikanti et al. 2022, arXiv 2205.05198)
+        taken += 34 * 77 * sizes.text_width * load.rows * BYTES[way.precision] / 2
+    return int(taken)
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def _product(shape: Iterable[int]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def _of_transformers(unet: nn.Module) -> Iterable[nn.Module]:
+    tops = [m for m in unet.modules() if any(cls.__name__ in _TRANSFORMERS for cls in type(m).__mro__)]
+    return {id(inner): inner for top in tops for inner in top.modules()}.values()
+
+
+def _rank_one(layers: Iterable[nn.Module]) -> int:
+    """The numbers of a LoRA of rank 1 on these layers: an input row and an output column each."""
+    return sum(layer.weight.shape[0] + layer.weight[0].numel() for layer in layers)  # type: ignore[index, union-attr, operator, misc]

@@ -1,0 +1,195 @@
+"""Writes a trained model as one checkpoint file, built on the source's own weights.
+
+What was not trained has the source's bytes and precision, also what this pack knows nothing about. What was trained is
+found by comparing with what the source holds, in the precision that the model has in memory. Moving averages that the
+source keeps of its UNet (`model_ema.*`) become the trained weights, too: a program that prefers them would otherwise
+draw with the model as it was before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lib_methods.checkpoints.kinds import EMA_PREFIX
+from lib_methods.checkpoints.ldm_names import shared_text_name
+from lib_methods.checkpoints.schedule import V_MARK, ZERO_SNR_MARK
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.model.base import refusals
+from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.errors import reason
+from lib_methods.files import replacing
+from lib_methods.safetensors_header import FileProblem, read_header
+from lib_methods.safetensors_writer import NAMES, Copied, TensorSource, rounded, write_tensors
+
+Progress = Callable[[int, int], None]
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+# fewer bits cannot hold what was learnt
+_FLOATS = {NAMES[dtype]: dtype for dtype in (*DTYPES.values(), torch.float64)}
+_STALE = ("modelspec.hash_sha256", "modelspec.thumbnail", "sshs_model_hash", "sshs_legacy_hash")
+_PIECE = 16 << 20
+
+
+def save_checkpoint(
+    path: Path,
+    source: Path,
+    model: TrainingModel,
+    saved_as: str = "fp16",
+    progress: Progress | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes `model`, which was loaded from `source`, to `path`, whole or not at all, and the source's yaml beside it.
+
+    saved_as: the precision of what was trained, "fp16", "bf16", "fp32" or the "source"'s own. progress: told the
+    tensors done and all of them. weights: the model's `file_weights`, where they had to be gathered. A diffusers folder
+    becomes one file in LDM's names. Raises DreamBoothError when the weights are not finite, when the disk is full, or
+    when the source has changed meanwhile; `path` is then as before.
+    """
+    if path.exists() and source.exists() and path.samefile(source):
+        raise DreamBoothError(f"{path.name} is the base model itself; give the result another name.")
+    dtype = None if saved_as == "source" else DTYPES[saved_as]
+    weights = model.file_weights() if weights is None else weights
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            tensors = _from_memory(model.source_weights(source), weights, dtype)
+            write_tensors(path, *_marked(tensors, {"format": "pt"}, model), progress=progress)
+            return
+        yaml = source.with_suffix(".yaml")
+        with _Source(source) as opened:
+            tensors = dict(opened.tensors(weights, dtype))
+            metadata = {key: value for key, value in opened.metadata.items() if key not in _STALE}
+            if "modelspec.title" in metadata:
+                metadata["modelspec.title"] = path.stem
+            if yaml.is_file():
+                with replacing(path.with_suffix(".yaml")) as file:
+                    file.write(yaml.read_bytes())
+            write_tensors(path, *_marked(tensors, {"format": "pt", **metadata}, model), progress=progress)
+    except FileProblem as problem:
+        raise DreamBoothError(f"The result cannot be saved: {problem}") from problem
+    except OSError as error:
+        raise DreamBoothError(f"{path.name} cannot be written. {reason(error)}") from error
+
+
+def _marked(
+    tensors: Mapping[str, TensorSource], metadata: Mapping[str, str], model: TrainingModel
+) -> tuple[dict[str, TensorSource], dict[str, str]]:
+    """With what other programs recognise v-prediction and a zero terminal SNR by, whatever told it of the source."""
+    marks: dict[str, TensorSource] = {}
+    told = dict(metadata)
+    if model.parameterization == "v":
+        marks[V_MARK] = torch.empty(0)
+        told["modelspec.prediction_type"] = "v"
+    if model.zero_terminal_snr:
+        marks[ZERO_SNR_MARK] = torch.empty(0)
+        told["ss_zero_terminal_snr"] = "True"
+    return {**marks, **tensors}, told
+
+
+# -- the source
+
+
+class _Source:
+    """A .safetensors file: its tensors as numbers, and as the bytes that they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> _Source:
+        if not self.path.exists():
+            raise DreamBoothError(f"The base model {self.path.name} is gone; the result is built on it.")
+        with refusals():
+            header = read_header(self.path)
+        self.metadata, self._heads, self._start = header.metadata, header.tensors, header.data
+        try:
+            self._tensors: Any = safe_open(str(self.path), framework="pt").__enter__()
+            self._bytes: IO[bytes] = self.path.open("rb")
+        except (SafetensorError, ValueError) as error:
+            raise DreamBoothError(f"The base model {self.path.name} is damaged.") from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bytes.close()
+        self._tensors.__exit__(None, None, None)
+
+    def tensors(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> Iterator[tuple[str, TensorSource]]:
+        names = {shared_text_name(name): name for name in self._heads}
+        missing = [name for name in weights if name not in names]
+        if missing:
+            raise DreamBoothError(
+                f"The base model {self.path.name} is another one than at the start: '{missing[0]}' is missing."
+            )
+        averages = {_ema_name(name): name for name in weights}
+        for name, own in names.items():
+            head = self._heads[own]
+            weight = weights.get(name, weights.get(averages.get(name, "")))
+            trained = None if weight is None else _trained(name, weight, self._read(names, averages.get(name, name)))
+            if trained is None:
+                yield name, Copied(head.dtype, head.shape, head.size, self._piecewise(head.start, head.size))
+            else:
+                yield name, _source(name, trained, dtype or _FLOATS.get(head.dtype, torch.float16))
+
+    def _read(self, names: Mapping[str, str], name: str) -> Tensor:
+        tensor: Tensor = self._tensors.get_tensor(names[name])
+        return tensor
+
+    def _piecewise(self, first: int, size: int) -> Callable[[], Iterator[bytes]]:
+        def pieces() -> Iterator[bytes]:
+            self._bytes.seek(self._start + first)
+            left = size
+            while left:
+                piece = self._bytes.read(min(left, _PIECE))
+                if not piece:
+                    raise DreamBoothError(f"The base model {self.path.name} has become shorter meanwhile.")
+                left -= len(piece)
+                yield piece
+
+        return pieces
+
+
+def _ema_name(name: str) -> str:
+    """LDM's name for the moving average of a weight of the UNet."""
+    return EMA_PREFIX + name.removeprefix("model.").replace(".", "")
+
+
+# -- what was trained
+
+
+def _trained(name: str, weight: Tensor, source: Tensor) -> Tensor | None:
+    """The weight in the source's shape if it is another than the source's; None if it is the same."""
+    if weight.numel() != source.numel():
+        raise DreamBoothError(f"The base model is another one than at the start: '{name}' has another size.")
+    own = weight.detach().reshape(source.shape)
+    if torch.equal(source.to(own.dtype), own.to("cpu")):
+        return None
+    if not bool(torch.isfinite(own).all()):
+        raise DreamBoothError(
+            f"The trained weights are not finite (NaN or infinite, in '{name}'), so nothing was written. The learning "
+            "rate was too high: train again with a lower one."
+        )
+    return own
+
+
+def _source(name: str, tensor: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """The tensor in the result's precision, made when its turn comes; NotFinite, before anything is written, when it
+    is too large for that."""
+    if tensor.numel() and float(tensor.abs().max()) > torch.finfo(dtype).max:
+        rounded(name, tensor, dtype)
+    return lambda: rounded(name, tensor, dtype)
+
+
+def _from_memory(
+    source: Mapping[str, Tensor], weights: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> dict[str, TensorSource]:
+    """The tensors when the source's weights are in memory, under the result's names."""
+    found: dict[str, TensorSource] = {}
+    for name, own in source.items():
+        trained = _trained(name, weights[name], own) if name in weights else None
+        kept = dtype or _FLOATS.get(NAMES[own.dtype], torch.float16)
+        found[name] = own if trained is None else _source(name, trained, kept)
+    return found

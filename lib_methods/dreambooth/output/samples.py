@@ -1,0 +1,248 @@
+"""Samples while a model learns, their scores, and the weights that scored best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.dreambooth.model.parts import Parts
+from lib_methods.dreambooth.model.sampler import draw
+from lib_methods.dreambooth.photos.captions import with_subject
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.tensor_file import read_tensors
+from lib_methods.dreambooth.training.processes import Processes, Single
+from lib_methods.errors import out_of_memory
+from lib_methods.jobs.log import Report
+from lib_methods.safetensors_writer import write_tensors
+
+BEST = "best.safetensors"
+SAMPLES = "samples"
+PATIENCE = 4  # looks without a better score, after which the training ends early
+PLAIN = ("a {subject}",)
+VARIED = ("a {subject}", "a {subject} in the snow", "a {subject} on a beach", "a painting of a {subject}")
+STEPS, CFG_SCALE = 20, 7.0
+_MOST_AT_ONCE = 8  # pictures; a judge looks at so many
+
+
+class Judge(Protocol):
+    """Says how good pictures of the subject are. templates: prompts to judge by, with `{subject}`; may be empty."""
+
+    templates: Sequence[str]
+
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[float, float]:
+        """Fidelity to the subject and to the prompts, higher is better, neither below 0. pictures: (B, 3, H, W) in
+        [-1, 1], one for each prompt."""
+
+
+@dataclass
+class Best:
+    """The best look so far. Its score is the geometric mean of both fidelities, which needs no common scale."""
+
+    step: int = 0
+    score: float = -1.0
+    waited: int = 0
+
+    @property
+    def given_up(self) -> bool:
+        return self.waited >= PATIENCE
+
+    def better(self, score: float) -> bool:
+        return score > self.score
+
+    def take(self, step: int, score: float, kept: bool) -> None:
+        """Notes a look; kept: whether its weights are the best now."""
+        if kept:
+            self.step, self.score, self.waited = step, score, 0
+        else:
+            self.waited += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "score": self.score, "waited": self.waited}
+
+    @staticmethod
+    def restored(state: Mapping[str, Any]) -> Best:
+        return Best(int(state["step"]), float(state["score"]), int(state["waited"]))
+
+
+class Viewer:
+    """Draws the same prompts with the same seeds at each look, and has them judged where there is a judge."""
+
+    def __init__(
+        self,
+        model: TrainingModel,
+        settings: TrainingSettings,
+        folder: Path,
+        report: Report,
+        judge: Judge | None = None,
+        *,
+        parts: Parts | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        processes: Processes | None = None,
+    ) -> None:
+        """parts: how the model's parts come to the device, and what is drawn in. cancelled: ends a look in its middle.
+        processes: the first one judges and writes; with sharded weights all of them must draw."""
+        self.processes = processes or Single()
+        self._together = self.processes.sharding is not None
+        if self._together:
+            alone, agreed = cancelled, self.processes.any
+            cancelled = lambda: agreed(alone())  # noqa: E731  # all end at the same step
+        self.model, self.settings, self.folder, self.report = model, settings, folder, report
+        self.parts, self.cancelled = parts or Parts(model), cancelled
+        self._at_once = _MOST_AT_ONCE
+        self.judge = judge if settings.select_best else None
+        templates = settings.sample_prompts or (VARIED if self.judge else PLAIN)
+        self.prompts = [prompt for template in templates for prompt in prompts_of(template, settings)]
+        judged = (self.judge.templates if self.judge else ()) or templates
+        self.judged = [with_subject(template, settings) for template in judged]
+
+    def _may_stop(self, done: int, total: int) -> None:
+        if self.cancelled():
+            raise TrainingStopped("Stopped while samples were drawn.")
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], each_step: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] on the CPU, one for each prompt and seed; where memory is short with one
+        part of the model on the device at a time, then with fewer pictures together."""
+        side = self.settings.resolution or self.model.resolution
+        while True:
+            try:
+                pictures = draw(
+                    self.model,
+                    prompts,
+                    negative="",
+                    size=(side, side),
+                    steps=STEPS,
+                    cfg_scale=CFG_SCALE,
+                    seeds=seeds,
+                    each_step=each_step,
+                    at_once=self._at_once,
+                    parts=self.parts,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or not self._spare(len(prompts)):
+                    raise
+                continue
+            return pictures.float().clamp(-1, 1).cpu()
+
+    def _spare(self, pictures: int) -> bool:
+        """Takes less memory from here on; False where there is nothing left to spare."""
+        if not self.parts.movable:  # all devices draw together then, and one cannot change its way alone
+            return False
+        together = min(self._at_once, pictures)
+        if self.parts.spare():
+            return True
+        self._at_once = max(1, together // 2)
+        return together > 1
+
+    def preview(self) -> Image.Image | None:
+        """The subject as the model draws it now; None, with a word about it, where memory does not suffice."""
+        try:
+            return to_image(self.draw(self.prompts[:1], [self.settings.seed])[0])
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or self._together:
+                raise
+            self.report.warning("There was not enough memory to draw a preview; the result has none.")
+            return None
+
+    def look(self, step: int, best: Best, weights: Callable[[], Mapping[str, Tensor]]) -> bool:
+        """Draws, saves and judges; False when it was cancelled, which leaves `best` as it was.
+
+        weights: gives what the model has now; the best are kept in a file. What fails here is said and stops nothing.
+        """
+        try:
+            self._samples(step)
+            if self.judge is not None:
+                self._judge(self.judge, step, best, weights)
+        except TrainingStopped:
+            return False
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or self._together:
+                raise
+            self.report.warning(f"There was not enough memory for samples at step {step}; the training goes on.")
+        return True
+
+    @contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """A disk that does not take what is written in the block is said and stops nothing."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or "the disk may be full"
+            self.report.warning(f"The samples of step {step} could not be saved ({reason}); the training goes on.")
+
+    def _samples(self, step: int) -> None:
+        seeds = [self.settings.seed + number for number in range(len(self.prompts))]
+        pictures = self.draw(self.prompts, seeds, self._may_stop)
+        if not self.processes.is_main:
+            return
+        with self._writing(step):
+            (self.folder / SAMPLES).mkdir(exist_ok=True)
+            files = [f"{SAMPLES}/step-{step:06d}-{number + 1}.png" for number in range(len(pictures))]
+            for name, picture in zip(files, pictures):
+                to_image(picture).save(self.folder / name)
+            self.report.event("sample", step=step, files=files, prompts=self.prompts, seeds=seeds)
+
+    def _judge(self, judge: Judge, step: int, best: Best, weights: Callable[[], Mapping[str, Tensor]]) -> None:
+        prompts = [prompt for prompt in self.judged for _ in range(2)]
+        seeds = [self.settings.seed + 1000 + number for number in range(len(prompts))]
+        pictures = self.draw(prompts, seeds, self._may_stop)
+        subject = prompt = score = 0.0
+        if self.processes.is_main:
+            subject, prompt = judge.score(pictures, prompts)
+            score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
+        better = self._main_says(best.better(score))
+        if better and not self._kept(step, weights()):
+            return
+        best.take(step, score, better)
+        self.report.event("score", step=step, subject=subject, prompt=prompt, total=score, best=better)
+        self.report.say(f"Scores at step {step}: subject {subject:.3f}, prompt {prompt:.3f}{', the best' * better}")
+
+    def _kept(self, step: int, weights: Mapping[str, Tensor]) -> bool:
+        """Whether the best weights so far are on the disk now."""
+        written = False
+        if self.processes.is_main:
+            with self._writing(step):
+                write_tensors(self.folder / BEST, dict(weights), {"step": str(step)}, finite=False)
+                written = True
+        return self._main_says(written)
+
+    def _main_says(self, flag: bool) -> bool:
+        """What the main process says, in each that takes part."""
+        return self.processes.any(flag and self.processes.is_main) if self._together else flag
+
+
+def prompts_of(template: str, settings: TrainingSettings) -> list[str]:
+    """A prompt as it is drawn: with `{subject}` once for each subject, else as it is where it names one of them."""
+    first, *more = (settings.about(concept) for concept in settings.all_concepts)
+    if "{subject}" in template:
+        return [with_subject(template, about) for about in (first, *more)]
+    if any(with_subject(template, about) == template for about in more):
+        return [template]
+    return [with_subject(template, first)]
+
+
+def best_weights(folder: Path, step: int) -> dict[str, Tensor]:
+    """The weights that were kept at a look. DreamBoothError when they are not there or of another step."""
+    if not (folder / BEST).exists():
+        raise DreamBoothError(f"{BEST} is missing; start the training anew under another name.")
+    weights, metadata = read_tensors(folder / BEST)
+    if metadata.get("step") != str(step):
+        raise DreamBoothError(f"{BEST} is of another step than the best one; start the training anew.")
+    return weights
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """A picture (3, H, W) in [-1, 1] as PIL's."""
+    levels = ((picture.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy(), "RGB")

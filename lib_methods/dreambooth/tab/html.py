@@ -1,0 +1,222 @@
+"""What the tab shows of a training, as HTML that every gradio version shows alike. Classes of style.css."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lib_methods.dreambooth.photos.companions import Companions
+from lib_methods.dreambooth.photos.image import read_small
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.jobs.job import State
+from lib_methods.jobs.log import Progress, Sample, duration, number
+from lib_methods.webui.status import status_html
+
+CURVE_POINTS = 240
+MOST_SAMPLES = 6
+SAMPLE_SIDE = 256
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 170, 44, 20
+_UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
+
+
+def state_html(state: State) -> str:
+    """The panel beside the form: what happens, the plan, how far, the loss. The rest is `samples_html`."""
+    record, progress = state.record, state.progress
+    if record is None:
+        return status_html("Nothing has been trained yet.")
+    parts = [headline(state)]
+    if record.status == "done" and record.error:
+        parts.append(status_html(record.error, problem=True))
+    pace = number(progress.of("step").get("seconds_per_step"))
+    parts.append(plan_html(progress.of("plan"), subject=progress.subject, pace=pace))
+    if not record.is_over:
+        parts.append(bar_html(progress))
+        parts.append('<p class="dreambooth-aside">You can close this page: the training goes on.</p>')
+    parts.append(curve_svg(progress))
+    return '<div class="dreambooth-panel">' + "".join(parts) + "</div>"
+
+
+def headline(state: State) -> str:
+    """The one line about what is going on."""
+    record, progress = state.record, state.progress
+    assert record is not None
+    name = f'"{record.name}"'
+    if state.is_running and state.stopping:
+        return status_html(f"{name} stops at the end of this step. Cancel once more to end it at once.")
+    if record.status == "waiting":
+        return status_html(f"{name} waits for the picture that is being drawn.")
+    if record.status == "running":
+        return status_html(f"Training {name}: {_doing(progress)}")
+    if record.status == "done":
+        took = record.ended - record.started
+        result = f" {record.result}: draw it with “{record.usage}”." if record.result else ""
+        return status_html(f"{name} is done in {duration(took)}.{result}")
+    if record.status == "cancelled":
+        where = f" after step {progress.step}" if progress.step else ""
+        return status_html(f"{name} was cancelled{where}. Nothing is lost: it can be resumed.")
+    return status_html(f"{name} failed. {record.error}", problem=True)
+
+
+def _doing(progress: Progress) -> str:
+    if progress.steps:
+        left = "" if progress.seconds_left is None else f", about {duration(progress.seconds_left)} left"
+        return f"step {progress.step} of {progress.steps}{left}."
+    phase = progress.of("phase")
+    text = str(phase.get("text", "")).strip().rstrip(".")
+    if not text:
+        return "starting."
+    total = number(phase.get("total"))
+    done = f" ({int(number(phase.get('done')) or 0)} of {int(total)})" if total else ""
+    return f"{text[:1].lower()}{text[1:]}{done}."
+
+
+def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = None, folded: bool = False) -> str:
+    """Steps, time, memory and size of the result: a plan in the fields of the training's log. "" for an empty one.
+
+    pace: seconds a step, where it is known better than the plan knows it. folded: the notes are behind a click.
+    """
+    if not plan:
+        return ""
+    steps, seconds = number(plan.get("steps")), number(plan.get("seconds"))
+    seconds = pace * steps if pace and steps else seconds
+    memory, result = number(plan.get("bytes")), number(plan.get("result_bytes"))
+    estimated = bool(plan.get("estimated"))
+    unknown = "known when it starts" if estimated else "known after the first steps"
+    entries = [
+        ("Steps", f"{int(steps):,}" if steps else ""),
+        ("Time, estimated" if estimated and seconds else "Time", f"about {duration(seconds)}" if seconds else unknown),
+        ("Memory", f"about {size(memory)}" if memory else ""),
+        ("Result", f"about {size(result)}" if result else ""),
+        ("Subject", subject),
+        ("On", str(plan.get("device") or "")),
+    ]
+    cells = "".join(f"<div><dt>{name}</dt><dd>{html.escape(text)}</dd></div>" for name, text in entries if text)
+    listed = plan.get("notes")
+    notes = [str(note) for note in listed] if isinstance(listed, list) else []
+    said = f'<ul class="dreambooth-notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
+    if folded:
+        said = f'<details class="dreambooth-fold"><summary>How it is trained</summary>{said}</details>'
+    return f'<dl class="dreambooth-plan">{cells}</dl>{said if notes else ""}'
+
+
+def beside_words(found: Companions, settings: TrainingSettings) -> str:
+    """What comes with the photos and is used, in parentheses: " (2 with captions, 1 with a mask)"."""
+    captions = len(found.captions) if settings.captions else 0
+    masks = len(found.masks) if settings.masks else 0
+    parts = [f"{captions} with {'a caption' if captions == 1 else 'captions'}"] if captions else []
+    parts += [f"{masks} with {'a mask' if masks == 1 else 'masks'}"] if masks else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def preview_html(sentence: str, plan: Mapping[str, Any]) -> str:
+    """What is about to happen, with the plan that was made before the training."""
+    return f'<div class="dreambooth-panel">{status_html(sentence)}{plan_html(plan, folded=True)}</div>'
+
+
+def bar_html(progress: Progress) -> str:
+    """How far: of the steps, or of what comes before them."""
+    done, total = float(progress.step), float(progress.steps)
+    if not total:
+        phase = progress.of("phase")
+        done, total = number(phase.get("done")) or 0.0, number(phase.get("total")) or 0.0
+    share = min(max(done / total, 0.0), 1.0) if total else 0.0
+    return (
+        f'<div class="dreambooth-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{100 * share:.0f}"><div style="width:{100 * share:.1f}%"></div></div>'
+    )
+
+
+def curve_svg(progress: Progress) -> str:
+    """The losses over the steps, of the subject and of the class; means over neighbouring steps. "" before two."""
+    steps = sorted(progress.losses)
+    if len(steps) < 2:
+        return ""
+    subject = _binned([(step, progress.losses[step][0]) for step in steps])
+    prior = _binned([(s, loss) for s in steps if (loss := progress.losses[s][1]) is not None and loss > 0])
+    top = max(loss for _, loss in [*subject, *prior]) * 1.05 or 1.0
+    last = max(progress.steps, steps[-1])
+
+    def line(points: Sequence[tuple[float, float]], name: str) -> str:
+        at = " ".join(
+            f"{_LEFT + (_WIDTH - _LEFT) * step / last:.1f},{(_HEIGHT - _BOTTOM) * (1 - loss / top) + 4:.1f}"
+            for step, loss in points
+        )
+        return f'<polyline class="dreambooth-{name}" points="{at}"/>' if points else ""
+
+    ground = _HEIGHT - _BOTTOM + 4
+    labels = (
+        f'<text x="{_LEFT - 6}" y="14" text-anchor="end">{top:.2g}</text>'
+        f'<text x="{_LEFT - 6}" y="{ground}" text-anchor="end">0</text>'
+        f'<text x="{_WIDTH}" y="{_HEIGHT}" text-anchor="end">step {last}</text>'
+        f'<text x="{_LEFT}" y="{_HEIGHT}">loss: <tspan class="dreambooth-subject">subject</tspan>'
+        + (' <tspan class="dreambooth-prior">class</tspan>' if prior else "")
+        + "</text>"
+    )
+    axes = f'<path class="dreambooth-axes" d="M{_LEFT} 4V{ground}H{_WIDTH}"/>'
+    return (
+        f'<svg class="dreambooth-curve" viewBox="0 0 {_WIDTH} {_HEIGHT + 5}" role="img" aria-label="loss by step">'
+        f"{axes}{line(prior, 'prior')}{line(subject, 'subject')}{labels}</svg>"
+    )
+
+
+def _binned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most `CURVE_POINTS` points, each the mean of its neighbours."""
+    every = max(1, -(-len(points) // CURVE_POINTS))
+    groups = [points[start : start + every] for start in range(0, len(points), every)]
+    return [(sum(s for s, _ in group) / len(group), sum(v for _, v in group) / len(group)) for group in groups]
+
+
+def samples_html(progress: Progress) -> str:
+    """The pictures drawn on the way, the newest first, of many only the first and the last ones; then the warnings."""
+    samples = progress.samples
+    shown = samples if len(samples) <= MOST_SAMPLES else [samples[0], *samples[-(MOST_SAMPLES - 1) :]]
+    parts = [_sample_html(sample) for sample in reversed(shown)]
+    parts += [f'<p class="dreambooth-note">{html.escape(text)}</p>' for text in progress.warnings]
+    return '<div class="dreambooth-samples">' + "".join(parts) + "</div>" if parts else ""
+
+
+def _sample_html(sample: Sample) -> str:
+    pictures = []
+    for index, file in enumerate(sample.files):
+        prompt = html.escape(sample.prompts[index] if index < len(sample.prompts) else "", quote=True)
+        try:
+            address = thumbnail(file, file.stat().st_mtime_ns)
+        except (OSError, ValueError):  # it is not there any more, or is being written
+            continue
+        pictures.append(f'<img src="{address}" alt="{prompt}" title="{prompt}">')
+    return f"<figure><figcaption>Step {sample.step}</figcaption><div>{''.join(pictures)}</div></figure>"
+
+
+@lru_cache(maxsize=128)
+def thumbnail(file: Path, modified: int) -> str:
+    """A picture, small, as data URL. `modified` is part of the key, so that a file that changed is read again."""
+    image = read_small(file, SAMPLE_SIDE)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def photos_html(pictures: Sequence[Path]) -> str:
+    """The dropped photos, small, so that one sees that they are the right ones."""
+    shown = []
+    for file in pictures[:12]:
+        try:
+            shown.append(f'<img src="{thumbnail(file, file.stat().st_mtime_ns)}" alt="">')
+        except (OSError, ValueError):
+            continue
+    more = f"<span>and {len(pictures) - 12} more</span>" if len(pictures) > 12 else ""
+    return f'<div class="dreambooth-photos">{"".join(shown)}{more}</div>' if shown else ""
+
+
+def size(count: float) -> str:
+    """Bytes as people say them."""
+    for unit, name in _UNITS:
+        if count >= unit:
+            value = count / unit
+            return f"{value:.1f} {name}" if value < 100 else f"{value:.0f} {name}"
+    return f"{int(count)} bytes"

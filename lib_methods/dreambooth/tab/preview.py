@@ -1,0 +1,150 @@
+"""The plan before the training: made in the host's process from the base model's header, without loading anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.model.base import BaseModel, read_base
+from lib_methods.dreambooth.model.memory import GIB
+from lib_methods.dreambooth.model.parts import CPU, device_words
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.training.duration import (
+    forward_seconds,
+    known_speed,
+    plan_fields,
+    rows_of,
+    step_passes,
+    training_seconds,
+)
+from lib_methods.dreambooth.training.plan import PLAN_FIELDS, Plan, device_memory, plan_training
+from lib_methods.dreambooth.training.record import from_json
+from lib_methods.dreambooth.training.schedule import resolved
+from lib_methods.dreambooth.training.state import RECORD, read_record
+from lib_methods.jobs.files import JobFiles, all_records
+from lib_methods.jobs.log import LogReader, number
+
+_GUESSED = "Whether this SD 2 model draws 768 or 512 pixels is seen when it is loaded; this counts with {side}."
+
+
+class Machine(Protocol):
+    """What the host knows about the device that a training gets: `lib_methods.hosts.training_device`."""
+
+    def device(self) -> torch.device:
+        """The device."""
+
+    def memory(self, device: torch.device, occupied: bool) -> int | None:
+        """Bytes that a training will find free on it, once the host's model has left. None where nobody knows.
+
+        occupied: a training runs, which will have ended.
+        """
+
+    def may_compute(self, device: torch.device) -> bool:
+        """Whether the device has nothing to do, so that something may be measured on it."""
+
+
+class OwnMachine:
+    """Without a host: the GPU if there is one, as the trainer itself chooses."""
+
+    def device(self) -> torch.device:
+        return torch.device("cuda") if torch.cuda.is_available() else CPU
+
+    def memory(self, device: torch.device, occupied: bool) -> int | None:
+        return device_memory(device)
+
+    def may_compute(self, device: torch.device) -> bool:
+        return True
+
+
+def preview(
+    settings: TrainingSettings,
+    photos: int | Sequence[int],
+    machine: Machine,
+    root: Path,
+    running: bool = False,
+    told: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The plan of a training, in the fields that its own log will tell, and "estimated": its seconds were not timed.
+
+    photos: how many there are, of each subject. told: what is known of them, for the notes. root: the folder of the
+    trainings, which is only read. running: one runs now. Raises DreamBoothError with the sentence why it cannot be
+    trained: the base model, or too little memory.
+    """
+    base = read_base(settings.base)
+    sizes, device = base.sizes, machine.device()
+    chosen = resolved(settings, photos=photos, resolution=sizes.resolution, unet_parameters=sizes.unet)
+    memory = int(settings.memory * GIB) or machine.memory(device, running)
+    plan = plan_training(chosen, sizes, device, memory)
+    words = device_words(device)
+    forward = _measured(root, base, chosen, plan, words)
+    if forward is None:
+        forward = _counted(base, chosen, plan, device, machine.may_compute(device) and not running)
+    seconds = None if forward is None else training_seconds(chosen, plan, forward)
+    plan = replace(plan, notes=(*told, *plan.notes))
+    notes = [_GUESSED.format(side=chosen.resolution)] if base.guessed and not settings.resolution else []
+    return {**plan_fields(chosen, plan, base, words, seconds, notes), "estimated": True}
+
+
+def _measured(root: Path, base: BaseModel, settings: TrainingSettings, plan: Plan, device: str) -> float | None:
+    """Seconds of a forward pass, from an earlier training like this one."""
+    pace = seconds_per_step(root, base, settings, plan, device)
+    return None if pace is None else pace / step_passes(settings, plan)
+
+
+def _counted(
+    base: BaseModel, settings: TrainingSettings, plan: Plan, device: torch.device, may_probe: bool
+) -> float | None:
+    """The same from a count of its operations."""
+    speed = known_speed(device, plan.precision, may_probe)
+    if speed is None:
+        return None
+    side = settings.resolution // base.sizes.pixels_per_latent
+    return forward_seconds(base.work, rows_of(settings, plan), (side, side), device, speed)
+
+
+_MOST_LOOKED_AT = 20
+_FEWEST_STEPS = 5  # the first ones are slower
+_SETTINGS = ("kind", "rank", "convolutions", "train_text", "prior", "resolution")
+
+
+def seconds_per_step(root: Path, base: BaseModel, settings: TrainingSettings, plan: Plan, device: str) -> float | None:
+    """That of the newest training in the folder `root` that did the same work: on this device, with a base model of
+    the same sizes, these settings and this plan. None where there is none."""
+    for record in all_records(root)[:_MOST_LOOKED_AT]:
+        files = JobFiles(root, record.name)
+        try:
+            marks = [(file.stat().st_mtime_ns, file.stat().st_size) for file in (files.training / RECORD, files.log)]
+        except OSError:
+            continue
+        found = _facts(files, tuple(marks))
+        if found is None or found[1:] != (device, base.sizes, _of(settings, _SETTINGS), _of(plan, PLAN_FIELDS)):
+            continue
+        return float(found[0])
+    return None
+
+
+@lru_cache(maxsize=_MOST_LOOKED_AT)
+def _facts(files: JobFiles, marks: object) -> tuple[Any, ...] | None:
+    """Seconds a step, and what they depend on; None where the training did not come far or cannot be read."""
+    progress = LogReader(files.log).read()
+    pace = number(progress.of("step").get("seconds_per_step"))
+    if not pace or progress.step < _FEWEST_STEPS:
+        return None
+    try:
+        record = read_record(files.training) or {}
+        settings = from_json(record["resolved"])
+        plan = {name: record["plan"][name] for name in PLAN_FIELDS}
+        sizes = read_base(settings.base).sizes
+    except (DreamBoothError, KeyError, TypeError, ValueError, OSError):
+        return None
+    return pace, progress.of("plan").get("device"), sizes, _of(settings, _SETTINGS), tuple(plan.values())
+
+
+def _of(holder: object, names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(getattr(holder, name) for name in names)

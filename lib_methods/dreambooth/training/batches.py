@@ -1,0 +1,141 @@
+"""What one pass through the model is about: latents, noise, timesteps and texts, the same each time for a seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lib_methods.dreambooth.training.data import Example, TrainingData
+
+_NOISE, _TEXT = 1, 2  # streams of their own
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The photos' rows and after them those of the class, on the CPU.
+
+    latents, noise: (B, C, h, w). timesteps: (B,), integers. is_prior: (B,). mask: (B, 1, h, w) or None. sizes: (B, 6).
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    is_prior: Tensor
+    mask: Tensor | None
+    sizes: Tensor
+    texts: list[str]
+
+
+def generator_for(seed: int, *numbers: int) -> torch.Generator:
+    """A generator on the CPU for one purpose; other numbers give another stream."""
+    text = " ".join(str(number) for number in (seed, *numbers))
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little"))
+
+
+class Batches:
+    """Draws the passes of a training. `order` is its only state; all else comes from the seed and the step's number.
+
+    prior: "images" (class pictures of the data), "model" (the photos again, told to be of the class) or "off".
+    class_texts: what stands for each class, by the examples' group. noise_offset: each channel's noise is shifted as a
+    whole by this times a normal number. caption_dropout: the share of rows whose text is empty.
+    processes: of a training on several devices. Each draws the whole batch and takes its own rows, so that together
+    they do what one would do with a batch of that size.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        *,
+        seed: int,
+        batch_size: int,
+        prior: str,
+        class_texts: Sequence[str],
+        timesteps: int,
+        noise_offset: float = 0.0,
+        caption_dropout: float = 0.0,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.data, self.seed, self.prior, self.class_texts = data, seed, prior, list(class_texts)
+        self.noise_offset, self.caption_dropout = noise_offset, caption_dropout
+        self.timesteps, self.rank, self.processes = timesteps, rank, processes
+        self.count = batch_size * processes
+        self.order = data.order(seed)
+        self.masked = any(example.mask is not None for example in data.photos)
+
+    def texts(self) -> list[str]:
+        """Every text that a batch may have."""
+        dropped = [""] if self.caption_dropout else []
+        told = [example.text for example in (*self.data.photos, *self.data.prior)]
+        return list(dict.fromkeys([*told, *self.class_texts, *dropped]))
+
+    def draw(self, step: int, part: int) -> Batch:
+        """The pass number `part` of a step. Moves `order` on."""
+        photos = [self.data.photos[index] for index in self.order.next_batch(self.count)]
+        generator = generator_for(self.seed, step, part)
+        batch = self._rows(photos, [photo.text for photo in photos], generator, is_prior=False)
+        if self.prior == "model":
+            same = self._rows(photos, [self.class_texts[p.group] for p in photos], generator, is_prior=True)
+            batch = _together(batch, same)
+        elif self.prior == "images":
+            indices = [index for p in photos for index in self.order.next_prior(p.shape, 1, p.group)]
+            pictures = [self.data.prior[index] for index in indices]
+            batch = _together(batch, self._rows(pictures, [p.text for p in pictures], generator, is_prior=True))
+        return self._varied(batch, step, part)
+
+    def _varied(self, batch: Batch, step: int, part: int) -> Batch:
+        """The batch with shifted noise and without some texts. Drawn by generators of their own, so that whatever is
+        not asked for changes nothing."""
+        mine, count = slice(self.rank, None, self.processes), len(batch.texts)
+        if self.noise_offset:
+            shape = (count * self.processes, batch.noise.shape[1], 1, 1)
+            shift = torch.randn(shape, generator=generator_for(self.seed, step, part, _NOISE))[mine]
+            batch = replace(batch, noise=batch.noise + self.noise_offset * shift)
+        if self.caption_dropout:
+            draws = torch.rand(count * self.processes, generator=generator_for(self.seed, step, part, _TEXT))[mine]
+            kept = (draws >= self.caption_dropout).tolist()
+            batch = replace(batch, texts=[text if keep else "" for text, keep in zip(batch.texts, kept)])
+        return batch
+
+    def _rows(
+        self, examples: Sequence[Example], texts: Sequence[str], generator: torch.Generator, *, is_prior: bool
+    ) -> Batch:
+        mean, std = (torch.stack([getattr(e, name) for e in examples]).float() for name in ("mean", "std"))
+        latents = mean + std * torch.randn(mean.shape, generator=generator)
+        noise = torch.randn(mean.shape, generator=generator)
+        count = len(examples)
+        # one timestep from each n-th of the schedule: evenly spread, and still uniform for each row
+        share = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+        timesteps = (share * self.timesteps).long().clamp(max=self.timesteps - 1)
+        mine = slice(self.rank, None, self.processes)
+        mask = None
+        if self.masked:
+            ones = torch.ones(1, *mean.shape[-2:])
+            masks = [ones if is_prior or e.mask is None else e.mask for e in examples]
+            mask = torch.stack(masks).float()[mine]
+        return Batch(
+            latents=latents[mine],
+            noise=noise[mine],
+            timesteps=timesteps[mine],
+            is_prior=torch.full((len(examples[mine]),), is_prior),
+            mask=mask,
+            sizes=torch.stack([e.sizes for e in examples]).float()[mine],
+            texts=list(texts[mine]),
+        )
+
+
+def _together(first: Batch, second: Batch) -> Batch:
+    mask = None if first.mask is None or second.mask is None else torch.cat([first.mask, second.mask])
+    return Batch(
+        latents=torch.cat([first.latents, second.latents]),
+        noise=torch.cat([first.noise, second.noise]),
+        timesteps=torch.cat([first.timesteps, second.timesteps]),
+        is_prior=torch.cat([first.is_prior, second.is_prior]),
+        mask=mask,
+        sizes=torch.cat([first.sizes, second.sizes]),
+        texts=[*first.texts, *second.texts],
+    )

@@ -1,0 +1,174 @@
+"""Class images: what the frozen model draws of the class, so that the class does not turn into the subject.
+
+They lie in folders named by what they were drawn with, size included, and serve all trainings that ask for the same.
+Picture number n of a folder has n as its seed: more are added to those that are there, and a drawing that was stopped
+goes on. One that is missing is drawn in the batch that it was in: alone it would differ in its last bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.dreambooth.model.parts import Parts
+from lib_methods.dreambooth.model.sampler import SOLVER, Prompts, draw, embed_prompts
+from lib_methods.dreambooth.photos.buckets import Size
+from lib_methods.dreambooth.photos.captions import caption_of
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.whole_file import write_whole
+from lib_methods.errors import out_of_memory
+
+Progress = Callable[[int, int], None]
+CFG_SCALE = 7.0
+MANIFEST = "manifest.json"
+_VERSION = 1  # counts up when the same words would give other pictures
+
+
+def class_prompt(settings: TrainingSettings) -> str:
+    """What is drawn, and what the pictures are captioned: "a [class noun]" unless the settings say otherwise."""
+    return caption_of(None, settings)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    path: Path
+    size: Size
+    seed: int
+
+
+def class_images(
+    model: TrainingModel,
+    settings: TrainingSettings,
+    folder: Path,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    *,
+    sizes: Sequence[Size] | None = None,
+    batch: int = 4,
+    cfg_scale: float = CFG_SCALE,
+    parts: Parts | None = None,
+) -> list[Path]:
+    """The class's PNG files, drawn where they are missing or broken, in subfolders of `folder`, one for each size.
+
+    sizes: width and height in pixels of each picture; None for `settings.class_images` squares. batch: pictures of one
+    size drawn at once, fewer where memory does not suffice. parts: how the model's parts come to the device. progress:
+    told the pictures done and all of them. Raises TrainingStopped between two batches when cancelled, and
+    DreamBoothError when the disk is full or the model draws numbers that are not finite; what was drawn before is then
+    kept.
+    """
+    if sizes is None:
+        side = settings.resolution or model.resolution
+        sizes = [(side, side)] * settings.class_images
+    parts = parts or Parts(model)
+    told = {size: _told(model, settings, cfg_scale, size) for size in sizes}
+    pictures = _pictures(folder, sizes, {size: _key(values) for size, values in told.items()})
+    missing = {picture for picture in pictures if not _is_whole(picture)}
+    batches = [group for size in told for group in _batches([p for p in pictures if p.size == size], batch)]
+    _note(progress, pictures, missing)
+    for place, size in {picture.path.parent: picture.size for picture in missing}.items():
+        write_whole(place / MANIFEST, json.dumps(told[size], indent=2, ensure_ascii=False).encode("utf-8"))
+    prompt: Prompts | None = None
+    while missing:
+        if cancelled():
+            raise TrainingStopped("Stopped while drawing class images; those that are done are kept.")
+        now = batches[0]
+        if missing.isdisjoint(now):
+            del batches[0]
+            continue
+        try:
+            if prompt is None:  # once for all, as the text encoders' way to the device and back takes long
+                prompt = embed_prompts(model, [class_prompt(settings)], cfg_scale=cfg_scale, parts=parts)
+            drawn = draw(
+                model,
+                prompt[torch.zeros(len(now), dtype=torch.long)],
+                size=now[0].size,
+                steps=settings.class_steps,
+                cfg_scale=cfg_scale,
+                seeds=[picture.seed for picture in now],
+                parts=parts,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if parts.spare():
+                continue
+            if len(now) == 1:
+                raise DreamBoothError("The memory does not suffice to draw a single class image.") from error
+            batches = [part for group in batches for part in _batches(group, len(now) // 2)]
+            continue
+        for picture, pixels in zip(now, drawn):
+            if picture in missing:
+                write_whole(picture.path, _png(pixels), "The class image")
+        missing.difference_update(now)
+        _note(progress, pictures, missing)
+    return [picture.path for picture in pictures]
+
+
+def _batches(pictures: Sequence[_Picture], count: int) -> list[Sequence[_Picture]]:
+    return [pictures[start : start + count] for start in range(0, len(pictures), count)]
+
+
+def _pictures(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> list[_Picture]:
+    """The pictures in the order of their sizes, those of each size numbered by themselves."""
+    counts = dict.fromkeys(sizes, 0)
+    pictures = []
+    for size in sizes:
+        number = counts[size]
+        counts[size] += 1
+        pictures.append(_Picture(folder / keys[size] / f"class-{number:05d}.png", size, number))
+    return pictures
+
+
+def _told(model: TrainingModel, settings: TrainingSettings, cfg_scale: float, size: Size) -> dict[str, object]:
+    """All that the pictures depend on, but for their number."""
+    width, height = size
+    return {
+        "version": _VERSION,
+        "model": model.name,
+        "sha256": model.sha256,
+        "parameterization": model.parameterization,
+        "prompt": class_prompt(settings),
+        "steps": settings.class_steps,
+        "cfg_scale": cfg_scale,
+        **({"side": width} if width == height else {"size": [width, height]}),
+        "solver": SOLVER,
+    }
+
+
+def _key(told: dict[str, object]) -> str:
+    """The name of a set's folder. The model's file may be renamed."""
+    kept = {name: value for name, value in told.items() if name != "model"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_whole(wanted: _Picture) -> bool:
+    """Whether there is a picture that can be read to its end and has the right size."""
+    try:
+        with Image.open(wanted.path) as picture:
+            picture.load()
+            return picture.format == "PNG" and picture.size == wanted.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def _png(pixels: Tensor) -> bytes:
+    """(3, H, W) in [-1, 1] as a PNG file."""
+    numbers = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    data = io.BytesIO()
+    Image.fromarray(numbers).save(data, "PNG")
+    return data.getvalue()
+
+
+def _note(progress: Progress | None, pictures: Sequence[_Picture], missing: Collection[_Picture]) -> None:
+    if progress is not None:
+        progress(len(pictures) - len(missing), len(pictures))

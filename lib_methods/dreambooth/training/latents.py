@@ -1,0 +1,348 @@
+"""Pictures as latents, encoded once: with mean and standard deviation kept, the autoencoder is not needed again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.dreambooth.model.parts import brought
+from lib_methods.dreambooth.photos import Photo, open_photo, read_mask, read_photo
+from lib_methods.dreambooth.photos.buckets import Size, bucket_for, fit, fit_mask, micro_conditioning
+from lib_methods.dreambooth.photos.captions import caption_of
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.tensor_file import read_tensors
+from lib_methods.dreambooth.training.data import Example
+from lib_methods.errors import out_of_memory
+from lib_methods.safetensors_writer import write_tensors
+
+_VERSION = 1  # of what is done to a picture before it is encoded
+_Moments = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to encode: brought to `size` (width, height) in pixels, mirrored or not, with its text.
+
+    masked: its mask goes along, if it has one. origin: names what it was drawn with, "" for a file that counts by its
+    bytes. group, repeats: see `Example`.
+    """
+
+    photo: Photo
+    size: Size
+    text: str
+    flipped: bool = False
+    masked: bool = True
+    origin: str = ""
+    group: int = 0
+    repeats: int = 1
+
+
+def photo_items(
+    photos: Sequence[Photo], settings: TrainingSettings, resolution: int, group: int = 0, repeats: int = 1
+) -> list[Item]:
+    """The photos as items: each in its bucket, or in a square, and with `flip` a mirrored one after each.
+
+    A mirrored photo is encoded as such: an autoencoder's latents of it are not the mirrored latents.
+    """
+    items = []
+    for photo in photos:
+        size = bucket_for(photo.width, photo.height, resolution) if settings.buckets else (resolution, resolution)
+        for flipped in (False, True) if settings.flip else (False,):
+            text = caption_of(photo, settings)
+            items.append(Item(photo, size, text, flipped, settings.masks, group=group, repeats=repeats))
+    return items
+
+
+def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0) -> list[Item]:
+    """The class pictures as items, each of its size, at which it was drawn. DreamBoothError for a damaged file."""
+    text = caption_of(None, settings)
+    return [
+        Item(open_photo(file), size, text, masked=False, origin=f"{file.parent.name}/{file.name}", group=group)
+        for file, size in zip(files, sizes, strict=True)
+    ]
+
+
+def own_class_items(
+    pictures: Sequence[Photo], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0
+) -> list[Item]:
+    """The user's own pictures of a class as items: each in the photos' size that is nearest to its shape.
+
+    A size that none comes to gets its share of those that are nearest.
+
+    sizes: those of the photos. A picture's caption is its text, else the class prompt.
+    """
+    kinds = sorted(set(sizes))
+
+    def distance(picture: Photo, size: Size) -> float:
+        return abs(math.log(picture.width / picture.height) - math.log(size[0] / size[1]))
+
+    dealt = [(picture, min(kinds, key=lambda size: distance(picture, size))) for picture in pictures]
+    for size in [kind for kind in kinds if kind not in {taken for _, taken in dealt}]:
+        share = math.ceil(len(pictures) * list(sizes).count(size) / len(sizes))
+        nearest = sorted(range(len(pictures)), key=lambda index: (distance(pictures[index], size), index))
+        dealt += [(pictures[index], size) for index in sorted(nearest[:share])]
+    plain = caption_of(None, settings)
+    texts = [picture.caption if settings.captions and picture.caption else plain for picture, _ in dealt]
+    return [Item(p, size, text, masked=False, group=group) for (p, size), text in zip(dealt, texts)]
+
+
+def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
+    """`count` sizes for class pictures in the proportions of the photos' `sizes`, as a batch has one size.
+
+    Each comes at least once, so that there may come out more than `count`. The first so many are in these proportions
+    too. Nothing for nothing.
+    """
+    if count < 1 or not sizes:
+        return []
+    kinds = sorted(set(sizes))
+    dealt = dict.fromkeys(kinds, 0)
+    order: list[Size] = []
+    for _ in range(max(count, len(kinds))):
+        # a size that has none yet comes first, then whoever is furthest behind its share
+        size = min(kinds, key=lambda kind: (dealt[kind] > 0, (dealt[kind] + 1) / sizes.count(kind), kind))
+        dealt[size] += 1
+        order.append(size)
+    return order
+
+
+def encode_pictures(
+    model: TrainingModel,
+    items: Sequence[Item],
+    batch: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+    here: Callable[[], AbstractContextManager[object]] | None = None,
+) -> tuple[list[Example], list[str]]:
+    """The items as examples in their order, on the CPU in fp32, and warnings.
+
+    batch: pictures of one size encoded together. dtype: what is computed in; where half precision gives no numbers
+    (SDXL's autoencoder), fp32 takes its place. folder: where the latents of each picture are kept, so that an
+    interrupted encoding goes on, with the same numbers: a batch is encoded as a whole or not at all.
+
+    The autoencoder goes to `device` for the time and back, or as `here` has it. Where memory does not suffice for a
+    batch, its pictures are encoded in halves. A picture that can no longer be read is left out with a
+    warning; `DreamBoothError` where none is left, `TrainingStopped` between two batches when `cancelled`.
+    """
+    notes: list[str] = []
+    kept: list[_Moments | None] = [None] * len(items)
+    sources = _sources(items, notes)
+    cache = _Cache(folder, model, dtype, notes)
+    groups = _groups([item.size if sources[i] else None for i, item in enumerate(items)], batch)
+    names = {i: cache.name(source, items[i]) for i, source in enumerate(sources) if source is not None}
+    for index, name in names.items():
+        kept[index] = cache.read(name, items[index].size)
+    missing = [group for group in groups if any(kept[index] is None for index in group)]
+    done = len(items) - sum(map(len, missing))
+    if done:
+        progress(done, len(items))
+    bringing = here or (lambda: brought(device, model.vae))
+    with _at_rest(model.vae), bringing() if missing else nullcontext():
+        for group in missing:
+            if cancelled():
+                raise TrainingStopped("Stopped while the photos were encoded.")
+            for index, moments in _encode(model, items, group, device, dtype, notes):
+                if kept[index] is None:
+                    kept[index] = moments
+                    cache.write(names[index], moments)
+            done += len(group)
+            progress(done, len(items))
+    examples = [
+        _example(model, item, moments, notes, cache.origin(sources[index], item))
+        for index, (item, moments) in enumerate(zip(items, kept))
+        if moments is not None
+    ]
+    if items and not examples:
+        raise DreamBoothError("None of the pictures can be read any more.")
+    return examples, list(dict.fromkeys(notes))
+
+
+def photos_digest(photos: Sequence[Photo]) -> str:
+    """SHA-256 over the photos' bytes, captions and masks, as 64 hex digits; names and places do not count."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        parts = [_hash_file(photo.path), "" if photo.mask_path is None else _hash_file(photo.mask_path)]
+        parts.append(hashlib.sha256((photo.caption or "").encode("utf-8", "replace")).hexdigest())
+        digest.update((" ".join(parts) + ";").encode("ascii"))
+    return digest.hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        raise DreamBoothError(f'"{path.name}" can no longer be read.') from None
+
+
+def _sources(items: Sequence[Item], notes: list[str]) -> list[str | None]:
+    """The hash of each item's file, None where it cannot be read."""
+    hashes: dict[Path, str | None] = {}
+    for item in items:
+        path = item.photo.path
+        if path not in hashes:
+            try:
+                hashes[path] = _hash_file(path)
+            except DreamBoothError as error:
+                hashes[path] = None
+                notes.append(f"{error} It is left out.")
+    return [hashes[item.photo.path] for item in items]
+
+
+def _groups(sizes: Sequence[Size | None], batch: int) -> list[list[int]]:
+    """Indices in groups of one size, at most `batch` each, in the order of the sizes' first appearance."""
+    by_size: dict[Size, list[int]] = {}
+    for index, size in enumerate(sizes):
+        if size is not None:
+            by_size.setdefault(size, []).append(index)
+    count = max(1, batch)
+    return [members[i : i + count] for members in by_size.values() for i in range(0, len(members), count)]
+
+
+def _encode(
+    model: TrainingModel,
+    items: Sequence[Item],
+    group: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+    notes: list[str],
+) -> Iterator[tuple[int, _Moments]]:
+    """The moments of a group's pictures, each with its index."""
+    read: list[tuple[int, Tensor]] = []
+    for index in group:
+        try:
+            image = _turned(read_photo(items[index].photo), items[index].flipped)
+        except DreamBoothError as error:
+            notes.append(f"{error} It is left out.")
+            continue
+        read.append((index, fit(image, None, items[index].size)[0]))
+    if not read:
+        return
+    pixels = torch.stack([picture for _, picture in read]).to(device)
+    mean, std = _moments(model, pixels, dtype)
+    if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
+        mean, std = _moments(model, pixels, torch.float32)
+    for row, (index, _) in enumerate(read):
+        if not (torch.isfinite(mean[row]).all() and torch.isfinite(std[row]).all()):
+            raise DreamBoothError(
+                f'The model\'s autoencoder (VAE) gives no usable numbers for "{items[index].photo.path.name}". '
+                "The base model may be damaged."
+            )
+        yield index, (mean[row].clone(), std[row].clone())
+
+
+def _moments(model: TrainingModel, pixels: Tensor, dtype: torch.dtype) -> _Moments:
+    try:
+        return _moments_at_once(model, pixels, dtype)
+    except (RuntimeError, MemoryError) as error:
+        if len(pixels) == 1 or not out_of_memory(error):
+            raise
+    means, stds = zip(*(_moments(model, part, dtype) for part in pixels.chunk(2)))
+    return torch.cat(means), torch.cat(stds)
+
+
+def _moments_at_once(model: TrainingModel, pixels: Tensor, dtype: torch.dtype) -> _Moments:
+    half = dtype in (torch.float16, torch.bfloat16)
+    # autocast leaves the weights as they are; casting them there and back would lose digits
+    with torch.no_grad(), torch.autocast(pixels.device.type, dtype if half else torch.bfloat16, enabled=half):
+        mean, std = model.moments(pixels)
+    return mean.float().cpu(), std.float().cpu()
+
+
+@contextmanager
+def _at_rest(vae: nn.Module) -> Iterator[None]:
+    """Within the block the autoencoder is not in training mode."""
+    training = vae.training
+    vae.eval()
+    try:
+        yield
+    finally:
+        vae.train(training)
+
+
+def _turned(image: Image.Image, flipped: bool) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
+
+
+def _example(model: TrainingModel, item: Item, moments: _Moments, notes: list[str], origin: str) -> Example:
+    photo, mask = item.photo, None
+    if item.masked and photo.mask_path is not None:
+        try:
+            grey = read_mask(photo)
+        except DreamBoothError as error:
+            notes.append(f"{error} The photo is used without its mask.")
+            grey = None
+        if grey is not None:
+            shown = fit_mask(_turned(grey, item.flipped), photo.width, photo.height, item.size)
+            height, width = moments[0].shape[-2:]
+            mask = nn.functional.adaptive_avg_pool2d(shown, (height, width))
+    if origin and mask is not None and photo.mask_path is not None:
+        origin += f" {_hash_file(photo.mask_path)}"
+    sizes = micro_conditioning(photo.width, photo.height, item.size)
+    return Example(*moments, mask, sizes, item.text, origin, item.group, item.repeats)
+
+
+class _Cache:
+    """Latents by picture, size and autoencoder, each in a file. What cannot be read is as if it were not there, and
+    what cannot be written is done without."""
+
+    def __init__(self, folder: Path | None, model: TrainingModel, dtype: torch.dtype, notes: list[str]) -> None:
+        self._folder, self._notes = folder, notes
+        self._model = model
+        self._identity = "" if folder is None else f"{_VERSION} {model.sha256} {_weights_hash(model.vae)} {dtype}"
+
+    def name(self, source: str, item: Item) -> str:
+        text = f"{self._identity} {source} {item.size[0]}x{item.size[1]} {item.flipped}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def origin(self, source: str | None, item: Item) -> str:
+        """What the latents are made from; "" where nothing is known of the model."""
+        return "" if self._folder is None else self.name(item.origin or str(source), item)
+
+    def read(self, name: str, size: Size) -> _Moments | None:
+        if self._folder is None or not (file := self._folder / f"{name}.safetensors").is_file():
+            return None
+        try:
+            tensors, _ = read_tensors(file)
+        except DreamBoothError:
+            return None
+        side = self._model.pixels_per_latent
+        shape = (self._model.latent_channels, size[1] // side, size[0] // side)
+        mean, std = tensors.get("mean"), tensors.get("std")
+        for tensor in (mean, std):
+            if tensor is None or tensor.dtype != torch.float32 or tuple(tensor.shape) != shape:
+                return None
+            if not torch.isfinite(tensor).all():
+                return None
+        return None if mean is None or std is None else (mean, std)
+
+    def write(self, name: str, moments: _Moments) -> None:
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_tensors(self._folder / f"{name}.safetensors", {"mean": moments[0], "std": moments[1]}, finite=False)
+        except OSError:
+            self._notes.append("Encoded pictures cannot be kept: the disk is full or the folder is read-only.")
+
+
+def _weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a module's weights, so that another autoencoder over the same checkpoint is told apart."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

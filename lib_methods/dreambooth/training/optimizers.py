@@ -1,0 +1,309 @@
+"""What moves the weights: AdamW, 8-bit AdamW, Adafactor, Prodigy, at a step's end or fused into the backward pass.
+
+Fused, each weight moves as soon as its gradient is there, and the gradient is let go at once: there is never more than
+one of them. The price: gradients cannot be gathered over several passes, and their norm over all weights is not known
+in time. So the clipping differs (`Stepper`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.training.adafactor import Adafactor, Rounding, norm_of
+from lib_methods.dreambooth.training.optimizer_state import GROUP, read_groups, read_states, write_groups, write_states
+from lib_methods.dreambooth.training.processes import is_sharded, local, whole
+from lib_methods.jobs.packages import OPTIONAL
+
+Rates = float | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that share a learning rate. name: "unet" or "text", by which `lr_scale` may tell them apart."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    rate: float
+
+
+def has_8bit() -> bool:
+    """Whether 8-bit AdamW can be asked for."""
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
+def check_available(name: str) -> None:
+    """Raises `DreamBoothError` where the package of an optimizer that was asked for is not there."""
+    if name == "prodigy" and importlib.util.find_spec("prodigyopt") is None:
+        version = OPTIONAL[name].install
+        raise DreamBoothError(
+            f"Prodigy needs the package prodigyopt: python -m pip install prodigyopt=={version}. Or choose AdamW."
+        )
+
+
+def build_optimizer(
+    groups: Sequence[Group],
+    name: str,
+    *,
+    weight_decay: float = 0.01,
+    clip: float = 1.0,
+    fused: bool = False,
+    scaled: bool = False,
+    seed: int = 0,
+) -> Stepper:
+    """The optimizer `name` ("adamw", "adamw8bit", "adafactor", "prodigy") over `groups`.
+
+    clip: the largest norm of the gradients, 0 for any. fused: move the weights within the backward pass. scaled: scale
+    the loss, for fp16. seed: of the stochastic rounding. Raises `DreamBoothError` for what cannot be had together.
+    """
+    parameters = [p for group in groups for p in group.parameters]
+    if not parameters:
+        raise DreamBoothError("There is nothing to train: no weights were chosen.")
+    if len(set(parameters)) < len(parameters):
+        raise ValueError("a weight stands in two groups")
+    if fused and scaled:
+        raise DreamBoothError(
+            "The fused backward pass cannot take back a step that overflowed, as fp16 needs it. "
+            "Choose bf16, or switch the fused backward pass off."
+        )
+    if name == "prodigy" and fused:
+        raise DreamBoothError("Prodigy looks at all gradients at once. Switch the fused backward pass off.")
+    if name != "adafactor" and any(p.dtype in (torch.bfloat16, torch.float16) for p in parameters):
+        raise DreamBoothError("AdamW needs weights in fp32. Choose Adafactor for weights in bf16.")
+    if any(p.dtype == torch.float16 for p in parameters):
+        raise DreamBoothError("Weights in fp16 are too coarse to be trained. Choose bf16 or fp32.")
+    rounding = Rounding(seed)
+    if fused:
+        made: list[torch.optim.Optimizer] = []
+        for group in groups:
+            for parameter in group.parameters:
+                made.append(_optimizer(name, [(group, [parameter])], weight_decay, rounding, len(made)))
+        return Stepper(made, parameters, clip, fused=True, scaled=False)
+    whole = _optimizer(name, [(group, list(group.parameters)) for group in groups], weight_decay, rounding, 0)
+    return Stepper([whole], parameters, clip, fused=False, scaled=scaled)
+
+
+class Stepper:
+    """Moves the weights.
+
+    A step is `backward` (once, or several times with the loss divided by their number), `step`, `zero`. Unfused, the
+    norm of all gradients together is held to `clip`, and a step whose gradients are not finite is left out. Fused, what
+    is not finite in a gradient counts as zero, and AdamW has each tensor's own gradient held to `clip`. Adafactor needs
+    no such bound, as the size of gradients does not matter to it; it holds the RMS of each update to 1, fused or not.
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        parameters: Sequence[nn.Parameter],
+        clip: float,
+        *,
+        fused: bool,
+        scaled: bool,
+    ) -> None:
+        self._optimizers, self._parameters, self._clip = list(optimizers), list(parameters), clip
+        self.fused = fused
+        self.scale = LossScale() if scaled else None
+        self.gradient_norm = math.nan
+        self._norms: list[Tensor] = []  # of the fused pass, as gradients come
+        self._handles: list[Any] = []
+        if fused:
+            if not hasattr(torch.Tensor, "register_post_accumulate_grad_hook"):
+                raise DreamBoothError("The fused backward pass needs torch 2.1 or newer.")
+            for parameter, optimizer in zip(self._parameters, self._optimizers):
+                self._handles.append(parameter.register_post_accumulate_grad_hook(self._moving(optimizer)))
+
+    def backward(self, loss: Tensor, lr_scale: Rates = 1.0) -> None:
+        """Gradients of `loss`, a scalar; fused, the weights move here, `lr_scale` times their groups' rate."""
+        if self.fused:
+            self._set_rates(lr_scale)
+        (loss if self.scale is None else loss * self.scale.value).backward()
+
+    def step(self, lr_scale: Rates = 1.0) -> bool:
+        """Move the weights, `lr_scale` (a number, or one for each group's name) times their groups' rate.
+
+        False if gradients were not finite: unfused, nothing was moved then. `gradient_norm` is the norm of all of them
+        before clipping.
+        """
+        if self.fused:
+            norms, self._norms = self._norms, []
+            self.gradient_norm = float(torch.stack([n.to(norms[0].device) for n in norms]).norm()) if norms else 0.0
+            return math.isfinite(self.gradient_norm)
+        there = [p for p in self._parameters if p.grad is not None]
+        if self.scale is not None:
+            for parameter in there:
+                assert parameter.grad is not None
+                parameter.grad.div_(self.scale.value)
+        self.gradient_norm = _clipped(there, self._clip or math.inf)
+        finite = math.isfinite(self.gradient_norm)
+        if self.scale is not None:
+            self.scale.update(finite)
+        if finite:
+            self._set_rates(lr_scale)
+            for optimizer in self._optimizers:
+                optimizer.step()
+        return finite
+
+    def zero(self) -> None:
+        """Let the gradients go."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def state_dict(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """All that a later process needs to go on as if there had been no pause: tensors only, in flat names.
+
+        keep: False for nothing, see `sharding.gathered`.
+        """
+        state = write_states([self._state_of(number) for number in range(len(self._parameters))], keep=keep)
+        if keep:
+            state.update(write_groups(self._optimizers[0]))
+        if self.scale is not None:
+            state.update({f"scale.{name}": value for name, value in self.scale.state_dict().items()})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave, fused or not. Raises `DreamBoothError` where it does not fit."""
+        own = {name: value for name, value in state.items() if not name.startswith(("scale.", GROUP))}
+        read_groups(self._optimizers[0], state)
+        for number, values in enumerate(read_states(own, self._parameters)):
+            self._optimizer_of(number).state[self._parameters[number]] = values
+        if self.scale is not None:
+            scale = {name[6:]: value for name, value in state.items() if name.startswith("scale.")}
+            if not scale:
+                raise DreamBoothError("The saved training was not one in fp16: its loss scale is missing.")
+            self.scale.load_state_dict(scale)
+
+    @property
+    def step_size(self) -> float:
+        """What the optimizer itself multiplies the rate with: Prodigy's estimate, else 1."""
+        return float(self._optimizers[0].param_groups[0].get("d", 1.0))
+
+    def close(self) -> None:
+        """Take the hooks off the weights."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _optimizer_of(self, number: int) -> torch.optim.Optimizer:
+        return self._optimizers[number] if self.fused else self._optimizers[0]
+
+    def _state_of(self, number: int) -> dict[str, Any]:
+        # .get, as `state` makes an empty entry for whoever asks
+        return self._optimizer_of(number).state.get(self._parameters[number], {})
+
+    def _set_rates(self, lr_scale: Rates) -> None:
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                factor = lr_scale if isinstance(lr_scale, (int, float)) else lr_scale[group["name"]]
+                group["lr"] = group["base_rate"] * factor
+
+    def _moving(self, optimizer: torch.optim.Optimizer) -> Any:
+        clip = 0.0 if isinstance(optimizer, Adafactor) else self._clip
+
+        @torch.no_grad()
+        def hook(parameter: Tensor) -> None:
+            gradient = parameter.grad
+            assert gradient is not None
+            norm = norm_of(gradient)
+            self._norms.append(norm)
+            # a GPU is not asked for a number: that would hold up the backward pass at each tensor
+            if gradient.device.type != "cpu" or not math.isfinite(float(norm)):
+                gradient.nan_to_num_(0.0, 0.0, 0.0)
+            if clip:
+                gradient.mul_((clip / (norm + 1e-6)).clamp_(max=1.0).nan_to_num_(1.0))
+            optimizer.step()
+            parameter.grad = None
+
+        return hook
+
+
+def _clipped(parameters: Sequence[nn.Parameter], most: float) -> float:
+    """Holds the norm of all gradients together to `most`; returns what it was. Collective where some are sharded."""
+    sharded = [p for p in parameters if is_sharded(p)]
+    if not sharded:
+        return float(nn.utils.clip_grad_norm_(parameters, most))
+    others = [p for p in parameters if not is_sharded(p)]
+    apart = ([p.grad for p in group if p.grad is not None] for group in (sharded, others))
+    norms = [whole(nn.utils.get_total_norm(gradients)) for gradients in apart if gradients]
+    norm = torch.stack([n.float() for n in norms]).norm()
+    for parameter in parameters:
+        assert parameter.grad is not None
+        local(parameter.grad).mul_((most / (norm + 1e-6)).clamp(max=1.0))
+    return float(norm)
+
+
+def _optimizer(
+    name: str,
+    groups: Sequence[tuple[Group, list[nn.Parameter]]],
+    weight_decay: float,
+    rounding: Rounding,
+    first_number: int,
+) -> torch.optim.Optimizer:
+    chosen: list[dict[str, Any]] = [
+        {"params": parameters, "lr": group.rate, "base_rate": group.rate, "name": group.name}
+        for group, parameters in groups
+        if parameters
+    ]
+    if name == "adafactor":
+        return Adafactor(chosen, weight_decay=weight_decay, rounding=rounding, first_number=first_number)
+    if name == "prodigy":
+        check_available(name)
+        prodigy = importlib.import_module("prodigyopt").Prodigy
+        with contextlib.redirect_stdout(None):  # it prints what it was asked for
+            made: torch.optim.Optimizer = prodigy(
+                chosen, lr=1.0, weight_decay=weight_decay, use_bias_correction=True, safeguard_warmup=True
+            )
+        return made
+    if name == "adamw8bit":
+        return _adamw_8bit()(chosen, weight_decay=weight_decay)
+    if name != "adamw":
+        raise ValueError(f"unknown optimizer {name!r}")
+    on_gpu = all(p.is_cuda for group in chosen for p in group["params"])
+    # one kernel for all tensors, or one tensor at a time: torch's own choice would need room for all updates at once
+    form = {"fused": True} if on_gpu else {"foreach": False}
+    return torch.optim.AdamW(chosen, weight_decay=weight_decay, **form)  # type: ignore[arg-type]
+
+
+def _adamw_8bit() -> Any:
+    try:
+        return importlib.import_module("bitsandbytes").optim.AdamW8bit
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
+        raise DreamBoothError(
+            "8-bit AdamW needs the package bitsandbytes, which is not installed or does not work here. "
+            "Install it, or choose AdamW or Adafactor."
+        ) from error
+
+
+class LossScale:
+    """A factor on the loss that halves after an overflow and doubles after 2000 steps without one.
+
+    As torch's GradScaler, which older versions have for CUDA only and whose state hides in the optimizer.
+    """
+
+    def __init__(self, value: float = 65536.0, patience: int = 2000) -> None:
+        self.value, self.patience = value, patience
+        self.good = 0
+
+    def update(self, finite: bool) -> None:
+        """After a step: whether its gradients were finite."""
+        if not finite:
+            self.value, self.good = max(self.value / 2, 1.0), 0
+            return
+        self.good += 1
+        if self.good >= self.patience:
+            self.value, self.good = min(self.value * 2, 2.0**24), 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"value": torch.tensor(self.value, dtype=torch.float64), "good": torch.tensor(self.good)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.value, self.good = float(state["value"]), int(state["good"])

@@ -1,0 +1,273 @@
+"""Before a training starts: what fits into the memory that is there, said in sentences, and chosen."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.model.memory import GIB, Estimate, Load, ModelSizes, Way, drawing, estimate
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.training.optimizers import has_8bit
+
+__all__ = [
+    "DTYPES",
+    "PLAN_FIELDS",
+    "Estimate",
+    "ModelSizes",
+    "Plan",
+    "device_memory",
+    "half_precision",
+    "plan_training",
+]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NAMES = {"sd1": "SD 1", "sd2": "SD 2", "sdxl": "SDXL"}
+# what a way costs in time or in exactness: the cheapest one that fits is taken
+_COST = {"adamw": 0.0, "prodigy": 0.0, "adamw8bit": 2.0, "adafactor": 3.5}
+
+PLAN_FIELDS = ("precision", "weights", "optimizer", "fused_backward", "checkpointing", "batch_size", "accumulation")
+"""What of a plan the steps depend on, in their numbers and in their time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a training runs.
+
+    precision: what is computed in. weights: how the UNet lies in memory; those of a LoRA are fp32 always. batch_size:
+    photos in one pass; with a prior as many class pictures come on top. accumulation: passes before the weights move.
+    text_on_device: the text encoders stay there, as they are trained. notes: sentences for the user.
+    one_part_at_a_time: UNet, text encoders and VAE take turns on the device whenever more than the UNet is needed and
+    nothing is trained: where texts are embedded, pictures encoded and drawn.
+    """
+
+    precision: str
+    weights: str
+    optimizer: str
+    fused_backward: bool
+    checkpointing: bool
+    batch_size: int
+    accumulation: int
+    text_on_device: bool
+    estimate: Estimate
+    notes: tuple[str, ...]
+    one_part_at_a_time: bool = False
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return DTYPES[self.weights]
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What to ask autocast for; None: compute in the weights' own precision, without autocast."""
+        return None if self.precision == self.weights else DTYPES[self.precision]
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the loss must be scaled, as fp16 needs it."""
+        return self.precision == "fp16"
+
+
+def plan_training(
+    settings: TrainingSettings,
+    sizes: ModelSizes,
+    device: torch.device,
+    memory: int | None = None,
+    processes: int = 1,
+    half: str | None = None,
+    *,
+    sharded: bool = False,
+) -> Plan:
+    """The fastest and most exact way that fits.
+
+    memory: in bytes; where not given that of the settings, and else what the device has free. half: the device's fast
+    precision, as `half_precision` says if not given. What the settings name (precision, optimizer, fused backward pass,
+    checkpointing) is kept to. sharded: the UNet, over the processes. Raises `DreamBoothError`, which says what would
+    fit, where nothing does.
+    """
+    if memory is None:
+        memory = int(settings.memory * GIB) or device_memory(device)
+    if settings.optimizer == "adamw8bit" and not has_8bit():
+        raise DreamBoothError(
+            "8-bit AdamW needs the package bitsandbytes, which is not installed. "
+            "Install it, or choose AdamW or Adafactor."
+        )
+    half = half or half_precision(device)
+    if sharded and settings.optimizer not in ("auto", "adamw"):
+        raise DreamBoothError(
+            "With sharded weights (FSDP, DeepSpeed) the optimizer is AdamW: choose it, or train with whole copies."
+        )
+    shards = processes if sharded else 1
+    ways = sorted(_ways(settings, device, processes, half, shards), key=_cost)
+    if not ways:
+        raise DreamBoothError(_contradiction(processes))
+    batch = settings.batch_size
+    for rows in (size for size in range(batch, 0, -1) if batch % size == 0):
+        for way in ways:
+            if rows < batch and way.fused:
+                continue  # it cannot gather gradients
+            found = estimate(sizes, _load(settings, sizes, rows), way)
+            if memory is None or found.total <= memory:
+                return _plan(settings, sizes, way, rows, batch // rows, found, memory)
+    for rows in range(batch - 1, 0, -1):
+        for way in (way for way in ways if way.fused):
+            found = estimate(sizes, _load(settings, sizes, rows), way)
+            if memory is None or found.total <= memory:
+                return _plan(settings, sizes, way, rows, 1, found, memory)
+    raise DreamBoothError(_too_small(settings, sizes, ways, half, memory or 0))
+
+
+def device_memory(device: torch.device) -> int | None:
+    """The bytes that are free there; None where that cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):
+        return int(torch.mps.recommended_max_memory())
+    return None
+
+
+def half_precision(device: torch.device) -> str:
+    """What the device computes quickly in: "bf16", "fp16" or "fp32"."""
+    if device.type != "cuda":
+        return "fp32"
+    # torch says yes for cards, too, that only imitate bfloat16
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8:
+        return "bf16"
+    return "fp16"
+
+
+def _ways(settings: TrainingSettings, device: torch.device, processes: int, half: str, shards: int) -> Iterator[Way]:
+    """All that can be had together and that the settings leave open."""
+    precisions = [settings.precision] if settings.precision != "auto" else list(dict.fromkeys((half, "fp32")))
+    lora = settings.kind == "LoRA"
+    optimizers = [settings.optimizer]
+    if settings.optimizer == "auto":
+        optimizers = ["adamw"] if lora or shards > 1 else ["adamw", "adafactor"]
+        if not lora and shards == 1 and has_8bit() and device.type == "cuda":
+            optimizers.append("adamw8bit")
+    if settings.fused_backward:
+        fusing = [True]
+    else:
+        alone = lora or processes > 1 or settings.accumulation > 1 or settings.optimizer == "prodigy"
+        fusing = [False] if alone else [False, True]
+    for precision, optimizer, fused in itertools.product(precisions, optimizers, fusing):
+        if fused and (precision == "fp16" or processes > 1):
+            continue
+        if lora:
+            kept = [precision]
+        else:
+            kept = ["fp32", "bf16"] if precision == "bf16" and optimizer == "adafactor" else ["fp32"]
+        for weights, checkpointing in itertools.product(kept, [True] if settings.checkpointing else [False, True]):
+            yield Way(weights, precision, optimizer, fused, checkpointing, shards)
+
+
+def _cost(way: Way) -> float:
+    halved = 1.2 * (way.weights == "bf16")  # less than checkpointing: rounded stochastically, little is lost
+    slow = 8.0 * (way.precision == "fp32")
+    # AdamW's gradients are clipped better unfused; Adafactor clips its updates itself
+    fused = (-0.2 if way.optimizer == "adafactor" else 1.0) * way.fused
+    return _COST[way.optimizer] + halved + slow + 2.5 * way.checkpointing + fused
+
+
+def _load(settings: TrainingSettings, sizes: ModelSizes, rows: int, *, rank: int | None = None) -> Load:
+    if rank is None:
+        rank = settings.rank if settings.kind == "LoRA" else 0
+    return Load(
+        rows=rows * (1 if settings.prior == "off" else 2),
+        side=settings.resolution or sizes.resolution,
+        rank=rank,
+        convolutions=settings.convolutions,
+        text=settings.train_text,
+    )
+
+
+def _plan(
+    settings: TrainingSettings,
+    sizes: ModelSizes,
+    way: Way,
+    rows: int,
+    passes: int,
+    found: Estimate,
+    memory: int | None,
+) -> Plan:
+    notes = [_headline(settings, sizes, found, memory), f"Of these: {found.sentence()}."]
+    if way.weights == "bf16" and settings.kind == "full":
+        notes.append("The weights are kept in bf16 and rounded at random, so that small steps are not lost.")
+    if way.fused:
+        notes.append("The weights move within the backward pass, each as soon as its gradient is there.")
+    if way.checkpointing:
+        notes.append("Gradient checkpointing is on: it saves memory and takes about a quarter more time.")
+    if rows * passes < settings.batch_size:
+        notes.append(f"The batch was lowered from {settings.batch_size} to {rows}, as more does not fit.")
+    elif passes > 1:
+        notes.append(f"A batch of {settings.batch_size} is gathered over {passes} passes of {rows}.")
+    load = _load(settings, sizes, rows)
+    together, in_turn = drawing(sizes, load, way), drawing(sizes, load, way, one_part=True)
+    short = memory is not None and together > memory
+    if memory is not None and min(together, in_turn) > memory:
+        notes.append(
+            f"Drawing class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may need to be done "
+            "without."
+        )
+    elif short:
+        notes.append(
+            "Class images and samples are drawn with one part of the model on the device at a time, which takes a bit "
+            f"longer: about {in_turn / GIB:.1f} GiB instead of {together / GIB:.1f}."
+        )
+    return Plan(
+        precision=way.precision,
+        weights=way.weights,
+        optimizer=way.optimizer,
+        fused_backward=way.fused,
+        checkpointing=way.checkpointing,
+        batch_size=rows,
+        accumulation=settings.accumulation * passes,
+        text_on_device=settings.train_text,
+        estimate=found,
+        notes=tuple(notes),
+        one_part_at_a_time=short,
+    )
+
+
+def _headline(settings: TrainingSettings, sizes: ModelSizes, found: Estimate, memory: int | None) -> str:
+    what = "A LoRA" if settings.kind == "LoRA" else "A full training"
+    side = settings.resolution or sizes.resolution
+    there = "" if memory is None else f" of {memory / GIB:.1f}"
+    return f"{what} of {_NAMES[sizes.family]} at {side} pixels takes about {found.total / GIB:.1f}{there} GiB."
+
+
+def _contradiction(processes: int) -> str:
+    if processes > 1:
+        return "The fused backward pass works on one GPU only. Switch it off, or train on one."
+    return "The fused backward pass and fp16 exclude each other. Choose bf16 or fp32, or switch it off."
+
+
+def _too_small(
+    settings: TrainingSettings,
+    sizes: ModelSizes,
+    ways: list[Way],
+    half: str,
+    memory: int,
+) -> str:
+    least = min(estimate(sizes, _load(settings, sizes, 1), way).total for way in ways)
+    what = "this LoRA" if settings.kind == "LoRA" else "this full training"
+    text = f"{memory / GIB:.1f} GiB are not enough: {what} takes about {least / GIB:.1f} GiB at the least."
+    would = []
+    if settings.kind == "full":
+        way = Way(half, half, "adamw", False, True)
+        lora = estimate(sizes, _load(settings, sizes, 1, rank=16), way).total
+        if lora <= memory:
+            would.append(f"a LoRA would fit ({lora / GIB:.1f} GiB)")
+    for side in (768, 640, 512, 384, 256):
+        if side < (settings.resolution or sizes.resolution):
+            load = Load(**{**_load(settings, sizes, 1).__dict__, "side": side})
+            smaller = min(estimate(sizes, load, way).total for way in ways)
+            if smaller <= memory:
+                would.append(f"so would pictures of {side} pixels ({smaller / GIB:.1f} GiB)")
+                break
+    if not would:
+        return f"{text} Choose a smaller base model or a device with more memory."
+    return f"{text} {' and '.join(would)[0].upper()}{' and '.join(would)[1:]}."

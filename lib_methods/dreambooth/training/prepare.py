@@ -1,0 +1,141 @@
+"""From photos to a training's data: found, named, accompanied by class pictures, and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lib_methods.dreambooth.model.identifier import check_class_noun, check_identifier, pick_identifier
+from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.dreambooth.model.parts import Parts
+from lib_methods.dreambooth.photos.buckets import fit_warnings
+from lib_methods.dreambooth.photos.captions import caption_of
+from lib_methods.dreambooth.photos.subjects import Subject, with_identifiers
+from lib_methods.dreambooth.settings import CLASS_IMAGES, TrainingSettings
+from lib_methods.dreambooth.training.class_images import class_images
+from lib_methods.dreambooth.training.data import TrainingData
+from lib_methods.dreambooth.training.latents import (
+    Item,
+    class_items,
+    deal_sizes,
+    encode_pictures,
+    own_class_items,
+    photo_items,
+)
+from lib_methods.dreambooth.training.plan import Plan
+from lib_methods.jobs.log import Report
+
+CACHE = "cache"  # in the training's folder
+_ENCODED_AT_ONCE = 4
+
+
+def named(subjects: Sequence[Subject], seed: int, model: TrainingModel, warn: Callable[[str], object]) -> list[Subject]:
+    """The subjects with identifiers, the user's or rare words. Says what is doubtful in them and in the class nouns."""
+    words = model.token_words()
+    taken = [subject.concept.identifier for subject in subjects if subject.concept.identifier.strip()]
+    identifiers = []
+    for concept in (subject.concept for subject in subjects):
+        for text in check_class_noun(concept.class_noun, model.tokens):
+            warn(text)
+        identifier = concept.identifier
+        if identifier.strip():
+            for text in check_identifier(identifier, words, model.tokens, concept.class_noun):
+                warn(text)
+        else:
+            identifier = pick_identifier(words, model.tokens, seed, avoid=taken)[0]
+            taken.append(identifier)
+        identifiers.append(identifier)
+    return with_identifiers(subjects, identifiers)
+
+
+def class_groups(subjects: Sequence[Subject]) -> list[int]:
+    """The number of each subject's class: those that have the same class images share one."""
+    kinds = [(s.concept.class_noun.casefold(), tuple(photo.path for photo in s.class_photos)) for s in subjects]
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    return [numbers[kind] for kind in kinds]
+
+
+def class_texts(subjects: Sequence[Subject], settings: TrainingSettings) -> list[str]:
+    """What stands for each class, in the order of `class_groups`."""
+    texts = {g: caption_of(None, settings.about(s.concept)) for g, s in zip(class_groups(subjects), subjects)}
+    return [texts[group] for group in sorted(texts)]
+
+
+def drawing_parts(
+    plan: Plan, model: TrainingModel, follow: Callable[[], object] | None = None, *, movable: bool = True
+) -> Parts:
+    """How the model is there for drawing, as the plan has it. follow, movable: see `Parts`.
+
+    It computes as the training does, but for SDXL's VAE, which overflows in fp16.
+    """
+    dtype = None if plan.autocast == torch.float16 and model.family == "sdxl" else plan.autocast
+    return Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=dtype, follow=follow, movable=movable)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes a training's data. folder: the training's own."""
+
+    model: TrainingModel
+    settings: TrainingSettings
+    plan: Plan
+    folder: Path
+    report: Report
+    cancelled: Callable[[], bool]
+
+    def data(self, subjects: Sequence[Subject]) -> TrainingData:
+        """The photos and, with prior "images", the class pictures, all as latents. TrainingStopped when cancelled; what
+        was drawn and encoded until then is kept for the next time."""
+        items, pictures = [], []
+        for subject, group in zip(subjects, class_groups(subjects)):
+            about = self.settings.about(subject.concept)
+            items += photo_items(subject.photos, about, self.settings.resolution, group, subject.concept.repeats)
+        photos = [photo for subject in subjects for photo in subject.photos]
+        for text in fit_warnings(photos, list({item.photo.path: item.size for item in items}.values())):
+            self.report.warning(text)
+        if self.settings.prior == "images":
+            first = dict(reversed(list(zip(class_groups(subjects), subjects))))
+            for group, subject in sorted(first.items(), key=lambda entry: entry[0]):
+                pictures += self._class_items(subject, [item for item in items if item.group == group], group)
+        examples = self._encoded(items, "Encoding the photos")
+        return TrainingData(examples, self._encoded(pictures, "Encoding the class images") if pictures else [])
+
+    def _class_items(self, subject: Subject, items: Sequence[Item], group: int) -> list[Item]:
+        about, sizes = self.settings.about(subject.concept), [item.size for item in items]
+        if subject.class_photos:
+            return own_class_items(subject.class_photos, sizes, about, group)
+        sizes = deal_sizes(sizes, self.settings.class_images)
+        parts = drawing_parts(self.plan, self.model)
+        # where there is room for it, the VAE stays from one batch to the next
+        with nullcontext() if parts.one_at_a_time else parts.only(self.model.vae):
+            files = class_images(
+                self.model,
+                about,
+                self.settings.out / CLASS_IMAGES,
+                lambda done, total: self.report.phase("Drawing the class images", done, total),
+                self.cancelled,
+                sizes=sizes,
+                parts=parts,
+            )
+        return class_items(files, sizes, about, group)
+
+    def _encoded(self, items: Sequence[Item], text: str) -> list:
+        parts = drawing_parts(self.plan, self.model)
+        examples, notes = encode_pictures(
+            self.model,
+            items,
+            1 if parts.one_at_a_time else _ENCODED_AT_ONCE,
+            parts.device,
+            self.plan.autocast or torch.float32,
+            folder=self.folder / CACHE,
+            progress=lambda done, total: self.report.phase(text, done, total),
+            cancelled=self.cancelled,
+            here=lambda: parts.only(self.model.vae),
+        )
+        for note in notes:
+            self.report.warning(note)
+        return examples

@@ -1,0 +1,312 @@
+"""One process, or several that train one model together: the same command under `accelerate launch`.
+
+Each process has its share of each batch; gradients are averaged between backward pass and step, so that weights stay
+the same everywhere. Each holds the whole model, unless the launcher's configuration is one for FSDP or DeepSpeed: then
+the UNet is sharded (`sharding.py`), which averages its gradients by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.files import read_json
+
+# what is gathered at a time; inner ones first, an outer one then holds what is left
+_BLOCKS = frozenset({"BasicTransformerBlock", "Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"})
+# names of FSDP's strategies, which version 2 has as a switch
+_WHOLE = frozenset({"no_shard", "3"})
+_KEPT = frozenset({"shard_grad_op", "hybrid_shard_zero2", "2", "5", "false"})
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How the weights are to be sharded. asked_by: the launcher's name for it. frees: whether a block's weights are let
+    go between forward and backward pass (ZeRO stage 3), which takes less memory and a second gathering."""
+
+    asked_by: str
+    frees: bool
+
+    def sentence(self, count: int) -> str:
+        """For the user."""
+        more = "" if self.frees else "; within a step each holds all weights"
+        return f"The UNet's weights and all that belongs to them are sharded over {count} processes{more}."
+
+
+def asked_sharding(environment: Mapping[str, str] = os.environ) -> Sharding | None:
+    """What the configuration of `accelerate launch` asks for; None for whole copies."""
+    if is_on(environment, "ACCELERATE_USE_FSDP"):
+        names = ("FSDP_SHARDING_STRATEGY", "FSDP_RESHARD_AFTER_FORWARD")
+        asked = {environment.get(name, "").lower() for name in names}
+        return None if asked & _WHOLE else Sharding("FSDP", frees=not asked & _KEPT)
+    if is_on(environment, "ACCELERATE_USE_DEEPSPEED"):
+        stage = _zero_stage(environment)
+        return None if stage == 0 else Sharding("DeepSpeed", frees=stage == 3)
+    return None
+
+
+def _zero_stage(environment: Mapping[str, str]) -> int:
+    """DeepSpeed's stage, of its own configuration file where there is one. Raises DreamBoothError."""
+    try:
+        file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
+        if file and file.lower() != "none":
+            return int(read_json(Path(file)).get("zero_optimization", {}).get("stage", 0))
+        return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DreamBoothError("The launcher's configuration for DeepSpeed cannot be read.") from error
+
+
+def is_on(environment: Mapping[str, str], variable: str) -> bool:
+    return environment.get(variable, "").lower() in ("1", "true", "yes")
+
+
+def can_shard() -> bool:
+    """Whether this PyTorch can: from 2.6 on."""
+    return _fully_shard() is not None
+
+
+def _fully_shard() -> Callable[..., Any] | None:
+    try:
+        return cast("Callable[..., Any]", importlib.import_module("torch.distributed.fsdp").fully_shard)
+    except (ImportError, AttributeError):
+        return None
+
+
+def shard(unet: nn.Module, sharding: Sharding, device: torch.device) -> None:
+    """Shards all weights of `unet` over the processes, block by block, and takes them to `device`.
+
+    The module's calls are collective from then on: each process must make the same ones. Its weights are other
+    objects than before. Raises DreamBoothError where PyTorch is too old.
+    """
+    fully_shard = _fully_shard()
+    if fully_shard is None:
+        raise DreamBoothError("Sharded weights need PyTorch 2.6 or newer.")
+    mesh = importlib.import_module("torch.distributed.device_mesh").init_device_mesh(
+        device.type, (torch.distributed.get_world_size(),)
+    )
+    for module in reversed(list(unet.modules())):
+        if module is unet or type(module).__name__ in _BLOCKS:
+            fully_shard(module, mesh=mesh, reshard_after_forward=sharding.frees)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds a part of `tensor` only."""
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process' part, which shares its memory with `tensor`."""
+    return cast("Tensor", cast("Any", tensor).to_local()) if is_sharded(tensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of the tensor. Collective."""
+    return cast("Tensor", cast("Any", tensor).full_tensor()) if is_sharded(tensor) else tensor
+
+
+def sharded_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """The whole `value` sharded as `parameter` is, on its device. Collective."""
+    there = value.to(parameter.device)
+    if not is_sharded(parameter):
+        return there
+    like = cast("Any", parameter)
+    distribute = importlib.import_module("torch.distributed.tensor").distribute_tensor
+    return cast("Tensor", distribute(there, like.device_mesh, like.placements))
+
+
+def joined(part: Tensor, parameter: Tensor) -> Tensor:
+    """The whole of a value of which each process has its `part`, in the way that it has `parameter`. Collective."""
+    if not is_sharded(parameter):
+        return part
+    like = cast("Any", parameter)
+    made = importlib.import_module("torch.distributed.tensor").DTensor.from_local(
+        part.to(parameter.device), like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
+    return whole(made)
+
+
+def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """All of each tensor, sharded ones copied to the CPU one after another; nothing where not `keep`, for processes
+    that only must take part. Collective."""
+    return dict(_gathered(tensors, keep))
+
+
+def _gathered(tensors: Mapping[str, Tensor], keep: bool) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors.items():
+        found = whole(tensor.detach())
+        if keep:
+            yield name, found.cpu() if is_sharded(tensor) else found
+
+
+T = TypeVar("T")
+_BUCKET = 1 << 24  # numbers that are averaged in one go
+_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+_PATIENCE = timedelta(hours=12)  # while the first process draws class images, the others wait
+
+
+class Processes(Protocol):
+    """What a training asks of the processes that it consists of.
+
+    rank: from 0 on. is_main: whether this one writes files and talks. device: this process'. sharding: how the UNet is
+    to be sharded, None for a whole copy in each process. takes_part: whether this one takes part in what is done once,
+    as drawing and saving: the main one does, and where weights are sharded all do. notes: sentences for the user.
+    """
+
+    rank: int
+    count: int
+    is_main: bool
+    device: torch.device
+    sharding: Sharding | None
+    takes_part: bool
+    notes: tuple[str, ...]
+
+    def share(self, rows: Sequence[T]) -> list[T]:
+        """This process' rows of a batch that was drawn for all."""
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Make every gradient the mean over all processes, between the last backward pass and the step."""
+
+    def mean(self, value: float) -> float:
+        """The mean over all processes."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in one of them: what one process decides, all do at the same step."""
+
+    def wait(self) -> None:
+        """Until all of them are here."""
+
+    def close(self) -> None:
+        """Leave the others."""
+
+
+class Single:
+    """The only process."""
+
+    rank, count, is_main = 0, 1, True
+    sharding: Sharding | None = None
+    takes_part = True
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def share(self, rows: Sequence[T]) -> list[T]:
+        return list(rows)
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Nothing to average."""
+
+    def mean(self, value: float) -> float:
+        return value
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def wait(self) -> None:
+        """For nobody."""
+
+    def close(self) -> None:
+        """Nobody to leave."""
+
+
+class Several:
+    """One of several processes, found and connected by accelerate."""
+
+    def __init__(self, state: Any, reduce: Any, sharding: Sharding | None) -> None:
+        """state: accelerate's PartialState. reduce: its function for all processes' means, sums and maxima."""
+        self._state, self._reduce = state, reduce
+        self.rank, self.count = int(state.process_index), int(state.num_processes)
+        self.is_main = self.rank == 0
+        self.device = torch.device("cpu") if state.device.type == "cpu" else torch.device(state.device)
+        self.notes: tuple[str, ...] = (f"{self.count} processes train together, each with a share of the batch.",)
+        self.sharding = sharding if can_shard() else None
+        self.takes_part = self.is_main or self.sharding is not None
+        if self.sharding is not None:
+            self.notes += (self.sharding.sentence(self.count),)
+        elif sharding is not None:
+            self.notes += (
+                f"{sharding.asked_by} needs PyTorch 2.6 or newer here: the weights are not sharded, each process holds "
+                "all of them.",
+            )
+
+    def share(self, rows: Sequence[T]) -> list[T]:
+        return list(rows[self.rank :: self.count])
+
+    @torch.no_grad()
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None and not is_sharded(p)]
+        for bucket in _buckets(gradients):
+            averaged = self._reduce(torch.cat([g.flatten() for g in bucket]).float(), "mean")
+            for gradient, values in zip(bucket, averaged.split([g.numel() for g in bucket])):
+                gradient.copy_(values.view_as(gradient))
+
+    def mean(self, value: float) -> float:
+        # in fp32, as not every device has fp64
+        return float(self._reduce(torch.tensor([value], device=self.device), "mean"))
+
+    def any(self, flag: bool) -> bool:
+        return bool(self._reduce(torch.tensor([float(flag)], device=self.device), "sum") > 0)
+
+    def wait(self) -> None:
+        self.any(False)
+
+    def close(self) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        self._state._reset_state()
+
+
+def start_processes(device: torch.device | None = None) -> Processes:
+    """The processes of this training: one, unless `accelerate launch` or torchrun started several.
+
+    device: None for the GPU where there is one. Raises `DreamBoothError` where accelerate is missing or the
+    launcher's configuration cannot be read.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return Single(device)
+    try:
+        accelerate = importlib.import_module("accelerate")
+        reduce = importlib.import_module("accelerate.utils").reduce
+    except ImportError as error:
+        raise DreamBoothError(
+            "Training on several devices needs the package accelerate. Install it, or start the training without "
+            "a launcher, on one."
+        ) from error
+    on_cpu = not torch.cuda.is_available() if device is None else device.type == "cpu"
+    sharding = asked_sharding()
+    with _without(_DEEPSPEED):  # sharding needs torch's own process group only
+        state = accelerate.PartialState(cpu=on_cpu or is_on(os.environ, "ACCELERATE_USE_CPU"), timeout=_PATIENCE)
+    return Several(state, reduce, sharding)
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """Within the block the environment has no such variable."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Gradients in their order, as many together as make a bucket."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        if bucket and sum(g.numel() for g in bucket) + gradient.numel() > _BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

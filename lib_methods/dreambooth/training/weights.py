@@ -1,0 +1,150 @@
+"""The weights that a training moves: the model's own, or those of a LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.model.lora import LoraSet
+from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.dreambooth.training.processes import joined, local, sharded_like
+
+
+class Trained:
+    """The weights by part ("unet", "text") and name, in an order that is the same each time.
+
+    Turns gradients on for these and off for the rest of the model; `release` turns them off again.
+    """
+
+    def __init__(self, model: TrainingModel, lora: LoraSet | None, *, text: bool) -> None:
+        """lora: injected, None to train the model's own weights. text: the text encoders learn, too."""
+        self.model, self.lora = model, lora
+        for module in (model.unet, model.vae, *model.encoders):
+            module.requires_grad_(False)
+        self.parts: dict[str, dict[str, nn.Parameter]] = {"unet": self._named("unet")}
+        if text:
+            self.parts["text"] = self._named("text")
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)
+
+    def _named(self, part: str) -> dict[str, nn.Parameter]:
+        if self.lora is not None:
+            return dict(self.lora.named_parameters(part))
+        if part == "unet":
+            return {f"unet.{name}": value for name, value in self.model.unet.named_parameters()}
+        encoders = enumerate(self.model.encoders)
+        return {f"text{n}.{name}": value for n, encoder in encoders for name, value in encoder.named_parameters()}
+
+    def named(self) -> dict[str, nn.Parameter]:
+        return {name: value for part in self.parts.values() for name, value in part.items()}
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [value for part in self.parts.values() for value in part.values()]
+
+    def freeze_text(self) -> None:
+        """From here on the text encoders stay as they are."""
+        for parameter in self.parts.get("text", {}).values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    def release(self) -> None:
+        """Turns gradients off everywhere."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    def follow(self) -> None:
+        """Brings a LoRA's layers to where the model's have been moved."""
+        if self.lora is not None:
+            self.lora.move()
+
+    @contextmanager
+    def frozen_model(self) -> Iterator[None]:
+        """Within the block the model is what it was before the training; for a LoRA only."""
+        if self.lora is None:
+            raise DreamBoothError("Only a LoRA can be taken off while it is trained.")
+        with self.lora.disabled():
+            yield
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights themselves, not copies; sharded ones as they are."""
+        return {name: value.detach() for name, value in self.named().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes the weights of `state_dict`. Raises DreamBoothError, changing nothing, when they are of another model
+        or of other settings."""
+        own = self.named()
+        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+            raise DreamBoothError("The saved weights belong to another model or to other settings.")
+        for name, value in own.items():
+            local(value).copy_(local(sharded_like(value, state[name])))
+
+    def healthy(self) -> bool:
+        """Whether every weight, or of sharded ones every weight of this process' part, is a finite number."""
+        return all(bool(torch.isfinite(local(value.detach())).all()) for value in self.parameters())
+
+
+class Ema:
+    """Exponential moving average: average = d * average + (1 - d) * weights.
+
+    d rises with the number n of updates, min(decay, (1 + n) / (10 + n)), so that a short training is not mostly its
+    beginning. every: steps between two updates, each then with d to the power of `every`; copying all weights from the
+    GPU takes time. Of sharded weights each process averages its own part; `state_dict` and `load_state_dict`, which
+    have all of them, are collective then.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float, every: int = 1) -> None:
+        if not 0 <= decay < 1 or every < 1:
+            raise ValueError("decay must be in [0, 1), and every must be 1 or more")
+        self.parameters = list(parameters)
+        self.decay, self.every = decay, every
+        self.steps = 0
+        self.averages = [local(p.detach()).to("cpu", torch.float32, copy=True) for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights after one more step into account."""
+        self.steps += 1
+        if self.steps % self.every:
+            return
+        kept = min(self.decay, (1 + self.steps) / (10 + self.steps)) ** self.every
+        for average, parameter in zip(self.averages, self.parameters):
+            average.lerp_(local(parameter.detach()).to("cpu", torch.float32), 1 - kept)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the model has the averaged weights; after it, its own, bit by bit."""
+        own = [local(parameter.detach()).to("cpu", copy=True) for parameter in self.parameters]
+        try:
+            self._write(self.averages)
+            yield
+        finally:
+            self._write(own)
+
+    def state_dict(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """The averages under their numbers, and the number of steps. keep: see `sharding.gathered`."""
+        state = {"steps": torch.tensor(self.steps)}
+        for number, (average, parameter) in enumerate(zip(self.averages, self.parameters)):
+            found = joined(average, parameter.detach())
+            if keep:
+                state[str(number)] = found.to("cpu", copy=True)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave. Raises `DreamBoothError` where it is of other weights."""
+        wanted = {str(number): parameter.shape for number, parameter in enumerate(self.parameters)}
+        if {name: value.shape for name, value in state.items() if name != "steps"} != wanted or "steps" not in state:
+            raise DreamBoothError("The saved averages belong to other weights: this training cannot be gone on from.")
+        for number, (average, parameter) in enumerate(zip(self.averages, self.parameters)):
+            average.copy_(local(sharded_like(parameter, state[str(number)])))
+        self.steps = int(state["steps"])
+
+    @torch.no_grad()
+    def _write(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values):
+            local(parameter).copy_(value)

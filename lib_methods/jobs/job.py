@@ -1,0 +1,294 @@
+"""Trainings as processes of their own: start, cancel, resume, and what became of them.
+
+One runs at a time. Its process is `worker.py` with the host's interpreter; a thread of the host waits for its end.
+Nothing here blocks: `start` returns at once. The host's model leaves before the process starts and comes back after
+its end, whatever that is.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.file_lock import is_held
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.training.record import from_json, to_json
+from lib_methods.files import is_file_name
+from lib_methods.jobs import files as job_files
+from lib_methods.jobs.files import JobFiles, Record
+from lib_methods.jobs.log import LogReader, Progress
+from lib_methods.jobs.process import STOPPED, WORKER, open_process, why
+
+BUSY = "A training runs already. Wait for its end, or cancel it first."
+_LOOK = 0.5  # seconds between two looks at a process of an earlier host
+
+
+class ModelRoom(Protocol):
+    """The host's model, which makes room for a training."""
+
+    def release(self) -> None:
+        """The model leaves the device, as soon as the host draws no picture."""
+
+    def restore(self) -> None:
+        """The model comes back."""
+
+
+_KNOWN: dict[str, Trainings] = {}
+_KNOWN_GUARD = threading.Lock()
+
+Deliver = Callable[[JobFiles, TrainingSettings, Sequence[str]], list[str]]
+"""Takes the results to where the host looks for them, and returns their new names. Raises DreamBoothError."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is to show: the last training and how far it is. `stopping`: it was asked to stop and has not yet."""
+
+    record: Record | None
+    progress: Progress
+    stopping: bool = False
+
+    @property
+    def is_running(self) -> bool:
+        return self.record is not None and not self.record.is_over
+
+    @property
+    def can_resume(self) -> bool:
+        return self.record is not None and self.record.status in ("cancelled", "failed")
+
+
+class Trainings:
+    """The trainings of one host, kept in the folder `root`."""
+
+    def __init__(
+        self, root: Path, room: ModelRoom, deliver: Deliver, python: str = sys.executable, worker: Path = WORKER
+    ) -> None:
+        self.root, self.room, self.deliver, self.python, self.worker = root, room, deliver, python, worker
+        self.environment: Mapping[str, str] = {}
+        self._guard = threading.RLock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+        self._cancelled = False
+        self._readers: dict[str, tuple[LogReader, LogReader]] = {}
+        self._recover()
+
+    @classmethod
+    def in_folder(
+        cls, root: Path, room: ModelRoom, deliver: Deliver, environment: Mapping[str, str] | None = None
+    ) -> Trainings:
+        """Those of a folder: the same object for the whole life of the process.
+
+        environment: what the training's process gets beside the host's own variables.
+
+        Hosts run their scripts anew at "Reload UI"; the training goes on.
+        """
+        with _KNOWN_GUARD:
+            key = str(root.resolve())
+            if key not in _KNOWN:
+                _KNOWN[key] = cls(root, room, deliver)
+            known = _KNOWN[key]
+            known.deliver, known.environment = deliver, environment or {}
+            return known
+
+    # -- asking
+
+    def state(self, name: str = "") -> State:
+        """The training of this name, by default the last one."""
+        name = name or job_files.current_name(self.root)
+        if not name:
+            return State(None, Progress())
+        files = JobFiles(self.root, name)
+        with self._guard:
+            record = job_files.load_record(files)
+            setup, training = self._readers.setdefault(name, (LogReader(files.notes), LogReader(files.log)))
+            before, progress = setup.read().copy(), training.read().copy()
+        newer = before.time > progress.time
+        stopping = record is not None and not record.is_over and (self._cancelled or files.cancel.exists())
+        return State(record, before if newer else progress, stopping)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a training runs or is about to."""
+        return self.state().is_running
+
+    def unfinished(self) -> list[str]:
+        """The names of trainings that can be gone on with, the newest first."""
+        return [r.name for r in job_files.all_records(self.root) if r.status in ("cancelled", "failed")]
+
+    def free_name(self, wanted: str) -> str:
+        """The name, or with a number behind it where a training of that name is there."""
+        with self._guard:
+            number, name, taken = 1, wanted, job_files.names(self.root)
+            while name.casefold() in taken:
+                number += 1
+                name = f"{wanted[:74]}-{number}"
+            return name
+
+    # -- doing
+
+    def start(self, settings: TrainingSettings) -> None:
+        """Begins a new training. Raises DreamBoothError: one runs, the name is taken, or the disk is full."""
+        files = JobFiles(self.root, settings.name)
+        with self._guard:
+            if self.is_running:
+                raise DreamBoothError(BUSY)
+            if settings.name.casefold() in job_files.names(self.root):
+                raise DreamBoothError(f'There is a training called "{settings.name}" already. Choose another name.')
+            self._launch(files, settings, resume=False)
+
+    def resume(self, name: str = "") -> None:
+        """Goes on with a training that was stopped or failed. Raises DreamBoothError: there is none, or one runs."""
+        files = JobFiles(self.root, name or job_files.current_name(self.root))
+        with self._guard:
+            if self.is_running:
+                raise DreamBoothError(BUSY)
+            record = job_files.load_record(files) if is_file_name(files.name) else None  # names come from pages
+            if record is None or record.status not in ("cancelled", "failed"):
+                raise DreamBoothError("There is no training to go on with.")
+            settings = from_json(job_files.read_json(files.settings))
+            self._launch(files, settings, resume=(files.training / "training.json").exists())
+
+    def cancel(self) -> None:
+        """Asks the running training to stop at the end of its step; asked again, ends its process.
+
+        The second way loses the steps since the last save. Raises DreamBoothError when none runs.
+        """
+        with self._guard:
+            state = self.state()
+            if state.record is None or not state.is_running:
+                raise DreamBoothError("No training runs.")
+            if self._cancelled and self._process is not None:
+                self._process.kill()
+                return
+            self._cancelled = True
+            self._ask_to_stop(JobFiles(self.root, state.record.name))
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Waits for the end of the running training; False when the time was too short."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
+        return thread is None or not thread.is_alive()
+
+    # -- inside
+
+    def _launch(self, files: JobFiles, settings: TrainingSettings, resume: bool) -> None:
+        record = Record(settings.name, settings.kind, started=time.time())
+        try:
+            job_files.write_json(files.settings, to_json(settings))
+            files.cancel.unlink(missing_ok=True)
+            files.notes.unlink(missing_ok=True)
+            job_files.save_record(files, record)
+        except OSError:
+            raise DreamBoothError("The training cannot be prepared: the disk is full or cannot be written.") from None
+        self._readers.pop(settings.name, None)
+        self._cancelled = False
+        self._thread = threading.Thread(
+            target=self._run, args=(files, settings, record, resume), name="training", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, files: JobFiles, settings: TrainingSettings, record: Record, resume: bool) -> None:
+        """The thread of one training."""
+        status: int | None = None
+        try:
+            self.room.release()
+            with self._guard:
+                if not self._cancelled:
+                    record.status = "running"
+                    job_files.save_record(files, record)
+                    self._process = open_process(files, resume, self.python, self.worker, self.environment)
+            status = self._wait(files)
+        except Exception:
+            traceback.print_exc()
+            record.error = "The training's process could not be started; the WebUI's console says why."
+        finally:
+            with self._guard:
+                self._process = None
+            try:
+                self.room.restore()
+            except Exception:
+                traceback.print_exc()
+            self._finish(files, settings, record, status)
+
+    def _wait(self, files: JobFiles) -> int:
+        """Waits for the process's end. The trainer clears its folder when it begins: then it is asked once more."""
+        process = self._process
+        if process is None:
+            return STOPPED
+        while True:
+            try:
+                return process.wait(_LOOK)
+            except subprocess.TimeoutExpired:
+                if self._cancelled:
+                    self._ask_to_stop(files)
+
+    def _ask_to_stop(self, files: JobFiles) -> None:
+        with suppress(OSError):  # a full disk: the second press still works
+            files.training.mkdir(parents=True, exist_ok=True)
+            files.cancel.touch()
+
+    def _finish(self, files: JobFiles, settings: TrainingSettings, record: Record, status: int | None) -> None:
+        """Writes down what became of it."""
+        with suppress(OSError):
+            files.cancel.unlink(missing_ok=True)
+        progress = self.state(record.name).progress
+        outcome = progress.outcome_since(record.started)
+        if outcome == "done":
+            record.status = "done"
+            record.prompt = str(progress.of("done").get("activation") or f"a {progress.subject or settings.subject}")
+            named = progress.of("done").get("files")
+            names = [str(name) for name in named] if isinstance(named, list) else []
+            try:
+                record.results = self.deliver(files, settings, names)
+            except DreamBoothError as error:
+                record.error = str(error)
+            except Exception:  # the host's doing: the training is done all the same
+                traceback.print_exc()
+                record.error = "The result could not be put where the WebUI looks for it; its console says why."
+        elif outcome != "error" and (status == STOPPED or outcome == "cancelled" or self._cancelled):
+            record.status = "cancelled"
+        else:
+            record.status = "failed"
+            told = progress.error if outcome == "error" else ""
+            record.error = record.error or told or why(files.console, status)
+        record.ended = time.time()
+        try:
+            job_files.save_record(files, record)
+        except OSError:
+            traceback.print_exc()
+
+    def _recover(self) -> None:
+        """Looks at what an earlier host has left: a training that still saves its state, or one that ended with it."""
+        name = job_files.current_name(self.root)
+        files = JobFiles(self.root, name)
+        record = job_files.load_record(files) if name else None
+        if record is None or record.is_over:
+            return
+        try:
+            settings = from_json(job_files.read_json(files.settings))
+        except ValueError:
+            record.status, record.error = "failed", "The training's settings are damaged: start it anew."
+            with suppress(OSError):
+                job_files.save_record(files, record)
+            return
+
+        def follow() -> None:
+            while is_held(files.lock):
+                time.sleep(_LOOK)
+            self._finish(files, settings, record, STOPPED)  # where it did not say more: it ended with its host
+
+        if is_held(files.lock):
+            self._thread = threading.Thread(target=follow, name="training", daemon=True)
+            self._thread.start()
+        else:
+            follow()

@@ -1,0 +1,68 @@
+"""The process of a training: how it is started, and what its end means."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib_methods.errors import NO_MEMORY
+from lib_methods.jobs.files import JobFiles
+
+WORKER = Path(__file__).resolve().parent / "worker.py"
+STOPPED = 130
+"""Its exit status when it was asked to stop."""
+
+
+def open_process(
+    files: JobFiles, resume: bool, python: str, worker: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Starts the process: away from the host's console signals, and without a window of its own on Windows.
+
+    Its standard input is a pipe whose other end closes with the host. environment: what the host adds to its own.
+    """
+    options: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    command = [python, str(worker), str(files.record), *(["--resume"] if resume else [])]
+    with files.console.open("ab" if resume else "wb") as console:
+        return subprocess.Popen(
+            command,
+            cwd=WORKER.parents[2],
+            stdin=subprocess.PIPE,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            env={**_environment(), **environment},
+            **options,
+        )
+
+
+def _environment() -> dict[str, str]:
+    """The process's environment: nothing from the network but what pip gets, nothing to ask, output at once."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    return {
+        **kept,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
+
+
+def why(console: Path, status: int | None) -> str:
+    """A sentence about a process that ended without one: no path, no traceback."""
+    try:
+        lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    text = "\n".join(lines[-40:])
+    if "MemoryError" in text or any(words in text.lower() for words in NO_MEMORY):
+        return "There was not enough memory. Choose a LoRA, a smaller resolution, or less memory in More, and resume."
+    if status is not None and status < 0:
+        return "The training's process was ended from outside; often that is for lack of memory. It can be resumed."
+    if "No space left" in text:
+        return "The disk is full. Make room, then resume."
+    return "The training stopped at an internal error. The WebUI's folder dreambooth/jobs has its console output."

@@ -1,0 +1,81 @@
+"""The process that trains: it makes sure of the packages, then it is `run.py train-dreambooth`.
+
+Started by `job.py` as a plain file, with the host's interpreter: `python worker.py JOB_FILE [--resume]`. It holds the
+job's lock for as long as it lives, so that a host that was started anew sees whether a training still runs. When the
+host ends, its end of this process's standard input closes: then the training is asked to stop, which saves its state.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FAILED, STOPPED = 1, 130
+_PATIENCE = 10.0  # seconds for the lock, which a process before this one may hold a little longer
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 0 done, 1 failed, 130 stopped."""
+    # this file's folder is no place to import from: it has modules called `state`, `model` ...
+    sys.path[:] = [str(ROOT), *(path for path in sys.path if path and Path(path).resolve() != Path(__file__).parent)]
+    from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+    from lib_methods.dreambooth.file_lock import FileLock
+    from lib_methods.jobs import packages
+    from lib_methods.jobs.files import JobFiles, read_json
+
+    files = JobFiles.of(Path(arguments[0]))
+    lock = FileLock(files.lock)
+    started = time.monotonic()
+    while not lock.take():
+        if time.monotonic() - started > _PATIENCE:
+            files.note("error", text="This training runs already, in another process.")
+            return FAILED
+        time.sleep(0.2)
+    threading.Thread(target=_stop_with_host, args=(files.cancel,), daemon=True).start()
+    try:
+        packages.ensure(
+            packages.folder_for(files.packages),
+            lambda text, done, total: files.note("phase", text=text, done=done, total=total),
+            files.cancel.exists,
+            str(read_json(files.settings).get("optimizer", "")),
+        )
+    except TrainingStopped:
+        files.note("cancelled", step=0)
+        return STOPPED
+    except (DreamBoothError, OSError) as error:
+        known = isinstance(error, DreamBoothError)
+        files.note("error", text=str(error) if known else "The pack's own packages cannot be written to the disk.")
+        print(error, file=sys.stderr)
+        return FAILED
+    if files.cancel.exists():
+        return STOPPED
+    os.environ["STEER_NO_VENV"] = "1"  # this interpreter is the one that was meant
+    sys.argv = [str(ROOT / "run.py"), "train-dreambooth", "--settings", str(files.settings), *arguments[1:]]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return FAILED
+        return end.code or 0
+    return 0
+
+
+def _stop_with_host(cancel: Path) -> None:
+    """Waits for the end of standard input. Read without a buffer, whose lock would be in the way when Python ends."""
+    try:
+        while os.read(0, 64):
+            pass
+    except OSError:  # there is no standard input: started by hand
+        return
+    cancel.parent.mkdir(parents=True, exist_ok=True)
+    cancel.touch()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
