@@ -37,7 +37,9 @@ def png(image: Image.Image, texts: Mapping[str, Any]) -> bytes:
     """A PNG of an image of any mode, with its texts; what no text may hold (lone surrogates) becomes "?"."""
     info = PngImagePlugin.PngInfo()
     for key, value in texts.items():
-        info.add_text(key.encode("latin-1", "replace").decode("latin-1")[:79] or "?", writable(str(value)))
+        text = writable(str(value))  # Latin-1 beyond ASCII could be UTF-8 as well
+        add = info.add_text if text.isascii() else info.add_itxt
+        add(key.encode("latin-1", "replace").decode("latin-1")[:79] or "?", text)
     buffer = io.BytesIO()
     (image if image.mode in _PNG_MODES else to_rgba(image)).save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()

@@ -1,8 +1,9 @@
 """Infotexts of other programs, and what forums, chats and mails make of them.
 
 Read are: the WebUI's own form; parameters over several lines or each in a line of its own (Easy Diffusion); everything
-in one line; parameters between "|"; quoted, fenced and bold text of forums; lines of templates after the parameters, as
-the Dynamic Prompts extension writes them; the negative prompt after "-" (Draw Things).
+in one line; parameters between "|" or ";", in a list or behind "Settings:"; quoted, fenced and bold text of forums;
+lines of templates after the parameters, as the Dynamic Prompts extension writes them; the negative prompt after "-"
+(Draw Things).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from .text import NEGATIVE, Infotext, Pair, pairs, with_prompts
 FEWEST = 3
 """So many pairs make a line of parameters, as in the WebUI."""
 
-_STEPS = re.compile(r"\s*steps\s*:\s*\d+\s*(?:[,|]|$)", re.IGNORECASE)
-_INLINE_STEPS = re.compile(r"(?:^|(?<=[\s,.;|]))Steps:\s*\d+\s*[,|]")
+_STEPS = re.compile(r"\s*steps\s*:\s*\d+\s*(?:[,|;]|$)", re.IGNORECASE)
+_INLINE_STEPS = re.compile(r"(?:^|(?<=[\s,.;|]))Steps:\s*\d+\s*[,|;]")
+_SEPARATOR = re.compile(r"steps\s*:\s*\d+\s*([|;])", re.IGNORECASE)
 _KEY = re.compile(r"\s*\w[\w \-/]{1,60}:")
 _TEMPLATE = re.compile(r"\s*((?:Negative )?Template):[ \t]*")
 _PROMPT = re.compile(r"(?:positive )?prompt:[ \t]*", re.IGNORECASE)
@@ -56,6 +58,12 @@ _NAMES |= {
     "height": "Size-2",
 }
 """Names in other spellings, as people and other programs write them."""
+_BEFORE_KEY = re.compile(
+    rf"\s*(?:[-*•]\s+|(?:settings|parameters|params|generation (?:data|parameters))\s*:\s*)"
+    rf"(?=(?:{'|'.join(_NAMES)}|(?:negative )?prompt)\s*:)",
+    re.IGNORECASE,
+)
+"""What people write in front of the parameters: a list's mark, or a title in the same line."""
 _KNOWN = re.compile(rf"(?:^|(?<=[\s,.;|]))(?:{'|'.join(_NAMES)})\s*:", re.IGNORECASE)
 
 
@@ -77,10 +85,10 @@ def read_foreign(text: str) -> Infotext:
 
 def _bare_lines(text: str) -> list[str]:
     """The lines of a text, without what mails and forums put around them."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\0").strip()
     if "\n" not in text:
         text = _BREAK.sub("\n", text)
-    lines = text.split("\n")
+    lines = [_BEFORE_KEY.sub("", line.lstrip("\u200b\ufeff"), count=1) for line in text.split("\n")]
     if all(line.startswith(">") for line in lines if line.strip()):
         lines = [line[1:].removeprefix(" ") for line in lines]
     if _FENCE.fullmatch(lines[0]) and len(lines) > 1:
@@ -98,7 +106,7 @@ def _place(lines: Sequence[str]) -> tuple[int | None, int]:
     last = first + 1
     while last < len(lines) and _belongs(lines[last - 1], lines[last]):
         last += 1
-    single = len(pairs(lines[first])) < FEWEST and "|" not in lines[first]
+    single = len(pairs(lines[first])) < FEWEST and _SEPARATOR.search(lines[first]) is None
     while single and first > 0 and _first_key(lines[first - 1]) in _NAMES:
         first -= 1  # one parameter a line, and "Steps" is not the first of them
     return first, last
@@ -138,8 +146,8 @@ def _first_key(line: str) -> str:
 
 def _named(line: str) -> list[Pair]:
     """The pairs of a line of parameters, under the names that the WebUI gives them."""
-    if re.search(r"steps\s*:\s*\d+\s*\|", line, re.IGNORECASE):
-        line = ", ".join(part.strip().rstrip(",") for part in line.split("|"))
+    if separator := _SEPARATOR.search(line):
+        line = ", ".join(part.strip().rstrip(",") for part in line.split(separator[1]))
     found = pairs(line)
     known = {pair.key for pair in found}
     return [

@@ -66,7 +66,7 @@ def infotext_of(infotext: str | None, items: Mapping[str, Any]) -> str | None:
     """An image's infotext in the usual form, where its texts `items` hold parameters in JSON; else as it is."""
     words = infotext
     if items.get("Software") == "NovelAI" and isinstance(items.get("Comment"), str):
-        words = items["Comment"]
+        words = _with_description(items["Comment"], items.get("Description"))
     elif infotext is None:
         chunks = (items.get(key) for key in _CHUNKS)
         words = next((chunk for chunk in chunks if isinstance(chunk, str) and _OBJECT.match(chunk.lstrip())), None)
@@ -81,6 +81,17 @@ def infotext_of(infotext: str | None, items: Mapping[str, Any]) -> str | None:
     if items.get("Software") == "NovelAI":
         fields |= {"Clip skip": 2, "ENSD": 31337}  # as its models are run, says the WebUI
     return text.write(found.prompt, found.negative_prompt, {"Steps": fields.pop("Steps", None), **fields})
+
+
+def _with_description(comment: str, description: Any) -> str:
+    """NovelAI's parameters with their prompt, which older images have in a text of its own."""
+    try:
+        found = json.loads(comment)
+    except (ValueError, RecursionError):
+        return comment
+    if not isinstance(found, dict) or "prompt" in found or not isinstance(description, str):
+        return comment
+    return json.dumps({"prompt": description, **found})
 
 
 def _unread(words: str) -> Infotext:

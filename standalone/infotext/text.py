@@ -96,7 +96,7 @@ def pairs(line: str) -> list[Pair]:
             end = len(line) if comma < 0 else comma
         raw = line[begin:end].strip()
         text = unquote(raw)
-        found.append(Pair(line[start:colon].strip(), str(text), text is not raw))
+        found.append(Pair(" ".join(line[start:colon].split()), str(text), text is not raw))
         at = end + 1
         colon = line.find(":", at)
     return found
@@ -106,7 +106,7 @@ def _key_start(line: str, at: int, colon: int) -> int | None:
     """Where the key before the colon begins, not before `at`; None if there is none."""
     start = None
     index = colon - 1
-    while index >= at and ((word := line[index].isalnum() or line[index] == "_") or line[index] in " -/"):
+    while index >= at and ((word := line[index].isalnum() or line[index] == "_") or line[index] in " \xa0-/"):
         start = index if word else start
         index -= 1
     return start if start is not None and colon - start >= 2 else None

@@ -1,7 +1,7 @@
-"""Exif's user comment, where JPEG, WebP and AVIF keep their infotext.
+"""Texts of image files, in every encoding that occurs: PNG's, and Exif's user comment of JPEG, WebP and AVIF.
 
-Eight bytes name the encoding, but "UNICODE" says neither which one nor the order of its bytes, and programs differ: the
-WebUI writes UTF-16 with the high byte first, Windows programs with the low byte first, some UTF-8.
+Eight bytes of a user comment name its encoding, but "UNICODE" says neither which one nor the order of its bytes, and
+programs differ: the WebUI writes UTF-16 with the high byte first, Windows programs with the low byte first, some UTF-8.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
 _UNICODE = b"UNICODE\0"
 _BOMS = {b"\xef\xbb\xbf": "utf-8", b"\xfe\xff": "utf-16-be", b"\xff\xfe": "utf-16-le"}
-_LOOKED_AT = 8192  # bytes; enough to tell encodings apart
+_LOOKED_AT = 8192  # bytes at each end; the parameters are at the last one
 _STRANGE = ("Cc", "Cn", "Co", "Cs")
 
 
@@ -36,13 +36,23 @@ def comment_of(image: Image.Image) -> str | None:
     return decode(raw, big_endian=exif.endian == ">")
 
 
+def png_text(text: str) -> str:
+    """A PNG's text; some programs write UTF-8 where the format wants Latin-1."""
+    if type(text) is str and not text.isascii():  # not of an iTXt chunk, whose text Pillow marks with a type of its own
+        try:
+            text = text.encode("latin-1").decode("utf-8")
+        except ValueError:
+            pass
+    return text.rstrip("\0")
+
+
 def decode(raw: Any, big_endian: bool) -> str | None:
     """The text of a user comment in any of the encodings that occur; None where it is empty.
 
     big_endian: the order of bytes in the Exif block, which decides where the text itself does not.
     """
     if isinstance(raw, bytes):
-        mark, body = raw[:8].rstrip(b"\0 "), raw[8:]
+        mark, body = raw[:8].rstrip(b"\0 ").upper(), raw[8:]
         if mark == b"UNICODE":
             text = _unicode(body, big_endian)
         elif mark == b"JIS":
@@ -80,7 +90,9 @@ def _plausible(data: bytes, encoding: str) -> float:
 
     Every infotext has ASCII, and read in a wrong order none is left of it.
     """
-    text = data[:_LOOKED_AT].decode(encoding, errors="replace").rstrip("\0")
+    if len(data) > 2 * _LOOKED_AT:
+        data = data[:_LOOKED_AT] + data[(len(data) - _LOOKED_AT) & ~1 :]
+    text = data.decode(encoding, errors="replace").rstrip("\0")
     if not text:
         return 0.0
     usual = sum(" " <= char <= "~" or char in "\t\r\n" for char in text)

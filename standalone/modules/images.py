@@ -208,8 +208,7 @@ def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, Any]
     """The infotext in `image`, or None, and what else is written in it."""
     items = {str(key): value for key, value in (image.info or {}).items()}
     geninfo = items.pop("parameters", None)
-    if not isinstance(geninfo, str):
-        geninfo = user_comment.comment_of(image)
+    geninfo = user_comment.png_text(geninfo) if isinstance(geninfo, str) else user_comment.comment_of(image)
     comment = items.get("comment")
     if geninfo is None and isinstance(comment, (bytes, str)):
         geninfo = comment.decode("utf-8", errors="ignore") if isinstance(comment, bytes) else comment

@@ -92,6 +92,11 @@ FORMS = {
     "one line": f"a cat, sitting Negative prompt: ugly, bad {STANDARD}",
     "one line of a forum": f"Prompt: a cat, sitting | Negative prompt: ugly, bad | {STANDARD.replace(', ', ' | ')}",
     "bars in the parameters": f"{HEAD}\n{STANDARD.replace(', ', ' | ')}",
+    "semicolons in the parameters": f"{HEAD}\n{STANDARD.replace(', ', '; ')}",
+    "a list": f"{HEAD}\n- {STANDARD.replace(', ', chr(10) + '- ')}",
+    "a title in front": f"{HEAD}\nSettings: {STANDARD}",
+    "blanks of HTML": f"{HEAD}\n{STANDARD}".replace("CFG scale", "CFG\xa0scale").replace("Model hash", "Model\xa0hash"),
+    "a zero at the end": f"{HEAD}\n{STANDARD}\0",
     "one parameter a line": f"Prompt: a cat, sitting\nNegative prompt: ugly, bad\n{STANDARD.replace(', ', chr(10))}",
     "in another order": "a cat, sitting\nNegative Prompt: ugly, bad\nSampler: Euler a\nSteps: 20\nCFG: 7\nSeed: 5\n"
     "Resolution: 512x768\nModel hash: abc",
@@ -237,6 +242,8 @@ def test_images_of_novelai_have_an_infotext() -> None:
     assert (fields["Sampler"], fields["Schedule type"], fields["Size-2"]) == ("DPM++ 2M", "Karras", "768")
     assert (fields["Clip skip"], fields["ENSD"]) == ("2", "31337") and "Denoising strength" not in fields
     assert metadata.infotext_of(None, {**items, "Comment": "broken"}) is None
+    del comment["prompt"]  # as in the images of its first years
+    assert metadata.infotext_of(None, {**items, "Comment": json.dumps(comment)}) == written
 
 
 @given(st.one_of(TEXTS, st.text(alphabet='ab1,:"\\\n\r |{[]}-/x', max_size=200)))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from standalone.engine import image_file
 from standalone.infotext import user_comment
 
 SCRIPTS = {
@@ -48,6 +49,20 @@ ENCODINGS = {
 def test_every_script_in_every_encoding(script: str, encoding: str, big_endian: bool) -> None:
     text = SCRIPTS[script] + PARAMS
     assert user_comment.decode(ENCODINGS[encoding](text), big_endian) == text
+
+
+@pytest.mark.parametrize("big_endian", [True, False])
+def test_the_parameters_behind_a_long_prompt_tell_the_order(big_endian: bool) -> None:
+    text = "猫" * 20_000 + PARAMS
+    assert user_comment.decode(b"UNICODE\0" + text.encode("utf-16-be"), big_endian) == text
+
+
+@pytest.mark.parametrize("text", ["a cat", "кот", "café", "Ã©", "🧀\nSteps: 20"])
+def test_texts_of_a_png_come_back_whatever_program_wrote_them(text: str) -> None:
+    written = Image.open(io.BytesIO(image_file.png(Image.new("L", (1, 1)), {"parameters": text})))
+    assert user_comment.png_text(written.info["parameters"]) == text
+    if text != "Ã©":  # which nobody can tell apart from é
+        assert user_comment.png_text(text.encode().decode("latin-1")) == text
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
