@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.dreambooth_loops import LOOPS, MEMORY
 from benchmarks.full_size import environment
-from standalone.setup.places import ROOT
+from standalone import ROOT
 from standalone.verbs.train_dreambooth import ENVIRONMENT
 
 STEPS, PICTURES = 800, 104

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lib_methods.webui.api_guard import own_title
-from standalone.setup.places import ROOT
+from standalone import ROOT
 
 CHECKPOINT = ROOT / "models" / "shapes" / "shapes.safetensors"
 INSTRUCT_CHECKPOINT = ROOT / "models" / "shapes-instruct" / "shapes-instruct.safetensors"

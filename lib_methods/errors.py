@@ -1,9 +1,14 @@
-"""What the system's errors mean for the person at the page or the command line."""
+"""Errors for the person at the page or the command line: the root of our own, and what the system's mean."""
 
 from __future__ import annotations
 
 import errno
 import re
+
+
+class UserError(Exception):
+    """Something the user can put right. The text is for them: what is wrong, then what to do; no path of the server."""
+
 
 NO_MEMORY = (
     "out of memory",

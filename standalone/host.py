@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lib_methods.errors import reason
+from lib_methods.errors import UserError, reason
 from lib_methods.files import sweep
 
-from .engine.errors import UserError
 from .engine.job import Job, JobQueue
 
 if TYPE_CHECKING:

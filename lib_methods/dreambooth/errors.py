@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from lib_methods.errors import UserError
 
-class DreamBoothError(ValueError):
+
+class DreamBoothError(UserError, ValueError):
     """Something that the user can mend; the text says what is wrong and what to do. It names files, never folders."""
 
 

@@ -23,10 +23,11 @@ def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 done, 1 failed, 130 stopped."""
     # this file's folder is no place to import from: it has modules called `state`, `model` ...
     sys.path[:] = [str(ROOT), *(path for path in sys.path if path and Path(path).resolve() != Path(__file__).parent)]
-    from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
     from lib_methods.dreambooth.file_lock import FileLock
+    from lib_methods.errors import UserError
     from lib_methods.jobs import packages
     from lib_methods.jobs.files import JobFiles, read_json
+    from lib_methods.pip import Cancelled
 
     files = JobFiles.of(Path(arguments[0]))
     lock = FileLock(files.lock)
@@ -44,11 +45,11 @@ def main(arguments: list[str]) -> int:
             files.cancel.exists,
             str(read_json(files.settings).get("optimizer", "")),
         )
-    except TrainingStopped:
+    except Cancelled:
         files.note("cancelled", step=0)
         return STOPPED
-    except (DreamBoothError, OSError) as error:
-        known = isinstance(error, DreamBoothError)
+    except (UserError, OSError) as error:
+        known = isinstance(error, UserError)
         files.note("error", text=str(error) if known else "The pack's own packages cannot be written to the disk.")
         print(error, file=sys.stderr)
         return FAILED

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lib_methods.errors import UserError
 from modules import sd_models, sd_samplers, shared
-from standalone.engine.errors import SettingError, UserError
+from standalone.engine.errors import SettingError
 
 from .errors import BadRequest
 from .models import GenerationRequest, ImageToImageRequest, TextToImageRequest

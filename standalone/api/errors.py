@@ -12,8 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from lib_methods.errors import UserError
 from modules import errors
-from standalone.engine.errors import UserError
 from standalone.engine.job import explain
 from standalone.engine.names import shown
 

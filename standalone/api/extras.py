@@ -8,10 +8,10 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lib_methods.errors import UserError
 from modules import shared
 from modules.upscaler import UpscalerData
 from standalone.engine import names
-from standalone.engine.errors import UserError
 
 from .checks import LARGEST, MAX_PIXELS_AT_ONCE, naming
 from .codec import check_encoded, decode_opened, encode_image

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from lib_methods.errors import reason
+from lib_methods.errors import UserError, reason
 from modules import scripts, sd_models, sd_samplers, sd_schedulers, shared
 from modules.api.models import ScriptInfo
-from standalone.engine.errors import UserError
 from standalone.engine.settings import as_text
 
 from . import webui_settings

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Request
 
+from lib_methods.errors import UserError
 from modules import images, infotext_utils, script_callbacks, sd_models, shared
-from standalone.engine.errors import UserError
 from standalone.engine.job import SHUTTING_DOWN, Job, JobQueue, explain
 
 from . import listings, loras

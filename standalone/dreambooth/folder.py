@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lib_methods.checkpoints.reader import TEXT_PARTS
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.errors import UserError
 from lib_methods.ldm_checkpoint import SD2_TEXT_PREFIX
 from standalone.engine.checkpoint import part_state, read
-from standalone.engine.errors import UserError
 from standalone.engine.ldm_keys import ldm_unet, ldm_vae
 from standalone.engine.model import StableDiffusionModel
 

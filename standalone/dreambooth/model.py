@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import checked_base
 from lib_methods.dreambooth.model.model import TextEmbedding
-from lib_methods.errors import reason
+from lib_methods.errors import UserError, reason
 from lib_methods.ldm_checkpoint import UNET_PREFIX
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
-from standalone.engine.errors import UserError
 from standalone.engine.ldm_keys import ldm_unet_names
 from standalone.engine.model import StableDiffusionModel
 from standalone.engine.text import TextEncoder, TextOptions

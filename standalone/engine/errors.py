@@ -1,10 +1,8 @@
-"""Errors whose text is meant for the person at the page or the command line."""
+"""Errors of the engine; their text is for the person at the page or the command line."""
 
 from __future__ import annotations
 
-
-class UserError(Exception):
-    """Something that the user can put right. The message is one plain sentence, without a path of the server."""
+from lib_methods.errors import UserError
 
 
 class CheckpointError(UserError):

@@ -9,9 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from lib_methods.errors import known_reason, out_of_memory
-
-from .errors import UserError
+from lib_methods.errors import UserError, known_reason, out_of_memory
 
 SHUTTING_DOWN = "The server is shutting down."
 _numbers = itertools.count(1)

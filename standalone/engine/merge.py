@@ -20,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from lib_methods.checkpoints.kinds import EMA_PREFIX, check_readable, family_of
 from lib_methods.checkpoints.ldm_names import shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK
-from lib_methods.errors import reason
+from lib_methods.errors import UserError, reason
 from lib_methods.ldm_checkpoint import UNET_PREFIX, VAE_PREFIX
 from lib_methods.safetensors_header import FileProblem, read_header
 from lib_methods.safetensors_writer import TensorSource, rounded, write_tensors
 
-from .errors import CheckpointError, UserError
+from .errors import CheckpointError
 from .files import check_not_pickled, sentences, sha256_of
 
 FIRST_CONVOLUTION = UNET_PREFIX + "input_blocks.0.0.weight"

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from .errors import UserError
+from lib_methods.errors import UserError
 
 T = TypeVar("T")
 _LONGEST_LIST = 40

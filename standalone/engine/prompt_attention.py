@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
-from .errors import UserError
+from lib_methods.errors import UserError
 
 ROUND = 1.1
 SQUARE = 1 / 1.1

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lib_methods.errors import UserError
 from modules import sd_models, sd_samplers, shared
 from standalone.engine import names
-from standalone.engine.errors import UserError
 from standalone.infotext.metadata import UNREAD
 
 Params = Mapping[str, Any]

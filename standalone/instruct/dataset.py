@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lib_methods.errors import UserError
 from lib_methods.files import read_json
-from standalone.engine.errors import UserError
 
 MANIFEST, SETTINGS = "pairs.jsonl", "settings.json"
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError
 from standalone.instruct.dataset import Pair
 from standalone.instruct.make import duration
 

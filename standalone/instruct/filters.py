@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError
 from standalone.engine.tokenizer import clip_tokenizer
 from standalone.instruct.triplets import Triplet
 from standalone.shapes.parser import ParsedPicture, parse

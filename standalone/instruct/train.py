@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_methods.errors import UserError
 from standalone.engine.checkpoint import load_checkpoint
-from standalone.engine.errors import UserError
 from standalone.instruct.examples import Examples
 from standalone.instruct.make import duration
 from standalone.instruct.widen import widened

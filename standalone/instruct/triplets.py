@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError
 from standalone.shapes.captions import caption
 from standalone.shapes.world import VALUES, Scene, random_scene
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from lib_methods.errors import UserError
 from modules import extra_networks, paths_internal, script_callbacks, shared
-from standalone.engine.errors import UserError
 from standalone.engine.lora import LoadedLora, apply_loras, loaded_loras, loras_restored
 from standalone.engine.lora.file import LoraFolder
 

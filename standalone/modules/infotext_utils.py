@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
+from lib_methods.errors import UserError
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
 from modules import images, paths_internal, prompt_parser, sd_models, shared
-from standalone.engine.errors import UserError
 from standalone.engine.names import shown
 from standalone.infotext import text
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from lib_methods.errors import reason
+from lib_methods.errors import UserError, reason
 from lib_methods.files import replacing
 from modules import errors
-from standalone.engine.errors import SettingError, UserError
+from standalone.engine.errors import SettingError
 from standalone.engine.settings import Rule, as_text, entries, storable
 
 _FIELDS = {"data_labels", "data", "restricted_opts", "typemap", "source"}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lib_methods.errors import UserError
 from modules import extra_networks, prompt_parser, sd_samplers, shared
 from modules.extra_networks_lora import networks_key
 from modules.processing_fields import ProcessingFields
 from modules.processing_latents import txt2img_image_conditioning
 from modules.shared import opts, state
-from standalone.engine.errors import UserError
 from standalone.engine.names import shown
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from lib_methods.errors import UserError
 from modules import devices, images, masking, sd_samplers, shared
 from modules.processing_base import StableDiffusionProcessing
 from modules.processing_latents import create_binary_mask, create_random_tensors, gaussian_blur, opt_f, to_array
 from modules.sd_samplers_common import images_tensor_to_samples
 from modules.shared import opts
-from standalone.engine.errors import UserError
 
 FILL, ORIGINAL, LATENT_NOISE, LATENT_NOTHING = range(4)
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from lib_methods.errors import UserError
 from modules import devices, extra_networks, images, rng, scripts, sd_models, sd_samplers, shared
 from modules.processing_base import StableDiffusionProcessing
 from modules.processing_infotext import create_infotext
@@ -14,7 +15,6 @@ from modules.processing_latents import apply_overlay, decode_latent_batch, get_f
 from modules.processing_result import Processed
 from modules.sd_refiner import choose_refiner
 from modules.shared import opts, state
-from standalone.engine.errors import UserError
 
 MAX_SIDE = 8192
 MAX_GRID_PIXELS = 2**28

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lib_methods.errors import UserError
 from modules import devices, extra_networks, prompt_parser, rng, sd_models, sd_samplers, shared
 from modules.processing_base import StableDiffusionProcessing
 from modules.processing_fields import UNSET
@@ -14,7 +15,6 @@ from modules.processing_hires import enlarge, target_size
 from modules.processing_latents import decode_latent_batch, opt_f, to_array
 from modules.sd_samplers_common import images_tensor_to_samples
 from modules.shared import opts, state
-from standalone.engine.errors import UserError
 
 
 @dataclass(repr=False)

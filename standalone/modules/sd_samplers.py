@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lib_methods.errors import UserError
 from modules import (
     sd_samplers_common,
     sd_samplers_kdiffusion,
@@ -14,7 +15,6 @@ from modules import (
     shared,
 )
 from standalone.engine import names
-from standalone.engine.errors import UserError
 
 samples_to_image_grid = sd_samplers_common.samples_to_image_grid
 sample_to_image = sd_samplers_common.sample_to_image

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from lib_methods.errors import UserError
 from modules import devices, sd_samplers_common, sd_schedulers, shared
 from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 from modules.shared import opts
 from standalone.engine import names, samplers
 from standalone.engine.denoiser import SigmaDenoiser
-from standalone.engine.errors import UserError
 
 Row = tuple[str, Callable[..., torch.Tensor], list[str], dict[str, Any]]
 samplers_k_diffusion: list[Row] = [

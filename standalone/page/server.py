@@ -21,7 +21,7 @@ from modules import script_callbacks, shared
 from standalone.api.errors import add_handlers
 from standalone.api.guard import MAX_BODY, Guard
 from standalone.api.routes import add_api
-from standalone.setup.quiet import stay_local
+from standalone.setup.environment import stay_local
 
 from .assets import Assets, HeadTags
 from .page import build_page, theme

@@ -10,6 +10,8 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import NoReturn
 
+from lib_methods.errors import UserError
+
 from .training_options import add_training_options
 
 VERBS = {
@@ -25,7 +27,7 @@ VERBS = {
 }
 
 
-class UsageError(Exception):
+class UsageError(UserError):
     """A command line that makes no sense; the message is one sentence."""
 
 

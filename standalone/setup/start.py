@@ -10,8 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from . import environment, options, places
-from .errors import SetupError
+from lib_methods.errors import UserError
+
+from . import environment, options
 
 
 def _say(text: str) -> None:
@@ -32,7 +33,7 @@ def _utf8_output() -> None:
 
 
 def dispatch(parsed: argparse.Namespace) -> int:
-    """Runs the verb in this interpreter and returns the exit status."""
+    """Runs the verb in this interpreter. Returns the exit status: 0 done, 1 failed, 2 wrong command line."""
     try:
         module = importlib.import_module(f"standalone.verbs.{parsed.verb.replace('-', '_')}")
     except ModuleNotFoundError as error:
@@ -44,24 +45,25 @@ def dispatch(parsed: argparse.Namespace) -> int:
             "and start again.",
             1,
         )
-    return int(module.run(parsed))
+    try:
+        return int(module.run(parsed))
+    except UserError as error:
+        return _fail(str(error), 2 if isinstance(error, options.UsageError) else 1)
 
 
 def main(arguments: list[str]) -> int:
-    """The whole command. Returns the exit status: 0 done, 1 failed, 2 wrong command line, 130 stopped."""
+    """The whole command. Returns the exit status: as `dispatch`, and 130 stopped."""
     _utf8_output()
     try:
         parsed = options.parse(arguments)
-        requirements = places.DEVELOPER_PINS if parsed.verb == "test" else places.RUNTIME_PINS
+        requirements = environment.DEVELOPERS if parsed.verb == "test" else environment.REQUIREMENTS
         other = environment.ensure(requirements, _say)
         plain = options.without_logins(arguments, os.environ) if os.name != "nt" else arguments
         if other is not None or plain != arguments:
             return environment.run_again(other or Path(sys.executable), plain)
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         return dispatch(parsed)
-    except options.UsageError as error:
-        return _fail(str(error), 2)
-    except SetupError as error:
-        return _fail(str(error), 1)
+    except UserError as error:
+        return _fail(str(error), 2 if isinstance(error, options.UsageError) else 1)
     except KeyboardInterrupt:
         return _fail("\nStopped.", 130)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from lib_methods.errors import reason
+from lib_methods.errors import UserError, reason
 from standalone.engine import names
-from standalone.engine.errors import UserError
 
 
 def existing_file(path: Path, option: str) -> Path:

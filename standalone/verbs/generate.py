@@ -9,10 +9,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from lib_methods.errors import reason
+from lib_methods.errors import UserError, reason
 from lib_methods.webui.api_guard import own_title
-from standalone.engine.errors import UserError
-from standalone.setup.quiet import stay_local
+from standalone.setup.environment import stay_local
 
 from . import arguments
 from .serve import data_folder, find_checkpoint, say
@@ -205,16 +204,12 @@ def run(options: argparse.Namespace) -> int:
         files, problems = make(options, host)
         for path in files:
             say(str(path))
-    except UserError as error:
-        print(str(error), file=sys.stderr)
-        return 1
-    except Exception:
+    except Exception as error:
         if host is None:
             raise
         from standalone.api.errors import sentence_for
 
-        print(sentence_for(sys.exc_info()[1] or RuntimeError())[0], file=sys.stderr)
-        return 1
+        raise UserError(sentence_for(error)[0]) from None
     finally:
         if host is not None:
             host.close()

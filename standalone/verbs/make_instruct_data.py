@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_methods.errors import reason
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError, reason
 
 from .arguments import existing_file, full_path, writable_folder
 from .serve import find_checkpoint, say
@@ -106,12 +104,8 @@ def run(options: argparse.Namespace) -> int:
         dataset.open_folder(out, _settings(options, checkpoint, name, size))
         plan: Plan = Plan(options.pairs_per_triplet, options.keep, options.seed, tuple(options.shares))
         kept, drawn = make_pairs(out, triplet_at, count, source, judge, plan, say)
-    except UserError as error:
-        print(str(error), file=sys.stderr)
-        return 1
     except OSError as error:
-        print(f"The pairs cannot be written to {out.name}. {reason(error)}", file=sys.stderr)
-        return 1
+        raise UserError(f"The pairs cannot be written to {out.name}. {reason(error)}") from None
     say(f"{kept} of {drawn} pairs kept.")
     say(str(out))
     return 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from standalone.engine.errors import UserError
-
 from .arguments import existing_file, new_file
 from .serve import say
 
@@ -18,15 +16,11 @@ def _show(share: float) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Merges and says where the result is."""
-    try:
-        a, b, c = (existing_file(path, name) for path, name in ((options.a, "A"), (options.b, "B"), (options.c, "C")))
-        out = new_file(options.out or a.with_name(f"{a.stem}-instruct.safetensors"), "--out")
-        from standalone.engine.merge import merge_instruct
+    a, b, c = (existing_file(path, name) for path, name in ((options.a, "A"), (options.b, "B"), (options.c, "C")))
+    out = new_file(options.out or a.with_name(f"{a.stem}-instruct.safetensors"), "--out")
+    from standalone.engine.merge import merge_instruct
 
-        counts = merge_instruct(a, b, c, out, _show)
-    except UserError as error:
-        print(str(error), file=sys.stderr)
-        return 1
+    counts = merge_instruct(a, b, c, out, _show)
     if sys.stdout.isatty():
         print("\r" + " " * 10 + "\r", end="")
     say(f"{counts['merged']} weights merged, {counts['kept']} taken from {a.name} as they are.")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from pathlib import Path
 
-from lib_methods.errors import reason
-from standalone.engine.errors import UserError
-from standalone.setup.places import ROOT
+from lib_methods.errors import UserError, reason
+from standalone import ROOT
+from standalone.setup.options import UsageError
 
 from .arguments import writable_folder
 
@@ -25,16 +24,11 @@ def run_method(kind: str, options: argparse.Namespace) -> int:
     name = str(options.method).replace("-", "_")
     if name not in methods:
         have = f"There is one for: {', '.join(methods)}." if methods else "There is none yet."
-        print(f"There is no '{kind}' for a method named '{options.method}'. {have}", file=sys.stderr)
-        return 2
+        raise UsageError(f"There is no '{kind}' for a method named '{options.method}'. {have}")
+    out = writable_folder(Path(options.out), "--out")
     try:
-        out = writable_folder(Path(options.out), "--out")
         out.mkdir(parents=True, exist_ok=True)
-    except UserError as error:
-        print(str(error), file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"--out: the folder cannot be made. {reason(error)}", file=sys.stderr)
-        return 2
+        raise UserError(f"--out: the folder cannot be made. {reason(error)}") from None
     module = importlib.import_module(f"benchmarks.{kind}_{name}")
     return int(module.main(out, bool(options.quick)))

@@ -13,11 +13,11 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
+from lib_methods.errors import UserError
 from lib_methods.webui.door import WRITE_ACCOUNTS, parse_accounts, read_accounts
-from standalone.engine.errors import UserError
+from standalone import ROOT
+from standalone.setup.environment import stay_local
 from standalone.setup.options import LOGINS
-from standalone.setup.places import ROOT
-from standalone.setup.quiet import stay_local
 
 from . import arguments
 
@@ -102,14 +102,10 @@ def run(options: argparse.Namespace) -> int:
         from standalone.page.server import build_app
 
         app = build_app(host, local_only=not options.listen, allowed_hosts=options.allowed_hosts, **logins)
-    except UserError as error:
-        print(str(error), file=sys.stderr)
-        return 1
     except OSError as error:
         from standalone.engine.job import explain
 
-        print(explain(error), file=sys.stderr)
-        return 1
+        raise UserError(explain(error)) from None
     import uvicorn
 
     url = f"http://127.0.0.1:{options.port}"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from standalone.setup.places import ROOT
+from standalone import ROOT
 
 WORKERS = 2  # processes; each takes about 3 GB
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")

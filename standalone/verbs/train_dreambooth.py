@@ -13,8 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lib_methods.errors import reason
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError, reason
 
 from .arguments import existing_model, full_path, writable_folder
 from .serve import say
@@ -118,8 +117,7 @@ def run(options: argparse.Namespace) -> int:
     """Trains and says where the result is."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from lib_methods.checks import SettingsError
-    from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+    from lib_methods.dreambooth.errors import TrainingStopped
 
     interrupt = _Interrupt()
     try:
@@ -139,9 +137,6 @@ def run(options: argparse.Namespace) -> int:
                 cancelled=lambda: interrupt.asked,
                 find_judge=find_judge,
             )
-    except (DreamBoothError, SettingsError, UserError) as error:
-        print(str(error), file=sys.stderr)
-        return 1
     except TrainingStopped as stopped:
         print(f"{stopped} Go on with --resume.", file=sys.stderr)
         return STOPPED

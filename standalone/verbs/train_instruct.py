@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from pathlib import Path
 
-from lib_methods.errors import reason
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError, reason
 
 from .arguments import full_path, writable_folder
 from .serve import find_checkpoint, say
@@ -75,12 +73,8 @@ def run(options: argparse.Namespace) -> int:
         say(f"Training on {len(pairs)} pairs.")
         trainer.run(Examples(model, pairs, say), Length(options.steps, options.minutes), state, say)
         write_checkpoint(model, trainer.average, config, out)
-    except UserError as error:
-        print(str(error), file=sys.stderr)
-        return 1
     except OSError as error:
-        print(f"{out.name} cannot be written. {reason(error)}", file=sys.stderr)
-        return 1
+        raise UserError(f"{out.name} cannot be written. {reason(error)}") from None
     say(f"{out.with_suffix('.training').name} beside it can go on with --resume and more steps; remove it when done.")
     say(str(out))
     return 0

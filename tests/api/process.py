@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from standalone.setup.places import ROOT
+from standalone import ROOT
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from standalone.setup.places import ROOT
+from standalone import ROOT
 
 from .process import Process, free_port
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError
 
 from .conftest import SMALL, Server
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.training.processes import Single, start_processes
-from standalone.setup.places import ROOT
+from standalone import ROOT
 
 from . import two_processes
 from .models import write

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.training.plan import ModelSizes, plan_training
 from lib_methods.dreambooth.training.processes import Sharding, asked_sharding, can_shard, gathered, local, shard, whole
+from standalone import ROOT
 from standalone.dreambooth.model import load_training_model
-from standalone.setup.places import ROOT
 
 from . import two_processes
 from .models import write

@@ -25,8 +25,8 @@ from benchmarks.shape_subjects import (
     settings,
 )
 from lib_methods.dreambooth.output.samples import Judge
+from standalone import ROOT
 from standalone.engine.checkpoint import load_checkpoint
-from standalone.setup.places import ROOT
 from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
 from standalone.shapes.world import BACKGROUNDS, COLOURS, KINDS, random_scene, render

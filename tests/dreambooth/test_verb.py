@@ -14,6 +14,7 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import from_json, to_json
 from lib_methods.dreambooth.training.state import write_record
 from standalone.setup import options as command_line
+from standalone.setup.start import dispatch
 from standalone.verbs import train_dreambooth as verb
 
 from .training import events, settings_for
@@ -119,7 +120,7 @@ def test_a_wrong_command_line_is_a_sentence(flags: list[str]) -> None:
 def test_settings_that_cannot_be_are_a_sentence_and_status_1(
     flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert verb.run(parse(*flags)) == 1
+    assert dispatch(parse(*flags)) == 1
     told = capsys.readouterr().err
     assert words in told and told.count("\n") == 1 and "Traceback" not in told
 
@@ -145,7 +146,7 @@ def test_a_wrong_settings_file_is_a_sentence(
 ) -> None:
     file = tmp_path / "s.json"
     file.write_text(text, encoding="utf-8")
-    assert verb.run(parse("--settings", str(file))) == 1
+    assert dispatch(parse("--settings", str(file))) == 1
     told = capsys.readouterr().err
     assert words in told and str(tmp_path) not in told
 
@@ -166,7 +167,7 @@ def test_the_command_trains_and_says_where_the_result_is(tmp_path: Path, capsys:
     settings = settings_for(tmp_path)
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(to_json(settings)), encoding="utf-8")
-    assert verb.run(parse("--settings", str(file))) == 0
+    assert dispatch(parse("--settings", str(file))) == 0
     told = capsys.readouterr().out
     assert '"ohwx dog"' in told and told.rstrip().endswith("dog1.safetensors")
     assert events(settings, "done")
@@ -176,5 +177,5 @@ def test_the_plan_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     settings = settings_for(tmp_path)
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(to_json(settings)), encoding="utf-8")
-    assert verb.run(parse("--settings", str(file), "--plan")) == 0
+    assert dispatch(parse("--settings", str(file), "--plan")) == 0
     assert "4 steps" in capsys.readouterr().out and not settings.out.exists()

@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lib_methods.errors import UserError
 from standalone.engine.checkpoint import load_checkpoint
-from standalone.engine.errors import UserError
 from standalone.engine.merge import FIRST_CONVOLUTION, merge_instruct
 from standalone.setup import options
 from standalone.setup.start import dispatch

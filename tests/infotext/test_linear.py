@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from lib_methods.errors import UserError
 from lib_methods.files import MAX_JSON_BYTES, read_json
 from lib_methods.ldm_checkpoint import CheckpointProblem, read_yaml
-from standalone.engine.errors import UserError
 from standalone.engine.prompt_attention import parse_prompt_attention
 from standalone.engine.prompt_schedule import Timeline, prompt_schedule
 

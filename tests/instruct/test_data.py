@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError
 from standalone.instruct import dataset, make
 from standalone.instruct.filters import AttributeFilter, ClipFilter, Thresholds
 from standalone.instruct.rendered import render_pair

@@ -11,8 +11,8 @@ import torch
 import yaml
 from PIL import Image
 
+from lib_methods.errors import UserError
 from standalone.engine.checkpoint import load_checkpoint
-from standalone.engine.errors import UserError
 from standalone.instruct.dataset import Pair, read_pairs
 from standalone.instruct.examples import DROPPED, Examples, dropout, read_picture
 from standalone.instruct.train import Length, Trainer

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from standalone.engine.errors import UserError
-from standalone.setup import environment, options, places
+from lib_methods.errors import UserError
+from standalone import ROOT
+from standalone.setup import environment, options
 from standalone.setup.start import main
 from standalone.verbs.serve import read_logins
 
@@ -101,7 +102,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]):
 
 
 def test_an_unknown_method_is_told_with_the_known_ones(tmp_path: Path):
-    command = [sys.executable, str(places.ROOT / "run.py"), "evaluate", "nonsense", "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "run.py"), "evaluate", "nonsense", "--out", str(tmp_path)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -120,12 +121,10 @@ def test_the_set_up_needs_nothing_but_the_standard_library():
     """The modules that run before anything is installed import nothing from outside of it."""
     code = (
         "import sys, standalone.setup.start, standalone.setup.environment, standalone.setup.options\n"
-        "names = {name.split('.')[0] for name in sys.modules} - {'standalone', '__main__', 'run'}\n"
+        "names = {name.split('.')[0] for name in sys.modules} - {'standalone', 'lib_methods', '__main__', 'run'}\n"
         "print([n for n in names if n not in sys.stdlib_module_names and not n.startswith('_')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=places.ROOT
-    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 
 
@@ -161,7 +160,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["serve", "--data-dir", "notes.txt"], 1, "--data-dir: notes.txt is a file"),
     (["serve", "--checkpoint", "gone"], 1, "no checkpoint named gone"),
     (["evaluate", "nothing", "--out", "o"], 2, "no 'evaluate' for a method named 'nothing'"),
-    (["bench", "fabric", "--out", "notes.txt"], 2, "notes.txt is a file"),
+    (["bench", "fabric", "--out", "notes.txt"], 1, "notes.txt is a file"),
     (["merge-instruct", "gone", "notes.txt", "notes.txt"], 1, "A: there is no file gone"),
     (["merge-instruct", "notes.txt", "notes.txt", "notes.txt", "--out", "x.ckpt"], 1, "x.ckpt is not one"),
     (["make-instruct-data", "--out", "notes.txt"], 1, "notes.txt is a file"),
@@ -207,7 +206,7 @@ def test_what_is_wrong_is_said_before_torch_is_imported(tmp_path: Path):
         text=True,
         check=False,
         cwd=tmp_path,
-        env={**os.environ, "STEER_NO_VENV": "1", "PYTHONPATH": str(places.ROOT)},
+        env={**os.environ, "STEER_NO_VENV": "1", "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     for (arguments, status, told), (found, error) in zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True):

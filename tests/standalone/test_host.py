@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from lib_methods.errors import UserError
 from standalone import host as standalone_host
-from standalone.engine.errors import CheckpointError, UserError
+from standalone.engine.errors import CheckpointError
 from tests.standalone.conftest import Running
 
 REPO = Path(__file__).resolve().parents[2]

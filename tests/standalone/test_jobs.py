@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError
 from standalone.engine.job import Job, JobEnded, JobQueue, explain
 
 

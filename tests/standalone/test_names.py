@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lib_methods.errors import UserError
 from modules import sd_samplers, sd_schedulers, shared
 from standalone.engine import names
-from standalone.engine.errors import UserError
 
 SAMPLERS = [sampler.name for sampler in sd_samplers.all_samplers]
 ALIASES = [(alias, sampler.name) for sampler in sd_samplers.all_samplers for alias in sampler.aliases]

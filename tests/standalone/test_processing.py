@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError
 
 from .pictures import SAMPLERS, half_mask, picture, pixels
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lib_methods.errors import UserError
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.engine.denoiser import SigmaDenoiser
-from standalone.engine.errors import UserError
 
 BASE, REFINER = "sd1", "sd1-seed1"
 REFINED: dict[str, Any] = {"refiner_checkpoint": REFINER, "refiner_switch_at": 0.5}

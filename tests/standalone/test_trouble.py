@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError
 from standalone.engine.job import explain
 
 from .pictures import SAMPLERS

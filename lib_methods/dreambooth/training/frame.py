@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.file_lock import FileLock
 from lib_methods.dreambooth.output.result import ENDING
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import ANOTHER
 from lib_methods.dreambooth.training.state import RECORD
-from lib_methods.errors import out_of_memory
+from lib_methods.errors import UserError, out_of_memory
 from lib_methods.jobs.log import Report
 
 CANCEL = "cancel"  # a file of this name in the training's folder stops it
@@ -54,7 +53,7 @@ def told(report: Report) -> Iterator[None]:
         if report.last != "cancelled":
             report.event("cancelled")
         raise
-    except (DreamBoothError, SettingsError) as error:
+    except UserError as error:
         report.event("error", text=str(error))
         raise
     except Exception as error:

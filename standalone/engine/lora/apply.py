@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from lib_methods.errors import UserError
+
 from ..model import StableDiffusionModel
 from ..names import shown
 from .family import another_family

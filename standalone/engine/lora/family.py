@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..errors import UserError
+from lib_methods.errors import UserError
+
 from ..model import StableDiffusionModel
 
 FAMILIES = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib_methods.checkpoints.kinds import how_quantised
+from lib_methods.errors import UserError
 from lib_methods.safetensors_header import read_header
 
 from .. import names
-from ..errors import UserError
 from ..files import PICKLED, read_state, sentences
 from ..model import StableDiffusionModel
 from .family import check_family, check_lora
