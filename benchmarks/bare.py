@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib_methods.attention import without_overrides
+from lib_methods.attention import differentiable, without_overrides
 from lib_methods.denoiser import (
     Conditioning,
     DenoiserCall,
@@ -21,11 +21,9 @@ from lib_methods.denoiser import (
     Position,
     Role,
     Row,
-    RowPlanner,
     Unsupported,
 )
-from lib_methods.hosts.gradients import differentiable
-from lib_methods.hosts.levels import Levels
+from lib_methods.denoiser.levels import Levels
 
 _LAST = 0.03  # the smallest noise that the model is asked about, as of Stable Diffusion's schedule
 
@@ -39,16 +37,14 @@ class BareCall:
 
 
 class BareSampling:
-    """Implements `lib_methods.denoiser.Sampling` and `EditSampling` over a bare UNet.
+    """Implements `lib_methods.denoiser.Sampling` and `Editing` over a bare UNet.
 
     The VAE is a fixed average over squares of 8x8, a text is embedded as noise of its own, the schedule is Stable
     Diffusion's. `draw` samples by Euler's method; `denoise` is one call in the UNet's own scale.
     """
 
-    latent_channels, pixels_per_latent = 4, 8
     batch = (0, 1)
-    takes_picture = wants_scaled_picture = False
-    picture_scale = 1.0
+    picture = None
 
     def __init__(self, unet: Any, size: tuple[int, int] = (8, 8), steps: int = 10, hires: bool = False) -> None:
         self.unet, self.steps, self.is_hires = unet, steps, hires
@@ -73,6 +69,11 @@ class BareSampling:
         noise = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(8)).to(self.device)
         self.start = noise * self.sigmas[0].to(self.device)
 
+    @property
+    def editing(self) -> BareSampling:
+        """Itself."""
+        return self
+
     def without_noise(self) -> None:
         """There is none."""
 
@@ -95,17 +96,8 @@ class BareSampling:
         small = nn.functional.avg_pool2d(images, 8)
         return torch.cat([small, small.mean(1, keepdim=True)], 1).to(self.device, self.dtype)
 
-    def encode_picture(self, images: Tensor) -> Tensor:
-        return self.encode(images, [0] * len(images))
-
-    def own_picture(self) -> Tensor | None:
-        return None
-
     def own_frame(self) -> tuple[str, tuple[float, float, float, float]]:
         return "crop", (0.0, 0.0, 1.0, 1.0)
-
-    def first_pass_picture(self) -> Tensor:
-        raise Unsupported("A bare UNet has no first pass.")
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return latents + noise * level.to(latents)
@@ -120,8 +112,8 @@ class BareSampling:
     def add_guide(self, guide: Guide) -> None:
         self.guides[type(guide)] = guide
 
-    def add_planner(self, planner: RowPlanner) -> None:
-        raise Unsupported("A bare UNet runs the rows that it is given.")
+    def registering(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def own_latent(self) -> Tensor | None:
         return self.own

@@ -19,8 +19,8 @@ from lib_methods.jobs.job import Trainings
 from lib_methods.dreambooth.tab.request import CONTROLS, DEFAULTS
 from lib_methods.dreambooth.settings import KINDS, OPTIMIZERS, PRECISIONS, PRIORS, SAVED_AS
 from lib_methods.dreambooth.tab.handlers import TabHandlers
-from lib_methods.hosts import model_lists, training_device
-from lib_methods.hosts.model_room import device_environment, room_of_host
+from lib_methods.hosts import models, training
+from lib_methods.hosts.training import device_environment, room_of_host
 from lib_methods.webui.door import Door
 from lib_methods.webui.gradio_compat import (
     HIDDEN_CLASS,
@@ -41,11 +41,9 @@ REFRESH = "\U0001f504"
 FILE_TYPES = ["image", ".heic", ".heif", ".avif", ".txt", ".caption", ".json"]
 ROOM = room_of_host()
 HANDLERS = TabHandlers(
-    Trainings.in_folder(
-        Path(paths.data_path) / "dreambooth", ROOM, deliver_to(model_lists.folder_of), device_environment()
-    ),
-    model_lists,
-    training_device,
+    Trainings.in_folder(Path(paths.data_path) / "dreambooth", ROOM, deliver_to(models.folder_of), device_environment()),
+    models,
+    training,
 )
 
 
@@ -136,8 +134,8 @@ def _main(made: dict[str, Any]) -> None:
     with gr.Row(elem_classes=["dreambooth-beside"]):
         made["base"] = unsaved(
             gr.Dropdown(
-                model_lists.checkpoints(),
-                value=model_lists.loaded() or None,
+                models.checkpoints(),
+                value=models.loaded() or None,
                 label="Base model",
                 elem_id="dreambooth_base",
             )
@@ -198,7 +196,7 @@ def _advanced(made: dict[str, Any]) -> None:
     with gr.Row(elem_classes=["dreambooth-beside"]):
         made["continue_from"] = unsaved(
             gr.Dropdown(
-                ["", *model_lists.loras()],
+                ["", *models.loras()],
                 value="",
                 label="Continue from a LoRA",
                 info="its rank and layers are kept; empty: start a new one",

@@ -200,7 +200,7 @@ def _namesake_is_here() -> bool:
 
 def _obstacle() -> str:
     from lib_methods.fabric.apply import unsuited
-    from lib_methods.hosts.loaded import obstacle  # here, as in `MethodJobs.guide`
+    from lib_methods.hosts.models import obstacle  # here, as in `MethodJobs.guide`
 
     return obstacle(unsuited)
 

@@ -169,7 +169,7 @@ class ImageCfgScript(scripts.Script):
         def attach(sampling: Any, settings: ImageCfgSettings) -> Any:
             from lib_methods.image_cfg import apply
 
-            if sampling.is_hires and not sampling.takes_picture:
+            if sampling.is_hires and not sampling.picture.has_channels:
                 JOBS.tell(p, SECOND_PASS)
                 return None
             return apply.attach(sampling, settings, STORE.load)
@@ -181,7 +181,7 @@ class ImageCfgScript(scripts.Script):
 
 
 def _obstacle() -> str:
-    from lib_methods.hosts.loaded import obstacle  # here, as in `MethodJobs.guide`
+    from lib_methods.hosts.models import obstacle  # here, as in `MethodJobs.guide`
     from lib_methods.image_cfg.apply import unsuited
 
     return obstacle(unsuited)

@@ -49,13 +49,13 @@ JOBS = MethodJobs(TITLE, "pix2pix_zero", (*infotext.KEYS.values(), *TOLD), infot
 
 
 def _interrogator() -> Callable[[Any], str] | None:
-    from lib_methods.hosts.interrogator import interrogator
+    from lib_methods.hosts.a1111.text import interrogator
 
     return interrogator()
 
 
 def _with_text_encoder(work: Callable[[Any], Any]) -> Any:
-    from lib_methods.hosts.a1111_text import with_text_encoder  # here, as in `MethodJobs.guide`
+    from lib_methods.hosts.a1111.text import with_text_encoder  # here, as in `MethodJobs.guide`
 
     return with_text_encoder(work)
 
@@ -202,7 +202,7 @@ class Pix2PixZeroScript(scripts.Script):
 
 
 def _obstacle() -> str:
-    from lib_methods.hosts.loaded import obstacle  # here, as in `MethodJobs.guide`
+    from lib_methods.hosts.models import obstacle  # here, as in `MethodJobs.guide`
     from lib_methods.pix2pix_zero.apply import unsuited
 
     return obstacle(unsuited)
@@ -211,7 +211,7 @@ def _obstacle() -> str:
 def _job_of(p: Any) -> Any:
     from modules import prompt_parser
 
-    from lib_methods.hosts.a1111_text import TextEncoder
+    from lib_methods.hosts.a1111.text import TextEncoder
     from lib_methods.pix2pix_zero.session import Job
 
     state = shared.state

@@ -1,6 +1,12 @@
 """Find the attention layers of a UNet, whatever codebase it comes from, and step in between their input and output."""
 
-from lib_methods.attention.checkpointing import checkpointed, frozen, is_running_again, own_checkpointing_off
+from lib_methods.attention.checkpointing import (
+    checkpointed,
+    differentiable,
+    frozen,
+    is_running_again,
+    own_checkpointing_off,
+)
 from lib_methods.attention.cross import (
     ContextShift,
     CrossAttention,
@@ -22,6 +28,7 @@ __all__ = [
     "SelfAttention",
     "checkpointed",
     "cross_attentions",
+    "differentiable",
     "frozen",
     "intercept",
     "is_running_again",

@@ -65,6 +65,17 @@ def frozen(unet: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def differentiable(unet: nn.Module) -> Iterator[None]:
+    """Within the block gradients are on, out of inference mode; afterwards everything is as it was.
+
+    The UNet's parameters are constants, so nothing is kept for them and none collects a gradient. The blocks of `ldm`
+    and `sgm` do not checkpoint by themselves: their backward pass asks for the gradients of their parameters.
+    """
+    with own_checkpointing_off(unet), frozen(unet), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 def _forgetful(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled() or is_running_again():
         return original(hidden, *args, **kwargs)

@@ -1,25 +1,37 @@
-"""The seam between a method and a sampler."""
+"""The seam between a method and a sampler. Nothing here knows a host or a method."""
 
-from lib_methods.denoiser.call import DenoiserCall, Hook, Part, Role, Row, Sampling, Unsupported
-from lib_methods.denoiser.editing import Conditioning, Editor, EditSampling, OwnNoise, Position
-from lib_methods.denoiser.guidance import Guidance, Guide
-from lib_methods.denoiser.loaded import LoadedModel
-from lib_methods.denoiser.picture import PictureSampling
-from lib_methods.denoiser.rows import Needs, Plan, RowPlanner
+from lib_methods.denoiser.call import DenoiserCall, Guidance, Guide, Hook, Order, Part, Role, Row, Unsupported
+from lib_methods.denoiser.editing import Conditioning, Editing, Editor, OwnNoise, Position
+from lib_methods.denoiser.picture import Needs, Picture, Plan, RowPlanner, input_channels, sees_picture
+from lib_methods.denoiser.sampling import (
+    LATENT_CHANNELS,
+    NO_EDITING,
+    NO_PICTURE,
+    PIXELS_PER_LATENT,
+    LoadedModel,
+    Sampling,
+    editing_of,
+    picture_of,
+)
 
 __all__ = [
+    "LATENT_CHANNELS",
+    "NO_EDITING",
+    "NO_PICTURE",
+    "PIXELS_PER_LATENT",
     "Conditioning",
     "DenoiserCall",
-    "EditSampling",
+    "Editing",
     "Editor",
     "Guidance",
     "Guide",
     "Hook",
     "LoadedModel",
     "Needs",
+    "Order",
     "OwnNoise",
     "Part",
-    "PictureSampling",
+    "Picture",
     "Plan",
     "Position",
     "Role",
@@ -27,4 +39,8 @@ __all__ = [
     "RowPlanner",
     "Sampling",
     "Unsupported",
+    "editing_of",
+    "input_channels",
+    "picture_of",
+    "sees_picture",
 ]

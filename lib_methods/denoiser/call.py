@@ -1,21 +1,19 @@
-"""What a method sees of a sampling, and what it may ask of the model.
+"""One call of the denoiser: its rows, what comes out, and a method's part before and after the UNet runs.
 
-A host adapter (`lib_methods.hosts`) builds a `Sampling` for one pass of the sampler. A method adds a `Hook` to it;
-the hook's context is entered around every denoiser call. Nothing here knows a host or a method.
+Classifier-free guidance goes from a base along a direction: `guided = base + scale * direction`. With one scale the
+base is the unconditional prediction and the direction leads from there to the conditional one; models with an image
+scale (InstructPix2Pix) have the image's share in the base. Everything is a prediction of the clean latent (x0),
+whatever the sampler works with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from enum import Enum, IntEnum
+from typing import Protocol
 
-from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from lib_methods.denoiser.guidance import Guide
+from torch import Tensor
 
 
 class Unsupported(RuntimeError):
@@ -87,65 +85,46 @@ class Hook(Protocol):
         """Entered before the denoiser runs the UNet, left afterwards, also after an exception."""
 
 
-class Sampling(Protocol):
-    """One pass of a sampler: txt2img, img2img, or either pass of Hires.fix."""
+class Order(IntEnum):
+    """The order in which guides are asked, whatever order their methods were attached in.
+
+    Hooks are entered in the order of the scripts; none of ours depends on another.
+    """
+
+    RANGE = 50
+    """Brings the guided prediction back into the range of clean latents (dynamic thresholding, CFG rescale)."""
+    EDIT = 80
+    """Moves it, or keeps a part of the image (pix2pix-zero)."""
+    COLOUR = 90
+    """Last: gives the result the spread of the conditional prediction (FABRIC's colour correction)."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The predictions of one denoiser call: tensors of shape (batch, channels, h, w), clean latents.
+
+    cond: the prediction that sees everything, under AND the weighted sum of the parts. base, direction, scale: see the
+    module. guided: what the sampler would go on with; differs from `at(scale)` where a method or another extension has
+    already changed it.
+    """
+
+    cond: Tensor
+    base: Tensor
+    direction: Tensor
+    scale: float
+    guided: Tensor
+
+    def at(self, scale: float) -> Tensor:
+        """The guided prediction at another scale."""
+        return self.base + scale * self.direction
+
+
+class Guide(Protocol):
+    """A method's part after the UNet has run."""
 
     @property
-    def steps(self) -> int:
-        """Number of sampling steps of this pass."""
+    def order(self) -> int:
+        """One of `Order`; guides are asked from low to high."""
 
-    @property
-    def is_hires(self) -> bool:
-        """Whether this is the second pass of Hires.fix."""
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        """Height and width of this pass's latents."""
-
-    @property
-    def first_latent_size(self) -> tuple[int, int]:
-        """Height and width of the first pass's latents; the same as `latent_size` outside of Hires.fix."""
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of a latent, 4 for every Stable Diffusion model."""
-
-    @property
-    def pixels_per_latent(self) -> int:
-        """Side of the square of pixels behind one latent position, 8."""
-
-    @property
-    def device(self) -> object:
-        """Where the sampler's latents live, a `torch.device`."""
-
-    @property
-    def unet(self) -> nn.Module:
-        """The UNet that the next denoiser call will run."""
-
-    def checkpoint_key(self) -> Hashable:
-        """Which checkpoint is loaded."""
-
-    def model_key(self) -> Hashable:
-        """Everything about the model that its features depend on: checkpoint, VAE, LoRA, precision, empty prompt."""
-
-    def prepare(self) -> None:
-        """Do now what needs other models than the UNet, so that none must be moved to the device while the sampler
-        runs."""
-
-    def encode(self, images: Tensor, seeds: list[int]) -> Tensor:
-        """Encode images of shape (N, 3, H, W) in [-1, 1] to latents (N, 4, H/8, W/8), image by image, each with its
-        own seed."""
-
-    def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """The latents at a noise level, in the scale that `run_unet` takes."""
-
-    def run_unet(self, noisy: Tensor, level: Tensor) -> None:
-        """Run the UNet on latents (N, 4, h, w) with the empty prompt, for what can be seen inside. No gradients."""
-
-    def add_hook(self, hook: Hook) -> None:
-        """Enter `hook.around(call)` around every denoiser call of this pass; the same hook class only once (the last
-        one counts)."""
-
-    def add_guide(self, guide: Guide) -> None:
-        """Ask `guide.guide(call, guidance)` after every denoiser call of this pass, before a mask is blended in; the
-        same class only once (the last one counts)."""
+    def guide(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
+        """The guided prediction to continue with, in the shape of `guidance.guided`; that tensor for no change."""

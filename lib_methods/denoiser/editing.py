@@ -14,7 +14,6 @@ from typing import Protocol
 from torch import Tensor
 
 from lib_methods.denoiser.call import DenoiserCall
-from lib_methods.denoiser.picture import PictureSampling
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,10 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a denoiser call stands in `EditSampling.sigmas`.
+    """Where a denoiser call stands in `Editing.sigmas`.
 
-    step: the index of its step. sigma: the noise of the call itself. starts_step: the sampler goes on from this call's
-    latents; False for the later calls of a second-order step, whose latents are a point of the call's own, not the
-    sampler's.
+    step: the index of its step. sigma: the noise of the call itself. starts_step: the sampler continues from the
+    latents of this call; False for the later calls of a second-order step, whose latents are a point of the call's own.
     """
 
     step: int
@@ -53,8 +51,8 @@ class OwnNoise:
     scale: float
 
 
-class EditSampling(PictureSampling, Protocol):
-    """A pass of a sampler whose latents may be read, replaced and moved."""
+class Editing(Protocol):
+    """The latents of one pass of a sampler, which may be read, replaced and moved."""
 
     @property
     def sigmas(self) -> Tensor:

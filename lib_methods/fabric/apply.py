@@ -13,7 +13,17 @@ from torch import Tensor
 
 from lib_methods.attention import SelfAttention, intercept, self_attentions
 from lib_methods.attention.intercept import Original
-from lib_methods.denoiser import DenoiserCall, Guidance, LoadedModel, Role, Row, Sampling, Unsupported
+from lib_methods.denoiser import (
+    PIXELS_PER_LATENT,
+    DenoiserCall,
+    Guidance,
+    LoadedModel,
+    Order,
+    Role,
+    Row,
+    Sampling,
+    Unsupported,
+)
 from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 from lib_methods.fabric.cache import FeatureCache, Features
 from lib_methods.fabric.noise import image_seed
@@ -85,8 +95,8 @@ def _latent(
     key = (sampling.model_key(), image_id, height, width)
     latent = cache.get_latent(key)
     if latent is None:
-        side = sampling.pixels_per_latent
-        pixels = to_tensor(crop_to_fill(load_image(image_id), width * side, height * side))[None]
+        wide, high = width * PIXELS_PER_LATENT, height * PIXELS_PER_LATENT
+        pixels = to_tensor(crop_to_fill(load_image(image_id), wide, high))[None]
         latent = sampling.encode(pixels, [image_seed(image_id, 0, "encode")])
         if not torch.isfinite(latent).all():
             raise Unsupported(
@@ -109,7 +119,7 @@ class _Group:
 class FabricHook:
     """FABRIC's part in one sampling. Leaves nothing on the model between two denoiser calls."""
 
-    order = 90  # late: what other methods have made of the guidance gets the right spread, too
+    order = Order.COLOUR
 
     def __init__(
         self, sampling: Sampling, settings: FabricSettings, references: References, cache: FeatureCache

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lib_methods.attention import SelfAttention, intercept
-from lib_methods.attention.hidden import running_precision, token_grid
 from lib_methods.attention.intercept import Original
+from lib_methods.attention.layers import running_precision, token_grid
 from lib_methods.denoiser import Sampling
 from lib_methods.fabric.attention import pool_tokens
 from lib_methods.fabric.cache import FeatureCache, Features

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
-from lib_methods.denoiser import EditSampling, Unsupported
+from lib_methods.denoiser import Sampling, Unsupported
 from lib_methods.hosts.passes import is_stopped
 
-__all__ = ["HostSampling", "Unsupported", "is_stopped", "sampling_of"]
+__all__ = ["is_stopped", "sampling_of"]
 
 
-class HostSampling(EditSampling, Protocol):
-    """Everything that a pass of a host's sampler offers."""
-
-    def registering(self) -> AbstractContextManager[None]:
-        """Around one method's registrations: after an exception none of them counts. All end with the pass."""
-
-
-def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = None) -> HostSampling:
+def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = None) -> Sampling:
     """The seam for the sampling that is about to start.
 
     p: the host's `StableDiffusionProcessing`, in `process_before_every_sampling`. latent: the `x` handed to that
-    method, shape (batch, 4, h, w). noise: the `noise` handed to it, which only editing needs (`EditSampling`). Hosts
-    are told apart by what their model can do, not by name.
+    method, shape (batch, 4, h, w). noise: the `noise` handed to it, which only editing needs. Hosts are told apart by
+    what their model can do, not by name.
 
     Raises `Unsupported` with a sentence for the user.
     """
@@ -36,6 +28,6 @@ def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = Non
     sampler = getattr(p, "sampler", None)
     if not hasattr(sampler, "model_wrap_cfg"):
         raise Unsupported("This WebUI's sampler has no denoiser that the extension knows how to reach.")
-    from lib_methods.hosts.a1111_editing import A1111EditSampling
+    from lib_methods.hosts.a1111.sampling import A1111Sampling
 
-    return A1111EditSampling(p, latent, noise)
+    return A1111Sampling(p, latent, noise)

@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lib_methods.attention import without_overrides
-from lib_methods.denoiser import Guidance, Guide, Hook, Role, Row, RowPlanner, Unsupported
-from lib_methods.hosts.a1111 import A1111Sampling
-from lib_methods.hosts.a1111_call import denoiser_step
-from lib_methods.hosts.a1111_seam import ask
-from lib_methods.hosts.no_editing import NoEditing
+from lib_methods.denoiser import Guidance, Guide, Hook, Role, Row
+from lib_methods.hosts.a1111.rows import denoiser_step
+from lib_methods.hosts.job import JobSampling
 from lib_methods.hosts.passes import Pass
 
-NO_ROWS = "Forge's denoiser does not let a method choose its rows. Use AUTOMATIC1111's WebUI, or python run.py."
 _WRAPPER = "model_function_wrapper"
 _AFTER = "sampler_post_cfg_function"
 
@@ -53,9 +49,7 @@ class ForgeSeam:
         call = ForgeCall(rows, arguments["timestep"], denoiser_step(self.denoiser))
         self.apply = apply
         try:
-            with ExitStack() as stack:
-                for hook in self.current.hooks.values():
-                    stack.enter_context(hook.around(call))
+            with self.current.around(call):
                 return inner(apply, arguments)
         finally:
             self.apply = None
@@ -67,7 +61,7 @@ class ForgeSeam:
         length = direction.float().pow(2).sum()
         scale = float(((guided - base).float() * direction.float()).sum() / length) if length > 0 else 1.0
         call = ForgeCall((), arguments["sigma"], denoiser_step(self.denoiser))
-        return ask(self.current.guides.values(), call, Guidance(cond, base, direction, scale, guided))
+        return self.current.ask(call, Guidance(cond, base, direction, scale, guided))
 
 
 class _Door:
@@ -100,36 +94,33 @@ class _Door:
         return denoised if seam is None else seam.guided(arguments)
 
 
-class ForgeSampling(NoEditing, A1111Sampling):
-    """A pass of the sampler in Forge. Implements `lib_methods.denoiser.Sampling`."""
+class ForgeSampling(JobSampling):
+    """Implements `lib_methods.denoiser.Sampling`."""
+
+    picture = None
+    editing = None
 
     @property
     def unet(self) -> nn.Module:
-        return self.p.sd_model.forge_objects.unet.model.diffusion_model
+        unet: nn.Module = self.p.sd_model.forge_objects.unet.model.diffusion_model
+        return unet
 
     @property
-    def _seam(self) -> Any:
-        if self._pass.seam is None:
-            self._pass.seam = ForgeSeam(self._pass, self.p.sampler.model_wrap_cfg)
-        return self._pass.seam
+    def _seam(self) -> ForgeSeam:
+        if not isinstance(self.current.seam, ForgeSeam):
+            self.current.seam = ForgeSeam(self.current, self.p.sampler.model_wrap_cfg)
+        return self.current.seam
 
     def add_hook(self, hook: Hook) -> None:
         self._open_door()
-        self._pass.register(self._pass.hooks, hook)
+        super().add_hook(hook)
 
     def add_guide(self, guide: Guide) -> None:
         door = self._open_door()
-        self._pass.register(self._pass.guides, guide)
+        super().add_guide(guide)
         options = self.p.sd_model.forge_objects.unet.model_options
         others = [f for f in options.get(_AFTER, []) if not isinstance(getattr(f, "__self__", None), _Door)]
         options[_AFTER] = [*others, door.after]  # a new list: the clone's options share the old one
-
-    def add_planner(self, planner: RowPlanner) -> None:
-        raise Unsupported(NO_ROWS)
-
-    @property
-    def takes_picture(self) -> bool:
-        raise Unsupported(NO_ROWS)  # only methods that plan rows ask, and another checkpoint would not help them
 
     def _open_door(self) -> _Door:
         """This pass's door, on a clone of the UNet. Forge announces the second pass of Hires.fix twice, with a fresh
@@ -153,14 +144,14 @@ class ForgeSampling(NoEditing, A1111Sampling):
         apply = self._seam.apply
         if apply is None:
             raise RuntimeError("the UNet can be run within a denoiser call only")
-        count, empty = len(noisy), self._empty_conditioning()
+        count, empty = len(noisy), self.empty_prompt()
         arguments: dict[str, Any] = {"transformer_options": {}}
         if isinstance(empty, dict):
             arguments["c_crossattn"] = empty["crossattn"].to(noisy).expand(count, -1, -1)
             arguments["y"] = empty["vector"].to(noisy).expand(count, -1)
         else:
             arguments["c_crossattn"] = empty.to(noisy).expand(count, -1, -1)
-        if self._extra_channels() > 0:
-            arguments["c_concat"] = self._concat(count, noisy)
+        if self.extra_channels() > 0:
+            arguments["c_concat"] = self.no_picture(count, noisy)
         with without_overrides(self.unet), torch.no_grad():
             apply(noisy, level.to(noisy.device).expand(count), **arguments)

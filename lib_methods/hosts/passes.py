@@ -10,9 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
-from lib_methods.denoiser import Guide, Hook, RowPlanner
+from torch import Tensor
+
+from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Hook, RowPlanner
 
 _PASS = "_steer_pass"
 _LAUNCH = "launch_sampling"
@@ -26,7 +29,7 @@ class Pass:
         self.hooks: dict[type, Hook] = {}
         self.guides: dict[type, Guide] = {}
         self.planner: RowPlanner | None = None
-        self.seam: Any = None  # of the host that needs one
+        self.seam: object = None  # of the host that needs one
         self.is_over = False
         self._at_end = ExitStack()
         self._taken_back: ExitStack | None = None
@@ -86,6 +89,20 @@ class Pass:
                 stack.pop_all()
             finally:
                 self._taken_back = None
+
+    @contextmanager
+    def around(self, call: DenoiserCall) -> Iterator[None]:
+        """Within all hooks, in the order in which they were added."""
+        with ExitStack() as stack:
+            for hook in self.hooks.values():
+                stack.enter_context(hook.around(call))
+            yield
+
+    def ask(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
+        """The guided prediction after all guides, in the order of `lib_methods.denoiser.Order`."""
+        for guide in sorted(self.guides.values(), key=lambda guide: guide.order):
+            guidance = replace(guidance, guided=guide.guide(call, guidance))
+        return guidance.guided
 
     def end(self) -> None:
         """Take everything back. Also what somebody still holds a reference to is without effect from now on."""

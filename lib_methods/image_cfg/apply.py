@@ -8,7 +8,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.denoiser import DenoiserCall, LoadedModel, Needs, PictureSampling, Plan, Unsupported
+from lib_methods.denoiser import (
+    LATENT_CHANNELS,
+    NO_PICTURE,
+    PIXELS_PER_LATENT,
+    DenoiserCall,
+    LoadedModel,
+    Needs,
+    Plan,
+    Sampling,
+    Unsupported,
+    picture_of,
+)
 from lib_methods.image_cfg import formula
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures import mask
@@ -23,10 +34,12 @@ NEEDS_PICTURE_MODEL = (
 
 def unsuited(model: LoadedModel) -> str:
     """Why the method cannot work with this checkpoint, in one sentence; empty where it can."""
-    return model.no_rows or ("" if model.takes_picture else NEEDS_PICTURE_MODEL)
+    if not model.has_picture:
+        return NO_PICTURE
+    return "" if model.sees_picture else NEEDS_PICTURE_MODEL
 
 
-def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> ImageCfg:
+def attach(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> ImageCfg:
     """Let the picture and both scales guide a sampling; returns its part.
 
     Encodes the picture here, before the sampler starts, so that hosts which keep only one model on the device do not
@@ -35,7 +48,8 @@ def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Ca
 
     Raises `Unsupported` with a sentence: the checkpoint sees no picture, or the host keeps the rows to itself.
     """
-    if not sampling.takes_picture:
+    own = picture_of(sampling)
+    if not own.has_channels:
         raise Unsupported(NEEDS_PICTURE_MODEL)
     if sampling.is_hires:
         settings = settings.for_hires()
@@ -44,10 +58,10 @@ def attach(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Ca
         raise Unsupported(
             "The VAE gave NaN for the picture. Start the WebUI with --no-half-vae, or choose another VAE."
         )
-    scaled = sampling.wants_scaled_picture if settings.latents == "auto" else settings.latents == "scaled"
-    picture = picture * sampling.picture_scale if scaled else picture
+    scaled = own.is_scaled if settings.latents == "auto" else settings.latents == "scaled"
+    picture = picture * own.scale if scaled else picture
     planner = ImageCfg(sampling, settings, picture, _white(sampling, settings, load_image))
-    sampling.add_planner(planner)
+    own.add_planner(planner)
     return planner
 
 
@@ -58,7 +72,7 @@ class ImageCfg:
     idle = "The model was never shown the image."
 
     def __init__(
-        self, sampling: PictureSampling, settings: ImageCfgSettings, picture: Tensor, white: Tensor | float = 0.0
+        self, sampling: Sampling, settings: ImageCfgSettings, picture: Tensor, white: Tensor | float = 0.0
     ) -> None:
         self.sampling, self.settings, self._picture, self._white = sampling, settings, picture, white
         self.acted = False
@@ -67,7 +81,9 @@ class ImageCfg:
         return self._picture
 
     def plan(self, call: DenoiserCall, text_scale: float, needs: Needs) -> Plan:
-        self.acted = self.acted or self.sampling.takes_picture  # not while a refiner without these channels runs
+        self.acted = (
+            self.acted or picture_of(self.sampling).has_channels
+        )  # not while a refiner without these channels runs
         if isinstance(self._white, Tensor):
             self._white = self._white.to(call.level.device)
         steps = self.sampling.steps
@@ -79,29 +95,27 @@ class ImageCfg:
         return formula.base(image, empty, plan.image_scale)
 
 
-def _white(
-    sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]
-) -> Tensor | float:
+def _white(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor | float:
     """How white the mask is over the latents, fitted as the picture is; 0 where there is no mask."""
     if not settings.mask:
         return 0.0
     image, how = load_image(settings.mask), settings.fit
-    if not settings.images and sampling.own_picture() is not None:
+    if not settings.images and picture_of(sampling).own() is not None:
         how, part = sampling.own_frame()
         image = mask.cut_out(image, part)
-    return mask.on_latents(image, *sampling.latent_size, sampling.pixels_per_latent, how)
+    return mask.on_latents(image, *sampling.latent_size, PIXELS_PER_LATENT, how)
 
 
-def _picture(sampling: PictureSampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor:
+def _picture(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor:
     """The picture of every image of the batch, (batch, 4, h, w), as the VAE gives it; zeros where there is none."""
     first, count = sampling.batch
     if sampling.is_hires and settings.hires_source == "first pass":
-        return sampling.first_pass_picture()
+        return picture_of(sampling).first_pass()
     if not settings.images:
-        own = sampling.own_picture()
-        return own if own is not None else torch.zeros(count, sampling.latent_channels, *sampling.latent_size)
+        own = picture_of(sampling).own()
+        return own if own is not None else torch.zeros(count, LATENT_CHANNELS, *sampling.latent_size)
     chosen = [settings.images[(first + i) % len(settings.images)] for i in range(count)]
-    height, width = (side * sampling.pixels_per_latent for side in sampling.latent_size)
+    height, width = (side * PIXELS_PER_LATENT for side in sampling.latent_size)
     distinct = sorted(set(chosen))
     pixels = torch.stack([to_tensor(fit(load_image(name), width, height, settings.fit)) for name in distinct])
-    return sampling.encode_picture(pixels)[[distinct.index(name) for name in chosen]]
+    return picture_of(sampling).encode(pixels)[[distinct.index(name) for name in chosen]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from lib_methods.attention import pad_tokens
-from lib_methods.denoiser import Conditioning, EditSampling, LoadedModel, Unsupported
+from lib_methods.denoiser import NO_EDITING, Conditioning, Editing, LoadedModel, Sampling, Unsupported, editing_of
 from lib_methods.pix2pix_zero.ddpm import DDPM, AncestralSettings, NoisePath, invert_ancestral
 from lib_methods.pix2pix_zero.edit import Edit
 from lib_methods.pix2pix_zero.inversion import InversionError, InversionSettings, Predict, Trajectory, invert
@@ -61,8 +61,10 @@ class Words:
 
 def unsuited(model: LoadedModel) -> str:
     """Why no edit can be made with this checkpoint, in one sentence; empty where one can."""
-    if model.no_editing or model.takes_picture:
-        return model.no_editing or NEEDS_ORDINARY_MODEL
+    if not model.has_editing:
+        return NO_EDITING
+    if model.sees_picture:
+        return NEEDS_ORDINARY_MODEL
     try:
         chosen_layers(model.unet)
     except Unsupported as error:
@@ -70,20 +72,21 @@ def unsuited(model: LoadedModel) -> str:
     return ""
 
 
-def check(sampling: EditSampling, inversion: str) -> None:
+def check(sampling: Sampling, inversion: str) -> None:
     """Raise `Unsupported` with a sentence for the user where a first pass of this sampler and model cannot be edited
     with this inversion."""
-    _ = sampling.sigmas  # first, as in `unsuited`: where a host has none, no other checkpoint helps
-    if getattr(sampling, "takes_picture", False):
+    editing = editing_of(sampling)
+    _ = editing.sigmas  # first, as in `unsuited`: where a host has none, no other checkpoint helps
+    if sampling.picture is not None and sampling.picture.has_channels:
         raise Unsupported(NEEDS_ORDINARY_MODEL)
-    if sampling.needs_noise:
+    if editing.needs_noise:
         raise Unsupported(NEEDS_STEADY_SAMPLER)
-    if inversion == DDPM and sampling.own_noise is None and sampling.own_latent() is not None:
+    if inversion == DDPM and editing.own_noise is None and editing.own_latent() is not None:
         raise Unsupported(NEEDS_EULER_A)
 
 
 def attach(
-    sampling: EditSampling,
+    sampling: Sampling,
     settings: Pix2PixZeroSettings,
     words: Words,
     cfg_scale: float,
@@ -108,8 +111,9 @@ def attach(
         sampling.add_hook(Shift(sampling, words.directions, words.vectors, settings.strength))
         return None
     check(sampling, settings.inversion)
-    cond = sampling.embed(words.captions)
-    own = sampling.own_latent()
+    editing = editing_of(sampling)
+    cond = editing.embed(words.captions)
+    own = editing.own_latent()
     trajectory, uncond, noise = None, None, None
     if own is not None:
         try:
@@ -121,31 +125,31 @@ def attach(
         noise = noise_of(trajectory) if isinstance(trajectory, NoisePath) else None
     else:
         if cfg_scale != 1:
-            uncond = sampling.embed(words.negatives, negative=True)
-        if sampling.own_noise is not None:  # the picture that would be drawn, noise and all
-            noise = StepNoise(sampling.sigmas.tolist(), sampling.own_noise, lambda _: sampling.draw_noise())
+            uncond = editing.embed(words.negatives, negative=True)
+        if editing.own_noise is not None:  # the picture that would be drawn, noise and all
+            noise = StepNoise(editing.sigmas.tolist(), editing.own_noise, lambda _: editing.draw_noise())
     # a direction of more tokens makes the prompt longer, and the reference's maps must be as long
     tokens = max(len(direction) for direction in words.directions)
     cond = replace(cond, context=pad_tokens(cond.context, tokens))
-    start = sampling.start_latent() if trajectory is None else trajectory.start
-    reference = Reference(sampling, cond, start, trajectory, uncond, cfg_scale, noise)
+    start = editing.start_latent() if trajectory is None else trajectory.start
+    reference = Reference(editing, cond, start, trajectory, uncond, cfg_scale, noise)
     positions = words.word_positions
     edit = Edit(sampling, settings, reference, cond, words.directions, words.vectors, positions, mask)
     if noise is not None:
-        sampling.give_noise(noise.next)
-    elif sampling.is_stochastic:
-        sampling.without_noise()
+        editing.give_noise(noise.next)
+    elif editing.is_stochastic:
+        editing.without_noise()
         edit.remarks[WITHOUT_NOISE] = None
     if trajectory is not None:
-        sampling.start_from(start)
+        editing.start_from(start)
     sampling.add_hook(edit)
-    sampling.add_editor(edit)
+    editing.add_editor(edit)
     sampling.add_guide(edit)
     return edit
 
 
 def _inverted(
-    sampling: EditSampling,
+    sampling: Sampling,
     settings: Pix2PixZeroSettings,
     own: Tensor,
     cond: Conditioning,
@@ -155,8 +159,9 @@ def _inverted(
     cache: InversionCache,
 ) -> Inverted:
     """The picture's trajectory; equal rows of a batch are inverted once."""
-    how = _how(sampling, settings, seed)
-    latents = sampling.at_end(own).float()
+    editing = editing_of(sampling)
+    how = _how(editing, settings, seed)
+    latents = editing.at_end(own).float()
     distinct: dict[tuple[str, bytes], int] = {}
     rows = []
     for index, caption in enumerate(captions):
@@ -166,16 +171,16 @@ def _inverted(
     few = Conditioning(cond.context[chosen], None if cond.vector is None else cond.vector[chosen])
     # as embedded, not as written: settings of the host, embeddings and the padding by longer prompts count
     told = " ".join(tensor_hash(part) for part in (few.context, few.vector) if part is not None)
-    key = inversion_key(latents[chosen], sampling.model_key(), told, sampling.sigmas, how)
+    key = inversion_key(latents[chosen], sampling.model_key(), told, editing.sigmas, how)
     kept = cache.get(key)
-    predict: Predict = lambda x, sigma: sampling.predict(x, sigma, few)  # noqa: E731
+    predict: Predict = lambda x, sigma: editing.predict(x, sigma, few)  # noqa: E731
     found: Inverted
     if isinstance(how, AncestralSettings):
         begun = kept if isinstance(kept, NoisePath) else None
-        found = invert_ancestral(latents[chosen], sampling.sigmas, predict, how, progress, begun)
+        found = invert_ancestral(latents[chosen], editing.sigmas, predict, how, progress, begun)
     else:
         partial = kept if isinstance(kept, Trajectory) else None
-        found = invert(latents[chosen], sampling.sigmas, predict, how, progress, partial)
+        found = invert(latents[chosen], editing.sigmas, predict, how, progress, partial)
     if kept is None or found.done > kept.done:
         cache.put(key, found, CACHE_LIMIT)
     places = [chosen.index(row) for row in rows]
@@ -185,9 +190,9 @@ def _inverted(
     return replace(found, latents=found.latents[:, places], offsets=offsets)
 
 
-def _how(sampling: EditSampling, settings: Pix2PixZeroSettings, seed: int) -> InversionSettings | AncestralSettings:
+def _how(editing: Editing, settings: Pix2PixZeroSettings, seed: int) -> InversionSettings | AncestralSettings:
     if settings.inversion != DDPM:
         return settings.for_inversion(seed)
-    own = sampling.own_noise
+    own = editing.own_noise
     assert own is not None  # as checked
     return AncestralSettings(own.eta, own.scale, seed % 2**32)

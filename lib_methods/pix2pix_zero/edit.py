@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from lib_methods.attention import ContextShift, checkpointed
-from lib_methods.denoiser import Conditioning, DenoiserCall, EditSampling, Guidance, Position, Role, Unsupported
+from lib_methods.denoiser import (
+    Conditioning,
+    DenoiserCall,
+    Guidance,
+    Order,
+    Position,
+    Role,
+    Sampling,
+    Unsupported,
+    editing_of,
+)
 from lib_methods.errors import out_of_memory
 from lib_methods.pix2pix_zero import guidance, masks
 from lib_methods.pix2pix_zero.guidance import NO_GRADIENTS
@@ -47,11 +57,11 @@ class Edit(Shift):
     the user is to know of it.
     """
 
-    order = 80  # after what changes the guidance's range, before what corrects colours
+    order = Order.EDIT
 
     def __init__(
         self,
-        sampling: EditSampling,
+        sampling: Sampling,
         settings: Pix2PixZeroSettings,
         reference: Reference,
         cond: Conditioning,
@@ -61,6 +71,7 @@ class Edit(Shift):
         mask: Tensor | None = None,
     ) -> None:
         super().__init__(sampling, directions, vectors, settings.strength)
+        self.editing = editing_of(sampling)
         self.settings, self.reference, self.mask = settings, reference, mask
         self.forwards = 0
         self.notes: dict[str, None] = {}  # a set that keeps its order
@@ -73,14 +84,14 @@ class Edit(Shift):
         is_moved = any(shift is not None for shift in (*self.shifts, *self.vectors))
         self._guidance = settings.guidance if settings.guides and is_moved else "off"  # else there is nothing to hold
         self._share = min(1.0, settings.structure)
-        self._steps = len(sampling.sigmas) - 1
+        self._steps = len(self.editing.sigmas) - 1
         self._first, self._last = settings.guided_steps(self._steps)
         self._maps: Maps | None = None  # of the reference, while a step is blended with them
         self._kept: Tensor | None = None  # the reference's latents at the start of the step, where a mask wants them
 
     def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
         """The latents after the guidance step."""
-        position = self.sampling.position(call)
+        position = self.editing.position(call)
         if not self.is_current or not position.starts_step:
             return latents
         step, self._maps = position.step, None
@@ -122,11 +133,11 @@ class Edit(Shift):
         )
 
         def look(x: Tensor, level: float) -> Maps:
-            return self._recorder.run_to_last(lambda: self.sampling.predict(x, level, self._cond, gradients=True))
+            return self._recorder.run_to_last(lambda: self.editing.predict(x, level, self._cond, gradients=True))
 
         self.forwards += 1
         try:
-            with self.sampling.differentiable(), memory:
+            with self.editing.differentiable(), memory:
                 found = guidance.gradient(latents, sigma, look, maps, scale=self._loss_scale)
         except (Unsupported, RuntimeError, MemoryError) as error:
             is_memory = out_of_memory(error)
@@ -169,7 +180,7 @@ class Edit(Shift):
     def guide(self, call: DenoiserCall, found: Guidance) -> Tensor:
         """What the sampler goes on with: with direct inversion, corrected by what a step of the reconstruction misses;
         on the last step, with what a mask keeps."""
-        position, guided = self.sampling.position(call), found.guided
+        position, guided = self.editing.position(call), found.guided
         if not self.is_current:
             return guided
         if self.reference.is_exact:

@@ -25,8 +25,8 @@ from lib_methods.attention import (
     prompt_input,
     transformer_blocks,
 )
-from lib_methods.attention.hidden import running_precision, size_factor, token_grid
 from lib_methods.attention.intercept import Original
+from lib_methods.attention.layers import running_precision, size_factor, token_grid
 from lib_methods.denoiser import Unsupported
 
 __all__ = ["Choice", "MapRecorder", "Maps", "checkpointed", "chosen_layers"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from lib_methods.checks import SettingsError
-from lib_methods.denoiser import EditSampling
+from lib_methods.denoiser import Sampling, editing_of
 from lib_methods.pix2pix_zero.directions import CHUNK, Direction, Origin, combine, make_direction
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.sentences import built_in_sentences
@@ -40,7 +40,7 @@ def captions_for(settings: Pix2PixZeroSettings, prompts: Sequence[str]) -> tuple
 
 
 def directions_for(
-    sampling: EditSampling, settings: Pix2PixZeroSettings, folder: Path, first: int, captions: Sequence[str]
+    sampling: Sampling, settings: Pix2PixZeroSettings, folder: Path, first: int, captions: Sequence[str]
 ) -> tuple[Direction, ...]:
     """What is added to each image's prompt at strength 1.
 
@@ -62,7 +62,7 @@ def directions_for(
         )
     else:
         choices = [_from_words(sampling, *pair, settings.words_are) for pair in settings.pairs]
-    like = sampling.embed([""])
+    like = editing_of(sampling).embed([""])
     for choice in choices:
         choice.check_width(like.context.shape[-1], None if like.vector is None else like.vector.shape[-1])
     return tuple(choices[(first + index) % len(choices)] for index in range(len(captions)))
@@ -89,22 +89,22 @@ def combined(text: str, library: DirectionLibrary) -> Direction:
     return combine(parts)
 
 
-def _from_words(sampling: EditSampling, source: str, target: str, kind: str) -> Direction:
+def _from_words(sampling: Sampling, source: str, target: str, kind: str) -> Direction:
     """The direction from the source to a target by sentences about both."""
 
     def make() -> Direction:
         before, after = built_in_sentences(source, kind), built_in_sentences(target, kind)
-        return make_direction(source, target, before, after, sampling.embed)
+        return make_direction(source, target, before, after, editing_of(sampling).embed)
 
     return _remembered((sampling.model_key(), source, target, kind), make)
 
 
-def _from_caption(sampling: EditSampling, caption: str, source: str, target: str) -> Direction:
+def _from_caption(sampling: Sampling, caption: str, source: str, target: str) -> Direction:
     """The direction from a caption to itself with the target in place of the source."""
     after = swapped(caption, source, target)
 
     def make() -> Direction:
-        told = sampling.embed([caption, after])
+        told = editing_of(sampling).embed([caption, after])
         vector = None if told.vector is None else told.vector[1] - told.vector[0]
         return Direction(told.context[1] - told.context[0], Origin(source, target), vector)
 
@@ -125,17 +125,17 @@ def _remembered(key: Hashable, make: Callable[[], Direction]) -> Direction:
     return found
 
 
-def positions_of(sampling: EditSampling, caption: str, word: str) -> tuple[int, ...]:
+def positions_of(sampling: Sampling, caption: str, word: str) -> tuple[int, ...]:
     """The tokens of a word in a caption, every time that it occurs, also with a plural's ending; counted from 0, which
     is the start token. Empty where the caption does not have the word.
 
     Commas and emphasis of long captions may move the borders of 75-token chunks, which is not looked at.
     """
-    tokens = sampling.tokenize(caption)
-    wanted = sampling.tokenize(without_article(word))
+    tokenize = editing_of(sampling).tokenize
+    tokens, wanted = tokenize(caption), tokenize(without_article(word))
     found: list[int] = []
     forms = dict.fromkeys((without_article(word) + "s", plural_of(without_article(word))))
-    for form in (wanted, *map(sampling.tokenize, forms)):
+    for form in (wanted, *map(tokenize, forms)):
         found += _occurrences(tokens, form)
     return tuple(sorted({1 + place + 2 * (place // CHUNK_TEXT) for place in found}))
 

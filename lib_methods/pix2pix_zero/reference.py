@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lib_methods.denoiser import Conditioning, EditSampling
+from lib_methods.denoiser import Conditioning, Editing
 from lib_methods.pix2pix_zero.inversion import euler_step
 from lib_methods.pix2pix_zero.inversion_cache import Inverted
 from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
@@ -26,7 +26,7 @@ class Reference:
     sampler adds at every step, None for a deterministic one.
     """
 
-    sampling: EditSampling
+    editing: Editing
     cond: Conditioning
     start: Tensor
     trajectory: Inverted | None = None
@@ -38,7 +38,7 @@ class Reference:
     _latents: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self._levels: list[float] = self.sampling.sigmas.tolist()
+        self._levels: list[float] = self.editing.sigmas.tolist()
         self._latents = self.start
 
     @property
@@ -63,7 +63,7 @@ class Reference:
         latents, level = self.at(step), self._levels[step]
         if self.is_exact:
             self.forwards += 1
-            return recorder.run_to_last(lambda: self.sampling.predict(latents, level, self.cond)).detach()
+            return recorder.run_to_last(lambda: self.editing.predict(latents, level, self.cond)).detach()
         maps, denoised = recorder.run(lambda: self._predict(self.cond))
         self._advance(self._guided(denoised))
         count = len(latents)
@@ -135,9 +135,9 @@ class Reference:
             self.forwards += 2
             both = Conditioning(torch.cat([cond.context, self.uncond.context]), _joined(cond, self.uncond))
             latents = torch.cat([self._now, self._now])
-            return self.sampling.predict(latents, self._levels[self._step], both)
+            return self.editing.predict(latents, self._levels[self._step], both)
         self.forwards += 1
-        return self.sampling.predict(self._now, self._levels[self._step], cond)
+        return self.editing.predict(self._now, self._levels[self._step], cond)
 
     def _guided(self, found: Tensor) -> Tensor:
         """From what `_predict` gives for the caption."""

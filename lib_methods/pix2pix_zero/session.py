@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.denoiser import EditSampling, Unsupported
+from lib_methods.denoiser import PIXELS_PER_LATENT, Sampling, Unsupported, editing_of
 from lib_methods.pictures.mask import cut_out
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero import apply, masks, page
@@ -43,7 +43,7 @@ class Job:
 class Session:
     """One batch's edit, once it was drawn. No run of the UNet is needed for what is asked here."""
 
-    sampling: EditSampling
+    sampling: Sampling
     edit: Edit
 
     @property
@@ -76,9 +76,10 @@ class Session:
         original, final = edit.original(), edit.reference.known_final
         if original is None:
             return []
-        source = self.sampling.decode(original)
+        decode = editing_of(self.sampling).decode
+        source = decode(original)
         # where the picture was drawn, not found again, there is nothing to reconstruct
-        again = None if final is None or edit.reference.trajectory is None else self.sampling.decode(final)
+        again = None if final is None or edit.reference.trajectory is None else decode(final)
         heat = edit.heat() if edit.has_heat else None
         made = []
         for index, result in enumerate(results):
@@ -93,7 +94,7 @@ class Session:
         return made
 
 
-def check(sampling: EditSampling, settings: Pix2PixZeroSettings, job: Job, library: Path) -> tuple[str, ...]:
+def check(sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, library: Path) -> tuple[str, ...]:
     """The captions of a batch that can be edited.
 
     library: the folder of ready directions. Raises `Unsupported` or `SettingsError` with a sentence for the user.
@@ -104,7 +105,7 @@ def check(sampling: EditSampling, settings: Pix2PixZeroSettings, job: Job, libra
 
 
 def begin(
-    sampling: EditSampling, settings: Pix2PixZeroSettings, job: Job, store: ImageStore, library: Path
+    sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, store: ImageStore, library: Path
 ) -> Session | None:
     """Attach the edit to a sampling; None where there is nothing to ask afterwards (see `apply.attach`).
 
@@ -123,9 +124,7 @@ def begin(
     return None if edit is None else Session(sampling, edit)
 
 
-def _words(
-    sampling: EditSampling, settings: Pix2PixZeroSettings, job: Job, library: Path
-) -> tuple[tuple[str, ...], Words]:
+def _words(sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, library: Path) -> tuple[tuple[str, ...], Words]:
     captions = captions_for(settings, job.prompts)
     directions = directions_for(sampling, settings, library, job.first, captions)
     by_word = settings.mask_mode == "by word"
@@ -139,15 +138,15 @@ def _words(
     return captions, Words(captions, job.negatives, contexts, positions, vectors)
 
 
-def _painted(sampling: EditSampling, settings: Pix2PixZeroSettings, store: ImageStore) -> Tensor | None:
+def _painted(sampling: Sampling, settings: Pix2PixZeroSettings, store: ImageStore) -> Tensor | None:
     if settings.mask_mode not in ("change white", "keep white"):
         return None
     picture, how = store.load(settings.mask), "crop"
-    if sampling.own_latent() is not None and not sampling.is_hires:
+    if editing_of(sampling).own_latent() is not None and not sampling.is_hires:
         how, part = sampling.own_frame()
         picture = cut_out(picture, part)
     keep = settings.mask_mode == "keep white"
-    return masks.from_picture(picture, sampling.latent_size, sampling.pixels_per_latent, how, keep)
+    return masks.from_picture(picture, sampling.latent_size, PIXELS_PER_LATENT, how, keep)
 
 
 def _picture(pixels: Tensor) -> Image.Image:

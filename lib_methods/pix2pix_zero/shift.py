@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.attention import ContextShift, shifted_context
-from lib_methods.denoiser import DenoiserCall, EditSampling, Role, Row
+from lib_methods.denoiser import DenoiserCall, Role, Row, Sampling
 
 _CONTEXT = ("context", "encoder_hidden_states")
 _POOLED = "text_embeds"  # diffusers takes the pooled text and the sizes apart, `sgm` as one "y"
@@ -30,7 +30,7 @@ class Shift:
 
     def __init__(
         self,
-        sampling: EditSampling,
+        sampling: Sampling,
         directions: Sequence[Tensor],
         vectors: Sequence[Tensor | None] = (),
         strength: float = 1,

@@ -28,7 +28,7 @@ BUILT_IN = "built-in"
 
 
 class TextEncoder(Protocol):
-    """The loaded model's, see `lib_methods.hosts.a1111_text`."""
+    """The loaded model's, see `lib_methods.hosts.a1111.text`."""
 
     @property
     def clip_skip(self) -> int: ...

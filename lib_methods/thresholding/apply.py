@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lib_methods.denoiser import DenoiserCall, Guidance, Sampling
+from lib_methods.denoiser import DenoiserCall, Guidance, Order, Sampling
 from lib_methods.thresholding.formulas import mimic_threshold, rescale_guidance
 from lib_methods.thresholding.settings import NO_GUIDANCE, RESCALE, ThresholdSettings
 
@@ -21,7 +21,7 @@ def attach(sampling: Sampling, settings: ThresholdSettings) -> ThresholdGuide | 
 class ThresholdGuide:
     """Dynamic thresholding's part in one sampling."""
 
-    order = 50  # before methods that correct what comes out of all others
+    order = Order.RANGE
     missed = ""
     idle = "No step was guided at a CFG scale at which these settings change anything."
 

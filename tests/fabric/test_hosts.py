@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from lib_methods import hosts
 from lib_methods.attention import self_attentions
-from lib_methods.denoiser import Role, Row, Unsupported
+from lib_methods.denoiser import Role, Row, Unsupported, input_channels
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.settings import FabricSettings, FeedbackImage
-from lib_methods.hosts.a1111_rows import input_channels
 from lib_methods.thresholding import apply as thresholding
 from lib_methods.thresholding.settings import ThresholdSettings
 from lib_methods.webui.job import MethodJobs

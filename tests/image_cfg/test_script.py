@@ -167,7 +167,7 @@ def test_the_line_says_what_the_checkpoint_and_the_empty_tab_mean(store: ImageSt
 def test_every_method_says_which_checkpoints_will_not_do() -> None:
     from torch import nn
 
-    from lib_methods.denoiser import LoadedModel
+    from lib_methods.denoiser import NO_EDITING, NO_PICTURE, LoadedModel
     from lib_methods.fabric.apply import unsuited as fabric
     from lib_methods.image_cfg.apply import unsuited as image_cfg
     from lib_methods.pix2pix_zero.apply import unsuited as pix2pix_zero
@@ -176,10 +176,10 @@ def test_every_method_says_which_checkpoints_will_not_do() -> None:
     assert "no self-attention" in fabric(LoadedModel(plain))
     assert "sees no image" in image_cfg(LoadedModel(plain))
     assert "no cross-attention" in pix2pix_zero(LoadedModel(plain))
-    assert image_cfg(LoadedModel(plain, takes_picture=True)) == ""
-    assert "told by instructions" in pix2pix_zero(LoadedModel(plain, takes_picture=True))
-    fork = LoadedModel(plain, True, no_rows="Rows.", no_editing="Latents.")
-    assert (image_cfg(fork), pix2pix_zero(fork)) == ("Rows.", "Latents.")
+    assert image_cfg(LoadedModel(plain, sees_picture=True)) == ""
+    assert "told by instructions" in pix2pix_zero(LoadedModel(plain, sees_picture=True))
+    fork = LoadedModel(plain, True, has_picture=False, has_editing=False)
+    assert (image_cfg(fork), pix2pix_zero(fork)) == (NO_PICTURE, NO_EDITING)
 
 
 def test_the_page_keeps_a_mask(store: ImageStore) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import Sampling, editing_of
 from tests.fabric.small_model import picture
 from tests.pix2pix_zero.bare import leftovers, loud
 from tests.pix2pix_zero.seam import acting
@@ -41,10 +41,10 @@ def edit(**fields: Any) -> dict[str, list[Any]]:
 
 def interrupted(host: Running, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any], **fields: Any) -> Any:
     """A job of an edit that the user interrupts in the third of its inversion's runs of the model."""
-    from lib_methods.hosts.a1111_editing import A1111EditSampling
+    from lib_methods.hosts.a1111.editing import A1111Editing
     from modules import shared
 
-    predict, calls = A1111EditSampling.predict, []
+    predict, calls = A1111Editing.predict, []
 
     def impatient(self: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -53,7 +53,7 @@ def interrupted(host: Running, monkeypatch: pytest.MonkeyPatch, job: dict[str, A
         return predict(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(A1111EditSampling, "predict", impatient)
+        patch.setattr(A1111Editing, "predict", impatient)
         made = host.generate(script_args=edit(**fields), **job)
     assert len(calls) == 3
     return made
@@ -84,8 +84,8 @@ def own_latent(host: Running, job: dict[str, Any]) -> Tensor:
     """What the job starts from."""
     seen: list[Tensor] = []
 
-    def look(sampling: HostSampling) -> None:
-        own = sampling.own_latent()
+    def look(sampling: Sampling) -> None:
+        own = editing_of(sampling).own_latent()
         assert own is not None
         seen.append(own)
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from lib_methods import hosts
-from lib_methods.denoiser import DenoiserCall, Position
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import DenoiserCall, Position, Sampling, editing_of
 from tests.fabric.small_model import picture
 from tests.standalone.conftest import Running
 
@@ -41,7 +40,7 @@ DETERMINISTIC: dict[str, dict[str, Any]] = {
 CASES = [
     (sampler, kind) for sampler, fields in DETERMINISTIC.items() for kind in KINDS if kind == "txt2img" or not fields
 ]
-Act = Callable[[HostSampling], None]
+Act = Callable[[Sampling], None]
 
 
 def job(kind: str, sampler: str, **fields: Any) -> dict[str, Any]:
@@ -133,17 +132,17 @@ class Mover:
 
     def __init__(self, moves: list[Tensor]) -> None:
         self.moves = moves
-        self.sampling: HostSampling
+        self.sampling: Sampling
         self.asked: list[Position] = []
         self.seen: list[Tensor] = []
 
-    def __call__(self, sampling: HostSampling) -> None:
+    def __call__(self, sampling: Sampling) -> None:
         """As a script."""
         self.sampling = sampling
-        sampling.add_editor(self)
+        editing_of(sampling).add_editor(self)
 
     def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
-        position = self.sampling.position(call)
+        position = editing_of(self.sampling).position(call)
         self.asked.append(position)
         self.seen.append(latents)
         if not position.starts_step or not self.moves:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("gradio")
 
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import Sampling, editing_of
 from lib_methods.pix2pix_zero import apply, infotext
 from lib_methods.pix2pix_zero.directions import Direction
 from tests.pix2pix_zero.bare import leftovers
@@ -32,8 +32,8 @@ def test_every_family(
     apply.CACHE.clear()
     seen: list[Tensor] = []
 
-    def look(sampling: HostSampling) -> None:
-        own = sampling.own_latent()
+    def look(sampling: Sampling) -> None:
+        own = editing_of(sampling).own_latent()
         if own is not None:
             seen.append(own)
 

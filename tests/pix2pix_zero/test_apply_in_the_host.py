@@ -11,8 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("gradio")
 
-from lib_methods.denoiser import Unsupported
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import Sampling, Unsupported, editing_of
 from lib_methods.pix2pix_zero import apply, guidance, infotext
 from lib_methods.pix2pix_zero import edit as edit_module
 from lib_methods.pix2pix_zero.guidance import NO_GRADIENTS
@@ -76,7 +75,7 @@ def edits(monkeypatch: pytest.MonkeyPatch) -> list[apply.Edit]:
 
 def reconstruction(edit: apply.Edit) -> Tensor:
     """As the host decodes it."""
-    return edit.reference.final() / edit.sampling.at_end(torch.ones(1))
+    return edit.reference.final() / editing_of(edit.sampling).at_end(torch.ones(1))
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DDIM"])
@@ -125,16 +124,16 @@ def test_every_image_gets_its_own_edit(host: Running, sampler: str) -> None:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool, int]]:
     """Level, gradients and rows of every run of the model that the sampler does not ask for."""
-    from lib_methods.hosts.a1111_editing import A1111EditSampling
+    from lib_methods.hosts.a1111.editing import A1111Editing
 
     seen: list[tuple[float, bool, int]] = []
-    predict = A1111EditSampling.predict
+    predict = A1111Editing.predict
 
     def watched(self: Any, x: Tensor, sigma: float, cond: Any, gradients: bool = False) -> Tensor:
         seen.append((sigma, gradients, len(x)))
         return predict(self, x, sigma, cond, gradients)
 
-    monkeypatch.setattr(A1111EditSampling, "predict", watched)
+    monkeypatch.setattr(A1111Editing, "predict", watched)
     return seen
 
 
@@ -142,8 +141,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool, int]]:
 def test_no_step_is_left_out(host: Running, sampler: str, asked: list[tuple[float, bool, int]]) -> None:
     known: list[Tensor] = []
 
-    def look(sampling: HostSampling) -> None:
-        known.append(sampling.sigmas)
+    def look(sampling: Sampling) -> None:
+        known.append(editing_of(sampling).sigmas)
 
     with acting(host, look, False):
         drawn(host, {**IMG2IMG, "sampler_name": sampler})

@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("gradio")
 
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import Sampling
 from lib_methods.pix2pix_zero import apply, infotext
 from lib_methods.pix2pix_zero import edit as edit_module
 from lib_methods.pix2pix_zero.inversion import Trajectory
@@ -141,7 +141,7 @@ def test_an_interrupted_inversion_goes_on_where_it_was(
 def test_finish_this_image_does_not_cut_the_inversion(host: Running, steps: list[tuple[int, int]]) -> None:
     from modules import shared
 
-    def stop(sampling: HostSampling) -> None:
+    def stop(sampling: Sampling) -> None:
         shared.state.stop_generating()
 
     with acting(host, stop, False):  # the second batch is not begun
@@ -150,12 +150,12 @@ def test_finish_this_image_does_not_cut_the_inversion(host: Running, steps: list
 
 
 def test_a_model_that_gives_no_numbers_is_told(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib_methods.hosts.a1111_editing import A1111EditSampling
+    from lib_methods.hosts.a1111.editing import A1111Editing
 
     def broken(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return x * float("nan")
 
-    monkeypatch.setattr(A1111EditSampling, "predict", broken)
+    monkeypatch.setattr(A1111Editing, "predict", broken)
     made = host.generate(script_args=edit(), **IMG2IMG)
     assert "not a number (NaN)" in made.comments
     assert "cannot be inverted" in made.infotexts[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("gradio")
 
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import Sampling, editing_of
 from lib_methods.pix2pix_zero.sentences import built_in_sentences
 from tests.pix2pix_zero.jobs import CAPTION, IMG2IMG, SOURCE, TARGET, TXT2IMG, edit, left
 from tests.pix2pix_zero.seam import acting, spread
@@ -87,9 +87,9 @@ class Original:
         return x
 
 
-def mean(sampling: HostSampling, word: str) -> Tensor:
+def mean(sampling: Sampling, word: str) -> Tensor:
     sentences = built_in_sentences(word)
-    return torch.stack([sampling.embed([text]).context[0] for text in sentences]).double().mean(0)
+    return torch.stack([editing_of(sampling).embed([text]).context[0] for text in sentences]).double().mean(0)
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
@@ -99,13 +99,13 @@ def test_an_edit_is_the_originals(host: Running, sampler: str, kind: str) -> Non
     negative = job.get("negative_prompt", "grey")
     known: dict[str, Any] = {}
 
-    def look(sampling: HostSampling) -> None:
-        known["sigmas"], own = sampling.sigmas, sampling.own_latent()
-        known["x"] = (sampling.start_latent() if own is None else own).double()
-        known["end"] = float(sampling.at_end(torch.ones(1)))
+    def look(sampling: Sampling) -> None:
+        known["sigmas"], own = editing_of(sampling).sigmas, editing_of(sampling).own_latent()
+        known["x"] = (editing_of(sampling).start_latent() if own is None else own).double()
+        known["end"] = float(editing_of(sampling).at_end(torch.ones(1)))
         if "delta" not in known:
             for name, text in (("caption", CAPTION), ("negative", negative or CAPTION)):
-                known[name] = sampling.embed([text]).context.double()
+                known[name] = editing_of(sampling).embed([text]).context.double()
             known["delta"] = mean(sampling, TARGET) - mean(sampling, SOURCE)
 
     with acting(host, look, False):

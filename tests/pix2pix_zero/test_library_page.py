@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("gradio")
 
 from lib_methods.denoiser import Unsupported
-from lib_methods.hosts import interrogator
+from lib_methods.hosts.a1111.text import interrogator
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero.page import PageHandlers
 from lib_methods.pix2pix_zero.page_library import LibraryHandlers
@@ -118,12 +118,12 @@ def test_the_caption_is_the_hosts_where_it_has_one(
 ) -> None:
     from modules import shared
 
-    assert interrogator.interrogator() is None
+    assert interrogator() is None
     answers = iter(["a cat on a sofa, by somebody, trending", "a cat<error>", ""])
     monkeypatch.setattr(
         shared, "interrogator", SimpleNamespace(interrogate=lambda picture: next(answers)), raising=False
     )
-    tell = interrogator.interrogator()
+    tell = interrogator()
     assert tell is not None
     page, picture = PageHandlers(ImageStore(tmp_path), True), Image.new("RGBA", (8, 8))
     assert page.describe(picture, "old", tell)[0] == "a cat on a sofa"

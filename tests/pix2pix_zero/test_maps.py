@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lib_methods.attention import cross_attentions, frozen, intercept
-from lib_methods.attention.hidden import size_factor
+from lib_methods.attention.layers import size_factor
 from lib_methods.denoiser import Unsupported
 from lib_methods.pix2pix_zero.maps import MapRecorder, Maps, checkpointed
 from tests.pix2pix_zero.bare import MAKERS, TOKENS, diffusers_unet, latents, leftovers, predict, prompts

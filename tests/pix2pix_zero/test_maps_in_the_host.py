@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib_methods.denoiser import DenoiserCall
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import DenoiserCall, Sampling, editing_of
 from lib_methods.pix2pix_zero.guidance import gradient, map_losses, step
 from lib_methods.pix2pix_zero.maps import MapRecorder, Maps, checkpointed
 from tests.pix2pix_zero.bare import leftovers
@@ -23,18 +22,20 @@ FAMILIES = [("sd1", "DDIM"), ("sdxl", "Euler")]
 class Holding:
     """An editor that holds the maps where another prompt has them; it only looks where the amount is 0."""
 
-    def __init__(self, sampling: HostSampling, prompt: str, reference: str, amount: float) -> None:
+    def __init__(self, sampling: Sampling, prompt: str, reference: str, amount: float) -> None:
         self.sampling, self.amount = sampling, amount
-        self.conds = [sampling.embed([text]) for text in (reference, prompt)]
+        self.conds = [editing_of(sampling).embed([text]) for text in (reference, prompt)]
         self.recorder = MapRecorder(sampling.unet, sampling.latent_size)
         self.losses: list[tuple[float, float]] = []
 
     def maps(self, x: Tensor, sigma: float, which: int, gradients: bool = False) -> Maps:
-        return self.recorder.run_to_last(lambda: self.sampling.predict(x, sigma, self.conds[which], gradients))
+        return self.recorder.run_to_last(
+            lambda: editing_of(self.sampling).predict(x, sigma, self.conds[which], gradients)
+        )
 
     def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
-        sigma = self.sampling.position(call).sigma
-        with self.sampling.differentiable(), self.recorder.installed(), checkpointed(self.sampling.unet):
+        sigma = editing_of(self.sampling).position(call).sigma
+        with editing_of(self.sampling).differentiable(), self.recorder.installed(), checkpointed(self.sampling.unet):
             with torch.no_grad():
                 reference = self.maps(latents, sigma, 0)
             found = gradient(latents, sigma, lambda x, s: self.maps(x, s, 1, True), reference)
@@ -55,10 +56,10 @@ def test_looking_disturbs_nothing_and_a_step_brings_maps_back(
     plain = latents(host, asked)
     editors: list[Holding] = []
 
-    def script(reference: str, amount: float) -> Callable[[HostSampling], None]:
-        def act(sampling: HostSampling) -> None:
+    def script(reference: str, amount: float) -> Callable[[Sampling], None]:
+        def act(sampling: Sampling) -> None:
             editors.append(Holding(sampling, "a red circle", reference, amount))
-            sampling.add_editor(editors[-1])
+            editing_of(sampling).add_editor(editors[-1])
 
         return act
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.bare import BareSampling
 from lib_methods import hosts
-from lib_methods.denoiser import DenoiserCall, EditSampling, Unsupported
+from lib_methods.denoiser import DenoiserCall, Editing, Unsupported, editing_of, picture_of
 from tests.fabric.small_model import small_unet
 from tests.pix2pix_zero.seam import random, spread
 
@@ -19,7 +19,7 @@ from tests.pix2pix_zero.seam import random, spread
 class Mover:
     """An editor that adds 0.3 in the second step."""
 
-    def __init__(self, sampling: EditSampling) -> None:
+    def __init__(self, sampling: Editing) -> None:
         self.sampling = sampling
         self.sigmas: list[float] = []
 
@@ -31,7 +31,7 @@ class Mover:
 
 def test_a_bare_unet_is_drawn_from_by_eulers_method() -> None:
     sampling = BareSampling(small_unet(), steps=4)
-    seam: EditSampling = sampling
+    seam: Editing = sampling
     start, editor = random((2, 4, 8, 8), 1) * 10, Mover(seam)
     seam.start_from(start)
     seam.add_editor(editor)
@@ -70,32 +70,12 @@ def test_texts_of_a_bare_unet_differ_and_repeat() -> None:
     assert not torch.equal(one[0], one[1])
 
 
-ASKS: dict[str, Any] = {
-    "sigmas": lambda s: s.sigmas,
-    "is_stochastic": lambda s: s.is_stochastic,
-    "needs_noise": lambda s: s.needs_noise,
-    "without_noise": lambda s: s.without_noise(),
-    "own_noise": lambda s: s.own_noise,
-    "draw_noise": lambda s: s.draw_noise(),
-    "give_noise": lambda s: s.give_noise(lambda: torch.zeros(1)),
-    "own_latent": lambda s: s.own_latent(),
-    "start_latent": lambda s: s.start_latent(),
-    "start_from": lambda s: s.start_from(torch.zeros(1)),
-    "at_end": lambda s: s.at_end(torch.zeros(1)),
-    "embed": lambda s: s.embed([""]),
-    "predict": lambda s: s.predict(torch.zeros(1), 1.0, None),
-    "differentiable": lambda s: s.differentiable(),
-    "position": lambda s: s.position(None),
-    "add_editor": lambda s: s.add_editor(None),
-}
-
-
-@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
-def test_forge_says_what_to_use_instead(ask: Any) -> None:
+def test_forge_says_what_to_use_instead() -> None:
     model = SimpleNamespace(forge_objects=SimpleNamespace())
     sampling = hosts.sampling_of(SimpleNamespace(sd_model=model, width=64, height=64), torch.zeros(1, 4, 8, 8))
-    with pytest.raises(Unsupported, match="Forge.*AUTOMATIC1111"):
-        ask(sampling)
+    for capability in (editing_of, picture_of):
+        with pytest.raises(Unsupported, match="This WebUI.*AUTOMATIC1111"):
+            capability(sampling)
 
 
 def job(func: Any, **fields: Any) -> Any:
@@ -122,13 +102,13 @@ def test_samplers_whose_levels_are_not_known_are_named() -> None:
 
     x = torch.zeros(1, 4, 8, 8)
     for function, sentence in ((adaptive, 'The sampler "Odd" picks'), (restart, 'The sampler "Odd" goes back up')):
-        sampling = hosts.sampling_of(job(function), x, x)
+        sampling = editing_of(hosts.sampling_of(job(function), x, x))
         with pytest.raises(Unsupported, match=sentence):
             _ = sampling.sigmas
         with pytest.raises(Unsupported, match=sentence):
             sampling.start_from(x + 1)
-    assert hosts.sampling_of(job(restart), x, x).is_stochastic
-    sampling = hosts.sampling_of(job(noisy), x, x)
+    assert editing_of(hosts.sampling_of(job(restart), x, x)).is_stochastic
+    sampling = editing_of(hosts.sampling_of(job(noisy), x, x))
     assert sampling.is_stochastic and sampling.needs_noise
     with pytest.raises(Unsupported, match="cannot run without noise"):
         sampling.without_noise()
@@ -141,7 +121,7 @@ def test_a_host_that_does_not_let_the_noise_be_set_is_told() -> None:
     def ancestral(model: Any, x: Tensor, sigmas: Tensor, eta: float = 1.0, noise_sampler: Any = None) -> None: ...
 
     x = torch.zeros(1, 4, 8, 8)
-    sampling = hosts.sampling_of(job(ancestral), x, x)
+    sampling = editing_of(hosts.sampling_of(job(ancestral), x, x))
     assert sampling.is_stochastic and not sampling.needs_noise
     with pytest.raises(Unsupported, match="do not let their noise be set"):
         sampling.without_noise()
@@ -160,7 +140,7 @@ def test_noise_is_given_to_samplers_that_draw_their_own_by_default(told: dict[st
     p = job(sample_euler_ancestral)
     p.sampler.initialize = lambda p: {"eta": 0.7, **told}
     own = p.sampler.initialize
-    hosts.sampling_of(p, x, x).give_noise(lambda: x + 1)
+    editing_of(hosts.sampling_of(p, x, x)).give_noise(lambda: x + 1)
     p.sampler.func(None, x, x, **p.sampler.initialize(p))
     ((eta, noise),) = asked
     assert eta == 0.7 and torch.equal(noise, x + 1)
@@ -171,6 +151,6 @@ def test_a_host_that_shows_nothing_is_told_in_a_sentence() -> None:
     p = job(None, is_hr_pass=True)
     x = torch.zeros(1, 4, 8, 8)
     with pytest.raises(Unsupported, match="starts from"):
-        _ = hosts.sampling_of(p, x).sigmas  # no noise was handed over
+        _ = editing_of(hosts.sampling_of(p, x)).sigmas  # no noise was handed over
     with pytest.raises(Unsupported, match="does not show where it starts"):
-        _ = hosts.sampling_of(p, x, x.clone()).sigmas  # this sampler has no sample_img2img
+        _ = editing_of(hosts.sampling_of(p, x, x.clone())).sigmas  # this sampler has no sample_img2img

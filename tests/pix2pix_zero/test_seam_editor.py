@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib_methods.denoiser import DenoiserCall
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import DenoiserCall, Sampling, editing_of
 from tests.pix2pix_zero.seam import Mover, job, latents, random, spread
 from tests.standalone.conftest import Running
 
@@ -92,17 +91,17 @@ def test_the_sampler_goes_on_from_what_the_editor_returns(host: Running, sampler
     shared.opts.data["uni_pc_order"] = 1
     known: dict[str, Any] = {}
 
-    def script(sampling: HostSampling) -> None:
-        cond, uncond = sampling.embed(["a red circle"]), sampling.embed(["grey"])
+    def script(sampling: Sampling) -> None:
+        cond, uncond = editing_of(sampling).embed(["a red circle"]), editing_of(sampling).embed(["grey"])
 
         def guided(x: Tensor, sigma: float) -> Tensor:
-            base = sampling.predict(x, sigma, uncond)
-            return base + 3.0 * (sampling.predict(x, sigma, cond) - base)
+            base = editing_of(sampling).predict(x, sigma, uncond)
+            return base + 3.0 * (editing_of(sampling).predict(x, sigma, cond) - base)
 
-        start, sigmas = sampling.start_latent(), [float(sigma) for sigma in sampling.sigmas]
+        start, sigmas = editing_of(sampling).start_latent(), [float(sigma) for sigma in editing_of(sampling).sigmas]
         mover.moves = [0.2 * sigma * random(start.shape, i) for i, sigma in enumerate(sigmas[:-1])]
         end = LOOPS[sampler](guided, start, sigmas, lambda i, x: x + mover.moves[i])
-        known["end"] = end / (sampling.at_end(torch.ones(1)) if sampler in ("DDIM", "UniPC") else 1)
+        known["end"] = end / (editing_of(sampling).at_end(torch.ones(1)) if sampler in ("DDIM", "UniPC") else 1)
         known["steps"] = len(sigmas) - 1
         mover(sampling)
 
@@ -118,16 +117,16 @@ def test_an_editor_may_put_other_latents_in_place(host: Running) -> None:
     ends: list[Tensor] = []
 
     class Replacer:
-        def __init__(self, sampling: HostSampling, seed: int) -> None:
+        def __init__(self, sampling: Sampling, seed: int) -> None:
             self.sampling, self.seed = sampling, seed
 
         def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
-            step = self.sampling.position(call).step
+            step = editing_of(self.sampling).position(call).step
             return random(latents.shape, self.seed if step < 3 else 99)
 
     for seed in (1, 2):
         ends.append(
-            latents(host, job("txt2img", "Euler"), lambda s, seed=seed: s.add_editor(Replacer(s, seed)))  # type: ignore[misc]
+            latents(host, job("txt2img", "Euler"), lambda s, seed=seed: editing_of(s).add_editor(Replacer(s, seed)))  # type: ignore[misc]
         )
     assert torch.equal(*ends)
 
@@ -139,18 +138,18 @@ def test_an_editor_without_a_change_changes_no_bit(host: Running, sampler: str) 
     class Copier:
         levels: list[float] = []
 
-        def __init__(self, sampling: HostSampling) -> None:
+        def __init__(self, sampling: Sampling) -> None:
             self.sampling = sampling
 
         def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
-            self.levels.append(self.sampling.position(call).sigma)
+            self.levels.append(editing_of(self.sampling).position(call).sigma)
             return latents.clone()
 
     fields = job("img2img", sampler)
     plain = latents(host, fields)
     idle = Mover([])
     assert torch.equal(latents(host, fields, idle), plain)
-    assert torch.equal(latents(host, fields, lambda sampling: sampling.add_editor(Copier(sampling))), plain)
+    assert torch.equal(latents(host, fields, lambda sampling: editing_of(sampling).add_editor(Copier(sampling))), plain)
     assert Copier.levels == [position.sigma for position in idle.asked]
     assert len(idle.asked) == {"Heun": 5, "DPM++ SDE": 5, "DDIM": 1, "UniPC": 2}[sampler]
 
@@ -159,12 +158,14 @@ def test_editors_start_and_editor_work_together_and_the_last_of_a_class_counts(h
     fields = job("txt2img", "Euler")
     first, second = Mover([torch.full((1, 4, 8, 8), 100.0)] * 4), Mover([])
 
-    def script(sampling: HostSampling) -> None:
+    def script(sampling: Sampling) -> None:
         first(sampling)
         second(sampling)
-        sampling.start_from(sampling.start_latent() + 1)
+        editing_of(sampling).start_from(editing_of(sampling).start_latent() + 1)
 
-    alone = latents(host, fields, lambda sampling: sampling.start_from(sampling.start_latent() + 1))
+    alone = latents(
+        host, fields, lambda sampling: editing_of(sampling).start_from(editing_of(sampling).start_latent() + 1)
+    )
     assert torch.equal(latents(host, fields, script), alone)
     assert first.asked == []
     assert len(second.asked) == 4

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib_methods.denoiser import OwnNoise, Unsupported
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import OwnNoise, Sampling, Unsupported, editing_of
 from tests.pix2pix_zero.seam import acting, job
 from tests.standalone.conftest import Running
 
@@ -65,12 +64,12 @@ def test_without_noise_a_sampler_is_steady_for_one_batch(host: Running, name: st
         if p.iteration:
             return
         before = dict(vars(p)), dict(p.extra_generation_params)
-        was = sampling.is_stochastic
-        sampling.without_noise()
-        sampling.without_noise()
-        known = sampling.start_latent(), sampling.sigmas
-        again = type(sampling)(p, sampling._latent, sampling._noise)
-        told.append((was, again.is_stochastic or sampling.is_stochastic))
+        was = editing_of(sampling).is_stochastic
+        editing_of(sampling).without_noise()
+        editing_of(sampling).without_noise()
+        known = editing_of(sampling).start_latent(), editing_of(sampling).sigmas
+        again = editing_of(type(sampling)(p, sampling.latent, sampling._noise))
+        told.append((was, again.is_stochastic or editing_of(sampling).is_stochastic))
         assert torch.equal(again.start_latent(), known[0]) and torch.equal(again.sigmas, known[1])
         assert (dict(vars(p)), dict(p.extra_generation_params)) == before
 
@@ -86,11 +85,11 @@ def test_the_second_pass_of_hires_fix_keeps_its_noise(host: Running) -> None:
     fields = job("Hires.fix", "Euler a", eta=None)
     seen: list[bool] = []
 
-    def without(sampling: HostSampling) -> None:
-        sampling.without_noise()
+    def without(sampling: Sampling) -> None:
+        editing_of(sampling).without_noise()
 
-    def look(sampling: HostSampling) -> None:
-        seen.append(sampling.is_stochastic)
+    def look(sampling: Sampling) -> None:
+        seen.append(editing_of(sampling).is_stochastic)
 
     with acting(host, look, True):
         first = batches(host, fields, without)
@@ -106,7 +105,7 @@ def test_a_job_that_fails_takes_nothing_along(host: Running, kind: str, monkeypa
 
     def without(sampling: Any) -> None:
         kept.append((sampling.p, sampling.p.sampler))
-        sampling.without_noise()
+        editing_of(sampling).without_noise()
 
     def fail(*args: Any) -> None:
         raise RuntimeError("in the middle")
@@ -127,19 +126,19 @@ def test_euler_a_takes_the_noise_that_it_is_given(host: Running, kind: str, eta:
     fields = job(kind, "Euler a", eta=eta, batch_size=2)
     asked: list[int] = []
 
-    def pass_on(sampling: HostSampling) -> None:
-        assert sampling.own_noise == OwnNoise(1.0 if eta is None else eta, 1.0)
-        steps = len(sampling.sigmas) - 1
+    def pass_on(sampling: Sampling) -> None:
+        assert editing_of(sampling).own_noise == OwnNoise(1.0 if eta is None else eta, 1.0)
+        steps = len(editing_of(sampling).sigmas) - 1
 
         def draw() -> Tensor:
             asked.append(steps)
-            return sampling.draw_noise()
+            return editing_of(sampling).draw_noise()
 
-        sampling.give_noise(draw)
+        editing_of(sampling).give_noise(draw)
 
-    def silence(sampling: HostSampling) -> None:
-        latents = sampling.start_latent()
-        sampling.give_noise(lambda: torch.zeros_like(latents))
+    def silence(sampling: Sampling) -> None:
+        latents = editing_of(sampling).start_latent()
+        editing_of(sampling).give_noise(lambda: torch.zeros_like(latents))
 
     plain = batches(host, fields)
     assert torch.equal(batches(host, fields, pass_on)[0], plain[0])
@@ -151,10 +150,10 @@ def test_euler_a_takes_the_noise_that_it_is_given(host: Running, kind: str, eta:
 def test_other_samplers_take_no_noise(host: Running, name: str) -> None:
     seen: list[Any] = []
 
-    def look(sampling: HostSampling) -> None:
-        seen.append(sampling.own_noise)
+    def look(sampling: Sampling) -> None:
+        seen.append(editing_of(sampling).own_noise)
         with pytest.raises(Unsupported, match="does not take its noise"):
-            sampling.give_noise(sampling.draw_noise)
+            editing_of(sampling).give_noise(editing_of(sampling).draw_noise)
 
     batches(host, job("txt2img", name, eta=None), look)
     assert seen == [None]

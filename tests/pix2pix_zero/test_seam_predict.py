@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import Conditioning, DenoiserCall
-from lib_methods.hosts import HostSampling
-from lib_methods.hosts.gradients import differentiable
-from lib_methods.hosts.levels import Levels
+from lib_methods.attention import differentiable
+from lib_methods.denoiser import Conditioning, DenoiserCall, Sampling, editing_of
+from lib_methods.denoiser.levels import Levels
 from tests.pix2pix_zero.seam import job, latents, random, spread
 from tests.standalone.conftest import Running
 
@@ -25,15 +24,17 @@ LONG = "red " * 90
 class Foreteller:
     """At every call, predicts what the host is about to compute for every row."""
 
-    def __init__(self, sampling: HostSampling, texts: list[str]) -> None:
-        self.sampling, self.conds = sampling, [sampling.embed([text]) for text in texts]
+    def __init__(self, sampling: Sampling, texts: list[str]) -> None:
+        self.sampling, self.conds = sampling, [editing_of(sampling).embed([text]) for text in texts]
         self.foretold: list[Tensor] = []
         self.x: list[Tensor] = []
         self.sigmas: list[float] = []
 
     def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
-        sigma = self.sampling.position(call).sigma
-        self.foretold.append(torch.cat([self.sampling.predict(latents, sigma, cond) for cond in self.conds]))
+        sigma = editing_of(self.sampling).position(call).sigma
+        self.foretold.append(
+            torch.cat([editing_of(self.sampling).predict(latents, sigma, cond) for cond in self.conds])
+        )
         self.x.append(latents)
         self.sigmas.append(sigma)
         return latents
@@ -60,9 +61,9 @@ def test_predictions_are_those_of_the_host(start_host: Start, checkpoints: Check
     script_callbacks.on_cfg_denoised(lambda params: answers.append(params.x.clone()))
     makers: list[Foreteller] = []
 
-    def script(sampling: HostSampling) -> None:
+    def script(sampling: Sampling) -> None:
         makers.append(Foreteller(sampling, [LONG, "grey"]))
-        sampling.add_editor(makers[0])
+        editing_of(sampling).add_editor(makers[0])
 
     for sampler in ("Euler", "DPM++ 2M", "DDIM", "UniPC"):
         answers.clear()
@@ -94,34 +95,34 @@ def test_gradients_are_those_of_finite_differences(host: Running, sampler: str) 
     unet = shared.sd_model.model.diffusion_model
     unet.requires_grad_(True)
 
-    def check(sampling: HostSampling, x: Tensor, sigma: float) -> None:
-        cond = sampling.embed(["a red circle"])
+    def check(sampling: Sampling, x: Tensor, sigma: float) -> None:
+        cond = editing_of(sampling).embed(["a red circle"])
         weights, along = random(x.shape, 5), random(x.shape, 6)
         assert not torch.is_grad_enabled()
-        with sampling.differentiable():
+        with editing_of(sampling).differentiable():
             x = x.detach().clone().requires_grad_(True)
-            found = sampling.predict(x, sigma, cond, gradients=True)
+            found = editing_of(sampling).predict(x, sigma, cond, gradients=True)
             (gradient,) = torch.autograd.grad((found * weights).sum(), x)
         assert not torch.is_grad_enabled()
         h = 0.01 * sigma
-        ahead, behind = (sampling.predict(x.detach() + side * h * along, sigma, cond) for side in (1, -1))
+        ahead, behind = (editing_of(sampling).predict(x.detach() + side * h * along, sigma, cond) for side in (1, -1))
         numeric = ((ahead.double() - behind.double()) * weights).sum() / (2 * h)
         assert float((gradient * along).sum()) == pytest.approx(float(numeric), rel=0.01)
-        assert not sampling.predict(x, sigma, cond).requires_grad
-        assert torch.equal(found, sampling.predict(x.detach(), sigma, cond))
+        assert not editing_of(sampling).predict(x, sigma, cond).requires_grad
+        assert torch.equal(found, editing_of(sampling).predict(x.detach(), sigma, cond))
         checked.append(sigma)
 
     class Editor:
-        def __init__(self, sampling: HostSampling) -> None:
+        def __init__(self, sampling: Sampling) -> None:
             self.sampling = sampling
 
         def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
-            check(self.sampling, latents, self.sampling.position(call).sigma)
+            check(self.sampling, latents, editing_of(self.sampling).position(call).sigma)
             return latents
 
-    def script(sampling: HostSampling) -> None:
-        check(sampling, sampling.start_latent(), float(sampling.sigmas[0]))
-        sampling.add_editor(Editor(sampling))
+    def script(sampling: Sampling) -> None:
+        check(sampling, editing_of(sampling).start_latent(), float(editing_of(sampling).sigmas[0]))
+        editing_of(sampling).add_editor(Editor(sampling))
 
     checked: list[float] = []
     try:
@@ -142,12 +143,12 @@ def test_a_failing_unet_leaves_nothing_behind(host: Running) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    def script(sampling: HostSampling) -> None:
-        x = sampling.start_latent().requires_grad_(True)
+    def script(sampling: Sampling) -> None:
+        x = editing_of(sampling).start_latent().requires_grad_(True)
         for gradients in (True, False):
             handle = unet.conv_out.register_forward_hook(fail)
             with pytest.raises(RuntimeError, match="out of memory"):
-                sampling.predict(x, 1.0, sampling.embed(["x"]), gradients=gradients)
+                editing_of(sampling).predict(x, 1.0, editing_of(sampling).embed(["x"]), gradients=gradients)
             handle.remove()
             assert not torch.is_grad_enabled()
         assert first.requires_grad
@@ -165,12 +166,12 @@ def test_what_stands_in_front_of_the_unet_rests(host: Running) -> None:
 
     unet = shared.sd_model.model.diffusion_model
 
-    def script(sampling: HostSampling) -> None:
-        cond, x = sampling.embed(["a red circle"]), sampling.start_latent()
-        wanted = sampling.predict(x, 2.0, cond)
+    def script(sampling: Sampling) -> None:
+        cond, x = editing_of(sampling).embed(["a red circle"]), editing_of(sampling).start_latent()
+        wanted = editing_of(sampling).predict(x, 2.0, cond)
         own = unet.forward
         unet.forward = lambda *args, **kwargs: pytest.fail("asked")
-        assert torch.equal(sampling.predict(x, 2.0, cond), wanted)
+        assert torch.equal(editing_of(sampling).predict(x, 2.0, cond), wanted)
         assert unet.forward is not own
         del unet.forward
 
@@ -180,18 +181,18 @@ def test_what_stands_in_front_of_the_unet_rests(host: Running) -> None:
 def test_texts_are_embedded_as_prompts_are(host: Running) -> None:
     """Shorter ones padded with empty chunks, several in one go as one by one."""
 
-    def script(sampling: HostSampling) -> None:
-        several = sampling.embed(["a (red:1.4) circle", LONG])
+    def script(sampling: Sampling) -> None:
+        several = editing_of(sampling).embed(["a (red:1.4) circle", LONG])
         assert several.context.shape == (2, 154, 32)
         assert several.vector is None
-        alone = sampling.embed([LONG])
+        alone = editing_of(sampling).embed([LONG])
         assert torch.allclose(several.context[1:], alone.context, atol=1e-5)
-        plain = sampling.embed(["a red circle"])
+        plain = editing_of(sampling).embed(["a red circle"])
         assert plain.context.shape == (1, 77, 32)
         assert not torch.allclose(several.context[:1, :77], plain.context, atol=1e-3)
-        x = sampling.start_latent().repeat(2, 1, 1, 1)
-        rows = sampling.predict(x, 3.0, Conditioning(several.context))
-        assert spread(rows[1:], sampling.predict(x[:1], 3.0, alone)) < 1e-5
+        x = editing_of(sampling).start_latent().repeat(2, 1, 1, 1)
+        rows = editing_of(sampling).predict(x, 3.0, Conditioning(several.context))
+        assert spread(rows[1:], editing_of(sampling).predict(x[:1], 3.0, alone)) < 1e-5
 
     latents(host, job("txt2img", "Euler"), script)
 
@@ -200,8 +201,8 @@ def test_sdxl_is_told_the_size_of_the_pass(start_host: Start, checkpoints: Check
     host = start_host(checkpoints("sdxl"), extension_dirs=[])
     vectors: list[Tensor | None] = []
 
-    def script(sampling: HostSampling) -> None:
-        vectors.append(sampling.embed(["a circle"]).vector)
+    def script(sampling: Sampling) -> None:
+        vectors.append(editing_of(sampling).embed(["a circle"]).vector)
 
     for kind in ("txt2img", "Hires.fix"):
         latents(host, job(kind, "Euler"), script)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib_methods.denoiser import Unsupported
-from lib_methods.hosts import HostSampling
+from lib_methods.denoiser import Sampling, Unsupported, editing_of
 from lib_methods.hosts.passes import _LAUNCH, _PASS
 from tests.pix2pix_zero.seam import CASES, KINDS, in_sigmas, job, latents, random, spread, watched
 from tests.standalone.conftest import Running
@@ -32,9 +31,9 @@ def looked_at(host: Running, sampler: str, fields: dict[str, Any]) -> tuple[Tens
     each step, and what that start differs by from what the denoiser sees first, as a share."""
     told: list[Tensor] = []
 
-    def look(sampling: HostSampling) -> None:
-        told.extend((sampling.sigmas, sampling.start_latent()))
-        sampling.start_from(sampling.start_latent())
+    def look(sampling: Sampling) -> None:
+        told.extend((editing_of(sampling).sigmas, editing_of(sampling).start_latent()))
+        editing_of(sampling).start_from(editing_of(sampling).start_latent())
 
     with watched() as seen:
         drawn = latents(host, fields, look)
@@ -62,14 +61,14 @@ def test_another_start_is_as_if_the_host_had_begun_there(host: Running, sampler:
     fields = job(kind, sampler)
     there: list[Tensor] = []
 
-    def elsewhere(sampling: HostSampling) -> None:
-        own = sampling.start_latent()
+    def elsewhere(sampling: Sampling) -> None:
+        own = editing_of(sampling).start_latent()
         there.append(own + own.std() * random(own.shape, 3))
-        sampling.start_from(there[0])
-        assert torch.equal(sampling.start_latent(), there[0])
+        editing_of(sampling).start_from(there[0])
+        assert torch.equal(editing_of(sampling).start_latent(), there[0])
 
     def by_the_host(sampling: Any) -> None:
-        sigma, scale = float(sampling.sigmas[0]), 1.0
+        sigma, scale = float(editing_of(sampling).sigmas[0]), 1.0
         signal, p = 1.0, sampling.p
         if sampler in ALPHA_SPACE:
             # as the host noises pictures: by one timestep more than sampling begins with
@@ -78,9 +77,9 @@ def test_another_start_is_as_if_the_host_had_begun_there(host: Running, sampler:
             scale = (1 + sigma**2) ** -0.5
             signal, sigma = (float(abar.sqrt()), float((1 - abar).sqrt())) if kind != "txt2img" else (0.0, 1.0)
         if kind == "txt2img":
-            sampling._latent.copy_(there[0] * scale / sigma)
+            sampling.latent.copy_(there[0] * scale / sigma)
         else:
-            sampling._noise.copy_((there[0] * scale - signal * sampling._latent) / sigma)
+            sampling._noise.copy_((there[0] * scale - signal * sampling.latent) / sigma)
 
     with watched() as seen:
         found = latents(host, fields, elsewhere)
@@ -143,11 +142,13 @@ def test_what_the_host_starts_from(host: Running) -> None:
     """None in txt2img; in img2img and the second pass latents that noise is added to."""
     own: dict[str, Any] = {}
 
-    def look(sampling: HostSampling) -> None:
-        own[kind] = sampling.own_latent()
+    def look(sampling: Sampling) -> None:
+        own[kind] = editing_of(sampling).own_latent()
         if kind != "txt2img":
             noise = sampling._noise  # type: ignore[attr-defined]
-            assert spread(sampling.start_latent(), own[kind] + sampling.sigmas[0] * noise) < 1e-6
+            assert (
+                spread(editing_of(sampling).start_latent(), own[kind] + editing_of(sampling).sigmas[0] * noise) < 1e-6
+            )
 
     for kind in KINDS:
         latents(host, job(kind, "Euler", batch_size=2), look)
@@ -166,7 +167,7 @@ def test_samplers_with_noise_of_their_own_are_known(host: Running, eta: float | 
     for name in [data.name for data in sd_samplers.all_samplers]:
 
         def look(sampling: Any, name: str = name) -> None:
-            told[name] = sampling.is_stochastic
+            told[name] = editing_of(sampling).is_stochastic
             rng, following = sampling.p.rng, sampling.p.rng.next
             drawn[name] = False
 
@@ -191,7 +192,7 @@ def test_a_start_and_an_editor_are_for_one_batch(host: Running) -> None:
     def first_only(sampling: Any) -> None:
         batches.append(sampling.p.iteration)
         if sampling.p.iteration == 0:
-            sampling.start_from(sampling.start_latent() + 1)
+            editing_of(sampling).start_from(editing_of(sampling).start_latent() + 1)
 
     assert torch.equal(latents(host, fields, first_only), plain)
     assert batches == [0, 1]
@@ -199,7 +200,9 @@ def test_a_start_and_an_editor_are_for_one_batch(host: Running) -> None:
 
 def test_latents_of_another_size_are_refused(host: Running) -> None:
     with pytest.raises(ValueError, match="shape"):
-        latents(host, job("txt2img", "Euler"), lambda sampling: sampling.start_from(torch.zeros(1, 4, 4, 4)))
+        latents(
+            host, job("txt2img", "Euler"), lambda sampling: editing_of(sampling).start_from(torch.zeros(1, 4, 4, 4))
+        )
 
 
 def test_looking_at_the_start_leaves_the_job_alone(host: Running) -> None:
@@ -215,11 +218,11 @@ def test_looking_at_the_start_leaves_the_job_alone(host: Running) -> None:
     def look(sampling: Any) -> None:
         p = sampling.p
         before = seen(p)
-        tensors = sampling._latent.clone(), sampling._noise.clone()
+        tensors = sampling.latent.clone(), sampling._noise.clone()
         shared.state.sampling_step = 77
-        assert len(sampling.sigmas) == 4
+        assert len(editing_of(sampling).sigmas) == 4
         assert seen(p) == before
-        assert torch.equal(sampling._latent, tensors[0])
+        assert torch.equal(sampling.latent, tensors[0])
         assert torch.equal(sampling._noise, tensors[1])
         assert shared.state.sampling_step == 77
 

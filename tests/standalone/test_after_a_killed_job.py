@@ -53,7 +53,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "between the passes": ("modules.processing_txt2img:enlarge", 1),
     "while the second pass's prompts are embedded": ("modules.prompt_parser:get_multicond_learned_conditioning", 2),
     "while a method is attached to the second pass": ("lib_methods.fabric.apply:attach", 2),
-    "in the last step of a batch": ("lib_methods.hosts.a1111_seam:ask", 5),
+    "in the last step of a batch": ("lib_methods.hosts.passes:Pass.ask", 5),
     "while the image is decoded": ("modules.processing_txt2img:decode_latent_batch", 1),
     "while an image is finished": ("modules.processing_run:to_image", 1),
 }
@@ -153,7 +153,7 @@ def test_a_job_that_was_killed_leaves_nothing(
 
 
 EDIT_STAGES: dict[str, tuple[str, int]] = {
-    "in the inversion": ("lib_methods.hosts.a1111_editing:A1111EditSampling.predict", 2),
+    "in the inversion": ("lib_methods.hosts.a1111.editing:A1111Editing.predict", 2),
     "at a gradient": ("lib_methods.pix2pix_zero.guidance:gradient", 2),
     "in the edit of the second batch": ("lib_methods.pix2pix_zero.edit:Edit.before", 5),
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib_methods.hosts.model_room import REFUSAL, HostModelRoom, device_environment
+from lib_methods.hosts.training import REFUSAL, HostModelRoom, device_environment
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_job_is_told_where_there_is_no_memory(sd1: Any, moved: list[str], monk
         assert room.before_job() == REFUSAL
         assert moved == ["cpu"]
         small.setattr(torch.cuda, "mem_get_info", lambda device: (7 * 2**30, 8 * 2**30))
-        small.setattr("lib_methods.hosts.model_room._bring_back", lambda: moved.append("device"))
+        small.setattr("lib_methods.hosts.training._bring_back", lambda: moved.append("device"))
         assert room.before_job() == ""
     assert moved == ["cpu", "device"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib_methods.hosts import training_device
+from lib_methods.hosts import training
 
 GIB = 2**30
 
@@ -37,20 +37,20 @@ def gpus(sd1: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_without_a_gpu_it_is_the_cpu_and_nobody_knows_the_memory(sd1: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert training_device.device() == torch.device("cpu")
-    assert training_device.memory(torch.device("cpu"), False) is None
-    assert training_device.may_compute(torch.device("cpu"))
+    assert training.device() == torch.device("cpu")
+    assert training.memory(torch.device("cpu"), False) is None
+    assert training.may_compute(torch.device("cpu"))
 
 
 def test_the_hosts_model_will_have_left(gpus: dict[str, Any]) -> None:
-    device = training_device.device()
+    device = training.device()
     assert device == torch.device("cuda", 1)
-    assert training_device.memory(device, False) == 7 * GIB
+    assert training.memory(device, False) == 7 * GIB
 
 
 def test_a_training_that_runs_will_have_ended(gpus: dict[str, Any]) -> None:
     gpus["free"] = GIB
-    assert training_device.memory(training_device.device(), True) == 8 * GIB
+    assert training.memory(training.device(), True) == 8 * GIB
 
 
 def test_a_gpu_that_the_host_does_not_use_is_left_alone(gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,20 +60,20 @@ def test_a_gpu_that_the_host_does_not_use_is_left_alone(gpus: dict[str, Any], mo
     monkeypatch.setattr(devices, "device", torch.device("cpu"))
     for chosen, index in ((None, 0), ("1", 1), ("9", 0), ("x", 0)):
         monkeypatch.setattr(shared.cmd_opts, "device_id", chosen)
-        assert training_device.device() == torch.device("cuda", index)
-    assert training_device.memory(training_device.device(), False) == 8 * GIB
-    assert not training_device.may_compute(training_device.device())
+        assert training.device() == torch.device("cuda", index)
+    assert training.memory(training.device(), False) == 8 * GIB
+    assert not training.may_compute(training.device())
     assert gpus["asked"] == 0
 
 
 def test_nothing_is_measured_while_the_host_draws(gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from modules import shared
 
-    device = training_device.device()
-    assert training_device.may_compute(device)
+    device = training.device()
+    assert training.may_compute(device)
     shared.state.begin("a picture")
     try:
-        assert not training_device.may_compute(device)
+        assert not training.may_compute(device)
     finally:
         shared.state.end()
-    assert training_device.may_compute(device)
+    assert training.may_compute(device)

@@ -29,7 +29,7 @@ Mistakes = (SettingsError, DreamBoothError)
 
 
 class HostLists(Protocol):
-    """What the tab asks the host: `lib_methods.hosts.model_lists`."""
+    """What the tab asks the host: `lib_methods.hosts.models`."""
 
     def checkpoints(self) -> list[str]: ...
 

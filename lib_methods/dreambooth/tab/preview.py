@@ -34,7 +34,7 @@ _GUESSED = "Whether this SD 2 model draws 768 or 512 pixels is seen when it is l
 
 
 class Machine(Protocol):
-    """What the host knows about the device that a training gets: `lib_methods.hosts.training_device`."""
+    """What the host knows about the device that a training gets: `lib_methods.hosts.training`."""
 
     def device(self) -> torch.device:
         """The device."""

@@ -8,11 +8,12 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import torch
 
-from lib_methods.denoiser import Unsupported
+from lib_methods.denoiser import Unsupported, editing_of
 from lib_methods.hosts import sampling_of
 from modules import script_callbacks, scripts
 
@@ -63,7 +64,7 @@ class Mover:
         self.sampling, self.moves = sampling, moves
 
     def before(self, call, latents):
-        position = self.sampling.position(call)
+        position = editing_of(self.sampling).position(call)
         return latents + self.moves[position.step] if position.starts_step else latents
 
 
@@ -88,32 +89,40 @@ class EditingProbe(scripts.Script):
     def look(self, p, sampling):
         """Its start, levels and noise; starts from its own start."""
         try:
-            sampling.start_from(sampling.start_latent())
-            told = sampling.sigmas.tolist()
+            editing_of(sampling).start_from(editing_of(sampling).start_latent())
+            told: Any = editing_of(sampling).sigmas.tolist()
         except Unsupported as sentence:
             told = str(sentence)
-        write(sigmas=told, stochastic=sampling.is_stochastic, own=sampling.own_latent() is not None)
+        write(
+            sigmas=told,
+            stochastic=editing_of(sampling).is_stochastic,
+            own=editing_of(sampling).own_latent() is not None,
+        )
 
     def move(self, p, sampling):
         """Starts elsewhere and moves at every step; the same by a plain loop."""
-        cond, uncond = sampling.embed([p.prompts[0]]), sampling.embed([p.negative_prompts[0]])
+        cond, uncond = editing_of(sampling).embed([p.prompts[0]]), editing_of(sampling).embed([p.negative_prompts[0]])
 
         def guided(x, sigma):
-            base = sampling.predict(x, sigma, uncond)
-            return base + p.cfg_scale * (sampling.predict(x, sigma, cond) - base)
+            base = editing_of(sampling).predict(x, sigma, uncond)
+            return base + p.cfg_scale * (editing_of(sampling).predict(x, sigma, cond) - base)
 
-        start, sigmas = sampling.start_latent(), sampling.sigmas.tolist()
+        start, sigmas = editing_of(sampling).start_latent(), editing_of(sampling).sigmas.tolist()
         start = start + sigmas[0] * 0.3 * random(start.shape, 1)
         moves = [0.2 * sigma * random(start.shape, i) for i, sigma in enumerate(sigmas[:-1])]
         end = (unipc_1 if p.sampler_name == "UniPC" else euler)(guided, start, sigmas, moves)
-        p.editing_probe_end = end / (1 if p.sampler_name == "Euler" else sampling.at_end(torch.ones(1)))
-        sampling.start_from(start)
-        sampling.add_editor(Mover(sampling, moves))
+        p.editing_probe_end = end / (1 if p.sampler_name == "Euler" else editing_of(sampling).at_end(torch.ones(1)))
+        editing_of(sampling).start_from(start)
+        editing_of(sampling).add_editor(Mover(sampling, moves))
 
     def gradient(self, p, sampling):
         """Of one prediction, against finite differences."""
-        unet, cond, sigma = sampling.unet, sampling.embed([p.prompts[0]]), float(sampling.sigmas[1])
-        x = sampling.start_latent() * sigma / float(sampling.sigmas[0])
+        unet, cond, sigma = (
+            sampling.unet,
+            editing_of(sampling).embed([p.prompts[0]]),
+            float(editing_of(sampling).sigmas[1]),
+        )
+        x = editing_of(sampling).start_latent() * sigma / float(editing_of(sampling).sigmas[0])
         weights, along = random(x.shape, 5), random(x.shape, 6)
         # as the configurations that come with models have it; the small ones of tests leave it out
         blocks = [block for block in unet.modules() if isinstance(getattr(block, "checkpoint", None), bool)]
@@ -121,11 +130,13 @@ class EditingProbe(scripts.Script):
         for block in blocks:
             block.checkpoint = True
         asking = [parameter.requires_grad for parameter in unet.parameters()]
-        with sampling.differentiable():
+        with editing_of(sampling).differentiable():
             leaf = x.clone().requires_grad_(True)
-            (found,) = torch.autograd.grad((sampling.predict(leaf, sigma, cond, gradients=True) * weights).sum(), leaf)
+            (found,) = torch.autograd.grad(
+                (editing_of(sampling).predict(leaf, sigma, cond, gradients=True) * weights).sum(), leaf
+            )
         h = 0.01 * sigma
-        ahead, behind = (sampling.predict(x + side * h * along, sigma, cond).double() for side in (1, -1))
+        ahead, behind = (editing_of(sampling).predict(x + side * h * along, sigma, cond).double() for side in (1, -1))
         write(
             gradient=float((found * along).sum()),
             numeric=float(((ahead - behind) * weights).sum() / (2 * h)),

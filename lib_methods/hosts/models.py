@@ -1,12 +1,46 @@
-"""The host's checkpoints and LoRAs: which there are, where they lie, and a new look at the folders."""
+"""The host's checkpoints and LoRAs: which one is loaded, which there are, and where they are."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
 
 from lib_methods.checks import SettingsError
+from lib_methods.denoiser import LoadedModel, sees_picture
 from modules import paths, sd_models, shared
+
+Unsuited = Callable[[LoadedModel], str]
+_KNOWN: WeakKeyDictionary[nn.Module, dict[Unsuited, str]] = WeakKeyDictionary()
+
+
+def current_model() -> Any:
+    """The host's model; None where there is none yet."""
+    data = getattr(sd_models, "model_data", None)
+    return data.sd_model if data is not None else shared.sd_model
+
+
+def obstacle(unsuited: Unsuited) -> str:
+    """What `unsuited` says about the loaded checkpoint: why a method cannot work with it, in one sentence; empty where
+    it can, or where nothing can be said yet. Answered once for each checkpoint, so that a page may ask at every key."""
+    try:
+        model = current_model()
+        if model is None:
+            return ""
+        patched = getattr(model, "forge_objects", None)
+        unet = (model if patched is None else patched.unet).model.diffusion_model
+        known = _KNOWN.setdefault(unet, {})
+        if unsuited not in known:
+            known[unsuited] = unsuited(
+                LoadedModel(unet, sees_picture(unet), has_picture=not patched, has_editing=not patched)
+            )
+        return known[unsuited]
+    except Exception:  # a model that is just being exchanged, or none of ours: the job itself will tell
+        return ""
 
 
 def checkpoints() -> list[str]:

@@ -1,47 +1,51 @@
-"""Editing for AUTOMATIC1111's WebUI and the standalone host: where a sampler starts, its levels, its own latents."""
+"""Editing in AUTOMATIC1111's WebUI and the standalone host: where a sampler starts, its levels, its own latents.
+
+The denoiser is handed the sampler's own tensor, and every sampler continues from that tensor. So what is written into
+it in place is what the sampler continues with. UniPC alone asks the model about latents that it foresees, and continues
+from those that it corrects with the answer; it shows them to its callback, where they are moved by as much.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from lib_methods.attention import without_overrides
+from lib_methods.attention import differentiable, without_overrides
 from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, OwnNoise, Position, Unsupported
-from lib_methods.hosts import a1111_noise
-from lib_methods.hosts.a1111 import A1111Sampling
-from lib_methods.hosts.a1111_call import A1111Call
-from lib_methods.hosts.a1111_edits import Edits, NewStart
-from lib_methods.hosts.a1111_start import Start, is_plms, rehearse
-from lib_methods.hosts.a1111_text import TextEncoder
-from lib_methods.hosts.gradients import differentiable
-from lib_methods.hosts.levels import Levels
+from lib_methods.denoiser.levels import Levels
+from lib_methods.hosts.a1111.denoiser import Seam, inner_arguments
+from lib_methods.hosts.a1111.rows import A1111Call
+from lib_methods.hosts.a1111.start import QUIET, SOURCES, Start, give, is_plms, is_unipc, rehearse
+from lib_methods.hosts.a1111.text import TextEncoder
+from lib_methods.hosts.job import JobSampling
+from lib_methods.hosts.passes import is_stopped, put_back
 
 
-class A1111EditSampling(A1111Sampling):
-    """A pass of the sampler whose latents may be edited. Implements `lib_methods.denoiser.EditSampling`, too."""
+class A1111Editing:
+    """Implements `lib_methods.denoiser.Editing`. noise: the `noise` of `process_before_every_sampling`."""
 
-    def __init__(self, p: Any, latent: Tensor | None, noise: Tensor | None) -> None:
-        super().__init__(p, latent)
-        self._noise = noise
+    def __init__(self, job: JobSampling, seam: Seam, noise: Tensor | None) -> None:
+        self.job, self.seam, self.p = job, seam, job.p
+        self._latent, self._noise = job.latent, noise
         self._known_start: Start | None = None
         self._in_alpha_space = False
 
     @property
     def _from_noise(self) -> bool:
-        return not self.is_hires and getattr(self.p, "init_latent", None) is None
+        return not self.job.is_hires and getattr(self.p, "init_latent", None) is None
 
     @property
     def _edits(self) -> Edits:
-        seam = self._seam
-        if seam.edits is None:
-            levels = Levels(self.p.sd_model.alphas_cumprod)
-            seam.edits = Edits(self._pass, self._denoiser, self.p.sampler, levels)
-        return seam.edits
+        found = getattr(self.seam.edit, "__self__", None)
+        if not isinstance(found, Edits):
+            found = Edits(self.seam, self.p.sampler, Levels(self.p.sd_model.alphas_cumprod))
+            self.seam.edit = found.before
+        return found
 
     def _start(self) -> Start:
         if self._known_start is None:
@@ -50,7 +54,7 @@ class A1111EditSampling(A1111Sampling):
             noise = None if self._from_noise else self._noise
             self._known_start = rehearse(self.p, self._latent, noise, self._edits.levels)
             # kept, as the second pass of Hires.fix has a sampler of its own
-            self._in_alpha_space = getattr(self._denoiser, "alphas", None) is not None
+            self._in_alpha_space = getattr(self.seam.denoiser, "alphas", None) is not None
         return self._known_start
 
     @property
@@ -73,7 +77,7 @@ class A1111EditSampling(A1111Sampling):
         if start.needs_noise:
             raise Unsupported("This sampler cannot run without noise of its own.")
         if start.is_stochastic:
-            a1111_noise.give(self.p.sampler, a1111_noise.QUIET)
+            give(self.p.sampler, QUIET)
             self._give_back_later()
             self._known_start = replace(start, is_stochastic=False, own_noise=None)
 
@@ -89,13 +93,13 @@ class A1111EditSampling(A1111Sampling):
         if self.own_noise is None:
             raise Unsupported("This sampler does not take its noise from elsewhere.")
         dtype = None if self._latent is None else self._latent.dtype
-        a1111_noise.give_noise(self.p.sampler, lambda: noise().to(self.device, dtype))
+        give(self.p.sampler, dict.fromkeys(SOURCES, lambda *_: noise().to(self.job.device, dtype)))
         self._give_back_later()
 
     def _give_back_later(self) -> None:
         """The sampler's own noise again when the pass ends, also one that was left before it took ours."""
-        self._pass.at_end(a1111_noise.give, self.p.sampler, {})
-        self._pass.taken_back_by(lambda: a1111_noise.give(self.p.sampler, {}))
+        self.seam.current.at_end(give, self.p.sampler, {})
+        self.seam.current.taken_back_by(lambda: give(self.p.sampler, {}))
 
     def own_latent(self) -> Tensor | None:
         return None if self._from_noise or self._latent is None else self._latent.detach().float().clone()
@@ -115,7 +119,7 @@ class A1111EditSampling(A1111Sampling):
         sigma = float(self.sigmas[0])
         latents = latents.detach().to(start.latents).clone()
         own = torch.equal(latents, start.latents)  # bit for bit the host's picture, also where scales are converted
-        self._pass.taken_back_by(lambda: setattr(edits, "start", None))
+        self.seam.current.taken_back_by(lambda: setattr(edits, "start", None))
         edits.start = None if own else NewStart(latents, start.latents, sigma)
 
     def at_end(self, latents: Tensor) -> Tensor:
@@ -123,8 +127,7 @@ class A1111EditSampling(A1111Sampling):
         return latents * (1 + end**2) ** 0.5 if self._in_alpha_space else latents
 
     def embed(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
-        width, height = (side * self.pixels_per_latent for side in reversed(self.latent_size))
-        return TextEncoder(self.p.sd_model, (width, height)).embed(texts, negative)
+        return TextEncoder(self.p.sd_model, self.job.pixels).embed(texts, negative)
 
     def tokenize(self, text: str) -> list[int]:
         model = self.p.sd_model.cond_stage_model
@@ -146,16 +149,16 @@ class A1111EditSampling(A1111Sampling):
     def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
         with ExitStack() as stack:
             stack.enter_context(self.differentiable() if gradients else torch.no_grad())
-            stack.enter_context(self._seam.paused())
-            stack.enter_context(without_overrides(self.unet))
+            stack.enter_context(self.seam.paused())
+            stack.enter_context(without_overrides(self.job.unet))
             return self._denoised(x, float(sigma), cond)
 
     def _denoised(self, x: Tensor, sigma: float, cond: Conditioning) -> Tensor:
         given: Any = cond.context.to(x.device)
         if cond.vector is not None:
             given = {"crossattn": given, "vector": cond.vector.to(x.device)}
-        denoiser, count = self._denoiser, len(x)
-        arguments = self._arguments(given, count, x)
+        denoiser, count = self.seam.denoiser, len(x)
+        arguments = inner_arguments(self.job, given, count, x)
         if getattr(denoiser, "alphas", None) is None:
             return denoiser.inner_model(x, x.new_full((count,), sigma), cond=arguments)
         timestep, scale = self._edits.levels.timestep(sigma), (1 + sigma**2) ** -0.5
@@ -163,7 +166,7 @@ class A1111EditSampling(A1111Sampling):
         return x - sigma * noise
 
     def differentiable(self) -> AbstractContextManager[None]:
-        return differentiable(self.unet)
+        return differentiable(self.job.unet)
 
     def position(self, call: DenoiserCall) -> Position:
         own, sampler = cast(A1111Call, call), self.p.sampler
@@ -175,7 +178,73 @@ class A1111EditSampling(A1111Sampling):
         return Position(own.index, sigma, True)
 
     def add_editor(self, editor: Editor) -> None:
-        self._pass.register(self._edits.editors, editor)
+        self.seam.current.register(self._edits.editors, editor)
+
+
+@dataclass(frozen=True)
+class NewStart:
+    """Latents to start from, those that the host would start from, both at `sigma`, in sigma space."""
+
+    latents: Tensor
+    instead_of: Tensor
+    sigma: float
+
+
+class Edits:
+    """What is written into the latents of one pass of a sampler."""
+
+    def __init__(self, seam: Seam, sampler: Any, levels: Levels) -> None:
+        self.denoiser, self.levels = seam.denoiser, levels
+        self.start: NewStart | None = None
+        self.editors: dict[type, Editor] = {}
+        self._unsettled: Tensor | None = None
+        self._foresees = is_unipc(getattr(sampler.func, "__name__", ""))
+        if self._foresees:
+            before = vars(sampler).get("callback_state")
+            self._report, sampler.callback_state = sampler.callback_state, self._settle
+            seam.current.at_end(put_back, sampler, "callback_state", self._settle, before)
+
+    def sigma(self, call: A1111Call) -> float:
+        """The noise of a call."""
+        level = float(call.level.item())
+        return level if getattr(self.denoiser, "alphas", None) is None else self.levels.sigma(level)
+
+    def before(self, call: A1111Call, x: Tensor) -> None:
+        """Start from the given latents and ask the editors; x: the sampler's latents, written in place."""
+        self._unsettled = None
+        editors = list(self.editors.values())
+        start, self.start = (None, self.start) if call.index else (self.start, None)
+        if (start is None and not editors) or is_stopped():
+            return
+        sigma = self.sigma(call)
+        scale = 1.0 if getattr(self.denoiser, "alphas", None) is None else (1 + sigma**2) ** 0.5
+        with torch.no_grad():
+            if start is not None:
+                if abs(start.sigma - sigma) <= 1e-4 * sigma:
+                    x.copy_(start.latents / scale)
+                else:  # the sampler has added noise before the first call: that stays
+                    x.add_(((start.latents - start.instead_of) / scale).to(x))
+            given = found = x.detach().float() * scale
+        for editor in editors:
+            found = editor.before(call, found)
+            if found.shape != x.shape:
+                raise ValueError(f"An editor made latents of the shape {tuple(found.shape)} of {tuple(x.shape)}.")
+        if found is not given:
+            with torch.no_grad():
+                old = x.clone() if self._foresees and call.index else None
+                if scale == 1:
+                    x.copy_(found.detach())
+                else:  # what was not moved stays as it was to the last bit
+                    x.add_(((found.detach() - given) / scale).to(x))
+                self._unsettled = None if old is None else x - old
+
+    def _settle(self, state: dict[str, Any]) -> None:
+        """In place of UniPC's callback: what it goes on with is moved as what it asked about was."""
+        moved, self._unsettled = self._unsettled, None
+        if moved is not None:
+            with torch.no_grad():
+                state["x"].add_(moved.to(state["x"]))
+        self._report(state)
 
 
 def _without_emphasis(text: str) -> str:

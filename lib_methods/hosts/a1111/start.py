@@ -1,9 +1,13 @@
-"""Where a sampler of AUTOMATIC1111's WebUI will start and which levels it will go through.
+"""Where a sampler of AUTOMATIC1111's WebUI starts, which levels it goes through, and the noise that it adds.
 
 The host works that out when it starts sampling, from a dozen settings. So that nothing is worked out twice and
 differently, the host's own code is run up to the sampler's function, on copies of the job and of the sampler, with a
 function in the place of the sampler's that only looks at what it is given. What the host asks other extensions on the
 way (for extra noise, say), it asks them once more.
+
+How much noise a sampler adds while it runs is an argument of its function: `eta` (ancestral, SDE and DDIM samplers),
+`s_churn` (Euler, Heun and DPM2 of Karras et al. 2022). At 0 all of these samplers are deterministic; one that takes
+noise without such an argument (LCM) cannot do without it.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +24,7 @@ import torch
 from torch import Tensor
 
 from lib_methods.denoiser import OwnNoise, Unsupported
-from lib_methods.hosts import a1111_noise
-from lib_methods.hosts.levels import Levels
+from lib_methods.denoiser.levels import Levels
 
 _RESTARTS_FROM = 20  # steps from which the sampler "Restart" goes back up
 
@@ -30,8 +33,8 @@ _RESTARTS_FROM = 20  # steps from which the sampler "Restart" goes back up
 class Start:
     """What a sampler is given, in sigma space.
 
-    latents: (batch, 4, h, w), float32, at the first of `sigmas`. sigmas: falling, see `EditSampling.sigmas`; empty
-    where `obstacle` says why they are not known. The rest: see `EditSampling`.
+    latents: (batch, 4, h, w), float32, at the first of `sigmas`. sigmas: falling, see `Editing.sigmas`; empty
+    where `obstacle` says why they are not known. The rest: see `Editing`.
     """
 
     latents: Tensor
@@ -56,7 +59,7 @@ def rehearse(p: Any, latent: Tensor, noise: Tensor | None, levels: Levels) -> St
     """
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     sampler, job = copy.copy(p.sampler), copy.copy(p)
-    a1111_noise.give_copy(p.sampler, sampler)
+    give_copy(p.sampler, sampler)
     job.extra_generation_params = dict(p.extra_generation_params)
     function: Callable[..., Any] = sampler.func
 
@@ -113,10 +116,8 @@ def _read(p: Any, function: str, given: dict[str, Any], levels: Levels) -> Start
     if in_alpha_space and len(sigmas):
         latents = latents * (1 + float(sigmas[0]) ** 2) ** 0.5
     sigmas = torch.zeros(0) if obstacle else sigmas
-    is_stochastic = restarts or a1111_noise.adds_noise(given)
-    needs_noise = restarts or a1111_noise.needs_noise(given)
-    own_noise = a1111_noise.own_noise(function, given)
-    return Start(latents.clone(), sigmas, is_stochastic, needs_noise, own_noise, obstacle)
+    adds, needs = restarts or adds_noise(given), restarts or needs_noise(given)
+    return Start(latents.clone(), sigmas, adds, needs, own_noise(function, given), obstacle)
 
 
 def _timesteps(function: str, given: dict[str, Any], levels: Levels) -> list[float]:
@@ -138,3 +139,84 @@ def is_unipc(function: str) -> bool:
 def is_plms(function: str) -> bool:
     """Whether a sampler's function is PLMS, whose first step alone has two calls."""
     return "plms" in function
+
+
+QUIET: Mapping[str, Any] = {"eta": 0.0, "s_churn": 0.0}
+SOURCES = ("noise_sampler", "noise")  # what the argument is called that gives the noise
+
+
+class _Given:
+    """Stands for one sampling in the place of a sampler's `initialize`, which gathers the arguments of its function.
+
+    The job's and the host's settings stay as they are, and the infotext tells none of them that was not used.
+    """
+
+    def __init__(self, sampler: Any, changes: Mapping[str, Any]) -> None:
+        self.sampler, self.changes, self._own = sampler, changes, vars(sampler).get("initialize")
+
+    def __call__(self, p: Any) -> dict[str, Any]:
+        self.give_back()
+        sampler, told = self.sampler, p.extra_generation_params
+        labels = {"eta": getattr(sampler, "eta_infotext_field", "Eta"), "s_churn": "Sigma churn"}
+        before = dict(told)
+        arguments: dict[str, Any] = sampler.initialize(p)
+        parameters = inspect.signature(sampler.func).parameters
+        for name, value in self.changes.items():
+            if name not in parameters or (name in arguments and arguments[name] == value):
+                continue
+            arguments[name] = value
+            if name == "eta":
+                sampler.eta = value
+            label = labels.get(name, "")
+            told.pop(label, None)
+            if label in before:
+                told[label] = before[label]
+        return arguments
+
+    def give_back(self) -> None:
+        """The sampler as it was."""
+        vars(self.sampler).pop("initialize", None)
+        if self._own is not None:
+            self.sampler.initialize = self._own
+
+
+def give(sampler: Any, changes: Mapping[str, Any]) -> None:
+    """Let the sampler's function have these arguments in the sampling that comes next, as far as it takes them; {} for
+    its own again. Raises `Unsupported` where the host has no place for that."""
+    given = vars(sampler).get("initialize")
+    if isinstance(given, _Given):
+        given.give_back()
+    if not changes:
+        return
+    if not callable(getattr(sampler, "initialize", None)):
+        raise Unsupported("This WebUI's samplers do not let their noise be set.")
+    sampler.initialize = _Given(sampler, changes)
+
+
+def give_copy(sampler: Any, copy: Any) -> None:
+    """Let a fresh copy of a sampler have what the sampler was given."""
+    given = vars(sampler).get("initialize")
+    if isinstance(given, _Given):
+        vars(copy).pop("initialize")
+        give(copy, given.changes)
+
+
+def adds_noise(given: Mapping[str, Any]) -> bool:
+    """Whether a sampler adds noise, by the arguments of its function, defaults included."""
+    if any(name in given for name in QUIET):
+        return any(bool(given.get(name)) for name in QUIET)
+    return needs_noise(given)
+
+
+def needs_noise(given: Mapping[str, Any]) -> bool:
+    """Whether a sampler cannot run without noise."""
+    if any(name in given for name in QUIET) or "restart_list" in given:
+        return False
+    return any(name in given for name in SOURCES)
+
+
+def own_noise(function: str, given: Mapping[str, Any]) -> OwnNoise | None:
+    """See `Editing`; function: the name of the sampler's, given: its arguments."""
+    if function != "sample_euler_ancestral" or not given.get("eta"):
+        return None
+    return OwnNoise(float(given["eta"]), float(given.get("s_noise", 1.0)))

@@ -1,4 +1,4 @@
-"""The loaded model's text encoder on AUTOMATIC1111's WebUI and the standalone host, in a job or between two."""
+"""The host's text encoder, in a job or between two, and its interrogator, which captions an image."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lib_methods.denoiser import Conditioning, Unsupported
+from lib_methods.pictures.convert import to_rgb
 
 T = TypeVar("T")
+
+FAILED = "The WebUI could not describe the image; its console says why. It may have a model to download first."
 
 
 @dataclass(frozen=True)
@@ -92,3 +96,27 @@ def with_text_encoder(work: Callable[[TextEncoder], T]) -> T:
     if caught:
         raise caught[0]
     return found[0]
+
+
+def interrogator() -> Callable[[Image.Image], str] | None:
+    """Tells a picture's caption, when no job is at work; None where the host cannot. Raises `Unsupported` with a
+    sentence where it fails."""
+    try:
+        from modules import call_queue, shared
+    except ImportError:
+        return None
+    found: Any = getattr(shared, "interrogator", None)
+    if not callable(getattr(found, "interrogate", None)):
+        return None
+
+    def caption(picture: Image.Image) -> str:
+        try:
+            text = str(call_queue.wrap_queued_call(found.interrogate)(to_rgb(picture)))
+        except Exception as error:
+            raise Unsupported(FAILED) from error
+        told = text.partition(",")[0].strip()  # the rest are artists and styles
+        if not told or "<error>" in text:  # as the host writes where it has already logged what went wrong
+            raise Unsupported(FAILED)
+        return told
+
+    return caption

@@ -1,9 +1,4 @@
-"""What stands in front of a denoiser of AUTOMATIC1111's WebUI: asks editors, counts rows, enters hooks, asks guides.
-
-`CFGDenoiser.forward` builds the UNet's batch as `[cond rows, several per image under AND | uncond rows | for 8-channel
-models uncond rows without image]` and runs it at once or in slices, always in that order. So rows are known by counting
-how many have gone through the UNet.
-"""
+"""What stands in front of the host's `CFGDenoiser`: lets editors in, counts rows, enters hooks, asks guides."""
 
 from __future__ import annotations
 
@@ -15,18 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Role, Row, RowPlanner
-from lib_methods.hosts.a1111_call import A1111Call
-from lib_methods.hosts.a1111_edits import Edits
-from lib_methods.hosts.a1111_rows import RowTakeover
+from lib_methods.denoiser import Guidance, Role, Row, RowPlanner
+from lib_methods.hosts.a1111.rows import A1111Call, RowTakeover
+from lib_methods.hosts.job import JobSampling
 from lib_methods.hosts.passes import Pass, put_back
-
-
-def ask(guides: Iterable[Guide], call: DenoiserCall, guidance: Guidance) -> Tensor:
-    """The guided prediction after all guides have had their say, in their order."""
-    for guide in sorted(guides, key=lambda g: g.order):
-        guidance = replace(guidance, guided=guide.guide(call, guidance))
-    return guidance.guided
 
 
 class Seam:
@@ -34,7 +21,7 @@ class Seam:
 
     def __init__(self, current: Pass, denoiser: Any, unet: Callable[[], nn.Module]) -> None:
         self.current, self.denoiser, self.unet = current, denoiser, unet
-        self.edits: Edits | None = None
+        self.edit: Callable[[A1111Call, Tensor], None] | None = None
         self.call: A1111Call | None = None
         self.taken: RowTakeover | None = None
         self._combines = False
@@ -51,8 +38,8 @@ class Seam:
         if self.current.is_over:
             return self.original(x, sigma, uncond, cond, *args, **kwargs)
         call = A1111Call(self.denoiser, sigma, self._rows(cond, len(x)))
-        if self.edits is not None:
-            self.edits.before(call, x)
+        if self.edit is not None:
+            self.edit(call, x)
         unet = self.unet()
         taken = None
         if self.current.planner is not None:
@@ -63,8 +50,7 @@ class Seam:
         leaving = unet.register_forward_hook(lambda *_: call.leave_unet())
         try:
             with ExitStack() as stack:
-                for hook in self.current.hooks.values():
-                    stack.enter_context(hook.around(call))
+                stack.enter_context(self.current.around(call))
                 if taken is not None:
                     stack.enter_context(taken.installed())
                 return self.original(x, sigma, uncond, cond, *args, **kwargs)
@@ -85,18 +71,14 @@ class Seam:
             return (*rows, *uncond, *(replace(row, without_picture=True) for row in uncond))
         return (*rows, *uncond)
 
-    def add_guide(self, guide: Guide) -> None:
-        """Have the guide asked between the host's combination of the rows and its blending of a mask."""
-        self._stand_between()
-        self.current.register(self.current.guides, guide)
-
     def set_planner(self, planner: RowPlanner) -> None:
         """Have the planner asked for the rows of every call."""
-        self._stand_between()
+        self.stand_between()
         before, self.current.planner = self.current.planner, planner
         self.current.taken_back_by(lambda: setattr(self.current, "planner", before))
 
-    def _stand_between(self) -> None:
+    def stand_between(self) -> None:
+        """Have guides and a planner asked between the host's combination of the rows and its blending of a mask."""
         if not self._combines:  # on the object, once; whatever stood there still does its part
             self._combine = self._stand_for("combine_denoised", self.combine)
             self._combine_edit = self._stand_for("combine_denoised_for_edit_model", self.combine_edit)
@@ -130,18 +112,17 @@ class Seam:
     ) -> Tensor:
         """Ask the guides. Timestep samplers combine predictions of the noise: there `x0 = (x - s eps) / a`, a picture's
         `x` being what the UNet saw in its first row."""
-        guides = self.current.guides.values()
-        if self.call is None or not guides:
+        if self.call is None or not self.current.guides:
             return guided
         alphas = getattr(self.denoiser, "alphas", None)
         if alphas is None:
-            return ask(guides, self.call, Guidance(cond, base, direction, float(scale), guided))
+            return self.current.ask(self.call, Guidance(cond, base, direction, float(scale), guided))
         alpha = alphas[int(self.call.level.item())].to(guided)
         signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
         rows = torch.cat(self.call.inputs)[list(firsts), : guided.shape[1]].to(guided)
         clean_cond, clean_base, before = ((rows - noise * eps) / signal for eps in (cond, base, guided))
         leading = direction * (-noise / signal)
-        after = ask(guides, self.call, Guidance(clean_cond, clean_base, leading, float(scale), before))
+        after = self.current.ask(self.call, Guidance(clean_cond, clean_base, leading, float(scale), before))
         return guided if after is before else guided + (before - after) * (signal / noise)
 
     @contextmanager
@@ -155,3 +136,20 @@ class Seam:
         finally:
             if call is not None:
                 call.paused = False
+
+
+def inner_arguments(job: JobSampling, text: Any, count: int, like: Tensor) -> dict[str, Any]:
+    """What the host's inner model is told besides latents and level: `text`, a tensor or SDXL's dict of them, for all
+    rows or one for each, and no image."""
+    key = getattr(job.p.sd_model.model, "conditioning_key", None)
+    if key == "crossattn-adm":
+        channels = 2 * job.p.sd_model.noise_augmentor.time_embed.dim
+        return {"c_crossattn": [_repeat(text, count)], "c_adm": like.new_zeros(count, channels)}
+    concat = {"c_concat": [job.no_picture(count, like)]}
+    if isinstance(text, dict):
+        return {**{name: _repeat(value, count) for name, value in text.items()}, **concat}
+    return {"c_crossattn": [_repeat(text, count)], **concat}
+
+
+def _repeat(conditioning: Tensor, count: int) -> Tensor:
+    return conditioning.expand(count, *conditioning.shape[1:])

@@ -1,27 +1,64 @@
-"""Takes the rows of a denoiser call of AUTOMATIC1111's WebUI over, for a model that sees a picture beside the latents.
+"""The rows of a denoiser call: which are in the UNet, and a method's own for a model that sees an image.
 
-The host is left with the two rows an image that it knows, `[cond rows, several per image under AND | uncond rows]`, so
-that its slices, its padding, its skipping of rows, its callbacks and its mask stay what they are. What stands in for
-its inner model runs the rows that the method wants and gives back as many as were asked for: the host's uncond rows are
-e(0, 0) where that is computed, else e(I, 0). Before the host combines them they are moved so that its own sum,
+`CFGDenoiser.forward` builds the UNet's batch as `[cond rows, several per image under AND | uncond rows | for 8-channel
+models uncond rows without image]` and runs it at once or in slices, always in that order. So rows are known by counting
+how many have gone through the UNet.
+
+Where a method chooses the rows (`RowTakeover`), the host is left with the two blocks that it knows, so that its slices,
+its padding, its skipping of rows, its callbacks and its mask stay what they are. What stands in for its inner model
+runs the rows that the method wants and gives back as many as were asked for: the host's uncond rows are e(0, 0) where
+that is computed, else e(I, 0). Before the host combines them they are moved so that its own sum,
 `uncond + scale * (cond - uncond)`, is the method's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import Needs, Plan, Role, Row, RowPlanner, Unsupported
-
-if TYPE_CHECKING:
-    from lib_methods.hosts.a1111_call import A1111Call
+from lib_methods.denoiser import Needs, Plan, Role, Row, RowPlanner, Unsupported, sees_picture
 
 _HOST_ARGUMENTS = ("cond_scale", "s_min_uncond", "image_cond")
+
+
+class A1111Call:
+    """One call of the host's `CFGDenoiser.forward`."""
+
+    def __init__(self, denoiser: Any, level: Tensor, rows: tuple[Row, ...]) -> None:
+        self.rows, self.level = rows, level.detach().flatten()[:1]
+        self.step = denoiser_step(denoiser)
+        self.index = int(denoiser.step)  # of the call in its sampling, from 0
+        self.current_rows: tuple[Row, ...] = ()
+        self.coming: tuple[Row, ...] | None = None  # the next rows, where they are not the host's
+        self.paused = False
+        self.inputs: list[Tensor] = []
+        self._done = 0
+
+    def enter_unet(self, latents: Tensor) -> None:
+        """The UNet starts on the next rows."""
+        if self.paused:
+            return
+        self.inputs.append(latents)
+        if self.coming is not None:
+            self.current_rows, self.coming = self.coming, None
+            return
+        self.current_rows = self.rows[self._done : self._done + len(latents)]
+        self._done += len(latents)
+
+    def leave_unet(self) -> None:
+        """The UNet is done with its rows."""
+        if not self.paused:
+            self.current_rows = ()
+
+
+def denoiser_step(denoiser: Any) -> int:
+    """The sampling step; the host counts denoiser calls, of which second-order samplers make two a step."""
+    calls, steps = denoiser.total_steps or denoiser.steps or 1, denoiser.steps or 1
+    return min(int(denoiser.step * steps / max(1, calls)), steps - 1)
 
 
 class RowTakeover:
@@ -174,20 +211,6 @@ class _InnerModel(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> Tensor:
         return self._takeover.run(self.wrapped, x, sigma, cond)
-
-
-def input_channels(unet: nn.Module) -> int | None:
-    """Channels that the UNet takes, or None where it does not say so. diffusers and Forge keep them in the config, the
-    latter in a plain dict, ldm on the module."""
-    config: Any = getattr(unet, "config", None)
-    channels = config.get("in_channels") if isinstance(config, Mapping) else getattr(config, "in_channels", None)
-    channels = getattr(unet, "in_channels", None) if channels is None else channels
-    return None if channels is None else int(channels)
-
-
-def sees_picture(unet: nn.Module, latent_channels: int = 4) -> bool:
-    """Whether the UNet takes as many channels again as a latent has."""
-    return input_channels(unet) == 2 * latent_channels
 
 
 def _pick(value: Any, rows: Tensor) -> Any:
