@@ -138,5 +138,5 @@ def add_handlers(app: FastAPI) -> None:
         sentence, status = sentence_for(error)
         return problem(status, sentence, type(error).__name__)
 
-    for kind in (UserError, Exception):
+    for kind in (UserError, JobFailed, Exception):  # after one that only Exception has, the connection is closed
         app.add_exception_handler(kind, other)

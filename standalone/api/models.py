@@ -107,7 +107,7 @@ class TextToImageRequest(GenerationRequest):
     hr_scheduler: str | None = None
     hr_prompt: str | None = ""
     hr_negative_prompt: str | None = ""
-    hr_cfg: float | None = None
+    hr_cfg: Number | None = None
 
 
 class ImageToImageRequest(GenerationRequest):

@@ -80,6 +80,15 @@ IMG2IMG: dict[str, Source] = {
     "inpaint_full_res": "Inpaint area",
     "inpaint_full_res_padding": "Masked area padding",
 }
+_MISSING = {
+    "Hypernet": "None",
+    "Face restoration": "None",
+    "Tiling": "False",
+    "Token merging ratio": "0",
+    "Token merging ratio hr": "0",
+    "FP8 weight": "Disable",
+}
+"""What changes an image in the WebUI and is missing here, with the value that changes nothing."""
 TABLES = {"txt2img": TXT2IMG, "img2img": IMG2IMG}
 _USUAL = (None, "", 0, "0", "Automatic", "Use same checkpoint", "Use same sampler", "Use same scheduler")
 _NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -108,6 +117,11 @@ def job_fields(params: Params, table: Mapping[str, Source]) -> tuple[dict[str, A
     if UNREAD in params:
         left_out.append(f"This is metadata of {names.shown(params[UNREAD])}, not an infotext. It was left out.")
     left_out += _models_not_here(params)
+    left_out += [
+        f"{key} '{names.shown(params[key])}' is not here and was left out."
+        for key, off in _MISSING.items()
+        if params.get(key, off) != off
+    ]
     for name, (key, resolve) in _NAMES.items():
         if name not in values:
             continue

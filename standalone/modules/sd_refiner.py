@@ -8,6 +8,7 @@ import torch
 
 from modules import devices, sd_models, shared
 from modules.shared import opts
+from standalone.engine.errors import UserError
 from standalone.engine.lora import apply_loras, loaded_loras
 
 
@@ -36,6 +37,12 @@ def pass_wants_refiner(p: Any) -> bool:
     return bool(p.is_hr_pass) == (opts.hires_fix_refiner_pass == "second pass")
 
 
+def _picture_channels(sd_model: Any) -> int:
+    """How many channels of a picture the UNet takes beside the latents."""
+    config = sd_model.model.diffusion_model.config
+    return int(config.in_channels - config.out_channels)
+
+
 def apply_refiner(cfg_denoiser: Any, sigma: torch.Tensor | None = None) -> bool:
     """Loads the refiner, with conds of its own, when its part of the sampling has come. Whether it was loaded now."""
     p = cfg_denoiser.p
@@ -55,9 +62,14 @@ def apply_refiner(cfg_denoiser: Any, sigma: torch.Tensor | None = None) -> bool:
         params["Refiner switch by sampling steps"] = True
     if getattr(p, "enable_hr", False) and opts.hires_fix_refiner_pass != "second pass":
         params["Hires refiner"] = opts.hires_fix_refiner_pass
-    loras = loaded_loras(shared.sd_model)
+    loras, channels = loaded_loras(shared.sd_model), _picture_channels(shared.sd_model)
     with sd_models.SkipWritingToConfig():
         sd_models.reload_model_weights(info=info)
+    if _picture_channels(shared.sd_model) not in (0, channels):
+        raise UserError(
+            f"{info.name_for_extra} cannot be the refiner: it is an inpainting or editing checkpoint, and the one that "
+            "begins is not. Choose a plain checkpoint as the refiner."
+        )
     params["Refiner"] = info.short_title  # with the hash, which is known now
     for problem in apply_loras(shared.sd_model, loras):
         p.comment(problem)

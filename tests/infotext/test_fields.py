@@ -133,6 +133,11 @@ def test_a_model_that_is_not_here_is_left_out_with_a_word(monkeypatch: pytest.Mo
     assert chosen("Model hash: deadbeef, Model: foo") == ([], [])
 
 
+def test_what_the_webui_did_and_this_host_cannot_is_left_out_with_a_word() -> None:
+    _, left_out = fields_of("Size: 64x64, Tiling: True, Token merging ratio: 0.5, Hypernet: x, FP8 weight: Disable")
+    assert [sentence.split(" '")[0] for sentence in left_out] == ["Hypernet", "Tiling", "Token merging ratio"]
+
+
 def test_an_unknown_choice_is_left_out_with_a_word() -> None:
     values, left_out = fields_of("Size: 64x64, Mask mode: Sketch, Resize mode: Crop and resize", IMG2IMG)
     assert "inpainting_mask_invert" not in values and values["resize_mode"] == 1

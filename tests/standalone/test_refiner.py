@@ -133,6 +133,16 @@ def test_at_1_it_never_takes_over(two: Any) -> None:
     assert torch.equal(two.latents(refiner_checkpoint=BASE, refiner_switch_at=0.1), plain), "itself refines nothing"
 
 
+def test_a_checkpoint_that_wants_a_picture_is_refused(two: Any, checkpoints: Callable[..., Path]) -> None:
+    from modules import sd_models
+
+    path, before = checkpoints("sd1", in_channels=8), two.latents()
+    sd_models.list_models()
+    with pytest.raises(UserError, match="cannot be the refiner: it is an inpainting or editing checkpoint"):
+        two.latents(refiner_checkpoint=path.stem, refiner_switch_at=0.5)
+    assert loaded() == BASE and torch.equal(two.latents(), before)
+
+
 def test_every_batch_begins_with_the_base(two: Any) -> None:
     with calls() as seen:
         assert len(two.generate(steps=2, n_iter=2, **{**REFINED, "refiner_switch_at": 0.1}).images) == 2
