@@ -22,7 +22,8 @@ from benchmarks.bare import BareSampling, rows_of
 from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache
-from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.settings import FabricSettings
 
 
 def likes(count: int) -> tuple[tuple[FeedbackImage, ...], dict[str, Image.Image]]:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.full_size import environment, put_full_size, settle, watching
 from benchmarks.studio import INSTRUCT_CHECKPOINT, Studio, as_request, studio
-from lib_methods.image_cfg.request import TITLE
+from lib_methods.image_cfg.settings import CONTROLS
 
 TEXT, IMAGE = 7.5, 1.5
 WANTED_FULL = 1.55
@@ -73,7 +73,7 @@ class Bench:
     def run(self, request: dict[str, Any] | None, **fields: Any) -> tuple[float, int]:
         """Seconds of one denoiser call, and the rows that the UNet ran in it."""
         clock = Clock()
-        asked = None if request is None else {TITLE: request}
+        asked = None if request is None else {CONTROLS.title: request}
         settings = {"steps": 1, "cfg_scale": TEXT, **fields}
         with clock.watching():
             self.maker.make(["make it red"], 1, size=self.size, scripts=asked, **settings)

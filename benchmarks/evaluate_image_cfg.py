@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.studio import INSTRUCT_CHECKPOINT, SAMPLER, STEPS, Studio, as_request, sheet, studio
-from lib_methods.image_cfg.request import TITLE
+from lib_methods.image_cfg.settings import CONTROLS
 from standalone.instruct.filters import layout_similarity
 from standalone.instruct.rendered import render_pair
 from standalone.instruct.triplets import CHANGED, Triplet, world_triplet
@@ -131,7 +131,7 @@ def make(maker: Studio, asked: Sequence[Edit], text: float, image: float) -> Pic
         batch = asked[start : start + BATCH]
         request = {"image": [as_request(edit.source) for edit in batch], "image_scale": image}
         prompts = [edit.triplet.instruction for edit in batch]
-        pictures += maker.make(prompts, 500_000 + start, scripts={TITLE: request}, cfg_scale=text)
+        pictures += maker.make(prompts, 500_000 + start, scripts={CONTROLS.title: request}, cfg_scale=text)
     return pictures
 
 

@@ -18,8 +18,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.evaluate_fabric import saturation
 from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, sheet, studio
-from lib_methods.thresholding.request import TITLE
-from lib_methods.thresholding.settings import RESCALE
+from lib_methods.thresholding.settings import CONTROLS, RESCALE
 from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, Scene, random_scene, render
@@ -77,7 +76,7 @@ def evaluate(maker: Studio, count: int) -> tuple[dict[str, float], dict[tuple[st
     for form, request in FORMS.items():
         for scale in SCALES:
             started = time.monotonic()
-            asked = None if request is None else {TITLE: request}
+            asked = None if request is None else {CONTROLS.title: request}
             pictures: Pictures = []
             if request is not None and request.get("mimic_scale") == scale:
                 pictures = made["off", scale]  # nothing is changed then; the tests say so

@@ -26,9 +26,10 @@ from lib_methods.denoiser import (
 )
 from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 from lib_methods.fabric.cache import FeatureCache, Features
+from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.noise import image_seed
 from lib_methods.fabric.reference import References
-from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from lib_methods.fabric.settings import FabricSettings
 from lib_methods.fabric.weights import log_weights
 from lib_methods.pictures.fit import crop_to_fill
 from lib_methods.pictures.tensor import to_tensor

@@ -1,4 +1,4 @@
-"""The two lists of feedback images and the line about what will happen, as HTML that every gradio version shows alike.
+"""The two lists of feedback images, as HTML that every gradio version shows alike.
 
 Pictures are small data URLs, so that no file of the server must be reachable. The browser's half is
 javascript/fabric.js; it finds its elements by class and by `data-` attributes only.
@@ -8,53 +8,42 @@ from __future__ import annotations
 
 import html
 
+from lib_methods.checks import SettingsError
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pictures.thumbnail import thumbnail
-from lib_methods.webui.status import status_html
 
-from .request import parse_images
-from .settings import MAX_WEIGHT, FabricSettings, FeedbackImage, SettingsError
+from .feedback import MAX_WEIGHT, FeedbackImage, parse_images
 
 THUMBNAIL_SIDE = 144
 _TITLES = {"likes": ("👍", "Likes", "more like these"), "dislikes": ("👎", "Dislikes", "less like these")}
 _PANEL = """\
 <section class="fabric-panel fabric-{name}" data-fabric-list="{name}" tabindex="0"
- aria-label="{title}: drop or paste pictures here"><header>
+ aria-label="{title}: drop or paste images here"><header>
 <span class="fabric-title">{heading} <small>{meaning}</small></span><span class="fabric-tools">
-<label class="fabric-upload" title="Add pictures from your computer. You can also drop or paste them here.">+ Add<input
- type="file" accept="image/*" multiple aria-label="Add pictures to {title}"></label>{clear}</span></header>
+<label class="fabric-upload" title="Add images from your computer. You can also drop or paste them here.">+ Add<input
+ type="file" accept="image/*" multiple aria-label="Add images to {title}"></label>{clear}</span></header>
 <div class="fabric-cards">{cards}</div>{empty}</section>"""
 _CLEAR = """\
-<button type="button" class="fabric-clear" title="Remove all pictures from this list">Clear</button>"""
-_EMPTY = '<p class="fabric-empty">Press {emoji} on a picture you made, or drop pictures here.</p>'
+<button type="button" class="fabric-clear" title="Remove all images from this list">Clear</button>"""
+_EMPTY = '<p class="fabric-empty">Press {emoji} on an image you made, or drop images here.</p>'
 _CARD = """\
 <figure class="fabric-card{kind}" data-fabric-id="{id}">{picture}
 <button type="button" class="fabric-remove" title="Remove from this list" aria-label="Remove {label}">✕</button>
-<label class="fabric-weight" title="How much this picture counts against the others, 0 to {top}">weight<input
+<label class="fabric-weight" title="How much this image counts against the others, 0 to {top}">weight<input
  type="number" min="0" max="{top}" step="0.1" value="{weight}" aria-label="Weight of {label}"></label></figure>"""
 _MISSING = """\
-<span class="fabric-missing" title="This picture is not on this machine. It will be left out.">not here</span>"""
+<span class="fabric-missing" title="This image is not on this machine. It will be left out.">not here</span>"""
 
 
 def board_html(likes: str, dislikes: str, store: ImageStore, tab: str) -> str:
     """Both lists with remove, clear, weights and upload.
 
     Args:
-        likes, dislikes: lines of `request.format_images`.
+        likes, dislikes: lines of `feedback.format_images`.
         tab: "txt2img" or "img2img"; the browser's half must know which lists it is looking at.
     """
     panels = "".join(_panel(name, line, store) for name, line in (("likes", likes), ("dislikes", dislikes)))
     return f'<div class="fabric-board" data-fabric-tab="{html.escape(tab)}">{panels}</div>'
-
-
-def status_of(settings: FabricSettings | None, enabled: bool, steps: int, notes: tuple[str, ...] = ()) -> str:
-    """The line for valid settings."""
-    if settings is None:
-        return status_html("Off.")
-    text = settings.describe(steps)
-    if notes:
-        return status_html(" ".join([text.rstrip(".") + ".", *notes]), problem=True)
-    return status_html(text if enabled or not (settings.likes or settings.dislikes) else f"Switched off ({text}).")
 
 
 def _panel(name: str, line: str, store: ImageStore) -> str:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lib_methods.checks import SettingsError
 from lib_methods.pictures.composites import REFUSAL, Composites
 from lib_methods.pictures.store import ImageStore, is_image_id
 
-from .request import MAX_IMAGES, RequestError, format_images, parse_images, restored_images
-from .settings import FeedbackImage, SettingsError
+from .feedback import MAX_IMAGES, FeedbackImage, format_images, parse_images, without_missing
+from .settings import FabricSettings
 
 LISTS = ("likes", "dislikes")
 NOT_UNDERSTOOD = "The page sent something that cannot be understood. Reload the page."
@@ -26,9 +27,9 @@ _OTHER = {"likes": "dislikes", "dislikes": "likes"}
 class Outcome:
     """Both lists after a message, and the answer for the browser.
 
-    likes, dislikes: lines of `request.format_images`.
-    answer: JSON with the message's nonce, one picture id (or null) per action, and a note for the user.
-    added: whether a picture was put on a list.
+    likes, dislikes: lines of `feedback.format_images`.
+    answer: JSON with the message's nonce, one image id (or null) per action, and a note for the user.
+    added: whether an image was put on a list.
     """
 
     likes: str
@@ -45,7 +46,7 @@ def answer_message(
     Args:
         message: JSON `{"nonce": text, "actions": [{"do": "add" | "remove" | "weight" | "clear" | "restore",
             "list": "likes" | "dislikes", "image": data URL or hash, "id": hash, "weight": number, "images": line of
-            `request.format_images`}]}`; which of the last four depends on the action. `"from": "page"` says that the
+            `feedback.format_images`}]}`; which of the last four depends on the action. `"from": "page"` says that the
             image to add is one that the page shows, not a file of the user's: then grids are refused.
         likes, dislikes: the lists as the page carries them.
         composites: the grids that jobs have made.
@@ -83,9 +84,9 @@ def _act(
     composites: Composites | None,
     notes: list[str],
 ) -> str | None:
-    """Changes `lists`, adds to `notes` what the user should know, and returns the id of the picture it was about."""
+    """Changes `lists`, adds to `notes` what the user should know, and returns the id of the image it was about."""
     if not isinstance(action, Mapping) or action.get("list") not in LISTS:
-        raise RequestError(NOT_UNDERSTOOD)
+        raise SettingsError(NOT_UNDERSTOOD)
     name: str = action["list"]
     images = lists[name]
     kind = action.get("do")
@@ -95,46 +96,48 @@ def _act(
     if kind == "restore":
         line = action.get("images")
         if not isinstance(line, str):
-            raise RequestError(NOT_UNDERSTOOD)
-        restored, dropped = restored_images(line, name, store)
+            raise SettingsError(NOT_UNDERSTOOD)
+        named: dict[str, Any] = {name: parse_images(line, name, None)}
+        found, dropped = without_missing(FabricSettings(**named), store, skip=True)
+        restored: tuple[FeedbackImage, ...] = getattr(found, name)
         kept = {image.image_id: image for image in (*restored, *images)}
         if len(kept) > MAX_IMAGES:
-            raise RequestError(f"The list is full: {MAX_IMAGES} pictures.")
+            raise SettingsError(f"The list is full: {MAX_IMAGES} images.")
         lists[name] = tuple(kept.values())
         lists[_OTHER[name]] = tuple(image for image in lists[_OTHER[name]] if image.image_id not in kept)
         notes.extend(dropped)
         return None
     if kind == "add":
         if len(images) >= MAX_IMAGES:
-            raise RequestError(f"The list is full: {MAX_IMAGES} pictures.")
+            raise SettingsError(f"The list is full: {MAX_IMAGES} images.")
         source = action.get("image")
         if not isinstance(source, str):
-            raise RequestError("The picture did not arrive. Try again.")
+            raise SettingsError("The image did not arrive. Try again.")
         if is_image_id(source) and store.exists(source):
             added = store.find(source)
         else:
             opened = store.open(source)
             if composites is not None and action.get("from") == "page" and composites.holds(opened):
-                raise RequestError(REFUSAL)
+                raise SettingsError(REFUSAL)
             added = store.add(opened)
         if all(image.image_id != added for image in images):
             lists[name] = (*images, FeedbackImage(added))
-        # one picture cannot be wanted and unwanted at once: the last click counts
+        # one image cannot be wanted and unwanted at once: the last click counts
         lists[_OTHER[name]] = tuple(image for image in lists[_OTHER[name]] if image.image_id != added)
         return added
     chosen = action.get("id")
     if not is_image_id(chosen):
-        raise RequestError("A feedback image is named by its hash, not by a file name or path.")
+        raise SettingsError("A feedback image is named by its hash, not by a file name or path.")
     if kind == "remove":
         lists[name] = tuple(image for image in images if image.image_id != chosen)
         return chosen
     if kind == "weight":
         weight = action.get("weight")
         if not isinstance(weight, (int, float)):
-            raise RequestError("The weight of a feedback image must be a number from 0 to 4.")
+            raise SettingsError("The weight of a feedback image must be a number from 0 to 4.")
         lists[name] = tuple(replace(image, weight=weight) if image.image_id == chosen else image for image in images)
         return chosen
-    raise RequestError(NOT_UNDERSTOOD)
+    raise SettingsError(NOT_UNDERSTOOD)
 
 
 def _lenient(line: str, name: str) -> tuple[FeedbackImage, ...]:

@@ -1,4 +1,4 @@
-"""What FABRIC's controls do when they are used, without the controls: values in, values out.
+"""What FABRIC has on the page besides its table of controls: the two lists, their messages from the browser, presets.
 
 Handlers return values. Updates are for the presets' dropdown alone: gradio 6 builds a component anew for each update,
 which components that a host derives from gradio's (the accordion with a switch) may not survive.
@@ -11,56 +11,33 @@ from typing import Any
 
 import gradio as gr
 
+from lib_methods.checks import SettingsError
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore
+from lib_methods.webui.gradio_compat import follow, hidden_textbox, listen, unsaved
 from lib_methods.webui.status import status_html
+from lib_methods.webui.widgets import Widgets
 
-from .board import board_html, status_of
+from .board import board_html
+from .feedback import without_missing
 from .inbox import answer_message
 from .presets import PresetFolder, clean_name
-from .request import CONTROLS, format_images, parse_request
-from .settings import SettingsError
+from .settings import CONTROLS
 
 
 class PageHandlers:
-    """Event handlers of one tab ("txt2img" or "img2img"). Keeps no state: that is in the page."""
+    """Event handlers. Keeps no state: that is in the page.
+
+    line: the line about what will happen, as HTML, from the values of all controls.
+    """
 
     def __init__(
-        self,
-        store: ImageStore,
-        presets: PresetFolder,
-        tab: str,
-        composites: Composites | None = None,
-        obstacle: Callable[[], str] = str,
+        self, store: ImageStore, presets: PresetFolder, composites: Composites, line: Callable[..., str]
     ) -> None:
-        """obstacle: why the loaded checkpoint will not do, or an empty text."""
-        self.store = store
-        self.composites = composites
-        self.obstacle = obstacle
-        self.presets = presets
-        self.tab = tab
-
-    def board(self, likes: str, dislikes: str) -> str:
-        """Both lists as HTML."""
-        return board_html(likes or "", dislikes or "", self.store, self.tab)
-
-    def status(self, enabled: bool, *values: Any, steps: int = 20) -> str:
-        """The line about what will happen, from the values of `request.CONTROLS`."""
-        if enabled and (why := self.obstacle()):
-            return status_html(why, problem=True)
-        try:
-            request = parse_request([True, *values], self.store, skip_missing=True)
-        except SettingsError as error:
-            return status_html(str(error), problem=True)
-        return status_of(request.settings, bool(enabled), steps, request.notes)
-
-    def describe(self, *values: Any) -> str:
-        """`status` for an event: the values of all controls, then the number of sampling steps."""
-        *controls, steps = values
-        return self.status(*controls, steps=int(steps or 20))
+        self.store, self.presets, self.composites, self.line = store, presets, composites, line
 
     def receive(self, message: str, enabled: bool, likes: str, dislikes: str) -> list[Any]:
-        """A message of the browser; returns enabled, likes, dislikes and outbox. A new picture switches FABRIC on."""
+        """A message of the browser; returns enabled, likes, dislikes and outbox. A new image switches FABRIC on."""
         outcome = answer_message(message or "", likes or "", dislikes or "", self.store, self.composites)
         return [bool(enabled) or outcome.added, outcome.likes, outcome.dislikes, outcome.answer]
 
@@ -70,26 +47,20 @@ class PageHandlers:
             settings = self.presets.load(name)
         except SettingsError as error:
             return [*values, status_html(str(error), problem=True)]
-        named: dict[str, Any] = {name: getattr(settings, name) for name in CONTROLS if name != "enabled"}
-        named["likes"], named["dislikes"] = format_images(settings.likes), format_images(settings.dislikes)
-        named["enabled"] = True
-        loaded = [named[name] for name in CONTROLS]
-        return [*loaded, self.status(*loaded)]
+        loaded = [True, *CONTROLS.values(settings).values()]
+        return [*loaded, self.line(*loaded)]
 
     def save_preset(self, name: Any, *values: Any) -> list[Any]:
         """The dropdown with the new preset, and the status line."""
         try:
             clean = clean_name(name)
-            request = parse_request([True, *values[1:]], self.store, skip_missing=True)
-            assert request.settings is not None  # as it is switched on above
-            self.presets.save(clean, request.settings)
+            settings = CONTROLS.request([True, *values[1:]], self.store)
+            settings, notes = without_missing(settings, self.store, skip=True)
+            self.presets.save(clean, settings)
         except SettingsError as error:
             return [gr.update(), status_html(str(error), problem=True)]
-        text = " ".join([f'Preset "{clean}" is saved.', *request.notes])
-        return [
-            gr.update(choices=list(self.presets.list()), value=clean),
-            status_html(text, problem=bool(request.notes)),
-        ]
+        text = " ".join([f'Preset "{clean}" is saved.', *notes])
+        return [gr.update(choices=list(self.presets.list()), value=clean), status_html(text, problem=bool(notes))]
 
     def delete_preset(self, name: Any) -> list[Any]:
         """The dropdown without the preset, and the status line."""
@@ -103,3 +74,52 @@ class PageHandlers:
     def refresh_presets(self) -> Any:
         """The dropdown's choices as they are on the disk now: the other tab may have saved one."""
         return gr.update(choices=list(self.presets.list()))
+
+
+def add_mailboxes(widgets: Widgets) -> None:
+    """What the browser and Python send each other. They stand outside of the accordion, as the 👍 in the gallery must
+    work while that is closed."""
+    for name in ("inbox", "outbox"):
+        widgets.made[name] = hidden_textbox(name.capitalize(), f"{widgets.elem_id}_{name}")
+
+
+def add_board(widgets: Widgets, store: ImageStore, tab: str) -> None:
+    """Both lists. tab: "txt2img" or "img2img"."""
+
+    def board(likes: str, dislikes: str) -> str:
+        return board_html(likes or "", dislikes or "", store, tab)
+
+    lists = [widgets["likes"], widgets["dislikes"]]
+    shown = gr.HTML(board("", ""), elem_id=f"{widgets.elem_id}_board")
+    for component in lists:
+        follow(component.change, board, lists, [shown])
+
+
+def add_presets(widgets: Widgets, handlers: PageHandlers) -> tuple[Any, ...]:
+    """The dropdown of presets, and the buttons that load, save and delete one."""
+    with gr.Row(elem_classes=["fabric-presets"]):
+        preset = unsaved(
+            gr.Dropdown(
+                list(handlers.presets.list()),
+                value=None,
+                label="Preset",
+                info="type a name to save, choose one to load",
+                allow_custom_value=True,
+                elem_id=f"{widgets.elem_id}_preset",
+                min_width=200,
+                scale=3,
+            )
+        )
+        return preset, *(gr.Button(text, size="sm", min_width=60) for text in ("Load", "Save", "Delete"))
+
+
+def connect(widgets: Widgets, handlers: PageHandlers, status: Any, presets: tuple[Any, ...]) -> None:
+    """Let messages and presets change the controls, all of which are there."""
+    controls, (preset, load, save, delete) = widgets.controls(), presets
+    changed = [widgets[name] for name in ("enabled", "likes", "dislikes")]
+    # not "input": gradio 6 raises that at key strokes only
+    listen(widgets["inbox"].change, handlers.receive, [widgets["inbox"], *changed], [*changed, widgets["outbox"]])
+    listen(load.click, handlers.load_preset, [preset, *controls], [*controls, status])
+    listen(save.click, handlers.save_preset, [preset, *controls], [preset, status])
+    listen(delete.click, handlers.delete_preset, [preset], [preset, status])
+    listen(preset.focus, handlers.refresh_presets, [], [preset])

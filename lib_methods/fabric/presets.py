@@ -13,12 +13,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lib_methods.checks import SettingsError
 from lib_methods.errors import reason
 from lib_methods.files import replacing
 from lib_methods.webui import names
 
-from .request import settings_from_fields, settings_to_fields
-from .settings import FabricSettings, SettingsError
+from .settings import CONTROLS, FabricSettings
 
 MAX_FILE_BYTES = 2**20
 _STEM = re.compile(r"[a-z0-9_-]*-[0-9a-f]{16}")
@@ -43,7 +43,7 @@ class PresetFolder:
     def save(self, name: str, settings: FabricSettings) -> str:
         """Keep `settings` under `name`, in place of an older preset of that name; returns the name as it is kept."""
         name = clean_name(name)
-        content = {"fabric_preset": _VERSION, "name": name, "settings": settings_to_fields(settings)}
+        content = {"fabric_preset": _VERSION, "name": name, "settings": CONTROLS.values(settings)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._path(name), shared=True) as file:
@@ -63,8 +63,8 @@ class PresetFolder:
         if not path.is_file():
             raise PresetError(f'There is no preset "{name}".')
         try:
-            fields = _read(path)["settings"]
-            return settings_from_fields(fields)
+            settings: FabricSettings = CONTROLS.settings_from(_read(path)["settings"])
+            return settings
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # SettingsError is a ValueError
             raise PresetError(
                 f'The preset "{name}" cannot be used: its file is damaged. Save it again or delete it.'
@@ -117,4 +117,6 @@ def _read(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.get("fabric_preset") != _VERSION:
         raise ValueError("not a preset")
+    if not isinstance(content.get("settings"), dict):
+        raise ValueError("a preset without settings")
     return content

@@ -2,92 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
-from lib_methods.pictures.store import is_image_id
+from lib_methods.fabric.feedback import FeedbackImage, format_images, reader
+from lib_methods.webui.controls import Images, Old, check, check_span, checkbox, number, radio, slider, stored_images
+from lib_methods.webui.table import Table
 
 WEIGHTINGS = ("shared", "as published")
 DETAILS = ("full", "half")
 HIRES_MODES = ("off", "reuse", "re-encode")
 
-MAX_WEIGHT = 4.0
 MAX_STRENGTH = 2.0
-
-
-@dataclass(frozen=True)
-class FeedbackImage:
-    """A liked or disliked picture: its id in the image store, or the beginning of it, and a weight from 0 to 4."""
-
-    image_id: str
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not is_image_id(self.image_id):
-            raise SettingsError("A feedback image is named by its hash, not by a file name or path.")
-        check_number("The weight of a feedback image", self.weight, 0.0, MAX_WEIGHT)
 
 
 @dataclass(frozen=True)
 class FabricSettings:
     """Settings of FABRIC (arXiv 2307.10159) for one job.
 
-    Important:
-        likes, dislikes: feedback images. The same picture twice in one list counts once, with the larger weight.
-        strength: weight of a feedback token against an own token between `start` and `end`, 0 to 2.
-        start, end: the part of the sampling steps that is guided, shares in [0, 1].
-        negative_weight: strength of the dislikes as a share of the likes' strength, 0 to 2.
-    To tinker with:
-        min_strength: the strength outside of [start, end].
-        weighting: "shared" gives all images together one budget of attention, whatever their number; "as published"
-        gives every
-            token of every image the full strength, as the paper and the first extension do.
-        colour_correction: give the guided prediction back the spread that feedback in one half of the guidance widens.
-        detail: "half" pools the feedback images' tokens 2x2, which is faster.
-        hires: in the second pass of Hires.fix "off", "reuse" the features of the first pass's size, or "re-encode" at
-        the new size.
-        hires_strength: factor on the strength in the second pass, 0 to 2.
-        cache_limit_mb: memory for cached reference features in MiB; 0 keeps them for one denoiser call only.
-        seed: added to the noise seed of every feedback image.
+    likes, dislikes: feedback images. The same image twice in one list counts once, with the larger weight.
 
     Raises `SettingsError` with a sentence for the user.
     """
 
-    likes: tuple[FeedbackImage, ...] = ()
-    dislikes: tuple[FeedbackImage, ...] = ()
-    strength: float = 0.8
-    start: float = 0.0
-    end: float = 0.8
-    negative_weight: float = 0.5
-    min_strength: float = 0.0
-    weighting: str = "shared"
-    colour_correction: bool = True
-    detail: str = "full"
-    hires: str = "reuse"
-    hires_strength: float = 1.0
-    cache_limit_mb: int = 1024
-    seed: int = 0
+    likes: tuple[FeedbackImage, ...] = stored_images(
+        (), Images(reader("likes"), format_images, kind=""), "Likes", important=True,
+        about="images that the next ones lean towards, each with a weight from 0 to 4",
+    )  # fmt: skip
+    dislikes: tuple[FeedbackImage, ...] = stored_images(
+        (), Images(reader("dislikes"), format_images, kind=""), "Dislikes", important=True,
+        about="images that the next ones lean away from, each with a weight from 0 to 4",
+    )  # fmt: skip
+    strength: float = slider(
+        0.8, 0.0, MAX_STRENGTH, 0.05, "Strength", "how much the images count", important=True, axis="Strength",
+        about="how much a part of a feedback image counts against one of the image itself, between start and end",
+        old=("fabric_max_weight",),
+    )  # fmt: skip
+    start: float = slider(
+        0.0, 0.0, 1.0, 0.01, "Start", "share of the steps", important=True, axis="Start",
+        about="where the guided part of the steps begins", old=("fabric_start",),
+    )  # fmt: skip
+    end: float = slider(
+        0.8, 0.0, 1.0, 0.01, "End", "later steps are left alone", important=True, axis="End",
+        about="where the guided part of the steps ends", old=("fabric_end",),
+    )  # fmt: skip
+    negative_weight: float = slider(
+        0.5, 0.0, MAX_STRENGTH, 0.05, "Negative weight", "dislikes, as a share of the strength", axis="Negative weight",
+        about="strength of the dislikes, as a share of the likes' strength", old=("fabric_neg_scale",),
+    )  # fmt: skip
+    min_strength: float = slider(
+        0.0, 0.0, MAX_STRENGTH, 0.05, "Min strength", "before start and after end",
+        about="the strength before start and after end", old=("fabric_min_weight",),
+    )  # fmt: skip
+    weighting: str = radio(
+        "shared", WEIGHTINGS, "Weighting",
+        "shared: all images together count as one. as published: each counts in full",
+        about="*shared* gives all images together one budget of attention, whatever their number; *as published* gives "
+        "every image the full strength, as the paper and the first extension do",
+    )  # fmt: skip
+    colour_correction: bool = checkbox(
+        True, "Keep colours fresh over many rounds", subject="Colour correction",
+        about="gives the guided prediction back the spread that feedback in one half of the guidance widens",
+    )  # fmt: skip
+    detail: str = radio(
+        "full", DETAILS, "Detail", "half is faster", about="*half* pools the feedback images 2x2, which is faster"
+    )
+    hires: str = radio(
+        "reuse", HIRES_MODES, "In Hires.fix", "reuse is fast, re-encode sees the images at the new size", key="Hires",
+        about="in the second pass: *off*, *reuse* the features of the first pass's size, or *re-encode* the images at "
+        "the new size",
+        old=(Old("fabric_feedback_during_high_res_fix", lambda text: "re-encode" if text == "True" else "off"),),
+    )  # fmt: skip
+    hires_strength: float = slider(
+        1.0, 0.0, MAX_STRENGTH, 0.05, "Hires strength", "times the strength above", key="Hires strength",
+        about="factor on the strength in the second pass",
+    )  # fmt: skip
+    cache_limit_mb: int = number(
+        1024, 0, 1_000_000, "Cache limit in MB", "repeated rounds are faster", whole=True, key="cache limit",
+        about="memory for what was computed about the feedback images; 0 keeps nothing between two steps",
+    )  # fmt: skip
+    seed: int = number(
+        0, 0, 2**32 - 1, "Noise seed", "other noise on the same images", whole=True, key="seed",
+        about="another one puts other noise on the same feedback images",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_number("Strength", self.strength, 0.0, MAX_STRENGTH)
-        check_number("Minimum strength", self.min_strength, 0.0, MAX_STRENGTH)
-        check_number("Start", self.start, 0.0, 1.0)
-        check_number("End", self.end, 0.0, 1.0)
-        check_number("Negative weight", self.negative_weight, 0.0, MAX_STRENGTH)
-        check_number("Hires strength", self.hires_strength, 0.0, MAX_STRENGTH)
-        check_number("Cache limit", self.cache_limit_mb, 0, 1_000_000)
-        check_switch("Colour correction", self.colour_correction)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise SettingsError("The noise seed must be a whole number.")
-        if self.start > self.end:
-            raise SettingsError(
-                f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."
-            )
-        check_choice("Weighting", self.weighting, WEIGHTINGS)
-        check_choice("Detail", self.detail, DETAILS)
-        check_choice("Hires.fix", self.hires, HIRES_MODES)
-        object.__setattr__(self, "likes", _unique(self.likes))
-        object.__setattr__(self, "dislikes", _unique(self.dislikes))
+        check(self)
+        check_span(self.start, self.end)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The controls that change nothing with these settings: all of them, or none."""
+        return () if self.active else CONTROLS.names
 
     @property
     def active(self) -> bool:
@@ -116,7 +123,7 @@ class FabricSettings:
     def describe(self, steps: int) -> str:
         """What will happen, in one plain line: "2 likes, 1 dislike, steps 1-16 of 20, strength 0.8 shared"."""
         if not (self.likes or self.dislikes):
-            return "No feedback yet: like or dislike a picture, and the next ones lean towards it or away from it."
+            return "No feedback yet: like or dislike an image, and the next ones lean towards it or away from it."
         if not self.active:
             return f"{self._counts()}, but strength 0: nothing changes."
         first, last = self.guided_steps(steps)
@@ -138,9 +145,18 @@ class FabricSettings:
         return ", ".join(parts)
 
 
-def _unique(images: tuple[FeedbackImage, ...]) -> tuple[FeedbackImage, ...]:
-    best: dict[str, FeedbackImage] = {}
-    for image in images:
-        if image.image_id not in best or best[image.image_id].weight < image.weight:
-            best[image.image_id] = image
-    return tuple(best.values())
+def _is_old(fields: Mapping[str, Any]) -> bool:
+    """An infotext of the first published extension."""
+    keys = ("fabric_max_weight", "fabric_min_weight", "fabric_start", "fabric_end", "fabric_neg_scale")
+    return any(key in fields for key in keys)
+
+
+def _unsaid(texts: Mapping[str, str], is_old: bool) -> dict[str, Any]:
+    """The cache limit belongs to the machine, not to the image: it stays where the infotext does not name it."""
+    unsaid: dict[str, Any] = {"cache_limit_mb": None}
+    if is_old:
+        unsaid |= {"weighting": "as published", "colour_correction": False, "hires": "off"}
+    return unsaid
+
+
+CONTROLS = Table("FABRIC", FabricSettings, ("off", "on"), is_old=_is_old, unsaid=_unsaid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lib_methods.fabric.settings import FeedbackImage
+from lib_methods.fabric.feedback import FeedbackImage
 
 
 def log_weights(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
+from lib_methods.checks import SettingsError
 from lib_methods.image_cfg.schedules import SCHEDULES, scale_at
 from lib_methods.pictures.fit import FITS
-from lib_methods.pictures.store import is_image_id
+from lib_methods.pictures.named import mask_name, picture_name
+from lib_methods.pictures.store import ImageStore, is_image_id
+from lib_methods.webui.controls import Images, check, check_span, checkbox, radio, slider, stored_images
+from lib_methods.webui.table import Table
 
 HIRES_SOURCES = ("input picture", "first pass")
 LATENT_SCALES = ("auto", "unscaled", "scaled")
@@ -16,80 +20,114 @@ MAX_IMAGE_SCALE = 10.0
 MAX_IMAGES = 64
 
 
+def parse_images(value: Any, store: ImageStore | None) -> tuple[str, ...]:
+    """Hashes of images in any form in which they may come.
+
+    Args:
+        value: None, a line of hashes, or one image or a list of images as hash, base64 text or data URL.
+        store: where images that come along are kept; with None only hashes are accepted.
+    """
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        words = value.split()
+        # one line of hashes; anything else is a single image, whose base64 may have line breaks
+        value = words if all(map(is_image_id, words)) else [value]
+    if not isinstance(value, (list, tuple)):
+        raise SettingsError('"image" must be an image (base64, a data URL or a hash), or a list of images.')
+    if len(value) > MAX_IMAGES:
+        raise SettingsError(f'"image" holds {len(value)} images; at most {MAX_IMAGES} are possible.')
+    names = []
+    for position, item in enumerate(value, 1):
+        place = f"Image {position} of {len(value)}" if len(value) > 1 else "The image"
+        if not isinstance(item, str):
+            raise SettingsError(f"{place} must be text: base64, a data URL, or the hash of a stored one.")
+        names.append(picture_name(item, place, "image", store))
+    return tuple(names)
+
+
 @dataclass(frozen=True)
 class ImageCfgSettings:
     """Settings of image conditioning with two scales (arXiv 2211.09800) for one job.
 
-    Important:
-        images: the pictures to edit, by hash. One serves the whole job; of several, the job's images take turns. None
-        in img2img means the tab's own picture, elsewhere that the model draws from the words alone.
-        image_scale: s_I, how close to the picture, 0 to 10; 1.2 to 2.2 are usual, 1 is faster.
-        text_scale: s_T, how close to the instruction, 0 to 30; 0 takes the CFG scale of the job.
-        fit: how a picture of another aspect is brought to the size: "crop", "pad" or "stretch".
-    To tinker with:
-        start, end: the part of the sampling steps that is guided, shares in [0, 1]; outside both scales are 1, at the
-        cost of one row an image.
-        image_schedule, text_schedule: "constant", or "linear" or "cosine" from the scale at the first guided step to
-        image_end_scale or text_end_scale at the last.
-        hires_source: what the second pass of Hires.fix sees, the "input picture" at the new size or what the "first
-        pass" has drawn.
-        hires_image_scale, hires_text_scale: the scales of the second pass; 0 takes those of the first.
-        latents: whether the picture's latents are "scaled" as the sampler's are; "auto" takes the checkpoint's way.
-        mask: where which image scale counts, a picture by hash; none if empty. Black takes image_scale (in the second
-        pass of Hires.fix its own), white mask_image_scale, 0 to 10, and greys what lies between. It is fitted as the
-        picture is. Both scales follow image_schedule.
-        tab_mask: the mask is the one painted in img2img's inpaint tab, in place of inpainting.
+    images: the images to edit, by hash. One serves the whole job; of several, the job's images take turns. None in
+    img2img means the tab's own image, elsewhere that the model generates from the words alone.
 
     Raises `SettingsError` with a sentence for the user.
     """
 
-    images: tuple[str, ...] = ()
-    image_scale: float = 1.5
-    text_scale: float = 0.0
-    fit: str = "crop"
-    start: float = 0.0
-    end: float = 1.0
-    image_schedule: str = "constant"
-    image_end_scale: float = 1.0
-    text_schedule: str = "constant"
-    text_end_scale: float = 1.0
-    hires_source: str = "input picture"
-    hires_image_scale: float = 0.0
-    hires_text_scale: float = 0.0
-    latents: str = "auto"
-    mask: str = ""
-    mask_image_scale: float = 1.0
-    tab_mask: bool = False
+    images: tuple[str, ...] = stored_images(
+        (), Images(parse_images, " ".join), "Image to edit", name="image", important=True,
+        about="one, or several that the job's images take in turn; none: img2img's own, in txt2img the words alone",
+    )  # fmt: skip
+    image_scale: float = slider(
+        1.5, 0.0, MAX_IMAGE_SCALE, 0.05, "Image scale", "how close to the image", important=True, axis="Image scale",
+        about="how close to the image, 1.2 to 2.2 for most edits; 1 is faster",
+    )  # fmt: skip
+    text_scale: float = slider(
+        0.0, 0.0, MAX_TEXT_SCALE, 0.05, "Text scale", "0: the CFG scale above", important=True, axis="Text scale",
+        about="how close to the instruction; 0 takes the CFG scale of the tab",
+    )  # fmt: skip
+    fit: str = radio(
+        "crop", FITS, "Fit", "for an image of another aspect", important=True,
+        about="what happens to an image of another aspect: *crop* its sides, *pad* it with its border, *stretch* it",
+    )  # fmt: skip
+    start: float = slider(
+        0.0, 0.0, 1.0, 0.01, "Start", "share of the steps",
+        about="where the guided part of the steps begins; on other steps both scales are 1, which is faster",
+    )  # fmt: skip
+    end: float = slider(
+        1.0, 0.0, 1.0, 0.01, "End", "other steps are not guided, and faster", about="where the guided part ends"
+    )
+    image_schedule: str = radio(
+        "constant",
+        SCHEDULES,
+        "Image schedule",
+        about="over the guided steps, to the image scale at the end",
+    )
+    image_end_scale: float = slider(
+        1.0, 0.0, MAX_IMAGE_SCALE, 0.05, "Image scale at the end", about="at the last guided step, with a schedule"
+    )
+    text_schedule: str = radio(
+        "constant", SCHEDULES, "Text schedule", about="over the guided steps, to the text scale at the end"
+    )
+    text_end_scale: float = slider(
+        1.0, 0.0, MAX_TEXT_SCALE, 0.05, "Text scale at the end", about="at the last guided step, with a schedule"
+    )
+    hires_source: str = radio(
+        "input picture", HIRES_SOURCES, "In Hires.fix", "what the second pass sees", key="Hires source",
+        about="what the second pass sees: the *input picture* at the new size, or the image of the *first pass*",
+    )  # fmt: skip
+    hires_image_scale: float = slider(
+        0.0, 0.0, MAX_IMAGE_SCALE, 0.05, "Hires image scale", "0: as in the first pass", key="Hires image scale",
+        about="the image scale of the second pass; 0 takes that of the first",
+    )  # fmt: skip
+    hires_text_scale: float = slider(
+        0.0, 0.0, MAX_TEXT_SCALE, 0.05, "Hires text scale", "0: as in the first pass", key="Hires text scale",
+        about="the text scale of the second pass; 0 takes that of the first",
+    )  # fmt: skip
+    latents: str = radio(
+        "auto", LATENT_SCALES, "Latents", "scaled: CosXL-Edit and its like",
+        about="whether the image's latents are *scaled* as the sampler's are (CosXL-Edit); *auto* takes them so for "
+        "SDXL with v-prediction",
+    )  # fmt: skip
+    mask: str = stored_images(
+        "", Images(mask_name, kind="mask"), "Mask",
+        about="where which image scale counts: black takes the image scale, white the one below, greys lie between. It "
+        "is fitted as the image is",
+    )  # fmt: skip
+    mask_image_scale: float = slider(
+        1.0, 0.0, MAX_IMAGE_SCALE, 0.05, "Image scale where white", "lower: may change more",
+        about="the image scale where the mask is white; lower: may change more", axis="Image scale where white",
+    )  # fmt: skip
+    tab_mask: bool = checkbox(
+        False, "Use what is painted in the inpaint tab as this mask, in place of inpainting", subject="The tab's mask",
+        about="in img2img: what is painted in the inpaint tab is the mask, and nothing is inpainted",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if not isinstance(self.images, tuple) or not all(is_image_id(name) for name in self.images):
-            raise SettingsError("A picture is named by its hash, not by a file name or path.")
-        if len(self.images) > MAX_IMAGES:
-            raise SettingsError(f"There are {len(self.images)} pictures; at most {MAX_IMAGES} are possible.")
-        for name, value, top in (
-            ("Image scale", self.image_scale, MAX_IMAGE_SCALE),
-            ("Image scale at the end", self.image_end_scale, MAX_IMAGE_SCALE),
-            ("Image scale where white", self.mask_image_scale, MAX_IMAGE_SCALE),
-            ("Hires image scale", self.hires_image_scale, MAX_IMAGE_SCALE),
-            ("Text scale", self.text_scale, MAX_TEXT_SCALE),
-            ("Text scale at the end", self.text_end_scale, MAX_TEXT_SCALE),
-            ("Hires text scale", self.hires_text_scale, MAX_TEXT_SCALE),
-            ("Start", self.start, 1.0),
-            ("End", self.end, 1.0),
-        ):
-            check_number(name, value, 0, top)
-        if self.mask != "" and not is_image_id(self.mask):
-            raise SettingsError("The mask is named by its hash, not by a file name or path.")
-        check_switch("The tab's mask", self.tab_mask)
-        if self.start > self.end:
-            raise SettingsError(
-                f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."
-            )
-        check_choice("Fit", self.fit, FITS)
-        check_choice("Image schedule", self.image_schedule, SCHEDULES)
-        check_choice("Text schedule", self.text_schedule, SCHEDULES)
-        check_choice("In Hires.fix", self.hires_source, HIRES_SOURCES)
-        check_choice("Latents", self.latents, LATENT_SCALES)
+        check(self)
+        check_span(self.start, self.end)
 
     def for_hires(self) -> ImageCfgSettings:
         """The settings of the second pass of Hires.fix."""
@@ -148,3 +186,6 @@ class ImageCfgSettings:
 def _path(first: float | str, schedule: str, last: float) -> str:
     shown = first if isinstance(first, str) else f"{first:g}"
     return shown if schedule == "constant" else f"{shown} to {last:g} ({schedule})"
+
+
+CONTROLS = Table("InstructPix2Pix", ImageCfgSettings, main="image_scale")

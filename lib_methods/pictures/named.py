@@ -24,7 +24,7 @@ def picture_name(value: str, place: str, kind: str, store: ImageStore | None) ->
     if store is None:
         if is_image_id(value.strip()):
             return value.strip()
-        raise SettingsError(f"A {kind} is named by its hash here.")
+        raise SettingsError(f"{kind.capitalize()}s are named by their hash here.")
     try:
         return store.find(value.strip()) if is_image_id(value.strip()) else store.add(value, as_mask=kind == "mask")
     except SettingsError as error:

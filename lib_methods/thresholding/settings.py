@@ -2,64 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from lib_methods.checks import check_choice, check_number, check_switch
 from lib_methods.thresholding.formulas import SCHEDULES, STARTPOINTS, VALUED_SCHEDULES, VARIABILITIES, scheduled
+from lib_methods.webui.controls import Old, check, checkbox, dropdown, radio, slider
+from lib_methods.webui.table import Table
 
 MIMIC, RESCALE = "mimic scale", "CFG rescale only"
 METHODS = (MIMIC, RESCALE)
 
 MAX_SCALE = 30.0
-MAX_SCHEDULE_VALUE = 40.0
-LEAST_PERCENTILE = 50.0
 NO_GUIDANCE = 1.001
 """Up to this CFG scale there is no guidance to correct: hosts leave the unconditional prediction out."""
 
 
 @dataclass(frozen=True)
 class ThresholdSettings:
-    """Settings of dynamic thresholding for one job.
-
-    Important:
-        method: "mimic scale" gives the guided prediction the range that it would have at a lower CFG scale; "CFG
-            rescale only" gives it the standard deviation of the conditional prediction (arXiv 2305.08891), and uses
-            `rescale` alone.
-        mimic_scale: the CFG scale whose range is taken, 0 to 30. The default lies below the hosts' usual CFG scale 7.
-        rescale: share of the rescaling, 0 to 1.
-    To tinker with, names and meaning as in the sd-dynamic-thresholding extension:
-        threshold_percentile: values beyond it are clipped, 50 to 100.
-        mimic_mode, mimic_scale_min: schedule of the mimic scale over the steps, and the scale where it is lowest.
-        cfg_mode, cfg_scale_min: the same of the CFG scale.
-        schedule_value: the power, or the number of repeats, of the schedules that have one; 0 to 40.
-        separate_feature_channels: measure each channel of the latent by itself.
-        scaling_startpoint: scale from "ZERO", or from the channel's "MEAN", which leaves most of the burnt pixels.
-        variability_measure: "AD", the largest difference from the mean, or "STD", the standard deviation.
-        interpolate_phi: share of the result, the rest is the plain guided prediction; 0 to 1.
+    """Settings of dynamic thresholding for one job; names and meaning as in the sd-dynamic-thresholding extension.
 
     Raises `SettingsError` with a sentence for the user.
     """
 
-    mimic_scale: float = 5.0
-    threshold_percentile: float = 100.0
-    mimic_mode: str = "Constant"
-    mimic_scale_min: float = 0.0
-    cfg_mode: str = "Constant"
-    cfg_scale_min: float = 0.0
-    schedule_value: float = 4.0
-    separate_feature_channels: bool = True
-    scaling_startpoint: str = "ZERO"
-    variability_measure: str = "AD"
-    interpolate_phi: float = 1.0
-    method: str = MIMIC
-    rescale: float = 0.7
+    mimic_scale: float = slider(
+        5.0, 0.0, MAX_SCALE, 0.5, "Mimic scale", "the CFG scale whose range is taken",
+        about="the CFG scale whose range is taken: one at which the model looks good, 4 to 8 for most. It must lie "
+        "below the CFG scale, otherwise nothing changes (unless a schedule moves one of them)",
+        important=True, always=True, axis="Mimic scale (0 is off)", old=("Mimic scale", "dynthres_mimic_scale"),
+    )  # fmt: skip
+    threshold_percentile: float = slider(
+        100.0, 50.0, 100.0, 0.05, "Threshold percentile", "values beyond it are clipped",
+        about="values beyond it do not count when the range is measured, and with *MEAN* are clipped: 100 counts all, "
+        "99.5 keeps single extremes from dimming the rest",
+        key="percentile", axis="Percentile",
+        old=("Threshold percentile", Old("dynthres_threshold_percentile", lambda share: str(float(share) * 100))),
+    )  # fmt: skip
+    mimic_mode: str = dropdown(
+        "Constant", SCHEDULES, "Mimic scale schedule", about="the mimic scale over the steps, see below",
+        old=("Mimic mode", "dynthres_mimic_mode"),
+    )  # fmt: skip
+    mimic_scale_min: float = slider(
+        0.0, 0.0, MAX_SCALE, 0.5, "Mimic scale minimum", "where the schedule is lowest",
+        about="where the mimic scale's schedule is lowest",
+        key="mimic scale minimum", old=("Mimic scale minimum", "dynthres_mimic_scale_min"),
+    )  # fmt: skip
+    cfg_mode: str = dropdown(
+        "Constant", SCHEDULES, "CFG scale schedule", about="the CFG scale itself over the steps",
+        key="CFG mode", old=("CFG mode", "dynthres_cfg_mode"),
+    )  # fmt: skip
+    cfg_scale_min: float = slider(
+        0.0, 0.0, MAX_SCALE, 0.5, "CFG scale minimum", "where the schedule is lowest",
+        about="where the CFG scale's schedule is lowest",
+        key="CFG scale minimum", old=("CFG scale minimum", "dynthres_cfg_scale_min"),
+    )  # fmt: skip
+    schedule_value: float = slider(
+        4.0, 0.0, 40.0, 0.5, "Schedule value", "the power, or the number of repeats",
+        about="the power of *Power Up* and *Power Down*, the number of repeats of *Linear Repeating*, *Cosine "
+        "Repeating* and *Sawtooth*",
+        old=("Scheduler value", "Power scheduler value", "dynthres_sched_val"),
+    )  # fmt: skip
+    separate_feature_channels: bool = checkbox(
+        True, "Separate feature channels", about="measure every channel of the latent by itself, or all four together",
+        old=("Separate Feature Channels", "dynthres_separate_feature_channels"),
+    )  # fmt: skip
+    scaling_startpoint: str = radio(
+        "ZERO", STARTPOINTS, "Scaling startpoint",
+        about="*ZERO* scales from zero, *MEAN* from each channel's mean, which high guidance moves: most burnt pixels "
+        "stay. *MEAN* is the default of the sd-dynamic-thresholding extension, and what infotexts without this field "
+        "mean",
+        always=True, old=("Scaling Startpoint", "dynthres_scaling_startpoint"),
+    )  # fmt: skip
+    variability_measure: str = radio(
+        "AD", VARIABILITIES, "Variability measure",
+        about="*AD*: the largest difference from the mean. *STD*: the standard deviation",
+        old=("Variability Measure", "dynthres_variability_measure"),
+    )  # fmt: skip
+    interpolate_phi: float = slider(
+        1.0, 0.0, 1.0, 0.01, "Interpolate phi", "how much of the effect",
+        about="how much of the effect, 1 is all of it; the rest is the plain guided prediction",
+        old=("Interpolate Phi", "dynthres_interpolate_phi"),
+    )  # fmt: skip
+    method: str = radio(
+        MIMIC, METHODS, "Method",
+        f"{MIMIC}: the range that a lower CFG scale gives. {RESCALE}: the contrast that no guidance gives",
+        about=f"*{MIMIC}*: the guided prediction gets the range that a lower CFG scale would give it. *{RESCALE}*: it "
+        "gets the standard deviation of the prediction without guidance (arXiv 2305.08891), and of the controls only "
+        "*Rescale* counts",
+        important=True,
+    )  # fmt: skip
+    rescale: float = slider(
+        0.7, 0.0, 1.0, 0.05, "Rescale", f"how much of it, for {RESCALE}",
+        about="how much of the rescaling; the paper has 0.7",
+        important=True, key="CFG rescale", axis="CFG rescale (0 is off)",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name, (label, low, high) in NUMBERS.items():
-            object.__setattr__(self, name, check_number(label, getattr(self, name), low, high))
-        for name, (label, choices) in CHOICES.items():
-            check_choice(label, getattr(self, name), choices)
-        check_switch("Separate feature channels", self.separate_feature_channels)
+        check(self)
+
+    @property
+    def unused(self) -> set[str]:
+        """The controls that change nothing with these settings."""
+        if self.method == RESCALE:
+            return {control.name for control in CONTROLS.controls} - {"method", "rescale"}
+        unused = {f"{which}_scale_min" for which in ("mimic", "cfg") if getattr(self, f"{which}_mode") == "Constant"}
+        return unused | {"rescale"} | (set() if self.uses_schedule_value else {"schedule_value"})
 
     @property
     def active(self) -> bool:
@@ -145,22 +192,14 @@ class ThresholdSettings:
         return f"{first:.3g} to {last:.3g} ({schedule})"
 
 
-NUMBERS = {
-    "mimic_scale": ("Mimic scale", 0.0, MAX_SCALE),
-    "threshold_percentile": ("Percentile", LEAST_PERCENTILE, 100.0),
-    "mimic_scale_min": ("The minimum of the mimic scale", 0.0, MAX_SCALE),
-    "cfg_scale_min": ("The minimum of the CFG scale", 0.0, MAX_SCALE),
-    "schedule_value": ("The value of the schedules", 0.0, MAX_SCHEDULE_VALUE),
-    "interpolate_phi": ("Interpolate phi", 0.0, 1.0),
-    "rescale": ("Rescale", 0.0, 1.0),
-}
-"""Label, least and largest value of each number."""
+def _is_old(fields: Mapping[str, Any]) -> bool:
+    """An infotext of the sd-dynamic-thresholding extension, or of the form that Forge has built in."""
+    return "Dynamic thresholding enabled" in fields or str(fields.get("dynthres_enabled")) == "True"
 
-CHOICES = {
-    "mimic_mode": ("The mimic scale's schedule", SCHEDULES),
-    "cfg_mode": ("The CFG scale's schedule", SCHEDULES),
-    "scaling_startpoint": ("Scaling startpoint", STARTPOINTS),
-    "variability_measure": ("Variability measure", VARIABILITIES),
-    "method": ("Method", METHODS),
-}
-"""Label and values of each choice."""
+
+def _unsaid(texts: Mapping[str, str], is_old: bool) -> dict[str, Any]:
+    """Earlier versions and the extensions do not write their default."""
+    return {} if texts.get("method") == RESCALE else {"scaling_startpoint": "MEAN"}
+
+
+CONTROLS = Table("Dynamic thresholding", ThresholdSettings, ("off", "on"), is_old=_is_old, unsaid=_unsaid)

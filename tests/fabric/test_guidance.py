@@ -17,7 +17,8 @@ from lib_methods import hosts
 from lib_methods.denoiser import Guidance
 from lib_methods.fabric.apply import RESCALE, attach
 from lib_methods.fabric.cache import FeatureCache
-from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.settings import FabricSettings
 from lib_methods.thresholding.formulas import rescale_guidance
 from tests.fabric.small_model import Album, picture, small_unet
 from tests.fabric.test_hosts import Denoiser, Patcher, job

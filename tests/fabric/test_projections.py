@@ -12,7 +12,8 @@ from benchmarks.bare import BareSampling
 from lib_methods.attention import self_attentions
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache
-from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.settings import FabricSettings
 from tests.fabric.small_model import small_unet
 from tests.fabric.test_promises import CONTEXT, ROWS, X, album_of
 

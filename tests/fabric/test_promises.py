@@ -15,11 +15,13 @@ from torch import nn
 
 from benchmarks.bare import BareSampling, rows_of
 from lib_methods.attention import intercept, self_attentions
+from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Unsupported
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache, Features
+from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.noise import reference_noise
-from lib_methods.fabric.settings import FabricSettings, FeedbackImage, SettingsError
+from lib_methods.fabric.settings import FabricSettings
 from lib_methods.fabric.weights import log_weights
 from lib_methods.pictures.fit import crop_to_fill
 from tests.fabric.small_model import Album, picture, small_unet

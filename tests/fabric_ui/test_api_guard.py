@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from lib_methods.fabric.request import parse_request
+from lib_methods.fabric.feedback import without_missing
+from lib_methods.fabric.settings import CONTROLS
 from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.api_guard import guard_method, guard_script
 from tests.shared.pictures import data_url, noisy
@@ -24,6 +26,16 @@ from tests.shared.pictures import data_url, noisy
 class Payload(BaseModel):
     prompt: str = ""
     alwayson_scripts: dict[str, Any] = {}
+
+
+def checker(folder: Path) -> Callable[[Any], None]:
+    """What FABRIC's script checks."""
+
+    def check(arguments: Any) -> None:
+        if (settings := CONTROLS.request(arguments, ImageStore(folder))) is not None:
+            without_missing(settings, ImageStore(folder), skip=False)
+
+    return check
 
 
 @pytest.fixture
@@ -44,7 +56,7 @@ def client(request: pytest.FixtureRequest, tmp_path: Path, jobs: list[Payload]) 
     router.post("/other")(generate)
     if isinstance(router, APIRouter):
         app.include_router(router)
-    assert guard_script(app, "FABRIC", lambda arguments: parse_request(arguments, ImageStore(tmp_path))) == 1
+    assert guard_script(app, "FABRIC", checker(tmp_path)) == 1
     return TestClient(app)
 
 
@@ -98,7 +110,7 @@ def method_client(tmp_path: Path, jobs: list[Payload], scripts: Scripts) -> Test
         jobs.append(payload)
         return len(jobs)
 
-    guard_method(app, scripts, "FABRIC", lambda arguments: parse_request(arguments, ImageStore(tmp_path)))
+    guard_method(app, scripts, "FABRIC", checker(tmp_path))
     return TestClient(app)
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lib_methods.fabric.feedback import MAX_IMAGES
 from lib_methods.fabric.inbox import Outcome, answer_message
-from lib_methods.fabric.request import MAX_IMAGES
 from lib_methods.pictures.store import ImageStore
 from tests.shared.pictures import data_url, noisy
 
@@ -119,7 +119,7 @@ def test_a_kept_picture_that_is_gone_is_left_out_and_told(page: Page) -> None:
     here, gone = page.store.add(noisy()), "a" * 64
     page.send(do="restore", list="likes", images=f"{gone} {here}")
     assert page.likes == here
-    assert page.answer["note"] == "The liked picture aaaaaaaa… is not on this machine and was left out."
+    assert page.answer["note"] == "The liked image aaaaaaaa… is not on this machine and was left out."
     assert len(page.store.list()) == 1
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_methods.fabric import infotext
-from lib_methods.fabric.request import CONTROLS, parse_images
-from lib_methods.fabric.settings import FabricSettings, FeedbackImage, SettingsError
+from lib_methods.checks import SettingsError
+from lib_methods.fabric.feedback import FeedbackImage, foreign_images, parse_images
+from lib_methods.fabric.settings import CONTROLS, FabricSettings
 
 from .strategies import fabric_settings
 
@@ -22,6 +22,12 @@ NAME = "0123456789abcdef" * 4
 # How WebUIs write and read one field of an infotext (format, not code): quoted as JSON where it holds , : or a line
 # break.
 _FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+
+def settings_of(fields: dict[str, Any]) -> FabricSettings | None:
+    """The settings that an infotext asks for."""
+    values = CONTROLS.from_infotext(fields)
+    return CONTROLS.settings_from(values) if values.pop("enabled") else None
 
 
 def through_a_webui(fields: dict[str, str]) -> dict[str, str]:
@@ -32,21 +38,21 @@ def through_a_webui(fields: dict[str, str]) -> dict[str, str]:
 @given(wanted=fabric_settings())
 @settings(max_examples=200)
 def test_settings_survive_the_infotext(wanted: FabricSettings) -> None:
-    fields = infotext.to_infotext(wanted)
+    fields = CONTROLS.to_infotext(wanted)
     assert all(key.startswith("FABRIC ") for key in fields)
     if wanted.active:
-        assert infotext.from_infotext(through_a_webui(fields)) == wanted
+        assert settings_of(through_a_webui(fields)) == wanted
     else:
         assert fields == {}
-        assert infotext.from_infotext(fields) is None
+        assert settings_of(fields) is None
 
 
 @given(wanted=fabric_settings().filter(lambda settings: settings.active))
 @settings(max_examples=50)
 def test_every_control_is_restored_with_its_own_type(wanted: FabricSettings) -> None:
-    fields = through_a_webui(infotext.to_infotext(wanted))
-    restored = {name: key(fields) for name, key in zip(CONTROLS, infotext.paste_keys(), strict=True)}
-    assert tuple(restored) == CONTROLS
+    fields = through_a_webui(CONTROLS.to_infotext(wanted))
+    restored = {name: key(fields) for name, key in zip(CONTROLS.names, CONTROLS.paste_keys(), strict=True)}
+    assert tuple(restored) == CONTROLS.names
     assert restored.pop("enabled") is True
     for name in ("likes", "dislikes"):
         assert parse_images(restored.pop(name), name, None) == getattr(wanted, name)
@@ -59,14 +65,14 @@ def test_every_control_is_restored_with_its_own_type(wanted: FabricSettings) -> 
 
 
 def test_an_infotext_without_fabric_switches_it_off_and_touches_nothing_else() -> None:
-    for name, key in zip(CONTROLS, infotext.paste_keys(), strict=True):
+    for name, key in zip(CONTROLS.names, CONTROLS.paste_keys(), strict=True):
         assert key({"Steps": "20", "Sampler": "Euler a"}) is (False if name == "enabled" else None)
 
 
 def test_keys_are_plain_strings_for_hosts_that_compare_them() -> None:
-    keys = infotext.paste_keys()
-    assert keys == infotext.paste_keys()
-    assert len({*keys}) == len(CONTROLS)
+    keys = CONTROLS.paste_keys()
+    assert keys == CONTROLS.paste_keys()
+    assert len({*keys}) == len(CONTROLS.names)
     assert "FABRIC strength" in keys
     assert all(isinstance(key, str) and callable(key) for key in keys)
 
@@ -83,7 +89,7 @@ def test_infotexts_of_the_first_extension_mean_the_published_weighting() -> None
         "fabric_feedback_during_high_res_fix": "True",
         "fabric_tome_enabled": "False",
     }
-    assert infotext.from_infotext(fields) == FabricSettings(
+    assert settings_of(fields) == FabricSettings(
         strength=0.9,
         min_strength=0.05,
         start=0.1,
@@ -93,47 +99,47 @@ def test_infotexts_of_the_first_extension_mean_the_published_weighting() -> None
         colour_correction=False,
         hires="re-encode",
     )
-    assert infotext.foreign_pictures(fields) == 2
-    assert infotext.control_values({**fields, "fabric_feedback_during_high_res_fix": "False"})["hires"] == "off"
+    assert foreign_images(fields) == 2
+    assert CONTROLS.from_infotext({**fields, "fabric_feedback_during_high_res_fix": "False"})["hires"] == "off"
 
 
 def test_one_unreadable_field_falls_back_to_its_default_and_spares_the_others() -> None:
-    good = infotext.to_infotext(
+    good = CONTROLS.to_infotext(
         FabricSettings(likes=(FeedbackImage(NAME, 2.0),), strength=0.3, start=0.5, detail="half")
     )
     for key in good:
-        values = infotext.control_values({**good, key: "../../etc/passwd"})
-        expected = infotext.control_values({name: text for name, text in good.items() if name != key})
+        values = CONTROLS.from_infotext({**good, key: "../../etc/passwd"})
+        expected = CONTROLS.from_infotext({name: text for name, text in good.items() if name != key})
         assert values == expected
 
 
 def test_fields_that_contradict_each_other_get_a_sentence() -> None:
     with pytest.raises(SettingsError, match="lies after End"):
-        infotext.from_infotext({"FABRIC start": "0.9", "FABRIC end": "0.1"})
+        settings_of({"FABRIC start": "0.9", "FABRIC end": "0.1"})
 
 
 @given(
     fields=st.dictionaries(
-        st.sampled_from([*infotext.KEYS.values(), "fabric_start", "fabric_max_weight", "fabric_pos_images", "Steps"]),
+        st.sampled_from([*CONTROLS.keys.values(), "fabric_start", "fabric_max_weight", "fabric_pos_images", "Steps"]),
         st.one_of(st.text(max_size=80), st.integers(), st.floats(), st.none()),
         max_size=6,
     )
 )
 @settings(max_examples=300)
 def test_rubbish_in_an_infotext_never_raises_and_never_names_a_file(fields: dict[str, Any]) -> None:
-    values = infotext.control_values(fields)
-    assert set(values) == set(CONTROLS)
-    assert infotext.foreign_pictures(fields) >= 0
+    values = CONTROLS.from_infotext(fields)
+    assert set(values) == set(CONTROLS.names)
+    assert foreign_images(fields) >= 0
     for name in ("likes", "dislikes"):
         assert values[name] is None or re.fullmatch(r"([0-9a-f]{16,64}(:\S+)?( |$))*", values[name])
     try:
-        infotext.from_infotext(fields)
+        settings_of(fields)
     except SettingsError:
         assert values["start"] > values["end"]
 
 
 def test_nothing_is_written_when_nothing_changes() -> None:
     like = (FeedbackImage(NAME),)
-    assert infotext.to_infotext(FabricSettings()) == {}
-    assert infotext.to_infotext(FabricSettings(likes=like, strength=0.0)) == {}
-    assert infotext.to_infotext(replace(FabricSettings(dislikes=like), negative_weight=0.0)) == {}
+    assert CONTROLS.to_infotext(FabricSettings()) == {}
+    assert CONTROLS.to_infotext(FabricSettings(likes=like, strength=0.0)) == {}
+    assert CONTROLS.to_infotext(replace(FabricSettings(dislikes=like), negative_weight=0.0)) == {}

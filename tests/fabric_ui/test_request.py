@@ -10,22 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib_methods.fabric.request import (
-    CONTROLS,
-    MAX_IMAGES,
-    format_images,
-    parse_images,
-    parse_request,
-    settings_from_fields,
-    settings_to_fields,
-)
-from lib_methods.fabric.settings import FabricSettings, FeedbackImage, SettingsError
+from lib_methods.checks import SettingsError
+from lib_methods.fabric.feedback import MAX_IMAGES, FeedbackImage, format_images, parse_images, without_missing
+from lib_methods.fabric.settings import CONTROLS, FabricSettings
 from lib_methods.pictures.store import ImageStore
 from tests.shared.pictures import data_url, encoded, noisy
 
 from .strategies import fabric_settings
 
 UNKNOWN = "0" * 64
+NAMES, parse_request = CONTROLS.names, CONTROLS.request
 
 
 @pytest.fixture
@@ -36,7 +30,12 @@ def store(tmp_path: Path) -> ImageStore:
 @given(wanted=fabric_settings())
 @settings(max_examples=100)
 def test_fields_round_trip(wanted: FabricSettings) -> None:
-    assert settings_from_fields(settings_to_fields(wanted)) == wanted
+    assert CONTROLS.settings_from(CONTROLS.values(wanted)) == wanted
+    lists = {
+        name: [{"image": image.image_id, "weight": image.weight} for image in getattr(wanted, name)]
+        for name in ("likes", "dislikes")
+    }
+    assert CONTROLS.settings_from({**CONTROLS.values(wanted), **lists}) == wanted, "as older presets have them"
 
 
 @given(wanted=fabric_settings())
@@ -64,8 +63,8 @@ def test_positional_named_and_both_mean_the_same(store: ImageStore) -> None:
         64.0,
         3.0,
     ]
-    assert len(positional) == len(CONTROLS)
-    named = dict(zip(CONTROLS, positional, strict=True)) | {"likes": [{"image": name, "weight": 0.5}]}
+    assert len(positional) == len(NAMES)
+    named = dict(zip(NAMES, positional, strict=True)) | {"likes": [{"image": name, "weight": 0.5}]}
     expected = FabricSettings(
         likes=(FeedbackImage(name, 0.5),),
         strength=0.6,
@@ -81,22 +80,20 @@ def test_positional_named_and_both_mean_the_same(store: ImageStore) -> None:
         cache_limit_mb=64,
         seed=3,
     )
-    assert parse_request(positional, store).settings == expected
-    assert parse_request([named], store).settings == expected
-    assert parse_request([{"strength": 0.7}, *positional[1:]], store).settings.strength == 0.7  # type: ignore[union-attr]
-    assert parse_request([{"strength": 0.7}], store, overrides={"strength": 0.9}).settings == FabricSettings(
-        strength=0.9
-    )
+    assert parse_request(positional, store) == expected
+    assert parse_request([named], store) == expected
+    assert parse_request([{"strength": 0.7}, *positional[1:]], store).strength == 0.7
+    assert parse_request([{"strength": 0.7}], store, overrides={"strength": 0.9}) == FabricSettings(strength=0.9)
 
 
 def test_nothing_false_or_missing_is_off(store: ImageStore) -> None:
     for arguments in ([], [None], [False], [False, "rubbish"], [{"enabled": False, "strength": 1}]):
-        assert parse_request(arguments, store).settings is None
+        assert parse_request(arguments, store) is None
 
 
 def test_none_means_the_default(store: ImageStore) -> None:
-    assert parse_request([True, *[None] * (len(CONTROLS) - 1)], store).settings == FabricSettings()
-    assert parse_request([dict.fromkeys(CONTROLS)], store).settings == FabricSettings()
+    assert parse_request([True, *[None] * (len(NAMES) - 1)], store) == FabricSettings()
+    assert parse_request([dict.fromkeys(NAMES)], store) == FabricSettings()
 
 
 def test_pictures_sent_along_are_kept_and_named_by_hash(store: ImageStore) -> None:
@@ -104,7 +101,7 @@ def test_pictures_sent_along_are_kept_and_named_by_hash(store: ImageStore) -> No
     forms: list[Any] = [data_url(image), encoded(image), store.add(image)]
     for form in forms:
         for value in (form, [form], [[form, 1]], [{"image": form}], [{"image": form, "weight": None}]):
-            parsed = parse_request([{"likes": value}], store).settings
+            parsed = parse_request([{"likes": value}], store)
             assert parsed is not None
             assert parsed.likes == (FeedbackImage(store.add(image), 1.0),)
 
@@ -117,15 +114,15 @@ def test_a_picture_sent_along_with_a_bad_weight_is_not_kept(store: ImageStore) -
 
 def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore) -> None:
     name = store.add(noisy())
+    asked = parse_request([{"likes": [name, UNKNOWN], "dislikes": [UNKNOWN]}], store)
     with pytest.raises(SettingsError, match="not on this machine"):
-        parse_request([{"likes": [name, UNKNOWN]}], store)
-    request = parse_request([{"likes": [name, UNKNOWN], "dislikes": [UNKNOWN]}], store, skip_missing=True)
-    assert request.settings is not None
-    assert [image.image_id for image in request.settings.likes] == [name]
-    assert request.settings.dislikes == ()
-    assert len(request.notes) == 2
-    assert "liked" in request.notes[0]
-    assert "disliked" in request.notes[1]
+        without_missing(asked, store, skip=False)
+    settings, notes = without_missing(asked, store, skip=True)
+    assert [image.image_id for image in settings.likes] == [name]
+    assert settings.dislikes == ()
+    assert len(notes) == 2
+    assert "liked" in notes[0]
+    assert "disliked" in notes[1]
 
 
 @pytest.mark.parametrize(
@@ -145,14 +142,14 @@ def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore)
         ({"weighting": 1}, "Weighting"),
         ({"detail": []}, "Detail"),
         ({"hires": {}}, "Hires"),
-        ({"colour_correction": "on"}, '"colour_correction"'),
-        ({"cache_limit_mb": 1.5}, '"cache_limit_mb"'),
-        ({"cache_limit_mb": -1}, '"cache_limit_mb"'),
-        ({"seed": "1"}, '"seed"'),
-        ({"seed": 2**32}, '"seed"'),
+        ({"colour_correction": "on"}, "Colour correction is either on or off"),
+        ({"cache_limit_mb": 1.5}, "Cache limit in MB must be a whole number"),
+        ({"cache_limit_mb": -1}, "Cache limit in MB must be"),
+        ({"seed": "1"}, "Noise seed must be"),
+        ({"seed": 2**32}, "Noise seed must be"),
         ({"likes": 5}, '"likes" must be a list'),
         ({"likes": {"image": UNKNOWN}}, '"likes" must be a list'),
-        ({"likes": [5]}, "Likes: A picture must be text"),
+        ({"likes": [5]}, "Likes: An image must be text"),
         ({"likes": [[UNKNOWN]]}, "list of two"),
         ({"likes": [[UNKNOWN, "x"]]}, "weight"),
         ({"likes": [f"{UNKNOWN}:1.2.3"]}, "weight"),
@@ -161,7 +158,7 @@ def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore)
         ({"likes": [{"weight": 1}]}, '"image" is missing'),
         ({"dislikes": ["../../etc/passwd"]}, "paths are not accepted"),
         ({"dislikes": ["C:\\boot.ini"]}, "paths are not accepted"),
-        ({"likes": ["data:image/png;base64,AAAA", UNKNOWN]}, "Likes, picture 1 of 2: "),
+        ({"likes": ["data:image/png;base64,AAAA", UNKNOWN]}, "Likes, image 1 of 2: "),
         ({"likes": [UNKNOWN] * (MAX_IMAGES + 1)}, "at most"),
     ],
 )
@@ -171,7 +168,7 @@ def test_each_mistake_gets_its_sentence(store: ImageStore, field: dict[str, Any]
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("arguments", [{"likes": []}, "text", 5, [True] * (len(CONTROLS) + 1)])
+@pytest.mark.parametrize("arguments", [{"likes": []}, "text", 5, [True] * (len(NAMES) + 1)])
 def test_arguments_that_are_no_list_of_controls_get_a_sentence(store: ImageStore, arguments: Any) -> None:
     with pytest.raises(SettingsError, match='"args"'):
         parse_request(arguments, store)
@@ -184,9 +181,7 @@ json_values = st.recursive(
 )
 
 
-@given(
-    named=st.dictionaries(st.sampled_from(CONTROLS), json_values, max_size=5), rest=st.lists(json_values, max_size=14)
-)
+@given(named=st.dictionaries(st.sampled_from(NAMES), json_values, max_size=5), rest=st.lists(json_values, max_size=14))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_is_settings_or_a_sentence(store: ImageStore, named: dict[str, Any], rest: list[Any]) -> None:
     for arguments in ([named, *rest], [True, *rest]):

@@ -16,9 +16,9 @@ pytest.importorskip("gradio")
 pytest.importorskip("diffusers")
 
 from lib_methods.denoiser import Unsupported
-from lib_methods.fabric import apply, infotext
-from lib_methods.fabric.request import CONTROLS
-from lib_methods.fabric.settings import FabricSettings, FeedbackImage
+from lib_methods.fabric import apply
+from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.settings import CONTROLS, FabricSettings
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.convert import open_image
 from tests.shared import jobs
@@ -65,9 +65,13 @@ def test_a_like_changes_the_picture_and_the_infotext_brings_it_back(host: Runnin
     fields = fields_of(job)
     wanted = FabricSettings(likes=(FeedbackImage(liked, 0.5),), strength=1.0, end=1.0)
     assert fields == {"FABRIC likes": f"{liked[:16]}:0.5", "FABRIC strength": "1", "FABRIC end": "1"}
-    pasted = [key(fields) for key in infotext.paste_keys(script.STORE)]
+    pasted = [key(fields) for key in CONTROLS.paste_keys(script.STORE)]
     assert pasted[1] == f"{liked}:0.5"
-    assert infotext.from_infotext({**fields, "FABRIC likes": pasted[1]}) == wanted
+    assert dict(zip(CONTROLS.names, pasted, strict=True)) == {
+        "enabled": True,
+        **CONTROLS.values(wanted),
+        "cache_limit_mb": None,
+    }
     again = run(host, pasted)
     assert np.array_equal(pixels(job), pixels(again))
     assert job.info == again.info
@@ -90,8 +94,8 @@ def test_a_request_that_makes_no_sense_is_left_out_and_named(
     job = run(host, arguments, api=api)
     assert np.array_equal(pixels(run(host)), pixels(job))
     assert sentence in job.comments
-    assert list(fields_of(job)) == [infotext.ERROR_KEY]
-    assert sentence in fields_of(job)[infotext.ERROR_KEY]
+    assert list(fields_of(job)) == [CONTROLS.error_key]
+    assert sentence in fields_of(job)[CONTROLS.error_key]
 
 
 def test_the_page_leaves_out_missing_pictures_and_says_so(host: Running, script: ModuleType) -> None:
@@ -105,7 +109,7 @@ def test_the_page_leaves_out_missing_pictures_and_says_so(host: Running, script:
 def test_the_api_refuses_missing_pictures(host: Running, script: ModuleType) -> None:
     job = run(host, [True, f"{script.STORE.add(noisy())} {UNKNOWN}"], api=True)
     assert np.array_equal(pixels(run(host)), pixels(job))
-    assert "not on this machine" in fields_of(job)[infotext.ERROR_KEY]
+    assert "not on this machine" in fields_of(job)[CONTROLS.error_key]
 
 
 def test_a_picture_whose_file_was_damaged_is_named(host: Running, script: ModuleType) -> None:
@@ -113,7 +117,7 @@ def test_a_picture_whose_file_was_damaged_is_named(host: Running, script: Module
     (script.STORE.folder / f"{liked}.png").write_bytes(b"damaged")
     job = run(host, [True, liked])
     assert np.array_equal(pixels(run(host)), pixels(job))
-    assert "damaged" in fields_of(job)[infotext.ERROR_KEY]
+    assert "damaged" in fields_of(job)[CONTROLS.error_key]
 
 
 def test_an_internal_error_is_not_hidden(host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +128,7 @@ def test_an_internal_error_is_not_hidden(host: Running, script: ModuleType, monk
     job = run(host, [True, script.STORE.add(noisy())])
     assert "internal error" in job.comments
     assert "secret" not in job.info
-    assert list(fields_of(job)) == [infotext.ERROR_KEY]
+    assert list(fields_of(job)) == [CONTROLS.error_key]
 
 
 def test_both_passes_of_hires_fix_are_told_apart(
@@ -188,11 +192,11 @@ def test_pictures_of_the_first_extension_are_missed_aloud(
     script_callbacks.infotext_pasted_callback("", {"fabric_pos_images": '["a.png", "b.png"]', "fabric_start": "0"})
     script_callbacks.infotext_pasted_callback("", {"FABRIC likes": UNKNOWN})
     assert len(said) == 1
-    assert "2 feedback picture(s)" in said[0]
+    assert "2 image(s) of another extension" in said[0]
 
 
 def test_hosts_without_the_plot_get_no_axes(host: Running, script: ModuleType) -> None:
-    script._add_axes()
+    jobs.method_of(script).add_axes()
 
 
 def test_a_job_used_again_carries_nothing_over(host: Running, script: ModuleType) -> None:
@@ -213,17 +217,43 @@ def test_the_controls_are_the_request_in_order_with_its_defaults(
     host: Running, script: ModuleType, is_img2img: bool
 ) -> None:
     instance = script.FabricScript()
-    for named in jobs.first_values(instance, is_img2img, CONTROLS):
-        assert (named.pop("enabled"), named.pop("likes"), named.pop("dislikes")) == (False, "", "")
-        for name, value in named.items():
-            assert value == getattr(FabricSettings(), name)
-            assert value is not None
-    keys = [infotext.KEYS.get(name, infotext.ENABLED_KEY) for name in CONTROLS]
-    assert [key for _, key in instance.infotext_fields] == keys
+    for named in jobs.first_values(instance, is_img2img, CONTROLS.names):
+        assert named == {"enabled": False, **CONTROLS.values(FabricSettings())}
+    assert [key for _, key in instance.infotext_fields] == ["FABRIC", *CONTROLS.keys.values()]
+
+
+def line(script: ModuleType, steps: Any = 20, enabled: bool = True, **changed: Any) -> str:
+    """The line that the page shows."""
+    method = script.FabricScript()
+    shown = method.line(enabled, *{**CONTROLS.defaults, **changed}.values(), steps)
+    assert ("fabric-problem" in shown) == ('role="alert"' in shown)
+    return shown
+
+
+def test_the_line_says_what_will_happen_or_what_is_wrong(host: Running, script: ModuleType) -> None:
+    likes = " ".join(script.STORE.add(noisy(seed)) for seed in (1, 2))
+    disliked = script.STORE.add(noisy(3))
+    text = "2 likes, 1 dislike, steps 1-16 of 20, strength 0.8 shared"
+    assert text in line(script, likes=likes, dislikes=disliked)
+    text = "Switched off (2 likes, steps 1-8 of 10, strength 0.8 shared)."
+    assert text in line(script, 10, enabled=False, likes=likes)
+    assert "No feedback yet" in line(script, enabled=False)
+    for changed, problem in (
+        ({"start": 0.9, "end": 0.1}, "lies after End"),
+        ({"likes": f"{disliked} {UNKNOWN}"}, "1 like, steps 1-16 of 20, strength 0.8 shared. The liked image 00000000"),
+    ):
+        shown = line(script, **changed)
+        assert problem in shown
+        assert "fabric-problem" in shown
+
+
+@pytest.mark.parametrize("steps", [None, 0, "20", 7.0])
+def test_the_line_survives_an_empty_steps_field(host: Running, script: ModuleType, steps: Any) -> None:
+    assert "fabric-problem" not in line(script, steps)
 
 
 def test_the_grid_of_a_job_cannot_be_liked_and_its_images_can(host: Running, script: ModuleType) -> None:
-    handlers = script.page.PageHandlers(script.STORE, script.PRESETS, "txt2img", script.COMPOSITES)
+    handlers = script.page.PageHandlers(script.STORE, script.PRESETS, script.COMPOSITES, str)
     made = run(host, batch_size=2, do_not_save_grid=False)
     assert made.index_of_first_image == 1
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lib_methods.denoiser import Needs
 from lib_methods.image_cfg import formula
-from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.image_cfg.settings import CONTROLS, ImageCfgSettings
 from lib_methods.pictures import mask as masks
 from lib_methods.pictures.fit import FITS, fit
 from tests.fabric.small_model import picture
@@ -220,7 +220,6 @@ def test_the_tabs_mask_in_place_of_inpainting(host: Running) -> None:
 
 
 def test_the_infotext_names_the_tabs_mask(host: Running, script: ModuleType) -> None:
-    from lib_methods.image_cfg import infotext
     from modules.infotext_utils import parse_generation_parameters
 
     job = {**IMG2IMG, "init_images": [picture(7)]}
@@ -229,7 +228,7 @@ def test_the_infotext_names_the_tabs_mask(host: Running, script: ModuleType) -> 
     assert "Mask blur" not in made.info
     fields = parse_generation_parameters(made.info)
     assert script.STORE.exists(fields["InstructPix2Pix mask"])
-    pasted = [key(fields) for key in infotext.paste_keys()]
+    pasted = [key(fields) for key in CONTROLS.paste_keys()]
     again = host.generate("img2img", script_args={"instructpix2pix": pasted}, **job)
     assert np.array_equal(pixels(made), pixels(again))
     assert made.info == again.info

@@ -50,9 +50,9 @@ def test_a_picture_is_put_in_shown_and_used(browser: Browser, tmp_path: Path, sc
     browser.type("#txt2img_prompt textarea", "make it red")
     browser.type("#txt2img_seed input", "7")
     browser.click(f"{BOX} > .label-wrap")
-    browser.until(f"return document.querySelector('{BOX}_upload input[type=file]') !== null")
-    browser.find(f"{BOX}_upload input[type=file]").send_keys(str(tmp_path / "picture.png"))
-    browser.until(f"return document.querySelector('{BOX}_preview img') !== null")
+    browser.until(f"return document.querySelector('{BOX}_image_upload input[type=file]') !== null")
+    browser.find(f"{BOX}_image_upload input[type=file]").send_keys(str(tmp_path / "picture.png"))
+    browser.until(f"return document.querySelector('{BOX}_image_preview img') !== null")
     browser.until(f"return document.querySelector('{SWITCH}').checked")
     browser.until(f"return document.querySelector('{BOX}_status').textContent.includes('1 image, fitted by crop')")
     screenshot("image_cfg")
@@ -60,15 +60,15 @@ def test_a_picture_is_put_in_shown_and_used(browser: Browser, tmp_path: Path, sc
     assert "InstructPix2Pix image: " in first
     assert "InstructPix2Pix image scale" not in first  # the default
 
-    browser.click(f"{BOX}_clear")
-    browser.until(f"return document.querySelector('{BOX}_preview img') === null")
+    browser.click(f"{BOX}_image_clear")
+    browser.until(f"return document.querySelector('{BOX}_image_preview img') === null")
     browser.until(f"return document.querySelector('{BOX}_status').textContent.includes('No image yet')")
     browser.js(
         "const box = document.querySelector('#txt2img_prompt textarea'); box.value = arguments[0]; updateInput(box)",
         first,
     )
     browser.click("#paste")
-    browser.until(f"return document.querySelector('{BOX}_preview img') !== null")
+    browser.until(f"return document.querySelector('{BOX}_image_preview img') !== null")
     assert "InstructPix2Pix image: " in infotext(browser)
 
 

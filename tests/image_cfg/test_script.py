@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.checks import SettingsError
-from lib_methods.image_cfg import infotext
-from lib_methods.image_cfg.page import PageHandlers
-from lib_methods.image_cfg.request import CONTROLS, control_values, parse_request, settings_from_fields
-from lib_methods.image_cfg.settings import ImageCfgSettings
+from lib_methods.image_cfg.settings import CONTROLS, ImageCfgSettings
 from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.api_guard import guard_script
+from lib_methods.webui.widgets import preview, received
 from tests.fabric.small_model import picture
 from tests.shared import jobs
+from tests.shared.any_settings import any_settings
 from tests.shared.jobs import pixels, same
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
@@ -31,23 +30,14 @@ from .jobs import PICTURE, edit
 
 UNKNOWN = "0" * 64
 NAMES = st.lists(st.sampled_from(["0" * 64, "a" * 64, "0123456789abcdef" * 4]), max_size=3).map(tuple)
-SETTINGS = st.builds(
-    ImageCfgSettings,
+SETTINGS = any_settings(
+    CONTROLS,
     images=NAMES,
-    image_scale=st.floats(0, 10),
-    text_scale=st.floats(0, 30),
-    fit=st.sampled_from(["crop", "pad", "stretch"]),
     start=st.floats(0, 0.5),
     end=st.floats(0.5, 1),
-    image_schedule=st.sampled_from(["constant", "linear", "cosine"]),
-    image_end_scale=st.floats(0, 10),
-    hires_source=st.sampled_from(["input picture", "first pass"]),
-    hires_text_scale=st.floats(0, 30),
-    latents=st.sampled_from(["auto", "scaled", "unscaled"]),
     mask=st.sampled_from(["", "a" * 64]),
-    mask_image_scale=st.floats(0, 10),
-    tab_mask=st.booleans(),
 )
+parse_request, settings_from_fields, control_values = CONTROLS.request, CONTROLS.settings_from, CONTROLS.values
 
 
 @pytest.fixture
@@ -58,23 +48,23 @@ def store(tmp_path: Path) -> ImageStore:
 @given(chosen=SETTINGS)
 @settings(deadline=None, max_examples=50)
 def test_an_infotext_brings_every_setting_back(chosen: ImageCfgSettings) -> None:
-    values = infotext.from_infotext(infotext.to_infotext(chosen))
+    values = CONTROLS.from_infotext(CONTROLS.to_infotext(chosen))
     assert values.pop("enabled") is True
     assert settings_from_fields(values) == chosen
 
 
-@given(junk=st.dictionaries(st.sampled_from(list(infotext.KEYS.values())), st.text(max_size=80), min_size=1))
+@given(junk=st.dictionaries(st.sampled_from(list(CONTROLS.keys.values())), st.text(max_size=80), min_size=1))
 @settings(deadline=None, max_examples=50)
 def test_a_damaged_infotext_falls_back_to_what_can_be_used(junk: dict[str, str]) -> None:
-    values = infotext.from_infotext(junk)
+    values = CONTROLS.from_infotext(junk)
     assert values.pop("enabled") is True
     for name, value in values.items():
         settings_from_fields({"end": 1.0, name: value} if name == "start" else {name: value})
 
 
 def test_an_infotext_without_the_method_switches_it_off_and_leaves_the_rest() -> None:
-    values = infotext.from_infotext({"Steps": "20", "Image CFG scale": "1.5"})
-    assert values == {"enabled": False, **dict.fromkeys(infotext.KEYS)}
+    values = CONTROLS.from_infotext({"Steps": "20", "Image CFG scale": "1.5"})
+    assert values == {"enabled": False, **dict.fromkeys(CONTROLS.keys)}
 
 
 def test_positional_and_named_arguments_are_the_same(store: ImageStore) -> None:
@@ -84,7 +74,7 @@ def test_positional_and_named_arguments_are_the_same(store: ImageStore) -> None:
     positions: list[Any] = [True, PICTURE, 2.0, None, "pad"]
     assert parse_request(positions, store) == chosen
     assert parse_request([True, *control_values(chosen).values()], store) == chosen
-    assert list(control_values(chosen)) == list(CONTROLS[1:])
+    assert list(control_values(chosen)) == list(CONTROLS.names[1:])
     assert parse_request([{**named, "enabled": False}], store) is None
     assert parse_request([False, PICTURE], store) is None
     assert parse_request([named], store, overrides={"image_scale": 3.0}) == settings_from_fields(
@@ -95,9 +85,9 @@ def test_positional_and_named_arguments_are_the_same(store: ImageStore) -> None:
 BAD: list[tuple[Any, str]] = [
     ([{"image_scal": 1.5}], 'did you mean "image_scale"'),
     ([{"image": "../../secret.png"}], "paths are not accepted"),
-    ([{"image": ["/etc/passwd", PICTURE]}], "Picture 1 of 2"),
+    ([{"image": ["/etc/passwd", PICTURE]}], "Image 1 of 2"),
     ([{"image": UNKNOWN}], "not on this machine"),
-    ([{"image": 7}], '"image" must be a picture'),
+    ([{"image": 7}], '"image" must be an image'),
     ([{"image": [PICTURE] * 65}], "at most 64"),
     ([{"image_scale": "much"}], "Image scale must be a number"),
     ([{"text_scale": 31}], "between 0 and 30"),
@@ -137,31 +127,43 @@ def test_the_api_refuses_bad_requests_before_the_job(store: ImageStore) -> None:
     assert client.post("/sdapi/v1/txt2img", json=good).json() == "drawn"
 
 
-def test_the_page_keeps_a_picture_and_says_what_will_happen(store: ImageStore) -> None:
-    page = PageHandlers(store, is_img2img=False)
-    box, name, enabled, status = page.receive(picture(3), "", False)
+def test_the_page_keeps_a_picture_and_shows_it(store: ImageStore) -> None:
+    box, name, _, enabled = received(picture(3), "", store, False, False)
     assert (box, enabled) == (None, True)
     assert store.exists(name)
-    assert "1 image, fitted by crop, image scale 1.5, text scale the CFG scale" in status
-    assert 'src="data:image/jpeg;base64,' in page.preview(name)
-    assert page.receive(None, name, True)[:3] == [None, name, True], "the box was emptied, the picture stays"
-    assert "not on this machine" in page.preview(UNKNOWN)
-    assert page.preview("<script>") == ""
-    assert "generated from the words alone" in page.status(True)
-    assert "The tab&#x27;s own image" in PageHandlers(store, is_img2img=True).status(True)
-    assert 'role="alert"' in page.status(True, name, 99)
-    assert "Switched off" in page.status(False, name)
+    assert 'src="data:image/jpeg;base64,' in preview(name, store, "image")
+    assert received(None, name, store, False, True)[:2] == [None, name], "the box was emptied, the image stays"
+    assert received(None, name, store, False, False)[3] is False
+    assert "not on this machine" in preview(UNKNOWN, store, "image")
+    assert preview("<script>", store, "image") == ""
 
 
-def test_the_line_says_what_the_checkpoint_and_the_empty_tab_mean(store: ImageStore) -> None:
-    page = PageHandlers(store, True, lambda: "This checkpoint sees no image.")
-    assert "sees no image" in page.status(True)
-    assert 'role="alert"' in page.status(True)
-    assert "sees no image" not in page.status(False)
-    page = PageHandlers(store, is_img2img=True)
-    assert "No image yet: put one into the tab" in page.describe("no", True)
+def line(script: ModuleType, enabled: bool, is_img2img: bool = False, holds: str = "", **values: Any) -> str:
+    """The line that the page shows; holds: whether img2img's own box holds an image."""
+    method = script.ImageCfgScript()
+    method.is_img2img = is_img2img
+    return method.line(enabled, *{**CONTROLS.defaults, **values}.values(), holds)
+
+
+def test_the_line_says_what_will_happen(host: Running, script: ModuleType) -> None:
+    name = script.STORE.add(picture(3))
+    assert "1 image, fitted by crop, image scale 1.5, text scale the CFG scale" in line(script, True, image=name)
+    assert "generated from the words alone" in line(script, True)
+    assert 'role="alert"' in line(script, True, image=name, image_scale=99)
+    assert "Switched off" in line(script, False, image=name)
+    assert "No image yet: put one into the tab" in line(script, True, True, "no")
     for seen in ("yes", ""):  # empty: the browser cannot tell
-        assert "own image" in page.describe(seen, True)
+        assert "The tab&#x27;s own image" in line(script, True, True, seen)
+
+
+def test_the_line_says_what_the_checkpoint_means(
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = "This checkpoint sees no image."
+    monkeypatch.setattr(script.ImageCfgScript, "unsuited", staticmethod(lambda model: sentence))
+    assert "sees no image" in line(script, True)
+    assert 'role="alert"' in line(script, True)
+    assert "sees no image" not in line(script, False)
 
 
 def test_every_method_says_which_checkpoints_will_not_do() -> None:
@@ -182,18 +184,13 @@ def test_every_method_says_which_checkpoints_will_not_do() -> None:
     assert (image_cfg(fork), pix2pix_zero(fork)) == (NO_PICTURE, NO_EDITING)
 
 
-def test_the_page_keeps_a_mask(store: ImageStore) -> None:
-    page = PageHandlers(store, is_img2img=True)
-    values = list(control_values(ImageCfgSettings()).values())
-    box, name, status = page.receive_mask(picture(3), True, *values)
+def test_the_page_keeps_a_mask(host: Running, script: ModuleType) -> None:
+    box, name, _ = received(picture(3), "", script.STORE, True)
     assert box is None
-    assert store.exists(name)
-    assert "image scale 1.5, 1 where the mask is white" in status
-    values[CONTROLS.index("mask") - 1] = name
-    assert page.receive_mask(None, True, *values) == [None, name, status]
-    assert 'alt="mask"' in page.preview(name, "mask")
-    values[-1] = True
-    assert "1 where the tab&#x27;s mask is white" in page.status(True, *values)
+    assert script.STORE.exists(name)
+    assert "image scale 1.5, 1 where the mask is white" in line(script, True, mask=name)
+    assert 'alt="mask"' in preview(name, script.STORE, "mask")
+    assert "1 where the tab&#x27;s mask is white" in line(script, True, True, tab_mask=True)
 
 
 def test_the_infotext_alone_gives_the_image_again(host: Running, script: ModuleType) -> None:
@@ -201,7 +198,7 @@ def test_the_infotext_alone_gives_the_image_again(host: Running, script: ModuleT
 
     job = host.generate(script_args=edit(image_scale=2.0, image_schedule="cosine", fit="stretch"))
     fields = parse_generation_parameters(job.info)
-    pasted = [key(fields) for key in infotext.paste_keys()]
+    pasted = [key(fields) for key in CONTROLS.paste_keys()]
     again = host.generate(script_args={"instructpix2pix": pasted})
     assert np.array_equal(pixels(job), pixels(again))
     assert job.info == again.info
@@ -237,5 +234,5 @@ def test_the_axes_set_the_scales(host: Running, script: ModuleType, monkeypatch:
 def test_the_controls_are_the_request_in_order_with_its_defaults(
     host: Running, script: ModuleType, is_img2img: bool
 ) -> None:
-    for named in jobs.first_values(script.ImageCfgScript(), is_img2img, CONTROLS):
+    for named in jobs.first_values(script.ImageCfgScript(), is_img2img, CONTROLS.names):
         assert named == {"enabled": False, **control_values(ImageCfgSettings())}

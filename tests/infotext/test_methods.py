@@ -13,20 +13,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.checks import SettingsError
-from lib_methods.fabric import infotext as fabric
-from lib_methods.fabric.settings import DETAILS, HIRES_MODES, WEIGHTINGS, FabricSettings, FeedbackImage
-from lib_methods.image_cfg import infotext as image_cfg
-from lib_methods.image_cfg import request as image_cfg_request
-from lib_methods.image_cfg.schedules import SCHEDULES
-from lib_methods.image_cfg.settings import HIRES_SOURCES, LATENT_SCALES, ImageCfgSettings
-from lib_methods.pictures.fit import FITS
+from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.settings import CONTROLS as fabric
+from lib_methods.fabric.settings import FabricSettings
+from lib_methods.image_cfg.settings import CONTROLS as image_cfg
+from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero import infotext as pix2pix_zero
 from lib_methods.pix2pix_zero import request as pix2pix_zero_request
 from lib_methods.pix2pix_zero.settings import GUIDANCES, INVERSIONS, LAYERS, REGULARISATIONS, Pix2PixZeroSettings
-from lib_methods.thresholding import infotext as thresholding
-from lib_methods.thresholding.settings import CHOICES, NUMBERS, RESCALE, ThresholdSettings
+from lib_methods.thresholding.settings import CONTROLS as THRESHOLDING
+from lib_methods.thresholding.settings import RESCALE, ThresholdSettings
 from standalone.infotext import text
+from tests.shared.any_settings import any_settings
 
 PICTURES = ["0123456789abcdef" * 4, "f" * 64]
 USUAL = {"Steps": 20, "Sampler": "Euler", "Seed": 1}
@@ -89,50 +88,40 @@ def test_pix2pix_zero_comes_back(host: Any, source: str, target: str, caption: s
 
 @HOSTS
 @given(
-    pictures=st.lists(st.sampled_from(PICTURES), unique=True).map(tuple),
-    mask=st.sampled_from(["", *PICTURES]),
-    numbers=st.tuples(st.floats(0, 10), st.floats(0, 30), SHARE),
-    choices=st.tuples(*map(st.sampled_from, (FITS, SCHEDULES, SCHEDULES, HIRES_SOURCES, LATENT_SCALES))),
-    switch=st.booleans(),
+    wanted=any_settings(
+        image_cfg,
+        images=st.lists(st.sampled_from(PICTURES), unique=True).map(tuple),
+        mask=st.sampled_from(["", *PICTURES]),
+        end=st.just(1.0),
+    )
 )
 @settings(max_examples=100, deadline=None)
-def test_instruct_pix2pix_comes_back(host: Any, pictures: Any, mask: str, numbers: Any, choices: Any,
-                                     switch: bool) -> None:  # fmt: skip
-    fields = dict(zip(("fit", "image_schedule", "text_schedule", "hires_source", "latents"), choices))
-    fields |= dict(zip(("image_scale", "text_scale", "start"), numbers))
-    wanted = ImageCfgSettings(images=pictures, mask=mask, tab_mask=switch, **fields)
+def test_instruct_pix2pix_comes_back(host: Any, wanted: ImageCfgSettings) -> None:
     found = image_cfg.from_infotext(host(image_cfg.to_infotext(wanted)))
-    assert found == {"enabled": True, **image_cfg_request.control_values(wanted)}
+    assert found == {"enabled": True, **image_cfg.values(wanted)}
+
+
+LIKES = st.lists(st.builds(FeedbackImage, st.sampled_from(PICTURES), st.floats(0, 4)), min_size=1).map(tuple)
 
 
 @HOSTS
-@given(
-    likes=st.lists(st.builds(FeedbackImage, st.sampled_from(PICTURES), st.floats(0, 4)), min_size=1).map(tuple),
-    numbers=st.tuples(st.floats(0.1, 2), SHARE, st.floats(0, 2), st.floats(0, 2)),
-    choices=st.tuples(*map(st.sampled_from, (WEIGHTINGS, DETAILS, HIRES_MODES))),
-    switch=st.booleans(),
-    seed=st.integers(0, 2**32 - 1),
-)
+@given(wanted=any_settings(fabric, likes=LIKES, end=st.just(1.0), strength=st.floats(0.1, 2)))
 @settings(max_examples=100, deadline=None)
-def test_fabric_comes_back(host: Any, likes: Any, numbers: Any, choices: Any, switch: bool, seed: int) -> None:
-    fields: dict[str, Any] = dict(zip(("weighting", "detail", "hires"), choices))
-    fields |= dict(zip(("strength", "start", "min_strength", "hires_strength"), numbers))
-    wanted = FabricSettings(likes=likes, end=1.0, colour_correction=switch, seed=seed, cache_limit_mb=64, **fields)
-    assert fabric.from_infotext(host(fabric.to_infotext(wanted))) == wanted
+def test_fabric_comes_back(host: Any, wanted: FabricSettings) -> None:
+    found = fabric.from_infotext(host(fabric.to_infotext(wanted)))
+    assert found.pop("enabled") is True
+    assert fabric.settings_from(found) == wanted
 
 
 @HOSTS
-@given(data=st.data())
+@given(wanted=any_settings(THRESHOLDING))
 @settings(max_examples=100, deadline=None)
-def test_thresholding_comes_back(host: Any, data: st.DataObject) -> None:
-    fields: dict[str, Any] = {name: data.draw(st.floats(low, high)) for name, (_, low, high) in NUMBERS.items()}
-    fields |= {name: data.draw(st.sampled_from(list(choices))) for name, (_, choices) in CHOICES.items()}
-    wanted = ThresholdSettings(**fields, separate_feature_channels=data.draw(st.booleans()))
-    written = thresholding.to_infotext(wanted)
-    found = thresholding.from_infotext(host(written))
-    assert found is not None
-    assert thresholding.to_infotext(found) == written
-    assert wanted.method == RESCALE or found.mimic_scale == wanted.mimic_scale
+def test_thresholding_comes_back(host: Any, wanted: ThresholdSettings) -> None:
+    written = THRESHOLDING.to_infotext(wanted)
+    found = THRESHOLDING.from_infotext(host(written))
+    assert found.pop("enabled") is True
+    assert THRESHOLDING.to_infotext(THRESHOLDING.settings_from(found)) == written
+    assert wanted.method == RESCALE or found["mimic_scale"] == wanted.mimic_scale
 
 
 def test_defaults_are_not_written() -> None:
@@ -156,7 +145,7 @@ def test_hashes_are_short_and_come_back_whole(store: ImageStore, colours: list[i
     wanted = FabricSettings(likes=tuple(FeedbackImage(name, 0.5) for name in names))
     written = fabric.to_infotext(wanted, store)
     assert written["FABRIC likes"] == " ".join(f"{name[:16]}:0.5" for name in names)
-    assert fabric.control_values(ours(written), store)["likes"] == " ".join(f"{name}:0.5" for name in names)
+    assert fabric.from_infotext(ours(written), store)["likes"] == " ".join(f"{name}:0.5" for name in names)
     edits = ImageCfgSettings(images=tuple(names), mask=names[0])
     assert image_cfg.from_infotext(image_cfg.to_infotext(edits, store), store)["image"] == " ".join(names)
     assert image_cfg.from_infotext(image_cfg.to_infotext(edits, store), store)["mask"] == names[0]
@@ -164,4 +153,4 @@ def test_hashes_are_short_and_come_back_whole(store: ImageStore, colours: list[i
 
 def test_old_hashes_and_those_of_other_machines_stay_as_they_are(store: ImageStore) -> None:
     line = f"{PICTURES[0]} {PICTURES[1][:16]}:0.5"
-    assert fabric.control_values({"FABRIC likes": line}, store)["likes"] == line
+    assert fabric.from_infotext({"FABRIC likes": line}, store)["likes"] == line

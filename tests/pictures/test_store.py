@@ -221,16 +221,16 @@ def test_one_request_brings_no_more_pixels_than_allowed_in_all(
 
 
 def test_likes_and_dislikes_of_one_request_share_its_pixels(store: ImageStore) -> None:
-    from lib_methods.fabric.request import parse_request as fabric
-    from lib_methods.image_cfg.request import parse_request as instruct
+    from lib_methods.fabric.settings import CONTROLS as FABRIC
+    from lib_methods.image_cfg.settings import CONTROLS as INSTRUCT
 
     large = base64.b64encode(as_file(Image.new("1", (6000, 6000)))).decode()
     with pytest.raises(StoreError, match="too many pixels together"):
-        fabric([{"likes": [large] * 2, "dislikes": [large] * 2}], store)
+        FABRIC.request([{"likes": [large] * 2, "dislikes": [large] * 2}], store)
     with pytest.raises(StoreError, match="too many pixels together"):
-        instruct([{"image": [large] * 3, "mask": large}], store)
+        INSTRUCT.request([{"image": [large] * 3, "mask": large}], store)
     kept = store.list()[0]
-    assert fabric([{"likes": [kept]}], store).settings is not None, "what is stored already does not count"
+    assert FABRIC.request([{"likes": [kept]}], store) is not None, "what is stored already does not count"
 
 
 def test_the_beginning_of_an_id_names_the_picture(tmp_path: Path) -> None:

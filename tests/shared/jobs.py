@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lib_methods.webui.method_script import MethodScript
 from tests.standalone.conftest import Running
 
 REPO = Path(__file__).resolve().parents[2]
@@ -23,6 +24,12 @@ def loaded(file_name: str) -> ModuleType:
 
     module: Any = next(data.module for data in scripts.scripts_data if Path(data.path).name == file_name)
     return module
+
+
+def method_of(script: ModuleType) -> Any:
+    """The class of the method in a script's module."""
+    classes = [value for value in vars(script).values() if isinstance(value, type)]
+    return next(value for value in classes if issubclass(value, MethodScript) and value is not MethodScript)
 
 
 def run(
@@ -74,8 +81,8 @@ def plot_axes(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     grid = SimpleNamespace(axis_options=[], AxisOption=option, confirm_range=lambda low, high, label: (low, high))
     entry = SimpleNamespace(path="/somewhere/scripts/xyz_grid.py", module=grid)
     monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, entry])
-    script._add_axes()
-    script._add_axes()
+    for _ in range(2):
+        script._add_axes() if hasattr(script, "_add_axes") else method_of(script).add_axes()
     return grid.axis_options
 
 
@@ -101,5 +108,5 @@ def posted(script: ModuleType, title: str, arguments: Any, path: str = "/sdapi/v
 
     app = FastAPI()
     app.post(path)(lambda: 1)
-    script._guard_api(None, app)
+    script._guard_api(None, app) if hasattr(script, "_guard_api") else method_of(script).guard(None, app)
     return TestClient(app).post(path, json={"alwayson_scripts": {title: {"args": arguments}}})

@@ -12,10 +12,8 @@ import pytest
 pytest.importorskip("gradio")
 pytest.importorskip("diffusers")
 
-from lib_methods.thresholding import infotext
 from lib_methods.thresholding.apply import ThresholdGuide
-from lib_methods.thresholding.request import TITLE
-from lib_methods.thresholding.settings import RESCALE
+from lib_methods.thresholding.settings import CONTROLS, RESCALE
 from tests.fabric.small_model import picture
 from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS
 from tests.shared.jobs import REPO, pixels, same
@@ -46,8 +44,8 @@ def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any]
     job = {"cfg_scale": 9.0, **job}
     before = host.generate(kind, **job)
     on = host.generate(kind, script_args=thresholding(**request), **job)
-    assert f"{TITLE} " in on.infotexts[0]
-    assert infotext.ERROR_KEY not in on.infotexts[0]
+    assert f"{CONTROLS.title} " in on.infotexts[0]
+    assert CONTROLS.error_key not in on.infotexts[0]
     assert not any(np.array_equal(a, b) for a, b in zip(pixels(before), pixels(on), strict=True))
     assert same(on, host.generate(kind, script_args=thresholding(**request), **job))
     assert same(before, host.generate(kind, **job))

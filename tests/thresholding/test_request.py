@@ -6,33 +6,28 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
-from lib_methods.thresholding import infotext
-from lib_methods.thresholding.formulas import SCHEDULES, STARTPOINTS, VARIABILITIES
-from lib_methods.thresholding.request import CONTROLS, TITLE, parse_request
-from lib_methods.thresholding.settings import METHODS, MIMIC, NUMBERS, RESCALE, ThresholdSettings
+from lib_methods.thresholding.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
+from tests.shared.any_settings import any_settings
 
-ALL = st.builds(
-    ThresholdSettings,
-    **{name: st.floats(low, high) for name, (_, low, high) in NUMBERS.items()},
-    mimic_mode=st.sampled_from(SCHEDULES),
-    cfg_mode=st.sampled_from(SCHEDULES),
-    separate_feature_channels=st.booleans(),
-    scaling_startpoint=st.sampled_from(STARTPOINTS),
-    variability_measure=st.sampled_from(VARIABILITIES),
-    method=st.sampled_from(METHODS),
-)
+NAMES, KEYS, parse_request = CONTROLS.names, CONTROLS.keys, CONTROLS.request
+ALL = any_settings(CONTROLS)
+
+
+def settings_of(fields: dict[str, str]) -> ThresholdSettings | None:
+    """The settings that an infotext asks for."""
+    values = CONTROLS.from_infotext(fields)
+    return CONTROLS.settings_from(values) if values.pop("enabled") else None
 
 
 def positional(settings: ThresholdSettings) -> list[Any]:
-    return [True, *(getattr(settings, name) for name in CONTROLS[1:])]
+    return [True, *(getattr(settings, name) for name in NAMES[1:])]
 
 
 @given(ALL)
 def test_positional_and_named_arguments_mean_the_same(settings: ThresholdSettings) -> None:
-    named = {name: getattr(settings, name) for name in CONTROLS[1:]}
+    named = {name: getattr(settings, name) for name in NAMES[1:]}
     assert parse_request(positional(settings)) == settings
     assert parse_request([named]) == settings
     assert parse_request([{**named, "enabled": False}]) is None
@@ -61,13 +56,13 @@ def test_what_is_not_said_is_the_default(arguments: list[Any]) -> None:
     [
         ("x", '"args" must be a list'),
         ({}, '"args" must be a list'),
-        ([True, *[None] * len(CONTROLS)], "controls"),
+        ([True, *[None] * len(NAMES)], "controls"),
         ([{"mimic_scal": 5}], 'did you mean "mimic_scale"'),
         ([{"strength": 5}], "there are: cfg_mode"),
         (["yes"], '"enabled"'),
         ([1], '"enabled"'),
         ([True, "much"], "Mimic scale"),
-        ([True, 7, 20], "Percentile"),
+        ([True, 7, 20], "Threshold percentile"),
         ([{"mimic_mode": "Linear"}], "schedule"),
         ([{"method": "mimic"}], "Method"),
     ],
@@ -80,9 +75,9 @@ def test_arguments_that_cannot_be_used_are_refused_with_a_sentence(arguments: An
 
 
 def test_overrides_win_and_switch() -> None:
-    assert parse_request([True, 5], {"mimic_scale": 3.0}) == ThresholdSettings(3.0)
-    assert parse_request([False], {"enabled": True, "mimic_scale": 3.0}) == ThresholdSettings(3.0)
-    assert parse_request([True, 5], {"enabled": False}) is None
+    assert parse_request([True, 5], overrides={"mimic_scale": 3.0}) == ThresholdSettings(3.0)
+    assert parse_request([False], overrides={"enabled": True, "mimic_scale": 3.0}) == ThresholdSettings(3.0)
+    assert parse_request([True, 5], overrides={"enabled": False}) is None
 
 
 def effect(settings: ThresholdSettings) -> Any:
@@ -90,7 +85,7 @@ def effect(settings: ThresholdSettings) -> Any:
     default = ThresholdSettings()
     if settings.method == RESCALE:
         return (RESCALE, settings.rescale)
-    shown = {name: getattr(settings, name) for name in CONTROLS[1:] if name != "rescale"}
+    shown = {name: getattr(settings, name) for name in NAMES[1:] if name != "rescale"}
     for which in ("mimic", "cfg"):
         if shown[f"{which}_mode"] == "Constant":
             shown[f"{which}_scale_min"] = 0.0
@@ -101,23 +96,23 @@ def effect(settings: ThresholdSettings) -> Any:
 
 @given(ALL)
 def test_the_infotext_brings_everything_back_that_shows(settings: ThresholdSettings) -> None:
-    texts = infotext.to_infotext(settings)
-    assert all(key.startswith(TITLE) for key in texts)
-    back = infotext.from_infotext(texts)
+    texts = CONTROLS.to_infotext(settings)
+    assert all(key.startswith(CONTROLS.title) for key in texts)
+    back = settings_of(texts)
     assert back is not None
     assert effect(back) == effect(settings)
-    assert infotext.to_infotext(back) == texts
+    assert CONTROLS.to_infotext(back) == texts
 
 
 def test_an_infotext_without_it_switches_off_and_touches_nothing_else() -> None:
-    values = infotext.control_values({"Steps": "20", "CFG mode": "x", "Mimic scale": "3"})
+    values = CONTROLS.from_infotext({"Steps": "20", "CFG mode": "x", "Mimic scale": "3"})
     assert values.pop("enabled") is False
     assert set(values.values()) == {None}
 
 
 def test_unreadable_fields_fall_back_to_the_default() -> None:
-    fields = {infotext.KEYS["mimic_scale"]: "seven", infotext.KEYS["cfg_mode"]: "?", infotext.KEYS["rescale"]: "1e400"}
-    assert infotext.from_infotext(fields) == ThresholdSettings(scaling_startpoint="MEAN")
+    fields = {KEYS["mimic_scale"]: "seven", KEYS["cfg_mode"]: "?", KEYS["rescale"]: "1e400"}
+    assert settings_of(fields) == ThresholdSettings(scaling_startpoint="MEAN")
 
 
 PUBLISHED = {
@@ -153,8 +148,8 @@ MEANT = ThresholdSettings(5, 99.5, "Linear Down", 2, "Power Up", 3, 2.5, False, 
 
 @pytest.mark.parametrize("fields", [PUBLISHED, FORGE], ids=["extension", "Forge"])
 def test_infotexts_of_other_extensions_are_understood(fields: dict[str, str]) -> None:
-    assert infotext.from_infotext(fields) == MEANT
-    assert infotext.control_values(fields, foreign=False)["enabled"] is False
+    assert settings_of(fields) == MEANT
+    assert CONTROLS.from_infotext(fields, old=False)["enabled"] is False
 
 
 def test_infotexts_of_the_extensions_first_versions_are_understood() -> None:
@@ -168,23 +163,23 @@ def test_infotexts_of_the_extensions_first_versions_are_understood() -> None:
     }
     schedule: dict[str, Any] = {"cfg_mode": "Power Down", "cfg_scale_min": 3, "schedule_value": 2.5}
     meant = ThresholdSettings(5, 99.5, **schedule, scaling_startpoint="MEAN")
-    assert infotext.from_infotext(early) == meant
+    assert settings_of(early) == meant
 
 
 def test_our_infotexts_from_before_zero_was_the_default_keep_their_mean() -> None:
-    fields = {infotext.KEYS["method"]: MIMIC, infotext.KEYS["mimic_scale"]: "7"}
-    assert infotext.from_infotext(fields) == ThresholdSettings(7, scaling_startpoint="MEAN")
-    assert infotext.from_infotext({infotext.KEYS["method"]: RESCALE}) == ThresholdSettings(method=RESCALE)
+    fields = {KEYS["method"]: MIMIC, KEYS["mimic_scale"]: "7"}
+    assert settings_of(fields) == ThresholdSettings(7, scaling_startpoint="MEAN")
+    assert settings_of({KEYS["method"]: RESCALE}) == ThresholdSettings(method=RESCALE)
 
 
 def test_forge_says_that_it_is_off() -> None:
-    assert infotext.from_infotext({**FORGE, "dynthres_enabled": "False"}) is None
+    assert settings_of({**FORGE, "dynthres_enabled": "False"}) is None
 
 
 def test_every_control_is_pasted_by_its_own_key() -> None:
     foreign = True
-    keys = infotext.paste_keys(lambda: foreign)
+    keys = CONTROLS.paste_keys(old=lambda: foreign)
     assert [key(PUBLISHED) for key in keys] == positional(MEANT)
-    assert len({str(key) for key in keys}) == len(CONTROLS)
+    assert len({str(key) for key in keys}) == len(NAMES)
     foreign = False
-    assert [key(PUBLISHED) for key in keys] == [False, *[None] * (len(CONTROLS) - 1)]
+    assert [key(PUBLISHED) for key in keys] == [False, *[None] * (len(NAMES) - 1)]

@@ -13,14 +13,14 @@ import pytest
 pytest.importorskip("gradio")
 pytest.importorskip("diffusers")
 
-from lib_methods.thresholding import apply, infotext
-from lib_methods.thresholding.request import CONTROLS, TITLE
-from lib_methods.thresholding.settings import MIMIC, RESCALE, ThresholdSettings
+from lib_methods.thresholding import apply
+from lib_methods.thresholding.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
 from tests.shared import jobs
 from tests.shared.jobs import REPO, loaded, same
 from tests.standalone.conftest import Running, checkpoints, start_host
 
 __all__ = ["checkpoints", "start_host"]
+TITLE = CONTROLS.title
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def script(host: Running) -> ModuleType:
 def run(host: Running, arguments: list[Any] | None = None, *, axes: dict[str, Any] | None = None, **more: Any) -> Any:
     """A job of three steps at CFG 9; `arguments` are the script's."""
     scripts = None if arguments is None else {TITLE.lower(): arguments}
-    attributes = None if axes is None else {"thresholding_axes": axes}
+    attributes = None if axes is None else {"dynamic_thresholding_axes": axes}
     return jobs.run(host, scripts, attributes=attributes, cfg_scale=9.0, **more)
 
 
@@ -63,11 +63,12 @@ def test_off_means_off(host: Running, arguments: list[Any]) -> None:
     ],
 )
 def test_the_infotext_brings_the_picture_back(host: Running, wanted: ThresholdSettings) -> None:
-    job = run(host, [{name: getattr(wanted, name) for name in CONTROLS[1:]}])
+    job = run(host, [CONTROLS.values(wanted)])
     assert not same(run(host), job)
     fields = fields_of(job)
-    assert infotext.from_infotext(fields) == wanted
-    again = run(host, [key(fields) for key in infotext.paste_keys()])
+    restored = CONTROLS.from_infotext(fields)
+    assert restored == {"enabled": True, **CONTROLS.values(wanted)}
+    again = run(host, [key(fields) for key in CONTROLS.paste_keys()])
     assert same(job, again)
     assert job.info == again.info
 
@@ -87,8 +88,8 @@ def test_a_request_that_makes_no_sense_is_left_out_and_named(
     job = run(host, arguments, api=api)
     assert same(run(host), job)
     assert sentence in job.comments
-    assert list(fields_of(job)) == [infotext.ERROR_KEY]
-    assert sentence in fields_of(job)[infotext.ERROR_KEY]
+    assert list(fields_of(job)) == [CONTROLS.error_key]
+    assert sentence in fields_of(job)[CONTROLS.error_key]
 
 
 def test_an_internal_error_is_not_hidden(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +100,7 @@ def test_an_internal_error_is_not_hidden(host: Running, monkeypatch: pytest.Monk
     job = run(host, [True])
     assert "internal error" in job.comments
     assert "secret" not in job.info
-    assert list(fields_of(job)) == [infotext.ERROR_KEY]
+    assert list(fields_of(job)) == [CONTROLS.error_key]
 
 
 def test_a_job_used_again_carries_nothing_over(host: Running) -> None:
@@ -126,11 +127,11 @@ def test_axes_are_added_once_and_switch_the_method_on_and_off(
     def cell(*applied: tuple[Any, float]) -> dict[str, Any]:
         p = SimpleNamespace()
         for axis, value in applied:
-            before = getattr(p, "thresholding_axes", {})
+            before = getattr(p, "dynamic_thresholding_axes", {})
             kept = dict(before)
             axis(p, value, [value])
             assert before == kept  # cells share what they were copied from
-        return p.thresholding_axes
+        return p.dynamic_thresholding_axes
 
     assert cell((mimic, 5.0)) == {"enabled": True, "method": MIMIC, "mimic_scale": 5.0}
     assert cell((rescale, 0.5)) == {"enabled": True, "method": RESCALE, "rescale": 0.5}
@@ -142,24 +143,23 @@ def test_axes_are_added_once_and_switch_the_method_on_and_off(
 
 
 def test_hosts_without_the_plot_get_no_axes(host: Running, script: ModuleType) -> None:
-    script._add_axes()
+    jobs.method_of(script).add_axes()
 
 
 @pytest.mark.parametrize("is_img2img", [False, True])
 def test_the_controls_are_the_request_in_order_with_its_defaults(
     host: Running, script: ModuleType, is_img2img: bool
 ) -> None:
-    for named in jobs.first_values(script.DynamicThresholdingScript(), is_img2img, CONTROLS):
-        assert named.pop("enabled") is False
-        assert named == {name: getattr(ThresholdSettings(), name) for name in CONTROLS[1:]}
+    for named in jobs.first_values(script.DynamicThresholdingScript(), is_img2img, CONTROLS.names):
+        assert named == {"enabled": False, **CONTROLS.values(ThresholdSettings())}
 
 
 def test_the_line_follows_the_pages_cfg_scale(host: Running, script: ModuleType) -> None:
-    defaults = [getattr(ThresholdSettings(), name) for name in CONTROLS[1:]]
-    assert "At CFG 15, colours and contrast stay in the range of CFG 5" in script.page.status(True, *defaults, 15, 20)
-    assert "Switched off (At CFG 15" in script.page.status(False, *defaults, 15, 20)
-    assert "nothing changes" in script.page.status(True, *defaults, 1.0, 20)
-    assert "fabric-problem" in script.page.status(True, 99, *defaults[1:], 15, 20)
+    method, defaults = script.DynamicThresholdingScript(), list(CONTROLS.defaults.values())
+    assert "At CFG 15, colours and contrast stay in the range of CFG 5" in method.line(True, *defaults, 15, 20)
+    assert "Switched off (At CFG 15" in method.line(False, *defaults, 15, 20)
+    assert "nothing changes" in method.line(True, *defaults, 1.0, 20)
+    assert "fabric-problem" in method.line(True, 99, *defaults[1:], 15, 20)
 
 
 @pytest.mark.parametrize(("title", "ours"), [("Dynamic Thresholding (CFG Scale Fix)", False), ("Other", True)])

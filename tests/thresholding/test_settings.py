@@ -11,27 +11,31 @@ from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
 from lib_methods.thresholding.formulas import SCHEDULES
-from lib_methods.thresholding.settings import CHOICES, NUMBERS, RESCALE, ThresholdSettings
+from lib_methods.thresholding.settings import CONTROLS, RESCALE, ThresholdSettings
+from lib_methods.webui.controls import Control
 
 RANGE = "colours and contrast stay in the range of CFG"
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+NUMBERS = [control for control in CONTROLS.controls if control.kind == "slider"]
+CHOICES = [control for control in CONTROLS.controls if control.choices]
+
+
+@pytest.mark.parametrize("control", NUMBERS, ids=lambda control: control.name)
 @pytest.mark.parametrize("value", [-1, 1e9, float("nan"), float("inf"), "7", None, True, [7]])
-def test_numbers_out_of_place_are_named(name: str, value: Any) -> None:
-    label, low, high = NUMBERS[name]
+def test_numbers_out_of_place_are_named(control: Control, value: Any) -> None:
     with pytest.raises(SettingsError) as caught:
-        ThresholdSettings(**{name: value})
-    assert str(caught.value).startswith(label)
-    assert f"{low:g}" in str(caught.value) and f"{high:g}" in str(caught.value)
+        ThresholdSettings(**{control.name: value})
+    assert str(caught.value).startswith(control.label)
+    assert f"{control.low:g}" in str(caught.value) and f"{control.high:g}" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("control", CHOICES, ids=lambda control: control.name)
 @pytest.mark.parametrize("value", ["", "constant?", None, 3, ["MEAN"]])
-def test_choices_out_of_place_are_named(name: str, value: Any) -> None:
+def test_choices_out_of_place_are_named(control: Control, value: Any) -> None:
     with pytest.raises(SettingsError) as caught:
-        ThresholdSettings(**{name: value})
-    assert CHOICES[name][0] in str(caught.value) and CHOICES[name][1][0] in str(caught.value)
+        ThresholdSettings(**{control.name: value})
+    assert control.label in str(caught.value) and control.choices[0] in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["True", 1, None])
