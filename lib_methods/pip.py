@@ -66,18 +66,22 @@ class Progress:
         self.say = say
         self.total = total
         self.seen: set[str] = set()
+        self.silent: set[str] = set()
 
     def read(self, line: str) -> None:
         """Takes one line of output."""
         if line.startswith("Ignoring "):
             self.total -= 1
-        elif found := re.match(r"(Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)", line):
-            name = found[2].lower()
-            if name not in self.seen:
-                self.seen.add(name)
+        elif found := re.match(r"(Collecting|Processing|Requirement already satisfied:) (\S+)", line):
+            name = re.split(r"-\d|[=<>~!;[]", re.split(r"[/\\]", found[2])[-1])[0]  # Processing names a file
+            if name.lower() not in self.seen:
+                self.seen.add(name.lower())
                 count = f"[{min(len(self.seen), self.total)}/{self.total}] " if self.total > 0 else ""
-                if found[1] == "Collecting":
-                    self.say(f"  {count}{found[2]}")
+                if not found[1].startswith("Requirement"):
+                    self.say(f"  {count}{name}")
+        elif (found := re.search(r"Retrying .*host='([^']+)'", line)) and found[1] not in self.silent:
+            self.silent.add(found[1])
+            self.say(f"  {found[1]} does not answer; trying again ...")
         elif found := re.match(r"\s*Downloading (\S+) \(([\d.]+) ?([MG])i?B\)", line):
             if found[3] == "G" or float(found[2]) >= 5:
                 self.say(f"      downloading {found[2]} {found[3]}B")

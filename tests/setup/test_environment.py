@@ -226,14 +226,17 @@ def test_progress_counts_packages_once():
         "  Downloading alpha-1.whl (12.5 MB)",
         "Collecting alpha>=0 (from beta)",
         "Requirement already satisfied: beta in x",
-        "Collecting gamma",
+        "Processing /wheels/gamma_ray-1.0-py3-none-any.whl",
+        "WARNING: Retrying (Retry(total=4)) after connection broken by \"HTTPSConnection(host='a.org', port=443)",
+        "WARNING: Retrying (Retry(total=3)) after connection broken by \"HTTPSConnection(host='a.org', port=443)",
         "Installing collected packages: a, b",
     ):
         progress.read(line)
     assert [text.strip() for text in said] == [
         "[1/3] alpha",
         "downloading 12.5 MB",
-        "[3/3] gamma",
+        "[3/3] gamma_ray",
+        "a.org does not answer; trying again ...",
         "unpacking 2 packages ...",
     ]
 
