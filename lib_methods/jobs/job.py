@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Protocol
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.file_lock import is_held
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import from_json, to_json
 from lib_methods.files import is_file_name
 from lib_methods.jobs import files as job_files
 from lib_methods.jobs.files import JobFiles, Record
 from lib_methods.jobs.log import LogReader, Progress
-from lib_methods.jobs.process import STOPPED, WORKER, open_process, why
+from lib_methods.jobs.process import STOPPED, WORKER, is_held, open_process, why
 
 BUSY = "A training runs already. Wait for its end, or cancel it first."
 _LOOK = 0.5  # seconds between two looks at a process of an earlier host

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from lib_methods.errors import NO_MEMORY
 from lib_methods.jobs.files import JobFiles
 
@@ -38,6 +40,19 @@ def open_process(
             env={**_environment(), **environment},
             **options,
         )
+
+
+def is_held(lock: Path) -> bool:
+    """Whether some process, this one included, holds the lock; it ends with its process, however that ends."""
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # it cannot be opened: then nobody could lock it
+        return False
 
 
 def _environment() -> dict[str, str]:

@@ -11,7 +11,6 @@ import os
 import runpy
 import sys
 import threading
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +22,8 @@ def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 done, 1 failed, 130 stopped."""
     # this file's folder is no place to import from: it has modules called `state`, `model` ...
     sys.path[:] = [str(ROOT), *(path for path in sys.path if path and Path(path).resolve() != Path(__file__).parent)]
-    from lib_methods.dreambooth.file_lock import FileLock
+    from filelock import FileLock, Timeout
+
     from lib_methods.errors import UserError
     from lib_methods.jobs import packages
     from lib_methods.jobs.files import JobFiles, read_json
@@ -31,12 +31,11 @@ def main(arguments: list[str]) -> int:
 
     files = JobFiles.of(Path(arguments[0]))
     lock = FileLock(files.lock)
-    started = time.monotonic()
-    while not lock.take():
-        if time.monotonic() - started > _PATIENCE:
-            files.note("error", text="This training runs already, in another process.")
-            return FAILED
-        time.sleep(0.2)
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        files.note("error", text="This training is already running in another process.")
+        return FAILED
     threading.Thread(target=_stop_with_host, args=(files.cancel,), daemon=True).start()
     try:
         packages.ensure(

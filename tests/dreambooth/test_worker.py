@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lib_methods.dreambooth.file_lock import is_held
 from lib_methods.dreambooth.output.delivery import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import to_json
 from lib_methods.jobs.files import JobFiles, Record, save_record
 from lib_methods.jobs.job import Trainings
-from lib_methods.jobs.process import STOPPED, WORKER
+from lib_methods.jobs.process import STOPPED, WORKER, is_held
 from tests.dreambooth.pictures import put
 from tests.standalone import tiny
 

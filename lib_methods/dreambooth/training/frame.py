@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock, Timeout
 
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.file_lock import FileLock
 from lib_methods.dreambooth.output.result import ENDING
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import ANOTHER
@@ -23,7 +23,7 @@ CANCEL = "cancel"  # a file of this name in the training's folder stops it
 LOCK = "lock"
 
 
-def take_folder(settings: TrainingSettings, folder: Path, lock: FileLock, resume: bool) -> None:
+def take_folder(settings: TrainingSettings, folder: Path, lock: BaseFileLock, resume: bool) -> None:
     """Makes the training's folder and takes it. DreamBoothError when it cannot be had."""
     result = settings.out / f"{settings.name}{ENDING}"
     if not resume and (folder / RECORD).exists():
@@ -32,9 +32,10 @@ def take_folder(settings: TrainingSettings, folder: Path, lock: FileLock, resume
         raise DreamBoothError(f"There is a file {result.name} already; give another name, or remove it.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not lock.take():
-            raise DreamBoothError("Another process is training in this folder.")
+        lock.acquire(timeout=0)
         (folder / CANCEL).unlink(missing_ok=True)
+    except Timeout:
+        raise DreamBoothError("Another process is training in this folder.") from None
     except OSError as error:
         raise DreamBoothError(f"The folder for the result cannot be written: {error.strerror}.") from error
 

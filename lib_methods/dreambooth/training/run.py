@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.file_lock import FileLock
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel, check_weights
