@@ -21,14 +21,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.count_memory import GEOMETRY
 from benchmarks.full_size import PeakMemory, sd15_unet, settle
+from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.memory import GIB
+from lib_methods.dreambooth.model.memory import GIB, ModelSizes
 from lib_methods.dreambooth.model.model import TextEmbedding
 from lib_methods.dreambooth.model.parts import CPU, release_memory
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.data import Example, TrainingData
-from lib_methods.dreambooth.training.plan import ModelSizes, half_precision, plan_training
+from lib_methods.dreambooth.training.plan import half_precision, plan_training
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.jobs.log import Report
 
@@ -95,8 +97,8 @@ class Stage:
 
 def full_sizes() -> ModelSizes:
     """Those of SD1.5, so that something tiny is trained in the same way."""
-    with torch.device("meta"):
-        return ModelSizes.of(Stage(torch.device("meta"), quick=False))  # type: ignore[arg-type]
+    text = clip_shapes(vocab=49408, positions=77, hidden=768, intermediate=3072, layers=12)
+    return ModelSizes.of("sd1", unet_shapes(GEOMETRY["sd1"]), [text], 512)
 
 
 def _tiny_unet() -> UNet2DConditionModel:

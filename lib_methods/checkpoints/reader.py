@@ -45,7 +45,8 @@ class Checkpoint:
     unet, vae: the configurations of diffusers' modules; of a folder as they are there. texts: sizes of the text
     encoders of a single file; text_configs: the configurations of those of a folder. parts: the weights, under "" for a
     single file, else by the names of the subfolders. image_size: what the configuration says about the resolution, in
-    latents, None where it says nothing.
+    latents, None where it says nothing. text_shapes: of each text encoder's weights, as transformers' modules name
+    them.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Checkpoint:
     parts: Mapping[str, Weights]
     texts: tuple[TextGeometry, ...] = ()
     text_configs: tuple[Mapping[str, Any], ...] = ()
+    text_shapes: tuple[Shapes, ...] = ()
 
     @property
     def is_folder(self) -> bool:
@@ -105,8 +107,11 @@ def _file(path: Path) -> Checkpoint:
             ("UNet", _prefixed(UNET_PREFIX, unet_names(unet_shapes(unet), unet), unet_shapes(unet))),
             ("VAE", {VAE_PREFIX + vae_name(k, len(vae["block_out_channels"])): s for k, s in vae_shapes(vae).items()}),
         ]
+        text_wanted: list[Shapes] = []
         for number, text in enumerate(texts):
-            wanted.append(("text encoder", _text_weights(text, family)))
+            text_wanted.append(_text_shapes(text, family))
+            names = open_clip_shape_names(text_wanted[-1]) if text.open_clip else text_wanted[-1]
+            wanted.append(("text encoder", {text.prefix + name: shape for name, shape in names.items()}))
             _check_text(family, number, text.vocab, text.hidden, text.heads, text.projection)
         _check_build(family, unet, vae, [text.hidden for text in texts], texts[-1].projection)
     shapes = {name: _flat(name, head) for name, head in heads.items()}
@@ -123,6 +128,7 @@ def _file(path: Path) -> Checkpoint:
         None if usual else size,
         {"": Weights((path,), heads, dict.fromkeys(heads, path))},
         tuple(texts),
+        text_shapes=tuple(text_wanted),
     )
 
 
@@ -136,9 +142,9 @@ def _flat(name: str, head: TensorHead) -> tuple[int, ...]:
     return head.shape[:2] if inside else head.shape
 
 
-def _text_weights(text: TextGeometry, family: str) -> Shapes:
-    """By their names in the file. SD2's last layer conditions nothing: the model is built without."""
-    shapes = clip_shapes(
+def _text_shapes(text: TextGeometry, family: str) -> Shapes:
+    """SD2's last layer conditions nothing: the model is built without."""
+    return clip_shapes(
         vocab=text.vocab,
         positions=text.positions,
         hidden=text.hidden,
@@ -146,9 +152,6 @@ def _text_weights(text: TextGeometry, family: str) -> Shapes:
         layers=text.layers - 1 if family == "sd2" else text.layers,
         projection=text.projection if family == "sdxl" and text.open_clip else None,
     )
-    if text.open_clip:
-        shapes = open_clip_shape_names(shapes)
-    return {text.prefix + name: shape for name, shape in shapes.items()}
 
 
 # -- diffusers folders
@@ -183,16 +186,28 @@ def _folder(path: Path) -> Checkpoint:
         check_readable(part.heads)
     check_weights(unet_wanted, {k: head.shape for k, head in parts["unet"].heads.items()}, "UNet")
     check_weights(vae_wanted, _vae_shapes(parts["vae"].heads), "VAE")
+    text_wanted: list[Shapes] = []
     for number, (name, config) in enumerate(zip(names, texts)):
         with _sensible("text encoder in this folder"):
-            text_wanted = _folder_text(config, family, number)
+            text_wanted.append(_folder_text(config, family, number))
         found = {key.removeprefix("text_model."): head.shape for key, head in parts[name].heads.items()}
-        check_weights(text_wanted, found, "text encoder")
+        check_weights(text_wanted[-1], found, "text encoder")
     with _sensible("model in this folder"):
         widths = [int(config.get("hidden_size", 512)) for config in texts]
         _check_build(family, unet, vae, widths, int(texts[-1].get("projection_dim", 512)))
         size = _side(unet.get("sample_size"))
-    return Checkpoint(path, family, unet, vae, schedule, scale, size, parts, text_configs=tuple(texts))
+    return Checkpoint(
+        path,
+        family,
+        unet,
+        vae,
+        schedule,
+        scale,
+        size,
+        parts,
+        text_configs=tuple(texts),
+        text_shapes=tuple(text_wanted),
+    )
 
 
 def _vae_shapes(heads: Mapping[str, TensorHead]) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Trainings as processes of their own: start, cancel, resume, and what became of them.
+"""Jobs as processes of their own: start, cancel, resume, and what became of them.
 
 One runs at a time. Its process is `worker.py` with the host's interpreter; a thread of the host waits for its end.
 Nothing here blocks: `start` returns at once. The host's model leaves before the process starts and comes back after
@@ -16,11 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.record import from_json, to_json
 from lib_methods.files import is_file_name
 from lib_methods.jobs import files as job_files
 from lib_methods.jobs.files import JobFiles, Record
@@ -28,29 +26,31 @@ from lib_methods.jobs.log import LogReader, Progress
 from lib_methods.jobs.process import STOPPED, WORKER, is_held, open_process, why
 
 BUSY = "A training runs already. Wait for its end, or cancel it first."
+_DAMAGED = "The training's settings are damaged: start it again under another name."
 _LOOK = 0.5  # seconds between two looks at a process of an earlier host
 
 
 class ModelRoom(Protocol):
-    """The host's model, which makes room for a training."""
+    """The host's model, which makes room for a job."""
 
     def release(self) -> None:
-        """The model leaves the device, as soon as the host draws no picture."""
+        """The model leaves the device, as soon as the host generates nothing."""
 
     def restore(self) -> None:
         """The model comes back."""
 
 
-_KNOWN: dict[str, Trainings] = {}
+_KNOWN: dict[str, Jobs] = {}
 _KNOWN_GUARD = threading.Lock()
 
-Deliver = Callable[[JobFiles, TrainingSettings, Sequence[str]], list[str]]
+Settings = Mapping[str, Any]  # as JSON values, for the verb
+Deliver = Callable[[JobFiles, Settings, Sequence[str]], list[str]]
 """Takes the results to where the host looks for them, and returns their new names. Raises DreamBoothError."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What there is to show: the last training and how far it is. `stopping`: it was asked to stop and has not yet."""
+    """What there is to show: the last job and how far it is. `stopping`: it was asked to stop and has not yet."""
 
     record: Record | None
     progress: Progress
@@ -65,13 +65,21 @@ class State:
         return self.record is not None and self.record.status in ("cancelled", "failed")
 
 
-class Trainings:
-    """The trainings of one host, kept in the folder `root`."""
+class Jobs:
+    """The jobs of one kind of one host, kept in the folder `root`. verb: of run.py, which does the work."""
 
     def __init__(
-        self, root: Path, room: ModelRoom, deliver: Deliver, python: str = sys.executable, worker: Path = WORKER
+        self,
+        root: Path,
+        room: ModelRoom,
+        deliver: Deliver,
+        verb: str = "train-dreambooth",
+        *,
+        python: str = sys.executable,
+        worker: Path = WORKER,
     ) -> None:
-        self.root, self.room, self.deliver, self.python, self.worker = root, room, deliver, python, worker
+        self.root, self.room, self.deliver, self.verb = root, room, deliver, verb
+        self.python, self.worker = python, worker
         self.environment: Mapping[str, str] = {}
         self._guard = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -83,12 +91,10 @@ class Trainings:
     @classmethod
     def in_folder(
         cls, root: Path, room: ModelRoom, deliver: Deliver, environment: Mapping[str, str] | None = None
-    ) -> Trainings:
-        """Those of a folder: the same object for the whole life of the process.
+    ) -> Jobs:
+        """Those of a folder: the same object for the whole life of the process, also after "Reload UI".
 
-        environment: what the training's process gets beside the host's own variables.
-
-        Hosts run their scripts anew at "Reload UI"; the training goes on.
+        environment: what the job's process gets beside the host's own variables.
         """
         with _KNOWN_GUARD:
             key = str(root.resolve())
@@ -101,7 +107,7 @@ class Trainings:
     # -- asking
 
     def state(self, name: str = "") -> State:
-        """The training of this name, by default the last one."""
+        """The job of this name, by default the last one."""
         name = name or job_files.current_name(self.root)
         if not name:
             return State(None, Progress())
@@ -116,15 +122,15 @@ class Trainings:
 
     @property
     def is_running(self) -> bool:
-        """Whether a training runs or is about to."""
+        """Whether a job runs or is about to."""
         return self.state().is_running
 
     def unfinished(self) -> list[str]:
-        """The names of trainings that can be gone on with, the newest first."""
+        """The names of jobs that can be resumed, the newest first."""
         return [r.name for r in job_files.all_records(self.root) if r.status in ("cancelled", "failed")]
 
     def free_name(self, wanted: str) -> str:
-        """The name, or with a number behind it where a training of that name is there."""
+        """The name, or with a number behind it where a job of that name is there."""
         with self._guard:
             number, name, taken = 1, wanted, job_files.names(self.root)
             while name.casefold() in taken:
@@ -134,18 +140,18 @@ class Trainings:
 
     # -- doing
 
-    def start(self, settings: TrainingSettings) -> None:
-        """Begins a new training. Raises DreamBoothError: one runs, the name is taken, or the disk is full."""
-        files = JobFiles(self.root, settings.name)
+    def start(self, name: str, kind: str, settings: Settings) -> None:
+        """Begins a new job. Raises DreamBoothError: one runs, the name is taken, or the disk is full."""
+        files = JobFiles(self.root, name)
         with self._guard:
             if self.is_running:
                 raise DreamBoothError(BUSY)
-            if settings.name.casefold() in job_files.names(self.root):
-                raise DreamBoothError(f'There is a training called "{settings.name}" already. Choose another name.')
-            self._launch(files, settings, resume=False)
+            if name.casefold() in job_files.names(self.root):
+                raise DreamBoothError(f'There is a training called "{name}" already. Choose another name.')
+            self._launch(files, Record(name, kind, started=time.time()), settings, resume=False)
 
     def resume(self, name: str = "") -> None:
-        """Goes on with a training that was stopped or failed. Raises DreamBoothError: there is none, or one runs."""
+        """Continues a job that was stopped or failed. Raises DreamBoothError: there is none, or one runs."""
         files = JobFiles(self.root, name or job_files.current_name(self.root))
         with self._guard:
             if self.is_running:
@@ -153,11 +159,14 @@ class Trainings:
             record = job_files.load_record(files) if is_file_name(files.name) else None  # names come from pages
             if record is None or record.status not in ("cancelled", "failed"):
                 raise DreamBoothError("There is no training to go on with.")
-            settings = from_json(job_files.read_json(files.settings))
-            self._launch(files, settings, resume=(files.training / "training.json").exists())
+            settings = job_files.read_json(files.settings)
+            if not settings:
+                raise DreamBoothError(_DAMAGED)
+            record = Record(record.name, record.kind, started=time.time())
+            self._launch(files, record, settings, resume=(files.training / "training.json").exists())
 
     def cancel(self) -> None:
-        """Asks the running training to stop at the end of its step; asked again, ends its process.
+        """Asks the running job to stop at the end of its step; asked again, ends its process.
 
         The second way loses the steps since the last save. Raises DreamBoothError when none runs.
         """
@@ -172,7 +181,7 @@ class Trainings:
             self._ask_to_stop(JobFiles(self.root, state.record.name))
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits for the end of the running training; False when the time was too short."""
+        """Waits for the end of the running job; False when the time was too short."""
         thread = self._thread
         if thread is not None:
             thread.join(seconds)
@@ -180,24 +189,23 @@ class Trainings:
 
     # -- inside
 
-    def _launch(self, files: JobFiles, settings: TrainingSettings, resume: bool) -> None:
-        record = Record(settings.name, settings.kind, started=time.time())
+    def _launch(self, files: JobFiles, record: Record, settings: Settings, resume: bool) -> None:
         try:
-            job_files.write_json(files.settings, to_json(settings))
+            job_files.write_json(files.settings, settings)
             files.cancel.unlink(missing_ok=True)
             files.notes.unlink(missing_ok=True)
             job_files.save_record(files, record)
         except OSError:
             raise DreamBoothError("The training cannot be prepared: the disk is full or cannot be written.") from None
-        self._readers.pop(settings.name, None)
+        self._readers.pop(record.name, None)
         self._cancelled = False
         self._thread = threading.Thread(
-            target=self._run, args=(files, settings, record, resume), name="training", daemon=True
+            target=self._run, args=(files, record, settings, resume), name="training", daemon=True
         )
         self._thread.start()
 
-    def _run(self, files: JobFiles, settings: TrainingSettings, record: Record, resume: bool) -> None:
-        """The thread of one training."""
+    def _run(self, files: JobFiles, record: Record, settings: Settings, resume: bool) -> None:
+        """The thread of one job."""
         status: int | None = None
         try:
             self.room.release()
@@ -205,7 +213,8 @@ class Trainings:
                 if not self._cancelled:
                     record.status = "running"
                     job_files.save_record(files, record)
-                    self._process = open_process(files, resume, self.python, self.worker, self.environment)
+                    command = [self.python, str(self.worker), self.verb, str(files.record)]
+                    self._process = open_process(command, files.console, resume, self.environment)
             status = self._wait(files)
         except Exception:
             traceback.print_exc()
@@ -217,7 +226,7 @@ class Trainings:
                 self.room.restore()
             except Exception:
                 traceback.print_exc()
-            self._finish(files, settings, record, status)
+            self._finish(files, record, settings, status)
 
     def _wait(self, files: JobFiles) -> int:
         """Waits for the process's end. The trainer clears its folder when it begins: then it is asked once more."""
@@ -236,7 +245,7 @@ class Trainings:
             files.training.mkdir(parents=True, exist_ok=True)
             files.cancel.touch()
 
-    def _finish(self, files: JobFiles, settings: TrainingSettings, record: Record, status: int | None) -> None:
+    def _finish(self, files: JobFiles, record: Record, settings: Settings, status: int | None) -> None:
         """Writes down what became of it."""
         with suppress(OSError):
             files.cancel.unlink(missing_ok=True)
@@ -244,14 +253,14 @@ class Trainings:
         outcome = progress.outcome_since(record.started)
         if outcome == "done":
             record.status = "done"
-            record.prompt = str(progress.of("done").get("activation") or f"a {progress.subject or settings.subject}")
+            record.prompt = str(progress.of("done").get("activation") or f"a {progress.subject}")
             named = progress.of("done").get("files")
             names = [str(name) for name in named] if isinstance(named, list) else []
             try:
                 record.results = self.deliver(files, settings, names)
             except DreamBoothError as error:
                 record.error = str(error)
-            except Exception:  # the host's doing: the training is done all the same
+            except Exception:  # the host's doing: the job is done all the same
                 traceback.print_exc()
                 record.error = "The result could not be put where the WebUI looks for it; its console says why."
         elif outcome != "error" and (status == STOPPED or outcome == "cancelled" or self._cancelled):
@@ -267,16 +276,15 @@ class Trainings:
             traceback.print_exc()
 
     def _recover(self) -> None:
-        """Looks at what an earlier host has left: a training that still saves its state, or one that ended with it."""
+        """Looks at what an earlier host has left: a job that still saves its state, or one that ended with it."""
         name = job_files.current_name(self.root)
         files = JobFiles(self.root, name)
         record = job_files.load_record(files) if name else None
         if record is None or record.is_over:
             return
-        try:
-            settings = from_json(job_files.read_json(files.settings))
-        except ValueError:
-            record.status, record.error = "failed", "The training's settings are damaged: start it anew."
+        settings = job_files.read_json(files.settings)
+        if not settings:
+            record.status, record.error = "failed", _DAMAGED
             with suppress(OSError):
                 job_files.save_record(files, record)
             return
@@ -284,7 +292,7 @@ class Trainings:
         def follow() -> None:
             while is_held(files.lock):
                 time.sleep(_LOOK)
-            self._finish(files, settings, record, STOPPED)  # where it did not say more: it ended with its host
+            self._finish(files, record, settings, STOPPED)  # where it did not say more: it ended with its host
 
         if is_held(files.lock):
             self._thread = threading.Thread(target=follow, name="training", daemon=True)

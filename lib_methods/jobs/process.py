@@ -1,18 +1,17 @@
-"""The process of a training: how it is started, and what its end means."""
+"""The process of a job: how it is started, and what its end means."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lib_methods.errors import NO_MEMORY
-from lib_methods.jobs.files import JobFiles
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 STOPPED = 130
@@ -20,22 +19,22 @@ STOPPED = 130
 
 
 def open_process(
-    files: JobFiles, resume: bool, python: str, worker: Path, environment: Mapping[str, str]
+    command: Sequence[str], console: Path, resume: bool, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     """Starts the process: away from the host's console signals, and without a window of its own on Windows.
 
-    Its standard input is a pipe whose other end closes with the host. environment: what the host adds to its own.
+    Its standard input is a pipe whose other end closes with the host. console: the file that gets what it prints.
+    environment: what the host adds to its own.
     """
     options: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    command = [python, str(worker), str(files.record), *(["--resume"] if resume else [])]
-    with files.console.open("ab" if resume else "wb") as console:
+    with console.open("ab" if resume else "wb") as output:
         return subprocess.Popen(
-            command,
+            [*command, *(["--resume"] if resume else [])],
             cwd=WORKER.parents[2],
             stdin=subprocess.PIPE,
-            stdout=console,
+            stdout=output,
             stderr=subprocess.STDOUT,
             env={**_environment(), **environment},
             **options,

@@ -1,8 +1,8 @@
-"""The process that trains: it makes sure of the packages, then it is `run.py train-dreambooth`.
+"""The process of a job: it makes sure of the packages, then it is `run.py VERB`.
 
-Started by `job.py` as a plain file, with the host's interpreter: `python worker.py JOB_FILE [--resume]`. It holds the
-job's lock for as long as it lives, so that a host that was started anew sees whether a training still runs. When the
-host ends, its end of this process's standard input closes: then the training is asked to stop, which saves its state.
+Started by `job.py` as a plain file, with the host's interpreter: `python worker.py VERB JOB_FILE [--resume]`. It holds
+the job's lock for as long as it lives, so that a host that was restarted sees whether a job still runs. When the host
+ends, its end of this process's standard input closes: then the job is asked to stop, which saves its state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     from lib_methods.jobs.files import JobFiles, read_json
     from lib_methods.pip import Cancelled
 
-    files = JobFiles.of(Path(arguments[0]))
+    files = JobFiles.of(Path(arguments[1]))
     lock = FileLock(files.lock)
     try:
         lock.acquire(timeout=_PATIENCE)
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     if files.cancel.exists():
         return STOPPED
     os.environ["STEER_NO_VENV"] = "1"  # this interpreter is the one that was meant
-    sys.argv = [str(ROOT / "run.py"), "train-dreambooth", "--settings", str(files.settings), *arguments[1:]]
+    sys.argv = [str(ROOT / "run.py"), arguments[0], "--settings", str(files.settings), *arguments[2:]]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:

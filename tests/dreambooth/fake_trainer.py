@@ -1,6 +1,6 @@
 """Stands in for the trainer's process: writes the events of a training without a model. Standard library only.
 
-`python fake_trainer.py RECORD [--resume]`, as worker.py is started. What it does is in the training's class noun.
+`python fake_trainer.py VERB RECORD [--resume]`, as worker.py is started. What it does is in the training's class noun.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PNG = bytes.fromhex(
 
 
 def main() -> int:
-    record = Path(sys.argv[1])
+    record = Path(sys.argv[2])
     root, name = record.parent.parent, record.name.removesuffix(".json")
     settings = json.loads((root / "jobs" / f"{name}.settings").read_text(encoding="utf-8"))
     out, folder = root / "trainings", root / "trainings" / name

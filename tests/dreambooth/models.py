@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_methods.dreambooth.model.memory import ModelSizes
+from lib_methods.dreambooth.model.model import TrainingModel
 from standalone.dreambooth.model import EngineModel, load_training_model
 from tests.standalone import tiny
 
@@ -24,6 +26,14 @@ def write(folder: Path, family: str = "sd1", *, diffusers: bool = False, **kwarg
 
 def load(folder: Path, family: str = "sd1", **kwargs: Any) -> EngineModel:
     return load_training_model(write(folder, family, **kwargs))
+
+
+def sizes_of(model: TrainingModel) -> ModelSizes:
+    """Counted from the modules of the loaded model."""
+    parts = (model.unet, *model.encoders)
+    unet, *texts = ({name: tuple(weight.shape) for name, weight in part.named_parameters()} for part in parts)
+    bare = [{n.split("text_model.")[-1].removeprefix("transformer."): s for n, s in text.items()} for text in texts]
+    return ModelSizes.of(model.family, unet, bare, model.resolution, model.pixels_per_latent)
 
 
 def noisy(seed: int = 0, batch: int = 1, side: int = 8) -> tuple[Tensor, Tensor]:

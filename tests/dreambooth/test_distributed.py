@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.training.processes import Single, start_processes
+from lib_methods.dreambooth.training.processes import Processes, start_processes
 from standalone import ROOT
 
 from . import two_processes
@@ -78,7 +78,6 @@ def test_each_knows_who_it_is_and_what_the_others_say(together: tuple[Path, list
     for rank, found in enumerate(together[1]):
         assert (found["rank"], found["count"], found["is_main"]) == (rank, 2, rank == 0)
         assert found["mean"] == 0.5 and found["any"] == [False, True, True]
-    assert together[1][0]["share"] == [0, 2, 4] and together[1][1]["share"] == [1, 3]
 
 
 @needs_accelerate
@@ -88,7 +87,7 @@ def test_two_processes_move_the_weights_as_one_does(
 ) -> None:
     """With clipping, min-SNR and a prior, whose class rows are shared like the photos."""
     first, second = (torch.tensor(found[name]) for found in together[1])
-    alone = torch.tensor(two_processes.small_training(Single(CPU), name, dtype))
+    alone = torch.tensor(two_processes.small_training(Processes(CPU), name, dtype))
     start = torch.cat([p.detach().float().flatten() for p in two_processes.small_model(dtype).parameters()])
     assert torch.equal(first, second)
     assert (alone - start).abs().max() > 5e-3
@@ -134,7 +133,7 @@ def test_alone_nothing_is_needed_and_nothing_is_changed(monkeypatch: pytest.Monk
     weights.grad = torch.tensor([1.0, 2.0])
     processes.average_gradients([weights])
     assert weights.grad.tolist() == [1.0, 2.0]
-    assert processes.is_main and processes.count == 1 and processes.share([5, 6]) == [5, 6]
+    assert processes.is_main and processes.count == 1
     assert processes.mean(0.3) == 0.3 and processes.any(True) and not processes.any(False)
     processes.wait()
     processes.close()

@@ -27,18 +27,6 @@ def test_the_average_is_the_formulas() -> None:
     torch.testing.assert_close(ema.averages[0].double(), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_an_update_every_few_steps_forgets_as_fast() -> None:
-    weights = nn.Parameter(torch.zeros(1))
-    often, seldom = Ema([weights], 0.9), Ema([weights], 0.9, every=5)
-    for ema in (often, seldom):
-        ema.steps = 1000  # past the beginning
-    weights.data.fill_(1)
-    for _ in range(20):
-        often.update()
-        seldom.update()
-    torch.testing.assert_close(often.averages[0], seldom.averages[0])
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lent_weights_are_given_back_bit_by_bit_even_after_an_error(dtype: torch.dtype) -> None:
     weights = nn.Parameter(torch.randn(50).to(dtype))

@@ -17,7 +17,7 @@ from lib_methods.dreambooth.output.delivery import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import to_json
 from lib_methods.jobs.files import JobFiles, Record, all_records, save_record
-from lib_methods.jobs.job import Trainings
+from lib_methods.jobs.job import Jobs
 from lib_methods.jobs.process import is_held
 
 FAKE = Path(__file__).resolve().parent / "fake_trainer.py"
@@ -52,8 +52,8 @@ def models(root: Path) -> Path:
     return root / "models"
 
 
-def made(root: Path, room: Room, python: str = sys.executable) -> Trainings:
-    return Trainings(root, room, deliver_to(lambda kind: models(root)), python=python, worker=FAKE)
+def made(root: Path, room: Room, python: str = sys.executable) -> Jobs:
+    return Jobs(root, room, deliver_to(lambda kind: models(root)), python=python, worker=FAKE)
 
 
 @pytest.fixture
@@ -62,8 +62,12 @@ def room() -> Room:
 
 
 @pytest.fixture
-def trainings(tmp_path: Path, room: Room) -> Trainings:
+def trainings(tmp_path: Path, room: Room) -> Jobs:
     return made(tmp_path, room)
+
+
+def start(trainings: Jobs, settings: TrainingSettings) -> None:
+    trainings.start(settings.name, settings.kind, to_json(settings))
 
 
 def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
@@ -73,9 +77,9 @@ def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_training_from_start_to_end(trainings: Trainings, room: Room, tmp_path: Path) -> None:
+def test_a_training_from_start_to_end(trainings: Jobs, room: Room, tmp_path: Path) -> None:
     started = time.monotonic()
-    trainings.start(settings(tmp_path))
+    start(trainings, settings(tmp_path))
     assert time.monotonic() - started < 2, "start waits for nothing"
     assert trainings.wait(30)
     state = trainings.state()
@@ -96,25 +100,25 @@ def test_the_process_gets_what_the_host_adds_and_no_foreign_packages(
     names = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", "HF_HUB_OFFLINE")
     worker.write_text(f"import os; print([os.environ.get(name) for name in {names!r}])", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    trainings = Trainings(tmp_path, room, deliver_to(lambda kind: models(tmp_path)), worker=worker)
+    trainings = Jobs(tmp_path, room, deliver_to(lambda kind: models(tmp_path)), worker=worker)
     trainings.environment = {"CUDA_VISIBLE_DEVICES": "3"}
-    trainings.start(settings(tmp_path))
+    start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     assert JobFiles(tmp_path, "rex").console.read_text(encoding="utf-8").strip() == "['3', None, '1']"
 
 
-def test_only_one_runs_at_a_time(trainings: Trainings, tmp_path: Path) -> None:
-    trainings.start(settings(tmp_path, "slow thing"))
+def test_only_one_runs_at_a_time(trainings: Jobs, tmp_path: Path) -> None:
+    start(trainings, settings(tmp_path, "slow thing"))
     with pytest.raises(DreamBoothError, match="runs already"):
-        trainings.start(settings(tmp_path, name="other"))
+        start(trainings, settings(tmp_path, name="other"))
     with pytest.raises(DreamBoothError, match="runs already"):
         trainings.resume()
     trainings.cancel()
     assert trainings.wait(30)
 
 
-def test_cancel_then_resume_to_the_end(trainings: Trainings, room: Room, tmp_path: Path) -> None:
-    trainings.start(settings(tmp_path, "slow thing"))
+def test_cancel_then_resume_to_the_end(trainings: Jobs, room: Room, tmp_path: Path) -> None:
+    start(trainings, settings(tmp_path, "slow thing"))
     until(lambda: trainings.state().progress.step >= 2)
     trainings.cancel()
     assert trainings.state().stopping
@@ -136,8 +140,8 @@ def test_cancel_then_resume_to_the_end(trainings: Trainings, room: Room, tmp_pat
     assert room.calls == ["release", "restore"] * 2
 
 
-def test_a_second_cancel_ends_a_process_that_does_not_listen(trainings: Trainings, room: Room, tmp_path: Path) -> None:
-    trainings.start(settings(tmp_path, "stubborn thing"))
+def test_a_second_cancel_ends_a_process_that_does_not_listen(trainings: Jobs, room: Room, tmp_path: Path) -> None:
+    start(trainings, settings(tmp_path, "stubborn thing"))
     until(lambda: trainings.state().progress.step >= 1)
     trainings.cancel()
     time.sleep(0.6)
@@ -158,9 +162,9 @@ def test_a_second_cancel_ends_a_process_that_does_not_listen(trainings: Training
     ],
 )
 def test_a_failure_is_a_sentence_and_the_model_comes_back(
-    trainings: Trainings, room: Room, tmp_path: Path, noun: str, sentence: str
+    trainings: Jobs, room: Room, tmp_path: Path, noun: str, sentence: str
 ) -> None:
-    trainings.start(settings(tmp_path, noun))
+    start(trainings, settings(tmp_path, noun))
     assert trainings.wait(30)
     state = trainings.state()
     assert state.record is not None and state.record.status == "failed"
@@ -173,7 +177,7 @@ def test_a_failure_is_a_sentence_and_the_model_comes_back(
 
 def test_a_process_that_cannot_be_started(tmp_path: Path, room: Room) -> None:
     trainings = made(tmp_path, room, str(tmp_path / "no-python"))
-    trainings.start(settings(tmp_path))
+    start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     record = trainings.state().record
     assert record is not None and record.status == "failed"
@@ -185,8 +189,8 @@ def test_a_done_training_whose_result_cannot_be_delivered_says_so(tmp_path: Path
     def deliver(*args: object) -> list[str]:
         raise RuntimeError("the host is in trouble")
 
-    trainings = Trainings(tmp_path, room, deliver, worker=FAKE)
-    trainings.start(settings(tmp_path))
+    trainings = Jobs(tmp_path, room, deliver, worker=FAKE)
+    start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     record = trainings.state().record
     assert record is not None and record.status == "done" and "could not be put" in record.error
@@ -196,7 +200,7 @@ def test_a_done_training_whose_result_cannot_be_delivered_says_so(tmp_path: Path
 def test_a_host_in_trouble_stops_nothing_but_this_training(tmp_path: Path, step: str) -> None:
     room = Room(step)
     trainings = made(tmp_path, room)
-    trainings.start(settings(tmp_path))
+    start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     record = trainings.state().record
     assert record is not None and record.status == ("failed" if step == "release" else "done")
@@ -204,60 +208,60 @@ def test_a_host_in_trouble_stops_nothing_but_this_training(tmp_path: Path, step:
     assert not trainings.is_running
 
 
-def test_a_result_never_overwrites_another_model(trainings: Trainings, tmp_path: Path) -> None:
+def test_a_result_never_overwrites_another_model(trainings: Jobs, tmp_path: Path) -> None:
     models(tmp_path).mkdir()
     (models(tmp_path) / "rex.safetensors").write_bytes(b"somebody's")
-    trainings.start(settings(tmp_path))
+    start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     record = trainings.state().record
     assert record is not None and record.result == "rex-2.safetensors"
     assert (models(tmp_path) / "rex.safetensors").read_bytes() == b"somebody's"
 
 
-def test_a_checkpoint_gets_the_yaml_of_its_base(trainings: Trainings, tmp_path: Path) -> None:
+def test_a_checkpoint_gets_the_yaml_of_its_base(trainings: Jobs, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("model: {}")
-    trainings.start(settings(tmp_path, kind="full"))
+    start(trainings, settings(tmp_path, kind="full"))
     assert trainings.wait(30)
     assert (models(tmp_path) / "rex.yaml").read_text() == "model: {}"
 
 
-def test_a_name_that_is_taken_gets_a_number(trainings: Trainings, tmp_path: Path) -> None:
-    trainings.start(settings(tmp_path))
+def test_a_name_that_is_taken_gets_a_number(trainings: Jobs, tmp_path: Path) -> None:
+    start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     assert trainings.free_name("rex") == "rex-2"
     with pytest.raises(DreamBoothError, match="already"):
-        trainings.start(settings(tmp_path))
+        start(trainings, settings(tmp_path))
 
 
-def test_names_that_differ_by_case_alone_are_one(trainings: Trainings, tmp_path: Path) -> None:
-    trainings.start(settings(tmp_path))
+def test_names_that_differ_by_case_alone_are_one(trainings: Jobs, tmp_path: Path) -> None:
+    start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     assert trainings.free_name("REX") == "REX-2"
     with pytest.raises(DreamBoothError, match="already"):
-        trainings.start(settings(tmp_path, name="Rex"))
+        start(trainings, settings(tmp_path, name="Rex"))
 
 
-def test_a_training_called_current_is_one_like_any_other(trainings: Trainings, room: Room, tmp_path: Path) -> None:
-    trainings.start(settings(tmp_path, noun="slow", name="current"))
+def test_a_training_called_current_is_one_like_any_other(trainings: Jobs, room: Room, tmp_path: Path) -> None:
+    start(trainings, settings(tmp_path, noun="slow", name="current"))
     until(lambda: trainings.state().progress.step)
     assert trainings.is_running
     with pytest.raises(DreamBoothError, match="runs already"):
-        trainings.start(settings(tmp_path, name="rex"))
+        start(trainings, settings(tmp_path, name="rex"))
     trainings.cancel()
     assert trainings.wait(30)
     assert [record.name for record in all_records(tmp_path)] == ["current"]
     assert made(tmp_path, room).state("current").record == trainings.state().record
 
 
-def test_the_last_training_of_an_older_version_is_found(trainings: Trainings, room: Room, tmp_path: Path) -> None:
-    trainings.start(settings(tmp_path))
+def test_the_last_training_of_an_older_version_is_found(trainings: Jobs, room: Room, tmp_path: Path) -> None:
+    start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     (tmp_path / "jobs" / ".current.json").rename(tmp_path / "jobs" / "current.json")
     found = made(tmp_path, room).state().record
     assert found is not None and found.name == "rex"
 
 
-def test_nothing_to_cancel_or_resume(trainings: Trainings) -> None:
+def test_nothing_to_cancel_or_resume(trainings: Jobs) -> None:
     assert trainings.state().record is None
     with pytest.raises(DreamBoothError):
         trainings.cancel()
@@ -265,7 +269,7 @@ def test_nothing_to_cancel_or_resume(trainings: Trainings) -> None:
         trainings.resume()
 
 
-def test_a_name_is_never_a_path(trainings: Trainings, tmp_path: Path) -> None:
+def test_a_name_is_never_a_path(trainings: Jobs, tmp_path: Path) -> None:
     elsewhere = JobFiles(tmp_path / "elsewhere", "rex")
     save_record(elsewhere, Record("rex", "LoRA", "cancelled"))
     with pytest.raises(DreamBoothError, match="no training to go on"):
@@ -273,9 +277,9 @@ def test_a_name_is_never_a_path(trainings: Trainings, tmp_path: Path) -> None:
     assert not trainings.is_running
 
 
-def test_another_host_finds_the_training_again(trainings: Trainings, tmp_path: Path) -> None:
+def test_another_host_finds_the_training_again(trainings: Jobs, tmp_path: Path) -> None:
     """The state is on the disk: a page or a host that comes later shows it."""
-    trainings.start(settings(tmp_path))
+    start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     later = made(tmp_path, Room())
     state = later.state()
@@ -324,7 +328,7 @@ def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
     assert not is_held(path)
 
 
-def test_a_log_is_data(trainings: Trainings, tmp_path: Path) -> None:
+def test_a_log_is_data(trainings: Jobs, tmp_path: Path) -> None:
     """Broken lines, strange values and files elsewhere are passed over."""
     files = JobFiles(tmp_path, "rex")
     files.training.mkdir(parents=True)

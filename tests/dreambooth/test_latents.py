@@ -141,7 +141,7 @@ def test_other_pictures_models_autoencoders_and_precisions_do_not_share_a_cache(
         assert len(model.encoded) == 1
     put(tmp_path, "0.png", 64, 64, seed=9)
     model = Toy()
-    encode(model, items, folder=cache)
+    encode(model, photo_items(find_photos(tmp_path)[0], asked(), 64), folder=cache)
     assert len(model.encoded) == 1
 
 

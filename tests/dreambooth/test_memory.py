@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import count_memory
+from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model import memory as sizing
-from lib_methods.dreambooth.model.memory import GIB, Load, Way, drawing, estimate
+from lib_methods.dreambooth.model.memory import GIB, Load, ModelSizes, Way, drawing, estimate
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
-from lib_methods.dreambooth.training.plan import ModelSizes, Plan, plan_training
+from lib_methods.dreambooth.training.plan import Plan, plan_training
 
 CUDA = torch.device("cuda")
 
@@ -29,22 +29,16 @@ def settings(**changes: Any) -> TrainingSettings:
     return TrainingSettings(Path("photos"), Path("base"), Path("out"), "name", "dog", **changes)
 
 
-def model_of(family: str) -> Any:
-    """A full-size UNet without content, and one layer of CLIP-L's text encoder."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**count_memory.GEOMETRY[family])
-        layer = nn.ModuleList(
-            [nn.LayerNorm(768), *(nn.Linear(768, 768) for _ in range(4)), nn.LayerNorm(768), nn.Linear(768, 3072)]
-        )
-        text = nn.ModuleList([nn.Embedding(49408, 768), layer, *(nn.Linear(3072, 768) for _ in range(2))])
-    return SimpleNamespace(
-        unet=unet, encoders=[text], family=family, resolution=1024 if family == "sdxl" else 512, pixels_per_latent=8
-    )
+def sizes_of(family: str) -> ModelSizes:
+    """A full-size UNet, and one layer of CLIP-L's text encoder."""
+    text = clip_shapes(vocab=49408, positions=77, hidden=768, intermediate=3072, layers=1)
+    side = 1024 if family == "sdxl" else 512
+    return ModelSizes.of(family, unet_shapes(count_memory.GEOMETRY[family]), [text], side)
 
 
 @pytest.fixture(scope="module")
 def sd1() -> ModelSizes:
-    return ModelSizes.of(model_of("sd1"))
+    return sizes_of("sd1")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +56,8 @@ def test_the_sizes_are_the_modules(sd1: ModelSizes) -> None:
     assert sd1.factored < sd1.unet / 200
     widths = [320] * 5 + [640] * 5 + [1280] * 6  # of the 16 transformers
     # to q, k, v and out twice, where the second k and v come from the text; into the gated feed-forward and out again
-    assert sd1.lora == sum(6 * 2 * w + 2 * (768 + w) + (w + 8 * w) + (4 * w + w) for w in widths)
+    attention = sum(6 * 2 * w + 2 * (768 + w) + (w + 8 * w) + (4 * w + w) for w in widths)
+    assert sd1.lora == attention + sum(2 * 2 * w for w in widths)  # and one layer before and behind
     assert sd1.text_width == 768
 
 
@@ -74,10 +69,8 @@ def test_adafactors_state_is_what_was_counted() -> None:
         parameter.grad = torch.ones_like(parameter)
     stepper.step()
     kept = sum(v.numel() for k, v in stepper.state_dict().items() if k.endswith(("row", "column", "square")))
-    sizes = ModelSizes.of(
-        SimpleNamespace(unet=model, encoders=[], family="sd1", resolution=64, pixels_per_latent=8)  # type: ignore[arg-type]
-    )
-    assert sizes.factored == kept
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    assert ModelSizes.of("sd1", shapes, [], 64).factored == kept
 
 
 def test_sd15_trains_in_full_within_8_gib_and_as_a_lora_within_5(sd1: ModelSizes) -> None:
@@ -160,7 +153,7 @@ def test_where_nothing_fits_it_says_what_would(sd1: ModelSizes) -> None:
 
 @pytest.fixture(scope="module")
 def sdxl() -> ModelSizes:
-    return replace(ModelSizes.of(model_of("sdxl")), text=817_720_320)
+    return replace(sizes_of("sdxl"), text=817_720_320)
 
 
 def drawn(found: Plan, sizes: ModelSizes, **changes: Any) -> tuple[int, int]:

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import count_memory
+from lib_methods.checkpoints.layout import unet_shapes
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.memory import GIB
-from lib_methods.dreambooth.model.operations import Work, count_work
 from lib_methods.dreambooth.photos.subjects import companions_told, find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.tab import preview as previews
 from lib_methods.dreambooth.training import duration as speed
 from lib_methods.dreambooth.training import plan as planning
+from lib_methods.dreambooth.training.duration import Work, count_work
 from lib_methods.jobs.files import JobFiles, Record, save_record
 from tests.standalone import tiny
 
@@ -247,15 +249,5 @@ def test_asking_leaves_the_folders_as_they_are(tmp_path: Path) -> None:
 
 def test_the_work_of_sd15_is_as_published() -> None:
     """860 million parameters, about 0.8 TFLOP for a latent of 64 x 64."""
-    from diffusers import UNet2DConditionModel
-
-    from benchmarks import count_memory
-    from standalone.engine.ldm_keys import ldm_unet_names
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**count_memory.GEOMETRY["sd1"])
-    shapes = {name: tuple(weight.shape) for name, weight in unet.state_dict().items()}
-    work = count_work(shapes)
+    work = count_work(unet_shapes(count_memory.GEOMETRY["sd1"]))
     assert 2 * work.multiply_adds(64, 64) == pytest.approx(0.8e12, rel=0.02)
-    names = ldm_unet_names(unet)
-    assert count_work({names[name]: shape for name, shape in shapes.items()}) == work

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lib_methods.dreambooth.errors import TrainingStopped
 from lib_methods.dreambooth.output import samples as showing
+from lib_methods.dreambooth.photos import folder as photo_folder
 from lib_methods.dreambooth.photos.buckets import bucket_for
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import load_training_model
@@ -236,3 +237,22 @@ def test_a_stop_in_the_middle_of_a_look_drops_it_and_it_is_made_up_for_later(tmp
     again = train(stopped, resume=True, find_judge=lambda *asked: FixedJudge(scores[:]))
     assert again.best_step == whole.best_step == 2
     assert equal(load_file(whole.files[0]), load_file(again.files[0]))
+
+
+def test_each_photo_is_decoded_and_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, str]] = []
+
+    def counted(name: str) -> Any:
+        real = getattr(photo_folder, name)
+
+        def read_once_more(path: Path) -> Any:
+            read.append((name, path.name))
+            return real(path)
+
+        return read_once_more
+
+    for name in ("decode", "_sha256"):
+        monkeypatch.setattr(photo_folder, name, counted(name))
+    train(settings_for(tmp_path, steps=1, masks=False))
+    names = [f"photo{number}.png" for number in range(3)]
+    assert sorted(read) == sorted((way, name) for way in ("decode", "_sha256") for name in names)

@@ -134,7 +134,7 @@ def test_the_trainer_gets_a_judge_of_its_photos(judges: Path, tmp_path: Path, mo
     assert same > 0.98 > other >= 0
 
 
-class Told:
+class Told(scores.ClipAndDino):
     """Marks as told, and the prompts it was asked about."""
 
     def __init__(self, subject: float, prompt: float) -> None:

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.training.plan import ModelSizes, plan_training
+from lib_methods.dreambooth.model.base import read_base
+from lib_methods.dreambooth.training.plan import plan_training
 from lib_methods.dreambooth.training.processes import Sharding, asked_sharding, can_shard, gathered, local, shard, whole
 from standalone import ROOT
 from standalone.dreambooth.model import load_training_model
@@ -124,7 +125,7 @@ def test_an_old_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_plan_counts_a_part_of_the_unet(base: Path, tmp_path: Path) -> None:
-    sizes = ModelSizes.of(load_training_model(base))
+    sizes = read_base(base).sizes
     settings = settings_for(tmp_path, base, kind="full")
     cpu = torch.device("cpu")
     alone = plan_training(settings, sizes, cpu, processes=2)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.tensor_file import read_tensors
+from lib_methods.dreambooth.files import read_tensors
 from lib_methods.dreambooth.training import state as states
 from lib_methods.dreambooth.training.state import State, load_state, pack, save_state, unpack
 from lib_methods.safetensors_writer import write_tensors

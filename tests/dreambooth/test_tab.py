@@ -34,7 +34,7 @@ from lib_methods.dreambooth.tab.request import (
 from lib_methods.dreambooth.training.record import from_json
 from lib_methods.files import as_file_name, is_file_name
 from lib_methods.jobs.files import JobFiles, Record
-from lib_methods.jobs.job import State, Trainings
+from lib_methods.jobs.job import Jobs, State
 from lib_methods.jobs.log import LogReader, Progress
 from tests.dreambooth import models
 from tests.dreambooth.pictures import picture, put
@@ -97,7 +97,7 @@ class Room:
 @pytest.fixture
 def handlers(tmp_path: Path) -> TabHandlers:
     lists = Lists(tmp_path)
-    trainings = Trainings(tmp_path / "data", Room(), deliver_to(lists.folder_of), worker=FAKE)
+    trainings = Jobs(tmp_path / "data", Room(), deliver_to(lists.folder_of), worker=FAKE)
     return TabHandlers(trainings, lists)
 
 

@@ -22,12 +22,12 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import trainer as trainers
 from lib_methods.dreambooth.training.batches import Batches
 from lib_methods.dreambooth.training.data import Example, TrainingData
-from lib_methods.dreambooth.training.plan import ModelSizes, plan_training
+from lib_methods.dreambooth.training.plan import plan_training
 from lib_methods.dreambooth.training.schedule import rate_scale, text_steps
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.jobs.log import Report
 
-from .models import FAMILIES, load
+from .models import FAMILIES, load, sizes_of
 from .training import events
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def trainer_of(
     lora = None
     if settings.kind == "LoRA":
         lora = LoraSet(model, settings.rank, settings.true_alpha, text=settings.train_text).inject()
-    plan = plan_training(settings, ModelSizes.of(model), CPU)
+    plan = plan_training(settings, sizes_of(model), CPU)
     report = Report(folder, lambda text: None, tensorboard=False)
     if data is None:
         data = data_of(prior=2 if settings.prior == "images" else 0)

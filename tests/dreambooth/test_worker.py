@@ -15,7 +15,7 @@ from lib_methods.dreambooth.output.delivery import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import to_json
 from lib_methods.jobs.files import JobFiles, Record, save_record
-from lib_methods.jobs.job import Trainings
+from lib_methods.jobs.job import Jobs
 from lib_methods.jobs.process import STOPPED, WORKER, is_held
 from tests.dreambooth.pictures import put
 from tests.standalone import tiny
@@ -51,8 +51,9 @@ def asked(root: Path, base: Path, steps: int) -> TrainingSettings:
 
 
 def test_a_lora_by_the_real_trainer(tmp_path: Path, base: Path) -> None:
-    trainings = Trainings(tmp_path / "data", Room(), deliver_to(lambda kind: tmp_path / kind))
-    trainings.start(asked(tmp_path / "data", base, 3))
+    trainings = Jobs(tmp_path / "data", Room(), deliver_to(lambda kind: tmp_path / kind))
+    wanted = asked(tmp_path / "data", base, 3)
+    trainings.start(wanted.name, wanted.kind, to_json(wanted))
     assert trainings.wait(PATIENCE)
     state = trainings.state()
     assert state.record is not None
@@ -69,8 +70,9 @@ def test_a_lora_by_the_real_trainer(tmp_path: Path, base: Path) -> None:
 def test_what_the_trainer_refuses_is_told_in_its_words(tmp_path: Path) -> None:
     broken = tmp_path / "base.safetensors"
     broken.write_bytes(b"no weights")
-    trainings = Trainings(tmp_path / "data", Room(), deliver_to(lambda kind: tmp_path / kind))
-    trainings.start(asked(tmp_path / "data", broken, 3))
+    trainings = Jobs(tmp_path / "data", Room(), deliver_to(lambda kind: tmp_path / kind))
+    wanted = asked(tmp_path / "data", broken, 3)
+    trainings.start(wanted.name, wanted.kind, to_json(wanted))
     assert trainings.wait(PATIENCE)
     record = trainings.state().record
     assert record is not None and record.status == "failed"
@@ -83,7 +85,7 @@ def test_a_training_ends_with_its_host_and_keeps_its_state(tmp_path: Path, base:
     settings = asked(tmp_path, base, 100_000)
     save_record(files, Record("rex", "LoRA", "running", started=time.time()))
     files.settings.write_text(json.dumps(to_json(settings)), encoding="utf-8")
-    command = [sys.executable, str(WORKER), str(files.record)]
+    command = [sys.executable, str(WORKER), "train-dreambooth", str(files.record)]
     with (tmp_path / "console").open("wb") as console:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=console, stderr=console, cwd=tmp_path, env=dict(os.environ)
@@ -103,5 +105,5 @@ def test_a_training_ends_with_its_host_and_keeps_its_state(tmp_path: Path, base:
         process.wait(10)
     assert not is_held(files.lock)
     assert (files.training / "state.safetensors").is_file()
-    trainings = Trainings(tmp_path, Room(), deliver_to(lambda kind: tmp_path / kind))
+    trainings = Jobs(tmp_path, Room(), deliver_to(lambda kind: tmp_path / kind))
     assert trainings.state().can_resume

@@ -73,7 +73,7 @@ def small_training(
     parameters = list(model.parameters())
     stepper: Stepper = build_optimizer([Group("unet", parameters, 1e-2)], name, clip=0.05, scaled=scaled, seed=3)
     for step in range(STEPS):
-        loss = loss_of(lambda seen: model(seen.to(dtype)), step, processes.share(range(PHOTOS)))
+        loss = loss_of(lambda seen: model(seen.to(dtype)), step, list(range(PHOTOS))[processes.rank :: processes.count])
         stepper.backward(loss * (1e36 if step == 1 and overflow_on == processes.rank else 1.0))
         processes.average_gradients(parameters)
         stepper.step()
@@ -113,7 +113,7 @@ def sharded_training(processes: Processes, *, scaled: bool, overflow: bool) -> d
             ema.load_state_dict(average)
         scaled_model = Scaled(model, beside)
         for step in range(first, last):
-            loss = loss_of(scaled_model, step, processes.share(range(PHOTOS)))
+            loss = loss_of(scaled_model, step, list(range(PHOTOS))[processes.rank :: processes.count])
             stepper.backward(loss * (1e36 if overflow and step == 1 and processes.rank == 1 else 1.0))
             processes.average_gradients(parameters)
             stepper.step()
@@ -211,7 +211,6 @@ def whole(folder: Path, base: Path) -> None:
         "rank": processes.rank,
         "count": processes.count,
         "is_main": processes.is_main,
-        "share": processes.share(range(5)),
         "mean": processes.mean(float(processes.rank)),
         "any": [processes.any(False), processes.any(processes.rank == 1), processes.any(True)],
         "adamw": small_training(processes, "adamw", torch.float32),

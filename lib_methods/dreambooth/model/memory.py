@@ -1,4 +1,4 @@
-"""How much memory a training takes: counted from the modules, and from tables for what a pass through the UNet holds.
+"""How much memory training takes: counted from the weights, and from tables for what a pass through the UNet holds.
 
 The tables are `benchmarks/count_memory.py`'s: the bytes that a pass (forward and backward, or forward alone for
 drawing) holds at most beside the weights, for each cell of a latent and each row of the batch. They grow in proportion
@@ -7,18 +7,19 @@ to both, as attention is computed without its matrix (torch's `scaled_dot_produc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
 
-from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.checkpoints.layout import Shapes
 from lib_methods.dreambooth.training.adafactor import GPU_BLOCK
 
 GIB = 2**30
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.1, "prodigy": 16.0}  # for each number; 8-bit with its blocks' scales
-_TRANSFORMERS = frozenset({"Transformer2DModel", "SpatialTransformer", "BasicTransformerBlock"})
 
 # bytes a cell and row: computed in half precision throughout, under autocast with fp32 weights, in fp32;
 # each plain and with checkpointing
@@ -44,7 +45,7 @@ class ModelSizes:
     """What a checkpoint is made of, in numbers (not bytes).
 
     largest: of the UNet's tensors. factored: what Adafactor keeps of the UNet. lora, lora_convolutions, lora_text: of a
-    LoRA of rank 1. text_width: hidden size times layers of the text encoders.
+    LoRA of rank 1 on what `lora.places` names. text_width: hidden size times layers of the text encoders.
     """
 
     family: str
@@ -60,24 +61,35 @@ class ModelSizes:
     text_width: int
 
     @staticmethod
-    def of(model: TrainingModel) -> ModelSizes:
-        """Counted from the model's modules."""
-        shapes = [tuple(p.shape) for p in model.unet.parameters()]
-        texts = list(model.encoders)
-        norms = [m for encoder in texts for m in encoder.modules() if isinstance(m, nn.LayerNorm)]
+    def of(
+        family: str, unet: Shapes, texts: Sequence[Shapes], resolution: int, pixels_per_latent: int = 8
+    ) -> ModelSizes:
+        """Counted from the shapes of the weights, by diffusers' and transformers' names."""
+        layers = {name: shape for name, shape in unet.items() if len(shape) > 1}
+        text = [(name, shape) for shapes in texts for name, shape in shapes.items()]
+        blocks = ("down_blocks.", "mid_block.", "up_blocks.")
         return ModelSizes(
-            family=model.family,
-            resolution=model.resolution,
-            pixels_per_latent=model.pixels_per_latent,
-            unet=_count(model.unet.parameters()),
-            text=sum(_count(encoder.parameters()) for encoder in texts),
-            largest=max(p.numel() for p in model.unet.parameters()),
-            factored=sum(s[0] + _product(s[1:]) if len(s) > 1 else _product(s) for s in shapes),
-            lora=_rank_one(m for m in _of_transformers(model.unet) if isinstance(m, nn.Linear)),
-            lora_convolutions=_rank_one(m for m in model.unet.modules() if isinstance(m, nn.Conv2d)),
-            lora_text=_rank_one(m for encoder in texts for m in encoder.modules() if isinstance(m, nn.Linear)),
-            text_width=sum(norm.weight.numel() for norm in norms) // 2,  # two norms a layer
+            family=family,
+            resolution=resolution,
+            pixels_per_latent=pixels_per_latent,
+            unet=sum(map(math.prod, unet.values())),
+            text=sum(math.prod(shape) for _, shape in text),
+            largest=max(map(math.prod, unet.values())),
+            factored=sum(_rank_one(shape) if len(shape) > 1 else shape[0] for shape in unet.values()),
+            lora=sum(_rank_one(shape) for name, shape in layers.items() if ".attentions." in name),
+            lora_convolutions=sum(
+                _rank_one(shape)
+                for name, shape in layers.items()
+                if name.startswith(blocks) and ".attentions." not in name
+            ),
+            lora_text=sum(_rank_one(shape) for name, shape in text if name.startswith("encoder.") and len(shape) > 1),
+            text_width=sum(shape[0] for name, shape in text if name.endswith("layer_norm1.weight")),
         )
+
+
+def _rank_one(shape: tuple[int, ...]) -> int:
+    """The numbers of a LoRA of rank 1 on a layer: an input row and an output column."""
+    return shape[0] + math.prod(shape[1:])
 
 
 @dataclass(frozen=True)
@@ -201,24 +213,3 @@ def _activations(sizes: ModelSizes, load: Load, way: Way) -> int:
         # 34 bytes in half precision for each channel, token and layer (Korthikanti et al. 2022, arXiv 2205.05198)
         taken += 34 * 77 * sizes.text_width * load.rows * BYTES[way.precision] / 2
     return int(taken)
-
-
-def _count(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(p.numel() for p in parameters)
-
-
-def _product(shape: Iterable[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
-
-
-def _of_transformers(unet: nn.Module) -> Iterable[nn.Module]:
-    tops = [m for m in unet.modules() if any(cls.__name__ in _TRANSFORMERS for cls in type(m).__mro__)]
-    return {id(inner): inner for top in tops for inner in top.modules()}.values()
-
-
-def _rank_one(layers: Iterable[nn.Module]) -> int:
-    """The numbers of a LoRA of rank 1 on these layers: an input row and an output column each."""
-    return sum(layer.weight.shape[0] + layer.weight[0].numel() for layer in layers)  # type: ignore[index, union-attr, operator, misc]

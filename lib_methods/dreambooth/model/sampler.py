@@ -1,4 +1,4 @@
-"""Draws pictures with a model that is being trained: DPM-Solver++(2M), always the same for the same seed.
+"""Generates images with a model that is being trained: DPM-Solver++(2M), the same for the same seed.
 
 Lu et al. 2022 (arXiv 2211.01095), algorithm 2, on timesteps evenly spaced from the last one, with the step to sigma 0
 at the end. Each picture's noise comes from its own seed, whatever else is drawn with it.
@@ -38,38 +38,33 @@ def embed_prompts(
     model: TrainingModel,
     prompts: Sequence[str],
     *,
-    negative: str = "",
     cfg_scale: float = 7.0,
     parts: Parts | None = None,
 ) -> Prompts:
     """The prompts for `draw`, for pictures that are drawn in several goes."""
     with torch.no_grad(), (parts or Parts(model)).embedding():
-        return Prompts(*_texts(model, prompts, negative, cfg_scale))
+        return Prompts(*_texts(model, prompts, cfg_scale))
 
 
 def draw(
     model: TrainingModel,
     prompts: Sequence[str] | Prompts,
     *,
-    negative: str = "",
     size: tuple[int, int],
     steps: int = 20,
     cfg_scale: float = 7.0,
     seeds: Sequence[int],
-    solver: str = SOLVER,
     each_step: Callable[[int, int], None] | None = None,
     at_once: int | None = None,
     parts: Parts | None = None,
 ) -> Tensor:
     """Pictures (B, 3, H, W), fp32, in [-1, 1], on the CPU, one for each prompt and seed.
 
-    size: width and height in pixels. cfg_scale 1 takes half the time and knows no negative prompt. each_step: told the
+    size: width and height in pixels. cfg_scale 1 takes half the time. each_step: told the
     steps done and all of them; what it raises ends the drawing. at_once: pictures that the UNet sees together, None for
     all. parts: how the model's parts come to the device. Raises DreamBoothError when the model returns numbers that are
     not finite.
     """
-    if solver != SOLVER:
-        raise ValueError(f"the solver must be {SOLVER!r}, not {solver!r}")
     if len(prompts) != len(seeds) or not len(prompts):
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: there must be one seed for each prompt")
     width, height = size
@@ -78,7 +73,7 @@ def draw(
     parts = parts or Parts(model)
     texts = prompts
     if not isinstance(texts, Prompts):
-        texts = embed_prompts(model, texts, negative=negative, cfg_scale=cfg_scale, parts=parts)
+        texts = embed_prompts(model, texts, cfg_scale=cfg_scale, parts=parts)
     with torch.no_grad():
         # all pictures are denoised before the first is decoded, as each way of the UNet to the CPU and back takes long
         with parts.denoising():
@@ -160,15 +155,15 @@ def _noise(model: TrainingModel, seeds: Sequence[int], height: int, width: int) 
 
 
 def _texts(
-    model: TrainingModel, prompts: Sequence[str], negative: str, cfg_scale: float
+    model: TrainingModel, prompts: Sequence[str], cfg_scale: float
 ) -> tuple[TextEmbedding, TextEmbedding | None]:
-    """The embeddings of the prompts and of the negative one, with the same number of tokens."""
+    """The embeddings of the prompts and of the empty one, with the same number of tokens."""
     if cfg_scale == 1:
         return model.embed(prompts), None
-    both = model.embed([*prompts, negative])
+    both = model.embed([*prompts, ""])
     count = len(prompts)
     uncond = both[slice(count, count + 1)]
-    if model.family == "sdxl" and not negative:  # as it was trained, and as the WebUI does
+    if model.family == "sdxl":  # as it was trained, and as the WebUI does
         uncond = TextEmbedding(
             torch.zeros_like(uncond.hidden), None if uncond.pooled is None else torch.zeros_like(uncond.pooled)
         )

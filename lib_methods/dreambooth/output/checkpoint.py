@@ -21,6 +21,7 @@ from lib_methods.checkpoints.ldm_names import shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK, ZERO_SNR_MARK
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import refusals
+from lib_methods.dreambooth.model.memory import DTYPES
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.errors import reason
 from lib_methods.files import replacing
@@ -28,7 +29,6 @@ from lib_methods.safetensors_header import FileProblem, read_header
 from lib_methods.safetensors_writer import NAMES, Copied, TensorSource, rounded, write_tensors
 
 Progress = Callable[[int, int], None]
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 # fewer bits cannot hold what was learnt
 _FLOATS = {NAMES[dtype]: dtype for dtype in (*DTYPES.values(), torch.float64)}
 _STALE = ("modelspec.hash_sha256", "modelspec.thumbnail", "sshs_model_hash", "sshs_legacy_hash")

@@ -7,15 +7,14 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.whole_file import write_whole
+from lib_methods.dreambooth.files import write_whole
 from lib_methods.jobs.files import JobFiles, load_record
 
 _VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
@@ -66,16 +65,16 @@ def _card(path: Path) -> dict[str, Any]:
 SIDECARS = (".json", ".preview.png", ".png", ".yaml")
 
 
-def deliver_to(folder_of: Callable[[str], Path]) -> Callable[[JobFiles, TrainingSettings, Sequence[str]], list[str]]:
-    """What `job.Trainings` wants. folder_of: the host's folder for "LoRA" or "full"."""
+def deliver_to(folder_of: Callable[[str], Path]) -> Callable[[JobFiles, Mapping[str, Any], Sequence[str]], list[str]]:
+    """What `Jobs` wants. folder_of: the host's folder for "LoRA" or "full"."""
 
-    def deliver(files: JobFiles, settings: TrainingSettings, names: Sequence[str]) -> list[str]:
-        return move_results(files, settings, names, folder_of(settings.kind))
+    def deliver(files: JobFiles, settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+        return move_results(files, settings, names, folder_of(settings["kind"]))
 
     return deliver
 
 
-def move_results(files: JobFiles, settings: TrainingSettings, names: Sequence[str], folder: Path) -> list[str]:
+def move_results(files: JobFiles, settings: Mapping[str, Any], names: Sequence[str], folder: Path) -> list[str]:
     """Moves the model, and what is called like it, into `folder`; returns the new names, the model's first.
 
     A checkpoint gets its base's `.yaml`, if there is one and the trainer made none: the WebUI tells by it what a model
@@ -96,8 +95,8 @@ def move_results(files: JobFiles, settings: TrainingSettings, names: Sequence[st
             if source.is_file():
                 _move(source, folder / f"{target}{ending}")
                 moved.append(f"{target}{ending}")
-        beside = settings.base.with_suffix(".yaml")
-        if settings.kind == "full" and f"{target}.yaml" not in moved and beside.is_file():
+        beside = Path(settings["base"]).with_suffix(".yaml")
+        if settings["kind"] == "full" and f"{target}.yaml" not in moved and beside.is_file():
             shutil.copyfile(beside, folder / f"{target}.yaml")
             moved.append(f"{target}.yaml")
     except OSError as error:

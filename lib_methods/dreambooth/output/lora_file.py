@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.files import read_tensors
 from lib_methods.dreambooth.model.lora import LoraSet, Place, StartLayer, all_places
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.tensor_file import read_tensors
 from lib_methods.errors import reason
+from lib_methods.ldm_checkpoint import UNET_PREFIX
 from lib_methods.safetensors_writer import NotFinite, rounded, write_tensors
 
-UNET_PREFIX = "model.diffusion_model."
 _USUAL_LAYERS = 2
 _PARTS = {
     **{

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.output.checkpoint import save_checkpoint
+from lib_methods.dreambooth.output.checkpoint import DTYPES, save_checkpoint
 from lib_methods.dreambooth.output.delivery import write_sidecar
 from lib_methods.dreambooth.output.lora_file import save_lora, tag_frequency
 from lib_methods.dreambooth.output.samples import Viewer
@@ -18,7 +20,6 @@ from lib_methods.dreambooth.training.processes import Processes, gathered
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.jobs.log import Report
 
-DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "source": "float16"}
 ENDING = ".safetensors"
 
 
@@ -53,9 +54,7 @@ class Export:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.lora is not None:
-            import torch
-
-            dtype = getattr(torch, DTYPES[self.settings.saved_as])
+            dtype = DTYPES.get(self.settings.saved_as, torch.float16)
             save_lora(path, self.lora, self.model, self.settings, facts, dtype)
             return
         save_checkpoint(

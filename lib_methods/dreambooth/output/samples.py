@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+from lib_methods.dreambooth.files import read_tensors
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import Parts
 from lib_methods.dreambooth.model.sampler import draw
 from lib_methods.dreambooth.photos.captions import with_subject
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.tensor_file import read_tensors
-from lib_methods.dreambooth.training.processes import Processes, Single
+from lib_methods.dreambooth.training.processes import Processes
 from lib_methods.errors import out_of_memory
 from lib_methods.jobs.log import Report
+from lib_methods.pictures.tensor import to_image
 from lib_methods.safetensors_writer import write_tensors
 
 BEST = "best.safetensors"
@@ -91,13 +91,9 @@ class Viewer:
     ) -> None:
         """parts: how the model's parts come to the device, and what is drawn in. cancelled: ends a look in its middle.
         processes: the first one judges and writes; with sharded weights all of them must draw."""
-        self.processes = processes or Single()
-        self._together = self.processes.sharding is not None
-        if self._together:
-            alone, agreed = cancelled, self.processes.any
-            cancelled = lambda: agreed(alone())  # noqa: E731  # all end at the same step
+        self.processes = processes or Processes()
         self.model, self.settings, self.folder, self.report = model, settings, folder, report
-        self.parts, self.cancelled = parts or Parts(model), cancelled
+        self.parts, self.cancelled = parts or Parts(model), self.processes.agreed(cancelled)
         self._at_once = _MOST_AT_ONCE
         self.judge = judge if settings.select_best else None
         templates = settings.sample_prompts or (VARIED if self.judge else PLAIN)
@@ -120,7 +116,6 @@ class Viewer:
                 pictures = draw(
                     self.model,
                     prompts,
-                    negative="",
                     size=(side, side),
                     steps=STEPS,
                     cfg_scale=CFG_SCALE,
@@ -150,7 +145,7 @@ class Viewer:
         try:
             return to_image(self.draw(self.prompts[:1], [self.settings.seed])[0])
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or self._together:
+            if not out_of_memory(error) or self.processes.is_sharded:
                 raise
             self.report.warning("There was not enough memory to draw a preview; the result has none.")
             return None
@@ -167,7 +162,7 @@ class Viewer:
         except TrainingStopped:
             return False
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or self._together:
+            if not out_of_memory(error) or self.processes.is_sharded:
                 raise
             self.report.warning(f"There was not enough memory for samples at step {step}; the training goes on.")
         return True
@@ -201,7 +196,7 @@ class Viewer:
         if self.processes.is_main:
             subject, prompt = judge.score(pictures, prompts)
             score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
-        better = self._main_says(best.better(score))
+        better = self.processes.main_says(best.better(score))
         if better and not self._kept(step, weights()):
             return
         best.take(step, score, better)
@@ -215,11 +210,7 @@ class Viewer:
             with self._writing(step):
                 write_tensors(self.folder / BEST, dict(weights), {"step": str(step)}, finite=False)
                 written = True
-        return self._main_says(written)
-
-    def _main_says(self, flag: bool) -> bool:
-        """What the main process says, in each that takes part."""
-        return self.processes.any(flag and self.processes.is_main) if self._together else flag
+        return self.processes.main_says(written)
 
 
 def prompts_of(template: str, settings: TrainingSettings) -> list[str]:
@@ -240,9 +231,3 @@ def best_weights(folder: Path, step: int) -> dict[str, Tensor]:
     if metadata.get("step") != str(step):
         raise DreamBoothError(f"{BEST} is of another step than the best one; start the training anew.")
     return weights
-
-
-def to_image(picture: Tensor) -> Image.Image:
-    """A picture (3, H, W) in [-1, 1] as PIL's."""
-    levels = ((picture.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy(), "RGB")

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.parts import CPU, brought
 from lib_methods.dreambooth.photos import Photo, read_photo
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.pictures.tensor import to_tensor
 
 JUDGES_DIR = "DREAMBOOTH_JUDGES"
 CLIP_NAMES = ("openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16")
@@ -40,16 +41,6 @@ TEMPLATES = (
 _CLIP_COLOURS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _DINO_COLOURS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH = 8
-
-
-class Judge(Protocol):
-    """Two marks, higher is better. Pictures and photos: (B, 3, H, W) in [-1, 1]."""
-
-    def subject_fidelity(self, pictures: Tensor, photos: Tensor) -> float:
-        """How much the pictures show what the photos show."""
-
-    def prompt_fidelity(self, pictures: Tensor, prompts: Sequence[str]) -> float:
-        """How well each picture fits its prompt."""
 
 
 class Embedder:
@@ -115,7 +106,7 @@ class JudgeOfPhotos:
 
     templates: Sequence[str] = TEMPLATES
 
-    def __init__(self, judge: Judge, photos: Tensor, identifier: str) -> None:
+    def __init__(self, judge: ClipAndDino, photos: Tensor, identifier: str) -> None:
         self.judge, self.photos, self.identifier = judge, photos, identifier
 
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[float, float]:
@@ -186,8 +177,7 @@ def as_squares(images: Sequence[Any], side: int) -> Tensor:
     """PIL pictures of any size as (B, 3, side, side) in [-1, 1]: their middle squares."""
     found = []
     for image in images:
-        pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-        whole = pixels.view(image.height, image.width, 3).permute(2, 0, 1)[None].float() / 127.5 - 1
+        whole = to_tensor(image.convert("RGB"))[None]
         short = min(image.size)
         top, left = (image.height - short) // 2, (image.width - short) // 2
         square = whole[..., top : top + short, left : left + short]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from lib_methods.dreambooth.photos.image import FOREIGN, decode, decode_mask, en
 __all__ = ["Photo", "find_photos", "open_photo", "read_mask", "read_photo", "without_companions"]
 
 _SMALLEST_SIDE = 16
+MOST_HELD = 2**28  # bytes of decoded images that wait for the training
 _OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "zbthumbnail.info", "icon\r")
 _OF_SYSTEMS_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information")
 _MASK_SEEN = 8  # of 255: what JPEG artefacts and soft edges leave of black
@@ -46,12 +49,30 @@ class Photo:
     height: int
     caption_path: Path | None = None
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes, which are read once. Raises `DreamBoothError` where they no longer can be."""
+        return _sha256(self.path)
 
-def find_photos(folder: Path) -> tuple[list[Photo], list[str]]:
-    """The pictures of a folder in the order of their names, and a warning for what is left out.
+    @cached_property
+    def mask_sha256(self) -> str:
+        """The same of the mask; "" without one."""
+        return "" if self.mask_path is None else _sha256(self.mask_path)
 
-    Every picture is decoded once, so that a broken one is found before the training. For the names of captions and
-    masks see `names.sort_files`. Raises `DreamBoothError` where no picture can be used.
+    def hold(self, image: Image.Image) -> None:
+        """Keeps the decoded image for `read_photo` until `let_go`."""
+        self.__dict__["_held"] = image
+
+    def let_go(self) -> None:
+        self.__dict__.pop("_held", None)
+
+
+def find_photos(folder: Path, *, hold: bool = False) -> tuple[list[Photo], list[str]]:
+    """The images of a folder in the order of their names, and a warning for what is left out.
+
+    Every image is decoded, so that a broken one is found before the training. hold: and kept, up to a limit, so that
+    `read_photo` need not decode it again. For the names of captions and masks see `companions.sort_files`. Raises
+    `DreamBoothError` where no image can be used.
     """
     notes: list[str] = []
     files, folders = _entries(Path(folder), notes)
@@ -61,7 +82,7 @@ def find_photos(folder: Path) -> tuple[list[Photo], list[str]]:
         notes.append(f"Folders inside the photos' folder are not searched: {listed(f.name for f in others)}.")
     sorted_files = sort_files(files, inside)
     photos: list[Photo] = []
-    left = _Left()
+    left, room = _Left(), MOST_HELD if hold else 0
     for file in sorted_files.photos:
         try:
             image, size = decode(file), upright_size(file)
@@ -78,6 +99,9 @@ def find_photos(folder: Path) -> tuple[list[Photo], list[str]]:
             text = None if caption is None else _caption(caption, notes)
             mask = _usable_mask(sorted_files.masks.get(file), notes)
             photos.append(Photo(file, text, mask, *size, None if text is None else caption))
+            room -= 3 * image.width * image.height
+            if room >= 0:
+                photos[-1].hold(image)
     if not photos:
         raise DreamBoothError(left.nothing(folders))
     notes += left.notes(sorted_files)
@@ -98,7 +122,8 @@ def read_photo(photo: Photo) -> Image.Image:
     JPEGs of more than 40 megapixels come at a fraction of their size. Raises `DreamBoothError` where it can no longer
     be read.
     """
-    return decode(photo.path)
+    held: Image.Image | None = photo.__dict__.get("_held")
+    return decode(photo.path) if held is None else held
 
 
 def read_mask(photo: Photo) -> Image.Image | None:
@@ -107,6 +132,13 @@ def read_mask(photo: Photo) -> Image.Image | None:
     Where a mask has transparent parts, what is opaque is the subject. Raises `DreamBoothError` as `read_photo` does.
     """
     return None if photo.mask_path is None else decode_mask(photo.mask_path)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        raise DreamBoothError(f'"{path.name}" can no longer be read.') from None
 
 
 class _Left:

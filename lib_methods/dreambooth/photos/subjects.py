@@ -35,11 +35,11 @@ def find_subjects(settings: TrainingSettings) -> tuple[list[Subject], list[str]]
     subjects = []
     concepts = _named_by_folders(settings)
     for concept in concepts:
-        photos, said = find_photos(concept.photos)
+        photos, said = find_photos(concept.photos, hold=True)
         notes += said
         own: list[Photo] = []
         for folder in _class_folders(concept, len(concepts) == 1, notes):
-            found, said = find_photos(folder)
+            found, said = find_photos(folder, hold=True)
             own += found
             notes += [f"Class images: {text}" for text in said]
         if len(photos) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.photos.companions import companion_of
 from lib_methods.dreambooth.photos.folder import Photo, find_photos
-from lib_methods.dreambooth.tab.request import Dropped
 from lib_methods.files import as_file_name
 from lib_methods.pictures.store import ImageStore
 
 MOST_FILES = 500
 MOST_PIXELS = 2**30  # of all photos of a REST request
 NO_PHOTOS = "Drop 3 to 5 photos of the subject into the box first."
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The pictures of one subject as they came in: files of the page, or encoded pictures of a REST request."""
+
+    photos: Sequence[Any]
+    class_photos: Sequence[Any] = ()
+    class_noun: str = ""
+    identifier: str = ""
 
 
 def take_in_all(subjects: Sequence[Dropped], folder: Path) -> None:

@@ -14,15 +14,16 @@ import gradio as gr
 
 from lib_methods.checks import SettingsError, check_whole
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos import Photo, find_photos, upload, without_companions
+from lib_methods.dreambooth.photos import find_photos, upload, without_companions
 from lib_methods.dreambooth.photos.companions import sort_files
 from lib_methods.dreambooth.photos.subjects import Subject, check_identifiers, companions_told, counted
 from lib_methods.dreambooth.settings import Concept, TrainingSettings
 from lib_methods.dreambooth.tab import html as page
 from lib_methods.dreambooth.tab.preview import Machine, OwnMachine, preview
 from lib_methods.dreambooth.tab.request import Dropped, clean_name, dropped, from_controls, parse_request, uploaded
+from lib_methods.dreambooth.training.record import to_json
 from lib_methods.jobs.files import JobFiles
-from lib_methods.jobs.job import BUSY, State, Trainings
+from lib_methods.jobs.job import BUSY, Jobs, State
 from lib_methods.webui.status import status_html
 
 Mistakes = (SettingsError, DreamBoothError)
@@ -59,7 +60,7 @@ class Usage:
 class TabHandlers:
     """Event handlers of the tab, and what the REST routes do."""
 
-    def __init__(self, trainings: Trainings, lists: HostLists, machine: Machine | None = None) -> None:
+    def __init__(self, trainings: Jobs, lists: HostLists, machine: Machine | None = None) -> None:
         """machine: what is known of the device that a training gets."""
         self.trainings, self.lists, self.machine = trainings, lists, machine or OwnMachine()
         self._beginning = threading.Lock()
@@ -164,7 +165,7 @@ class TabHandlers:
         settings = self._settings(wanted, name, subjects)
         check_identifiers(settings.all_concepts)
         upload.take_in_all(subjects, JobFiles(self.trainings.root, name).photos)
-        self.trainings.start(settings)
+        self.trainings.start(settings.name, settings.kind, to_json(settings))
         return settings
 
     def cancel(self) -> list[Any]:
@@ -235,10 +236,6 @@ class TabHandlers:
         """The trainings that can be gone on with."""
         names = self.trainings.unfinished()
         return gr.update(choices=names, value=names[0] if names else None)
-
-    def photos_of(self, name: str) -> list[Photo]:
-        """The photos of a training."""
-        return find_photos(JobFiles(self.trainings.root, name).photos)[0]
 
 
 def _version(state: State) -> str:

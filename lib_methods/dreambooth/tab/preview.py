@@ -16,6 +16,7 @@ from lib_methods.dreambooth.model.memory import GIB
 from lib_methods.dreambooth.model.parts import CPU, device_words
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.duration import (
+    count_work,
     forward_seconds,
     known_speed,
     plan_fields,
@@ -105,7 +106,7 @@ def _counted(
     if speed is None:
         return None
     side = settings.resolution // base.sizes.pixels_per_latent
-    return forward_seconds(base.work, rows_of(settings, plan), (side, side), device, speed)
+    return forward_seconds(count_work(base.unet_shapes), rows_of(settings, plan), (side, side), device, speed)
 
 
 _MOST_LOOKED_AT = 20

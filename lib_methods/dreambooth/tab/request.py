@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lib_methods.checks import SettingsError
+from lib_methods.dreambooth.photos.upload import Dropped
 from lib_methods.dreambooth.settings import Concept, TrainingSettings, check_name
+from lib_methods.dreambooth.tab.controls import CONTROLS, DEFAULTS
 from lib_methods.webui.arguments import refuse_unknown
 
-CONTROLS = (
-    "class_noun", "base", "kind", "name", "identifier",
-    "steps", "rate", "batch_size", "resolution", "train_text", "rank", "convolutions",
-    "prior", "class_images", "prior_weight", "captions", "masks", "flip",
-    "sample_every", "sample_prompts", "save_every", "select_best",
-    "memory", "precision", "optimizer", "saved_as", "seed",
-    "continue_from", "caption_dropout", "noise_offset",
-    "class_photos", "second_class_noun", "second_identifier", "second_photos",
-)  # fmt: skip
-"""The tab's controls, in their order. Each is a field of `TrainingSettings`, but for `FILES` and the second subject's.
-"base" is the title of a checkpoint, "continue_from" the name of a LoRA."""
 SECOND = "second_"
 FILES = ("class_photos", "second_photos")
 MOST_CONCEPTS = 10
 
-DEFAULTS = {entry.name: entry.default for entry in fields(TrainingSettings) if entry.default is not MISSING}
 _WHOLE = {name for name, value in DEFAULTS.items() if isinstance(value, int) and not isinstance(value, bool)}
 _NUMBERS = {name for name, value in DEFAULTS.items() if isinstance(value, float)}
 _PLACES = ("photos", "base", "out", "name", "continue_from", "class_folder", "concepts")
@@ -52,16 +41,6 @@ def uploaded(value: Any) -> list[Path]:
     """The files of a box for uploads: gradio 3 gives open files, later ones paths; one or several, or None."""
     items = value if isinstance(value, (list, tuple)) else [value] if value else []
     return [Path(str(getattr(item, "name", item))) for item in items]
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """The pictures of one subject as they came in: files of the page, or encoded pictures of a REST request."""
-
-    photos: Sequence[Any]
-    class_photos: Sequence[Any] = ()
-    class_noun: str = ""
-    identifier: str = ""
 
 
 def dropped(wanted: dict[str, Any], photos: Any) -> list[Dropped]:

@@ -19,14 +19,15 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+from lib_methods.dreambooth.files import write_whole
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import Parts
 from lib_methods.dreambooth.model.sampler import SOLVER, Prompts, draw, embed_prompts
 from lib_methods.dreambooth.photos.buckets import Size
 from lib_methods.dreambooth.photos.captions import caption_of
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.whole_file import write_whole
 from lib_methods.errors import out_of_memory
+from lib_methods.pictures.tensor import to_image
 
 Progress = Callable[[int, int], None]
 CFG_SCALE = 7.0
@@ -163,9 +164,8 @@ def _is_whole(wanted: _Picture) -> bool:
 
 def _png(pixels: Tensor) -> bytes:
     """(3, H, W) in [-1, 1] as a PNG file."""
-    numbers = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     data = io.BytesIO()
-    Image.fromarray(numbers).save(data, "PNG")
+    to_image(pixels).save(data, "PNG")
     return data.getvalue()
 
 

@@ -124,11 +124,6 @@ class Order:
         self._prior_served[key] += n
         return indices
 
-    @property
-    def epochs(self) -> float:
-        """How often the photos were seen so far, on average."""
-        return sum(self._served.values()) / sum(map(len, self._photos.values()))
-
     def state(self) -> dict[str, int]:
         """The place in the stream, for `restore`."""
         counts = {f"photos {height}x{width}": count for (height, width), count in self._served.items()}

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from lib_methods.checkpoints.layout import Shapes
 from lib_methods.dreambooth.model.base import BaseModel
-from lib_methods.dreambooth.model.memory import BYTES
+from lib_methods.dreambooth.model.memory import BYTES, DTYPES
 from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.model.operations import Work
 from lib_methods.dreambooth.model.parts import Parts, wait_for
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.plan import DTYPES, Plan
+from lib_methods.dreambooth.training.plan import Plan
 
 # A forward and a backward pass, in forward passes. A LoRA's needs no gradients of the model's own weights, but has its
 # own layers instead.
@@ -65,9 +67,9 @@ def training_seconds(settings: TrainingSettings, plan: Plan, forward: float) -> 
 def result_bytes(base: BaseModel, settings: TrainingSettings) -> int:
     """About the size of the result's file."""
     if settings.kind == "LoRA":
-        numbers = base.lora
-        numbers += base.lora_convolutions if settings.convolutions else 0
-        numbers += base.lora_text if settings.train_text else 0
+        numbers = base.sizes.lora
+        numbers += base.sizes.lora_convolutions if settings.convolutions else 0
+        numbers += base.sizes.lora_text if settings.train_text else 0
         return BYTES.get(settings.saved_as, 2) * settings.rank * numbers
     size = base.size
     for part in (base.unet, base.text) if settings.train_text else (base.unet,):
@@ -100,6 +102,68 @@ def plan_fields(
         "seconds": seconds,
         "notes": [*plan.notes, *notes],
     }
+
+
+TOKENS = 77  # of the text
+_ONCE = ("time_embedding", "add_embedding")  # for an image, not for each cell of its latent
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass through a UNet takes. dense: multiply-adds for each cell of a level; level 0 has the latent's cells,
+    each next one a quarter of them. attention: the summed widths of a level's self-attentions; cross: of those that
+    look at the text. token: multiply-adds for each of the text's tokens. once: for each image. layers: how many weights
+    there are. Norms and activations are part of the efficiency below.
+    """
+
+    dense: tuple[int, ...]
+    attention: tuple[int, ...]
+    cross: tuple[int, ...]
+    token: int
+    once: int
+    layers: int
+
+    def multiply_adds(self, height: int, width: int) -> int:
+        """Of a forward pass for one image of so many latent cells."""
+        total = self.once + TOKENS * self.token
+        for level, (dense, attention, cross) in enumerate(zip(self.dense, self.attention, self.cross)):
+            cells = -(-height // 2**level) * -(-width // 2**level)
+            # scores and their product with the values: two products of (cells, width) by (others, width) each
+            total += cells * (dense + 2 * attention * cells + 2 * cross * TOKENS)
+        return total
+
+
+def count_work(shapes: Shapes) -> Work:
+    """That of the UNet with these weights, by diffusers' names."""
+    levels = 1 + max((int(name.split(".")[1]) for name in shapes if name.startswith("down_blocks.")), default=0)
+    dense, attention, cross = ([0] * levels for _ in range(3))
+    token = once = layers = 0
+    for name, shape in shapes.items():
+        if len(shape) < 2:
+            continue
+        numbers, level = math.prod(shape), _level(name, levels)
+        layers += 1
+        if name.startswith(_ONCE) or ".time_emb_proj." in name:
+            once += numbers
+        elif name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")):
+            token += numbers
+        else:
+            dense[level] += numbers
+        if name.endswith(".attn1.to_q.weight"):
+            attention[level] += shape[0]
+        elif name.endswith(".attn2.to_q.weight"):
+            cross[level] += shape[0]
+    return Work(tuple(dense), tuple(attention), tuple(cross), token, once, layers)
+
+
+def _level(name: str, levels: int) -> int:
+    """The level that a layer writes to: how often the side was halved."""
+    part, number, *_ = name.split(".")
+    if part == "mid_block":
+        return levels - 1
+    if part == "down_blocks":
+        return int(number) + (".downsamplers." in name)
+    return levels - 1 - int(number) - (".upsamplers." in name) if part == "up_blocks" else 0
 
 
 # What a UNet gets of the speed of plain products; the rest goes into norms, activations and small matrices. CPU:

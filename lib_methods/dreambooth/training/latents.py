@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
+from lib_methods.dreambooth.files import read_tensors
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import brought
 from lib_methods.dreambooth.photos import Photo, open_photo, read_mask, read_photo
 from lib_methods.dreambooth.photos.buckets import Size, bucket_for, fit, fit_mask, micro_conditioning
 from lib_methods.dreambooth.photos.captions import caption_of
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.tensor_file import read_tensors
 from lib_methods.dreambooth.training.data import Example
 from lib_methods.errors import out_of_memory
 from lib_methods.safetensors_writer import write_tensors
@@ -174,31 +174,22 @@ def photos_digest(photos: Sequence[Photo]) -> str:
     """SHA-256 over the photos' bytes, captions and masks, as 64 hex digits; names and places do not count."""
     digest = hashlib.sha256()
     for photo in photos:
-        parts = [_hash_file(photo.path), "" if photo.mask_path is None else _hash_file(photo.mask_path)]
+        parts = [photo.sha256, photo.mask_sha256]
         parts.append(hashlib.sha256((photo.caption or "").encode("utf-8", "replace")).hexdigest())
         digest.update((" ".join(parts) + ";").encode("ascii"))
     return digest.hexdigest()
 
 
-def _hash_file(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        raise DreamBoothError(f'"{path.name}" can no longer be read.') from None
-
-
 def _sources(items: Sequence[Item], notes: list[str]) -> list[str | None]:
     """The hash of each item's file, None where it cannot be read."""
-    hashes: dict[Path, str | None] = {}
+    found: list[str | None] = []
     for item in items:
-        path = item.photo.path
-        if path not in hashes:
-            try:
-                hashes[path] = _hash_file(path)
-            except DreamBoothError as error:
-                hashes[path] = None
-                notes.append(f"{error} It is left out.")
-    return [hashes[item.photo.path] for item in items]
+        try:
+            found.append(item.photo.sha256)
+        except DreamBoothError as error:
+            found.append(None)
+            notes.append(f"{error} It is left out.")
+    return found
 
 
 def _groups(sizes: Sequence[Size | None], batch: int) -> list[list[int]]:
@@ -288,8 +279,8 @@ def _example(model: TrainingModel, item: Item, moments: _Moments, notes: list[st
             shown = fit_mask(_turned(grey, item.flipped), photo.width, photo.height, item.size)
             height, width = moments[0].shape[-2:]
             mask = nn.functional.adaptive_avg_pool2d(shown, (height, width))
-    if origin and mask is not None and photo.mask_path is not None:
-        origin += f" {_hash_file(photo.mask_path)}"
+    if origin and mask is not None:
+        origin += f" {photo.mask_sha256}"
     sizes = micro_conditioning(photo.width, photo.height, item.size)
     return Example(*moments, mask, sizes, item.text, origin, item.group, item.repeats)
 

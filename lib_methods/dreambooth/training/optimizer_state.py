@@ -36,7 +36,7 @@ def read_groups(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) ->
 
 def write_states(states: Sequence[Mapping[str, Any]], *, keep: bool = True) -> dict[str, Tensor]:
     """Tensors on the CPU under `<number of the weight>.<name>`, and the count of weights under `weights`. Collective
-    where weights are sharded; keep: see `sharding.gathered`."""
+    where weights are sharded; keep: see `processes.gathered`."""
     flat = {"weights": torch.tensor(len(states))}
     for number, state in enumerate(states):
         for name, value in state.items():

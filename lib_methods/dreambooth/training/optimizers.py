@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.training.adafactor import Adafactor, Rounding, norm_of
 from lib_methods.dreambooth.training.optimizer_state import GROUP, read_groups, read_states, write_groups, write_states
-from lib_methods.dreambooth.training.processes import is_sharded, local, whole
+from lib_methods.dreambooth.training.processes import clip_gradients
 from lib_methods.jobs.packages import OPTIONAL
 
 Rates = float | Mapping[str, float]
@@ -143,7 +143,7 @@ class Stepper:
             for parameter in there:
                 assert parameter.grad is not None
                 parameter.grad.div_(self.scale.value)
-        self.gradient_norm = _clipped(there, self._clip or math.inf)
+        self.gradient_norm = clip_gradients(there, self._clip or math.inf)
         finite = math.isfinite(self.gradient_norm)
         if self.scale is not None:
             self.scale.update(finite)
@@ -161,7 +161,7 @@ class Stepper:
     def state_dict(self, *, keep: bool = True) -> dict[str, Tensor]:
         """All that a later process needs to go on as if there had been no pause: tensors only, in flat names.
 
-        keep: False for nothing, see `sharding.gathered`.
+        keep: False for nothing, see `processes.gathered`.
         """
         state = write_states([self._state_of(number) for number in range(len(self._parameters))], keep=keep)
         if keep:
@@ -224,21 +224,6 @@ class Stepper:
             parameter.grad = None
 
         return hook
-
-
-def _clipped(parameters: Sequence[nn.Parameter], most: float) -> float:
-    """Holds the norm of all gradients together to `most`; returns what it was. Collective where some are sharded."""
-    sharded = [p for p in parameters if is_sharded(p)]
-    if not sharded:
-        return float(nn.utils.clip_grad_norm_(parameters, most))
-    others = [p for p in parameters if not is_sharded(p)]
-    apart = ([p.grad for p in group if p.grad is not None] for group in (sharded, others))
-    norms = [whole(nn.utils.get_total_norm(gradients)) for gradients in apart if gradients]
-    norm = torch.stack([n.float() for n in norms]).norm()
-    for parameter in parameters:
-        assert parameter.grad is not None
-        local(parameter.grad).mul_((most / (norm + 1e-6)).clamp(max=1.0))
-    return float(norm)
 
 
 def _optimizer(

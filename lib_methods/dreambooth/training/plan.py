@@ -9,22 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.model.memory import GIB, Estimate, Load, ModelSizes, Way, drawing, estimate
+from lib_methods.dreambooth.model.memory import DTYPES, GIB, Estimate, Load, ModelSizes, Way, drawing, estimate
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.optimizers import has_8bit
 
-__all__ = [
-    "DTYPES",
-    "PLAN_FIELDS",
-    "Estimate",
-    "ModelSizes",
-    "Plan",
-    "device_memory",
-    "half_precision",
-    "plan_training",
-]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {"sd1": "SD 1", "sd2": "SD 2", "sdxl": "SDXL"}
 # what a way costs in time or in exactness: the cheapest one that fits is taken
 _COST = {"adamw": 0.0, "prodigy": 0.0, "adamw8bit": 2.0, "adafactor": 3.5}

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from lib_methods.files import read_json
 
 # what is gathered at a time; inner ones first, an outer one then holds what is left
 _BLOCKS = frozenset({"BasicTransformerBlock", "Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"})
+T = TypeVar("T")
 # names of FSDP's strategies, which version 2 has as a switch
 _WHOLE = frozenset({"no_shard", "3"})
 _KEPT = frozenset({"shard_grad_op", "hybrid_shard_zero2", "2", "5", "false"})
@@ -135,91 +136,102 @@ def joined(part: Tensor, parameter: Tensor) -> Tensor:
     return whole(made)
 
 
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
+    """Holds the norm of all gradients together to `most`; returns what it was. Collective where some are sharded."""
+    sharded = [p for p in parameters if is_sharded(p)]
+    if not sharded:
+        return float(nn.utils.clip_grad_norm_(parameters, most))
+    others = [p for p in parameters if not is_sharded(p)]
+    apart = ([p.grad for p in group if p.grad is not None] for group in (sharded, others))
+    norms = [whole(nn.utils.get_total_norm(gradients)) for gradients in apart if gradients]
+    norm = torch.stack([n.float() for n in norms]).norm()
+    for parameter in parameters:
+        assert parameter.grad is not None
+        local(parameter.grad).mul_((most / (norm + 1e-6)).clamp(max=1.0))
+    return float(norm)
+
+
 def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """All of each tensor, sharded ones copied to the CPU one after another; nothing where not `keep`, for processes
     that only must take part. Collective."""
-    return dict(_gathered(tensors, keep))
-
-
-def _gathered(tensors: Mapping[str, Tensor], keep: bool) -> Iterator[tuple[str, Tensor]]:
+    found = {}
     for name, tensor in tensors.items():
-        found = whole(tensor.detach())
+        there = whole(tensor.detach())
         if keep:
-            yield name, found.cpu() if is_sharded(tensor) else found
+            found[name] = there.cpu() if is_sharded(tensor) else there
+    return found
 
 
-T = TypeVar("T")
 _BUCKET = 1 << 24  # numbers that are averaged in one go
 _DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 _PATIENCE = timedelta(hours=12)  # while the first process draws class images, the others wait
 
 
-class Processes(Protocol):
-    """What a training asks of the processes that it consists of.
+class Processes:
+    """The only process; and what a training asks of several.
 
     rank: from 0 on. is_main: whether this one writes files and talks. device: this process'. sharding: how the UNet is
-    to be sharded, None for a whole copy in each process. takes_part: whether this one takes part in what is done once,
-    as drawing and saving: the main one does, and where weights are sharded all do. notes: sentences for the user.
+    sharded, None for a whole copy in each process. notes: sentences for the user.
     """
-
-    rank: int
-    count: int
-    is_main: bool
-    device: torch.device
-    sharding: Sharding | None
-    takes_part: bool
-    notes: tuple[str, ...]
-
-    def share(self, rows: Sequence[T]) -> list[T]:
-        """This process' rows of a batch that was drawn for all."""
-
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Make every gradient the mean over all processes, between the last backward pass and the step."""
-
-    def mean(self, value: float) -> float:
-        """The mean over all processes."""
-
-    def any(self, flag: bool) -> bool:
-        """Whether it is so in one of them: what one process decides, all do at the same step."""
-
-    def wait(self) -> None:
-        """Until all of them are here."""
-
-    def close(self) -> None:
-        """Leave the others."""
-
-
-class Single:
-    """The only process."""
 
     rank, count, is_main = 0, 1, True
     sharding: Sharding | None = None
-    takes_part = True
     notes: tuple[str, ...] = ()
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def share(self, rows: Sequence[T]) -> list[T]:
-        return list(rows)
+    @property
+    def is_sharded(self) -> bool:
+        return self.sharding is not None
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this one takes part in what is done once, as drawing and saving: with sharded weights all must."""
+        return self.is_main or self.is_sharded
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Nothing to average."""
+        """Makes every gradient the mean over all processes, between the last backward pass and the step."""
 
     def mean(self, value: float) -> float:
+        """The mean over all processes."""
         return value
 
     def any(self, flag: bool) -> bool:
+        """Whether it is so in one of them: what one process decides, all do at the same step."""
         return flag
 
     def wait(self) -> None:
-        """For nobody."""
+        """Until all of them are here."""
+        self.any(False)
 
     def close(self) -> None:
-        """Nobody to leave."""
+        """Leave the others."""
+
+    def main_first(self, make: Callable[[], T]) -> T:
+        """What `make` makes in each process: in the main one first, so that the others find its files."""
+        if not self.is_main:
+            self.wait()
+            return make()
+        made = make()
+        self.wait()
+        return made
+
+    def main_says(self, flag: bool) -> bool:
+        """What the main process says, in each that takes part."""
+        return self.any(flag and self.is_main) if self.is_sharded else flag
+
+    def agreed(self, asked: Callable[[], bool]) -> Callable[[], bool]:
+        """The question as all that take part answer it, at the same step."""
+        return (lambda: self.any(asked())) if self.is_sharded else asked
+
+    def spread(self, unet: nn.Module) -> None:
+        """Shards the UNet, which is on the CPU, where that was asked for."""
+        if self.sharding is not None:
+            shard(unet, self.sharding, self.device)
 
 
-class Several:
+class Several(Processes):
     """One of several processes, found and connected by accelerate."""
 
     def __init__(self, state: Any, reduce: Any, sharding: Sharding | None) -> None:
@@ -230,7 +242,6 @@ class Several:
         self.device = torch.device("cpu") if state.device.type == "cpu" else torch.device(state.device)
         self.notes: tuple[str, ...] = (f"{self.count} processes train together, each with a share of the batch.",)
         self.sharding = sharding if can_shard() else None
-        self.takes_part = self.is_main or self.sharding is not None
         if self.sharding is not None:
             self.notes += (self.sharding.sentence(self.count),)
         elif sharding is not None:
@@ -238,9 +249,6 @@ class Several:
                 f"{sharding.asked_by} needs PyTorch 2.6 or newer here: the weights are not sharded, each process holds "
                 "all of them.",
             )
-
-    def share(self, rows: Sequence[T]) -> list[T]:
-        return list(rows[self.rank :: self.count])
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
@@ -257,9 +265,6 @@ class Several:
     def any(self, flag: bool) -> bool:
         return bool(self._reduce(torch.tensor([float(flag)], device=self.device), "sum") > 0)
 
-    def wait(self) -> None:
-        self.any(False)
-
     def close(self) -> None:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -273,7 +278,7 @@ def start_processes(device: torch.device | None = None) -> Processes:
     launcher's configuration cannot be read.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        return Single(device)
+        return Processes(device)
     try:
         accelerate = importlib.import_module("accelerate")
         reduce = importlib.import_module("accelerate.utils").reduce

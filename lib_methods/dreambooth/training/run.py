@@ -25,14 +25,13 @@ from lib_methods.dreambooth.output.samples import Judge, Viewer, best_weights
 from lib_methods.dreambooth.photos import Photo
 from lib_methods.dreambooth.photos.subjects import Subject, companions_told, counted, find_subjects, with_identifiers
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.data import TrainingData
 from lib_methods.dreambooth.training.duration import plan_fields, seconds_needed
 from lib_methods.dreambooth.training.frame import LOCK, repeatable, stopper, take_folder, told
 from lib_methods.dreambooth.training.latents import photos_digest
 from lib_methods.dreambooth.training.optimizers import check_available
-from lib_methods.dreambooth.training.plan import PLAN_FIELDS, ModelSizes, Plan, plan_training
+from lib_methods.dreambooth.training.plan import PLAN_FIELDS, Plan, plan_training
 from lib_methods.dreambooth.training.prepare import Maker, class_texts, drawing_parts, named
-from lib_methods.dreambooth.training.processes import Processes, shard, start_processes
+from lib_methods.dreambooth.training.processes import Processes, start_processes
 from lib_methods.dreambooth.training.record import ANOTHER, PATHS, going_on, planned, steps_depend_on, to_json
 from lib_methods.dreambooth.training.schedule import resolved
 from lib_methods.dreambooth.training.state import digest, read_record, write_record
@@ -113,15 +112,14 @@ class _Training:
         model = load_model(settings.base, CPU, torch.float16 if half else torch.float32)
         check_weights(model)
         model.vae.float()
-        sizes = ModelSizes.of(model)
+        sizes = replace(read_base(settings.base).sizes, resolution=model.resolution)  # of SD2 a header may only guess
         start = None
         if settings.continue_from is not None:
             start = read_lora(settings.continue_from, model)
             settings = start.shaping(settings)
         if record is None:
-            parameters = sum(weight.numel() for weight in model.unet.parameters())
             counts = [len(subject.photos) for subject in subjects]
-            settings = resolved(settings, photos=counts, resolution=model.resolution, unet_parameters=parameters)
+            settings = resolved(settings, photos=counts, resolution=model.resolution, unet_parameters=sizes.unet)
             subjects = named(subjects, settings.seed, model, self.report.warning)
             first, *more = (subject.concept for subject in subjects)
             settings = replace(settings, class_noun=first.class_noun, identifier=first.identifier, concepts=tuple(more))
@@ -129,7 +127,7 @@ class _Training:
             subjects = with_identifiers(subjects, [concept.identifier for concept in settings.all_concepts])
         else:
             raise DreamBoothError(f"The folders of the photos have changed: put them back, or {ANOTHER}.")
-        count, sharded = self.processes.count, self.processes.sharding is not None
+        count, sharded = self.processes.count, self.processes.is_sharded
         plan = plan_training(settings, sizes, self.device, processes=count, sharded=sharded)
         if record is not None:
             plan = replace(plan, **planned(record, PLAN_FIELDS))
@@ -223,7 +221,7 @@ class _Training:
             self._plan_event(settings, plan, seconds)
             self.report.say(f"It will take about {duration(seconds)}.")
         maker = Maker(model, settings, plan, self.folder, self.report, self.cancelled)
-        data = self._in_turn(lambda: maker.data(subjects))
+        data = self.processes.main_first(lambda: maker.data(subjects))
         model.vae.to(CPU)
         release_memory(self.device)
         if plan.checkpointing:
@@ -234,6 +232,8 @@ class _Training:
             judge = self.find_judge(subjects[0].photos, settings, self.device) if self.find_judge else None
             if judge is None:
                 self.report.warning("No CLIP is here to judge samples (docs/dreambooth.md): the last weights are kept.")
+        for photo in (photo for subject in subjects for photo in (*subject.photos, *subject.class_photos)):
+            photo.let_go()
         lora = None
         if settings.kind == "LoRA":
             text, seed = settings.train_text, settings.seed
@@ -241,10 +241,10 @@ class _Training:
             lora = LoraSet(
                 model, settings.rank, settings.true_alpha, settings.convolutions, text, seed, layers
             ).inject()
-        if self.processes.sharding is not None:
+        if self.processes.is_sharded:
             nn.Module.to(model.unet, CPU)  # whole it need not fit any more
             release_memory(self.device)
-            shard(model.unet, self.processes.sharding, self.device)
+        self.processes.spread(model.unet)
         export = Export(model, settings, lora, self.report, self.processes)
         begun_from = "" if start is None else start.sha256
         trainer = Trainer(
@@ -267,7 +267,7 @@ class _Training:
                 self.report,
                 judge,
                 parts=drawing_parts(
-                    plan, model, None if lora is None else lora.move, movable=self.processes.sharding is None
+                    plan, model, None if lora is None else lora.move, movable=not self.processes.is_sharded
                 ),
                 cancelled=self.cancelled,
                 processes=self.processes,
@@ -277,15 +277,6 @@ class _Training:
             ),
         )
         return trainer, export
-
-    def _in_turn(self, make: Callable[[], TrainingData]) -> TrainingData:
-        """The first process draws and encodes, the others then find it done."""
-        if self.processes.is_main:
-            data = make()
-            self.processes.wait()
-            return data
-        self.processes.wait()
-        return make()
 
     def _identity(
         self, settings: TrainingSettings, plan: Plan, model: TrainingModel, data: str, begun_from: str

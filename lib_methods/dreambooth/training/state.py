@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.tensor_file import read_tensors
+from lib_methods.dreambooth.files import read_tensors
 from lib_methods.files import read_json, replacing
 from lib_methods.safetensors_writer import write_tensors
 

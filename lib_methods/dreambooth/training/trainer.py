@@ -29,7 +29,7 @@ from lib_methods.dreambooth.training.data import TrainingData
 from lib_methods.dreambooth.training.loss import noised, training_loss
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.training.plan import Plan
-from lib_methods.dreambooth.training.processes import Processes, Single, gathered
+from lib_methods.dreambooth.training.processes import Processes, gathered
 from lib_methods.dreambooth.training.schedule import rate_scale, text_steps
 from lib_methods.dreambooth.training.state import STATE, State, load_state, save_state
 from lib_methods.dreambooth.training.weights import Ema, Trained
@@ -87,8 +87,8 @@ class Trainer:
         self.model, self.settings, self.plan, self.folder = model, settings, plan, folder
         self.report, self.cancelled, self.identity, self.older = report, cancelled, identity, older
         self.viewer, self._keep = viewer, keep
-        self.processes = processes or Single()
         self.device = device_of(model.unet)
+        self.processes = processes or Processes(self.device)
         self.trained = Trained(model, lora, text=settings.train_text)
         rates = {"unet": settings.rate, "text": settings.text_rate}
         self.stepper = build_optimizer(
@@ -123,7 +123,7 @@ class Trainer:
             self.trained,
             learns_until=text_steps(settings),
             stays=plan.text_on_device,
-            one_at_a_time=plan.one_part_at_a_time and self.processes.sharding is None,
+            one_at_a_time=plan.one_part_at_a_time and not self.processes.is_sharded,
         )
 
     # -- one step

@@ -93,16 +93,15 @@ class Ema:
     """Exponential moving average: average = d * average + (1 - d) * weights.
 
     d rises with the number n of updates, min(decay, (1 + n) / (10 + n)), so that a short training is not mostly its
-    beginning. every: steps between two updates, each then with d to the power of `every`; copying all weights from the
-    GPU takes time. Of sharded weights each process averages its own part; `state_dict` and `load_state_dict`, which
+    beginning. Of sharded weights each process averages its own part; `state_dict` and `load_state_dict`, which
     have all of them, are collective then.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float, every: int = 1) -> None:
-        if not 0 <= decay < 1 or every < 1:
-            raise ValueError("decay must be in [0, 1), and every must be 1 or more")
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError("decay must be in [0, 1)")
         self.parameters = list(parameters)
-        self.decay, self.every = decay, every
+        self.decay = decay
         self.steps = 0
         self.averages = [local(p.detach()).to("cpu", torch.float32, copy=True) for p in self.parameters]
 
@@ -110,9 +109,7 @@ class Ema:
     def update(self) -> None:
         """Take the weights after one more step into account."""
         self.steps += 1
-        if self.steps % self.every:
-            return
-        kept = min(self.decay, (1 + self.steps) / (10 + self.steps)) ** self.every
+        kept = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for average, parameter in zip(self.averages, self.parameters):
             average.lerp_(local(parameter.detach()).to("cpu", torch.float32), 1 - kept)
 
@@ -127,7 +124,7 @@ class Ema:
             self._write(own)
 
     def state_dict(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """The averages under their numbers, and the number of steps. keep: see `sharding.gathered`."""
+        """The averages under their numbers, and the number of steps. keep: see `processes.gathered`."""
         state = {"steps": torch.tensor(self.steps)}
         for number, (average, parameter) in enumerate(zip(self.averages, self.parameters)):
             found = joined(average, parameter.detach())
