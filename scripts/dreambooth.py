@@ -24,9 +24,7 @@ from lib_methods.webui.gradio_compat import warn
 
 TITLE = "DreamBooth"
 ROOM = room_of_host()
-JOBS = Jobs.in_folder(
-    Path(paths.data_path) / "dreambooth", ROOM, deliver_to(models.folder_of), device_environment()
-)
+JOBS = Jobs.in_folder(Path(paths.data_path) / "dreambooth", ROOM, deliver_to(models.folder_of), device_environment())
 HANDLERS = TabHandlers(JOBS, models, training)
 
 
