@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.errors import UserError
 from lib_methods.files import is_file_name
 from lib_methods.jobs import files as job_files
 from lib_methods.jobs.files import JobFiles, Record
@@ -45,7 +45,7 @@ _KNOWN_GUARD = threading.Lock()
 
 Settings = Mapping[str, Any]  # as JSON values, for the verb
 Deliver = Callable[[JobFiles, Settings, Sequence[str]], list[str]]
-"""Takes the results to where the host looks for them, and returns their new names. Raises DreamBoothError."""
+"""Takes the results to where the host looks for them, and returns their new names. Raises UserError."""
 
 
 @dataclass(frozen=True)
@@ -141,39 +141,39 @@ class Jobs:
     # -- doing
 
     def start(self, name: str, kind: str, settings: Settings) -> None:
-        """Begins a new job. Raises DreamBoothError: one runs, the name is taken, or the disk is full."""
+        """Begins a new job. Raises UserError: one runs, the name is taken, or the disk is full."""
         files = JobFiles(self.root, name)
         with self._guard:
             if self.is_running:
-                raise DreamBoothError(BUSY)
+                raise UserError(BUSY)
             if name.casefold() in job_files.names(self.root):
-                raise DreamBoothError(f'There is a training called "{name}" already. Choose another name.')
+                raise UserError(f'There is a training called "{name}" already. Choose another name.')
             self._launch(files, Record(name, kind, started=time.time()), settings, resume=False)
 
     def resume(self, name: str = "") -> None:
-        """Continues a job that was stopped or failed. Raises DreamBoothError: there is none, or one runs."""
+        """Continues a job that was stopped or failed. Raises UserError: there is none, or one runs."""
         files = JobFiles(self.root, name or job_files.current_name(self.root))
         with self._guard:
             if self.is_running:
-                raise DreamBoothError(BUSY)
+                raise UserError(BUSY)
             record = job_files.load_record(files) if is_file_name(files.name) else None  # names come from pages
             if record is None or record.status not in ("cancelled", "failed"):
-                raise DreamBoothError("There is no training to go on with.")
+                raise UserError("There is no training to go on with.")
             settings = job_files.read_json(files.settings)
             if not settings:
-                raise DreamBoothError(_DAMAGED)
+                raise UserError(_DAMAGED)
             record = Record(record.name, record.kind, started=time.time())
             self._launch(files, record, settings, resume=(files.training / "training.json").exists())
 
     def cancel(self) -> None:
         """Asks the running job to stop at the end of its step; asked again, ends its process.
 
-        The second way loses the steps since the last save. Raises DreamBoothError when none runs.
+        The second way loses the steps since the last save. Raises UserError when none runs.
         """
         with self._guard:
             state = self.state()
             if state.record is None or not state.is_running:
-                raise DreamBoothError("No training runs.")
+                raise UserError("No training runs.")
             if self._cancelled and self._process is not None:
                 self._process.kill()
                 return
@@ -196,7 +196,7 @@ class Jobs:
             files.notes.unlink(missing_ok=True)
             job_files.save_record(files, record)
         except OSError:
-            raise DreamBoothError("The training cannot be prepared: the disk is full or cannot be written.") from None
+            raise UserError("The training cannot be prepared: the disk is full or cannot be written.") from None
         self._readers.pop(record.name, None)
         self._cancelled = False
         self._thread = threading.Thread(
@@ -258,7 +258,7 @@ class Jobs:
             names = [str(name) for name in named] if isinstance(named, list) else []
             try:
                 record.results = self.deliver(files, settings, names)
-            except DreamBoothError as error:
+            except UserError as error:
                 record.error = str(error)
             except Exception:  # the host's doing: the job is done all the same
                 traceback.print_exc()

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.output.delivery import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import to_json
+from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles, Record, all_records, save_record
 from lib_methods.jobs.job import Jobs
 from lib_methods.jobs.process import is_held
@@ -109,9 +109,9 @@ def test_the_process_gets_what_the_host_adds_and_no_foreign_packages(
 
 def test_only_one_runs_at_a_time(trainings: Jobs, tmp_path: Path) -> None:
     start(trainings, settings(tmp_path, "slow thing"))
-    with pytest.raises(DreamBoothError, match="runs already"):
+    with pytest.raises(UserError, match="runs already"):
         start(trainings, settings(tmp_path, name="other"))
-    with pytest.raises(DreamBoothError, match="runs already"):
+    with pytest.raises(UserError, match="runs already"):
         trainings.resume()
     trainings.cancel()
     assert trainings.wait(30)
@@ -229,7 +229,7 @@ def test_a_name_that_is_taken_gets_a_number(trainings: Jobs, tmp_path: Path) -> 
     start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     assert trainings.free_name("rex") == "rex-2"
-    with pytest.raises(DreamBoothError, match="already"):
+    with pytest.raises(UserError, match="already"):
         start(trainings, settings(tmp_path))
 
 
@@ -237,7 +237,7 @@ def test_names_that_differ_by_case_alone_are_one(trainings: Jobs, tmp_path: Path
     start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     assert trainings.free_name("REX") == "REX-2"
-    with pytest.raises(DreamBoothError, match="already"):
+    with pytest.raises(UserError, match="already"):
         start(trainings, settings(tmp_path, name="Rex"))
 
 
@@ -245,7 +245,7 @@ def test_a_training_called_current_is_one_like_any_other(trainings: Jobs, room: 
     start(trainings, settings(tmp_path, noun="slow", name="current"))
     until(lambda: trainings.state().progress.step)
     assert trainings.is_running
-    with pytest.raises(DreamBoothError, match="runs already"):
+    with pytest.raises(UserError, match="runs already"):
         start(trainings, settings(tmp_path, name="rex"))
     trainings.cancel()
     assert trainings.wait(30)
@@ -263,16 +263,16 @@ def test_the_last_training_of_an_older_version_is_found(trainings: Jobs, room: R
 
 def test_nothing_to_cancel_or_resume(trainings: Jobs) -> None:
     assert trainings.state().record is None
-    with pytest.raises(DreamBoothError):
+    with pytest.raises(UserError):
         trainings.cancel()
-    with pytest.raises(DreamBoothError):
+    with pytest.raises(UserError):
         trainings.resume()
 
 
 def test_a_name_is_never_a_path(trainings: Jobs, tmp_path: Path) -> None:
     elsewhere = JobFiles(tmp_path / "elsewhere", "rex")
     save_record(elsewhere, Record("rex", "LoRA", "cancelled"))
-    with pytest.raises(DreamBoothError, match="no training to go on"):
+    with pytest.raises(UserError, match="no training to go on"):
         trainings.resume("../elsewhere/jobs/rex")
     assert not trainings.is_running
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from lib_methods.dreambooth.tab.handlers import Mistakes, TabHandlers
+from lib_methods.dreambooth.tab.handlers import TabHandlers
+from lib_methods.errors import UserError
 from lib_methods.webui.door import Door, guarded_router
 
 PREFIX = "/dreambooth/v1"
@@ -32,7 +33,7 @@ def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> Non
     async def answer(action: Callable[[], Any]) -> Any:
         try:
             return await run_in_threadpool(action)
-        except Mistakes as error:
+        except UserError as error:
             raise HTTPException(422, str(error)) from None
 
     async def fields_of(request: Request) -> dict[str, Any]:

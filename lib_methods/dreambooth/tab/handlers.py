@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import gradio as gr
 
-from lib_methods.checks import SettingsError, check_whole
+from lib_methods.checks import check_whole
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.photos import find_photos, upload, without_companions
 from lib_methods.dreambooth.photos.companions import sort_files
@@ -22,11 +22,10 @@ from lib_methods.dreambooth.tab import html as page
 from lib_methods.dreambooth.tab.preview import Machine, OwnMachine, preview
 from lib_methods.dreambooth.tab.request import Dropped, clean_name, dropped, from_controls, parse_request, uploaded
 from lib_methods.dreambooth.training.record import to_json
+from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles
 from lib_methods.jobs.job import BUSY, Jobs, State
 from lib_methods.webui.status import status_html
-
-Mistakes = (SettingsError, DreamBoothError)
 
 
 class HostLists(Protocol):
@@ -87,7 +86,7 @@ class TabHandlers:
             settings = self._settings(wanted, "name", subjects)
             counts = [len(without_companions(list(subject.photos))) for subject in subjects]
             plan = self._plan(settings, counts) if with_plan else {}
-        except Mistakes as error:
+        except UserError as error:
             return status_html(str(error), problem=True)
         what = "a LoRA" if settings.kind == "LoRA" else "a whole checkpoint"
         beside = page.beside_words(found, settings)
@@ -145,7 +144,7 @@ class TabHandlers:
         given = uploaded(files)
         try:
             self.begin(from_controls(values), given)
-        except Mistakes as error:
+        except UserError as error:
             return [status_html(str(error), problem=True), *self.look("")]
         return [self._line(given, values, with_plan=False), *self.look("")]
 
@@ -178,7 +177,7 @@ class TabHandlers:
     def _pressed(self, action: Any, said: str) -> list[Any]:
         try:
             action()
-        except Mistakes as error:
+        except UserError as error:
             return [status_html(str(error), problem=True), *self.look("")]
         return [status_html(said) if said else gr.update(), *self.look("")]
 
@@ -186,7 +185,7 @@ class TabHandlers:
         """The line, and for the page's script what to put where, as JSON; "" when there is nothing to use."""
         try:
             usage = self.usage()
-        except Mistakes as error:
+        except UserError as error:
             return [status_html(str(error), problem=True), ""]
         answer = {"prompt": usage.prompt, "checkpoint": usage.checkpoint}
         return [status_html(f"txt2img now has: {usage.prompt}"), json.dumps(answer)]
