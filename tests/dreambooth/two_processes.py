@@ -30,7 +30,7 @@ from lib_methods.dreambooth.training.processes import (
     start_processes,
 )
 from lib_methods.dreambooth.training.weights import Ema
-from tests.dreambooth.training import settings_for, stop_after, train
+from tests.dreambooth.runs import settings_for, stop_after, train
 
 CPU = torch.device("cpu")
 STEPS = 4

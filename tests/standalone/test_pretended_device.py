@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("gradio")
 pytest.importorskip("diffusers")
 
-from tests.dreambooth import training
+from tests.dreambooth import runs
 from tests.fabric.small_model import picture
 from tests.fabric.test_in_the_host import BOTH, HALF_MASK, JOBS, fabric
 from tests.image_cfg.jobs import edit as instruct
@@ -133,8 +133,8 @@ def test_a_training_run_stays_on_its_device(kind: str, precision: str, optimizer
         "optimizer": optimizer,
         "train_text": kind == "LoRA",
     }
-    settings = training.settings_for(tmp_path, steps=2, **values)
+    settings = runs.settings_for(tmp_path, steps=2, **values)
     with pretend_device() as device:
-        result = training.train(settings, device=device)
+        result = runs.train(settings, device=device)
     assert all(file.is_file() for file in result.files)
-    assert len(training.events(settings, "step")) == 2
+    assert len(runs.events(settings, "step")) == 2

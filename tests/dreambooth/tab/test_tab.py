@@ -1,0 +1,370 @@
+"""What the tab's controls do: values in, values out; bad input is a sentence, and nothing is lost."""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lib_methods.checks import SettingsError
+from lib_methods.dreambooth.output.delivery import deliver_to
+from lib_methods.dreambooth.photos.subjects import find_subjects
+from lib_methods.dreambooth.tab import html as page
+from lib_methods.dreambooth.tab.handlers import TabHandlers
+from lib_methods.dreambooth.tab.request import (
+    CONTROLS,
+    DEFAULTS,
+    FILES,
+    SECOND,
+    from_controls,
+    parse_request,
+)
+from lib_methods.dreambooth.training.record import from_json
+from lib_methods.jobs.files import JobFiles, Record
+from lib_methods.jobs.job import Jobs, State
+from lib_methods.jobs.log import LogReader, Progress
+from standalone import ROOT
+from tests.dreambooth import models
+from tests.dreambooth.pictures import picture, put
+
+FAKE = ROOT / "tests" / "jobs" / "fake_trainer.py"
+
+
+@functools.cache
+def base_model() -> bytes:
+    """The file of a tiny checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        return models.write(Path(folder)).read_bytes()
+
+
+class Lists:
+    """A host with one checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "base.safetensors").write_bytes(base_model())
+        self.looked = 0
+
+    def checkpoints(self) -> list[str]:
+        return ["base.safetensors [abc]"]
+
+    def loaded(self) -> str:
+        return "base.safetensors [abc]"
+
+    def checkpoint_file(self, title: object) -> Path:
+        if title != self.loaded():
+            raise SettingsError("The base model is not there any more.")
+        return self.folder / "base.safetensors"
+
+    def checkpoint_title(self, file: Path) -> str:
+        return f"{file.name} [def]"
+
+    def loras(self) -> list[str]:
+        return ["old.safetensors"]
+
+    def lora_file(self, name: object) -> Path:
+        if name not in self.loras():
+            raise SettingsError("The LoRA to continue from is not there any more.")
+        return self.folder / str(name)
+
+    def folder_of(self, kind: str) -> Path:
+        return self.folder / kind
+
+    def refresh(self) -> None:
+        self.looked += 1
+
+
+class Room:
+    def release(self) -> None:
+        """There is no model."""
+
+    def restore(self) -> None:
+        """There is no model."""
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> TabHandlers:
+    lists = Lists(tmp_path)
+    trainings = Jobs(tmp_path / "data", Room(), deliver_to(lists.folder_of), worker=FAKE)
+    return TabHandlers(trainings, lists)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    (tmp_path / "drop").mkdir()
+    return [put(tmp_path / "drop", f"IMG_{number}.png", seed=number) for number in range(4)]
+
+
+def values(**changed: Any) -> list[Any]:
+    """The controls as they are on a new page, with some changed."""
+    fresh = {"class_noun": "dog", "base": "base.safetensors [abc]", **DEFAULTS, "name": "", "sample_prompts": ""}
+    fresh.update(dict.fromkeys(FILES), second_class_noun="", second_identifier="")
+    return [{**fresh, **changed}[name] for name in CONTROLS]
+
+
+def test_every_control_is_a_setting() -> None:
+    settings = parse_request(
+        {name: value for name, value in from_controls(values()).items() if name != "base"},
+        photos=Path("p"), base=Path("b"), out=Path("o"), name="rex",
+    )  # fmt: skip
+    assert settings.class_noun == "dog"
+    extra = {name for name in CONTROLS if name in FILES or name.startswith(SECOND)}
+    for name in set(CONTROLS) - {"base", "name", "class_noun"} - extra:
+        assert getattr(settings, name) == DEFAULTS[name], name
+
+
+def test_pages_give_whole_numbers_as_fractions_and_prompts_as_lines() -> None:
+    request = {"class_noun": "dog", "steps": 300.0, "rate": 1, "sample_prompts": "a {subject}\n\n  on a beach  \n"}
+    settings = parse_request(request, photos=Path("p"), base=Path("b"), out=Path("o"), name="rex")
+    assert (settings.steps, settings.rate) == (300, 1.0)
+    assert isinstance(settings.steps, int)
+    assert settings.sample_prompts == ("a {subject}", "on a beach")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"class_noun": " "}, "what the subject is"),
+        ({"class_noun": "[dog]"}, "no brackets"),
+        ({"class_noun": 5}, "text"),
+        ({"base": "gone"}, "not there any more"),
+        ({"steps": -1}, "number of steps"),
+        ({"steps": 1.5}, "whole number"),
+        ({"rate": float("nan")}, "learning rate"),
+        ({"kind": "huge"}, "one of"),
+        ({"kind": "full", "prior": "model"}, "frozen model"),
+        ({"resolution": 100}, "multiple of 8"),
+        ({"name": "../../etc"}, "valid file name"),
+        ({"name": "CON"}, "valid file name"),
+        ({"name": "rex."}, "valid file name"),
+        ({"name": "nul .txt"}, "valid file name"),
+        ({"name": "COM\u00b9"}, "valid file name"),
+        ({"name": "."}, "valid file name"),
+        ({"name": ".."}, "valid file name"),
+        ({"name": ".rex"}, "valid file name"),
+        ({"name": "a" * 81}, "valid file name"),
+        ({"name": "\U0001d400" * 70}, "valid file name"),
+        ({"name": "Class_Images"}, "Choose another name"),
+        ({"sample_prompts": "\n".join("abcdefghijklmnopqrstuvwxyz")}, "too many sample prompts"),
+        ({"identifier": "a<b"}, "no brackets"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_starts_nothing(
+    handlers: TabHandlers, photos: list[Path], tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    line, *_ = handlers.train([str(photo) for photo in photos], *values(**changed))
+    assert said in line
+    assert 'role="alert"' in line
+    assert str(tmp_path) not in line
+    assert not handlers.trainings.is_running
+    assert not (tmp_path / "data" / "jobs").exists()
+
+
+def test_photos_that_are_none_are_told(handlers: TabHandlers, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 no picture")
+    for files, said in (
+        (None, "Drop 3 to 5 photos"),
+        ([str(tmp_path / "gone.png")], "no longer there"),
+        ([str(broken)], "None of the photos can be read"),
+    ):
+        line, *_ = handlers.train(files, *values())
+        assert said in line
+        assert str(tmp_path) not in line
+    assert not handlers.trainings.is_running
+
+
+def test_the_line_follows_the_form(handlers: TabHandlers, photos: list[Path]) -> None:
+    dropped = [SimpleNamespace(name=str(photo)) for photo in photos]  # as gradio 3 gives them
+    assert "Drop 3 to 5 photos" in handlers.form(None, *values(class_noun=""))[0]
+    assert "Say what it is" in handlers.form(dropped, *values(class_noun=""))[0]
+    line, shown = handlers.form(dropped, *values(steps=300))
+    assert "4 photos of a dog become a LoRA" in line and "300 steps" in line
+    assert shown.count("data:image/jpeg") == 4
+    assert "Three to five photos teach more" in handlers.form(dropped[:1], *values())[0]
+    assert 'role="alert"' in handlers.form(dropped, *values(resolution=7))[0]
+
+
+def test_the_plan_is_there_before_the_training_and_follows_the_form(
+    handlers: TabHandlers, photos: list[Path], tmp_path: Path
+) -> None:
+    def line(files: Any = photos, **changed: Any) -> str:
+        shown = html.unescape(handlers.form([str(file) for file in files], *values(**changed))[0])
+        assert str(tmp_path) not in shown
+        return shown
+
+    first = line()
+    for name in ("Steps", "Time, estimated", "Memory", "Result", "On"):
+        assert f"<dt>{name}</dt>" in first
+    assert "<dd>1,000</dd>" in first and "<details" in first and "become a LoRA" in first
+    assert "<dd>750</dd>" in line(photos[:3]) and "<dd>30</dd>" in line(steps=30)
+    assert line(rank=64) != first and line(kind="full") != first and line(batch_size=4) != first
+    masks = [put(tmp_path / "drop", f"{photos[0].stem}.mask.png"), tmp_path / "drop" / f"{photos[0].stem}.txt"]
+    assert "4 photos of a dog" in line([*photos, *masks]), "masks and captions are no photos"
+    assert "dreambooth-plan" not in line([]) and "dreambooth-plan" not in line(class_noun="")
+    small = line(memory=0.01)
+    assert "are not enough" in small and 'role="alert"' in small and "dreambooth-plan" not in small
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda file: file.unlink(), "is not there"),
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "not complete"),
+        (lambda file: file.write_bytes(b"PK" + bytes(100)), "pickled"),
+        (lambda file: file.write_bytes(models.write(file.parent / "x", in_channels=9).read_bytes()), "an inpainting"),
+    ],
+)
+def test_a_base_model_that_cannot_be_trained_is_told(
+    handlers: TabHandlers, photos: list[Path], tmp_path: Path, spoil: Any, said: str
+) -> None:
+    (tmp_path / "x").mkdir()
+    spoil(tmp_path / "base.safetensors")
+    line = handlers.form([str(photo) for photo in photos], *values())[0]
+    assert said in line and 'role="alert"' in line and str(tmp_path) not in line
+
+
+def test_after_train_the_plan_is_the_trainings_own(handlers: TabHandlers, photos: list[Path]) -> None:
+    line, panel, *_ = handlers.train([str(photo) for photo in photos], *values())
+    assert "4 photos of a dog" in line and "dreambooth-plan" not in line
+    assert handlers.trainings.wait(30)
+    assert "a note" in handlers.look("")[0]
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "full"])
+def test_from_the_form_to_the_prompt(handlers: TabHandlers, photos: list[Path], tmp_path: Path, kind: str) -> None:
+    _, usage = handlers.use()
+    assert usage == ""
+    line, panel, *_ = handlers.train([str(photo) for photo in photos], *values(kind=kind, name="rex"))
+    assert "alert" not in line
+    assert "rex" in panel
+    files = JobFiles(handlers.trainings.root, "rex")
+    assert sorted(path.name for path in files.photos.iterdir()) == [photo.name for photo in photos]
+    told = json.loads(files.settings.read_text(encoding="utf-8"))
+    assert (told["class_noun"], told["kind"], told["base"]) == ("dog", kind, str(tmp_path / "base.safetensors"))
+    assert handlers.trainings.wait(30)
+    panel, samples, _, cancel, resume, use, seen = handlers.look("")
+    assert '"rex" is done' in html.unescape(panel)
+    assert samples.count("data:image/jpeg") == 2
+    assert (cancel["visible"], resume["visible"], use["visible"]) == (False, False, True)
+    usage = json.loads(handlers.use()[1])
+    if kind == "LoRA":
+        assert usage == {"prompt": "a ohwx dog <lora:rex:1>", "checkpoint": ""}
+    else:
+        assert usage == {"prompt": "a ohwx dog", "checkpoint": "rex.safetensors [def]"}
+    assert isinstance(handlers.lists, Lists) and handlers.lists.looked
+    unchanged = handlers.look(seen)
+    assert all("value" not in update for update in unchanged), "what was seen is not sent again"
+    (tmp_path / kind / "rex.safetensors").unlink()
+    line, usage = handlers.use()
+    assert "not there any more" in line and usage == ""
+
+
+def test_the_same_name_twice_gets_a_number(handlers: TabHandlers, photos: list[Path]) -> None:
+    for _ in range(2):
+        handlers.train([str(photo) for photo in photos], *values())
+        assert handlers.trainings.wait(30)
+    record = handlers.trainings.state().record
+    assert record is not None and record.name == "my-dog-2"
+
+
+def test_what_stands_behind_advanced_reaches_the_training(handlers: TabHandlers, photos: list[Path]) -> None:
+    (photos[0].with_suffix(".txt")).write_text("a dog on grass")
+    picture().convert("L").save(photos[1].with_name("IMG_1-masklabel.png"))
+    companions = [photos[0].with_suffix(".txt"), photos[1].with_name("IMG_1-masklabel.png")]
+    chosen = values(
+        caption_dropout=0.1,
+        noise_offset=0.05,
+        optimizer="prodigy",
+        class_photos=[str(photos[2])],
+        second_class_noun="mug",
+        second_photos=[str(photos[3])],
+        name="rex",
+    )
+    files = [str(file) for file in [*photos[:2], *companions]]
+    line, _ = handlers.form(files, *chosen)
+    assert "2 photos of a dog (1 with a caption, 1 with a mask) and 1 of a mug become a LoRA" in line
+    handlers.train(files, *chosen)
+    assert handlers.trainings.wait(30)
+    settings = from_json(json.loads((handlers.trainings.root / "jobs" / "rex.settings").read_text(encoding="utf-8")))
+    assert (settings.caption_dropout, settings.noise_offset, settings.optimizer) == (0.1, 0.05, "prodigy")
+    subjects, _ = find_subjects(settings)
+    assert [(s.concept.class_noun, len(s.photos), len(s.class_photos)) for s in subjects] == [
+        ("dog", 2, 1),
+        ("mug", 1, 0),
+    ]
+    assert subjects[0].photos[0].caption == "a dog on grass" and subjects[0].photos[1].mask_path is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"continue_from": "../../secret.safetensors"}, "not there any more"),
+        ({"continue_from": "old.safetensors", "kind": "full"}, "Only a LoRA"),
+        ({"second_class_noun": "mug"}, "needs photos and its class"),
+        ({"caption_dropout": 2}, "caption dropout"),
+    ],
+)
+def test_advanced_mistakes_are_sentences(
+    handlers: TabHandlers, photos: list[Path], changed: dict[str, Any], said: str
+) -> None:
+    line, _ = handlers.form([str(photo) for photo in photos], *values(**changed))
+    assert said in line and 'role="alert"' in line
+
+
+def test_cancel_and_resume_from_the_page(handlers: TabHandlers, photos: list[Path]) -> None:
+    assert "No training runs" in handlers.cancel()[0]
+    assert "no training to go on with" in handlers.resume()[0]
+    handlers.train([str(photo) for photo in photos], *values(class_noun="slow thing"))
+    line, *_ = handlers.train([str(photo) for photo in photos], *values(class_noun="cat"))
+    assert "runs already" in line
+    _, panel, _, train, cancel, *_ = handlers.cancel()
+    assert "stops at the end" in panel
+    assert (train["interactive"], cancel["visible"]) == (False, True)
+    assert handlers.trainings.wait(30)
+    panel, _, train, cancel, resume, use, _ = handlers.look("")
+    assert "cancelled" in panel
+    assert (train["interactive"], cancel["visible"], resume["visible"], use["visible"]) == (True, False, True, False)
+    assert handlers.unfinished()["choices"]
+
+
+def test_two_presses_start_one_training(handlers: TabHandlers, photos: list[Path]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        lines = list(pool.map(lambda _: handlers.train([str(p) for p in photos], *values(name="rex"))[0], range(4)))
+    assert sum("runs already" in line for line in lines) == 3
+    assert len(list(JobFiles(handlers.trainings.root, "rex").photos.iterdir())) == 4
+    assert handlers.trainings.wait(30)
+
+
+def test_what_a_log_says_cannot_become_markup(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    log = tmp_path / "training.jsonl"
+    events = [
+        {"event": "start", "subject": evil},
+        {"event": "plan", "steps": 5, "device": evil, "notes": [evil], "bytes": 1e10, "seconds": 90},
+        {"event": "warning", "text": evil},
+        {"event": "phase", "text": evil, "done": 1, "total": 2},
+    ]
+    log.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    progress = LogReader(log).read()
+    for status in ("waiting", "running", "done", "cancelled", "failed"):
+        record = Record("rex", "LoRA", status, error=evil, prompt=evil, results=["rex.safetensors"])
+        shown = page.state_html(State(record, progress)) + page.samples_html(progress)
+        assert "<script" not in shown
+        assert "9.3 GB" in shown and "about 90 s" in shown
+
+
+def test_the_curve_of_a_long_training_stays_small() -> None:
+    progress = Progress(steps=100_000, losses=dict.fromkeys(range(1, 100001), (1.0, 0.5)))
+    assert len(page.curve_svg(progress)) < 20_000
+    assert page.curve_svg(Progress(losses={1: (1.0, None)})) == ""
+    assert "class</tspan>" not in page.curve_svg(Progress(losses={1: (0.0, None), 2: (0.0, None)}))

@@ -1,0 +1,357 @@
+"""Several processes train as one does with the whole batch, each with all weights or with a part of the UNet."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.model.base import read_base
+from lib_methods.dreambooth.training.plan import plan_training
+from lib_methods.dreambooth.training.processes import (
+    Processes,
+    Sharding,
+    asked_sharding,
+    can_shard,
+    gathered,
+    local,
+    shard,
+    start_processes,
+    whole,
+)
+from standalone import ROOT
+from standalone.dreambooth.model import load_training_model
+from tests.dreambooth import two_processes
+from tests.dreambooth.models import write
+from tests.dreambooth.runs import events, settings_for, state_tensors, train
+
+CPU = torch.device("cpu")
+needs_accelerate = pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None, reason="several processes need the package accelerate"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def environment(rank: int, port: int) -> dict[str, str]:
+    """As a launcher sets it."""
+    here = {**on_this_cpu(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return {**here, **ranks}
+
+
+def on_this_cpu() -> dict[str, str]:
+    """The environment of processes that share this machine's CPU and talk over loopback."""
+    here = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if sys.platform == "linux":
+        here["GLOO_SOCKET_IFNAME"] = "lo"
+    return {**os.environ, **here}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder of a run of two processes, and what each found."""
+    folder = tmp_path_factory.mktemp("together")
+    settings_for(folder, base)  # writes the photos
+    port = free_port()
+    command = [sys.executable, "-m", "tests.dreambooth.two_processes", "whole", str(folder), str(base)]
+    out: dict[str, Any] = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    running = [subprocess.Popen(command, env=environment(rank, port), **out) for rank in range(2)]
+    try:
+        said = [process.communicate(timeout=240)[0].decode(errors="replace") for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], "\n".join(said)
+    return folder, [json.loads((folder / f"found{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+
+
+@needs_accelerate
+def test_each_knows_who_it_is_and_what_the_others_say(together: tuple[Path, list[dict[str, Any]]]) -> None:
+    for rank, found in enumerate(together[1]):
+        assert (found["rank"], found["count"], found["is_main"]) == (rank, 2, rank == 0)
+        assert found["mean"] == 0.5 and found["any"] == [False, True, True]
+
+
+@needs_accelerate
+@pytest.mark.parametrize(("name", "dtype"), [("adamw", torch.float32), ("adafactor", torch.bfloat16)])
+def test_two_processes_move_the_weights_as_one_does(
+    together: tuple[Path, list[dict[str, Any]]], name: str, dtype: torch.dtype
+) -> None:
+    """With clipping, min-SNR and a prior, whose class rows are shared like the photos."""
+    first, second = (torch.tensor(found[name]) for found in together[1])
+    alone = torch.tensor(two_processes.small_training(Processes(CPU), name, dtype))
+    start = torch.cat([p.detach().float().flatten() for p in two_processes.small_model(dtype).parameters()])
+    assert torch.equal(first, second)
+    assert (alone - start).abs().max() > 5e-3
+    # gradients in bfloat16 are rounded in each process
+    torch.testing.assert_close(first, alone, rtol=0, atol=1e-5 if dtype == torch.float32 else 8e-3)
+
+
+@needs_accelerate
+def test_an_overflow_in_one_process_leaves_out_the_step_in_both(together: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = (torch.tensor(found["overflow"]) for found in together[1])
+    assert torch.equal(first, second) and bool(first.isfinite().all())
+    assert not torch.equal(first, torch.tensor(together[1][0]["adamw"]))
+
+
+@needs_accelerate
+def test_a_whole_training_in_two_processes_is_that_of_twice_the_batch(
+    together: tuple[Path, list[dict[str, Any]]], tmp_path: Path, base: Path
+) -> None:
+    settings = settings_for(tmp_path, base, prior="images", batch_size=2)
+    train(settings)
+    pair = settings_for(together[0], base, prior="images", batch_size=1)
+    alone, both = state_tensors(settings), state_tensors(pair)
+    assert alone.keys() == both.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(both[name], value, rtol=1e-3, atol=2e-5, msg=name)
+
+
+@needs_accelerate
+def test_only_the_first_process_talks_and_writes(together: tuple[Path, list[dict[str, Any]]], base: Path) -> None:
+    folder, found = together
+    assert found[0]["said"] > 3 and found[1]["said"] == 0
+    settings = settings_for(folder, base, prior="images", batch_size=1)
+    for name, times in (("start", 1), ("plan", 2), ("done", 1)):  # the plan's time is known after some of the work
+        assert len(events(settings, name)) == times
+    assert [line["step"] for line in events(settings, "step")] == [1, 2, 3, 4]
+
+
+def test_alone_nothing_is_needed_and_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    processes = start_processes(CPU)
+    weights = nn.Parameter(torch.zeros(2))
+    weights.grad = torch.tensor([1.0, 2.0])
+    processes.average_gradients([weights])
+    assert weights.grad.tolist() == [1.0, 2.0]
+    assert processes.is_main and processes.count == 1
+    assert processes.mean(0.3) == 0.3 and processes.any(True) and not processes.any(False)
+    processes.wait()
+    processes.close()
+
+
+def test_started_by_a_launcher_without_accelerate_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DreamBoothError, match="needs the package accelerate"):
+        start_processes(CPU)
+
+
+needs_both = pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None or not can_shard(),
+    reason="sharding needs the package accelerate and PyTorch 2.6",
+)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder of two processes that `accelerate launch --use_fsdp` has started, and what each found."""
+    folder = tmp_path_factory.mktemp("sharded")
+    for kind in ("full", "LoRA"):
+        two_processes.sharded_settings(folder / kind, base, kind)  # writes the photos
+    launch = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
+    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    port = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+    program = ["-m", "tests.dreambooth.two_processes", "sharded", str(folder), str(base)]
+    program += [str(free_port()) for _ in range(3)]
+    environment = {**on_this_cpu(), "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, *launch, *plain, *port, *program]
+    out: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    launcher = subprocess.Popen(command, cwd=ROOT, env=environment, **out)
+    try:
+        said = launcher.communicate(timeout=400)[0]
+    except subprocess.TimeoutExpired:
+        launcher.terminate()  # it then ends its processes, too
+        said = launcher.communicate(timeout=60)[0]
+    assert launcher.returncode == 0, said
+    return folder, [json.loads((folder / f"found{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+
+
+# -- what is asked for
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({}, None),
+        ({"ACCELERATE_USE_FSDP": "false"}, None),
+        ({"ACCELERATE_USE_FSDP": "true"}, Sharding("FSDP", frees=True)),
+        (
+            {
+                "ACCELERATE_USE_FSDP": "true",
+                "FSDP_SHARDING_STRATEGY": "FULL_SHARD",
+                "FSDP_RESHARD_AFTER_FORWARD": "true",
+            },
+            Sharding("FSDP", frees=True),
+        ),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_SHARDING_STRATEGY": "2"}, Sharding("FSDP", frees=False)),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_RESHARD_AFTER_FORWARD": "false"}, Sharding("FSDP", frees=False)),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_SHARDING_STRATEGY": "NO_SHARD"}, None),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, Sharding("DeepSpeed", frees=False)),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+            Sharding("DeepSpeed", frees=True),
+        ),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, None),
+    ],
+)
+def test_the_launchers_configuration_says_how(environment: dict[str, str], wanted: Sharding | None) -> None:
+    assert asked_sharding(environment) == wanted
+
+
+def test_deepspeeds_own_file_says_how(tmp_path: Path) -> None:
+    file = tmp_path / "zero.json"
+    environment = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3}}), encoding="utf-8")
+    assert asked_sharding(environment) == Sharding("DeepSpeed", frees=True)
+    file.write_text("{}", encoding="utf-8")
+    assert asked_sharding(environment) is None
+    for broken in ("no JSON", '{"zero_optimization": {"stage": "auto"}}', "[]"):
+        file.write_text(broken, encoding="utf-8")
+        with pytest.raises(DreamBoothError, match="configuration for DeepSpeed cannot be read"):
+            asked_sharding(environment)
+
+
+def test_what_is_not_sharded_passes_as_it_is() -> None:
+    weights = torch.nn.Parameter(torch.arange(3.0))
+    assert local(weights) is weights and whole(weights) is weights
+    assert gathered({"w": weights}, keep=True)["w"].data_ptr() == weights.data_ptr()
+    assert gathered({"w": weights}, keep=False) == {}
+
+
+def test_an_old_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed.fsdp as fsdp
+
+    monkeypatch.delattr(fsdp, "fully_shard", raising=False)
+    assert not can_shard()
+    with pytest.raises(DreamBoothError, match=r"PyTorch 2\.6"):
+        shard(torch.nn.Linear(1, 1), Sharding("FSDP", frees=True), torch.device("cpu"))
+
+
+# -- the plan
+
+
+def test_the_plan_counts_a_part_of_the_unet(base: Path, tmp_path: Path) -> None:
+    sizes = read_base(base).sizes
+    settings = settings_for(tmp_path, base, kind="full")
+    cpu = torch.device("cpu")
+    alone = plan_training(settings, sizes, cpu, processes=2)
+    parts = plan_training(settings, sizes, cpu, processes=2, sharded=True)
+    assert parts.optimizer == "adamw" and not parts.fused_backward
+    assert alone.optimizer == "adamw"
+    assert parts.estimate.optimizer == pytest.approx(alone.estimate.optimizer / 2, rel=0.01)
+    assert parts.estimate.gradients == pytest.approx(alone.estimate.gradients / 2, rel=0.01)
+    assert alone.estimate.weights / 2 < parts.estimate.weights < alone.estimate.weights
+    with pytest.raises(DreamBoothError, match="the optimizer is AdamW"):
+        plan_training(settings_for(tmp_path, base, optimizer="adafactor"), sizes, cpu, processes=2, sharded=True)
+
+
+# -- two processes
+
+
+@needs_both
+def test_sharded_steps_are_those_of_one_process(sharded: tuple[Path, list[dict[str, Any]]]) -> None:
+    """With clipping over both kinds of weights, an average, and a new start in the middle."""
+    alone = two_processes.plainly()
+    for found in sharded[1]:
+        for name in ("weights", "average"):
+            torch.testing.assert_close(
+                torch.tensor(found["small"][name]), torch.tensor(alone[name]), rtol=0, atol=1e-5, msg=name
+            )
+        assert found["small"]["parts"] == [[4, 4, 3, 3], [4], [2, 8, 3, 3], [2], [4, 1, 1]]
+        assert found["small"]["kept"] == [[], ["weights"], ["steps"]]
+        assert any("sharded over 2 processes" in note for note in found["notes"])
+
+
+@needs_both
+def test_an_overflow_in_one_leaves_out_the_sharded_step_in_both(
+    sharded: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    first, second = (torch.tensor(found["overflow"]["weights"]) for found in sharded[1])
+    assert torch.equal(first, second) and bool(first.isfinite().all())
+    assert not torch.equal(first, torch.tensor(sharded[1][0]["small"]["weights"]))
+
+
+@needs_both
+@pytest.mark.parametrize("kind", ["full", "LoRA"])
+def test_a_sharded_training_is_that_of_twice_the_batch(
+    sharded: tuple[Path, list[dict[str, Any]]], tmp_path: Path, base: Path, kind: str
+) -> None:
+    """The one in full was stopped after two steps and gone on with, the LoRA's best weights are those of the second.
+    Weights, optimizer, average and the file.
+
+    AdamW moves a weight without a gradient to speak of by the gradient's noise: so moves are compared as a whole.
+    """
+    settings = two_processes.sharded_settings(tmp_path, base, kind, batch_size=2)
+    pair = two_processes.sharded_settings(sharded[0] / kind, base, kind)
+    assert all(found["stopped"] for found in sharded[1])
+    train(settings, find_judge=two_processes.first_is_best)
+    alone, both = state_tensors(settings), state_tensors(pair)
+    assert alone.keys() == both.keys()
+    for name, value in alone.items():
+        if name.startswith("optimizer/"):
+            torch.testing.assert_close(both[name], value, rtol=1e-3, atol=2e-5, msg=name)
+    one, other = (load_file(str(s.out / f"{s.name}.safetensors")) for s in (settings, pair))
+    before = load_file(str(base)) if kind == "full" else {}
+    assert one.keys() == other.keys()
+    moved = distance(only(one, "up" * (kind == "LoRA")), before)  # a LoRA's other half is random from the start
+    assert distance(one, other) < 0.01 * moved
+    for part in ("weights/", "average/"):
+        assert only(alone, part) and distance(only(alone, part), only(both, part)) < 0.01 * moved
+
+
+def only(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in tensors.items() if part in name}
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The norm of all differences; what is missing in `other` counts as zero."""
+    parts = [(value - other.get(name, torch.zeros(()))).double().norm() for name, value in one.items()]
+    return float(torch.stack(parts).norm())
+
+
+@needs_both
+@pytest.mark.parametrize("kind", ["full", "LoRA"])
+def test_all_draw_and_only_the_first_writes(sharded: tuple[Path, list[dict[str, Any]]], base: Path, kind: str) -> None:
+    settings = two_processes.sharded_settings(sharded[0] / kind, base, kind)
+    folder = settings.out / settings.name
+    assert [line["step"] for line in events(settings, "step")] == [1, 2, 3, 4]
+    assert [line["step"] for line in events(settings, "sample")] == [2, 4]
+    assert len(events(settings, "done")) == 1 and not events(settings, "warning")
+    looks = [line["best"] for line in events(settings, "score")]
+    assert looks == ([True, False] if kind == "LoRA" else [])
+    assert events(settings, "done")[0]["best_step"] == (2 if kind == "LoRA" else None)
+    assert (settings.out / f"{settings.name}.preview.png").is_file()
+    assert [file.name for file in (folder / "saved").glob("*.safetensors")] == [f"{settings.name}-000003.safetensors"]
+
+
+@needs_both
+def test_a_training_that_was_sharded_has_a_whole_state(sharded: tuple[Path, list[dict[str, Any]]], base: Path) -> None:
+    settings = two_processes.sharded_settings(sharded[0] / "full", base, "full")
+    model = load_training_model(base)
+    weights = {f"unet.{name}": tuple(p.shape) for name, p in model.unet.named_parameters()}
+    saved = state_tensors(settings)
+    for name, shape in weights.items():
+        assert tuple(saved[f"weights/{name}"].shape) == shape
