@@ -39,6 +39,10 @@ OPEN_CLIP_PARTS = {
     "mlp.c_proj": "mlp.fc2",
     "attn.out_proj": "self_attn.out_proj",
 }
+_TO_OPEN_CLIP = {
+    **{theirs: ours for ours, theirs in (OPEN_CLIP_TOP | OPEN_CLIP_PARTS).items()},
+    "text_projection.weight": "text_projection",
+}
 
 
 def unet_names(keys: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
@@ -107,22 +111,22 @@ def shared_text_name(name: str) -> str:
     return name
 
 
+def open_clip_name(key: str) -> str:
+    """OpenCLIP's name of a text encoder's weight, without `text_model.`; query, key and value share one."""
+    if key in _TO_OPEN_CLIP:
+        return _TO_OPEN_CLIP[key]
+    number, rest = key.removeprefix("encoder.layers.").split(".", 1)
+    stem, kind = rest.rsplit(".", 1)
+    part = f"{_TO_OPEN_CLIP[stem]}.{kind}" if stem in _TO_OPEN_CLIP else f"attn.in_proj_{kind}"
+    return f"transformer.resblocks.{number}.{part}"
+
+
 def open_clip_shape_names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """transformers' names and shapes, without `text_model.`, as OpenCLIP has them: query, key and value in one."""
-    top = {theirs: ours for ours, theirs in OPEN_CLIP_TOP.items()}
-    parts = {theirs: ours for ours, theirs in OPEN_CLIP_PARTS.items()}
     found: dict[str, tuple[int, ...]] = {}
     for key, shape in shapes.items():
-        if key in top:
-            found[top[key]] = shape
-        elif key == "text_projection.weight":
-            found["text_projection"] = shape[::-1]
-        else:
-            number, rest = key.removeprefix("encoder.layers.").split(".", 1)
-            stem, kind = rest.rsplit(".", 1)
-            layer = f"transformer.resblocks.{number}."
-            if stem in parts:
-                found[f"{layer}{parts[stem]}.{kind}"] = shape
-            else:
-                found[f"{layer}attn.in_proj_{kind}"] = (3 * shape[0], *shape[1:])
+        name = open_clip_name(key)
+        if name == "text_projection":
+            shape = shape[::-1]
+        found[name] = (3 * shape[0], *shape[1:]) if ".attn.in_proj_" in name else shape
     return found

@@ -21,8 +21,7 @@ from standalone.engine.model import StableDiffusionModel
 from standalone.engine.text import TextEncoder, TextOptions
 from standalone.engine.tokenizer import clip_tokenizer
 
-from .folder import folder_state
-from .text_names import file_text
+from .file_weights import file_text, folder_state
 
 _PLAIN = TextOptions(emphasis="None")
 
@@ -162,7 +161,7 @@ class EngineModel:
         state = self.unet.state_dict()
         weights = {name: state[key].detach() for key, name in self.unet_names().items()}
         for number, encoder in enumerate(self._text_encoders()):
-            weights.update(file_text(encoder.transformer, self.family, number))
+            weights.update(file_text(encoder.transformer.state_dict(), self.family, number))
         return weights
 
     def source_weights(self, source: Path) -> dict[str, Tensor]:

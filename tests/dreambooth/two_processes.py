@@ -1,4 +1,4 @@
-"""What `test_distributed` and `test_sharding` run twice at a time.
+"""What `test_processes` runs twice at a time.
 
 `python -m tests.dreambooth.two_processes whole|sharded FOLDER BASE PORT ...`
 """
