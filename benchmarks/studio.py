@@ -26,9 +26,10 @@ class Studio:
 
     def __init__(self, host: Any) -> None:
         from modules import scripts
+        from standalone.host.scripts.loading import prepare_headless
 
         self.host = host
-        scripts.prepare_headless()
+        prepare_headless()
         self.runner = scripts.scripts_txt2img
 
     def make(

@@ -12,7 +12,7 @@ from torch import nn
 
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import LoadedModel, sees_picture
-from modules import paths, sd_models, shared
+from modules import extra_networks, paths, sd_models, shared
 
 Unsuited = Callable[[LoadedModel], str]
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Unsuited, str]] = WeakKeyDictionary()
@@ -101,6 +101,6 @@ def refresh() -> None:
     networks = sys.modules.get("networks")  # AUTOMATIC1111's built-in extension
     if networks is not None and hasattr(networks, "list_available_networks"):
         networks.list_available_networks()
-    own = sys.modules.get("modules.extra_networks_lora")  # the standalone host's
-    if own is not None:
-        own.folder().refresh()
+    own = extra_networks.extra_network_registry.get("lora")  # the standalone host's can do it itself
+    if own is not None and hasattr(own, "refresh"):
+        own.refresh()

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lib_methods.errors import UserError
-from modules import sd_models, sd_samplers, shared
 from standalone.engine.errors import SettingError
+from standalone.host import checkpoints, shared, upscalers
+from standalone.host.sampling import registry
 
 from .errors import BadRequest
 from .models import GenerationRequest, ImageToImageRequest, TextToImageRequest
@@ -36,22 +37,22 @@ def naming(field: str, status: int = 422) -> Iterator[None]:
 def check_names(request: GenerationRequest) -> None:
     """BadRequest unless the job's own resolvers know every name in `request`."""
     with naming("sampler_name", 400):
-        sd_samplers.resolve(request.sampler_name or request.sampler_index)
+        registry.resolve(request.sampler_name or request.sampler_index)
     with naming("scheduler", 400):
-        sd_samplers.resolve(None, request.scheduler)
+        registry.resolve(None, request.scheduler)
     with naming("refiner_checkpoint", 404):
-        sd_models.find_checkpoint(request.refiner_checkpoint)
+        checkpoints.find_checkpoint(request.refiner_checkpoint)
     if not isinstance(request, TextToImageRequest) or not request.enable_hr:
         return
     with naming("hr_upscaler"):
         if request.hr_upscaler:
-            shared.find_hires_upscaler(request.hr_upscaler)
+            upscalers.find_hires_upscaler(request.hr_upscaler)
     with naming("hr_sampler_name", 400):
-        sd_samplers.resolve_hires(request.hr_sampler_name, None)
+        registry.resolve_hires(request.hr_sampler_name, None)
     with naming("hr_scheduler", 400):
-        sd_samplers.resolve_hires(None, request.hr_scheduler)
+        registry.resolve_hires(None, request.hr_scheduler)
     with naming("hr_checkpoint_name", 404):
-        sd_models.find_checkpoint(request.hr_checkpoint_name)
+        checkpoints.find_checkpoint(request.hr_checkpoint_name)
 
 
 def check_settings(settings: dict[str, object] | None) -> None:
@@ -65,7 +66,7 @@ def check_setting(key: str, value: object, field: str) -> object:
     """`value` as the setting `key` keeps it. BadRequest when it cannot be its value."""
     if key == "sd_model_checkpoint" and isinstance(value, str):
         with naming(field, 404):
-            sd_models.find_checkpoint(value)
+            checkpoints.find_checkpoint(value)
     try:
         return shared.opts.checked(key, value)
     except SettingError as error:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from PIL import Image
 
 from lib_methods.pictures.convert import ImageError, check_total, open_image, to_rgba
-from standalone.engine import image_file
+from standalone.host import image_file
 
 from .errors import BadRequest
 

@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from lib_methods.errors import UserError
-from modules import errors
-from standalone.engine.job import explain
 from standalone.engine.names import shown
+from standalone.host import errors
+from standalone.host.jobs.queue import explain
 
 
 class BadRequest(HTTPException):

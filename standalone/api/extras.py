@@ -9,9 +9,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lib_methods.errors import UserError
-from modules import shared
-from modules.upscaler import UpscalerData
 from standalone.engine import names
+from standalone.host import upscalers
+from standalone.host.upscalers import UpscalerData
 
 from .checks import LARGEST, MAX_PIXELS_AT_ONCE, naming
 from .codec import check_encoded, decode_opened, encode_image
@@ -76,9 +76,9 @@ def _upscaler(name: str, field: str) -> UpscalerData | None:
     if names.folded(name) in ("", "none"):
         return None
     with naming(field):
-        found = shared.find_upscaler(name)
+        found = upscalers.find_upscaler(name)
         if found is None:
-            raise names.unknown("upscaler", name, (upscaler.name for upscaler in shared.sd_upscalers))
+            raise names.unknown("upscaler", name, (upscaler.name for upscaler in upscalers.sd_upscalers))
     return found
 
 

@@ -8,15 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from modules import infotext_utils, sd_samplers, shared
-from modules.processing import (
-    Processed,
-    StableDiffusionProcessingImg2Img,
-    StableDiffusionProcessingTxt2Img,
-    process_images,
-)
-from modules.script_runner import ScriptRunner
 from standalone.engine.names import shown
+from standalone.host import pasting, shared
+from standalone.host.jobs.img2img import StableDiffusionProcessingImg2Img
+from standalone.host.jobs.result import Processed
+from standalone.host.jobs.run import process_images
+from standalone.host.jobs.txt2img import StableDiffusionProcessingTxt2Img
+from standalone.host.sampling import registry
+from standalone.host.scripts.runner import ScriptRunner
 from standalone.infotext.fields import IMG2IMG, TXT2IMG, job_fields
 from standalone.infotext.text import MAX_LENGTH
 
@@ -54,7 +53,7 @@ def apply_infotext(
         return request, {}, []
     if len(request.infotext) > MAX_LENGTH:
         raise BadRequest(f"infotext: longer than {MAX_LENGTH} letters.")
-    params = infotext_utils.parse_generation_parameters(request.infotext)
+    params = pasting.parse_generation_parameters(request.infotext)
     table = TXT2IMG if isinstance(request, TextToImageRequest) else IMG2IMG
     values, left_out = job_fields(params, table)
     given = request.model_dump(exclude_unset=True)
@@ -68,7 +67,7 @@ def apply_infotext(
         except ValueError:
             left_out.append(f"{name} '{shown(value)}' does not fit and was left out.")
     settings: dict[str, Any] = {}
-    for label, name, value in infotext_utils.get_override_settings(params, left_out=left_out):
+    for label, name, value in pasting.get_override_settings(params, left_out=left_out):
         try:
             check_setting(name, value, "infotext")
             settings[name] = value
@@ -121,7 +120,7 @@ def script_args_from_infotext(params: Mapping[str, Any], runner: ScriptRunner) -
 
 def _processing_fields(request: GenerationRequest) -> dict[str, Any]:
     fields = {name: value for name, value in request.known().items() if name not in _NOT_FOR_PROCESSING}
-    fields["sampler_name"], fields["scheduler"] = sd_samplers.resolve(
+    fields["sampler_name"], fields["scheduler"] = registry.resolve(
         request.sampler_name or request.sampler_index, request.scheduler
     )
     fields["width"], fields["height"] = rounded(int(request.width or 512)), rounded(int(request.height or 512))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from modules import images, infotext_utils
+from standalone.host import images, pasting
 from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, Scene
@@ -36,7 +36,7 @@ def interrogate(request: InterrogateRequest) -> InterrogateResponse:
         raise BadRequest("model: this host has no tagger; leave the field out, or send 'clip'.", 404)
     opened = open_encoded({"image": request.image})["image"]
     text, _ = images.read_info_from_image(opened)
-    prompt = str(infotext_utils.parse_generation_parameters(text or "").get("Prompt") or "").strip()
+    prompt = str(pasting.parse_generation_parameters(text or "").get("Prompt") or "").strip()
     found = prompt or seen(decode_opened(opened, "image"))
     if not found:
         raise BadRequest(

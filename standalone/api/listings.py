@@ -9,9 +9,15 @@ from typing import Any
 import torch
 
 from lib_methods.errors import UserError, reason
-from modules import scripts, sd_models, sd_samplers, sd_schedulers, shared
-from modules.api.models import ScriptInfo
-from standalone.engine.settings import as_text
+from standalone.host import shared
+from standalone.host.checkpoints import checkpoints_list
+from standalone.host.sampling import registry
+from standalone.host.sampling.schedulers import schedulers as all_schedulers
+from standalone.host.scripts import loading
+from standalone.host.scripts.script import ScriptInfo
+from standalone.host.settings.rules import as_text
+from standalone.host.upscalers import latent_upscale_modes as latent_modes
+from standalone.host.upscalers import sd_upscalers
 
 from . import webui_settings
 from .checks import check_setting
@@ -31,7 +37,7 @@ from .models import (
 def samplers() -> list[SamplerItem]:
     return [
         SamplerItem(name=s.name, aliases=s.aliases, options={k: str(v) for k, v in s.options.items()})
-        for s in sd_samplers.all_samplers
+        for s in registry.all_samplers
     ]
 
 
@@ -44,7 +50,7 @@ def schedulers() -> list[SchedulerItem]:
             default_rho=s.default_rho,
             need_inner_model=s.need_inner_model,
         )
-        for s in sd_schedulers.schedulers
+        for s in all_schedulers
     ]
 
 
@@ -57,12 +63,12 @@ def upscalers() -> list[UpscalerItem]:
             model_url=None,
             scale=u.scale,
         )
-        for u in shared.sd_upscalers
+        for u in sd_upscalers
     ]
 
 
 def latent_upscale_modes() -> list[LatentUpscalerModeItem]:
-    return [LatentUpscalerModeItem(name=name) for name in shared.latent_upscale_modes]
+    return [LatentUpscalerModeItem(name=name) for name in latent_modes]
 
 
 def checkpoints() -> list[SDModelItem]:
@@ -76,7 +82,7 @@ def checkpoints() -> list[SDModelItem]:
             filename=Path(c.filename).name,
             config=None,
         )
-        for c in sd_models.checkpoints_list.values()
+        for c in checkpoints_list.values()
     ]
 
 
@@ -86,13 +92,13 @@ def styles() -> list[PromptStyleItem]:
 
 def scripts_list() -> ScriptsList:
     return ScriptsList(
-        txt2img=[s.name for s in scripts.scripts_txt2img.scripts if s.name],
-        img2img=[s.name for s in scripts.scripts_img2img.scripts if s.name],
+        txt2img=[s.name for s in loading.scripts_txt2img.scripts if s.name],
+        img2img=[s.name for s in loading.scripts_img2img.scripts if s.name],
     )
 
 
 def script_info() -> list[ScriptInfo]:
-    runners = (scripts.scripts_txt2img, scripts.scripts_img2img)
+    runners = (loading.scripts_txt2img, loading.scripts_img2img)
     return [script.api_info for runner in runners for script in runner.scripts if script.api_info is not None]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from modules import extra_networks_lora
+from standalone.host import lora
 
 from .errors import SafeJSONResponse
 
@@ -17,7 +17,7 @@ router = APIRouter(default_response_class=SafeJSONResponse)
 @router.get("/sdapi/v1/loras")
 def loras() -> list[dict[str, Any]]:
     """All LoRAs. `path` is within models/Lora: where that is on the server is nobody's business."""
-    folder = extra_networks_lora.folder()
+    folder = lora.folder()
     return [
         {
             "name": lora.name,
@@ -32,4 +32,4 @@ def loras() -> list[dict[str, Any]]:
 @router.post("/sdapi/v1/refresh-loras")
 def refresh_loras() -> None:
     """Looks through the folder again."""
-    extra_networks_lora.folder().refresh()
+    lora.folder().refresh()

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from modules import shared
-from standalone.engine.job import JobQueue
+from standalone.host import shared
+from standalone.host.jobs.queue import JobQueue
 
 from .codec import encode_image
 from .models import ProgressResponse, TaskProgressRequest, TaskProgressResponse

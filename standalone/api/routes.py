@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Request
 
 from lib_methods.errors import UserError
-from modules import images, infotext_utils, script_callbacks, sd_models, shared
-from standalone.engine.job import SHUTTING_DOWN, Job, JobQueue, explain
+from standalone.host import callbacks, checkpoints, images, pasting, shared
+from standalone.host.jobs.queue import SHUTTING_DOWN, Job, JobQueue, explain
 
 from . import listings, loras
 from .codec import decode_opened, open_encoded
@@ -173,12 +173,12 @@ def make_router(queue: JobQueue) -> APIRouter:
 
     @router.post("/sdapi/v1/unload-checkpoint")
     async def unload_checkpoint() -> dict[str, Any]:
-        await in_turn(queue, sd_models.unload_model_weights, "unload-checkpoint")
+        await in_turn(queue, checkpoints.unload_model_weights, "unload-checkpoint")
         return {}
 
     @router.post("/sdapi/v1/reload-checkpoint")
     async def reload_checkpoint() -> dict[str, Any]:
-        await in_turn(queue, lambda: sd_models.send_model_to_device(shared.sd_model), "reload-checkpoint")
+        await in_turn(queue, lambda: checkpoints.send_model_to_device(shared.sd_model), "reload-checkpoint")
         return {}
 
     @router.get("/sdapi/v1/options", response_model=None)  # pydantic fails where a file has text that cannot be encoded
@@ -196,7 +196,7 @@ def make_router(queue: JobQueue) -> APIRouter:
 
     @router.post("/sdapi/v1/refresh-checkpoints")
     async def refresh_checkpoints() -> None:
-        await in_turn(queue, shared.refresh_checkpoints, "refresh-checkpoints")
+        await in_turn(queue, checkpoints.list_models, "refresh-checkpoints")
 
     for path in ("refresh-vae", "refresh-embeddings"):
         router.add_api_route(f"/sdapi/v1/{path}", _done, methods=["POST"])
@@ -229,8 +229,8 @@ def _info_of(encoded: str) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
     image = open_encoded({"image": encoded})["image"]
     decode_opened(image, "image")  # a damaged file is refused, and a PNG's texts may lie behind its pixels
     text, items = images.read_info_from_image(image)
-    params = infotext_utils.parse_generation_parameters(text or "")
-    script_callbacks.infotext_pasted_callback(text or "", params)
+    params = pasting.parse_generation_parameters(text or "")
+    callbacks.infotext_pasted_callback(text or "", params)
     return text, items, params
 
 

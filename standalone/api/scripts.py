@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modules import scripts
-from modules.script_class import Script
-from modules.script_runner import ScriptRunner
 from standalone.engine.names import folded, shown
+from standalone.host.scripts import loading
+from standalone.host.scripts.runner import ScriptRunner
+from standalone.host.scripts.script import Script
 
 from .errors import BadRequest
 
@@ -18,7 +18,7 @@ WEBUI_SCRIPTS = ("comments", "extra options", "hypertile", "refiner", "sampler",
 
 def runner_for(is_img2img: bool) -> ScriptRunner:
     """The runner of a tab."""
-    return scripts.scripts_img2img if is_img2img else scripts.scripts_txt2img
+    return loading.scripts_img2img if is_img2img else loading.scripts_txt2img
 
 
 def _titles(found: Sequence[Script]) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib_methods.errors import UserError
-from modules import sd_models, sd_samplers, shared
 from standalone.engine import names
+from standalone.host import checkpoints, shared, upscalers
+from standalone.host.sampling import registry
 from standalone.infotext.metadata import UNREAD
 
 Params = Mapping[str, Any]
@@ -38,8 +39,8 @@ COMMON: dict[str, Source] = {
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
     "steps": "Steps",
-    "sampler_name": sd_samplers.get_sampler_from_infotext,
-    "scheduler": sd_samplers.get_scheduler_from_infotext,
+    "sampler_name": registry.get_sampler_from_infotext,
+    "scheduler": registry.get_scheduler_from_infotext,
     "cfg_scale": "CFG scale",
     "seed": "Seed",
     "width": "Size-1",
@@ -62,8 +63,8 @@ TXT2IMG: dict[str, Source] = {
     "hr_resize_x": "Hires resize-1",
     "hr_resize_y": "Hires resize-2",
     "hr_checkpoint_name": "Hires checkpoint",
-    "hr_sampler_name": sd_samplers.get_hr_sampler_from_infotext,
-    "hr_scheduler": sd_samplers.get_hr_scheduler_from_infotext,
+    "hr_sampler_name": registry.get_hr_sampler_from_infotext,
+    "hr_scheduler": registry.get_hr_scheduler_from_infotext,
     "hr_prompt": "Hires prompt",
     "hr_negative_prompt": "Hires negative prompt",
     "hr_cfg": lambda params: params.get("Hires CFG scale", params.get("Hires CFG Scale")),
@@ -92,13 +93,13 @@ _MISSING = {
 TABLES = {"txt2img": TXT2IMG, "img2img": IMG2IMG}
 _USUAL = (None, "", 0, "0", "Automatic", "Use same checkpoint", "Use same sampler", "Use same scheduler")
 _NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "sampler_name": ("Sampler", sd_samplers.resolve),
-    "scheduler": ("Schedule type", lambda name: sd_samplers.resolve(None, name)),
-    "hr_upscaler": ("Hires upscaler", shared.find_hires_upscaler),
-    "hr_sampler_name": ("Hires sampler", lambda name: sd_samplers.resolve_hires(name, None)),
-    "hr_scheduler": ("Hires schedule type", lambda name: sd_samplers.resolve_hires(None, name)),
-    "hr_checkpoint_name": ("Hires checkpoint", sd_models.find_checkpoint),
-    "refiner_checkpoint": ("Refiner", sd_models.find_checkpoint),
+    "sampler_name": ("Sampler", registry.resolve),
+    "scheduler": ("Schedule type", lambda name: registry.resolve(None, name)),
+    "hr_upscaler": ("Hires upscaler", upscalers.find_hires_upscaler),
+    "hr_sampler_name": ("Hires sampler", lambda name: registry.resolve_hires(name, None)),
+    "hr_scheduler": ("Hires schedule type", lambda name: registry.resolve_hires(None, name)),
+    "hr_checkpoint_name": ("Hires checkpoint", checkpoints.find_checkpoint),
+    "refiner_checkpoint": ("Refiner", checkpoints.find_checkpoint),
 }
 
 
@@ -143,7 +144,7 @@ def _models_not_here(params: Params) -> list[str]:
     """A sentence for a checkpoint, and one for a VAE, that an infotext would load and that is not here."""
     model, checksum, vae = (str(params.get(key) or "").strip() for key in ("Model", "Model hash", "VAE"))
     shown = {"Model": f"{model} [{checksum}]" if model and checksum else model or checksum, "VAE": vae}
-    if shared.opts.disable_weights_auto_swap or sd_models.checkpoint_of_infotext(params) is not None:
+    if shared.opts.disable_weights_auto_swap or checkpoints.checkpoint_of_infotext(params) is not None:
         shown["Model"] = ""
     if names.folded(vae) in ("automatic", "none"):
         shown["VAE"] = ""

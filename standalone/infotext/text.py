@@ -43,15 +43,15 @@ class Pair(NamedTuple):
     quoted: bool
 
 
-def quote(value: Any) -> Any:
-    """`value` as an infotext writes it: text in quotes, as JSON, where it would not be read back as it is."""
-    text = str(value)
-    if text and text == text.strip() and not _SPECIAL.search(text):
-        return value
+def quote(text: Any) -> Any:
+    """A value as an infotext has it: in quotes, as JSON, where it would not be read back as it is."""
+    plain = str(text)
+    if plain and plain == plain.strip() and not _SPECIAL.search(plain):
+        return text
     try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):  # an object of some script's
         return json.dumps(text, ensure_ascii=False)
+    except (TypeError, ValueError):  # an object of some script's
+        return json.dumps(plain, ensure_ascii=False)
 
 
 def unquote(text: str) -> Any:

@@ -1,5 +1,5 @@
-"""The part of the WebUI's `modules` package (v1.10.1) that its scripts and extensions rely on, over our own engine.
+"""The part of the WebUI's `modules` package (v1.10.1) that scripts and extensions rely on.
 
-Put on sys.path by `standalone.host`, so that `import modules` finds it. Names, signatures and the order of calls are
-the WebUI's; a test compares them with a real checkout when SD_WEBUI_DIR names one. The code is ours.
+Put on sys.path by `standalone.host`, so that `import modules` finds it. Names and signatures are the WebUI's, and tests
+compare them; the code behind them is ours, in `standalone.host` and `standalone.engine`.
 """

@@ -1,60 +1,6 @@
 """Masks: the region to crop to, and filling what is masked."""
 
-from __future__ import annotations
+from standalone.host.facade import lead
+from standalone.host.jobs.masks import expand_crop_region, fill, get_crop_region, get_crop_region_v2
 
-from typing import Any
-
-from PIL import Image, ImageFilter, ImageOps
-
-Box = tuple[int, int, int, int]
-
-
-def get_crop_region_v2(mask: Any, pad: int = 0) -> Box | None:
-    """The box (x1, y1, x2, y2) around all that is masked, `pad` pixels larger; None for an empty mask."""
-    image = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
-    box = image.getbbox()
-    if box is None:
-        return None
-    return max(box[0] - pad, 0), max(box[1] - pad, 0), min(box[2] + pad, image.width), min(box[3] + pad, image.height)
-
-
-def get_crop_region(mask: Any, pad: int = 0) -> Box:
-    """As get_crop_region_v2; an empty mask gives an empty box, grown by `pad`."""
-    image = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
-    box = get_crop_region_v2(image, pad)
-    if box is not None:
-        return box
-    return max(image.width - pad, 0), max(image.height - pad, 0), min(pad, image.width), min(pad, image.height)
-
-
-def _widen(low: int, high: int, length: int, limit: int) -> tuple[int, int]:
-    """The span low..high made `length` long about its middle, moved into 0..limit, cut there if it is longer."""
-    low -= (length - (high - low)) // 2
-    low = max(0, min(low, limit - length))
-    return low, min(low + length, limit)
-
-
-def expand_crop_region(
-    crop_region: Box, processing_width: int, processing_height: int, image_width: int, image_height: int
-) -> Box:
-    """The region grown to the shape (width to height) that it will be processed in, within the image."""
-    x1, y1, x2, y2 = crop_region
-    width, height = x2 - x1, y2 - y1
-    if width * processing_height > height * processing_width:
-        y1, y2 = _widen(y1, y2, int(width * processing_height / processing_width), image_height)
-    else:
-        x1, x2 = _widen(x1, x2, int(height * processing_width / processing_height), image_width)
-    return x1, y1, x2, y2
-
-
-def fill(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """`image` with what is masked (white in `mask`) painted over by colours from around it."""
-    kept = Image.new("RGBa", image.size)
-    kept.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(mask.convert("L")))
-    filled = Image.new("RGBA", image.size)
-    # from far to near: each blur reaches less far and lies above the one before
-    for radius, repeats in ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1)):
-        blurred = kept.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
-        for _ in range(repeats):
-            filled.alpha_composite(blurred)
-    return filled.convert("RGB")
+lead(__name__, "host.jobs.masks")

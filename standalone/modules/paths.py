@@ -1,11 +1,6 @@
-"""Folders of the host, under the names that scripts import. Values are paths_internal's at the time of asking."""
+"""Folders of the host, under the names that most scripts import."""
 
-from __future__ import annotations
+from standalone.host.facade import lead
+from standalone.host.paths import cwd, data_path, extensions_builtin_dir, extensions_dir, models_path, script_path
 
-from typing import Any
-
-from modules import paths_internal
-
-
-def __getattr__(name: str) -> Any:
-    return getattr(paths_internal, name)
+lead(__name__, "host.paths")

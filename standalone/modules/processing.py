@@ -1,48 +1,32 @@
 """Jobs: what to make (`StableDiffusionProcessing...`), how it is made (`process_images`), the result (`Processed`)."""
 
-from __future__ import annotations
-
-from modules.processing_base import StableDiffusionProcessing
-from modules.processing_img2img import StableDiffusionProcessingImg2Img
-from modules.processing_infotext import create_infotext, program_version
-from modules.processing_latents import (
+from standalone.host.facade import lead
+from standalone.host.jobs.img2img import StableDiffusionProcessingImg2Img
+from standalone.host.jobs.job import StableDiffusionProcessing
+from standalone.host.jobs.latents import (
     DecodedSamples,
-    apply_overlay,
-    create_binary_mask,
     create_random_tensors,
     decode_latent_batch,
     fix_seed,
     get_fixed_seed,
-    opt_C,
-    opt_f,
     txt2img_image_conditioning,
 )
-from modules.processing_result import Processed
-from modules.processing_run import process_images, process_images_inner
-from modules.processing_txt2img import StableDiffusionProcessingTxt2Img
-from modules.rng import slerp
-from modules.sd_samplers_common import decode_first_stage, images_tensor_to_samples
+from standalone.host.jobs.masks import apply_overlay, create_binary_mask
+from standalone.host.jobs.result import Processed, create_infotext, program_version
+from standalone.host.jobs.run import opt_C, opt_f, process_images, process_images_inner
+from standalone.host.jobs.txt2img import StableDiffusionProcessingTxt2Img
+from standalone.host.sampling.base import decode_first_stage, images_tensor_to_samples
+from standalone.host.sampling.rng import slerp
 
-__all__ = [
-    "DecodedSamples",
-    "Processed",
-    "StableDiffusionProcessing",
-    "StableDiffusionProcessingImg2Img",
-    "StableDiffusionProcessingTxt2Img",
-    "apply_overlay",
-    "create_binary_mask",
-    "create_infotext",
-    "create_random_tensors",
-    "decode_first_stage",
-    "decode_latent_batch",
-    "fix_seed",
-    "get_fixed_seed",
-    "images_tensor_to_samples",
-    "opt_C",
-    "opt_f",
-    "process_images",
-    "process_images_inner",
-    "program_version",
-    "slerp",
-    "txt2img_image_conditioning",
-]
+lead(
+    __name__,
+    "host.jobs.run",
+    "host.jobs.job",
+    "host.jobs.txt2img",
+    "host.jobs.img2img",
+    "host.jobs.result",
+    "host.jobs.latents",
+    "host.jobs.masks",
+    "host.sampling.base",
+    "host.sampling.rng",
+)

@@ -1,18 +1,21 @@
 """Loads scripts from the extension folders. Names that scripts import from here are those of the WebUI."""
 
-from __future__ import annotations
-
-import contextlib
-import functools
-import inspect
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
-
-from modules import errors, extensions, paths_internal, script_callbacks, script_loading
-from modules.script_class import (
+from standalone.host.facade import lead
+from standalone.host.scripts.loading import (
+    ScriptFile,
+    basedir,
+    current_basedir,
+    list_files_with_name,
+    list_scripts,
+    load_scripts,
+    postprocessing_scripts_data,
+    reload_scripts,
+    scripts_current,
+    scripts_img2img,
+    scripts_txt2img,
+)
+from standalone.host.scripts.runner import ScriptRunner
+from standalone.host.scripts.script import (
     AlwaysVisible,
     MaskBlendArgs,
     OnComponent,
@@ -22,156 +25,9 @@ from modules.script_class import (
     PostSampleArgs,
     Script,
     ScriptBuiltinUI,
+    ScriptClassData,
+    scripts_data,
 )
-from modules.script_runner import ScriptRunner
-from modules.script_tab import wrap_call
+from standalone.host.scripts.tab import wrap_call
 
-__all__ = [
-    "AlwaysVisible",
-    "MaskBlendArgs",
-    "OnComponent",
-    "PostProcessMaskOverlayArgs",
-    "PostSampleArgs",
-    "PostprocessBatchListArgs",
-    "PostprocessImageArgs",
-    "Script",
-    "ScriptBuiltinUI",
-    "ScriptClassData",
-    "ScriptFile",
-    "ScriptRunner",
-    "basedir",
-    "list_files_with_name",
-    "list_scripts",
-    "load_scripts",
-    "prepare_headless",
-    "runner_of",
-    "scripts_data",
-    "watch_components",
-    "wrap_call",
-]
-
-
-class ScriptFile(NamedTuple):
-    """A script file and the extension folder that it is in."""
-
-    basedir: str
-    filename: str
-    path: str
-
-
-class ScriptClassData(NamedTuple):
-    """A script class that was found in a file."""
-
-    script_class: type[Script]
-    path: str
-    basedir: str
-    module: ModuleType
-
-
-current_basedir = paths_internal.script_path
-scripts_data: list[ScriptClassData] = []
-postprocessing_scripts_data: list[Any] = []
-scripts_txt2img: ScriptRunner = ScriptRunner()
-scripts_img2img: ScriptRunner = ScriptRunner()
-scripts_current: ScriptRunner | None = None
-
-
-def basedir() -> str:
-    """While a script file is being loaded: the folder of its extension."""
-    return current_basedir
-
-
-def list_scripts(scriptdirname: str, extension: str, *, include_extensions: bool = True) -> list[ScriptFile]:
-    """The script files of all extensions, in order of extension and name."""
-    if not include_extensions:
-        return []
-    return [
-        ScriptFile(ext.path, path.name, str(path))
-        for ext in extensions.active()
-        for path in ext.list_files(scriptdirname, extension)
-    ]
-
-
-def list_files_with_name(filename: str) -> list[str]:
-    """Paths of the files called `filename` in the folders of the extensions."""
-    found = (Path(ext.path) / filename for ext in extensions.active())
-    return [str(path) for path in found if path.is_file()]
-
-
-def load_scripts() -> None:
-    """Loads every script file anew, as modules of their own, and makes the two runners. A failing file is logged."""
-    global current_basedir, scripts_txt2img, scripts_img2img
-    scripts_data.clear()
-    postprocessing_scripts_data.clear()
-    script_callbacks.clear_callbacks()
-    for file in list_scripts("scripts", ".py"):
-        if file.basedir not in sys.path:
-            # the WebUI takes it out again; here the folder stays, since scripts import lazily from their extension
-            sys.path.insert(0, file.basedir)
-        current_basedir = file.basedir
-        try:
-            module = script_loading.load_module(file.path)
-        except (Exception, SystemExit):
-            errors.report(f"Error loading script: {file.filename}", exc_info=True)
-            continue
-        finally:
-            current_basedir = paths_internal.script_path
-        for value in vars(module).values():
-            if inspect.isclass(value) and issubclass(value, Script) and value not in (Script, ScriptBuiltinUI):
-                scripts_data.append(ScriptClassData(value, file.path, file.basedir, module))
-    scripts_txt2img, scripts_img2img = ScriptRunner(), ScriptRunner()
-
-
-def runner_of(is_img2img: bool) -> ScriptRunner:
-    """The runner of img2img or of txt2img."""
-    return scripts_img2img if is_img2img else scripts_txt2img
-
-
-def prepare_headless() -> None:
-    """Makes the controls of all scripts for both tabs in a page that is never shown, so that they have arguments.
-
-    For hosts without a page, and before one is made; a page that is made later replaces these controls by its own.
-    """
-    import gradio as gr
-
-    for is_img2img in (False, True):
-        runner = runner_of(is_img2img)
-        with gr.Blocks():
-            runner.initialize_scripts(is_img2img)
-            runner.prepare_ui()
-            runner.setup_ui()
-
-
-@contextlib.contextmanager
-def watch_components(is_img2img: bool) -> Iterator[ScriptRunner]:
-    """While a tab is made: tells its scripts and the callbacks about every component, before and after it is made."""
-    from gradio.components import Component
-
-    runner = runner_of(is_img2img)
-    original = Component.__init__
-    depth = 0
-
-    @functools.wraps(original)
-    def watched(self: Any, *args: Any, **kwargs: Any) -> None:
-        nonlocal depth
-        if depth:  # a component's own constructor calls that of its base class
-            original(self, *args, **kwargs)
-            return
-        depth += 1
-        try:
-            script_callbacks.before_component_callback(self, **kwargs)
-            runner.before_component(self, **kwargs)
-            original(self, *args, **kwargs)
-        finally:
-            depth -= 1
-        script_callbacks.after_component_callback(self, **kwargs)
-        runner.after_component(self, **kwargs)
-
-    Component.__init__ = watched  # type: ignore[method-assign]
-    try:
-        yield runner
-    finally:
-        Component.__init__ = original  # type: ignore[method-assign]
-
-
-reload_scripts = load_scripts
+lead(__name__, "host.scripts.script", "host.scripts.runner", "host.scripts.tab", "host.scripts.loading")

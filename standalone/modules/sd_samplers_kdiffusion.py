@@ -1,161 +1,18 @@
 """Samplers in sigma space, with a schedule of sigmas that can be chosen."""
 
-from __future__ import annotations
+from standalone.host.facade import lead
+from standalone.host.sampling.sigma import (
+    CFGDenoiser,
+    CFGDenoiserKDiffusion,
+    ExtraNoiseParams,
+    KDiffusionSampler,
+    extra_noise_callback,
+    k_diffusion_samplers_map,
+    k_diffusion_scheduler,
+    opts,
+    sampler_extra_params,
+    samplers_data_k_diffusion,
+    samplers_k_diffusion,
+)
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
-import torch
-
-from lib_methods.errors import UserError
-from modules import devices, sd_samplers_common, sd_schedulers, shared
-from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
-from modules.sd_samplers_cfg_denoiser import CFGDenoiser
-from modules.shared import opts
-from standalone.engine import names, samplers
-from standalone.engine.denoiser import SigmaDenoiser
-
-Row = tuple[str, Callable[..., torch.Tensor], list[str], dict[str, Any]]
-samplers_k_diffusion: list[Row] = [
-    ("DPM++ 2M", samplers.sample_dpmpp_2m, [*names.SAMPLERS["DPM++ 2M"]], {"scheduler": "karras"}),
-    (
-        "DPM++ SDE",
-        samplers.sample_dpmpp_sde,
-        [*names.SAMPLERS["DPM++ SDE"]],
-        {"scheduler": "karras", "second_order": True},
-    ),
-    ("DPM++ 2M SDE", samplers.sample_dpmpp_2m_sde, [*names.SAMPLERS["DPM++ 2M SDE"]], {"scheduler": "exponential"}),
-    ("Euler a", samplers.sample_euler_ancestral, [*names.SAMPLERS["Euler a"]], {"uses_ensd": True}),
-    ("Euler", samplers.sample_euler, [*names.SAMPLERS["Euler"]], {}),
-    ("Heun", samplers.sample_heun, [*names.SAMPLERS["Heun"]], {"second_order": True}),
-]
-_CHURN = ["s_churn", "s_tmin", "s_tmax", "s_noise"]
-sampler_extra_params: dict[Any, list[str]] = {
-    samplers.sample_euler: _CHURN,
-    samplers.sample_heun: _CHURN,
-    samplers.sample_dpmpp_sde: ["s_noise"],
-    samplers.sample_dpmpp_2m_sde: ["s_noise"],
-}
-
-
-class CFGDenoiserKDiffusion(CFGDenoiser):
-    """The CFG denoiser in sigma space: the inner model returns denoised latents."""
-
-    @property
-    def inner_model(self) -> Any:
-        if self.model_wrap is None:
-            self.model_wrap = SigmaDenoiser(shared.sd_model, quantize=bool(opts.enable_quantization))
-        return self.model_wrap
-
-
-class KDiffusionSampler(sd_samplers_common.Sampler):
-    """One sampling in sigma space."""
-
-    def __init__(
-        self, funcname: Callable[..., torch.Tensor], sd_model: Any, options: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(funcname)
-        self.extra_params = sampler_extra_params.get(funcname, [])
-        self.options = options or {}
-        self.model_wrap_cfg = self.create_denoiser()
-        self.model_wrap = self.model_wrap_cfg.inner_model
-
-    def create_denoiser(self) -> CFGDenoiser:
-        return CFGDenoiserKDiffusion(self)
-
-    def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
-        """The falling sigmas of `steps` steps, `steps + 1` numbers with the zero, on the CPU. Writes the infotext."""
-        params = p.extra_generation_params
-        if opts.enable_quantization:
-            params["Discrete sigmas"] = True
-        discard = bool(self.config.options.get("discard_next_to_last_sigma", False))
-        if opts.always_discard_next_to_last_sigma and not discard:
-            discard = True
-            params["Discard penultimate sigma"] = True
-        count = steps + 1 if discard else steps
-
-        name = (p.hr_scheduler if p.is_hr_pass else p.scheduler) or "Automatic"
-        if name == "Automatic":
-            name = self.config.options.get("scheduler", None)
-        scheduler = sd_schedulers.schedulers_map.get(name)
-        low, high = float(self.model_wrap.sigmas[0]), float(self.model_wrap.sigmas[-1])
-        if p.sampler_noise_scheduler_override:
-            sigmas = p.sampler_noise_scheduler_override(count)
-        elif scheduler is None or scheduler.function is None:
-            sigmas = self.model_wrap.get_sigmas(count)
-        else:
-            if scheduler.label != "Automatic" and not p.is_hr_pass:
-                params["Schedule type"] = scheduler.label
-            elif scheduler.label != params.get("Schedule type"):
-                params["Hires schedule type"] = scheduler.label
-            kwargs: dict[str, Any] = {"sigma_min": low, "sigma_max": high}
-            for key, label in (("sigma_min", "Schedule min sigma"), ("sigma_max", "Schedule max sigma")):
-                value = getattr(opts, key)
-                if value not in (0, kwargs[key]):
-                    kwargs[key] = params[label] = value
-            if not kwargs["sigma_min"] < kwargs["sigma_max"]:
-                raise UserError(
-                    "In the settings, sigma min must be below sigma max. Set both to 0 for the model's own."
-                )
-            if scheduler.default_rho != -1 and opts.rho not in (0, scheduler.default_rho):
-                kwargs["rho"] = params["Schedule rho"] = opts.rho
-            if scheduler.need_inner_model:
-                kwargs["inner_model"] = self.model_wrap
-            sigmas = scheduler.function(n=count, **kwargs, device=devices.cpu)
-        sigmas = sigmas.cpu()
-        return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
-
-    def sample_img2img(
-        self,
-        p: Any,
-        x: torch.Tensor,
-        noise: torch.Tensor,
-        conditioning: Any,
-        unconditional_conditioning: Any,
-        steps: int | None = None,
-        image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        total, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
-        sigmas = self.get_sigmas(p, total)
-        # some schedules make fewer sigmas than asked for
-        sigmas = sigmas[max(0, len(sigmas) - 2 - t_enc) :]
-        noised = x + noise * sigmas[0]
-        if opts.img2img_extra_noise > 0:
-            p.extra_generation_params["Extra noise"] = opts.img2img_extra_noise
-            params = ExtraNoiseParams(noise, x, noised)
-            extra_noise_callback(params)
-            noised = params.xi + params.noise * opts.img2img_extra_noise
-        self.model_wrap_cfg.init_latent = x
-        return self._run(p, t_enc + 1, noised, sigmas, conditioning, unconditional_conditioning, image_conditioning)
-
-    def sample(
-        self,
-        p: Any,
-        x: torch.Tensor,
-        conditioning: Any,
-        unconditional_conditioning: Any,
-        steps: int | None = None,
-        image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        steps = steps or p.steps
-        sigmas = self.get_sigmas(p, steps)
-        if opts.sgm_noise_multiplier:
-            p.extra_generation_params["SGM noise multiplier"] = True
-            x = x * torch.sqrt(1.0 + sigmas[0] ** 2.0)
-        else:
-            x = x * sigmas[0]
-        return self._run(p, steps, x, sigmas, conditioning, unconditional_conditioning, image_conditioning)
-
-
-def sampler_table(rows: list[Row], cls: type[KDiffusionSampler]) -> list[sd_samplers_common.SamplerData]:
-    """The choices that `rows` describe."""
-    return [
-        sd_samplers_common.SamplerData(label, functools.partial(cls, func), aliases, options)
-        for label, func, aliases, options in rows
-    ]
-
-
-samplers_data_k_diffusion = sampler_table(samplers_k_diffusion, KDiffusionSampler)
-k_diffusion_samplers_map = {x.name: x for x in samplers_data_k_diffusion}
-k_diffusion_scheduler = {x.name: x.function for x in sd_schedulers.schedulers}
+lead(__name__, "host.sampling.sigma")

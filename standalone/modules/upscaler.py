@@ -1,80 +1,14 @@
 """Upscalers that work on pixels."""
 
-from __future__ import annotations
+from standalone.host.facade import lead
+from standalone.host.upscalers import (
+    LANCZOS,
+    NEAREST,
+    Upscaler,
+    UpscalerData,
+    UpscalerLanczos,
+    UpscalerNearest,
+    UpscalerNone,
+)
 
-from PIL import Image
-
-LANCZOS = Image.Resampling.LANCZOS
-NEAREST = Image.Resampling.NEAREST
-
-
-class Upscaler:
-    """Base class: `do_upscale` makes the image larger, `upscale` brings it to the size asked for."""
-
-    name: str = ""
-    scalers: list[UpscalerData]
-
-    def __init__(self, create_dirs: bool = False) -> None:
-        self.scale: float = 1.0
-        self.scalers = [UpscalerData(self.name, None, self)]
-
-    def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
-        return img
-
-    def upscale(self, img: Image.Image, scale: float, selected_model: str | None = None) -> Image.Image:
-        """`img` enlarged by `scale`, to a multiple of 8 pixels."""
-        self.scale = scale
-        width, height = (max(8, int(side * scale) // 8 * 8) for side in img.size)
-        img = self.do_upscale(img, selected_model)
-        return img if img.size == (width, height) else img.resize((width, height), resample=LANCZOS)
-
-
-class UpscalerData:
-    """An upscaler as the list of choices has it."""
-
-    def __init__(
-        self, name: str, path: str | None, upscaler: Upscaler | None = None, scale: int = 4, model: object = None
-    ) -> None:
-        self.name = name
-        self.data_path = path
-        self.local_data_path = path
-        self.scaler = upscaler
-        self.scale = scale
-        self.model = model
-
-    def __repr__(self) -> str:
-        return f"<UpscalerData name={self.name} scale={self.scale}>"
-
-
-class UpscalerNone(Upscaler):
-    name = "None"
-
-    def __init__(self, dirname: str | None = None) -> None:
-        super().__init__()
-
-
-class UpscalerLanczos(Upscaler):
-    name = "Lanczos"
-
-    def __init__(self, dirname: str | None = None) -> None:
-        super().__init__()
-
-    def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
-        return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=LANCZOS)
-
-
-class UpscalerNearest(Upscaler):
-    name = "Nearest"
-
-    def __init__(self, dirname: str | None = None) -> None:
-        super().__init__()
-
-    def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
-        return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=NEAREST)
-
-
-def builtin_upscalers() -> list[UpscalerData]:
-    """None, Lanczos and Nearest, in the WebUI's order."""
-    return [
-        scaler for upscaler in (UpscalerNone(), UpscalerLanczos(), UpscalerNearest()) for scaler in upscaler.scalers
-    ]
+lead(__name__, "host.upscalers")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modules import scripts
+from standalone.host.scripts import loading
 
 STATIC = Path(__file__).resolve().parent / "static"
 OWN = ("host.js", "progress.js", "memory.js", "lightbox.js", "page.css")
@@ -21,9 +21,9 @@ class Assets:
 
     def __init__(self) -> None:
         files = [STATIC / name for name in OWN]
-        files += [Path(file.path) for file in scripts.list_scripts("javascript", ".js")]
-        files += [Path(file.path) for file in scripts.list_scripts("javascript", ".mjs")]
-        files += [Path(path) for path in scripts.list_files_with_name("style.css")]
+        files += [Path(file.path) for file in loading.list_scripts("javascript", ".js")]
+        files += [Path(file.path) for file in loading.list_scripts("javascript", ".mjs")]
+        files += [Path(path) for path in loading.list_files_with_name("style.css")]
         self.files = {f"{number}/{path.name}": path for number, path in enumerate(files)}
 
     def head(self) -> str:

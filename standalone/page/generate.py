@@ -13,13 +13,13 @@ import gradio as gr
 from PIL import Image
 from pydantic import ValidationError
 
-from modules import infotext_utils, shared
 from standalone.api.checks import check_request
 from standalone.api.errors import BadRequest, field_sentence, sentence_for
 from standalone.api.generation import Generation
 from standalone.api.models import GenerationRequest, ImageToImageRequest, TextToImageRequest
 from standalone.api.routes import in_turn
-from standalone.engine.job import JobQueue
+from standalone.host import pasting, shared
+from standalone.host.jobs.queue import JobQueue
 
 from .masks import inpaint_inputs
 from .results import as_html, error_html, gallery_files, log_html
@@ -33,7 +33,7 @@ _PAGE_ONLY = {"mode", "image", "editor", "base_image", "mask_image", "override_s
 
 def _request(kind: type[GenerationRequest], fields: dict[str, Any]) -> GenerationRequest:
     known = {name: value for name, value in fields.items() if name in kind.model_fields and name not in _PAGE_ONLY}
-    settings = infotext_utils.create_override_settings_dict(fields.get("override_settings") or [])
+    settings = pasting.create_override_settings_dict(fields.get("override_settings") or [])
     try:
         return kind.model_validate({**known, "override_settings": settings, "save_images": True})
     except ValidationError as error:

@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 
 from lib_methods.webui.image_box import image_box, read_upload
-from modules import infotext_utils, scripts, shared
-from modules.ui_components import FormRow
+from standalone.host import pasting, shared
+from standalone.host.components import FormRow
+from standalone.host.scripts import loading
 from standalone.infotext.fields import AREAS, FILLS, IMG2IMG, MASK_MODES, RESIZE_MODES
 
 from . import paste
@@ -131,7 +132,7 @@ def _size(defaults: Defaults) -> Fields:
 
 def build(defaults: Defaults) -> Tab:
     """Makes the tab's components inside the current gradio Blocks. `extras` has what "Send to" needs."""
-    runner = scripts.scripts_img2img
+    runner = loading.scripts_img2img
     section = runner.setup_ui_for_section
     top = toprow("img2img", defaults)
     with gr.Row(elem_classes="two-columns"):
@@ -180,6 +181,6 @@ def build(defaults: Defaults) -> Tab:
             fn=lambda name=name: (name, gr.update(visible=name != "img2img")), outputs=[fields["mode"], group], **QUICK
         )
     paste_fields = [*paste.table_fields(IMG2IMG, fields), *paste.as_fields(runner.infotext_fields)]
-    infotext_utils.add_paste_fields("img2img", fields["image"], paste_fields, fields["override_settings"])
-    infotext_utils.add_paste_fields("inpaint", fields["editor"], paste_fields, fields["override_settings"])
+    pasting.add_paste_fields("img2img", fields["image"], paste_fields, fields["override_settings"])
+    pasting.add_paste_fields("inpaint", fields["editor"], paste_fields, fields["override_settings"])
     return Tab("img2img", top, panel, fields, inputs, paste_fields, {"modes": tabs, "inpaint_controls": group})

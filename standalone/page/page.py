@@ -12,12 +12,13 @@ from PIL import Image
 
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
 from lib_methods.webui.gradio_compat import as_toast, warn
-from modules import infotext_utils, script_callbacks, scripts, sd_models, shared
-from modules.ui_components import ToolButton
 from standalone.api.errors import sentence_for
 from standalone.api.listings import set_options
 from standalone.api.routes import in_turn
-from standalone.engine.job import JobQueue
+from standalone.host import callbacks, checkpoints, pasting, shared
+from standalone.host.components import ToolButton
+from standalone.host.jobs.queue import JobQueue
+from standalone.host.scripts import loading
 from standalone.infotext.fields import IMG2IMG, TABLES
 
 from . import defaults, img2img, paste, pnginfo, settings_tab, txt2img
@@ -46,19 +47,19 @@ def theme() -> gr.themes.Base:
 
 def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
     """Makes the page. The checkpoint must be loaded and the scripts too."""
-    script_callbacks.before_ui_callback()
-    infotext_utils.reset()
+    callbacks.before_ui_callback()
+    pasting.reset()
     first = defaults.for_checkpoint(shared.sd_model)
-    scripts.scripts_txt2img.initialize_scripts(is_img2img=False)
-    scripts.scripts_img2img.initialize_scripts(is_img2img=True)
-    others = script_callbacks.ui_tabs_callback()  # not within the page: what is made there would be on it twice
+    loading.scripts_txt2img.initialize_scripts(is_img2img=False)
+    loading.scripts_img2img.initialize_scripts(is_img2img=True)
+    others = callbacks.ui_tabs_callback()  # not within the page: what is made there would be on it twice
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
         checkpoint, refresh = _quicksettings()
         labels: dict[str, str] = {}
         with gr.Column(elem_id="tabs"):
-            with _tab(labels, "txt2img", "txt2img"), scripts.watch_components(False):
+            with _tab(labels, "txt2img", "txt2img"), loading.watch_components(False):
                 text = txt2img.build(first)
-            with _tab(labels, "img2img", "img2img"), scripts.watch_components(True):
+            with _tab(labels, "img2img", "img2img"), loading.watch_components(True):
                 image = img2img.build(first)
             with _tab(labels, "pnginfo", "PNG Info"):
                 info = pnginfo.build()
@@ -89,7 +90,7 @@ def _tab(labels: dict[str, str], ident: str, label: str) -> gr.Column:
 
 
 def _checkpoint_titles() -> list[str]:
-    return list(sd_models.checkpoint_tiles())
+    return list(checkpoints.checkpoint_tiles())
 
 
 def _quicksettings() -> tuple[Any, Any]:
@@ -112,7 +113,7 @@ def _quicksettings() -> tuple[Any, Any]:
 
 
 def _current_checkpoint() -> Any:
-    return gr.update(choices=_checkpoint_titles(), value=sd_models.select_checkpoint().title)
+    return gr.update(choices=_checkpoint_titles(), value=checkpoints.select_checkpoint().title)
 
 
 def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, queue: JobQueue) -> None:
@@ -129,7 +130,7 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
         return [_current_checkpoint(), new.width, new.height, new.width, new.height, gr.update(visible=edit)]
 
     def look() -> Any:
-        sd_models.list_models()
+        checkpoints.list_models()
         return gr.update(choices=_checkpoint_titles())
 
     changed = checkpoint.input(

@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from modules import sd_samplers, sd_schedulers, shared
-from modules.ui_components import FormRow, ToolButton
+from standalone.host import shared
+from standalone.host.components import FormRow, ToolButton
+from standalone.host.sampling import registry, schedulers
 
 from .defaults import Defaults
 from .tokens import counter_html
@@ -117,12 +118,12 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
 
 def sampler_row(tab: str, defaults: Defaults) -> Fields:
     """Sampling method, schedule type and steps."""
-    first = sd_samplers.get_sampler_and_scheduler(defaults.sampler_name, defaults.scheduler)
+    first = registry.get_sampler_and_scheduler(defaults.sampler_name, defaults.scheduler)
     with FormRow(elem_id=f"sampler_selection_{tab}"):
         sampler = gr.Dropdown(
             label="Sampling method",
             elem_id=f"{tab}_sampling",
-            choices=sd_samplers.visible_sampler_names(),
+            choices=registry.visible_sampler_names(),
             value=first[0],
             min_width=120,
         )
@@ -130,7 +131,7 @@ def sampler_row(tab: str, defaults: Defaults) -> Fields:
             label="Schedule type",
             elem_id=f"{tab}_scheduler",
             min_width=120,
-            choices=[item.label for item in sd_schedulers.schedulers],
+            choices=[item.label for item in schedulers.schedulers],
             value=first[1],
         )
         steps = slider("Sampling steps", f"{tab}_steps", defaults.steps, 1, 150, 1, min_width=160)

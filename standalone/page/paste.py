@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lib_methods.webui.gradio_compat import warn
-from modules import infotext_utils, script_callbacks, shared
+from standalone.host import callbacks, pasting, shared
 from standalone.infotext import text
 from standalone.infotext.fields import Source, job_fields, value_of, without_control
 
@@ -53,8 +53,8 @@ def fitting(component: Any, value: Any) -> Any:
 
 def parse(infotext: str) -> dict[str, Any]:
     """Parsed infotext, after the callbacks have seen it; {} when the text is none."""
-    params: dict[str, Any] = infotext_utils.parse_generation_parameters(infotext)
-    script_callbacks.infotext_pasted_callback(infotext, params)
+    params: dict[str, Any] = pasting.parse_generation_parameters(infotext)
+    callbacks.infotext_pasted_callback(infotext, params)
     return params
 
 
@@ -76,7 +76,7 @@ def updates(params: Mapping[str, Any], fields: Sequence[Field]) -> list[Any]:
 
 def settings_update(params: Mapping[str, Any]) -> Any:
     """The update of "Override settings" for settings that the infotext names and that are not so now."""
-    chosen = [f"{name}: {value}" for name, _, value in infotext_utils.get_override_settings(dict(params))]
+    chosen = [f"{name}: {value}" for name, _, value in pasting.get_override_settings(dict(params))]
     return gr.update(value=chosen, choices=chosen, visible=bool(chosen))
 
 

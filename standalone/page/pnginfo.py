@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
-from modules import images
+from standalone.host import images
 
 from .parts import QUICK
 from .results import as_html

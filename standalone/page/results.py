@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from modules import shared
 from standalone.api.codec import png_bytes
+from standalone.host import shared
 
 KEPT_SECONDS = 24 * 3600
 

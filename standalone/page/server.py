@@ -17,10 +17,10 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 
 from lib_methods.webui.door import Door, is_account, page_accounts
-from modules import script_callbacks, shared
 from standalone.api.errors import add_handlers
 from standalone.api.guard import MAX_BODY, Guard
 from standalone.api.routes import add_api
+from standalone.host import callbacks, shared
 from standalone.setup.environment import stay_local
 
 from .assets import Assets, HeadTags
@@ -112,7 +112,7 @@ def _page_login(app: FastAPI) -> Callable[[Headers], bool]:
 def _call_app_started(app: FastAPI) -> None:
     """Lets extensions add routes, and puts those before the page, which would answer to every address."""
     before = len(app.router.routes)
-    script_callbacks.app_started_callback(shared.demo, app)
+    callbacks.app_started_callback(shared.demo, app)
     added = app.router.routes[before:]
     del app.router.routes[before:]
     app.router.routes[:0] = added

@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from modules import shared
 from standalone.api.errors import sentence_for
 from standalone.api.listings import check_options, set_options
 from standalone.api.routes import in_turn
-from standalone.engine.job import JobQueue
+from standalone.host import shared
+from standalone.host.jobs.queue import JobQueue
 
 from .results import as_html, error_html
 

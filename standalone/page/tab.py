@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from standalone.engine.job import JobQueue
+from standalone.host.jobs.queue import JobQueue
 from standalone.infotext.fields import TABLES
 
 from .generate import PageJobs

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from modules import extra_networks, prompt_parser, sd_models
 from standalone.engine.text import CHUNK, split_prompt
+from standalone.host import checkpoints, extra_networks
+from standalone.host.sampling import prompt_parser
 
 
 def count_tokens(prompt: str, steps: int, positive: bool = True) -> tuple[int, int]:
@@ -14,7 +15,7 @@ def count_tokens(prompt: str, steps: int, positive: bool = True) -> tuple[int, i
     text, _ = extra_networks.parse_prompt(prompt or "")
     texts = prompt_parser.get_multicond_prompt_list([text])[1] if positive else [text]
     schedules = prompt_parser.get_learned_conditioning_prompt_schedules(texts, max(int(steps or 1), 1))
-    options = sd_models.text_options()
+    options = checkpoints.text_options()
     count = max(split_prompt(words, options)[1] for schedule in schedules for _, words in schedule)
     return count, max(1, -(-count // CHUNK)) * CHUNK
 

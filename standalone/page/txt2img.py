@@ -6,8 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from modules import infotext_utils, scripts, sd_samplers, sd_schedulers, shared
-from modules.ui_components import FormRow, InputAccordion
+from standalone.host import pasting, upscalers
+from standalone.host.components import FormRow, InputAccordion
+from standalone.host.sampling import registry, schedulers
+from standalone.host.scripts import loading
 from standalone.infotext.fields import TXT2IMG
 
 from . import paste
@@ -35,15 +37,15 @@ def _prompt(label: str, elem_id: str) -> Any:
 
 def _hires(section: Any) -> Fields:
     """The controls of Hires. fix; `section` makes the scripts' accordions beside it."""
-    upscalers = [*shared.latent_upscale_modes, *(upscaler.name for upscaler in shared.sd_upscalers)]
+    choices = [*upscalers.latent_upscale_modes, *(upscaler.name for upscaler in upscalers.sd_upscalers)]
     with gr.Column(elem_id="txt2img_accordions", elem_classes="accordions"):
         with InputAccordion(False, label="Hires. fix", elem_id="txt2img_hr") as enable:
             with FormRow(elem_id="txt2img_hires_fix_row1"):
                 upscaler = gr.Dropdown(
                     label="Upscaler",
                     elem_id="txt2img_hr_upscaler",
-                    choices=upscalers,
-                    value=shared.latent_upscale_default_mode,
+                    choices=choices,
+                    value=upscalers.latent_upscale_default_mode,
                     min_width=120,
                 )
                 steps = slider("Hires steps", "txt2img_hires_steps", 0, 0, 150, 1)
@@ -57,14 +59,14 @@ def _hires(section: Any) -> Fields:
                     label="Hires sampling method",
                     elem_id="hr_sampler",
                     value="Use same sampler",
-                    choices=["Use same sampler", *sd_samplers.visible_sampler_names()],
+                    choices=["Use same sampler", *registry.visible_sampler_names()],
                     min_width=120,
                 )
                 scheduler = gr.Dropdown(
                     label="Hires schedule type",
                     elem_id="hr_scheduler",
                     value="Use same scheduler",
-                    choices=["Use same scheduler", *(s.label for s in sd_schedulers.schedulers)],
+                    choices=["Use same scheduler", *(s.label for s in schedulers.schedulers)],
                     min_width=120,
                 )
             with FormRow(elem_id="txt2img_hires_fix_row4"):
@@ -88,7 +90,7 @@ def _hires(section: Any) -> Fields:
 
 def build(defaults: Defaults) -> Tab:
     """Makes the tab's components inside the current gradio Blocks."""
-    runner = scripts.scripts_txt2img
+    runner = loading.scripts_txt2img
     section = runner.setup_ui_for_section
     top = toprow("txt2img", defaults)
     with gr.Row(elem_classes="two-columns"):
@@ -118,5 +120,5 @@ def build(defaults: Defaults) -> Tab:
             with gr.Group(elem_id="txt2img_script_container"):
                 inputs = runner.setup_ui()
     paste_fields = [*paste.table_fields(TXT2IMG, fields), *paste.as_fields(runner.infotext_fields)]
-    infotext_utils.add_paste_fields("txt2img", None, paste_fields, fields["override_settings"])
+    pasting.add_paste_fields("txt2img", None, paste_fields, fields["override_settings"])
     return Tab("txt2img", top, panel, fields, inputs, paste_fields)

@@ -126,7 +126,7 @@ def write_pictures(processed: Any, folder: Path) -> list[Path]:
 
 
 def _show_progress(stop: threading.Event) -> None:
-    from modules import shared
+    from standalone.host import shared
 
     last = -1
     while not stop.wait(0.5):
@@ -142,7 +142,7 @@ def _show_progress(stop: threading.Event) -> None:
 
 def failed_methods(processed: Any) -> list[str]:
     """The sentences of methods that the images were made without, as their infotexts tell them."""
-    from modules.infotext_utils import parse_generation_parameters
+    from standalone.host.pasting import parse_generation_parameters
 
     found: dict[str, None] = {}
     for text in processed.infotexts:
@@ -159,10 +159,10 @@ def make(options: argparse.Namespace, host: Any) -> tuple[list[Path], list[str]]
     """
     from pydantic import ValidationError
 
-    from modules import shared
     from standalone.api.errors import BadRequest, field_sentence
     from standalone.api.generation import Generation
     from standalone.api.models import GenerationRequest, ImageToImageRequest, TextToImageRequest
+    from standalone.host import shared
     from standalone.page.defaults import for_checkpoint
 
     fields = request_fields(options, for_checkpoint(shared.sd_model))

@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
 
         app = build_app(host, local_only=not options.listen, allowed_hosts=options.allowed_hosts, **logins)
     except OSError as error:
-        from standalone.engine.job import explain
+        from standalone.host.jobs.queue import explain
 
         raise UserError(explain(error)) from None
     import uvicorn

@@ -170,7 +170,7 @@ def test_settings_that_can_be_are_kept_as_they_are_written(server: Server):
 def test_settings_that_cannot_be_saved_are_not_kept_in_memory_either(
     server: Server, monkeypatch: pytest.MonkeyPatch, number: int, told: str
 ):
-    from modules import options
+    from standalone.host.settings import options
 
     def full(path: Path) -> Any:
         raise OSError(number, "something")
@@ -276,7 +276,7 @@ def test_settings_that_cannot_be_saved_leave_the_checkpoint(
 def options_in(folder: Path, text: str | bytes) -> Any:
     """Fresh settings that have read a config.json with this text."""
     from modules.options import Options
-    from modules.shared_options import all_options
+    from standalone.host.settings.table import all_options
 
     file = folder / "config.json"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())

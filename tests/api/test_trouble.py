@@ -50,7 +50,7 @@ def test_a_disk_that_is_full_loses_no_image(server: Server, monkeypatch: pytest.
     def full(*args: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "/secret/x.png")
 
-    monkeypatch.setattr("modules.images._next_number", full)
+    monkeypatch.setattr("standalone.host.images._next_number", full)
     answer = server.txt2img(save_images=True)
     assert answer["images"]
     assert "The disk is full." in json.loads(answer["info"])["comments"]

@@ -200,12 +200,12 @@ def test_hosts_without_the_plot_get_no_axes(host: Running, script: ModuleType) -
 
 
 def test_a_job_used_again_carries_nothing_over(host: Running, script: ModuleType) -> None:
-    from modules import scripts
     from modules.processing import process_images
+    from standalone.host.scripts.loading import runner_of
 
     with closing(host.make(script_args={"fabric": [True, script.STORE.add(noisy())]})) as p:
         with_fabric = host.host.queue.run(process_images, p)
-        p.script_args = tuple(scripts.runner_of(False).default_args())
+        p.script_args = tuple(runner_of(False).default_args())
         without = host.host.queue.run(process_images, p)
     assert "FABRIC" in with_fabric.info
     assert "FABRIC" not in without.info
@@ -282,7 +282,7 @@ def test_the_grid_of_a_job_cannot_be_liked_and_its_images_can(host: Running, scr
     ],
 )
 def test_a_grid_of_an_xyz_plot_is_known_by_its_text(text: str, several: bool, keeper: str) -> None:
-    from standalone.engine.image_file import encode
+    from standalone.host.image_file import encode
 
     file = encode(noisy(), f".{keeper.lower()}".replace("jpeg", "jpg"), text, {"parameters": text}, 80)
     assert Composites().holds(open_image(file.data)) == several

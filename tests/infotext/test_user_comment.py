@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from standalone.engine import image_file
+from standalone.host import image_file
 from standalone.infotext import user_comment
 
 SCRIPTS = {

@@ -173,12 +173,12 @@ def test_an_internal_error_is_not_hidden(host: Running, monkeypatch: pytest.Monk
 
 
 def test_a_job_used_again_carries_nothing_over(host: Running) -> None:
-    from modules import scripts
     from modules.processing import process_images
+    from standalone.host.scripts.loading import runner_of
 
     with closing(host.make(script_args=edit(show=True), **IMG2IMG)) as p:
         on = host.host.queue.run(process_images, p)
-        p.script_args = tuple(scripts.runner_of(True).default_args())
+        p.script_args = tuple(runner_of(True).default_args())
         off = host.host.queue.run(process_images, p)
     assert TITLE in on.info
     assert TITLE not in off.info
@@ -224,7 +224,7 @@ def test_together_with_fabric_and_dynamic_thresholding(
     host: Running, sampler: str, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has its part in the picture, whichever script comes first."""
-    from modules import scripts
+    from standalone.host.scripts.loading import runner_of
 
     others: dict[str, list[Any]] = {
         "fabric": [{"likes": [encoded(picture(1))], "end": 1.0}],
@@ -237,7 +237,7 @@ def test_together_with_fabric_and_dynamic_thresholding(
     for name in together:
         rest = {other: arguments for other, arguments in together.items() if other != name}
         assert not same(made, host.generate(script_args=rest, **job))
-    runner = scripts.runner_of(job["kind"] == "img2img")
+    runner = runner_of(job["kind"] == "img2img")
     monkeypatch.setattr(runner, "alwayson_scripts", list(reversed(runner.alwayson_scripts)))
     assert same(made, host.generate(script_args=together, **job))
     assert left() == []

@@ -41,7 +41,8 @@ class Running:
 
     def make(self, kind: str = "txt2img", *, script_args: dict[str, list[Any]] | None = None, **fields: Any) -> Any:
         """A job that is not run: small, with a fixed seed, without files. The caller closes it."""
-        from modules import processing, scripts
+        from modules import processing
+        from standalone.host.scripts.loading import runner_of
 
         cls = (
             processing.StableDiffusionProcessingImg2Img
@@ -63,7 +64,7 @@ class Running:
             "outpath_grids": str(self.output),
         }
         p = cls(**{**base, **fields})
-        runner = scripts.runner_of(kind == "img2img")
+        runner = runner_of(kind == "img2img")
         args = runner.default_args()
         for name, values in (script_args or {}).items():
             script = next(script for script in runner.scripts if script.name in (name, f"steer {name}"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from standalone.engine.job import JobEnded
+from standalone.host.jobs.queue import JobEnded
 from tests.fabric.small_model import picture
 from tests.shared.jobs import REPO, same
 from tests.shared.pictures import encoded
@@ -43,19 +43,23 @@ EDIT_METHODS = {
 }
 
 # where a job is killed: what is called there, and at which of its calls
+_CONDS = "standalone.host.sampling.prompt_parser:get_multicond_learned_conditioning"
 STAGES: dict[str, tuple[str, int]] = {
     "at the first run of the UNet": ("standalone.engine.model:StableDiffusionModel.apply_model", 1),
     "in the feedback's reference pass": ("lib_methods.fabric.reference:References._run", 1),
     "in the middle of the first pass": ("standalone.engine.model:StableDiffusionModel.apply_model", 9),
-    "while the prompts are embedded": ("modules.prompt_parser:get_multicond_learned_conditioning", 1),
+    "while the prompts are embedded": (_CONDS, 1),
     "while a LoRA is added": ("standalone.engine.lora.apply:_add", 2),
     "while another checkpoint is loaded": ("standalone.engine.checkpoint:load_checkpoint", 1),
-    "between the passes": ("modules.processing_txt2img:enlarge", 1),
-    "while the second pass's prompts are embedded": ("modules.prompt_parser:get_multicond_learned_conditioning", 2),
+    "between the passes": ("standalone.host.jobs.txt2img:enlarge", 1),
+    "while the second pass's prompts are embedded": (
+        "standalone.host.sampling.prompt_parser:get_multicond_learned_conditioning",
+        2,
+    ),
     "while a method is attached to the second pass": ("lib_methods.fabric.apply:attach", 2),
     "in the last step of a batch": ("lib_methods.hosts.passes:Pass.ask", 5),
-    "while the image is decoded": ("modules.processing_txt2img:decode_latent_batch", 1),
-    "while an image is finished": ("modules.processing_run:to_image", 1),
+    "while the image is decoded": ("standalone.host.jobs.txt2img:decode_latent_batch", 1),
+    "while an image is finished": ("standalone.host.jobs.run:to_image", 1),
 }
 
 
@@ -69,15 +73,16 @@ def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -
     path = checkpoints("sd1")
     checkpoints("sd1", seed=1)
     running = start_host(path, extension_dirs=[REPO])
-    from modules import extra_networks_lora, sd_models, shared
+    from modules import sd_models, shared
     from standalone.engine.lora.names import layers_by_name
+    from standalone.host import lora
 
     known = {name: layer for name, layer in layers_by_name(shared.sd_model).items() if layer.weight.ndim > 1}
     for seed, name in enumerate(("one", "two")):
         state = {}
         for layer in list(known)[:3] + list(known)[-3:]:
             state.update(loras.layer(layer, known[layer].weight.shape, seed))
-        loras.write(extra_networks_lora.folder().folder / f"{name}.safetensors", state)
+        loras.write(lora.folder().folder / f"{name}.safetensors", state)
     sd_models.list_models()
     return running
 

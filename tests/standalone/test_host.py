@@ -211,6 +211,7 @@ def test_checkpoints_can_be_changed(start_host: Any, checkpoints: Any) -> None:
 
 def test_checkpoints_are_looked_for_nearby_but_not_everywhere(sd1: Any, tmp_path: Path) -> None:
     from modules import sd_models
+    from standalone.host import checkpoints as checkpoint_lists
 
     for name in ("beside.safetensors", "deep/deeper.safetensors", "some.vae.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -219,18 +220,18 @@ def test_checkpoints_are_looked_for_nearby_but_not_everywhere(sd1: Any, tmp_path
     (folder / "unet").mkdir(parents=True)
     (folder / "unet" / "config.json").write_text("{}", encoding="utf-8")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
-    sd_models.nearby_dirs.append(tmp_path)
+    checkpoint_lists.nearby_dirs.append(tmp_path)
     try:
         sd_models.list_models()
         names = {info.name for info in sd_models.checkpoints_list.values()}
         assert {"beside.safetensors", "folder"} <= names
         assert not names & {"deeper.safetensors", "diffusion_pytorch_model.safetensors", "some.vae.safetensors"}
-        sd_models.checkpoint_dirs.append(tmp_path)
+        checkpoint_lists.checkpoint_dirs.append(tmp_path)
         sd_models.list_models()
         assert "deeper.safetensors" in {info.name for info in sd_models.checkpoints_list.values()}
     finally:
-        sd_models.nearby_dirs.remove(tmp_path)
-        sd_models.checkpoint_dirs.remove(tmp_path)
+        checkpoint_lists.nearby_dirs.remove(tmp_path)
+        checkpoint_lists.checkpoint_dirs.remove(tmp_path)
         for path in tmp_path.rglob("*.*"):
             path.unlink()
         sd_models.list_models()

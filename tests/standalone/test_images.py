@@ -104,7 +104,7 @@ def test_fill_takes_colours_from_around() -> None:
 @given(sigma=st.floats(0, 12), axis=st.sampled_from([0, 1]))
 @PROPERTY
 def test_blurring_a_mask(sigma: float, axis: int) -> None:
-    from modules.processing_latents import gaussian_blur
+    from standalone.host.jobs.masks import gaussian_blur
 
     mask = Image.new("L", (40, 40))
     mask.paste(255, (15, 15, 25, 25))
@@ -118,7 +118,7 @@ def test_blurring_a_mask(sigma: float, axis: int) -> None:
 
 
 def test_masks_of_any_kind() -> None:
-    from modules.processing_latents import create_binary_mask
+    from standalone.host.jobs.masks import create_binary_mask
 
     clear = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
     clear.putpixel((1, 1), (0, 0, 0, 200))
@@ -202,8 +202,8 @@ def test_every_door_reads_the_same_mask(kind: str, tmp_path: Path) -> None:
     from lib_methods.pictures.mask import of_the_tab
     from lib_methods.pictures.store import ImageStore
     from lib_methods.webui.image_box import read_upload
-    from modules.processing_latents import create_binary_mask
     from standalone.api.codec import decode_image
+    from standalone.host.jobs.masks import create_binary_mask
 
     data = (GREYS | HOLES)[kind]
     path = tmp_path / "mask.png"
@@ -299,7 +299,7 @@ def test_an_image_of_any_mode_can_be_saved_and_sent(sd1: Any, tmp_path: Path, mo
 
 
 def test_a_job_ends_well_whatever_its_file_format_cannot_hold(sd1: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modules import processing_run, shared
+    from modules import shared
 
     shared.opts.samples_format = shared.opts.grid_format = "jpg"
     result = sd1.generate(
@@ -307,7 +307,7 @@ def test_a_job_ends_well_whatever_its_file_format_cannot_hold(sd1: Any, monkeypa
     )
     assert len(result.images) == 3
     assert "too long for JPEG" in result.comments
-    monkeypatch.setattr(processing_run, "MAX_GRID_PIXELS", 64 * 64)
+    monkeypatch.setattr("standalone.host.jobs.run.MAX_GRID_PIXELS", 64 * 64)
     result = sd1.generate(batch_size=2, steps=1, do_not_save_grid=False)
     assert len(result.images) == 2
     assert "The grid was left out" in result.comments

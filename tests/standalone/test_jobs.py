@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lib_methods.errors import UserError
-from standalone.engine.job import Job, JobEnded, JobQueue, explain
+from standalone.host.jobs.queue import Job, JobEnded, JobQueue, explain
 
 
 @pytest.fixture

@@ -192,6 +192,7 @@ def test_components_of_a_tab_are_announced(start_host: Any, checkpoints: Any, ex
 
     start_host(checkpoints("sd1"), extension_dirs=[extension])
     from modules import script_callbacks, scripts
+    from standalone.host.scripts import loading
 
     seen: list[tuple[str, Any]] = []
     script_callbacks.on_before_component(lambda component, **kwargs: seen.append(("before", kwargs.get("elem_id"))))
@@ -200,7 +201,7 @@ def test_components_of_a_tab_are_announced(start_host: Any, checkpoints: Any, ex
     chooser = scripts.scripts_txt2img.selectable_scripts[0]
     chooser.on_after_component(lambda on: waited.append(on.component.value), elem_id="wanted")
     scripts.scripts_txt2img.apply_on_before_component_callbacks()
-    with gr.Blocks(), scripts.watch_components(False):
+    with gr.Blocks(), loading.watch_components(False):
         gr.Textbox(value="here", elem_id="wanted")
         gr.Slider(elem_id="other")
     gr.Textbox(elem_id="outside")

@@ -167,7 +167,7 @@ def test_extra_networks_can_be_switched_off(host: Running, seen: list[Any]) -> N
 
 def test_the_infotext_tells_the_hash(host: Running) -> None:
     text = host.generate(prompt="a circle<lora:An Alias:1>").infotexts[0]
-    from modules.extra_networks_lora import folder
+    from standalone.host.lora import folder
 
     found = folder().find("both")
     assert found is not None
@@ -178,7 +178,7 @@ def test_the_infotext_tells_the_hash(host: Running) -> None:
 
 def test_an_infotext_from_elsewhere_finds_the_file_by_its_hash(host: Running) -> None:
     from modules import infotext_utils, script_callbacks
-    from modules.extra_networks_lora import folder
+    from standalone.host.lora import folder
 
     found = folder().find("both")
     assert found is not None

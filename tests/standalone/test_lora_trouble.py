@@ -226,7 +226,7 @@ def test_loras_are_no_checkpoints(host: Running, folder: Path) -> None:
 
 def test_the_hash_is_that_of_the_data_alone(folder: Path, host: Running) -> None:
     """So that a file keeps it when its metadata are edited; the trainer's own word goes before."""
-    from modules.extra_networks_lora import folder as listed
+    from standalone.host.lora import folder as listed
 
     write(folder / "noted.safetensors", GOOD, {"note": "x" * 100})
     write(folder / "told.safetensors", GOOD, {"sshs_model_hash": "ab" * 32})

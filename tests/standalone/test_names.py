@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.errors import UserError
-from modules import sd_samplers, sd_schedulers, shared
+from modules import sd_samplers, sd_schedulers
 from standalone.engine import names
+from standalone.host import checkpoints, upscalers
+from standalone.host.sampling import registry
 
 SAMPLERS = [sampler.name for sampler in sd_samplers.all_samplers]
 ALIASES = [(alias, sampler.name) for sampler in sd_samplers.all_samplers for alias in sampler.aliases]
@@ -27,7 +29,7 @@ CASES = st.lists(st.booleans(), min_size=1, max_size=8)
 @given(st.sampled_from([*ALIASES, *((name, name) for name in SAMPLERS)]), CASES)
 def test_a_sampler_is_found_by_its_name_and_aliases_in_any_case(known: tuple[str, str], upper: list[bool]) -> None:
     text, name = known
-    assert sd_samplers.resolve(f" {in_another_case(text, upper)} ") == (name, "Automatic")
+    assert registry.resolve(f" {in_another_case(text, upper)} ") == (name, "Automatic")
 
 
 @given(st.sampled_from(SAMPLERS), st.sampled_from(sd_schedulers.schedulers), CASES)
@@ -36,17 +38,17 @@ def test_a_name_that_carries_a_schedule_sets_both(sampler: str, schedule: Any, u
     assert config is not None
     for label in (schedule.label, schedule.name, *(schedule.aliases or [])):
         text = in_another_case(f"{sampler} {label}", upper)
-        if sd_samplers.takes_schedule(config):
-            assert sd_samplers.resolve(text) == (sampler, schedule.label)
+        if registry.takes_schedule(config):
+            assert registry.resolve(text) == (sampler, schedule.label)
         else:  # "DDIM Karras" would run without its schedule
             with pytest.raises(UserError):
-                sd_samplers.resolve(text)
+                registry.resolve(text)
 
 
 @given(st.sampled_from(sd_schedulers.schedulers), CASES)
 def test_a_schedule_is_found_by_label_name_and_alias_in_any_case(schedule: Any, upper: list[bool]) -> None:
     for label in (schedule.label, schedule.name, *(schedule.aliases or [])):
-        assert sd_samplers.resolve("Euler", in_another_case(label, upper)) == ("Euler", schedule.label)
+        assert registry.resolve("Euler", in_another_case(label, upper)) == ("Euler", schedule.label)
 
 
 @pytest.mark.parametrize(
@@ -69,15 +71,15 @@ def test_a_schedule_is_found_by_label_name_and_alias_in_any_case(schedule: Any, 
     ],
 )
 def test_what_requests_mean(given: tuple[Any, Any], meant: tuple[str, str]) -> None:
-    assert sd_samplers.resolve(*given) == meant
+    assert registry.resolve(*given) == meant
 
 
 @pytest.mark.parametrize("name", ["Nope", "Euler a Nope", "Karras", "Eulera", " ", "Euler a Karras Karras", "k_", "0"])
 def test_other_samplers_are_refused_with_the_names_that_there_are(name: str) -> None:
     with pytest.raises(UserError, match=r"no sampler named .*Available: .*Euler a"):
-        sd_samplers.resolve(name)
+        registry.resolve(name)
     with pytest.raises(UserError, match=r"no schedule named .*Available: .*Karras"):
-        sd_samplers.resolve("Euler", name if name != "Karras" else "Carras")
+        registry.resolve("Euler", name if name != "Karras" else "Carras")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_other_samplers_are_refused_with_the_names_that_there_are(name: str) -> 
     ],
 )
 def test_the_second_pass_of_hires_fix(given: tuple[Any, Any], meant: tuple[Any, Any]) -> None:
-    assert sd_samplers.resolve_hires(*given) == meant
+    assert registry.resolve_hires(*given) == meant
 
 
 def fixed(**fields: Any) -> tuple[Any, ...]:
@@ -154,7 +156,7 @@ def test_infotexts_old_and_new(fields: dict[str, str], first: tuple[Any, Any], s
 @given(st.text(max_size=12) | st.text(st.characters(categories=["Cs", "Cc", "L"]), max_size=12))
 def test_any_text_is_a_name_or_a_sentence(text: str) -> None:
     told = []
-    for find in (sd_samplers.resolve, lambda text: sd_samplers.resolve(None, text), shared.find_hires_upscaler):
+    for find in (registry.resolve, lambda text: registry.resolve(None, text), upscalers.find_hires_upscaler):
         try:
             assert find(text)
         except UserError as error:
@@ -163,9 +165,9 @@ def test_any_text_is_a_name_or_a_sentence(text: str) -> None:
 
 
 def test_upscalers_in_any_case() -> None:
-    assert shared.find_hires_upscaler("latent (BICUBIC antialiased)") == "Latent (bicubic antialiased)"
-    assert shared.find_hires_upscaler("lanczos") == "Lanczos"
-    found = shared.find_upscaler("NEAREST")
+    assert upscalers.find_hires_upscaler("latent (BICUBIC antialiased)") == "Latent (bicubic antialiased)"
+    assert upscalers.find_hires_upscaler("lanczos") == "Lanczos"
+    found = upscalers.find_upscaler("NEAREST")
     assert found is not None and found.name == "Nearest"
 
 
@@ -178,10 +180,8 @@ def test_a_name_that_folds_to_two_things_is_neither() -> None:
 
 @pytest.mark.parametrize("name", ["sd1.safetensors", "SD1.SAFETENSORS", "sd1", "Sd1", "sd1.safetensors [0123456789]"])
 def test_checkpoints_in_any_case_and_with_or_without_the_ending(sd1: Any, name: str) -> None:
-    from modules import sd_models
-
-    found = sd_models.find_checkpoint(name)
+    found = checkpoints.find_checkpoint(name)
     assert found is not None and found.name == "sd1.safetensors"
-    assert sd_models.find_checkpoint("Use same CHECKPOINT") is None
+    assert checkpoints.find_checkpoint("Use same CHECKPOINT") is None
     with pytest.raises(UserError, match=r"no checkpoint named 'nope'. Available: .*sd1"):
-        sd_models.find_checkpoint("nope")
+        checkpoints.find_checkpoint("nope")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib_methods.errors import UserError
-from standalone.engine.job import explain
+from standalone.host.jobs.queue import explain
 
 from .pictures import SAMPLERS
 

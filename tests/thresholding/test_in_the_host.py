@@ -123,11 +123,11 @@ def test_steps_without_guidance_are_left_alone(sd1: Running) -> None:
 def test_with_fabric_the_order_of_the_scripts_is_without_effect(
     sd1: Running, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modules import scripts
+    from standalone.host.scripts.loading import runner_of
 
     both = {"fabric": [{"enabled": True, **BOTH}], **thresholding()}
     job: dict[str, Any] = {"cfg_scale": 9.0, "sampler_name": sampler}
-    assert_together(sd1, both, job, monkeypatch, scripts.runner_of(False))
+    assert_together(sd1, both, job, monkeypatch, runner_of(False))
 
 
 def assert_together(
@@ -187,9 +187,9 @@ def test_every_family(
 def test_with_two_scales_the_order_of_the_scripts_is_without_effect(
     start_host: Callable[..., Running], checkpoints: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modules import scripts
+    from standalone.host.scripts.loading import runner_of
 
     host = start_host(checkpoints("sd1", in_channels=8), extension_dirs=[REPO])
     both = {"instructpix2pix": [{"image": encoded(picture(7, 64, 64)), "image_scale": 1.6}], **thresholding()}
     job: dict[str, Any] = {"cfg_scale": 9.0, "batch_size": 2}
-    assert_together(host, both, job, monkeypatch, scripts.runner_of(False))
+    assert_together(host, both, job, monkeypatch, runner_of(False))

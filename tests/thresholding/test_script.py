@@ -104,12 +104,12 @@ def test_an_internal_error_is_not_hidden(host: Running, monkeypatch: pytest.Monk
 
 
 def test_a_job_used_again_carries_nothing_over(host: Running) -> None:
-    from modules import scripts
     from modules.processing import process_images
+    from standalone.host.scripts.loading import runner_of
 
     with closing(host.make(script_args={TITLE.lower(): [True, 2.0]}, cfg_scale=9.0)) as p:
         on = host.host.queue.run(process_images, p)
-        p.script_args = tuple(scripts.runner_of(False).default_args())
+        p.script_args = tuple(runner_of(False).default_args())
         off = host.host.queue.run(process_images, p)
     assert TITLE in on.info
     assert TITLE not in off.info

@@ -1,13 +1,17 @@
-"""Reads the public classes and functions of a package from its source, and compares two packages' signatures.
+"""Reads the public classes and functions of two packages, and compares their signatures.
 
-Nothing is imported: the real WebUI's modules need packages, and have side effects, that a test must not ask for.
+The real WebUI is read from its source: its modules need packages, and have side effects, that a test must not ask for.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import re
+import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -176,6 +180,25 @@ class Package:
                 self._import(node, name, file, info)
         return info
 
+    def names(self, module: str) -> set[str]:
+        """All public names of a module: what it defines, imports, and is given by others (`devices.randn = randn`)."""
+        file = self._file(module)
+        if file is None:
+            return set()
+        found: set[str] = set()
+        for node in _statements(ast.parse(file.read_text(encoding="utf-8")).body):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found |= {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+        given = re.compile(rf"^{module.split('.')[-1]}\.(\w+) = ", re.MULTILINE)
+        for other in self.folder.glob("*.py"):
+            found |= set(given.findall(other.read_text(encoding="utf-8")))
+        return found
+
     def _import(self, node: ast.ImportFrom, importer: str, file: Path, info: ModuleInfo) -> None:
         source = node.module or ""
         if node.level:
@@ -211,10 +234,66 @@ class Package:
         return result
 
 
+class Imported(Package):
+    """A package as it is when it is imported; of its classes only what the code in `standalone` defines."""
+
+    def module(self, name: str) -> ModuleInfo:
+        if name not in self._modules:
+            info = self._modules[name] = ModuleInfo()
+            module = importlib.import_module(f"{self.name}.{name}")
+            for key in getattr(module, "__all__", ()):
+                value = getattr(module, key)
+                if inspect.isclass(value):
+                    info.classes[key] = _loaded_class(value)
+                elif inspect.isfunction(value):
+                    info.functions[key] = _loaded_function(value)
+        return self._modules[name]
+
+
+def _loaded_function(function: Callable[..., object], method: bool = False) -> Signature:
+    parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+    if method and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+        del parameters[0]
+    kinds = {kind: tuple(p.name for p in parameters if p.kind is kind) for kind in inspect._ParameterKind}
+    return Signature(
+        positional=kinds[inspect.Parameter.POSITIONAL_ONLY] + kinds[inspect.Parameter.POSITIONAL_OR_KEYWORD],
+        optional=frozenset(p.name for p in parameters if p.default is not p.empty),
+        keyword_only=kinds[inspect.Parameter.KEYWORD_ONLY],
+        var_positional=bool(kinds[inspect.Parameter.VAR_POSITIONAL]),
+        var_keyword=bool(kinds[inspect.Parameter.VAR_KEYWORD]),
+    )
+
+
+def _loaded_class(cls: type) -> ClassInfo:
+    info = ClassInfo()
+    for base in cls.__mro__:
+        if not base.__module__.startswith("standalone."):
+            continue
+        found = ClassInfo()
+        for key, value in vars(base).items():
+            if not is_public(key):
+                continue
+            if isinstance(value, property):
+                found.methods[key] = Signature(is_property=True)
+            elif isinstance(value, staticmethod):
+                found.methods[key] = _loaded_function(value.__func__)
+            elif isinstance(value, classmethod):
+                found.methods[key] = _loaded_function(value.__func__, method=True)
+            elif inspect.isfunction(value):
+                found.methods[key] = _loaded_function(value, method=True)
+        source = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(source, ast.ClassDef)
+        found.attributes = class_info(source).attributes
+        info.inherit(found)
+    return info
+
+
 def compare(real: Signature, ours: Signature) -> list[str]:
     """Reasons why a call that fits `real` does not fit `ours`; empty when every such call fits."""
     if real.is_property != ours.is_property:
         return ["is a property in the WebUI" if real.is_property else "is a method in the WebUI"]
+    if real.is_property:
+        return []
     problems = []
     count = min(len(real.positional), len(ours.positional))
     if real.positional[:count] != ours.positional[:count]:

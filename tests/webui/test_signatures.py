@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from standalone.host import import_modules
+from tests.standalone.test_facade import facade_names
+
 from .server import REPO
-from .signatures import Package, Signature, compare, differences, function_signature, missing
+from .signatures import Imported, Package, Signature, compare, differences, function_signature, missing
 
 OURS = REPO / "standalone" / "modules"
 
@@ -30,9 +33,15 @@ COMPLETE = [
 @pytest.fixture(scope="module")
 def packages(webui_checkout: Path) -> tuple[Package, Package]:
     """The real `modules` and ours."""
-    if not (OURS / "scripts.py").is_file() and not (OURS / "scripts").is_dir():
-        pytest.skip("the standalone host has no modules yet")
-    return Package(webui_checkout / "modules"), Package(OURS)
+    import_modules()
+    return Package(webui_checkout / "modules"), Imported(OURS)
+
+
+def test_every_name_of_the_facade_is_one_of_the_webuis(packages: tuple[Package, Package]) -> None:
+    """The list that `tests/standalone/test_facade.py` compares with is true."""
+    real, _ = packages
+    unknown = [f"{module}.{name}" for module, names in facade_names().items() for name in names - real.names(module)]
+    assert not unknown
 
 
 def test_every_shared_name_takes_the_same_arguments(packages: tuple[Package, Package]) -> None:

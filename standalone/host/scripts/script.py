@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, Field
 
 AlwaysVisible = object()
 
@@ -192,3 +195,35 @@ class ScriptBuiltinUI(Script):
 
     def show(self, is_img2img: bool) -> Any:
         return AlwaysVisible
+
+
+class ScriptClassData(NamedTuple):
+    """A script class that was found in a file."""
+
+    script_class: type[Script]
+    path: str
+    basedir: str
+    module: ModuleType
+
+
+scripts_data: list[ScriptClassData] = []
+
+
+class ScriptArg(BaseModel):
+    """One argument of a script, as its control on the page describes it."""
+
+    label: str | None = Field(default=None, title="Label")
+    value: Any | None = Field(default=None, title="Value")
+    minimum: Any | None = Field(default=None, title="Minimum")
+    maximum: Any | None = Field(default=None, title="Maximum")
+    step: Any | None = Field(default=None, title="Step")
+    choices: list[Any] | None = Field(default=None, title="Choices")
+
+
+class ScriptInfo(BaseModel):
+    """One script of one tab."""
+
+    name: str | None = Field(default=None, title="Name")
+    is_alwayson: bool | None = Field(default=None, title="IsAlwayson")
+    is_img2img: bool | None = Field(default=None, title="IsImg2img")
+    args: list[ScriptArg] = Field(title="Arguments")

@@ -1,4 +1,4 @@
-"""Between pictures and latents: decoding a batch, conditioning images of inpainting models, blurring masks, seeds."""
+"""Between images and latents: decoding a batch, the conditioning image of inpainting models, seeds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lib_methods.pictures.convert import to_mask, to_rgba
-from modules import devices, rng
-from modules.sd_samplers_common import decode_first_stage, images_tensor_to_samples
+from standalone.host import devices
+from standalone.host.sampling import rng
+from standalone.host.sampling.base import decode_first_stage, images_tensor_to_samples
 
 opt_C = 4
 opt_f = 8  # pixels per latent
@@ -96,31 +96,6 @@ def fix_seed(p: Any) -> None:
     p.subseed = get_fixed_seed(p.subseed)
 
 
-def gaussian_blur(mask: Image.Image, sigma: float, axis: int) -> Image.Image:
-    """`mask` (mode L) blurred along one axis (0 down, 1 across) by a Gaussian cut at 2.5 sigma, mirrored at edges."""
-    if sigma <= 0:
-        return mask
-    radius = int(2.5 * sigma + 0.5)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    weights /= weights.sum()
-    values = np.asarray(mask, dtype=np.float64)
-    padding = [(0, 0), (0, 0)]
-    padding[axis] = (radius, radius)
-    padded = np.pad(values, padding, mode="reflect" if radius < values.shape[axis] else "edge")
-    length = values.shape[axis]
-    blurred = sum(
-        weight * np.take(padded, range(shift, shift + length), axis=axis) for shift, weight in enumerate(weights)
-    )
-    return Image.fromarray(np.clip(np.rint(blurred), 0, 255).astype(np.uint8))
-
-
-def create_binary_mask(image: Image.Image, round: bool = True) -> Image.Image:
-    """A mask as mode L: the alpha channel, if there is one in use, else the brightness."""
-    plain = to_rgba(image)
-    mask = to_mask(plain)
-    return mask.point(lambda value: 255 if value > 128 else 0) if round and plain.mode == "RGBA" else mask
-
-
 def to_image(sample: torch.Tensor) -> Image.Image:
     """A picture of a tensor (3, H, W) in [0, 1]."""
     pixels = 255.0 * np.moveaxis(sample.float().cpu().numpy(), 0, 2)
@@ -130,24 +105,3 @@ def to_image(sample: torch.Tensor) -> Image.Image:
 def to_array(image: Image.Image) -> np.ndarray[Any, Any]:
     """A picture as an array (3, H, W) in [0, 1]."""
     return np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0, 2, 0)
-
-
-def apply_overlay(
-    image: Image.Image, paste_loc: tuple[int, int, int, int] | None, overlay: Image.Image | None
-) -> tuple[Image.Image, Image.Image]:
-    """Pastes `image` at (x, y, w, h) into the whole picture and lays the unmasked original over it.
-
-    Returns the result, and the pasted image without the overlay.
-    """
-    from modules import images
-
-    if overlay is None:
-        return image, image.copy()
-    if paste_loc is not None:
-        x, y, width, height = paste_loc
-        base = Image.new("RGBA", overlay.size)
-        base.paste(images.resize_image(1, image, width, height), (x, y))
-        image = base
-    result = image.convert("RGBA")
-    result.alpha_composite(overlay)
-    return result.convert("RGB"), image.copy()

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modules import devices, images, sd_samplers, shared
-from modules.processing_infotext import create_infotext
-from modules.processing_latents import opt_f, to_array, to_image
-from modules.sd_samplers_common import decode_first_stage, images_tensor_to_samples
-from modules.shared import opts
+from standalone.host import devices, images, shared
+from standalone.host.jobs.latents import opt_f, to_array, to_image
+from standalone.host.jobs.result import create_infotext
+from standalone.host.sampling import registry
+from standalone.host.sampling.base import decode_first_stage, images_tensor_to_samples
+from standalone.host.shared import opts
 
 
 def target_size(size: tuple[int, int], scale: float, wanted: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -80,7 +81,7 @@ def save_first_pass(p: Any, image: Any, index: int, seeds: Any, prompts: Any) ->
     if not p.save_samples() or not opts.save_images_before_highres_fix:
         return
     if not isinstance(image, Image.Image):
-        image = sd_samplers.sample_to_image(image, index, approximation=0)
+        image = registry.sample_to_image(image, index, approximation=0)
     info = create_infotext(
         p, p.all_prompts, p.all_seeds, p.all_subseeds, [], iteration=p.iteration, position_in_batch=index
     )

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lib_methods.files import is_file_name
-
-from . import names
-from .errors import SettingError
+from standalone.engine import names
+from standalone.engine.errors import SettingError
 
 MOST_LETTERS = 10_000
 DEEPEST = 16

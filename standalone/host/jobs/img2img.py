@@ -10,11 +10,15 @@ import torch
 from PIL import Image, ImageOps
 
 from lib_methods.errors import UserError
-from modules import devices, images, masking, sd_samplers, shared
-from modules.processing_base import StableDiffusionProcessing
-from modules.processing_latents import create_binary_mask, create_random_tensors, gaussian_blur, opt_f, to_array
-from modules.sd_samplers_common import images_tensor_to_samples
-from modules.shared import opts
+from standalone.host import devices, images, shared
+from standalone.host.jobs import masks
+from standalone.host.jobs.job import StableDiffusionProcessing
+from standalone.host.jobs.latents import create_random_tensors, opt_f, to_array
+from standalone.host.jobs.masks import create_binary_mask, gaussian_blur
+from standalone.host.sampling import registry
+from standalone.host.sampling.base import images_tensor_to_samples
+from standalone.host.scripts.script import MaskBlendArgs
+from standalone.host.shared import opts
 
 FILL, ORIGINAL, LATENT_NOISE, LATENT_NOTHING = range(4)
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
@@ -65,7 +69,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             params["Resize mode"] = RESIZE_MODES[self.resize_mode]
         if shared.sd_model.cond_stage_key != "edit":
             self.image_cfg_scale = None
-        self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
+        self.sampler = registry.create_sampler(self.sampler_name, shared.sd_model)
         if not self.init_images:
             raise UserError("img2img needs an image to begin with.")
         if len(self.init_images) > 1 and len(self.init_images) > self.batch_size:
@@ -93,7 +97,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         )
         devices.torch_gc()
 
-    def _prepare_mask(self, size: tuple[int, int]) -> tuple[Image.Image | None, masking.Box | None]:
+    def _prepare_mask(self, size: tuple[int, int]) -> tuple[Image.Image | None, masks.Box | None]:
         """The mask at the size of the job, and the part of an image of `size` that is worked on (None: all of it)."""
         if self.image_mask is None:
             return None, None
@@ -116,12 +120,12 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             self.mask_for_overlay = mask.point(lambda value: min(255, value * 2))
             return mask, None
         self.mask_for_overlay = mask
-        crop = masking.get_crop_region_v2(mask, self.inpaint_full_res_padding)
+        crop = masks.get_crop_region_v2(mask, self.inpaint_full_res_padding)
         if crop is None:
             self.comment('The mask is empty, so "Only masked" has nothing to work on: the whole picture was used.')
             self.mask_for_overlay, self.overlay_images, self.inpaint_full_res = None, None, False
             return None, None
-        crop = masking.expand_crop_region(crop, self.width, self.height, mask.width, mask.height)
+        crop = masks.expand_crop_region(crop, self.width, self.height, mask.width, mask.height)
         x1, y1, x2, y2 = crop
         self.paste_to = x1, y1, x2 - x1, y2 - y1
         params["Inpaint area"] = "Only masked"
@@ -129,7 +133,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         return images.resize_image(2, mask.crop(crop), self.width, self.height), crop
 
     def _prepare_image(
-        self, image: Image.Image, mask: Image.Image | None, latent_mask: Image.Image | None, crop: masking.Box | None
+        self, image: Image.Image, mask: Image.Image | None, latent_mask: Image.Image | None, crop: masks.Box | None
     ) -> Any:
         """One RGB image at the size of the job, as an array (3, H, W) in [0, 1]; keeps what will lie over the
         result."""
@@ -151,7 +155,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         if mask is not None and self.inpainting_fill != ORIGINAL:
             assert latent_mask is not None
             fitting = latent_mask if latent_mask.size == image.size else latent_mask.resize(image.size)
-            image = masking.fill(image, fitting)
+            image = masks.fill(image, fitting)
             if self.inpainting_fill == FILL:
                 self.extra_generation_params["Masked content"] = "fill"
         if self.resize_mode == LATENT_RESIZE:
@@ -191,7 +195,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             x = x * self.initial_noise_multiplier
         # a new sampler for every batch, so that nothing of one sampling is left for the next, and before scripts
         # reach for it
-        self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
+        self.sampler = registry.create_sampler(self.sampler_name, shared.sd_model)
         if self.scripts is not None:
             self.scripts.process_before_every_sampling(
                 p=self, x=self.init_latent, noise=x, c=conditioning, uc=unconditional_conditioning
@@ -207,9 +211,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         if self.mask is not None:
             blended = samples * self.nmask + self.init_latent * self.mask
             if self.scripts is not None:
-                from modules import scripts
-
-                args = scripts.MaskBlendArgs(samples, self.nmask, self.init_latent, self.mask, blended)
+                args = MaskBlendArgs(samples, self.nmask, self.init_latent, self.mask, blended)
                 self.scripts.on_mask_blend(self, args)
                 blended = args.blended_latent
             samples = blended

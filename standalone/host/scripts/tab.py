@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from modules import errors
-from modules.api import models as api_models
-from modules.script_class import AlwaysVisible, Script
+from standalone.host import errors
+from standalone.host.scripts import script as script_classes
+from standalone.host.scripts.script import AlwaysVisible, Script, ScriptArg, ScriptInfo
 
 
 def wrap_call(
@@ -46,11 +46,9 @@ class ScriptTab:
 
     def initialize_scripts(self, is_img2img: bool) -> None:
         """Makes one object of every script class that shows itself in this tab."""
-        from modules import scripts
-
         for names in (self.scripts, self.alwayson_scripts, self.selectable_scripts):
             names.clear()
-        for data in scripts.scripts_data:
+        for data in script_classes.scripts_data:
             try:
                 script = data.script_class()
                 script.filename = data.path
@@ -102,15 +100,15 @@ class ScriptTab:
         if controls is None:
             return
         script.name = str(wrap_call(script.title, script.filename, "title", default=script.filename)).lower()
-        args: list[api_models.ScriptArg] = []
+        args: list[ScriptArg] = []
         for control in controls:
             control.custom_script_source = os.path.basename(script.filename)
             fields = {name: getattr(control, name, None) for name in ("value", "minimum", "maximum", "step")}
             choices = getattr(control, "choices", None)
             if choices is not None:
                 fields["choices"] = [choice[0] if isinstance(choice, (tuple, list)) else choice for choice in choices]
-            args.append(api_models.ScriptArg(label=getattr(control, "label", None) or "", **fields))
-        script.api_info = api_models.ScriptInfo(
+            args.append(ScriptArg(label=getattr(control, "label", None) or "", **fields))
+        script.api_info = ScriptInfo(
             name=script.name, is_img2img=script.is_img2img, is_alwayson=script.alwayson, args=args
         )
         self.infotext_fields += script.infotext_fields or []

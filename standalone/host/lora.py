@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lib_methods.errors import UserError
-from modules import extra_networks, paths_internal, script_callbacks, shared
 from standalone.engine.lora import LoadedLora, apply_loras, loaded_loras, loras_restored
 from standalone.engine.lora.file import LoraFolder
+from standalone.host import callbacks, extra_networks, paths, shared
+from standalone.host.settings.options import OptionInfo
 
 ERROR_KEY = "LoRA error"
 HASHES_KEY = "Lora hashes"
@@ -28,7 +29,7 @@ _folders: dict[str, LoraFolder] = {}
 
 def folder() -> LoraFolder:
     """The running host's LoRAs; the folder is made if it is not there."""
-    path = Path(paths_internal.models_path) / "Lora"
+    path = Path(paths.models_path) / "Lora"
     if str(path) not in _folders:
         with suppress(OSError):  # on a medium that cannot be written there may be LoRAs all the same
             path.mkdir(parents=True, exist_ok=True)
@@ -60,6 +61,10 @@ class ExtraNetworkLora(extra_networks.ExtraNetwork):
         told = used if shared.opts.lora_add_hashes_to_infotext else {}
         hashes = {name: f"{name}: {lora.network_on_disk.shorthash}" for name, lora in told.items()}
         _note(p, HASHES_KEY, hashes, ", ", second)
+
+    def refresh(self) -> None:
+        """Looks through the folder again."""
+        folder().refresh()
 
     def deactivate(self, p: Any) -> None:
         """Nothing: `kept` does it, also after an exception."""
@@ -145,14 +150,16 @@ def infotext_pasted(text: str, params: dict[str, Any]) -> None:
     params["Prompt"] = _TAG_START.sub(here, str(params.get("Prompt") or ""))
 
 
-def register() -> None:
-    """Makes the tag, its setting and the pasting known to the host; called once at its start."""
+def register_default_extra_networks() -> None:
+    """Makes the tag, its setting and the pasting known to the host, unless a script has taken the name."""
+    if "lora" in extra_networks.extra_network_registry:
+        return
     network = ExtraNetworkLora()
     extra_networks.register_extra_network(network)
     extra_networks.register_extra_network_alias(network, "lyco")
     shared.opts.add_option(
         "lora_add_hashes_to_infotext",
-        shared.OptionInfo(True, "Add Lora hashes to infotext", section=("extra_networks", "Extra Networks")),
+        OptionInfo(True, "Add Lora hashes to infotext", section=("extra_networks", "Extra Networks")),
     )
-    script_callbacks.on_infotext_pasted(infotext_pasted)
+    callbacks.on_infotext_pasted(infotext_pasted)
     folder().refresh()

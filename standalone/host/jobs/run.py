@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 
 from lib_methods.errors import UserError
-from modules import devices, extra_networks, images, rng, scripts, sd_models, sd_samplers, shared
-from modules.processing_base import StableDiffusionProcessing
-from modules.processing_infotext import create_infotext
-from modules.processing_latents import apply_overlay, decode_latent_batch, get_fixed_seed, opt_C, opt_f, to_image
-from modules.processing_result import Processed
-from modules.sd_refiner import choose_refiner
-from modules.shared import opts, state
+from standalone.host import checkpoints, devices, extra_networks, images, shared
+from standalone.host.jobs.job import StableDiffusionProcessing
+from standalone.host.jobs.latents import decode_latent_batch, get_fixed_seed, opt_C, opt_f, to_image
+from standalone.host.jobs.masks import apply_overlay
+from standalone.host.jobs.result import Processed, create_infotext
+from standalone.host.sampling import registry, rng
+from standalone.host.sampling.refiner import choose_refiner
+from standalone.host.scripts import script
+from standalone.host.shared import opts, state
 
 MAX_SIDE = 8192
 MAX_GRID_PIXELS = 2**28
@@ -48,16 +50,16 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
     stored = {key: opts.data.get(key, opts.get_default(key)) for key in p.override_settings if key in opts.data_labels}
     try:
         wanted = p.override_settings.get("sd_model_checkpoint")
-        if wanted is not None and sd_models.get_closet_checkpoint_match(wanted) is None:
+        if wanted is not None and checkpoints.get_closet_checkpoint_match(wanted) is None:
             p.override_settings.pop("sd_model_checkpoint")
             if wanted:
                 p.comment(f"There is no checkpoint named {wanted!r}; the loaded one was used.")
         for key, value in p.override_settings.items():
             if key in opts.data_labels and not opts.data_labels[key].restrict_api:
                 opts.set(key, opts.cast_value(key, value), is_api=True, run_callbacks=False)
-        sd_models.reload_model_weights()
-        sd_samplers.fix_p_invalid_sampler_and_scheduler(p)
-        with sd_models.checkpoint_kept(), extra_networks.kept():
+        checkpoints.reload_model_weights()
+        registry.fix_p_invalid_sampler_and_scheduler(p)
+        with checkpoints.checkpoint_kept(), extra_networks.kept():
             return process_images_inner(p)
     finally:
         if p.override_settings_restore_afterwards:
@@ -124,7 +126,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
 
 def _process_batch(p: StableDiffusionProcessing, n: int, output: list[Any], infotexts: list[str]) -> bool:
     """Batch `n`: appends its images and infotexts. False when there is nothing left to make."""
-    sd_models.reload_model_weights()  # Hires. fix or the refiner may have loaded another checkpoint in the last batch
+    checkpoints.reload_model_weights()  # Hires. fix or the refiner may have loaded another checkpoint in the last batch
     part = slice(n * p.batch_size, (n + 1) * p.batch_size)
     p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
     p.seeds, p.subseeds = p.all_seeds[part], p.all_subseeds[part]
@@ -160,7 +162,7 @@ def _process_batch(p: StableDiffusionProcessing, n: int, output: list[Any], info
         prompts=p.prompts,
     )
     if p.scripts is not None:
-        args = scripts.PostSampleArgs(samples)
+        args = script.PostSampleArgs(samples)
         p.scripts.post_sample(p, args)
         samples = args.samples
     if not getattr(samples, "already_decoded", False):
@@ -174,7 +176,7 @@ def _process_batch(p: StableDiffusionProcessing, n: int, output: list[Any], info
     if p.scripts is not None:
         p.scripts.postprocess_batch(p, decoded, batch_number=n)
         p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
-        params = scripts.PostprocessBatchListArgs(list(decoded))
+        params = script.PostprocessBatchListArgs(list(decoded))
         p.scripts.postprocess_batch_list(p, params, batch_number=n)
         rows = params.images
     for index, row in enumerate(rows):
@@ -189,19 +191,19 @@ def _finish_image(
     p.batch_index = index  # type: ignore[attr-defined]
     image = to_image(sample)
     if p.scripts is not None:
-        pp = scripts.PostprocessImageArgs(image)
+        pp = script.PostprocessImageArgs(image)
         p.scripts.postprocess_image(p, pp)
         image = pp.image
     mask = getattr(p, "mask_for_overlay", None)
     overlays = p.overlay_images or []
     overlay = overlays[index] if opts.overlay_inpaint and index < len(overlays) else None
     if p.scripts is not None:
-        ppmo = scripts.PostProcessMaskOverlayArgs(index, mask, overlay)
+        ppmo = script.PostProcessMaskOverlayArgs(index, mask, overlay)
         p.scripts.postprocess_maskoverlay(p, ppmo)
         mask, overlay = ppmo.mask_for_overlay, ppmo.overlay_image
     image, _ = apply_overlay(image, p.paste_to, overlay)
     if p.scripts is not None:
-        pp = scripts.PostprocessImageArgs(image)
+        pp = script.PostprocessImageArgs(image)
         p.scripts.postprocess_image_after_composite(p, pp)
         image = pp.image
 

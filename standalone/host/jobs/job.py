@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from lib_methods.errors import UserError
-from modules import extra_networks, prompt_parser, sd_samplers, shared
-from modules.extra_networks_lora import networks_key
-from modules.processing_fields import ProcessingFields
-from modules.processing_latents import txt2img_image_conditioning
-from modules.shared import opts, state
 from standalone.engine.names import shown
+from standalone.host import extra_networks, shared
+from standalone.host.jobs.fields import ProcessingFields
+from standalone.host.jobs.latents import txt2img_image_conditioning
+from standalone.host.lora import networks_key
+from standalone.host.sampling import prompt_parser, registry
+from standalone.host.shared import opts, state
 
 
 @dataclass(repr=False)
@@ -250,7 +251,7 @@ class StableDiffusionProcessing(ProcessingFields):
         negative = prompt_parser.SdConditioning(
             self.negative_prompts, width=self.width, height=self.height, is_negative_prompt=True
         )
-        config = sd_samplers.find_sampler_config(self.sampler_name)
+        config = registry.find_sampler_config(self.sampler_name)
         total_steps = config.total_steps(self.steps) if config else self.steps
         self.step_multiplier = total_steps // self.steps
         self.firstpass_steps = total_steps

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from modules import errors, script_callbacks
-from modules.script_class import (
+from standalone.host import errors, shared
+from standalone.host.callbacks import ScriptCallback, add_callback, sort_callbacks
+from standalone.host.scripts.script import (
     MaskBlendArgs,
     OnComponent,
     PostprocessBatchListArgs,
@@ -15,7 +16,7 @@ from modules.script_class import (
     PostSampleArgs,
     Script,
 )
-from modules.script_tab import ScriptTab, wrap_call
+from standalone.host.scripts.tab import ScriptTab, wrap_call
 
 
 class ScriptRunner(ScriptTab):
@@ -27,8 +28,6 @@ class ScriptRunner(ScriptTab):
         if not index:
             return None
         script = self.selectable_scripts[index - 1]
-        from modules import shared
-
         processed = script.run(p, *args[script.args_from : script.args_to])
         shared.total_tqdm.clear()
         return processed
@@ -37,18 +36,18 @@ class ScriptRunner(ScriptTab):
         return self.scripts if method_name in ("before_component", "after_component") else self.alwayson_scripts
 
     def create_ordered_callbacks_list(self, method_name: str, *, enable_user_sort: bool = True) -> list[Any]:
-        callbacks: list[script_callbacks.ScriptCallback] = []
+        callbacks: list[ScriptCallback] = []
         category = f"script_{method_name}"
         for script in self.list_scripts_for_method(method_name):
             if getattr(type(script), method_name, None) != getattr(Script, method_name, None):
-                script_callbacks.add_callback(
+                add_callback(
                     callbacks,
                     cast(Any, script),
                     category=category,
                     name=type(script).__name__,
                     filename=script.filename,
                 )
-        return script_callbacks.sort_callbacks(category, callbacks, enable_user_sort=enable_user_sort)
+        return sort_callbacks(category, callbacks, enable_user_sort=enable_user_sort)
 
     def ordered_callbacks(self, method_name: str, *, enable_user_sort: bool = True) -> list[Any]:
         count = len(self.list_scripts_for_method(method_name))

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from modules import devices, sd_models, shared
-from modules.shared import opts
-from standalone.engine.errors import UserError
+from lib_methods.errors import UserError
 from standalone.engine.lora import apply_loras, loaded_loras
+from standalone.host import checkpoints, devices, shared
+from standalone.host.shared import opts
 
 
 def choose_refiner(p: Any) -> None:
     """Finds the checkpoint that the job names as its refiner. Raises UserError when there is none of that name."""
-    p.refiner_checkpoint_info = sd_models.find_checkpoint(p.refiner_checkpoint, "refiner checkpoint")
+    p.refiner_checkpoint_info = checkpoints.find_checkpoint(p.refiner_checkpoint, "refiner checkpoint")
 
 
 def share_done(cfg_denoiser: Any, sigma: torch.Tensor) -> float:
@@ -63,8 +63,8 @@ def apply_refiner(cfg_denoiser: Any, sigma: torch.Tensor | None = None) -> bool:
     if getattr(p, "enable_hr", False) and opts.hires_fix_refiner_pass != "second pass":
         params["Hires refiner"] = opts.hires_fix_refiner_pass
     loras, channels = loaded_loras(shared.sd_model), _picture_channels(shared.sd_model)
-    with sd_models.SkipWritingToConfig():
-        sd_models.reload_model_weights(info=info)
+    with checkpoints.SkipWritingToConfig():
+        checkpoints.reload_model_weights(info=info)
     if _picture_channels(shared.sd_model) not in (0, channels):
         raise UserError(
             f"{info.name_for_extra} cannot be the refiner: it is an inpainting or editing checkpoint, and the one that "

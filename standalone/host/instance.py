@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lib_methods.errors import UserError, reason
 from lib_methods.files import sweep
+from standalone.engine.files import check_not_pickled
+from standalone.engine.model import StableDiffusionModel
+from standalone.host import callbacks, checkpoints, devices, extensions, extra_networks, lora, paths, shared
+from standalone.host.jobs.queue import Job, JobQueue
+from standalone.host.sampling import registry
+from standalone.host.scripts import loading
 
-from .engine.job import Job, JobQueue
-
-if TYPE_CHECKING:
-    from .engine.model import StableDiffusionModel
-
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 REPO = HERE.parent
 SETTINGS = "config.json"
 
@@ -38,20 +41,14 @@ class Host:
     @property
     def model(self) -> StableDiffusionModel:
         """The loaded model."""
-        from modules import shared
-
         return shared.sd_model
 
     def save_settings(self) -> None:
         """Writes the settings to the data folder."""
-        from modules import shared
-
         shared.opts.save(self.data_dir / SETTINGS)
 
     def stop(self) -> None:
         """Ends the running job at its next step and takes no more; does not wait, so a signal handler may call it."""
-        from modules import shared
-
         shared.state.interrupt()
         self.queue.refuse()
 
@@ -61,13 +58,11 @@ class Host:
         if self.closed:
             return
         self.closed = True
-        from modules import script_callbacks, sd_models
-
         self.stop()
         self.queue.close()
-        script_callbacks.script_unloaded_callback()
-        script_callbacks.clear_callbacks()
-        sd_models.reset()
+        callbacks.script_unloaded_callback()
+        callbacks.clear_callbacks()
+        checkpoints.reset()
         if _running is self:
             _running = None
 
@@ -84,14 +79,10 @@ def running() -> Host | None:
 
 
 def _begin(job: Job) -> None:
-    from modules import shared
-
     shared.state.begin(job=job.name)
 
 
 def _end(job: Job) -> None:
-    from modules import shared
-
     shared.state.end()
     shared.total_tqdm.clear()
 
@@ -153,21 +144,9 @@ def start(
             return _running
         raise UserError("A host is running in this process already; close it first.")
     import_modules()
-    from modules import (
-        devices,
-        extensions,
-        extra_networks,
-        paths_internal,
-        script_callbacks,
-        scripts,
-        sd_models,
-        sd_samplers,
-        shared,
-    )
-
     say = progress or (lambda text: None)
     try:
-        paths_internal.configure(data_dir, outputs)
+        paths.configure(data_dir, outputs)
     except OSError as error:
         raise UserError(f"The folder for the host's data cannot be made. {reason(error)}") from error
     sweep(data_dir)
@@ -178,33 +157,33 @@ def start(
     extensions.use_folders(folders)
 
     _load_settings(data_dir, outputs)
-    chosen = _register_checkpoints(sd_models, checkpoint, data_dir)
+    chosen = _register_checkpoints(checkpoint, data_dir)
     extra_networks.initialize()
     say("Loading scripts")
-    scripts.load_scripts()
-    extra_networks.register_default_extra_networks()
-    script_callbacks.ui_settings_callback()
-    sd_samplers.set_samplers()
+    loading.load_scripts()
+    lora.register_default_extra_networks()
+    callbacks.ui_settings_callback()
+    registry.set_samplers()
     try:
         last = shared.opts.sd_model_checkpoint if as_chosen else None
-        if not last or not _load_last(sd_models, last, chosen, say):
-            sd_models.load_model(chosen, progress=say)
-        shared.opts.onchange("sd_model_checkpoint", sd_models.reload_model_weights, call=False)
-        scripts.prepare_headless()
+        if not last or not _load_last(last, chosen, say):
+            checkpoints.load_model(chosen, progress=say)
+        shared.opts.onchange("sd_model_checkpoint", checkpoints.reload_model_weights, call=False)
+        loading.prepare_headless()
     except BaseException:
-        script_callbacks.clear_callbacks()
-        sd_models.reset()
+        callbacks.clear_callbacks()
+        checkpoints.reset()
         raise
     _running = Host(checkpoint, data_dir, outputs, folders)
     return _running
 
 
-def _load_last(sd_models: Any, name: str, otherwise: Any, say: Callable[[str], None]) -> bool:
+def _load_last(name: str, otherwise: checkpoints.CheckpointInfo, say: Callable[[str], None]) -> bool:
     """Loads the checkpoint that was chosen last; False, with a word, when it cannot be."""
-    found = sd_models.get_closet_checkpoint_match(name)
+    found = checkpoints.get_closet_checkpoint_match(name)
     try:
         if found is not None:
-            sd_models.load_model(found, progress=say)
+            checkpoints.load_model(found, progress=say)
             return True
         problem = f"The checkpoint chosen last, {name}, is no longer there."
     except UserError as error:
@@ -214,8 +193,6 @@ def _load_last(sd_models: Any, name: str, otherwise: Any, say: Callable[[str], N
 
 
 def _load_settings(data_dir: Path, outputs: Path) -> None:
-    from modules import shared
-
     shared.opts.data = {key: info.default for key, info in shared.opts.data_labels.items()}
     shared.config_filename = str(data_dir / SETTINGS)
     # always under the output folder: settings are data, and may come from elsewhere
@@ -225,16 +202,64 @@ def _load_settings(data_dir: Path, outputs: Path) -> None:
         shared.opts.data[key] = str(outputs / name) if name else ""
 
 
-def _register_checkpoints(sd_models: Any, checkpoint: Path, data_dir: Path) -> Any:
+def _register_checkpoints(checkpoint: Path, data_dir: Path) -> checkpoints.CheckpointInfo:
     """Lists the checkpoint to start with, which is returned, and those around it."""
     if not checkpoint.exists():
-        from .engine.files import check_not_pickled
-
         check_not_pickled(checkpoint)
         raise UserError(f"There is no checkpoint named {checkpoint.name}.")
-    chosen = sd_models.CheckpointInfo(checkpoint)
+    chosen = checkpoints.CheckpointInfo(checkpoint)
     chosen.register()
-    sd_models.checkpoint_dirs[:] = [data_dir / "models", REPO / "models"]
-    sd_models.nearby_dirs[:] = [checkpoint.parent]
-    sd_models.list_models()
+    checkpoints.checkpoint_dirs[:] = [data_dir / "models", REPO / "models"]
+    checkpoints.nearby_dirs[:] = [checkpoint.parent]
+    checkpoints.list_models()
     return chosen
+
+
+class QueueLock:
+    """Holds the queue: while somebody is inside, no job runs, and who enters waits for the one that does.
+
+    Within a job nothing happens, as the queue is the job's.
+    """
+
+    def __init__(self) -> None:
+        self._mine = threading.local()
+
+    def __enter__(self) -> QueueLock:
+        entered: list[tuple[threading.Event, Any] | None] = self._mine.__dict__.setdefault("entered", [])
+        host = _running
+        if host is None or host.queue.is_here or any(entered):
+            entered.append(None)
+            return self
+        is_in, may_go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            is_in.set()
+            may_go.wait()
+
+        job = host.queue.submit(hold, name="script")
+        while not is_in.wait(0.05):
+            if job.done:
+                raise job.exception or RuntimeError("The queue was closed.")
+        entered.append((may_go, job))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        held = self._mine.entered.pop()
+        if held is not None:
+            may_go, job = held
+            may_go.set()
+            job.result()
+
+
+queue_lock = QueueLock()
+
+
+def wrap_queued_call(func: Callable[..., Any]) -> Callable[..., Any]:
+    """`func`, run while it holds `queue_lock`."""
+
+    @wraps(func)
+    def in_turn(*args: Any, **kwargs: Any) -> Any:
+        with queue_lock:
+            return func(*args, **kwargs)
+
+    return in_turn

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from lib_methods.errors import UserError
-from modules import devices, extra_networks, prompt_parser, rng, sd_models, sd_samplers, shared
-from modules.processing_base import StableDiffusionProcessing
-from modules.processing_fields import UNSET
-from modules.processing_hires import enlarge, target_size
-from modules.processing_latents import decode_latent_batch, opt_f, to_array
-from modules.sd_samplers_common import images_tensor_to_samples
-from modules.shared import opts, state
+from standalone.host import checkpoints, devices, extra_networks, shared, upscalers
+from standalone.host.jobs.fields import UNSET
+from standalone.host.jobs.hires import enlarge, target_size
+from standalone.host.jobs.job import StableDiffusionProcessing
+from standalone.host.jobs.latents import decode_latent_batch, opt_f, to_array
+from standalone.host.sampling import prompt_parser, registry, rng
+from standalone.host.sampling.base import images_tensor_to_samples
+from standalone.host.shared import opts, state
 
 
 @dataclass(repr=False)
@@ -81,7 +82,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return
         params = self.extra_generation_params
         params["Denoising strength"] = self.denoising_strength
-        self.hr_checkpoint_info = sd_models.find_checkpoint(self.hr_checkpoint_name, "Hires checkpoint")
+        self.hr_checkpoint_info = checkpoints.find_checkpoint(self.hr_checkpoint_name, "Hires checkpoint")
         if self.hr_checkpoint_info is not None:
             params["Hires checkpoint"] = self.hr_checkpoint_info.short_title
         if self.hr_sampler_name is not None and self.hr_sampler_name != self.sampler_name:
@@ -102,8 +103,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             self.hr_scheduler = self.scheduler
 
         if self.hr_upscaler:
-            self.hr_upscaler = shared.find_hires_upscaler(self.hr_upscaler)
-        self.latent_scale_mode = shared.latent_upscale_modes.get(self.hr_upscaler or shared.latent_upscale_default_mode)
+            self.hr_upscaler = upscalers.find_hires_upscaler(self.hr_upscaler)
+        self.latent_scale_mode = upscalers.latent_upscale_modes.get(
+            self.hr_upscaler or upscalers.latent_upscale_default_mode
+        )
         self.calculate_target_resolution()
         if not state.processing_has_refined_job_count:
             state.job_count = self.n_iter if state.job_count == -1 else state.job_count
@@ -126,7 +129,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         subseed_strength: float,
         prompts: Any,
     ) -> Any:
-        self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
+        self.sampler = registry.create_sampler(self.sampler_name, shared.sd_model)
         decoded: torch.Tensor | None = None
         samples: torch.Tensor | None = None
         if self.firstpass_image is not None and self.enable_hr:
@@ -151,8 +154,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
                     decode_latent_batch(shared.sd_model, samples, devices.cpu, check_for_nans=True)
                 ).float()
         devices.torch_gc()
-        with sd_models.SkipWritingToConfig():  # the first pass may have ended with the refiner
-            sd_models.reload_model_weights(info=self.hr_checkpoint_info)
+        with checkpoints.SkipWritingToConfig():  # the first pass may have ended with the refiner
+            checkpoints.reload_model_weights(info=self.hr_checkpoint_info)
         return self.sample_hr_pass(samples, decoded, seeds, subseeds, subseed_strength, prompts)
 
     def sample_hr_pass(
@@ -162,7 +165,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if state.interrupted and samples is not None:
             return samples
         self.is_hr_pass = True
-        self.sampler = sd_samplers.create_sampler(self.hr_sampler_name or self.sampler_name, shared.sd_model)
+        self.sampler = registry.create_sampler(self.hr_sampler_name or self.sampler_name, shared.sd_model)
         samples, image_conditioning = enlarge(self, samples, decoded_samples, seeds, prompts)
         state.nextjob()
         self.rng = rng.ImageRNG(
@@ -228,7 +231,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         size: dict[str, Any] = {"width": self.hr_upscale_to_x, "height": self.hr_upscale_to_y}
         prompts = prompt_parser.SdConditioning(self.hr_prompts, **size)
         negative = prompt_parser.SdConditioning(self.hr_negative_prompts, is_negative_prompt=True, **size)
-        config = sd_samplers.find_sampler_config(self.hr_sampler_name or self.sampler_name)
+        config = registry.find_sampler_config(self.hr_sampler_name or self.sampler_name)
         steps = self.hr_second_pass_steps or self.steps
         total = config.total_steps(steps) if config else steps
         self.hr_uc = self.get_conds_with_caching(

@@ -1,0 +1,1 @@
+"""Jobs: the queue, what is asked for, how it is made, and the result."""

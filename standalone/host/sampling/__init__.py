@@ -1,0 +1,1 @@
+"""Sampling: the CFG denoiser, the samplers with their settings, prompts and noise."""

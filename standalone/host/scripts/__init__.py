@@ -1,0 +1,1 @@
+"""Scripts of extensions: loading them, their controls and their hooks."""

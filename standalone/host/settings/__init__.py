@@ -1,0 +1,1 @@
+"""Settings: what each may be, the table of those that this host has, and their values."""
