@@ -94,13 +94,14 @@ _WANTED = {
     "bool": "true or false",
     "list": "a list",
     "dict": "an object with named values",
+    "model": "an object with named values",
 }
 
 
 def field_sentence(error: Mapping[str, Any]) -> str:
     """One sentence for one of pydantic's errors."""
     where, kind = _where(error["loc"]), str(error["type"])
-    if kind == "model_attributes_type" or where == "the request":
+    if where == "the request":
         return "The body of the request must be a JSON object, sent as application/json."
     if kind == "missing":
         return f"{where} is missing."

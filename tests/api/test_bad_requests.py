@@ -384,3 +384,7 @@ def test_a_waiting_job_keeps_no_decoded_image(server: Server, picture: str):
     assert server.host.queue.run(generation.run).images
     assert "init_images" not in generation.fields
     assert "mask" not in generation.fields
+
+
+def test_an_image_without_a_name_in_a_batch_of_extras_is_named(server: Server):
+    refused(server.post("/sdapi/v1/extra-batch-images", imageList=["abc"]), 'imageList.0: "abc" is not an object')

@@ -105,6 +105,7 @@ FOR_JOBS: dict[str, dict[str, Any]] = {
         ("uni_pc_order", 0),
         ("img2img_background_color", "#ffffff80"),
         ("img2img_background_color", "rgba(255, 0, 0, 0.5)"),
+        ("img2img_background_color", "rgba(255, 0)"),
         ("sigma_min", 1e9),
         ("s_noise", 1e308),
         ("randn_source", "TPU"),
@@ -127,6 +128,12 @@ def test_a_value_that_no_job_could_use_is_refused_everywhere(server: Server, key
     refused(server.post("/sdapi/v1/txt2img", **SMALL, override_settings={key: value}), key)
 
 
+@pytest.mark.parametrize("together", [{"rho": 0.1}, {"sigma_min": 5, "sigma_max": 4}])
+def test_a_noise_schedule_that_cannot_be_is_refused_with_its_settings(server: Server, together: dict[str, Any]):
+    asked = {**SMALL, "steps": 4, "sampler_name": "Euler", "scheduler": "Karras"}
+    refused(server.post("/sdapi/v1/txt2img", **asked, override_settings=together), next(iter(together)).split("_")[0])
+
+
 @pytest.mark.parametrize("value", ["NaN", "Infinity", '"\\ud800"', "[" * 900 + "]" * 900, "9" * 5000, "null"])
 @pytest.mark.parametrize("key", ["sigma_max", "infotext_skip_pasting", "img2img_background_color"])
 def test_no_value_stops_the_server_from_starting_again(server: Server, key: str, value: str):
@@ -144,7 +151,7 @@ def test_settings_that_can_be_are_kept_as_they_are_written(server: Server):
         "jpeg_quality": 90.0,
         "eta_ddim": 1,
         "samples_save": 1,
-        "img2img_background_color": "rgba(255, 0, 0, 1)",
+        "img2img_background_color": "rgba(255, 0, 0)",
     }
     assert server.post("/sdapi/v1/options", **wanted).status_code == 200
     answer = server.get("/sdapi/v1/options").json()

@@ -104,6 +104,11 @@ class KDiffusionSampler(base.Sampler):
             if scheduler.need_inner_model:
                 kwargs["inner_model"] = self.model_wrap
             sigmas = scheduler.function(n=count, **kwargs, device=devices.cpu)
+            if not bool((sigmas[:-1] > 0).all()):  # a small rho is rounded away
+                raise UserError(
+                    "With sigma min, sigma max and rho as in the settings the noise ends before the last step. "
+                    "Set them to 0 for the schedule's own."
+                )
         sigmas = sigmas.cpu()
         return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
 

@@ -54,6 +54,10 @@ def folder_inside(value: str) -> str:
     return value
 
 
+def _number(value: float) -> str:
+    return f"{value:g}" if abs(value) < 1e6 else f"{value:.0f}"
+
+
 class Rule:
     """What the value of a setting may be, by its default, its component, that one's arguments, and a check on top.
 
@@ -115,7 +119,7 @@ class Rule:
             return "a list of: " + ", ".join(map(str, choices[:40]))
         arguments = self.arguments
         low, high = arguments.get("minimum"), arguments.get("maximum")
-        limits = f" from {low:g} to {high:g}" if low is not None and high is not None else ""
+        limits = f" from {_number(low)} to {_number(high)}" if low is not None and high is not None else ""
         return {
             "switch": "on or off (true or false)",
             "whole": f"a whole number{limits}",

@@ -39,7 +39,7 @@ def _colour(value: str) -> str:
     plain = value.strip().lower()
     if plain.startswith("rgba("):
         numbers = [float(part) for part in plain[5:].rstrip(")").split(",")]
-        found: tuple[float, ...] = (*numbers[:3], numbers[3] * 255)
+        found: tuple[float, ...] = (*numbers[:3], *(alpha * 255 for alpha in numbers[3:]))
     else:
         found = ImageColor.getrgb(plain)
     if len(found) not in (3, 4) or not all(0 <= part <= 255 for part in found) or found[3:] not in ((), (255,)):
