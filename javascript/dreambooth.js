@@ -1,7 +1,7 @@
 /*
- * DreamBooth in the browser: looks every other second how far the training is while its tab is open, and puts the result to use.
+ * DreamBooth in the browser: polls the progress of training every two seconds while its tab is open, and puts the result to use.
  *
- * Python keeps the state (lib_methods/dreambooth/tab/handlers.py); the page only presses a hidden button, and so finds a running training again
+ * Python keeps the state (lib_methods/dreambooth/tab/handlers.py); the page only presses a hidden button, and so finds a running job again
  * after a reload.
  */
 window.dreamboothPage = (function () {

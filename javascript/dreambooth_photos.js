@@ -1,9 +1,9 @@
 /*
- * Photos for DreamBooth that reach the server whatever else happens in the page.
+ * Keeps DreamBooth's photo uploads from getting lost.
  *
- * gradio 3 (AUTOMATIC1111) drops an upload when the answer to any other call arrives in the middle of it: the box goes on saying
- * "Uploading..." and Python never hears of the files. While photos are on their way, the tab therefore asks nothing, and what was lost
- * to an answer that was due already is given to the box again.
+ * gradio 3 (AUTOMATIC1111) drops an upload when the answer to any other call arrives in the middle of it: the box keeps saying
+ * "Uploading..." and Python never gets the files. While photos upload, the tab therefore sends no requests, and files lost
+ * to an earlier answer are given to the box again.
  */
 window.dreamboothPhotos = (function () {
     "use strict";
@@ -13,8 +13,8 @@ window.dreamboothPhotos = (function () {
     const LONGEST_MS = 600000;
     const MOST_TRIES = 10;
 
-    let box = BOXES[0]; // the one that files are on their way to
-    let began = null; // when the files on their way were chosen, in milliseconds since the page's start
+    let box = BOXES[0]; // the one receiving files
+    let began = null; // when the uploading files were chosen, in milliseconds since the page's start
     let files = [];
     let tries = 0;
 
@@ -44,7 +44,7 @@ window.dreamboothPhotos = (function () {
     async function noteUploads(entries) {
         if (began === null || !entries.some((entry) => /\/upload(\?|$)/.test(entry.name))) return;
         const choice = began;
-        await pause(300); // the page takes a moment to note what came
+        await pause(300); // the page needs a moment to register the files
         if (began !== choice) return;
         if (isLost() && tries < MOST_TRIES) await giveAgain();
         else began = null;
@@ -80,7 +80,7 @@ window.dreamboothPhotos = (function () {
         return !noneTaken && passed < LONGEST_MS;
     }
 
-    /** Waits until no photo is on its way. */
+    /** Waits until no photo is uploading. */
     async function uploaded() {
         while (uploading()) await pause(100);
     }

@@ -1,10 +1,10 @@
 /*
- * FABRIC in the browser: the two lists of feedback images, and how pictures get onto them.
+ * FABRIC in the browser: the two lists of feedback images, and how images get onto them.
  *
- * What the other files need of it is in `fabricPage`: fabric_marks.js puts 👍 and 👎 on pictures, fabric_memory.js brings the
- * lists back after a reload. Hosts load the three in this order.
+ * `fabricPage` is for the other files: fabric_marks.js puts 👍 and 👎 on images, fabric_memory.js restores the lists after a reload.
+ * Hosts load the three in this order.
  *
- * The browser reads a picture's bytes itself and sends them through a hidden textbox (see lib_methods/fabric/inbox.py); it never
+ * The browser reads an image's bytes itself and sends them through a hidden textbox (see lib_methods/fabric/inbox.py); it never
  * names a file. Messages go one after the other, each with a nonce that the answer repeats, so that quick clicks are not lost.
  * Only DOM that gradio 3, 4 and 6 share is relied on: images in the gallery, textareas in textboxes, bubbling "input" events.
  */
@@ -14,7 +14,7 @@ window.fabricPage = (function () {
     const ANSWER_TIMEOUT_MS = 60000;
     const LARGEST_UPLOAD = 6 * 2 ** 20; // bytes; hosts cut off messages beyond 16 MB
     const UNREADABLE = "This file cannot be read as an image.";
-    const MOST_NAMES = 6; // in one sentence
+    const MOST_NAMES = 6; // in one message
     const LARGEST_SIDE = 2048; // pixels, when a larger upload must be made smaller
 
     const tabs = {};
@@ -33,8 +33,8 @@ window.fabricPage = (function () {
     /* ---- messages to Python ---- */
 
     /**
-     * Ask Python for one action; resolves to its answer, or null where none came. What went wrong is said to the user, or handed to
-     * `tell` where several actions belong together.
+     * Ask Python for one action; resolves to its answer, or null if there is none. Errors are shown to the user, or passed to
+     * `tell` if several actions belong together.
      */
     function send(tab, action, tell = say) {
         return new Promise(resolve => {
@@ -72,10 +72,10 @@ window.fabricPage = (function () {
             if (!outbox || !outbox.value.includes(nonce)) continue;
             return JSON.parse(outbox.value);
         }
-        throw new Error("The server did not answer. Is it still running?");
+        throw new Error("The server did not answer. Check that it is still running.");
     }
 
-    /** A sentence for the user, wherever they are looking. */
+    /** Shows a message wherever the user is looking. */
     function say(sentence) {
         let box = document.querySelector(".fabric-toast");
         if (!box) {
@@ -89,7 +89,7 @@ window.fabricPage = (function () {
         box.timer = setTimeout(() => box.remove(), 8000);
     }
 
-    /* ---- pictures ---- */
+    /* ---- images ---- */
 
     function asDataUrl(blob) {
         return new Promise((resolve, reject) => {
@@ -112,7 +112,7 @@ window.fabricPage = (function () {
         return new Promise(resolve => canvas.toBlob(resolve, "image/jpeg", 0.95));
     }
 
-    /** Put a file on a list; resolves to the image's id, or null where it failed and `tell` was called. */
+    /** Put a file on a list; resolves to the image's id, or null if it failed and `tell` was called. */
     async function addBlob(tab, kind, blob, from = "file", tell = say) {
         try {
             const small = blob.size > LARGEST_UPLOAD ? await smaller(blob) : blob;
@@ -124,7 +124,7 @@ window.fabricPage = (function () {
         }
     }
 
-    /** Put a picture of the page on a list. */
+    /** Put an image of the page on a list. */
     async function addUrl(tab, kind, url) {
         let id = tab.ids.get(url);
         if (id) {
@@ -135,9 +135,9 @@ window.fabricPage = (function () {
         try {
             const response = await fetch(url);
             if (response.ok) blob = await response.blob();
-        } catch { /* told below */ }
+        } catch { /* reported below */ }
         if (!blob) {
-            say("This picture cannot be fetched. Save it and add the file.");
+            say("This image could not be fetched. Save it, then add the file with + Add.");
             return;
         }
         id = await addBlob(tab, kind, blob, "page");
@@ -146,7 +146,7 @@ window.fabricPage = (function () {
 
     /* ---- single images and grids ---- */
 
-    const infos = {}; // by tab: {text, value} of what the host says about the gallery's images
+    const infos = {}; // by tab: {text, value} of the host's information on the gallery's images
 
     function infoOf(tab) {
         const field = root().querySelector(`#generation_info_${tab.name} textarea`);
@@ -169,7 +169,7 @@ window.fabricPage = (function () {
         return typeof text === "string" && (/(^|, )(Script: X\/Y\/Z plot|[XYZ] Values: )/m.test(text) || !/\bSteps: \d/.test(text));
     }
 
-    /** Whether a picture of the tab's gallery shows several images. */
+    /** Whether an image in the tab's gallery shows several images. */
     function showsSeveral(tab, url) {
         const gallery = root().querySelector(`#${tab.name}_gallery`);
         const strip = gallery && (gallery.querySelector(".thumbnails") || gallery.querySelector(".grid-container") || gallery);
@@ -182,7 +182,7 @@ window.fabricPage = (function () {
         return text ? text.value.split(/\s+/).map(word => word.split(":")[0]) : [];
     }
 
-    /* ---- what is drawn anew when the page has changed ---- */
+    /* ---- redrawn when the page has changed ---- */
 
     const redraws = [];
     let scheduled = false;
@@ -213,10 +213,10 @@ window.fabricPage = (function () {
         return {tab: tab, panel: panel, kind: panel.dataset.fabricList, id: card && card.dataset.fabricId};
     }
 
-    /** Put files on a list, one after the other; then name those that could not be added. */
+    /** Put files on a list one by one, then name those that could not be added. */
     async function addFiles({tab, kind}, files) {
         const chosen = [...files];
-        const refused = new Map(); // sentence -> names
+        const refused = new Map(); // reason -> names
         tab.uploads[kind] += 1;
         schedule();
         for (const file of chosen) {
@@ -237,7 +237,7 @@ window.fabricPage = (function () {
         return why === UNREADABLE ? `${what} read: ${some.join(", ")}.` : `${what} added: ${some.join(", ")}. ${why}`;
     }
 
-    /** The dialog belongs to an input that stays: the lists, drawn again meanwhile, would take theirs and its files with them. */
+    /** The dialog belongs to an input that stays: the lists may be redrawn meanwhile, and would take its files with them. */
     function pickFiles(place) {
         const picker = document.createElement("input");
         picker.type = "file";
@@ -261,7 +261,7 @@ window.fabricPage = (function () {
         }
     }
 
-    /** The lists are drawn anew after each change: keep the keyboard where it was. */
+    /** The lists are redrawn after each change: keep the keyboard focus. */
     function restoreFocus() {
         for (const tab of Object.values(tabs)) {
             if (!tab.focus || tab.busy) continue;

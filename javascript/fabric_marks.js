@@ -1,8 +1,8 @@
 /*
- * FABRIC in the browser: 👍 and 👎 on the pictures of the result gallery, and in the host's full-screen viewer.
+ * FABRIC in the browser: 👍 and 👎 on the result gallery's images, and in the host's full-screen viewer.
  *
- * The buttons lie in a layer above the pictures that lets everything else through; where they are is read from the screen, so
- * that no structure of a gallery must be known.
+ * The buttons are in a layer above the images that lets all other clicks through; their position is read from the screen, so no
+ * structure of a gallery must be known.
  */
 (function () {
     "use strict";
@@ -12,25 +12,25 @@
         likes: {
             emoji: "👍",
             key: "l",
-            add: "Like: the next pictures lean towards this one",
+            add: "Like: the next images lean towards this one",
             remove: "Liked. Click again to take it back",
         },
         dislikes: {
             emoji: "👎",
             key: "d",
-            add: "Dislike: the next pictures lean away from this one",
+            add: "Dislike: the next images lean away from this one",
             remove: "Disliked. Click again to take it back",
         },
     };
     const SMALLEST_PICTURE = 20; // pixels on the screen; anything smaller gets no buttons
-    const TINY_PICTURE = 70; // below this width, the buttons float above the picture while it is pointed at
+    const TINY_PICTURE = 70; // below this width, the buttons float above the image while you point at it
 
     const galleries = Object.fromEntries(Object.keys(tabs).map(name => [name, {element: null, marks: new Map()}]));
     let pointedAt = null;
 
     /* ---- the buttons ---- */
 
-    /** Both buttons; `target()` says which picture they are for: `{tab, url}`. */
+    /** Both buttons; `target()` says which image they are for: `{tab, url}`. */
     function makeMarks(target) {
         const bar = document.createElement("div");
         bar.className = "fabric-marks";
@@ -44,13 +44,13 @@
                 event.preventDefault();
                 event.stopPropagation();
                 const {tab, url} = target();
-                if (!tab) return; // the picture was replaced by a live preview just now
+                if (!tab) return; // a live preview has just replaced the image
                 bar.classList.add("fabric-busy");
                 if (isOn(tab, kind, url)) await send(tab, {do: "remove", list: kind, id: tab.ids.get(url)});
                 else await addUrl(tab, kind, url);
                 bar.classList.remove("fabric-busy");
             });
-            // gallery and host have keys of their own (arrows, Escape, Enter): not while a mark has the focus
+            // gallery and host have their own keys (arrows, Escape, Enter): not while a mark has the focus
             button.addEventListener("keydown", event => {
                 const passes = bar.closest(".fabric-viewer") ? !["Enter", " "].includes(event.key) : event.key === "Escape";
                 if (!passes) event.stopPropagation();
@@ -64,7 +64,7 @@
         return idsIn(tab, kind).includes(tab.ids.get(url));
     }
 
-    /** Show on the buttons whether the picture is on a list. */
+    /** Show on the buttons whether the image is on a list. */
     function showMarks(bar, tab, url, keys = false) {
         for (const button of bar.children) {
             const kind = KINDS[button.dataset.fabricKind];
@@ -77,7 +77,7 @@
 
     /* ---- the result gallery ---- */
 
-    /** Whether the picture can be seen: large enough, on the screen, and not behind another one. */
+    /** Whether the image is visible: large enough, on the screen, and not behind another one. */
     function visible(image, layer, box) {
         if (box.width < SMALLEST_PICTURE || box.height < SMALLEST_PICTURE) return false;
         const x = box.left + box.width / 2;
@@ -87,7 +87,7 @@
         return Boolean(top) && (top.contains(image) || image.contains(top));
     }
 
-    /** Where the picture itself is within its element, which may be wider or taller ("object-fit: contain"). */
+    /** Where the image itself is within its element, which may be wider or taller ("object-fit: contain"). */
     function pictureBox(image) {
         const box = image.getBoundingClientRect();
         if (getComputedStyle(image).objectFit !== "contain" || !image.naturalWidth) return box;
@@ -97,7 +97,7 @@
         return new DOMRect(box.left + (box.width - width) / 2, box.top + (box.height - height) / 2, width, height);
     }
 
-    /** Whether the element is the picture or the button that it fills. */
+    /** Whether the element is the image or the button it fills. */
     function holds(element, image) {
         return element === image || (element.contains(image) && element.querySelectorAll("img").length === 1);
     }
@@ -154,7 +154,7 @@
 
     /* ---- the full-screen viewer of the WebUI ---- */
 
-    /** The open tab whose gallery holds the picture; null for live previews and for pictures of other galleries. */
+    /** The open tab whose gallery holds the image; null for live previews and images of other galleries. */
     function tabOf(url) {
         return Object.values(tabs).find(tab => {
             const gallery = root().querySelector(`#${tab.name}_gallery`);

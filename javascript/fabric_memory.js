@@ -1,16 +1,15 @@
 /*
- * FABRIC in the browser: both lists outlive a reload of the page.
+ * FABRIC in the browser: both lists survive a reload of the page.
  *
- * Kept are ids and weights alone, in the storage that belongs to one browser tab: no picture, and nothing that another person's page
- * could see. Python reads them like anything else that a browser sends (see lib_methods/fabric/inbox.py), and leaves out pictures that
- * are no longer there.
+ * Only ids and weights are stored, in the browser tab's own storage: no image, and nothing another person's page could see. Python
+ * checks them like anything a browser sends (see lib_methods/fabric/inbox.py) and leaves out images that no longer exist.
  */
 (function () {
     "use strict";
 
     const {tabs, textOf, send, schedule, onRedraw} = window.fabricPage;
     const EMPTY = JSON.stringify({likes: "", dislikes: ""});
-    const last = {}; // what each tab's lists were when they were last looked at
+    const last = {}; // each tab's lists at the last look
 
     function keyOf(tab) {
         return `fabric_lists_${tab.name}`;
@@ -19,7 +18,7 @@
     function read(tab) {
         try {
             return JSON.parse(sessionStorage.getItem(keyOf(tab))) || {};
-        } catch { // storage is switched off, or holds something else
+        } catch { // storage is off, or holds something else
             return {};
         }
     }
@@ -27,7 +26,7 @@
     function write(tab) {
         try {
             sessionStorage.setItem(keyOf(tab), last[tab.name]);
-        } catch { /* storage is switched off or full: the lists end with the page, as everything else on it */ }
+        } catch { /* storage is off or full: the lists end with the page */ }
     }
 
     function look(tab) {
@@ -35,7 +34,7 @@
         last[tab.name] = JSON.stringify({likes: line("likes"), dislikes: line("dislikes")});
     }
 
-    /** Lists that have not changed are not written: those of a new page are empty until the old ones are back. */
+    /** Unchanged lists are not written: a new page's lists are empty until the old ones are restored. */
     function keep(tab) {
         const before = last[tab.name];
         if (before === undefined || !textOf(tab, "likes") || !textOf(tab, "dislikes")) return;
@@ -48,9 +47,9 @@
         const kept = read(tab);
         const kinds = ["likes", "dislikes"].filter(kind => kept[kind]);
         const answers = await Promise.all(kinds.map(kind => send(tab, {do: "restore", list: kind, images: kept[kind]})));
-        if (!kinds.length || answers.includes(null)) return; // no answer: they are tried again at the next reload
+        if (!kinds.length || answers.includes(null)) return; // no answer: try again at the next reload
         look(tab);
-        write(tab); // without what is not there any more, so that it is told once
+        write(tab); // without what no longer exists, so that it is reported once
     }
 
     function redraw() {

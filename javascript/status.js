@@ -1,5 +1,5 @@
 /*
- * The lines about what will happen follow what Python cannot see: which checkpoint is loaded, and whether the tab holds an image.
+ * Updates the methods' status lines when the loaded checkpoint changes or an image comes or goes, which Python cannot see.
  *
  * A method has hidden buttons for it (lib_methods/webui/gradio_compat.py): ".steer-recheck" asks for its line again,
  * ".steer-look" looks at the tab's boxes in the browser, so that no image travels.
@@ -31,7 +31,7 @@ window.steerStatus = (function () {
         return "image" in value ? Boolean(value.image) : true; // one of gradio 3, or a file
     }
 
-    /** Of the boxes in the open part of the tab: "yes" or "no"; "" where none is on the screen, as for a batch. */
+    /** Whether a box in the open part of the tab holds an image: "yes" or "no"; "" if no box is visible, as for a batch. */
     function tabImage(names, ...values) {
         boxes = names;
         const shown = names.findIndex(isShown);
@@ -43,7 +43,7 @@ window.steerStatus = (function () {
         return Boolean(root().querySelector(`#${name}`)?.offsetParent);
     }
 
-    /** A busy browser draws later: then again, until there is a box. */
+    /** A busy browser renders later: try again until there is a box. */
     function lookSoon(looks = 1) {
         setTimeout(() => {
             press(".steer-look");
@@ -58,7 +58,7 @@ window.steerStatus = (function () {
         checkpoint = now;
     }
 
-    /** What differs when an image comes or goes, or another box is shown. A look itself must not change it: it would never end. */
+    /** Changes when an image comes or goes, or another box is shown. Looking must not change it, or it would never end. */
     function sight(tab) {
         const all = (selector) => Array.from(tab.querySelectorAll(selector));
         const images = all("img").map((image) => image.src);

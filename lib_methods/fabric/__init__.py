@@ -1,1 +1,1 @@
-"""FABRIC: liked and disliked pictures steer generation through the UNet's self-attention (arXiv 2307.10159)."""
+"""FABRIC: liked and disliked images steer generation through the UNet's self-attention (arXiv 2307.10159)."""

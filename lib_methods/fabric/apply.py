@@ -40,13 +40,13 @@ NO_STEP = "No step used the feedback. Check Start and End; dislikes need a CFG s
 NOT_READ = (
     "self-attention layers read the feedback. Turn off token merging and other extensions that change self-attention."
 )
-SHARED_CACHE = FeatureCache()  # one for both tabs: features are worth keeping from one Generate click to the next
+SHARED_CACHE = FeatureCache()  # shared by both tabs, and kept from one Generate click to the next
 
-NO_LAYERS = "FABRIC cannot be used with this checkpoint: no self-attention layers were found in its UNet."
+NO_LAYERS = "FABRIC cannot be used with this checkpoint: its UNet has no self-attention layers."
 
 
 def unsuited(model: LoadedModel) -> str:
-    """Why FABRIC cannot work with this checkpoint, in one sentence; empty where it can."""
+    """Why FABRIC cannot work with this checkpoint; empty if it can."""
     return "" if self_attentions(model.unet) else NO_LAYERS
 
 
@@ -56,7 +56,7 @@ def attach(
     load_image: Callable[[str], Image.Image],
     cache: FeatureCache = SHARED_CACHE,
 ) -> FabricHook | None:
-    """Let FABRIC guide a sampling; returns its part, None where the settings ask for nothing in this pass.
+    """Let FABRIC guide a sampling; returns its part, or None if the settings ask for nothing in this pass.
 
     Encodes the feedback images here, before the sampler starts, so that hosts which keep only one model on the device
     do not have to swap in every step. `load_image` maps an image's hash to the picture and raises a sentence for the

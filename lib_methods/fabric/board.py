@@ -1,6 +1,6 @@
 """The two lists of feedback images, as HTML that every gradio version shows alike.
 
-Pictures are small data URLs, so that no file of the server must be reachable. The browser's half is
+Images are small data URLs, so that no file of the server must be reachable. The browser's half is
 javascript/fabric.js; it finds its elements by class and by `data-` attributes only.
 """
 
@@ -32,7 +32,7 @@ _CARD = """\
 <label class="fabric-weight" title="How much this image counts against the others, 0 to {top}">weight<input
  type="number" min="0" max="{top}" step="0.1" value="{weight}" aria-label="Weight of {label}"></label></figure>"""
 _MISSING = """\
-<span class="fabric-missing" title="This image is not on this machine. It will be left out.">not here</span>"""
+<span class="fabric-missing" title="This image is not on this machine. It will be left out.">missing</span>"""
 
 
 def board_html(likes: str, dislikes: str, store: ImageStore, tab: str) -> str:

@@ -33,7 +33,7 @@ class Features:
 
     def keys_and_values(self, layer: SelfAttention) -> tuple[Tensor, Tensor]:
         """Keys and values of all images in a layer. Always projected together, so that kept ones are the same to the
-        last bit as those computed anew."""
+        last bit as those computed again."""
         kept = self.projected.get(layer.name)
         if kept is not None:
             return kept
@@ -49,8 +49,8 @@ class Features:
 class FeatureCache:
     """Features by (group of images, noise level), where a group stands for images, size, seed and detail.
 
-    A job walks through its noise levels in order, again and again. Dropping the least recently used entry would then
-    drop each one just before it is needed, so a full cache gives up what other groups left and, when nothing of
+    A job visits its noise levels in order, again and again. Dropping the least recently used entry would then
+    drop each one just before it is needed, so a full cache drops other groups' entries and, when nothing of
     theirs is left, keeps what it has. Safe to use from several threads.
     """
 

@@ -1,4 +1,4 @@
-"""What the browser asks to be done with the two lists of feedback images, and what it is told back.
+"""The browser's messages about the two lists of feedback images, and the answers.
 
 The lists live in the page, as lines of hashes and weights; nothing is remembered between two messages, so every
 browser tab has lists of its own. Pictures come as data URLs: the browser never names a file.
@@ -19,7 +19,7 @@ from .feedback import MAX_IMAGES, FeedbackImage, format_images, parse_images, wi
 from .settings import FabricSettings
 
 LISTS = ("likes", "dislikes")
-NOT_UNDERSTOOD = "The page sent something that cannot be understood. Reload the page."
+NOT_UNDERSTOOD = "The page sent an invalid message. Reload the page."
 _OTHER = {"likes": "dislikes", "dislikes": "likes"}
 
 
@@ -51,7 +51,7 @@ def answer_message(
         likes, dislikes: the lists as the page carries them.
         composites: the grids that jobs have made.
 
-    Never raises: one action that fails leaves the others alone, and its sentence is in the answer.
+    Never raises: an action that fails leaves the others alone, and the answer says why.
     """
     lists = {"likes": _lenient(likes, "likes"), "dislikes": _lenient(dislikes, "dislikes")}
     notes: list[str] = []

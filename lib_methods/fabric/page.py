@@ -59,7 +59,7 @@ class PageHandlers:
             self.presets.save(clean, settings)
         except SettingsError as error:
             return [gr.update(), status_html(str(error), problem=True)]
-        text = " ".join([f'Preset "{clean}" is saved.', *notes])
+        text = " ".join([f'Saved preset "{clean}".', *notes])
         return [gr.update(choices=list(self.presets.list()), value=clean), status_html(text, problem=bool(notes))]
 
     def delete_preset(self, name: Any) -> list[Any]:
@@ -68,7 +68,7 @@ class PageHandlers:
             deleted = self.presets.delete(name)
         except SettingsError as error:
             return [gr.update(), status_html(str(error), problem=True)]
-        text = f'Preset "{clean_name(name)}" is deleted.' if deleted else f'There is no preset "{clean_name(name)}".'
+        text = f'Deleted preset "{clean_name(name)}".' if deleted else f'There is no preset "{clean_name(name)}".'
         return [gr.update(choices=list(self.presets.list()), value=None), status_html(text, problem=not deleted)]
 
     def refresh_presets(self) -> Any:

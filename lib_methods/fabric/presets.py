@@ -26,7 +26,7 @@ _VERSION = 1
 
 
 class PresetError(SettingsError):
-    """A preset that cannot be saved, found or read; the message says why in the user's words."""
+    """A preset that cannot be saved, found or read; the message says why."""
 
 
 def clean_name(name: object) -> str:
@@ -53,7 +53,7 @@ class PresetFolder:
         return name
 
     def load(self, name: str) -> FabricSettings:
-        """The settings kept under `name`. Whether its pictures are still there is for the image store to say.
+        """The settings kept under `name`. Its images may be missing from the image store.
 
         Raises:
             PresetError: there is no such preset, or its file is damaged.
@@ -77,7 +77,9 @@ class PresetFolder:
         except FileNotFoundError:
             return False
         except OSError:
-            raise PresetError(f'The preset "{clean_name(name)}" cannot be deleted just now.') from None
+            raise PresetError(
+                f'The preset "{clean_name(name)}" could not be deleted. Close programs that use its file.'
+            ) from None
         return True
 
     def list(self) -> tuple[str, ...]:

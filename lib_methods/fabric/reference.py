@@ -1,4 +1,4 @@
-"""The reference pass: what the UNet's self-attention layers see of the feedback images at a noise level."""
+"""The reference pass: the UNet's self-attention inputs for the feedback images at a noise level."""
 
 from __future__ import annotations
 

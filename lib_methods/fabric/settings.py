@@ -1,4 +1,4 @@
-"""What the user asks of FABRIC: one validated, immutable object."""
+"""Settings of FABRIC: one validated, immutable object."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class FabricSettings:
         return round(self.start * steps), round(self.end * steps)
 
     def describe(self, steps: int) -> str:
-        """What will happen, in one plain line: "2 likes, 1 dislike, steps 1-16 of 20, strength 0.8 shared"."""
+        """What will happen, in one line: "2 likes, 1 dislike, steps 1-16 of 20, strength 0.8 shared"."""
         if not (self.likes or self.dislikes):
             return "No feedback yet: like or dislike an image, and the next ones lean towards it or away from it."
         if not self.active:

@@ -27,13 +27,13 @@ from lib_methods.pictures.fit import fit
 from lib_methods.pictures.tensor import to_tensor
 
 NEEDS_PICTURE_MODEL = (
-    "This checkpoint sees no image. Load an InstructPix2Pix checkpoint, whose UNet has 8 input channels, or make one "
+    "This is not an InstructPix2Pix checkpoint. Load one (its UNet has 8 input channels), or make one "
     "from this checkpoint with: python run.py merge-instruct."
 )
 
 
 def unsuited(model: LoadedModel) -> str:
-    """Why the method cannot work with this checkpoint, in one sentence; empty where it can."""
+    """Why the method cannot work with this checkpoint; empty if it can."""
     if not model.has_picture:
         return NO_PICTURE
     return "" if model.sees_picture else NEEDS_PICTURE_MODEL
@@ -55,9 +55,7 @@ def attach(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[
         settings = settings.for_hires()
     picture = _picture(sampling, settings, load_image)
     if not torch.isfinite(picture).all():
-        raise Unsupported(
-            "The VAE gave NaN for the picture. Start the WebUI with --no-half-vae, or choose another VAE."
-        )
+        raise Unsupported("The VAE gave NaN for the image. Start the WebUI with --no-half-vae, or choose another VAE.")
     scaled = own.is_scaled if settings.latents == "auto" else settings.latents == "scaled"
     picture = picture * own.scale if scaled else picture
     planner = ImageCfg(sampling, settings, picture, _white(sampling, settings, load_image))
@@ -69,7 +67,7 @@ class ImageCfg:
     """Image conditioning's part in one sampling. Implements `lib_methods.denoiser.RowPlanner`."""
 
     missed = ""
-    idle = "The model was never shown the image."
+    idle = "No step used the image."
 
     def __init__(
         self, sampling: Sampling, settings: ImageCfgSettings, picture: Tensor, white: Tensor | float = 0.0

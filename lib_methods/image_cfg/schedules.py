@@ -1,4 +1,4 @@
-"""A scale's way over the sampling steps."""
+"""A scale's schedule over the sampling steps."""
 
 from __future__ import annotations
 

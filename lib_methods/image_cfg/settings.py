@@ -1,4 +1,4 @@
-"""What the user asks of an InstructPix2Pix model: one validated, immutable object."""
+"""Settings of InstructPix2Pix: one validated, immutable object."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class ImageCfgSettings:
         elif not is_img2img:
             parts = ["No image yet: generated from the words alone"]
         else:
-            parts = ["No image yet: put one into the tab" if tab_is_empty else "The tab's own image"]
+            parts = ["No image yet: add one to the tab" if tab_is_empty else "The tab's own image"]
         parts.append(f"image scale {_path(self.image_scale, self.image_schedule, self.image_end_scale)}")
         if self.mask or (self.tab_mask and is_img2img):
             whose = "tab's mask" if self.tab_mask and is_img2img else "mask"

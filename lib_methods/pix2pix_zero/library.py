@@ -110,7 +110,9 @@ class DirectionLibrary:
         except FileNotFoundError:
             return False
         except OSError:
-            raise DirectionError(f'The direction "{name}" cannot be deleted just now.') from None
+            raise DirectionError(
+                f'The direction "{name}" could not be deleted. Close programs that use its file.'
+            ) from None
         return True
 
     def list(self) -> tuple[Listed, ...]:

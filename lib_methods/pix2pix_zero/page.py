@@ -23,7 +23,7 @@ class PageHandlers:
     """Event handlers of one tab. Keeps no state: that is in the page."""
 
     def __init__(self, store: ImageStore, is_img2img: bool, obstacle: Callable[[], str] = str) -> None:
-        """obstacle: why the loaded checkpoint will not do, or an empty text."""
+        """obstacle: why the loaded checkpoint is not suitable, or an empty text."""
         self.store, self.is_img2img, self.obstacle = store, is_img2img, obstacle
 
     def show(self, *values: Any) -> str:

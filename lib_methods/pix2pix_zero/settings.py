@@ -1,4 +1,4 @@
-"""What the user asks of pix2pix-zero: one validated, immutable object."""
+"""Settings of pix2pix-zero: one validated, immutable object."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Pix2PixZeroSettings:
         check_switch("Show the reconstruction", self.show)
         if self.start > self.end:
             raise SettingsError(
-                f"Start ({self.start:g}) lies after End ({self.end:g}): no step would be guided. Swap them."
+                f"Start ({self.start:g}) is after End ({self.end:g}), so no step would be guided. Swap them."
             )
         if self.mask != "" and not is_image_id(self.mask):
             raise SettingsError("The mask is named by its hash, not by a file name or path.")

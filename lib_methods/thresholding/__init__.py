@@ -1,1 +1,1 @@
-"""Guidance that does not burn: corrections of the guided prediction."""
+"""Dynamic thresholding: corrections of the guided prediction that avoid burnt colours."""

@@ -10,7 +10,7 @@ from lib_methods.thresholding.settings import NO_GUIDANCE, RESCALE, ThresholdSet
 
 
 def attach(sampling: Sampling, settings: ThresholdSettings) -> ThresholdGuide | None:
-    """Let dynamic thresholding correct a sampling; returns its part, None where the settings change nothing."""
+    """Let dynamic thresholding correct a sampling; returns its part, or None if the settings change nothing."""
     if not settings.active:
         return None
     guide = ThresholdGuide(sampling, settings)
@@ -23,7 +23,7 @@ class ThresholdGuide:
 
     order = Order.RANGE
     missed = ""
-    idle = "No step was guided at a CFG scale at which these settings change anything."
+    idle = "No step had a CFG scale high enough for these settings to change anything."
 
     def __init__(self, sampling: Sampling, settings: ThresholdSettings) -> None:
         self.sampling, self.settings = sampling, settings

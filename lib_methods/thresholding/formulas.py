@@ -2,7 +2,7 @@
 
 Pixel space: static and dynamic thresholding of Imagen (Saharia et al. 2022, arXiv 2205.11487, section 2.3). Latent
 space: the mimic scale of the sd-dynamic-thresholding extension (Birch-san, dtan3847, mcmonkey4eva), and CFG rescale
-(Lin et al. 2023, arXiv 2305.08891). All work picture by picture: a picture's result does not depend on its batch.
+(Lin et al. 2023, arXiv 2305.08891). All work on each image by itself: its result does not depend on its batch.
 """
 
 from __future__ import annotations

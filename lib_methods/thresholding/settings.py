@@ -1,4 +1,4 @@
-"""What the user asks of dynamic thresholding: one validated, immutable object."""
+"""Settings of dynamic thresholding: one validated, immutable object."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class ThresholdSettings:
         return scheduled(self.mimic_scale, self.mimic_mode, self.mimic_scale_min, step, steps, self.schedule_value)
 
     def cfg_scale_at(self, cfg_scale: float, step: int, steps: int) -> float:
-        """What becomes of the job's CFG scale at sampling step `step` (from 0) of `steps`."""
+        """The job's CFG scale at sampling step `step` (from 0) of `steps`."""
         return scheduled(cfg_scale, self.cfg_mode, self.cfg_scale_min, step, steps, self.schedule_value)
 
     @property
@@ -156,7 +156,7 @@ class ThresholdSettings:
             setting = "Rescale" if self.method == RESCALE else "Interpolate phi"
             return f"{setting} is 0, so nothing changes."
         if self.method == RESCALE:
-            return f"{at}, contrast is brought {self.rescale:.0%} of the way back to that without guidance"
+            return f"{at}, contrast moves {self.rescale:.0%} of the way back to that of the unguided image"
         cfg = self._span(cfg_scale, self.cfg_mode, self.cfg_scale_min, steps)
         if self.interpolate_phi == 0:
             return f"The CFG scale is {cfg}; colours and contrast are left alone (interpolate phi is 0)"

@@ -157,7 +157,7 @@ def check(settings: Any) -> None:
 def check_span(start: float, end: float) -> None:
     """Refuse a part of the sampling steps that ends before it begins."""
     if start > end:
-        raise SettingsError(f"Start ({start:g}) lies after End ({end:g}): no step would be guided. Swap them.")
+        raise SettingsError(f"Start ({start:g}) is after End ({end:g}): no step would be guided. Swap them.")
 
 
 def slider(

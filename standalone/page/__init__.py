@@ -1,1 +1,1 @@
-"""The standalone host's page, in gradio: what a user of the WebUI knows, under the WebUI's element ids."""
+"""The standalone host's page in gradio, with the WebUI's layout and element ids."""

@@ -1,4 +1,4 @@
-"""What the page's controls begin with: the loaded checkpoint's own sizes and settings."""
+"""Initial values of the page's controls: the loaded checkpoint's own sizes and settings."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from .results import as_html, error_html, gallery_files, log_html
 
 Outputs = tuple[Any, ...]
 REMEMBERED = 64
-"""How many finished jobs a reloaded page can still ask for; each is a few texts and file names."""
+"""Number of finished jobs kept for reloaded pages; each is a few texts and file names."""
 
 _PAGE_ONLY = {"mode", "image", "editor", "base_image", "mask_image", "override_settings", "resize_tab", "scale_by"}
 
@@ -41,25 +41,25 @@ def _request(kind: type[GenerationRequest], fields: dict[str, Any]) -> Generatio
 
 
 def _images(fields: dict[str, Any]) -> tuple[list[Image.Image], Image.Image | None]:
-    """The picture to start from and the mask, from the part of img2img that is open."""
+    """The init image and the mask, from the open part of img2img."""
     mode = fields["mode"]
     if mode == "inpaint":
         image, mask = inpaint_inputs(fields["editor"])
         if image is not None and mask is None:
-            raise BadRequest("Inpaint: paint over the part of the picture that is to be drawn anew.")
+            raise BadRequest("Inpaint: paint over the part of the image you want to change.")
     elif mode == "inpaint_upload":
         image, mask = fields["base_image"], fields["mask_image"]
         if image is not None and mask is None:
-            raise BadRequest("Inpaint upload: there is no mask. White parts of the mask are drawn anew.")
+            raise BadRequest("Inpaint upload: add a mask. Its white parts will change.")
     else:
         image, mask = fields["image"], None
     if image is None:
-        raise BadRequest("There is no picture to start from: put one into the box on the left.")
+        raise BadRequest("There is no image to start from. Add one in the box on the left.")
     return [image], mask
 
 
 def make_generation(tab: str, names: Sequence[str], values: Sequence[Any]) -> Generation:
-    """The job that the page's controls describe. BadRequest with a sentence if it cannot be done.
+    """The job that the page's controls describe. Raises BadRequest with the reason if it is not possible.
 
     `values` begins with the controls called `names`, the scripts' arguments follow.
     """
@@ -99,7 +99,7 @@ class Shown:
 
 
 class PageJobs:
-    """The jobs of one tab by task id. They outlive the request that started them, so that a page that was reloaded in
+    """The jobs of one tab by task id. They survive the request that started them, so that a page that was reloaded in
     mid-job, or a second one, gets the results."""
 
     def __init__(self, tab: str, names: Sequence[str], queue: JobQueue, data_dir: Path) -> None:
@@ -130,5 +130,5 @@ class PageJobs:
             files = gallery_files(processed, self._data_dir)
             log = log_html(processed, time.monotonic() - started)
             return Shown(files, processed.index_of_first_image, processed.js(), as_html(processed.info), log)
-        except Exception as error:  # the last line of defence: whatever it is, the page shows a sentence
+        except Exception as error:  # the last line of defence: whatever it is, the page shows a message
             return Shown([], log=error_html(sentence_for(error)[0]))

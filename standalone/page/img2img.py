@@ -34,12 +34,12 @@ HEIGHT = 360
 
 
 def _picture(label: str, elem_id: str, **options: Any) -> Any:
-    """A box for a picture of the user's."""
+    """An image upload box."""
     return image_box(label=label, elem_id=elem_id, sources=["upload", "clipboard"], format="png", **options)
 
 
 def _sources(defaults: Defaults) -> tuple[Fields, Any, dict[str, Any]]:
-    """The ways to give a picture: (controls, the tabs, each tab)."""
+    """The image inputs: (controls, the tabs, each tab)."""
     with gr.Tabs(elem_id="mode_img2img") as tabs:
         with gr.Tab("img2img", id="img2img", elem_id="img2img_img2img_tab") as plain:
             image = _picture("Image for img2img", "img2img_image", show_label=False, image_mode="RGBA", height=HEIGHT)
@@ -67,7 +67,7 @@ def _sources(defaults: Defaults) -> tuple[Fields, Any, dict[str, Any]]:
             with FormRow():
                 small: dict[str, Any] = {"height": HEIGHT - 80, "min_width": 120}
                 base = _picture("Image", "img_inpaint_base", **small)
-                mask = _picture("Mask (white is drawn anew)", "img_inpaint_mask", image_mode="RGBA", **small)
+                mask = _picture("Mask (white areas change)", "img_inpaint_mask", image_mode="RGBA", **small)
     editor.convert_and_format_image = lambda file, flatten_on_white=False: read_upload(file)
     mode = gr.Textbox(value="img2img", visible=False, label="mode")
     fields = {"mode": mode, "image": image, "editor": editor, "base_image": base, "mask_image": mask}

@@ -1,4 +1,4 @@
-"""From what was painted over a picture to a mask."""
+"""Turns what was painted over an image into a mask."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PAINTED = 16
 
 
 def inpaint_inputs(editor: dict[str, Any] | None) -> tuple[Image.Image | None, Image.Image | None]:
-    """Picture and mask from an ImageEditor's value: white in the mask where any layer is painted.
+    """Image and mask from an ImageEditor's value: white in the mask where any layer is painted.
 
-    (None, None) without a picture; the mask is None when nothing is painted.
+    (None, None) without an image; the mask is None when nothing is painted.
     """
     if not editor or editor.get("background") is None:
         return None, None

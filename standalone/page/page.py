@@ -52,7 +52,7 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
     first = defaults.for_checkpoint(shared.sd_model)
     loading.scripts_txt2img.initialize_scripts(is_img2img=False)
     loading.scripts_img2img.initialize_scripts(is_img2img=True)
-    others = callbacks.ui_tabs_callback()  # not within the page: what is made there would be on it twice
+    others = callbacks.ui_tabs_callback()  # outside the page: inside, everything would appear twice
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
         checkpoint, refresh = _quicksettings()
         labels: dict[str, str] = {}
@@ -122,7 +122,7 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
     async def change(title: str) -> list[Any]:
         try:
             await in_turn(queue, lambda: set_options({"sd_model_checkpoint": title}), "checkpoint")
-        except Exception as error:  # the page shows a sentence, whatever it is
+        except Exception as error:  # the page shows a message, whatever it is
             warn(sentence_for(error)[0])
             return [_current_checkpoint(), *[gr.update() for _ in sizes], gr.update()]
         new = defaults.for_checkpoint(shared.sd_model)
@@ -155,13 +155,13 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
 
 
 def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
-    """Connects "Send to": the picture, and where it carries an infotext, the settings."""
+    """Connects "Send to": the image and, if it has an infotext, its settings."""
     fields = [field for field in image.paste_fields if field[0] is not image.fields["denoising_strength"]]
     modes, group = image.extras["modes"], image.extras["inpaint_controls"]
     for source in (text, image):
         gallery, selected, generation_info = source.panel.gallery, source.panel.selected, source.panel.generation_info
         for mode, target in (("img2img", image.fields["image"]), ("inpaint", image.fields["editor"])):
-            # the tab first: a picture that is sent to an editor before that is on the page gets lost
+            # the tab first: an image sent to an editor that is not on the page yet gets lost
             source.panel.buttons[mode].click(
                 fn=lambda mode=mode: gr.update(selected=mode),
                 outputs=[modes],
@@ -214,7 +214,7 @@ def _sent(
 def _send_image(mode: str, fields: Sequence[paste.Field], controls: Mapping[str, Any]) -> Callable[..., list[Any]]:
     def send(gallery: list[Any] | None, selected: int | None, generation_info: str) -> list[Any]:
         if not gallery:
-            gr.Info("There is no picture to send yet.")
+            gr.Info("There is no image to send yet. Generate one first.")
             return [gr.update() for _ in range(3 + len(fields))]
         index = selected if selected is not None and 0 <= selected < len(gallery) else 0
         item = gallery[index]
@@ -235,7 +235,7 @@ def _send_text(tab: Tab) -> Callable[[str, int | None], list[Any]]:
     def send(generation_info: str, selected: int | None) -> list[Any]:
         words = generation_info if selected == -1 else infotext_of(generation_info, selected)
         if not words:
-            gr.Info("There is no infotext to send.")
+            gr.Info("This image has no infotext to send.")
             return [gr.update() for _ in tab.paste_fields]
         params = paste.sendable(words)
         paste.say_left_out(params, TABLES[tab.name], tab.fields)

@@ -18,7 +18,7 @@ PASTE, CLEAR, RANDOM, REUSE, SWITCH = "\u2199\ufe0f", "\U0001f5d1\ufe0f", "\U000
 KEYS = "Ctrl+Enter generates, Alt+Enter skips, Esc interrupts"
 
 QUICK: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-"""Options of events that are answered at once, beside the queue of jobs."""
+"""Options for events that bypass the job queue."""
 
 Fields = dict[str, Any]
 """Controls by the name of the request's field that they set, in the order in which their values are handed over."""
@@ -170,7 +170,7 @@ def seed_row(tab: str, generation_info: Any, selected: Any) -> Fields:
     random.click(fn=lambda: -1, outputs=[seed], **QUICK)
     reuse.click(fn=seed_of_image, inputs=[generation_info, selected], outputs=[seed], **QUICK)
     extra.change(fn=lambda shown: gr.update(visible=shown), inputs=[extra], outputs=[extra_row], **QUICK)
-    # a variation that came with an infotext, or was kept over a reload, is not left out of sight
+    # shows a variation seed that an infotext or a reload brought
     strength.change(fn=lambda value: True if value else gr.skip(), inputs=[strength], outputs=[extra], **QUICK)
     return {"seed": seed, "subseed": subseed, "subseed_strength": strength}
 

@@ -96,7 +96,7 @@ def make_paste(
     def paste(prompt: str, last: str) -> list[Any]:
         words = prompt if looks_like_infotext(prompt or "") else "" if (prompt or "").strip() else last
         if not words:
-            gr.Info("Put an infotext into the prompt box first, or leave the box empty to take the last image's.")
+            gr.Info("Paste an infotext into the prompt box first, or empty the box to use the last image's.")
             return [gr.update() for _ in range(len(fields) + 1)]
         params = parse(words)
         say_left_out(params, table, controls)

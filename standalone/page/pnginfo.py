@@ -1,4 +1,4 @@
-"""The tab PNG Info: what a picture says about how it was made."""
+"""The tab PNG Info: an image's metadata."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe(path: str | None) -> tuple[str, str, Any]:
         for key, value in texts.items()
         if isinstance(value, (str, int, float)) and (value != infotext or key == "parameters")
     ]
-    return "".join(parts) or as_html("This picture carries no infotext."), infotext or "", picture
+    return "".join(parts) or as_html("This image has no infotext."), infotext or "", picture
 
 
 def build() -> dict[str, Any]:

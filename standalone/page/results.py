@@ -19,7 +19,7 @@ KEPT_SECONDS = 24 * 3600
 
 
 def scratch_folder(data_dir: Path) -> Path:
-    """Where images lie that the user does not want saved, for as long as a gallery shows them."""
+    """Holds images that are not to be saved, while a gallery shows them."""
     return data_dir / "tmp" / "page"
 
 
@@ -63,7 +63,7 @@ def as_html(text: str, css_class: str = "") -> str:
 
 
 def error_html(sentence: str) -> str:
-    """A sentence as the page's error box."""
+    """A message as the page's error box."""
     return f"<div class='error' role='alert'>{html.escape(sentence)}</div>"
 
 

@@ -77,7 +77,7 @@ def _handler(keys: list[str], queue: JobQueue) -> Callable[..., Awaitable[str]]:
     async def submit(*values: Any) -> str:
         try:
             count = await in_turn(queue, lambda: apply_settings(dict(zip(keys, values))), "settings")
-        except Exception as error:  # the page shows a sentence, whatever it is
+        except Exception as error:  # the page shows a message, whatever it is
             return error_html(sentence_for(error)[0])
         return as_html(f"{count} setting{'' if count == 1 else 's'} changed." if count else "Nothing had changed.")
 

@@ -1,4 +1,4 @@
-"""What a finished generation tab consists of, and how its buttons are connected."""
+"""A generation tab: its parts, and how its buttons are connected."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Tab:
     extras: Fields = field(default_factory=dict)
 
     def connect(self, page: gr.Blocks, queue: JobQueue, data_dir: Path) -> None:
-        """Connects Generate, the gallery and the paste button, and lets the settings outlive a reload."""
+        """Connects Generate, the gallery and the paste button, and keeps settings over a reload."""
         self._remember(page)
         jobs = PageJobs(self.name, list(self.fields), queue, data_dir)
         job: dict[str, Any] = {

@@ -114,7 +114,7 @@ def test_one_unreadable_field_falls_back_to_its_default_and_spares_the_others() 
 
 
 def test_fields_that_contradict_each_other_get_a_sentence() -> None:
-    with pytest.raises(SettingsError, match="lies after End"):
+    with pytest.raises(SettingsError, match="is after End"):
         settings_of({"FABRIC start": "0.9", "FABRIC end": "0.1"})
 
 

@@ -85,7 +85,7 @@ def test_the_board_has_a_name_for_every_control(tmp_path: Path) -> None:
 def test_a_picture_that_is_gone_is_shown_as_such(tmp_path: Path) -> None:
     board = Elements(board_html(UNKNOWN, "", ImageStore(tmp_path), "txt2img"))
     assert board.of_class("fabric-missing")
-    assert "not here" in board.text
+    assert "missing" in board.text
 
 
 @pytest.mark.parametrize("line", ["<script>alert(1)</script>", "../../etc/passwd", '"><img src=x onerror=alert(1)>'])
@@ -118,14 +118,14 @@ def test_a_preset_restores_every_control(handlers: PageHandlers) -> None:
     dropdown, status = handlers.save_preset(" My preset ", *changed)
     assert dropdown["value"] == "My preset"
     assert dropdown["choices"] == ["My preset"]
-    assert "is saved" in status
+    assert "Saved preset" in status
     *loaded, status = handlers.load_preset("My preset", *values())
     assert loaded == changed
     assert status == "the line"
     assert handlers.refresh_presets()["choices"] == ["My preset"]
     dropdown, status = handlers.delete_preset("My preset")
     assert dropdown["choices"] == []
-    assert "is deleted" in status
+    assert "Deleted preset" in status
 
 
 @pytest.mark.parametrize("name", [None, "", "gone", "../../etc/passwd", "\x00"])
@@ -138,7 +138,7 @@ def test_preset_mistakes_are_told_and_change_nothing(handlers: PageHandlers, nam
 
 def test_a_preset_of_impossible_settings_is_not_saved(handlers: PageHandlers) -> None:
     status = handlers.save_preset("x", *values(start=0.9, end=0.1))[1]
-    assert "lies after End" in status
+    assert "is after End" in status
     assert handlers.presets.list() == ()
 
 

@@ -136,7 +136,7 @@ def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore)
         ({"strength": math.nan}, "Strength must be"),
         ({"strength": math.inf}, "Strength must be"),
         ({"strength": [1]}, "Strength must be a number"),
-        ({"start": 0.9, "end": 0.1}, "lies after End"),
+        ({"start": 0.9, "end": 0.1}, "is after End"),
         ({"enabled": "yes"}, '"enabled"'),
         ({"weighting": "other"}, "Weighting"),
         ({"weighting": 1}, "Weighting"),

@@ -83,7 +83,7 @@ def test_a_like_changes_the_picture_and_the_infotext_brings_it_back(host: Runnin
         ([{"strenght": 1}], "strenght"),
         ([{"likes": ["../../etc/passwd"]}], "paths are not accepted"),
         ([{"likes": ["data:image/png;base64," + "A" * 80]}], "cannot be read"),
-        ([{"start": 0.9, "end": 0.1}], "lies after End"),
+        ([{"start": 0.9, "end": 0.1}], "is after End"),
         ([True, "", "", "much"], "Strength"),
     ],
 )
@@ -239,7 +239,7 @@ def test_the_line_says_what_will_happen_or_what_is_wrong(host: Running, script: 
     assert text in line(script, 10, enabled=False, likes=likes)
     assert "No feedback yet" in line(script, enabled=False)
     for changed, problem in (
-        ({"start": 0.9, "end": 0.1}, "lies after End"),
+        ({"start": 0.9, "end": 0.1}, "is after End"),
         ({"likes": f"{disliked} {UNKNOWN}"}, "1 like, steps 1-16 of 20, strength 0.8 shared. The liked image 00000000"),
     ):
         shown = line(script, **changed)

@@ -151,7 +151,7 @@ def test_the_line_says_what_will_happen(host: Running, script: ModuleType) -> No
     assert "generated from the words alone" in line(script, True)
     assert 'role="alert"' in line(script, True, image=name, image_scale=99)
     assert "Switched off" in line(script, False, image=name)
-    assert "No image yet: put one into the tab" in line(script, True, True, "no")
+    assert "No image yet: add one to the tab" in line(script, True, True, "no")
     for seen in ("yes", ""):  # empty: the browser cannot tell
         assert "The tab&#x27;s own image" in line(script, True, True, seen)
 
@@ -159,11 +159,11 @@ def test_the_line_says_what_will_happen(host: Running, script: ModuleType) -> No
 def test_the_line_says_what_the_checkpoint_means(
     host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sentence = "This checkpoint sees no image."
+    sentence = "This is not an InstructPix2Pix checkpoint."
     monkeypatch.setattr(script.ImageCfgScript, "unsuited", staticmethod(lambda model: sentence))
-    assert "sees no image" in line(script, True)
+    assert "not an InstructPix2Pix checkpoint" in line(script, True)
     assert 'role="alert"' in line(script, True)
-    assert "sees no image" not in line(script, False)
+    assert "not an InstructPix2Pix checkpoint" not in line(script, False)
 
 
 def test_every_method_says_which_checkpoints_will_not_do() -> None:
@@ -176,7 +176,7 @@ def test_every_method_says_which_checkpoints_will_not_do() -> None:
 
     plain = nn.Sequential(nn.Conv2d(4, 4, 1))
     assert "no self-attention" in fabric(LoadedModel(plain))
-    assert "sees no image" in image_cfg(LoadedModel(plain))
+    assert "not an InstructPix2Pix checkpoint" in image_cfg(LoadedModel(plain))
     assert "no cross-attention" in pix2pix_zero(LoadedModel(plain))
     assert image_cfg(LoadedModel(plain, sees_picture=True)) == ""
     assert "told by instructions" in pix2pix_zero(LoadedModel(plain, sees_picture=True))

@@ -84,7 +84,10 @@ def test_a_method_says_at_its_tick_that_the_checkpoint_will_not_do(browser: Brow
             f".includes('{reason}')"
         )
 
-    edit, swap = refused("image_cfg_txt2img", "sees no image"), refused("pix2pix_zero_txt2img", "told by instructions")
+    edit, swap = (
+        refused("image_cfg_txt2img", "not an InstructPix2Pix checkpoint"),
+        refused("pix2pix_zero_txt2img", "told by instructions"),
+    )
     title = browser.js("return document.querySelector('#setting_sd_model_checkpoint input').value")
     assert not browser.js(edit)
     browser.js("inputAccordionChecked('image_cfg_txt2img', true)")
@@ -117,7 +120,7 @@ def test_img2img_shows_nothing_of_hires_fix_and_says_whether_there_is_an_image(b
     assert browser.js(hires, "img2img") == 0
     browser.js("selectCheckpoint('shapes-instruct.safetensors')")
     says = "return document.querySelector('#image_cfg_img2img_status')?.textContent.includes(arguments[0])"
-    browser.until(says, "No image yet: put one into the tab")
+    browser.until(says, "No image yet: add one to the tab")
     path = tmp_path / "mine.png"
     Image.new("RGB", (64, 64), (9, 99, 9)).save(path)
     browser.find("#img2img_image input[type=file]").send_keys(str(path))
@@ -197,7 +200,7 @@ def test_interrupt_and_skip_take_the_place_of_generate(browser: Browser, screens
 def test_what_is_wrong_is_said_on_the_page(browser: Browser, screenshot):
     browser.click('#tabs > .tab-nav > button[aria-controls="tab_img2img"]')
     browser.generate("img2img")
-    assert "There is no picture to start from" in browser.text("#html_log_img2img .error")
+    assert "There is no image to start from" in browser.text("#html_log_img2img .error")
     screenshot("error")
     browser.click('#tabs > .tab-nav > button[aria-controls="tab_txt2img"]')
 

@@ -47,7 +47,7 @@ def settings(**fields: Any) -> Pix2PixZeroSettings:
         ({"source": 3}, "must be text"),
         ({"strength": 9}, "Strength"),
         ({"structure": float("nan")}, "Structure"),
-        ({"start": 0.6, "end": 0.5}, "lies after End"),
+        ({"start": 0.6, "end": 0.5}, "is after End"),
         ({"guidance": "hard"}, "Guidance"),
         ({"layers": "none"}, "Layers"),
         ({"inversion": "magic"}, "Inversion"),

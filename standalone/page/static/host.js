@@ -267,12 +267,12 @@ onUiLoaded(() => {
 // -- titles of the small buttons
 
 const buttonTitles = {
-    paste: 'Read settings from the infotext in the prompt box, or from the last picture if the box is empty',
-    img2img_paste: 'Read settings from the infotext in the prompt box, or from the last picture if the box is empty',
+    paste: 'Read settings from the infotext in the prompt box, or from the last image if the box is empty',
+    img2img_paste: 'Read settings from the infotext in the prompt box, or from the last image if the box is empty',
     clear_prompt: 'Clear both prompts', res_switch_btn: 'Swap width and height',
-    random_seed: 'Set the seed to -1: another one every time', reuse_seed: 'Take the seed of the selected picture',
+    random_seed: 'Set the seed to -1: a random one every time', reuse_seed: 'Use the seed of the selected image',
     generate: 'Ctrl+Enter', interrupt: 'Stop now (Esc)', skip: 'Stop this batch and go on with the next (Alt+Enter)',
-    send_to_img2img: 'Send picture and settings to img2img', send_to_inpaint: 'Send picture and settings to inpainting',
+    send_to_img2img: 'Send image and settings to img2img', send_to_inpaint: 'Send image and settings to inpainting',
     send_to_txt2img: 'Send the settings to txt2img', refresh_sd_model_checkpoint: 'Look for checkpoints again',
     steer_theme: 'Light or dark',
 };

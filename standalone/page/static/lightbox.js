@@ -183,7 +183,7 @@ function lightboxPointer(event) {
     else if (lightbox.travelled < 10 && !isOnPicture(image, event)) closeLightbox();
 }
 
-/** Whether a point of the screen is on the picture itself, which may be narrower or lower than its element. */
+/** Whether a point of the screen is on the image itself, which may be narrower or lower than its element. */
 function isOnPicture(image, point) {
     const scale = Math.min(innerWidth / image.naturalWidth, innerHeight / image.naturalHeight);
     return Math.abs(point.clientX - innerWidth / 2) * 2 < image.naturalWidth * scale
@@ -199,7 +199,7 @@ function lightboxKey(event) {
         '+': () => zoomLightbox(1.5), '=': () => zoomLightbox(1.5), '-': () => zoomLightbox(1 / 1.5),
         0: () => placeLightbox(1, 0, 0), z: toggleLightboxZoom,
     };
-    event.stopPropagation(); // Escape closes the viewer; the job goes on
+    event.stopPropagation(); // Escape closes the viewer; the job continues
     if (event.key === 'Tab') return holdFocus(event);
     const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!action || event.ctrlKey || event.altKey || event.metaKey) return;

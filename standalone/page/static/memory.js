@@ -1,4 +1,4 @@
-// Prompt and settings outlive a reload of the page, which gradio itself does when a server that had stopped is back.
+// Prompt and settings survive a reload of the page, which gradio itself does when a stopped server is back.
 
 /* exported rememberSettings recallSettings */
 
@@ -32,7 +32,7 @@ addEventListener('pagehide', keepSettings);
 function rememberSettings(tab, layout, values) {
     try {
         sessionStorage.setItem(settingsKey(tab), JSON.stringify({layout, values}));
-    } catch { /* storage is switched off or full: the settings end with the page */ }
+    } catch { /* storage is off or full: the settings end with the page */ }
     return [];
 }
 

@@ -28,7 +28,7 @@ function keepTask(tab, task, store = localStorage) {
         try {
             place.setItem(`${tab}_task_id`, task);
             place.setItem(`${tab}_task_server`, thisServer());
-        } catch { /* storage is switched off or full: a reload loses the job */ }
+        } catch { /* storage is off or full: a reload loses the job */ }
     }
 }
 
@@ -160,7 +160,7 @@ function taskFinished(tab) {
     progressEnds[task]?.();
 }
 
-/** The call that waits for the results has failed: the server refused it, or the connection broke while the job goes on. */
+/** The call that waits for the results has failed: the server refused it, or the connection broke while the job continues. */
 function taskFailed(tab) {
     failedTasks.add(runningTasks[tab]);
 }
