@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lib_methods.errors import UserError, reason
-from standalone.host import shared
+from standalone.host import lora, shared
 from standalone.host.checkpoints import checkpoints_list
 from standalone.host.sampling import registry
 from standalone.host.sampling.schedulers import schedulers as all_schedulers
@@ -88,6 +88,25 @@ def checkpoints() -> list[SDModelItem]:
 
 def styles() -> list[PromptStyleItem]:
     return [PromptStyleItem(name=s[0], prompt=s[1], negative_prompt=s[2]) for s in shared.prompt_styles.styles.values()]
+
+
+def loras() -> list[dict[str, Any]]:
+    """All LoRAs that prompts can name. `path` is within models/Lora, for the same reason."""
+    folder = lora.folder()
+    return [
+        {
+            "name": found.name,
+            "alias": found.alias,
+            "path": Path(found.filename).relative_to(folder.folder).as_posix(),
+            "metadata": found.metadata,
+        }
+        for found in folder.all()
+    ]
+
+
+def refresh_loras() -> None:
+    """Looks through the folder of LoRAs again."""
+    lora.folder().refresh()
 
 
 def scripts_list() -> ScriptsList:

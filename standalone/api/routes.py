@@ -13,7 +13,7 @@ from lib_methods.errors import UserError
 from standalone.host import callbacks, checkpoints, images, pasting, shared
 from standalone.host.jobs.queue import SHUTTING_DOWN, Job, JobQueue, explain
 
-from . import listings, loras
+from . import listings
 from .codec import decode_opened, open_encoded
 from .errors import BadRequest, JobFailed, SafeJSONResponse
 from .extras import (
@@ -198,6 +198,7 @@ def make_router(queue: JobQueue) -> APIRouter:
     async def refresh_checkpoints() -> None:
         await in_turn(queue, checkpoints.list_models, "refresh-checkpoints")
 
+    router.add_api_route("/sdapi/v1/refresh-loras", listings.refresh_loras, methods=["POST"])
     for path in ("refresh-vae", "refresh-embeddings"):
         router.add_api_route(f"/sdapi/v1/{path}", _done, methods=["POST"])
 
@@ -215,12 +216,12 @@ def make_router(queue: JobQueue) -> APIRouter:
         ("scripts", listings.scripts_list),
         ("script-info", listings.script_info),
         ("memory", listings.memory),
+        ("loras", listings.loras),
     ):
         router.add_api_route(f"/sdapi/v1/{path}", listing, methods=["GET"])
     for path in ("sd-vae", "hypernetworks", "face-restorers", "realesrgan-models", "extensions"):
         router.add_api_route(f"/sdapi/v1/{path}", _nothing, methods=["GET"])
     router.add_api_route("/sdapi/v1/embeddings", _no_embeddings, methods=["GET"])
-    router.include_router(loras.router)
     return router
 
 

@@ -193,6 +193,26 @@ def _call(category: str, *args: Any, job: str | None = None, last_first: bool = 
     return results
 
 
+def _calls(category: str, **how: Any) -> Callable[..., None]:
+    """The function that calls all of `category` with what it is given."""
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        _call(category, *args, **how, **kwargs)
+
+    return call
+
+
+def _lists(category: str) -> Callable[[], list[Any]]:
+    """The function that gives all of `category` a list to append to."""
+
+    def collect() -> list[Any]:
+        found: list[Any] = []
+        _call(category, found)
+        return found
+
+    return collect
+
+
 def _registers(category: str, when: str) -> Register:
     """The function that adds a callback to `category`."""
     callbacks = callback_map.setdefault(f"callbacks_{category}", [])
@@ -226,90 +246,27 @@ on_list_optimizers = _registers("list_optimizers", "optimizations are listed; ap
 on_list_unets = _registers("list_unets", "other UNets are listed; append yours to the list")
 on_before_token_counter = _registers("before_token_counter", "tokens are counted; called with BeforeTokenCounterParams")
 
-
-def app_started_callback(demo: Any, app: Any) -> None:
-    _call("app_started", demo, app)
-
-
-def app_reload_callback() -> None:
-    _call("on_reload", job="callbacks_on_reload")
-
-
-def model_loaded_callback(sd_model: Any) -> None:
-    _call("model_loaded", sd_model)
+app_started_callback = _calls("app_started")
+app_reload_callback = _calls("on_reload", job="callbacks_on_reload")
+model_loaded_callback = _calls("model_loaded")
+ui_train_tabs_callback = _calls("ui_train_tabs")
+ui_settings_callback = _calls("ui_settings")
+before_image_saved_callback = _calls("before_image_saved")
+image_saved_callback = _calls("image_saved")
+extra_noise_callback = _calls("extra_noise")
+cfg_denoiser_callback = _calls("cfg_denoiser")
+cfg_denoised_callback = _calls("cfg_denoised")
+cfg_after_cfg_callback = _calls("cfg_after_cfg")
+before_component_callback = _calls("before_component")
+after_component_callback = _calls("after_component")
+image_grid_callback = _calls("image_grid")
+infotext_pasted_callback = _calls("infotext_pasted")
+script_unloaded_callback = _calls("script_unloaded", job="script_unloaded", last_first=True)
+before_ui_callback = _calls("before_ui", job="before_ui", last_first=True)
+before_token_counter_callback = _calls("before_token_counter")
+list_optimizers_callback = _lists("list_optimizers")
+list_unets_callback = _lists("list_unets")
 
 
 def ui_tabs_callback() -> list[Any]:
     return [tab for tabs in _call("ui_tabs") for tab in tabs or []]
-
-
-def ui_train_tabs_callback(params: UiTrainTabParams) -> None:
-    _call("ui_train_tabs", params)
-
-
-def ui_settings_callback() -> None:
-    _call("ui_settings")
-
-
-def before_image_saved_callback(params: ImageSaveParams) -> None:
-    _call("before_image_saved", params)
-
-
-def image_saved_callback(params: ImageSaveParams) -> None:
-    _call("image_saved", params)
-
-
-def extra_noise_callback(params: ExtraNoiseParams) -> None:
-    _call("extra_noise", params)
-
-
-def cfg_denoiser_callback(params: CFGDenoiserParams) -> None:
-    _call("cfg_denoiser", params)
-
-
-def cfg_denoised_callback(params: CFGDenoisedParams) -> None:
-    _call("cfg_denoised", params)
-
-
-def cfg_after_cfg_callback(params: AfterCFGCallbackParams) -> None:
-    _call("cfg_after_cfg", params)
-
-
-def before_component_callback(component: Any, **kwargs: Any) -> None:
-    _call("before_component", component, **kwargs)
-
-
-def after_component_callback(component: Any, **kwargs: Any) -> None:
-    _call("after_component", component, **kwargs)
-
-
-def image_grid_callback(params: ImageGridLoopParams) -> None:
-    _call("image_grid", params)
-
-
-def infotext_pasted_callback(infotext: str, params: dict[str, Any]) -> None:
-    _call("infotext_pasted", infotext, params)
-
-
-def script_unloaded_callback() -> None:
-    _call("script_unloaded", job="script_unloaded", last_first=True)
-
-
-def before_ui_callback() -> None:
-    _call("before_ui", job="before_ui", last_first=True)
-
-
-def list_optimizers_callback() -> list[Any]:
-    found: list[Any] = []
-    _call("list_optimizers", found)
-    return found
-
-
-def list_unets_callback() -> list[Any]:
-    found: list[Any] = []
-    _call("list_unets", found)
-    return found
-
-
-def before_token_counter_callback(params: BeforeTokenCounterParams) -> None:
-    _call("before_token_counter", params)

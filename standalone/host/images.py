@@ -17,7 +17,8 @@ from lib_methods.files import replacing
 from lib_methods.pictures.convert import ImageError, open_image, to_rgb, to_rgba
 from standalone.host import callbacks, errors, image_file, upscalers
 from standalone.host.shared import opts
-from standalone.infotext import metadata, user_comment
+from standalone.infotext import text as infotexts
+from standalone.infotext import user_comment
 
 LANCZOS = Image.Resampling.LANCZOS
 _NUMBERED = re.compile(r"^(\d+)")
@@ -229,7 +230,7 @@ def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, Any]
         "chromaticity",
     ):
         items.pop(key, None)
-    return metadata.infotext_of(geninfo if isinstance(geninfo, str) else None, items), items
+    return infotexts.infotext_of(geninfo if isinstance(geninfo, str) else None, items), items
 
 
 def image_data(data: bytes) -> tuple[str | None, None]:

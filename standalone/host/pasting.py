@@ -15,11 +15,11 @@ from lib_methods.pictures.convert import ImageError, open_image, to_rgba
 from standalone.engine.names import shown
 from standalone.host import checkpoints, images, paths, shared
 from standalone.host.sampling import prompt_parser
-from standalone.infotext import text
+from standalone.infotext import pairs, text
 
 sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]
 
-quote, unquote = text.quote, text.unquote
+quote, unquote = pairs.quote, pairs.unquote
 
 # fields that an infotext leaves out when they have their usual value
 _USUAL: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from standalone.host import devices, errors
@@ -34,6 +35,7 @@ class State:
         self.server_start = time.time()
         self.need_restart = False
         self._preview_lock = threading.Lock()
+        self.preview_of: Callable[[Any], Any] = lambda latents: None  # `sampling.base` draws it
 
     def skip(self) -> None:
         """Ends the batch in progress; the next batch goes on."""
@@ -120,14 +122,8 @@ class State:
         """Makes a preview of the latents now."""
         if self.current_latent is None or not self._preview_lock.acquire(blocking=False):
             return
-        from standalone.host.sampling import base
-
         try:
-            latent = self.current_latent
-            if opts.show_progress_grid:
-                self.assign_current_image(base.samples_to_image_grid(latent))
-            else:
-                self.assign_current_image(base.sample_to_image(latent))
+            self.assign_current_image(self.preview_of(self.current_latent))
             self.current_image_sampling_step = self.sampling_step
         except Exception:
             # a preview is a convenience: the job must not suffer when memory is short or the model changes meanwhile

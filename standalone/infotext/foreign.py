@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from .text import NEGATIVE, Infotext, Pair, pairs, with_prompts
+from .pairs import NEGATIVE, Infotext, Pair, pairs, with_prompts
 
 FEWEST = 3
 """So many pairs make a line of parameters, as in the WebUI."""

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from standalone.engine import names
 
-from . import text
-from .text import Infotext
+from .pairs import Infotext
 
 UNREAD = "Unread metadata"
 """The field that names the program whose metadata was left out."""
 FEWEST = 2
 """So many known fields beside the prompt make an object a set of parameters."""
 
-_OBJECT = re.compile(r'(?:\[\s*)?\{\s*"[^"\n]{0,200}"\s*:')
+OBJECT = re.compile(r'(?:\[\s*)?\{\s*"[^"\n]{0,200}"\s*:')
 _INFOTEXT = re.compile(r"^[ \t]*Steps:", re.MULTILINE)  # begins no line of JSON, where keys are in quotes
 _GRAPH = re.compile(r'"(?:class_type|last_node_id|nodes)"')
 _TWO_NUMBERS = re.compile(r"\D{0,3}(\d{1,6})\D{1,3}(\d{1,6})\D{0,3}")
 _JSON = json.JSONDecoder()
 _INNER = ("sui_image_params", "image", "extraMetadata")
-_CHUNKS = ("invokeai_metadata", "sui_image_params", "sd-metadata", "prompt", "workflow")
 _KEYS = {
     "Prompt": ("prompt", "positiveprompt"),
     "Negative prompt": ("negativeprompt", "uc"),
@@ -47,7 +44,7 @@ _KEYS = {
 def read(words: str) -> Infotext | None:
     """The parts of metadata in JSON; None where a text is none. Never raises; linear."""
     words = words.strip()
-    if not _OBJECT.match(words) or _INFOTEXT.search(words):
+    if not OBJECT.match(words) or _INFOTEXT.search(words):
         return None
     try:
         found, end = _JSON.raw_decode(words)
@@ -60,38 +57,6 @@ def read(words: str) -> Infotext | None:
         return _unread(words)
     written = {key: str(value).encode("utf-8", "replace").decode() for key, value in fields.items()}
     return Infotext(written.pop("Prompt"), written.pop("Negative prompt", ""), written)
-
-
-def infotext_of(infotext: str | None, items: Mapping[str, Any]) -> str | None:
-    """An image's infotext in the usual form, where its texts `items` hold parameters in JSON; else as it is."""
-    words = infotext
-    if items.get("Software") == "NovelAI" and isinstance(items.get("Comment"), str):
-        words = _with_description(items["Comment"], items.get("Description"))
-    elif infotext is None:
-        chunks = (items.get(key) for key in _CHUNKS)
-        words = next((chunk for chunk in chunks if isinstance(chunk, str) and _OBJECT.match(chunk.lstrip())), None)
-    found = read(words) if words is not None else None
-    if found is None:
-        return infotext
-    if UNREAD in found.fields:
-        return infotext or words
-    fields: dict[str, Any] = dict(found.fields)
-    width, height = fields.pop("Size-1", None), fields.pop("Size-2", None)
-    fields["Size"] = f"{width}x{height}" if width and height else None
-    if items.get("Software") == "NovelAI":
-        fields |= {"Clip skip": 2, "ENSD": 31337}  # as its models are run, says the WebUI
-    return text.write(found.prompt, found.negative_prompt, {"Steps": fields.pop("Steps", None), **fields})
-
-
-def _with_description(comment: str, description: Any) -> str:
-    """NovelAI's parameters with their prompt, which older images have in a text of its own."""
-    try:
-        found = json.loads(comment)
-    except (ValueError, RecursionError):
-        return comment
-    if not isinstance(found, dict) or "prompt" in found or not isinstance(description, str):
-        return comment
-    return json.dumps({"prompt": description, **found})
 
 
 def _unread(words: str) -> Infotext:

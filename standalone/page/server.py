@@ -24,7 +24,7 @@ from standalone.host import callbacks, shared
 from standalone.setup.environment import stay_local
 
 from .assets import Assets, HeadTags
-from .page import build_page, theme
+from .layout import build_page, theme
 from .results import clean_scratch
 
 

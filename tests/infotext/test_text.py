@@ -204,8 +204,7 @@ def test_parameters_in_json_are_read(program: str) -> None:
     assert (found.prompt, found.negative_prompt, float(found.fields.pop("CFG scale"))) == ("a cat", "ugly", 7)
     assert found.fields == {"Steps": "20", "Seed": "5", "Size-1": "512", "Size-2": "768", "Sampler": "Euler a"}
     assert (
-        text.read(str(metadata.infotext_of(None, {"invokeai_metadata": json.dumps(JSON[program])}))).fields["Seed"]
-        == "5"
+        text.read(str(text.infotext_of(None, {"invokeai_metadata": json.dumps(JSON[program])}))).fields["Seed"] == "5"
     )
 
 
@@ -236,14 +235,14 @@ def test_images_of_novelai_have_an_infotext() -> None:
         "request_type": "PromptGenerateRequest",
     }
     items = {"Software": "NovelAI", "Description": "a {cat}", "Comment": json.dumps(comment)}
-    written = str(metadata.infotext_of(None, items))
+    written = str(text.infotext_of(None, items))
     assert written.startswith("a {cat}\nNegative prompt: ugly\nSteps: 20, ")
     fields = text.read(written).fields
     assert (fields["Sampler"], fields["Schedule type"], fields["Size-2"]) == ("DPM++ 2M", "Karras", "768")
     assert (fields["Clip skip"], fields["ENSD"]) == ("2", "31337") and "Denoising strength" not in fields
-    assert metadata.infotext_of(None, {**items, "Comment": "broken"}) is None
+    assert text.infotext_of(None, {**items, "Comment": "broken"}) is None
     del comment["prompt"]  # as in the images of its first years
-    assert metadata.infotext_of(None, {**items, "Comment": json.dumps(comment)}) == written
+    assert text.infotext_of(None, {**items, "Comment": json.dumps(comment)}) == written
 
 
 @given(st.one_of(TEXTS, st.text(alphabet='ab1,:"\\\n\r |{[]}-/x', max_size=200)))

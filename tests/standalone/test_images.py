@@ -159,7 +159,7 @@ def _doors(data: bytes, folder: Path) -> dict[str, Image.Image]:
     from lib_methods.webui.image_box import read_upload
     from modules import images, infotext_utils
     from standalone.api.codec import check_encoded, decode_opened
-    from standalone.page.page import _send_image
+    from standalone.page.layout import _send_image
     from standalone.page.pnginfo import describe
     from standalone.verbs.generate import read_picture
 

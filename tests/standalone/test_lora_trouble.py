@@ -188,10 +188,10 @@ def as_link() -> Callable[[Path, Path], None]:
 
 
 def test_the_api_lists_them(host: Running, folder: Path) -> None:
-    from standalone.api import loras
+    from standalone.api.routes import make_router
 
     app = FastAPI()
-    app.include_router(loras.router)
+    app.include_router(make_router(host.host.queue))
     client = TestClient(app)
     odd = {"deep": "{" * 10_000, "infinite": '{"a": 1e999}', "half": '{"a": "\\ud800"}', "good": '{"a": [1]}'}
     write(folder / "people" / "anna.safetensors", GOOD, {"ss_output_name": "Anna", **odd})

@@ -295,7 +295,7 @@ def test_both_hosts_draw_the_same(hosts: tuple[WebUI, Standalone], name: str) ->
 
 
 def test_both_hosts_list_the_same(hosts: tuple[WebUI, Standalone]) -> None:
-    from standalone.api.loras import loras
+    from standalone.api.listings import loras
 
     def fields(listed: list[JSON]) -> list[JSON]:
         return sorted(({**item, "path": Path(item["path"]).name} for item in listed), key=lambda item: item["name"])

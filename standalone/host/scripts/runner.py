@@ -8,15 +8,19 @@ from typing import Any, cast
 from standalone.host import errors, shared
 from standalone.host.callbacks import ScriptCallback, add_callback, sort_callbacks
 from standalone.host.scripts.script import (
-    MaskBlendArgs,
     OnComponent,
-    PostprocessBatchListArgs,
-    PostprocessImageArgs,
-    PostProcessMaskOverlayArgs,
-    PostSampleArgs,
     Script,
 )
 from standalone.host.scripts.tab import ScriptTab, wrap_call
+
+
+def _hook(name: str) -> Callable[..., None]:
+    """The runner's method that calls the hook `name` of all scripts that have it."""
+
+    def call(self: ScriptRunner, p: Any, *leading: Any, **kwargs: Any) -> None:
+        self._each(name, p, *leading, **kwargs)
+
+    return call
 
 
 class ScriptRunner(ScriptTab):
@@ -79,50 +83,23 @@ class ScriptRunner(ScriptTab):
             except (Exception, SystemExit):
                 errors.report(f"Error running setup: {script.filename}", exc_info=True)
 
-    def before_process(self, p: Any) -> None:
-        self._each("before_process", p)
-
-    def process(self, p: Any) -> None:
-        self._each("process", p)
-
-    def process_before_every_sampling(self, p: Any, **kwargs: Any) -> None:
-        self._each("process_before_every_sampling", p, **kwargs)
-
-    def before_process_batch(self, p: Any, **kwargs: Any) -> None:
-        self._each("before_process_batch", p, **kwargs)
-
-    def after_extra_networks_activate(self, p: Any, **kwargs: Any) -> None:
-        self._each("after_extra_networks_activate", p, **kwargs)
-
-    def process_batch(self, p: Any, **kwargs: Any) -> None:
-        self._each("process_batch", p, **kwargs)
-
-    def postprocess(self, p: Any, processed: Any) -> None:
-        self._each("postprocess", p, processed)
+    before_process = _hook("before_process")
+    process = _hook("process")
+    process_before_every_sampling = _hook("process_before_every_sampling")
+    before_process_batch = _hook("before_process_batch")
+    after_extra_networks_activate = _hook("after_extra_networks_activate")
+    process_batch = _hook("process_batch")
+    postprocess = _hook("postprocess")
+    postprocess_batch_list = _hook("postprocess_batch_list")
+    post_sample = _hook("post_sample")
+    on_mask_blend = _hook("on_mask_blend")
+    postprocess_image = _hook("postprocess_image")
+    postprocess_maskoverlay = _hook("postprocess_maskoverlay")
+    postprocess_image_after_composite = _hook("postprocess_image_after_composite")
+    before_hr = _hook("before_hr")
 
     def postprocess_batch(self, p: Any, images: Any, **kwargs: Any) -> None:
         self._each("postprocess_batch", p, images=images, **kwargs)
-
-    def postprocess_batch_list(self, p: Any, pp: PostprocessBatchListArgs, **kwargs: Any) -> None:
-        self._each("postprocess_batch_list", p, pp, **kwargs)
-
-    def post_sample(self, p: Any, ps: PostSampleArgs) -> None:
-        self._each("post_sample", p, ps)
-
-    def on_mask_blend(self, p: Any, mba: MaskBlendArgs) -> None:
-        self._each("on_mask_blend", p, mba)
-
-    def postprocess_image(self, p: Any, pp: PostprocessImageArgs) -> None:
-        self._each("postprocess_image", p, pp)
-
-    def postprocess_maskoverlay(self, p: Any, ppmo: PostProcessMaskOverlayArgs) -> None:
-        self._each("postprocess_maskoverlay", p, ppmo)
-
-    def postprocess_image_after_composite(self, p: Any, pp: PostprocessImageArgs) -> None:
-        self._each("postprocess_image_after_composite", p, pp)
-
-    def before_hr(self, p: Any) -> None:
-        self._each("before_hr", p)
 
     def before_component(self, component: Any, **kwargs: Any) -> None:
         self._component(
