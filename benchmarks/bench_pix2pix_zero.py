@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks.full_size import PeakMemory, environment, put_full_size, settle, watching
 from benchmarks.studio import CFG, STEPS, Studio, studio
 from lib_methods.pix2pix_zero.apply import CACHE
-from lib_methods.pix2pix_zero.request import TITLE
+from lib_methods.pix2pix_zero.settings import CONTROLS
 
 FORMS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -97,7 +97,7 @@ class Bench:
         CACHE.clear()
         asked = None
         if request is not None:
-            asked = {TITLE: {"source": "circle", "target": "square", "show": False, **request}}
+            asked = {CONTROLS.title: {"source": "circle", "target": "square", "show": False, **request}}
         watch = Watch()
         fields: dict[str, Any] = {"init_images": [self.image], "denoising_strength": 1.0, "cfg_scale": CFG}
         with watch.watching():

@@ -48,7 +48,7 @@ from benchmarks.shape_edits import (
 from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, studio
 from lib_methods.pix2pix_zero.directions import Direction, Origin
 from lib_methods.pix2pix_zero.library import DirectionLibrary
-from lib_methods.pix2pix_zero.request import TITLE
+from lib_methods.pix2pix_zero.settings import CONTROLS
 
 SEED = 700_000
 SDEDIT_STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6)
@@ -150,7 +150,7 @@ class Editor:
         return self.maker.make(
             [short_caption(edit.before) for edit in batch],
             seed,
-            scripts={TITLE: request},
+            scripts={CONTROLS.title: request},
             init_images=_images(batch),
             denoising_strength=form.denoising,
             cfg_scale=form.cfg_scale,

@@ -22,14 +22,10 @@ from lib_methods.webui.widgets import Widgets
 class DynamicThresholdingScript(MethodScript, scripts.Script):
     table = CONTROLS
     key = "dynamic_thresholding"
+    room = "lib_methods.thresholding"
     subject = "It"
     follows = ("cfg_scale", "steps")
     peer = "Dynamic Thresholding (CFG Scale Fix)"
-
-    def attach(self, p: Any, sampling: Any, settings: ThresholdSettings) -> Any:
-        from lib_methods.thresholding import apply
-
-        return apply.attach(sampling, settings)
 
     def summary(self, settings: ThresholdSettings, enabled: bool, tab: Tab) -> str:
         return switched_off(settings.describe(tab.cfg_scale, tab.steps or 1), enabled)

@@ -34,16 +34,11 @@ STORE, PRESETS, COMPOSITES = ImageStore(FOLDER / "images"), PresetFolder(FOLDER 
 class FabricScript(MethodScript, scripts.Script):
     table = CONTROLS
     key = "fabric"
+    room = "lib_methods.fabric"
     follows = ("steps",)
     store = STORE
     peer = CONTROLS.title
     sorting_priority = -1  # above the other methods, in hosts that sort by it
-
-    @classmethod
-    def unsuited(cls, model: Any) -> str:
-        from lib_methods.fabric.apply import unsuited
-
-        return unsuited(model)
 
     @classmethod
     def check(cls, arguments: Sequence[Any]) -> None:
@@ -56,11 +51,6 @@ class FabricScript(MethodScript, scripts.Script):
             self.jobs.tell(p, note)
         if settings.active:
             super().begin(p, settings)
-
-    def attach(self, p: Any, sampling: Any, settings: FabricSettings) -> Any:
-        from lib_methods.fabric import apply
-
-        return apply.attach(sampling, settings, STORE.load)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         COMPOSITES.remember(processed.images, int(getattr(processed, "index_of_first_image", 0) or 0))

@@ -30,22 +30,15 @@ SECOND_PASS = "The checkpoint of the second pass sees no image; that pass was ma
 class ImageCfgScript(MethodScript, scripts.Script):
     table = CONTROLS
     key = "image_cfg"
+    room = "lib_methods.image_cfg"
     sees_tab_image = True
     store = STORE
 
-    @classmethod
-    def unsuited(cls, model: Any) -> str:
-        from lib_methods.image_cfg.apply import unsuited
-
-        return unsuited(model)
-
     def attach(self, p: Any, sampling: Any, settings: ImageCfgSettings) -> Any:
-        from lib_methods.image_cfg import apply
-
         if sampling.is_hires and not sampling.picture.has_channels:
             self.jobs.tell(p, SECOND_PASS)
             return None
-        return apply.attach(sampling, settings, STORE.load)
+        return super().attach(p, sampling, settings)
 
     def summary(self, settings: ImageCfgSettings, enabled: bool, tab: Tab) -> str:
         return switched_off(settings.describe(tab.is_img2img, tab.is_empty), enabled or not settings.images)

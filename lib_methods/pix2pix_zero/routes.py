@@ -24,12 +24,12 @@ from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Unsupported
 from lib_methods.pix2pix_zero.direction_files import MAX_FILE_BYTES
 from lib_methods.pix2pix_zero.directions import DirectionError
-from lib_methods.pix2pix_zero.request import TITLE
 from lib_methods.pix2pix_zero.sentences import OBJECT
+from lib_methods.pix2pix_zero.settings import CONTROLS
 from lib_methods.pix2pix_zero.workshop import BUILT_IN, Workshop
-from lib_methods.webui.arguments import refuse_unknown
 from lib_methods.webui.door import Door, guarded_router
 from lib_methods.webui.names import MAX_NAME
+from lib_methods.webui.table import refuse_unknown
 
 PATH = "/pix2pix-zero/directions"
 _WORDS = ("source", "target", "words_are", "source_sentences", "target_sentences", "text_model")
@@ -45,7 +45,7 @@ def add_routes(app: Any, workshop: Workshop, door: Door | None = None) -> None:
     router = guarded_router(door or Door())
 
     def refused(error: Exception, status: int = 422) -> HTTPException:
-        return HTTPException(status, f"{TITLE}: {error}")
+        return HTTPException(status, f"{CONTROLS.title}: {error}")
 
     def listed() -> list[dict[str, Any]]:
         return workshop.records()

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from lib_methods.denoiser import PIXELS_PER_LATENT, Sampling, Unsupported, editing_of
+from lib_methods.pictures.composites import MARK
 from lib_methods.pictures.mask import cut_out
 from lib_methods.pictures.store import ImageStore
-from lib_methods.pix2pix_zero import apply, masks, page
+from lib_methods.pix2pix_zero import apply, masks
 from lib_methods.pix2pix_zero.apply import Edit, Words
 from lib_methods.pix2pix_zero.inversion import psnr
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.prompts import captions_for, directions_for, positions_of
-from lib_methods.pix2pix_zero.settings import Pix2PixZeroSettings
+from lib_methods.pix2pix_zero.settings import CONTROLS, Pix2PixZeroSettings
+from lib_methods.pix2pix_zero.sheet import decibels, sheet
+
+PSNR_KEY = f"{CONTROLS.title} reconstruction PSNR"
+NOTE_KEY = f"{CONTROLS.title} note"
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,19 @@ class Job:
     go_on: Callable[[int, int], bool]
     clip_skip: int = 1
     checkpoint: str = ""
+
+
+def job_of(p: Any, state: Any) -> Job:
+    """What a batch of the host's job `p` says. state: the host's, which shows how far the inversion is."""
+    from lib_methods.hosts.a1111.text import TextEncoder, final_prompts
+
+    def go_on(done: int, total: int) -> bool:
+        state.textinfo = f"{CONTROLS.title}: finding the image's noise, step {done + 1} of {total}"
+        return not (state.interrupted or state.skipped)
+
+    text, first = TextEncoder(p.sd_model), int(getattr(p, "iteration", 0)) * int(p.batch_size)
+    prompts = final_prompts(p), tuple(p.negative_prompts)
+    return Job(*prompts, float(p.cfg_scale), first, go_on, clip_skip=text.clip_skip, checkpoint=text.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -90,18 +109,37 @@ class Session:
             shown.append(("edit", _picture(result * 2 - 1)))
             if heat is not None:
                 shown.append(("attention", masks.overlay(before, heat[index])))
-            made.append(page.sheet(shown))
+            made.append(sheet(shown))
+            made[-1].info[MARK] = "source, reconstruction and edit"
         return made
 
+    def sheet_text(self) -> str:
+        """What stands below a sheet."""
+        value = self.reconstruction_psnr()
+        text = f"{CONTROLS.title}: source, reconstruction, edit, and where the word attends"
+        return text if value is None else f"{text}. Reconstruction PSNR: {decibels(value)}"
 
-def check(sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, library: Path) -> tuple[str, ...]:
-    """The captions of a batch that can be edited.
+    def told(self) -> dict[str, str]:
+        """What an infotext says of the edit besides its settings."""
+        told, value = {}, self.reconstruction_psnr()
+        if self.remarks or self.notes:
+            told[NOTE_KEY] = " ".join((*self.remarks, *self.notes))
+        if value is not None:
+            told[PSNR_KEY] = decibels(value)
+        return told
+
+
+def negatives(sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, library: Path) -> list[str]:
+    """The negative prompts of a batch that can be edited: the caption where one is empty, so that the guidance leads
+    nowhere but along the edit (arXiv 2302.03027, section 4).
 
     library: the folder of ready directions. Raises `Unsupported` or `SettingsError` with a sentence for the user.
     """
     apply.check(sampling, settings.inversion)
     captions, _ = _words(sampling, settings, job, library)
-    return captions
+    if not settings.caption_is_negative:
+        return list(job.negatives)
+    return [negative if negative.strip() else caption for negative, caption in zip(job.negatives, captions)]
 
 
 def begin(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
-from lib_methods.pictures.store import is_image_id
+from lib_methods.checks import SettingsError
+from lib_methods.pictures.named import mask_name
 from lib_methods.pix2pix_zero.ddpm import DDPM
 from lib_methods.pix2pix_zero.inversion import DDIM, DIRECT, InversionSettings
 from lib_methods.pix2pix_zero.library import new_name
 from lib_methods.pix2pix_zero.noise import Regularisation
 from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
 from lib_methods.pix2pix_zero.swap import swapped
+from lib_methods.webui.controls import Images, check, check_span, checkbox, radio, slider, stored_images, text
+from lib_methods.webui.table import Table
 
 SENTENCES, CAPTION = "sentences", "caption"
 DIRECTIONS_FROM = (SENTENCES, CAPTION)
@@ -24,7 +26,7 @@ MASK_MODES = ("everywhere", "by word", "change white", "keep white")
 ALTERNATIVES = "|"
 MAX_STRENGTH = 5.0
 MAX_STRUCTURE = 2.0
-MAX_WORDS = 200  # characters of a word or a caption
+MAX_WORDS = 200  # characters of a word
 MAX_CAPTION = 2000
 
 
@@ -32,110 +34,119 @@ MAX_CAPTION = 2000
 class Pix2PixZeroSettings:
     """Settings of one edit (arXiv 2302.03027).
 
-    Important:
-        source, target: what is there and what it is to become, "cat" and "dog". Targets may be several, "dog | fox":
-        the images of a job take turns. Sources may be as many, or one.
-        words_are: what the words mean, which decides the sentences that they are put into: "object", "style" or
-        "adjective".
-        direction_from: what the words' direction is the difference of: "sentences" about both words (the paper's, the
-        mean over several hundred), or the "caption" with either word in it. At strength 1 the prompt is then the
-        caption with the words swapped, where it is the caption; the source must be in it.
-        directions: directions from the library in place of the words, "cat to dog: 1, day to night: -0.5"; several
-        edits with "|", as for the target.
-        caption: what the picture shows; the job's prompt if empty.
-        strength: how far along the edit direction, 0 to 5; 1 is the paper's, 0 reconstructs the picture where the
-        prompt is its caption.
-        structure: the step of the cross-attention guidance, 0 to 2; the paper has 0.1 for pictures. For "soft blend" it
-        is the share of the reference's maps, at most 1.
-    To tinker with:
-        start, end: the part of the sampling steps with cross-attention guidance, shares in [0, 1].
-        guidance: "gradient" (the paper's), "soft blend" of the maps (no gradients, less memory), "off".
-        layers: which cross-attention layers are guided: "all", "coarse" (a quarter of the latents' side and below) or
-        "fine" (the others).
-        inversion: "ddim" (the paper's); "direct", which makes the reconstruction exact; or "ddpm", which does so with
-        the noise of Euler a.
-        regularisation: of the inverted noise: "paper", "as published" (its public code) or "off", which finds the
-        picture again more closely.
-        refinements: how often each step of the inversion is refined, 0 to 10.
-        caption_as_negative: an empty negative prompt becomes the caption, so that the CFG scale multiplies the edit
-        alone (the paper's way for pictures). At strength 0 it always does. Not in txt2img.
-        mask_mode: where the picture may change: "everywhere", "by word" (where `mask_word`, or the source, attends),
-        or a picture in `mask` whose white is to "change" or to "keep".
-        mask_level: from which share of its strongest attention on a position counts as the word's, 0 to 1.
-        save_memory: compute parts of the guidance's gradient twice and hold less (gradient checkpointing).
-        save_as: keep the direction of this edit in the library under a name; of the first image where the caption
-        decides it. Not in the infotext.
-        show: append the reconstruction, and where the word attends, to the results.
-
     Raises `SettingsError` with a sentence for the user.
     """
 
-    source: str = ""
-    target: str = ""
-    words_are: str = OBJECT
-    direction_from: str = SENTENCES
-    directions: str = ""
-    caption: str = ""
-    strength: float = 1.0
-    structure: float = 0.3
-    start: float = 0.0
-    end: float = 1.0
-    guidance: str = GRADIENT
-    layers: str = "all"
-    inversion: str = DDIM
-    regularisation: str = "off"
-    refinements: int = 0
-    caption_as_negative: bool = False
-    mask_mode: str = "everywhere"
-    mask_word: str = ""
-    mask: str = ""
-    mask_level: float = 0.3
-    save_memory: bool = True
-    show: bool = True
-    save_as: str = ""
+    source: str = text(
+        "Source", "what is in the image", "cat", longest=MAX_WORDS, important=True,
+        about="what is there: *cat*; as many as targets, or one",
+    )  # fmt: skip
+    target: str = text(
+        "Target", 'what it becomes; several with "|": the images take turns', "dog", longest=MAX_WORDS, important=True,
+        about="what it becomes: *dog*. Several with a bar, *dog \\| fox*: the images of a batch take turns",
+    )  # fmt: skip
+    words_are: str = radio(
+        OBJECT, KINDS, "The words are", "decides the sentences they stand in", subject="What the words are",
+        about="decides the few hundred sentences that the words are put into",
+    )  # fmt: skip
+    direction_from: str = radio(
+        SENTENCES, DIRECTIONS_FROM, "Direction from", "caption: yours, with the source swapped for the target",
+        about="*sentences* about both words, as in the paper; or the *caption* with the source and with the target in "
+        "it, so that at strength 1 the prompt is the caption with the words swapped. For text encoders that know "
+        "little beyond their captions, and where the sentences do not suit the words",
+    )  # fmt: skip
+    directions: str = text(
+        "Directions", "in place of source and target; -1 reverses one, several with a bar: the images take turns",
+        "cat to dog: 1, day to night: -0.5", longest=MAX_CAPTION,
+        about="ready directions of the library in place of the words: *cat to dog: 1, day to night: -0.5*",
+    )  # fmt: skip
+    caption: str = text(
+        "Caption", "what the image shows; empty: the prompt above", "a cat on a sofa", longest=MAX_CAPTION,
+        important=True, about="what the image shows, where the prompt is something else; empty: the prompt",
+    )  # fmt: skip
+    strength: float = slider(
+        1.0, 0.0, MAX_STRENGTH, 0.05, "Strength", "how far it is changed", important=True, axis="Strength",
+        about="how far along the edit; 0 gives the reconstruction, where the prompt is the caption and the negative "
+        "prompt empty",
+    )  # fmt: skip
+    structure: float = slider(
+        0.3, 0.0, MAX_STRUCTURE, 0.01, "Structure", "how firmly its form is held", important=True, axis="Structure",
+        about="how firmly the form is held: the step of the cross-attention guidance. 0.3 is a good start, 0.1 is the "
+        "paper's. For *soft blend* the share of the reference's maps, at most 1",
+    )  # fmt: skip
+    start: float = slider(
+        0.0, 0.0, 1.0, 0.01, "Start", "of the guidance, share of the steps", about="where the guided part begins"
+    )
+    end: float = slider(
+        1.0,
+        0.0,
+        1.0,
+        0.01,
+        "End",
+        "of the guidance, share of the steps",
+        about="where the guided part of the steps ends",
+    )
+    guidance: str = radio(
+        GRADIENT, GUIDANCES, "Guidance", "soft blend: no gradients, less memory",
+        about="*gradient* as in the paper; *soft blend* mixes the attention maps and needs no gradients; *off*",
+    )  # fmt: skip
+    layers: str = radio(
+        "all", LAYERS, "Layers",
+        about="which cross-attention layers are guided: *coarse* (a quarter of the latents' side and below), *fine* "
+        "(the others) or *all*",
+    )  # fmt: skip
+    inversion: str = radio(
+        DDIM, INVERSIONS, "Inversion", "direct: the reconstruction is exact",
+        about="*ddim* as in the paper; *direct* ([arXiv 2310.01506](https://arxiv.org/abs/2310.01506)) keeps what a "
+        "step misses, so that the reconstruction is exact with Euler, Heun and DDIM and closer with the others; *ddpm* "
+        "([arXiv 2304.06140](https://arxiv.org/abs/2304.06140)) is for Euler a in img2img: it keeps its noise and "
+        "finds the image again exactly",
+    )  # fmt: skip
+    regularisation: str = radio(
+        "off", REGULARISATIONS, "Regularisation",
+        about="keeps the inverted noise white: *paper*, *as published* (the public code, whose pyramid loses its "
+        "variance), or *off*, which finds the image again more closely",
+    )  # fmt: skip
+    refinements: int = slider(
+        0, 0, 10, 1, "Refinements", "slower, closer", whole=True,
+        about="how often each step of the inversion is refined; slower, closer",
+    )  # fmt: skip
+    caption_as_negative: bool = checkbox(
+        False, "Caption as negative prompt where that is empty", subject="Caption as negative prompt",
+        about="an empty negative prompt becomes the caption, as in the paper: the CFG scale then multiplies the edit "
+        "alone, which takes smaller scales. At strength 0 it always does. Not in txt2img",
+    )  # fmt: skip
+    mask_mode: str = radio(
+        "everywhere", MASK_MODES, "Mask",
+        about="where it may change: *everywhere*, *by word* (where the word attends), or an image whose white may "
+        "*change* or is to *keep*",
+    )  # fmt: skip
+    mask_word: str = text(
+        "Word", "for the mask by word; empty: the source", "cat", longest=MAX_WORDS, subject="The mask's word",
+        about="for the mask by word; empty: the source",
+    )  # fmt: skip
+    mask: str = stored_images("", Images(mask_name, kind="mask"), "Mask", about="the image of the mask")
+    mask_level: float = slider(
+        0.3, 0.0, 1.0, 0.05, "Mask level", "lower: a larger mask",
+        about="from which share of its strongest attention on a place counts as the word's; lower: a larger mask",
+    )  # fmt: skip
+    save_memory: bool = checkbox(True, "Save memory", about="parts of the gradient are computed twice and not kept")
+    show: bool = checkbox(
+        True, "Show reconstruction and attention",
+        about="appends the reconstruction, and where the word attends, to the results",
+    )  # fmt: skip
+    save_as: str = text(
+        "Keep the next edit's direction as", "with its LoRAs and its caption; replaces an older one at every Generate",
+        longest=MAX_WORDS, subject="The direction's name", key=None, kept=False,
+        about="a name in the library: kept is what this edit adds to its prompt, with its LoRAs, and with the caption "
+        "where that decides it",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name, text, longest in (
-            ("Source", self.source, MAX_WORDS),
-            ("Target", self.target, MAX_WORDS),
-            ("Directions", self.directions, MAX_CAPTION),
-            ("Caption", self.caption, MAX_CAPTION),
-            ("The mask's word", self.mask_word, MAX_WORDS),
-            ("The direction's name", self.save_as, MAX_WORDS),
-        ):
-            if not isinstance(text, str):
-                raise SettingsError(f"{name} must be text.")
-            if len(text) > longest:
-                raise SettingsError(f"{name} is longer than {longest} characters.")
-        for field in ("source", "target", "directions", "caption", "mask_word", "save_as"):
-            object.__setattr__(self, field, getattr(self, field).strip())
-        for label, value, top in (
-            ("Strength", self.strength, MAX_STRENGTH),
-            ("Structure", self.structure, MAX_STRUCTURE),
-            ("Start", self.start, 1.0),
-            ("End", self.end, 1.0),
-            ("Refinements", self.refinements, 10),
-            ("Mask level", self.mask_level, 1.0),
-        ):
-            check_number(label, value, 0, top)
-        check_choice("What the words are", self.words_are, KINDS)
-        check_choice("Direction from", self.direction_from, DIRECTIONS_FROM)
-        check_choice("Guidance", self.guidance, GUIDANCES)
-        check_choice("Layers", self.layers, LAYERS)
-        check_choice("Inversion", self.inversion, INVERSIONS)
-        check_choice("Regularisation", self.regularisation, REGULARISATIONS)
-        check_choice("Mask", self.mask_mode, MASK_MODES)
-        check_switch("Caption as negative prompt", self.caption_as_negative)
-        check_switch("Save memory", self.save_memory)
-        check_switch("Show the reconstruction", self.show)
-        if self.start > self.end:
-            raise SettingsError(
-                f"Start ({self.start:g}) is after End ({self.end:g}), so no step would be guided. Swap them."
-            )
-        if self.mask != "" and not is_image_id(self.mask):
-            raise SettingsError("The mask is named by its hash, not by a file name or path.")
+        check(self)
+        check_span(self.start, self.end)
         if self.mask_mode in MASK_MODES[2:] and not self.mask:
-            raise SettingsError('There is no mask picture. Add one, or set the mask to "everywhere".')
+            raise SettingsError('There is no mask image. Add one, or set the mask to "everywhere".')
         self._check_words()
         if self.save_as:
             object.__setattr__(self, "save_as", new_name(self.save_as))
@@ -143,14 +154,13 @@ class Pix2PixZeroSettings:
                 raise SettingsError("Only one direction can be kept under a name: leave out the others, or the name.")
         if self.mask_mode == "by word" and not (self.mask_word or self.sources):
             raise SettingsError("Say which word of the caption the mask is to follow.")
-        object.__setattr__(self, "refinements", int(self.refinements))
 
     def _check_words(self) -> None:
         if self.directions:
             return
         if not self.sources or not self.targets:
             missing = "target" if self.sources else "source"
-            raise SettingsError(f"The {missing} is empty. Say what is in the picture and what it is to become.")
+            raise SettingsError(f"The {missing} is empty. Say what is in the image and what it is to become.")
         if len({1, len(self.sources), len(self.targets)}) > 2:
             raise SettingsError(
                 f"There are {len(self.sources)} sources and {len(self.targets)} targets: give as many of both, or one."
@@ -232,4 +242,4 @@ def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(ALTERNATIVES) if part.strip())
 
 
-FIELDS = tuple(field.name for field in fields(Pix2PixZeroSettings))
+CONTROLS = Table("pix2pix-zero", Pix2PixZeroSettings)

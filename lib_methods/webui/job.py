@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lib_methods.checks import SettingsError
-from lib_methods.webui.axes import NumberAxis
 from lib_methods.webui.gradio_compat import warn
 
 if TYPE_CHECKING:
@@ -159,10 +158,6 @@ class MethodJobs:
     def set_axes(self, p: Any, **fields: Any) -> None:
         """Set fields for one cell of the plot; cells are copies of each other and share what they do not set anew."""
         setattr(p, f"{self.name}_axes", {**self.axes(p), **fields})
-
-    def axis(self, label: str, low: float, high: float, field: str) -> NumberAxis:
-        """An axis that sets one field."""
-        return NumberAxis(label, low, high, lambda p, value: self.set_axes(p, **{field: value}))
 
 
 def _is_second_pass(p: Any) -> bool:

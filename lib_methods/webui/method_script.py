@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,19 +52,22 @@ class MethodScript:
     A method's script says:
         table: its controls. key: of its ids on the page and of the job's attributes.
         label: of its accordion, the title if empty.
+        room: the package of its `apply.py`, which has `attach` and perhaps `unsuited`; loaded when it is needed first,
+            so that the controls appear on hosts whose sampling cannot be reached.
         subject: what "stopped at an internal error", the title if empty.
         extra_keys: what it writes into the infotext besides its settings.
         follows: the page's own controls that its line depends on: "steps", "cfg_scale".
         sees_tab_image: whether its line depends on the image in img2img's own box, too.
         store: where its images are.
         peer: the title of another extension whose infotexts it reads as long as that one is not installed.
-    and overrides `attach`, `summary` and `layout`; the others where it does more than its table.
+    and overrides `summary` and `layout`; the others where it does more than its table.
 
     `start` connects the class to the host.
     """
 
     table: ClassVar[Table]
     key: ClassVar[str]
+    room: ClassVar[str]
     subject: ClassVar[str] = ""
     extra_keys: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Sequence[str]] = ()
@@ -93,7 +97,8 @@ class MethodScript:
 
     def attach(self, p: Any, sampling: Any, settings: Any) -> Any:
         """Let the method guide a sampling; returns its part, None where it has none. See `MethodJobs.guide`."""
-        raise NotImplementedError
+        images = () if self.store is None else (self.store.load,)
+        return self._apply().attach(sampling, settings, *images)
 
     def summary(self, settings: Any, enabled: bool, tab: Tab) -> str:
         """What will happen, in one plain line. Raises `SettingsError` with a line that shows as a problem."""
@@ -144,7 +149,12 @@ class MethodScript:
     @classmethod
     def unsuited(cls, model: LoadedModel) -> str:
         """Why the method cannot work with the loaded checkpoint, in one sentence; empty where it can."""
-        return ""
+        why = getattr(cls._apply(), "unsuited", None)
+        return "" if why is None else str(why(model))
+
+    @classmethod
+    def _apply(cls) -> Any:
+        return importlib.import_module(f"{cls.room}.apply")
 
     # the page
 
@@ -215,7 +225,7 @@ class MethodScript:
         try:
             return status_html(self.summary(self.read([True, *controls]), enabled, tab))
         except SettingsError as error:
-            return status_html(str(error), problem=True)
+            return status_html(str(error), problem=enabled)
 
     def label(self) -> str:
         """The accordion's."""

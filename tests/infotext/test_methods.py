@@ -19,8 +19,7 @@ from lib_methods.fabric.settings import FabricSettings
 from lib_methods.image_cfg.settings import CONTROLS as image_cfg
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures.store import ImageStore
-from lib_methods.pix2pix_zero import infotext as pix2pix_zero
-from lib_methods.pix2pix_zero import request as pix2pix_zero_request
+from lib_methods.pix2pix_zero.settings import CONTROLS as pix2pix_zero
 from lib_methods.pix2pix_zero.settings import GUIDANCES, INVERSIONS, LAYERS, REGULARISATIONS, Pix2PixZeroSettings
 from lib_methods.thresholding.settings import CONTROLS as THRESHOLDING
 from lib_methods.thresholding.settings import RESCALE, ThresholdSettings
@@ -83,7 +82,7 @@ def test_pix2pix_zero_comes_back(host: Any, source: str, target: str, caption: s
     except SettingsError:
         return
     found = pix2pix_zero.from_infotext(host(pix2pix_zero.to_infotext(wanted)))
-    assert found == {"enabled": True, **pix2pix_zero_request.control_values(wanted)}
+    assert found == {"enabled": True, **pix2pix_zero.values(wanted)}
 
 
 @HOSTS

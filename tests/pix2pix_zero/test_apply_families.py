@@ -13,8 +13,9 @@ from torch import Tensor
 pytest.importorskip("gradio")
 
 from lib_methods.denoiser import Sampling, editing_of
-from lib_methods.pix2pix_zero import apply, infotext
+from lib_methods.pix2pix_zero import apply
 from lib_methods.pix2pix_zero.directions import Direction
+from lib_methods.pix2pix_zero.settings import CONTROLS
 from tests.pix2pix_zero.bare import leftovers
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit, left, speak_up
 from tests.pix2pix_zero.seam import acting, spread
@@ -45,7 +46,7 @@ def test_every_family(
         moved = host.latents(script_args=edit(inversion="direct"), **job)
         assert spread(moved, still) > 1e-2
     made = host.generate(script_args=edit(structure=0.1, show=True), batch_size=2, **TXT2IMG)
-    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert CONTROLS.error_key not in made.infotexts[0]
     assert left() == []
 
 
@@ -129,7 +130,7 @@ def test_a_refiner_goes_on_without_the_edit(
     first = shared.sd_model.model.diffusion_model
     job = {**TXT2IMG, "refiner_checkpoint": "sd1-seed1", "refiner_switch_at": 0.5}
     made = host.generate(script_args=edit(), **job)
-    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert CONTROLS.error_key not in made.infotexts[0]
     assert not same(made, host.generate(**job))
     assert left() == leftovers(first) == []
 
@@ -144,6 +145,6 @@ def test_a_lora_counts(start_host: Callable[..., Running], checkpoints: Callable
         for tag in ("", "<lora:net:1>", "<lora:net:-1>")
     }
     texts = list(made.values())
-    assert all(infotext.ERROR_KEY not in one.infotexts[0] for one in texts)
+    assert all(CONTROLS.error_key not in one.infotexts[0] for one in texts)
     assert not any(same(one, other) for one, other in zip(texts, texts[1:]))
     assert len(apply.CACHE) == 3

@@ -12,9 +12,11 @@ from torch import Tensor
 pytest.importorskip("gradio")
 
 from lib_methods.denoiser import Sampling, Unsupported, editing_of
-from lib_methods.pix2pix_zero import apply, guidance, infotext
+from lib_methods.pix2pix_zero import apply, guidance
 from lib_methods.pix2pix_zero import edit as edit_module
 from lib_methods.pix2pix_zero.guidance import NO_GRADIENTS
+from lib_methods.pix2pix_zero.session import PSNR_KEY
+from lib_methods.pix2pix_zero.settings import CONTROLS
 from tests.fabric.small_model import picture
 from tests.pix2pix_zero.jobs import (
     HIRES,
@@ -199,8 +201,8 @@ def test_nothing_is_left_behind_in_the_middle(
                 host.generate(script_args=edit(guidance=guidance_, show=True), **IMG2IMG)
         else:
             made = host.generate(script_args=edit(guidance=guidance_, show=True), **IMG2IMG)
-            assert infotext.PSNR_KEY not in made.infotexts[0]  # the reference did not come to its end
-            assert infotext.ERROR_KEY not in made.infotexts[0]
+            assert PSNR_KEY not in made.infotexts[0]  # the reference did not come to its end
+            assert CONTROLS.error_key not in made.infotexts[0]
     assert len(calls) == 2
     assert left() == []
     assert same(plain, host.generate(**IMG2IMG))
@@ -228,7 +230,7 @@ def test_where_no_gradients_can_be_taken_the_soft_blend_steps_in(
     monkeypatch.setattr(guidance, "gradient", refuse)
     made = host.generate(script_args=edit(structure=0.1), **IMG2IMG)
     assert edit_module.BLENDED in made.comments
-    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert CONTROLS.error_key not in made.infotexts[0]
     assert not same(made, host.generate(script_args=edit(guidance="off"), **IMG2IMG))
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 pytest.importorskip("gradio")
 
 from lib_methods.denoiser import Sampling
-from lib_methods.pix2pix_zero import apply, infotext
+from lib_methods.pix2pix_zero import apply
 from lib_methods.pix2pix_zero import edit as edit_module
 from lib_methods.pix2pix_zero.inversion import Trajectory
+from lib_methods.pix2pix_zero.settings import CONTROLS
 from tests.fabric.small_model import picture
 from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TXT2IMG, drawn, edit, interrupted
 from tests.pix2pix_zero.seam import acting, spread
@@ -45,7 +46,7 @@ def test_every_kind_of_job(host: Running, name: str, kind: str) -> None:
     job = {**(IMG2IMG if kind == "img2img" else TXT2IMG), **JOBS[name]}
     plain = host.generate(**job)
     made = host.generate(script_args=edit(), **job)
-    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert CONTROLS.error_key not in made.infotexts[0]
     assert not any((a == b).all() for a, b in zip(pixels(plain), pixels(made)))
     assert same(made, host.generate(script_args=edit(), **job))
     assert same(plain, host.generate(**job))
@@ -66,7 +67,7 @@ def test_a_blend_that_does_not_fit_says_so(host: Running) -> None:
 def test_both_passes_of_hires_fix_have_the_direction(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second with a sampler of its own, and a stochastic one if it likes."""
     first = host.generate(script_args=edit(show=True), **HIRES, hr_sampler_name="Euler a")
-    assert infotext.ERROR_KEY not in first.infotexts[0]
+    assert CONTROLS.error_key not in first.infotexts[0]
     seen: list[bool] = []
     shifted = edit_module.Shift._of
 
@@ -76,7 +77,7 @@ def test_both_passes_of_hires_fix_have_the_direction(host: Running, monkeypatch:
 
     monkeypatch.setattr("lib_methods.pix2pix_zero.shift.Shift._of", watched)
     made = host.generate(script_args=edit(show=True), **HIRES, hr_sampler_name="DDIM")
-    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert CONTROLS.error_key not in made.infotexts[0]
     assert made.images[0].size == (96, 96)
     assert set(seen) == {False, True} and seen == sorted(seen)
 
@@ -88,7 +89,7 @@ def test_a_batch_that_gives_up_has_nothing_of_the_one_before(host: Running) -> N
     assert not (pixels(plain)[0] == pixels(made)[0]).all()
     assert (pixels(plain)[1] == pixels(made)[1]).all()
     assert 'The word "circle" is not in the caption' in made.comments
-    assert infotext.ERROR_KEY in made.infotexts[1]
+    assert CONTROLS.error_key in made.infotexts[1]
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_an_interrupted_inversion_goes_on_where_it_was(
     whole = drawn(host, IMG2IMG, inversion="direct")
     apply.CACHE.clear()
     made = interrupted(host, monkeypatch, IMG2IMG, inversion="direct")
-    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert CONTROLS.error_key not in made.infotexts[0]
     assert torch.equal(drawn(host, IMG2IMG, inversion="direct"), whole)
     assert steps == [(0, 10), (0, 3), (3, 10)]
 

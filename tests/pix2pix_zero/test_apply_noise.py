@@ -9,8 +9,9 @@ from PIL import Image
 
 pytest.importorskip("gradio")
 
-from lib_methods.pix2pix_zero import apply, infotext
-from lib_methods.pix2pix_zero.request import TITLE
+from lib_methods.pix2pix_zero import apply
+from lib_methods.pix2pix_zero.session import NOTE_KEY, PSNR_KEY
+from lib_methods.pix2pix_zero.settings import CONTROLS
 from tests.pix2pix_zero.jobs import HIRES, IMG2IMG, TXT2IMG, away, drawn, edit, interrupted, left, own_latent
 from tests.pix2pix_zero.seam import spread
 from tests.pix2pix_zero.test_apply_samplers import STOCHASTIC, there
@@ -33,15 +34,15 @@ def test_stochastic_samplers_draw_it_without_their_noise(host: Running, sampler:
     there(sampler)
     job = {**job, "sampler_name": sampler}
     by_hand = host.generate(script_args=edit(structure=0.1), **job, eta=0.0)
-    assert infotext.NOTE_KEY not in fields_of(by_hand, TITLE)
+    assert NOTE_KEY not in fields_of(by_hand, CONTROLS.title)
     for eta in (None, 0.5):
         plain = host.generate(**job, eta=eta)
         made = host.generate(script_args=edit(structure=0.1), **job, eta=eta)
         assert same(made, by_hand)
         told = fields_of(made, "")
-        assert told[infotext.NOTE_KEY] == apply.WITHOUT_NOISE
+        assert told[NOTE_KEY] == apply.WITHOUT_NOISE
         assert apply.WITHOUT_NOISE in made.comments
-        assert infotext.ERROR_KEY not in told
+        assert CONTROLS.error_key not in told
         assert "Eta" not in told
         again = host.generate(**job, eta=eta)
         assert same(plain, again)
@@ -56,7 +57,7 @@ def test_churn_is_left_out(host: Running, sampler: str) -> None:
     churning = {**steady, "s_churn": 2.0}
     made = host.generate(script_args=edit(structure=0.1), **churning)
     assert same(made, host.generate(script_args=edit(structure=0.1), **steady))
-    assert infotext.NOTE_KEY in made.info
+    assert NOTE_KEY in made.info
     assert "Sigma churn" not in made.info
     plain = host.generate(**churning)
     assert "Sigma churn: 2" in plain.info
@@ -81,7 +82,7 @@ def test_in_txt2img_euler_a_edits_the_picture_that_it_draws(
     plain = host.generate(**job)
     still = host.generate(script_args=edit(strength=0, **fields), **job)
     assert spread(drawn(host, job, strength=0, **fields), drawn(host, job, edit=None)) < 2e-4
-    assert infotext.NOTE_KEY not in still.info
+    assert NOTE_KEY not in still.info
     assert ("Eta: 0.5" in still.info) == ("Eta: 0.5" in plain.info) == (eta is not None)
     made = drawn(host, job, **fields)
     assert away(made, drawn(host, job, edit=None)) > 0.01
@@ -101,9 +102,9 @@ def test_ddpm_keeps_the_noise_and_finds_the_picture(host: Running, fields: dict[
     own = own_latent(host, job)
     assert spread(drawn(host, job, strength=0, inversion="ddpm"), own) < 5e-4
     made = host.generate(script_args=edit(inversion="ddpm"), **job)
-    assert infotext.ERROR_KEY not in made.info
-    assert infotext.NOTE_KEY not in made.info
-    assert fields_of(made, TITLE)[infotext.PSNR_KEY] == "exact"
+    assert CONTROLS.error_key not in made.info
+    assert NOTE_KEY not in made.info
+    assert fields_of(made, CONTROLS.title)[PSNR_KEY] == "exact"
     assert ("Eta: 0.6" in made.info) == ("eta" in fields)
     assert away(drawn(host, job, inversion="ddpm"), own) > 0.01
     assert not same(made, host.generate(script_args=edit(), **job))
@@ -142,17 +143,17 @@ def test_ddpm_is_for_euler_a(host: Running, changes: dict[str, Any]) -> None:
     job = {**EULER_A, **changes}
     plain = host.generate(**job)
     made = host.generate(script_args=edit(inversion="ddpm"), **job)
-    assert "for the sampler Euler a" in fields_of(made, TITLE)[infotext.ERROR_KEY]
+    assert "for the sampler Euler a" in fields_of(made, CONTROLS.title)[CONTROLS.error_key]
     assert same(plain, made)
     # in txt2img no picture must be found
     drawn_one = host.generate(script_args=edit(inversion="ddpm"), **{**TXT2IMG, **changes})
-    assert infotext.ERROR_KEY not in drawn_one.info
+    assert CONTROLS.error_key not in drawn_one.info
 
 
 def test_the_second_pass_of_hires_fix_has_its_own_eta(host: Running) -> None:
     job = {**HIRES, "sampler_name": "DPM++ SDE", "hr_sampler_name": "Euler a", "eta": 0.5}
     made = host.generate(script_args=edit(), **job)
-    assert infotext.NOTE_KEY in made.info
+    assert NOTE_KEY in made.info
     assert "Eta: 0.5" in made.info
     other = host.generate(script_args=edit(), **{**job, "eta": 0.0})
     assert not same(made, other)

@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from lib_methods.pix2pix_zero import infotext
+from lib_methods.pix2pix_zero.session import PSNR_KEY
+from lib_methods.pix2pix_zero.settings import CONTROLS
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit, left
 from tests.shared.jobs import REPO, same
 from tests.standalone.conftest import Running
@@ -57,8 +58,8 @@ def test_steady_ones_draw_it(host: Running, sampler: str, job: dict[str, Any]) -
     there(sampler)
     job = {**job, "sampler_name": sampler}
     made = host.generate(script_args=edit(structure=0.1), **job)
-    assert infotext.ERROR_KEY not in made.infotexts[0]
-    assert (infotext.PSNR_KEY in made.infotexts[0]) == (job["kind"] == "img2img")
+    assert CONTROLS.error_key not in made.infotexts[0]
+    assert (PSNR_KEY in made.infotexts[0]) == (job["kind"] == "img2img")
     assert not same(made, host.generate(script_args=edit(strength=0), **job))
     assert left() == []
 
@@ -72,6 +73,6 @@ def test_others_say_why_not_and_draw_what_they_would(host: Running, sampler: str
     plain = host.generate(**job)
     made = host.generate(script_args=edit(), **job)
     assert OTHERS[sampler] in made.comments
-    assert infotext.ERROR_KEY in made.infotexts[0]
+    assert CONTROLS.error_key in made.infotexts[0]
     assert same(plain, made)
     assert left() == []

@@ -14,9 +14,7 @@ pytest.importorskip("gradio")
 
 from lib_methods.denoiser import Unsupported
 from lib_methods.hosts.a1111.text import interrogator
-from lib_methods.pictures.store import ImageStore
-from lib_methods.pix2pix_zero.page import PageHandlers
-from lib_methods.pix2pix_zero.page_library import LibraryHandlers
+from lib_methods.pix2pix_zero.page import LibraryHandlers, caption_of
 from tests.fabric_ui.test_browser_like import Visitor, url, visit
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit
 from tests.shared.jobs import REPO, loaded, same
@@ -125,14 +123,14 @@ def test_the_caption_is_the_hosts_where_it_has_one(
     )
     tell = interrogator()
     assert tell is not None
-    page, picture = PageHandlers(ImageStore(tmp_path), True), Image.new("RGBA", (8, 8))
-    assert page.describe(picture, "old", tell)[0] == "a cat on a sofa"
+    picture = Image.new("RGBA", (8, 8))
+    assert caption_of(picture, "old", tell)[0] == "a cat on a sofa"
     for _ in range(3):  # the third time it raises
-        caption, line = page.describe(picture, "old", tell)
+        caption, line = caption_of(picture, "old", tell)
         assert caption == "old" and "could not describe" in line
     with pytest.raises(Unsupported):
         tell(picture)
-    assert "Put a picture" in page.describe(None, "old", tell)[1]
+    assert "Put an image" in caption_of(None, "old", tell)[1]
 
 
 def test_the_button_is_there_only_where_the_host_can(
@@ -149,7 +147,7 @@ def test_the_button_is_there_only_where_the_host_can(
         return {block.elem_id for block in page.blocks.values() if "describe" in str(getattr(block, "elem_id", ""))}
 
     assert ids(True) == set()
-    monkeypatch.setattr(script, "_interrogator", lambda: str)
+    monkeypatch.setattr(script.page, "_interrogator", lambda: str)
     assert ids(True) == {"pix2pix_zero_img2img_describe"}
     assert ids(False) == set()
 

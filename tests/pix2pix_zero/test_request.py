@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
 from lib_methods.pictures.store import ImageStore
-from lib_methods.pix2pix_zero import infotext
-from lib_methods.pix2pix_zero.request import CONTROLS, control_values, parse_request
-from lib_methods.pix2pix_zero.sentences import KINDS
-from lib_methods.pix2pix_zero.settings import (
-    GUIDANCES,
-    INVERSIONS,
-    LAYERS,
-    MASK_MODES,
-    REGULARISATIONS,
-    Pix2PixZeroSettings,
-)
+from lib_methods.pix2pix_zero.settings import CONTROLS, MASK_MODES, Pix2PixZeroSettings
+from tests.shared.any_settings import any_settings
 
 WORDS = {"source": "cat", "target": "dog"}
 UNKNOWN = "0" * 64
@@ -54,7 +45,7 @@ def settings(**fields: Any) -> Pix2PixZeroSettings:
         ({"regularisation": "more"}, "Regularisation"),
         ({"words_are": "verb"}, "words are"),
         ({"mask_mode": "left"}, "Mask"),
-        ({"mask_mode": "keep white"}, "no mask picture"),
+        ({"mask_mode": "keep white"}, "no mask image"),
         ({"mask": "../../etc/passwd"}, "hash"),
         ({"save_memory": "yes"}, "on or off"),
     ],
@@ -78,16 +69,16 @@ def test_each_mistake_gets_its_sentence(fields: dict[str, Any], part: str) -> No
 )
 def test_each_bad_request_gets_its_sentence(arguments: Any, part: str, store: ImageStore) -> None:
     with pytest.raises(SettingsError, match=part):
-        parse_request(arguments, store)
+        CONTROLS.request(arguments, store)
 
 
 def test_off_is_none_and_named_fields_switch_it_on(store: ImageStore) -> None:
-    assert parse_request([], store) is None
-    assert parse_request([False, "cat", "dog"], store) is None
-    assert parse_request([{**WORDS, "enabled": False}], store) is None
-    assert parse_request([WORDS], store) == settings()
-    assert parse_request([True, "cat", "dog"], store) == settings()
-    assert parse_request([WORDS], store, overrides={"strength": 2.0}) == settings(strength=2.0)
+    assert CONTROLS.request([], store) is None
+    assert CONTROLS.request([False, "cat", "dog"], store) is None
+    assert CONTROLS.request([{**WORDS, "enabled": False}], store) is None
+    assert CONTROLS.request([WORDS], store) == settings()
+    assert CONTROLS.request([True, "cat", "dog"], store) == settings()
+    assert CONTROLS.request([WORDS], store, overrides={"strength": 2.0}) == settings(strength=2.0)
 
 
 def test_several_targets_take_turns() -> None:
@@ -116,39 +107,32 @@ texts = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_
 
 
 @st.composite
-def any_settings(draw: st.DrawFn) -> Pix2PixZeroSettings:
+def any_edit(draw: st.DrawFn) -> Pix2PixZeroSettings:
     start, end = sorted((draw(st.floats(0, 1)), draw(st.floats(0, 1))))
     mode = draw(st.sampled_from(MASK_MODES))
-    return settings(
-        source=draw(texts.filter(bool)).replace("|", " ") + " a",
-        target=draw(texts.filter(lambda text: bool(text.strip("| ")))) + " b",
-        words_are=draw(st.sampled_from(KINDS)),
-        caption=draw(texts),
-        strength=draw(st.floats(0, 5)),
-        structure=draw(st.floats(0, 2)),
-        start=start,
-        end=end,
-        guidance=draw(st.sampled_from(GUIDANCES)),
-        layers=draw(st.sampled_from(LAYERS)),
-        inversion=draw(st.sampled_from(INVERSIONS)),
-        regularisation=draw(st.sampled_from(REGULARISATIONS)),
-        refinements=draw(st.integers(0, 10)),
-        caption_as_negative=draw(st.booleans()),
-        mask_mode=mode,
-        mask="f" * 64 if "white" in mode else "",
-        show=draw(st.booleans()),
-    )
+    chosen = {
+        "source": texts.filter(bool).map(lambda text: text.replace("|", " ") + " a"),
+        "target": texts.filter(lambda text: bool(text.strip("| "))).map(lambda text: text + " b"),
+        "caption": texts,
+        "start": st.just(start),
+        "end": st.just(end),
+        "direction_from": st.just("sentences"),
+        "mask_mode": st.just(mode),
+        "mask": st.just("f" * 64 if "white" in mode else ""),
+    }
+    made: Pix2PixZeroSettings = draw(any_settings(CONTROLS, **chosen))
+    return made
 
 
-@given(wanted=any_settings())
+@given(wanted=any_edit())
 def test_an_infotext_restores_every_control(wanted: Pix2PixZeroSettings) -> None:
-    restored = infotext.from_infotext(infotext.to_infotext(wanted))
-    assert restored == {"enabled": True, **control_values(wanted)}
-    assert list(restored) == list(CONTROLS)
+    restored = CONTROLS.from_infotext(CONTROLS.to_infotext(wanted))
+    assert restored == {"enabled": True, **CONTROLS.values(wanted)}
+    assert list(restored) == list(CONTROLS.names)
 
 
 def test_an_infotext_without_it_switches_it_off_and_touches_nothing_else() -> None:
-    restored = infotext.from_infotext({"Steps": "20"})
+    restored = CONTROLS.from_infotext({"Steps": "20"})
     assert restored.pop("enabled") is False
     assert set(restored.values()) == {None}
 
@@ -156,9 +140,9 @@ def test_an_infotext_without_it_switches_it_off_and_touches_nothing_else() -> No
 @pytest.mark.parametrize("rubbish", ["", "NaN", "1e99", "../x", "[", "None", "True|"])
 def test_rubbish_in_an_infotext_falls_back_to_the_default(rubbish: str) -> None:
     fields = {
-        **infotext.to_infotext(settings()),
-        **{infotext.KEYS[name]: rubbish for name in ("strength", "layers", "mask")},
+        **CONTROLS.to_infotext(settings()),
+        **{CONTROLS.keys[name]: rubbish for name in ("strength", "layers", "mask")},
     }
-    restored = infotext.from_infotext(fields)
+    restored = CONTROLS.from_infotext(fields)
     for name in ("strength", "layers", "mask"):
-        assert restored[name] == infotext.DEFAULTS[name]
+        assert restored[name] == CONTROLS.defaults[name]

@@ -13,8 +13,9 @@ pytest.importorskip("gradio")
 
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.convert import open_image
-from lib_methods.pix2pix_zero import apply, infotext
-from lib_methods.pix2pix_zero.request import CONTROLS, TITLE
+from lib_methods.pix2pix_zero import apply
+from lib_methods.pix2pix_zero.session import PSNR_KEY
+from lib_methods.pix2pix_zero.settings import CONTROLS
 from standalone.api.codec import png_bytes
 from tests.fabric.small_model import picture
 from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TARGET, TXT2IMG, edit, left
@@ -41,9 +42,9 @@ def asked(**fields: Any) -> dict[str, Any]:
 def test_the_controls_are_the_request_in_order_with_its_defaults(
     host: Running, script: ModuleType, is_img2img: bool
 ) -> None:
-    for named in jobs.first_values(script.Pix2PixZeroScript(), is_img2img, CONTROLS):
+    for named in jobs.first_values(script.Pix2PixZeroScript(), is_img2img, CONTROLS.names):
         assert named.pop("enabled") is False
-        assert named == infotext.DEFAULTS
+        assert named == CONTROLS.defaults
 
 
 @pytest.mark.parametrize(
@@ -58,10 +59,10 @@ def test_the_controls_are_the_request_in_order_with_its_defaults(
 )
 def test_the_infotext_brings_the_picture_back(host: Running, fields: dict[str, Any]) -> None:
     job = host.generate(script_args=edit(**fields), **IMG2IMG)
-    shown = jobs.fields_of(job, TITLE)
-    assert infotext.ERROR_KEY not in shown
-    assert shown[infotext.PSNR_KEY] == "exact" or shown[infotext.PSNR_KEY].endswith(" dB")
-    again = [key(shown) for key in infotext.paste_keys()]
+    shown = jobs.fields_of(job, CONTROLS.title)
+    assert CONTROLS.error_key not in shown
+    assert shown[PSNR_KEY] == "exact" or shown[PSNR_KEY].endswith(" dB")
+    again = [key(shown) for key in CONTROLS.paste_keys()]
     assert again[0] is True
     made = host.generate(script_args={"pix2pix-zero": again}, **IMG2IMG)
     assert same(job, made)
@@ -141,11 +142,11 @@ def test_what_cannot_be_done_is_said_and_the_job_is_as_without_it(host: Running,
         made = host.host.queue.run(process_images, p)
     assert sentence in made.comments
     if name == "a picture too small":  # known only in the middle: the edit is made, but nothing holds it
-        assert infotext.ERROR_KEY not in jobs.fields_of(made, TITLE)
+        assert CONTROLS.error_key not in jobs.fields_of(made, CONTROLS.title)
         return
     assert same(plain, made)
     assert len(made.images) == len(plain.images)
-    assert list(jobs.fields_of(made, TITLE)) == [infotext.ERROR_KEY]
+    assert list(jobs.fields_of(made, CONTROLS.title)) == [CONTROLS.error_key]
     assert left() == []
 
 
@@ -180,8 +181,8 @@ def test_a_job_used_again_carries_nothing_over(host: Running) -> None:
         on = host.host.queue.run(process_images, p)
         p.script_args = tuple(runner_of(True).default_args())
         off = host.host.queue.run(process_images, p)
-    assert TITLE in on.info
-    assert TITLE not in off.info
+    assert CONTROLS.title in on.info
+    assert CONTROLS.title not in off.info
     assert len(off.images) == 1
     assert same(off, host.generate(**IMG2IMG))
 
@@ -190,14 +191,14 @@ def test_axes_for_strength_and_structure(host: Running, script: ModuleType, monk
     from modules.processing import process_images
 
     axes = {option.label: option for option in jobs.plot_axes(script, monkeypatch)}
-    assert list(axes) == [f"[{TITLE}] Strength", f"[{TITLE}] Structure"]
+    assert list(axes) == [f"[{CONTROLS.title}] Strength", f"[{CONTROLS.title}] Structure"]
     with closing(host.make(script_args=edit(), **IMG2IMG)) as p:
-        for label, value in ((f"[{TITLE}] Strength", 2.0), (f"[{TITLE}] Structure", 0.5)):
+        for label, value in ((f"[{CONTROLS.title}] Strength", 2.0), (f"[{CONTROLS.title}] Structure", 0.5)):
             axes[label].apply(p, value, [value])
         cell = host.host.queue.run(process_images, p)
     assert same(cell, host.generate(script_args=edit(strength=2.0, structure=0.5), **IMG2IMG))
-    fields = jobs.fields_of(cell, TITLE)
-    assert (fields[infotext.KEYS["strength"]], fields[infotext.KEYS["structure"]]) == ("2", "0.5")
+    fields = jobs.fields_of(cell, CONTROLS.title)
+    assert (fields[CONTROLS.keys["strength"]], fields[CONTROLS.keys["structure"]]) == ("2", "0.5")
 
 
 @pytest.mark.parametrize(
@@ -212,10 +213,10 @@ def test_axes_for_strength_and_structure(host: Running, script: ModuleType, monk
     ],
 )
 def test_the_api_refuses_what_cannot_be_used(script: ModuleType, arguments: Any, status: int) -> None:
-    answer = jobs.posted(script, TITLE, arguments, "/sdapi/v1/img2img")
+    answer = jobs.posted(script, CONTROLS.title, arguments, "/sdapi/v1/img2img")
     assert answer.status_code == status
     if status == 422:
-        assert answer.json()["detail"].startswith(f"{TITLE}: ")
+        assert answer.json()["detail"].startswith(f"{CONTROLS.title}: ")
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
@@ -244,8 +245,10 @@ def test_together_with_fabric_and_dynamic_thresholding(
 
 
 def test_the_line_says_what_will_happen_or_what_is_wrong(script: ModuleType) -> None:
-    handlers = script.page.PageHandlers(script.STORE, True)
-    defaults = {**infotext.DEFAULTS, "source": "cat", "target": "dog"}
-    assert "cat to dog in the tab" in handlers.status(True, *defaults.values(), 20)
-    assert "Switched off (cat to dog" in handlers.status(False, *defaults.values(), 20)
-    assert "source is empty" in handlers.status(True, *infotext.DEFAULTS.values(), 20)
+    method, defaults = script.Pix2PixZeroScript(), CONTROLS.defaults
+    method.is_img2img = True
+    words = {**defaults, "source": "cat", "target": "dog"}
+    assert "cat to dog in the tab" in method.line(True, *words.values(), 20)
+    assert "Switched off (cat to dog" in method.line(False, *words.values(), 20)
+    assert "source is empty" in method.line(True, *defaults.values(), 20)
+    assert 'role="alert"' not in method.line(False, *defaults.values(), 20), "a fresh page has nothing wrong"

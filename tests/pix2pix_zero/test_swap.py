@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.shape_edits import scenes
 from lib_methods.checks import SettingsError
-from lib_methods.pix2pix_zero import infotext
-from lib_methods.pix2pix_zero.settings import Pix2PixZeroSettings
+from lib_methods.pix2pix_zero.settings import CONTROLS, Pix2PixZeroSettings
 from lib_methods.pix2pix_zero.swap import plural_of, swapped
 from standalone.shapes.captions import caption
 
@@ -124,8 +123,8 @@ def test_sources_and_targets_take_turns_together() -> None:
 
 
 def test_the_infotext_brings_the_choice_back() -> None:
-    given = infotext.to_infotext(settings(caption="a cat"))
+    given = CONTROLS.to_infotext(settings(caption="a cat"))
     assert given["pix2pix-zero direction from"] == "caption"
-    assert infotext.from_infotext(given)["direction_from"] == "caption"
-    assert infotext.from_infotext({**given, "pix2pix-zero direction from": "?"})["direction_from"] == "sentences"
-    assert "pix2pix-zero direction from" not in infotext.to_infotext(settings(direction_from="sentences"))
+    assert CONTROLS.from_infotext(given)["direction_from"] == "caption"
+    assert CONTROLS.from_infotext({**given, "pix2pix-zero direction from": "?"})["direction_from"] == "sentences"
+    assert "pix2pix-zero direction from" not in CONTROLS.to_infotext(settings(direction_from="sentences"))

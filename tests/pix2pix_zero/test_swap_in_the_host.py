@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from lib_methods.pix2pix_zero import apply, infotext
+from lib_methods.pix2pix_zero import apply
+from lib_methods.pix2pix_zero.settings import CONTROLS
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, away, drawn, edit, left, speak_up
 from tests.pix2pix_zero.seam import spread
 from tests.shared import jobs
@@ -62,7 +63,7 @@ def test_every_image_has_the_direction_of_its_own_caption(host: Running) -> None
 def test_where_each_images_own_word_attends(host: Running, by_word: bool) -> None:
     fields = {"source": "red | circle", "target": "blue | star", "mask_mode": "by word" if by_word else "everywhere"}
     made = host.generate(script_args=edit(show=True, **fields), batch_size=2, **IMG2IMG)
-    assert infotext.ERROR_KEY not in made.infotexts[0]
+    assert CONTROLS.error_key not in made.infotexts[0]
     assert all(sheet.size == (4 * 100 - 8, 64 + 22) for sheet in made.images[-2:])
     refused = host.generate(script_args=edit(**{**fields, "source": "red | horse"}), batch_size=2, **IMG2IMG)
     assert ('"horse" is not in the caption' in refused.comments) == by_word
@@ -73,4 +74,4 @@ def test_a_prompt_without_the_word_is_said_and_the_job_is_as_without_it(host: Ru
     made = host.generate(script_args=edit(**{**SWAP, "source": "horse"}), **job)
     assert '"horse" is not in the caption "a red circle"' in made.comments
     assert same(made, host.generate(**job))
-    assert list(jobs.fields_of(made, "pix2pix-zero")) == [infotext.ERROR_KEY]
+    assert list(jobs.fields_of(made, "pix2pix-zero")) == [CONTROLS.error_key]

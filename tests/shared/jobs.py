@@ -82,7 +82,7 @@ def plot_axes(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     entry = SimpleNamespace(path="/somewhere/scripts/xyz_grid.py", module=grid)
     monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, entry])
     for _ in range(2):
-        script._add_axes() if hasattr(script, "_add_axes") else method_of(script).add_axes()
+        method_of(script).add_axes()
     return grid.axis_options
 
 
@@ -108,5 +108,5 @@ def posted(script: ModuleType, title: str, arguments: Any, path: str = "/sdapi/v
 
     app = FastAPI()
     app.post(path)(lambda: 1)
-    script._guard_api(None, app) if hasattr(script, "_guard_api") else method_of(script).guard(None, app)
+    method_of(script).guard(None, app)
     return TestClient(app).post(path, json={"alwayson_scripts": {title: {"args": arguments}}})

@@ -205,14 +205,12 @@ def test_a_job_that_was_stopped_before_it_began_is_no_fault(sampling: None, monk
 
 
 def test_cells_of_a_plot_share_only_what_they_were_copied_from() -> None:
-    axis = METHOD.axis("Strength", 0.0, 2.0, "strength")
-    assert (axis.label, axis.low, axis.high) == ("Strength", 0.0, 2.0)
     cell = Job()
     assert METHOD.axes(cell) == {}
-    axis.apply(cell, 0.5)
+    METHOD.set_axes(cell, strength=0.5)
     other = copy.copy(cell)
     METHOD.set_axes(other, start=0.1)
-    axis.apply(other, 1.0)
+    METHOD.set_axes(other, strength=1.0)
     METHOD.axes(cell)["strength"] = 9.0
     assert METHOD.axes(cell) == {"strength": 0.5}
     assert METHOD.axes(other) == {"strength": 1.0, "start": 0.1}

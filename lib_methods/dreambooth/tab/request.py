@@ -11,7 +11,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.photos.upload import Dropped
 from lib_methods.dreambooth.settings import Concept, TrainingSettings, check_name
 from lib_methods.dreambooth.tab.controls import CONTROLS, DEFAULTS
-from lib_methods.webui.arguments import refuse_unknown
+from lib_methods.webui.table import refuse_unknown
 
 SECOND = "second_"
 FILES = ("class_photos", "second_photos")

@@ -71,6 +71,14 @@ class TextEncoder:
         return [(context, None) for context in found.detach()]
 
 
+def final_prompts(p: Any) -> tuple[str, ...]:
+    """The prompts of a batch. Where one changes on the way, "[day:night:0.5]", the image shows what it ends with."""
+    from modules import prompt_parser
+
+    schedules = prompt_parser.get_learned_conditioning_prompt_schedules(list(p.prompts), p.steps)
+    return tuple(str(schedule[-1][1]) for schedule in schedules)
+
+
 def with_text_encoder(work: Callable[[TextEncoder], T]) -> T:
     """What `work` returns for the loaded model's text encoder, when no job of the host is at work.
 
