@@ -75,11 +75,12 @@ def of_file(
     discretization = _target(params, "discretization_config")
     if "EDM" in scaling + discretization:
         raise edm_problem("an EDM noise schedule (as its yaml says)")
-    if params.get("parameterization", "eps") not in ("eps", "v"):
+    parameterization = str(params.get("parameterization", "eps")).strip().lower()
+    if parameterization not in ("eps", "v"):
         raise edm_problem(f"the parameterization '{params['parameterization']}' (as its yaml says)")
     told = metadata.get("modelspec.prediction_type", "").strip().lower().replace("-", "_")
     v_told = told in ("v", "v_prediction") or _yes(metadata.get("ss_v_parameterization"))
-    if V_MARK in names or params.get("parameterization") == "v" or scaling.endswith("VScaling"):
+    if V_MARK in names or parameterization == "v" or scaling.endswith("VScaling"):
         prediction = "v"
     elif has_yaml and ("parameterization" in params or scaling):
         prediction = "eps"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lib_methods.errors import UserError
 
@@ -38,6 +38,17 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
 """The schedules: label, name, other names."""
 OWN_TIMESTEPS = ("DDIM", "UniPC")
 """The samplers for which no schedule can be chosen."""
+UPSCALERS = ("None", "Lanczos", "Nearest")
+"""The upscalers of images."""
+LATENT_UPSCALERS: dict[str, dict[str, Any]] = {
+    "Latent": {"mode": "bilinear", "antialias": False},
+    "Latent (antialiased)": {"mode": "bilinear", "antialias": True},
+    "Latent (bicubic)": {"mode": "bicubic", "antialias": False},
+    "Latent (bicubic antialiased)": {"mode": "bicubic", "antialias": True},
+    "Latent (nearest)": {"mode": "nearest", "antialias": False},
+    "Latent (nearest-exact)": {"mode": "nearest-exact", "antialias": False},
+}
+"""The ways in which Hires. fix enlarges latents, with the arguments of torch's interpolate."""
 _OLD_ENDINGS = {"Karras": ("_ka",), "Exponential": ("_exp",)}  # of aliases before v1.9
 
 

@@ -78,14 +78,7 @@ class UpscalerNearest(Upscaler):
 
 
 latent_upscale_default_mode = "Latent"
-latent_upscale_modes: dict[str, dict[str, Any]] = {
-    "Latent": {"mode": "bilinear", "antialias": False},
-    "Latent (antialiased)": {"mode": "bilinear", "antialias": True},
-    "Latent (bicubic)": {"mode": "bicubic", "antialias": False},
-    "Latent (bicubic antialiased)": {"mode": "bicubic", "antialias": True},
-    "Latent (nearest)": {"mode": "nearest", "antialias": False},
-    "Latent (nearest-exact)": {"mode": "nearest-exact", "antialias": False},
-}
+latent_upscale_modes: dict[str, dict[str, Any]] = names.LATENT_UPSCALERS
 # in the WebUI's order
 sd_upscalers: list[UpscalerData] = [
     scaler for upscaler in (UpscalerNone(), UpscalerLanczos(), UpscalerNearest()) for scaler in upscaler.scalers

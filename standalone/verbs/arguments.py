@@ -101,3 +101,10 @@ def schedule(name: str, option: str) -> None:
     """A schedule that this host has."""
     if names.find_schedule(name, names.SCHEDULES) is None:
         raise UserError(f"{option}: {names.unknown('schedule', name, names.SCHEDULES)}")
+
+
+def hires_upscaler(name: str, option: str) -> None:
+    """An upscaler that Hires. fix has."""
+    known = (*names.LATENT_UPSCALERS, *names.UPSCALERS)
+    if names.find(name, {text: text for text in known}) is None:
+        raise UserError(f"{option}: {names.unknown('upscaler', name, known)}")

@@ -38,6 +38,7 @@ def check(options: argparse.Namespace) -> None:
     if options.sampler is not None:
         arguments.sampler(options.sampler, "--sampler")
     arguments.schedule(options.scheduler, "--scheduler")
+    arguments.hires_upscaler(options.hires_upscaler, "--hires-upscaler")
     arguments.writable_folder(options.out, "--out")
     if options.mask is not None and options.init_image is None:
         raise UserError("--mask needs --init-image, the image that it belongs to.")

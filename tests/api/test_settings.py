@@ -269,7 +269,7 @@ def test_images_are_not_lost_when_the_checkpoint_cannot_be_put_back(server: Serv
 def test_settings_that_cannot_be_saved_leave_the_checkpoint(
     server: Server, others: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from modules import options
+    from standalone.host.settings import options
 
     def full(path: Path) -> Any:
         raise OSError(errno.ENOSPC, "full")

@@ -151,6 +151,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["generate", "a", "--denoising-strength", "0.5"], 1, "needs --init-image or --hires"),
     (["generate", "a", "--hires", "--init-image", "IMAGE"], 1, "--hires is for images from a prompt"),
     (["generate", "a", "--sampler", "Nope"], 1, "no sampler named 'Nope'"),
+    (["generate", "a", "--hires", "--hires-upscaler", "Nope"], 1, "no upscaler named 'Nope'"),
     (["generate", "a", "--scheduler", "Nope"], 1, "no schedule named 'Nope'"),
     (["generate", "a\ud800"], 1, "letters cannot be read"),
     (["generate", "a", "--out", "notes.txt"], 1, "notes.txt is a file"),

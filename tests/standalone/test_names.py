@@ -167,6 +167,7 @@ def test_any_text_is_a_name_or_a_sentence(text: str) -> None:
 def test_upscalers_in_any_case() -> None:
     assert upscalers.find_hires_upscaler("latent (BICUBIC antialiased)") == "Latent (bicubic antialiased)"
     assert upscalers.find_hires_upscaler("lanczos") == "Lanczos"
+    assert tuple(upscaler.name for upscaler in upscalers.sd_upscalers) == names.UPSCALERS
     found = upscalers.find_upscaler("NEAREST")
     assert found is not None and found.name == "Nearest"
 

@@ -112,6 +112,7 @@ def test_the_marks_of_sdxl_files_are_read(
     [
         ({"parameterization": "v"}, ("v", False)),
         ({"parameterization": "v", "ztsnr": True}, ("v", True)),
+        ({"parameterization": "V"}, ("v", False)),
         ({"denoiser_config": {"params": {"scaling_config": {"target": "sgm.x.VScaling"}}}}, ("v", False)),
         ({"denoiser_config": {"params": {"scaling_config": {"target": "sgm.x.EpsScaling"}}}}, ("eps", False)),
         ({"denoiser_config": {"params": {"scaling_config": {"target": "sgm.x.VScalingWithEDMcNoise"}}}}, None),
