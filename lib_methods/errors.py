@@ -10,6 +10,10 @@ class UserError(Exception):
     """Something the user can put right. The text is for them: what is wrong, then what to do; no path of the server."""
 
 
+class CheckpointError(UserError, ValueError):
+    """A model's file or folder that cannot be used, and why. The text names the file, and no folder above it."""
+
+
 NO_MEMORY = (
     "out of memory",
     "can't allocate memory",

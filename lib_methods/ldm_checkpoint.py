@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_methods.safetensors_header import FileProblem
+from lib_methods.errors import CheckpointError
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -18,12 +18,8 @@ MAX_YAML_BYTES, MAX_YAML_DEPTH = 64 * 1024, 50
 """Ten times those of LDM's and SGM's own configurations."""
 
 
-class CheckpointProblem(FileProblem):
-    """Why a checkpoint cannot be used, in a sentence for the user."""
-
-
 def read_yaml(checkpoint: Path) -> Mapping[str, Any] | None:
-    """The parsed yaml with the checkpoint's name beside it, or None when there is none. Raises CheckpointProblem."""
+    """The parsed yaml with the checkpoint's name beside it, or None when there is none. Raises CheckpointError."""
     path = checkpoint.with_suffix(".yaml")
     if not path.is_file():
         return None
@@ -31,18 +27,18 @@ def read_yaml(checkpoint: Path) -> Mapping[str, Any] | None:
         with path.open("rb") as file:
             data = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:
-        raise CheckpointProblem(f"{path.name}, the configuration beside the checkpoint, cannot be read.") from error
+        raise CheckpointError(f"{path.name}, the configuration beside the checkpoint, cannot be read.") from error
     if len(data) > MAX_YAML_BYTES:
-        raise CheckpointProblem(
+        raise CheckpointError(
             f"{path.name}, the configuration beside the checkpoint, is larger than {MAX_YAML_BYTES // 1024} KB. "
             "That is no LDM configuration; remove it or get the right one."
         )
     try:
         parsed = _parsed_yaml(data.decode("utf-8-sig"))
     except Exception as error:  # a number too long, a date that is none: PyYAML lets much through as it comes
-        raise CheckpointProblem(f"{path.name}, the configuration beside the checkpoint, is not valid yaml.") from error
+        raise CheckpointError(f"{path.name}, the configuration beside the checkpoint, is not valid yaml.") from error
     if not isinstance(parsed, Mapping):
-        raise CheckpointProblem(f"{path.name}, the configuration beside the checkpoint, is not an LDM configuration.")
+        raise CheckpointError(f"{path.name}, the configuration beside the checkpoint, is not an LDM configuration.")
     return parsed
 
 

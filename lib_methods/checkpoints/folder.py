@@ -10,9 +10,9 @@ from typing import Any
 
 from lib_methods.checkpoints.geometry import NO_MIDDLE
 from lib_methods.checkpoints.kinds import LOADABLE
+from lib_methods.errors import CheckpointError
 from lib_methods.files import read_json as read_json_file
-from lib_methods.ldm_checkpoint import CheckpointProblem
-from lib_methods.safetensors_header import PICKLED, FileProblem, TensorHead, check_name, read_header
+from lib_methods.safetensors.header import PICKLED, TensorHead, check_name, read_header
 
 UNET_WEIGHTS, TEXT_WEIGHTS = "diffusion_pytorch_model", "model"
 _VARIANTS = ("", "fp16", "bf16", "fp32")  # in this order; any other one counts where it is alone
@@ -77,32 +77,32 @@ def is_diffusers_folder(path: Path) -> bool:
 
 
 def check_folder(path: Path) -> None:
-    """Raises CheckpointProblem for a folder without a UNet, by the pipeline's name where the folder tells it."""
+    """Raises CheckpointError for a folder without a UNet, by the pipeline's name where the folder tells it."""
     if is_diffusers_folder(path):
         return
     kind = ""
     if (path / "model_index.json").is_file():
         kind = str(read_json(path, "model_index.json").get("_class_name", ""))
     if kind and not (path / "unet").is_dir():
-        raise CheckpointProblem(f"The folder {path.name} holds a {kind[:80]}; {LOADABLE}")
-    raise CheckpointProblem(f"The folder {path.name} is not a diffusers checkpoint: it has no unet/config.json.")
+        raise CheckpointError(f"The folder {path.name} holds a {kind[:80]}; {LOADABLE}")
+    raise CheckpointError(f"The folder {path.name} is not a diffusers checkpoint: it has no unet/config.json.")
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
-    """A configuration of the folder `path`. Raises CheckpointProblem, which names the folder and the file."""
+    """A configuration of the folder `path`. Raises CheckpointError, which names the folder and the file."""
     try:
         parsed = read_json_file(path / name)
     except FileNotFoundError:
-        raise CheckpointProblem(f"The folder {path.name} has no {name}; download the whole model.") from None
+        raise CheckpointError(f"The folder {path.name} has no {name}; download the whole model.") from None
     except (OSError, ValueError):
-        raise CheckpointProblem(f"{name} in the folder {path.name} cannot be read; download it again.") from None
+        raise CheckpointError(f"{name} in the folder {path.name} cannot be read; download it again.") from None
     if not isinstance(parsed, dict):
-        raise CheckpointProblem(f"{name} in the folder {path.name} is not a configuration; download it again.")
+        raise CheckpointError(f"{name} in the folder {path.name} is not a configuration; download it again.")
     return parsed
 
 
 def part_weights(path: Path, part: str, stem: str) -> Weights:
-    """The weights of `part` of the folder `path`. Raises FileProblem: missing, pickled, damaged, incomplete shards."""
+    """The weights of `part` of the folder `path`. CheckpointError: missing, pickled, damaged, incomplete shards."""
     folder = path / part
     index = _index(folder, stem)
     if index is not None:
@@ -113,11 +113,11 @@ def part_weights(path: Path, part: str, stem: str) -> Weights:
         return Weights((folder / name,), heads, dict.fromkeys(heads, folder / name))
     present = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
     if any(re.fullmatch(rf"{stem}.*-\d+-of-\d+.*\.safetensors", file) for file in present):
-        raise CheckpointProblem(f"{part}/ has parts of a sharded model, but not its {stem}.safetensors.index.json.")
+        raise CheckpointError(f"{part}/ has parts of a sharded model, but not its {stem}.safetensors.index.json.")
     for file in present:
         if Path(file).suffix.lower() in PICKLED:
             check_name(Path(file), f"{part}/{file}")
-    raise CheckpointProblem(
+    raise CheckpointError(
         f"The folder {path.name} has no weights in {part}/ that can be read ({stem}.safetensors); download them."
     )
 
@@ -148,23 +148,23 @@ def _index(folder: Path, stem: str) -> Path | None:
 def _sharded(path: Path, part: str, index: Path) -> Weights:
     listed = read_json(path, f"{part}/{index.name}").get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
-        raise CheckpointProblem(f"{part}/{index.name} does not list the model's weights; download it again.")
+        raise CheckpointError(f"{part}/{index.name} does not list the model's weights; download it again.")
     names = sorted(set(listed.values()))
     for name in names:
         # whoever wrote the index must not choose which other files of this machine are read
         if not _plain(name):
-            raise CheckpointProblem(
+            raise CheckpointError(
                 f"{part}/{index.name} names a file outside the folder; it is refused. Get the model elsewhere."
             )
         if not (index.parent / name).is_file():
-            raise CheckpointProblem(f"{part}/{name} is missing; download the whole model.")
+            raise CheckpointError(f"{part}/{name} is missing; download the whole model.")
     heads: dict[str, TensorHead] = {}
     places: dict[str, Path] = {}
     for name in names:
         tensors = read_header(index.parent / name, f"{part}/{name}").tensors
         for key in (key for key, file in listed.items() if file == name):
             if key not in tensors:
-                raise CheckpointProblem(f"{part}/{name} lacks '{key}', which {index.name} says it has.")
+                raise CheckpointError(f"{part}/{name} lacks '{key}', which {index.name} says it has.")
             heads[key], places[key] = tensors[key], index.parent / name
     return Weights(tuple(index.parent / name for name in names), heads, places)
 
@@ -180,26 +180,26 @@ def _plain(name: str) -> bool:
 
 
 def check_unet_config(config: Mapping[str, Any]) -> None:
-    """Raises CheckpointProblem for a UNet of another build than Stable Diffusion's."""
+    """Raises CheckpointError for a UNet of another build than Stable Diffusion's."""
     _check_defaults(config, _UNET_DEFAULTS, "UNet")
     if str(config.get("_class_name", "UNet2DConditionModel")) != "UNet2DConditionModel":
-        raise CheckpointProblem(f"The UNet of this folder is a {config['_class_name']}; {LOADABLE}")
+        raise CheckpointError(f"The UNet of this folder is a {config['_class_name']}; {LOADABLE}")
     if config.get("addition_embed_type") not in (None, "text_time"):
-        raise CheckpointProblem(f"This is a Kolors, DeepFloyd IF or Kandinsky checkpoint; {LOADABLE}")
+        raise CheckpointError(f"This is a Kolors, DeepFloyd IF or Kandinsky checkpoint; {LOADABLE}")
     if not {*config.get("down_block_types", ()), *config.get("up_block_types", ())} <= {*_BLOCKS}:
-        raise CheckpointProblem("The UNet of this folder has blocks of an unusual kind, which is not supported.")
+        raise CheckpointError("The UNet of this folder has blocks of an unusual kind, which is not supported.")
     if any(isinstance(depth, list) for depth in _listed(config.get("transformer_layers_per_block"))):
-        raise CheckpointProblem(NO_MIDDLE)
+        raise CheckpointError(NO_MIDDLE)
 
 
 def check_vae_config(config: Mapping[str, Any]) -> None:
-    """Raises CheckpointProblem for a VAE of another build than Stable Diffusion's."""
+    """Raises CheckpointError for a VAE of another build than Stable Diffusion's."""
     _check_defaults(config, _VAE_DEFAULTS, "VAE")
     if str(config.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
-        raise CheckpointProblem(f"The VAE of this folder is a {config['_class_name']}, which is not supported.")
+        raise CheckpointError(f"The VAE of this folder is a {config['_class_name']}, which is not supported.")
     plain = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
     if not {*config.get("down_block_types", ()), *config.get("up_block_types", ())} <= plain:
-        raise CheckpointProblem("A VAE with attention outside its middle block is not supported.")
+        raise CheckpointError("A VAE with attention outside its middle block is not supported.")
 
 
 def _check_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any], what: str) -> None:
@@ -207,17 +207,17 @@ def _check_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any], what
         value = config.get(key, default)
         if value is not None and value != default:
             unusual = f"The {what} of this folder is of an unusual build ({key}: {str(value)[:60]}), not supported."
-            raise CheckpointProblem(_UNSUPPORTED.get(key, unusual))
+            raise CheckpointError(_UNSUPPORTED.get(key, unusual))
     if what == "UNet" and "mid_block_type" in config and config["mid_block_type"] is None:
-        raise CheckpointProblem(NO_MIDDLE)
+        raise CheckpointError(NO_MIDDLE)
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def sentence_for(error: Exception, what: str) -> FileProblem:
+def sentence_for(error: Exception, what: str) -> CheckpointError:
     """The error itself where it is a sentence, else one for a configuration that makes no sense."""
-    if isinstance(error, FileProblem):
+    if isinstance(error, CheckpointError):
         return error
-    return CheckpointProblem(f"The configuration of the {what} is not one that can be built.")
+    return CheckpointError(f"The configuration of the {what} is not one that can be built.")

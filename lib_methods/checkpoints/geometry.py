@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from lib_methods.errors import CheckpointError
 from lib_methods.ldm_checkpoint import (
     SD1_TEXT_PREFIX,
     SD2_TEXT_PREFIX,
@@ -20,7 +21,6 @@ from lib_methods.ldm_checkpoint import (
     SDXL_OPEN_CLIP_PREFIX,
     UNET_PREFIX,
     VAE_PREFIX,
-    CheckpointProblem,
 )
 
 
@@ -59,7 +59,7 @@ def _count(state: State, pattern: str) -> int:
     regex = re.compile(pattern)
     count = 1 + max((int(m.group(1)) for m in map(regex.match, state) if m), default=-1)
     if count > _MOST:
-        raise CheckpointProblem("The names in this checkpoint count more blocks than any model has; it is damaged.")
+        raise CheckpointError("The names in this checkpoint count more blocks than any model has; it is damaged.")
     return count
 
 
@@ -67,7 +67,7 @@ def _shape(state: State, key: str) -> tuple[int, ...]:
     try:
         return tuple(state[key].shape)
     except KeyError:
-        raise CheckpointProblem(f"The checkpoint is incomplete: the weight '{key}' is missing.") from None
+        raise CheckpointError(f"The checkpoint is incomplete: the weight '{key}' is missing.") from None
 
 
 def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -104,14 +104,14 @@ def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = 
         if depth:
             context = _shape(state, f"{name}.1.transformer_blocks.0.attn2.to_k.weight")[1]
     if not channels or len(set(resnets)) != 1:
-        raise CheckpointProblem("The UNet of this checkpoint has levels of unequal depth, which is not supported.")
+        raise CheckpointError("The UNet of this checkpoint has levels of unequal depth, which is not supported.")
     mid_depth = _count(state, re.escape(UNET_PREFIX) + r"middle_block\.1\.transformer_blocks\.(\d+)\.")
     if context is None:
-        raise CheckpointProblem("The UNet of this checkpoint has no cross attention to text.")
+        raise CheckpointError("The UNet of this checkpoint has no cross attention to text.")
     if not mid_depth:
-        raise CheckpointProblem(NO_MIDDLE)
+        raise CheckpointError(NO_MIDDLE)
     if depths[-1] not in (0, mid_depth):
-        raise CheckpointProblem("The middle block of this UNet is deeper than its last level, which is not supported.")
+        raise CheckpointError("The middle block of this UNet is deeper than its last level, which is not supported.")
 
     if params.get("num_heads", -1) not in (None, -1):
         heads = [int(params["num_heads"])] * len(channels)
@@ -122,7 +122,7 @@ def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = 
         heads = [8] * len(channels) if per_head is None else [max(1, width // per_head) for width in channels]
     for width, head in zip(channels, heads):
         if width % head:
-            raise CheckpointProblem(f"{width} channels do not split into {head} heads; see num_heads in the yaml.")
+            raise CheckpointError(f"{width} channels do not split into {head} heads; see num_heads in the yaml.")
 
     attention = [depth > 0 for depth in depths]
     config: dict[str, Any] = {
@@ -141,11 +141,11 @@ def unet_geometry(state: State, family: str, params: Mapping[str, Any] | None = 
         "upcast_attention": family == "sd2",
     }
     if channels[0] != base:
-        raise CheckpointProblem("The first level of this UNet does not have channel_mult 1, which is not supported.")
+        raise CheckpointError("The first level of this UNet does not have channel_mult 1, which is not supported.")
     label = UNET_PREFIX + "label_emb.0.0.weight"
     if label in state:
         if family != "sdxl":
-            raise CheckpointProblem(
+            raise CheckpointError(
                 "This checkpoint is conditioned on image embeddings (unCLIP), which is not supported."
             )
         config.update(
@@ -162,10 +162,10 @@ def vae_geometry(state: State) -> dict[str, Any]:
     # read from the decoder, which has a block at every level even where the encoder has none
     levels = _count(state, re.escape(p) + r"decoder\.up\.(\d+)\.")
     if not levels:
-        raise CheckpointProblem("This checkpoint has no VAE in it; use one with the VAE included.")
+        raise CheckpointError("This checkpoint has no VAE in it; use one with the VAE included.")
     channels = tuple(_shape(state, f"{p}decoder.up.{i}.block.0.conv2.weight")[0] for i in range(levels))
     if any(f"{p}encoder.down.{i}.attn.0.q.weight" in state for i in range(levels)):
-        raise CheckpointProblem("A VAE with attention outside its middle block is not supported.")
+        raise CheckpointError("A VAE with attention outside its middle block is not supported.")
     return {
         "in_channels": _shape(state, p + "encoder.conv_in.weight")[1],
         "out_channels": _shape(state, p + "decoder.conv_out.weight")[0],
@@ -214,11 +214,11 @@ def open_clip_geometry(state: State, prefix: str, params: Mapping[str, Any] | No
 
 
 def ldm_params(yaml: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """`model.params` of an LDM or SGM configuration, {} where there is none. Raises CheckpointProblem."""
+    """`model.params` of an LDM or SGM configuration, {} where there is none. Raises CheckpointError."""
     model = (yaml or {}).get("model") or {}
     params = model.get("params") or {} if isinstance(model, Mapping) else None
     if not isinstance(params, Mapping):
-        raise CheckpointProblem("The yaml beside the checkpoint has no model.params section as LDM writes it.")
+        raise CheckpointError("The yaml beside the checkpoint has no model.params section as LDM writes it.")
     return params
 
 

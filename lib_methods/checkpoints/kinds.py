@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from lib_methods.errors import CheckpointError
 from lib_methods.ldm_checkpoint import (
     SD1_TEXT_PREFIX,
     SD2_TEXT_PREFIX,
@@ -12,9 +13,8 @@ from lib_methods.ldm_checkpoint import (
     SDXL_OPEN_CLIP_PREFIX,
     UNET_PREFIX,
     VAE_PREFIX,
-    CheckpointProblem,
 )
-from lib_methods.safetensors_header import TensorHead
+from lib_methods.safetensors.header import TensorHead
 
 LOADABLE = "SD1, SD2 and SDXL checkpoints can be loaded."
 EMA_PREFIX = "model_ema."
@@ -78,7 +78,7 @@ _EDM = (
 
 
 def family_of(names: Iterable[str]) -> str:
-    """ "sd1", "sd2" or "sdxl", from the names in a file. Raises CheckpointProblem for anything else, by its name."""
+    """ "sd1", "sd2" or "sdxl", from the names in a file. Raises CheckpointError for anything else, by its name."""
     known = list(names)
     _check_model(known)
 
@@ -86,18 +86,18 @@ def family_of(names: Iterable[str]) -> str:
         return any(name.startswith(prefix) for name in known)
 
     if not has(UNET_PREFIX):
-        raise CheckpointProblem(
+        raise CheckpointError(
             "This file has no Stable Diffusion UNet in it (no name starts with 'model.diffusion_model.'). "
             "Choose a full checkpoint."
         )
     if has(SDXL_OPEN_CLIP_PREFIX):
         if not has(SDXL_CLIP_PREFIX):
-            raise CheckpointProblem("This SDXL checkpoint lacks its first text encoder (CLIP ViT-L); get a full one.")
+            raise CheckpointError("This SDXL checkpoint lacks its first text encoder (CLIP ViT-L); get a full one.")
         return "sdxl"
     if has(_REFINER_PREFIX):
-        raise CheckpointProblem("This is the SDXL refiner; choose an SDXL base checkpoint.")
+        raise CheckpointError("This is the SDXL refiner; choose an SDXL base checkpoint.")
     if UNET_PREFIX + "label_emb.0.0.weight" in known and not has(SD2_TEXT_PREFIX):
-        raise CheckpointProblem(
+        raise CheckpointError(
             "This SDXL checkpoint lacks its text encoders (names that start with 'conditioner.embedders.1.'); get a "
             "full one."
         )
@@ -105,29 +105,29 @@ def family_of(names: Iterable[str]) -> str:
         return "sd2"
     if has(SD1_TEXT_PREFIX):
         return "sd1"
-    raise CheckpointProblem(
+    raise CheckpointError(
         "This checkpoint has no text encoder that we know (CLIP ViT-L or OpenCLIP); get one with the text encoder "
         "included."
     )
 
 
 def _check_model(names: list[str]) -> None:
-    """Raises CheckpointProblem for another model's file, for what is no checkpoint, and for a part of one."""
+    """Raises CheckpointError for another model's file, for what is no checkpoint, and for a part of one."""
     inner = [name.removeprefix(UNET_PREFIX) for name in names]
     for what, pattern in _OTHER_MODELS:
         if any(map(re.compile(pattern).match, inner)):
-            raise CheckpointProblem(f"This is {what} checkpoint; {LOADABLE}")
+            raise CheckpointError(f"This is {what} checkpoint; {LOADABLE}")
     for what, pattern in _NOT_CHECKPOINTS:
         if any(map(re.compile(pattern).search, inner)):
-            raise CheckpointProblem(f"This is {what}")
+            raise CheckpointError(f"This is {what}")
     if not any(name.startswith(UNET_PREFIX) for name in names):
         for what, pattern in _PARTS:
             if any(map(re.compile(pattern).match, names)):
-                raise CheckpointProblem(f"This file holds {what}")
+                raise CheckpointError(f"This file holds {what}")
 
 
 def check_readable(heads: Mapping[str, TensorHead]) -> None:
-    """Raises CheckpointProblem where the numbers in the file are not the weights: quantised, or trained with EDM."""
+    """Raises CheckpointError where the numbers in the file are not the weights: quantised, or trained with EDM."""
     how = how_quantised(heads)
     if how is not None:
         raise _quantised(how)
@@ -145,15 +145,15 @@ def how_quantised(heads: Mapping[str, TensorHead]) -> str | None:
     return f"as {min(kinds)} numbers" if kinds else None
 
 
-def _quantised(how: str) -> CheckpointProblem:
-    return CheckpointProblem(
+def _quantised(how: str) -> CheckpointError:
+    return CheckpointError(
         f"The weights of this checkpoint are stored {how}, which cannot be read here. Get its fp16 or bf16 version."
     )
 
 
-def edm_problem(what: str) -> CheckpointProblem:
+def edm_problem(what: str) -> CheckpointError:
     """What is said to models of another kind of noise schedule. what: the schedule."""
-    return CheckpointProblem(
+    return CheckpointError(
         f"This model was trained with {what}; only models that predict eps or v at discrete timesteps can be loaded."
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lib_methods.ldm_checkpoint import CheckpointProblem
+from lib_methods.errors import CheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -132,11 +132,11 @@ def clip_shapes(
 
 
 def check_weights(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Sequence[int]], what: str) -> None:
-    """Raises CheckpointProblem unless every wanted weight is there in its shape; others are ignored."""
+    """Raises CheckpointError unless every wanted weight is there in its shape; others are ignored."""
     missing = [name for name in wanted if name not in found]
     wrong = [name for name in wanted if name in found and tuple(found[name]) != wanted[name]]
     if missing or wrong:
-        raise CheckpointProblem(
+        raise CheckpointError(
             f"The {what} of this checkpoint does not fit: {len(missing)} weights are missing and {len(wrong)} have "
             f"another size (for example '{(missing or wrong)[0]}')."
         )

@@ -27,8 +27,9 @@ from lib_methods.checkpoints.kinds import check_readable, family_of
 from lib_methods.checkpoints.layout import Shapes, check_weights, clip_shapes, unet_shapes, vae_shapes
 from lib_methods.checkpoints.ldm_names import modern_vae_key, open_clip_shape_names, unet_names, vae_name
 from lib_methods.checkpoints.schedule import NoiseSchedule, of_file, of_scheduler
-from lib_methods.ldm_checkpoint import UNET_PREFIX, VAE_PREFIX, CheckpointProblem, read_yaml
-from lib_methods.safetensors_header import TensorHead, read_header
+from lib_methods.errors import CheckpointError
+from lib_methods.ldm_checkpoint import UNET_PREFIX, VAE_PREFIX, read_yaml
+from lib_methods.safetensors.header import TensorHead, read_header
 
 CLIP_VOCABULARY = 49408
 TEXT_PARTS = ("text_encoder", "text_encoder_2")
@@ -80,7 +81,7 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """What the .safetensors file or diffusers folder at `path` holds. Reads headers and configurations only.
 
-    Raises FileProblem with the cause, which names the file and no folder above it: what cannot be read, and what no
+    Raises CheckpointError with the cause, which names the file and no folder above it: what cannot be read, and what no
     program of this pack can load.
     """
     path = Path(path)
@@ -171,9 +172,9 @@ def _folder(path: Path) -> Checkpoint:
     for name in names:
         if not (path / name).is_dir():
             if name == "text_encoder" and (path / "text_encoder_2").is_dir():
-                raise CheckpointProblem("This is the SDXL refiner; choose an SDXL base checkpoint.")
+                raise CheckpointError("This is the SDXL refiner; choose an SDXL base checkpoint.")
             model = "an SDXL model" if len(names) > 1 else "a model"
-            raise CheckpointProblem(f"The folder {path.name} holds {model} without {name}/; download the whole model.")
+            raise CheckpointError(f"The folder {path.name} holds {model} without {name}/; download the whole model.")
     texts = [read_json(path, f"{name}/config.json") for name in names]
     family = "sdxl" if len(names) > 1 else "sd2" if texts[0].get("hidden_act") == "gelu" else "sd1"
     schedule = of_scheduler(read_json(path, "scheduler/scheduler_config.json"))
@@ -218,7 +219,7 @@ def _folder_text(config: Mapping[str, Any], family: str, number: int) -> Shapes:
     """The weights of a text encoder of the folder, with the defaults of transformers' CLIPTextConfig."""
     kind = str(config.get("model_type", "clip_text_model"))
     if kind not in ("clip_text_model", "clip"):
-        raise CheckpointProblem(f"The text encoder of this folder is '{kind[:60]}'; only CLIP is supported.")
+        raise CheckpointError(f"The text encoder of this folder is '{kind[:60]}'; only CLIP is supported.")
     sizes = {
         name: int(config.get(key, default))
         for name, key, default in (
@@ -264,33 +265,33 @@ def _sensible(what: str) -> Iterator[None]:
 def _scale(value: Any) -> float:
     scale = float(value)
     if not (math.isfinite(scale) and scale > 0):
-        raise CheckpointProblem("The scale of the latents in this model's configuration is not a positive number.")
+        raise CheckpointError("The scale of the latents in this model's configuration is not a positive number.")
     return scale
 
 
 def _check_text(family: str, number: int, vocab: int, hidden: int, heads: int, projection: int | None) -> None:
     if vocab < CLIP_VOCABULARY:
-        raise CheckpointProblem(f"The text encoder knows {vocab} tokens; CLIP's vocabulary has {CLIP_VOCABULARY}.")
+        raise CheckpointError(f"The text encoder knows {vocab} tokens; CLIP's vocabulary has {CLIP_VOCABULARY}.")
     if heads < 1 or hidden % heads:
-        raise CheckpointProblem(f"The text encoder's width of {hidden} does not split into {heads} heads.")
+        raise CheckpointError(f"The text encoder's width of {hidden} does not split into {heads} heads.")
     if family == "sdxl" and number == 1 and projection is None:
-        raise CheckpointProblem("The second text encoder of this SDXL checkpoint has no text_projection.")
+        raise CheckpointError("The second text encoder of this SDXL checkpoint has no text_projection.")
 
 
 def _check_build(
     family: str, unet: Mapping[str, Any], vae: Mapping[str, Any], text_widths: list[int], projection: int | None
 ) -> None:
-    """Raises CheckpointProblem where parts do not fit together, or where the modules cannot be built."""
+    """Raises CheckpointError where parts do not fit together, or where the modules cannot be built."""
     context = int(unet["cross_attention_dim"])
     if context != sum(text_widths):
-        raise CheckpointProblem(
+        raise CheckpointError(
             f"The UNet reads texts of width {context}, but the text encoder writes {sum(text_widths)}: the parts of "
             "this checkpoint do not belong together."
         )
     if family == "sdxl":
         pooled = int(unet["projection_class_embeddings_input_dim"]) - 6 * int(unet["addition_time_embed_dim"])
         if pooled != projection:
-            raise CheckpointProblem(
+            raise CheckpointError(
                 f"The UNet reads a pooled text of width {pooled}, but the second text encoder writes {projection}: the "
                 "parts of this checkpoint do not belong together."
             )
@@ -299,14 +300,14 @@ def _check_build(
     per_level = [heads] * len(widths) if isinstance(heads, int) else list(heads)
     for width, count in zip(widths, per_level, strict=True):
         if int(count) < 1 or width % int(count):
-            raise CheckpointProblem(f"{width} channels do not split into {count} heads; see the model's configuration.")
+            raise CheckpointError(f"{width} channels do not split into {count} heads; see the model's configuration.")
     for part, what in ((unet, "UNet"), (vae, "VAE")):
         groups = int(part.get("norm_num_groups", 32))
         for width in part["block_out_channels"]:
             if int(width) % groups:
-                raise CheckpointProblem(f"The {what}'s {width} channels do not split into {groups} groups.")
+                raise CheckpointError(f"The {what}'s {width} channels do not split into {groups} groups.")
     if int(unet["out_channels"]) != int(vae["latent_channels"]):
-        raise CheckpointProblem(
+        raise CheckpointError(
             f"The UNet writes {unet['out_channels']} channels, but the VAE reads {vae['latent_channels']}: the parts "
             "of this checkpoint do not belong together."
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lib_methods.checkpoints.kinds import edm_problem
-from lib_methods.ldm_checkpoint import CheckpointProblem
+from lib_methods.errors import CheckpointError
 
 V_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"  # empty tensors that say so
 SMALLEST_ABAR = 4.8973451890853435e-08  # the WebUI's last entry of a zero terminal SNR schedule, where samplers divide
@@ -36,9 +36,9 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         numbers = self.betas if self.betas is not None else (self.start, self.end)
         if not 2 <= self.timesteps <= _MOST_TIMESTEPS or not all(0 < beta <= 1 for beta in numbers):
-            raise CheckpointProblem("The noise schedule in this model's configuration is not a valid one.")
+            raise CheckpointError("The noise schedule in this model's configuration is not a valid one.")
         if self.curve not in _CURVES:
-            raise CheckpointProblem(f"This model was trained with an unknown beta schedule ('{self.curve[:60]}').")
+            raise CheckpointError(f"This model was trained with an unknown beta schedule ('{self.curve[:60]}').")
 
     @property
     def is_usual(self) -> bool:
@@ -70,7 +70,7 @@ def rescaled_to_zero_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
 def of_file(
     names: Mapping[str, object], metadata: Mapping[str, str], params: Mapping[str, Any], family: str, has_yaml: bool
 ) -> NoiseSchedule:
-    """That of a single file. params: `model.params` of its yaml, {} without one. Raises CheckpointProblem."""
+    """That of a single file. params: `model.params` of its yaml, {} without one. Raises CheckpointError."""
     scaling = _target(params, "scaling_config")
     discretization = _target(params, "discretization_config")
     if "EDM" in scaling + discretization:
@@ -105,7 +105,7 @@ def of_file(
 
 
 def of_scheduler(config: Mapping[str, Any]) -> NoiseSchedule:
-    """That of a folder's scheduler_config.json. Raises CheckpointProblem for what is not eps or v at timesteps."""
+    """That of a folder's scheduler_config.json. Raises CheckpointError for what is not eps or v at timesteps."""
     name = str(config.get("_class_name", ""))
     if "EDM" in name or "CosineDPM" in name:
         raise edm_problem(f"an EDM noise schedule ({name})")
@@ -131,10 +131,10 @@ def of_scheduler(config: Mapping[str, Any]) -> NoiseSchedule:
         raise _bad(error, "scheduler_config.json") from None
 
 
-def _bad(error: Exception, where: str) -> CheckpointProblem:
-    if isinstance(error, CheckpointProblem):
+def _bad(error: Exception, where: str) -> CheckpointError:
+    if isinstance(error, CheckpointError):
         return error
-    return CheckpointProblem(f"The noise schedule in the {where} cannot be read.")
+    return CheckpointError(f"The noise schedule in the {where} cannot be read.")
 
 
 def _target(params: Mapping[str, Any], name: str) -> str:

@@ -1,26 +1,11 @@
-"""The files that a training run keeps for itself; what goes wrong with them is a sentence."""
+"""Small files, written whole or not at all."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
-
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.files import replacing
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, on the CPU, and the metadata of a .safetensors file. DreamBoothError when it is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise DreamBoothError(f"{path.name} is damaged.") from error
-    except OSError as error:
-        raise DreamBoothError(f"{path.name} cannot be read: {error.strerror or 'input or output error'}.") from error
 
 
 def write_whole(path: Path, data: bytes, what: str = "") -> Path:

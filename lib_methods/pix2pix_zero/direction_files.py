@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib_methods.errors import reason
 from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Origin, fit_tokens
-from lib_methods.safetensors_writer import NotFinite, write_tensors
+from lib_methods.safetensors.tensors import NotFinite, write_tensors
 
 FORMAT = "pix2pix_zero_direction"
 _VERSION = 1

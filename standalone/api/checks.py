@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lib_methods.checks import SettingsError
 from lib_methods.errors import UserError
-from standalone.engine.errors import SettingError
 from standalone.host import checkpoints, shared, upscalers
 from standalone.host.sampling import registry
 
@@ -69,7 +69,7 @@ def check_setting(key: str, value: object, field: str) -> object:
             checkpoints.find_checkpoint(value)
     try:
         return shared.opts.checked(key, value)
-    except SettingError as error:
+    except SettingsError as error:
         raise BadRequest(f"{field}: {error}") from None
 
 

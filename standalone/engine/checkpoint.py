@@ -17,10 +17,10 @@ from lib_methods.checkpoints.folder import UNET_WEIGHTS, is_diffusers_folder, pa
 from lib_methods.checkpoints.geometry import TextGeometry
 from lib_methods.checkpoints.ldm_names import modern_vae_key
 from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
+from lib_methods.errors import CheckpointError
 from lib_methods.ldm_checkpoint import VAE_PREFIX
 
-from .errors import CheckpointError
-from .files import check_not_pickled, read_state, sentences, sha256_of
+from .files import check_not_pickled, read_state, sha256_of
 from .model import StableDiffusionModel
 from .text import TextEncoder
 from .weights import fill, match_text_names, open_clip_state
@@ -32,8 +32,7 @@ Progress = Callable[[str], None]
 
 def checkpoint_sha256(path: Path) -> str:
     """SHA-256 of the file, of a diffusers folder that of its UNet's. Raises CheckpointError."""
-    with sentences():
-        return sha256_of(*(part_weights(path, "unet", UNET_WEIGHTS).files if path.is_dir() else [path]))
+    return sha256_of(*(part_weights(path, "unet", UNET_WEIGHTS).files if path.is_dir() else [path]))
 
 
 def read(path: Path) -> Checkpoint:
@@ -41,8 +40,7 @@ def read(path: Path) -> Checkpoint:
     if not path.exists():
         check_not_pickled(path)
         raise CheckpointError(f"There is no checkpoint named {path.name}.")
-    with sentences():
-        return read_checkpoint(path)
+    return read_checkpoint(path)
 
 
 def load_checkpoint(
@@ -62,6 +60,8 @@ def load_checkpoint(
     say(f"Building the {found.family.upper()} model")
     try:
         unet, vae, encoders = _folder_parts(found) if found.is_folder else _file_parts(found)
+    except CheckpointError:
+        raise
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"The model in {path.name} cannot be built from its configuration.") from error
     schedule = found.schedule

@@ -20,13 +20,12 @@ from safetensors import SafetensorError, safe_open
 from lib_methods.checkpoints.kinds import EMA_PREFIX, check_readable, family_of
 from lib_methods.checkpoints.ldm_names import shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK
-from lib_methods.errors import UserError, reason
+from lib_methods.errors import CheckpointError, UserError, reason
 from lib_methods.ldm_checkpoint import UNET_PREFIX, VAE_PREFIX
-from lib_methods.safetensors_header import FileProblem, read_header
-from lib_methods.safetensors_writer import TensorSource, rounded, write_tensors
+from lib_methods.safetensors.header import read_header
+from lib_methods.safetensors.tensors import TensorSource, rounded, write_tensors
 
-from .errors import CheckpointError
-from .files import check_not_pickled, sentences, sha256_of
+from .files import check_not_pickled, sha256_of
 
 FIRST_CONVOLUTION = UNET_PREFIX + "input_blocks.0.0.weight"
 LATENT_CHANNELS = 4
@@ -42,10 +41,9 @@ class _File:
         if not path.exists():
             check_not_pickled(path)
             raise CheckpointError(f"There is no checkpoint named {path.name}.")
-        with sentences():
-            self._heads = read_header(path).tensors
-            self.family = family_of(self._heads)
-            check_readable(self._heads)
+        self._heads = read_header(path).tensors
+        self.family = family_of(self._heads)
+        check_readable(self._heads)
         try:
             self._file: Any = stack.enter_context(safe_open(str(path), framework="pt", device="cpu"))
         except (SafetensorError, OSError, ValueError) as error:
@@ -97,11 +95,10 @@ def merge_instruct(
         names = [name for name in base.names if not name.startswith(_LEFT_OUT)]
         added = {name for name in names if _is_merged(name, base, instruct, origin)}
         merged: dict[str, TensorSource] = {}
-        with sentences():
-            for number, name in enumerate(names):
-                merged[name] = _weight(name, base, instruct, origin) if name in added else base.read(name)
-                if progress is not None and number % 16 == 0:
-                    progress(number / len(names))
+        for number, name in enumerate(names):
+            merged[name] = _weight(name, base, instruct, origin) if name in added else base.read(name)
+            if progress is not None and number % 16 == 0:
+                progress(number / len(names))
         recipe = {
             "type": "sd-webui-steer merge-instruct",
             "formula": "A + B - C",
@@ -150,14 +147,14 @@ def _is_merged(name: str, base: _File, instruct: _File, origin: _File) -> bool:
 
 
 def _weight(name: str, base: _File, instruct: _File, origin: _File) -> torch.Tensor:
-    """One weight of the sum, in A's precision. Raises FileProblem, which names the file that spoils it."""
+    """One weight of the sum, in A's precision. Raises CheckpointError, which names the file that spoils it."""
     own = base.read(name)
     summands = [(file, file.read(name)) for file in (base, instruct, origin)]
     for file, tensor in summands:
         try:
             rounded(name, tensor, tensor.dtype)
-        except FileProblem:
-            raise FileProblem(
+        except CheckpointError:
+            raise CheckpointError(
                 f"{file.path.name} has weights that are NaN or infinite ('{name}'), so nothing was written. Get "
                 "another version of it."
             ) from None
@@ -171,7 +168,6 @@ def _weight(name: str, base: _File, instruct: _File, origin: _File) -> torch.Ten
 def _write(state: dict[str, TensorSource], out: Path, metadata: dict[str, str]) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with sentences():
-            write_tensors(out, state, metadata, shared=True)
+        write_tensors(out, state, metadata, shared=True)
     except OSError as error:
         raise UserError(f"{out.name} cannot be written. {reason(error)}") from error

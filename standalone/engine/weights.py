@@ -9,17 +9,14 @@ from torch import nn
 
 from lib_methods.checkpoints.layout import check_weights
 from lib_methods.checkpoints.ldm_names import OPEN_CLIP_PARTS, OPEN_CLIP_TOP
-
-from .errors import CheckpointError
-from .files import sentences
+from lib_methods.errors import CheckpointError
 
 
 def fill(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
     """Loads `state` into `module`: every weight must be there, fit and be finite; others are ignored."""
     # transformers before 4.31 counts the text's positions in a buffer, which files may lack: it is filled already
     wanted = {key: value for key, value in module.state_dict().items() if not key.endswith("position_ids")}
-    with sentences():
-        check_weights({k: tuple(v.shape) for k, v in wanted.items()}, {k: v.shape for k, v in state.items()}, what)
+    check_weights({k: tuple(v.shape) for k, v in wanted.items()}, {k: v.shape for k, v in state.items()}, what)
     module.load_state_dict({key: state[key] for key in wanted}, strict=False)
     for key, value in wanted.items():  # these share the module's memory
         if value.is_floating_point() and not bool(value.sum(dtype=torch.float32).isfinite()):

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_methods.errors import reason
+from lib_methods.errors import CheckpointError, reason
 from standalone.engine import checkpoint as loader
 from standalone.engine import names
-from standalone.engine.errors import CheckpointError
 from standalone.engine.text import TextOptions
 from standalone.host import callbacks, devices, errors, paths, shared
 

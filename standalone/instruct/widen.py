@@ -11,8 +11,7 @@ import torch
 import yaml
 from diffusers import UNet2DConditionModel
 
-from lib_methods.safetensors_writer import rounded, write_tensors
-from standalone.engine.files import sentences
+from lib_methods.safetensors.tensors import rounded, write_tensors
 from standalone.engine.ldm_keys import ldm_clip_text, ldm_unet, ldm_vae
 from standalone.instruct.dataset import write_whole
 
@@ -109,9 +108,8 @@ def write_checkpoint(model: Any, unet: UNet2DConditionModel, config: Mapping[str
         **ldm_vae(model.first_stage_model),
         **ldm_clip_text(model.cond_stage_model.transformer),
     }
-    with sentences():
-        halves = {k: rounded(k, value, torch.float16) for k, value in state.items() if value.is_floating_point()}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(edit_config(model, config), sort_keys=False)
-        write_whole(out.with_suffix(".yaml"), text.encode())
-        write_tensors(out, halves, {"format": "pt", "modelspec.title": out.stem})
+    halves = {k: rounded(k, value, torch.float16) for k, value in state.items() if value.is_floating_point()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(edit_config(model, config), sort_keys=False)
+    write_whole(out.with_suffix(".yaml"), text.encode())
+    write_tensors(out, halves, {"format": "pt", "modelspec.title": out.stem})

@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib_methods.safetensors_writer import write_tensors
+from lib_methods.safetensors.tensors import write_tensors
 from standalone.shapes import networks
 from standalone.shapes.captions import caption, random_named
 from standalone.shapes.optimizer import MatrixOptimizer

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
-from lib_methods.safetensors_writer import write_tensors
+from lib_methods.safetensors.tensors import write_tensors
 from standalone.shapes import networks
 from standalone.shapes.optimizer import MatrixOptimizer
 from standalone.shapes.world import random_scene, render

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         _check(options, out, folders)
         state = _state(options, out)
         checkpoint = find_checkpoint(options.checkpoint)
-        from standalone.engine.files import read_config
+        from lib_methods.ldm_checkpoint import read_yaml
         from standalone.instruct.dataset import read_pairs
         from standalone.instruct.examples import Examples
         from standalone.instruct.train import Length, Trainer, load_plain
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
         pairs = [pair for folder in folders for pair in read_pairs(folder)]
         model, _ = load_plain(checkpoint)
-        config = None if checkpoint.is_dir() else read_config(checkpoint)
+        config = None if checkpoint.is_dir() else read_yaml(checkpoint)
         trainer = Trainer(model, options.batch, options.rate, options.seed, _identity(checkpoint, folders))
         if options.resume:
             trainer.load(state)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from standalone.engine.errors import SettingError
+from lib_methods.checks import SettingsError
 
 from .conftest import SMALL, Server
 from .test_bad_requests import refused
@@ -75,7 +75,7 @@ def checked(opts: Any, key: str, value: Any) -> tuple[Any, str]:
     """The value as it is kept and "", or None and why it is refused."""
     try:
         return opts.checked(key, value), ""
-    except SettingError as error:
+    except SettingsError as error:
         return None, str(error)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lib_methods.errors import UserError
+from lib_methods.errors import CheckpointError, UserError
 from lib_methods.files import MAX_JSON_BYTES, read_json
-from lib_methods.ldm_checkpoint import CheckpointProblem, read_yaml
+from lib_methods.ldm_checkpoint import read_yaml
 from standalone.engine.prompt_attention import parse_prompt_attention
 from standalone.engine.prompt_schedule import Timeline, prompt_schedule
 
@@ -113,7 +113,7 @@ YAMLS = {
 def test_a_hostile_yaml_is_refused_with_a_sentence(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.yaml").write_bytes(YAMLS[name].encode(errors="surrogateescape"))
     started = time.process_time()
-    with pytest.raises(CheckpointProblem, match="model.yaml, the configuration beside the checkpoint"):
+    with pytest.raises(CheckpointError, match="model.yaml, the configuration beside the checkpoint"):
         read_yaml(tmp_path / "model.safetensors")
     assert time.process_time() - started < SECONDS
 

@@ -12,8 +12,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from lib_methods.errors import CheckpointError
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
-from standalone.engine.errors import CheckpointError
 from standalone.engine.files import sha256_of
 from standalone.engine.model import StableDiffusionModel
 

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes, vae_shapes
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import read_base
-from lib_methods.safetensors_header import read_header
-from lib_methods.safetensors_writer import NotFinite, rounded, write_tensors
+from lib_methods.errors import CheckpointError
+from lib_methods.safetensors.header import read_header
+from lib_methods.safetensors.tensors import NotFinite, rounded, write_tensors
 from standalone.dreambooth.model import load_training_model
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
-from standalone.engine.errors import CheckpointError
 from standalone.engine.files import sha256_of
 from standalone.engine.model import StableDiffusionModel
 from standalone.instruct.widen import widened, write_checkpoint

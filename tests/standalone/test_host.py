@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from lib_methods.errors import UserError
+from lib_methods.errors import CheckpointError, UserError
 from standalone import host as standalone_host
-from standalone.engine.errors import CheckpointError
 from tests.standalone.conftest import Running
 
 REPO = Path(__file__).resolve().parents[2]

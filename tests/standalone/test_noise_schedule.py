@@ -20,11 +20,11 @@ from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.output.checkpoint import save_checkpoint
 from lib_methods.dreambooth.output.lora_file import lora_metadata
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.errors import CheckpointError
 from standalone.dreambooth.model import load_training_model
 from standalone.engine import samplers
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.engine.denoiser import SigmaDenoiser
-from standalone.engine.errors import CheckpointError
 from standalone.engine.model import alpha_schedule
 from standalone.engine.timestep_samplers import sample_ddim, sample_unipc
 

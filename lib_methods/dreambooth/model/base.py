@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from lib_methods.checkpoints.layout import Shapes, unet_shapes
 from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.memory import ModelSizes
+from lib_methods.errors import CheckpointError
 from lib_methods.ldm_checkpoint import (
     SD1_TEXT_PREFIX,
     SD2_TEXT_PREFIX,
@@ -20,7 +20,7 @@ from lib_methods.ldm_checkpoint import (
     SDXL_OPEN_CLIP_PREFIX,
     UNET_PREFIX,
 )
-from lib_methods.safetensors_header import FileProblem, TensorHead
+from lib_methods.safetensors.header import TensorHead
 
 _TEXT_PREFIXES = {
     "sd1": (SD1_TEXT_PREFIX,),
@@ -52,15 +52,6 @@ class BaseModel:
     guessed: bool = False
 
 
-@contextlib.contextmanager
-def refusals() -> Iterator[None]:
-    """Passes on why a checkpoint cannot be read as a DreamBoothError."""
-    try:
-        yield
-    except FileProblem as problem:
-        raise DreamBoothError(f"The base model cannot be used: {problem}") from problem
-
-
 def checked_base(path: Path) -> Checkpoint:
     """The base model at `path`, for the plan and the training alike.
 
@@ -69,8 +60,10 @@ def checked_base(path: Path) -> Checkpoint:
     """
     if not path.exists():
         raise DreamBoothError(f"The base model {path.name} is not there; choose a checkpoint file or a folder.")
-    with refusals():
+    try:
         base = read_checkpoint(path)
+    except CheckpointError as problem:
+        raise DreamBoothError(f"The base model cannot be used: {problem}") from problem
     if base.is_folder and not base.schedule.is_usual:
         raise DreamBoothError(
             f"The base model {base.path.name} was trained with a noise schedule of its own, which no checkpoint file "

@@ -20,13 +20,12 @@ from lib_methods.checkpoints.kinds import EMA_PREFIX
 from lib_methods.checkpoints.ldm_names import shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK, ZERO_SNR_MARK
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.model.base import refusals
 from lib_methods.dreambooth.model.memory import DTYPES
 from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.errors import reason
+from lib_methods.errors import CheckpointError, reason
 from lib_methods.files import replacing
-from lib_methods.safetensors_header import FileProblem, read_header
-from lib_methods.safetensors_writer import NAMES, Copied, TensorSource, rounded, write_tensors
+from lib_methods.safetensors.header import read_header
+from lib_methods.safetensors.tensors import NAMES, Copied, TensorSource, rounded, write_tensors
 
 Progress = Callable[[int, int], None]
 # fewer bits cannot hold what was learnt
@@ -70,7 +69,7 @@ def save_checkpoint(
                 with replacing(path.with_suffix(".yaml")) as file:
                     file.write(yaml.read_bytes())
             write_tensors(path, *_marked(tensors, {"format": "pt", **metadata}, model), progress=progress)
-    except FileProblem as problem:
+    except CheckpointError as problem:
         raise DreamBoothError(f"The result cannot be saved: {problem}") from problem
     except OSError as error:
         raise DreamBoothError(f"{path.name} cannot be written. {reason(error)}") from error
@@ -103,8 +102,7 @@ class _Source:
     def __enter__(self) -> _Source:
         if not self.path.exists():
             raise DreamBoothError(f"The base model {self.path.name} is gone; the result is built on it.")
-        with refusals():
-            header = read_header(self.path)
+        header = read_header(self.path)
         self.metadata, self._heads, self._start = header.metadata, header.tensors, header.data
         try:
             self._tensors: Any = safe_open(str(self.path), framework="pt").__enter__()

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.files import read_tensors
 from lib_methods.dreambooth.model.lora import LoraSet, Place, StartLayer, all_places
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import reason
 from lib_methods.ldm_checkpoint import UNET_PREFIX
-from lib_methods.safetensors_writer import NotFinite, rounded, write_tensors
+from lib_methods.safetensors.tensors import NotFinite, read_tensors, rounded, write_tensors
 
 _USUAL_LAYERS = 2
 _PARTS = {

@@ -18,6 +18,7 @@ from lib_methods.dreambooth.output.samples import Viewer
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.processes import Processes, gathered
 from lib_methods.dreambooth.training.trainer import Trainer
+from lib_methods.errors import UserError
 from lib_methods.jobs.log import Report
 
 ENDING = ".safetensors"
@@ -83,8 +84,8 @@ class Export:
                 notes=note,
                 preview=preview,
             )
-        except (OSError, DreamBoothError) as error:
-            reason = error if isinstance(error, DreamBoothError) else f"{path.name} cannot be written."
+        except (OSError, UserError) as error:
+            reason = error if isinstance(error, UserError) else f"{path.name} cannot be written."
             raise DreamBoothError(f"{reason} The training is saved: mend that, then go on with --resume.") from error
         return (path, *beside)
 

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.files import read_tensors
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import Parts
 from lib_methods.dreambooth.model.sampler import draw
@@ -23,7 +22,7 @@ from lib_methods.dreambooth.training.processes import Processes
 from lib_methods.errors import out_of_memory
 from lib_methods.jobs.log import Report
 from lib_methods.pictures.tensor import to_image
-from lib_methods.safetensors_writer import write_tensors
+from lib_methods.safetensors.tensors import read_tensors, write_tensors
 
 BEST = "best.safetensors"
 SAMPLES = "samples"

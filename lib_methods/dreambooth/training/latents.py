@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.files import read_tensors
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import brought
 from lib_methods.dreambooth.photos import Photo, open_photo, read_mask, read_photo
@@ -22,8 +21,8 @@ from lib_methods.dreambooth.photos.buckets import Size, bucket_for, fit, fit_mas
 from lib_methods.dreambooth.photos.captions import caption_of
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.data import Example
-from lib_methods.errors import out_of_memory
-from lib_methods.safetensors_writer import write_tensors
+from lib_methods.errors import CheckpointError, out_of_memory
+from lib_methods.safetensors.tensors import read_tensors, write_tensors
 
 _VERSION = 1  # of what is done to a picture before it is encoded
 _Moments = tuple[Tensor, Tensor]
@@ -307,7 +306,7 @@ class _Cache:
             return None
         try:
             tensors, _ = read_tensors(file)
-        except DreamBoothError:
+        except CheckpointError:
             return None
         side = self._model.pixels_per_latent
         shape = (self._model.latent_channels, size[1] // side, size[0] // side)

@@ -16,9 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.files import read_tensors
 from lib_methods.files import read_json, replacing
-from lib_methods.safetensors_writer import write_tensors
+from lib_methods.safetensors.tensors import read_tensors, write_tensors
 
 STATE = "state.safetensors"
 RECORD = "training.json"

@@ -33,6 +33,7 @@ from lib_methods.dreambooth.training.processes import Processes, gathered
 from lib_methods.dreambooth.training.schedule import rate_scale, text_steps
 from lib_methods.dreambooth.training.state import STATE, State, load_state, save_state
 from lib_methods.dreambooth.training.weights import Ema, Trained
+from lib_methods.errors import UserError
 from lib_methods.jobs.log import Pace, Report
 
 SAVE_AFTER = 60.0  # seconds between two saves of the state, at least
@@ -216,8 +217,8 @@ class Trainer:
         try:
             with self.averaged():
                 self._keep(self.position)
-        except (OSError, DreamBoothError) as error:
-            reason = error if isinstance(error, DreamBoothError) else "the disk may be full"
+        except (OSError, UserError) as error:
+            reason = error if isinstance(error, UserError) else "the disk may be full"
             self.report.warning(f"The result of step {self.position} could not be kept: {reason}")
 
     def _stop(self) -> None:

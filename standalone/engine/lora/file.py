@@ -12,15 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib_methods.checkpoints.kinds import how_quantised
-from lib_methods.errors import UserError
-from lib_methods.safetensors_header import read_header
+from lib_methods.errors import CheckpointError, UserError
+from lib_methods.safetensors.header import PICKLED, read_header
 
 from .. import names
-from ..files import PICKLED, read_state, sentences
+from ..files import read_state
 from ..model import StableDiffusionModel
 from .family import check_family, check_lora
 from .layer import LoraLayer
@@ -69,11 +68,9 @@ def _data_sha256(path: Path) -> str:
 def read_metadata(path: Path) -> dict[str, Any]:
     """What the file says about itself; values that are JSON are parsed. Empty for a file that cannot be read."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            found = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError):
+        return {key: _parsed(value) for key, value in read_header(path).metadata.items()}
+    except CheckpointError:
         return {}
-    return {key: _parsed(value) for key, value in found.items()}
 
 
 def _parsed(value: str) -> Any:
@@ -164,8 +161,7 @@ class LoraContent:
 def read_lora(lora: LoraOnDisk, model: StableDiffusionModel) -> LoraContent:
     """Reads a file, once its header shows that it is a LoRA and can be one for `model`. Raises UserError."""
     path = Path(lora.filename)
-    with sentences():
-        header = read_header(path)
+    header = read_header(path)
     check_lora(lora.name, header.tensors)
     how = how_quantised(header.tensors)
     if how is not None:

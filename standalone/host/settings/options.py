@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from lib_methods.checks import SettingsError
 from lib_methods.errors import UserError, reason
 from lib_methods.files import replacing
-from standalone.engine.errors import SettingError
 from standalone.host import errors
 from standalone.host.settings.rules import Rule, as_text, entries, storable
 
@@ -133,16 +133,16 @@ class Options:
         raise AttributeError(f"there is no setting named {item!r}")
 
     def checked(self, key: str, value: Any) -> Any:
-        """`value` as the setting `key` keeps it. Raises SettingError."""
+        """`value` as the setting `key` keeps it. Raises SettingsError."""
         info = self.data_labels.get(key)
         if info is None or info.do_not_save:
-            raise SettingError(f"There is no setting named {as_text(key)}.")
+            raise SettingsError(f"There is no setting named {as_text(key)}.")
         return info.checked(value, key)
 
     def set(self, key: str, value: Any, is_api: bool = False, run_callbacks: bool = True) -> bool:
         """Sets an option and calls its onchange; whether the value changed. An onchange that fails undoes it.
 
-        Raises SettingError for a value that the setting cannot have, and the UserError of an onchange.
+        Raises SettingsError for a value that the setting cannot have, and the UserError of an onchange.
         """
         option = self.data_labels[key]
         if option.do_not_save or (is_api and option.restrict_api):
@@ -222,8 +222,8 @@ class Options:
                 if key in self.data_labels:
                     value = self.checked(key, value)
                 elif not storable([key, value]):
-                    raise SettingError(key)
-            except SettingError:
+                    raise SettingsError(key)
+            except SettingsError:
                 bad.append(as_text(key))
             else:
                 self.data[key] = value
@@ -267,7 +267,7 @@ class Options:
             return
         try:
             self.data[key] = info.checked(self.data[key]) if key in self.data else info.default
-        except SettingError:
+        except SettingsError:
             self.data[key] = info.default
             if self.source is not None:
                 self._keep_aside([key])
@@ -280,7 +280,7 @@ class Options:
         self.data_labels = dict(sorted(self.data_labels.items(), key=lambda item: order[str(item[1].section)]))
 
     def cast_value(self, key: str, value: Any) -> Any:
-        """`value` (often text from an infotext) as the setting `key` keeps it; None stays None. Raises SettingError."""
+        """`value` (often text from an infotext) as the setting `key` keeps it; None stays None. SettingsError."""
         if value is None:
             return None
         info = self.data_labels[key]

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from lib_methods.checks import SettingsError
 from lib_methods.files import is_file_name
 from standalone.engine import names
-from standalone.engine.errors import SettingError
 
 MOST_LETTERS = 10_000
 DEEPEST = 16
@@ -129,14 +129,14 @@ class Rule:
         }.get(self.kind, "a value that can be saved")
 
     def checked(self, value: Any, name: str = "") -> Any:
-        """`value` as the setting keeps it: whole numbers as int, choices as they are written. Raises SettingError."""
+        """`value` as the setting keeps it: whole numbers as int, choices as they are written. Raises SettingsError."""
         called = f"The setting '{name}'" if name else "The setting"
         try:
             found = self._of_kind(value)
             return found if self.check is None or (found is None and self.default is None) else self.check(found)
         except (ValueError, TypeError, OverflowError) as error:
             told = str(error) or f"give {self.expected()}"
-            raise SettingError(f"{called} cannot be {as_text(value)}: {told}.") from None
+            raise SettingsError(f"{called} cannot be {as_text(value)}: {told}.") from None
 
     def _of_kind(self, value: Any) -> Any:
         """ValueError for what is of another kind, out of range, or no choice."""

@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib_methods import safetensors_writer
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.output.checkpoint import DTYPES, save_checkpoint
+from lib_methods.safetensors import tensors as tensor_files
 from standalone.dreambooth.model import EngineModel, load_training_model
 from tests.dreambooth.models import FAMILIES, prediction, write
 from tests.standalone import tiny
@@ -230,7 +230,7 @@ def test_a_disk_that_fills_while_writing_destroys_nothing(
     trained: tuple[EngineModel, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    real = safetensors_writer._bytes_of
+    real = tensor_files._bytes_of
 
     def filling(tensor: Tensor) -> memoryview:
         written.append(tensor.numel())
@@ -238,7 +238,7 @@ def test_a_disk_that_fills_while_writing_destroys_nothing(
             full_disk()
         return real(tensor)
 
-    monkeypatch.setattr(safetensors_writer, "_bytes_of", filling)
+    monkeypatch.setattr(tensor_files, "_bytes_of", filling)
     refuse("The disk is full", trained)
     assert len(written) == 21
 
@@ -249,7 +249,7 @@ def test_a_disk_that_is_too_small_is_said_before(
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(safetensors_writer.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(tensor_files.shutil, "disk_usage", lambda path: Usage)
     refuse("GiB left", trained)
 
 

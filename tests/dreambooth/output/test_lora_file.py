@@ -23,6 +23,7 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.lora import LoraSet, all_places, places
 from lib_methods.dreambooth.output.lora_file import kohya_names, read_lora, save_lora, tag_frequency
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.errors import CheckpointError
 from standalone.dreambooth.model import EngineModel, load_training_model
 from standalone.engine.ldm_keys import ldm_unet_names
 from standalone.engine.lora import LoadedLora, apply_loras
@@ -265,7 +266,7 @@ def test_a_lora_that_cannot_be_continued_says_why(tmp_path: Path) -> None:
         with pytest.raises(DreamBoothError, match=said):
             read_lora(path, model)
     path.write_bytes(b"<html>not found</html>" * 9)
-    with pytest.raises(DreamBoothError, match="damaged"):
+    with pytest.raises(CheckpointError, match="damaged"):
         read_lora(path, model)
     with pytest.raises(DreamBoothError, match="cannot be read"):
         read_lora(tmp_path / "gone.safetensors", model)

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.files import read_tensors
 from lib_methods.dreambooth.training import state as states
 from lib_methods.dreambooth.training.state import State, load_state, pack, save_state, unpack
 from lib_methods.dreambooth.training.weights import Ema
-from lib_methods.safetensors_writer import write_tensors
+from lib_methods.errors import CheckpointError
+from lib_methods.safetensors.tensors import read_tensors, write_tensors
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 DTYPES = [*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool]
@@ -111,7 +111,7 @@ def test_a_damaged_state_is_a_sentence(tmp_path: Path, cut: int) -> None:
     save_state(tmp_path, a_state(1))
     file = tmp_path / states.STATE
     file.write_bytes(file.read_bytes()[:cut])
-    with pytest.raises(DreamBoothError, match="damaged"):
+    with pytest.raises(CheckpointError, match="damaged"):
         load_state(tmp_path, "me")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib_methods.errors import reason
+from lib_methods.errors import CheckpointError, reason
 
 PICKLED = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 LARGEST_HEADER = 100_000_000  # what safetensors itself takes
@@ -38,10 +38,6 @@ _FOREIGN = (  # by their first bytes
     (b"7z\xbc\xaf", "is a 7z archive, not a .safetensors file. Unpack it first."),
     (b"Rar!", "is a RAR archive, not a .safetensors file. Unpack it first."),
 )
-
-
-class FileProblem(ValueError):
-    """Why a file cannot be used, in a sentence for the user that names the file and no folder."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Header:
 def read_header(path: Path, name: str = "") -> Header:
     """The header of a .safetensors file. name: what sentences call the file, its own by default.
 
-    Raises FileProblem with the cause: it is missing, empty, cut off, a pickle, a web page, a Git LFS pointer ...
+    Raises CheckpointError with the cause: it is missing, empty, cut off, a pickle, a web page, a Git LFS pointer ...
     """
     name = name or path.name
     check_name(path, name)
@@ -85,38 +81,38 @@ def read_header(path: Path, name: str = "") -> Header:
             start = file.read(512)
             length = struct.unpack("<Q", start[:8])[0] if len(start) > 8 else 0
             if start[8:9] != b"{" or not 2 <= length <= LARGEST_HEADER:
-                raise FileProblem(f"{name} {_cause(start, whole)}")
+                raise CheckpointError(f"{name} {_cause(start, whole)}")
             if length > whole - 8:
-                raise FileProblem(f"{name} is not complete: it ends within its header. Download it again.")
+                raise CheckpointError(f"{name} is not complete: it ends within its header. Download it again.")
             file.seek(8)
             text = file.read(length)
     except FileNotFoundError:
-        raise FileProblem(f"{name} does not exist.") from None
+        raise CheckpointError(f"{name} does not exist.") from None
     except OSError as error:
-        raise FileProblem(f"{name} cannot be read. {reason(error)}") from None
+        raise CheckpointError(f"{name} cannot be read. {reason(error)}") from None
     try:
         tensors, metadata = _parse(text)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        raise FileProblem(f"{name} {_DAMAGED}") from None
+        raise CheckpointError(f"{name} {_DAMAGED}") from None
     end = 8 + length + sum(tensor.size for tensor in tensors.values())
     if end > whole:
-        raise FileProblem(f"{name} {_cut(whole, end)}")
+        raise CheckpointError(f"{name} {_cut(whole, end)}")
     if end < whole:
-        raise FileProblem(f"{name} {_DAMAGED}")
+        raise CheckpointError(f"{name} {_DAMAGED}")
     return Header(tensors, metadata, 8 + length)
 
 
 def check_name(path: Path, name: str = "") -> None:
-    """Raises FileProblem when the file's name alone says that it is no .safetensors file."""
+    """Raises CheckpointError when the file's name alone says that it is no .safetensors file."""
     name, suffix = name or path.name, path.suffix.lower()
     if suffix in PICKLED:
-        raise FileProblem(f"{name} {_PICKLE}")
+        raise CheckpointError(f"{name} {_PICKLE}")
     if suffix in _UNFINISHED:
-        raise FileProblem(f"{name} is an unfinished download; wait until it is complete, or download it again.")
+        raise CheckpointError(f"{name} is an unfinished download; wait until it is complete, or download it again.")
     if suffix == ".gguf":
-        raise FileProblem(f"{name} {_FOREIGN[0][1]}")
+        raise CheckpointError(f"{name} {_FOREIGN[0][1]}")
     if suffix != ".safetensors":
-        raise FileProblem(f"{name} is not a .safetensors file; only those and diffusers folders can be loaded.")
+        raise CheckpointError(f"{name} is not a .safetensors file; only those and diffusers folders can be loaded.")
 
 
 def _parse(text: bytes) -> tuple[dict[str, TensorHead], dict[str, str]]:

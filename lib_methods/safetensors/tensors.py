@@ -1,8 +1,5 @@
-"""The one writer of .safetensors files: tensor by tensor, so that nothing is held twice; whole or not at all; and only
-weights that a program can load and use.
-
-The layout is the published one, see `safetensors_header`.
-"""
+"""Reads and writes .safetensors files. They are written tensor by tensor, so that nothing is held twice; whole or not
+at all; and only with weights that a program can use. The layout is the published one, see `header`."""
 
 from __future__ import annotations
 
@@ -15,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lib_methods.errors import CheckpointError, reason
 from lib_methods.files import replacing
-from lib_methods.safetensors_header import BITS, FileProblem
+from lib_methods.safetensors.header import BITS
 
 NAMES = {
     torch.float64: "F64",
@@ -36,7 +35,7 @@ NAMES = {
 }
 
 
-class NotFinite(FileProblem):
+class NotFinite(CheckpointError):
     """Weights that no program could use: nothing was written."""
 
 
@@ -51,6 +50,18 @@ class Copied:
 
 
 TensorSource = Tensor | Callable[[], Tensor] | Copied
+
+
+def read_tensors(path: Path, name: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, on the CPU, and the metadata. name: what sentences call the file. Raises CheckpointError."""
+    name = name or path.name
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{name} is damaged.") from error
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be read. {reason(error)}") from error
 
 
 def rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -137,6 +148,6 @@ def _look(source: TensorSource) -> tuple[str, tuple[int, ...], int]:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     if sys.byteorder != "little":
-        raise FileProblem("This machine keeps numbers in another order of bytes than safetensors files.")
+        raise CheckpointError("This machine keeps numbers in another order of bytes than safetensors files.")
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
