@@ -28,63 +28,65 @@ class FabricSettings:
 
     likes: tuple[FeedbackImage, ...] = stored_images(
         (), Images(reader("likes"), format_images, kind=""), "Likes", important=True,
-        about="images that the next ones lean towards, each with a weight from 0 to 4",
+        about="images to lean towards, each with its own weight. The same image twice counts once",
     )  # fmt: skip
     dislikes: tuple[FeedbackImage, ...] = stored_images(
         (), Images(reader("dislikes"), format_images, kind=""), "Dislikes", important=True,
-        about="images that the next ones lean away from, each with a weight from 0 to 4",
+        about="images to lean away from, each with its own weight",
     )  # fmt: skip
     strength: float = slider(
         0.8, 0.0, MAX_STRENGTH, 0.05, "Strength", "how much the images count", important=True, axis="Strength",
-        about="how much a part of a feedback image counts against one of the image itself, between start and end",
+        about="how much the images count; 0.8 is a good start",
         old=("fabric_max_weight",),
     )  # fmt: skip
     start: float = slider(
         0.0, 0.0, 1.0, 0.01, "Start", "share of the steps", important=True, axis="Start",
-        about="where the guided part of the steps begins", old=("fabric_start",),
+        about="where the share of the steps with feedback begins", old=("fabric_start",),
     )  # fmt: skip
     end: float = slider(
         0.8, 0.0, 1.0, 0.01, "End", "later steps are left alone", important=True, axis="End",
-        about="where the guided part of the steps ends", old=("fabric_end",),
+        about="where the share of the steps with feedback ends. Ending at 0.8 leaves the details to the prompt",
+        old=("fabric_end",),
     )  # fmt: skip
     negative_weight: float = slider(
         0.5, 0.0, MAX_STRENGTH, 0.05, "Negative weight", "dislikes, as a share of the strength", axis="Negative weight",
-        about="strength of the dislikes, as a share of the likes' strength", old=("fabric_neg_scale",),
+        about="strength of dislikes, as a share of the likes' strength", old=("fabric_neg_scale",),
     )  # fmt: skip
     min_strength: float = slider(
         0.0, 0.0, MAX_STRENGTH, 0.05, "Min strength", "before start and after end",
-        about="the strength before start and after end", old=("fabric_min_weight",),
+        about="strength before Start and after End", old=("fabric_min_weight",),
     )  # fmt: skip
     weighting: str = radio(
         "shared", WEIGHTINGS, "Weighting",
         "shared: all images together count as one. as published: each counts in full",
-        about="*shared* gives all images together one budget of attention, whatever their number; *as published* gives "
-        "every image the full strength, as the paper and the first extension do",
+        about="*shared*: all images together count as one, so ten likes do not drown out the prompt. *as "
+        "published*: each counts in full, as in the paper and the first FABRIC extension",
     )  # fmt: skip
     colour_correction: bool = checkbox(
         True, "Keep colours fresh over many rounds", subject="Colour correction",
-        about="gives the guided prediction back the spread that feedback in one half of the guidance widens",
+        about="keeps contrast and saturation where they would be without feedback",
     )  # fmt: skip
     detail: str = radio(
-        "full", DETAILS, "Detail", "half is faster", about="*half* pools the feedback images 2x2, which is faster"
-    )
+        "full", DETAILS, "Detail", "half is faster",
+        about="*half* reads the feedback images at a quarter of the points, which is faster",
+    )  # fmt: skip
     hires: str = radio(
         "reuse", HIRES_MODES, "In Hires.fix", "reuse is fast, re-encode sees the images at the new size", key="Hires",
-        about="in the second pass: *off*, *reuse* the features of the first pass's size, or *re-encode* the images at "
-        "the new size",
+        about="*reuse*: the second pass uses the features of the first pass's size, which is fast. *re-encode*: "
+        "reads the images at the new size. *off*: no feedback in the second pass",
         old=(Old("fabric_feedback_during_high_res_fix", lambda text: "re-encode" if text == "True" else "off"),),
     )  # fmt: skip
     hires_strength: float = slider(
         1.0, 0.0, MAX_STRENGTH, 0.05, "Hires strength", "times the strength above", key="Hires strength",
-        about="factor on the strength in the second pass",
+        about="factor on Strength in the second pass",
     )  # fmt: skip
     cache_limit_mb: int = number(
         1024, 0, 1_000_000, "Cache limit in MB", "repeated rounds are faster", whole=True, key="cache limit",
-        about="memory for what was computed about the feedback images; 0 keeps nothing between two steps",
+        about="memory for features already computed; later rounds are then nearly as fast as without FABRIC",
     )  # fmt: skip
     seed: int = number(
         0, 0, 2**32 - 1, "Noise seed", "other noise on the same images", whole=True, key="seed",
-        about="another one puts other noise on the same feedback images",
+        about="other noise on the feedback images",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

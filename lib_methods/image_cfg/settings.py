@@ -58,33 +58,34 @@ class ImageCfgSettings:
 
     images: tuple[str, ...] = stored_images(
         (), Images(parse_images, " ".join), "Image to edit", name="image", important=True,
-        about="one, or several that the job's images take in turn; none: img2img's own, in txt2img the words alone",
+        about="one image, or several that the job's images take in turn. None: in img2img the tab's own, in txt2img"
+        " the words alone",
     )  # fmt: skip
     image_scale: float = slider(
         1.5, 0.0, MAX_IMAGE_SCALE, 0.05, "Image scale", "how close to the image", important=True, axis="Image scale",
-        about="how close to the image, 1.2 to 2.2 for most edits; 1 is faster",
+        about="how close to the image. 1.2 to 2.2 for most edits; 1 is faster",
     )  # fmt: skip
     text_scale: float = slider(
         0.0, 0.0, MAX_TEXT_SCALE, 0.05, "Text scale", "0: the CFG scale above", important=True, axis="Text scale",
-        about="how close to the instruction; 0 takes the CFG scale of the tab",
+        about="how close to the instruction. 0 uses the tab's CFG scale",
     )  # fmt: skip
     fit: str = radio(
         "crop", FITS, "Fit", "for an image of another aspect", important=True,
-        about="what happens to an image of another aspect: *crop* its sides, *pad* it with its border, *stretch* it",
+        about="for an image of another aspect ratio: *crop* its sides, *pad* it with its own border, or *stretch* "
+        "it",
     )  # fmt: skip
     start: float = slider(
         0.0, 0.0, 1.0, 0.01, "Start", "share of the steps",
-        about="where the guided part of the steps begins; on other steps both scales are 1, which is faster",
+        about="where the guided share of the steps begins; on other steps both scales are 1, which is faster",
     )  # fmt: skip
     end: float = slider(
-        1.0, 0.0, 1.0, 0.01, "End", "other steps are not guided, and faster", about="where the guided part ends"
-    )
+        1.0, 0.0, 1.0, 0.01, "End", "other steps are not guided, and faster",
+        about="where the guided share of the steps ends",
+    )  # fmt: skip
     image_schedule: str = radio(
-        "constant",
-        SCHEDULES,
-        "Image schedule",
+        "constant", SCHEDULES, "Image schedule",
         about="over the guided steps, to the image scale at the end",
-    )
+    )  # fmt: skip
     image_end_scale: float = slider(
         1.0, 0.0, MAX_IMAGE_SCALE, 0.05, "Image scale at the end", about="at the last guided step, with a schedule"
     )
@@ -96,25 +97,24 @@ class ImageCfgSettings:
     )
     hires_source: str = radio(
         "input picture", HIRES_SOURCES, "In Hires.fix", "what the second pass sees", key="Hires source",
-        about="what the second pass sees: the *input picture* at the new size, or the image of the *first pass*",
+        about="what the second pass sees: the *input picture* or the *first pass*",
     )  # fmt: skip
     hires_image_scale: float = slider(
         0.0, 0.0, MAX_IMAGE_SCALE, 0.05, "Hires image scale", "0: as in the first pass", key="Hires image scale",
-        about="the image scale of the second pass; 0 takes that of the first",
+        about="image scale of the second pass; 0 uses that of the first",
     )  # fmt: skip
     hires_text_scale: float = slider(
         0.0, 0.0, MAX_TEXT_SCALE, 0.05, "Hires text scale", "0: as in the first pass", key="Hires text scale",
-        about="the text scale of the second pass; 0 takes that of the first",
+        about="text scale of the second pass; 0 uses that of the first",
     )  # fmt: skip
     latents: str = radio(
         "auto", LATENT_SCALES, "Latents", "scaled: CosXL-Edit and its like",
-        about="whether the image's latents are *scaled* as the sampler's are (CosXL-Edit); *auto* takes them so for "
-        "SDXL with v-prediction",
+        about="whether the image's latents are *scaled* like the sampler's (CosXL-Edit). *auto* does so for SDXL "
+        "with v-prediction",
     )  # fmt: skip
     mask: str = stored_images(
         "", Images(mask_name, kind="mask"), "Mask",
-        about="where which image scale counts: black takes the image scale, white the one below, greys lie between. It "
-        "is fitted as the image is",
+        about="black areas use the image scale, white areas the one below, greys lie between",
     )  # fmt: skip
     mask_image_scale: float = slider(
         1.0, 0.0, MAX_IMAGE_SCALE, 0.05, "Image scale where white", "lower: may change more",
@@ -122,7 +122,7 @@ class ImageCfgSettings:
     )  # fmt: skip
     tab_mask: bool = checkbox(
         False, "Use what is painted in the inpaint tab as this mask, in place of inpainting", subject="The tab's mask",
-        about="in img2img: what is painted in the inpaint tab is the mask, and nothing is inpainted",
+        about="in img2img: uses what is painted in the inpaint tab as the mask, and nothing is inpainted",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -39,98 +39,96 @@ class Pix2PixZeroSettings:
 
     source: str = text(
         "Source", "what is in the image", "cat", longest=MAX_WORDS, important=True,
-        about="what is there: *cat*; as many as targets, or one",
+        about="what is there: *cat*. As many as targets, or one",
     )  # fmt: skip
     target: str = text(
         "Target", 'what it becomes; several with "|": the images take turns', "dog", longest=MAX_WORDS, important=True,
-        about="what it becomes: *dog*. Several with a bar, *dog \\| fox*: the images of a batch take turns",
+        about="what it becomes: *dog*. Separate several with a bar, *dog \\| fox*: the images of a batch use them in"
+        " turn",
     )  # fmt: skip
     words_are: str = radio(
         OBJECT, KINDS, "The words are", "decides the sentences they stand in", subject="What the words are",
-        about="decides the few hundred sentences that the words are put into",
+        about="selects the few hundred sentences the words are put into",
     )  # fmt: skip
     direction_from: str = radio(
         SENTENCES, DIRECTIONS_FROM, "Direction from", "caption: yours, with the source swapped for the target",
-        about="*sentences* about both words, as in the paper; or the *caption* with the source and with the target in "
-        "it, so that at strength 1 the prompt is the caption with the words swapped. For text encoders that know "
-        "little beyond their captions, and where the sentences do not suit the words",
+        about="*sentences* about both words, as in the paper, or the *caption* with the source and with the target "
+        "in it, so that at strength 1 the prompt is the caption with the words swapped. Use *caption* if the "
+        "sentences do not fit the words, or if the text encoder knows little beyond its captions",
     )  # fmt: skip
     directions: str = text(
         "Directions", "in place of source and target; -1 reverses one, several with a bar: the images take turns",
         "cat to dog: 1, day to night: -0.5", longest=MAX_CAPTION,
-        about="ready directions of the library in place of the words: *cat to dog: 1, day to night: -0.5*",
+        about="directions from the library instead of words: *cat to dog: 1, day to night: -0.5*",
     )  # fmt: skip
     caption: str = text(
         "Caption", "what the image shows; empty: the prompt above", "a cat on a sofa", longest=MAX_CAPTION,
-        important=True, about="what the image shows, where the prompt is something else; empty: the prompt",
+        important=True, about="what the image shows, if the prompt says something else. Empty: the prompt",
     )  # fmt: skip
     strength: float = slider(
         1.0, 0.0, MAX_STRENGTH, 0.05, "Strength", "how far it is changed", important=True, axis="Strength",
-        about="how far along the edit; 0 gives the reconstruction, where the prompt is the caption and the negative "
-        "prompt empty",
+        about="how far along the edit. 0 gives the reconstruction, if the prompt is the caption and the negative "
+        "prompt is empty",
     )  # fmt: skip
     structure: float = slider(
         0.3, 0.0, MAX_STRUCTURE, 0.01, "Structure", "how firmly its form is held", important=True, axis="Structure",
-        about="how firmly the form is held: the step of the cross-attention guidance. 0.3 is a good start, 0.1 is the "
-        "paper's. For *soft blend* the share of the reference's maps, at most 1",
+        about="how firmly the form is held (the step of the cross-attention guidance; with *soft blend* the share "
+        "of the reference's maps, at most 1). 0.3 is a good start; the paper uses 0.1",
     )  # fmt: skip
     start: float = slider(
-        0.0, 0.0, 1.0, 0.01, "Start", "of the guidance, share of the steps", about="where the guided part begins"
-    )
+        0.0, 0.0, 1.0, 0.01, "Start", "of the guidance, share of the steps",
+        about="where the share of the steps with guidance begins",
+    )  # fmt: skip
     end: float = slider(
-        1.0,
-        0.0,
-        1.0,
-        0.01,
-        "End",
-        "of the guidance, share of the steps",
-        about="where the guided part of the steps ends",
-    )
+        1.0, 0.0, 1.0, 0.01, "End", "of the guidance, share of the steps",
+        about="where the share of the steps with guidance ends",
+    )  # fmt: skip
     guidance: str = radio(
         GRADIENT, GUIDANCES, "Guidance", "soft blend: no gradients, less memory",
         about="*gradient* as in the paper; *soft blend* mixes the attention maps and needs no gradients; *off*",
     )  # fmt: skip
     layers: str = radio(
         "all", LAYERS, "Layers",
-        about="which cross-attention layers are guided: *coarse* (a quarter of the latents' side and below), *fine* "
-        "(the others) or *all*",
+        about="which cross-attention layers are guided: *all*, *coarse* (a quarter of the latents' side and below),"
+        " *fine* (the others)",
     )  # fmt: skip
     inversion: str = radio(
         DDIM, INVERSIONS, "Inversion", "direct: the reconstruction is exact",
-        about="*ddim* as in the paper; *direct* ([arXiv 2310.01506](https://arxiv.org/abs/2310.01506)) keeps what a "
-        "step misses, so that the reconstruction is exact with Euler, Heun and DDIM and closer with the others; *ddpm* "
-        "([arXiv 2304.06140](https://arxiv.org/abs/2304.06140)) is for Euler a in img2img: it keeps its noise and "
-        "finds the image again exactly",
+        about="*ddim* as in the paper. *direct* ([arXiv 2310.01506](https://arxiv.org/abs/2310.01506)) stores each "
+        "step's error, so the reconstruction is exact with Euler, Heun and DDIM and closer with the others. "
+        "*ddpm* ([arXiv 2304.06140](https://arxiv.org/abs/2304.06140)) is for Euler a in img2img and recovers"
+        " the image exactly, noise included",
     )  # fmt: skip
     regularisation: str = radio(
         "off", REGULARISATIONS, "Regularisation",
         about="keeps the inverted noise white: *paper*, *as published* (the public code, whose pyramid loses its "
-        "variance), or *off*, which finds the image again more closely",
+        "variance), or *off*, which recovers the image more closely",
     )  # fmt: skip
     refinements: int = slider(
         0, 0, 10, 1, "Refinements", "slower, closer", whole=True,
-        about="how often each step of the inversion is refined; slower, closer",
+        about="extra refinements of each inversion step: slower, closer",
     )  # fmt: skip
     caption_as_negative: bool = checkbox(
         False, "Caption as negative prompt where that is empty", subject="Caption as negative prompt",
-        about="an empty negative prompt becomes the caption, as in the paper: the CFG scale then multiplies the edit "
-        "alone, which takes smaller scales. At strength 0 it always does. Not in txt2img",
+        about="uses the caption as the negative prompt if that is empty, as in the paper. The CFG scale then "
+        "multiplies the edit alone, which needs smaller scales. At strength 0 it always does; never in "
+        "txt2img",
     )  # fmt: skip
     mask_mode: str = radio(
         "everywhere", MASK_MODES, "Mask",
-        about="where it may change: *everywhere*, *by word* (where the word attends), or an image whose white may "
-        "*change* or is to *keep*",
+        about="where the image may change: *everywhere*, *by word* (where the word attends), or a mask whose white "
+        "areas may *change* or are to *keep*",
     )  # fmt: skip
     mask_word: str = text(
         "Word", "for the mask by word; empty: the source", "cat", longest=MAX_WORDS, subject="The mask's word",
-        about="for the mask by word; empty: the source",
+        about="for the mask by word. Empty: the source",
     )  # fmt: skip
     mask: str = stored_images("", Images(mask_name, kind="mask"), "Mask", about="the image of the mask")
     mask_level: float = slider(
         0.3, 0.0, 1.0, 0.05, "Mask level", "lower: a larger mask",
-        about="from which share of its strongest attention on a place counts as the word's; lower: a larger mask",
+        about="for the mask by word; a lower level makes it larger",
     )  # fmt: skip
-    save_memory: bool = checkbox(True, "Save memory", about="parts of the gradient are computed twice and not kept")
+    save_memory: bool = checkbox(True, "Save memory", about="recomputes parts of the gradient instead of storing them")
     show: bool = checkbox(
         True, "Show reconstruction and attention",
         about="appends the reconstruction, and where the word attends, to the results",
@@ -138,8 +136,8 @@ class Pix2PixZeroSettings:
     save_as: str = text(
         "Keep the next edit's direction as", "with its LoRAs and its caption; replaces an older one at every Generate",
         longest=MAX_WORDS, subject="The direction's name", key=None, kept=False,
-        about="a name in the library: kept is what this edit adds to its prompt, with its LoRAs, and with the caption "
-        "where that decides it",
+        about="a name in the library. What is kept is what this edit adds to its prompt, with its LoRAs, and with "
+        "the caption if it matters",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

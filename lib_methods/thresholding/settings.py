@@ -27,50 +27,50 @@ class ThresholdSettings:
 
     mimic_scale: float = slider(
         5.0, 0.0, MAX_SCALE, 0.5, "Mimic scale", "the CFG scale whose range is taken",
-        about="the CFG scale whose range is taken: one at which the model looks good, 4 to 8 for most. It must lie "
-        "below the CFG scale, otherwise nothing changes (unless a schedule moves one of them)",
+        about="the CFG scale whose range is used. It must be below the CFG scale, or nothing changes (unless a "
+        "schedule moves one of them)",
         important=True, always=True, axis="Mimic scale (0 is off)", old=("Mimic scale", "dynthres_mimic_scale"),
     )  # fmt: skip
     threshold_percentile: float = slider(
         100.0, 50.0, 100.0, 0.05, "Threshold percentile", "values beyond it are clipped",
-        about="values beyond it do not count when the range is measured, and with *MEAN* are clipped: 100 counts all, "
-        "99.5 keeps single extremes from dimming the rest",
+        about="ignores values beyond it when the range is measured, and clips them with *MEAN*. 100 counts all; "
+        "99.5 keeps a few extremes from dimming the rest",
         key="percentile", axis="Percentile",
         old=("Threshold percentile", Old("dynthres_threshold_percentile", lambda share: str(float(share) * 100))),
     )  # fmt: skip
     mimic_mode: str = dropdown(
-        "Constant", SCHEDULES, "Mimic scale schedule", about="the mimic scale over the steps, see below",
+        "Constant", SCHEDULES, "Mimic scale schedule", about="changes the mimic scale over the steps",
         old=("Mimic mode", "dynthres_mimic_mode"),
     )  # fmt: skip
     mimic_scale_min: float = slider(
         0.0, 0.0, MAX_SCALE, 0.5, "Mimic scale minimum", "where the schedule is lowest",
-        about="where the mimic scale's schedule is lowest",
+        about="the mimic scale where its schedule is lowest",
         key="mimic scale minimum", old=("Mimic scale minimum", "dynthres_mimic_scale_min"),
     )  # fmt: skip
     cfg_mode: str = dropdown(
-        "Constant", SCHEDULES, "CFG scale schedule", about="the CFG scale itself over the steps",
+        "Constant", SCHEDULES, "CFG scale schedule", about="changes the CFG scale over the steps",
         key="CFG mode", old=("CFG mode", "dynthres_cfg_mode"),
     )  # fmt: skip
     cfg_scale_min: float = slider(
         0.0, 0.0, MAX_SCALE, 0.5, "CFG scale minimum", "where the schedule is lowest",
-        about="where the CFG scale's schedule is lowest",
+        about="the CFG scale where its schedule is lowest",
         key="CFG scale minimum", old=("CFG scale minimum", "dynthres_cfg_scale_min"),
     )  # fmt: skip
     schedule_value: float = slider(
         4.0, 0.0, 40.0, 0.5, "Schedule value", "the power, or the number of repeats",
-        about="the power of *Power Up* and *Power Down*, the number of repeats of *Linear Repeating*, *Cosine "
+        about="the exponent of *Power Up* and *Power Down*; the number of repeats of *Linear Repeating*, *Cosine "
         "Repeating* and *Sawtooth*",
         old=("Scheduler value", "Power scheduler value", "dynthres_sched_val"),
     )  # fmt: skip
     separate_feature_channels: bool = checkbox(
-        True, "Separate feature channels", about="measure every channel of the latent by itself, or all four together",
+        True, "Separate feature channels", about="measures each latent channel by itself, or all four together",
         old=("Separate Feature Channels", "dynthres_separate_feature_channels"),
     )  # fmt: skip
     scaling_startpoint: str = radio(
         "ZERO", STARTPOINTS, "Scaling startpoint",
-        about="*ZERO* scales from zero, *MEAN* from each channel's mean, which high guidance moves: most burnt pixels "
-        "stay. *MEAN* is the default of the sd-dynamic-thresholding extension, and what infotexts without this field "
-        "mean",
+        about="*ZERO* scales from zero. *MEAN* scales from each channel's mean, which high guidance shifts: most "
+        "burnt pixels stay. *MEAN* is the sd-dynamic-thresholding extension's default, and what infotexts "
+        "without this field mean",
         always=True, old=("Scaling Startpoint", "dynthres_scaling_startpoint"),
     )  # fmt: skip
     variability_measure: str = radio(
@@ -80,20 +80,20 @@ class ThresholdSettings:
     )  # fmt: skip
     interpolate_phi: float = slider(
         1.0, 0.0, 1.0, 0.01, "Interpolate phi", "how much of the effect",
-        about="how much of the effect, 1 is all of it; the rest is the plain guided prediction",
+        about="amount of the effect; 1 is all of it",
         old=("Interpolate Phi", "dynthres_interpolate_phi"),
     )  # fmt: skip
     method: str = radio(
         MIMIC, METHODS, "Method",
         f"{MIMIC}: the range that a lower CFG scale gives. {RESCALE}: the contrast that no guidance gives",
-        about=f"*{MIMIC}*: the guided prediction gets the range that a lower CFG scale would give it. *{RESCALE}*: it "
-        "gets the standard deviation of the prediction without guidance (arXiv 2305.08891), and of the controls only "
-        "*Rescale* counts",
+        about="*mimic scale*: gives the guided prediction the range it would have at a lower CFG scale. *CFG "
+        "rescale only*: gives it the standard deviation of the unguided prediction; of the other controls, "
+        "only *Rescale* counts",
         important=True,
     )  # fmt: skip
     rescale: float = slider(
         0.7, 0.0, 1.0, 0.05, "Rescale", f"how much of it, for {RESCALE}",
-        about="how much of the rescaling; the paper has 0.7",
+        about="amount of CFG rescale; the paper uses 0.7",
         important=True, key="CFG rescale", axis="CFG rescale (0 is off)",
     )  # fmt: skip
 

@@ -106,11 +106,11 @@ class Control:
             return check_choice(subject, value, self.choices)
         if self.kind == "text":
             return _check_text(subject, value, self.longest)
-        number = check_number(subject, value, self.low, self.high)
         if not self.whole:
-            return number
-        if not number.is_integer():
-            raise SettingsError(f"{subject} must be a whole number from {self.low:g} to {self.high:g}.")
+            return check_number(subject, value, self.low, self.high)
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not whole or not self.low <= value <= self.high:
+            raise SettingsError(f"{subject} must be a whole number from {self.low:.0f} to {self.high:.0f}.")
         return int(value)
 
     def parse(self, text: str) -> Any:

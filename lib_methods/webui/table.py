@@ -170,10 +170,12 @@ class Table:
         return tuple(PasteKey(self.keys.get(name, _unwritten(self.title, name)), reader(name)) for name in self.names)
 
     def markdown(self) -> str:
-        """The controls as a table for the docs, the important ones first."""
+        """The controls as a table for the docs, the important ones first, and the API's order below."""
         ranked = sorted(self.controls, key=lambda control: not control.important)
         rows = [f"| {control.label} | {_values(control)} | {control.about or control.help} |" for control in ranked]
-        return "\n".join(["| control | API field, values, default | what it does |", "|---|---|---|", *rows])
+        head = ["| control | API field, values, **default** | what it does |", "|---|---|---|"]
+        order = f"A list in the API has this order: {', '.join(f'`{name}`' for name in self.names)}."
+        return "\n".join([*head, *rows, "", order])
 
 
 class PasteKey(str):
@@ -273,13 +275,16 @@ def _unwrapped(text: str) -> str:
 
 
 def _values(control: Control) -> str:
-    """`strength` 0 to 2, 0.8"""
+    """The API's name, the values and the default: "`strength` 0 to 2, **0.8**"."""
     default = {True: "on", False: "off"}.get(control.default) if control.kind == "checkbox" else control.first
     if control.choices:
+        if len(control.choices) > 6:
+            return f"`{control.name}` **{default}** and {len(control.choices) - 1} others"
         span = " / ".join(f"**{choice}**" if choice == default else choice for choice in control.choices)
         return f"`{control.name}` {span}"
     if control.kind in ("slider", "number"):
-        return f"`{control.name}` {control.low:g} to {control.high:g}, **{default:g}**"
+        low, high, first = (format_number(value) for value in (control.low, control.high, control.default))
+        return f"`{control.name}` {low} to {high}, **{first}**"
     if control.kind == "checkbox":
         return f"`{control.name}` **{default}**"
     return f"`{control.name}` {'images' if control.images else 'text'}"

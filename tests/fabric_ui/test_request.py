@@ -144,7 +144,7 @@ def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore)
         ({"hires": {}}, "Hires"),
         ({"colour_correction": "on"}, "Colour correction is either on or off"),
         ({"cache_limit_mb": 1.5}, "Cache limit in MB must be a whole number"),
-        ({"cache_limit_mb": -1}, "Cache limit in MB must be"),
+        ({"cache_limit_mb": -1}, "Cache limit in MB must be a whole number"),
         ({"seed": "1"}, "Noise seed must be"),
         ({"seed": 2**32}, "Noise seed must be"),
         ({"likes": 5}, '"likes" must be a list'),

@@ -126,7 +126,7 @@ def test_a_mimic_scale_that_is_not_below_the_cfg_scale_does_nothing(
             15,
             f"At CFG 15, {RANGE} 5, all channels together, 50% of the effect",
         ),
-        ({"method": RESCALE}, 15, "At CFG 15, contrast is brought 70% of the way back to that without guidance"),
+        ({"method": RESCALE}, 15, "At CFG 15, contrast moves 70% of the way back to that of the unguided image"),
     ],
 )
 def test_the_line_says_what_will_happen(changed: dict[str, Any], cfg_scale: float, line: str) -> None:
