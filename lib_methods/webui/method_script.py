@@ -41,7 +41,6 @@ class Host:
     """The host's modules that a script needs, as `scripts/` imports them."""
 
     scripts: Any
-    script_callbacks: Any
     ui_components: Any
 
 
@@ -50,10 +49,9 @@ class MethodScript:
     state of a page is in the page.
 
     A method's script says:
-        table: its controls. key: of its ids on the page and of the job's attributes.
-        label: of its accordion, the title if empty.
-        room: the package of its `apply.py`, which has `attach` and perhaps `unsuited`; loaded when it is needed first,
-            so that the controls appear on hosts whose sampling cannot be reached.
+        table: its controls. key: the prefix of its ids on the page and of what it keeps on a job.
+        room: the package of its `apply.py`, which has `attach` and perhaps `unsuited`. Loaded when first needed, so
+            that the controls appear on hosts whose sampling cannot be reached.
         subject: what "stopped at an internal error", the title if empty.
         extra_keys: what it writes into the infotext besides its settings.
         follows: the page's own controls that its line depends on: "steps", "cfg_scale".
@@ -87,13 +85,13 @@ class MethodScript:
     @classmethod
     def start(cls, scripts: Any, script_callbacks: Any, ui_components: Any) -> None:
         """Connect the class to the host's modules of these names."""
-        cls.host = Host(scripts, script_callbacks, ui_components)
+        cls.host = Host(scripts, ui_components)
         keys = (*cls.table.keys.values(), *cls.extra_keys)
         cls.jobs = MethodJobs(cls.table.title, cls.key, keys, cls.table.error_key, cls.subject, cls.give_back)
         script_callbacks.on_before_ui(cls.add_axes)
         script_callbacks.on_app_started(cls.guard)
 
-    # what a method says
+    # What a method may override
 
     def attach(self, p: Any, sampling: Any, settings: Any) -> Any:
         """Let the method guide a sampling; returns its part, None where it has none. See `MethodJobs.guide`."""
@@ -156,7 +154,7 @@ class MethodScript:
     def _apply(cls) -> Any:
         return importlib.import_module(f"{cls.room}.apply")
 
-    # the page
+    # The page
 
     def title(self) -> str:
         return own_title(self.table.title)
@@ -239,7 +237,7 @@ class MethodScript:
     def tab(self) -> str:
         return "img2img" if self.is_img2img else "txt2img"
 
-    # a job
+    # A job
 
     def before_process(self, p: Any, *args: Any) -> None:
         self.jobs.forget(p)
@@ -260,7 +258,7 @@ class MethodScript:
     def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         self.jobs.settle(p)
 
-    # plot and API
+    # X/Y/Z plot and API
 
     @classmethod
     def add_axes(cls) -> None:

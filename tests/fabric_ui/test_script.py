@@ -112,6 +112,13 @@ def test_the_api_refuses_missing_pictures(host: Running, script: ModuleType) -> 
     assert "not on this machine" in fields_of(job)[CONTROLS.error_key]
 
 
+def test_the_api_refuses_missing_pictures_before_the_job(host: Running, script: ModuleType) -> None:
+    answer = jobs.posted(script, "FABRIC", [{"likes": [UNKNOWN]}])
+    assert answer.status_code == 422
+    assert "not on this machine" in answer.json()["detail"]
+    assert jobs.posted(script, "FABRIC", [{"likes": [script.STORE.add(noisy())]}]).status_code == 200
+
+
 def test_a_picture_whose_file_was_damaged_is_named(host: Running, script: ModuleType) -> None:
     liked = script.STORE.add(noisy(77, 64, 64))
     (script.STORE.folder / f"{liked}.png").write_bytes(b"damaged")

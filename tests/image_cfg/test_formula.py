@@ -14,7 +14,7 @@ from PIL import Image
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Needs, Plan
 from lib_methods.image_cfg import formula
-from lib_methods.image_cfg.schedules import SCHEDULES, scale_at
+from lib_methods.image_cfg.formula import SCHEDULES, scale_at
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures.fit import FITS, fit
 
@@ -107,7 +107,7 @@ def test_the_second_pass_has_scales_of_its_own() -> None:
         ({"text_scale": True}, "Text scale must be a number"),
         ({"start": 0.9, "end": 0.1}, "Swap them"),
         ({"fit": "squeeze"}, "Fit must be one of: crop, pad, stretch"),
-        ({"images": ("../secret.png",)}, "by its hash"),
+        ({"images": ("../secret.png",)}, "by their hash"),
         ({"hires_source": ["first pass"]}, "In Hires.fix must be one of"),
     ],
 )
