@@ -425,7 +425,7 @@ def test_a_second_pass_that_fails_in_forge_has_nothing_of_the_first(unet) -> Non
 @pytest.mark.parametrize("config", [{"in_channels": 9}, SimpleNamespace(in_channels=9)])
 def test_a_config_may_be_a_dict(config: Any) -> None:
     unet = nn.Module()
-    unet.config = config  # type: ignore[assignment]
+    unet.config = config
     assert input_channels(unet) == 9
     unet.config = {}  # type: ignore[assignment]
     assert input_channels(unet) is None

@@ -89,7 +89,7 @@ def predict(unet: Any, x: Tensor, context: Tensor, t: float = 300.0) -> Tensor:
     if isinstance(unet, UNet2DConditionModel):
         result: Tensor = unet(x, times, encoder_hidden_states=context).sample
         return result
-    return unet(x, times, context=context)  # type: ignore[no-any-return]
+    return unet(x, times, context=context)
 
 
 def latents(

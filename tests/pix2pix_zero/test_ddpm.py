@@ -149,7 +149,7 @@ def test_bad_input_is_refused():
         invert_ancestral(latent_of(), torch.tensor([0.0, 1.0]), Gaussian())
     for wrong in ({"eta": 1.5}, {"noise_scale": 0.0}, {"seed": -1}):
         with pytest.raises(SettingsError, match="must be"):
-            AncestralSettings(**wrong)  # type: ignore[arg-type]
+            AncestralSettings(**wrong)
 
 
 def test_the_size_counts_all_bytes():

@@ -108,6 +108,6 @@ def add_feedback(window: WebDriver, tab: str, kind: str, files: list[Path]) -> N
 
 def page_errors(window: WebDriver) -> list[str]:
     """New severe messages in the browser's console, those about files that an offline page cannot load left out."""
-    entries = window.get_log("browser")  # type: ignore[no-untyped-call]
+    entries = window.get_log("browser")
     texts = [str(entry["message"]) for entry in entries if entry["level"] == "SEVERE"]
     return [text for text in texts if "Failed to load resource" not in text and "net::ERR_" not in text]

@@ -32,7 +32,7 @@ class Seam:
         stood, before = getattr(self.denoiser, name), vars(self.denoiser).get(name)
         setattr(self.denoiser, name, ours)
         self.current.at_end(put_back, self.denoiser, name, ours, before)
-        return stood  # type: ignore[no-any-return]
+        return stood
 
     def forward(self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Any:
         if self.current.is_over:

@@ -146,11 +146,11 @@ def watch_components(is_img2img: bool) -> Iterator[ScriptRunner]:
         callbacks.after_component_callback(self, **kwargs)
         runner.after_component(self, **kwargs)
 
-    Component.__init__ = watched  # type: ignore[method-assign]
+    Component.__init__ = watched
     try:
         yield runner
     finally:
-        Component.__init__ = original  # type: ignore[method-assign]
+        Component.__init__ = original
 
 
 reload_scripts = load_scripts
