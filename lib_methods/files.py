@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -43,6 +44,15 @@ def as_file_name(stem: str, ending: str = "", otherwise: str = "file") -> str:
         short = short[:-1]
     short = f"{short}{end}".rstrip(" .")
     return f"_{short}" if _DEVICES.fullmatch(short) else short
+
+
+def hashed_file_name(prefix: str, name: str) -> str:
+    """A file name, without ending, for any name: a readable part, and a hash that tells "Cat" from "cat" on every disk.
+
+    prefix: keeps the names of Windows' devices (CON, NUL, COM1 ...) out.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40]
+    return f"{prefix}_{readable}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:16]}"
 
 
 def is_file_inside(text: str, folders: Sequence[Path]) -> bool:

@@ -2,7 +2,7 @@
 
 from lib_methods.denoiser.call import DenoiserCall, Guidance, Guide, Hook, Order, Part, Role, Row, Unsupported
 from lib_methods.denoiser.editing import Conditioning, Editing, Editor, OwnNoise, Position
-from lib_methods.denoiser.picture import Needs, Picture, Plan, RowPlanner, input_channels, sees_picture
+from lib_methods.denoiser.picture import Needs, Picture, RowPlan, RowPlanner, input_channels, sees_picture
 from lib_methods.denoiser.sampling import (
     LATENT_CHANNELS,
     NO_EDITING,
@@ -32,7 +32,7 @@ __all__ = [
     "OwnNoise",
     "Part",
     "Picture",
-    "Plan",
+    "RowPlan",
     "Position",
     "Role",
     "Row",

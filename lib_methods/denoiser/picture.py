@@ -61,7 +61,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RowPlan:
     """The unconditional rows of one call, and its scales: `base(e(I, 0), e(0, 0)) + text_scale * (cond - e(I, 0))`.
 
     image_scale: one number, or one a position of the latents, (1, 1, h, w).
@@ -83,10 +83,10 @@ class RowPlanner(Protocol):
     def picture(self) -> Tensor:
         """What goes beside the latents in rows that see the image, (batch, channels, h, w); zeros in the others."""
 
-    def plan(self, call: DenoiserCall, text_scale: float, needs: Needs) -> Plan:
+    def plan(self, call: DenoiserCall, text_scale: float, needs: Needs) -> RowPlan:
         """The rows of this call. `text_scale` is the host's CFG scale."""
 
-    def base(self, plan: Plan, image: Tensor, empty: Tensor) -> Tensor:
+    def base(self, plan: RowPlan, image: Tensor, empty: Tensor) -> Tensor:
         """The guidance's base from e(I, 0) and e(0, 0), shapes (batch, 4, h, w); asked where both are computed."""
 
 

@@ -6,7 +6,6 @@ or "猫" are ordinary preset names on every system, and none leaves the folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from typing import Any
 
 from lib_methods.checks import SettingsError
 from lib_methods.errors import reason
-from lib_methods.files import replacing
+from lib_methods.files import hashed_file_name, replacing
 from lib_methods.webui import names
 
 from .settings import CONTROLS, FabricSettings
@@ -107,10 +106,7 @@ class PresetFolder:
         return path
 
     def _path(self, name: str) -> Path:
-        readable = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40]
-        # The prefix keeps Windows' device names (CON, NUL, COM1 ...) out; the hash tells "Cat" from "cat" on every
-        # disk.
-        return self.folder / f"preset_{readable}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:16]}.json"
+        return self.folder / f"{hashed_file_name('preset', name)}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lib_methods.denoiser import (
     DenoiserCall,
     LoadedModel,
     Needs,
-    Plan,
+    RowPlan,
     Sampling,
     Unsupported,
     picture_of,
@@ -78,7 +78,7 @@ class ImageCfg:
     def picture(self) -> Tensor:
         return self._picture
 
-    def plan(self, call: DenoiserCall, text_scale: float, needs: Needs) -> Plan:
+    def plan(self, call: DenoiserCall, text_scale: float, needs: Needs) -> RowPlan:
         self.acted = (
             self.acted or picture_of(self.sampling).has_channels
         )  # not while a refiner without these channels runs
@@ -89,7 +89,7 @@ class ImageCfg:
         scale = formula.region_scale(image, self.settings.mask_scale_at(call.step, steps), self._white)
         return formula.plan(text, scale, needs)
 
-    def base(self, plan: Plan, image: Tensor, empty: Tensor) -> Tensor:
+    def base(self, plan: RowPlan, image: Tensor, empty: Tensor) -> Tensor:
         return formula.base(image, empty, plan.image_scale)
 
 

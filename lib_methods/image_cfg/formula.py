@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from lib_methods.denoiser import Needs, Plan
+from lib_methods.denoiser import Needs, RowPlan
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -45,7 +45,7 @@ def base(image: Tensor, empty: Tensor, image_scale: Tensor | float) -> Tensor:
     return empty + image_scale * (image - empty)
 
 
-def plan(text_scale: float, image_scale: Tensor | float, needs: Needs) -> Plan:
+def plan(text_scale: float, image_scale: Tensor | float, needs: Needs) -> RowPlan:
     """The rows of one denoiser call, no more than the sum needs.
 
     s_I = 1 cancels e(0, 0); s_T = s_I cancels e(I, 0); with both 1 the conditional prediction is the result. Under AND,
@@ -53,9 +53,9 @@ def plan(text_scale: float, image_scale: Tensor | float, needs: Needs) -> Plan:
     cancel nothing everywhere, so all rows are needed.
     """
     if isinstance(image_scale, Tensor):
-        return Plan(text_scale, image_scale, with_picture=True, without_picture=True)
+        return RowPlan(text_scale, image_scale, with_picture=True, without_picture=True)
     cancels = needs.sums_to_one and not needs.base and not needs.empty
-    return Plan(
+    return RowPlan(
         text_scale=text_scale,
         image_scale=image_scale,
         with_picture=not (cancels and text_scale == image_scale),

@@ -6,13 +6,13 @@ puts into the folder are listed, too, by the name that they hold or else by thei
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_methods.files import hashed_file_name
 from lib_methods.pix2pix_zero.direction_files import load_direction, read_record, save_direction
 from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Embed, Origin, make_direction
 from lib_methods.pix2pix_zero.sentences import OBJECT, built_in_sentences
@@ -152,11 +152,7 @@ class DirectionLibrary:
         return found
 
     def _path(self, name: str) -> Path:
-        readable = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40]
-        # The prefix keeps Windows' device names (CON, NUL, COM1 ...) out; the hash tells "Cat" from "cat" on every
-        # disk.
-        digest = hashlib.sha256(name.encode("utf-8")).hexdigest()[:16]
-        return self.folder / f"direction_{readable}-{digest}{SUFFIX}"
+        return self.folder / f"{hashed_file_name('direction', name)}{SUFFIX}"
 
 
 def _unused(stem: str, names: dict[str, Path]) -> str:

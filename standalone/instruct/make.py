@@ -56,7 +56,7 @@ class RenderedSource(Source):
 
 
 @dataclass(frozen=True)
-class Plan:
+class PairCounts:
     """How many: pairs drawn for each triplet, and at most kept of them (the best by the filter's quality)."""
 
     tries: int
@@ -65,7 +65,7 @@ class Plan:
     shares: tuple[float, float]
 
 
-def candidates(plan: Plan, number: int) -> tuple[list[int], list[float]]:
+def candidates(plan: PairCounts, number: int) -> tuple[list[int], list[float]]:
     """Seeds and attention shares of triplet `number`."""
     rng = np.random.default_rng((plan.seed, number, 1))
     seeds = [int(seed) for seed in rng.integers(0, 2**31, plan.tries)]
@@ -73,7 +73,7 @@ def candidates(plan: Plan, number: int) -> tuple[list[int], list[float]]:
 
 
 def make_triplet(
-    folder: Path, number: int, triplet: Triplet, source: Source, judge: Filter, plan: Plan
+    folder: Path, number: int, triplet: Triplet, source: Source, judge: Filter, plan: PairCounts
 ) -> dict[str, Any]:
     """Draws, filters and writes one triplet's pictures; returns its line for the manifest."""
     seeds, shares = candidates(plan, number)
@@ -99,7 +99,7 @@ def make_pairs(
     count: int,
     source: Source,
     judge: Filter,
-    plan: Plan,
+    plan: PairCounts,
     say: Say,
 ) -> tuple[int, int]:
     """Goes on after the triplets that are in the folder until there are `count`; returns the numbers of pairs kept and

@@ -14,7 +14,7 @@ from .serve import find_checkpoint, say
 
 if TYPE_CHECKING:
     from standalone.instruct.filters import Filter
-    from standalone.instruct.make import Plan, Source
+    from standalone.instruct.make import PairCounts, Source
     from standalone.instruct.triplets import Triplet
 
 
@@ -96,13 +96,13 @@ def run(options: argparse.Namespace) -> int:
         out = full_path(options.out, "--out")
         checkpoint = None if options.rendered else find_checkpoint(options.checkpoint)
         from standalone.instruct import dataset
-        from standalone.instruct.make import Plan, make_pairs
+        from standalone.instruct.make import PairCounts, make_pairs
 
         triplet_at, count, name = _triplets(options)
         source, size = _source(options, checkpoint)
         judge = _filter(options)
         dataset.open_folder(out, _settings(options, checkpoint, name, size))
-        plan: Plan = Plan(options.pairs_per_triplet, options.keep, options.seed, tuple(options.shares))
+        plan: PairCounts = PairCounts(options.pairs_per_triplet, options.keep, options.seed, tuple(options.shares))
         kept, drawn = make_pairs(out, triplet_at, count, source, judge, plan, say)
     except OSError as error:
         raise UserError(f"The pairs cannot be written to {out.name}. {reason(error)}") from None

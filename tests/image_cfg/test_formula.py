@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.checks import SettingsError
-from lib_methods.denoiser import Needs, Plan
+from lib_methods.denoiser import Needs, RowPlan
 from lib_methods.image_cfg import formula
 from lib_methods.image_cfg.formula import SCHEDULES, scale_at
 from lib_methods.image_cfg.settings import ImageCfgSettings
@@ -27,8 +27,8 @@ def published(full: torch.Tensor, image: torch.Tensor, empty: torch.Tensor, s_t:
     return empty + s_i * (image - empty) + s_t * (full - image)
 
 
-def follow(plan: Plan, cond: torch.Tensor, image: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
-    """What `Plan` says to do with the rows that it names."""
+def follow(plan: RowPlan, cond: torch.Tensor, image: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    """What `RowPlan` says to do with the rows that it names."""
     image = image if plan.with_picture else UNKNOWN
     empty = empty if plan.without_picture else UNKNOWN
     if plan.with_picture and plan.without_picture:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_methods.denoiser import Needs, Plan
+from lib_methods.denoiser import Needs, RowPlan
 from lib_methods.image_cfg import formula
 from tests.fabric.small_model import picture
 from tests.shared.jobs import REPO, pixels
@@ -37,9 +37,9 @@ JOBS: dict[str, dict[str, Any]] = {
 }
 
 
-def whole(text_scale: float, image_scale: float, needs: Needs) -> Plan:
+def whole(text_scale: float, image_scale: float, needs: Needs) -> RowPlan:
     """All rows, whether the sum needs them or not."""
-    return Plan(text_scale, image_scale, True, True)
+    return RowPlan(text_scale, image_scale, True, True)
 
 
 @pytest.mark.parametrize("name", JOBS)

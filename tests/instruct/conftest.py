@@ -10,7 +10,7 @@ import torch
 
 from standalone.instruct import dataset
 from standalone.instruct.filters import AttributeFilter
-from standalone.instruct.make import Plan, RenderedSource, make_pairs
+from standalone.instruct.make import PairCounts, RenderedSource, make_pairs
 from standalone.instruct.train import load_plain
 from standalone.instruct.triplets import world_triplet
 from tests.standalone import tiny
@@ -33,7 +33,7 @@ def pairs(tmp_path: Path) -> Path:
     """A folder with six rendered pairs."""
     folder = tmp_path / "pairs"
     dataset.open_folder(folder, {"source": "rendered"})
-    plan = Plan(tries=1, keep=1, seed=3, shares=(0.1, 0.9))
+    plan = PairCounts(tries=1, keep=1, seed=3, shares=(0.1, 0.9))
     said: list[str] = []
     make_pairs(folder, lambda n: world_triplet(3, n), 6, RenderedSource(64), AttributeFilter(), plan, said.append)
     return folder

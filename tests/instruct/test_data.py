@@ -228,7 +228,7 @@ def test_only_the_best_pairs_of_a_triplet_are_kept(tmp_path: Path) -> None:
         quality = next(qualities)
         return Verdict(quality > 0.3, quality, {"image": quality})
 
-    plan = make.Plan(tries=4, keep=2, seed=0, shares=(0.1, 0.9))
+    plan = make.PairCounts(tries=4, keep=2, seed=0, shares=(0.1, 0.9))
     entry = make.make_triplet(tmp_path, 0, world_triplet(0, 0), make.RenderedSource(64), judge, plan)
     assert [pair["image"] for pair in entry["pairs"]] == [0.9, 0.7] and entry["good"] == 3
     assert json.loads(json.dumps(entry)) == entry

@@ -24,7 +24,7 @@ from lib_methods.dreambooth.training.duration import (
     step_passes,
     training_seconds,
 )
-from lib_methods.dreambooth.training.plan import PLAN_FIELDS, Plan, device_memory, plan_training
+from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, device_memory, plan_training
 from lib_methods.dreambooth.training.record import from_json
 from lib_methods.dreambooth.training.schedule import resolved
 from lib_methods.dreambooth.training.state import RECORD, read_record
@@ -92,14 +92,14 @@ def preview(
     return {**plan_fields(chosen, plan, base, words, seconds, notes), "estimated": True}
 
 
-def _measured(root: Path, base: BaseModel, settings: TrainingSettings, plan: Plan, device: str) -> float | None:
+def _measured(root: Path, base: BaseModel, settings: TrainingSettings, plan: TrainingPlan, device: str) -> float | None:
     """Seconds of a forward pass, from an earlier training like this one."""
     pace = seconds_per_step(root, base, settings, plan, device)
     return None if pace is None else pace / step_passes(settings, plan)
 
 
 def _counted(
-    base: BaseModel, settings: TrainingSettings, plan: Plan, device: torch.device, may_probe: bool
+    base: BaseModel, settings: TrainingSettings, plan: TrainingPlan, device: torch.device, may_probe: bool
 ) -> float | None:
     """The same from a count of its operations."""
     speed = known_speed(device, plan.precision, may_probe)
@@ -114,7 +114,9 @@ _FEWEST_STEPS = 5  # the first ones are slower
 _SETTINGS = ("kind", "rank", "convolutions", "train_text", "prior", "resolution")
 
 
-def seconds_per_step(root: Path, base: BaseModel, settings: TrainingSettings, plan: Plan, device: str) -> float | None:
+def seconds_per_step(
+    root: Path, base: BaseModel, settings: TrainingSettings, plan: TrainingPlan, device: str
+) -> float | None:
     """That of the newest training in the folder `root` that did the same work: on this device, with a base model of
     the same sizes, these settings and this plan. None where there is none."""
     for record in all_records(root)[:_MOST_LOOKED_AT]:

@@ -17,7 +17,7 @@ from lib_methods.dreambooth.model.memory import BYTES, DTYPES
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import Parts, wait_for
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.plan import Plan
+from lib_methods.dreambooth.training.plan import TrainingPlan
 
 # A forward and a backward pass, in forward passes. A LoRA's needs no gradients of the model's own weights, but has its
 # own layers instead.
@@ -25,7 +25,7 @@ _PASSES = 3.0
 _ANEW = 1.0  # what gradient checkpointing computes a second time
 
 
-def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: Plan) -> float:
+def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: TrainingPlan) -> float:
     """An estimate as `training_seconds` makes it, from one timed pass through the UNet on its device."""
     parts = Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=plan.autocast)
     device = parts.device
@@ -43,18 +43,18 @@ def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: Plan)
     return training_seconds(settings, plan, forward)
 
 
-def rows_of(settings: TrainingSettings, plan: Plan) -> int:
+def rows_of(settings: TrainingSettings, plan: TrainingPlan) -> int:
     """Pictures in one pass: photos and as many of the class."""
     return plan.batch_size * (1 if settings.prior == "off" else 2)
 
 
-def step_passes(settings: TrainingSettings, plan: Plan) -> float:
+def step_passes(settings: TrainingSettings, plan: TrainingPlan) -> float:
     """What a step takes, in forward passes of `rows_of` pictures."""
     passes = _PASSES + _ANEW * plan.checkpointing + 0.5 * (settings.prior == "model")
     return plan.accumulation * passes
 
 
-def training_seconds(settings: TrainingSettings, plan: Plan, forward: float) -> float:
+def training_seconds(settings: TrainingSettings, plan: TrainingPlan, forward: float) -> float:
     """The time for the steps and, at most, for the class images, where a forward pass of `rows_of` pictures takes
     `forward` seconds.
 
@@ -80,7 +80,7 @@ def result_bytes(base: BaseModel, settings: TrainingSettings) -> int:
 
 def plan_fields(
     settings: TrainingSettings,
-    plan: Plan,
+    plan: TrainingPlan,
     base: BaseModel,
     device: str,
     seconds: float | None,

@@ -22,7 +22,7 @@ PLAN_FIELDS = ("precision", "weights", "optimizer", "fused_backward", "checkpoin
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How a training runs.
 
     precision: what is computed in. weights: how the UNet lies in memory; those of a LoRA are fp32 always. batch_size:
@@ -68,7 +68,7 @@ def plan_training(
     half: str | None = None,
     *,
     sharded: bool = False,
-) -> Plan:
+) -> TrainingPlan:
     """The fastest and most exact way that fits.
 
     memory: in bytes; where not given that of the settings, and else what the device has free. half: the device's fast
@@ -180,7 +180,7 @@ def _plan(
     passes: int,
     found: Estimate,
     memory: int | None,
-) -> Plan:
+) -> TrainingPlan:
     notes = [_headline(settings, sizes, found, memory), f"Of these: {found.sentence()}."]
     if way.weights == "bf16" and settings.kind == "full":
         notes.append("The weights are kept in bf16 and rounded at random, so that small steps are not lost.")
@@ -205,7 +205,7 @@ def _plan(
             "Class images and samples are drawn with one part of the model on the device at a time, which takes a bit "
             f"longer: about {in_turn / GIB:.1f} GiB instead of {together / GIB:.1f}."
         )
-    return Plan(
+    return TrainingPlan(
         precision=way.precision,
         weights=way.weights,
         optimizer=way.optimizer,

@@ -26,7 +26,7 @@ from lib_methods.dreambooth.training.latents import (
     own_class_items,
     photo_items,
 )
-from lib_methods.dreambooth.training.plan import Plan
+from lib_methods.dreambooth.training.plan import TrainingPlan
 from lib_methods.jobs.log import Report
 
 CACHE = "cache"  # in the training's folder
@@ -66,7 +66,7 @@ def class_texts(subjects: Sequence[Subject], settings: TrainingSettings) -> list
 
 
 def drawing_parts(
-    plan: Plan, model: TrainingModel, follow: Callable[[], object] | None = None, *, movable: bool = True
+    plan: TrainingPlan, model: TrainingModel, follow: Callable[[], object] | None = None, *, movable: bool = True
 ) -> Parts:
     """How the model is there for drawing, as the plan has it. follow, movable: see `Parts`.
 
@@ -82,7 +82,7 @@ class Maker:
 
     model: TrainingModel
     settings: TrainingSettings
-    plan: Plan
+    plan: TrainingPlan
     folder: Path
     report: Report
     cancelled: Callable[[], bool]

@@ -29,7 +29,7 @@ from lib_methods.dreambooth.training.duration import plan_fields, seconds_needed
 from lib_methods.dreambooth.training.frame import LOCK, repeatable, stopper, take_folder, told
 from lib_methods.dreambooth.training.latents import photos_digest
 from lib_methods.dreambooth.training.optimizers import check_available
-from lib_methods.dreambooth.training.plan import PLAN_FIELDS, Plan, plan_training
+from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training
 from lib_methods.dreambooth.training.prepare import Maker, class_texts, drawing_parts, named
 from lib_methods.dreambooth.training.processes import Processes, start_processes
 from lib_methods.dreambooth.training.record import ANOTHER, PATHS, going_on, planned, steps_depend_on, to_json
@@ -145,7 +145,12 @@ class _Training:
         return self._finish(trainer, export, time.monotonic() - started)
 
     def _tell(
-        self, settings: TrainingSettings, plan: Plan, model: TrainingModel, subjects: Sequence[Subject], resume: bool
+        self,
+        settings: TrainingSettings,
+        plan: TrainingPlan,
+        model: TrainingModel,
+        subjects: Sequence[Subject],
+        resume: bool,
     ) -> None:
         """The start, in the log, and the plan on the console."""
         photos = sum(len(subject.photos) for subject in subjects)
@@ -169,14 +174,14 @@ class _Training:
         for note in (*plan.notes, *self.processes.notes):
             self.report.say(note)
 
-    def _plan_event(self, settings: TrainingSettings, plan: Plan, seconds: float | None) -> None:
+    def _plan_event(self, settings: TrainingSettings, plan: TrainingPlan, seconds: float | None) -> None:
         base, words = read_base(settings.base), device_words(self.device)
         self.report.event("plan", **plan_fields(settings, plan, base, words, seconds, self.processes.notes))
 
     def _record(
         self,
         settings: TrainingSettings,
-        plan: Plan,
+        plan: TrainingPlan,
         model: TrainingModel,
         subjects: Sequence[Subject],
         record: dict[str, Any] | None,
@@ -204,7 +209,7 @@ class _Training:
     def _trainer(
         self,
         settings: TrainingSettings,
-        plan: Plan,
+        plan: TrainingPlan,
         model: TrainingModel,
         subjects: Sequence[Subject],
         start: LoraStart | None,
@@ -279,7 +284,7 @@ class _Training:
         return trainer, export
 
     def _identity(
-        self, settings: TrainingSettings, plan: Plan, model: TrainingModel, data: str, begun_from: str
+        self, settings: TrainingSettings, plan: TrainingPlan, model: TrainingModel, data: str, begun_from: str
     ) -> str:
         """Names all that the steps depend on."""
         return digest(

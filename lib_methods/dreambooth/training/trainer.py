@@ -28,7 +28,7 @@ from lib_methods.dreambooth.training.batches import Batch, Batches
 from lib_methods.dreambooth.training.data import TrainingData
 from lib_methods.dreambooth.training.loss import noised, training_loss
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
-from lib_methods.dreambooth.training.plan import Plan
+from lib_methods.dreambooth.training.plan import TrainingPlan
 from lib_methods.dreambooth.training.processes import Processes, gathered
 from lib_methods.dreambooth.training.schedule import rate_scale, text_steps
 from lib_methods.dreambooth.training.state import STATE, State, load_state, save_state
@@ -72,7 +72,7 @@ class Trainer:
         model: TrainingModel,
         data: TrainingData,
         settings: TrainingSettings,
-        plan: Plan,
+        plan: TrainingPlan,
         folder: Path,
         report: Report,
         cancelled: Callable[[], bool] = lambda: False,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import Needs, Plan, Role, Row, RowPlanner, Unsupported, sees_picture
+from lib_methods.denoiser import Needs, Role, Row, RowPlan, RowPlanner, Unsupported, sees_picture
 
 _HOST_ARGUMENTS = ("cond_scale", "s_min_uncond", "image_cond")
 
@@ -75,7 +75,7 @@ class RowTakeover:
             base=has_guides,
             empty=bool(getattr(denoiser, "need_last_noise_uncond", False)),
         )
-        self.plan = Plan(1.0, 1.0, False, False)
+        self.plan = RowPlan(1.0, 1.0, False, False)
         self.call: A1111Call | None = None
         self._done = 0
         self._acted = False

@@ -20,7 +20,7 @@ from lib_methods.dreambooth.model.memory import GIB, Load, ModelSizes, Way, draw
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
-from lib_methods.dreambooth.training.plan import Plan, plan_training
+from lib_methods.dreambooth.training.plan import TrainingPlan, plan_training
 
 CUDA = torch.device("cuda")
 
@@ -46,7 +46,7 @@ def _without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "has_8bit", lambda: False)
 
 
-def plan(sizes: ModelSizes, gib: float, half: str = "bf16", processes: int = 1, **changes: Any) -> Plan:
+def plan(sizes: ModelSizes, gib: float, half: str = "bf16", processes: int = 1, **changes: Any) -> TrainingPlan:
     return plan_training(settings(**changes), sizes, CUDA, int(gib * GIB), processes, half)
 
 
@@ -156,7 +156,7 @@ def sdxl() -> ModelSizes:
     return replace(sizes_of("sdxl"), text=817_720_320)
 
 
-def drawn(found: Plan, sizes: ModelSizes, **changes: Any) -> tuple[int, int]:
+def drawn(found: TrainingPlan, sizes: ModelSizes, **changes: Any) -> tuple[int, int]:
     """What drawing takes in a plan's way with all together and with one part at a time."""
     way = Way(found.weights, found.precision, found.optimizer, found.fused_backward, found.checkpointing)
     load = planning._load(settings(**changes), sizes, found.batch_size)
