@@ -26,7 +26,7 @@ NO_MEMORY = (
     "paging file is too small",
 )
 _FULL = "The disk is full. Make room and try again."
-_DENIED = "This account may not write there, or another program has the file open."
+_DENIED = "You may not have write permission there, or another program has the file open."
 _READ_ONLY = "The disk is read-only. Choose another folder."
 _TOO_LONG = "The path is too long for this system. Choose a shorter name, or a folder nearer to the top."
 _REASONS = {
@@ -36,12 +36,12 @@ _REASONS = {
     errno.EPERM: _DENIED,
     errno.EROFS: _READ_ONLY,
     errno.ENAMETOOLONG: _TOO_LONG,
-    errno.EFBIG: "The file is too large for this disk; FAT32 takes 4 GB at most.",
-    errno.EIO: "The disk reports an error. Check it, or choose another one.",
+    errno.EFBIG: "The file is too large for this disk. FAT32 holds files of up to 4 GB; choose another disk.",
+    errno.EIO: "The disk reported an error. Check it, or choose another disk.",
     errno.EMFILE: "Too many files are open. Close other programs and try again.",
     errno.ENFILE: "Too many files are open. Close other programs and try again.",
-    errno.ENOTDIR: "Part of the path is a file where a folder should be.",
-    errno.EISDIR: "There is a folder where a file should be.",
+    errno.ENOTDIR: "Part of the path is a file, not a folder. Choose another path.",
+    errno.EISDIR: "There is a folder with the file's name. Choose another name.",
 }
 _WINDOWS = {5: _DENIED, 19: _READ_ONLY, 32: _DENIED, 33: _DENIED, 39: _FULL, 112: _FULL, 206: _TOO_LONG}
 # libraries that are not written in Python put the system's error into their text

@@ -31,7 +31,7 @@ def read_yaml(checkpoint: Path) -> Mapping[str, Any] | None:
     if len(data) > MAX_YAML_BYTES:
         raise CheckpointError(
             f"{path.name}, the configuration beside the checkpoint, is larger than {MAX_YAML_BYTES // 1024} KB. "
-            "That is no LDM configuration; remove it or get the right one."
+            "It is not an LDM configuration; remove it or get the right one."
         )
     try:
         parsed = _parsed_yaml(data.decode("utf-8-sig"))

@@ -166,7 +166,7 @@ class ContextShift:
             if shift is not None and (shift.ndim != 2 or shift.shape[-1] != wanted):
                 raise Unsupported(
                     f"The edit direction was made for a model whose prompts have {shift.shape[-1]} channels; "
-                    f"this model's have {wanted}. Make it anew with this model."
+                    f"this model's have {wanted}. Build it again with this model."
                 )
         added = [shift for shift in shifts if shift is not None]
         padded = pad_tokens(context, max(len(shift) for shift in added), self.empty)

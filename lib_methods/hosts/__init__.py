@@ -27,7 +27,7 @@ def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = Non
         return ForgeSampling(p, latent)
     sampler = getattr(p, "sampler", None)
     if not hasattr(sampler, "model_wrap_cfg"):
-        raise Unsupported("This WebUI's sampler has no denoiser that the extension knows how to reach.")
+        raise Unsupported("This WebUI's sampler has no denoiser that the extension can reach.")
     from lib_methods.hosts.a1111.sampling import A1111Sampling
 
     return A1111Sampling(p, latent, noise)

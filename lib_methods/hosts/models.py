@@ -61,7 +61,9 @@ def checkpoint_file(title: object) -> Path:
     """The file, or diffusers folder, of a checkpoint. Raises SettingsError: there is none of that title."""
     found = sd_models.get_closet_checkpoint_match(title) if isinstance(title, str) and title.strip() else None
     if found is None:
-        raise SettingsError("Choose the base model." if not title else "The base model is not there any more.")
+        raise SettingsError(
+            "Choose the base model." if not title else "The base model no longer exists. Choose another one."
+        )
     return Path(found.filename)
 
 
@@ -84,7 +86,7 @@ def lora_file(name: object) -> Path:
     for known in loras():
         if name in (known, str(Path(known).with_suffix(""))):
             return folder_of("LoRA") / known
-    raise SettingsError("The LoRA to continue from is not there any more.")
+    raise SettingsError("The LoRA to continue from no longer exists. Choose another one.")
 
 
 def folder_of(kind: str) -> Path:

@@ -18,7 +18,7 @@ from lib_methods.hosts.models import current_model
 
 MARGIN = 2**30
 """Bytes that drawing a picture needs beside the model's weights, at least."""
-REFUSAL = "A training runs and leaves no memory for drawing. Cancel it (it can be resumed) or wait for its end."
+REFUSAL = "Training is running and leaves no memory for generating images. Wait until it ends, or cancel it."
 
 
 class HostModelRoom:

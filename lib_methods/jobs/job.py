@@ -25,8 +25,8 @@ from lib_methods.jobs.files import JobFiles, Record
 from lib_methods.jobs.log import LogReader, Progress
 from lib_methods.jobs.process import STOPPED, WORKER, is_held, open_process, why
 
-BUSY = "A training runs already. Wait for its end, or cancel it first."
-_DAMAGED = "The training's settings are damaged: start it again under another name."
+BUSY = "Training is already running. Wait until it ends, or cancel it first."
+_DAMAGED = "The settings of this run are damaged. Start again under another name."
 _LOOK = 0.5  # seconds between two looks at a process of an earlier host
 
 
@@ -147,7 +147,7 @@ class Jobs:
             if self.is_running:
                 raise UserError(BUSY)
             if name.casefold() in job_files.names(self.root):
-                raise UserError(f'There is a training called "{name}" already. Choose another name.')
+                raise UserError(f'A run called "{name}" already exists. Choose another name.')
             self._launch(files, Record(name, kind, started=time.time()), settings, resume=False)
 
     def resume(self, name: str = "") -> None:
@@ -158,7 +158,7 @@ class Jobs:
                 raise UserError(BUSY)
             record = job_files.load_record(files) if is_file_name(files.name) else None  # names come from pages
             if record is None or record.status not in ("cancelled", "failed"):
-                raise UserError("There is no training to go on with.")
+                raise UserError("There is no run to resume.")
             settings = job_files.read_json(files.settings)
             if not settings:
                 raise UserError(_DAMAGED)
@@ -173,7 +173,7 @@ class Jobs:
         with self._guard:
             state = self.state()
             if state.record is None or not state.is_running:
-                raise UserError("No training runs.")
+                raise UserError("No training is running.")
             if self._cancelled and self._process is not None:
                 self._process.kill()
                 return
@@ -196,7 +196,9 @@ class Jobs:
             files.notes.unlink(missing_ok=True)
             job_files.save_record(files, record)
         except OSError:
-            raise UserError("The training cannot be prepared: the disk is full or cannot be written.") from None
+            raise UserError(
+                "Training cannot be prepared: the disk is full or not writable. Make room, or check permissions."
+            ) from None
         self._readers.pop(record.name, None)
         self._cancelled = False
         self._thread = threading.Thread(
@@ -218,7 +220,7 @@ class Jobs:
             status = self._wait(files)
         except Exception:
             traceback.print_exc()
-            record.error = "The training's process could not be started; the WebUI's console says why."
+            record.error = "Training could not start. The WebUI's console says why."
         finally:
             with self._guard:
                 self._process = None
@@ -262,7 +264,7 @@ class Jobs:
                 record.error = str(error)
             except Exception:  # the host's doing: the job is done all the same
                 traceback.print_exc()
-                record.error = "The result could not be put where the WebUI looks for it; its console says why."
+                record.error = "The result could not be moved to the WebUI's model folder. The console says why."
         elif outcome != "error" and (status == STOPPED or outcome == "cancelled" or self._cancelled):
             record.status = "cancelled"
         else:

@@ -56,7 +56,7 @@ class Report:
                 file.write(text.encode("utf-8"))
         except OSError as error:
             if not self._log_broken:
-                self._say(f"{LOG} cannot be written ({error.strerror or 'input or output error'}); training goes on.")
+                self._say(f"{LOG} cannot be written ({error.strerror or 'input or output error'}); training continues.")
             self._log_broken = True
 
     def say(self, text: str) -> None:

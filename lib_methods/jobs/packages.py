@@ -92,7 +92,7 @@ def ensure(folder: Path, say: Say, cancelled: Callable[[], bool] = lambda: False
     """
     absent = [name for name in HOSTS_OWN if _version(name, sys.path) is None]
     if absent:
-        raise InstallError(f"This WebUI's Python lacks {', '.join(absent)}. Repair the WebUI's environment first.")
+        raise InstallError(f"This WebUI's Python has no {', '.join(absent)}. Repair the WebUI's environment first.")
     try:
         _put(outdated(folder), folder, say, cancelled)
     except InstallError as error:
@@ -127,4 +127,4 @@ def _put(needed: Sequence[Requirement], folder: Path, say: Say, cancelled: Calla
             if (folder / entry.name).is_dir():
                 shutil.rmtree(folder / entry.name)
             os.replace(entry, folder / entry.name)
-    say("Installed what training needs", len(needed), len(needed))
+    say("Installed packages for training", len(needed), len(needed))

@@ -74,9 +74,9 @@ def why(console: Path, status: int | None) -> str:
         lines = []
     text = "\n".join(lines[-40:])
     if "MemoryError" in text or any(words in text.lower() for words in NO_MEMORY):
-        return "There was not enough memory. Choose a LoRA, a smaller resolution, or less memory in More, and resume."
+        return "Out of memory. Choose a LoRA, a smaller resolution or a lower memory limit under More, then resume."
     if status is not None and status < 0:
-        return "The training's process was ended from outside; often that is for lack of memory. It can be resumed."
+        return "The system ended the training process, often because memory ran out. You can resume it."
     if "No space left" in text:
         return "The disk is full. Make room, then resume."
-    return "The training stopped at an internal error. The WebUI's folder dreambooth/jobs has its console output."
+    return "Training stopped because of an internal error. Its console output is in the WebUI's folder dreambooth/jobs."

@@ -49,7 +49,12 @@ def main(arguments: list[str]) -> int:
         return STOPPED
     except (UserError, OSError) as error:
         known = isinstance(error, UserError)
-        files.note("error", text=str(error) if known else "The pack's own packages cannot be written to the disk.")
+        files.note(
+            "error",
+            text=str(error)
+            if known
+            else "The pack's packages cannot be written to disk. Make room, or check permissions.",
+        )
         print(error, file=sys.stderr)
         return FAILED
     if files.cancel.exists():

@@ -15,7 +15,7 @@ from lib_methods.pictures.convert import DECODE_ERRORS, to_rgb
 
 MARK = "composite"
 """The text of a PNG by which a method says that an image of its own shows several."""
-REFUSAL = "This is a grid of several images. Choose one of the single images instead."
+REFUSAL = "This is a grid of several images. Choose a single image instead."
 _REMEMBERED = 64
 _SIDE = 16  # pixels of the copies by which grids are known again
 _JPEG_NOISE = 4.0  # of 255, the mean difference that a lossy format leaves in such a copy

@@ -111,9 +111,9 @@ def open_image(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
             image = Image.open(file, formats=[name for name in formats if name in Image.OPEN])
     except Image.DecompressionBombError:
-        raise ImageError("The image has far too many pixels. Make it smaller.") from None
+        raise ImageError("The image has too many pixels. Make it smaller.") from None
     except DECODE_ERRORS:
-        unknown = f"The image cannot be read: it is none of {', '.join(formats)}, or it is damaged."
+        unknown = f"The image cannot be read: it is damaged, or not one of {', '.join(formats)}."
         raise ImageError(kinds.told(file) or unknown) from None
     try:
         check_size(image.width, image.height, max_side, max_pixels)
@@ -129,7 +129,7 @@ def decode_base64(text: str) -> bytes:
         raise ImageError(f"The image file is larger than {MAX_ENCODED_BYTES // 2**20} MiB.")
     match = _DATA_URL.match(text)
     if match is None and text[:5].lower() == "data:":
-        raise ImageError("The data URL does not hold an image: it must begin with data:image/…;base64,")
+        raise ImageError("The data URL is not an image: it must begin with data:image/…;base64,")
     if not text.strip():
         raise ImageError("The image is empty.")
     body = "".join(text[match.end() if match else 0 :].split()).translate(_URL_SAFE)
@@ -207,7 +207,7 @@ def _plain(image: Image.Image, managed: bool) -> Image.Image:
         if turn is not None:
             plain = plain.transpose(turn)
     except DECODE_ERRORS:
-        raise ImageError("The image cannot be decoded: its file is damaged or cut short.") from None
+        raise ImageError("The image cannot be decoded: its file is damaged or incomplete.") from None
     plain.info = {}
     return plain
 

@@ -34,7 +34,7 @@ def picture_name(value: str, place: str, kind: str, store: ImageStore | None) ->
 def mask_name(value: Any, store: ImageStore | None = None) -> str:
     """The hash of a mask, see `picture_name`; empty for none."""
     if not isinstance(value, str):
-        raise SettingsError('"mask" must be one picture: base64, a data URL or a hash.')
+        raise SettingsError('"mask" must be one image: base64, a data URL or a hash.')
     return "" if value == "" else picture_name(value, "The mask", "mask", store)
 
 

@@ -70,7 +70,9 @@ class ImageStore:
         if self._pixels_left is not None:
             self._pixels_left -= opened.width * opened.height
             if self._pixels_left < 0:
-                raise StoreError("The images of this request have too many pixels together. Send smaller or fewer.")
+                raise StoreError(
+                    "The images of this request have too many pixels in total. Send smaller or fewer images."
+                )
         image = to_mask(opened).convert("RGB") if as_mask else to_rgb(opened)
         name = image_id(image)
         if not self.exists(name):
@@ -91,9 +93,9 @@ class ImageStore:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise StoreError(f"The picture {name[:8]}… is not on this machine. Add it again.") from None
+            raise StoreError(f"The image {name[:8]}… is not on this machine. Add it again.") from None
         except OSError:
-            raise StoreError(f"The picture {name[:8]}… cannot be read from the disk.") from None
+            raise StoreError(f"The image {name[:8]}… cannot be read from the disk.") from None
         try:
             image = to_rgb(open_image(data, max_side=MAX_SIDE, max_pixels=MAX_PIXELS))
         except StoreError:
@@ -135,7 +137,7 @@ class ImageStore:
         except FileNotFoundError:
             return False
         except OSError:
-            raise StoreError(f"The picture {name[:8]}… cannot be deleted just now.") from None
+            raise StoreError(f"The image {name[:8]}… could not be deleted. Close programs that use its file.") from None
         return True
 
     def list(self) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ class Direction:
         if self.text_width != text_width:
             raise DirectionError(
                 f"The direction was made for a model with a text width of {self.text_width}, this one has "
-                f"{text_width}. Make it anew with this model."
+                f"{text_width}. Build it again with this model."
             )
         if self.vector is not None and vector_width is not None and len(self.vector) != vector_width:
             raise DirectionError("The direction was made for a model with another pooled text. Make it anew.")

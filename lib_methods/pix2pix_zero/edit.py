@@ -30,18 +30,16 @@ from lib_methods.pix2pix_zero.settings import GRADIENT, SOFT_BLEND, Pix2PixZeroS
 from lib_methods.pix2pix_zero.shift import Shift
 
 OTHER_LENGTH = (
-    "The soft blend was left out where the prompt and the caption fill different numbers of 75-token chunks. Shorten "
+    "Soft blend was skipped because prompt and caption fill different numbers of 75-token chunks. Shorten "
     "the longer one."
 )
 NO_LONGER = "From step {} on, nothing held the structure: {}"
-BLENDED = "No gradients could be taken through this model, so the structure was held by the soft blend."
+BLENDED = "This model gave no gradients, so soft blend held the structure."
 NO_MEMORY = (
-    "There was not enough memory for the gradients, so the structure was held by the soft blend. Less is needed with "
-    '"Save memory", or with fewer layers.'
+    "There was not enough memory for the gradients, so soft blend held the structure. Turn on "
+    '"Save memory", or guide fewer layers.'
 )
-DROPPED = (
-    "At some steps nothing held the structure, as the gradient was not a number (NaN). Half precision often does that."
-)
+DROPPED = "At some steps nothing held the structure, because the gradient was NaN. Half precision often causes this."
 
 _BLEND_FOR_STEP = 5 / 3  # a blend that stands in for the gradient: the default step of 0.3 becomes a half
 _GUIDED_LAYERS: dict[str, Choice] = {"all": "all", "coarse": (4, 8), "fine": (1, 2)}

@@ -27,9 +27,7 @@ _TRIES = 6
 _QUIET = 2.0**-6  # a scaled gradient whose largest element is below this has lost others to zero in fp16 on its way
 _LARGEST = 2.0**28
 
-NO_GRADIENTS = (
-    "This WebUI loads its models so that no gradients can be taken through them. Choose the soft blend instead."
-)
+NO_GRADIENTS = "This WebUI's models give no gradients. Choose soft blend instead."
 
 
 @dataclass(frozen=True)

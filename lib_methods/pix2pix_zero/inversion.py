@@ -197,8 +197,8 @@ def checked(denoised: Tensor, like: Tensor, index: int) -> Tensor:
     """The prediction in the type of `like`, or an `InversionError` that names the step (counted from 0)."""
     if not bool(torch.isfinite(denoised).all()):
         raise InversionError(
-            f"The picture cannot be inverted: at step {index + 1} the model's prediction is not a number (NaN). "
-            "Half precision often does that; try the upcast or no-half settings."
+            f"The image cannot be inverted: the model's prediction at step {index + 1} is NaN. "
+            "Half precision often causes this; try the upcast or no-half settings."
         )
     return denoised.detach().to(like.dtype)
 

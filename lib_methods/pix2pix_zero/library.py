@@ -44,7 +44,7 @@ def new_name(name: object) -> str:
     """
     clean = clean_name(name)
     if SEPARATORS.search(clean):
-        raise DirectionError("The direction's name may not hold , : or |, which stand between directions.")
+        raise DirectionError("A direction's name must not contain , : or |, which separate directions.")
     return clean
 
 
@@ -96,7 +96,7 @@ class DirectionLibrary:
             return load_direction(file)
         except DirectionError:
             raise DirectionError(
-                f'The direction "{name}" cannot be used: its file is damaged. Make it again or delete it.'
+                f'The direction "{name}" cannot be used: its file is damaged. Build it again or delete it.'
             ) from None
 
     def delete(self, name: str) -> bool:

@@ -64,7 +64,7 @@ class Maps:
         """Height and width of a layer's map. Raises `Unsupported` where an extension has merged tokens."""
         found = token_grid(self.by_layer[name].shape[2], *self.latent_size)
         if found is None:
-            raise Unsupported("A mask needs whole attention maps: switch token merging off, or edit without a mask.")
+            raise Unsupported("A mask needs whole attention maps. Turn off token merging, or edit without a mask.")
         return found
 
     def compact(self) -> Maps:
@@ -95,7 +95,7 @@ def chosen_layers(unet: nn.Module, choice: Choice = "all") -> Sequence[CrossAtte
     """
     layers = cross_attentions(unet)
     if not layers:
-        raise Unsupported("This model cannot be edited so: no cross-attention with the prompt was found in its UNet.")
+        raise Unsupported("This model cannot be edited: its UNet has no cross-attention to the prompt.")
     if isinstance(choice, str):
         if choice != "all":
             raise ValueError(f"{choice!r} is no choice of layers")
@@ -186,7 +186,7 @@ class MapRecorder:
     def _maps(self, run: _Run) -> Maps:
         if not run.maps:
             raise Unsupported(
-                "No attention to the prompt was seen in the layers chosen. Choose all layers, and switch off other "
+                "The chosen layers showed no attention to the prompt. Choose all layers, and turn off other "
                 "extensions that replace the model's attention."
             )
         joined = {name: seen[0] if len(seen) == 1 else torch.cat(seen) for name, seen in run.maps.items()}

@@ -35,7 +35,7 @@ def captions_for(settings: Pix2PixZeroSettings, prompts: Sequence[str]) -> tuple
     caption = _TAG.sub("", settings.caption).strip()
     captions = tuple(caption or _TAG.sub("", prompt).strip() for prompt in prompts)
     if not all(captions):
-        raise SettingsError("Say what the picture shows: write it into the prompt, or into the caption.")
+        raise SettingsError("Describe the image: write it into the prompt or the caption.")
     return captions
 
 
@@ -53,7 +53,7 @@ def directions_for(
         library = DirectionLibrary(folder)
         choices = [combined(text, library) for text in settings.directions.split(ALTERNATIVES) if text.strip()]
         if not choices:
-            raise SettingsError("There is no direction between the bars. Name one of the library.")
+            raise SettingsError("There is no direction between the bars. Name one from the library.")
     elif settings.direction_from == CAPTION:
         pairs = settings.pairs
         return tuple(

@@ -98,7 +98,7 @@ def _sentences(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return "\n".join(" ".join(line.split()) for line in value)
     if not isinstance(value, str):
-        raise SettingsError("Sentences must be a text with one a line, or a list of texts.")
+        raise SettingsError("Sentences must be text, one per line, or a list of texts.")
     return value
 
 
@@ -124,4 +124,4 @@ def _decoded(field: str, value: Any) -> bytes:
     try:
         return base64.b64decode(value.rpartition(",")[2], validate=True)
     except (ValueError, binascii.Error):
-        raise SettingsError(f'"{field}" is no base64.') from None
+        raise SettingsError(f'"{field}" is not valid base64.') from None

@@ -26,7 +26,7 @@ class Shift:
     """
 
     missed = ""
-    idle = "The edit never reached the model."
+    idle = "The edit did not reach the model."
 
     def __init__(
         self,

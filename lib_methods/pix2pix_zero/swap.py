@@ -73,7 +73,7 @@ def swapped(caption: str, source: str, target: str) -> str:
         if re.search(_pattern(source), text, re.IGNORECASE):
             raise SentencesError(f'The caption "{shown}" is the same with "{target}": there is nothing to change.')
         raise SentencesError(
-            f'"{source}" is not in the caption "{shown}", so it cannot be swapped there. Name a word of the '
+            f'"{source}" is not in the caption "{shown}", so it cannot be swapped. Name a word of the '
             "caption, or take the direction from sentences."
         )
     return found

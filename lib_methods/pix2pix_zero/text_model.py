@@ -87,7 +87,7 @@ def _load(folder: str | os.PathLike[str], device: torch.device) -> tuple[Any, An
     except Exception as error:  # a damaged model fails in any way there is
         raise SentencesError(
             "The text model cannot be loaded. Its folder must hold a causal language model as transformers saves it, "
-            "with its tokenizer and weights as .safetensors; models that bring code of their own are not run."
+            "with its tokenizer and weights as .safetensors; models that need their own code are not run."
         ) from error
 
 

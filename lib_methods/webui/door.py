@@ -19,13 +19,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 READING = ("GET", "HEAD", "OPTIONS")
-WRONG_HOST = "This server answers on this machine only, as localhost or 127.0.0.1."
+WRONG_HOST = "This server answers only on this machine, as localhost or 127.0.0.1."
 OTHER_HOST = "This server does not answer to this host name."
 FOREIGN = "Requests from other websites are refused."
 NOT_JSON = "The body of the request must be JSON, sent as application/json."
 NO_LOGIN = "Incorrect user name or password."
-NOT_UPLOADED = "This file was not uploaded here, or is no longer there. Choose it again."
-WRITE_ACCOUNTS = "Write accounts as name:password, with a comma between several."
+NOT_UPLOADED = "This file was not uploaded here, or no longer exists. Choose it again."
+WRITE_ACCOUNTS = "Write accounts as name:password, separated by commas."
 _JSON_TYPE = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
 

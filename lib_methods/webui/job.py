@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lib_methods.denoiser import Part
 
 
-NO_PART = "It had no part in this generation: another script or extension samples in its own way."
+NO_PART = "It had no part in this generation, because another script or extension replaces the sampling."
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class MethodJobs:
         except Exception:
             self._leave_out(
                 p,
-                f"{self.subject or self.title} stopped at an internal error, and the picture was made without it. "
+                f"{self.subject or self.title} stopped because of an internal error, "
+                "and the image was generated without it. "
                 "The console has the details.",
             )
             raise

@@ -28,7 +28,7 @@ def clean_name(name: object, what: str, error: type[SettingsError]) -> str:
     if not clean:
         raise error(f"Give the {what} a name.")
     if len(clean) > MAX_NAME:
-        raise error(f"The {what}'s name is too long: at most {MAX_NAME} characters.")
+        raise error(f"The {what}'s name is too long. Use at most {MAX_NAME} characters.")
     if seen(clean) != clean:
-        raise error(f"The {what}'s name holds characters that cannot be seen or typed.")
+        raise error(f"The {what}'s name contains invisible characters. Remove them.")
     return clean

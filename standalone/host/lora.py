@@ -104,7 +104,7 @@ def find(params: extra_networks.ExtraNetworkParams) -> LoadedLora:
         pickle = folder().pickled(name)
         if pickle is not None:
             raise UserError(
-                f"LoRA {_short(name)} was left out: {pickle} is a pickled file, and opening one can run any program "
+                f"LoRA {_short(name)} was left out: {pickle} is a pickled file, and opening one can run any code "
                 "that its author put into it. Get the .safetensors version."
             )
         raise UserError(f"LoRA {_short(name)} was left out: there is no {_short(name)}.safetensors in models/Lora.")

@@ -104,7 +104,7 @@ def test_txt2img_says_what_is_wrong(server: Server, fields: dict[str, Any], told
         ({"init_images": ["@ not base64 @"]}, "init_images[0]: The image cannot be read: send it as base64"),
         ({"init_images": [base64.b64encode(b"just text" * 5).decode()]}, "none of PNG"),
         ({"init_images": [base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 40).decode()]}, "none of PNG"),
-        ({"init_images": ["data:text/html;base64," + base64.b64encode(b"<svg/>").decode()]}, "does not hold an image"),
+        ({"init_images": ["data:text/html;base64," + base64.b64encode(b"<svg/>").decode()]}, "is not an image"),
         ({"init_images": ["http://127.0.0.1:1/a.png"]}, "links and paths are not accepted"),
         ({"init_images": ["/etc/passwd"]}, "init_images[0]"),
         ({"init_images": ["file:///etc/passwd"]}, "paths are not accepted"),

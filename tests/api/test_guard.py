@@ -255,7 +255,7 @@ def test_another_name_than_this_machines_is_refused(server: Server, host: str):
     """DNS rebinding: the browser calls 127.0.0.1 by the attacker's name."""
     answer = server.get("/sdapi/v1/options", headers={"host": host})
     assert answer.status_code == 403
-    assert "This server answers on this machine only" in answer.json()["detail"]
+    assert "This server answers only on this machine" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

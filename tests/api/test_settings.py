@@ -169,7 +169,7 @@ def test_settings_that_can_be_are_kept_as_they_are_written(server: Server):
     ("number", "told"),
     [
         (errno.ENOSPC, "disk is full"),
-        (errno.EACCES, "may not write"),
+        (errno.EACCES, "write permission"),
         (errno.EROFS, "read-only"),
         (5000, "system says"),
     ],

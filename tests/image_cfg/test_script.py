@@ -97,7 +97,7 @@ BAD: list[tuple[Any, str]] = [
     ([True] + [None] * 18, "18 controls"),
     ([{"mask": "../../secret.png"}], "The mask: The image cannot be read"),
     ([{"mask": UNKNOWN}], "The mask 00000000… is not on this machine"),
-    ([{"mask": [PICTURE]}], '"mask" must be one picture'),
+    ([{"mask": [PICTURE]}], '"mask" must be one image'),
     ([{"mask_image_scale": 11}], "Image scale where white must be between 0 and 10"),
     ([{"tab_mask": "yes"}], "The tab's mask is either on or off"),
 ]

@@ -110,9 +110,9 @@ def test_the_process_gets_what_the_host_adds_and_no_foreign_packages(
 
 def test_only_one_runs_at_a_time(trainings: Jobs, tmp_path: Path) -> None:
     start(trainings, settings(tmp_path, "slow thing"))
-    with pytest.raises(UserError, match="runs already"):
+    with pytest.raises(UserError, match="already running"):
         start(trainings, settings(tmp_path, name="other"))
-    with pytest.raises(UserError, match="runs already"):
+    with pytest.raises(UserError, match="already running"):
         trainings.resume()
     trainings.cancel()
     assert trainings.wait(30)
@@ -159,7 +159,7 @@ def test_a_second_cancel_ends_a_process_that_does_not_listen(trainings: Jobs, ro
     [
         ("mistake", "The base model is of another family."),
         ("silent death", "internal error"),
-        ("no memory", "not enough memory"),
+        ("no memory", "Out of memory"),
     ],
 )
 def test_a_failure_is_a_sentence_and_the_model_comes_back(
@@ -182,7 +182,7 @@ def test_a_process_that_cannot_be_started(tmp_path: Path, room: Room) -> None:
     assert trainings.wait(30)
     record = trainings.state().record
     assert record is not None and record.status == "failed"
-    assert "could not be started" in record.error
+    assert "could not start" in record.error
     assert room.calls == ["release", "restore"]
 
 
@@ -194,7 +194,7 @@ def test_a_done_training_whose_result_cannot_be_delivered_says_so(tmp_path: Path
     start(trainings, settings(tmp_path))
     assert trainings.wait(30)
     record = trainings.state().record
-    assert record is not None and record.status == "done" and "could not be put" in record.error
+    assert record is not None and record.status == "done" and "could not be moved" in record.error
 
 
 @pytest.mark.parametrize("step", ["release", "restore"])
@@ -246,7 +246,7 @@ def test_a_training_called_current_is_one_like_any_other(trainings: Jobs, room: 
     start(trainings, settings(tmp_path, noun="slow", name="current"))
     until(lambda: trainings.state().progress.step)
     assert trainings.is_running
-    with pytest.raises(UserError, match="runs already"):
+    with pytest.raises(UserError, match="already running"):
         start(trainings, settings(tmp_path, name="rex"))
     trainings.cancel()
     assert trainings.wait(30)
@@ -273,7 +273,7 @@ def test_nothing_to_cancel_or_resume(trainings: Jobs) -> None:
 def test_a_name_is_never_a_path(trainings: Jobs, tmp_path: Path) -> None:
     elsewhere = JobFiles(tmp_path / "elsewhere", "rex")
     save_record(elsewhere, Record("rex", "LoRA", "cancelled"))
-    with pytest.raises(UserError, match="no training to go on"):
+    with pytest.raises(UserError, match="no run to resume"):
         trainings.resume("../elsewhere/jobs/rex")
     assert not trainings.is_running
 

@@ -213,7 +213,7 @@ def test_one_request_brings_no_more_pixels_than_allowed_in_all(
     limited = store.for_request(most=3 * 24 * 16)
     names = [limited.add(noisy(seed)) for seed in range(3)]
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *args: pytest.fail("decoded"))
-    with pytest.raises(StoreError, match="too many pixels together"):
+    with pytest.raises(StoreError, match="too many pixels in total"):
         limited.add(as_file(noisy(4)))
     monkeypatch.undo()
     assert set(store.list()) == set(names)
@@ -225,9 +225,9 @@ def test_likes_and_dislikes_of_one_request_share_its_pixels(store: ImageStore) -
     from lib_methods.image_cfg.settings import CONTROLS as INSTRUCT
 
     large = base64.b64encode(as_file(Image.new("1", (6000, 6000)))).decode()
-    with pytest.raises(StoreError, match="too many pixels together"):
+    with pytest.raises(StoreError, match="too many pixels in total"):
         FABRIC.request([{"likes": [large] * 2, "dislikes": [large] * 2}], store)
-    with pytest.raises(StoreError, match="too many pixels together"):
+    with pytest.raises(StoreError, match="too many pixels in total"):
         INSTRUCT.request([{"image": [large] * 3, "mask": large}], store)
     kept = store.list()[0]
     assert FABRIC.request([{"likes": [kept]}], store) is not None, "what is stored already does not count"

@@ -158,6 +158,6 @@ def test_a_model_that_gives_no_numbers_is_told(host: Running, monkeypatch: pytes
 
     monkeypatch.setattr(A1111Editing, "predict", broken)
     made = host.generate(script_args=edit(), **IMG2IMG)
-    assert "not a number (NaN)" in made.comments
+    assert "is NaN" in made.comments
     assert "cannot be inverted" in made.infotexts[0]
     assert len(apply.CACHE) == 0

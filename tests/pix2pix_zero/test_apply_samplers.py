@@ -28,9 +28,9 @@ STOCHASTIC = {
 }
 OTHERS = {
     "LCM": "cannot do without",
-    "DPM fast": "picks its noise levels",
-    "DPM adaptive": "picks its noise levels",
-    "Restart": "goes back up",
+    "DPM fast": "chooses its noise levels",
+    "DPM adaptive": "chooses its noise levels",
+    "Restart": "goes back to higher noise",
 }
 
 

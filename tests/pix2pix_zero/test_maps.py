@@ -283,7 +283,7 @@ def test_what_cannot_be_recorded_is_said_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="no choice"):
         MapRecorder(unet, (8, 8), layers="some")
     nothing = MapRecorder(unet, (8, 8), layers=[64])
-    with torch.no_grad(), nothing.installed(), pytest.raises(Unsupported, match="No attention"):
+    with torch.no_grad(), nothing.installed(), pytest.raises(Unsupported, match="no attention"):
         nothing.run_to_last(lambda: predict(unet, latents(), prompts()))
     recorder = MapRecorder(unet, (8, 8))
     with recorder.installed(), pytest.raises(RuntimeError, match="already"):

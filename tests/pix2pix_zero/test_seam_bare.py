@@ -101,7 +101,10 @@ def test_samplers_whose_levels_are_not_known_are_named() -> None:
     def noisy(model: Any, x: Tensor, sigmas: Tensor, noise_sampler: Any = None) -> None: ...
 
     x = torch.zeros(1, 4, 8, 8)
-    for function, sentence in ((adaptive, 'The sampler "Odd" picks'), (restart, 'The sampler "Odd" goes back up')):
+    for function, sentence in (
+        (adaptive, 'The sampler "Odd" picks'),
+        (restart, 'The sampler "Odd" goes back to higher noise'),
+    ):
         sampling = editing_of(hosts.sampling_of(job(function), x, x))
         with pytest.raises(Unsupported, match=sentence):
             _ = sampling.sigmas
@@ -110,7 +113,7 @@ def test_samplers_whose_levels_are_not_known_are_named() -> None:
     assert editing_of(hosts.sampling_of(job(restart), x, x)).is_stochastic
     sampling = editing_of(hosts.sampling_of(job(noisy), x, x))
     assert sampling.is_stochastic and sampling.needs_noise
-    with pytest.raises(Unsupported, match="cannot run without noise"):
+    with pytest.raises(Unsupported, match="cannot run without its own noise"):
         sampling.without_noise()
     with pytest.raises(Unsupported, match="does not take its noise"):
         sampling.give_noise(lambda: x)
@@ -123,7 +126,7 @@ def test_a_host_that_does_not_let_the_noise_be_set_is_told() -> None:
     x = torch.zeros(1, 4, 8, 8)
     sampling = editing_of(hosts.sampling_of(job(ancestral), x, x))
     assert sampling.is_stochastic and not sampling.needs_noise
-    with pytest.raises(Unsupported, match="do not let their noise be set"):
+    with pytest.raises(Unsupported, match="samplers cannot be set"):
         sampling.without_noise()
 
 
@@ -152,5 +155,5 @@ def test_a_host_that_shows_nothing_is_told_in_a_sentence() -> None:
     x = torch.zeros(1, 4, 8, 8)
     with pytest.raises(Unsupported, match="starts from"):
         _ = editing_of(hosts.sampling_of(p, x)).sigmas  # no noise was handed over
-    with pytest.raises(Unsupported, match="does not show where it starts"):
+    with pytest.raises(Unsupported, match="does not tell its first noise level"):
         _ = editing_of(hosts.sampling_of(p, x, x.clone())).sigmas  # this sampler has no sample_img2img

@@ -222,7 +222,7 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path, what: str) -> N
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path = tiny.write_file(tiny.build("sd1"), tmp_path / "model.safetensors")
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match="not complete"):
+    with pytest.raises(CheckpointError, match="incomplete"):
         load_checkpoint(path)
     with pytest.raises(CheckpointError, match="no checkpoint named nothing"):
         load_checkpoint(tmp_path / "nothing.safetensors")

@@ -148,7 +148,7 @@ KINDS: dict[str, tuple[str, Callable[[State], State], str]] = {
     "something else": ("sd1", alone("my.tensor"), "no Stable Diffusion UNet"),
     "no VAE": ("sd1", without(VAE), "no VAE"),
     "no text encoder": ("sd1", without(TEXT), "no text encoder"),
-    "SDXL without conditioner": ("sdxl", without("conditioner."), "lacks its text encoders"),
+    "SDXL without conditioner": ("sdxl", without("conditioner."), "no text encoders"),
     "SDXL without CLIP-L": ("sdxl", without("conditioner.embedders.0."), "first text encoder"),
     "SDXL without projection": ("sdxl", without("conditioner.embedders.1.model.text_projection"), "text_projection"),
     "SSD-1B": ("sdxl", without(UNET + "middle_block.1."), "SSD-1B"),
@@ -159,7 +159,7 @@ KINDS: dict[str, tuple[str, Callable[[State], State], str]] = {
     "a missing weight of the text encoder": ("sd1", without(TEXT + "transformer.text_model.final"), "2 weights"),
     "a wrong shape": ("sd1", lambda s: {**s, OUT: s[OUT][:, :1]}, "1 have another size"),
     "a scalar": ("sd1", lambda s: {**s, UNET + "input_blocks.0.0.weight": torch.tensor(1.0)}, "can be built"),
-    "another text encoder": ("sd1", lambda s: {**s, **only(UNET)(STATES["sdxl"])}, "lacks its text|belong together"),
+    "another text encoder": ("sd1", lambda s: {**s, **only(UNET)(STATES["sdxl"])}, "no text|no first text|belong together"),
     "a made-up block": ("sd1", lambda s: {**s, UNET + "input_blocks.99999999999.0.x": ONE}, "more blocks"),
 }  # fmt: skip
 STATES: dict[str, State] = {}
@@ -215,7 +215,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "an image": (b"\x89PNG\r\n\x1a\n" + b"\0" * 90, "an image"),
     "gzip": (b"\x1f\x8b\x08" + b"\0" * 90, "gzip"),
     "zeros": (b"\0" * 5000, "damaged"),
-    "a header that is cut": (_raw({"x": _ENTRY})[:20], "not complete"),
+    "a header that is cut": (_raw({"x": _ENTRY})[:20], "incomplete"),
     "data that is cut": (
         _raw({"x": {**_ENTRY, "shape": [500], "data_offsets": [0, 2000]}}, b"1234"),
         "78 bytes of 2.07 kB",
@@ -402,10 +402,14 @@ FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "GLIGEN": ("sd1", _edit(_UNET, attention_type="gated"), "GLIGEN"),
     "a video model": ("sd1", _edit(_UNET, _class_name="UNet3DConditionModel"), "UNet3DConditionModel"),
     "other blocks": ("sd1", _edit(_UNET, down_block_types=["SimpleCrossAttnDownBlock2D"] * 2), "unusual kind"),
-    "a nonsense configuration": ("sd1", _edit(_UNET, block_out_channels="many"), "not one that can be built"),
+    "a nonsense configuration": (
+        "sd1",
+        _edit(_UNET, block_out_channels="many"),
+        "cannot be built from its configuration",
+    ),
     "other groups": ("sd1", _edit(_UNET, norm_num_groups=7), "do not split into 7 groups"),
     "other heads": ("sd1", _edit(_UNET, attention_head_dim=7), "7 heads"),
-    "a nonsense size": ("sd1", _edit(_UNET, sample_size="large"), "not one that can be built"),
+    "a nonsense size": ("sd1", _edit(_UNET, sample_size="large"), "cannot be built from its configuration"),
     "Flux's VAE": ("sd1", _edit("vae/config.json", shift_factor=0.1), "unusual build (shift_factor"),
     "Playground's VAE": ("sdxl", _edit("vae/config.json", latents_mean=[0.1] * 4), "unusual build (latents_mean"),
     "another VAE": ("sd1", _edit("vae/config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny"),

@@ -83,7 +83,7 @@ def test_the_queue_outlives_errors(queue: JobQueue, error: BaseException) -> Non
         (MemoryError("Unable to allocate 8.00 GiB for an array"), "memory"),
         (OSError(errno.ENOSPC, "No space left on device", "/home/me/x.png"), "The disk is full"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "The disk is full"),
-        (PermissionError(errno.EACCES, "Permission denied", "/home/me/x.png"), "may not write"),
+        (PermissionError(errno.EACCES, "Permission denied", "/home/me/x.png"), "write permission"),
         (OSError(errno.EROFS, "Read-only file system"), "read-only"),
         (OSError(errno.ENAMETOOLONG, "File name too long"), "too long"),
         (OSError(9999, "odd"), "console says more"),

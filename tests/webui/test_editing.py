@@ -79,9 +79,9 @@ def test_samplers_that_cannot_be_edited_are_known(server: WebUI) -> None:
         assert answers["stochastic"], sampler
     for sampler in ("DPM fast", "DPM adaptive"):
         _, answers = told(server, {**SMALL, "sampler_name": sampler}, "look")
-        assert f'"{sampler}" picks its noise levels' in answers["sigmas"]
+        assert f'"{sampler}" chooses its noise levels' in answers["sigmas"]
     _, answers = told(server, {**SMALL, "sampler_name": "Restart", "steps": 20}, "look")
-    assert "goes back up" in answers["sigmas"]
+    assert "goes back to higher noise" in answers["sigmas"]
     assert answers["stochastic"]
 
 

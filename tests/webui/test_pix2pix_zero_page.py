@@ -68,7 +68,7 @@ def test_the_line_says_what_will_happen(page: WebDriver, tab: str) -> None:
     wait(page, lambda: "nothing to change" in status(page, tab))
     assert text_of(page, problem)
     field(accordion, "Target").send_keys("fish | dog")
-    whose = "the tab's image" if tab == "img2img" else "what the prompt gives"
+    whose = "the tab's image" if tab == "img2img" else "the prompt's image"
     wait(page, lambda: f"cat to Catfish | dog in {whose}" in status(page, tab))
     assert not text_of(page, problem)
     for title in ("Where it may change", "More"):
@@ -84,7 +84,7 @@ def test_an_edit_from_the_page(page: WebDriver) -> None:
     page_errors(page)  # those of the WebUI itself when a size changes
     field(accordion, "Source").send_keys("green")
     field(accordion, "Target").send_keys("red")
-    wait(page, lambda: "green to red in what the prompt gives" in status(page, "txt2img"))
+    wait(page, lambda: "green to red in the prompt's image" in status(page, "txt2img"))
     generate(page)
     assert f"{TITLE} source: green" in text_of(page, INFO)
     assert f"{TITLE} error" not in text_of(page, INFO)

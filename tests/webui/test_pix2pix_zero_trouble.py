@@ -58,7 +58,7 @@ def test_samplers_that_cannot_be_edited_are_told(with_pack: WebUI, runs: Runs, c
     answer = runs.first(with_pack, edited(job))
     assert answer.pixels == runs.first(with_pack, job).pixels
     _, _, sentence = answer.infotexts[0].partition(ERROR)
-    assert "Choose another one" in sentence
+    assert "Choose another" in sentence
     assert f"{TITLE} source" not in answer.infotexts[0]
 
 
@@ -111,7 +111,7 @@ def test_what_is_known_only_when_the_job_runs_is_told(
 def test_nothing_says_what_the_picture_shows(with_pack: WebUI, runs: Runs) -> None:
     job = {**IMG2IMG, **SHORT, "prompt": "  "}
     answer = runs.first(with_pack, edited(job))
-    assert "Say what the picture shows" in answer.infotexts[0]
+    assert "Describe the image" in answer.infotexts[0]
     assert answer.pixels == runs.first(with_pack, job).pixels
     told = runs.first(with_pack, edited(job, caption="green circles"))
     assert ERROR not in told.infotexts[0]

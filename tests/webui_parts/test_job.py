@@ -126,7 +126,8 @@ def test_other_errors_are_told_without_detail_and_raised_again(sampling: None, s
     with pytest.raises(RuntimeError, match="secret detail"):
         method.guide(p, None, fail)
     sentence = (
-        f"{named} stopped at an internal error, and the picture was made without it. The console has the details."
+        f"{named} stopped because of an internal error, and the image was generated without it. "
+        "The console has the details."
     )
     assert p.extra_generation_params["The method error"] == sentence
     assert p.said == [f"The method: {sentence}"]

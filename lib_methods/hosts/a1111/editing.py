@@ -50,7 +50,7 @@ class A1111Editing:
     def _start(self) -> Start:
         if self._known_start is None:
             if self._latent is None or (self._noise is None and not self._from_noise):
-                raise Unsupported("This WebUI does not show a script what it starts from.")
+                raise Unsupported("This WebUI does not tell scripts what it starts from.")
             noise = None if self._from_noise else self._noise
             self._known_start = rehearse(self.p, self._latent, noise, self._edits.levels)
             # kept, as the second pass of Hires.fix has a sampler of its own
@@ -75,7 +75,7 @@ class A1111Editing:
     def without_noise(self) -> None:
         start = self._start()
         if start.needs_noise:
-            raise Unsupported("This sampler cannot run without noise of its own.")
+            raise Unsupported("This sampler cannot run without its own noise.")
         if start.is_stochastic:
             give(self.p.sampler, QUIET)
             self._give_back_later()

@@ -81,9 +81,9 @@ def rehearse(p: Any, latent: Tensor, noise: Tensor | None, levels: Levels) -> St
     except _Reached:
         pass
     except Exception as error:
-        raise Unsupported(f"{_name(p)} does not show where it starts.") from error
+        raise Unsupported(f"{_name(p)} does not tell its first noise level.") from error
     if not seen:
-        raise Unsupported(f"{_name(p)} does not show where it starts.")
+        raise Unsupported(f"{_name(p)} does not tell its first noise level.")
     (args, kwargs), parameters = seen[0], inspect.signature(function).parameters
     given = {name: value.default for name, value in parameters.items() if value.default is not inspect.Parameter.empty}
     given.update(inspect.signature(function).bind(*args, **kwargs).arguments)
@@ -104,14 +104,16 @@ def _read(p: Any, function: str, given: dict[str, Any], levels: Levels) -> Start
     else:
         falling = given.get("sigmas", given.get("sigma_sched"))
         if falling is None:
-            obstacle = f"{_name(p)} picks its noise levels as it goes. Choose another one."
+            obstacle = f"{_name(p)} chooses its noise levels during sampling. Choose another sampler."
         else:
             sigmas = falling.detach().float().cpu()
     if not obstacle and len(sigmas) < 2:
-        obstacle = f"{_name(p)} takes no step with these settings. Give it more steps."
+        obstacle = f"{_name(p)} takes no steps with these settings. Increase the steps."
     restarts = "restart_list" in given and (len(sigmas) > _RESTARTS_FROM or given["restart_list"] is not None)
     if restarts:
-        obstacle = f"{_name(p)} goes back up to more noise. Choose another one, or fewer than {_RESTARTS_FROM} steps."
+        obstacle = (
+            f"{_name(p)} goes back to higher noise. Choose another sampler, or fewer than {_RESTARTS_FROM} steps."
+        )
     latents = x.detach().float()
     if in_alpha_space and len(sigmas):
         latents = latents * (1 + float(sigmas[0]) ** 2) ** 0.5
@@ -189,7 +191,7 @@ def give(sampler: Any, changes: Mapping[str, Any]) -> None:
     if not changes:
         return
     if not callable(getattr(sampler, "initialize", None)):
-        raise Unsupported("This WebUI's samplers do not let their noise be set.")
+        raise Unsupported("The noise of this WebUI's samplers cannot be set.")
     sampler.initialize = _Given(sampler, changes)
 
 

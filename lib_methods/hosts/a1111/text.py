@@ -15,7 +15,7 @@ from lib_methods.pictures.convert import to_rgb
 
 T = TypeVar("T")
 
-FAILED = "The WebUI could not describe the image; its console says why. It may have a model to download first."
+FAILED = "The WebUI could not describe the image. Its console says why; it may have to download a model first."
 
 
 @dataclass(frozen=True)

@@ -322,8 +322,8 @@ def test_a_file_that_is_no_base_model_is_a_sentence(tmp_path: Path) -> None:
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     for path, said in (
         (tmp_path / "gone.safetensors", "is not there"),
-        (cut, "not complete: 100 bytes"),
-        (half, "not complete: "),
+        (cut, "incomplete: 100 bytes"),
+        (half, "incomplete: "),
         (empty, "is empty"),
         (pickled, "pickled"),
         (hidden, "pickled"),

@@ -112,7 +112,7 @@ def test_a_plan_is_made_and_nothing_begun(client: TestClient, tmp_path: Path) ->
         ({"photos": True}, "list of pictures"),
         ({"photos": None}, "photos"),
         ({"class_noun": ""}, "what the subject is"),
-        ({"base": "no such model"}, "not there any more"),
+        ({"base": "no such model"}, "no longer exists"),
         ({"memory": 0.01}, "are not enough"),
         ({"stepz": 1}, "stepz"),
         ({"name": "../x"}, "name"),

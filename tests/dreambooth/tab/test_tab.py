@@ -59,7 +59,7 @@ class Lists:
 
     def checkpoint_file(self, title: object) -> Path:
         if title != self.loaded():
-            raise SettingsError("The base model is not there any more.")
+            raise SettingsError("The base model no longer exists. Choose another one.")
         return self.folder / "base.safetensors"
 
     def checkpoint_title(self, file: Path) -> str:
@@ -70,7 +70,7 @@ class Lists:
 
     def lora_file(self, name: object) -> Path:
         if name not in self.loras():
-            raise SettingsError("The LoRA to continue from is not there any more.")
+            raise SettingsError("The LoRA to continue from no longer exists. Choose another one.")
         return self.folder / str(name)
 
     def folder_of(self, kind: str) -> Path:
@@ -133,7 +133,7 @@ def test_pages_give_whole_numbers_as_fractions_and_prompts_as_lines() -> None:
         ({"class_noun": " "}, "what the subject is"),
         ({"class_noun": "[dog]"}, "no brackets"),
         ({"class_noun": 5}, "text"),
-        ({"base": "gone"}, "not there any more"),
+        ({"base": "gone"}, "no longer exists"),
         ({"steps": -1}, "number of steps"),
         ({"steps": 1.5}, "whole number"),
         ({"rate": float("nan")}, "learning rate"),
@@ -217,7 +217,7 @@ def test_the_plan_is_there_before_the_training_and_follows_the_form(
     ("spoil", "said"),
     [
         (lambda file: file.unlink(), "is not there"),
-        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "not complete"),
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "incomplete"),
         (lambda file: file.write_bytes(b"PK" + bytes(100)), "pickled"),
         (lambda file: file.write_bytes(models.write(file.parent / "x", in_channels=9).read_bytes()), "an inpainting"),
     ],
@@ -264,7 +264,7 @@ def test_from_the_form_to_the_prompt(handlers: TabHandlers, photos: list[Path], 
     assert all("value" not in update for update in unchanged), "what was seen is not sent again"
     (tmp_path / kind / "rex.safetensors").unlink()
     line, usage = handlers.use()
-    assert "not there any more" in line and usage == ""
+    assert "no longer exists" in line and usage == ""
 
 
 def test_the_same_name_twice_gets_a_number(handlers: TabHandlers, photos: list[Path]) -> None:
@@ -306,7 +306,7 @@ def test_what_stands_behind_advanced_reaches_the_training(handlers: TabHandlers,
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"continue_from": "../../secret.safetensors"}, "not there any more"),
+        ({"continue_from": "../../secret.safetensors"}, "no longer exists"),
         ({"continue_from": "old.safetensors", "kind": "full"}, "Only a LoRA"),
         ({"second_class_noun": "mug"}, "needs photos and its class"),
         ({"caption_dropout": 2}, "caption dropout"),
@@ -320,11 +320,11 @@ def test_advanced_mistakes_are_sentences(
 
 
 def test_cancel_and_resume_from_the_page(handlers: TabHandlers, photos: list[Path]) -> None:
-    assert "No training runs" in handlers.cancel()[0]
-    assert "no training to go on with" in handlers.resume()[0]
+    assert "No training is running" in handlers.cancel()[0]
+    assert "no run to resume" in handlers.resume()[0]
     handlers.train([str(photo) for photo in photos], *values(class_noun="slow thing"))
     line, *_ = handlers.train([str(photo) for photo in photos], *values(class_noun="cat"))
-    assert "runs already" in line
+    assert "already running" in line
     _, panel, _, train, cancel, *_ = handlers.cancel()
     assert "stops at the end" in panel
     assert (train["interactive"], cancel["visible"]) == (False, True)
@@ -340,7 +340,7 @@ def test_two_presses_start_one_training(handlers: TabHandlers, photos: list[Path
 
     with ThreadPoolExecutor(4) as pool:
         lines = list(pool.map(lambda _: handlers.train([str(p) for p in photos], *values(name="rex"))[0], range(4)))
-    assert sum("runs already" in line for line in lines) == 3
+    assert sum("already running" in line for line in lines) == 3
     assert len(list(JobFiles(handlers.trainings.root, "rex").photos.iterdir())) == 4
     assert handlers.trainings.wait(30)
 
