@@ -220,4 +220,4 @@ def sentence_for(error: Exception, what: str) -> CheckpointError:
     """The error itself where it is a sentence, else one for a configuration that makes no sense."""
     if isinstance(error, CheckpointError):
         return error
-    return CheckpointError(f"The configuration of the {what} is not one that can be built.")
+    return CheckpointError(f"The {what} cannot be built from its configuration.")

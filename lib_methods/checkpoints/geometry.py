@@ -59,7 +59,9 @@ def _count(state: State, pattern: str) -> int:
     regex = re.compile(pattern)
     count = 1 + max((int(m.group(1)) for m in map(regex.match, state) if m), default=-1)
     if count > _MOST:
-        raise CheckpointError("The names in this checkpoint count more blocks than any model has; it is damaged.")
+        raise CheckpointError(
+            "This checkpoint names more blocks than any model has, so it is damaged. Download it again."
+        )
     return count
 
 
@@ -162,7 +164,7 @@ def vae_geometry(state: State) -> dict[str, Any]:
     # read from the decoder, which has a block at every level even where the encoder has none
     levels = _count(state, re.escape(p) + r"decoder\.up\.(\d+)\.")
     if not levels:
-        raise CheckpointError("This checkpoint has no VAE in it; use one with the VAE included.")
+        raise CheckpointError("This checkpoint has no VAE. Use one that includes a VAE.")
     channels = tuple(_shape(state, f"{p}decoder.up.{i}.block.0.conv2.weight")[0] for i in range(levels))
     if any(f"{p}encoder.down.{i}.attn.0.q.weight" in state for i in range(levels)):
         raise CheckpointError("A VAE with attention outside its middle block is not supported.")
@@ -218,7 +220,7 @@ def ldm_params(yaml: Mapping[str, Any] | None) -> Mapping[str, Any]:
     model = (yaml or {}).get("model") or {}
     params = model.get("params") or {} if isinstance(model, Mapping) else None
     if not isinstance(params, Mapping):
-        raise CheckpointError("The yaml beside the checkpoint has no model.params section as LDM writes it.")
+        raise CheckpointError("The yaml beside the checkpoint has no model.params section, which LDM's have.")
     return params
 
 

@@ -87,27 +87,27 @@ def family_of(names: Iterable[str]) -> str:
 
     if not has(UNET_PREFIX):
         raise CheckpointError(
-            "This file has no Stable Diffusion UNet in it (no name starts with 'model.diffusion_model.'). "
+            "This file contains no Stable Diffusion UNet (no name starts with 'model.diffusion_model.'). "
             "Choose a full checkpoint."
         )
     if has(SDXL_OPEN_CLIP_PREFIX):
         if not has(SDXL_CLIP_PREFIX):
-            raise CheckpointError("This SDXL checkpoint lacks its first text encoder (CLIP ViT-L); get a full one.")
+            raise CheckpointError("This SDXL checkpoint has no first text encoder (CLIP ViT-L). Get a full checkpoint.")
         return "sdxl"
     if has(_REFINER_PREFIX):
         raise CheckpointError("This is the SDXL refiner; choose an SDXL base checkpoint.")
     if UNET_PREFIX + "label_emb.0.0.weight" in known and not has(SD2_TEXT_PREFIX):
         raise CheckpointError(
-            "This SDXL checkpoint lacks its text encoders (names that start with 'conditioner.embedders.1.'); get a "
-            "full one."
+            "This SDXL checkpoint has no text encoders (names starting with 'conditioner.embedders.1.'). Get a "
+            "full checkpoint."
         )
     if has(SD2_TEXT_PREFIX):
         return "sd2"
     if has(SD1_TEXT_PREFIX):
         return "sd1"
     raise CheckpointError(
-        "This checkpoint has no text encoder that we know (CLIP ViT-L or OpenCLIP); get one with the text encoder "
-        "included."
+        "This checkpoint has no text encoder of a known kind (CLIP ViT-L or OpenCLIP). Get one that includes its text "
+        "encoder."
     )
 
 

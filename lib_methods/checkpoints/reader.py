@@ -265,7 +265,7 @@ def _sensible(what: str) -> Iterator[None]:
 def _scale(value: Any) -> float:
     scale = float(value)
     if not (math.isfinite(scale) and scale > 0):
-        raise CheckpointError("The scale of the latents in this model's configuration is not a positive number.")
+        raise CheckpointError("The latent scale factor in this model's configuration is not a positive number.")
     return scale
 
 

@@ -18,9 +18,7 @@ from lib_methods.webui.image_box import file_box
 from lib_methods.webui.status import status_html
 from lib_methods.webui.widgets import Widgets
 
-HINT = (
-    "Ready directions, in place of source and target. Build one, or drop files; then add it to the line of directions."
-)
+HINT = "Saved directions, instead of source and target. Build one or drop files, then add it to the line of directions."
 
 
 def caption_of(image: Image.Image | None, caption: str, tell: Callable[[Image.Image], str]) -> list[str]:
@@ -28,7 +26,7 @@ def caption_of(image: Image.Image | None, caption: str, tell: Callable[[Image.Im
     if image is None:
         return [caption, status_html("Put an image into the tab first.", problem=True)]
     try:
-        return [tell(image), status_html("The caption is the WebUI's. Correct it where it is wrong.")]
+        return [tell(image), status_html("Caption by the WebUI. Correct it where it is wrong.")]
     except Unsupported as error:
         return [caption, status_html(str(error), problem=True)]
 
@@ -88,7 +86,7 @@ class LibraryHandlers:
         value = float(weight or 0)
         before = (line or "").rstrip(" ,")
         added = f"{before}{'' if not before else ' ' if before.endswith('|') else ', '}{name}: {value:g}"
-        return [added, status_html(f'"{name}" is in the line of directions, which stands in place of the words.')]
+        return [added, status_html(f'"{name}" is in the line of directions, which is used instead of the words.')]
 
     def build(self, name: Any, source: str, target: str, kind: str, before: str, after: str, model: Any) -> list[Any]:
         """From words and, where there are any, the user's sentences."""
@@ -116,7 +114,7 @@ class LibraryHandlers:
         if file is None:
             return [text, gr.update()]
         try:
-            return [read_text(file if isinstance(file, str) else file.name), status_html("The sentences are read.")]
+            return [read_text(file if isinstance(file, str) else file.name), status_html("Sentences read.")]
         except SettingsError as error:
             return [text, status_html(str(error), problem=True)]
 
@@ -164,7 +162,7 @@ def add_library(widgets: Widgets, workshop: Workshop) -> None:
                 gr.Dropdown(
                     [BUILT_IN, *models],
                     value=BUILT_IN,
-                    label="Where there are none",
+                    label="Without your own",
                     info="the built-in sentences, or a text model writes them",
                     visible=bool(models),
                 )
@@ -178,7 +176,7 @@ def add_library(widgets: Widgets, workshop: Workshop) -> None:
     listen(chosen.change, handlers.show, [chosen], [record])
     listen(add.click, handlers.add, [chosen, weight, line], [line, status])
     listen(delete.click, handlers.delete, [chosen], [chosen, status])
-    listen(build.click, lambda: status_html("The sentences are being embedded …"), [], [status])
+    listen(build.click, lambda: status_html("Embedding the sentences …"), [], [status])
     listen(build.click, handlers.build, [name, *words, *boxes, model], [chosen, status])
     listen(combine.click, handlers.combine, [name, line], [chosen, status])
     listen(bring_in.click, handlers.bring_in, [name, first, second], [chosen, status])
@@ -188,7 +186,9 @@ def add_library(widgets: Widgets, workshop: Workshop) -> None:
 
 def _lines(label: str, elem_id: str) -> Any:
     return unsaved(
-        gr.Textbox(value="", label=label, lines=3, max_lines=10, info="one a line; {word} is the word", elem_id=elem_id)
+        gr.Textbox(
+            value="", label=label, lines=3, max_lines=10, info="one per line; {word} is the word", elem_id=elem_id
+        )
     )
 
 

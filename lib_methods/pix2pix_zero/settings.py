@@ -42,7 +42,7 @@ class Pix2PixZeroSettings:
         about="what is there: *cat*. As many as targets, or one",
     )  # fmt: skip
     target: str = text(
-        "Target", 'what it becomes; several with "|": the images take turns', "dog", longest=MAX_WORDS, important=True,
+        "Target", 'what it becomes; separate several with "|", used in turn', "dog", longest=MAX_WORDS, important=True,
         about="what it becomes: *dog*. Separate several with a bar, *dog \\| fox*: the images of a batch use them in"
         " turn",
     )  # fmt: skip
@@ -57,7 +57,7 @@ class Pix2PixZeroSettings:
         "sentences do not fit the words, or if the text encoder knows little beyond its captions",
     )  # fmt: skip
     directions: str = text(
-        "Directions", "in place of source and target; -1 reverses one, several with a bar: the images take turns",
+        "Directions", "instead of source and target; -1 reverses one; separate several with a bar, used in turn",
         "cat to dog: 1, day to night: -0.5", longest=MAX_CAPTION,
         about="directions from the library instead of words: *cat to dog: 1, day to night: -0.5*",
     )  # fmt: skip
@@ -66,7 +66,7 @@ class Pix2PixZeroSettings:
         important=True, about="what the image shows, if the prompt says something else. Empty: the prompt",
     )  # fmt: skip
     strength: float = slider(
-        1.0, 0.0, MAX_STRENGTH, 0.05, "Strength", "how far it is changed", important=True, axis="Strength",
+        1.0, 0.0, MAX_STRENGTH, 0.05, "Strength", "how far it changes", important=True, axis="Strength",
         about="how far along the edit. 0 gives the reconstruction, if the prompt is the caption and the negative "
         "prompt is empty",
     )  # fmt: skip
@@ -134,7 +134,7 @@ class Pix2PixZeroSettings:
         about="appends the reconstruction, and where the word attends, to the results",
     )  # fmt: skip
     save_as: str = text(
-        "Keep the next edit's direction as", "with its LoRAs and its caption; replaces an older one at every Generate",
+        "Keep the next edit's direction as", "with its LoRAs and caption; replaces an older one at every Generate",
         longest=MAX_WORDS, subject="The direction's name", key=None, kept=False,
         about="a name in the library. What is kept is what this edit adds to its prompt, with its LoRAs, and with "
         "the caption if it matters",
@@ -149,16 +149,16 @@ class Pix2PixZeroSettings:
         if self.save_as:
             object.__setattr__(self, "save_as", new_name(self.save_as))
             if len(_parts(self.directions) or self.pairs) > 1:
-                raise SettingsError("Only one direction can be kept under a name: leave out the others, or the name.")
+                raise SettingsError("Only one direction can be saved under a name. Remove the others, or the name.")
         if self.mask_mode == "by word" and not (self.mask_word or self.sources):
-            raise SettingsError("Say which word of the caption the mask is to follow.")
+            raise SettingsError("Enter the word of the caption that the mask should follow.")
 
     def _check_words(self) -> None:
         if self.directions:
             return
         if not self.sources or not self.targets:
             missing = "target" if self.sources else "source"
-            raise SettingsError(f"The {missing} is empty. Say what is in the image and what it is to become.")
+            raise SettingsError(f"The {missing} is empty. Enter what is in the image and what it should become.")
         if len({1, len(self.sources), len(self.targets)}) > 2:
             raise SettingsError(
                 f"There are {len(self.sources)} sources and {len(self.targets)} targets: give as many of both, or one."
@@ -220,15 +220,15 @@ class Pix2PixZeroSettings:
         else:
             what = f"{' | '.join(self.sources)} to {' | '.join(self.targets)}"
             what += " (swapped in the caption)" if self.direction_from == CAPTION else ""
-        whose = "the tab's image" if is_img2img else "what the prompt gives with this seed"
-        whose += " (none yet: put one into the tab)" if is_img2img and tab_is_empty else ""
+        whose = "the tab's image" if is_img2img else "the prompt's image with this seed"
+        whose += " (none yet: add one to the tab)" if is_img2img and tab_is_empty else ""
         parts = [f"{what} in {whose}", f"strength {self.strength:g}"]
         if self.guides:
             first, last = self.guided_steps(steps)
             when = f" on steps {first + 1}-{last} of {steps}" if steps and (self.start, self.end) != (0, 1) else ""
             parts.append(f"structure {self.structure:g} by {self.guidance}{when}")
         else:
-            parts.append("no guidance by structure")
+            parts.append("no structure guidance")
         if self.mask_mode == "by word":
             parts.append(f'only where "{self.mask_word or " | ".join(self.sources)}" is')
         elif self.mask_mode != "everywhere":

@@ -83,7 +83,7 @@ def read_header(path: Path, name: str = "") -> Header:
             if start[8:9] != b"{" or not 2 <= length <= LARGEST_HEADER:
                 raise CheckpointError(f"{name} {_cause(start, whole)}")
             if length > whole - 8:
-                raise CheckpointError(f"{name} is not complete: it ends within its header. Download it again.")
+                raise CheckpointError(f"{name} is incomplete: it ends within its header. Download it again.")
             file.seek(8)
             text = file.read(length)
     except FileNotFoundError:
@@ -142,8 +142,8 @@ def _head(entry: Mapping[str, Any]) -> TensorHead:
 
 _DAMAGED = "is damaged; download it again."
 _PICKLE = (
-    "is a pickled checkpoint: opening one can run any program that its author put into it, so it is refused. "
-    "Get the .safetensors version of the model, or convert it on a machine that you can afford to lose."
+    "is a pickled checkpoint: opening one can run any code its author put into it, so it is refused. "
+    "Get the .safetensors version of the model."
 )
 
 
@@ -166,8 +166,8 @@ def _cause(start: bytes, whole: int) -> str:
 
 def _cut(whole: int, end: int) -> str:
     if _size(whole) == _size(end):
-        return f"is not complete: {end - whole} bytes of {_size(end)} are missing. Download it again."
-    return f"is not complete: it has {_size(whole)} of {_size(end)}. Download it again."
+        return f"is incomplete: {end - whole} bytes of {_size(end)} are missing. Download it again."
+    return f"is incomplete: it has {_size(whole)} of {_size(end)}. Download it again."
 
 
 def _size(count: int) -> str:

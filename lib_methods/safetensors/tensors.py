@@ -148,6 +148,8 @@ def _look(source: TensorSource) -> tuple[str, tuple[int, ...], int]:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     if sys.byteorder != "little":
-        raise CheckpointError("This machine keeps numbers in another order of bytes than safetensors files.")
+        raise CheckpointError(
+            "This machine is big-endian, and safetensors files are little-endian. Use another machine."
+        )
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data

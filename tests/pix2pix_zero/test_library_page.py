@@ -93,7 +93,7 @@ def test_a_job_keeps_its_direction_under_a_name(host: Running, script: ModuleTyp
     assert (kept.origin.source, kept.origin.target, kept.origin.model) == ("circle", "blue square", "sd1")
     again = host.generate(script_args=edit(directions="kept"), **IMG2IMG)
     assert same(plain, again)
-    for fields, sentence in (({"target": "a | b"}, "Only one direction"), ({"save_as": "a|b"}, "may not hold")):
+    for fields, sentence in (({"target": "a | b"}, "Only one direction"), ({"save_as": "a|b"}, "must not contain")):
         refused = host.generate(script_args=edit(**{"save_as": "more", **fields}), **TXT2IMG)
         assert sentence in refused.comments
     assert script.WORKSHOP.names() == ["kept"]
@@ -177,7 +177,7 @@ def test_a_direction_from_the_page(visit: Callable[[], Visitor], script: ModuleT
     press("build")
     told('"cat to dog" is built')
     press("add")
-    told("stands in place of the words")
+    told("is used instead of the words")
     page.fill("#pix2pix_zero_txt2img_name textarea, #pix2pix_zero_txt2img_name input", "back")
     press("combine")
     told('"back" is combined')
