@@ -2,7 +2,7 @@
 
 API: `"alwayson_scripts": {"Steer pix2pix-zero": {"args": [...]}}`, values in the order of the controls, or one object
 of their names in the first place: `{"source": "cat", "target": "dog"}`. A request that cannot be used is answered with
-422. The library of directions has its own routes, see lib_methods/pix2pix_zero/routes.py.
+422. The library of directions has its own routes, see lib_methods/pix2pix_zero/workshop.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 from modules import paths, script_callbacks, scripts, shared, ui_components
 
 from lib_methods.pictures.store import ImageStore
-from lib_methods.pix2pix_zero import page, routes, session
+from lib_methods.pix2pix_zero import page, session
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.settings import CONTROLS, Pix2PixZeroSettings
-from lib_methods.pix2pix_zero.workshop import Workshop
+from lib_methods.pix2pix_zero.workshop import Workshop, add_routes
 from lib_methods.webui.door import Door
 from lib_methods.webui.method_script import MethodScript, Tab, switched_off
 from lib_methods.webui.widgets import Widgets
@@ -40,7 +40,7 @@ class Pix2PixZeroScript(MethodScript, scripts.Script):
     def guard(cls, demo: Any, app: Any) -> None:
         super().guard(demo, app)
         if shared.cmd_opts.api:
-            routes.add_routes(app, WORKSHOP, Door.of_host(shared.cmd_opts))
+            add_routes(app, WORKSHOP, Door.of_host(shared.cmd_opts))
 
     def summary(self, settings: Pix2PixZeroSettings, enabled: bool, tab: Tab) -> str:
         return switched_off(settings.describe(tab.is_img2img, tab.steps, tab.is_empty), enabled)

@@ -15,8 +15,11 @@ from typing import Protocol
 
 from torch import Tensor
 
+from lib_methods.errors import UserError
+from lib_methods.guidance import combine
 
-class Unsupported(RuntimeError):
+
+class Unsupported(UserError):
     """The host, model or setting cannot be used; the message says so to the user and names what to change."""
 
 
@@ -116,7 +119,7 @@ class Guidance:
 
     def at(self, scale: float) -> Tensor:
         """The guided prediction at another scale."""
-        return self.base + scale * self.direction
+        return combine(self.base, self.direction, scale)
 
 
 class Guide(Protocol):

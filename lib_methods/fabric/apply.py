@@ -31,9 +31,9 @@ from lib_methods.fabric.noise import image_seed
 from lib_methods.fabric.reference import References
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.fabric.weights import log_weights
+from lib_methods.guidance import rescale
 from lib_methods.pictures.fit import crop_to_fill
 from lib_methods.pictures.tensor import to_tensor
-from lib_methods.thresholding.formulas import rescale_guidance
 
 RESCALE = 0.7  # share of the colour correction's rescaling, as Lin et al. use it (arXiv 2305.08891)
 NO_STEP = "No step used the feedback. Check Start and End; dislikes need a CFG scale above 1."
@@ -163,7 +163,7 @@ class FabricHook:
         contrast and saturation with it. The guided prediction gets back the spread of the conditional one, in part."""
         if self._read_at != call.step:
             return guidance.guided
-        return rescale_guidance(guidance.guided, guidance.cond, RESCALE)
+        return rescale(guidance.guided, guidance.cond, RESCALE)
 
     def _groups(self, call: DenoiserCall) -> dict[Role, _Group]:
         settings = self.settings

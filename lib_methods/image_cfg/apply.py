@@ -20,7 +20,7 @@ from lib_methods.denoiser import (
     Unsupported,
     picture_of,
 )
-from lib_methods.image_cfg import formula
+from lib_methods.image_cfg import formulas
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures import mask
 from lib_methods.pictures.fit import fit
@@ -86,11 +86,11 @@ class ImageCfg:
             self._white = self._white.to(call.level.device)
         steps = self.sampling.steps
         text, image = self.settings.scales_at(call.step, steps, text_scale)
-        scale = formula.region_scale(image, self.settings.mask_scale_at(call.step, steps), self._white)
-        return formula.plan(text, scale, needs)
+        scale = formulas.region_scale(image, self.settings.mask_scale_at(call.step, steps), self._white)
+        return formulas.plan(text, scale, needs)
 
     def base(self, plan: RowPlan, image: Tensor, empty: Tensor) -> Tensor:
-        return formula.base(image, empty, plan.image_scale)
+        return formulas.base(image, empty, plan.image_scale)
 
 
 def _white(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor | float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lib_methods.checks import SettingsError
-from lib_methods.image_cfg.formula import SCHEDULES, scale_at
+from lib_methods.image_cfg.formulas import SCHEDULES, scale_at
 from lib_methods.pictures.fit import FITS
 from lib_methods.pictures.named import mask_name, picture_name
 from lib_methods.pictures.store import ImageStore, is_image_id

@@ -9,17 +9,20 @@ from torch import Tensor
 
 from lib_methods.attention import pad_tokens
 from lib_methods.denoiser import NO_EDITING, Conditioning, Editing, LoadedModel, Sampling, Unsupported, editing_of
-from lib_methods.pix2pix_zero.ddpm import DDPM, AncestralSettings, NoisePath, invert_ancestral
-from lib_methods.pix2pix_zero.edit import Edit
-from lib_methods.pix2pix_zero.inversion import InversionError, InversionSettings, Predict, Trajectory, invert
-from lib_methods.pix2pix_zero.inversion_cache import InversionCache, Inverted, inversion_key, tensor_hash
+from lib_methods.pix2pix_zero.ddpm import DDPM, StepNoise, invert_ancestral, noise_of
+from lib_methods.pix2pix_zero.edit import Edit, Shift
+from lib_methods.pix2pix_zero.inversion import (
+    AncestralSettings,
+    InversionError,
+    InversionSettings,
+    Predict,
+    Trajectory,
+    invert,
+)
+from lib_methods.pix2pix_zero.inversion_cache import InversionCache, inversion_key, tensor_hash
 from lib_methods.pix2pix_zero.maps import chosen_layers
 from lib_methods.pix2pix_zero.reference import Reference
 from lib_methods.pix2pix_zero.settings import Pix2PixZeroSettings
-from lib_methods.pix2pix_zero.shift import Shift
-from lib_methods.pix2pix_zero.step_noise import StepNoise, noise_of
-
-__all__ = ["CACHE", "Edit", "Shift", "Words", "attach", "check"]
 
 Progress = Callable[[int, int], bool]
 
@@ -122,7 +125,7 @@ def attach(
             raise Unsupported(str(error)) from error
         if not trajectory.complete:
             return None
-        noise = noise_of(trajectory) if isinstance(trajectory, NoisePath) else None
+        noise = noise_of(trajectory) if isinstance(trajectory.settings, AncestralSettings) else None
     else:
         if cfg_scale != 1:
             uncond = editing.embed(words.negatives, negative=True)
@@ -157,7 +160,7 @@ def _inverted(
     seed: int,
     progress: Progress | None,
     cache: InversionCache,
-) -> Inverted:
+) -> Trajectory:
     """The picture's trajectory; equal rows of a batch are inverted once."""
     editing = editing_of(sampling)
     how = _how(editing, settings, seed)
@@ -174,20 +177,13 @@ def _inverted(
     key = inversion_key(latents[chosen], sampling.model_key(), told, editing.sigmas, how)
     kept = cache.get(key)
     predict: Predict = lambda x, sigma: editing.predict(x, sigma, few)  # noqa: E731
-    found: Inverted
     if isinstance(how, AncestralSettings):
-        begun = kept if isinstance(kept, NoisePath) else None
-        found = invert_ancestral(latents[chosen], editing.sigmas, predict, how, progress, begun)
+        found = invert_ancestral(latents[chosen], editing.sigmas, predict, how, progress, kept)
     else:
-        partial = kept if isinstance(kept, Trajectory) else None
-        found = invert(latents[chosen], editing.sigmas, predict, how, progress, partial)
+        found = invert(latents[chosen], editing.sigmas, predict, how, progress, kept)
     if kept is None or found.done > kept.done:
         cache.put(key, found, CACHE_LIMIT)
-    places = [chosen.index(row) for row in rows]
-    if isinstance(found, NoisePath):
-        return replace(found, latents=found.latents[:, places], offsets=found.offsets[:, places])
-    offsets = None if found.offsets is None else found.offsets[:, places]
-    return replace(found, latents=found.latents[:, places], offsets=offsets)
+    return found.rows([chosen.index(row) for row in rows])
 
 
 def _how(editing: Editing, settings: Pix2PixZeroSettings, seed: int) -> InversionSettings | AncestralSettings:

@@ -9,13 +9,14 @@ known yet, and takes the lower latent at the upper level instead. Refinement rep
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lib_methods.checks import check_choice, check_number
+from lib_methods.errors import UserError
 from lib_methods.pix2pix_zero.noise import Regularisation, regularise
 
 DDIM, DIRECT = "ddim", "direct"
@@ -27,7 +28,7 @@ Progress = Callable[[int, int], bool]
 """(steps done, steps in all) -> whether to go on; asked before every step."""
 
 
-class InversionError(RuntimeError):
+class InversionError(UserError):
     """An inversion that cannot be finished; the message says why in the user's words."""
 
 
@@ -55,31 +56,48 @@ class InversionSettings:
 
 
 @dataclass(frozen=True)
+class AncestralSettings:
+    """The noise of an ancestral sampler, and the seed that the noisy latents are drawn with.
+
+    eta: 1 for Euler a and DDPM, 0 to 1; 0 is the deterministic sampler, whose steps need corrections instead of noise.
+    noise_scale: the sampler's factor on its noise, s_noise; 0.1 to 2.
+    seed: 0 to 2^32 - 1.
+    """
+
+    eta: float = 1.0
+    noise_scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("Eta", self.eta, 0, 1)
+        check_number("The scale of the sampler's noise", self.noise_scale, 0.1, 2)
+        check_number("The seed of the inversion", self.seed, 0, 2**32 - 1)
+        object.__setattr__(self, "seed", int(self.seed))
+
+
+@dataclass(frozen=True)
 class Trajectory:
-    """A picture's latents at every noise level of a sampler; partial where the inversion was interrupted.
+    """An image's latents at every noise level of a sampler; partial where the inversion was interrupted.
 
     sigmas: (steps + 1,), float32 or better, CPU, falling; the last is 0, or the level where the sampler stops.
-    latents: (steps + 1, batch, 4, h, w), in sigma space, in the order of `sigmas`: the noise first, the picture last.
-    offsets: (steps, batch, 4, h, w), what must be added after each decoding step; None without direct inversion.
-    done: steps of work that are done, of `total`: first the inversion's, from the picture upwards, then the offsets'
-        from the noise downwards. Levels that are not reached yet hold zeros.
+    latents: (steps + 1, batch, 4, h, w), in sigma space, in the order of `sigmas`: the noise first, the image last.
+        Levels that are not reached yet hold zeros.
+    offsets: (steps, batch, 4, h, w), what must be added after the part of each decoding step that has no noise; None
+        for "ddim". Where an ancestral sampler adds noise, it is that noise.
+    done, total: steps of work that are done, and in all.
     """
 
     sigmas: Tensor
     latents: Tensor
     offsets: Tensor | None
-    settings: InversionSettings
+    settings: InversionSettings | AncestralSettings
     done: int
+    total: int
 
     @property
     def steps(self) -> int:
         """Steps of the sampler."""
         return len(self.sigmas) - 1
-
-    @property
-    def total(self) -> int:
-        """Steps of work in all."""
-        return self.steps * (1 if self.offsets is None else 2)
 
     @property
     def complete(self) -> bool:
@@ -101,6 +119,11 @@ class Trajectory:
         """The same, with latents and offsets on another device."""
         offsets = None if self.offsets is None else plain_copy(self.offsets, device)
         return replace(self, latents=plain_copy(self.latents, device), offsets=offsets)
+
+    def rows(self, places: Sequence[int]) -> Trajectory:
+        """The same for some images of the batch, in the order given."""
+        offsets = None if self.offsets is None else self.offsets[:, list(places)]
+        return replace(self, latents=self.latents[:, list(places)], offsets=offsets)
 
 
 def euler_step(x: Tensor, denoised: Tensor, sigma: float, target: float) -> Tensor:
@@ -143,9 +166,8 @@ def invert(
         ValueError: latents or sigmas that cannot be used, or `partial` is of another picture, schedule or setting.
     """
     settings = settings or InversionSettings()
-    state = (
-        _begin(latent, check_sigmas(sigmas), settings) if partial is None else _go_on(partial, latent, sigmas, settings)
-    )
+    state = begin(latent, sigmas, settings)
+    state = state if partial is None else resumed(partial, state)
     levels: list[float] = state.sigmas.tolist()
     steps, latents, offsets = state.steps, state.latents, state.offsets
     done = state.done
@@ -160,26 +182,6 @@ def invert(
             offsets[index] = latents[index + 1] - euler_step(latents[index], denoised, levels[index], levels[index + 1])
         done += 1
     return replace(state, done=done)
-
-
-def reconstruct(trajectory: Trajectory, predict: Predict, progress: Progress | None = None) -> Tensor:
-    """Decode the picture from its noise: Euler steps, each corrected by its offset where there are offsets.
-
-    Returns the latents (batch, 4, h, w) at the last level. Raises `InversionError` if the prediction is not finite or
-    `progress` stops it, and ValueError if the trajectory is not complete.
-    """
-    if not trajectory.complete:
-        raise ValueError("the inversion is not finished")
-    levels: list[float] = trajectory.sigmas.tolist()
-    x = trajectory.start
-    for index in range(trajectory.steps):
-        if progress is not None and not progress(index, trajectory.steps):
-            raise InversionError("The reconstruction was interrupted.")
-        denoised = checked(predict(x, levels[index]), trajectory.latents, index)
-        x = euler_step(x, denoised, levels[index], levels[index + 1])
-        if trajectory.offsets is not None:
-            x = x + trajectory.offsets[index]
-    return x
 
 
 def psnr(picture: Tensor, original: Tensor, peak: float = 1.0) -> tuple[float, ...]:
@@ -218,31 +220,31 @@ def plain_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
         return torch.zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
 
 
-def _begin(latent: Tensor, levels: Tensor, settings: InversionSettings) -> Trajectory:
+def begin(latent: Tensor, sigmas: Tensor, settings: InversionSettings | AncestralSettings) -> Trajectory:
+    """A trajectory with nothing done. Raises ValueError for latents or sigmas that cannot be used."""
+    levels = check_sigmas(sigmas)
     if latent.dim() != 4 or latent.numel() == 0 or not bool(torch.isfinite(latent).all()):
         raise ValueError("the latent must be finite and of the shape (batch, channels, height, width)")
     steps = len(levels) - 1
     latents = plain_zeros((steps + 1, *latent.shape), latent)
     latents[-1] = latent.detach()
-    offsets = plain_zeros((steps, *latent.shape), latent) if settings.method == DIRECT else None
-    return Trajectory(levels, latents, offsets, settings, 0)
+    method = settings.method if isinstance(settings, InversionSettings) else ""
+    offsets = None if method == DDIM else plain_zeros((steps, *latent.shape), latent)
+    return Trajectory(levels, latents, offsets, settings, 0, 2 * steps if method == DIRECT else steps)
 
 
-def _go_on(partial: Trajectory, latent: Tensor, sigmas: Tensor, settings: InversionSettings) -> Trajectory:
-    """A copy of the partial trajectory to work on, on the latent's device."""
-    levels = check_sigmas(sigmas)
-    kept = partial.to(latent.device)
-    if settings != kept.settings or not torch.equal(levels, kept.sigmas):
+def resumed(partial: Trajectory, begun: Trajectory) -> Trajectory:
+    """A copy of a partial trajectory to work on, on the device of the one just begun. Raises ValueError where they are
+    of different images, schedules or settings."""
+    kept = partial.to(begun.latents.device)
+    if begun.settings != kept.settings or not torch.equal(begun.sigmas, kept.sigmas):
         raise ValueError("the inversion that was begun has other settings")
-    if latent.shape != kept.latents.shape[1:] or not torch.equal(
-        latent.detach().to(kept.latents.dtype), kept.latents[-1]
-    ):
+    if begun.latents.shape != kept.latents.shape or not torch.equal(begun.latents[-1], kept.latents[-1]):
         raise ValueError("the inversion that was begun is of another picture")
-    latents = plain_zeros(tuple(kept.latents.shape), kept.latents).copy_(kept.latents)
-    offsets = kept.offsets
-    if offsets is not None:
-        offsets = plain_zeros(tuple(offsets.shape), offsets).copy_(offsets)
-    return replace(kept, latents=latents, offsets=offsets)
+    begun.latents.copy_(kept.latents)
+    if begun.offsets is not None and kept.offsets is not None:
+        begun.offsets.copy_(kept.offsets)
+    return replace(begun, done=kept.done)
 
 
 def _step_up(

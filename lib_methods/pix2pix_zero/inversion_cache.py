@@ -11,10 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib_methods.pix2pix_zero.ddpm import NoisePath
 from lib_methods.pix2pix_zero.inversion import Trajectory
-
-Inverted = Trajectory | NoisePath
 
 
 class InversionKey(NamedTuple):
@@ -53,16 +50,16 @@ class InversionCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[InversionKey, Inverted] = OrderedDict()
+        self._kept: OrderedDict[InversionKey, Trajectory] = OrderedDict()
 
-    def get(self, key: InversionKey) -> Inverted | None:
+    def get(self, key: InversionKey) -> Trajectory | None:
         """What is kept under the key, on the CPU and perhaps partial, or None."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
-    def put(self, key: InversionKey, inverted: Inverted, limit: int) -> bool:
+    def put(self, key: InversionKey, inverted: Trajectory, limit: int) -> bool:
         """Keep an inversion if it fits into `limit` bytes, in place of older ones; says whether it was kept."""
         held = inverted.to("cpu")
         with self._lock:

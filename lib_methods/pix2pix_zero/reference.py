@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lib_methods.denoiser import Conditioning, Editing
-from lib_methods.pix2pix_zero.inversion import euler_step
-from lib_methods.pix2pix_zero.inversion_cache import Inverted
+from lib_methods.guidance import combine
+from lib_methods.pix2pix_zero.ddpm import StepNoise
+from lib_methods.pix2pix_zero.inversion import Trajectory, euler_step
 from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
-from lib_methods.pix2pix_zero.step_noise import StepNoise
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Reference:
     editing: Editing
     cond: Conditioning
     start: Tensor
-    trajectory: Inverted | None = None
+    trajectory: Trajectory | None = None
     uncond: Conditioning | None = None
     scale: float = 1.0
     noise: StepNoise | None = None
@@ -144,7 +144,7 @@ class Reference:
         if self.uncond is None:
             return found
         cond, uncond = found.chunk(2) if self._fit_together else (found, self._predict(self.uncond))
-        return uncond + self.scale * (cond - uncond)
+        return combine(uncond, cond - uncond, self.scale)
 
     @property
     def _fit_together(self) -> bool:

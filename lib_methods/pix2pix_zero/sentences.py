@@ -1,7 +1,8 @@
-"""Several hundred sentences about a word: from built-in templates, or from the user's own text.
+"""Several hundred sentences about a word: from built-in templates, the user's own text, or a local language model.
 
 An edit direction is the mean over many sentences, so that what the sentences say besides the word cancels out. The
-same templates serve source and target, in the same order.
+same templates serve source and target, in the same order. A language model needs transformers; nothing is
+loaded from the network, and no code that comes with a model is run.
 """
 
 from __future__ import annotations
@@ -9,9 +10,15 @@ from __future__ import annotations
 import codecs
 import itertools
 import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from lib_methods.checks import check_choice
+import torch
+
+from lib_methods.checks import check_choice, check_number
 from lib_methods.pix2pix_zero.words import (
     SentencesError,
     article_of,
@@ -20,6 +27,7 @@ from lib_methods.pix2pix_zero.words import (
     with_article,
     without_article,
 )
+from lib_methods.webui.names import seen
 
 OBJECT, STYLE, ADJECTIVE = "object", "style", "adjective"
 KINDS = (OBJECT, STYLE, ADJECTIVE)
@@ -28,149 +36,56 @@ MAX_FILE_BYTES = 2**20
 MAX_SENTENCES = 5000
 MAX_SENTENCE = 1000
 PLACEHOLDER = "{word}"
+AT_A_TIME = 8
+_NEW_TOKENS = 40
+_FEWEST = 10
+_EXAMPLES = (
+    "a photo of {} in front of a white wall",
+    "{} beside a road, early in the morning",
+    "someone painted {} on an old piece of wood",
+)
 
 _PICTURES = (
-    "a photo of {}",
-    "a photograph of {}",
-    "a picture of {}",
-    "a close-up of {}",
-    "a wide shot of {}",
-    "a snapshot of {}",
-    "a bright photo of {}",
-    "a dark photo of {}",
-    "a black and white photo of {}",
-    "a drawing of {}",
-    "an oil painting of {}",
-    "an illustration of {}",
-    "a film still with {}",
-    "a postcard with {}",
-    "nothing but {}",
-    "{}",
-)
+    "a photo of {}|a photograph of {}|a picture of {}|a close-up of {}|a wide shot of {}|a snapshot of {}|"
+    "a bright photo of {}|a dark photo of {}|a black and white photo of {}|a drawing of {}|an oil painting of {}|"
+    "an illustration of {}|a film still with {}|a postcard with {}|nothing but {}|{}"
+).split("|")
 _PLACES = (
-    "",
-    " in a garden",
-    " beside a quiet road",
-    " in front of a brick wall",
-    " on a wooden table",
-    " near the sea",
-    " in the middle of a field",
-    " in a small room",
-    " by the window",
-    " in the morning light",
-    " at night",
-    " on a cloudy day",
-    " under a tree",
-    " in the city",
-    " against a plain background",
-    ", seen from the side",
-)
+    "| in a garden| beside a quiet road| in front of a brick wall| on a wooden table| near the sea|"
+    " in the middle of a field| in a small room| by the window| in the morning light| at night| on a cloudy day|"
+    " under a tree| in the city| against a plain background|, seen from the side"
+).split("|")
 _TALES = (
-    "we came across {}",
-    "she was looking at {}",
-    "he could not stop thinking about {}",
-    "the children pointed at {}",
-    "nobody had noticed {}",
-    "they sent us a picture of {}",
-    "everyone at the table talked about {}",
-    "there was room for {}",
-    "my neighbour has always wanted {}",
-    "the story begins with {}",
-)
+    "we came across {}|she was looking at {}|he could not stop thinking about {}|the children pointed at {}|"
+    "nobody had noticed {}|they sent us a picture of {}|everyone at the table talked about {}|"
+    "there was room for {}|my neighbour has always wanted {}|the story begins with {}"
+).split("|")
 _TIMES = (
-    "",
-    " this morning",
-    " on the way home",
-    " last summer",
-    " a minute ago",
-    " after the rain",
-    " for a long while",
-    " once more",
-    " that afternoon",
-    " in the end",
-)
+    "| this morning| on the way home| last summer| a minute ago| after the rain| for a long while| once more|"
+    " that afternoon| in the end"
+).split("|")
 _SUBJECTS = (
-    "a house",
-    "a cat",
-    "a dog",
-    "a horse",
-    "a woman",
-    "a man",
-    "a child",
-    "a street",
-    "a mountain",
-    "a river",
-    "a forest",
-    "a tree",
-    "a flower",
-    "a bowl of fruit",
-    "a bird",
-    "a ship",
-    "a car",
-    "a bridge",
-    "a castle",
-    "a city at night",
-    "a village in winter",
-    "a room with a window",
-    "a crowd of people",
-    "the sea",
-    "the sky in the evening",
-)
+    "a house|a cat|a dog|a horse|a woman|a man|a child|a street|a mountain|a river|a forest|a tree|a flower|"
+    "a bowl of fruit|a bird|a ship|a car|a bridge|a castle|a city at night|a village in winter|"
+    "a room with a window|a crowd of people|the sea|the sky in the evening"
+).split("|")
 _STYLES = (
-    "{subject} in the style of {word}",
-    "{subject}, {word} style",
-    "{word} style picture of {subject}",
-    "a picture of {subject} that looks like {word}",
-    "{subject} as {word}",
-    "{word}, showing {subject}",
-    "an artwork of {subject}, done as {word}",
-    "{subject}, everything in the manner of {word}",
-    "{word} of {subject}",
-    "typical {word} with {subject}",
-    "what {subject} looks like in {word}",
-    "{subject} rendered as {word}, full of detail",
-)
+    "{subject} in the style of {word}|{subject}, {word} style|{word} style picture of {subject}|"
+    "a picture of {subject} that looks like {word}|{subject} as {word}|{word}, showing {subject}|"
+    "an artwork of {subject}, done as {word}|{subject}, everything in the manner of {word}|{word} of {subject}|"
+    "typical {word} with {subject}|what {subject} looks like in {word}|"
+    "{subject} rendered as {word}, full of detail"
+).split("|")
 _NOUNS = (
-    "house",
-    "cat",
-    "dog",
-    "horse",
-    "woman",
-    "man",
-    "child",
-    "street",
-    "mountain",
-    "river",
-    "forest",
-    "tree",
-    "flower",
-    "table",
-    "bird",
-    "ship",
-    "car",
-    "bridge",
-    "castle",
-    "city",
-    "village",
-    "room",
-    "garden",
-    "sky",
-    "landscape",
-)
+    "house|cat|dog|horse|woman|man|child|street|mountain|river|forest|tree|flower|table|bird|ship|car|bridge|"
+    "castle|city|village|room|garden|sky|landscape"
+).split("|")
 _TRAITS = (
-    "a photo of {one}",
-    "a picture of {one} at noon",
-    "a close-up of {one}",
-    "a painting of {one}",
-    "{one} in the distance",
-    "{one} in the middle of the picture",
-    "the {noun} is {word}",
-    "a {noun} that is {word}",
-    "this {noun} looks very {word}",
-    "we passed {one} on our way",
-    "nothing is as {word} as this {noun}",
-    "{word}: a {noun} and its surroundings",
-)
+    "a photo of {one}|a picture of {one} at noon|a close-up of {one}|a painting of {one}|{one} in the distance|"
+    "{one} in the middle of the picture|the {noun} is {word}|a {noun} that is {word}|"
+    "this {noun} looks very {word}|we passed {one} on our way|nothing is as {word} as this {noun}|"
+    "{word}: a {noun} and its surroundings"
+).split("|")
 
 
 def built_in_sentences(word: str, kind: str = OBJECT) -> list[str]:
@@ -230,16 +145,9 @@ def parse_sentences(text: str, word: str) -> list[str]:
     return list(found)
 
 
-def read_sentences(path: str | os.PathLike[str], word: str) -> list[str]:
-    """The sentences of a text file in UTF-8, as `parse_sentences` reads them.
-
-    Raises `SentencesError` also for a file that is missing, larger than 1 MiB or not a text.
-    """
-    return parse_sentences(read_text(path), word)
-
-
 def read_text(path: str | os.PathLike[str]) -> str:
-    """What is in a text file in UTF-8. Raises `SentencesError` as `read_sentences` does."""
+    """What is in a text file in UTF-8. Raises `SentencesError` for a file that is missing, larger than 1 MiB or
+    not a text."""
     file = Path(path)
     try:
         if not file.is_file():  # nor a folder, a device or a pipe, which would never end
@@ -259,3 +167,108 @@ def read_text(path: str | os.PathLike[str]) -> str:
     if any(character < " " and character not in "\t\n\r\f" for character in text):
         raise SentencesError("The file is not a text: it holds binary data.")
     return text
+
+
+def sentences_from_model(
+    folder: str | os.PathLike[str],
+    word: str,
+    count: int = 200,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], bool] | None = None,
+) -> list[str]:
+    """Let a causal language model write up to `count` different sentences that mention the word.
+
+    folder: a model as transformers saves it, with tokenizer and weights as .safetensors. count: 1 to 5000; as many as
+    the model finds in a reasonable number of attempts come back, but at least ten (or `count`).
+    progress: (sentences found, wanted) -> whether to go on. The same seed gives the same sentences on the same machine;
+    the process's random generators are left as they were.
+
+    Raises:
+        SentencesError: transformers is missing, the folder holds no such model, or it writes too few sentences.
+    """
+    word = clean_word(word)
+    count = int(check_number("The number of sentences", count, 1, MAX_SENTENCES))
+    tokenizer, model = _load(folder, torch.device(device))
+    thing = with_article(word)
+    lines = "\n".join(f"- {example.replace('{}', thing)}" for example in _EXAMPLES)
+    prompt = f"Captions of pictures, one per line. Every picture shows {thing}.\n{lines}\n-"
+    found: dict[str, None] = {}
+    with _seeded(seed, torch.device(device)), torch.inference_mode():
+        for _ in range(3 + 4 * count // AT_A_TIME):
+            if len(found) >= count or (progress is not None and not progress(len(found), count)):
+                break
+            for text in _write(tokenizer, model, prompt):
+                found.update(dict.fromkeys(_captions(text, word)))
+    if len(found) < min(count, _FEWEST):
+        raise SentencesError(
+            f'The text model wrote only {len(found)} sentences about "{without_article(word)}". '
+            "Use a larger model, the built-in sentences or a text file."
+        )
+    return list(found)[:count]
+
+
+def _load(folder: str | os.PathLike[str], device: torch.device) -> tuple[Any, Any]:
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError:
+        raise SentencesError(
+            "Sentences from a text model need the package transformers, which is not installed. "
+            "Use the built-in sentences or a text file."
+        ) from None
+    try:
+        # Anything but a folder would be taken for a name on the model hub.
+        path = str(Path(folder).resolve(strict=True) / "")
+        if not (Path(path) / "config.json").is_file():
+            raise FileNotFoundError
+        safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(path, **safe)
+        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **safe)
+        return tokenizer, model.to(device).eval()
+    except Exception as error:  # a damaged model fails in any way there is
+        raise SentencesError(
+            "The text model cannot be loaded. Its folder must hold a causal language model as transformers saves it, "
+            "with its tokenizer and weights as .safetensors; models that need their own code are not run."
+        ) from error
+
+
+def _write(tokenizer: Any, model: Any, prompt: str) -> list[str]:
+    """What the model adds to the prompt, several times."""
+    inputs = tokenizer([prompt], return_tensors="pt").to(model.device)
+    length = inputs["input_ids"].shape[1]
+    end = tokenizer.eos_token_id
+    written = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        do_sample=True,
+        top_p=0.95,
+        temperature=1.0,
+        max_new_tokens=_NEW_TOKENS,
+        num_return_sequences=AT_A_TIME,
+        pad_token_id=0 if end is None else end,
+    )
+    return [str(text) for text in tokenizer.batch_decode(written[:, length:], skip_special_tokens=True)]
+
+
+def _captions(text: str, word: str) -> Iterator[str]:
+    """The lines that mention the word, without bullets, numbers and quotes; the last one is cut off in its middle,
+    unless it is the only one."""
+    lines = text.split("\n")
+    for line in lines[:-1] or lines:
+        caption = " ".join(re.sub(r"^\s*(?:[-*•]|\d+[.)])?\s*", "", line).strip(" \t\"'“”").split())
+        if 3 <= len(caption) <= 300 and seen(caption) == caption and mentions(caption, word):
+            yield caption
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Sample from the seed; afterwards the generators go on as if nothing had been."""
+    cuda = device.type == "cuda"
+    devices = [torch.cuda.current_device() if device.index is None else device.index] if cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.random.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(devices[0]):
+                torch.cuda.manual_seed(seed)
+        yield

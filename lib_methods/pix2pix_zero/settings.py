@@ -11,7 +11,7 @@ from lib_methods.pix2pix_zero.inversion import DDIM, DIRECT, InversionSettings
 from lib_methods.pix2pix_zero.library import new_name
 from lib_methods.pix2pix_zero.noise import Regularisation
 from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
-from lib_methods.pix2pix_zero.swap import swapped
+from lib_methods.pix2pix_zero.words import swapped
 from lib_methods.webui.controls import Images, check, check_span, checkbox, radio, slider, stored_images, text
 from lib_methods.webui.table import Table
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from lib_methods.denoiser import DenoiserCall, Guidance, Order, Sampling
-from lib_methods.thresholding.formulas import mimic_threshold, rescale_guidance
+from lib_methods.guidance import rescale
+from lib_methods.thresholding.formulas import mimic_threshold
 from lib_methods.thresholding.settings import NO_GUIDANCE, RESCALE, ThresholdSettings
 
 
@@ -40,7 +41,7 @@ class ThresholdGuide:
         if guidance.scale <= NO_GUIDANCE:
             return guided
         if settings.method == RESCALE:
-            return rescale_guidance(guided, guidance.cond, settings.rescale)
+            return rescale(guided, guidance.cond, settings.rescale)
         steps = self.sampling.steps
         scale = settings.cfg_scale_at(guidance.scale, call.step, steps)
         mimic = settings.mimic_scale_at(call.step, steps)

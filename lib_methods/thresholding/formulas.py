@@ -1,8 +1,7 @@
 """The formulas, as pure functions of tensors. No host, no settings.
 
-Pixel space: static and dynamic thresholding of Imagen (Saharia et al. 2022, arXiv 2205.11487, section 2.3). Latent
-space: the mimic scale of the sd-dynamic-thresholding extension (Birch-san, dtan3847, mcmonkey4eva), and CFG rescale
-(Lin et al. 2023, arXiv 2305.08891). All work on each image by itself: its result does not depend on its batch.
+The mimic scale of the sd-dynamic-thresholding extension (Birch-san, dtan3847, mcmonkey4eva), which carries Imagen's
+dynamic thresholding (arXiv 2205.11487, section 2.3) over to latents. An image's result does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from lib_methods.guidance import TINY
 
 SCHEDULES = (
     "Constant",
@@ -32,32 +33,7 @@ VALUED_SCHEDULES = ("Power Up", "Power Down", "Linear Repeating", "Cosine Repeat
 STARTPOINTS = ("MEAN", "ZERO")
 VARIABILITIES = ("AD", "STD")
 
-_TINY = 1e-8
 _FLAT = 1e-6  # of the largest value: what varies less is rounding
-
-
-def static_threshold(x0: Tensor) -> Tensor:
-    """Imagen's static thresholding: the prediction of the clean picture, clipped to [-1, 1]."""
-    return x0.clamp(-1, 1)
-
-
-def dynamic_threshold(x0: Tensor, share: float = 0.995, cap: float | None = None) -> Tensor:
-    """Imagen's dynamic thresholding: clip to [-s, s] and divide by s, with s = max(1, quantile of |x0| of a picture).
-
-    Args:
-        x0: prediction of the clean picture in pixel space, shape (batch, channels, h, w), meant to be in [-1, 1].
-        share: the quantile, in (0, 1]; Imagen has 0.995, DeepFloyd IF's first stage 0.95.
-        cap: the largest s, at least 1; IF's first stage has 1.5, Imagen none.
-
-    Raises `ValueError`.
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"the share of pixels to keep must be in (0, 1], not {share:g}")
-    if cap is not None and not cap >= 1:
-        raise ValueError(f"the cap must be at least 1, not {cap:g}")
-    wide = _wide(x0)
-    s = _quantile(wide.abs(), share, (1, 2, 3)).clamp(min=1, max=cap)
-    return (wide.clamp(-s, s) / s).to(x0.dtype)
 
 
 def mimic_threshold(
@@ -101,8 +77,8 @@ def mimic_threshold(
         if startpoint == "MEAN":
             found = torch.maximum(wanted, found)
             centred = centred.clamp(-found, found)
-    varies = found > _FLAT * target.abs().amax(dims, keepdim=True) + _TINY
-    factor = torch.where(varies, wanted / found.clamp(min=_TINY), torch.ones_like(found))
+    varies = found > _FLAT * target.abs().amax(dims, keepdim=True) + TINY
+    factor = torch.where(varies, wanted / found.clamp(min=TINY), torch.ones_like(found))
     result = centred * factor + centre if startpoint == "MEAN" else target * factor
     return (result if phi == 1 else result * phi + target * (1 - phi)).to(guided.dtype)
 
@@ -130,21 +106,6 @@ def scheduled(scale: float, schedule: str, minimum: float, step: int, steps: int
         "Sawtooth": lambda: repeated,
     }[schedule]()
     return scale if schedule == "Constant" else minimum + (scale - minimum) * factor
-
-
-def rescale_guidance(guided: Tensor, cond: Tensor, share: float = 0.7) -> Tensor:
-    """CFG rescale: give the guided prediction the spread of the conditional one.
-
-    Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed" (arXiv 2305.08891), equations 15 and
-    16: `share * guided * std(cond) / std(guided) + (1 - share) * guided`, the standard deviations over all channels and
-    positions of a picture. Guidance beyond scale 1 makes the spread larger than any clean picture's, which shows as
-    contrast and saturation that burn.
-
-    Shapes (batch, channels, h, w); `share` from 0 (nothing) to 1.
-    """
-    wanted, found = (x.float().std((1, 2, 3), keepdim=True) for x in (cond, guided))
-    factor = wanted / found.clamp(min=_TINY)
-    return guided * (share * factor + (1 - share)).to(guided.dtype)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from lib_methods.fabric.apply import RESCALE, attach
 from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.settings import FabricSettings
-from lib_methods.thresholding.formulas import rescale_guidance
+from lib_methods.guidance import rescale
 from tests.fabric.small_model import Album, picture, small_unet
 from tests.fabric.test_hosts import Denoiser, Patcher, job
 
@@ -100,14 +100,14 @@ def test_rescaling_equals_the_papers_formula(batch: int, channels: int, side: in
     wanted = np.stack(
         [share * g * (np.std(c, ddof=1) / np.std(g, ddof=1)) + (1 - share) * g for g, c in zip(guided, cond)]
     )
-    found = rescale_guidance(torch.from_numpy(guided), torch.from_numpy(cond), share)
+    found = rescale(torch.from_numpy(guided), torch.from_numpy(cond), share)
     np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_rescaling_a_flat_prediction_stays_finite() -> None:
     flat = torch.zeros(1, 4, 8, 8)
-    assert torch.isfinite(rescale_guidance(flat, flat)).all()
-    assert torch.isfinite(rescale_guidance(flat, torch.randn(1, 4, 8, 8))).all()
+    assert torch.isfinite(rescale(flat, flat)).all()
+    assert torch.isfinite(rescale(flat, torch.randn(1, 4, 8, 8))).all()
 
 
 @pytest.mark.parametrize("slices", [None, 1, 2])
@@ -188,7 +188,7 @@ def test_fabric_gives_the_guided_prediction_the_spread_of_the_conditional_one(co
     rows = denoiser.rows
     cond = rows[3:] + torch.stack([0.7 * (rows[0] - rows[3]) + 0.6 * (rows[1] - rows[3]), rows[2] - rows[4]])
     guided = rows[3:] + 5 * (cond - rows[3:])
-    wanted = rescale_guidance(guided, cond, RESCALE) if correct else guided
+    wanted = rescale(guided, cond, RESCALE) if correct else guided
     assert torch.allclose(result, wanted, atol=1e-4)
     denoiser.step = 19  # of 20 calls: after the end
     _, result = call(denoiser)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Needs, RowPlan
-from lib_methods.image_cfg import formula
-from lib_methods.image_cfg.formula import SCHEDULES, scale_at
+from lib_methods.image_cfg import formulas
+from lib_methods.image_cfg.formulas import SCHEDULES, scale_at
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures.fit import FITS, fit
 
@@ -32,7 +32,7 @@ def follow(plan: RowPlan, cond: torch.Tensor, image: torch.Tensor, empty: torch.
     image = image if plan.with_picture else UNKNOWN
     empty = empty if plan.without_picture else UNKNOWN
     if plan.with_picture and plan.without_picture:
-        return formula.base(image, empty, plan.image_scale) + plan.text_scale * (cond - image)
+        return formulas.base(image, empty, plan.image_scale) + plan.text_scale * (cond - image)
     if plan.with_picture:
         return image + plan.text_scale * (cond - image)
     if plan.without_picture:
@@ -44,7 +44,7 @@ def follow(plan: RowPlan, cond: torch.Tensor, image: torch.Tensor, empty: torch.
 @settings(deadline=None)
 def test_every_plan_gives_the_published_sum(s_t: float, s_i: float, base: bool, empty: bool, seed: int) -> None:
     rows = torch.randn(3, 2, 4, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    plan = formula.plan(s_t, s_i, Needs(base=base, empty=empty))
+    plan = formulas.plan(s_t, s_i, Needs(base=base, empty=empty))
     torch.testing.assert_close(
         follow(plan, rows[0], rows[1], rows[2]), published(rows[0], rows[1], rows[2], s_t, s_i), rtol=0, atol=1e-9
     )
@@ -58,7 +58,7 @@ def test_weights_under_and_that_do_not_add_up_to_one_cost_no_term(s_t: float, s_
     generator = torch.Generator().manual_seed(1)
     image, empty, *parts = torch.randn(2 + len(weights), 2, 4, 3, 3, generator=generator, dtype=torch.float64)
     one = abs(sum(weights) - 1) < 1e-9
-    plan = formula.plan(s_t, s_i, Needs(sums_to_one=one))
+    plan = formulas.plan(s_t, s_i, Needs(sums_to_one=one))
     cond = image + sum(w * (part - image) for w, part in zip(weights, parts))
     wanted = empty + s_i * (image - empty) + s_t * sum(w * (part - image) for w, part in zip(weights, parts))
     torch.testing.assert_close(follow(plan, cond, image, empty), wanted, rtol=0, atol=1e-9)
@@ -68,7 +68,7 @@ def test_weights_under_and_that_do_not_add_up_to_one_cost_no_term(s_t: float, s_
     ("s_t", "s_i", "extra"), [(7.5, 1.5, 2), (7.5, 1.0, 1), (1.5, 1.5, 1), (1.0, 1.0, 0), (1.0, 1.5, 2), (0.0, 0.0, 1)]
 )
 def test_no_row_is_computed_that_the_sum_does_not_need(s_t: float, s_i: float, extra: int) -> None:
-    plan = formula.plan(s_t, s_i, Needs())
+    plan = formulas.plan(s_t, s_i, Needs())
     assert plan.with_picture + plan.without_picture == extra
 
 

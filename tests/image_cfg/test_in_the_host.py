@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lib_methods.denoiser import Needs, RowPlan
-from lib_methods.image_cfg import formula
+from lib_methods.image_cfg import formulas
 from tests.fabric.small_model import picture
 from tests.shared.jobs import REPO, pixels
 from tests.shared.pictures import encoded
@@ -81,7 +81,7 @@ def test_short_cuts_run_fewer_rows_and_change_nothing(
         short = host.latents(**job)
     assert sum(runs) == 3 * 2 * rows
     assert not slices or max(runs) == 2, "no slice is larger than the host's own"
-    monkeypatch.setattr(formula, "plan", whole)
+    monkeypatch.setattr(formulas, "plan", whole)
     with unet_runs() as runs:
         full = host.latents(**job)
     assert sum(runs) == 3 * 2 * 3
@@ -95,7 +95,7 @@ def test_short_cuts_are_exact_under_and(
 ) -> None:
     job: dict[str, Any] = {"prompt": prompt, "script_args": edit(image_scale=scale, text_scale=scale)}
     short = host.latents(**job)
-    monkeypatch.setattr(formula, "plan", whole)
+    monkeypatch.setattr(formulas, "plan", whole)
     assert spread(short, host.latents(**job)) < 1e-5
 
 
@@ -223,7 +223,7 @@ def test_an_exception_in_the_middle_leaves_nothing_behind(host: Running, monkeyp
         raise RuntimeError("broken in the middle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(formula, "base", broken)
+        patch.setattr(formulas, "base", broken)
         with pytest.raises(RuntimeError, match="broken in the middle"):
             host.generate(script_args=edit())
     unet = shared.sd_model.model.diffusion_model

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.denoiser import Needs
-from lib_methods.image_cfg import formula
+from lib_methods.image_cfg import formulas
 from lib_methods.image_cfg.settings import CONTROLS, ImageCfgSettings
 from lib_methods.pictures import mask as masks
 from lib_methods.pictures.fit import FITS, fit
@@ -46,13 +46,13 @@ def masked(mask: Image.Image, black: float = 1.5, white: float = 3.0, **fields: 
 def scales(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The image scale of every denoiser call that computes all rows."""
     seen: list[Any] = []
-    original = formula.base
+    original = formulas.base
 
     def watched(image: torch.Tensor, empty: torch.Tensor, image_scale: Any) -> torch.Tensor:
         seen.append(image_scale)
         return original(image, empty, image_scale)
 
-    monkeypatch.setattr(formula, "base", watched)
+    monkeypatch.setattr(formulas, "base", watched)
     return seen
 
 
@@ -62,7 +62,7 @@ def test_every_position_follows_the_published_sum(black: float, white: float, te
     generator = torch.Generator().manual_seed(seed)
     full, image, empty = torch.randn(3, 2, 4, 3, 5, generator=generator, dtype=torch.float64)
     share = torch.randint(0, 256, (1, 1, 3, 5), generator=generator).double() / 255
-    plan = formula.plan(text, formula.region_scale(black, white, share), Needs())
+    plan = formulas.plan(text, formulas.region_scale(black, white, share), Needs())
     wanted = torch.empty_like(full)
     for y in range(3):
         for x in range(5):
@@ -70,7 +70,7 @@ def test_every_position_follows_the_published_sum(black: float, white: float, te
             here = (..., y, x)
             wanted[here] = empty[here] + scale * (image[here] - empty[here]) + text * (full[here] - image[here])
     if plan.with_picture and plan.without_picture:
-        given_ = formula.base(image, empty, plan.image_scale) + text * (full - image)
+        given_ = formulas.base(image, empty, plan.image_scale) + text * (full - image)
         torch.testing.assert_close(given_, wanted, rtol=0, atol=1e-9)
     else:
         assert black == white
@@ -80,15 +80,15 @@ def test_every_position_follows_the_published_sum(black: float, white: float, te
 def test_one_scale_everywhere_is_the_scalar_form(scale: float) -> None:
     image, empty = torch.randn(2, 1, 4, 3, 5, generator=torch.Generator().manual_seed(1))
     everywhere = torch.full((1, 1, 3, 5), scale)
-    torch.testing.assert_close(formula.base(image, empty, everywhere), formula.base(image, empty, scale))
-    assert formula.region_scale(scale, scale, torch.rand(1, 1, 3, 5)) == scale
+    torch.testing.assert_close(formulas.base(image, empty, everywhere), formulas.base(image, empty, scale))
+    assert formulas.region_scale(scale, scale, torch.rand(1, 1, 3, 5)) == scale
 
 
 def test_black_white_and_grey() -> None:
     shares = masks.on_latents(grey([[0, 255], [51, 102]]), 2, 2, 8, "crop")
     assert isinstance(shares, torch.Tensor)
     torch.testing.assert_close(shares[0, 0], torch.tensor([[0.0, 1.0], [0.2, 0.4]]))
-    torch.testing.assert_close(formula.region_scale(1.0, 6.0, shares), torch.tensor([[[[1.0, 6.0], [2.0, 3.0]]]]))
+    torch.testing.assert_close(formulas.region_scale(1.0, 6.0, shares), torch.tensor([[[[1.0, 6.0], [2.0, 3.0]]]]))
     assert masks.on_latents(grey([[255]], 40), 5, 3, 8, "pad") == 1.0
     assert masks.on_latents(grey([[0]], 40), 5, 3, 8, "crop") == 0.0
     assert masks.on_latents(grey([[51]], 40), 5, 3, 8, "stretch") == pytest.approx(0.2)
@@ -131,7 +131,7 @@ def test_each_half_has_its_scale(host: Running, monkeypatch: pytest.MonkeyPatch,
         halves = (slice(0, middle), 1.5), (slice(middle, None), 3.0)
         return torch.cat([empty[..., x] + s * (image[..., x] - empty[..., x]) for x, s in halves], -1)
 
-    monkeypatch.setattr(formula, "base", plain)
+    monkeypatch.setattr(formulas, "base", plain)
     assert spread(ours, host.latents(script_args=masked(RIGHT, fit="stretch"), **job)) < 1e-5
     sliced = host.latents(
         script_args=masked(RIGHT, fit="stretch"), override_settings={"batch_cond_uncond": False}, **job

@@ -72,13 +72,13 @@ def test_sdxls_drawn_reference_has_its_empty_negative_prompt(
 def test_the_pooled_text_moves_in_the_prompts_rows_alone(
     start_host: Callable[..., Running], checkpoints: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lib_methods.pix2pix_zero import prompts
+    from lib_methods.pix2pix_zero import session
     from modules import shared
 
     host = start_host(checkpoints("sdxl"), extension_dirs=[REPO])
     unet = shared.sd_model.model.diffusion_model
     moved: list[Tensor] = []
-    make = prompts.make_direction
+    make = session.make_direction
 
     def known(*args: Any, **kwargs: Any) -> Direction:
         found = make(*args, **kwargs)
@@ -96,8 +96,8 @@ def test_the_pooled_text_moves_in_the_prompts_rows_alone(
             inner.remove()
         return seen
 
-    prompts._kept.clear()
-    monkeypatch.setattr(prompts, "make_direction", known)
+    session._kept.clear()
+    monkeypatch.setattr(session, "make_direction", known)
     still, shifted = texts(strength=0), texts(strength=2)
     assert len(still) == len(shifted) == 4
     pooled = still[0].shape[1] - 6 * 256

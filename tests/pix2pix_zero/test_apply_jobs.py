@@ -75,7 +75,7 @@ def test_both_passes_of_hires_fix_have_the_direction(host: Running, monkeypatch:
         seen.append(self.sampling.is_hires)
         return shifted(self, row, added)
 
-    monkeypatch.setattr("lib_methods.pix2pix_zero.shift.Shift._of", watched)
+    monkeypatch.setattr("lib_methods.pix2pix_zero.edit.Shift._of", watched)
     made = host.generate(script_args=edit(show=True), **HIRES, hr_sampler_name="DDIM")
     assert CONTROLS.error_key not in made.infotexts[0]
     assert made.images[0].size == (96, 96)

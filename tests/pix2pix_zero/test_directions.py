@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib_methods.pix2pix_zero.direction_files import load_direction, load_original, read_record, save_direction
 from lib_methods.pix2pix_zero.directions import (
     Direction,
     DirectionError,
@@ -28,6 +27,7 @@ from lib_methods.pix2pix_zero.directions import (
     make_direction,
     mean_embedding,
 )
+from lib_methods.pix2pix_zero.library import load_direction, load_original, read_record, save_direction
 
 ORIGIN = Origin("cat", "dog", 3, 4, 2, "some model")
 

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_methods.pix2pix_zero.direction_files import save_direction
 from lib_methods.pix2pix_zero.directions import DirectionError, Origin
-from lib_methods.pix2pix_zero.library import DirectionLibrary, Listed, clean_name
+from lib_methods.pix2pix_zero.library import DirectionLibrary, Listed, clean_name, save_direction
 from tests.pix2pix_zero.test_directions import Encoder, direction
 
 ODD_NAMES = [

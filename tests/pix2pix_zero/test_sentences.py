@@ -21,9 +21,9 @@ from lib_methods.pix2pix_zero.sentences import (
     MAX_SENTENCES,
     built_in_sentences,
     parse_sentences,
-    read_sentences,
+    read_text,
+    sentences_from_model,
 )
-from lib_methods.pix2pix_zero.text_model import sentences_from_model
 from lib_methods.pix2pix_zero.words import SentencesError, clean_word, mentions, with_article
 
 PHRASES = {
@@ -142,14 +142,14 @@ def test_files_that_are_no_list_of_sentences_are_refused_with_a_sentence(tmp_pat
     file = tmp_path / "sentences.txt"
     file.write_bytes(content)
     with pytest.raises(SentencesError, match=told) as caught:
-        read_sentences(file, "cat")
+        parse_sentences(read_text(file), "cat")
     assert str(tmp_path) not in str(caught.value)
 
 
 def test_a_file_is_read_with_windows_line_ends_and_mark(tmp_path):
     file = tmp_path / "sentences.txt"
     file.write_bytes("\ufeffa cat\r\na café with a cat\r\n".encode())
-    assert read_sentences(file, "cat") == ["a cat", "a café with a cat"]
+    assert parse_sentences(read_text(file), "cat") == ["a cat", "a café with a cat"]
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path):
@@ -159,7 +159,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
         places.append(tmp_path / "pipe")
     for place in places:
         with pytest.raises(SentencesError, match="cannot be found"):
-            read_sentences(place, "cat")
+            read_text(place)
 
 
 @settings(max_examples=50)

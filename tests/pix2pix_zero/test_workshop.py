@@ -19,11 +19,9 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
 from lib_methods.checks import SettingsError
-from lib_methods.pix2pix_zero.direction_files import save_direction
 from lib_methods.pix2pix_zero.directions import Direction, Origin
-from lib_methods.pix2pix_zero.library import DirectionLibrary
-from lib_methods.pix2pix_zero.routes import PATH, add_routes
-from lib_methods.pix2pix_zero.workshop import Workshop
+from lib_methods.pix2pix_zero.library import DirectionLibrary, save_direction
+from lib_methods.pix2pix_zero.workshop import PATH, Workshop, add_routes
 from lib_methods.webui.door import Door, parse_accounts
 
 WORDS = {"source": "cat", "target": "dog"}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from lib_methods.pix2pix_zero.ddpm import ancestral_levels
+from lib_methods.pix2pix_zero.inversion import AncestralSettings, Trajectory, euler_step
 
 
 def gen(seed: int = 0) -> torch.Generator:
@@ -50,6 +54,16 @@ class Crooked:
         self.calls += 1
         unit = x / math.sqrt(1 + sigma**2)
         return x - sigma * self.noise(unit, math.atan(sigma))
+
+
+def replay(found: Trajectory, model: Callable[[Tensor, float], Tensor]) -> Tensor:
+    """The image once more from its noise: the quiet part of every step, and what was found to be missing."""
+    x, sigmas = found.start, found.sigmas.tolist()
+    eta = found.settings.eta if isinstance(found.settings, AncestralSettings) else 0.0
+    for index, (sigma, target) in enumerate(zip(sigmas, sigmas[1:])):
+        x = euler_step(x, model(x, sigma).to(x.dtype), sigma, ancestral_levels(sigma, target, eta)[0])
+        x = x if found.offsets is None else x + found.offsets[index]
+    return x
 
 
 def worst(a: Tensor, b: Tensor) -> float:

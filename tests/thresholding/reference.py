@@ -7,17 +7,6 @@ import math
 import numpy as np
 
 
-def dynamic(x0: np.ndarray, share: float, cap: float | None) -> np.ndarray:
-    """Imagen's dynamic thresholding of pictures (batch, channels, h, w)."""
-    out = []
-    for picture in x0:
-        s = max(1.0, float(np.quantile(np.abs(picture), share)))
-        if cap is not None:
-            s = min(s, cap)
-        out.append(np.clip(picture, -s, s) / s)
-    return np.stack(out)
-
-
 def mimic(
     guided: np.ndarray,
     model: np.ndarray,

@@ -12,8 +12,9 @@ from torch import Tensor
 from benchmarks.bare import BareSampling
 from lib_methods import hosts
 from lib_methods.denoiser import Guidance
+from lib_methods.guidance import rescale
 from lib_methods.thresholding.apply import ThresholdGuide, attach
-from lib_methods.thresholding.formulas import SCHEDULES, mimic_threshold, rescale_guidance
+from lib_methods.thresholding.formulas import SCHEDULES, mimic_threshold
 from lib_methods.thresholding.settings import MIMIC, RESCALE, ThresholdSettings
 from tests.fabric.small_model import small_unet
 from tests.fabric.test_guidance import ALPHAS, STEP, Twist, call, running
@@ -69,7 +70,7 @@ def test_a_mimic_scale_that_is_not_below_the_cfg_scale_touches_nothing(cfg_scale
 
 def test_rescale_only_is_the_papers_formula() -> None:
     seen = guidance()
-    wanted = rescale_guidance(seen.guided, seen.cond, 0.5)
+    wanted = rescale(seen.guided, seen.cond, 0.5)
     assert torch.equal(guide(method=RESCALE, rescale=0.5).guide(CALL, seen), wanted)
 
 

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.dreambooth.tab import api as dreambooth
-from lib_methods.pix2pix_zero import routes as pix2pix_zero
+from lib_methods.pix2pix_zero import workshop as pix2pix_zero
 from lib_methods.webui import door as rules
 from lib_methods.webui.api_guard import _all_routes, guard_script
 from lib_methods.webui.door import Door, is_account, page_accounts, parse_accounts
@@ -79,7 +79,7 @@ def test_no_route_of_the_pack_is_registered_beside_the_door():
     """Every file that adds routes does so with the guarded router."""
     files = [*(ROOT / "lib_methods").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
     adding = [file for file in files if any(word in file.read_text("utf-8") for word in (".add_api_route(", "@app."))]
-    assert {file.name for file in adding} == {"api.py", "routes.py"}
+    assert {file.name for file in adding} == {"api.py", "workshop.py"}
     for file in adding:
         assert file.read_text("utf-8").count("add_api_route(") == file.read_text("utf-8").count("router.add_api_route(")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.denoiser import Guidance, Role, Row, RowPlanner
+from lib_methods.guidance import combine
 from lib_methods.hosts.a1111.rows import A1111Call, RowTakeover
 from lib_methods.hosts.job import JobSampling
 from lib_methods.hosts.passes import Pass, put_back
@@ -104,7 +105,7 @@ class Seam:
         """In place of the host's `combine_denoised_for_edit_model`, which has three rows for a picture."""
         guided = self._combine_edit(x_out, cond_scale)
         cond, image, uncond = x_out.chunk(3)
-        base = uncond + self.denoiser.image_cfg_scale * (image - uncond)
+        base = combine(uncond, image - uncond, self.denoiser.image_cfg_scale)
         return self._guided(range(len(cond)), cond, base, cond - image, cond_scale, guided)
 
     def _guided(

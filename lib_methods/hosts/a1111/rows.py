@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.denoiser import Needs, Role, Row, RowPlan, RowPlanner, Unsupported, sees_picture
+from lib_methods.guidance import weigh
 
 _HOST_ARGUMENTS = ("cond_scale", "s_min_uncond", "image_cond")
 
@@ -151,7 +152,9 @@ class RowTakeover:
         self._acted = True
         if kept or not images:
             return out[: len(x)]
-        summed = self._weighted(torch.cat([part for part in self._cond_out if len(part)]))
+        weights = [weight for parts in self.weights for weight in parts]
+        found = torch.cat([part for part in self._cond_out if len(part)])
+        summed = weigh(found, self.owners, weights, len(self.weights))
         return torch.cat([out[:conds], summed[list(images)]]) if conds else summed[list(images)]
 
     def _run_rows(
@@ -171,12 +174,6 @@ class RowTakeover:
             picture[blind] = 0
             picked["c_concat"] = [picture]
         return inner(x[chosen], sigma[chosen], cond=picked)
-
-    def _weighted(self, rows: Tensor) -> Tensor:
-        """Per image, the weighted sum of its conditional rows."""
-        weights = torch.tensor([w for parts in self.weights for w in parts], device=rows.device, dtype=rows.dtype)
-        summed = rows.new_zeros(len(self.weights), *rows.shape[1:])
-        return summed.index_add(0, torch.tensor(self.owners, device=rows.device), rows * weights[:, None, None, None])
 
     def moved(self, x_out: Tensor, cond_scale: float) -> tuple[Tensor, float, Tensor | None]:
         """The rows moved so that the host's sum of two is the method's, the scale for that sum, and e(I, 0).

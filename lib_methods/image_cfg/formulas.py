@@ -12,6 +12,7 @@ import math
 from torch import Tensor
 
 from lib_methods.denoiser import Needs, RowPlan
+from lib_methods.guidance import combine
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -42,7 +43,7 @@ def base(image: Tensor, empty: Tensor, image_scale: Tensor | float) -> Tensor:
 
     image, empty: (batch, 4, h, w). image_scale: one number, or one a position, (1, 1, h, w).
     """
-    return empty + image_scale * (image - empty)
+    return combine(empty, image - empty, image_scale)
 
 
 def plan(text_scale: float, image_scale: Tensor | float, needs: Needs) -> RowPlan:
