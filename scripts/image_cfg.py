@@ -24,7 +24,7 @@ from lib_methods.webui.widgets import Widgets
 STORE = ImageStore(Path(paths.data_path) / "feedback" / "images")
 NO_IMAGE = "There is no image to edit, so the model generates from the words alone. Add one in the accordion."
 NO_MASK = "There is no mask: nothing is painted in the inpaint tab, so the image scale is the same everywhere."
-SECOND_PASS = "The checkpoint of the second pass sees no image; that pass was made as without the method."
+SECOND_PASS = "The second pass's checkpoint is not an InstructPix2Pix checkpoint, so that pass ran without the method."
 
 
 class ImageCfgScript(MethodScript, scripts.Script):

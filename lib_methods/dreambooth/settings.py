@@ -206,9 +206,9 @@ class TrainingSettings:
         if self.continue_from is not None and self.kind != "LoRA":
             raise SettingsError("Only a LoRA can continue from a LoRA. Choose the kind LoRA.")
         if self.optimizer == "prodigy" and self.fused_backward:
-            raise SettingsError("Prodigy looks at all gradients at once. Switch the fused backward pass off.")
+            raise SettingsError("Prodigy needs all gradients at once. Turn off the fused backward pass.")
         if self.optimizer == "prodigy" and self.text_rate not in (0, self.rate or 1.0):
-            raise SettingsError("Prodigy has one learning rate for all. Leave the text encoder's at 0.")
+            raise SettingsError("Prodigy uses one learning rate. Leave the text encoder's at 0.")
         if self.fused_backward and self.accumulation > 1:
             raise SettingsError("The fused backward pass moves the weights at once: it cannot gather gradients.")
 

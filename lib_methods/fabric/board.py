@@ -29,7 +29,7 @@ _EMPTY = '<p class="fabric-empty">Press {emoji} on an image you made, or drop im
 _CARD = """\
 <figure class="fabric-card{kind}" data-fabric-id="{id}">{picture}
 <button type="button" class="fabric-remove" title="Remove from this list" aria-label="Remove {label}">✕</button>
-<label class="fabric-weight" title="How much this image counts against the others, 0 to {top}">weight<input
+<label class="fabric-weight" title="How much this image counts compared to the others, 0 to {top}">weight<input
  type="number" min="0" max="{top}" step="0.1" value="{weight}" aria-label="Weight of {label}"></label></figure>"""
 _MISSING = """\
 <span class="fabric-missing" title="This image is not on this machine. It will be left out.">missing</span>"""

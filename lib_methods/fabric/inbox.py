@@ -102,14 +102,14 @@ def _act(
         restored: tuple[FeedbackImage, ...] = getattr(found, name)
         kept = {image.image_id: image for image in (*restored, *images)}
         if len(kept) > MAX_IMAGES:
-            raise SettingsError(f"The list is full: {MAX_IMAGES} images.")
+            raise SettingsError(f"The list is full ({MAX_IMAGES} images). Remove one first.")
         lists[name] = tuple(kept.values())
         lists[_OTHER[name]] = tuple(image for image in lists[_OTHER[name]] if image.image_id not in kept)
         notes.extend(dropped)
         return None
     if kind == "add":
         if len(images) >= MAX_IMAGES:
-            raise SettingsError(f"The list is full: {MAX_IMAGES} images.")
+            raise SettingsError(f"The list is full ({MAX_IMAGES} images). Remove one first.")
         source = action.get("image")
         if not isinstance(source, str):
             raise SettingsError("The image did not arrive. Try again.")

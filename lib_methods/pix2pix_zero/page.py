@@ -24,7 +24,7 @@ HINT = "Saved directions, instead of source and target. Build one or drop files,
 def caption_of(image: Image.Image | None, caption: str, tell: Callable[[Image.Image], str]) -> list[str]:
     """The caption that `tell` gives the tab's image, or the one that was there, and the status line."""
     if image is None:
-        return [caption, status_html("Put an image into the tab first.", problem=True)]
+        return [caption, status_html("Add an image to the tab first.", problem=True)]
     try:
         return [tell(image), status_html("Caption by the WebUI. Correct it where it is wrong.")]
     except Unsupported as error:

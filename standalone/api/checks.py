@@ -103,7 +103,7 @@ def check_request(request: GenerationRequest) -> None:
     _between("refiner_switch_at", request.refiner_switch_at, 0, 1)
     width, height = request.width or 0, request.height or 0
     if width * height * (request.batch_size or 1) > MAX_PIXELS_AT_ONCE:
-        raise BadRequest(f"batch_size: {request.batch_size} pictures of {width}x{height} at once are too many.")
+        raise BadRequest(f"batch_size: {request.batch_size} images of {width}x{height} at once are too many.")
     check_names(request)
     for name in ("s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond"):
         if getattr(request, name, None) is not None:
@@ -129,9 +129,11 @@ def _check_hires(request: TextToImageRequest) -> None:
 
 def _check_img2img(request: ImageToImageRequest) -> None:
     if not request.init_images:
-        raise BadRequest("init_images: no picture to start from.", 404)
+        raise BadRequest("init_images: there is no image to start from.", 404)
     if 1 < len(request.init_images) > (request.batch_size or 1):
-        raise BadRequest(f"init_images: there are {len(request.init_images)} for a batch of {request.batch_size}.")
+        raise BadRequest(
+            f"init_images: {len(request.init_images)} images for a batch of {request.batch_size}. Send one, or one each."
+        )
     _between("resize_mode", request.resize_mode, 0, 3)
     _between("inpainting_fill", request.inpainting_fill, 0, 3)
     _between("inpainting_mask_invert", request.inpainting_mask_invert, 0, 1)

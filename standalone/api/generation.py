@@ -52,7 +52,7 @@ def apply_infotext(
     if not request.infotext:
         return request, {}, []
     if len(request.infotext) > MAX_LENGTH:
-        raise BadRequest(f"infotext: longer than {MAX_LENGTH} letters.")
+        raise BadRequest(f"infotext: longer than {MAX_LENGTH} characters.")
     params = pasting.parse_generation_parameters(request.infotext)
     table = TXT2IMG if isinstance(request, TextToImageRequest) else IMG2IMG
     values, left_out = job_fields(params, table)

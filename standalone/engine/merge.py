@@ -86,7 +86,7 @@ def merge_instruct(
     if out.suffix.lower() != ".safetensors":
         raise UserError(f"The result must be a .safetensors file; {out.name} is not one.")
     if out.exists():
-        raise UserError(f"{out.name} exists already; give another name with --out, or remove it.")
+        raise UserError(f"{out.name} already exists. Choose another name with --out, or remove it.")
     with ExitStack() as stack:
         base, instruct, origin = (_File(path, stack) for path in (a, b, c))
         if (base.input_channels, instruct.input_channels) == (2 * LATENT_CHANNELS, LATENT_CHANNELS):

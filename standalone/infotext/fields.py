@@ -119,7 +119,7 @@ def job_fields(params: Params, table: Mapping[str, Source]) -> tuple[dict[str, A
         left_out.append(f"This is metadata of {names.shown(params[UNREAD])}, not an infotext. It was left out.")
     left_out += _models_not_here(params)
     left_out += [
-        f"{key} '{names.shown(params[key])}' is not here and was left out."
+        f"{key} '{names.shown(params[key])}' does not exist here and was left out."
         for key, off in _MISSING.items()
         if params.get(key, off) != off
     ]
@@ -129,12 +129,12 @@ def job_fields(params: Params, table: Mapping[str, Source]) -> tuple[dict[str, A
         try:
             resolve(str(values[name]))
         except UserError:
-            left_out.append(f"{key} '{names.shown(values.pop(name))}' is not here and was left out.")
+            left_out.append(f"{key} '{names.shown(values.pop(name))}' does not exist here and was left out.")
     if "refiner_checkpoint" not in values:
         values.pop("refiner_switch_at", None)
     for name, choices in CHOICES.items():
         if name in values and values[name] not in choices:
-            left_out.append(f"{table[name]} '{names.shown(values.pop(name))}' is not here and was left out.")
+            left_out.append(f"{table[name]} '{names.shown(values.pop(name))}' does not exist here and was left out.")
         elif name in values:
             values[name] = choices.index(values[name])
     return values, left_out
@@ -148,7 +148,7 @@ def _models_not_here(params: Params) -> list[str]:
         shown["Model"] = ""
     if names.folded(vae) in ("automatic", "none"):
         shown["VAE"] = ""
-    return [f"{key} '{names.shown(name)}' is not here and was left out." for key, name in shown.items() if name]
+    return [f"{key} '{names.shown(name)}' does not exist here and was left out." for key, name in shown.items() if name]
 
 
 def without_control(params: Params, table: Mapping[str, Source], controls: Mapping[str, Any]) -> list[str]:

@@ -55,7 +55,7 @@ class Examples:
             pictures.append(self._moments([pair.before for pair in part]).chunk(2, dim=1)[0])
             targets.append(self._moments([pair.after for pair in part]))
             if targets[-1].shape[1:] != targets[0].shape[1:] or pictures[-1].shape[2:] != targets[0].shape[2:]:
-                raise UserError("All pictures of the pairs must be of one size.")
+                raise UserError("All images of the pairs must have the same size.")
             now, done = time.monotonic(), start + len(part)
             left = duration((now - started) / done * (len(pairs) - done))
             if now - told > 5:
@@ -69,7 +69,7 @@ class Examples:
     def _moments(self, paths: Sequence[Any]) -> Tensor:
         images = [read_picture(path) for path in paths]
         if len({image.shape for image in images}) > 1:
-            raise UserError("All pictures of the pairs must be of one size.")
+            raise UserError("All images of the pairs must have the same size.")
         with torch.no_grad():
             posterior = self.model.encode_first_stage(torch.stack(images).to(self.model.device))
         moments: Tensor = posterior.parameters

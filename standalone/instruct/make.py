@@ -109,7 +109,7 @@ def make_pairs(
     kept, drawn = sum(len(entry["pairs"]) for entry in entries), sum(int(entry.get("tried", 0)) for entry in entries)
     first, started, told = len(entries), time.monotonic(), time.monotonic()
     if first and first < count:
-        say(f"Going on after {first} of {count} triplets.")
+        say(f"Resuming after {first} of {count} triplets.")
     for number in range(first, count):
         entry = make_triplet(folder, number, triplet_at(number), source, judge, plan)
         dataset.append(folder, entry)

@@ -79,6 +79,6 @@ def _handler(keys: list[str], queue: JobQueue) -> Callable[..., Awaitable[str]]:
             count = await in_turn(queue, lambda: apply_settings(dict(zip(keys, values))), "settings")
         except Exception as error:  # the page shows a message, whatever it is
             return error_html(sentence_for(error)[0])
-        return as_html(f"{count} setting{'' if count == 1 else 's'} changed." if count else "Nothing had changed.")
+        return as_html(f"{count} setting{'' if count == 1 else 's'} changed." if count else "Nothing has changed.")
 
     return submit

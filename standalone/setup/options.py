@@ -15,15 +15,15 @@ from lib_methods.errors import UserError
 from .training_options import add_training_options
 
 VERBS = {
-    "serve": "open the page in the browser, with the WebUI's API beside it (this is what runs without a verb)",
-    "generate": "make pictures from the command line",
+    "serve": "open the page and the WebUI's API (the default command)",
+    "generate": "generate images from the command line",
     "test": "run all tests and checks",
-    "evaluate": "measure how well a method works: evaluate METHOD --out DIR",
-    "bench": "measure how fast a method is: bench METHOD --out DIR",
+    "evaluate": "measure a method's quality: evaluate METHOD --out DIR",
+    "bench": "measure a method's speed: bench METHOD --out DIR",
     "merge-instruct": "make an InstructPix2Pix version of a checkpoint: merge-instruct A B C",
-    "make-instruct-data": "make pairs of pictures with an instruction, to train an InstructPix2Pix checkpoint on",
+    "make-instruct-data": "generate pairs of images with an instruction, to train an InstructPix2Pix checkpoint",
     "train-instruct": "train an InstructPix2Pix checkpoint on such pairs",
-    "train-dreambooth": "teach a checkpoint a subject from 3 to 5 photos: a LoRA or a new checkpoint comes out",
+    "train-dreambooth": "train a LoRA or a new checkpoint on 3 to 5 photos of a subject",
 }
 
 
@@ -94,7 +94,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
         metavar="FILE_OR_FOLDER",
         type=Path,
         help="a .safetensors file, a diffusers folder, or a folder of checkpoints "
-        "(default: the one that ships, shapes)",
+        "(default: shapes, which ships with the pack)",
     )
     parser.add_argument(
         "--data-dir",
@@ -110,7 +110,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen",
         action="store_true",
-        help="be reachable from other machines, too; without the logins below only in a network that you trust",
+        help="be reachable from other machines, too; without the logins below, only use it in a network you trust",
     )
     parser.add_argument(
         "--allowed-hosts",
@@ -129,7 +129,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         "--api-auth is given",
     )
     parser.add_argument(
-        "--gradio-auth-path", metavar="FILE", type=Path, help="the same, read from a text file: one account a line"
+        "--gradio-auth-path", metavar="FILE", type=Path, help="the same, from a text file with one account per line"
     )
     parser.add_argument(
         "--api-auth", metavar="NAME:PASSWORD", help="ask for a login (HTTP Basic) in the API and the pack's routes"
@@ -157,9 +157,9 @@ def without_logins(arguments: list[str], environment: MutableMapping[str, str]) 
 
 def _generate(parser: argparse.ArgumentParser) -> None:
     _common(parser)
-    picture = parser.add_argument_group("the picture")
-    picture.add_argument("prompt", help="what to draw")
-    picture.add_argument("--negative", default="", metavar="PROMPT", help="what not to draw")
+    picture = parser.add_argument_group("the image")
+    picture.add_argument("prompt", help="what to generate")
+    picture.add_argument("--negative", default="", metavar="PROMPT", help="what to avoid")
     picture.add_argument(
         "--size", type=_size, metavar="WxH", help="for example 512x768 (default: the checkpoint's own)"
     )
@@ -169,27 +169,27 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     )
     picture.add_argument("--scheduler", default="Automatic", help='for example "Karras" (default: Automatic)')
     picture.add_argument("--cfg-scale", type=real(0, 100), help="CFG scale (default: the checkpoint's own, else 7)")
-    picture.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), default=-1, help="-1 takes a random one (default)")
-    picture.add_argument("--batch-size", type=whole(1, 64), default=1, help="pictures at once")
-    picture.add_argument("--batch-count", type=whole(1, 1000), default=1, help="batches one after the other")
+    picture.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), default=-1, help="-1 for a random one (default)")
+    picture.add_argument("--batch-size", type=whole(1, 64), default=1, help="images per batch")
+    picture.add_argument("--batch-count", type=whole(1, 1000), default=1, help="number of batches")
     start = parser.add_argument_group("img2img")
-    start.add_argument("--init-image", type=Path, metavar="FILE", help="start from this picture")
-    start.add_argument("--mask", type=Path, metavar="FILE", help="redraw only where this picture is white")
+    start.add_argument("--init-image", type=Path, metavar="FILE", help="start from this image")
+    start.add_argument("--mask", type=Path, metavar="FILE", help="change only where this mask is white")
     start.add_argument(
         "--denoising-strength",
         type=real(0, 1),
-        help="how far the result may go from the picture, 0 to 1 (default: 0.75, for Hires.fix 0.7)",
+        help="how far the result may differ from the image, 0 to 1 (default: 0.75, for Hires.fix 0.7)",
     )
     hires = parser.add_argument_group("Hires.fix")
-    hires.add_argument("--hires", action="store_true", help="draw small, enlarge, and draw again")
-    hires.add_argument("--hires-scale", type=real(1, 8), default=2.0, help="how much to enlarge (default: 2)")
+    hires.add_argument("--hires", action="store_true", help="generate small, upscale, and refine")
+    hires.add_argument("--hires-scale", type=real(1, 8), default=2.0, help="upscaling factor (default: 2)")
     hires.add_argument("--hires-upscaler", default="Latent", help="for example Latent, Lanczos (default: Latent)")
     hires.add_argument(
-        "--hires-steps", type=whole(0, 1000), default=0, help="steps of the second pass (default: as the first)"
+        "--hires-steps", type=whole(0, 1000), default=0, help="steps of the second pass (default: same as the first)"
     )
     fabric = parser.add_argument_group("FABRIC: feedback images")
     fabric.add_argument(
-        "--like", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="pictures to lean towards"
+        "--like", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="images to lean towards"
     )
     fabric.add_argument(
         "--dislike",
@@ -198,28 +198,34 @@ def _generate(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="pictures to lean away from",
+        help="images to lean away from",
     )
-    fabric.add_argument("--fabric-strength", type=real(0, 2), help="how strongly (default: 0.8)")
-    fabric.add_argument("--fabric-min-strength", type=real(0, 2), help="strength outside of start to end (default: 0)")
-    fabric.add_argument("--fabric-start", type=real(0, 1), help="from this part of the steps on, 0 to 1 (default: 0)")
-    fabric.add_argument("--fabric-end", type=real(0, 1), help="up to this part of the steps, 0 to 1 (default: 0.8)")
-    fabric.add_argument("--fabric-negative-weight", type=real(0, 2), help="weight of the dislikes (default: 0.5)")
+    fabric.add_argument("--fabric-strength", type=real(0, 2), help="strength (default: 0.8)")
+    fabric.add_argument(
+        "--fabric-min-strength", type=real(0, 2), help="strength before start and after end (default: 0)"
+    )
+    fabric.add_argument("--fabric-start", type=real(0, 1), help="first guided share of the steps, 0 to 1 (default: 0)")
+    fabric.add_argument("--fabric-end", type=real(0, 1), help="last guided share of the steps, 0 to 1 (default: 0.8)")
+    fabric.add_argument(
+        "--fabric-negative-weight",
+        type=real(0, 2),
+        help="strength of dislikes, as a share of the likes' (default: 0.5)",
+    )
     parser.add_argument(
-        "--out", type=Path, default=Path("outputs"), metavar="DIR", help="where the PNGs go (default: outputs)"
+        "--out", type=Path, default=Path("outputs"), metavar="DIR", help="folder for the PNG files (default: outputs)"
     )
 
 
 def _test(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "tests", nargs=argparse.REMAINDER, metavar="...", help="what to hand to pytest instead of everything"
+        "tests", nargs=argparse.REMAINDER, metavar="...", help="arguments for pytest (default: all tests)"
     )
 
 
 def _method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", metavar="METHOD", help="for example fabric")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report goes")
-    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
+    parser.add_argument("--quick", action="store_true", help="a short run, as a smoke test")
 
 
 def _merge_instruct(parser: argparse.ArgumentParser) -> None:
@@ -233,10 +239,13 @@ def _merge_instruct(parser: argparse.ArgumentParser) -> None:
 
 def _make_instruct_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where the pairs go; a stopped run goes on there"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the pairs; a stopped run resumes there"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="what draws the pairs (default: the one that ships, shapes)"
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint that generates the pairs (default: shapes, which ships with the pack)",
     )
     captions = parser.add_mutually_exclusive_group()
     captions.add_argument(
@@ -250,15 +259,19 @@ def _make_instruct_data(parser: argparse.ArgumentParser) -> None:
         "--count", type=whole(1, 10**9), metavar="N", help="triplets (default: all of the file, else 1000)"
     )
     parser.add_argument(
-        "--pairs-per-triplet", type=whole(1, 1000), default=8, metavar="K", help="pairs drawn (default: 8)"
+        "--pairs-per-triplet",
+        type=whole(1, 1000),
+        default=8,
+        metavar="K",
+        help="pairs generated per triplet (default: 8)",
     )
     parser.add_argument(
-        "--keep", type=whole(1, 1000), default=4, metavar="K", help="pairs kept of a triplet (default: 4)"
+        "--keep", type=whole(1, 1000), default=4, metavar="K", help="pairs kept per triplet (default: 4)"
     )
     parser.add_argument(
         "--seed", type=whole(0, 2**63 - 1), default=0, help="the same seed gives the same pairs (default: 0)"
     )
-    draw = parser.add_argument_group("how pairs are drawn")
+    draw = parser.add_argument_group("how pairs are generated")
     draw.add_argument("--steps", type=whole(1, 1000), default=20, help="sampling steps (default: 20)")
     draw.add_argument("--cfg-scale", type=real(0, 100), help="CFG scale (default: the checkpoint's own, else 7)")
     draw.add_argument(
@@ -271,12 +284,12 @@ def _make_instruct_data(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=[0.1, 0.9],
         metavar=("LEAST", "MOST"),
-        help="the share of steps with shared attention is drawn between these (default: 0.1 0.9)",
+        help="range of the random share of steps with shared attention (default: 0.1 0.9)",
     )
     judge = parser.add_argument_group("which pairs are kept")
     judge.add_argument("--clip", type=Path, metavar="DIR", help="a folder with a transformers CLIP model")
     judge.add_argument("--no-filter", action="store_true", help="keep every pair")
-    judge.add_argument("--image-similarity", type=real(-1, 1), default=0.75, help="picture to picture (default: 0.75)")
+    judge.add_argument("--image-similarity", type=real(-1, 1), default=0.75, help="image to image (default: 0.75)")
     judge.add_argument(
         "--direction-similarity", type=real(-1, 1), default=0.2, help="with --clip, change to change (default: 0.2)"
     )
@@ -287,20 +300,25 @@ def _make_instruct_data(parser: argparse.ArgumentParser) -> None:
 
 def _train_instruct(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders that make-instruct-data has filled"
+        "--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders written by make-instruct-data"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="what to start from (default: the one that ships, shapes)"
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="what to start from (default: shapes, which ships with the pack)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new .safetensors file")
-    parser.add_argument("--steps", type=whole(1, 10**9), help="length of the whole training, over all runs")
-    parser.add_argument("--minutes", type=real(0.01, 10**6), help="the same as time; with both, what comes first")
-    parser.add_argument("--batch", type=whole(1, 10_000), default=32, help="pairs a step (default: 32)")
+    parser.add_argument("--steps", type=whole(1, 10**9), help="length of training in steps, over all runs")
+    parser.add_argument(
+        "--minutes", type=real(0.01, 10**6), help="length of training in minutes; with both, whichever comes first"
+    )
+    parser.add_argument("--batch", type=whole(1, 10_000), default=32, help="pairs per step (default: 32)")
     parser.add_argument("--rate", type=real(1e-9, 10), default=1e-4, help="learning rate (default: 1e-4)")
     parser.add_argument(
-        "--seed", type=whole(0, 2**63 - 1), default=0, help="the same seed gives the same training (default: 0)"
+        "--seed", type=whole(0, 2**63 - 1), default=0, help="the same seed gives the same result (default: 0)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the state that a stopped training left")
+    parser.add_argument("--resume", action="store_true", help="resume a stopped run")
 
 
 _BUILDERS = {
@@ -318,9 +336,9 @@ _BUILDERS = {
 
 def overview() -> str:
     """The text of run.py --help."""
-    lines = ["Usage: python run.py [VERB] [options]", ""]
+    lines = ["Usage: python run.py [COMMAND] [options]", ""]
     lines += [f"  {verb:<19} {meaning}" for verb, meaning in VERBS.items()]
-    lines += ["", "Each verb has its own --help. The first start installs what is needed into .venv beside run.py."]
+    lines += ["", "Each command has its own --help. The first start installs the packages into .venv beside run.py."]
     return "\n".join(lines)
 
 
@@ -339,7 +357,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise UsageError(f"There is no verb '{verb}'.{hint} The verbs are: {', '.join(VERBS)}")
+        raise UsageError(f"There is no command '{verb}'.{hint} The commands are: {', '.join(VERBS)}")
     parser = Parser(prog=f"run.py {verb}", description=VERBS[verb], allow_abbrev=False)
     _BUILDERS[verb](parser)
     parsed = parser.parse_args(rest)

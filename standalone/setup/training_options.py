@@ -43,44 +43,46 @@ class _Concepts(argparse.Action):
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Every field of TrainingSettings, under its own name where the user knows it by that."""
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="3 to 5 pictures of the subject")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="folder with 3 to 5 photos of the subject")
     parser.add_argument("--class", dest="class_noun", metavar="NOUN", help='what the subject is, for example "dog"')
     parser.add_argument("--base", type=Path, metavar="FILE", help="a .safetensors checkpoint or a diffusers folder")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the result goes, and the training in DIR/NAME")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the result; the run itself is in DIR/NAME")
     parser.add_argument("--name", help="the result's name")
-    parser.add_argument("--kind", type=_kind, metavar="lora|full", help="what comes out (default: lora)")
+    parser.add_argument("--kind", type=_kind, metavar="lora|full", help="kind of result (default: lora)")
     parser.add_argument("--identifier", metavar="WORD", help="the subject's name in prompts (default: a rare word)")
-    parser.add_argument("--resume", action="store_true", help="go on; all but --out and --name may be left out")
-    parser.add_argument("--plan", action="store_true", help="only say what would be done, and what memory it takes")
+    parser.add_argument("--resume", action="store_true", help="resume; only --out and --name are required")
+    parser.add_argument("--plan", action="store_true", help="only print what would be done, and the memory it takes")
     parser.add_argument(
-        "--settings", type=Path, metavar="FILE", help="a JSON file with all settings, in place of the options"
+        "--settings", type=Path, metavar="FILE", help="a JSON file with all settings, instead of options"
     )
-    _strength(parser.add_argument_group("how long and how strongly"))
-    _prior(parser.add_argument_group("what keeps the class as it is (prior preservation)"))
+    _strength(parser.add_argument_group("training"))
+    _prior(parser.add_argument_group("prior preservation (keeps the class as it is)"))
     _photos(parser.add_argument_group("the photos"))
     _machine(parser.add_argument_group("the machine"))
-    _shown(parser.add_argument_group("what is shown and kept"))
+    _shown(parser.add_argument_group("samples and saving"))
 
 
 def _strength(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=int, help="optimizer steps (default: by the number of photos)")
     group.add_argument("--rate", type=float, help="learning rate (default: by the kind and the model's size)")
     group.add_argument("--text-rate", type=float, help="of the text encoder (default: half of --rate)")
-    group.add_argument("--batch-size", type=int, help="photos a step; class pictures come on top (default: 1)")
-    group.add_argument("--accumulation", type=int, metavar="N", help="passes that are gathered for a step (default: 1)")
-    group.add_argument("--train-text", action="store_const", const=True, help="the text encoder learns, too")
+    group.add_argument("--batch-size", type=int, help="photos per step; class images come on top (default: 1)")
+    group.add_argument("--accumulation", type=int, metavar="N", help="passes accumulated per step (default: 1)")
+    group.add_argument("--train-text", action="store_const", const=True, help="also train the text encoder")
     group.add_argument("--text-stop", type=float, metavar="SHARE", help="up to this share of the steps (default: 1)")
     group.add_argument("--rank", type=int, help="of the LoRA (default: 16)")
-    group.add_argument("--alpha", type=float, help="of the LoRA (default: as the rank)")
-    group.add_argument("--convolutions", action="store_const", const=True, help="LoRA on convolutions, too")
+    group.add_argument("--alpha", type=float, help="of the LoRA (default: same as the rank)")
+    group.add_argument("--convolutions", action="store_const", const=True, help="Also train convolutions (LoRA)")
     group.add_argument(
         "--continue-from", type=Path, metavar="LORA", help="start from a LoRA, with its ranks and layers"
     )
     group.add_argument("--schedule", metavar="NAME", help="constant, cosine or linear (default: constant)")
-    group.add_argument("--warm-up", type=int, metavar="STEPS", help="steps in which the rate rises (default: 0)")
+    group.add_argument("--warm-up", type=int, metavar="STEPS", help="warm-up steps (default: 0)")
     group.add_argument("--weight-decay", type=float, help="(default: 0.01)")
-    group.add_argument("--clip-gradients", type=float, metavar="NORM", help="0 for not (default: 1)")
-    group.add_argument("--ema", type=float, metavar="DECAY", help="average the weights, such as 0.999 (default: no)")
+    group.add_argument("--clip-gradients", type=float, metavar="NORM", help="0 to turn off (default: 1)")
+    group.add_argument(
+        "--ema", type=float, metavar="DECAY", help="decay of averaged weights, such as 0.999 (default: off)"
+    )
     group.add_argument("--snr-gamma", type=float, help="of min-SNR weighting, 0 for none (default: 5)")
 
 
@@ -91,9 +93,12 @@ def _prior(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--prior-weight", type=float, metavar="LAMBDA", help="(default: 1)")
     group.add_argument("--class-prompt", metavar="PROMPT", help='of the class images (default: "a NOUN")')
     group.add_argument(
-        "--class-folder", type=Path, metavar="DIR", help="own images of the class (regularisation images), as they are"
+        "--class-folder",
+        type=Path,
+        metavar="DIR",
+        help="your own class images (regularisation images), used as they are",
     )
-    group.add_argument("--class-images", type=int, metavar="N", help="how many are drawn (default: 100)")
+    group.add_argument("--class-images", type=int, metavar="N", help="number of generated class images (default: 100)")
     group.add_argument("--class-steps", type=int, metavar="N", help="sampling steps of each (default: 20)")
 
 
@@ -109,22 +114,28 @@ def _photos(group: argparse._ArgumentGroup) -> None:
         help="one more subject: its folder, its class, and perhaps its identifier and its folder of class images; may "
         "be given more than once. kohya's folders (10_ohwx dog) in --photos are subjects by themselves",
     )
-    group.add_argument("--caption-dropout", type=float, metavar="SHARE", help="leave so many texts empty (default: 0)")
+    group.add_argument(
+        "--caption-dropout", type=float, metavar="SHARE", help="share of captions left empty (default: 0)"
+    )
     group.add_argument("--noise-offset", type=float, metavar="X", help="for darker and brighter images, such as 0.05")
-    group.add_argument("--flip", action="store_const", const=True, help="mirrored photos, too; not for faces, letters")
-    group.add_argument("--no-captions", dest="captions", action="store_const", const=False, help="do not use captions")
-    group.add_argument("--no-masks", dest="masks", action="store_const", const=False, help="do not use masks")
+    group.add_argument(
+        "--flip", action="store_const", const=True, help="also use mirrored photos; not for faces or letters"
+    )
+    group.add_argument("--no-captions", dest="captions", action="store_const", const=False, help="ignore captions")
+    group.add_argument("--no-masks", dest="masks", action="store_const", const=False, help="ignore masks")
 
 
 def _machine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--memory", type=_memory, metavar="8GB", help="what may be used (default: what there is)")
+    group.add_argument("--memory", type=_memory, metavar="8GB", help="memory limit (default: all free memory)")
     group.add_argument("--precision", metavar="NAME", help="fp32, bf16, fp16 or auto (default: auto)")
     group.add_argument(
         "--optimizer", metavar="NAME", help="adamw, adamw8bit, adafactor, prodigy or auto (default: auto)"
     )
-    group.add_argument("--fused-backward", action="store_const", const=True, help="move weights in the backward pass")
+    group.add_argument(
+        "--fused-backward", action="store_const", const=True, help="update weights during the backward pass"
+    )
     group.add_argument("--checkpointing", action="store_const", const=True, help="less memory for a third more time")
-    group.add_argument("--seed", type=int, help="the same seed gives the same training (default: 0)")
+    group.add_argument("--seed", type=int, help="the same seed gives the same result (default: 0)")
 
 
 def _shown(group: argparse._ArgumentGroup) -> None:
@@ -136,6 +147,10 @@ def _shown(group: argparse._ArgumentGroup) -> None:
         help='with {subject}, for example "a {subject} in the snow"; may be given more than once',
     )
     group.add_argument("--sample-every", type=int, metavar="STEPS", help="(default: a fifth of the steps)")
-    group.add_argument("--save-every", type=int, metavar="STEPS", help="also keep a result then (default: no)")
-    group.add_argument("--select-best", action="store_const", const=True, help="keep what scores best, stop early")
+    group.add_argument(
+        "--save-every", type=int, metavar="STEPS", help="also keep a result every so many steps (default: off)"
+    )
+    group.add_argument(
+        "--select-best", action="store_const", const=True, help="keep the best-scoring weights and stop early"
+    )
     group.add_argument("--saved-as", metavar="NAME", help="fp16, bf16, fp32 or source (default: fp16)")

@@ -190,7 +190,7 @@ class Trainer:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60, help="length of the whole training, over all runs")
+    parser.add_argument("--minutes", type=float, default=60, help="length of training in steps, over all runs")
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--start", type=Path, help="an exported checkpoint to go on from, where there is no state")

@@ -17,7 +17,7 @@ def existing_file(path: Path, option: str) -> Path:
     found = full_path(path, option)
     try:
         if found.is_dir():
-            raise UserError(f"{option}: {path.name or path} is a folder, and a file is needed.")
+            raise UserError(f"{option}: {path.name or path} is a folder. Give a file.")
         with found.open("rb"):
             return found
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def writable_folder(path: Path, option: str) -> Path:
     except OSError as error:
         raise UserError(f"{option}: this path cannot be used. {reason(error)}") from None
     if not above.is_dir():
-        raise UserError(f"{option}: {above.name} is a file, and a folder is needed.")
+        raise UserError(f"{option}: {above.name} is a file. Give a folder.")
     try:
         with tempfile.TemporaryFile(dir=above):  # asking for the permission is not enough: disks can be read-only, too
             return found

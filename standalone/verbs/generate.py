@@ -43,7 +43,7 @@ def check(options: argparse.Namespace) -> None:
     if options.mask is not None and options.init_image is None:
         raise UserError("--mask needs --init-image, the image that it belongs to.")
     if options.hires and options.init_image is not None:
-        raise UserError("--hires is for images from a prompt alone. Leave it or --init-image out.")
+        raise UserError("--hires works only without --init-image. Leave one of them out.")
     if options.denoising_strength is not None and not options.hires and options.init_image is None:
         raise UserError("--denoising-strength needs --init-image or --hires.")
     given = [name for name in FABRIC_FIELDS if getattr(options, name) is not None]
@@ -187,7 +187,7 @@ def make(options: argparse.Namespace, host: Any) -> tuple[list[Path], list[str]]
         say(processed.comments.strip())
     files = write_pictures(processed, options.out.expanduser().resolve())
     if not files:
-        raise UserError("There is no image: the job was stopped.")
+        raise UserError("No image was generated: the job was stopped.")
     return files, failed_methods(processed)
 
 

@@ -31,7 +31,7 @@ def _check(options: argparse.Namespace) -> None:
     if not 0 <= low <= high <= 1:
         raise UserError("--shares takes two numbers from 0 to 1, the smaller one first.")
     if options.triplets is not None and options.rendered:
-        raise UserError("--rendered draws the procedural world only; leave --triplets out.")
+        raise UserError("--rendered works only with coloured shapes. Leave --triplets out.")
     if options.triplets is not None and options.clip is None and not options.no_filter:
         raise UserError("Pairs of your own captions are filtered by CLIP: give its folder with --clip, or --no-filter.")
 

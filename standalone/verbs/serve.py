@@ -144,7 +144,7 @@ def _announce(server: object, url: str, options: argparse.Namespace, logins: dic
         time.sleep(0.05)
     say(f"The page is at {url} (started in {time.monotonic() - started:.1f} s). Ctrl+C stops it.")
     if options.listen:
-        say(f"Other machines can reach it, too{_what_is_open(logins)}.")
+        say(f"Other machines can reach it{_what_is_open(logins)}.")
     if not options.no_browser:
         webbrowser.open(url)
 

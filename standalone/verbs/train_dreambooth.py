@@ -58,7 +58,7 @@ def _from_file(options: argparse.Namespace, given: dict[str, Any]) -> dict[str, 
     from lib_methods.files import read_json
 
     if given:
-        raise DreamBoothError("--settings takes the place of the other options; give one or the other.")
+        raise DreamBoothError("--settings replaces the other options. Use one or the other.")
     try:
         values = read_json(options.settings.expanduser())
     except OSError as error:
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
                 find_judge=find_judge,
             )
     except TrainingStopped as stopped:
-        print(f"{stopped} Go on with --resume.", file=sys.stderr)
+        print(f"{stopped} Resume with --resume.", file=sys.stderr)
         return STOPPED
     if result.files:
         say(f'In prompts the subject is "{result.subject}".')

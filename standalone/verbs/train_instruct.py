@@ -20,7 +20,7 @@ def _check(options: argparse.Namespace, out: Path, folders: list[Path]) -> None:
         if not folder.is_dir():
             raise UserError(f"--data: there is no folder {folder.name}.")
     if options.steps is None and options.minutes is None:
-        raise UserError("Say how long to train, with --steps or --minutes.")
+        raise UserError("Set the length of training with --steps or --minutes.")
 
 
 def _state(options: argparse.Namespace, out: Path) -> Path:
@@ -28,11 +28,11 @@ def _state(options: argparse.Namespace, out: Path) -> Path:
     state = out.with_suffix(".training")
     if options.resume:
         if not state.exists():
-            raise UserError(f"There is no {state.name} to go on from; start without --resume.")
+            raise UserError(f"There is no {state.name} to resume from. Start without --resume.")
     elif state.exists():
-        raise UserError(f"There is a training already, {state.name}: go on with --resume, or remove it.")
+        raise UserError(f"A run, {state.name}, already exists. Resume it with --resume, or remove it.")
     elif out.exists():
-        raise UserError(f"There is a file {out.name} already; give another name with --out, or remove it.")
+        raise UserError(f"{out.name} already exists. Choose another name with --out, or remove it.")
     return state
 
 
@@ -68,13 +68,13 @@ def run(options: argparse.Namespace) -> int:
         trainer = Trainer(model, options.batch, options.rate, options.seed, _identity(checkpoint, folders))
         if options.resume:
             trainer.load(state)
-            say(f"Going on after step {trainer.step}.")
+            say(f"Resuming after step {trainer.step}.")
         out.parent.mkdir(parents=True, exist_ok=True)
         say(f"Training on {len(pairs)} pairs.")
         trainer.run(Examples(model, pairs, say), Length(options.steps, options.minutes), state, say)
         write_checkpoint(model, trainer.average, config, out)
     except OSError as error:
         raise UserError(f"{out.name} cannot be written. {reason(error)}") from None
-    say(f"{out.with_suffix('.training').name} beside it can go on with --resume and more steps; remove it when done.")
+    say(f"{out.with_suffix('.training').name} beside it can be resumed with --resume and more steps.")
     say(str(out))
     return 0

@@ -97,8 +97,8 @@ def test_txt2img_says_what_is_wrong(server: Server, fields: dict[str, Any], told
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({}, "init_images: no picture"),
-        ({"init_images": []}, "init_images: no picture"),
+        ({}, "init_images: there is no image"),
+        ({"init_images": []}, "init_images: there is no image"),
         ({"init_images": "abc"}, "init_images"),
         ({"init_images": [7]}, "init_images"),
         ({"init_images": ["@ not base64 @"]}, "init_images[0]: The image cannot be read: send it as base64"),

@@ -34,7 +34,8 @@ def start(server: Server, pool: ThreadPoolExecutor, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "told"), [("error", "console says more"), ("memory", "not enough memory"), ("disk", "disk is full")]
+    ("trouble", "told"),
+    [("error", "console has the details"), ("memory", "Out of memory"), ("disk", "disk is full")],
 )
 def test_a_failed_job_is_told_and_the_next_one_works(server: Server, trouble: str, told: str):
     answer = server.post("/sdapi/v1/txt2img", **SMALL, alwayson_scripts={"Probe": {"args": ["x", 1, trouble]}})

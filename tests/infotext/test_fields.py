@@ -104,7 +104,7 @@ def test_names_that_are_not_here_are_left_out_with_a_word() -> None:
         *values
     }
     assert len(left_out) == 4
-    assert "Hires upscaler '4x-UltraSharp' is not here and was left out." in left_out
+    assert "Hires upscaler '4x-UltraSharp' does not exist here and was left out." in left_out
 
 
 def test_a_model_that_is_not_here_is_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,14 +121,14 @@ def test_a_model_that_is_not_here_is_left_out_with_a_word(monkeypatch: pytest.Mo
         settings = infotext_utils.get_override_settings(params)
         return [value for _, name, value in settings if name == "sd_model_checkpoint"], job_fields(params, TXT2IMG)[1]
 
-    missing = "Model '{}' is not here and was left out."
+    missing = "Model '{}' does not exist here and was left out."
     assert chosen("Model hash: deadbeef, Model: foo") == ([], [missing.format("foo [deadbeef]")])
     assert chosen("Model hash: deadbeef, Model: loaded") == ([], [missing.format("loaded [deadbeef]")])
     assert chosen("Model: foo") == ([], [missing.format("foo")])
     assert chosen("Model hash: 0123456789, Model: foo") == (["0123456789"], [])
     assert chosen("Model hash: deadbeef, Model: never loaded") == (["never loaded"], [])
     assert chosen("Model: loaded, VAE: Automatic") == ([], [])
-    assert chosen("VAE: x.pt") == ([], ["VAE 'x.pt' is not here and was left out."])
+    assert chosen("VAE: x.pt") == ([], ["VAE 'x.pt' does not exist here and was left out."])
     monkeypatch.setitem(shared.opts.data, "disable_weights_auto_swap", True)
     assert chosen("Model hash: deadbeef, Model: foo") == ([], [])
 
@@ -141,7 +141,7 @@ def test_what_the_webui_did_and_this_host_cannot_is_left_out_with_a_word() -> No
 def test_an_unknown_choice_is_left_out_with_a_word() -> None:
     values, left_out = fields_of("Size: 64x64, Mask mode: Sketch, Resize mode: Crop and resize", IMG2IMG)
     assert "inpainting_mask_invert" not in values and values["resize_mode"] == 1
-    assert left_out == ["Mask mode 'Sketch' is not here and was left out."]
+    assert left_out == ["Mask mode 'Sketch' does not exist here and was left out."]
 
 
 def test_metadata_of_other_programs_is_read_or_left_out_with_a_word() -> None:

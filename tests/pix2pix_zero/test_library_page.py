@@ -130,7 +130,7 @@ def test_the_caption_is_the_hosts_where_it_has_one(
         assert caption == "old" and "could not describe" in line
     with pytest.raises(Unsupported):
         tell(picture)
-    assert "Put an image" in caption_of(None, "old", tell)[1]
+    assert "Add an image" in caption_of(None, "old", tell)[1]
 
 
 def test_the_button_is_there_only_where_the_host_can(

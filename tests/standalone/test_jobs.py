@@ -86,7 +86,7 @@ def test_the_queue_outlives_errors(queue: JobQueue, error: BaseException) -> Non
         (PermissionError(errno.EACCES, "Permission denied", "/home/me/x.png"), "write permission"),
         (OSError(errno.EROFS, "Read-only file system"), "read-only"),
         (OSError(errno.ENAMETOOLONG, "File name too long"), "too long"),
-        (OSError(9999, "odd"), "console says more"),
+        (OSError(9999, "odd"), "console has the details"),
     ],
 )
 def test_what_the_system_says_becomes_a_sentence(error: Exception, told: str) -> None:
@@ -190,8 +190,8 @@ def test_a_finished_job_keeps_nothing_of_its_request(queue: JobQueue) -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB at /home/x"), "not enough memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: out of memory"), "not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB at /home/x"), "Out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: out of memory"), "Out of memory"),
         (UserError("The size 1x1 is not possible."), "1x1"),
         (FileNotFoundError("/home/me/secret/file"), "FileNotFoundError"),
     ],

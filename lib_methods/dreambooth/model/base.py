@@ -72,14 +72,14 @@ def checked_base(path: Path) -> Checkpoint:
     if base.unet.get("time_cond_proj_dim"):
         raise DreamBoothError(
             f"The base model {base.path.name} is a distilled one (a latent consistency model), which cannot be "
-            "trained: choose the one that it was made from."
+            "trained: choose the one it was made from."
         )
     channels = int(base.unet["in_channels"])
     if channels != int(base.vae["latent_channels"]):
         kind = {8: "an InstructPix2Pix", 9: "an inpainting"}.get(channels, "a special")
         raise DreamBoothError(
             f"The base model {base.path.name} is {kind} checkpoint ({channels} input channels). DreamBooth trains "
-            "plain text-to-image checkpoints: choose the one that it was made from."
+            "plain text-to-image checkpoints: choose the one it was made from."
         )
     return base
 

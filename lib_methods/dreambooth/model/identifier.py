@@ -58,7 +58,7 @@ def check_identifier(word: str, words: Mapping[str, int], tokens: Tokens, class_
     elif plain in nouns.split() or nouns and nouns in plain:
         notes.append(f'The identifier "{plain}" repeats the class noun "{nouns}".')
     if " " in plain:
-        notes.append(f'The identifier "{plain}" is more than one word. One rare word is learnt better.')
+        notes.append(f'The identifier "{plain}" is more than one word. One rare word works better.')
     ids = tokens(plain)
     if len(ids) > 1 and " " not in plain:
         notes.append(
@@ -66,14 +66,14 @@ def check_identifier(word: str, words: Mapping[str, int], tokens: Tokens, class_
             f"learnt better{_for_example(words, tokens, plain, nouns)}."
         )
     elif len(ids) == 1 and plain in DENIED:
-        notes.append(f'"{plain}" stands for something already, and the model may draw that, too.')
+        notes.append(f'"{plain}" already means something, and the model may generate that, too.')
     elif len(ids) == 1 and ids[0] < RAREST_FROM and plain != nouns:
         notes.append(
-            f'"{plain}" is a common word: the model has pictures of its own for it, and they mix with the subject'
+            f'"{plain}" is a common word: the model already knows it, and that mixes with the subject'
             f"{_for_example(words, tokens, plain, nouns)}."
         )
     elif not ids:
-        notes.append(f'The model\'s tokenizer drops "{plain}" altogether: it would stand for nothing.')
+        notes.append(f'The model\'s tokenizer drops "{plain}" altogether, so it cannot stand for the subject.')
     return notes
 
 

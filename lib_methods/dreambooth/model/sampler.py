@@ -69,7 +69,7 @@ def draw(
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: there must be one seed for each prompt")
     width, height = size
     if width <= 0 or height <= 0 or width % model.pixels_per_latent or height % model.pixels_per_latent:
-        raise DreamBoothError(f"Pictures of {width}x{height} cannot be drawn: sides are multiples of 8.")
+        raise DreamBoothError(f"Images of {width}x{height} cannot be generated: sides must be multiples of 8.")
     parts = parts or Parts(model)
     texts = prompts
     if not isinstance(texts, Prompts):

@@ -82,7 +82,7 @@ def move_results(files: JobFiles, settings: Mapping[str, Any], names: Sequence[s
     """
     model = next((files.out / Path(name).name for name in names if name.endswith(".safetensors")), None)
     if model is None or not model.is_file():
-        raise DreamBoothError("The training ended without a result; its console file says more.")
+        raise DreamBoothError("Training ended without a result. Its console file says why.")
     stem = model.name.removesuffix(".safetensors")
     before = load_record(files)
     own = before.result if before is not None else ""

@@ -86,7 +86,7 @@ class Export:
             )
         except (OSError, UserError) as error:
             reason = error if isinstance(error, UserError) else f"{path.name} cannot be written."
-            raise DreamBoothError(f"{reason} The training is saved: mend that, then go on with --resume.") from error
+            raise DreamBoothError(f"{reason} The run is saved: fix that, then continue with --resume.") from error
         return (path, *beside)
 
 

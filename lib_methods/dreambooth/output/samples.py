@@ -102,7 +102,7 @@ class Viewer:
 
     def _may_stop(self, done: int, total: int) -> None:
         if self.cancelled():
-            raise TrainingStopped("Stopped while samples were drawn.")
+            raise TrainingStopped("Stopped while generating samples.")
 
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], each_step: Callable[[int, int], None] | None = None
@@ -146,7 +146,7 @@ class Viewer:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or self.processes.is_sharded:
                 raise
-            self.report.warning("There was not enough memory to draw a preview; the result has none.")
+            self.report.warning("There was not enough memory for a preview image, so the result has none.")
             return None
 
     def look(self, step: int, best: Best, weights: Callable[[], Mapping[str, Tensor]]) -> bool:
@@ -163,7 +163,7 @@ class Viewer:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or self.processes.is_sharded:
                 raise
-            self.report.warning(f"There was not enough memory for samples at step {step}; the training goes on.")
+            self.report.warning(f"There was not enough memory for samples at step {step}. Training continues.")
         return True
 
     @contextmanager
@@ -173,7 +173,7 @@ class Viewer:
             yield
         except OSError as error:
             reason = error.strerror or "the disk may be full"
-            self.report.warning(f"The samples of step {step} could not be saved ({reason}); the training goes on.")
+            self.report.warning(f"The samples of step {step} could not be saved ({reason}). Training continues.")
 
     def _samples(self, step: int) -> None:
         seeds = [self.settings.seed + number for number in range(len(self.prompts))]
@@ -225,8 +225,8 @@ def prompts_of(template: str, settings: TrainingSettings) -> list[str]:
 def best_weights(folder: Path, step: int) -> dict[str, Tensor]:
     """The weights that were kept at a look. DreamBoothError when they are not there or of another step."""
     if not (folder / BEST).exists():
-        raise DreamBoothError(f"{BEST} is missing; start the training anew under another name.")
+        raise DreamBoothError(f"{BEST} is missing; start again under another name.")
     weights, metadata = read_tensors(folder / BEST)
     if metadata.get("step") != str(step):
-        raise DreamBoothError(f"{BEST} is of another step than the best one; start the training anew.")
+        raise DreamBoothError(f"{BEST} is of another step than the best one; start training again.")
     return weights

@@ -99,8 +99,8 @@ def fit_warnings(photos: Sequence[Photo], buckets: Sequence[Size]) -> list[str]:
         scale = max(width / photo.width, height / photo.height)
         if scale > 1:
             notes.append(
-                f'"{photo.path.name}" is small ({photo.width}x{photo.height}): it is enlarged {scale:.1f} times to '
-                f"{width}x{height}, and the model will learn the blur. A larger picture is better."
+                f'"{photo.path.name}" is small ({photo.width}x{photo.height}): it is upscaled {scale:.1f} times to '
+                f"{width}x{height}, and the model will learn the blur. Use a larger image if you can."
             )
         lost = 1 - width * height / (photo.width * photo.height * scale * scale)
         if lost > _MUCH_CUT:

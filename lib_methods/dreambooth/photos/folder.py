@@ -211,7 +211,7 @@ def _entries(folder: Path, notes: list[str]) -> tuple[list[Path], list[Path]]:
     except NotADirectoryError:
         raise DreamBoothError("The photos must be given as a folder, not as a file.") from None
     except OSError:
-        raise DreamBoothError("The folder of the photos is not there or cannot be read.") from None
+        raise DreamBoothError("The photos' folder does not exist or cannot be read.") from None
     files, folders = [], []
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:

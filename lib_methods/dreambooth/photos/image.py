@@ -88,7 +88,7 @@ def prepared(path: Path) -> Image.Image:
             raise DreamBoothError(f'"{path.name}" is larger than {_LARGEST_FILE // 2**20} MiB.')
         image = _open(path)
     except Image.DecompressionBombError:
-        raise DreamBoothError(f'"{path.name}" has far too many pixels. Scale it down first.') from None
+        raise DreamBoothError(f'"{path.name}" has too many pixels. Scale it down first.') from None
     except DECODE_ERRORS:
         raise DreamBoothError(f'"{path.name}" cannot be read as an image.') from None
     wanted = image.size
@@ -123,7 +123,7 @@ def _converted(image: Image.Image, path: Path) -> Image.Image:
     try:
         return to_rgb(image)
     except ImageError:
-        raise DreamBoothError(f'"{path.name}" is damaged or cut short.') from None
+        raise DreamBoothError(f'"{path.name}" is damaged or incomplete.') from None
 
 
 def decode_mask(path: Path) -> Image.Image:
@@ -132,4 +132,4 @@ def decode_mask(path: Path) -> Image.Image:
         try:
             return to_mask(image)
         except ImageError:
-            raise DreamBoothError(f'The mask "{path.name}" is damaged or cut short.') from None
+            raise DreamBoothError(f'The mask "{path.name}" is damaged or incomplete.') from None

@@ -43,7 +43,9 @@ def find_subjects(settings: TrainingSettings) -> tuple[list[Subject], list[str]]
             own += found
             notes += [f"Class images: {text}" for text in said]
         if len(photos) == 1:
-            notes.append(f"There is only one photo of the {concept.class_noun}. 3 to 5 different ones teach more.")
+            notes.append(
+                f"There is only one photo of the {concept.class_noun}. Use 3 to 5 different ones for a better result."
+            )
         subjects.append(Subject(concept, photos, own))
     check_identifiers([subject.concept for subject in subjects])
     shared = math.gcd(*(subject.concept.repeats for subject in subjects))
@@ -145,7 +147,7 @@ def _class_folders(concept: Concept, alone: bool, notes: list[str]) -> list[Path
     try:
         inside = [(e, found[1]) for e in sorted(folder.iterdir()) if e.is_dir() and (found := kohya_folder(e.name))]
     except OSError:
-        raise DreamBoothError("The folder of the class images is not there or cannot be read.") from None
+        raise DreamBoothError("The folder of class images does not exist or cannot be read.") from None
     if not inside:
         return [folder]
     noun = concept.class_noun.casefold()

@@ -70,7 +70,7 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
         raise DreamBoothError(NO_PHOTOS)
     if len(files) > MOST_FILES:
         raise DreamBoothError(f"These are {len(files)} files; at most {MOST_FILES} can be taken. 3 to 5 are enough.")
-    with _made_anew(folder, "The photos cannot be copied: the disk is full, or they are no longer there."):
+    with _made_anew(folder, "The photos cannot be copied: the disk is full, or the photos no longer exist."):
         for file in files:
             shutil.copyfile(file, folder / _free(folder, _plain(file.name)))
         return find_photos(folder)
@@ -82,11 +82,11 @@ def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]
     Raises DreamBoothError or SettingsError.
     """
     if not isinstance(pictures, list) or not pictures:
-        raise SettingsError('"photos" must be a list of pictures as base64 text.')
+        raise SettingsError('"photos" must be a list of images as base64 text.')
     if len(pictures) > MOST_FILES:
         raise SettingsError(f"There are too many photos: at most {MOST_FILES}.")
     store = ImageStore(folder).for_request(MOST_PIXELS)
-    with _made_anew(folder, "The photos cannot be kept: the disk is full or cannot be written."):
+    with _made_anew(folder, "The photos cannot be stored: the disk is full or not writable."):
         for entry in pictures:
             whole = entry if isinstance(entry, dict) else {"image": entry}
             name = store.add(whole.get("image", ""))

@@ -55,7 +55,7 @@ MAIN: tuple[Row, ...] = (
 MORE: tuple[Row, ...] = (
     (
         Control("name", "Name of the result", "text", "empty: from the class"),
-        Control("identifier", "Rare word", "text", "stands for the subject; empty: chosen"),
+        Control("identifier", "Rare word", "text", "stands for the subject; empty: chosen for you"),
     ),
     (
         Control("steps", "Steps", "whole", "0: from the photos"),
@@ -64,30 +64,30 @@ MORE: tuple[Row, ...] = (
         Control("resolution", "Resolution", "whole", "0: the model's own"),
     ),
     (
-        Control("train_text", "Train the text encoder, too", "switch"),
-        Control("convolutions", "LoRA on convolutions, too", "switch"),
+        Control("train_text", "Also train the text encoder", "switch"),
+        Control("convolutions", "Also train convolutions (LoRA)", "switch"),
         Control("rank", "LoRA rank", "slider", values=(1, 128, 1)),
     ),
     (
-        Control("prior", "Prior preservation", "choice", "keeps the class what it was", PRIORS),
-        Control("class_images", "Class images", "whole", "how many are drawn beforehand"),
+        Control("prior", "Prior preservation", "choice", "keeps the class as it was", PRIORS),
+        Control("class_images", "Class images", "whole", "how many are generated beforehand"),
         Control("prior_weight", "Prior weight", "slider", values=(0.0, 3.0, 0.05)),
     ),
     (
         Control("captions", "Captions", "switch"),
         Control("masks", "Masks", "switch"),
-        Control("flip", "Mirrored photos, too", "switch"),
+        Control("flip", "Also use mirrored photos", "switch"),
         Control("select_best", "Keep the best, not the last", "switch"),
     ),
     (
         Control("sample_every", "Samples every", "whole", "steps; 0: chosen"),
         Control("save_every", "Keep a copy every", "whole", "steps; 0: none"),
-        Control("seed", "Seed", "whole", "the same one trains the same"),
+        Control("seed", "Seed", "whole", "the same seed gives the same result"),
     ),
     (
         Control(
             "sample_prompts",
-            "Sample prompts, one a line",
+            "Sample prompts, one per line",
             "text",
             "{subject} stands for rare word and class; empty: chosen",
             example="a photo of {subject} on the beach",

@@ -49,7 +49,7 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
                     with gr.Accordion("Advanced", open=False, elem_id="dreambooth_advanced"):
                         form.rows(ADVANCED)
                     with gr.Row(elem_classes=["dreambooth-beside"]):
-                        earlier = unsaved(gr.Dropdown([], label="Unfinished trainings", elem_id="dreambooth_earlier"))
+                        earlier = unsaved(gr.Dropdown([], label="Unfinished runs", elem_id="dreambooth_earlier"))
                         find = tool_button(value=REFRESH, elem_id="dreambooth_unfinished")
                         go_on = gr.Button("Resume it", elem_id="dreambooth_resume_earlier")
             with gr.Column(elem_id="dreambooth_result"):

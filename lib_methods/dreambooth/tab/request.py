@@ -104,7 +104,7 @@ def _typed(name: str, value: Any) -> Any:
     if name == "sample_prompts":
         lines = value.splitlines() if isinstance(value, str) else value
         if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
-            raise SettingsError("The sample prompts must be text, one a line.")
+            raise SettingsError("Sample prompts must be text, one per line.")
         prompts = tuple(line.strip() for line in lines if line.strip())
         if len(prompts) > _MOST_PROMPTS:
             raise SettingsError(f"There are too many sample prompts: at most {_MOST_PROMPTS}.")

@@ -81,7 +81,7 @@ def class_images(
     prompt: Prompts | None = None
     while missing:
         if cancelled():
-            raise TrainingStopped("Stopped while drawing class images; those that are done are kept.")
+            raise TrainingStopped("Stopped while generating class images. Finished images are kept.")
         now = batches[0]
         if missing.isdisjoint(now):
             del batches[0]
@@ -104,7 +104,9 @@ def class_images(
             if parts.spare():
                 continue
             if len(now) == 1:
-                raise DreamBoothError("The memory does not suffice to draw a single class image.") from error
+                raise DreamBoothError(
+                    "Out of memory: not even one class image fits. Choose a smaller resolution."
+                ) from error
             batches = [part for group in batches for part in _batches(group, len(now) // 2)]
             continue
         for picture, pixels in zip(now, drawn):

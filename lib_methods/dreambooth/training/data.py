@@ -16,7 +16,7 @@ Shape = tuple[int, int]
 Member = tuple[int, int]
 """An example's index, and which of its repeats it is."""
 
-_ANOTHER = "The saved training was made with other photos, class pictures or another resolution: it cannot go on."
+_ANOTHER = "The saved run used other photos, class images or another resolution, so it cannot be resumed."
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrainingData:
             raise DreamBoothError("There are no photos to train on.")
         missing = {(photo.shape, photo.group) for photo in self.photos} - {(p.shape, p.group) for p in self.prior}
         if self.prior and missing:
-            raise DreamBoothError("There are class pictures, but not in every size that the photos have.")
+            raise DreamBoothError("Class images are missing for some of the photos' sizes.")
 
     def order(self, seed: int) -> Order:
         """The order in which the examples come, at its start."""
@@ -119,7 +119,7 @@ class Order:
         """
         key = shape, group
         if key not in self._prior:
-            raise DreamBoothError("There are no class pictures of the photos' size.")
+            raise DreamBoothError("There are no class images of the photos' size.")
         indices = self._take("prior", self._prior[key], shape, self._prior_served[key], n)
         self._prior_served[key] += n
         return indices

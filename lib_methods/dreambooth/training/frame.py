@@ -27,9 +27,9 @@ def take_folder(settings: TrainingSettings, folder: Path, lock: BaseFileLock, re
     """Makes the training's folder and takes it. DreamBoothError when it cannot be had."""
     result = settings.out / f"{settings.name}{ENDING}"
     if not resume and (folder / RECORD).exists():
-        raise DreamBoothError(f"There is a training called {settings.name} already: go on with --resume, or {ANOTHER}.")
+        raise DreamBoothError(f"A run called {settings.name} already exists. Resume it with --resume, or {ANOTHER}.")
     if not resume and result.exists():
-        raise DreamBoothError(f"There is a file {result.name} already; give another name, or remove it.")
+        raise DreamBoothError(f"{result.name} already exists. Choose another name, or remove it.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -59,7 +59,7 @@ def told(report: Report) -> Iterator[None]:
         raise
     except Exception as error:
         text = _sentence(error)
-        report.event("error", text=text or f"The training failed unexpectedly ({type(error).__name__}).")
+        report.event("error", text=text or f"Training failed unexpectedly ({type(error).__name__}).")
         if text is None:
             raise  # a mistake of the program's, for the console to show whole
         raise DreamBoothError(text) from error
@@ -70,7 +70,7 @@ def told(report: Report) -> Iterator[None]:
 def _sentence(error: Exception) -> str | None:
     """The error in the user's words; None where it is not one that a machine may well have."""
     if out_of_memory(error):
-        return "The memory did not suffice. Say with --memory how much may be used, for example --memory 8GB."
+        return "Out of memory. Set a limit, for example --memory 8GB."
     if isinstance(error, OSError):
         return f"The disk gave an error ({error.strerror or 'it may be full'}). What was saved before is still there."
     return None

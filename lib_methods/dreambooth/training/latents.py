@@ -165,7 +165,7 @@ def encode_pictures(
         if moments is not None
     ]
     if items and not examples:
-        raise DreamBoothError("None of the pictures can be read any more.")
+        raise DreamBoothError("None of the images can be read any more.")
     return examples, list(dict.fromkeys(notes))
 
 
@@ -325,7 +325,7 @@ class _Cache:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_tensors(self._folder / f"{name}.safetensors", {"mean": moments[0], "std": moments[1]}, finite=False)
         except OSError:
-            self._notes.append("Encoded pictures cannot be kept: the disk is full or the folder is read-only.")
+            self._notes.append("Encoded images cannot be cached: the disk is full or the folder is read-only.")
 
 
 def _weights_hash(module: nn.Module) -> str:

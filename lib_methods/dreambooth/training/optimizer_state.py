@@ -30,7 +30,7 @@ def read_groups(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) ->
     for group in optimizer.param_groups:
         for name in [name for name in _OF_GROUPS if name in group]:
             if f"{GROUP}{name}" not in flat:
-                raise DreamBoothError("The saved optimizer is another one: this training cannot be gone on from.")
+                raise DreamBoothError("The saved optimizer is another one: this run cannot be resumed.")
             group[name] = type(group[name])(flat[f"{GROUP}{name}"].item())
 
 
@@ -55,7 +55,7 @@ def write_states(states: Sequence[Mapping[str, Any]], *, keep: bool = True) -> d
 def read_states(flat: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
     """What `write_states` was given, on the weights' devices. Raises `DreamBoothError` where the weights differ."""
     if "weights" not in flat or int(flat["weights"]) != len(parameters):
-        raise DreamBoothError("The saved optimizer belongs to other weights: this training cannot be gone on from.")
+        raise DreamBoothError("The saved optimizer belongs to other weights: this run cannot be resumed.")
     states: list[dict[str, Any]] = [{} for _ in parameters]
     for key, value in flat.items():
         if key == "weights":
@@ -81,6 +81,6 @@ def _device_of(value: Tensor, parameter: Tensor) -> torch.device:
 def _check_size(name: str, value: Tensor, parameter: Tensor) -> None:
     # second moments by rows and columns are smaller, and 8-bit states have tables besides
     if name in ("exp_avg", "exp_avg_sq", "square") and value.shape != parameter.shape:
-        raise DreamBoothError("The saved optimizer belongs to other weights: this training cannot be gone on from.")
+        raise DreamBoothError("The saved optimizer belongs to other weights: this run cannot be resumed.")
     if name == "row" and len(value) != parameter.shape[0]:
-        raise DreamBoothError("The saved optimizer belongs to other weights: this training cannot be gone on from.")
+        raise DreamBoothError("The saved optimizer belongs to other weights: this run cannot be resumed.")

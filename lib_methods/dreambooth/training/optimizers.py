@@ -76,7 +76,7 @@ def build_optimizer(
             "Choose bf16, or switch the fused backward pass off."
         )
     if name == "prodigy" and fused:
-        raise DreamBoothError("Prodigy looks at all gradients at once. Switch the fused backward pass off.")
+        raise DreamBoothError("Prodigy needs all gradients at once. Turn off the fused backward pass.")
     if name != "adafactor" and any(p.dtype in (torch.bfloat16, torch.float16) for p in parameters):
         raise DreamBoothError("AdamW needs weights in fp32. Choose Adafactor for weights in bf16.")
     if any(p.dtype == torch.float16 for p in parameters):

@@ -183,27 +183,27 @@ def _plan(
 ) -> TrainingPlan:
     notes = [_headline(settings, sizes, found, memory), f"Of these: {found.sentence()}."]
     if way.weights == "bf16" and settings.kind == "full":
-        notes.append("The weights are kept in bf16 and rounded at random, so that small steps are not lost.")
+        notes.append("Weights are stored in bf16 with stochastic rounding, so that small steps are not lost.")
     if way.fused:
-        notes.append("The weights move within the backward pass, each as soon as its gradient is there.")
+        notes.append("Weights are updated during the backward pass, each as soon as its gradient is there.")
     if way.checkpointing:
-        notes.append("Gradient checkpointing is on: it saves memory and takes about a quarter more time.")
+        notes.append("Gradient checkpointing is on: it saves memory and takes about a quarter longer.")
     if rows * passes < settings.batch_size:
-        notes.append(f"The batch was lowered from {settings.batch_size} to {rows}, as more does not fit.")
+        notes.append(f"The batch size was lowered from {settings.batch_size} to {rows}, because more does not fit.")
     elif passes > 1:
-        notes.append(f"A batch of {settings.batch_size} is gathered over {passes} passes of {rows}.")
+        notes.append(f"A batch of {settings.batch_size} is accumulated over {passes} passes of {rows}.")
     load = _load(settings, sizes, rows)
     together, in_turn = drawing(sizes, load, way), drawing(sizes, load, way, one_part=True)
     short = memory is not None and together > memory
     if memory is not None and min(together, in_turn) > memory:
         notes.append(
-            f"Drawing class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may need to be done "
+            f"Generating class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may need to be done "
             "without."
         )
     elif short:
         notes.append(
-            "Class images and samples are drawn with one part of the model on the device at a time, which takes a bit "
-            f"longer: about {in_turn / GIB:.1f} GiB instead of {together / GIB:.1f}."
+            "Class images and samples are generated with one part of the model at a time, which takes a bit longer: "
+            f"about {in_turn / GIB:.1f} GiB instead of {together / GIB:.1f}."
         )
     return TrainingPlan(
         precision=way.precision,
@@ -221,7 +221,7 @@ def _plan(
 
 
 def _headline(settings: TrainingSettings, sizes: ModelSizes, found: Estimate, memory: int | None) -> str:
-    what = "A LoRA" if settings.kind == "LoRA" else "A full training"
+    what = "A LoRA" if settings.kind == "LoRA" else "Full training"
     side = settings.resolution or sizes.resolution
     there = "" if memory is None else f" of {memory / GIB:.1f}"
     return f"{what} of {_NAMES[sizes.family]} at {side} pixels takes about {found.total / GIB:.1f}{there} GiB."
@@ -241,8 +241,8 @@ def _too_small(
     memory: int,
 ) -> str:
     least = min(estimate(sizes, _load(settings, sizes, 1), way).total for way in ways)
-    what = "this LoRA" if settings.kind == "LoRA" else "this full training"
-    text = f"{memory / GIB:.1f} GiB are not enough: {what} takes about {least / GIB:.1f} GiB at the least."
+    what = "this LoRA" if settings.kind == "LoRA" else "full training"
+    text = f"{memory / GIB:.1f} GiB are not enough: {what} takes at least about {least / GIB:.1f} GiB."
     would = []
     if settings.kind == "full":
         way = Way(half, half, "adamw", False, True)
@@ -254,7 +254,7 @@ def _too_small(
             load = Load(**{**_load(settings, sizes, 1).__dict__, "side": side})
             smaller = min(estimate(sizes, load, way).total for way in ways)
             if smaller <= memory:
-                would.append(f"so would pictures of {side} pixels ({smaller / GIB:.1f} GiB)")
+                would.append(f"so would images of {side} pixels ({smaller / GIB:.1f} GiB)")
                 break
     if not would:
         return f"{text} Choose a smaller base model or a device with more memory."

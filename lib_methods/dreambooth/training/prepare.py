@@ -101,8 +101,8 @@ class Maker:
             first = dict(reversed(list(zip(class_groups(subjects), subjects))))
             for group, subject in sorted(first.items(), key=lambda entry: entry[0]):
                 pictures += self._class_items(subject, [item for item in items if item.group == group], group)
-        examples = self._encoded(items, "Encoding the photos")
-        return TrainingData(examples, self._encoded(pictures, "Encoding the class images") if pictures else [])
+        examples = self._encoded(items, "Encoding photos")
+        return TrainingData(examples, self._encoded(pictures, "Encoding class images") if pictures else [])
 
     def _class_items(self, subject: Subject, items: Sequence[Item], group: int) -> list[Item]:
         about, sizes = self.settings.about(subject.concept), [item.size for item in items]
@@ -116,7 +116,7 @@ class Maker:
                 self.model,
                 about,
                 self.settings.out / CLASS_IMAGES,
-                lambda done, total: self.report.phase("Drawing the class images", done, total),
+                lambda done, total: self.report.phase("Generating class images", done, total),
                 self.cancelled,
                 sizes=sizes,
                 parts=parts,

@@ -17,8 +17,8 @@ FREE = frozenset((*PATHS, "sample_prompts", "sample_every", "save_every", "saved
 
 _ADDED: dict[str, Any] = {"concepts": [], "caption_dropout": 0.0, "noise_offset": 0.0}
 """Settings that older versions did not have: as they were then, they do not make another training."""
-_DAMAGED = "training.json is damaged; start the training anew under another name."
-ANOTHER = "start anew under another name, or remove the folder of this training"
+_DAMAGED = "training.json is damaged; start again under another name."
+ANOTHER = "start again under another name, or remove this run's folder"
 
 
 def to_json(settings: TrainingSettings) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSett
     differ = [name for name in changed if name not in FREE]
     if differ:
         names = ", ".join(name.replace("_", " ") for name in differ)
-        raise DreamBoothError(f"The training was begun with other settings ({names}): give the same, or {ANOTHER}.")
+        raise DreamBoothError(f"This run was started with other settings ({names}). Use the same, or {ANOTHER}.")
     if "steps" in changed and not steps_are_free(chosen):
         raise DreamBoothError(
             "The number of steps cannot be changed any more: the schedule of this training depends on it. Give the "

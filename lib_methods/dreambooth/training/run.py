@@ -103,7 +103,7 @@ class _Training:
         # resolved settings name every subject, asked ones leave that to the folders
         subjects, notes = find_subjects(self.asked)
         if settings.select_best and len(subjects) > 1:
-            raise DreamBoothError("The best weights can be found for one subject only. Switch that off.")
+            raise DreamBoothError("The best weights can be found for one subject only. Turn that off.")
         for note in notes:
             self.report.warning(note)
         self.report.say(f"Loading {settings.base.name}")
@@ -140,7 +140,7 @@ class _Training:
         trainer, export = self._trainer(settings, plan, model, subjects, start)
         if resume:
             there = trainer.restore()
-            self.report.say(f"Going on after step {trainer.position}." if there else "Starting from the beginning.")
+            self.report.say(f"Resuming after step {trainer.position}." if there else "Starting from the beginning.")
         trainer.train()
         return self._finish(trainer, export, time.monotonic() - started)
 
@@ -165,7 +165,7 @@ class _Training:
             resumed=resume,
             pid=os.getpid(),
         )
-        what = "A LoRA" if settings.kind == "LoRA" else "A full training"
+        what = "A LoRA" if settings.kind == "LoRA" else "Full training"
         names = " and ".join(f'"{concept.subject}"' for concept in settings.all_concepts)
         self.report.say(
             f"{what} of {names} from {counted(photos, 'photo')}: {settings.steps} steps with {plan.optimizer} in "
@@ -192,11 +192,11 @@ class _Training:
         begun_from = "" if start is None else start.sha256
         if record is not None:
             if record.get("base") != model.sha256:
-                raise DreamBoothError(f"The training was begun with another base model: give the same, or {ANOTHER}.")
+                raise DreamBoothError(f"This run was started with another base model. Use the same, or {ANOTHER}.")
             if record.get("photos") != pictures:
-                raise DreamBoothError(f"The photos have changed since the training began: put them back, or {ANOTHER}.")
+                raise DreamBoothError(f"The photos have changed since this run started. Restore them, or {ANOTHER}.")
             if record.get("continue_from", "") != begun_from:
-                raise DreamBoothError(f"The training was begun from another LoRA: give the same, or {ANOTHER}.")
+                raise DreamBoothError(f"This run was started from another LoRA. Use the same, or {ANOTHER}.")
         if self.processes.is_main:
             asked = to_json(self.asked)
             if record is not None:
@@ -236,7 +236,9 @@ class _Training:
         if settings.select_best:
             judge = self.find_judge(subjects[0].photos, settings, self.device) if self.find_judge else None
             if judge is None:
-                self.report.warning("No CLIP is here to judge samples (docs/dreambooth.md): the last weights are kept.")
+                self.report.warning(
+                    "There is no CLIP model to score samples (see docs/dreambooth.md), so the last weights are kept."
+                )
         for photo in (photo for subject in subjects for photo in (*subject.photos, *subject.class_photos)):
             photo.let_go()
         lora = None

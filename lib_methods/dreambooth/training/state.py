@@ -85,15 +85,15 @@ def load_state(folder: Path, identity: str, older: str = "") -> State | None:
     tensors, metadata = read_tensors(path)
     try:
         if metadata["version"] != VERSION:
-            raise DreamBoothError(f"{STATE} was written by another version of this program; start the training anew.")
+            raise DreamBoothError(f"{STATE} was written by another version of this program; start training again.")
         if metadata["identity"] not in (identity, older or identity):
-            raise DreamBoothError(f"{STATE} belongs to another training; start the training anew under another name.")
+            raise DreamBoothError(f"{STATE} belongs to another training; start again under another name.")
         tree = json.loads(metadata["parts"])
         return State(int(metadata["step"]), identity, {name: unpack(part, tensors) for name, part in tree.items()})
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, DreamBoothError):
             raise
-        raise DreamBoothError(f"{STATE} is damaged; start the training anew.") from error
+        raise DreamBoothError(f"{STATE} is damaged; start training again.") from error
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -114,7 +114,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DreamBoothError(f"{RECORD} is damaged; start the training anew under another name.") from error
+        raise DreamBoothError(f"{RECORD} is damaged; start again under another name.") from error
     if not isinstance(record, dict):
-        raise DreamBoothError(f"{RECORD} is damaged; start the training anew under another name.")
+        raise DreamBoothError(f"{RECORD} is damaged; start again under another name.")
     return record

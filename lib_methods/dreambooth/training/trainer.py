@@ -224,7 +224,7 @@ class Trainer:
     def _stop(self) -> None:
         if not self.save():
             raise DreamBoothError(
-                f"The training was stopped, but its state could not be saved; the last one is of step {self.saved}."
+                f"Training was stopped, but its state could not be saved; the last one is of step {self.saved}."
             )
         self.report.event("cancelled", step=self.position)
         raise TrainingStopped(f"Stopped after step {self.position} of {self.settings.steps}.")
@@ -302,7 +302,7 @@ class Trainer:
             self.best = Best.restored(state.parts["best"])
             self.looked, self.skipped = int(state.parts["looked"]), int(state.parts["skipped"])
         except (KeyError, TypeError) as error:
-            raise DreamBoothError(f"{STATE} is damaged; start the training anew under another name.") from error
+            raise DreamBoothError(f"{STATE} is damaged; start again under another name.") from error
         self.position = self.saved = state.step
         return True
 

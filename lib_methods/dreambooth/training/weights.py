@@ -136,7 +136,7 @@ class Ema:
         """Go on from what `state_dict` gave. Raises `DreamBoothError` where it is of other weights."""
         wanted = {str(number): parameter.shape for number, parameter in enumerate(self.parameters)}
         if {name: value.shape for name, value in state.items() if name != "steps"} != wanted or "steps" not in state:
-            raise DreamBoothError("The saved averages belong to other weights: this training cannot be gone on from.")
+            raise DreamBoothError("The saved averages belong to other weights: this run cannot be resumed.")
         for number, (average, parameter) in enumerate(zip(self.averages, self.parameters)):
             average.copy_(local(sharded_like(parameter, state[str(number)])))
         self.steps = int(state["steps"])

@@ -71,7 +71,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             self.image_cfg_scale = None
         self.sampler = registry.create_sampler(self.sampler_name, shared.sd_model)
         if not self.init_images:
-            raise UserError("img2img needs an image to begin with.")
+            raise UserError("img2img needs an image to start from. Add one.")
         if len(self.init_images) > 1 and len(self.init_images) > self.batch_size:
             raise UserError(f"There are {len(self.init_images)} images for a batch of {self.batch_size}.")
 
@@ -122,7 +122,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         self.mask_for_overlay = mask
         crop = masks.get_crop_region_v2(mask, self.inpaint_full_res_padding)
         if crop is None:
-            self.comment('The mask is empty, so "Only masked" has nothing to work on: the whole picture was used.')
+            self.comment('The mask is empty, so "Only masked" has nothing to work on. The whole image was used.')
             self.mask_for_overlay, self.overlay_images, self.inpaint_full_res = None, None, False
             return None, None
         crop = masks.expand_crop_region(crop, self.width, self.height, mask.width, mask.height)

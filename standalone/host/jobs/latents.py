@@ -34,7 +34,7 @@ def decode_latent_batch(
     for latent in batch:
         sample = decode_first_stage(model, latent[None])[0]
         if check_for_nans and torch.isnan(sample).any() and devices.dtype_vae == torch.float16:
-            print("The VAE made NaNs in 16 bits; it goes on in 32 bits.")
+            print("The VAE gave NaN in 16 bits and continues in 32 bits.")
             devices.dtype_vae = torch.float32
             model.first_stage_model.to(torch.float32)
             sample = decode_first_stage(model, latent[None])[0]

@@ -20,13 +20,13 @@ def explain(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if out_of_memory(error):
-        return "There was not enough memory for this image: try a smaller size or batch, or fewer images in a script."
+        return "Out of memory. Try a smaller size or batch, or fewer images in a script."
     if isinstance(error, JobEnded) or type(error).__name__ == "NansException":
         return str(error)
     told = known_reason(error)
     if told is not None:
         return f"The job failed. {told}"
-    return f"The job failed with an error of the host ({type(error).__name__}); its console says more."
+    return f"The job failed because of an internal error ({type(error).__name__}). The console has the details."
 
 
 class JobEnded(Exception):

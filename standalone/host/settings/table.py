@@ -67,7 +67,7 @@ def saving() -> Table:
             "save_mask": OptionInfo(False, "For inpainting, save a copy of the mask"),
             "grid_save": OptionInfo(False, "Always save grids of images"),
             "grid_format": OptionInfo("png", "File format for grids", gr.Dropdown, {"choices": FORMATS}),
-            "grid_only_if_multiple": OptionInfo(True, "No grids of one picture"),
+            "grid_only_if_multiple": OptionInfo(True, "No grids of one image"),
             "jpeg_quality": OptionInfo(80, "Quality of saved jpeg images", gr.Slider, _slider(1, 100, 1)),
             "save_incomplete_images": OptionInfo(False, "Save images that were interrupted"),
             "enable_pnginfo": OptionInfo(True, "Write infotext to metadata of the generated image"),

@@ -128,7 +128,7 @@ def test_what_was_asked_for_is_kept_to(sd1: ModelSizes) -> None:
 def test_a_batch_that_does_not_fit_is_gathered_and_a_fused_one_lowered(sd1: ModelSizes) -> None:
     found = plan(sd1, 5, batch_size=64)
     assert found.batch_size * found.accumulation == 64 and found.accumulation > 1
-    assert any("gathered over" in note for note in found.notes)
+    assert any("accumulated over" in note for note in found.notes)
     fused = plan(sd1, 4, kind="full", batch_size=64)
     assert fused.accumulation == 1 and 1 <= fused.batch_size < 64
     assert any("lowered from 64" in note for note in fused.notes)
@@ -142,7 +142,7 @@ def test_with_several_processes_nothing_is_fused(sd1: ModelSizes) -> None:
 
 
 def test_where_nothing_fits_it_says_what_would(sd1: ModelSizes) -> None:
-    with pytest.raises(DreamBoothError, match=r"2\.8 GiB are not enough: this full training takes .* A LoRA would fit"):
+    with pytest.raises(DreamBoothError, match=r"2\.8 GiB are not enough: full training takes .* A LoRA would fit"):
         plan(sd1, 2.76, kind="full")
     with pytest.raises(DreamBoothError, match="smaller base model"):
         plan(sd1, 1)

@@ -237,7 +237,7 @@ def test_where_even_one_part_does_not_fit_it_is_said(
         raise FULL
 
     watched.before = full
-    with pytest.raises(DreamBoothError, match="does not suffice"):
+    with pytest.raises(DreamBoothError, match="Out of memory"):
         class_images(model, wanted(4), tmp_path / "c", parts=Parts(model))
     assert watched.here() == {"unet"}
 

@@ -109,7 +109,7 @@ def test_a_plan_is_made_and_nothing_begun(client: TestClient, tmp_path: Path) ->
     [
         ({"photos": 0}, "number of photos"),
         ({"photos": 100000}, "number of photos"),
-        ({"photos": True}, "list of pictures"),
+        ({"photos": True}, "list of images"),
         ({"photos": None}, "photos"),
         ({"class_noun": ""}, "what the subject is"),
         ({"base": "no such model"}, "no longer exists"),

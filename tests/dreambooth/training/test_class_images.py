@@ -160,7 +160,7 @@ def test_memory_that_does_not_suffice_makes_the_batches_smaller(
         raise error
 
     monkeypatch.setattr(prior, "draw", none)
-    with pytest.raises(DreamBoothError, match="does not suffice"):
+    with pytest.raises(DreamBoothError, match="Out of memory"):
         class_images(model, wanted(2), tmp_path / "d")
 
 

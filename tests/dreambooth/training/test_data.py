@@ -260,7 +260,7 @@ def test_there_is_no_training_without_photos_and_no_prior_of_other_sizes() -> No
         data([])
     with pytest.raises(DreamBoothError, match="size"):
         data([(8, 8), (6, 10)], [(8, 8)])
-    with pytest.raises(DreamBoothError, match="no class pictures"):
+    with pytest.raises(DreamBoothError, match="no class images"):
         data([(8, 8)]).order(0).next_prior((8, 8), 1)
     with pytest.raises(ValueError):
         data([(8, 8)]).order(0).next_batch(0)

@@ -240,7 +240,7 @@ def test_photos_that_break_meanwhile_are_left_out(tmp_path: Path) -> None:
     assert len(notes) == 2 and {'"1.png"' in notes[0] + notes[1], '"2.png"' in notes[0] + notes[1]} == {True}
     for path in tmp_path.glob("*.png"):
         path.write_bytes(b"junk")
-    with pytest.raises(DreamBoothError, match="None of the pictures"):
+    with pytest.raises(DreamBoothError, match="None of the images"):
         encode(Toy(), items)
 
 

@@ -188,7 +188,7 @@ def test_a_training_that_no_longer_gets_better_ends_early(tmp_path: Path) -> Non
 def test_without_a_judge_the_last_weights_come_out_with_a_word_about_it(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, select_best=True)
     assert train(settings).best_step is None
-    assert any("judge samples" in line["text"] for line in events(settings, "warning"))
+    assert any("score samples" in line["text"] for line in events(settings, "warning"))
 
 
 def test_the_plan_alone_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_wrong_command_line_is_a_sentence(flags: list[str]) -> None:
         ([*NEEDED, "--prior", "model", "--kind", "full"], "class images"),
         ([*NEEDED, "--identifier", "[V]"], "identifier"),
         ([*NEEDED, "--rate", "nan"], "rate"),
-        ([*NEEDED, "--settings", "x.json"], "takes the place"),
+        ([*NEEDED, "--settings", "x.json"], "replaces the other"),
         (["--settings", "none.json"], "none.json"),
     ],
 )
