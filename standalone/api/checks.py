@@ -132,7 +132,7 @@ def _check_img2img(request: ImageToImageRequest) -> None:
         raise BadRequest("init_images: there is no image to start from.", 404)
     if 1 < len(request.init_images) > (request.batch_size or 1):
         raise BadRequest(
-            f"init_images: {len(request.init_images)} images for a batch of {request.batch_size}. Send one, or one each."
+            f"init_images: {len(request.init_images)} images for a batch of {request.batch_size}. Send 1 or as many."
         )
     _between("resize_mode", request.resize_mode, 0, 3)
     _between("inpainting_fill", request.inpainting_fill, 0, 3)
