@@ -35,8 +35,8 @@ from benchmarks.shape_subjects import (
     prompt_of,
 )
 from benchmarks.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Studio, studio
+from lib_methods.dreambooth.run import run_training
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.run import run_training
 from standalone.dreambooth.model import load_training_model
 from standalone.shapes.parser import parse
 

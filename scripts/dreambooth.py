@@ -12,7 +12,7 @@ from typing import Any
 
 from modules import paths, script_callbacks, scripts, shared, ui_components
 
-from lib_methods.dreambooth.output.delivery import deliver_to
+from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.tab.api import add_routes
 from lib_methods.dreambooth.tab.handlers import TabHandlers
 from lib_methods.dreambooth.tab.layout import build_tab

@@ -10,4 +10,4 @@ class DreamBoothError(UserError, ValueError):
 
 
 class TrainingStopped(Exception):
-    """The user cancelled; the training's state was saved at a step's end and can be gone on from."""
+    """The user cancelled; the training's state was saved at the end of a step and can be resumed."""

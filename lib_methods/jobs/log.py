@@ -178,7 +178,7 @@ class Progress:
         )
 
     def outcome_since(self, moment: float) -> str:
-        """The outcome, if it was told at this time or later: a log goes on when its training is resumed."""
+        """The outcome, if it was told at this time or later: a log continues when its job is resumed."""
         return self.outcome if (number(self.of(self.outcome).get("time")) or 0.0) >= moment else ""
 
     def of(self, event: str) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class LogReader:
         self._progress = Progress()
 
     def read(self) -> Progress:
-        """Takes in what was added since the last time. A log that was begun anew is read from its start."""
+        """Takes in what was added since the last time. A log that was restarted is read from its start."""
         try:
             with self.path.open("rb") as file:
                 file.seek(0, 2)

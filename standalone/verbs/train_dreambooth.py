@@ -87,7 +87,7 @@ def settings_of(options: argparse.Namespace) -> Any:
     else:
         values = {name: str(value) if name in PATHS else value for name, value in given.items()}
         if options.resume and "out" in values and "name" in values:
-            from lib_methods.dreambooth.training.state import read_record  # imports torch
+            from lib_methods.dreambooth.training.record import read_record  # imports torch
 
             folder = Path(values["out"]).expanduser() / values["name"]
             values = {**((read_record(folder) or {}).get("asked") or {}), **values}
@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
             settings = settings_of(options)
             _check(options)
             from lib_methods.dreambooth.output.scores import find_judge
-            from lib_methods.dreambooth.training.run import run_training
+            from lib_methods.dreambooth.run import run_training
             from standalone.dreambooth.model import load_training_model
 
             result = run_training(

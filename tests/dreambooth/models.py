@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,17 @@ FAMILIES = ("sd1", "sd2", "sdxl")
 
 def write(folder: Path, family: str = "sd1", *, diffusers: bool = False, **kwargs: Any) -> Path:
     """A tiny checkpoint of the family in `folder`: one file with its yaml, or a diffusers folder."""
-    model = tiny.build(family, **kwargs)
+    made = _written(family, diffusers, tuple(sorted(kwargs.items())))
+    shutil.copytree(made.parent, folder, dirs_exist_ok=True)
+    return folder / made.name
+
+
+@cache
+def _written(family: str, diffusers: bool, kwargs: tuple[tuple[str, Any], ...]) -> Path:
+    """The same in a folder that it has for itself, as building a model takes longer than copying its file."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    model = tiny.build(family, **dict(kwargs))
     if diffusers:
         return tiny.write_folder(model, folder / f"{family}-folder")
     return tiny.write_file(model, folder / f"{family}.safetensors")

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.dreambooth.output import samples as showing
+from lib_methods.dreambooth.run import run_training
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.run import run_training
+from lib_methods.dreambooth.training import samples as showing
 from lib_methods.dreambooth.training.state import STATE
 from lib_methods.jobs.log import LOG
 from lib_methods.safetensors.tensors import read_tensors

@@ -146,7 +146,7 @@ def plainly(*, scaled: bool = False) -> dict[str, Any]:
 
 
 def sharded(folder: Path, base: Path, ports: list[str]) -> None:
-    """Trainings as a launcher's configuration for FSDP asks for them, stopped and gone on with.
+    """Trainings as a launcher's configuration for FSDP asks for them, stopped and resumed.
 
     ports: where the processes meet for each of the trainings, as the launcher's own store takes them once only.
     """

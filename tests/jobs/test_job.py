@@ -1,4 +1,4 @@
-"""Trainings as processes: they start, end, are cancelled and gone on with, and the host's model always comes back."""
+"""Trainings as processes: they start, end, are cancelled and resumed, and the host's model always comes back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from lib_methods.dreambooth.output.delivery import deliver_to
+from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.record import to_json
 from lib_methods.errors import UserError

@@ -204,7 +204,7 @@ class LoraSet:
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within the block the model is the frozen one. For predictions without gradients: a backward pass that
-        computes the forward pass anew must run outside."""
+        computes the forward pass again must run outside."""
         self._off += 1
         try:
             yield

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from lib_methods.checkpoints.layout import Shapes
-from lib_methods.dreambooth.training.adafactor import GPU_BLOCK
 
 GIB = 2**30
+GPU_BLOCK = 2**22  # numbers that Adafactor moves together on a GPU
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.1, "prodigy": 16.0}  # for each number; 8-bit with its blocks' scales

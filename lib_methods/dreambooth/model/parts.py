@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -129,3 +130,27 @@ def wait_for(out: torch.Tensor) -> None:
 
 def _nothing() -> None:
     """Nobody has to come along."""
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Within the block the same input gives the same numbers, on a GPU too, where its kernels can."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    options: Any = getattr(torch.utils, "deterministic", None)  # not in torch 2.1
+    filled = getattr(options, "fill_uninitialized_memory", False)
+    if options is not None:
+        options.fill_uninitialized_memory = False  # costs time, and no kernel here reads what it did not write
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+        if options is not None:
+            options.fill_uninitialized_memory = filled

@@ -19,8 +19,9 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.lora import LoraSet, Place, StartLayer, all_places
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.errors import reason
+from lib_methods.errors import CheckpointError, reason
 from lib_methods.ldm_checkpoint import UNET_PREFIX
+from lib_methods.safetensors.header import read_header
 from lib_methods.safetensors.tensors import NotFinite, read_tensors, rounded, write_tensors
 
 _USUAL_LAYERS = 2
@@ -202,11 +203,9 @@ def read_lora(path: Path, model: TrainingModel) -> LoraStart:
     Raises DreamBoothError: the file cannot be read, is no plain LoRA, or is for another model.
     """
     try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DreamBoothError(
-            f"The LoRA {path.name} cannot be read: {error.strerror or 'is it still there?'}."
-        ) from error
+        read_header(path)  # which tells a download that failed from a pickle
+    except CheckpointError as problem:
+        raise DreamBoothError(f"The LoRA cannot be continued: {problem}") from problem
     tensors, _ = read_tensors(path)
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -231,7 +230,7 @@ def read_lora(path: Path, model: TrainingModel) -> LoraStart:
         layers[place.key] = layer
     if not layers:
         raise DreamBoothError(f"{path.name} is not a LoRA: it has no layers.")
-    return LoraStart(layers, sha256)
+    return LoraStart(layers, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _known_names(model: TrainingModel) -> dict[str, Place]:

@@ -137,7 +137,7 @@ def load_judge(device: torch.device = CPU, folder: Path | None = None) -> ClipAn
     else:
         where = f"in the folder that {JUDGES_DIR} names" if own else "in Hugging Face's cache"
         raise DreamBoothError(
-            f"There is no CLIP to judge pictures by {where}: {CLIP_NAMES[0]} with model.safetensors and its tokenizer "
+            f"There is no CLIP to judge images by {where}: {CLIP_NAMES[0]} with model.safetensors and its tokenizer "
             "is wanted, and facebook/dino-vits16 besides."
         )
     dino: Any = None

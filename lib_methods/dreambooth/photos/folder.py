@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos.captions import MAX_CAPTION_BYTES, caption_text
 from lib_methods.dreambooth.photos.companions import (
     CAPTION_ENDINGS,
     MASK_FOLDERS,
+    MAX_CAPTION_BYTES,
     Companions,
+    caption_text,
     kohya_folder,
     listed,
     sort_files,

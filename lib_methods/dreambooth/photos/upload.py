@@ -60,7 +60,7 @@ def _take(pictures: Any, folder: Path) -> None:
 
 
 def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]]:
-    """Copies photos, with their captions and masks, into `folder`, which is made anew.
+    """Copies photos, with their captions and masks, into `folder`, which is emptied first.
 
     Returns the photos and a sentence for each file that cannot be used. Raises DreamBoothError, and nothing is left
     behind: no photo among them, too many files, or the disk is full.
@@ -70,7 +70,7 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
         raise DreamBoothError(NO_PHOTOS)
     if len(files) > MOST_FILES:
         raise DreamBoothError(f"These are {len(files)} files; at most {MOST_FILES} can be taken. 3 to 5 are enough.")
-    with _made_anew(folder, "The photos cannot be copied: the disk is full, or the photos no longer exist."):
+    with _emptied(folder, "The photos cannot be copied: the disk is full, or the photos no longer exist."):
         for file in files:
             shutil.copyfile(file, folder / _free(folder, _plain(file.name)))
         return find_photos(folder)
@@ -86,7 +86,7 @@ def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]
     if len(pictures) > MOST_FILES:
         raise SettingsError(f"There are too many photos: at most {MOST_FILES}.")
     store = ImageStore(folder).for_request(MOST_PIXELS)
-    with _made_anew(folder, "The photos cannot be stored: the disk is full or not writable."):
+    with _emptied(folder, "The photos cannot be stored: the disk is full or not writable."):
         for entry in pictures:
             whole = entry if isinstance(entry, dict) else {"image": entry}
             name = store.add(whole.get("image", ""))
@@ -97,7 +97,7 @@ def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]
 
 
 @contextlib.contextmanager
-def _made_anew(folder: Path, sentence: str) -> Iterator[None]:
+def _emptied(folder: Path, sentence: str) -> Iterator[None]:
     """An empty folder, of which nothing is left behind when the block fails. OSError becomes the sentence."""
     shutil.rmtree(folder, ignore_errors=True)
     try:

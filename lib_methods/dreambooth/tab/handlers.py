@@ -232,7 +232,7 @@ class TabHandlers:
         return gr.update(choices=["", *self.lists.loras()])
 
     def unfinished(self) -> Any:
-        """The trainings that can be gone on with."""
+        """The runs that can be resumed."""
         names = self.trainings.unfinished()
         return gr.update(choices=names, value=names[0] if names else None)
 

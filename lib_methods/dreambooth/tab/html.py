@@ -36,7 +36,7 @@ def state_html(state: State) -> str:
     parts.append(plan_html(progress.of("plan"), subject=progress.subject, pace=pace))
     if not record.is_over:
         parts.append(bar_html(progress))
-        parts.append('<p class="dreambooth-aside">You can close this page: the training goes on.</p>')
+        parts.append('<p class="dreambooth-aside">You can close this page: training continues.</p>')
     parts.append(curve_svg(progress))
     return '<div class="dreambooth-panel">' + "".join(parts) + "</div>"
 
@@ -49,12 +49,12 @@ def headline(state: State) -> str:
     if state.is_running and state.stopping:
         return status_html(f"{name} stops at the end of this step. Cancel once more to end it at once.")
     if record.status == "waiting":
-        return status_html(f"{name} waits for the picture that is being drawn.")
+        return status_html(f"{name} waits for the image that is being generated.")
     if record.status == "running":
         return status_html(f"Training {name}: {_doing(progress)}")
     if record.status == "done":
         took = record.ended - record.started
-        result = f" {record.result}: draw it with “{record.usage}”." if record.result else ""
+        result = f" {record.result}: use it with “{record.usage}”." if record.result else ""
         return status_html(f"{name} is done in {duration(took)}.{result}")
     if record.status == "cancelled":
         where = f" after step {progress.step}" if progress.step else ""

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from lib_methods.dreambooth.tab.controls import ADVANCED, CONTROLS, DEFAULTS, MAIN, MORE, Control, Row
 from lib_methods.dreambooth.tab.handlers import TabHandlers
+from lib_methods.dreambooth.tab.request import ADVANCED, CONTROLS, DEFAULTS, MAIN, MORE, Control, Row
 from lib_methods.webui.gradio_compat import (
     HIDDEN_CLASS,
     follow,

@@ -25,13 +25,12 @@ from lib_methods.dreambooth.training.duration import (
     training_seconds,
 )
 from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, device_memory, plan_training
-from lib_methods.dreambooth.training.record import from_json
+from lib_methods.dreambooth.training.record import RECORD, from_json, read_record
 from lib_methods.dreambooth.training.schedule import resolved
-from lib_methods.dreambooth.training.state import RECORD, read_record
 from lib_methods.jobs.files import JobFiles, all_records
 from lib_methods.jobs.log import LogReader, number
 
-_GUESSED = "Whether this SD 2 model draws 768 or 512 pixels is seen when it is loaded; this counts with {side}."
+_GUESSED = "Whether this SD 2 model is for 768 or 512 pixels is known when it is loaded; this plan assumes {side}."
 
 
 class Machine(Protocol):

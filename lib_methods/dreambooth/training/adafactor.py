@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lib_methods.dreambooth.model.memory import GPU_BLOCK
+
 CPU_BLOCK = 2**18  # numbers: a megabyte in fp32
-GPU_BLOCK = 2**22
 _TOGETHER = 4  # rows: random numbers are drawn by fours, see `rounding`
 
 
@@ -57,7 +58,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 class Rounding:
     """Random numbers for rounding, apart from all others: they follow from seed, step and the tensor's number only.
 
-    So the order in which tensors are rounded does not matter, a training that goes on draws the same numbers, and so do
+    So the order in which tensors are rounded does not matter, a resumed run draws the same numbers, and so do
     several processes.
     """
 
@@ -66,7 +67,7 @@ class Rounding:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def generator(self, step: int, number: int, device: torch.device) -> torch.Generator:
-        """The generator for tensor `number` in step `step`. Use it at once: the next call seeds it anew."""
+        """The generator for tensor `number` in step `step`. Use it at once: the next call seeds it again."""
         if device not in self._generators:
             self._generators[device] = torch.Generator(device)
         text = f"{self.seed} {step} {number}".encode()

@@ -1,8 +1,8 @@
-"""Class images: what the frozen model draws of the class, so that the class does not turn into the subject.
+"""Class images: what the frozen model generates for the class, so that the class does not turn into the subject.
 
-They lie in folders named by what they were drawn with, size included, and serve all trainings that ask for the same.
-Picture number n of a folder has n as its seed: more are added to those that are there, and a drawing that was stopped
-goes on. One that is missing is drawn in the batch that it was in: alone it would differ in its last bits.
+They are in folders named by what they were generated with, size included, and serve all runs that ask for the same.
+Image number n of a folder has n as its seed: more are added to those that are there, and an interrupted generation
+continues. A missing one is generated in the batch that it was in: alone it would differ in its last bits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from lib_methods.dreambooth.files import write_whole
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import Parts
 from lib_methods.dreambooth.model.sampler import SOLVER, Prompts, draw, embed_prompts
-from lib_methods.dreambooth.photos.buckets import Size
-from lib_methods.dreambooth.photos.captions import caption_of
+from lib_methods.dreambooth.photos.companions import caption_of
+from lib_methods.dreambooth.photos.image import Size
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import out_of_memory
 from lib_methods.pictures.tensor import to_image
@@ -62,7 +62,7 @@ def class_images(
     """The class's PNG files, drawn where they are missing or broken, in subfolders of `folder`, one for each size.
 
     sizes: width and height in pixels of each picture; None for `settings.class_images` squares. batch: pictures of one
-    size drawn at once, fewer where memory does not suffice. parts: how the model's parts come to the device. progress:
+    size drawn at once, fewer where memory runs out. parts: how the model's parts come to the device. progress:
     told the pictures done and all of them. Raises TrainingStopped between two batches when cancelled, and
     DreamBoothError when the disk is full or the model draws numbers that are not finite; what was drawn before is then
     kept.

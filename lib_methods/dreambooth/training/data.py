@@ -77,7 +77,7 @@ class TrainingData:
 
 
 class Order:
-    """A stream of batches that is the same for the same shapes and seed, and goes on from a saved place bit-exactly.
+    """A stream of batches that is the same for the same shapes and seed, and continues from a saved place bit-exactly.
 
     Every batch is of one shape. The examples of a shape come in epochs, each in an order of its own: every one once an
     epoch, then the next epoch begins, within a batch too where it does not divide. The shape that was served least for
@@ -135,7 +135,7 @@ class Order:
         if set(state) != set(self.state()) or state["seed"] != self._seed:
             raise DreamBoothError(_ANOTHER)
         if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in state.values()):
-            raise DreamBoothError("The saved training is damaged: the place in its data is no number.")
+            raise DreamBoothError("The saved training is damaged: its place in the data is not a number.")
         self._served = {shape: state[f"photos {shape[0]}x{shape[1]}"] for shape in self._photos}
         self._prior_served = {key: state[_prior_name(key)] for key in self._prior}
 

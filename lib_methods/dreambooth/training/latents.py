@@ -17,8 +17,8 @@ from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import brought
 from lib_methods.dreambooth.photos import Photo, open_photo, read_mask, read_photo
-from lib_methods.dreambooth.photos.buckets import Size, bucket_for, fit, fit_mask, micro_conditioning
-from lib_methods.dreambooth.photos.captions import caption_of
+from lib_methods.dreambooth.photos.companions import caption_of
+from lib_methods.dreambooth.photos.image import Size, bucket_for, fit, fit_mask, micro_conditioning
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.data import Example
 from lib_methods.errors import CheckpointError, out_of_memory
@@ -130,9 +130,9 @@ def encode_pictures(
 
     batch: pictures of one size encoded together. dtype: what is computed in; where half precision gives no numbers
     (SDXL's autoencoder), fp32 takes its place. folder: where the latents of each picture are kept, so that an
-    interrupted encoding goes on, with the same numbers: a batch is encoded as a whole or not at all.
+    interrupted encoding continues with the same numbers: a batch is encoded as a whole or not at all.
 
-    The autoencoder goes to `device` for the time and back, or as `here` has it. Where memory does not suffice for a
+    The autoencoder goes to `device` for the time and back, or as `here` has it. Where memory runs out with a
     batch, its pictures are encoded in halves. A picture that can no longer be read is left out with a
     warning; `DreamBoothError` where none is left, `TrainingStopped` between two batches when `cancelled`.
     """

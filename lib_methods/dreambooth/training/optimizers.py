@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.training.adafactor import Adafactor, Rounding, norm_of
-from lib_methods.dreambooth.training.optimizer_state import GROUP, read_groups, read_states, write_groups, write_states
 from lib_methods.dreambooth.training.processes import clip_gradients
+from lib_methods.dreambooth.training.state import GROUP, read_groups, read_states, write_groups, write_states
 from lib_methods.jobs.packages import OPTIONAL
 
 Rates = float | Mapping[str, float]
@@ -159,7 +159,7 @@ class Stepper:
             parameter.grad = None
 
     def state_dict(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """All that a later process needs to go on as if there had been no pause: tensors only, in flat names.
+        """All that a later process needs to continue as if there had been no pause: tensors only, in flat names.
 
         keep: False for nothing, see `processes.gathered`.
         """

@@ -12,8 +12,8 @@ import torch
 from lib_methods.dreambooth.model.identifier import check_class_noun, check_identifier, pick_identifier
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import Parts
-from lib_methods.dreambooth.photos.buckets import fit_warnings
-from lib_methods.dreambooth.photos.captions import caption_of
+from lib_methods.dreambooth.photos.companions import caption_of
+from lib_methods.dreambooth.photos.image import fit_warnings
 from lib_methods.dreambooth.photos.subjects import Subject, with_identifiers
 from lib_methods.dreambooth.settings import CLASS_IMAGES, TrainingSettings
 from lib_methods.dreambooth.training.class_images import class_images

@@ -226,8 +226,11 @@ class Processes:
         return (lambda: self.any(asked())) if self.is_sharded else asked
 
     def spread(self, unet: nn.Module) -> None:
-        """Shards the UNet, which is on the CPU, where that was asked for."""
+        """Shards the UNet where that was asked for; whole it need not fit on the device any more."""
         if self.sharding is not None:
+            nn.Module.to(unet, torch.device("cpu"))
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
             shard(unet, self.sharding, self.device)
 
 

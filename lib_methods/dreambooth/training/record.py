@@ -1,19 +1,27 @@
-"""What a training was asked to do, kept beside its state, and whether what is asked now can go on from it."""
+"""What a run was asked to do, kept beside its state, and whether it can be resumed with what is asked now."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, Timeout
+
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.settings import Concept, TrainingSettings
+from lib_methods.files import read_json, replacing
 
+RECORD = "training.json"
+CANCEL = "cancel"  # a file of this name in the run's folder stops it
+LOCK = "lock"
 PATHS = ("photos", "base", "out", "class_folder", "continue_from")
 _MAY_LACK = ("class_folder", "continue_from")
 FREE = frozenset((*PATHS, "sample_prompts", "sample_every", "save_every", "saved_as", "memory", "steps"))
-"""May differ when a training goes on: the steps do not depend on them, or they are compared by their content."""
+"""May differ when a run is resumed: the steps do not depend on them, or they are compared by their content."""
 
 _ADDED: dict[str, Any] = {"concepts": [], "caption_dropout": 0.0, "noise_offset": 0.0}
 """Settings that older versions did not have: as they were then, they do not make another training."""
@@ -90,12 +98,12 @@ def without_paths(concepts: Any) -> list[dict[str, Any]]:
 
 
 def steps_are_free(settings: TrainingSettings) -> bool:
-    """Whether a training may be made longer when it goes on: nothing in it depends on where its end is."""
+    """Whether a run may be made longer when it is resumed: nothing in it depends on where its end is."""
     return settings.schedule == "constant" and (not settings.train_text or settings.text_stop == 1)
 
 
 def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSettings:
-    """The settings with which a recorded training goes on when it is asked for with `asked` now.
+    """The settings with which a recorded run is resumed when it is asked for with `asked` now.
 
     before: the record, with "asked" and "resolved" as `to_json` wrote them. Raises DreamBoothError, naming what
     differs, when the steps to come would not be those of the recorded training.
@@ -138,3 +146,43 @@ def steps_depend_on(settings: TrainingSettings) -> dict[str, Any]:
     values["concepts"] = without_paths(values["concepts"])
     added = {name for name, value in _ADDED.items() if values[name] == value}
     return {name: value for name, value in values.items() if name not in free | added and name != "name"}
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """A short name for a set of JSON values; equal values, whatever their order, have equal names."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes what the training was asked to do and how it does it. Raises OSError."""
+    with replacing(folder / RECORD) as file:
+        file.write(json.dumps(record, indent=1, sort_keys=True).encode("utf-8"))
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What write_record wrote; None when there is none. DreamBoothError when it is damaged."""
+    try:
+        record = read_json(folder / RECORD)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DreamBoothError(f"{RECORD} is damaged; start again under another name.") from error
+    if not isinstance(record, dict):
+        raise DreamBoothError(f"{RECORD} is damaged; start again under another name.")
+    return record
+
+
+def take_folder(folder: Path, result: Path, lock: BaseFileLock, resume: bool) -> None:
+    """Makes the run's folder and locks it. result: the file to come. DreamBoothError when it cannot be had."""
+    if not resume and (folder / RECORD).exists():
+        raise DreamBoothError(f"A run called {folder.name} already exists. Resume it with --resume, or {ANOTHER}.")
+    if not resume and result.exists():
+        raise DreamBoothError(f"{result.name} already exists. Choose another name, or remove it.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        (folder / CANCEL).unlink(missing_ok=True)
+    except Timeout:
+        raise DreamBoothError("Another process is training in this folder.") from None
+    except OSError as error:
+        raise DreamBoothError(f"The folder for the result cannot be written: {error.strerror}.") from error

@@ -20,9 +20,7 @@ from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import computing, device_of
-from lib_methods.dreambooth.model.texts import TextSource
-from lib_methods.dreambooth.output.samples import Best, Viewer
-from lib_methods.dreambooth.photos.captions import caption_of
+from lib_methods.dreambooth.photos.companions import caption_of
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.batches import Batch, Batches
 from lib_methods.dreambooth.training.data import TrainingData
@@ -30,8 +28,10 @@ from lib_methods.dreambooth.training.loss import noised, training_loss
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.training.plan import TrainingPlan
 from lib_methods.dreambooth.training.processes import Processes, gathered
+from lib_methods.dreambooth.training.samples import Best, Viewer
 from lib_methods.dreambooth.training.schedule import rate_scale, text_steps
 from lib_methods.dreambooth.training.state import STATE, State, load_state, save_state
+from lib_methods.dreambooth.training.texts import TextSource
 from lib_methods.dreambooth.training.weights import Ema, Trained
 from lib_methods.errors import UserError
 from lib_methods.jobs.log import Pace, Report
@@ -184,7 +184,7 @@ class Trainer:
 
     def train(self) -> None:
         """Trains from where it is to the end. Raises TrainingStopped, the state saved, when it is cancelled, and
-        DreamBoothError when it cannot go on."""
+        DreamBoothError when it cannot continue."""
         steps, told = self.settings.steps, time.monotonic()
         cost = 0.0
         while True:

@@ -147,7 +147,7 @@ def test_where_nothing_fits_it_says_what_would(sd1: ModelSizes) -> None:
     with pytest.raises(DreamBoothError, match="smaller base model"):
         plan(sd1, 1)
     larger = replace(sd1, unet=3 * sd1.unet, family="sdxl", resolution=1024)
-    with pytest.raises(DreamBoothError, match="pictures of .* pixels"):
+    with pytest.raises(DreamBoothError, match="images of .* pixels"):
         plan(larger, 6.2)
 
 

@@ -15,12 +15,12 @@ from lib_methods.dreambooth.model import parts as places
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.parts import CPU, Parts
 from lib_methods.dreambooth.model.sampler import draw
-from lib_methods.dreambooth.output import samples as showing
-from lib_methods.dreambooth.output.samples import Best, Viewer
 from lib_methods.dreambooth.training import plan as memory
 from lib_methods.dreambooth.training import prepare
+from lib_methods.dreambooth.training import samples as showing
 from lib_methods.dreambooth.training.class_images import class_images
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
+from lib_methods.dreambooth.training.samples import Best, Viewer
 from lib_methods.jobs.log import Report
 from standalone.dreambooth.model import EngineModel, load_training_model
 from tests.dreambooth.models import load, write

@@ -35,7 +35,7 @@ from benchmarks.shape_subjects import (
     prompt_of,
     settings,
 )
-from lib_methods.dreambooth.output.samples import Judge
+from lib_methods.dreambooth.training.samples import Judge
 from standalone import ROOT
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.shapes.captions import caption

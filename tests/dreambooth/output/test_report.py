@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.output.delivery import write_sidecar
+from lib_methods.dreambooth.output.result import write_sidecar
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.schedule import resolved
 from lib_methods.jobs import log as progress_module

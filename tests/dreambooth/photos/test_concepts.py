@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from lib_methods.dreambooth import run
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.photos.subjects import find_subjects
 from lib_methods.dreambooth.settings import Concept, TrainingSettings
-from lib_methods.dreambooth.training import run
 from lib_methods.dreambooth.training.schedule import resolved
 from lib_methods.dreambooth.training.trainer import Trainer
 from standalone.dreambooth.model import load_training_model

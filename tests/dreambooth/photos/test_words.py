@@ -20,7 +20,7 @@ from lib_methods.dreambooth.model.identifier import (
     pick_identifier,
 )
 from lib_methods.dreambooth.photos import Photo
-from lib_methods.dreambooth.photos.captions import caption_of, read_caption, with_subject
+from lib_methods.dreambooth.photos.companions import caption_of, read_caption, with_subject
 from standalone.engine.tokenizer import VOCABULARY_DIR, clip_tokenizer
 from tests.dreambooth.pictures import asked
 

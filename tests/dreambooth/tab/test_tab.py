@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lib_methods.checks import SettingsError
-from lib_methods.dreambooth.output.delivery import deliver_to
+from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.photos.subjects import find_subjects
 from lib_methods.dreambooth.tab import html as page
 from lib_methods.dreambooth.tab.handlers import TabHandlers

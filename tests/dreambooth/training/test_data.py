@@ -17,7 +17,7 @@ from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.photos import Photo
-from lib_methods.dreambooth.photos.buckets import (
+from lib_methods.dreambooth.photos.image import (
     bucket_for,
     bucket_sizes,
     fit,

@@ -1,4 +1,4 @@
-"""The optimizers do what their papers say, fused into the backward pass or not, and go on exactly after a pause."""
+"""The optimizers do what their papers say, fused into the backward pass or not, and continue exactly after a pause."""
 
 from __future__ import annotations
 

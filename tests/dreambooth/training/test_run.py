@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lib_methods.dreambooth.errors import TrainingStopped
-from lib_methods.dreambooth.output import samples as showing
 from lib_methods.dreambooth.photos import folder as photo_folder
-from lib_methods.dreambooth.photos.buckets import bucket_for
+from lib_methods.dreambooth.photos.image import bucket_for
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.training import samples as showing
 from standalone.dreambooth.model import load_training_model
 from tests.dreambooth.models import prediction
 from tests.dreambooth.runs import SIDE, equal, events, moved, settings_for, state_tensors, train

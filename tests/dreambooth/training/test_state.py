@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.training import record
 from lib_methods.dreambooth.training import state as states
 from lib_methods.dreambooth.training.state import State, load_state, pack, save_state, unpack
 from lib_methods.dreambooth.training.weights import Ema
@@ -166,17 +167,17 @@ def test_a_stop_between_writing_and_replacing_leaves_the_last_good_state(
 
 
 def test_the_record_comes_back_and_a_damaged_one_is_a_sentence(tmp_path: Path) -> None:
-    assert states.read_record(tmp_path) is None
-    states.write_record(tmp_path, {"asked": {"steps": 3}, "name": "ä"})
-    assert states.read_record(tmp_path) == {"asked": {"steps": 3}, "name": "ä"}
+    assert record.read_record(tmp_path) is None
+    record.write_record(tmp_path, {"asked": {"steps": 3}, "name": "ä"})
+    assert record.read_record(tmp_path) == {"asked": {"steps": 3}, "name": "ä"}
     for damage in ("[1]", "{", ""):
-        (tmp_path / states.RECORD).write_text(damage, encoding="utf-8")
+        (tmp_path / record.RECORD).write_text(damage, encoding="utf-8")
         with pytest.raises(DreamBoothError, match="damaged"):
-            states.read_record(tmp_path)
+            record.read_record(tmp_path)
 
 
 def test_a_digest_does_not_depend_on_the_order() -> None:
-    assert states.digest({"a": 1, "b": 2}) == states.digest({"b": 2, "a": 1}) != states.digest({"a": 1, "b": 3})
+    assert record.digest({"a": 1, "b": 2}) == record.digest({"b": 2, "a": 1}) != record.digest({"a": 1, "b": 3})
 
 
 def walk(parameter: nn.Parameter, step: int) -> None:

@@ -16,8 +16,8 @@ import torch
 
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.record import from_json, to_json
-from lib_methods.dreambooth.training.state import STATE, write_record
+from lib_methods.dreambooth.training.record import from_json, to_json, write_record
+from lib_methods.dreambooth.training.state import STATE
 from standalone.setup import options as command_line
 from standalone.setup.start import dispatch
 from standalone.verbs import train_dreambooth as verb

@@ -16,7 +16,7 @@ from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import Parts
 from lib_methods.dreambooth.model.sampler import draw
-from lib_methods.dreambooth.photos.captions import with_subject
+from lib_methods.dreambooth.photos.companions import with_subject
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.processes import Processes
 from lib_methods.errors import out_of_memory
@@ -140,7 +140,7 @@ class Viewer:
         return together > 1
 
     def preview(self) -> Image.Image | None:
-        """The subject as the model draws it now; None, with a word about it, where memory does not suffice."""
+        """The subject as the model generates it now; None, with a warning, where memory runs out."""
         try:
             return to_image(self.draw(self.prompts[:1], [self.settings.seed])[0])
         except (RuntimeError, MemoryError) as error:

@@ -1,11 +1,11 @@
-"""A whole training, from the folder of photos to the file that a WebUI loads."""
+"""A whole training run, from the folder of photos to the file that a WebUI loads."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,40 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel, check_weights
-from lib_methods.dreambooth.model.parts import CPU, device_words, release_memory
+from lib_methods.dreambooth.model.parts import CPU, device_words, release_memory, repeatable
 from lib_methods.dreambooth.output.lora_file import LoraStart, read_lora
 from lib_methods.dreambooth.output.result import ENDING, Export, Result, activation_of, facts_of
-from lib_methods.dreambooth.output.samples import Judge, Viewer, best_weights
 from lib_methods.dreambooth.photos import Photo
 from lib_methods.dreambooth.photos.subjects import Subject, companions_told, counted, find_subjects, with_identifiers
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.duration import plan_fields, seconds_needed
-from lib_methods.dreambooth.training.frame import LOCK, repeatable, stopper, take_folder, told
 from lib_methods.dreambooth.training.latents import photos_digest
 from lib_methods.dreambooth.training.optimizers import check_available
 from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training
 from lib_methods.dreambooth.training.prepare import Maker, class_texts, drawing_parts, named
 from lib_methods.dreambooth.training.processes import Processes, start_processes
-from lib_methods.dreambooth.training.record import ANOTHER, PATHS, going_on, planned, steps_depend_on, to_json
+from lib_methods.dreambooth.training.record import (
+    ANOTHER,
+    CANCEL,
+    LOCK,
+    PATHS,
+    digest,
+    going_on,
+    planned,
+    read_record,
+    steps_depend_on,
+    take_folder,
+    to_json,
+    write_record,
+)
+from lib_methods.dreambooth.training.samples import Judge, Viewer, best_weights
 from lib_methods.dreambooth.training.schedule import resolved
-from lib_methods.dreambooth.training.state import digest, read_record, write_record
 from lib_methods.dreambooth.training.trainer import Trainer
+from lib_methods.errors import UserError, out_of_memory
 from lib_methods.jobs.log import Report, Say, duration
 
 KEPT = "saved"  # the folder of the results that save_every keeps
@@ -56,8 +68,8 @@ def run_training(
 ) -> Result:
     """Trains, and returns what came out.
 
-    resume: go on from the state in the training's folder, from its beginning where there is none yet. plan_only: only
-    say what would be done. find_judge: who judges samples for `select_best`. device: None for the GPU if there is one.
+    resume: continue from the state in the run's folder, from the start where there is none yet. plan_only: only say
+    what would be done. find_judge: who judges samples for `select_best`. device: None for the GPU if there is one.
     Raises TrainingStopped when cancelled and DreamBoothError, both with a sentence.
     """
     processes = start_processes(device)
@@ -66,38 +78,76 @@ def run_training(
     lock = FileLock(folder / LOCK)
     try:
         if processes.is_main and not plan_only:
-            take_folder(settings, folder, lock, resume)
+            take_folder(folder, settings.out / f"{settings.name}{ENDING}", lock, resume)
         processes.wait()
         report = Report(None if plan_only else folder, say, quiet=not processes.is_main)
-        with told(report), repeatable(processes.device):
-            stop = stopper(folder, cancelled)
-            return _Training(settings, folder, report, processes, stop, find_judge).run(load_model, resume, plan_only)
+        with _told(report), repeatable(processes.device):
+            run = _Run(settings, folder, report, processes, lambda: cancelled() or (folder / CANCEL).exists())
+            run.prepare(load_model, resume)
+            return Result((), run.settings.subjects) if plan_only else run.train(find_judge)
     finally:
         lock.release()
         processes.close()
 
 
-class _Training:
-    """The parts of one training, put together."""
+@contextlib.contextmanager
+def _told(report: Report) -> Iterator[None]:
+    """Ends in a sentence, which is in the log, too."""
+    try:
+        yield
+    except TrainingStopped:
+        if report.last != "cancelled":
+            report.event("cancelled")
+        raise
+    except UserError as error:
+        report.event("error", text=str(error))
+        raise
+    except Exception as error:
+        text = _sentence(error)
+        report.event("error", text=text or f"Training failed unexpectedly ({type(error).__name__}).")
+        if text is None:
+            raise  # a mistake of the program's, for the console to show whole
+        raise DreamBoothError(text) from error
+    finally:
+        report.close()
+
+
+def _sentence(error: Exception) -> str | None:
+    """The error in the user's words; None where it is not one that a machine may well have."""
+    if out_of_memory(error):
+        return "Out of memory. Set a limit, for example --memory 8GB."
+    if isinstance(error, OSError):
+        return f"The disk gave an error ({error.strerror or 'it may be full'}). What was saved before is still there."
+    return None
+
+
+class _Run:
+    """The parts of one run. `prepare` sets model, settings (with nothing left open), subjects and plan."""
+
+    model: TrainingModel
+    settings: TrainingSettings
+    subjects: Sequence[Subject]
+    plan: TrainingPlan
 
     def __init__(
         self,
-        settings: TrainingSettings,
+        asked: TrainingSettings,
         folder: Path,
         report: Report,
         processes: Processes,
         cancelled: Callable[[], bool],
-        find_judge: FindJudge | None,
     ) -> None:
-        self.asked, self.folder, self.report, self.processes = settings, folder, report, processes
-        self.cancelled, self.find_judge = cancelled, find_judge
-        self.device = processes.device
-        self.going_on = False
+        self.asked, self.folder, self.report, self.processes = asked, folder, report, processes
+        self.cancelled, self.device = cancelled, processes.device
+        self.started = time.monotonic()
+        self.record: dict[str, Any] | None = None
+        self.resume = False
+        self.start: LoraStart | None = None
 
-    def run(self, load_model: LoadModel, resume: bool, plan_only: bool) -> Result:
-        started = time.monotonic()
-        record = read_record(self.folder) if resume else None
-        self.going_on = record is not None
+    def prepare(self, load_model: LoadModel, resume: bool) -> None:
+        """Loads the model, finds the photos, chooses what was left open and plans; tells all of it."""
+        self.resume = resume
+        self.record = record = read_record(self.folder) if resume else None
         settings = going_on(self.asked, record) if record else self.asked
         check_available(settings.optimizer)
         # resolved settings name every subject, asked ones leave that to the folders
@@ -109,14 +159,13 @@ class _Training:
         self.report.say(f"Loading {settings.base.name}")
         # a LoRA leaves the model as it is, and most files are in half precision anyway
         half = settings.kind == "LoRA" and self.device.type == "cuda"
-        model = load_model(settings.base, CPU, torch.float16 if half else torch.float32)
+        self.model = model = load_model(settings.base, CPU, torch.float16 if half else torch.float32)
         check_weights(model)
         model.vae.float()
         sizes = replace(read_base(settings.base).sizes, resolution=model.resolution)  # of SD2 a header may only guess
-        start = None
         if settings.continue_from is not None:
-            start = read_lora(settings.continue_from, model)
-            settings = start.shaping(settings)
+            self.start = read_lora(settings.continue_from, model)
+            settings = self.start.shaping(settings)
         if record is None:
             counts = [len(subject.photos) for subject in subjects]
             settings = resolved(settings, photos=counts, resolution=model.resolution, unet_parameters=sizes.unet)
@@ -127,42 +176,46 @@ class _Training:
             subjects = with_identifiers(subjects, [concept.identifier for concept in settings.all_concepts])
         else:
             raise DreamBoothError(f"The folders of the photos have changed: put them back, or {ANOTHER}.")
+        self.settings, self.subjects = settings, subjects
         count, sharded = self.processes.count, self.processes.is_sharded
         plan = plan_training(settings, sizes, self.device, processes=count, sharded=sharded)
         if record is not None:
             plan = replace(plan, **planned(record, PLAN_FIELDS))
-        plan = replace(plan, notes=(*companions_told(subjects, settings), *plan.notes))
-        self._tell(settings, plan, model, subjects, resume)
-        self._plan_event(settings, plan, None)
-        if plan_only:
-            return Result((), settings.subjects)
-        self._record(settings, plan, model, subjects, record, start)
-        trainer, export = self._trainer(settings, plan, model, subjects, start)
-        if resume:
+        self.plan = replace(plan, notes=(*companions_told(subjects, settings), *plan.notes))
+        self._tell()
+
+    def train(self, find_judge: FindJudge | None) -> Result:
+        self._keep_record()
+        trainer, export = self._trainer(find_judge)
+        if self.resume:
             there = trainer.restore()
             self.report.say(f"Resuming after step {trainer.position}." if there else "Starting from the beginning.")
         trainer.train()
-        return self._finish(trainer, export, time.monotonic() - started)
+        return self._finish(trainer, export)
 
-    def _tell(
-        self,
-        settings: TrainingSettings,
-        plan: TrainingPlan,
-        model: TrainingModel,
-        subjects: Sequence[Subject],
-        resume: bool,
-    ) -> None:
+    @property
+    def _photos(self) -> list[Photo]:
+        """With the user's own images of the classes."""
+        return [photo for subject in self.subjects for photo in (*subject.photos, *subject.class_photos)]
+
+    @property
+    def _begun_from(self) -> str:
+        """What is recorded of the LoRA to continue from."""
+        return "" if self.start is None else self.start.sha256
+
+    def _tell(self) -> None:
         """The start, in the log, and the plan on the console."""
-        photos = sum(len(subject.photos) for subject in subjects)
+        settings, plan = self.settings, self.plan
+        photos = sum(len(subject.photos) for subject in self.subjects)
         self.report.event(
             "start",
             name=settings.name,
             kind=settings.kind,
-            base=model.name,
+            base=self.model.name,
             photos=photos,
             identifier=settings.identifier,
             subject=settings.subjects,
-            resumed=resume,
+            resumed=self.resume,
             pid=os.getpid(),
         )
         what = "A LoRA" if settings.kind == "LoRA" else "Full training"
@@ -173,60 +226,44 @@ class _Training:
         )
         for note in (*plan.notes, *self.processes.notes):
             self.report.say(note)
+        self._plan_event(None)
 
-    def _plan_event(self, settings: TrainingSettings, plan: TrainingPlan, seconds: float | None) -> None:
-        base, words = read_base(settings.base), device_words(self.device)
-        self.report.event("plan", **plan_fields(settings, plan, base, words, seconds, self.processes.notes))
+    def _plan_event(self, seconds: float | None) -> None:
+        base, words = read_base(self.settings.base), device_words(self.device)
+        told = plan_fields(self.settings, self.plan, base, words, seconds, self.processes.notes)
+        self.report.event("plan", **told)
 
-    def _record(
-        self,
-        settings: TrainingSettings,
-        plan: TrainingPlan,
-        model: TrainingModel,
-        subjects: Sequence[Subject],
-        record: dict[str, Any] | None,
-        start: LoraStart | None,
-    ) -> None:
-        """Keeps what the training is, or compares it with what was kept. DreamBoothError when base or photos differ."""
-        pictures = photos_digest([p for subject in subjects for p in (*subject.photos, *subject.class_photos)])
-        begun_from = "" if start is None else start.sha256
-        if record is not None:
-            if record.get("base") != model.sha256:
+    def _keep_record(self) -> None:
+        """Keeps what the run is, or compares it with what was kept. DreamBoothError when base or photos differ."""
+        content = {"base": self.model.sha256, "photos": photos_digest(self._photos), "continue_from": self._begun_from}
+        asked = to_json(self.asked)
+        if self.record is not None:
+            if self.record.get("base") != content["base"]:
                 raise DreamBoothError(f"This run was started with another base model. Use the same, or {ANOTHER}.")
-            if record.get("photos") != pictures:
+            if self.record.get("photos") != content["photos"]:
                 raise DreamBoothError(f"The photos have changed since this run started. Restore them, or {ANOTHER}.")
-            if record.get("continue_from", "") != begun_from:
+            if self.record.get("continue_from", "") != content["continue_from"]:
                 raise DreamBoothError(f"This run was started from another LoRA. Use the same, or {ANOTHER}.")
+            asked = {**self.record["asked"], **{name: asked[name] for name in (*PATHS, "concepts", "steps")}}
         if self.processes.is_main:
-            asked = to_json(self.asked)
-            if record is not None:
-                asked = {**record["asked"], **{name: asked[name] for name in (*PATHS, "concepts", "steps")}}
-            plan_values = {name: getattr(plan, name) for name in PLAN_FIELDS}
-            kept = {"asked": asked, "resolved": to_json(settings), "plan": plan_values}
-            content = {"base": model.sha256, "photos": pictures, "continue_from": begun_from}
-            write_record(self.folder, {**kept, **content})
+            plan = {name: getattr(self.plan, name) for name in PLAN_FIELDS}
+            write_record(self.folder, {"asked": asked, "resolved": to_json(self.settings), "plan": plan, **content})
 
-    def _trainer(
-        self,
-        settings: TrainingSettings,
-        plan: TrainingPlan,
-        model: TrainingModel,
-        subjects: Sequence[Subject],
-        start: LoraStart | None,
-    ) -> tuple[Trainer, Export]:
+    def _trainer(self, find_judge: FindJudge | None) -> tuple[Trainer, Export]:
         """The trainer, with the model on the device and the photos encoded."""
+        model, settings, plan, processes = self.model, self.settings, self.plan, self.processes
         nn.Module.to(model.unet, self.device, plan.weight_dtype)  # diffusers' own warns without a reason
         if settings.train_text or plan.text_on_device:
-            # fp16, as a LoRA's base is loaded, is for trainings only that scale their loss
+            # fp16, as a LoRA's base is loaded, is for runs only that scale their loss
             dtype = plan.weight_dtype if settings.kind == "LoRA" else torch.float32
             for encoder in model.encoders:
                 encoder.to(self.device, dtype)
-        if not self.going_on:
+        if self.record is None:
             seconds = seconds_needed(model, settings, plan)
-            self._plan_event(settings, plan, seconds)
+            self._plan_event(seconds)
             self.report.say(f"It will take about {duration(seconds)}.")
         maker = Maker(model, settings, plan, self.folder, self.report, self.cancelled)
-        data = self.processes.main_first(lambda: maker.data(subjects))
+        data = processes.main_first(lambda: maker.data(self.subjects))
         model.vae.to(CPU)
         release_memory(self.device)
         if plan.checkpointing:
@@ -234,26 +271,24 @@ class _Training:
             unet.enable_gradient_checkpointing()
         judge = None
         if settings.select_best:
-            judge = self.find_judge(subjects[0].photos, settings, self.device) if self.find_judge else None
+            judge = find_judge(self.subjects[0].photos, settings, self.device) if find_judge else None
             if judge is None:
                 self.report.warning(
                     "There is no CLIP model to score samples (see docs/dreambooth.md), so the last weights are kept."
                 )
-        for photo in (photo for subject in subjects for photo in (*subject.photos, *subject.class_photos)):
+        for photo in self._photos:
             photo.let_go()
         lora = None
         if settings.kind == "LoRA":
-            text, seed = settings.train_text, settings.seed
-            layers = {} if start is None else start.layers
-            lora = LoraSet(
-                model, settings.rank, settings.true_alpha, settings.convolutions, text, seed, layers
-            ).inject()
-        if self.processes.is_sharded:
-            nn.Module.to(model.unet, CPU)  # whole it need not fit any more
-            release_memory(self.device)
-        self.processes.spread(model.unet)
-        export = Export(model, settings, lora, self.report, self.processes)
-        begun_from = "" if start is None else start.sha256
+            layers = {} if self.start is None else self.start.layers
+            shape = (settings.rank, settings.true_alpha, settings.convolutions, settings.train_text)
+            lora = LoraSet(model, *shape, settings.seed, layers).inject()
+        processes.spread(model.unet)
+        export = Export(model, settings, lora, self.report, processes)
+        parts = drawing_parts(plan, model, None if lora is None else lora.move, movable=not processes.is_sharded)
+        viewer = Viewer(
+            model, settings, self.folder, self.report, judge, parts=parts, cancelled=self.cancelled, processes=processes
+        )
         trainer = Trainer(
             model,
             data,
@@ -263,45 +298,32 @@ class _Training:
             self.report,
             self.cancelled,
             lora=lora,
-            identity=self._identity(settings, plan, model, data.fingerprint(), begun_from),
-            older=self._identity(settings, plan, model, data.fingerprint(bits=True), begun_from),
-            class_texts=class_texts(subjects, settings),
-            processes=self.processes,
-            viewer=Viewer(
-                model,
-                settings,
-                self.folder,
-                self.report,
-                judge,
-                parts=drawing_parts(
-                    plan, model, None if lora is None else lora.move, movable=not self.processes.is_sharded
-                ),
-                cancelled=self.cancelled,
-                processes=self.processes,
-            ),
+            identity=self._identity(data.fingerprint()),
+            older=self._identity(data.fingerprint(bits=True)),
+            class_texts=class_texts(self.subjects, settings),
+            processes=processes,
+            viewer=viewer,
             keep=lambda step: export.write(
                 self.folder / KEPT / f"{settings.name}-{step:06d}{ENDING}", facts_of(trainer, step)
             ),
         )
         return trainer, export
 
-    def _identity(
-        self, settings: TrainingSettings, plan: TrainingPlan, model: TrainingModel, data: str, begun_from: str
-    ) -> str:
+    def _identity(self, data: str) -> str:
         """Names all that the steps depend on."""
         return digest(
             {
-                "settings": steps_depend_on(settings),
-                "plan": {name: getattr(plan, name) for name in PLAN_FIELDS},
-                "base": model.sha256,
+                "settings": steps_depend_on(self.settings),
+                "plan": {name: getattr(self.plan, name) for name in PLAN_FIELDS},
+                "base": self.model.sha256,
                 "data": data,
                 "processes": self.processes.count,
-                **({"continue_from": begun_from} if begun_from else {}),
+                **({"continue_from": self._begun_from} if self._begun_from else {}),
             }
         )
 
-    def _finish(self, trainer: Trainer, export: Export, seconds: float) -> Result:
-        settings, step = trainer.settings, trainer.position
+    def _finish(self, trainer: Trainer, export: Export) -> Result:
+        settings, step = self.settings, trainer.position
         best = trainer.best.step or None
         if not self.processes.takes_part:
             self.processes.wait()
@@ -312,8 +334,9 @@ class _Training:
             trainer.trained.load_state_dict(best_weights(self.folder, best))
         with contextlib.nullcontext() if best is not None else trainer.averaged():
             path = settings.out / f"{settings.name}{ENDING}"
-            note = f"{step} steps, rate {settings.rate:g}, seed {settings.seed}, from {export.model.name}"
+            note = f"{step} steps, rate {settings.rate:g}, seed {settings.seed}, from {self.model.name}"
             files = export.write_all(path, facts_of(trainer, step), trainer.viewer, note)
+        seconds = time.monotonic() - self.started
         self.report.event(
             "done",
             files=[file.name for file in files],

@@ -14,7 +14,7 @@ from lib_methods.dreambooth.training.weights import Trained
 class TextCache:
     """The embeddings of a fixed set of texts, kept on the CPU.
 
-    All are computed in one call, so that they have the same number of chunks and a training that goes on has the very
+    All are computed in one call, so that they have the same number of chunks and a resumed run has the very
     same numbers.
     """
 
