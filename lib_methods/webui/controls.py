@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
@@ -140,17 +141,16 @@ def _check_text(subject: str, value: Any, longest: int) -> str:
     return value.strip()
 
 
-def controls_of(settings: Any) -> Iterator[Control]:
-    """The controls of a settings class, or of one of its objects, in order."""
-    for part in fields(settings):
-        control = part.metadata.get("control")
-        if control is not None:
-            yield replace(control, name=control.name or part.name, attribute=part.name)
+@cache
+def controls_of(settings: Any) -> tuple[Control, ...]:
+    """The controls of a settings class, in order."""
+    declared = [(part.name, part.metadata["control"]) for part in fields(settings) if "control" in part.metadata]
+    return tuple(replace(control, name=control.name or name, attribute=name) for name, control in declared)
 
 
 def check(settings: Any) -> None:
     """Check every control of a frozen settings object and keep the values as they are meant; for `__post_init__`."""
-    for control in controls_of(settings):
+    for control in controls_of(settings.__class__):
         object.__setattr__(settings, control.attribute, control.check(getattr(settings, control.attribute)))
 
 

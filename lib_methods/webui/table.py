@@ -43,9 +43,9 @@ class Table:
     is_old: Callable[[Mapping[str, Any]], bool] = _none_are_meant
     unsaid: Callable[[Mapping[str, str], bool], Mapping[str, Any]] = _nothing
 
-    @cached_property
+    @property
     def controls(self) -> tuple[Control, ...]:
-        return tuple(controls_of(self.settings))
+        return controls_of(self.settings)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
-from lib_methods.fabric.feedback import FeedbackImage, foreign_images, parse_images
+from lib_methods.fabric.feedback import FeedbackImage, foreign_images
 from lib_methods.fabric.settings import CONTROLS, FabricSettings
 
 from .strategies import fabric_settings
@@ -45,36 +45,6 @@ def test_settings_survive_the_infotext(wanted: FabricSettings) -> None:
     else:
         assert fields == {}
         assert settings_of(fields) is None
-
-
-@given(wanted=fabric_settings().filter(lambda settings: settings.active))
-@settings(max_examples=50)
-def test_every_control_is_restored_with_its_own_type(wanted: FabricSettings) -> None:
-    fields = through_a_webui(CONTROLS.to_infotext(wanted))
-    restored = {name: key(fields) for name, key in zip(CONTROLS.names, CONTROLS.paste_keys(), strict=True)}
-    assert tuple(restored) == CONTROLS.names
-    assert restored.pop("enabled") is True
-    for name in ("likes", "dislikes"):
-        assert parse_images(restored.pop(name), name, None) == getattr(wanted, name)
-    if restored["cache_limit_mb"] is None:  # the default is not written: it belongs to the machine
-        assert restored.pop("cache_limit_mb") is None
-        assert wanted.cache_limit_mb == FabricSettings().cache_limit_mb
-    for name, value in restored.items():
-        assert value == getattr(wanted, name)
-        assert type(value) is type(getattr(FabricSettings(), name))
-
-
-def test_an_infotext_without_fabric_switches_it_off_and_touches_nothing_else() -> None:
-    for name, key in zip(CONTROLS.names, CONTROLS.paste_keys(), strict=True):
-        assert key({"Steps": "20", "Sampler": "Euler a"}) is (False if name == "enabled" else None)
-
-
-def test_keys_are_plain_strings_for_hosts_that_compare_them() -> None:
-    keys = CONTROLS.paste_keys()
-    assert keys == CONTROLS.paste_keys()
-    assert len({*keys}) == len(CONTROLS.names)
-    assert "FABRIC strength" in keys
-    assert all(isinstance(key, str) and callable(key) for key in keys)
 
 
 def test_infotexts_of_the_first_extension_mean_the_published_weighting() -> None:

@@ -86,16 +86,6 @@ def test_positional_named_and_both_mean_the_same(store: ImageStore) -> None:
     assert parse_request([{"strength": 0.7}], store, overrides={"strength": 0.9}) == FabricSettings(strength=0.9)
 
 
-def test_nothing_false_or_missing_is_off(store: ImageStore) -> None:
-    for arguments in ([], [None], [False], [False, "rubbish"], [{"enabled": False, "strength": 1}]):
-        assert parse_request(arguments, store) is None
-
-
-def test_none_means_the_default(store: ImageStore) -> None:
-    assert parse_request([True, *[None] * (len(NAMES) - 1)], store) == FabricSettings()
-    assert parse_request([dict.fromkeys(NAMES)], store) == FabricSettings()
-
-
 def test_pictures_sent_along_are_kept_and_named_by_hash(store: ImageStore) -> None:
     image = noisy()
     forms: list[Any] = [data_url(image), encoded(image), store.add(image)]
@@ -137,7 +127,6 @@ def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore)
         ({"strength": math.inf}, "Strength must be"),
         ({"strength": [1]}, "Strength must be a number"),
         ({"start": 0.9, "end": 0.1}, "is after End"),
-        ({"enabled": "yes"}, '"enabled"'),
         ({"weighting": "other"}, "Weighting"),
         ({"weighting": 1}, "Weighting"),
         ({"detail": []}, "Detail"),
@@ -166,12 +155,6 @@ def test_each_mistake_gets_its_sentence(store: ImageStore, field: dict[str, Any]
     with pytest.raises(SettingsError) as caught:
         parse_request([field], store)
     assert sentence in str(caught.value)
-
-
-@pytest.mark.parametrize("arguments", [{"likes": []}, "text", 5, [True] * (len(NAMES) + 1)])
-def test_arguments_that_are_no_list_of_controls_get_a_sentence(store: ImageStore, arguments: Any) -> None:
-    with pytest.raises(SettingsError, match='"args"'):
-        parse_request(arguments, store)
 
 
 json_values = st.recursive(

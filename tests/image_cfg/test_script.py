@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.checks import SettingsError
@@ -21,7 +19,6 @@ from lib_methods.webui.api_guard import guard_script
 from lib_methods.webui.widgets import preview, received
 from tests.fabric.small_model import picture
 from tests.shared import jobs
-from tests.shared.any_settings import any_settings
 from tests.shared.jobs import pixels, same
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
@@ -29,42 +26,12 @@ from tests.standalone.conftest import Running
 from .jobs import PICTURE, edit
 
 UNKNOWN = "0" * 64
-NAMES = st.lists(st.sampled_from(["0" * 64, "a" * 64, "0123456789abcdef" * 4]), max_size=3).map(tuple)
-SETTINGS = any_settings(
-    CONTROLS,
-    images=NAMES,
-    start=st.floats(0, 0.5),
-    end=st.floats(0.5, 1),
-    mask=st.sampled_from(["", "a" * 64]),
-)
 parse_request, settings_from_fields, control_values = CONTROLS.request, CONTROLS.settings_from, CONTROLS.values
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
     return ImageStore(tmp_path)
-
-
-@given(chosen=SETTINGS)
-@settings(deadline=None, max_examples=50)
-def test_an_infotext_brings_every_setting_back(chosen: ImageCfgSettings) -> None:
-    values = CONTROLS.from_infotext(CONTROLS.to_infotext(chosen))
-    assert values.pop("enabled") is True
-    assert settings_from_fields(values) == chosen
-
-
-@given(junk=st.dictionaries(st.sampled_from(list(CONTROLS.keys.values())), st.text(max_size=80), min_size=1))
-@settings(deadline=None, max_examples=50)
-def test_a_damaged_infotext_falls_back_to_what_can_be_used(junk: dict[str, str]) -> None:
-    values = CONTROLS.from_infotext(junk)
-    assert values.pop("enabled") is True
-    for name, value in values.items():
-        settings_from_fields({"end": 1.0, name: value} if name == "start" else {name: value})
-
-
-def test_an_infotext_without_the_method_switches_it_off_and_leaves_the_rest() -> None:
-    values = CONTROLS.from_infotext({"Steps": "20", "Image CFG scale": "1.5"})
-    assert values == {"enabled": False, **dict.fromkeys(CONTROLS.keys)}
 
 
 def test_positional_and_named_arguments_are_the_same(store: ImageStore) -> None:

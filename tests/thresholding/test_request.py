@@ -25,15 +25,6 @@ def positional(settings: ThresholdSettings) -> list[Any]:
     return [True, *(getattr(settings, name) for name in NAMES[1:])]
 
 
-@given(ALL)
-def test_positional_and_named_arguments_mean_the_same(settings: ThresholdSettings) -> None:
-    named = {name: getattr(settings, name) for name in NAMES[1:]}
-    assert parse_request(positional(settings)) == settings
-    assert parse_request([named]) == settings
-    assert parse_request([{**named, "enabled": False}]) is None
-    assert parse_request([False, *positional(settings)[1:]]) is None
-
-
 def test_the_first_twelve_are_those_of_the_published_extension() -> None:
     arguments = [True, 5, 99.5, "Linear Down", 2, "Power Up", 3, 2.5, False, "ZERO", "STD", 0.5]
     settings = parse_request(arguments)
@@ -41,26 +32,11 @@ def test_the_first_twelve_are_those_of_the_published_extension() -> None:
     assert settings is not None and settings.method == MIMIC
 
 
-@pytest.mark.parametrize("arguments", [[], [False], [None], [{"enabled": False, "mimic_scale": 5}]])
-def test_off_is_off(arguments: list[Any]) -> None:
-    assert parse_request(arguments) is None
-
-
-@pytest.mark.parametrize("arguments", [[True], [{}], [True, None, None], [{"mimic_scale": None}]])
-def test_what_is_not_said_is_the_default(arguments: list[Any]) -> None:
-    assert parse_request(arguments) == ThresholdSettings()
-
-
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ("x", '"args" must be a list'),
-        ({}, '"args" must be a list'),
-        ([True, *[None] * len(NAMES)], "controls"),
         ([{"mimic_scal": 5}], 'did you mean "mimic_scale"'),
         ([{"strength": 5}], "there are: cfg_mode"),
-        (["yes"], '"enabled"'),
-        ([1], '"enabled"'),
         ([True, "much"], "Mimic scale"),
         ([True, 7, 20], "Threshold percentile"),
         ([{"mimic_mode": "Linear"}], "schedule"),
@@ -72,12 +48,6 @@ def test_arguments_that_cannot_be_used_are_refused_with_a_sentence(arguments: An
         parse_request(arguments)
     assert part in str(caught.value)
     assert str(caught.value).endswith((".", "?"))
-
-
-def test_overrides_win_and_switch() -> None:
-    assert parse_request([True, 5], overrides={"mimic_scale": 3.0}) == ThresholdSettings(3.0)
-    assert parse_request([False], overrides={"enabled": True, "mimic_scale": 3.0}) == ThresholdSettings(3.0)
-    assert parse_request([True, 5], overrides={"enabled": False}) is None
 
 
 def effect(settings: ThresholdSettings) -> Any:
@@ -102,12 +72,6 @@ def test_the_infotext_brings_everything_back_that_shows(settings: ThresholdSetti
     assert back is not None
     assert effect(back) == effect(settings)
     assert CONTROLS.to_infotext(back) == texts
-
-
-def test_an_infotext_without_it_switches_off_and_touches_nothing_else() -> None:
-    values = CONTROLS.from_infotext({"Steps": "20", "CFG mode": "x", "Mimic scale": "3"})
-    assert values.pop("enabled") is False
-    assert set(values.values()) == {None}
 
 
 def test_unreadable_fields_fall_back_to_the_default() -> None:

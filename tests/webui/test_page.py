@@ -137,7 +137,7 @@ def test_both_lists_outlive_a_reload_and_a_picture_that_is_gone_is_told(page: We
     next(with_pack.data.rglob(f"{second}.png")).unlink()
     open_page(page, with_pack.client.url)
     wait(page, lambda: value_of(page, LIST.format("likes")) == first)
-    wait(page, lambda: f"disliked picture {second[:8]}… is not on this machine" in text_of(page, ".fabric-toast"))
+    wait(page, lambda: f"disliked image {second[:8]}… is not on this machine" in text_of(page, ".fabric-toast"))
     assert value_of(page, LIST.format("dislikes")) == ""
 
 
