@@ -91,7 +91,7 @@ def test_a_picture_that_is_gone_is_left_out_and_told_once(browser: Browser, like
         ("rubbish", ""),
         ("null", ""),
         ("[1, 2]", ""),
-        ('{"likes": 7, "dislikes": {"a": 1}}', "cannot be understood"),
+        ('{"likes": 7, "dislikes": {"a": 1}}', "invalid message"),
         ('{"likes": "../../etc/passwd", "dislikes": ""}', "named by its hash"),
         ('{"likes": "", "dislikes": "<img src=x onerror=alert(1)>"}', "named by its hash"),
         (json.dumps({"likes": f"{UNKNOWN}:99", "dislikes": ""}), "weight"),

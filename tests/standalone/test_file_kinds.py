@@ -158,7 +158,7 @@ KINDS: dict[str, tuple[str, Callable[[State], State], str]] = {
     "a missing weight of the VAE": ("sd1", without(VAE + "quant_conv.bias"), "1 weights are missing"),
     "a missing weight of the text encoder": ("sd1", without(TEXT + "transformer.text_model.final"), "2 weights"),
     "a wrong shape": ("sd1", lambda s: {**s, OUT: s[OUT][:, :1]}, "1 have another size"),
-    "a scalar": ("sd1", lambda s: {**s, UNET + "input_blocks.0.0.weight": torch.tensor(1.0)}, "can be built"),
+    "a scalar": ("sd1", lambda s: {**s, UNET + "input_blocks.0.0.weight": torch.tensor(1.0)}, "cannot be built"),
     "another text encoder": ("sd1", lambda s: {**s, **only(UNET)(STATES["sdxl"])}, "no text|no first|together"),
     "a made-up block": ("sd1", lambda s: {**s, UNET + "input_blocks.99999999999.0.x": ONE}, "more blocks"),
 }  # fmt: skip

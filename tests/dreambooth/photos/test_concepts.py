@@ -177,7 +177,7 @@ def test_own_class_images_are_used_as_they_are(tmp_path: Path, watched: type[Wat
 def test_own_class_images_need_the_prior_of_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="prior preservation with images"):
         settings_for(tmp_path, class_folder=tmp_path, prior="model")
-    with pytest.raises(DreamBoothError, match="folder of the class images|folder of the photos"):
+    with pytest.raises(DreamBoothError, match="folder of class images|photos. folder"):
         train(settings_for(tmp_path, class_folder=tmp_path / "gone"))
 
 
