@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 
 from lib_methods.attention import CrossAttention, cross_attentions, intercept, prompt_input
 from lib_methods.attention.intercept import Original
@@ -51,15 +50,12 @@ class LossScale:
     value: float = 2.0**12
 
 
-def map_losses(maps: Maps, reference: Maps, images: int | None = None, mask: Tensor | None = None) -> Tensor:
+def map_losses(maps: Maps, reference: Maps, images: int | None = None) -> Tensor:
     """How far maps are from the reference's, an image: shape (images,), at least fp32.
 
     The squared difference is summed over pixels and tokens, averaged over heads, and summed over the layers of the
     reference (paper eq. 4). images: how many there are, all rows by default; otherwise the rows are groups of so many,
-    as in [cond rows | uncond rows], and the groups of an image are averaged. A reference of one row is everybody's;
-    one with the mean over the heads is compared with that mean.
-
-    mask: what each position's difference counts, (1 or images, 1, h, w), brought to the size of every layer.
+    as in [cond rows | uncond rows], and the groups of an image are averaged. A reference of one row is everybody's.
 
     Raises `Unsupported` where the maps cannot be compared.
     """
@@ -69,11 +65,7 @@ def map_losses(maps: Maps, reference: Maps, images: int | None = None, mask: Ten
     total: Tensor | None = None
     for name, wanted in reference.by_layer.items():
         found = _comparable(maps.by_layer.get(name), wanted)
-        squares = (found - wanted.to(found)).square()
-        if mask is not None:
-            shares = _on_grid(mask, maps.grid(name)).expand(images, -1).repeat(maps.rows // images, 1)
-            squares = squares * shares[:, None, :, None].to(squares)
-        loss = squares.sum((2, 3)).mean(1)
+        loss = (found - wanted.to(found)).square().sum((2, 3)).mean(1)
         total = loss if total is None else total + loss
     if total is None:
         raise ValueError("the reference has no maps")
@@ -92,16 +84,9 @@ def _comparable(found: Tensor | None, wanted: Tensor) -> Tensor:
         raise Unsupported("The edit and its reference must be of the same size.")
     if len(wanted) not in (1, len(found)):
         raise ValueError(f"{len(found)} rows cannot be compared with {len(wanted)}")
-    if wanted.shape[1] == 1:
-        return found.mean(1, keepdim=True)
     if wanted.shape[1] != found.shape[1]:
         raise Unsupported("The edit and its reference must be computed with the same model.")
     return found
-
-
-def _on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A mask (n, 1, h, w) as (n, pixels) of a layer."""
-    return adaptive_avg_pool2d(mask.to(torch.promote_types(mask.dtype, torch.float32)), grid).flatten(1)
 
 
 def gradient(
@@ -109,7 +94,6 @@ def gradient(
     sigma: float,
     predict_with_maps: Callable[[Tensor, float], Maps],
     reference: Maps,
-    mask: Tensor | None = None,
     scale: LossScale | None = None,
 ) -> MapGradient:
     """dL/dx of `map_losses` at latents x (batch, channels, h, w), in sigma space. Images do not see each other.
@@ -126,7 +110,7 @@ def gradient(
             wide = torch.promote_types(x.dtype, torch.float32)
             leaf = x.detach().clone().to(wide).requires_grad_()
             maps = predict_with_maps(leaf, sigma)
-            losses = map_losses(maps, _usable(reference), len(x), None if mask is None else mask.clone())
+            losses = map_losses(maps, _usable(reference), len(x))
             if not losses.requires_grad:
                 raise Unsupported(NO_GRADIENTS)
             is_narrow = maps.precision == torch.float16
@@ -205,14 +189,12 @@ def soft_blend(
     reference: Maps,
     weights: Sequence[float],
     rows: Callable[[], Sequence[int | None]],
-    mask: Tensor | None = None,
 ) -> Iterator[None]:
     """Within the block, attention to the prompt is computed with maps `(1 - w) * own + w * reference`.
 
     reference: maps of one row an image, or of one row that is everybody's. weights: w of every image, 0 to 1. rows:
     asked at every layer, for each row that is in the UNet its image, or None for a row that is left alone; where their
-    number is not that of the rows, the call is somebody else's and passes unchanged. mask: the share of w that counts
-    at each position, (1 or images, 1, h, w).
+    number is not that of the rows, the call is somebody else's and passes unchanged.
 
     Direction-shifted contexts (`shifted_context`) are seen, whichever is entered first.
     Raises `Unsupported` where the maps do not fit, inside of the UNet's run.
@@ -220,7 +202,7 @@ def soft_blend(
     layers = [layer for layer in cross_attentions(unet) if layer.name in reference.by_layer]
     if not layers:
         raise Unsupported("The reference was recorded with another model.")
-    blend = _Blend(reference, tuple(weights), rows, mask)
+    blend = _Blend(reference, tuple(weights), rows)
     with intercept((layer.module, blend.reader(layer)) for layer in layers):
         yield
 
@@ -230,7 +212,6 @@ class _Blend:
     reference: Maps
     weights: tuple[float, ...]
     rows: Callable[[], Sequence[int | None]]
-    mask: Tensor | None
 
     def reader(self, layer: CrossAttention) -> Any:
         def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
@@ -247,11 +228,8 @@ class _Blend:
 
     def _mixed(self, name: str, own: Tensor, images: Sequence[int]) -> Tensor:
         kept = self.reference.by_layer[name]
-        if own.shape[2:] != kept.shape[2:] or kept.shape[1] not in (1, own.shape[1]):
+        if own.shape[2:] != kept.shape[2:] or kept.shape[1] != own.shape[1]:
             _comparable(own, kept[:1])  # says what is wrong
         kept = kept if len(kept) == 1 else kept[list(images)]
         share = own.new_tensor([self.weights[image] for image in images]).view(-1, 1, 1, 1)
-        if self.mask is not None:
-            mask = self.mask.to(own) if len(self.mask) == 1 else self.mask.to(own)[list(images)]
-            share = share * _on_grid(mask, self.reference.grid(name))[:, None, :, None].to(own)
         return own + share * (kept.to(own) - own)

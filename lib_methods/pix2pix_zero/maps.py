@@ -41,9 +41,8 @@ T = TypeVar("T")
 class Maps:
     """The cross-attention of one run of the UNet.
 
-    by_layer: by layer name, probabilities of shape (rows, heads, pixels, tokens), 1 head where the mean was taken; they
-    sum to 1 over the tokens. latent_size: height and width of the latents that were run. precision: what the layers
-    themselves computed in.
+    by_layer: by layer name, probabilities of shape (rows, heads, pixels, tokens), which sum to 1 over the tokens.
+    latent_size: height and width of the latents that were run. precision: what the layers themselves computed in.
     """
 
     by_layer: dict[str, Tensor]
@@ -55,11 +54,6 @@ class Maps:
         """Rows of the batch."""
         return next((len(maps) for maps in self.by_layer.values()), 0)
 
-    @property
-    def size(self) -> int:
-        """Bytes held."""
-        return sum(maps.numel() * maps.element_size() for maps in self.by_layer.values())
-
     def grid(self, name: str) -> tuple[int, int]:
         """Height and width of a layer's map. Raises `Unsupported` where an extension has merged tokens."""
         found = token_grid(self.by_layer[name].shape[2], *self.latent_size)
@@ -67,17 +61,9 @@ class Maps:
             raise Unsupported("A mask needs whole attention maps. Turn off token merging, or edit without a mask.")
         return found
 
-    def compact(self) -> Maps:
-        """The mean over the heads in fp16, without gradients: a sixteenth of the memory at eight heads."""
-        return self.each(lambda maps: maps.detach().mean(1, keepdim=True).half())
-
     def detach(self) -> Maps:
         """The same without gradients."""
         return self.each(Tensor.detach)
-
-    def to(self, device: torch.device | str) -> Maps:
-        """The same on another device."""
-        return self.each(lambda maps: maps.to(device))
 
     def select(self, rows: Sequence[int]) -> Maps:
         """Some of the rows, in the order given."""
@@ -121,15 +107,13 @@ class _Run:
 class MapRecorder:
     """Records the cross-attention maps of runs of one UNet at one size of latents.
 
-    layers: see `Choice`. mean_of_heads: keep the mean over the heads only, in fp16 where no gradients are taken.
+    layers: see `Choice`.
 
     Raises `Unsupported`, see `chosen_layers`.
     """
 
-    def __init__(
-        self, unet: nn.Module, latent_size: tuple[int, int], layers: Choice = "all", mean_of_heads: bool = False
-    ) -> None:
-        self.unet, self.latent_size, self.mean_of_heads = unet, latent_size, mean_of_heads
+    def __init__(self, unet: nn.Module, latent_size: tuple[int, int], layers: Choice = "all") -> None:
+        self.unet, self.latent_size = unet, latent_size
         self.layers = chosen_layers(unet, layers)
         is_by_size = not isinstance(layers, str) and any(isinstance(item, int) for item in layers)
         self._factors = frozenset(cast("Collection[int]", layers)) if is_by_size else None
@@ -211,9 +195,6 @@ class MapRecorder:
 
     def _note(self, layer: CrossAttention, maps: Tensor, hidden: Tensor) -> None:
         run = cast(_Run, self._run)
-        if self.mean_of_heads:
-            maps = maps.mean(1, keepdim=True)
-            maps = maps if maps.requires_grad else maps.half()
         run.maps.setdefault(layer.name, []).append(maps)
         run.precision = running_precision(hidden)
 

@@ -112,24 +112,22 @@ def test_the_step_is_the_one_of_the_published_algorithm(codebase: str, both: boo
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_gradient_is_the_finite_difference(checkpointing: bool, masked: bool) -> None:
+def test_the_gradient_is_the_finite_difference(checkpointing: bool) -> None:
     unet = diffusers_unet().double()
     x, context = latents(1, dtype=torch.float64), prompts(1, dtype=torch.float64)
     reference = reference_maps(unet, x, prompts(1, seed=7, dtype=torch.float64))
-    mask = torch.rand(1, 1, 8, 8, dtype=torch.float64) if masked else None
     with recording(unet, context) as run:
         with checkpointed(unet) if checkpointing else nullcontext():
-            found = gradient(x, SIGMA, run, reference, mask)
+            found = gradient(x, SIGMA, run, reference)
         assert found.dropped == () and found.value.dtype == torch.float64
         for seed in range(3):
             way = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
             with torch.no_grad():
-                high, low = (map_losses(run(x + d * way, SIGMA), reference, 1, mask)[0] for d in (1e-4, -1e-4))
+                high, low = (map_losses(run(x + d * way, SIGMA), reference, 1)[0] for d in (1e-4, -1e-4))
             slope = float((high - low) / 2e-4)
             assert abs(float((found.value * way).sum()) - slope) < 1e-5 * max(1, abs(slope))
         with torch.no_grad():
-            assert torch.allclose(found.losses, map_losses(run(x, SIGMA), reference, 1, mask))
+            assert torch.allclose(found.losses, map_losses(run(x, SIGMA), reference, 1))
 
 
 def test_images_of_a_batch_do_not_see_each_other() -> None:
@@ -167,27 +165,13 @@ def test_where_edit_and_reference_agree_there_is_no_step() -> None:
     assert torch.equal(step(x, SIGMA, found.value, 0.15), x)
 
 
-def test_compact_references_of_one_row_serve_everybody() -> None:
+def test_references_of_one_row_serve_everybody() -> None:
     unet, x, context = diffusers_unet(), latents(1).expand(2, -1, -1, -1), prompts(2)
-    reference = reference_maps(unet, x, prompts(2, seed=8).clone()[:1].expand(2, -1, -1)).compact()
+    reference = reference_maps(unet, x, prompts(2, seed=8).clone()[:1].expand(2, -1, -1))
     with recording(unet, context) as run:
         every = gradient(x, SIGMA, run, reference.select([0]))
         paired = gradient(x, SIGMA, run, reference)
     assert torch.allclose(every.value, paired.value, atol=1e-6) and every.value.abs().max() > 0
-
-
-def test_a_mask_leaves_changes_outside_alone() -> None:
-    unet, x, context = diffusers_unet(), latents(2), prompts(2)
-    reference = reference_maps(unet, x, prompts(2, seed=8))
-    with recording(unet, context) as run:
-        plain = gradient(x, SIGMA, run, reference)
-        ones = gradient(x, SIGMA, run, reference, torch.ones(1, 1, 8, 8))
-        mask = torch.ones(2, 1, 8, 8)
-        mask[0] = 0
-        none = gradient(x, SIGMA, run, reference, mask)
-    assert torch.equal(plain.value, ones.value)
-    assert none.losses[0] == 0 and torch.equal(none.value[0], torch.zeros_like(x[0]))
-    assert torch.allclose(none.value[1], plain.value[1], atol=1e-6)
 
 
 def narrow(run: Predict) -> Predict:
@@ -258,7 +242,7 @@ def test_gradients_come_in_inference_mode_too() -> None:
     with recording(unet, context) as run:
         plain = gradient(x, SIGMA, run, reference)
         with torch.inference_mode():
-            inside = gradient(x.clone(), SIGMA, run, reference.to("cpu").each(Tensor.clone), torch.ones(1, 1, 8, 8))
+            inside = gradient(x.clone(), SIGMA, run, reference.each(Tensor.clone))
     assert torch.equal(plain.value, inside.value)
 
 
@@ -292,26 +276,23 @@ def test_maps_that_do_not_fit_are_told_in_a_sentence() -> None:
         step(x, SIGMA, x, [0.1])
 
 
-@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(1, 9), st.booleans())
+@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(1, 9))
 @settings(max_examples=30, deadline=None)
-def test_the_loss_over_all_shapes(images: int, groups: int, heads: int, tokens: int, compact: bool) -> None:
+def test_the_loss_over_all_shapes(images: int, groups: int, heads: int, tokens: int) -> None:
     rows = images * groups
     found, wanted = (
         Maps({n: torch.rand(rows, heads, p, tokens).softmax(-1) for n, p in (("a", 16), ("b", 4))}, (4, 4))
         for _ in range(2)
     )
-    target = wanted.compact() if compact else wanted
-    losses = map_losses(found, target, images, torch.full((1, 1, 4, 4), 0.5))
+    losses = map_losses(found, wanted, images)
     assert losses.shape == (images,)
     for image in range(images):
         plain = 0.0
         for row in range(image, rows, images):
             for name in found.by_layer:
                 own, other = found.by_layer[name][row], wanted.by_layer[name][row]
-                if compact:
-                    own, other = own.mean(0, keepdim=True), other.mean(0, keepdim=True)
-                plain += float(0.5 * ((own - other) ** 2).sum() / len(own)) / groups
-        assert float(losses[image]) == pytest.approx(plain, rel=1e-2 if compact else 1e-4, abs=1e-5)
+                plain += float(((own - other) ** 2).sum() / len(own)) / groups
+        assert float(losses[image]) == pytest.approx(plain, rel=1e-4, abs=1e-5)
 
 
 @given(st.floats(0, 20), st.floats(0, 1))
@@ -336,21 +317,16 @@ def test_the_soft_blend_runs_from_own_to_reference(codebase: str) -> None:
             assert (predict(unet, scaled, context) - plain).abs().max() < 1e-4
         with soft_blend(unet, reference, [0.0, 0.0, 0.8], lambda: [None, 2, None]):
             blended = predict(unet, scaled, context)
-        mask = torch.zeros(1, 1, 8, 8)
-        with soft_blend(unet, reference, [1.0] * 3, lambda: [0, 1, 2], mask):
-            assert (predict(unet, scaled, context) - plain).abs().max() < 1e-4
         with soft_blend(unet, reference, [1.0] * 3, lambda: [0]):  # somebody else's run
             assert torch.equal(predict(unet, scaled, context), plain)
     assert (blended[[0, 2]] - plain[[0, 2]]).abs().max() < 1e-4 < (blended[1] - plain[1]).abs().max()
     assert leftovers(unet) == []
 
 
-@pytest.mark.parametrize("compact", [False, True])
-def test_one_blended_layer_is_the_mixture_written_out(compact: bool) -> None:
+def test_one_blended_layer_is_the_mixture_written_out() -> None:
     unet, x, context = diffusers_unet(), latents(2), prompts(2)
     layer = cross_attentions(unet)[0]
     reference = reference_maps(unet, x, prompts(2, seed=8), layers=[layer.name])
-    reference = reference.compact() if compact else reference
     hidden = torch.randn(2, 64, cast(nn.Linear, layer.module.to_q).in_features)
     with torch.no_grad():
         q, k, v = layer.project(hidden, "q"), layer.project(context, "k"), layer.project(context, "v")

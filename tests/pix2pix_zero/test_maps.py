@@ -140,22 +140,6 @@ def test_slices_of_a_batch_are_put_together() -> None:
     assert all(torch.allclose(sliced.by_layer[n], at_once.by_layer[n], atol=1e-6) for n in at_once.by_layer)
 
 
-def test_compact_maps_are_the_mean_in_half_precision() -> None:
-    unet, x, context = diffusers_unet(), latents(), prompts()
-    full, mean = MapRecorder(unet, (8, 8)), MapRecorder(unet, (8, 8), mean_of_heads=True)
-    with torch.no_grad():
-        with full.installed():
-            maps = full.run_to_last(lambda: predict(unet, x, context))
-        with mean.installed():
-            means = mean.run_to_last(lambda: predict(unet, x, context))
-    for name, seen in maps.by_layer.items():
-        assert means.by_layer[name].dtype == torch.float16 and means.by_layer[name].shape[1] == 1
-        assert (means.by_layer[name] - seen.mean(1, keepdim=True)).abs().max() < 1e-3
-        assert torch.equal(maps.compact().by_layer[name], means.by_layer[name])
-    assert means.size < maps.size / 6
-    assert torch.equal(maps.select([1]).by_layer[name], seen[1:]) and maps.to("cpu").rows == 2
-
-
 def map_gradient(unet: Any, x: Tensor, context: Tensor, layers: Any, stop: bool, memory: bool) -> tuple[Tensor, Maps]:
     recorder = MapRecorder(unet, (8, 8), layers)
     leaf = x.clone().requires_grad_()

@@ -61,7 +61,6 @@ def test_the_maps_of_a_unet_of_any_aspect() -> None:
         maps = recorder.run_to_last(lambda: predict(unet, latents(2, 8, 12), prompts(2)))
     attention = WordAttention([1, 2])
     attention.add(maps)
-    attention.add(maps.compact())  # heads averaged already, fp16
     heat = attention.heat()
     assert heat.shape == (2, 1, 8, 12) and heat.dtype == torch.float32
     assert torch.equal(heat.amin((1, 2, 3)), torch.zeros(2)) and torch.equal(heat.amax((1, 2, 3)), torch.ones(2))
