@@ -366,7 +366,7 @@ def test_a_whole_training_one_part_at_a_time_is_the_same_training(
             train(given, load_model=watched)
         assert (made[0].trips > 3) == short and "unet" in made[0].here() and "vae" not in made[0].here()
         notes = " ".join(events(given, "plan")[-1]["notes"])
-        assert ("one part of the model on the device at a time" in notes) == short
+        assert ("one part of the model at a time" in notes) == short
         if short:
             drawn = [(call, here) for call, here in made[0].seen if call in ("decode", "moments")]
             assert drawn and all(here == ALONE[call] for call, here in drawn)

@@ -204,7 +204,7 @@ def test_nothing_there_gives_a_sentence_and_no_judge(
     tmp_path: Path, judges: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder in (tmp_path / "missing", tmp_path):
-        with pytest.raises(DreamBoothError, match="no CLIP to judge pictures by in the folder that DREAMBOOTH_JUDGES"):
+        with pytest.raises(DreamBoothError, match="no CLIP to judge images by in the folder that DREAMBOOTH_JUDGES"):
             load_judge(folder=folder)
     monkeypatch.setenv(scores.JUDGES_DIR, str(tmp_path))
     assert find_judge([], settings(tmp_path), CPU) is None
