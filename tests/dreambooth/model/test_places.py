@@ -101,7 +101,7 @@ def test_each_part_is_there_alone_and_the_pictures_are_the_same(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(tmp_path, family)
-    wanted: dict[str, Any] = {"size": (48, SIDE), "steps": 2, "seeds": [1, 2], "negative": "grey"}
+    wanted: dict[str, Any] = {"size": (48, SIDE), "steps": 2, "seeds": [1, 2]}
     together = draw(model, ["a dog", "a cat"], **wanted)
     watched = Watched(model, monkeypatch)
     alone = draw(model, ["a dog", "a cat"], **wanted, parts=Parts(model, one_at_a_time=True))
