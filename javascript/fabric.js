@@ -77,10 +77,10 @@ window.fabricPage = (function () {
 
     /** Shows a message wherever the user is looking. */
     function say(sentence) {
-        let box = document.querySelector(".fabric-toast");
+        let box = document.querySelector(".steer-toast");
         if (!box) {
             box = document.createElement("div");
-            box.className = "fabric-toast";
+            box.className = "steer-toast";
             box.setAttribute("role", "alert");
             document.body.appendChild(box);
         }
@@ -205,11 +205,11 @@ window.fabricPage = (function () {
     /* ---- the lists ---- */
 
     function placeOf(element) {
-        const panel = element && element.closest ? element.closest(".fabric-panel") : null;
-        const board = panel && panel.closest(".fabric-board");
+        const panel = element && element.closest ? element.closest(".steer-fabric-panel") : null;
+        const board = panel && panel.closest(".steer-fabric-board");
         const tab = board && tabs[board.dataset.fabricTab];
         if (!tab) return null;
-        const card = element.closest(".fabric-card");
+        const card = element.closest(".steer-fabric-card");
         return {tab: tab, panel: panel, kind: panel.dataset.fabricList, id: card && card.dataset.fabricId};
     }
 
@@ -243,21 +243,21 @@ window.fabricPage = (function () {
         picker.type = "file";
         picker.multiple = true;
         picker.accept = "image/*";
-        picker.className = "fabric-picker";
+        picker.className = "steer-fabric-picker";
         picker.addEventListener("change", event => {
             event.stopPropagation();
             picker.remove();
             addFiles(place, picker.files);
         });
-        document.querySelectorAll(".fabric-picker").forEach(old => old.remove());
+        document.querySelectorAll(".steer-fabric-picker").forEach(old => old.remove());
         document.body.append(picker);
         picker.click();
     }
 
     function showUploads() {
-        for (const panel of root().querySelectorAll(".fabric-panel")) {
+        for (const panel of root().querySelectorAll(".steer-fabric-panel")) {
             const place = placeOf(panel);
-            if (place) panel.classList.toggle("fabric-busy", place.tab.uploads[place.kind] > 0);
+            if (place) panel.classList.toggle("steer-fabric-busy", place.tab.uploads[place.kind] > 0);
         }
     }
 
@@ -267,8 +267,8 @@ window.fabricPage = (function () {
             if (!tab.focus || tab.busy) continue;
             const {kind, id} = tab.focus;
             tab.focus = null;
-            const board = root().querySelector(`.fabric-board[data-fabric-tab="${tab.name}"]`);
-            const card = board && board.querySelector(`[data-fabric-list="${kind}"] [data-fabric-id="${id}"] .fabric-weight input`);
+            const board = root().querySelector(`.steer-fabric-board[data-fabric-tab="${tab.name}"]`);
+            const card = board && board.querySelector(`[data-fabric-list="${kind}"] [data-fabric-id="${id}"] .steer-fabric-weight input`);
             if (card && document.activeElement === document.body) card.focus();
         }
     }
@@ -276,12 +276,12 @@ window.fabricPage = (function () {
     document.addEventListener("click", event => {
         const place = placeOf(event.target);
         if (!place) return;
-        if (event.target.closest(".fabric-upload")) {
+        if (event.target.closest(".steer-fabric-upload")) {
             event.preventDefault();
             pickFiles(place);
         }
-        if (event.target.closest(".fabric-remove")) send(place.tab, {do: "remove", list: place.kind, id: place.id});
-        if (event.target.closest(".fabric-clear")) send(place.tab, {do: "clear", list: place.kind});
+        if (event.target.closest(".steer-fabric-remove")) send(place.tab, {do: "remove", list: place.kind, id: place.id});
+        if (event.target.closest(".steer-fabric-clear")) send(place.tab, {do: "clear", list: place.kind});
     });
 
     document.addEventListener("change", event => {
@@ -289,7 +289,7 @@ window.fabricPage = (function () {
         if (!place) return;
         if (event.target.type === "file") {
             addFiles(place, event.target.files);
-        } else if (event.target.closest(".fabric-weight")) {
+        } else if (event.target.closest(".steer-fabric-weight")) {
             place.tab.focus = place;
             send(place.tab, {do: "weight", list: place.kind, id: place.id, weight: event.target.valueAsNumber});
         }
@@ -297,12 +297,12 @@ window.fabricPage = (function () {
 
     document.addEventListener("dragover", event => {
         const place = placeOf(event.target);
-        document.querySelectorAll(".fabric-panel.fabric-over").forEach(panel => panel.classList.remove("fabric-over"));
+        document.querySelectorAll(".steer-fabric-panel.steer-fabric-over").forEach(panel => panel.classList.remove("steer-fabric-over"));
         if (!place) return;
         event.preventDefault();
         event.stopPropagation();
         event.dataTransfer.dropEffect = "copy";
-        place.panel.classList.add("fabric-over");
+        place.panel.classList.add("steer-fabric-over");
     }, true);
 
     document.addEventListener("drop", event => {
@@ -310,7 +310,7 @@ window.fabricPage = (function () {
         if (!place) return;
         event.preventDefault();
         event.stopPropagation();
-        place.panel.classList.remove("fabric-over");
+        place.panel.classList.remove("steer-fabric-over");
         const page = new DOMParser().parseFromString(event.dataTransfer.getData("text/html"), "text/html");
         const dragged = page.querySelector("img");
         if (dragged && dragged.src) addUrl(place.tab, place.kind, dragged.src); // from a page: the file itself, not a copy
@@ -319,7 +319,7 @@ window.fabricPage = (function () {
 
     document.addEventListener("paste", event => {
         const typing = document.activeElement && document.activeElement.matches("textarea, input:not([type=file])");
-        const place = placeOf(document.activeElement) || (typing ? null : placeOf(document.querySelector(".fabric-panel:hover")));
+        const place = placeOf(document.activeElement) || (typing ? null : placeOf(document.querySelector(".steer-fabric-panel:hover")));
         const files = event.clipboardData ? [...event.clipboardData.files] : [];
         if (!place || !files.length) return;
         event.preventDefault();

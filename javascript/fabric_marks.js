@@ -33,11 +33,11 @@
     /** Both buttons; `target()` says which image they are for: `{tab, url}`. */
     function makeMarks(target) {
         const bar = document.createElement("div");
-        bar.className = "fabric-marks";
+        bar.className = "steer-fabric-marks";
         for (const kind of Object.keys(KINDS)) {
             const button = document.createElement("button");
             button.type = "button";
-            button.className = "fabric-mark";
+            button.className = "steer-fabric-mark";
             button.dataset.fabricKind = kind;
             button.textContent = KINDS[kind].emoji;
             button.addEventListener("click", async event => {
@@ -45,14 +45,14 @@
                 event.stopPropagation();
                 const {tab, url} = target();
                 if (!tab) return; // a live preview has just replaced the image
-                bar.classList.add("fabric-busy");
+                bar.classList.add("steer-fabric-busy");
                 if (isOn(tab, kind, url)) await send(tab, {do: "remove", list: kind, id: tab.ids.get(url)});
                 else await addUrl(tab, kind, url);
-                bar.classList.remove("fabric-busy");
+                bar.classList.remove("steer-fabric-busy");
             });
             // gallery and host have their own keys (arrows, Escape, Enter): not while a mark has the focus
             button.addEventListener("keydown", event => {
-                const passes = bar.closest(".fabric-viewer") ? !["Enter", " "].includes(event.key) : event.key === "Escape";
+                const passes = bar.closest(".steer-fabric-viewer") ? !["Enter", " "].includes(event.key) : event.key === "Escape";
                 if (!passes) event.stopPropagation();
             });
             bar.appendChild(button);
@@ -107,10 +107,10 @@
         const gallery = galleries[tab.name];
         if (!element) return;
         if (gallery.element !== element) watchGallery(gallery, element);
-        let layer = element.querySelector(":scope > .fabric-layer");
+        let layer = element.querySelector(":scope > .steer-fabric-layer");
         if (!layer) {
             layer = document.createElement("div");
-            layer.className = "fabric-layer";
+            layer.className = "steer-fabric-layer";
             element.appendChild(layer);
             gallery.marks.clear();
         }
@@ -127,9 +127,9 @@
             }
             const bar = gallery.marks.get(image);
             const tiny = box.width < TINY_PICTURE;
-            bar.classList.toggle("fabric-tiny", tiny);
-            bar.classList.toggle("fabric-show", tiny && pointedAt !== null && (holds(pointedAt, image) || bar.contains(pointedAt)));
-            bar.classList.toggle("fabric-small", !tiny && box.width < 130);
+            bar.classList.toggle("steer-fabric-tiny", tiny);
+            bar.classList.toggle("steer-fabric-show", tiny && pointedAt !== null && (holds(pointedAt, image) || bar.contains(pointedAt)));
+            bar.classList.toggle("steer-fabric-small", !tiny && box.width < 130);
             bar.style.left = `${(tiny ? box.left + box.width / 2 : box.left) - frame.left}px`;
             bar.style.top = `${(tiny ? box.top : box.bottom) - frame.top}px`;
             showMarks(bar, tab, image.src);
@@ -145,7 +145,7 @@
     function watchGallery(gallery, element) {
         gallery.element = element;
         new MutationObserver(changes => {
-            const foreign = change => !(change.target.closest && change.target.closest(".fabric-layer"));
+            const foreign = change => !(change.target.closest && change.target.closest(".steer-fabric-layer"));
             if (changes.some(foreign)) schedule();
         }).observe(element, {childList: true, subtree: true, attributes: true, attributeFilter: ["src", "class", "style"]});
         element.addEventListener("load", schedule, true);
@@ -166,7 +166,7 @@
         const viewer = document.getElementById("lightboxModal");
         const image = document.getElementById("modalImage");
         if (!viewer || !image) return;
-        const layer = viewer.querySelector(":scope > .fabric-layer") || equipViewer(viewer, image);
+        const layer = viewer.querySelector(":scope > .steer-fabric-layer") || equipViewer(viewer, image);
         const tab = getComputedStyle(viewer).display === "none" ? null : tabOf(image.src);
         layer.hidden = !tab || showsSeveral(tab, image.src);
         if (!layer.hidden) showMarks(layer.firstChild, tab, image.src, true);
@@ -174,7 +174,7 @@
 
     function equipViewer(viewer, image) {
         const layer = document.createElement("div");
-        layer.className = "fabric-layer fabric-viewer";
+        layer.className = "steer-fabric-layer steer-fabric-viewer";
         layer.hidden = true;
         layer.appendChild(makeMarks(() => ({tab: tabOf(image.src), url: image.src})));
         viewer.appendChild(layer);

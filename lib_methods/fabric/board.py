@@ -17,22 +17,23 @@ from .feedback import MAX_WEIGHT, FeedbackImage, parse_images
 THUMBNAIL_SIDE = 144
 _TITLES = {"likes": ("👍", "Likes", "more like these"), "dislikes": ("👎", "Dislikes", "less like these")}
 _PANEL = """\
-<section class="fabric-panel fabric-{name}" data-fabric-list="{name}" tabindex="0"
+<section class="steer-fabric-panel steer-fabric-{name}" data-fabric-list="{name}" tabindex="0"
  aria-label="{title}: drop or paste images here"><header>
-<span class="fabric-title">{heading} <small>{meaning}</small></span><span class="fabric-tools">
-<label class="fabric-upload" title="Add images from your computer. You can also drop or paste them here.">+ Add<input
+<span class="steer-fabric-title">{heading} <small>{meaning}</small></span><span class="steer-fabric-tools">
+<label class="steer-fabric-upload"
+ title="Add images from your computer. You can also drop or paste them here.">+ Add<input
  type="file" accept="image/*" multiple aria-label="Add images to {title}"></label>{clear}</span></header>
-<div class="fabric-cards">{cards}</div>{empty}</section>"""
+<div class="steer-fabric-cards">{cards}</div>{empty}</section>"""
 _CLEAR = """\
-<button type="button" class="fabric-clear" title="Remove all images from this list">Clear</button>"""
-_EMPTY = '<p class="fabric-empty">Press {emoji} on an image you made, or drop images here.</p>'
+<button type="button" class="steer-fabric-clear" title="Remove all images from this list">Clear</button>"""
+_EMPTY = '<p class="steer-fabric-empty">Press {emoji} on an image you made, or drop images here.</p>'
 _CARD = """\
-<figure class="fabric-card{kind}" data-fabric-id="{id}">{picture}
-<button type="button" class="fabric-remove" title="Remove from this list" aria-label="Remove {label}">✕</button>
-<label class="fabric-weight" title="How much this image counts compared to the others, 0 to {top}">weight<input
+<figure class="steer-fabric-card{kind}" data-fabric-id="{id}">{picture}
+<button type="button" class="steer-fabric-remove" title="Remove from this list" aria-label="Remove {label}">✕</button>
+<label class="steer-fabric-weight" title="How much this image counts compared to the others, 0 to {top}">weight<input
  type="number" min="0" max="{top}" step="0.1" value="{weight}" aria-label="Weight of {label}"></label></figure>"""
 _MISSING = """\
-<span class="fabric-missing" title="This image is not on this machine. It will be left out.">missing</span>"""
+<span class="steer-fabric-missing" title="This image is not on this machine. It will be left out.">missing</span>"""
 
 
 def board_html(likes: str, dislikes: str, store: ImageStore, tab: str) -> str:
@@ -43,7 +44,7 @@ def board_html(likes: str, dislikes: str, store: ImageStore, tab: str) -> str:
         tab: "txt2img" or "img2img"; the browser's half must know which lists it is looking at.
     """
     panels = "".join(_panel(name, line, store) for name, line in (("likes", likes), ("dislikes", dislikes)))
-    return f'<div class="fabric-board" data-fabric-tab="{html.escape(tab)}">{panels}</div>'
+    return f'<div class="steer-fabric-board" data-fabric-tab="{html.escape(tab)}">{panels}</div>'
 
 
 def _panel(name: str, line: str, store: ImageStore) -> str:
@@ -72,7 +73,7 @@ def _card(label: str, image: FeedbackImage, store: ImageStore) -> str:
     return _CARD.format(
         label=label,
         id=image.image_id,
-        kind="" if shown and image.weight > 0 else " fabric-weightless",
+        kind="" if shown and image.weight > 0 else " steer-fabric-weightless",
         picture=picture,
         weight=f"{image.weight:g}",
         top=f"{MAX_WEIGHT:g}",

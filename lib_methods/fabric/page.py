@@ -97,7 +97,7 @@ def add_board(widgets: Widgets, store: ImageStore, tab: str) -> None:
 
 def add_presets(widgets: Widgets, handlers: PageHandlers) -> tuple[Any, ...]:
     """The dropdown of presets, and the buttons that load, save and delete one."""
-    with gr.Row(elem_classes=["fabric-presets"]):
+    with gr.Row(elem_classes=["steer-fabric-presets"]):
         preset = unsaved(
             gr.Dropdown(
                 list(handlers.presets.list()),

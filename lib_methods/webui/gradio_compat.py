@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-HIDDEN_CLASS = "fabric-hidden"
+HIDDEN_CLASS = "steer-hidden"
 """Hidden by style sheet: with `visible=False`, gradio 5 and later leave a component out of the page, where scripts
 cannot reach it."""
 

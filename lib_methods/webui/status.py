@@ -8,5 +8,5 @@ import html
 def status_html(text: str, problem: bool = False) -> str:
     """The line, or what is wrong, as HTML that every gradio version shows alike; classes of style.css."""
     role = "alert" if problem else "status"
-    kind = " fabric-problem" if problem else ""
-    return f'<div class="fabric-status{kind}" role="{role}">{html.escape(text)}</div>'
+    kind = " steer-problem" if problem else ""
+    return f'<div class="steer-status{kind}" role="{role}">{html.escape(text)}</div>'

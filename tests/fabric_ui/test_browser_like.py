@@ -92,11 +92,13 @@ class Visitor:
         return base64.b64decode(data.split(",")[1]), self.all("#html_info_txt2img")[0].text
 
     def source(self) -> str:
-        images = self.all("#txt2img_gallery img:not(.fabric-layer img)")
+        images = self.all("#txt2img_gallery img:not(.steer-fabric-layer img)")
         return str(images[0].get_attribute("src")) if images else ""
 
     def mark(self, kind: str) -> Any:
-        return self.wait(lambda: self.all(f'.fabric-marks:not(.fabric-tiny) [data-fabric-kind="{kind}"]'))[0]
+        return self.wait(lambda: self.all(f'.steer-fabric-marks:not(.steer-fabric-tiny) [data-fabric-kind="{kind}"]'))[
+            0
+        ]
 
     def ids(self, name: str) -> list[str]:
         return str(
@@ -104,14 +106,14 @@ class Visitor:
         ).split()
 
     def status(self) -> str:
-        lines = self.all("#fabric_txt2img_status .fabric-status")
+        lines = self.all("#fabric_txt2img_status .steer-status")
         return str(lines[0].text) if lines else ""
 
     def give(self, kind: str, event: str, data: bytes) -> None:
         """Drop or paste a picture onto a list."""
         self.js(
             "const [kind, name, text] = arguments;"
-            "const panel = document.querySelector(`[data-fabric-tab=txt2img] .fabric-${kind}`); panel.focus();"
+            "const panel = document.querySelector(`[data-fabric-tab=txt2img] .steer-fabric-${kind}`); panel.focus();"
             "const file = new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], 'a.png', {type: 'image/png'});"
             "const held = new DataTransfer(); held.items.add(file);"
             "panel.dispatchEvent(name === 'drop'"
@@ -163,7 +165,7 @@ def test_like_generate_see_the_effect_and_take_it_back(visit: Callable[[], Visit
     person.mark("dislikes").click()
     person.wait(lambda: not person.ids("dislikes"))
 
-    remove = person.wait(lambda: person.all(f'[data-fabric-id="{liked}"] .fabric-remove'))[0]
+    remove = person.wait(lambda: person.all(f'[data-fabric-id="{liked}"] .steer-fabric-remove'))[0]
     person.js("arguments[0].click()", remove)
     person.wait(lambda: not person.ids("likes"))
     person.wait(lambda: person.status().startswith("No feedback yet"))
@@ -187,7 +189,7 @@ def test_a_grid_has_no_thumbs(visit: Callable[[], Visitor]) -> None:
     def choose(index: int, marks: bool) -> None:
         person.js("arguments[0].click()", person.all("#txt2img_gallery .thumbnails img")[index])
         person.wait(lambda: person.source() == sources[index])
-        person.wait(lambda: bool(person.all(".fabric-marks:not(.fabric-tiny)")) == marks)
+        person.wait(lambda: bool(person.all(".steer-fabric-marks:not(.steer-fabric-tiny)")) == marks)
 
     choose(0, marks=False)
     choose(1, marks=True)
@@ -203,18 +205,18 @@ def test_pictures_are_added_by_file_drop_and_paste_and_weighted(visit: Callable[
     label = person.wait(lambda: person.all("#fabric_txt2img .label-wrap, #fabric_txt2img > button"))[0]
     if not person.all("[data-fabric-tab=txt2img] input[type=file]"):
         person.js("arguments[0].click()", label)
-    upload = person.wait(lambda: person.all("[data-fabric-tab=txt2img] .fabric-likes input[type=file]"))[0]
+    upload = person.wait(lambda: person.all("[data-fabric-tab=txt2img] .steer-fabric-likes input[type=file]"))[0]
     upload.send_keys("\n".join(map(str, files)))
     person.wait(lambda: len(person.ids("likes")) == 2)
     person.give("dislikes", "drop", as_file(noisy(2)))
     person.wait(lambda: len(person.ids("dislikes")) == 1)
     person.give("dislikes", "paste", as_file(noisy(0)))  # moves from the likes: the last wish counts
     person.wait(lambda: len(person.ids("dislikes")) == 2 and len(person.ids("likes")) == 1)
-    person.wait(lambda: len(person.all(".fabric-card")) == 3)
-    person.fill(".fabric-likes .fabric-weight input", "0.5")
+    person.wait(lambda: len(person.all(".steer-fabric-card")) == 3)
+    person.fill(".steer-fabric-likes .steer-fabric-weight input", "0.5")
     person.wait(lambda: person.ids("likes")[0].endswith(":0.5"))
     person.give("likes", "drop", b"not a picture")
-    person.wait(lambda: any("cannot be read" in box.text for box in person.all(".fabric-toast")))
+    person.wait(lambda: any("cannot be read" in box.text for box in person.all(".steer-toast")))
     assert len(person.ids("likes")) == 1
 
     stranger = visit()

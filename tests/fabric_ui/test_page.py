@@ -65,8 +65,8 @@ def test_the_board_shows_each_picture_with_its_weight(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     one, two = store.add(noisy(1)), store.add(noisy(2))
     board = Elements(board_html(f"{one}:0.5", f"{two}", store, "img2img"))
-    assert [card["data-fabric-id"] for card in board.of_class("fabric-card")] == [one, two]
-    assert [panel["data-fabric-list"] for panel in board.of_class("fabric-panel")] == ["likes", "dislikes"]
+    assert [card["data-fabric-id"] for card in board.of_class("steer-fabric-card")] == [one, two]
+    assert [panel["data-fabric-list"] for panel in board.of_class("steer-fabric-panel")] == ["likes", "dislikes"]
     weights = [attributes["value"] for tag, attributes in board.found if attributes.get("type") == "number"]
     assert weights == ["0.5", "1"]
     images = [attributes["src"] or "" for tag, attributes in board.found if tag == "img"]
@@ -84,7 +84,7 @@ def test_the_board_has_a_name_for_every_control(tmp_path: Path) -> None:
 
 def test_a_picture_that_is_gone_is_shown_as_such(tmp_path: Path) -> None:
     board = Elements(board_html(UNKNOWN, "", ImageStore(tmp_path), "txt2img"))
-    assert board.of_class("fabric-missing")
+    assert board.of_class("steer-fabric-missing")
     assert "missing" in board.text
 
 
@@ -132,8 +132,8 @@ def test_a_preset_restores_every_control(handlers: PageHandlers) -> None:
 def test_preset_mistakes_are_told_and_change_nothing(handlers: PageHandlers, name: Any) -> None:
     *loaded, status = handlers.load_preset(name, *values(strength=0.33))
     assert loaded == values(strength=0.33)
-    assert "fabric-problem" in status
-    assert "fabric-problem" in handlers.delete_preset(name)[1]
+    assert "steer-problem" in status
+    assert "steer-problem" in handlers.delete_preset(name)[1]
 
 
 def test_a_preset_of_impossible_settings_is_not_saved(handlers: PageHandlers) -> None:

@@ -233,7 +233,7 @@ def line(script: ModuleType, steps: Any = 20, enabled: bool = True, **changed: A
     """The line that the page shows."""
     method = script.FabricScript()
     shown = method.line(enabled, *{**CONTROLS.defaults, **changed}.values(), steps)
-    assert ("fabric-problem" in shown) == ('role="alert"' in shown)
+    assert ("steer-problem" in shown) == ('role="alert"' in shown)
     return shown
 
 
@@ -251,12 +251,12 @@ def test_the_line_says_what_will_happen_or_what_is_wrong(host: Running, script: 
     ):
         shown = line(script, **changed)
         assert problem in shown
-        assert "fabric-problem" in shown
+        assert "steer-problem" in shown
 
 
 @pytest.mark.parametrize("steps", [None, 0, "20", 7.0])
 def test_the_line_survives_an_empty_steps_field(host: Running, script: ModuleType, steps: Any) -> None:
-    assert "fabric-problem" not in line(script, steps)
+    assert "steer-problem" not in line(script, steps)
 
 
 def test_the_grid_of_a_job_cannot_be_liked_and_its_images_can(host: Running, script: ModuleType) -> None:

@@ -65,7 +65,7 @@ def test_fabric_is_first_among_the_methods_open_and_in_sight(browser: Browser):
     assert len(accordions) > 3
     browser.js("window.scrollTo(0, 0)")
     lists = browser.js(
-        "return Array.from(document.querySelectorAll('[data-fabric-tab=txt2img] .fabric-panel')).map((p) => {"
+        "return Array.from(document.querySelectorAll('[data-fabric-tab=txt2img] .steer-fabric-panel')).map((p) => {"
         "const b = p.getBoundingClientRect(); return [b.top, b.bottom, b.height]; })"
     )
     assert len(lists) == 2
@@ -80,7 +80,7 @@ def status(browser: Browser, method: str) -> str:
 def test_a_method_says_at_its_tick_that_the_checkpoint_will_not_do(browser: Browser):
     def refused(method: str, reason: str) -> str:
         return (
-            f"return (document.querySelector('#{method}_status .fabric-problem')?.textContent ?? '')"
+            f"return (document.querySelector('#{method}_status .steer-problem')?.textContent ?? '')"
             f".includes('{reason}')"
         )
 
@@ -102,7 +102,7 @@ def test_a_method_says_at_its_tick_that_the_checkpoint_will_not_do(browser: Brow
     assert not browser.js(swap)
     for method in ("image_cfg", "pix2pix_zero"):
         browser.js(f"inputAccordionChecked('{method}_txt2img', false)")
-    browser.until("return document.querySelector('#image_cfg_txt2img_status .fabric-problem') === null")
+    browser.until("return document.querySelector('#image_cfg_txt2img_status .steer-problem') === null")
 
 
 def test_img2img_shows_nothing_of_hires_fix_and_says_whether_there_is_an_image(browser: Browser, tmp_path):

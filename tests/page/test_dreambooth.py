@@ -56,7 +56,7 @@ def fill(browser: Browser, folder: Path, noun: str, **more: object) -> None:
 def cells(browser: Browser) -> dict[str, str]:
     """The plan below "Train"."""
     found = browser.js(
-        "return Array.from(document.querySelectorAll('#dreambooth_line .dreambooth-plan > div'))"
+        "return Array.from(document.querySelectorAll('#dreambooth_line .steer-dreambooth-plan > div'))"
         ".map((cell) => [cell.querySelector('dt').textContent, cell.querySelector('dd').textContent])"
     )
     return {str(name): str(text) for name, text in found}
@@ -79,7 +79,7 @@ def test_the_plan_stands_there_before_the_training_and_follows_the_controls(
     browser.js("openTab('tab_dreambooth')")
     assert cells(browser) == {}
     fill(browser, tmp_path, "mug", steps=200, resolution=64)
-    browser.until("return document.querySelector('#dreambooth_line .dreambooth-plan dd').textContent === '200'")
+    browser.until("return document.querySelector('#dreambooth_line .steer-dreambooth-plan dd').textContent === '200'")
     lora = cells(browser)
     assert list(lora) == ["Steps", "Time, estimated", "Memory", "Result", "On"]
     screenshot("dreambooth-plan")
@@ -103,7 +103,7 @@ def test_from_photos_to_a_picture(browser: Browser, tmp_path: Path, screenshot: 
     screenshot("dreambooth-more")
     browser.click("#dreambooth_train")
     said(browser, "panel", 'Training "rex"')
-    browser.until("return document.querySelector('#dreambooth_panel .dreambooth-plan') !== null", seconds=120)
+    browser.until("return document.querySelector('#dreambooth_panel .steer-dreambooth-plan') !== null", seconds=120)
     screenshot("dreambooth-running")
 
     browser.open()  # the page comes anew and finds the training again

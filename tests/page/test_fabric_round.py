@@ -11,7 +11,8 @@ from .test_browser import downloaded
 pytestmark = pytest.mark.browser
 
 CLICKABLE = """
-const marks = Array.from(document.querySelectorAll(`#tab_txt2img .fabric-mark[data-fabric-kind="${arguments[0]}"]`));
+const mark = `.steer-fabric-mark[data-fabric-kind="${arguments[0]}"]`;
+const marks = Array.from(document.querySelectorAll(`#tab_txt2img ${mark}`));
 return marks.find((mark) => {
     const box = mark.getBoundingClientRect();
     const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
@@ -32,7 +33,7 @@ def test_a_liked_picture_changes_the_next_one(browser: Browser, screenshot):
     assert "FABRIC" not in first.info["parameters"]
     browser.js("window.scrollTo(0, 0)")
     browser.until(CLICKABLE, "likes").click()
-    browser.until("return document.querySelector('#tab_txt2img .fabric-mark[aria-pressed=\"true\"]') !== null")
+    browser.until("return document.querySelector('#tab_txt2img .steer-fabric-mark[aria-pressed=\"true\"]') !== null")
     liked = downloaded(browser.generate()[0])
     assert "FABRIC likes: " in liked.info["parameters"]
     assert "Seed: 7," in liked.info["parameters"]
@@ -52,7 +53,8 @@ def test_the_same_round_again_gives_the_same_picture(browser: Browser):
 VIEWER = "return document.getElementById('lightboxModal') !== null"
 SHOWN = "return document.getElementById('modalImage').src"
 PRESSED = (
-    "return document.querySelector('.fabric-viewer .fabric-mark[aria-pressed=\"true\"]')?.dataset.fabricKind ?? ''"
+    "return document.querySelector('.steer-fabric-viewer .steer-fabric-mark[aria-pressed=\"true\"]')"
+    "?.dataset.fabricKind ?? ''"
 )
 
 
@@ -90,7 +92,7 @@ def test_the_viewer_fills_the_screen_and_has_arrows_likes_and_zoom(browser: Brow
     browser.until("return 'txt2img' in runningTasks")
     viewer.send_keys(Keys.ESCAPE)
     assert not browser.js(VIEWER)
-    assert not browser.js("return document.querySelector('.fabric-viewer') !== null")
+    assert not browser.js("return document.querySelector('.steer-fabric-viewer') !== null")
     assert not browser.js("return document.getElementById('txt2img_interrupting').style.display === 'block'")
     browser.js("openLightbox('txt2img')")
     browser.finished()
@@ -103,7 +105,9 @@ def test_thumbs_are_large_enough_and_nothing_of_other_images_shines_through(brow
     browser.set_number("txt2img_batch_size", 1)
     browser.generate()
     browser.until("return document.querySelectorAll('#txt2img_gallery .thumbnail-small').length === 1")
-    browser.until("return document.querySelectorAll('#txt2img_gallery .fabric-marks').length <= 2")  # large, and small
+    browser.until(
+        "return document.querySelectorAll('#txt2img_gallery .steer-fabric-marks').length <= 2"
+    )  # large, and small
     assert (
         browser.js("return getComputedStyle(document.querySelector('#txt2img_gallery .preview')).backgroundColor")[:4]
         == "rgb("
@@ -113,7 +117,7 @@ def test_thumbs_are_large_enough_and_nothing_of_other_images_shines_through(brow
         ".dispatchEvent(new Event('pointerover', {bubbles: true}))"
     )
     sizes = (
-        "return Array.from(document.querySelectorAll('.fabric-mark, .fabric-remove, .fabric-upload'))"
+        "return Array.from(document.querySelectorAll('.steer-fabric-mark, .steer-fabric-remove, .steer-fabric-upload'))"
         ".filter((m) => m.offsetParent).map((m) => Math.min(m.offsetWidth, m.offsetHeight))"
     )
     browser.until(f"return (() => {{ {sizes} }})().length > 4")
@@ -131,20 +135,19 @@ def test_chosen_files_survive_a_redrawn_list_and_bad_ones_are_named(browser: Bro
     for name in "abc":
         files.append(tmp_path / f"{name}.png")
         files[-1].write_bytes(b"no image")
-    cards = (
-        "return document.querySelectorAll('[data-fabric-tab=txt2img] [data-fabric-list=likes] .fabric-card img').length"
-    )
+    likes = "[data-fabric-tab=txt2img] [data-fabric-list=likes]"
+    cards = f"return document.querySelectorAll('{likes} .steer-fabric-card img').length"
     browser.driver.execute_cdp_cmd("Page.setInterceptFileChooserDialog", {"enabled": True})
     try:
-        browser.until("return document.querySelector('[data-fabric-tab=txt2img] .fabric-card') === null")
-        browser.click("[data-fabric-tab=txt2img] [data-fabric-list=likes] .fabric-upload")
-        browser.js("document.querySelector('#txt2img_gallery .fabric-mark').click()")  # the lists are drawn again
+        browser.until("return document.querySelector('[data-fabric-tab=txt2img] .steer-fabric-card') === null")
+        browser.click("[data-fabric-tab=txt2img] [data-fabric-list=likes] .steer-fabric-upload")
+        browser.js("document.querySelector('#txt2img_gallery .steer-fabric-mark').click()")  # the lists are drawn again
         browser.until(f"return (() => {{ {cards} }})() === 1")
-        browser.find(".fabric-picker").send_keys("\n".join(map(str, files)))
+        browser.find(".steer-fabric-picker").send_keys("\n".join(map(str, files)))
     finally:
         browser.driver.execute_cdp_cmd("Page.setInterceptFileChooserDialog", {"enabled": False})
     browser.until(
-        "return document.querySelector('.fabric-toast')?.textContent"
+        "return document.querySelector('.steer-toast')?.textContent"
         " === '3 of 8 images could not be read: a.png, b.png, c.png.'"
     )
     browser.until(f"return (() => {{ {cards} }})() === 6")

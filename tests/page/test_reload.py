@@ -56,8 +56,8 @@ def test_a_like_is_still_there_after_a_reload(browser: Browser, liked: str):
         becomes(browser, liked, "")
         assert lines(browser, "img2img") == ["", ""]
     browser.until("return document.querySelector('#fabric_txt2img-checkbox input').checked")
-    browser.until("return document.querySelectorAll('[data-fabric-tab=txt2img] .fabric-card img').length === 1")
-    browser.click("[data-fabric-tab=txt2img] .fabric-clear")
+    browser.until("return document.querySelectorAll('[data-fabric-tab=txt2img] .steer-fabric-card img').length === 1")
+    browser.click("[data-fabric-tab=txt2img] .steer-fabric-clear")
     becomes(browser, "", "")
     browser.open(fresh=False)
     browser.until("return document.querySelector('#img2img_gallery') !== null")
@@ -78,11 +78,11 @@ def test_a_picture_that_is_gone_is_left_out_and_told_once(browser: Browser, like
     keep(browser, "txt2img", json.dumps({"likes": f"{UNKNOWN} {liked}", "dislikes": ""}))
     becomes(browser, liked, "")
     browser.until(
-        "return document.querySelector('.fabric-toast')?.textContent.includes('aaaaaaaa… is not on this machine')"
+        "return document.querySelector('.steer-toast')?.textContent.includes('aaaaaaaa… is not on this machine')"
     )
     browser.open(fresh=False)
     becomes(browser, liked, "")
-    assert browser.text(".fabric-toast") == ""
+    assert browser.text(".steer-toast") == ""
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_whatever_else_the_storage_holds_does_no_harm(browser: Browser, liked: s
     keep(browser, "img2img", kept)
     if sentence:
         browser.until(
-            "return (document.querySelector('.fabric-toast')?.textContent ?? '').includes(arguments[0])", sentence
+            "return (document.querySelector('.steer-toast')?.textContent ?? '').includes(arguments[0])", sentence
         )
         browser.open(fresh=False)  # what cannot be read is told once
     browser.js("return new Promise((resolve) => setTimeout(resolve, 500))")
-    assert browser.text(".fabric-toast") == ""
+    assert browser.text(".steer-toast") == ""
     assert lines(browser, "img2img") == lines(browser) == ["", ""]
 
 

@@ -40,7 +40,7 @@ def handlers(script: ModuleType) -> LibraryHandlers:
 
 
 def problem(line: str) -> bool:
-    return "fabric-problem" in line
+    return "steer-problem" in line
 
 
 def test_each_button_keeps_or_says_why_not(handlers: LibraryHandlers, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_the_line_follows_the_pages_cfg_scale(host: Running, script: ModuleType)
     assert "At CFG 15, colours and contrast stay in the range of CFG 5" in method.line(True, *defaults, 15, 20)
     assert "Switched off (At CFG 15" in method.line(False, *defaults, 15, 20)
     assert "nothing changes" in method.line(True, *defaults, 1.0, 20)
-    assert "fabric-problem" in method.line(True, 99, *defaults[1:], 15, 20)
+    assert "steer-problem" in method.line(True, 99, *defaults[1:], 15, 20)
 
 
 @pytest.mark.parametrize(("title", "ours"), [("Dynamic Thresholding (CFG Scale Fix)", False), ("Other", True)])

@@ -98,11 +98,11 @@ def add_feedback(window: WebDriver, tab: str, kind: str, files: list[Path]) -> N
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    panel = f".fabric-board[data-fabric-tab='{tab}'] [data-fabric-list='{kind}']"
-    before = len(window.find_elements(By.CSS_SELECTOR, f"{panel} .fabric-card"))
+    panel = f".steer-fabric-board[data-fabric-tab='{tab}'] [data-fabric-list='{kind}']"
+    before = len(window.find_elements(By.CSS_SELECTOR, f"{panel} .steer-fabric-card"))
     window.find_element(By.CSS_SELECTOR, f"{panel} input[type=file]").send_keys("\n".join(map(str, files)))
     WebDriverWait(window, PAGE_TIMEOUT).until(
-        lambda w: len(w.find_elements(By.CSS_SELECTOR, f"{panel} .fabric-card img")) == before + len(files)
+        lambda w: len(w.find_elements(By.CSS_SELECTOR, f"{panel} .steer-fabric-card img")) == before + len(files)
     )
 
 

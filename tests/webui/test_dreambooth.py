@@ -204,7 +204,7 @@ def test_from_the_tab_to_the_prompt(window: WebDriver, with_pack: WebUI, tmp_pat
     for name, value in (("steps", 8), ("resolution", 64), ("sample_every", 4), ("name", "rex-page")):
         fill(window, f"#dreambooth_{name} textarea, #dreambooth_{name} input", value)
     wait(window, lambda: "8 steps" in text_of(window, "#dreambooth_line"))
-    planned = "#dreambooth_line .dreambooth-plan"
+    planned = "#dreambooth_line .steer-dreambooth-plan"
     assert text_of(window, planned).startswith("Steps8Time, estimated"), "the plan is there before the training"
     assert "the CPU" in text_of(window, planned)
     window.execute_script("document.querySelector('#dreambooth_train').click()")

@@ -79,14 +79,14 @@ def value_of(page: WebDriver, selector: str) -> str:
 
 def press(page: WebDriver, kind: str, within: str) -> None:
     """Presses 👍 ("likes") or 👎 ("dislikes") on the picture in an element."""
-    mark = f"{within} .fabric-mark[data-fabric-kind='{kind}']"
+    mark = f"{within} .steer-fabric-mark[data-fabric-kind='{kind}']"
     wait(page, lambda: page.execute_script("return !!document.querySelector(arguments[0])?.offsetParent", mark))
     page.execute_script("document.querySelector(arguments[0]).click()", mark)
 
 
 def pressed(page: WebDriver, within: str) -> list[str]:
     """The lists that the picture in an element is on, as its marks show it."""
-    marks = f"{within} .fabric-mark[aria-pressed='true']"
+    marks = f"{within} .steer-fabric-mark[aria-pressed='true']"
     return list(
         page.execute_script("return [...document.querySelectorAll(arguments[0])].map(m => m.dataset.fabricKind)", marks)
     )
@@ -137,7 +137,7 @@ def test_both_lists_outlive_a_reload_and_a_picture_that_is_gone_is_told(page: We
     next(with_pack.data.rglob(f"{second}.png")).unlink()
     open_page(page, with_pack.client.url)
     wait(page, lambda: value_of(page, LIST.format("likes")) == first)
-    wait(page, lambda: f"disliked image {second[:8]}… is not on this machine" in text_of(page, ".fabric-toast"))
+    wait(page, lambda: f"disliked image {second[:8]}… is not on this machine" in text_of(page, ".steer-toast"))
     assert value_of(page, LIST.format("dislikes")) == ""
 
 

@@ -61,7 +61,7 @@ def status(page: WebDriver, tab: str) -> str:
 def test_the_line_says_what_will_happen(page: WebDriver, tab: str) -> None:
     accordion = open_accordion(page, TITLE, tab)
     wait(page, lambda: "source is empty" in status(page, tab))
-    problem = f"#pix2pix_zero_{tab}_status .fabric-problem"
+    problem = f"#pix2pix_zero_{tab}_status .steer-problem"
     field(accordion, "Source").send_keys("cat")
     wait(page, lambda: "target is empty" in status(page, tab))
     field(accordion, "Target").send_keys("Cat")

@@ -36,9 +36,9 @@ def state_html(state: State) -> str:
     parts.append(plan_html(progress.of("plan"), subject=progress.subject, pace=pace))
     if not record.is_over:
         parts.append(bar_html(progress))
-        parts.append('<p class="dreambooth-aside">You can close this page: training continues.</p>')
+        parts.append('<p class="steer-dreambooth-aside">You can close this page: training continues.</p>')
     parts.append(curve_svg(progress))
-    return '<div class="dreambooth-panel">' + "".join(parts) + "</div>"
+    return '<div class="steer-dreambooth-panel">' + "".join(parts) + "</div>"
 
 
 def headline(state: State) -> str:
@@ -98,10 +98,10 @@ def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = N
     cells = "".join(f"<div><dt>{name}</dt><dd>{html.escape(text)}</dd></div>" for name, text in entries if text)
     listed = plan.get("notes")
     notes = [str(note) for note in listed] if isinstance(listed, list) else []
-    said = f'<ul class="dreambooth-notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
+    said = f'<ul class="steer-dreambooth-notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
     if folded:
-        said = f'<details class="dreambooth-fold"><summary>How it is trained</summary>{said}</details>'
-    return f'<dl class="dreambooth-plan">{cells}</dl>{said if notes else ""}'
+        said = f'<details class="steer-dreambooth-fold"><summary>How it is trained</summary>{said}</details>'
+    return f'<dl class="steer-dreambooth-plan">{cells}</dl>{said if notes else ""}'
 
 
 def beside_words(found: Companions, settings: TrainingSettings) -> str:
@@ -115,7 +115,7 @@ def beside_words(found: Companions, settings: TrainingSettings) -> str:
 
 def preview_html(sentence: str, plan: Mapping[str, Any]) -> str:
     """What is about to happen, with the plan that was made before the training."""
-    return f'<div class="dreambooth-panel">{status_html(sentence)}{plan_html(plan, folded=True)}</div>'
+    return f'<div class="steer-dreambooth-panel">{status_html(sentence)}{plan_html(plan, folded=True)}</div>'
 
 
 def bar_html(progress: Progress) -> str:
@@ -126,7 +126,7 @@ def bar_html(progress: Progress) -> str:
         done, total = number(phase.get("done")) or 0.0, number(phase.get("total")) or 0.0
     share = min(max(done / total, 0.0), 1.0) if total else 0.0
     return (
-        f'<div class="dreambooth-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'<div class="steer-dreambooth-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{100 * share:.0f}"><div style="width:{100 * share:.1f}%"></div></div>'
     )
 
@@ -153,13 +153,14 @@ def curve_svg(progress: Progress) -> str:
         f'<text x="{_LEFT - 6}" y="14" text-anchor="end">{top:.2g}</text>'
         f'<text x="{_LEFT - 6}" y="{ground}" text-anchor="end">0</text>'
         f'<text x="{_WIDTH}" y="{_HEIGHT}" text-anchor="end">step {last}</text>'
-        f'<text x="{_LEFT}" y="{_HEIGHT}">loss: <tspan class="dreambooth-subject">subject</tspan>'
-        + (' <tspan class="dreambooth-prior">class</tspan>' if prior else "")
+        f'<text x="{_LEFT}" y="{_HEIGHT}">loss: <tspan class="steer-dreambooth-subject">subject</tspan>'
+        + (' <tspan class="steer-dreambooth-prior">class</tspan>' if prior else "")
         + "</text>"
     )
-    axes = f'<path class="dreambooth-axes" d="M{_LEFT} 4V{ground}H{_WIDTH}"/>'
+    axes = f'<path class="steer-dreambooth-axes" d="M{_LEFT} 4V{ground}H{_WIDTH}"/>'
     return (
-        f'<svg class="dreambooth-curve" viewBox="0 0 {_WIDTH} {_HEIGHT + 5}" role="img" aria-label="loss by step">'
+        f'<svg class="steer-dreambooth-curve" viewBox="0 0 {_WIDTH} {_HEIGHT + 5}" role="img" '
+        'aria-label="loss by step">'
         f"{axes}{line(prior, 'prior')}{line(subject, 'subject')}{labels}</svg>"
     )
 
@@ -176,8 +177,8 @@ def samples_html(progress: Progress) -> str:
     samples = progress.samples
     shown = samples if len(samples) <= MOST_SAMPLES else [samples[0], *samples[-(MOST_SAMPLES - 1) :]]
     parts = [_sample_html(sample) for sample in reversed(shown)]
-    parts += [f'<p class="dreambooth-note">{html.escape(text)}</p>' for text in progress.warnings]
-    return '<div class="dreambooth-samples">' + "".join(parts) + "</div>" if parts else ""
+    parts += [f'<p class="steer-dreambooth-note">{html.escape(text)}</p>' for text in progress.warnings]
+    return '<div class="steer-dreambooth-samples">' + "".join(parts) + "</div>" if parts else ""
 
 
 def _sample_html(sample: Sample) -> str:
@@ -210,7 +211,7 @@ def photos_html(pictures: Sequence[Path]) -> str:
         except (OSError, ValueError):
             continue
     more = f"<span>and {len(pictures) - 12} more</span>" if len(pictures) > 12 else ""
-    return f'<div class="dreambooth-photos">{"".join(shown)}{more}</div>' if shown else ""
+    return f'<div class="steer-dreambooth-photos">{"".join(shown)}{more}</div>' if shown else ""
 
 
 def size(count: float) -> str:

@@ -48,7 +48,7 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
                     form.rows(MORE)
                     with gr.Accordion("Advanced", open=False, elem_id="dreambooth_advanced"):
                         form.rows(ADVANCED)
-                    with gr.Row(elem_classes=["dreambooth-beside"]):
+                    with gr.Row(elem_classes=["steer-dreambooth-beside"]):
                         earlier = unsaved(gr.Dropdown([], label="Unfinished runs", elem_id="dreambooth_earlier"))
                         find = tool_button(value=REFRESH, elem_id="dreambooth_unfinished")
                         go_on = gr.Button("Resume it", elem_id="dreambooth_resume_earlier")
@@ -110,7 +110,7 @@ class _Form:
         lists = self.on.lists
         bases = kind == "checkpoint"
         choices, value = (lists.checkpoints(), lists.loaded() or None) if bases else (["", *lists.loras()], "")
-        with gr.Row(elem_classes=["dreambooth-beside"]):
+        with gr.Row(elem_classes=["steer-dreambooth-beside"]):
             found = unsaved(gr.Dropdown(choices, value=value, **common))
             button = self.tool_button(value=REFRESH, elem_id=f"dreambooth_refresh{'' if bases else '_loras'}")
         listen(button.click, self.on.bases if bases else self.on.loras, [], [found])

@@ -207,9 +207,9 @@ def test_the_plan_is_there_before_the_training_and_follows_the_form(
     assert line(rank=64) != first and line(kind="full") != first and line(batch_size=4) != first
     masks = [put(tmp_path / "drop", f"{photos[0].stem}.mask.png"), tmp_path / "drop" / f"{photos[0].stem}.txt"]
     assert "4 photos of a dog" in line([*photos, *masks]), "masks and captions are no photos"
-    assert "dreambooth-plan" not in line([]) and "dreambooth-plan" not in line(class_noun="")
+    assert "steer-dreambooth-plan" not in line([]) and "steer-dreambooth-plan" not in line(class_noun="")
     small = line(memory=0.01)
-    assert "are not enough" in small and 'role="alert"' in small and "dreambooth-plan" not in small
+    assert "are not enough" in small and 'role="alert"' in small and "steer-dreambooth-plan" not in small
     assert not (tmp_path / "data").exists()
 
 
@@ -233,7 +233,7 @@ def test_a_base_model_that_cannot_be_trained_is_told(
 
 def test_after_train_the_plan_is_the_trainings_own(handlers: TabHandlers, photos: list[Path]) -> None:
     line, panel, *_ = handlers.train([str(photo) for photo in photos], *values())
-    assert "4 photos of a dog" in line and "dreambooth-plan" not in line
+    assert "4 photos of a dog" in line and "steer-dreambooth-plan" not in line
     assert handlers.trainings.wait(30)
     assert "a note" in handlers.look("")[0]
 
