@@ -49,7 +49,7 @@ _TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|(No space left on device
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or on the CPU: libraries have an error of their own for it, or just words."""
+    """Whether memory ran out, on a GPU or the CPU: libraries raise their own error for it, or only say so."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"MemoryError", "OutOfMemoryError"} or getattr(error, "errno", None) == errno.ENOMEM:
         return True

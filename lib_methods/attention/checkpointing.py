@@ -79,7 +79,7 @@ def differentiable(unet: nn.Module) -> Iterator[None]:
 def _forgetful(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled() or is_running_again():
         return original(hidden, *args, **kwargs)
-    # some codebases go on writing to the options that they hand to a block
+    # some codebases keep writing to the options they pass to a block
     kept = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
 
     was_run = False

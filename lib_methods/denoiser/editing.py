@@ -66,7 +66,7 @@ class Editing(Protocol):
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether the sampler adds noise of its own while it runs (ancestral, SDE, LCM, churn, DDIM with eta)."""
+        """Whether the sampler adds noise while it runs (ancestral, SDE, LCM, churn, DDIM with eta)."""
 
     @property
     def needs_noise(self) -> bool:

@@ -229,7 +229,7 @@ class TrainingSettings:
 
     @property
     def drawn_class_images(self) -> int:
-        """How many class images are drawn, where the prior is resolved: of each class that has none of its own."""
+        """How many class images are generated, once the prior is resolved: for each class without its own images."""
         drawn = {c.class_noun.casefold() for c in self.all_concepts if c.class_folder is None}
         return len(drawn) * self.class_images if self.prior == "images" else 0
 

@@ -62,7 +62,7 @@ _ROOM = HostModelRoom()
 
 
 def room_of_host() -> HostModelRoom:
-    """The one of this process, however often the host runs its scripts anew."""
+    """The single one of this process, however often the host reloads its scripts."""
     return _ROOM
 
 

@@ -1,1 +1,1 @@
-"""Work that runs as a process of its own: its files, log and packages, and the host's way to start and stop it."""
+"""Jobs that run in their own process: their files, log and packages, and how the host starts and stops them."""

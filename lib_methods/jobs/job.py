@@ -1,4 +1,4 @@
-"""Jobs as processes of their own: start, cancel, resume, and what became of them.
+"""Jobs in their own processes: start, cancel, resume, and their outcome.
 
 One runs at a time. Its process is `worker.py` with the host's interpreter; a thread of the host waits for its end.
 Nothing here blocks: `start` returns at once. The host's model leaves before the process starts and comes back after

@@ -21,7 +21,7 @@ STOPPED = 130
 def open_process(
     command: Sequence[str], console: Path, resume: bool, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Starts the process: away from the host's console signals, and without a window of its own on Windows.
+    """Starts the process detached from the host's console signals, and without a window on Windows.
 
     Its standard input is a pipe whose other end closes with the host. console: the file that gets what it prints.
     environment: what the host adds to its own.

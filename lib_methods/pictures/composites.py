@@ -14,7 +14,7 @@ from PIL import Image
 from lib_methods.pictures.convert import DECODE_ERRORS, to_rgb
 
 MARK = "composite"
-"""The text of a PNG by which a method says that an image of its own shows several."""
+"""The PNG text by which a method marks an image as showing several."""
 REFUSAL = "This is a grid of several images. Choose a single image instead."
 _REMEMBERED = 64
 _SIDE = 16  # pixels of the copies by which grids are known again

@@ -161,7 +161,7 @@ class ImageStore:
         return self.folder / f"{self.find(name)}.png"
 
     def _write(self, name: str, image: Image.Image) -> None:
-        """Write to a file of its own, then rename: a reader sees the whole picture or none."""
+        """Write to a temporary file, then rename: a reader sees the whole image or none."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.path(name), shared=True) as file:

@@ -155,7 +155,7 @@ def mean_embedding(
     """The mean of the sentences' embeddings: context (tokens, dim) and vector (width,) or None, float32, CPU.
 
     Embedded `batch` at a time; the shorter ones are brought to the number of tokens of the longest by `fit_tokens`.
-    progress: (sentences done, in all) -> whether to go on.
+    progress: (sentences done, in all) -> whether to continue.
 
     Raises:
         DirectionError: no sentences, embeddings that do not fit each other or are not finite, or an interruption.
@@ -205,7 +205,7 @@ def make_direction(
 ) -> Direction:
     """The direction from sentences about the source to sentences about the target.
 
-    source, target: the words, for the record. progress: (sentences done, in all) -> whether to go on.
+    source, target: the words, for the record. progress: (sentences done, in all) -> whether to continue.
     Raises `DirectionError` as `mean_embedding` does, `SettingsError` for words that cannot be used, and if both are the
     same.
     """

@@ -235,7 +235,7 @@ class Edit(Shift):
         return [row.image if fits and row.role is Role.COND else None for row in rows]
 
     def guide(self, call: DenoiserCall, found: Guidance) -> Tensor:
-        """What the sampler goes on with: with direct inversion, corrected by what a step of the reconstruction misses;
+        """The sampler's next latents: with direct inversion, corrected by what a step of the reconstruction misses;
         on the last step, with what a mask keeps."""
         position, guided = self.editing.position(call), found.guided
         if not self.is_current:

@@ -25,7 +25,7 @@ METHODS = (DDIM, DIRECT)
 Predict = Callable[[Tensor, float], Tensor]
 """(x, sigma) -> denoised: one run of the model on latents (batch, 4, h, w) in sigma space at a level above 0."""
 Progress = Callable[[int, int], bool]
-"""(steps done, steps in all) -> whether to go on; asked before every step."""
+"""(steps done, steps in all) -> whether to continue; called before every step."""
 
 
 class InversionError(UserError):

@@ -263,7 +263,7 @@ def _captions(text: str, word: str) -> Iterator[str]:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Sample from the seed; afterwards the generators go on as if nothing had been."""
+    """Sample from the seed, then restore the generators."""
     cuda = device.type == "cuda"
     devices = [torch.cuda.current_device() if device.index is None else device.index] if cuda else []
     with torch.random.fork_rng(devices=devices):

@@ -271,7 +271,7 @@ def _from_caption(sampling: Sampling, caption: str, source: str, target: str) ->
 
 
 def _remembered(key: Hashable, make: Callable[[], Direction]) -> Direction:
-    """What was made for the key, made anew where that is long ago. The model is part of every key."""
+    """The cached value for the key, recomputed if it was evicted. The model is part of every key."""
     with _lock:
         found = _kept.get(key)
     if found is None:

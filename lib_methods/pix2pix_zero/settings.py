@@ -207,7 +207,7 @@ class Pix2PixZeroSettings:
         return round(self.start * steps), round(self.end * steps)
 
     def for_inversion(self, seed: int = 0) -> InversionSettings:
-        """How the picture is inverted for a sampler without noise of its own."""
+        """How the image is inverted for a sampler that adds no noise."""
         regularisation = None
         if self.regularisation != "off":
             regularisation = Regularisation(keep_variance=self.regularisation == "paper")

@@ -70,7 +70,7 @@ class MethodJobs:
             warn(f"{self.title}: {sentence}")
 
     def give_up(self, p: Any, sentence: str) -> None:
-        """The job goes on without the method, and says so everywhere."""
+        """The job continues without the method, and says so everywhere."""
         self.forget(p)
         p.extra_generation_params[self.error_key] = sentence
         self.tell(p, sentence)
@@ -157,7 +157,7 @@ class MethodJobs:
         return dict(getattr(p, f"{self.name}_axes", None) or {})
 
     def set_axes(self, p: Any, **fields: Any) -> None:
-        """Set fields for one cell of the plot; cells are copies of each other and share what they do not set anew."""
+        """Set fields for one cell of the plot; cells are copies of each other and share what they do not set."""
         setattr(p, f"{self.name}_axes", {**self.axes(p), **fields})
 
 

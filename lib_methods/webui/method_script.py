@@ -137,7 +137,7 @@ class MethodScript:
 
     @classmethod
     def give_back(cls, p: Any) -> None:
-        """What the method took from a job that goes on without it."""
+        """Restores what the method took from a job that continues without it."""
 
     @classmethod
     def axis_fields(cls, name: str, value: float, before: Mapping[str, Any]) -> dict[str, Any]:

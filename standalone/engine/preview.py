@@ -1,4 +1,4 @@
-"""Cheap pictures of latents while sampling goes on.
+"""Live previews: cheap images of latents during sampling.
 
 A linear map from a latent's channels to colours, fitted once per model to what its own VAE makes of random latents: so
 it holds for any VAE. Small decoders (below ten million weights) are faster than they are worth approximating.

@@ -1,4 +1,4 @@
-"""Logs errors without stopping the host: scripts and callbacks may fail, generation goes on."""
+"""Logs errors without stopping the host: scripts and callbacks may fail, generation continues."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class State:
         self.preview_of: Callable[[Any], Any] = lambda latents: None  # `sampling.base` draws it
 
     def skip(self) -> None:
-        """Ends the batch in progress; the next batch goes on."""
+        """Ends the batch in progress; the job continues with the next batch."""
         self.skipped = True
 
     def interrupt(self) -> None:

@@ -91,7 +91,7 @@ def infotext_of(infotext: str | None, items: Mapping[str, Any]) -> str | None:
 
 
 def _with_description(comment: str, description: Any) -> str:
-    """NovelAI's parameters with their prompt, which older images have in a text of its own."""
+    """NovelAI's parameters with their prompt, which older images store in a separate text."""
     try:
         found = json.loads(comment)
     except (ValueError, RecursionError):

@@ -66,7 +66,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
             differ = [name for name in wanted if not isinstance(known, dict) or known.get(name) != wanted[name]]
             raise UserError(
                 f"{folder.name} holds pairs made with other settings ({', '.join(differ) or 'of another version'}); "
-                "give another folder, or the same settings to go on."
+                "give another folder, or use the same settings to resume."
             )
     elif any(folder.iterdir()):
         raise UserError(f"{folder.name} is not empty, and what is in it was not made by this command.")
@@ -115,10 +115,10 @@ def read_pairs(folder: Path) -> list[Pair]:
             files = [pair.get(name) if isinstance(pair, dict) else None for name in ("before", "after")]
             for name in files:
                 if not isinstance(name, str) or Path(name).name != name or "\\" in name:
-                    raise UserError(f"{MANIFEST} in {folder.name} names a picture that is not in the folder.")
+                    raise UserError(f"{MANIFEST} in {folder.name} names an image that is not in the folder.")
                 if not (folder / name).is_file():
-                    raise UserError(f"The picture {name} is missing in {folder.name}.")
+                    raise UserError(f"The image {name} is missing from {folder.name}.")
             pairs.append(Pair(folder / str(files[0]), folder / str(files[1]), entry["instruction"]))
     if not pairs:
-        raise UserError(f"There are no pairs in {folder.name}; make some with make-instruct-data.")
+        raise UserError(f"There are no pairs in {folder.name}. Generate some with make-instruct-data.")
     return pairs

@@ -36,9 +36,9 @@ def read_picture(path: Any) -> Tensor:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, Image.DecompressionBombError, ValueError) as error:
-        raise UserError(f"The picture {path.name} cannot be read.") from error
+        raise UserError(f"The image {path.name} cannot be read.") from error
     if pixels.shape[0] % 8 or pixels.shape[1] % 8:
-        raise UserError(f"The sides of the picture {path.name} are no multiples of 8.")
+        raise UserError(f"The sides of the image {path.name} must be multiples of 8.")
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 

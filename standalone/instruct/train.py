@@ -1,4 +1,4 @@
-"""The training of an InstructPix2Pix checkpoint. It may be stopped at any moment and goes on from its last state.
+"""Trains an InstructPix2Pix checkpoint. You can stop it at any time; it resumes from its last state.
 
 Everything random of a step comes from the seed and the step's number, so that a training with stops in between ends
 with the same weights as one without.
@@ -50,7 +50,7 @@ def load_plain(checkpoint: Path) -> tuple[Any, Defaults]:
     channels = int(model.model.diffusion_model.config.in_channels)
     if not model.is_sd1 or channels != model.latent_channels or model.parameterization != "eps":
         raise UserError(
-            f"{checkpoint.name} cannot be taken: it must be of Stable Diffusion 1's family, predict noise, and have "
+            f"{checkpoint.name} cannot be used: it must be of Stable Diffusion 1's family, predict noise, and have "
             "4 input channels."
         )
     model.sd_checkpoint_info = _Beside(str(checkpoint))
@@ -72,7 +72,7 @@ class Length:
 
 
 class Trainer:
-    """The widened UNet, its average, and everything needed to go on after a stop."""
+    """The widened UNet, its average, and everything needed to resume."""
 
     def __init__(self, model: Any, batch: int, rate: float, seed: int, identity: str) -> None:
         """identity: names checkpoint and pairs; a state of another one is refused."""
@@ -113,11 +113,11 @@ class Trainer:
             state = torch.load(path, weights_only=True, map_location="cpu")
             settings = dict(state["settings"])
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path.name} is damaged; remove it and start anew without --resume.") from error
+            raise UserError(f"{path.name} is damaged. Remove it and start again without --resume.") from error
         differ = [name for name, value in self._settings().items() if settings.get(name) != value]
         if differ:
             told = ", ".join({"identity": "checkpoint or pairs"}.get(name, name) for name in differ)
-            raise UserError(f"{path.name} is of a training with other settings ({told}).")
+            raise UserError(f"{path.name} belongs to a run with other settings ({told}). Use the same ones.")
         self.unet.load_state_dict(state["unet"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,4 +1,4 @@
-"""Logs errors without stopping the host: scripts and callbacks may fail, generation goes on."""
+"""Logs errors without stopping the host: scripts and callbacks may fail, generation continues."""
 
 from standalone.host.errors import display, exception_records, print_error_explanation, record_exception, report, run
 from standalone.host.facade import lead

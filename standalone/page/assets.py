@@ -1,4 +1,4 @@
-"""The page's own scripts and styles and those of the extensions, each under an address of its own."""
+"""The page's own scripts and styles and those of the extensions, each under its own address."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class MatrixOptimizer:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on after a stop."""
+        """Everything needed to resume."""
         return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ class Stock:
 
 
 class Trainer:
-    """The two networks, their averaged copies, and everything needed to go on after a stop."""
+    """The two networks, their averaged copies, and everything needed to resume."""
 
     def __init__(
         self, out: Path, batch: int, rate: float, minutes: float, start: Path | None = None, seed: int = 0

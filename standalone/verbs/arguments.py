@@ -69,7 +69,7 @@ def new_file(path: Path, option: str, ending: str = ".safetensors") -> Path:
     if found.suffix.lower() != ending:
         raise UserError(f"{option}: the result is a {ending} file, and {path.name or path} is not one.")
     if found.exists():
-        raise UserError(f"{option}: there is a file {path.name} already. Give another name, or remove it.")
+        raise UserError(f"{option}: {path.name} already exists. Choose another name, or remove it.")
     writable_folder(found.parent, option)
     return found
 

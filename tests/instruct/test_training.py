@@ -212,7 +212,7 @@ def test_other_checkpoints_are_refused(
 ) -> None:
     other = tiny.write_file(tiny.build(family, in_channels=channels), tmp_path / "other.safetensors")
     assert run_train(pairs, other, tmp_path / "new.safetensors", "--steps", "1") == 1
-    assert "other.safetensors cannot be taken" in capsys.readouterr().err
+    assert "other.safetensors cannot be used" in capsys.readouterr().err
 
 
 def test_pictures_that_cannot_be_used_are_named(model: Any, tmp_path: Path) -> None:

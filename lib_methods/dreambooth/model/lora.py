@@ -54,7 +54,7 @@ class LoraLayer(nn.Module):
 
 @dataclass(frozen=True)
 class StartLayer:
-    """Where a LoRA layer starts: `down` and `up` in fp32, of a rank and an alpha of its own."""
+    """Initial `down` and `up` of a LoRA layer in fp32, with its own rank and alpha."""
 
     down: Tensor
     up: Tensor

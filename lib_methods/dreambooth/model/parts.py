@@ -129,7 +129,7 @@ def wait_for(out: torch.Tensor) -> None:
 
 
 def _nothing() -> None:
-    """Nobody has to come along."""
+    """Nothing else needs to move."""
 
 
 @contextmanager

@@ -165,7 +165,7 @@ def _keys(name: str) -> Iterator[str]:
 
 
 def _key(stem: str) -> str:
-    # macOS writes accents as letters of their own, and Windows does not tell cases apart
+    # macOS decomposes accents, and Windows ignores case
     return unicodedata.normalize("NFC", stem).casefold().strip()
 
 

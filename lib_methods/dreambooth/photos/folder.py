@@ -128,7 +128,7 @@ def read_photo(photo: Photo) -> Image.Image:
 
 
 def read_mask(photo: Photo) -> Image.Image | None:
-    """The photo's mask in grey, upright, in a size of its own: white is the subject. None where there is none.
+    """The photo's mask in grey, upright, in its own size: white is the subject. None if there is none.
 
     Where a mask has transparent parts, what is opaque is the subject. Raises `DreamBoothError` as `read_photo` does.
     """

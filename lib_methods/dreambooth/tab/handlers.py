@@ -194,10 +194,10 @@ class TabHandlers:
         """Makes the last result known to the host, and says how it is used. Raises DreamBoothError."""
         record = self.trainings.state().record
         if record is None or record.status != "done" or not record.result:
-            raise DreamBoothError("There is no finished training to use.")
+            raise DreamBoothError("There is no finished run to use.")
         file = self.lists.folder_of(record.kind) / record.result
         if not file.is_file():
-            raise DreamBoothError(f"{record.result} is not there any more.")
+            raise DreamBoothError(f"{record.result} no longer exists. Train again.")
         self.lists.refresh()
         return Usage(record.usage, "" if record.kind == "LoRA" else self.lists.checkpoint_title(file))
 

@@ -201,7 +201,7 @@ def parse_request(
     request: fields of `TrainingSettings` by name. What says where things are is not taken from it but from the other
     arguments. Raises SettingsError with a sentence.
     """
-    refuse_unknown(request, [*DEFAULTS, "class_noun", *_PLACES], "A training has")
+    refuse_unknown(request, [*DEFAULTS, "class_noun", *_PLACES], "A run has")
     wanted = {key: value for key, value in request.items() if key not in _PLACES and value is not None}
     values: dict[str, Any] = {key: _typed(key, value) for key, value in wanted.items()}
     noun = values.pop("class_noun", "")

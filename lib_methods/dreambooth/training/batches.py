@@ -88,7 +88,7 @@ class Batches:
         return self._varied(batch, step, part)
 
     def _varied(self, batch: Batch, step: int, part: int) -> Batch:
-        """The batch with shifted noise and without some texts. Drawn by generators of their own, so that whatever is
+        """The batch with shifted noise and without some texts. Drawn by separate generators, so that whatever is
         not asked for changes nothing."""
         mine, count = slice(self.rank, None, self.processes), len(batch.texts)
         if self.noise_offset:

@@ -57,7 +57,7 @@ def asked_sharding(environment: Mapping[str, str] = os.environ) -> Sharding | No
 
 
 def _zero_stage(environment: Mapping[str, str]) -> int:
-    """DeepSpeed's stage, of its own configuration file where there is one. Raises DreamBoothError."""
+    """DeepSpeed's stage, from its configuration file if there is one. Raises DreamBoothError."""
     try:
         file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
         if file and file.lower() != "none":

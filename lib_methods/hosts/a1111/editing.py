@@ -53,7 +53,7 @@ class A1111Editing:
                 raise Unsupported("This WebUI does not tell scripts what it starts from.")
             noise = None if self._from_noise else self._noise
             self._known_start = rehearse(self.p, self._latent, noise, self._edits.levels)
-            # kept, as the second pass of Hires.fix has a sampler of its own
+            # kept, because the second pass of Hires.fix has its own sampler
             self._in_alpha_space = getattr(self.seam.denoiser, "alphas", None) is not None
         return self._known_start
 
@@ -239,7 +239,7 @@ class Edits:
                 self._unsettled = None if old is None else x - old
 
     def _settle(self, state: dict[str, Any]) -> None:
-        """In place of UniPC's callback: what it goes on with is moved as what it asked about was."""
+        """Replaces UniPC's callback: moves its next input by as much as the edit moved its query."""
         moved, self._unsettled = self._unsettled, None
         if moved is not None:
             with torch.no_grad():

@@ -77,7 +77,7 @@ class Job:
 
 
 class JobQueue:
-    """Runs jobs in the order they come, in a thread of its own.
+    """Runs jobs in order of arrival, in its own thread.
 
     `before(job)` is called before each job and `after(job)` after it, whatever happens. Jobs that a job starts through
     `run` are run at once, since their turn would never come.

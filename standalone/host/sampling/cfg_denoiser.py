@@ -98,7 +98,7 @@ class CFGDenoiser(torch.nn.Module):
         return x_out
 
     def update_inner_model(self) -> None:
-        """The model changed: build `inner_model` anew and take the conds again."""
+        """The model changed: rebuild `inner_model` and fetch the conds again."""
         self.model_wrap = None
         self.sampler.model_wrap = self.inner_model  # so that nothing holds the old one in memory
         c, uc = self.p.get_conds()

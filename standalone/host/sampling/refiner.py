@@ -44,7 +44,7 @@ def _picture_channels(sd_model: Any) -> int:
 
 
 def apply_refiner(cfg_denoiser: Any, sigma: torch.Tensor | None = None) -> bool:
-    """Loads the refiner, with conds of its own, when its part of the sampling has come. Whether it was loaded now."""
+    """Loads the refiner with its own conds when its part of the sampling begins. Whether it was loaded now."""
     p = cfg_denoiser.p
     info, switch_at = p.refiner_checkpoint_info, p.refiner_switch_at
     if info is None or shared.sd_model.sd_checkpoint_info is info or not pass_wants_refiner(p):

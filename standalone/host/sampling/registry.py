@@ -72,7 +72,7 @@ def visible_sampler_names() -> list[str]:
 
 
 def takes_schedule(sampler: base.SamplerData) -> bool:
-    """Whether a schedule can be chosen; DDIM and UniPC go by timesteps of their own."""
+    """Whether a schedule can be chosen; DDIM and UniPC use their own timesteps."""
     return sampler.name not in names.OWN_TIMESTEPS
 
 

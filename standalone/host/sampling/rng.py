@@ -21,7 +21,7 @@ def _noise_device() -> torch.device:
 
 
 def create_generator(seed: int) -> Source:
-    """A generator of its own, started at `seed` (any integer); with the setting "NV" that of NVIDIA's GPUs."""
+    """A separate generator, seeded with `seed` (any integer); with the setting "NV", that of NVIDIA's GPUs."""
     if shared.opts.randn_source == "NV":
         return philox.Generator(seed)
     return torch.Generator(_noise_device()).manual_seed(int(seed) & 0xFFFF_FFFF_FFFF_FFFF)

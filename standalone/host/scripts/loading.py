@@ -78,7 +78,7 @@ def list_files_with_name(filename: str) -> list[str]:
 
 
 def load_scripts() -> None:
-    """Loads every script file anew, as modules of their own, and makes the two runners. A failing file is logged."""
+    """Reloads every script file as its own module, and makes the two runners. A failing file is logged."""
     global current_basedir, scripts_txt2img, scripts_img2img
     script.scripts_data.clear()
     postprocessing_scripts_data.clear()

@@ -175,7 +175,7 @@ class Script:
         return ""
 
     def elem_id(self, item_id: str) -> str:
-        """The HTML id of one of the script's controls, of its own in each tab."""
+        """The HTML id of one of the script's controls, unique in each tab."""
         tab = ("img2img_" if self.is_img2img else "txt2img_") if self.show(True) == self.show(False) else ""
         title = re.sub(r"[^a-z_0-9]", "", re.sub(r"\s", "_", self.title().lower()))
         return f"script_{tab}{title}_{item_id}"

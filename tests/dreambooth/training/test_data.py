@@ -134,7 +134,7 @@ def test_enlarging_is_never_silent(width: int, height: int) -> None:
     enlarged = bucket[0] > width or bucket[1] > height
     assume(max(width / height, height / width) < 3)
     notes = fit_warnings([photo(width, height)], [bucket])
-    assert any("enlarged" in note for note in notes) == enlarged
+    assert any("upscaled" in note for note in notes) == enlarged
     assert all("a.jpg" in note and "dir" not in note for note in notes)
 
 
