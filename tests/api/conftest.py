@@ -45,7 +45,7 @@ class Server:
         return dict(answer.json())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     from fastapi.testclient import TestClient
 
@@ -61,6 +61,24 @@ def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             yield Server(host, client)
     finally:
         host.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settings_stay() -> Iterator[None]:
+    """The one server of all modules begins each of them with its first settings and checkpoint."""
+    from standalone import host as standalone_host
+    from standalone.host import checkpoints, shared
+
+    running = standalone_host.running()
+    before = dict(shared.opts.data) if running is not None else None
+    yield
+    running = standalone_host.running()
+    if running is not None:
+        first = {key: info.default for key, info in shared.opts.data_labels.items()}
+        outputs = {key: value for key, value in shared.opts.data.items() if key.startswith("outdir_")}
+        shared.opts.data = {**first, **outputs} if before is None else before
+        shared.opts.data["sd_model_checkpoint"] = shared.sd_model.sd_checkpoint_info.title
+        checkpoints.list_models()
 
 
 @pytest.fixture(scope="session")

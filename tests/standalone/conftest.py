@@ -32,6 +32,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     return get
 
 
+@pytest.fixture(scope="session")
+def models() -> dict[str, tiny.Tiny]:
+    """A tiny model of every family, made once; nobody changes it."""
+    return {family: tiny.build(family) for family in ("sd1", "sd2", "sdxl")}
+
+
 class Running:
     """A host, with a short way to run jobs on it."""
 

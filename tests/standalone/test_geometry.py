@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from lib_methods.checkpoints.geometry import unet_geometry, vae_geometry
 from lib_methods.checkpoints.kinds import family_of
+from lib_methods.checkpoints.layout import clip_shapes, unet_shapes, vae_shapes
 
 from . import tiny
 
@@ -82,3 +83,34 @@ def test_the_published_vae() -> None:
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_families_are_told_apart(family: str) -> None:
     assert family_of(tiny.ldm_state(tiny.build(family))) == family
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_layout_is_that_of_the_published_unets(name: str) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**PUBLISHED[name][1])
+    assert unet_shapes(unet.config) == {key: tuple(value.shape) for key, value in unet.state_dict().items()}
+
+
+def test_the_layout_is_that_of_vae_and_text_encoders(models: dict[str, tiny.Tiny]) -> None:
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+        )
+    assert vae_shapes(vae.config) == {key: tuple(value.shape) for key, value in vae.state_dict().items()}
+    for text in models["sdxl"].texts:
+        config, bare = text.config, {key.removeprefix("text_model."): v for key, v in text.state_dict().items()}
+        found = clip_shapes(
+            vocab=config.vocab_size,
+            positions=config.max_position_embeddings,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            layers=config.num_hidden_layers,
+            projection=config.projection_dim if "text_projection.weight" in bare else None,
+        )
+        bare.pop("embeddings.position_ids", None)
+        assert found == {key: tuple(value.shape) for key, value in bare.items()}

@@ -14,6 +14,9 @@ import pytest
 
 from lib_methods.errors import CheckpointError, UserError
 from standalone import host as standalone_host
+from standalone.setup import options
+from standalone.setup.start import dispatch
+from tests.api.process import free_port
 from tests.standalone.conftest import Running
 
 REPO = Path(__file__).resolve().parents[2]
@@ -54,6 +57,24 @@ def test_a_start_that_fails_leaves_nothing(checkpoints: Callable[..., Path], tmp
         checkpoint=checkpoints("sd1"), data_dir=tmp_path, extension_dirs=[], device="cpu"
     ) as host:
         assert host.model.is_sd1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("model.ckpt", b"\x80\x04.", "pickled"),
+        ("broken.safetensors", b"not a checkpoint", "is a text file, not a model"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_loaded_ends_the_command_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    arguments = ["serve", "--no-browser", "--checkpoint", str(tmp_path / name), "--data-dir", str(tmp_path)]
+    assert dispatch(options.parse([*arguments, "--port", str(free_port())])) == 1
+    said = capsys.readouterr().err
+    assert told in said.strip().splitlines()[-1]
+    assert "Traceback" not in said and str(tmp_path) not in said
 
 
 def test_another_package_named_modules_is_refused(tmp_path: Path) -> None:
