@@ -1,4 +1,4 @@
-"""The DreamBooth tab: photos of a subject in, a LoRA or a checkpoint that draws it out. What it does is in
+"""The DreamBooth tab: a LoRA or checkpoint from photos of a subject. What it does is in
 lib_methods/dreambooth.
 
 API, where the host offers one: `/dreambooth/v1/status`, `/plan`, `/start`, `/cancel`, `/resume` and `/use`, see

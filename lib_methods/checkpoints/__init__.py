@@ -1,1 +1,1 @@
-"""Checkpoints as their files' headers and configurations tell: one reader for the loader, the trainer and its plan."""
+"""Checkpoint headers and configurations: one reader for the loader, the trainer and its plan."""

@@ -1,4 +1,4 @@
-"""The one reader of checkpoints: everything that headers and configurations tell, and every refusal, without a weight.
+"""The only checkpoint reader: headers and configurations, and every refusal, without loading weights.
 
 The loader builds what it says, the trainer's plan counts it; so both accept and refuse the same files, in the same
 words. What only the weights can tell is left to the loader: numbers that are not finite, and what an SD2 UNet predicts.

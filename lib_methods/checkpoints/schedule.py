@@ -1,4 +1,4 @@
-"""What a model predicts and the noise schedule that it was trained with, from the marks that files carry."""
+"""Prediction type and noise schedule of a model, from its keys, metadata or configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sampling offers to a method that moves the sampler's own latents (pix2pix-zero).
+"""The capability of a sampling to edit the sampler's latents (pix2pix-zero).
 
 Everything is in sigma space, `x = x0 + sigma * noise` (Karras et al. 2022); samplers that keep the variance at one
 (DDIM, PLMS, UniPC) are converted, `x_sigma = x_alpha * sqrt(1 + sigma^2)`. So a method knows no sampler.

@@ -1,4 +1,4 @@
-"""What a sampling offers to a method whose model sees an image beside the latents (InstructPix2Pix).
+"""The capability of a sampling to condition the model on an image (InstructPix2Pix).
 
 Such a model has three predictions for an image: e(I, T) sees the image and the prompt, e(I, 0) the image alone, e(0, 0)
 neither. A host computes all of them or knows only two; a method that is asked instead names the ones that it needs.

@@ -1,4 +1,4 @@
-"""What FABRIC has on the page besides its table of controls: the two lists, their messages from the browser, presets.
+"""FABRIC's page beyond its table of controls: the two lists, their messages from the browser, presets.
 
 Handlers return values. Updates are for the presets' dropdown alone: gradio 6 builds a component anew for each update,
 which components that a host derives from gradio's (the accordion with a switch) may not survive.

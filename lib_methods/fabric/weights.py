@@ -1,4 +1,4 @@
-"""From settings to the log weight of a reference token."""
+"""The log weight of a reference token, from the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training needs and a host's interpreter lacks, in a folder of the pack: the host's packages never change.
+"""Packages for training that the host lacks, in a folder of the pack: the host's packages never change.
 
 Tested versions: diffusers 0.35.2 works with transformers 4.30 (AUTOMATIC1111) and 5.x alike; from 0.36 on it needs a
 newer transformers. A host that has a newer diffusers keeps that one.

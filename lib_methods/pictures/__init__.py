@@ -1,1 +1,1 @@
-"""Pictures that the methods share: kept on disk, shown small, brought to a size, made numbers."""
+"""Images that the methods share: stored, shown as thumbnails, resized, converted to tensors."""

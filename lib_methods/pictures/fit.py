@@ -1,4 +1,4 @@
-"""Bring a picture to the size of a pass."""
+"""Fits an image to the size of a pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is that people take for an image and that is not decoded here, by its first bytes."""
+"""Names the format of files that are not decoded here, by their first bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks that people paint: black, white, and greys in between."""
+"""Painted masks: black, white and greys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in a request or a page: named by hash, or sent along and kept."""
+"""Images in a request or a page: named by hash, or sent along and stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures on disk, named by what they show: one folder of PNG files, each named by the hash of its pixels.
+"""The image store: one folder of PNG files, each named by the hash of its pixels.
 
 A picture is known by its id alone: the SHA-256 of its size and RGB pixels as 64 hex digits. Infotexts shorten it to
 the first 16, and every method takes such a beginning for the id. An id is never a path and a path is never an id, so no

@@ -1,4 +1,4 @@
-"""Pictures as numbers."""
+"""Images as tensors."""
 
 from __future__ import annotations
 

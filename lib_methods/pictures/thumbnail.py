@@ -1,4 +1,4 @@
-"""Stored pictures, small, for the page."""
+"""Thumbnails of stored images for the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apply an edit to one sampling: find the picture's noise, and let the edit start there beside its reference."""
+"""Apply an edit to one sampling: invert the image, then edit from its noise beside the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep the structure of a picture while its prompt changes: hold the cross-attention maps where they were.
+"""Cross-attention guidance: keeps an image's structure while its prompt changes.
 
 Cross-attention guidance (arXiv 2302.03027, section 3.2) takes a gradient step on the latents, which brings the maps of
 the edit back to those of the reference. The soft blend is the cheap form without gradients: it computes the edit's

@@ -1,4 +1,4 @@
-"""From a picture to the noise that a deterministic sampler makes it of, in sigma space (x = x0 + sigma * eps).
+"""DDIM inversion: the noise from which a deterministic sampler gives an image, in sigma space (x = x0 + sigma * eps).
 
 An Euler step of the probability-flow ODE from sigma_i to sigma_{i+1} is a DDIM step (arXiv 2010.02502, equation 12).
 DDIM inversion runs it backwards: between two levels it needs the noise estimate of the upper one, whose latent is not

@@ -1,4 +1,4 @@
-"""Keep inverted pictures from one job to the next, finished or not, within a limit of memory."""
+"""Caches inversions, finished or not, from one job to the next within a memory limit."""
 
 from __future__ import annotations
 

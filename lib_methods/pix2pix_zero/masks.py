@@ -1,4 +1,4 @@
-"""Where a picture may change: by a word of its caption, or by a mask that somebody painted; and how to show it.
+"""Masks for edits, from a word of the caption or from a painted mask, and how to show them.
 
 Masks are tensors of shape (n, 1, h, w) on the latents, 1 where the picture may change, 0 where it is kept.
 """

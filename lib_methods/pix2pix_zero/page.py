@@ -1,4 +1,4 @@
-"""What pix2pix-zero has on the page besides its table of controls: the host's caption, the library of directions."""
+"""pix2pix-zero's page beyond its table of controls: the host's caption, the library of directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture as it would be without the edit, step by step beside the edit: what the edit's structure is held to."""
+"""The reference: the image without the edit, sampled beside it, which the edit's structure follows."""
 
 from __future__ import annotations
 

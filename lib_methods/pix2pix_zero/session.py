@@ -1,4 +1,4 @@
-"""What surrounds an edit of one sampling: words to directions and masks before it, something to show after it."""
+"""One edit from start to end: directions and masks before the sampling, the comparison sheet after it."""
 
 from __future__ import annotations
 

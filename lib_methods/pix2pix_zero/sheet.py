@@ -1,4 +1,4 @@
-"""What an edit is shown as: source, reconstruction, edit and attention side by side."""
+"""The comparison sheet: source, reconstruction, edit and attention side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be done with the library of directions, from the page and over HTTP: build, combine, import, delete.
+"""Actions on the library of directions, from the page and over HTTP: build, combine, import, delete.
 
 `/pix2pix-zero/directions`: GET lists them. POST keeps one under "name", made from
 

@@ -1,4 +1,4 @@
-"""What a .safetensors file holds, from its header alone: names, shapes and precisions, in milliseconds for any size.
+"""Reads a .safetensors file's header: names, shapes and precisions, in milliseconds for any size.
 
 The layout is the published one (github.com/huggingface/safetensors): 8 bytes with the header's length, the header as
 JSON, and the tensors' bytes one after another without a gap.

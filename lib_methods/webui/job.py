@@ -1,4 +1,4 @@
-"""What every method does at a host's job, so that no script repeats it: keep settings, give up aloud, be plotted."""
+"""The life of a method in a host's job: keeps settings, reports refusals, supports the X/Y/Z plot."""
 
 from __future__ import annotations
 

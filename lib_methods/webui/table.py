@@ -1,4 +1,4 @@
-"""What is made from a method's controls: request, infotext, paste fields, and a table for the docs."""
+"""Everything made from a method's controls: request, infotext, paste fields, and a table for the docs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is: samplers, schedules, upscalers, checkpoints, scripts, settings, memory."""
+"""Lists samplers, schedules, upscalers, checkpoints, scripts, settings and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the job in progress is: the API's view (/sdapi/v1/progress) and the page's (/internal/progress)."""
+"""Progress of the current job: the API's view (/sdapi/v1/progress) and the page's (/internal/progress)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: grids, resizing, saving with infotext, reading it back."""
+"""Images: grids, resizing, saving with infotext, reading it back."""
 
 from __future__ import annotations
 

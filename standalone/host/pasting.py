@@ -1,4 +1,4 @@
-"""Infotext: the text under an image that tells how it was made. Reading it, and what belongs to pasting it."""
+"""Infotext, the text under an image that says how it was made: reading and pasting it."""
 
 from __future__ import annotations
 

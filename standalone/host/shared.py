@@ -1,4 +1,4 @@
-"""What all parts of the host share: settings, state, the model, the device."""
+"""Shared by all parts of the host: settings, state, the model, the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the host is doing now: the state that progress bars read and that buttons set."""
+"""The host's current state: progress bars read it, buttons set it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an infotext sets: the one table of a job's fields and their places in it, for the API and for the page."""
+"""The table of job fields that an infotext sets, for the API and the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other programs write as JSON: NovelAI, InvokeAI, Fooocus, SwarmUI, Civitai, and requests of the WebUI's API.
+"""JSON metadata of other programs: NovelAI, InvokeAI, Fooocus, SwarmUI, Civitai, and requests of the WebUI's API.
 
 Parameters that stand side by side are read. A graph (ComfyUI) or anything else is left out with a word, and is never a
 prompt.

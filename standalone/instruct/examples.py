@@ -1,4 +1,4 @@
-"""What a training step sees: latents of both pictures, the instruction's conditioning, and what of them is dropped."""
+"""Examples for training steps: latents of both images, the instruction's conditioning, and dropout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pairs are good enough to learn from. A filter takes a triplet and its two pictures and returns a verdict."""
+"""Filters for pairs. A filter takes a triplet and its two images and returns a verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run that fills a folder with pairs: triplet by triplet, each drawn several times and filtered."""
+"""Fills a folder with pairs: each triplet is generated several times and filtered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw pairs of pictures from one noise with a checkpoint that knows no instructions, by Prompt-to-Prompt."""
+"""Generates pairs of images from the same noise with a plain checkpoint, by Prompt-to-Prompt."""
 
 from __future__ import annotations
 

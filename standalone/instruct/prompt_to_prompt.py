@@ -1,4 +1,4 @@
-"""Prompt-to-Prompt: two pictures of two prompts that share their attention maps (Hertz et al. 2022, arXiv 2208.01626).
+"""Prompt-to-Prompt: two images of two prompts that share their attention maps (Hertz et al. 2022, arXiv 2208.01626).
 
 The UNet sees four rows a pair: before and after with the prompt, then before and after without. While a pair shares,
 the self-attention of its second picture uses the map (softmax of queries and keys) of the first one in both kinds of

@@ -1,4 +1,4 @@
-"""Caption triplets: what is in a picture, an instruction, and what is in it afterwards.
+"""Caption triplets: what is in an image, an instruction, and what is in it afterwards.
 
 They come from a JSON-lines file, as InstructPix2Pix got them from a language model, or from the procedural world, where
 one attribute of a scene is changed.

@@ -1,4 +1,4 @@
-"""A UNet that sees a picture: 4 more input channels with weights of zero, and the checkpoint that is written of it."""
+"""Widens a UNet by 4 zero-weight input channels for an image, and writes the checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all samplers share: the base class, latents to images and back, previews."""
+"""Shared by all samplers: the base class, latents to images and back, previews."""
 
 from standalone.host.facade import lead
 from standalone.host.sampling.base import (

@@ -1,4 +1,4 @@
-"""What all parts of the host share: settings, state, the model, the device."""
+"""Shared by all parts of the host: settings, state, the model, the device."""
 
 from standalone.host.checkpoints import list_checkpoint_tiles, refresh_checkpoints
 from standalone.host.cmd_opts import parser

@@ -1,4 +1,4 @@
-"""What the host is doing now: the state that progress bars read and that buttons set."""
+"""The host's current state: progress bars read it, buttons set it."""
 
 from standalone.host.facade import lead
 from standalone.host.state import State

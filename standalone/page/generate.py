@@ -1,4 +1,4 @@
-"""What happens when Generate is pressed."""
+"""Runs a job when Generate is pressed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From finished images to what the page shows: files for the gallery, infotext, a line about the job."""
+"""Results for the page: files for the gallery, infotext, a line about the job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the attributes of a picture of the procedural world back by pixel analysis.
+"""Reads the attributes of an image of the procedural world back by pixel analysis.
 
 No neural judge: the background is the most common colour, objects are connected regions that differ from it, and kind
 and texture come from comparing each object with drawings of every kind and texture at its own size (analysis by

@@ -1,4 +1,4 @@
-"""Draw pictures of the procedural world.
+"""Draws images of the procedural world.
 
 A picture shows two to five objects that agree in every attribute: one kind, colour, size and texture, standing
 together at one place of the picture. That agreement is the point of the world: whatever a caption leaves open still

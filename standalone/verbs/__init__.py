@@ -1,1 +1,1 @@
-"""What the verbs of run.py do once everything is installed. Each module has `run(options) -> int`."""
+"""The commands of run.py, once everything is installed. Each module has `run(options) -> int`."""

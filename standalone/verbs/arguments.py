@@ -1,4 +1,4 @@
-"""What can be said about a command line before torch is imported: files, folders, images, names.
+"""Checks of the command line before torch is imported: files, folders, images, names.
 
 All raise UserError with one sentence.
 """

@@ -1,4 +1,4 @@
-"""The verb generate: pictures from the command line, as PNGs with infotext."""
+"""The command generate: images as PNGs with infotext."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb make-instruct-data: pairs of pictures with an instruction, to train an InstructPix2Pix checkpoint on."""
+"""The command make-instruct-data: pairs of images with an instruction, to train an InstructPix2Pix checkpoint on."""
 
 from __future__ import annotations
 

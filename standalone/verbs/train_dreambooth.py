@@ -1,4 +1,4 @@
-"""The verb train-dreambooth: photos of a subject in, a LoRA or a checkpoint that draws it out."""
+"""The command train-dreambooth: a LoRA or checkpoint from photos of a subject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A base model as far as the headers of its files tell: whether it can be trained, and what it is made of."""
+"""A base model by the headers of its files: whether it can be trained, and its parts."""
 
 from __future__ import annotations
 

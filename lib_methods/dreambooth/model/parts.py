@@ -1,4 +1,4 @@
-"""Where the parts of a model are: on the device only while they are needed."""
+"""Moves the parts of a model: on the device only while they are needed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What comes out of a training run: samples on the way, and the file that a WebUI loads."""
+"""Output of a training run: samples during it, and the file a WebUI loads."""

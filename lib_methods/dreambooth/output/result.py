@@ -1,4 +1,4 @@
-"""What comes out of a training: the file that a WebUI loads, its sidecar and its preview."""
+"""The result of a training run: the file a WebUI loads, its sidecar and its preview."""
 
 from __future__ import annotations
 

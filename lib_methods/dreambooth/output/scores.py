@@ -1,4 +1,4 @@
-"""How good pictures of the subject are: DINO and CLIP, where their weights are on this machine.
+"""Subject and prompt fidelity scores by DINO and CLIP, if their weights are on this machine.
 
 The three figures of the paper (arXiv 2208.12242, section 4.2): DINO, the mean cosine of ViT-S/16 embeddings of pictures
 and photos, tells the subject from others of its class; CLIP-I, the same with CLIP's, is content with the class; CLIP-T

@@ -1,4 +1,4 @@
-"""What lies beside a photo, its mask and its caption, and what the model is told about it."""
+"""A photo's mask and caption files, and its training caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder with pictures, and beside each perhaps a caption and a mask."""
+"""A folder of photos, with optional captions and masks."""
 
 from __future__ import annotations
 

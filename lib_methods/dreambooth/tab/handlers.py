@@ -1,4 +1,4 @@
-"""What the tab's controls do when they are used: values in, values out. Keeps no state: that is on the disk."""
+"""Event handlers of the tab's controls: values in, values out. All state is on disk."""
 
 from __future__ import annotations
 

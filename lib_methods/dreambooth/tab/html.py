@@ -1,4 +1,4 @@
-"""What the tab shows of a training, as HTML that every gradio version shows alike. Classes of style.css."""
+"""The tab's view of a run, as HTML that every gradio version shows alike. Classes are in style.css."""
 
 from __future__ import annotations
 

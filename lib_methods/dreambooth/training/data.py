@@ -1,4 +1,4 @@
-"""What a training sees and in which order: photos and class pictures as latents, in batches of one size."""
+"""Training data and its order: photos and class images as latents, in batches of one size."""
 
 from __future__ import annotations
 

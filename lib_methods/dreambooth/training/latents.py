@@ -1,4 +1,4 @@
-"""Pictures as latents, encoded once: with mean and standard deviation kept, the autoencoder is not needed again."""
+"""Images as latents, encoded once: mean and standard deviation are kept, so the VAE is not needed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW, 8-bit AdamW, Adafactor, Prodigy, at a step's end or fused into the backward pass.
+"""Optimizers: AdamW, 8-bit AdamW, Adafactor, Prodigy, at the end of a step or fused into the backward pass.
 
 Fused, each weight moves as soon as its gradient is there, and the gradient is let go at once: there is never more than
 one of them. The price: gradients cannot be gathered over several passes, and their norm over all weights is not known

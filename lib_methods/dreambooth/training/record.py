@@ -1,4 +1,4 @@
-"""What a run was asked to do, kept beside its state, and whether it can be resumed with what is asked now."""
+"""The settings of a run, kept beside its state, and whether it can be resumed with the current ones."""
 
 from __future__ import annotations
 

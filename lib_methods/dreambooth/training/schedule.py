@@ -1,4 +1,4 @@
-"""What the user left open, chosen from the model and the number of photos."""
+"""Defaults for settings left open, from the model and the number of photos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in front of the host's `CFGDenoiser`: lets editors in, counts rows, enters hooks, asks guides."""
+"""Wraps the host's `CFGDenoiser`: runs editors, counts rows, enters hooks, calls guides."""
 
 from __future__ import annotations
 

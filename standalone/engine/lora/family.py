@@ -1,4 +1,4 @@
-"""What a LoRA file was made for, and files that are no LoRA: refused as a whole, with the reason."""
+"""A LoRA's model family, and files that are not LoRAs: refused as a whole, with the reason."""
 
 from __future__ import annotations
 

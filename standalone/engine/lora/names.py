@@ -1,4 +1,4 @@
-"""What a tensor in a LoRA file is called: which layer of a model it belongs to, and which part of the layer it is."""
+"""Tensor names in LoRA files: which layer of a model a tensor belongs to, and which part of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What txt2img and img2img share: prompts, seeds and conditioning of a job."""
+"""Shared by txt2img and img2img: prompts, seeds and conditioning of a job."""
 
 from __future__ import annotations
 

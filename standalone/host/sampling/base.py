@@ -1,4 +1,4 @@
-"""What all samplers share: the base class, latents to images and back, previews."""
+"""Shared by all samplers: the base class, latents to images and back, previews."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a setting may be: kind, range and choices, as its declaration says, and nothing decides it anywhere else."""
+"""Rules for settings: kind, range and choices, from their declarations alone."""
 
 from __future__ import annotations
 

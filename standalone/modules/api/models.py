@@ -1,4 +1,4 @@
-"""What the API says about a script and its arguments."""
+"""The API's models for scripts and their arguments."""
 
 from standalone.host.facade import lead
 from standalone.host.scripts.script import ScriptArg, ScriptInfo
