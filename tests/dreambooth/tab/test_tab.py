@@ -171,7 +171,7 @@ def test_photos_that_are_none_are_told(handlers: TabHandlers, tmp_path: Path) ->
     broken.write_bytes(b"\xff\xd8 no picture")
     for files, said in (
         (None, "Drop 3 to 5 photos"),
-        ([str(tmp_path / "gone.png")], "no longer there"),
+        ([str(tmp_path / "gone.png")], "no longer exist"),
         ([str(broken)], "None of the photos can be read"),
     ):
         line, *_ = handlers.train(files, *values())
