@@ -62,8 +62,8 @@ def check_identifier(word: str, words: Mapping[str, int], tokens: Tokens, class_
     ids = tokens(plain)
     if len(ids) > 1 and " " not in plain:
         notes.append(
-            f'The model reads "{plain}" as {len(ids)} pieces, which mean something elsewhere. A word of one piece is '
-            f"learnt better{_for_example(words, tokens, plain, nouns)}."
+            f'The model reads "{plain}" as {len(ids)} tokens, which mean something elsewhere. A single token is '
+            f"learned better{_for_example(words, tokens, plain, nouns)}."
         )
     elif len(ids) == 1 and plain in DENIED:
         notes.append(f'"{plain}" already means something, and the model may generate that, too.')
@@ -92,8 +92,8 @@ def check_class_noun(noun: str, tokens: Tokens) -> list[str]:
         ids = tokens(word)
         if len(ids) > 1:
             notes.append(
-                f'The model reads "{word}" as {len(ids)} pieces and may not know what that is. If there is a more '
-                'common word for the class, take it ("dog", "person", "toy").'
+                f'The model reads "{word}" as {len(ids)} tokens and may not know what that is. If there is a more '
+                'common word for the class, use it ("dog", "person", "toy").'
             )
         elif len(ids) == 1 and len(word) in _LENGTHS and ids[0] >= RAREST_FROM:
             notes.append(f'"{word}" is a rare word, good for an identifier; the class must be a common one ("dog").')

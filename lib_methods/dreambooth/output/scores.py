@@ -138,7 +138,7 @@ def load_judge(device: torch.device = CPU, folder: Path | None = None) -> ClipAn
         where = f"in the folder that {JUDGES_DIR} names" if own else "in Hugging Face's cache"
         raise DreamBoothError(
             f"There is no CLIP to judge images by {where}: {CLIP_NAMES[0]} with model.safetensors and its tokenizer "
-            "is wanted, and facebook/dino-vits16 besides."
+            "is required, and facebook/dino-vits16."
         )
     dino: Any = None
     for name in DINO_NAMES if folder is None else [folder / "dino"]:

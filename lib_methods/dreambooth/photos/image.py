@@ -72,7 +72,7 @@ def _use_plugins() -> None:
 def _open(path: Path) -> Image.Image:
     _use_plugins()
     if path.suffix.lower() in RAW:
-        raise OSError("the picture in it is a thumbnail")  # most are TIFF files to Pillow
+        raise OSError("the image in it is a thumbnail")  # most are TIFF files to Pillow
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked before a pixel is read
         known = [name for name in FORMATS if name in Image.OPEN]

@@ -113,7 +113,7 @@ class Upscaler:
         channels = config.in_channels // 2
         if config.in_channels % 2 or config.out_channels not in (channels, 2 * channels):
             raise DreamBoothError(
-                f"This is no super-resolution stage: its UNet takes {config.in_channels} channels and gives "
+                f"This is not a super-resolution stage: its UNet takes {config.in_channels} channels and gives "
                 f"{config.out_channels}, where one takes a picture twice and gives one or two."
             )
         if config.class_embed_type != "timestep":

@@ -135,7 +135,7 @@ class Order:
         if set(state) != set(self.state()) or state["seed"] != self._seed:
             raise DreamBoothError(_ANOTHER)
         if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in state.values()):
-            raise DreamBoothError("The saved training is damaged: its place in the data is not a number.")
+            raise DreamBoothError("The saved run is damaged: its position in the data is not a number.")
         self._served = {shape: state[f"photos {shape[0]}x{shape[1]}"] for shape in self._photos}
         self._prior_served = {key: state[_prior_name(key)] for key in self._prior}
 

@@ -179,7 +179,7 @@ class Stepper:
         if self.scale is not None:
             scale = {name[6:]: value for name, value in state.items() if name.startswith("scale.")}
             if not scale:
-                raise DreamBoothError("The saved training was not one in fp16: its loss scale is missing.")
+                raise DreamBoothError("The saved run did not use fp16: its loss scale is missing.")
             self.scale.load_state_dict(scale)
 
     @property

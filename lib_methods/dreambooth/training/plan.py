@@ -229,8 +229,8 @@ def _headline(settings: TrainingSettings, sizes: ModelSizes, found: Estimate, me
 
 def _contradiction(processes: int) -> str:
     if processes > 1:
-        return "The fused backward pass works on one GPU only. Switch it off, or train on one."
-    return "The fused backward pass and fp16 exclude each other. Choose bf16 or fp32, or switch it off."
+        return "The fused backward pass works on one GPU only. Turn it off, or train on one GPU."
+    return "The fused backward pass and fp16 exclude each other. Choose bf16 or fp32, or turn it off."
 
 
 def _too_small(

@@ -122,7 +122,7 @@ def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSett
         raise DreamBoothError(f"This run was started with other settings ({names}). Use the same, or {ANOTHER}.")
     if "steps" in changed and not steps_are_free(chosen):
         raise DreamBoothError(
-            "The number of steps cannot be changed any more: the schedule of this training depends on it. Give the "
+            "The number of steps cannot be changed, because this run's schedule depends on it. Use the "
             f"same, or {ANOTHER}."
         )
     if "sample_every" in changed and chosen.select_best:

@@ -228,5 +228,5 @@ def best_weights(folder: Path, step: int) -> dict[str, Tensor]:
         raise DreamBoothError(f"{BEST} is missing; start again under another name.")
     weights, metadata = read_tensors(folder / BEST)
     if metadata.get("step") != str(step):
-        raise DreamBoothError(f"{BEST} is of another step than the best one; start training again.")
+        raise DreamBoothError(f"{BEST} belongs to another step than the best one. Start training again.")
     return weights

@@ -84,15 +84,15 @@ def load_state(folder: Path, identity: str, older: str = "") -> State | None:
     tensors, metadata = read_tensors(path)
     try:
         if metadata["version"] != VERSION:
-            raise DreamBoothError(f"{STATE} was written by another version of this program; start training again.")
+            raise DreamBoothError(f"{STATE} was written by another version of this program. Start training again.")
         if metadata["identity"] not in (identity, older or identity):
-            raise DreamBoothError(f"{STATE} belongs to another training; start again under another name.")
+            raise DreamBoothError(f"{STATE} belongs to another run. Start again under another name.")
         tree = json.loads(metadata["parts"])
         return State(int(metadata["step"]), identity, {name: unpack(part, tensors) for name, part in tree.items()})
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, DreamBoothError):
             raise
-        raise DreamBoothError(f"{STATE} is damaged; start training again.") from error
+        raise DreamBoothError(f"{STATE} is damaged. Start training again.") from error
 
 
 # -- an optimizer's state as flat tensors and back, exactly: torch casts it to the weights' type on loading

@@ -40,7 +40,7 @@ SAVE_AFTER = 60.0  # seconds between two saves of the state, at least
 SAVE_SHARE = 20  # and this many times what the last one took
 _TOO_MANY_SKIPPED = 25  # steps in a row whose gradients are no numbers
 ASTRAY = (
-    "Training diverged at step {step}: {what}. The last good state is that of step {saved}. Start again with a lower "
+    "Training diverged at step {step}: {what}. The last good state is from step {saved}. Start again with a lower "
     "learning rate{precision}."
 )
 NEVER_GOOD = (
@@ -224,7 +224,7 @@ class Trainer:
     def _stop(self) -> None:
         if not self.save():
             raise DreamBoothError(
-                f"Training was stopped, but its state could not be saved; the last one is of step {self.saved}."
+                f"Training was stopped, but its state could not be saved. The last one is from step {self.saved}."
             )
         self.report.event("cancelled", step=self.position)
         raise TrainingStopped(f"Stopped after step {self.position} of {self.settings.steps}.")

@@ -103,7 +103,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
 
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path, a_state(1))
-    with pytest.raises(DreamBoothError, match="another training"):
+    with pytest.raises(DreamBoothError, match="another run"):
         load_state(tmp_path, "someone else")
 
 

@@ -353,6 +353,6 @@ def test_a_state_of_another_training_changes_nothing(tmp_path: Path) -> None:
     trainer.save()
     other = trainer_of(tmp_path, load(tmp_path), more={"identity": "other"})
     before = {name: value.clone() for name, value in other.trained.state_dict().items()}
-    with pytest.raises(DreamBoothError, match="another training"):
+    with pytest.raises(DreamBoothError, match="another run"):
         other.restore()
     assert all(torch.equal(value, before[name]) for name, value in other.trained.state_dict().items())
