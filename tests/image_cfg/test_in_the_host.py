@@ -202,7 +202,7 @@ def test_without_a_picture_it_draws_from_the_words_alone(host: Running) -> None:
     """The real host cannot use such a checkpoint in txt2img at all."""
     job = host.generate(script_args=edit(image=None, image_scale=1.0))
     assert np.array_equal(pixels(job), pixels(host.generate()))
-    assert "no picture to edit" in job.comments
+    assert "no image to edit" in job.comments
 
 
 def test_off_means_off(host: Running) -> None:
