@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from standalone.host.cmd_opts import cmd_opts as cmd_opts
+from standalone.host.settings.cmd_opts import cmd_opts as cmd_opts
 from standalone.host.settings.table import opts as opts
 from standalone.host.state import State, TotalTQDM
 from standalone.host.styles import StyleDatabase

@@ -1,17 +1,7 @@
 """Images: grids, resizing, saving with infotext, reading it back."""
 
 from standalone.host.facade import lead
-from standalone.host.images import (
-    LANCZOS,
-    flatten,
-    image_data,
-    image_grid,
-    opts,
-    read,
-    read_info_from_image,
-    resize_image,
-    save_image,
-    save_image_with_geninfo,
-)
+from standalone.host.images import LANCZOS, flatten, image_data, image_grid, opts, read, read_info_from_image
+from standalone.host.images import resize_image, save_image, save_image_with_geninfo
 
 lead(__name__, "host.images")

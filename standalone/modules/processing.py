@@ -3,14 +3,8 @@
 from standalone.host.facade import lead
 from standalone.host.jobs.img2img import StableDiffusionProcessingImg2Img
 from standalone.host.jobs.job import StableDiffusionProcessing
-from standalone.host.jobs.latents import (
-    DecodedSamples,
-    create_random_tensors,
-    decode_latent_batch,
-    fix_seed,
-    get_fixed_seed,
-    txt2img_image_conditioning,
-)
+from standalone.host.jobs.latents import DecodedSamples, create_random_tensors, decode_latent_batch, fix_seed
+from standalone.host.jobs.latents import get_fixed_seed, txt2img_image_conditioning
 from standalone.host.jobs.masks import apply_overlay, create_binary_mask
 from standalone.host.jobs.result import Processed, create_infotext, program_version
 from standalone.host.jobs.run import opt_C, opt_f, process_images, process_images_inner

@@ -1,32 +1,16 @@
 """Shared by all parts of the host: settings, state, the model, the device."""
 
 from standalone.host.checkpoints import list_checkpoint_tiles, refresh_checkpoints
-from standalone.host.cmd_opts import parser
+from standalone.host.settings.cmd_opts import parser
 from standalone.host.facade import lead
-from standalone.host.listing import listfiles, natural_sort_key, walk_files
+from standalone.host.paths import listfiles, natural_sort_key, walk_files
 from standalone.host.sampling.registry import list_samplers
 from standalone.host.settings.options import OptionHTML, OptionInfo, options_section
 from standalone.host.settings.table import options_templates, restricted_opts
-from standalone.host.shared import (
-    batch_cond_uncond,
-    cmd_opts,
-    config_filename,
-    demo,
-    device,
-    face_restorers,
-    hypernetworks,
-    loaded_hypernetworks,
-    opts,
-    parallel_processing_allowed,
-    progress_print_out,
-    prompt_styles,
-    sd_model,
-    settings_components,
-    state,
-    tab_names,
-    total_tqdm,
-    xformers_available,
-)
+from standalone.host.shared import batch_cond_uncond, cmd_opts, config_filename, demo, device, face_restorers
+from standalone.host.shared import hypernetworks, loaded_hypernetworks, opts, parallel_processing_allowed
+from standalone.host.shared import progress_print_out, prompt_styles, sd_model, settings_components, state, tab_names
+from standalone.host.shared import total_tqdm, xformers_available
 from standalone.host.upscalers import latent_upscale_default_mode, latent_upscale_modes, sd_upscalers
 
 lead(
@@ -35,8 +19,8 @@ lead(
     "host.checkpoints",
     "host.sampling.registry",
     "host.upscalers",
-    "host.listing",
+    "host.paths",
     "host.settings.options",
     "host.settings.table",
-    "host.cmd_opts",
+    "host.settings.cmd_opts",
 )

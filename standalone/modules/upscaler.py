@@ -1,14 +1,7 @@
 """Upscalers that work on pixels."""
 
 from standalone.host.facade import lead
-from standalone.host.upscalers import (
-    LANCZOS,
-    NEAREST,
-    Upscaler,
-    UpscalerData,
-    UpscalerLanczos,
-    UpscalerNearest,
-    UpscalerNone,
-)
+from standalone.host.upscalers import LANCZOS, NEAREST, Upscaler, UpscalerData, UpscalerLanczos, UpscalerNearest
+from standalone.host.upscalers import UpscalerNone
 
 lead(__name__, "host.upscalers")
