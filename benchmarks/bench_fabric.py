@@ -18,12 +18,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from benchmarks.bare import BareSampling, rows_of
 from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.settings import FabricSettings
+from lib_methods.hosts.bare import BareSampling, rows_of
 
 
 def likes(count: int) -> tuple[tuple[FeedbackImage, ...], dict[str, Image.Image]]:

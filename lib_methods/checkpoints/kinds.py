@@ -12,7 +12,6 @@ from lib_methods.ldm_checkpoint import (
     SDXL_CLIP_PREFIX,
     SDXL_OPEN_CLIP_PREFIX,
     UNET_PREFIX,
-    VAE_PREFIX,
 )
 from lib_methods.safetensors.header import TensorHead
 
@@ -156,7 +155,3 @@ def edm_problem(what: str) -> CheckpointError:
     return CheckpointError(
         f"This model was trained with {what}; only models that predict eps or v at discrete timesteps can be loaded."
     )
-
-
-def missing_vae(names: Iterable[str]) -> bool:
-    return not any(name.startswith(VAE_PREFIX + "decoder.up.") for name in names)

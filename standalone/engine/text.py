@@ -20,7 +20,6 @@ from .tokenizer import VOCABULARY_SIZE, clip_tokenizer
 CHUNK = 75
 START, END = 49406, 49407
 COMMA = 267
-EMPHASIS_MODES = ("None", "Ignore", "Original", "No norm")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -249,16 +248,3 @@ def image_data(data: bytes) -> tuple[str | None, None]:
 def read(fp: Any, **kwargs: Any) -> Image.Image:
     """Opens an image: 8 bits, turned the way its Exif data says, with its texts. Raises ImageError, a ValueError."""
     return to_rgba(open_image(Path(fp) if isinstance(fp, (str, os.PathLike)) else fp.read()), with_texts=True)
-
-
-def json_safe(items: dict[str, Any]) -> dict[str, Any]:
-    """What of `items` can be written as JSON."""
-    return {key: value for key, value in items.items() if isinstance(value, (str, int, float, bool)) or _dumps(value)}
-
-
-def _dumps(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True

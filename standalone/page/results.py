@@ -13,7 +13,6 @@ from typing import Any
 from PIL import Image
 
 from standalone.api.codec import png_bytes
-from standalone.host import shared
 
 KEPT_SECONDS = 24 * 3600
 
@@ -86,8 +85,3 @@ def infotext_of(generation_info: str, index: int | None) -> str:
         return ""
     number = index or 0
     return str(texts[number]) if isinstance(texts, list) and 0 <= number < len(texts) else ""
-
-
-def outputs_folder(tab: str) -> str:
-    """Where this tab's images are saved."""
-    return str(getattr(shared.opts, f"outdir_{tab}_samples"))

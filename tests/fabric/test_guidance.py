@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks.bare import BareSampling
 from lib_methods import hosts
 from lib_methods.denoiser import Guidance
 from lib_methods.fabric.apply import RESCALE, attach
@@ -20,6 +19,7 @@ from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.guidance import rescale
+from lib_methods.hosts.bare import BareSampling
 from tests.fabric.small_model import Album, picture, small_unet
 from tests.fabric.test_hosts import Denoiser, Patcher, job
 

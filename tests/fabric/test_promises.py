@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from benchmarks.bare import BareSampling, rows_of
 from lib_methods.attention import intercept, self_attentions
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Unsupported
@@ -23,6 +22,7 @@ from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.noise import reference_noise
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.fabric.weights import log_weights
+from lib_methods.hosts.bare import BareSampling, rows_of
 from lib_methods.pictures.fit import crop_to_fill
 from tests.fabric.small_model import Album, picture, small_unet
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.bare import BareSampling
 from lib_methods import hosts
 from lib_methods.denoiser import DenoiserCall, Editing, Unsupported, editing_of, picture_of
+from lib_methods.hosts.bare import BareSampling
 from tests.fabric.small_model import small_unet
 from tests.pix2pix_zero.seam import random, spread
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.bare import BareSampling
 from lib_methods import hosts
 from lib_methods.denoiser import Guidance
 from lib_methods.guidance import rescale
+from lib_methods.hosts.bare import BareSampling
 from lib_methods.thresholding.apply import ThresholdGuide, attach
 from lib_methods.thresholding.formulas import SCHEDULES, mimic_threshold
 from lib_methods.thresholding.settings import MIMIC, RESCALE, ThresholdSettings

@@ -1,4 +1,4 @@
-"""A sampling around a bare UNet, without any host: for benchmarks and for tests."""
+"""A sampling around a bare UNet, without any host: for measurements and for tests."""
 
 from __future__ import annotations
 
