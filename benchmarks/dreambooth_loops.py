@@ -21,9 +21,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.count_memory import GEOMETRY
 from benchmarks.full_size import PeakMemory, sd15_unet, settle
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
+from lib_methods.dreambooth.model.count_memory import GEOMETRY
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.memory import GIB, ModelSizes
 from lib_methods.dreambooth.model.model import TextEmbedding

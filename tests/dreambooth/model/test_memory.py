@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import count_memory
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.model import count_memory
 from lib_methods.dreambooth.model import memory as sizing
 from lib_methods.dreambooth.model.memory import GIB, Load, ModelSizes, Way, drawing, estimate
 from lib_methods.dreambooth.settings import TrainingSettings

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import count_memory
 from lib_methods.checkpoints.layout import unet_shapes
 from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.model import count_memory
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.memory import GIB
 from lib_methods.dreambooth.photos.subjects import companions_told, find_subjects

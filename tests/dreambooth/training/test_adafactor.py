@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.count_memory import LiveBytes
+from lib_methods.dreambooth.model.count_memory import LiveBytes
 from lib_methods.dreambooth.training import adafactor as blocks
 from lib_methods.dreambooth.training import adafactor as rounding
 from lib_methods.dreambooth.training.adafactor import Adafactor, Rounding, round_into
