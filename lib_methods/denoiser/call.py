@@ -34,7 +34,7 @@ class Role(Enum):
 class Row:
     """One row of the UNet's batch: its role, and the index of the image in the batch that it is for.
 
-    without_picture: the row does not see the picture that a model with channels for one (InstructPix2Pix) is given;
+    without_picture: the row does not see the image that a model with channels for one (InstructPix2Pix) is given;
     False for every row of other models.
     """
 

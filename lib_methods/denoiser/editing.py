@@ -81,7 +81,7 @@ class Editing(Protocol):
         """The noise of an ancestral sampler whose steps are Euler's (Euler a); None for all others, and with eta 0."""
 
     def draw_noise(self) -> Tensor:
-        """The noise that the sampler would draw next, (batch, 4, h, w); drawn with that."""
+        """The noise that the sampler would draw next, (batch, 4, h, w); this draws it."""
 
     def give_noise(self, noise: Callable[[], Tensor]) -> None:
         """Have the sampler take its noise from here in this pass: asked at the end of every step to a level above 0.
@@ -144,5 +144,5 @@ class Editor(Protocol):
 
     def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
         """Asked before any row of a call is run, with the sampler's own latents (batch, 4, h, w) in sigma space,
-        float32; not to be written to. What it returns is what the sampler goes on with; the same tensor for no change.
+        float32; not to be written to. The sampler continues with what it returns; the same tensor for no change.
         """

@@ -1,6 +1,6 @@
 """For how long a method's parts are registered: for one pass of a host's sampler, and no longer.
 
-A host may use one sampler for several batches (img2img), and goes on after an exception in a script. So what methods
+A host may use one sampler for several batches (img2img), and continues after an exception in a script. So what methods
 register is kept in a `Pass`, which ends when the sampler's `launch_sampling` is left, whether it returned, was
 interrupted or raised.
 """

@@ -17,7 +17,7 @@ import torch
 from lib_methods.hosts.models import current_model
 
 MARGIN = 2**30
-"""Bytes that drawing a picture needs beside the model's weights, at least."""
+"""Bytes that generating an image needs beside the model's weights, at least."""
 REFUSAL = "Training is running and leaves no memory for generating images. Wait until it ends, or cancel it."
 
 
@@ -44,7 +44,7 @@ class HostModelRoom:
                     _bring_back()
 
     def before_job(self) -> str:
-        """To be called within a job of the host, before it uses the model: a sentence where there is no memory.
+        """Called within a job of the host, before it uses the model: a sentence where there is not enough memory.
 
         Where there is, the model is brought back for this job and those after it.
         """

@@ -44,7 +44,7 @@ class MapGradient:
 
 @dataclass
 class LossScale:
-    """The factor that keeps half precision gradients away from zero and infinity; goes on from step to step, like the
+    """The factor that keeps half precision gradients away from zero and infinity; kept from step to step, like the
     one of mixed precision training, but also grows at once where a gradient vanishes."""
 
     value: float = 2.0**12

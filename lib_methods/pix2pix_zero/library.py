@@ -44,7 +44,7 @@ MAX_FILE_BYTES = 32 * 2**20
 MAX_TOKENS, MAX_WIDTH = 77 * 32, 8192
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FLOAT_NAMES = ("F16", "BF16", "F32", "F64")
-_UNREADABLE = "The file is no direction: it is damaged, or something else."
+_UNREADABLE = "The file is not a direction: it is damaged, or something else."
 MAX_WEIGHT = 5.0
 """Of a direction in a sum, either way."""
 
@@ -324,7 +324,9 @@ def _bare_tensor(path: str | os.PathLike[str]) -> Tensor:
     formats have had holes, and a compressed file could unpack to any size.
     """
     file = _existing(path)
-    sentence = f'"{file.name[:80]}" is no embedding of the original project: a single tensor (1, 77, 768) is expected.'
+    sentence = (
+        f'"{file.name[:80]}" is not an embedding of the original project: a single tensor (1, 77, 768) is expected.'
+    )
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()

@@ -112,7 +112,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"name": 3, **WORDS}, "Give the direction a name"),
     ({"name": "a" * 81, **WORDS}, "too long"),
     ({"name": "a, b", **WORDS}, "must not contain"),
-    ({"name": "a\u202eb", **WORDS}, "cannot be seen"),
+    ({"name": "a\u202eb", **WORDS}, "invisible characters"),
     ({"name": "x", "source": "cat"}, "Type what the picture shows"),
     ({"name": "x", "source": "cat", "target": "Cat"}, "are the same"),
     ({"name": "x", "source": ["cat"], "target": "dog"}, "must be text"),
@@ -134,7 +134,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"name": "x", "file": 1}, "as base64"),
     ({"name": "x", "file": encoded(b"rubbish")}, "damaged, or something else"),
     ({"name": "x", "source_file": encoded(b"rubbish")}, "two .pt files"),
-    ({"name": "x", "source_file": encoded(b"rubbish"), "target_file": encoded(b"rubbish")}, "no embedding"),
+    ({"name": "x", "source_file": encoded(b"rubbish"), "target_file": encoded(b"rubbish")}, "not an embedding"),
     ({"nam": "x"}, 'did you mean "name"'),
     ([], ""),
 ]

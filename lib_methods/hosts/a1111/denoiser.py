@@ -102,7 +102,7 @@ class Seam:
         return self._guided(firsts, cond, base, direction, cond_scale, guided).to(dtype)
 
     def combine_edit(self, x_out: Tensor, cond_scale: float) -> Tensor:
-        """In place of the host's `combine_denoised_for_edit_model`, which has three rows for a picture."""
+        """In place of the host's `combine_denoised_for_edit_model`, which has three rows for an image."""
         guided = self._combine_edit(x_out, cond_scale)
         cond, image, uncond = x_out.chunk(3)
         base = combine(uncond, image - uncond, self.denoiser.image_cfg_scale)
@@ -111,7 +111,7 @@ class Seam:
     def _guided(
         self, firsts: Iterable[int], cond: Tensor, base: Tensor, direction: Tensor, scale: float, guided: Tensor
     ) -> Tensor:
-        """Ask the guides. Timestep samplers combine predictions of the noise: there `x0 = (x - s eps) / a`, a picture's
+        """Ask the guides. Timestep samplers combine predictions of the noise: there `x0 = (x - s eps) / a`, an image's
         `x` being what the UNet saw in its first row."""
         if self.call is None or not self.current.guides:
             return guided

@@ -118,7 +118,7 @@ class A1111Editing:
             )
         sigma = float(self.sigmas[0])
         latents = latents.detach().to(start.latents).clone()
-        own = torch.equal(latents, start.latents)  # bit for bit the host's picture, also where scales are converted
+        own = torch.equal(latents, start.latents)  # bit for bit the host's image, also where scales are converted
         self.seam.current.taken_back_by(lambda: setattr(edits, "start", None))
         edits.start = None if own else NewStart(latents, start.latents, sigma)
 

@@ -84,7 +84,7 @@ class RowTakeover:
         self._image_out: list[Tensor] = []
 
     def begin(self, call: A1111Call, args: Sequence[Any], kwargs: dict[str, Any], like: Tensor) -> dict[str, Any]:
-        """Make the plan and set the call's rows; returns the host's further arguments with the method's picture."""
+        """Make the plan and set the call's rows; returns the host's further arguments with the method's image."""
         given = {**dict(zip(_HOST_ARGUMENTS, args)), **kwargs}
         multiplier = float(getattr(self.denoiser, "cond_scale_miltiplier", 1.0))
         plan = self.planner.plan(call, float(given["cond_scale"]) * multiplier, self.needs)
@@ -98,7 +98,7 @@ class RowTakeover:
         picture = self.planner.picture().to(like)
         expected = (len(like), like.shape[1], *like.shape[2:])
         if tuple(picture.shape) != expected:
-            raise Unsupported(f"The picture has the shape {tuple(picture.shape)} and the sampler {expected}.")
+            raise Unsupported(f"The image has the shape {tuple(picture.shape)} and the sampler {expected}.")
         return {**given, "image_cond": picture}
 
     @contextmanager
@@ -178,7 +178,7 @@ class RowTakeover:
     def moved(self, x_out: Tensor, cond_scale: float) -> tuple[Tensor, float, Tensor | None]:
         """The rows moved so that the host's sum of two is the method's, the scale for that sum, and e(I, 0).
 
-        Untouched with None where the host itself skipped the uncond rows, or the model sees no picture.
+        Untouched with None where the host itself skipped the uncond rows, or the model sees no image.
         """
         count, images = len(self.owners), len(self.weights)
         if not self._acted or self._done < count + images:

@@ -22,7 +22,7 @@ FAILED = "The WebUI could not describe the image. Its console says why; it may h
 class TextEncoder:
     """The text encoder of `model`, the host's `sd_model`.
 
-    size: width and height of the pictures that SDXL is told, in pixels.
+    size: width and height of the images that SDXL is told, in pixels.
     """
 
     model: Any
@@ -107,7 +107,7 @@ def with_text_encoder(work: Callable[[TextEncoder], T]) -> T:
 
 
 def interrogator() -> Callable[[Image.Image], str] | None:
-    """Tells a picture's caption, when no job is at work; None where the host cannot. Raises `Unsupported` with a
+    """Captions an image, when no job is running; None where the host cannot. Raises `Unsupported` with a
     sentence where it fails."""
     try:
         from modules import call_queue, shared
