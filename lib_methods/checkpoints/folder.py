@@ -52,6 +52,8 @@ _VAE_DEFAULTS: dict[str, Any] = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
+_DEPTHS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
+_MOST_LAYERS = 100
 _UNSUPPORTED = {
     "num_class_embeds": "This folder holds an upscaler (its UNet takes a noise level), which is not supported.",
     "class_embed_type": "This model is conditioned on image embeddings (unCLIP), which is not supported.",
@@ -190,6 +192,7 @@ def check_unet_config(config: Mapping[str, Any]) -> None:
         raise CheckpointError("The UNet of this folder has blocks of an unusual kind, which is not supported.")
     if any(isinstance(depth, list) for depth in _listed(config.get("transformer_layers_per_block"))):
         raise CheckpointError(NO_MIDDLE)
+    check_depths(config, "UNet in this folder")
 
 
 def check_vae_config(config: Mapping[str, Any]) -> None:
@@ -200,6 +203,14 @@ def check_vae_config(config: Mapping[str, Any]) -> None:
     plain = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
     if not {*config.get("down_block_types", ()), *config.get("up_block_types", ())} <= plain:
         raise CheckpointError("A VAE with attention outside its middle block is not supported.")
+    check_depths(config, "VAE in this folder")
+
+
+def check_depths(config: Mapping[str, Any], what: str) -> None:
+    """Raises CheckpointError for more layers than any model has: listing their weights would take all memory."""
+    depths = [int(depth) for key in _DEPTHS for depth in _listed(config.get(key)) if depth is not None]
+    if max([len(_listed(config.get("block_out_channels"))), *depths]) > _MOST_LAYERS:
+        raise CheckpointError(f"The {what} cannot be built from its configuration: it has too many layers.")
 
 
 def _check_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any], what: str) -> None:

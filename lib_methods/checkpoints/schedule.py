@@ -107,7 +107,7 @@ def of_file(
 def of_scheduler(config: Mapping[str, Any]) -> NoiseSchedule:
     """That of a folder's scheduler_config.json. Raises CheckpointError for what is not eps or v at timesteps."""
     name = str(config.get("_class_name", ""))
-    if "EDM" in name or "CosineDPM" in name:
+    if "EDM" in name or "CosineDPM" in name or config.get("timestep_type") == "continuous":
         raise edm_problem(f"an EDM noise schedule ({name})")
     prediction = str(config.get("prediction_type") or "epsilon")
     if "Flow" in name or "flow" in prediction or config.get("use_flow_sigmas") or "shift" in config:
