@@ -172,6 +172,8 @@ FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a short vocabulary": ("sd1", _edit("text_encoder/config.json", vocab_size=99), "99 tokens"),
     "EDM": ("sdxl", _edit(_SCHEDULER, _class_name="EDMDPMSolverMultistepScheduler"), "EDM"),
     "EDM, Euler": ("sdxl", _edit(_SCHEDULER, _class_name="EDMEulerScheduler", sigma_max=80.0), "EDM"),
+    "EDM, continuous": ("sdxl", _edit(_SCHEDULER, timestep_type="continuous", sigma_max=700.0), "EDM"),
+    "a million layers": ("sd1", _edit(_UNET, layers_per_block=10**6), "too many layers"),
     "flow matching": ("sd1", _edit(_SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"), "flow matching"),
     "flow matching by UniPC": ("sd1", _edit(_SCHEDULER, prediction_type="flow_prediction"), "flow matching"),
     "predicts the image": ("sd1", _edit(_SCHEDULER, prediction_type="sample"), "prediction type 'sample'"),
