@@ -9,7 +9,6 @@ The top layers of SD1.5 at 512x512: 4096 own tokens and 4096 for each liked pict
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from benchmarks.full_size import PeakMemory
+from benchmarks.report import write_json
 from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 
 HEADS, CHANNELS = 8, 40
@@ -87,6 +87,5 @@ def main(out: Path, quick: bool) -> int:
             ratios = [a / b for a, b in zip(times[name][1:], times["merge"][1:])]
             figures[f"ratio_{name}_over_merge_{count}"] = round(statistics.median(ratios), 3)
         print("  " + ", ".join(f"{name} {figures[f'ms_{name}_{count}']:.1f} ms" for name in FORMS), f"at {count}")
-    report = {"metrics": figures, "settings": {"device": str(device), "dtype": str(dtype), "own_tokens": own}}
-    (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "bench.json", figures, {"device": str(device), "dtype": str(dtype), "own_tokens": own})
     return 0

@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.dreambooth_loops import LOOPS, MEMORY
 from benchmarks.full_size import environment
+from benchmarks.report import write_json
 from standalone import ROOT
 from standalone.verbs.train_dreambooth import ENVIRONMENT
 
@@ -98,16 +99,14 @@ def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 
 def _write(out: Path, runs: dict[str, list[dict[str, Any]]], quick: bool) -> None:
     plans = {loop: done[0]["plan"] for loop, done in runs.items() if done and "plan" in done[0]}
-    report = {
-        "metrics": {name: round(value, 4) for name, value in figures(runs).items()},
-        "settings": {
-            **environment(torch.float32),
-            "dtype": runs["plain"][0]["half"],
-            "size": 64 if quick else 512,
-            "tiny": quick,
-            "planned_for_gib": MEMORY / _GIB,
-            "plans": plans,
-            "rounds": len(runs["plain"]),
-        },
+    metrics = {name: round(value, 4) for name, value in figures(runs).items()}
+    settings = {
+        **environment(torch.float32),
+        "dtype": runs["plain"][0]["half"],
+        "size": 64 if quick else 512,
+        "tiny": quick,
+        "planned_for_gib": MEMORY / _GIB,
+        "plans": plans,
+        "rounds": len(runs["plain"]),
     }
-    (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "bench.json", metrics, settings)

@@ -8,7 +8,6 @@ CUDA device it runs in half precision, elsewhere in fp32.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
+from benchmarks.report import write_json
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
@@ -130,12 +130,10 @@ def _write(
     size: int,
 ) -> None:
     figures = {**{name: statistics.median(values) for name, values in collected.items()}, **fixed}
-    report = {
-        "metrics": {name: round(value, 3) for name, value in figures.items()},
-        "settings": {
-            **environment(dtype),
-            "size": size,
-            "rounds": {name: len(values) for name, values in collected.items()},
-        },
+    metrics = {name: round(value, 3) for name, value in figures.items()}
+    settings = {
+        **environment(dtype),
+        "size": size,
+        "rounds": {name: len(values) for name, values in collected.items()},
     }
-    (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "bench.json", metrics, settings)

@@ -8,7 +8,6 @@ measured in turn in the same run; the median of the rounds counts. bench.json is
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from benchmarks.full_size import environment, put_full_size, settle, watching
+from benchmarks.report import write_json
 from benchmarks.studio import INSTRUCT_CHECKPOINT, Studio, as_request, studio
 from lib_methods.image_cfg.settings import CONTROLS
 
@@ -121,17 +121,15 @@ def main(out: Path, quick: bool) -> int:
 
 
 def _write(out: Path, collected: dict[str, list[float]], rows: dict[str, int], size: int, dtype: torch.dtype) -> None:
-    report = {
-        "metrics": {
-            **{name: round(statistics.median(values), 3) for name, values in collected.items()},
-            **rows,
-            "wanted_full": WANTED_FULL,
-        },
-        "settings": {
-            **environment(dtype),
-            "size": size,
-            "batch": 1,
-            "rounds": {name: len(values) for name, values in collected.items()},
-        },
+    metrics = {
+        **{name: round(statistics.median(values), 3) for name, values in collected.items()},
+        **rows,
+        "wanted_full": WANTED_FULL,
     }
-    (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    settings = {
+        **environment(dtype),
+        "size": size,
+        "batch": 1,
+        "rounds": {name: len(values) for name, values in collected.items()},
+    }
+    write_json(out / "bench.json", metrics, settings)

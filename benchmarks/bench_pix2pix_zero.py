@@ -11,7 +11,6 @@ bench.json is written after every round.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from contextlib import AbstractContextManager
@@ -24,6 +23,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from benchmarks.full_size import PeakMemory, environment, put_full_size, settle, watching
+from benchmarks.report import write_json
 from benchmarks.studio import CFG, STEPS, Studio, studio
 from lib_methods.pix2pix_zero.apply import CACHE
 from lib_methods.pix2pix_zero.settings import CONTROLS
@@ -169,20 +169,18 @@ def _memory(bench: Bench, device: torch.device) -> dict[str, float]:
 def _write(
     out: Path, collected: dict[str, list[float]], fixed: dict[str, float], size: int, steps: int, dtype: torch.dtype
 ) -> None:
-    report = {
-        "metrics": {
-            **{name: round(value, 3) for name, value in fixed.items()},
-            **{name: round(statistics.median(values), 3) for name, values in collected.items()},
-            "wanted_forwards_per_step": WANTED_FORWARDS,
-            "wanted_peak_memory": WANTED_MEMORY,
-        },
-        "settings": {
-            **environment(dtype),
-            "size": size,
-            "steps_counted": steps,
-            "steps_timed": 1,
-            "cfg_scale": CFG,
-            "rounds": {name: len(values) for name, values in collected.items()},
-        },
+    metrics = {
+        **{name: round(value, 3) for name, value in fixed.items()},
+        **{name: round(statistics.median(values), 3) for name, values in collected.items()},
+        "wanted_forwards_per_step": WANTED_FORWARDS,
+        "wanted_peak_memory": WANTED_MEMORY,
     }
-    (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    settings = {
+        **environment(dtype),
+        "size": size,
+        "steps_counted": steps,
+        "steps_timed": 1,
+        "cfg_scale": CFG,
+        "rounds": {name: len(values) for name, values in collected.items()},
+    }
+    write_json(out / "bench.json", metrics, settings)

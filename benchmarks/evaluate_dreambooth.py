@@ -8,8 +8,6 @@ subject, does it follow the prompt, and what has become of the class.
 
 from __future__ import annotations
 
-import json
-import platform
 import shutil
 import tempfile
 import time
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.report import write_report
 from benchmarks.report_dreambooth import examples, plot, table
 from benchmarks.shape_subjects import (
     PHOTOS,
@@ -191,28 +190,18 @@ def main(out: Path, quick: bool) -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         metrics, drawn = evaluate(subjects, count, Path(folder), steps=20 if quick else 0)
     forms = {form: {**FORMS[form], **({"steps": 20} if quick else {})} for form in FORMS}
-    report = {
-        "metrics": metrics,
-        "settings": {
-            "subjects": [subject.name for subject in subjects],
-            "photos": PHOTOS,
-            "pictures_per_figure": count * len(subjects),
-            "sampler": SAMPLER,
-            "steps": STEPS,
-            "cfg_scale": CFG,
-            "size": 64,
-            "training": forms,
-            "seconds": round(time.monotonic() - started),
-            "python": platform.python_version(),
-        },
+    settings = {
+        "subjects": [subject.name for subject in subjects],
+        "photos": PHOTOS,
+        "pictures_per_figure": count * len(subjects),
+        "sampler": SAMPLER,
+        "steps": STEPS,
+        "cfg_scale": CFG,
+        "size": 64,
+        "training": forms,
     }
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     examples(subjects, drawn, LABELS).save(out / "examples.png")
     plot(metrics, LABELS, out / "report.png")
-    lines = table(metrics, LABELS, FIGURES, report["settings"])
-    shown = "\n".join(lines[2:])
-    lines += ["", "![figures](report.png)", "", "![examples](examples.png)"]
-    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(shown)
-    print(f"Written to {out.name}: report.json, report.md, report.png, examples.png.")
+    lines = table(metrics, LABELS, FIGURES, settings)
+    write_report(out, metrics, settings, started, lines, ["![figures](report.png)", "![examples](examples.png)"])
     return 0

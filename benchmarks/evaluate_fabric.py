@@ -6,8 +6,6 @@ leave the colour open, so its rate shows what the feedback does, and the named a
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.report import write_report
 from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, as_request, sheet, studio
 from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
@@ -185,10 +184,7 @@ def main(out: Path, quick: bool) -> int:
         "cfg_scale": CFG,
         "size": 64,
         "fabric": "defaults: strength 0.8, steps 0 to 0.8, negative weight 0.5",
-        "seconds": round(time.monotonic() - started),
-        "python": platform.python_version(),
     }
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _plot(report, out)
     lines = [
         "# FABRIC on shapes",
@@ -202,21 +198,12 @@ def main(out: Path, quick: bool) -> int:
     for name in (key for key in report["metrics"] if not key.startswith("as_published_")):
         ours, published = report["metrics"][name], report["metrics"][f"as_published_{name}"]
         lines.append(f"| {name} | {ours:.3f} | {published:.3f} |")
-    lines += [
-        "",
+    after = [
         "![curves](report.png)",
-        "",
         "Two likes, four pictures without and four with them, a trial a row:",
-        "",
-    ]
-    lines += [
         "![likes](likes.png)",
-        "",
         "Five rounds, two pictures of each round liked in the next:",
-        "",
         "![rounds](rounds.png)",
     ]
-    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines[4 : 6 + 12]))
-    print(f"Written to {out.name}: report.json, report.md, report.png.")
+    write_report(out, report["metrics"], report["settings"], started, lines, after, ["report.png"])
     return 0

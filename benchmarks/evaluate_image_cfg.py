@@ -8,8 +8,6 @@ Brooks et al. 2023 (arXiv 2211.09800), with attributes in the place of CLIP.
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from benchmarks.report import write_report
 from benchmarks.studio import INSTRUCT_CHECKPOINT, SAMPLER, STEPS, Studio, as_request, sheet, studio
 from lib_methods.image_cfg.settings import CONTROLS
 from standalone.instruct.filters import layout_similarity
@@ -258,26 +257,16 @@ def main(out: Path, quick: bool) -> int:
     started = time.monotonic()
     with studio(INSTRUCT_CHECKPOINT) as maker:
         metrics, asked, made = evaluate(maker, 24 if quick else 200)
-    report = {
-        "metrics": metrics,
-        "settings": {
-            "edits_per_figure": len(asked),
-            "sampler": SAMPLER,
-            "steps": STEPS,
-            "size": 64,
-            "text_scales": TEXT_SCALES,
-            "image_scales": IMAGE_SCALES,
-            "seconds": round(time.monotonic() - started),
-            "python": platform.python_version(),
-        },
+    settings = {
+        "edits_per_figure": len(asked),
+        "sampler": SAMPLER,
+        "steps": STEPS,
+        "size": 64,
+        "text_scales": TEXT_SCALES,
+        "image_scales": IMAGE_SCALES,
     }
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     examples(asked, made, metrics["best_text_scale"]).save(out / "examples.png")
     _plot(metrics, out)
     lines = _table(metrics, len(asked))
-    shown = "\n".join(lines[2:])
-    lines += ["", "![trade-off](report.png)", "", "![examples](examples.png)"]
-    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(shown)
-    print(f"Written to {out.name}: report.json, report.md, report.png, examples.png.")
+    write_report(out, metrics, settings, started, lines, ["![trade-off](report.png)", "![examples](examples.png)"])
     return 0

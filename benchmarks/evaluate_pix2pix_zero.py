@@ -18,8 +18,6 @@ directions come from those: from the picture's own with either word, and for com
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.report import write_report
 from benchmarks.report_pix2pix_zero import examples, plot, table
 from benchmarks.shape_edits import (
     BATCH,
@@ -276,28 +275,18 @@ def main(out: Path, quick: bool) -> int:
         editor = Editor(maker)
         asked, kept = both_kinds(editor, 24 if quick else 200)
         metrics, made = evaluate(editor, asked)
-    report = {
-        "metrics": metrics,
-        "settings": {
-            "edits_per_figure": len(asked),
-            "share_of_pictures_kept": _rounded(kept),
-            "sampler": SAMPLER,
-            "steps": STEPS,
-            "size": 64,
-            "forms": {form.label: asdict(form) for form in FORMS.values()},
-            "sdedit_cfg_scale": CFG,
-            "seconds": round(time.monotonic() - started),
-            "python": platform.python_version(),
-        },
+    settings = {
+        "edits_per_figure": len(asked),
+        "share_of_pictures_kept": _rounded(kept),
+        "sampler": SAMPLER,
+        "steps": STEPS,
+        "size": 64,
+        "forms": {form.label: asdict(form) for form in FORMS.values()},
+        "sdedit_cfg_scale": CFG,
     }
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     labels = {**{prefix: form.label for prefix, form in FORMS.items()}, SDEDIT: SDEDIT_LABEL}
     examples(asked, made, labels).save(out / "examples.png")
     plot(metrics, labels, out / "report.png")
     lines = table(metrics, labels, len(asked), kept)
-    shown = "\n".join(lines[2:])
-    lines += ["", "![trade-off](report.png)", "", "![examples](examples.png)"]
-    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(shown)
-    print(f"Written to {out.name}: report.json, report.md, report.png, examples.png.")
+    write_report(out, metrics, settings, started, lines, ["![trade-off](report.png)", "![examples](examples.png)"])
     return 0

@@ -6,13 +6,14 @@ own share of the errors shows in pictures that only went through it.
 
 from __future__ import annotations
 
-import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.report import write_report
 from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, sheet, studio
 from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
@@ -96,12 +97,11 @@ def measure(maker: Studio, count: int, out: Path) -> dict[str, Any]:
 
 def main(out: Path, quick: bool) -> int:
     """Write report.json, report.md and samples.png into `out`; 0 when done."""
+    started = time.monotonic()
     count = 48 if quick else 480
     with studio() as maker:
         metrics = measure(maker, count, out)
     settings = {"pictures": count, "sampler": SAMPLER, "steps": STEPS, "cfg_scale": CFG, "size": 64}
-    report = json.dumps({"metrics": metrics, "settings": settings}, indent=2)
-    (out / "report.json").write_text(report + "\n", encoding="utf-8")
     lines = [
         "# shapes",
         "",
@@ -111,7 +111,5 @@ def main(out: Path, quick: bool) -> int:
         "|---|---|",
     ]
     lines += [f"| {name} | {value:.3f} |" for name, value in metrics.items()]
-    lines += ["", "![samples](samples.png)"]
-    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines[4:-2]))
+    write_report(out, metrics, settings, started, lines, ["![samples](samples.png)"], ["samples.png"])
     return 0

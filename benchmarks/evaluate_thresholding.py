@@ -6,8 +6,6 @@ back, and the colours are compared with those at the CFG scale that the model is
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.evaluate_fabric import saturation
+from benchmarks.report import write_report
 from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, sheet, studio
 from lib_methods.thresholding.settings import CONTROLS, RESCALE
 from standalone.shapes.captions import caption
@@ -136,19 +135,13 @@ def main(out: Path, quick: bool) -> int:
     with studio() as maker:
         metrics, made = evaluate(maker, 16 if quick else 200)
     count = len(made["off", SCALES[0]])
-    report = {
-        "metrics": metrics,
-        "settings": {
-            "pictures_per_figure": count,
-            "sampler": SAMPLER,
-            "steps": STEPS,
-            "size": 64,
-            "forms": {NAMES[form]: request for form, request in FORMS.items()},
-            "seconds": round(time.monotonic() - started),
-            "python": platform.python_version(),
-        },
+    settings = {
+        "pictures_per_figure": count,
+        "sampler": SAMPLER,
+        "steps": STEPS,
+        "size": 64,
+        "forms": {NAMES[form]: request for form, request in FORMS.items()},
     }
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     examples(made).save(out / "examples.png")
     _plot(metrics, out)
     lines = [
@@ -163,9 +156,5 @@ def main(out: Path, quick: bool) -> int:
         for form in FORMS:
             values = " | ".join(f"{metrics[f'{name}_{scale}_{form}']:.3f}" for scale in SCALES)
             lines.append(f"| {name}, {NAMES[form]} | {values} |")
-    table = len(lines)
-    lines += ["", "![curves](report.png)", "", "![examples](examples.png)"]
-    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines[2:table]))
-    print(f"Written to {out.name}: report.json, report.md, report.png, examples.png.")
+    write_report(out, metrics, settings, started, lines, ["![curves](report.png)", "![examples](examples.png)"])
     return 0
