@@ -121,7 +121,7 @@ class ImageCfgSettings:
         about="the image scale where the mask is white; lower: may change more", axis="Image scale where white",
     )  # fmt: skip
     tab_mask: bool = checkbox(
-        False, "Use what is painted in the inpaint tab as this mask, in place of inpainting", subject="The tab's mask",
+        False, "Use what is painted in the inpaint tab as this mask, instead of inpainting", subject="The tab's mask",
         about="in img2img: uses what is painted in the inpaint tab as the mask, and nothing is inpainted",
     )  # fmt: skip
 

@@ -84,7 +84,7 @@ def test_two_pages_know_nothing_of_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("action", "sentence"),
     [
-        ({"do": "add", "list": "likes", "image": "data:image/png;base64," + "A" * 64}, "none of PNG"),
+        ({"do": "add", "list": "likes", "image": "data:image/png;base64," + "A" * 64}, "not one of PNG"),
         ({"do": "add", "list": "likes", "image": "/etc/passwd"}, "paths are not accepted"),
         ({"do": "add", "list": "likes", "image": None}, "did not arrive"),
         ({"do": "add", "list": "../likes", "image": "x"}, "invalid message"),

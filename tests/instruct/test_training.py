@@ -220,7 +220,11 @@ def test_pictures_that_cannot_be_used_are_named(model: Any, tmp_path: Path) -> N
     Image.new("RGB", (72, 64)).save(tmp_path / "wide.png")
     Image.new("RGB", (65, 64)).save(tmp_path / "odd.png")
     (tmp_path / "text.png").write_bytes(b"no picture")
-    for name, told in (("odd", "odd.png are no multiples"), ("text", "text.png cannot be read"), ("wide", "same size")):
+    for name, told in (
+        ("odd", "odd.png must be multiples"),
+        ("text", "text.png cannot be read"),
+        ("wide", "same size"),
+    ):
         with pytest.raises(UserError, match=told):
             Examples(model, [Pair(tmp_path / "good.png", tmp_path / f"{name}.png", "x")], silent)
 

@@ -185,7 +185,7 @@ def test_pieces_of_words_and_other_signs_are_not_words() -> None:
     [
         ("fluffy", "common word"),
         ("Table", "common word"),
-        ("zwx", "2 pieces"),
+        ("zwx", "2 tokens"),
         ("sks", "already means something"),
         ("hymn", "already means something"),
         ("my dog", "more than one word"),
@@ -226,8 +226,8 @@ def test_common_classes_are_fine(noun: str) -> None:
 @pytest.mark.parametrize(
     ("noun", "says"),
     [
-        ("xqzt", "3 pieces"),
-        ("labradoodle dog", '"labradoodle" as 2 pieces'),
+        ("xqzt", "3 tokens"),
+        ("labradoodle dog", '"labradoodle" as 2 tokens'),
         ("ohwx", "good for an identifier"),
         ("my little brown dog", "is a description"),
     ],
