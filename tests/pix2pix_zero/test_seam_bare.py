@@ -102,7 +102,7 @@ def test_samplers_whose_levels_are_not_known_are_named() -> None:
 
     x = torch.zeros(1, 4, 8, 8)
     for function, sentence in (
-        (adaptive, 'The sampler "Odd" picks'),
+        (adaptive, 'The sampler "Odd" chooses'),
         (restart, 'The sampler "Odd" goes back to higher noise'),
     ):
         sampling = editing_of(hosts.sampling_of(job(function), x, x))
