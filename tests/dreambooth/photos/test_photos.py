@@ -148,7 +148,7 @@ def test_no_damage_gets_past_as_anything_but_a_warning(
 def test_no_photos_and_no_folder_are_different_errors(tmp_path: Path) -> None:
     with pytest.raises(DreamBoothError, match="There are no photos"):
         find_photos(tmp_path)
-    with pytest.raises(DreamBoothError, match="not there") as caught:
+    with pytest.raises(DreamBoothError, match="does not exist") as caught:
         find_photos(tmp_path / "secret")
     assert "secret" not in str(caught.value)
     with pytest.raises(DreamBoothError):
