@@ -21,7 +21,7 @@ from lib_methods.dreambooth.model.model import TrainingModel, check_weights
 from lib_methods.dreambooth.model.parts import CPU, device_words, release_memory, repeatable
 from lib_methods.dreambooth.output.lora_file import LoraStart, read_lora
 from lib_methods.dreambooth.output.result import ENDING, Export, Result, activation_of, facts_of
-from lib_methods.dreambooth.photos import Photo
+from lib_methods.dreambooth.photos.folder import Photo
 from lib_methods.dreambooth.photos.subjects import Subject, companions_told, counted, find_subjects, with_identifiers
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.duration import plan_fields, seconds_needed

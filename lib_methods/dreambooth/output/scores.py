@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.parts import CPU, brought
-from lib_methods.dreambooth.photos import Photo, read_photo
+from lib_methods.dreambooth.photos.folder import Photo, read_photo
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.pictures.tensor import to_tensor
 

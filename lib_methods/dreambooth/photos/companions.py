@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lib_methods.dreambooth.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from lib_methods.dreambooth.photos import Photo
+    from lib_methods.dreambooth.photos.folder import Photo
 
 CAPTION_ENDINGS = (".txt", ".caption", ".json")
 """The first one that is there is taken."""

@@ -21,7 +21,7 @@ from lib_methods.pictures.fit import crop_to_fill
 from lib_methods.pictures.tensor import to_tensor
 
 if TYPE_CHECKING:
-    from lib_methods.dreambooth.photos import Photo
+    from lib_methods.dreambooth.photos.folder import Photo
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF", "JXL")
 """What is decoded where Pillow can: plain raster formats, and none that starts another program or reads other files."""

@@ -14,8 +14,9 @@ import gradio as gr
 
 from lib_methods.checks import check_whole
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos import find_photos, upload, without_companions
+from lib_methods.dreambooth.photos import upload
 from lib_methods.dreambooth.photos.companions import sort_files
+from lib_methods.dreambooth.photos.folder import find_photos, without_companions
 from lib_methods.dreambooth.photos.subjects import Subject, check_identifiers, companions_told, counted
 from lib_methods.dreambooth.settings import Concept, TrainingSettings
 from lib_methods.dreambooth.tab import html as page

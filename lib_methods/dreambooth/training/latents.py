@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.model.parts import brought
-from lib_methods.dreambooth.photos import Photo, open_photo, read_mask, read_photo
 from lib_methods.dreambooth.photos.companions import caption_of
+from lib_methods.dreambooth.photos.folder import Photo, open_photo, read_mask, read_photo
 from lib_methods.dreambooth.photos.image import Size, bucket_for, fit, fit_mask, micro_conditioning
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.data import Example

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos import find_photos, read_mask
+from lib_methods.dreambooth.photos.folder import find_photos, read_mask
 from lib_methods.dreambooth.photos.upload import take_in, take_in_encoded
 from lib_methods.dreambooth.tab.request import (
     clean_name,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos import find_photos, open_photo, read_photo
+from lib_methods.dreambooth.photos.folder import find_photos, open_photo, read_photo
 from lib_methods.dreambooth.photos.image import prepared
 from tests.dreambooth.pictures import difference, picture, put
 

@@ -19,8 +19,8 @@ from lib_methods.dreambooth.model.identifier import (
     check_identifier,
     pick_identifier,
 )
-from lib_methods.dreambooth.photos import Photo
 from lib_methods.dreambooth.photos.companions import caption_of, read_caption, with_subject
+from lib_methods.dreambooth.photos.folder import Photo
 from standalone.engine.tokenizer import VOCABULARY_DIR, clip_tokenizer
 from tests.dreambooth.pictures import asked
 

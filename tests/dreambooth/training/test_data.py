@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos import Photo
+from lib_methods.dreambooth.photos.folder import Photo
 from lib_methods.dreambooth.photos.image import (
     bucket_for,
     bucket_sizes,

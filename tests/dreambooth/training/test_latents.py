@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.photos import find_photos, read_photo
+from lib_methods.dreambooth.photos.folder import find_photos, read_photo
 from lib_methods.dreambooth.photos.image import fit
 from lib_methods.dreambooth.training import latents as module
 from lib_methods.dreambooth.training.data import Example

@@ -20,7 +20,7 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.sampler import draw, solve
 from lib_methods.dreambooth.output import scores
 from lib_methods.dreambooth.output.scores import ClipAndDino, Embedder, JudgeOfPhotos, find_judge, load_judge
-from lib_methods.dreambooth.photos import open_photo
+from lib_methods.dreambooth.photos.folder import open_photo
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone import ROOT
 from standalone.engine.model import alpha_schedule
