@@ -200,7 +200,6 @@ class _Run:
 
     @property
     def _begun_from(self) -> str:
-        """What is recorded of the LoRA to continue from."""
         return "" if self.start is None else self.start.sha256
 
     def _tell(self) -> None:
