@@ -25,6 +25,7 @@ _IMAGES = {
 }
 _OTHERS = {
     b"PK\x03\x04": "a ZIP",
+    b"version https://git-lfs": "a Git LFS pointer",
     b"Rar!": "a RAR",
     b"7z\xbc\xaf": "a 7z",
     b"\x1aE\xdf\xa3": "a video",

@@ -24,6 +24,7 @@ from lib_methods.dreambooth.photos.companions import (
     without_companions,
 )
 from lib_methods.dreambooth.photos.image import FOREIGN, decode, decode_mask, endings, prepared, upright_size
+from lib_methods.pictures import kinds
 
 __all__ = ["Photo", "find_photos", "open_photo", "read_mask", "read_photo", "without_companions"]
 
@@ -149,13 +150,15 @@ class _Left:
         self.foreign: dict[str, list[Path]] = {}
         self.junk: list[Path] = []
         self.masks: list[Path] = []
-        self.broken = self.small = 0
+        self.broken: list[str] = []
+        self.small = 0
 
     def unreadable(self, file: Path, error: DreamBoothError, notes: list[str]) -> None:
         reason = FOREIGN.get(file.suffix.lower())
         if file.suffix.lower() in endings():
-            self.broken += 1
-            notes.append(f"{error} It is left out.")
+            kind = kinds.told(file)
+            self.broken.append(f'"{file.name}": {kind}' if kind else "Save them as JPEG or PNG again.")
+            notes.append(f"{self.broken[-1] if kind else error} It is left out.")
         elif reason is not None:
             self.foreign.setdefault(reason, []).append(file)
         else:
@@ -178,7 +181,7 @@ class _Left:
             names = listed(file.name for files in self.foreign.values() for file in files)
             return f"None of the photos can be read: {names}. {' '.join(self.foreign)}"
         if self.broken:
-            return "None of the photos can be read. Save them as JPEG or PNG again."
+            return f"None of the photos can be read. {self.broken[0]}"
         if self.small:
             return "All images in the folder are far too small. Take larger ones, best as large as the model's."
         if self.masks:

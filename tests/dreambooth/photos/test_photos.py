@@ -118,6 +118,15 @@ def test_a_broken_photo_is_named_without_its_folder(tmp_path: Path, content: byt
     assert len(notes) == 1 and '"bad.jpg"' in notes[0] and str(tmp_path) not in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"), [(b"<html>no entry</html>", "an HTML file"), (b"version https://git-lfs.x", "a Git LFS pointer")]
+)
+def test_a_photo_that_is_something_else_is_called_so(tmp_path: Path, data: bytes, kind: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(DreamBoothError, match=f'"a.jpg": This is {kind}'):
+        find_photos(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.gif"])
 def test_a_photo_that_is_cut_short_is_found_before_the_training(tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(0)
