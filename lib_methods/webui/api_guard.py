@@ -121,3 +121,5 @@ def _arguments(body: Any, title: str, short_name: str) -> Iterator[Any]:
             scripts[title] = scripts.pop(name)
         if isinstance(request, Mapping) and "args" in request:
             yield request["args"]
+        elif request and isinstance(request, Mapping):  # the host would go on without the script
+            raise ValueError(f'its values belong into "args": "{title}": {{"args": [{{...}}]}}.')

@@ -153,7 +153,10 @@ def fill_venv(venv: Path, requirements: Path, say: Say) -> None:
     lock = requirements.with_suffix(".lock")
     if lock.is_file():
         pip("--no-deps", "--require-hashes", "-r", str(lock), total=total - 1)
-    pip(*(["--extra-index-url", index] if index else []), "-r", str(requirements))
+    if index:  # for PyTorch alone: pip asks an index for every package, and waits each time where it does not answer
+        torch = [line for line in _lines(requirements) if line.startswith("torch==")]
+        pip("--no-deps", "--extra-index-url", index, *torch, total=0)
+    pip("-r", str(requirements))
     write_stamp(venv, requirements)
     say(f"Everything is installed ({time.monotonic() - started:.0f} s). The next start takes seconds.")
 

@@ -89,6 +89,13 @@ def test_other_scripts_and_other_routes_are_left_alone(client: TestClient, jobs:
     assert len(jobs) == 3
 
 
+def test_values_beside_args_are_refused_as_the_host_would_drop_them(client: TestClient, jobs: list[Payload]) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={"alwayson_scripts": {"FABRIC": {"likes": []}}})
+    assert answer.status_code == 422
+    assert '"args"' in answer.json()["detail"]
+    assert not jobs
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"alwayson_scripts": 5}', b'{"alwayson_scripts": {"FABRIC": 5}}'])
 def test_bodies_that_are_no_request_are_left_to_the_route(client: TestClient, body: bytes) -> None:
     answer = client.post("/sdapi/v1/txt2img", content=body, headers={"content-type": "application/json"})

@@ -71,9 +71,10 @@ def test_locked_packages_are_installed_by_their_hashes(
     lock = requirements.with_suffix(".lock")
     lock.write_text("alpha==1 --hash=sha256:0\n", encoding="utf-8")
     environment.fill_venv(venv, requirements, lambda text: None)
-    assert calls[-2:] == [
+    assert calls[-3:] == [
         ("--no-deps", "--require-hashes", "-r", str(lock)),
-        ("--extra-index-url", environment.CPU_INDEX, "-r", str(requirements)),
+        ("--no-deps", "--extra-index-url", environment.CPU_INDEX, "torch==2.13.0"),
+        ("-r", str(requirements)),
     ]
 
 
