@@ -273,7 +273,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_state(
     model = load(tmp_path)
     trainer = trainer_of(tmp_path, model, save_every=1)
     _spoil(model, monkeypatch, after=3)
-    with pytest.raises(DreamBoothError, match=r"diverged at step 3.*last good state is that of step 3.*lower"):
+    with pytest.raises(DreamBoothError, match=r"diverged at step 3.*last good state is from step 3.*lower"):
         trainer.train()
     again = trainer_of(tmp_path, load(tmp_path))
     assert again.restore() and again.position == 3
@@ -330,7 +330,7 @@ def test_a_stop_with_a_full_disk_says_which_state_is_good(tmp_path: Path, monkey
     trainer = trainer_of(tmp_path, load(tmp_path), save_every=1)
     _full_disk(monkeypatch, lambda step: step > 2)
     trainer.cancelled = lambda: trainer.position == 4
-    with pytest.raises(DreamBoothError, match="last one is of step 2"):
+    with pytest.raises(DreamBoothError, match="last one is from step 2"):
         trainer.train()
     again = trainer_of(tmp_path, load(tmp_path))
     assert again.restore() and again.position == 2
