@@ -60,7 +60,7 @@ class Browser:
     def open(self, fresh: bool = True) -> None:
         """Loads the page; `fresh` makes it forget what it kept for a reload."""
         if fresh and self.driver.current_url.startswith(self.address):
-            self.js("sessionStorage.clear()")
+            self.js("recalled.length = 0; sessionStorage.clear()")  # memory.js keeps the settings when the page is left
         self.driver.get(self.address)
         self.until("return typeof uiIsLoaded !== 'undefined' && uiIsLoaded", seconds=120.0)
         self.until("return Object.keys(opts).length > 0")
