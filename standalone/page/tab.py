@@ -17,7 +17,7 @@ from .generate import PageJobs
 from .parts import QUICK, Fields, OutputPanel, Toprow
 from .paste import Field, make_paste
 from .results import as_html, infotext_of
-from .tokens import counter_html
+from .tokens import both_counters, counter_html
 
 _KEPT = (gr.Textbox, gr.Number, gr.Slider, gr.Checkbox, gr.CheckboxGroup, gr.Radio, gr.Dropdown)
 _NOT_KEPT = ("mode", "resize_tab")  # which of the gradio tabs is open; those open at their first one
@@ -82,18 +82,14 @@ class Tab:
         page.load(fn=None, outputs=kept, js=f"() => recallSettings({which}, {len(kept)})", **QUICK)
 
     def _count_tokens(self) -> None:
-        steps = self.fields["steps"]
-        for prompt, counter, positive in zip(
-            (self.top.prompt, self.top.negative_prompt), self.top.counters, (True, False)
-        ):
-            count: dict[str, Any] = {
-                "fn": partial(counter_html, positive=positive),
-                "inputs": [prompt, steps],
-                "outputs": [counter],
-                "trigger_mode": "always_last",  # while typing, the last text alone must be counted
-            }
-            prompt.change(**count, **QUICK)
-            steps.change(**count, **QUICK)
+        """While typing, the last text alone is counted ("always_last"). Only one listener of an event may be of that
+        kind: two call each other again for ever (gradio 6.31)."""
+        steps, counters = self.fields["steps"], list(self.top.counters)
+        prompts = [self.top.prompt, self.top.negative_prompt]
+        for prompt, counter, positive in zip(prompts, counters, (True, False)):
+            count = partial(counter_html, positive=positive)
+            prompt.change(fn=count, inputs=[prompt, steps], outputs=[counter], trigger_mode="always_last", **QUICK)
+        steps.change(fn=both_counters, inputs=[*prompts, steps], outputs=counters, trigger_mode="always_last", **QUICK)
 
 
 def _chosen(generation_info: str, event: gr.SelectData) -> tuple[int, str]:

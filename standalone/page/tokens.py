@@ -24,3 +24,8 @@ def counter_html(prompt: str, steps: int, positive: bool = True) -> str:
     """The counter, as the page shows it."""
     count, room = count_tokens(prompt, steps, positive)
     return f"<span>{count}/{room}</span>"
+
+
+def both_counters(prompt: str, negative_prompt: str, steps: int) -> tuple[str, str]:
+    """The counters of both prompts."""
+    return counter_html(prompt, steps), counter_html(negative_prompt, steps, positive=False)

@@ -286,8 +286,18 @@ def test_png_info_shows_and_sends_an_infotext(browser: Browser, tmp_path):
 def test_settings_are_applied(browser: Browser):
     browser.js("openTab('tab_settings')")
     browser.click("#settings_submit")
-    browser.until("return document.querySelector('#settings_result').textContent.includes('Nothing had changed')")
+    browser.until("return document.querySelector('#settings_result').textContent.includes('Nothing has changed')")
     browser.js("openTab('tab_txt2img')")
+
+
+def test_no_event_has_two_listeners_that_would_call_each_other_for_ever(browser: Browser):
+    """Two of the kind "always_last" on one event do (gradio 6.31), and keep the browser busy until it is closed."""
+    targets = browser.js(
+        "return window.gradio_config.dependencies.filter((d) => d.backend_fn && d.trigger_mode === 'always_last')"
+        ".flatMap((d) => d.targets.map(String))"
+    )
+    assert targets
+    assert len(targets) == len(set(targets))
 
 
 def test_light_and_dark(browser: Browser, screenshot):
