@@ -63,7 +63,7 @@ class ThresholdSettings:
         old=("Scheduler value", "Power scheduler value", "dynthres_sched_val"),
     )  # fmt: skip
     separate_feature_channels: bool = checkbox(
-        True, "Separate feature channels", about="measures each latent channel by itself, or all four together",
+        True, "Separate feature channels", about="on: each latent channel is measured separately; off: all together",
         old=("Separate Feature Channels", "dynthres_separate_feature_channels"),
     )  # fmt: skip
     scaling_startpoint: str = radio(
