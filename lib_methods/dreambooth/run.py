@@ -153,7 +153,7 @@ class _Run:
         # resolved settings name every subject, asked ones leave that to the folders
         subjects, notes = find_subjects(self.asked)
         if settings.select_best and len(subjects) > 1:
-            raise DreamBoothError("The best weights can be found for one subject only. Turn that off.")
+            raise DreamBoothError("The best weights can be chosen for one subject only. Turn that off.")
         for note in notes:
             self.report.warning(note)
         self.report.say(f"Loading {settings.base.name}")

@@ -60,7 +60,7 @@ def _check_words(class_noun: object, identifier: object) -> None:
         raise SettingsError('Say what the subject is, in one or two words ("dog", "coffee mug").')
     for name, text in (("class noun", class_noun), ("identifier", identifier)):
         if not isinstance(text, str) or len(text) > 60 or any(letter in text for letter in "()[]{}<>\n\\|"):
-            raise SettingsError(f"The {name} must be short and plain: no brackets and no other signs of prompts.")
+            raise SettingsError(f"The {name} must be short and plain: no brackets or other prompt syntax.")
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class TrainingSettings:
         check_choice("Prior preservation", self.prior, PRIORS)
         if self.prior == "model" and self.kind == "full":
             raise SettingsError(
-                "The frozen model can only be the prior's target for a LoRA: a full training changes the model itself. "
+                "The frozen model can only be the prior's target for a LoRA: full training changes the model itself. "
                 "Choose class images."
             )
         if self.class_folder is not None and self.prior in ("model", "off"):
@@ -210,7 +210,9 @@ class TrainingSettings:
         if self.optimizer == "prodigy" and self.text_rate not in (0, self.rate or 1.0):
             raise SettingsError("Prodigy uses one learning rate. Leave the text encoder's at 0.")
         if self.fused_backward and self.accumulation > 1:
-            raise SettingsError("The fused backward pass moves the weights at once: it cannot gather gradients.")
+            raise SettingsError(
+                "The fused backward pass updates weights at once, so gradients cannot be accumulated. Turn one of them off."
+            )
 
     @property
     def subject(self) -> str:

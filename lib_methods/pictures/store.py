@@ -101,7 +101,7 @@ class ImageStore:
         except StoreError:
             image = None
         if image is None or not image_id(image).startswith(name):
-            raise StoreError(f"The file of the picture {name[:8]}… is damaged. Remove it and add it again.")
+            raise StoreError(f"The file of the image {name[:8]}… is damaged. Remove it and add it again.")
         return image
 
     def find(self, name: str) -> str:
@@ -111,7 +111,7 @@ class ImageStore:
             StoreError: several pictures begin so, or `name` is neither an id nor a beginning of 16 digits.
         """
         if not is_image_id(name):
-            raise StoreError("A picture is named by its hash, 16 to 64 digits, not by a file name or path.")
+            raise StoreError("An image is named by its hash (16 to 64 digits), not by a file name or path.")
         found = self._beginning_with(name) if len(name) < ID_DIGITS else []
         if len(found) > 1:
             raise StoreError(f"{len(found)} images on this machine have a hash that begins with {name}. Add it again.")
@@ -170,4 +170,4 @@ class ImageStore:
             # Windows refuses to replace a file that another thread is reading; then the same pixels are in place
             # already.
             if not self.exists(name):
-                raise StoreError(f"The picture cannot be saved. {reason(error)}") from None
+                raise StoreError(f"The image cannot be saved. {reason(error)}") from None

@@ -30,20 +30,17 @@ CACHE = InversionCache()
 CACHE_LIMIT = 512 * 2**20  # bytes; an inversion of 50 steps at 512x512 is 3 MB
 
 NEEDS_STEADY_SAMPLER = (
-    "This sampler adds new noise at every step and cannot do without, so the picture cannot be found again in it. "
+    "This sampler needs new noise at every step, so the image cannot be recovered. "
     "Choose another one, such as Euler, Euler a, DPM++ 2M, DDIM or UniPC."
 )
 NEEDS_EULER_A = (
     'The inversion "ddpm" is for the sampler Euler a, with an eta above 0. Choose that sampler, or another inversion.'
 )
 WITHOUT_NOISE = (
-    "The sampler ran without the noise that it adds at every step (eta and churn at 0), so that only the edit changes "
-    "the picture."
+    "The sampler ran without the noise that it adds at every step (eta and churn at 0), so only the edit changes "
+    "the image."
 )
-NEEDS_ORDINARY_MODEL = (
-    "This model is told by instructions what to change (InstructPix2Pix). Choose an ordinary one, or give it the "
-    "instruction."
-)
+NEEDS_ORDINARY_MODEL = "This is an InstructPix2Pix checkpoint. Choose a plain one, or use the method InstructPix2Pix."
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def invert_ancestral(
     _add_noise(path, settings)
     if partial is not None:
         if not torch.equal(path.latents, partial.latents.to(latent.device)):
-            raise ValueError("the inversion that was begun is of another picture or has other settings")
+            raise ValueError("the saved inversion is of another image or has other settings")
         path = resumed(partial, path)
     offsets, levels, done = path.offsets, path.sigmas.tolist(), path.done
     assert offsets is not None

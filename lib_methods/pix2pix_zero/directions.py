@@ -111,7 +111,9 @@ class Direction:
                 f"{text_width}. Build it again with this model."
             )
         if self.vector is not None and vector_width is not None and len(self.vector) != vector_width:
-            raise DirectionError("The direction was made for a model with another pooled text. Make it again.")
+            raise DirectionError(
+                "The direction was made for a model with another pooled embedding. Build it again with this model."
+            )
 
     def scaled(self, weight: float) -> Direction:
         """The direction times a finite weight; a negative one goes the other way."""

@@ -238,9 +238,9 @@ def resumed(partial: Trajectory, begun: Trajectory) -> Trajectory:
     of different images, schedules or settings."""
     kept = partial.to(begun.latents.device)
     if begun.settings != kept.settings or not torch.equal(begun.sigmas, kept.sigmas):
-        raise ValueError("the inversion that was begun has other settings")
+        raise ValueError("the saved inversion has other settings")
     if begun.latents.shape != kept.latents.shape or not torch.equal(begun.latents[-1], kept.latents[-1]):
-        raise ValueError("the inversion that was begun is of another picture")
+        raise ValueError("the saved inversion is of another image")
     begun.latents.copy_(kept.latents)
     if begun.offsets is not None and kept.offsets is not None:
         begun.offsets.copy_(kept.offsets)

@@ -163,7 +163,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise SentencesError("The file is not a text in UTF-8.") from None
+        raise SentencesError("The file is not UTF-8 text.") from None
     if any(character < " " and character not in "\t\n\r\f" for character in text):
         raise SentencesError("The file is not a text: it holds binary data.")
     return text

@@ -60,10 +60,10 @@ def clean_word(word: object) -> str:
         SentencesError: there is none, it is too long, or it holds characters that cannot be seen.
     """
     if not isinstance(word, str) or not word.strip():
-        raise SentencesError("Type what the picture shows and what it should become.")
+        raise SentencesError("Enter what the image shows and what it should become.")
     clean = " ".join(unicodedata.normalize("NFC", word).split())
     if len(clean) > MAX_WORD:
-        raise SentencesError(f"A word or two, please: at most {MAX_WORD} characters.")
+        raise SentencesError(f"Use a word or two: at most {MAX_WORD} characters.")
     if seen(clean) != clean:
         raise SentencesError("The word holds characters that cannot be seen or typed.")
     return clean

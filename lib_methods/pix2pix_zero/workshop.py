@@ -144,7 +144,7 @@ class Workshop:
         weight scales it, a negative weight reverses it."""
         clean = new_name(name)
         if not isinstance(recipe, str) or not recipe.strip():
-            raise DirectionError('Say which directions, such as "cat to dog: 1, day to night: -0.5".')
+            raise DirectionError('Name the directions, such as "cat to dog: 1, day to night: -0.5".')
         if "|" in recipe:
             raise DirectionError("Combine one line of directions at a time, without bars.")
         return self.library.save(clean, combined(recipe, self.library))

@@ -41,7 +41,7 @@ def check(options: argparse.Namespace) -> None:
     arguments.hires_upscaler(options.hires_upscaler, "--hires-upscaler")
     arguments.writable_folder(options.out, "--out")
     if options.mask is not None and options.init_image is None:
-        raise UserError("--mask needs --init-image, the image that it belongs to.")
+        raise UserError("--mask needs --init-image, the image it belongs to.")
     if options.hires and options.init_image is not None:
         raise UserError("--hires works only without --init-image. Leave one of them out.")
     if options.denoising_strength is not None and not options.hires and options.init_image is None:

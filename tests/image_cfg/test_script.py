@@ -146,7 +146,7 @@ def test_every_method_says_which_checkpoints_will_not_do() -> None:
     assert "not an InstructPix2Pix checkpoint" in image_cfg(LoadedModel(plain))
     assert "no cross-attention" in pix2pix_zero(LoadedModel(plain))
     assert image_cfg(LoadedModel(plain, sees_picture=True)) == ""
-    assert "told by instructions" in pix2pix_zero(LoadedModel(plain, sees_picture=True))
+    assert "This is an InstructPix2Pix checkpoint" in pix2pix_zero(LoadedModel(plain, sees_picture=True))
     fork = LoadedModel(plain, True, has_picture=False, has_editing=False)
     assert (image_cfg(fork), pix2pix_zero(fork)) == (NO_PICTURE, NO_EDITING)
 

@@ -86,7 +86,7 @@ def test_a_method_says_at_its_tick_that_the_checkpoint_will_not_do(browser: Brow
 
     edit, swap = (
         refused("image_cfg_txt2img", "not an InstructPix2Pix checkpoint"),
-        refused("pix2pix_zero_txt2img", "told by instructions"),
+        refused("pix2pix_zero_txt2img", "This is an InstructPix2Pix checkpoint"),
     )
     title = browser.js("return document.querySelector('#setting_sd_model_checkpoint input').value")
     assert not browser.js(edit)

@@ -27,7 +27,7 @@ STOCHASTIC = {
     "DPM++ 3M SDE",
 }
 OTHERS = {
-    "LCM": "cannot do without",
+    "LCM": "needs new noise",
     "DPM fast": "chooses its noise levels",
     "DPM adaptive": "chooses its noise levels",
     "Restart": "goes back to higher noise",

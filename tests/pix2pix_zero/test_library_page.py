@@ -171,7 +171,7 @@ def test_a_direction_from_the_page(visit: Callable[[], Visitor], script: ModuleT
     told("Give the direction a name")
     page.fill("#pix2pix_zero_txt2img_name textarea, #pix2pix_zero_txt2img_name input", "cat to dog")
     press("build")
-    told("Type what the picture shows")
+    told("Enter what the image shows")
     page.fill("#pix2pix_zero_txt2img_source textarea, #pix2pix_zero_txt2img_source input", "cat")
     page.fill("#pix2pix_zero_txt2img_target textarea, #pix2pix_zero_txt2img_target input", "dog")
     press("build")

@@ -59,15 +59,15 @@ def checked_base(path: Path) -> Checkpoint:
     not say what it is.
     """
     if not path.exists():
-        raise DreamBoothError(f"The base model {path.name} is not there; choose a checkpoint file or a folder.")
+        raise DreamBoothError(f"There is no base model {path.name}. Choose a checkpoint file or a diffusers folder.")
     try:
         base = read_checkpoint(path)
     except CheckpointError as problem:
         raise DreamBoothError(f"The base model cannot be used: {problem}") from problem
     if base.is_folder and not base.schedule.is_usual:
         raise DreamBoothError(
-            f"The base model {base.path.name} was trained with a noise schedule of its own, which no checkpoint file "
-            "or LoRA can tell other programs. DreamBooth trains models with Stable Diffusion's usual one."
+            f"The base model {base.path.name} was trained with an unusual noise schedule, which a checkpoint "
+            "or LoRA cannot record. DreamBooth trains models with Stable Diffusion's usual one."
         )
     if base.unet.get("time_cond_proj_dim"):
         raise DreamBoothError(

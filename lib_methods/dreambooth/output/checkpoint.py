@@ -101,7 +101,7 @@ class _Source:
 
     def __enter__(self) -> _Source:
         if not self.path.exists():
-            raise DreamBoothError(f"The base model {self.path.name} is gone; the result is built on it.")
+            raise DreamBoothError(f"The base model {self.path.name} no longer exists, and the result needs it.")
         header = read_header(self.path)
         self.metadata, self._heads, self._start = header.metadata, header.tensors, header.data
         try:
@@ -120,7 +120,7 @@ class _Source:
         missing = [name for name in weights if name not in names]
         if missing:
             raise DreamBoothError(
-                f"The base model {self.path.name} is another one than at the start: '{missing[0]}' is missing."
+                f"The base model {self.path.name} has changed since the start: '{missing[0]}' is missing."
             )
         averages = {_ema_name(name): name for name in weights}
         for name, own in names.items():
@@ -143,7 +143,7 @@ class _Source:
             while left:
                 piece = self._bytes.read(min(left, _PIECE))
                 if not piece:
-                    raise DreamBoothError(f"The base model {self.path.name} has become shorter meanwhile.")
+                    raise DreamBoothError(f"The base model {self.path.name} has become shorter since the start.")
                 left -= len(piece)
                 yield piece
 
@@ -161,7 +161,7 @@ def _ema_name(name: str) -> str:
 def _trained(name: str, weight: Tensor, source: Tensor) -> Tensor | None:
     """The weight in the source's shape if it is another than the source's; None if it is the same."""
     if weight.numel() != source.numel():
-        raise DreamBoothError(f"The base model is another one than at the start: '{name}' has another size.")
+        raise DreamBoothError(f"The base model has changed since the start: '{name}' has another size.")
     own = weight.detach().reshape(source.shape)
     if torch.equal(source.to(own.dtype), own.to("cpu")):
         return None

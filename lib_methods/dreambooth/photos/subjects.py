@@ -155,5 +155,5 @@ def _class_folders(concept: Concept, alone: bool, notes: list[str]) -> list[Path
     if alone and len(inside) == 1:
         of_class = [inside[0][0]]
     if not of_class:
-        notes.append(f'No folder of class images is called after "{concept.class_noun}": its images are generated.')
+        notes.append(f'No folder of class images is named after "{concept.class_noun}", so its images are generated.')
     return of_class

@@ -69,7 +69,7 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
     if not files:
         raise DreamBoothError(NO_PHOTOS)
     if len(files) > MOST_FILES:
-        raise DreamBoothError(f"These are {len(files)} files; at most {MOST_FILES} can be taken. 3 to 5 are enough.")
+        raise DreamBoothError(f"{len(files)} files are too many: at most {MOST_FILES} are accepted. 3 to 5 are enough.")
     with _emptied(folder, "The photos cannot be copied: the disk is full, or the photos no longer exist."):
         for file in files:
             shutil.copyfile(file, folder / _free(folder, _plain(file.name)))

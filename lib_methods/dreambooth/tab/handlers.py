@@ -94,7 +94,7 @@ class TabHandlers:
         photos = f"{counted(counts[0], 'photo')} of a {settings.class_noun}{beside}"
         photos += "".join(f" and {n} of a {c.class_noun}" for n, c in zip(counts[1:], settings.concepts))
         steps = f", {settings.steps} steps" if settings.steps else ""
-        few = " Three to five photos teach more than these." if counts[0] < 3 else ""
+        few = " 3 to 5 photos work better." if counts[0] < 3 else ""
         verb = "becomes" if sum(counts) == 1 else "become"
         return page.preview_html(f'{photos} {verb} {what} of "{wanted.get("base")}"{steps}.{few}', plan)
 

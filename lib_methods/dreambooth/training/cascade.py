@@ -113,13 +113,13 @@ class Upscaler:
         channels = config.in_channels // 2
         if config.in_channels % 2 or config.out_channels not in (channels, 2 * channels):
             raise DreamBoothError(
-                f"This is not a super-resolution stage: its UNet takes {config.in_channels} channels and gives "
-                f"{config.out_channels}, where one takes a picture twice and gives one or two."
+                f"This is not a super-resolution stage: its UNet has {config.in_channels} input and "
+                f"{config.out_channels} output channels, not two images and one or two."
             )
         if config.class_embed_type != "timestep":
             raise DreamBoothError(
-                "This is no super-resolution stage of an IF cascade: its UNet is not told how much noise the small "
-                "picture has."
+                "This is not the super-resolution stage of an IF cascade: its UNet takes no noise level for the "
+                "small image."
             )
         self.unet, self.channels, self.level = unet, int(channels), level
         self.alphas_cumprod = alphas_cumprod

@@ -227,7 +227,7 @@ def _encode(
     for row, (index, _) in enumerate(read):
         if not (torch.isfinite(mean[row]).all() and torch.isfinite(std[row]).all()):
             raise DreamBoothError(
-                f'The model\'s autoencoder (VAE) gives no usable numbers for "{items[index].photo.path.name}". '
+                f'The model\'s autoencoder (VAE) returns NaN or infinite values for "{items[index].photo.path.name}". '
                 "The base model may be damaged."
             )
         yield index, (mean[row].clone(), std[row].clone())

@@ -72,7 +72,7 @@ def build_optimizer(
         raise ValueError("a weight stands in two groups")
     if fused and scaled:
         raise DreamBoothError(
-            "The fused backward pass cannot take back a step that overflowed, as fp16 needs it. "
+            "fp16 must undo steps that overflow, which the fused backward pass cannot. "
             "Choose bf16, or switch the fused backward pass off."
         )
     if name == "prodigy" and fused:

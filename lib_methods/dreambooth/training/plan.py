@@ -197,8 +197,7 @@ def _plan(
     short = memory is not None and together > memory
     if memory is not None and min(together, in_turn) > memory:
         notes.append(
-            f"Generating class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may need to be done "
-            "without."
+            f"Generating class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may be skipped.without."
         )
     elif short:
         notes.append(
@@ -230,7 +229,7 @@ def _headline(settings: TrainingSettings, sizes: ModelSizes, found: Estimate, me
 def _contradiction(processes: int) -> str:
     if processes > 1:
         return "The fused backward pass works on one GPU only. Turn it off, or train on one GPU."
-    return "The fused backward pass and fp16 exclude each other. Choose bf16 or fp32, or turn it off."
+    return "The fused backward pass does not work with fp16. Choose bf16 or fp32, or turn it off."
 
 
 def _too_small(
