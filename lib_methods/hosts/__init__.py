@@ -22,7 +22,7 @@ def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = Non
     Raises `Unsupported` with a sentence for the user.
     """
     if hasattr(p.sd_model, "forge_objects"):
-        from lib_methods.hosts.forge import ForgeSampling
+        from lib_methods.hosts.forge.sampling import ForgeSampling
 
         return ForgeSampling(p, latent)
     sampler = getattr(p, "sampler", None)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lib_methods.denoiser import Guidance, Unsupported
-from lib_methods.hosts.forge import ForgeSampling
+from lib_methods.hosts.forge.sampling import ForgeSampling
 from lib_methods.image_cfg import apply
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pix2pix_zero import apply as pix2pix_zero
