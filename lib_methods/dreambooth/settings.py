@@ -211,7 +211,7 @@ class TrainingSettings:
             raise SettingsError("Prodigy uses one learning rate. Leave the text encoder's at 0.")
         if self.fused_backward and self.accumulation > 1:
             raise SettingsError(
-                "The fused backward pass updates weights at once, so gradients cannot be accumulated. Turn one of them off."
+                "The fused backward pass updates weights at once and cannot accumulate gradients. Turn one of them off."
             )
 
     @property
