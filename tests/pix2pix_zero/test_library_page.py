@@ -50,7 +50,7 @@ def test_each_button_keeps_or_says_why_not(handlers: LibraryHandlers, tmp_path: 
     assert not problem(line)
     for name, source, text, part in (
         ("", "cat", "", "a name"),
-        ("x", "", "", "Type what"),
+        ("x", "", "", "Enter what"),
         ("x", "cat", "nothing", "about both words"),
     ):
         _, line = build(name, source, text)

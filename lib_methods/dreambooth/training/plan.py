@@ -197,7 +197,7 @@ def _plan(
     short = memory is not None and together > memory
     if memory is not None and min(together, in_turn) > memory:
         notes.append(
-            f"Generating class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may be skipped.without."
+            f"Generating class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may be skipped."
         )
     elif short:
         notes.append(
