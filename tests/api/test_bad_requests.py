@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .conftest import SMALL, Server
+from tests.api.conftest import SMALL, Server
 
 LEAKS = ("Traceback", "/work", "/home", "/tmp", "site-packages", ".py", "\\")
 

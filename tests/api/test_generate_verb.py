@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from standalone.setup import options as command_line
-
-from .conftest import Server
-from .pictures import pixels
+from tests.api.conftest import Server
+from tests.api.pictures import pixels
 
 
 def parsed(out: Path, *arguments: str) -> argparse.Namespace:

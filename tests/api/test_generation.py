@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .conftest import SMALL, Server
-from .pictures import decode, pixels
+from tests.api.conftest import SMALL, Server
+from tests.api.pictures import decode, pixels
 
 
 def test_an_image_comes_as_png_with_its_infotext(server: Server):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import SMALL, Server
+from tests.api.conftest import SMALL, Server
 
 
 @pytest.mark.parametrize(

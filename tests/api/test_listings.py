@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import Server
+from tests.api.conftest import Server
 
 FIELDS = {
     "samplers": {"name", "aliases", "options"},

@@ -9,8 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from lib_methods.webui.door import is_loopback_name
-
-from .conftest import Server
+from tests.api.conftest import Server
 
 
 @pytest.mark.parametrize(

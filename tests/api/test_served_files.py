@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from lib_methods.files import is_file_inside
 from lib_methods.webui.door import NOT_UPLOADED
-
-from .conftest import Server
+from tests.api.conftest import Server
 
 ROUTES = ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/file/")
 

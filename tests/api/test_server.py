@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from standalone import ROOT
-
-from .process import Process, free_port
+from tests.api.process import Process, free_port
 
 
 @pytest.fixture(scope="module")

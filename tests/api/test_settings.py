@@ -13,9 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
-
-from .conftest import SMALL, Server
-from .test_bad_requests import refused
+from tests.api.conftest import SMALL, Server
+from tests.api.test_bad_requests import refused
 
 
 def raw(server: Server, path: str, body: str) -> Any:

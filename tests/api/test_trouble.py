@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from lib_methods.errors import UserError
-
-from .conftest import SMALL, Server
+from tests.api.conftest import SMALL, Server
 
 WAITING = {"Probe": {"args": ["slow", 1, "", 20]}}
 

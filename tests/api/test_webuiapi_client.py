@@ -9,7 +9,7 @@ import pytest
 import webuiapi  # type: ignore[import-untyped]
 from PIL import Image
 
-from .conftest import SMALL, Server
+from tests.api.conftest import SMALL, Server
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from lib_methods.checks import SettingsError
 from lib_methods.fabric.feedback import FeedbackImage, foreign_images
 from lib_methods.fabric.settings import CONTROLS, FabricSettings
-
-from .strategies import fabric_settings
+from tests.fabric_ui.strategies import fabric_settings
 
 NAME = "0123456789abcdef" * 4
 # How WebUIs write and read one field of an infotext (format, not code): quoted as JSON where it holds , : or a line

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from lib_methods.fabric.presets import PresetError, PresetFolder, clean_name
 from lib_methods.fabric.settings import FabricSettings
-
-from .strategies import fabric_settings
+from tests.fabric_ui.strategies import fabric_settings
 
 HOSTILE = [
     "../../../etc/passwd",

@@ -14,9 +14,8 @@ from lib_methods.checks import SettingsError
 from lib_methods.fabric.feedback import MAX_IMAGES, FeedbackImage, format_images, parse_images, without_missing
 from lib_methods.fabric.settings import CONTROLS, FabricSettings
 from lib_methods.pictures.store import ImageStore
+from tests.fabric_ui.strategies import fabric_settings
 from tests.shared.pictures import data_url, encoded, noisy
-
-from .strategies import fabric_settings
 
 UNKNOWN = "0" * 64
 NAMES, parse_request = CONTROLS.names, CONTROLS.request

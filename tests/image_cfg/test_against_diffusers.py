@@ -12,11 +12,10 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
 
 from tests.fabric.small_model import picture
+from tests.image_cfg.jobs import edit, spread
 from tests.shared.jobs import REPO
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
-
-from .jobs import edit, spread
 
 STEPS = 5
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}

@@ -14,11 +14,10 @@ from PIL import Image
 from lib_methods.denoiser import Needs, RowPlan
 from lib_methods.image_cfg import formulas
 from tests.fabric.small_model import picture
+from tests.image_cfg.jobs import OTHER, PICTURE, edit, spread, unet_runs
 from tests.shared.jobs import REPO, pixels
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
-
-from .jobs import OTHER, PICTURE, edit, spread, unet_runs
 
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 HALF_MASK = Image.new("L", (64, 64))

@@ -19,11 +19,10 @@ from lib_methods.image_cfg.settings import CONTROLS, ImageCfgSettings
 from lib_methods.pictures import mask as masks
 from lib_methods.pictures.fit import FITS, fit
 from tests.fabric.small_model import picture
+from tests.image_cfg.jobs import edit, spread, unet_runs
 from tests.shared.jobs import pixels
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
-
-from .jobs import edit, spread, unet_runs
 
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 IMG2IMG: dict[str, Any] = {"denoising_strength": 0.7, "steps": 4}

@@ -18,12 +18,11 @@ from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.api_guard import guard_script
 from lib_methods.webui.widgets import preview, received
 from tests.fabric.small_model import picture
+from tests.image_cfg.jobs import PICTURE, edit
 from tests.shared import jobs
 from tests.shared.jobs import pixels, same
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
-
-from .jobs import PICTURE, edit
 
 UNKNOWN = "0" * 64
 parse_request, settings_from_fields, control_values = CONTROLS.request, CONTROLS.settings_from, CONTROLS.values

@@ -15,10 +15,9 @@ from lib_methods.hosts.forge.sampling import ForgeSampling
 from lib_methods.image_cfg import apply
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pix2pix_zero import apply as pix2pix_zero
+from tests.image_cfg.jobs import OTHER, edit, spread
 from tests.shared.jobs import pixels
 from tests.standalone.conftest import Running
-
-from .jobs import OTHER, edit, spread
 
 FABRIC: dict[str, dict[str, Any]] = {
     "none": {},

@@ -10,10 +10,9 @@ from standalone import host as standalone_host
 standalone_host.import_modules()
 
 from modules.ui_components import InputAccordion  # noqa: E402
-
-from .conftest import Browser  # noqa: E402
-from .test_browser import downloaded  # noqa: E402
-from .test_fabric_round import CLICKABLE  # noqa: E402
+from tests.page.conftest import Browser  # noqa: E402
+from tests.page.test_browser import downloaded  # noqa: E402
+from tests.page.test_fabric_round import CLICKABLE  # noqa: E402
 
 SWITCH = "#fabric_txt2img-checkbox input"
 HEADER = "#fabric_txt2img > .label-wrap"

@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from PIL import Image, PngImagePlugin
 
-from .conftest import Browser
+from tests.page.conftest import Browser
 
 pytestmark = pytest.mark.browser
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.dreambooth.pictures import put
-
-from .conftest import Browser
+from tests.page.conftest import Browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

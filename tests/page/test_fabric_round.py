@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from .conftest import Browser
-from .test_browser import downloaded
+from tests.page.conftest import Browser
+from tests.page.test_browser import downloaded
 
 pytestmark = pytest.mark.browser
 

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from tests.api.process import Process
-
-from .conftest import Browser
-from .test_fabric_round import CLICKABLE
+from tests.page.conftest import Browser
+from tests.page.test_fabric_round import CLICKABLE
 
 pytestmark = pytest.mark.browser
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from . import tiny
+from tests.standalone import tiny
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Running
+from tests.standalone.conftest import Running
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from lib_methods.errors import CheckpointError
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
 from standalone.engine.files import sha256_of
 from standalone.engine.model import StableDiffusionModel
-
-from . import tiny
+from tests.standalone import tiny
 
 Checkpoints = Callable[..., Path]
 FAMILIES = ["sd1", "sd2", "sdxl"]

@@ -17,9 +17,8 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.errors import CheckpointError
 from standalone.dreambooth.model import load_training_model
 from standalone.engine.checkpoint import load_checkpoint
-
-from . import tiny
-from .verdicts import accepted, refusal
+from tests.standalone import tiny
+from tests.standalone.verdicts import accepted, refusal
 
 State = dict[str, torch.Tensor]
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."

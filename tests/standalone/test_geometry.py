@@ -11,8 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from lib_methods.checkpoints.geometry import unet_geometry, vae_geometry
 from lib_methods.checkpoints.kinds import family_of
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes, vae_shapes
-
-from . import tiny
+from tests.standalone import tiny
 
 SD1 = {
     "block_out_channels": (320, 640, 1280, 1280),

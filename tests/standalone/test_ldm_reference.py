@@ -16,8 +16,7 @@ import yaml
 from safetensors.torch import save_file
 
 from standalone.engine.checkpoint import load_checkpoint
-
-from . import tiny
+from tests.standalone import tiny
 
 openaimodel = pytest.importorskip("ldm.modules.diffusionmodules.openaimodel")
 autoencoder = pytest.importorskip("ldm.modules.diffusionmodules.model")

@@ -17,8 +17,7 @@ from standalone.engine.lora import LoadedLora, apply_loras, loaded_loras, loras_
 from standalone.engine.lora.file import LoraFolder
 from standalone.engine.lora.layer import LoraLayer
 from standalone.engine.model import StableDiffusionModel
-
-from .loras import State, layer, plain_merge, write
+from tests.standalone.loras import State, layer, plain_merge, write
 
 Checkpoints = Callable[..., Path]
 

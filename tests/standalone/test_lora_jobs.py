@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from .conftest import Running
-from .loras import State, layer, write
+from tests.standalone.conftest import Running
+from tests.standalone.loras import State, layer, write
 
 REPO = Path(__file__).resolve().parents[2]
 BLOCK = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"

@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
-from .conftest import Running
-from .loras import State, layer, write
+from tests.standalone.conftest import Running
+from tests.standalone.loras import State, layer, write
 
 GOOD = layer("lora_unet_conv_in", (32, 4, 3, 3), 1)
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from standalone.engine.tokenizer import clip_tokenizer
-
-from . import tiny
+from tests.standalone import tiny
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 REQUEST = {

@@ -21,9 +21,8 @@ from tests.image_cfg.jobs import edit as instruct
 from tests.pix2pix_zero import jobs as zero
 from tests.shared.jobs import REPO, pixels
 from tests.shared.pretend_device import on_this_thread, pretend_device
+from tests.standalone import loras
 from tests.standalone.conftest import _snapshot, checkpoints
-
-from . import loras
 
 HIRES = JOBS["Hires.fix with another sampler"]
 IMG2IMG = {"init_images": [picture(7)], "denoising_strength": 0.7}

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from lib_methods.errors import UserError
-
-from .pictures import SAMPLERS, half_mask, picture, pixels
+from tests.standalone.pictures import SAMPLERS, half_mask, picture, pixels
 
 # -- kinds of jobs
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from .pictures import SAMPLERS, pixels
+from tests.standalone.pictures import SAMPLERS, pixels
 
 # a batch sums the same numbers in another order than single images do: equal up to rounding
 ROUNDING = 1e-5

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from standalone.engine import samplers, schedules
 from standalone.engine.denoiser import LCMDenoiser, SigmaDenoiser
-
-from .toy import BETAS, SHAPE, Draws, Toy, assert_close, by_diffusers, noise
+from tests.standalone.toy import BETAS, SHAPE, Draws, Toy, assert_close, by_diffusers, noise
 
 # ten steps from 999 to 0 are whole timesteps, so that both sides mean the same by them
 STEPS = 10

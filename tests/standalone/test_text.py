@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.engine.text import COMMA, TextEncoder, TextOptions, apply_emphasis, split_prompt
 from standalone.engine.tokenizer import clip_tokenizer
-
-from . import tiny
+from tests.standalone import tiny
 
 WORDS = st.lists(st.sampled_from(["cat", "red", "unbelievable", ",", "of", "東京", "x-ray", "42"]), max_size=120)
 

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from standalone.engine.timestep_samplers import sample_ddim, sample_unipc, unipc_timesteps
-
-from .toy import ABAR, BETAS, Draws, Guided, Toy, assert_close, by_diffusers, noise
+from tests.standalone.toy import ABAR, BETAS, Draws, Guided, Toy, assert_close, by_diffusers, noise
 
 
 def ddim_by_diffusers(steps: int) -> Any:

@@ -10,8 +10,7 @@ import torch
 
 from lib_methods.errors import UserError
 from standalone.host.jobs.queue import explain
-
-from .pictures import SAMPLERS
+from tests.standalone.pictures import SAMPLERS
 
 
 @pytest.mark.parametrize(

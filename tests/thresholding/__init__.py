@@ -1,1 +1,0 @@
-"""Dynamic thresholding: formulas, settings, arguments, infotext, and its part in a sampling."""
