@@ -16,8 +16,8 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.errors import UserError
 from lib_methods.ldm_checkpoint import SD1_TEXT_PREFIX, SD2_TEXT_PREFIX, SDXL_CLIP_PREFIX, SDXL_OPEN_CLIP_PREFIX
 from standalone.engine.checkpoint import part_state, read
-from standalone.engine.ldm_keys import ldm_unet, ldm_vae
 from standalone.engine.model import StableDiffusionModel
+from standalone.engine.weights import ldm_unet, ldm_vae
 
 
 def file_text(state: Mapping[str, Tensor], family: str, number: int) -> dict[str, Tensor]:

@@ -16,10 +16,9 @@ from lib_methods.dreambooth.model.model import TextEmbedding
 from lib_methods.errors import UserError, reason
 from lib_methods.ldm_checkpoint import UNET_PREFIX
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
-from standalone.engine.ldm_keys import ldm_unet_names
 from standalone.engine.model import StableDiffusionModel
-from standalone.engine.text import TextEncoder, TextOptions
-from standalone.engine.tokenizer import clip_tokenizer
+from standalone.engine.text import TextEncoder, TextOptions, clip_tokenizer
+from standalone.engine.weights import ldm_unet_names
 
 from .file_weights import file_text, folder_state
 

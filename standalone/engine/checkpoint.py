@@ -20,10 +20,9 @@ from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoi
 from lib_methods.errors import CheckpointError
 from lib_methods.ldm_checkpoint import VAE_PREFIX
 
-from .files import check_not_pickled, read_state, sha256_of
 from .model import StableDiffusionModel
 from .text import TextEncoder
-from .weights import fill, match_text_names, open_clip_state
+from .weights import check_not_pickled, fill, match_text_names, open_clip_state, read_state, sha256_of
 
 __all__ = ["checkpoint_sha256", "is_diffusers_folder", "load_checkpoint", "part_state", "read"]
 

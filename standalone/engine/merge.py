@@ -25,7 +25,7 @@ from lib_methods.ldm_checkpoint import UNET_PREFIX, VAE_PREFIX
 from lib_methods.safetensors.header import read_header
 from lib_methods.safetensors.tensors import TensorSource, rounded, write_tensors
 
-from .files import check_not_pickled, sha256_of
+from .weights import check_not_pickled, sha256_of
 
 FIRST_CONVOLUTION = UNET_PREFIX + "input_blocks.0.0.weight"
 LATENT_CHANNELS = 4

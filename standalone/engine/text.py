@@ -10,12 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import CLIPTokenizer
 
-from .prompt_attention import BREAK, check_weight, parse_prompt_attention
-from .tokenizer import VOCABULARY_SIZE, clip_tokenizer
+from .prompts import BREAK, check_weight, parse_prompt_attention
+
+VOCABULARY_DIR = Path(__file__).resolve().parents[2] / "models" / "clip_bpe"
+VOCABULARY_SIZE = 49408
+
+
+@lru_cache(maxsize=1)
+def clip_tokenizer() -> CLIPTokenizer:
+    """The tokenizer that SD1, SD2 and SDXL share (49,408 tokens). Needs no network."""
+    return CLIPTokenizer(str(VOCABULARY_DIR / "vocab.json"), str(VOCABULARY_DIR / "merges.txt"))
+
 
 CHUNK = 75
 START, END = 49406, 49407

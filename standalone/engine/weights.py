@@ -1,15 +1,48 @@
-"""Weights into modules: what this version of the libraries calls them, and whether they are all there and fit."""
+"""Weights of checkpoint files: read without pickles, named as the libraries or LDM name them, put into modules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
 
 from lib_methods.checkpoints.layout import check_weights
-from lib_methods.checkpoints.ldm_names import OPEN_CLIP_PARTS, OPEN_CLIP_TOP
+from lib_methods.checkpoints.ldm_names import OPEN_CLIP_PARTS, OPEN_CLIP_TOP, unet_names, vae_name
 from lib_methods.errors import CheckpointError
+from lib_methods.ldm_checkpoint import SD1_TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from lib_methods.safetensors.header import PICKLED, check_name, read_header
+from lib_methods.safetensors.tensors import read_tensors
+
+
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 of the file, or of several one after another, in hexadecimal. Reads them in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_not_pickled(path: Path) -> None:
+    """Raises CheckpointError when the name of `path` is that of a pickle."""
+    if path.suffix.lower() in PICKLED:
+        check_name(path)
+
+
+def read_state(path: Path, name: str = "", only: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file, on the CPU. name: what sentences call the file. only: which of the tensors.
+
+    Raises CheckpointError in plain words.
+    """
+    read_header(path, name)
+    state, _ = read_tensors(path, name)
+    return state if only is None else {key: state[key] for key in only}
 
 
 def fill(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
@@ -56,3 +89,32 @@ def open_clip_state(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str,
                 stem, kind = part.rsplit(".", 1)
                 out[f"{layer}{OPEN_CLIP_PARTS.get(stem, stem)}.{kind}"] = value
     return out
+
+
+def ldm_unet_names(unet: UNet2DConditionModel) -> dict[str, str]:
+    """LDM's name of every weight of the UNet, without `model.diffusion_model.`, by diffusers' name."""
+    return unet_names(unet.state_dict(), unet.config)
+
+
+def ldm_unet(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """The UNet's weights in LDM's names."""
+    state = unet.state_dict()
+    return {UNET_PREFIX + name: state[key] for key, name in ldm_unet_names(unet).items()}
+
+
+def ldm_vae(vae: AutoencoderKL) -> dict[str, Tensor]:
+    """The VAE's weights in LDM's names; its attention's as convolutions."""
+    levels = len(vae.config.block_out_channels)
+    return {
+        VAE_PREFIX + vae_name(key, levels): (
+            value[:, :, None, None] if ".attentions.0.to_" in key and value.ndim == 2 else value
+        ).contiguous()
+        for key, value in vae.state_dict().items()
+    }
+
+
+def ldm_clip_text(text: Any) -> dict[str, Tensor]:
+    """A CLIP text encoder's weights in the names of SD1's single files, nested whatever version of transformers made
+    it."""
+    bare = {key.removeprefix("text_model."): value for key, value in text.state_dict().items()}
+    return {f"{SD1_TEXT_PREFIX}text_model.{key}": value for key, value in bare.items()}

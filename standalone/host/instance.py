@@ -13,8 +13,8 @@ import torch
 
 from lib_methods.errors import UserError, reason
 from lib_methods.files import sweep
-from standalone.engine.files import check_not_pickled
 from standalone.engine.model import StableDiffusionModel
+from standalone.engine.weights import check_not_pickled
 from standalone.host import callbacks, checkpoints, devices, extensions, extra_networks, lora, paths, shared
 from standalone.host.jobs.queue import Job, JobQueue
 from standalone.host.sampling import registry

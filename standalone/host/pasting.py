@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,26 +48,20 @@ _USUAL: dict[str, Any] = {
 }
 
 
+@dataclass(eq=False)
 class ParamBinding:
     """A "send to" button: where it takes its data from, and the tab that they go to."""
 
-    def __init__(
-        self,
-        paste_button: Any,
-        tabname: str,
-        source_text_component: Any = None,
-        source_image_component: Any = None,
-        source_tabname: str | None = None,
-        override_settings_component: Any = None,
-        paste_field_names: list[str] | None = None,
-    ) -> None:
-        self.paste_button = paste_button
-        self.tabname = tabname
-        self.source_text_component = source_text_component
-        self.source_image_component = source_image_component
-        self.source_tabname = source_tabname
-        self.override_settings_component = override_settings_component
-        self.paste_field_names = paste_field_names or []
+    paste_button: Any
+    tabname: str
+    source_text_component: Any = None
+    source_image_component: Any = None
+    source_tabname: str | None = None
+    override_settings_component: Any = None
+    paste_field_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.paste_field_names = self.paste_field_names or []
 
 
 class PasteField(tuple[Any, Any]):
@@ -103,10 +98,8 @@ def add_paste_fields(
     tabname: str, init_img: Any, fields: list[Any] | None, override_settings_component: Any = None
 ) -> None:
     """Registers the controls of a tab that an infotext fills."""
-    for index, field in enumerate(fields or []):
-        if not isinstance(field, PasteField):
-            assert fields is not None
-            fields[index] = PasteField(*field)
+    if fields is not None:
+        fields[:] = [field if isinstance(field, PasteField) else PasteField(*field) for field in fields]
     paste_fields[tabname] = {
         "init_img": init_img,
         "fields": fields,
@@ -115,7 +108,6 @@ def add_paste_fields(
 
 
 def register_paste_params_button(binding: ParamBinding) -> None:
-    """Registers a "send to" button; the page connects it when it is complete."""
     registered_param_bindings.append(binding)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from lib_methods.errors import UserError
-from standalone.engine.tokenizer import clip_tokenizer
+from standalone.engine.text import clip_tokenizer
 from standalone.instruct.triplets import Triplet
 from standalone.shapes.parser import ParsedPicture, parse
 from standalone.shapes.world import ATTRIBUTES

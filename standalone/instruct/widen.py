@@ -12,7 +12,7 @@ import yaml
 from diffusers import UNet2DConditionModel
 
 from lib_methods.safetensors.tensors import rounded, write_tensors
-from standalone.engine.ldm_keys import ldm_clip_text, ldm_unet, ldm_vae
+from standalone.engine.weights import ldm_clip_text, ldm_unet, ldm_vae
 from standalone.instruct.dataset import write_whole
 
 TARGET = "modules.models.diffusion.ddpm_edit.LatentDiffusion"

@@ -4,7 +4,7 @@ from standalone.host.devices import NansException, autocast, cond_cast_float, co
 from standalone.host.devices import dtype_inference, dtype_unet, dtype_vae, force_fp16, fp8, get_optimal_device
 from standalone.host.devices import get_optimal_device_name, has_mps, test_for_nans, torch_gc, unet_needs_upcast
 from standalone.host.devices import without_autocast
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.sampling.rng import manual_seed, randn, randn_like, randn_local, randn_without_seed
 
 lead(__name__, "host.devices", "host.sampling.rng")

@@ -1,6 +1,6 @@
 """The extension folders whose scripts the host loads."""
 
 from standalone.host.extensions import Extension, active, extensions, find_extension
-from standalone.host.facade import lead
+from . import lead
 
 lead(__name__, "host.extensions")

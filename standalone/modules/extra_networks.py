@@ -3,7 +3,7 @@
 from standalone.host.extra_networks import ExtraNetwork, ExtraNetworkParams, activate, deactivate
 from standalone.host.extra_networks import extra_network_aliases, extra_network_registry, initialize, parse_prompt
 from standalone.host.extra_networks import parse_prompts, register_extra_network, register_extra_network_alias
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.lora import register_default_extra_networks
 
 lead(__name__, "host.extra_networks", "host.lora")

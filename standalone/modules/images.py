@@ -1,6 +1,6 @@
 """Images: grids, resizing, saving with infotext, reading it back."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.images import LANCZOS, flatten, image_data, image_grid, opts, read, read_info_from_image
 from standalone.host.images import resize_image, save_image, save_image_with_geninfo
 

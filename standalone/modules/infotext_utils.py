@@ -2,7 +2,7 @@
 
 import sys
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.pasting import ParamBinding, PasteField, add_paste_fields, create_override_settings_dict
 from standalone.host.pasting import get_override_settings, image_from_url_text, infotext_to_setting_name_mapping
 from standalone.host.pasting import parse_generation_parameters, paste_fields, quote, register_paste_params_button

@@ -1,6 +1,6 @@
 """Jobs: what to make (`StableDiffusionProcessing...`), how it is made (`process_images`), the result (`Processed`)."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.jobs.img2img import StableDiffusionProcessingImg2Img
 from standalone.host.jobs.job import StableDiffusionProcessing
 from standalone.host.jobs.latents import DecodedSamples, create_random_tensors, decode_latent_batch, fix_seed

@@ -1,6 +1,6 @@
 """Prompts to conditioning: schedules over the steps, AND with weights, and the objects that samplers take them from."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.sampling.prompt_parser import ComposableScheduledPromptConditioning, DictWithShape
 from standalone.host.sampling.prompt_parser import MulticondLearnedConditioning, ScheduledPromptConditioning
 from standalone.host.sampling.prompt_parser import SdConditioning, get_learned_conditioning

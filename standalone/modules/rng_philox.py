@@ -1,6 +1,6 @@
 """The noise of NVIDIA's GPUs on any device: Philox4x32-10, and normal numbers from it as CUDA makes them."""
 
-from standalone.host.facade import lead
-from standalone.host.sampling.philox import Generator
+from . import lead
+from standalone.host.sampling.rng import Generator
 
-lead(__name__, "host.sampling.philox")
+lead(__name__, "host.sampling.rng")

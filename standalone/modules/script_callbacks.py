@@ -17,6 +17,6 @@ from standalone.host.callbacks import on_list_unets, on_model_loaded, on_script_
 from standalone.host.callbacks import on_ui_train_tabs, ordered_callbacks, remove_callbacks_for_function
 from standalone.host.callbacks import remove_current_script_callbacks, report_exception, script_unloaded_callback
 from standalone.host.callbacks import sort_callbacks, ui_settings_callback, ui_tabs_callback, ui_train_tabs_callback
-from standalone.host.facade import lead
+from . import lead
 
 lead(__name__, "host.callbacks")

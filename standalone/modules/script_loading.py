@@ -1,6 +1,6 @@
 """Loads a script file as a module."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.scripts.loading import load_module, loaded_scripts
 
 lead(__name__, "host.scripts.loading")

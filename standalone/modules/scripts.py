@@ -1,6 +1,6 @@
 """Loads scripts from the extension folders. Names that scripts import from here are those of the WebUI."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.scripts.loading import ScriptFile, basedir, current_basedir, list_files_with_name, list_scripts
 from standalone.host.scripts.loading import load_scripts, postprocessing_scripts_data, reload_scripts
 from standalone.host.scripts.loading import scripts_current, scripts_img2img, scripts_txt2img
@@ -8,6 +8,6 @@ from standalone.host.scripts.runner import ScriptRunner
 from standalone.host.scripts.script import AlwaysVisible, MaskBlendArgs, OnComponent, PostprocessBatchListArgs
 from standalone.host.scripts.script import PostprocessImageArgs, PostProcessMaskOverlayArgs, PostSampleArgs, Script
 from standalone.host.scripts.script import ScriptBuiltinUI, ScriptClassData, scripts_data
-from standalone.host.scripts.tab import wrap_call
+from standalone.host.scripts.runner import wrap_call
 
-lead(__name__, "host.scripts.script", "host.scripts.runner", "host.scripts.tab", "host.scripts.loading")
+lead(__name__, "host.scripts.script", "host.scripts.runner", "host.scripts.loading")

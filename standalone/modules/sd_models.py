@@ -5,6 +5,6 @@ from standalone.host.checkpoints import apply_token_merging, checkpoint_aliases,
 from standalone.host.checkpoints import get_closet_checkpoint_match, list_models, load_model, model_path
 from standalone.host.checkpoints import reload_model_weights, select_checkpoint, send_model_to_cpu
 from standalone.host.checkpoints import send_model_to_device, unload_model_weights
-from standalone.host.facade import lead
+from . import lead
 
 lead(__name__, "host.checkpoints")

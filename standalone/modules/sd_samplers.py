@@ -1,6 +1,6 @@
 """The list of samplers, and names: today's, and the old ones that carry a schedule ("DPM++ 2M Karras")."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.sampling.base import sample_to_image, samples_to_image_grid
 from standalone.host.sampling.registry import all_samplers, all_samplers_map, create_sampler, find_sampler_config
 from standalone.host.sampling.registry import fix_p_invalid_sampler_and_scheduler, get_hr_sampler_and_scheduler

@@ -1,6 +1,6 @@
 """Shared by all samplers: the base class, latents to images and back, previews."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.sampling.base import InterruptedException, Sampler, SamplerData, approximation_indexes
 from standalone.host.sampling.base import decode_first_stage, images_tensor_to_samples, opts, sample_to_image
 from standalone.host.sampling.base import samples_to_image_grid, samples_to_images_tensor, setup_img2img_steps

@@ -1,8 +1,8 @@
 """Shared by all parts of the host: settings, state, the model, the device."""
 
 from standalone.host.checkpoints import list_checkpoint_tiles, refresh_checkpoints
-from standalone.host.settings.cmd_opts import parser
-from standalone.host.facade import lead
+from standalone.host.shared import parser
+from . import lead
 from standalone.host.paths import listfiles, natural_sort_key, walk_files
 from standalone.host.sampling.registry import list_samplers
 from standalone.host.settings.options import OptionHTML, OptionInfo, options_section
@@ -22,5 +22,4 @@ lead(
     "host.paths",
     "host.settings.options",
     "host.settings.table",
-    "host.settings.cmd_opts",
 )

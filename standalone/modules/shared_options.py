@@ -1,6 +1,6 @@
 """The settings that this host has, under the WebUI's names and with its defaults unless a comment says why not."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.settings.table import OptionInfo, options_section, options_templates, restricted_opts
 
 lead(__name__, "host.settings.table")

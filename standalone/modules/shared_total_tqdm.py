@@ -1,6 +1,6 @@
 """Counts all steps of a job; the page has its own progress bar, so that nothing is printed."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.state import TotalTQDM
 
 lead(__name__, "host.state")

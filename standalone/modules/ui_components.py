@@ -2,6 +2,6 @@
 
 from standalone.host.components import DropdownEditable, DropdownMulti, FormColorPicker, FormColumn, FormComponent
 from standalone.host.components import FormGroup, FormHTML, FormRow, InputAccordion, ResizeHandleRow, ToolButton
-from standalone.host.facade import lead
+from . import lead
 
 lead(__name__, "host.components")

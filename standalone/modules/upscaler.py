@@ -1,6 +1,6 @@
 """Upscalers that work on pixels."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.upscalers import LANCZOS, NEAREST, Upscaler, UpscalerData, UpscalerLanczos, UpscalerNearest
 from standalone.host.upscalers import UpscalerNone
 

@@ -1,6 +1,6 @@
 """Small helpers that scripts import from the WebUI."""
 
-from standalone.host.facade import lead
+from . import lead
 from standalone.host.paths import listfiles, natural_sort_key, topological_sort, walk_files
 
 lead(__name__, "host.paths")

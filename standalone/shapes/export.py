@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lib_methods.safetensors.tensors import rounded, write_tensors
-from standalone.engine.ldm_keys import ldm_clip_text, ldm_unet, ldm_vae
+from standalone.engine.weights import ldm_clip_text, ldm_unet, ldm_vae
 from standalone.shapes import networks
 
 

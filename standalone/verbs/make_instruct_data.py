@@ -38,7 +38,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _triplets(options: argparse.Namespace) -> tuple[Callable[[int], Triplet], int, str]:
     """The triplet of a number, how many, and what they are called in the settings."""
-    from standalone.engine.files import sha256_of
+    from standalone.engine.weights import sha256_of
     from standalone.instruct.triplets import read_triplets, world_triplet
 
     if options.triplets is None:

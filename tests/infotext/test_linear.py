@@ -13,8 +13,7 @@ import pytest
 from lib_methods.errors import CheckpointError, UserError
 from lib_methods.files import MAX_JSON_BYTES, read_json
 from lib_methods.ldm_checkpoint import read_yaml
-from standalone.engine.prompt_attention import parse_prompt_attention
-from standalone.engine.prompt_schedule import Timeline, prompt_schedule
+from standalone.engine.prompts import Timeline, parse_prompt_attention, prompt_schedule
 
 LENGTH, SECONDS = 100_000, 20.0
 """Quadratic work on so many letters takes minutes, linear work about a second."""

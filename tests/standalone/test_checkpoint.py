@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from lib_methods.errors import CheckpointError
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
-from standalone.engine.files import sha256_of
 from standalone.engine.model import StableDiffusionModel
+from standalone.engine.weights import sha256_of
 from tests.standalone import tiny
 
 Checkpoints = Callable[..., Path]

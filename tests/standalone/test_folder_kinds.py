@@ -17,7 +17,7 @@ from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import read_base
 from standalone.dreambooth.model import load_training_model
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
-from standalone.engine.files import sha256_of
+from standalone.engine.weights import sha256_of
 from tests.standalone import tiny
 from tests.standalone.verdicts import accepted, refusal
 

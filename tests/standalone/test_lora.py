@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from standalone.engine.checkpoint import load_checkpoint
-from standalone.engine.files import read_state
 from standalone.engine.lora import LoadedLora, apply_loras, loaded_loras, loras_restored
 from standalone.engine.lora.file import LoraFolder
 from standalone.engine.lora.layer import LoraLayer
 from standalone.engine.model import StableDiffusionModel
+from standalone.engine.weights import read_state
 from tests.standalone.loras import State, layer, plain_merge, write
 
 Checkpoints = Callable[..., Path]

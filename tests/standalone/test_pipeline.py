@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 
-from standalone.engine.tokenizer import clip_tokenizer
+from standalone.engine.text import clip_tokenizer
 from tests.standalone import tiny
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from standalone.engine.prompt_attention import parse_prompt_attention
-from standalone.engine.prompt_schedule import Timeline, prompt_schedule
+from standalone.engine.prompts import Timeline, parse_prompt_attention, prompt_schedule
 
 ANY_TEXT = st.text(max_size=60)
 SYNTAX = st.text(alphabet="ab ()[]:|\\.,015BREAKND\n", max_size=60)

@@ -109,11 +109,11 @@ def test_lists_of_prompts_and_seeds(sd1: Any) -> None:
 
 
 def test_nv_is_the_noise_of_an_nvidia_gpu(sd1: Any) -> None:
-    from modules import rng, shared
-    from standalone.host.sampling import philox
+    from modules import shared
+    from standalone.host.sampling import rng
 
     # Random123's known answer for the counter and the key 0
-    words = philox.philox4x32(np.zeros((4, 1), dtype=np.uint32), (0, 0))[:, 0]
+    words = rng.philox4x32(np.zeros((4, 1), dtype=np.uint32), (0, 0))[:, 0]
     assert [f"{word:08x}" for word in words] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
     # torch.manual_seed(0); torch.randn(3, 4, device="cuda")
     expected = [-0.9247, -0.4253, -2.6438, 0.1452, -0.1209, -0.5797, -0.6229, -0.3284]

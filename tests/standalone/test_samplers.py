@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from standalone.engine import samplers, schedules
+from standalone.engine import samplers
 from standalone.engine.denoiser import LCMDenoiser, SigmaDenoiser
+from standalone.host.sampling import schedulers as schedules
 from tests.standalone.toy import BETAS, SHAPE, Draws, Toy, assert_close, by_diffusers, noise
 
 # ten steps from 999 to 0 are whole timesteps, so that both sides mean the same by them

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from standalone.engine.checkpoint import load_checkpoint
-from standalone.engine.text import COMMA, TextEncoder, TextOptions, apply_emphasis, split_prompt
-from standalone.engine.tokenizer import clip_tokenizer
+from standalone.engine.text import COMMA, TextEncoder, TextOptions, apply_emphasis, clip_tokenizer, split_prompt
 from tests.standalone import tiny
 
 WORDS = st.lists(st.sampled_from(["cat", "red", "unbelievable", ",", "of", "東京", "x-ray", "42"]), max_size=120)

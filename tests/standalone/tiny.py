@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from standalone.engine.ldm_keys import ldm_unet, ldm_vae
+from standalone.engine.weights import ldm_unet, ldm_vae
 
 State = dict[str, torch.Tensor]
 TEXT, POOLED, SIZES = 32, 32, 6 * 256

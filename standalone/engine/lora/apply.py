@@ -7,7 +7,7 @@ leave rounding behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,18 +18,20 @@ from lib_methods.errors import UserError
 
 from ..model import StableDiffusionModel
 from ..names import shown
+from ..text import CHUNK, TextEncoder
 from .family import another_family
 from .file import LoraContent, LoraOnDisk, read_lora
 from .kinds import OTHER_SIZE, DoesNotFit
-from .layer import LoraLayer
+from .layer import NOT_FINITE, LoraLayer
 from .names import Layer, layers_by_name
-from .words import teach, vectors_for
 
 _STATE = "_loras"
 _NO_PLACE = "not in this model"
 _WIDTHS = {768: "SD1", 1024: "SD2", 2048: "SDXL"}
 _CROSS_ATTENTION = ("_attn2_to_k", "_attn2_to_v")
 _LISTED = 3
+_SINGLE = ("string_to_param", "emb_params", "*")
+_ENCODERS = ("clip_l", "clip_g")
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _take_off(model: StableDiffusionModel) -> None:
                 module.get_parameter(name).copy_(original)
     model.__dict__.pop(_STATE, None)
     model.loaded_networks = ()
-    teach(model, ())
+    _read_words(model, {})
 
 
 def _merge(model: StableDiffusionModel, state: _Merged) -> tuple[LoadedLora, ...]:
@@ -241,10 +243,35 @@ def _teach(model: StableDiffusionModel, uses: Sequence[_Use]) -> None:
     taught: dict[str, list[Tensor]] = {}
     for use in uses:
         for word, parts in use.content.words.items():
-            vectors = vectors_for(model, parts)
+            vectors = _vectors_for(model, parts)
             if isinstance(vectors, str):
                 use.notes.append(f"its embedding '{shown(word)}' {vectors} and was left out")
             elif use.fitting or not use.content.layers:
                 taught.setdefault(word, vectors)
                 use.words += 1
-    teach(model, taught.items())
+    _read_words(model, taught)
+
+
+def _vectors_for(model: StableDiffusionModel, parts: Mapping[str, Tensor]) -> list[Tensor] | str:
+    """The vectors (n, D) for each of the model's text encoders, or why it cannot have them."""
+    encoders = list(_encoders(model))
+    if len(encoders) == 2:
+        given = [parts.get(part) for part in _ENCODERS]
+    else:
+        given = [next((parts[part] for part in (*_SINGLE, *parts) if part in parts), None)] if len(parts) == 1 else []
+    vectors = [each for each in given if each is not None and each.is_floating_point() and each.ndim == 2]
+    if len(vectors) != len(encoders) or len({len(each) for each in vectors}) != 1 or not 1 <= len(vectors[0]) <= CHUNK:
+        return "does not fit this checkpoint"
+    if any(each.shape[1] != encoder.width for each, encoder in zip(vectors, encoders)):
+        return "does not fit this checkpoint"
+    return vectors if all(bool(each.float().isfinite().all()) for each in vectors) else f"has {NOT_FINITE}"
+
+
+def _read_words(model: StableDiffusionModel, words: Mapping[str, list[Tensor]]) -> None:
+    """Makes `model` read exactly these words as their vectors, and no others."""
+    for number, encoder in enumerate(_encoders(model)):
+        encoder.words = {word: vectors[number] for word, vectors in words.items()}
+
+
+def _encoders(model: StableDiffusionModel) -> Iterable[TextEncoder]:
+    return (encoder for encoder in model.text_encoders if isinstance(encoder, TextEncoder))

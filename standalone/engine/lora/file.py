@@ -17,14 +17,13 @@ from torch import Tensor
 from lib_methods.checkpoints.kinds import how_quantised
 from lib_methods.errors import CheckpointError, UserError
 from lib_methods.safetensors.header import PICKLED, read_header
+from standalone.engine.weights import read_state
 
 from .. import names
-from ..files import read_state
 from ..model import StableDiffusionModel
 from .family import check_family, check_lora
 from .layer import LoraLayer
 from .names import BUNDLE, plain_name, split_key
-from .words import bundled_words
 
 SUFFIX = ".safetensors"
 _HEX = frozenset("0123456789abcdef")
@@ -168,11 +167,12 @@ def read_lora(lora: LoraOnDisk, model: StableDiffusionModel) -> LoraContent:
         raise UserError(f"its weights are stored {how}, which cannot be read here. Get its fp16 or bf16 version.")
     check_family(model, lora.metadata, (split_key(key)[0] for key in header.tensors if not key.startswith(BUNDLE)))
     layers: dict[str, LoraLayer] = {}
-    bundle: dict[str, Tensor] = {}
+    words: dict[str, dict[str, Tensor]] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in read_state(path).items():
         if key.startswith(BUNDLE):
-            bundle[key] = tensor
+            word, _, part = key.removeprefix(BUNDLE).partition(".")
+            words.setdefault(word, {})[part.split(".")[0]] = tensor.unsqueeze(0) if tensor.ndim == 1 else tensor
         else:
             layer, part = split_key(key)
             parts.setdefault(layer, {})[part] = tensor
@@ -181,7 +181,7 @@ def read_lora(lora: LoraOnDisk, model: StableDiffusionModel) -> LoraContent:
         if name in layers:  # two programs' names of one layer: neither is more right
             name = layer
         layers[name] = LoraLayer(layer, tensors, told_alpha(lora.metadata, layer, tensors))
-    return LoraContent(layers, bundled_words(bundle))
+    return LoraContent(layers, words)
 
 
 def told_alpha(metadata: Mapping[str, Any], layer: str, parts: Mapping[str, Tensor]) -> float | None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..ldm_keys import ldm_unet_names
+from standalone.engine.weights import ldm_unet_names
+
 from ..model import StableDiffusionModel
 
 Layer = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,10 +12,43 @@ import numpy as np
 import torch
 from PIL import Image
 
-from standalone.engine import preview
 from standalone.host import devices, images, shared
 from standalone.host.sampling.refiner import apply_refiner as apply_refiner
 from standalone.host.shared import opts, state
+
+LARGE_DECODER = 10_000_000
+_maps: weakref.WeakKeyDictionary[Any, torch.Tensor] = weakref.WeakKeyDictionary()
+
+
+def _decoder_is_large(model: Any) -> bool:
+    """Whether a preview by the VAE itself would slow the sampling down; below this it is fast enough."""
+    return sum(p.numel() for p in model.first_stage_model.decoder.parameters()) > LARGE_DECODER
+
+
+def _fit(model: Any) -> torch.Tensor:
+    """Least-squares map (C + 1, 3) from a latent's channels and a one to the mean colour of its pixels.
+
+    Fitted once per model to what its own VAE makes of random latents, so it holds for any VAE.
+    """
+    generator = torch.Generator().manual_seed(0)
+    channels = model.latent_channels
+    # smooth latents, like a picture's: noise at half the resolution, enlarged
+    coarse = torch.randn(1, channels, 8, 8, generator=generator)
+    latents = torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode="bilinear").to(model.device, model.dtype)
+    colours = torch.nn.functional.adaptive_avg_pool2d(model.decode_first_stage(latents).float(), (16, 16))
+    inputs = latents.float().permute(0, 2, 3, 1).reshape(-1, channels)
+    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1).cpu()
+    return torch.linalg.lstsq(inputs, colours.permute(0, 2, 3, 1).reshape(-1, 3).cpu()).solution
+
+
+def _linear_decode(model: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Images (B, 3, h, w), one pixel per latent, about [-1, 1]."""
+    if model not in _maps:
+        with torch.no_grad():
+            _maps[model] = _fit(model)
+    weights = _maps[model].to(latents.device)
+    colours = torch.einsum("bchw,cr->brhw", latents.float(), weights[:-1])
+    return colours + weights[-1].reshape(1, 3, 1, 1)
 
 
 class InterruptedException(BaseException):
@@ -56,11 +90,11 @@ def samples_to_images_tensor(sample: torch.Tensor, approximation: int | None = N
     model = model or shared.sd_model
     if approximation is None:
         method = opts.show_progress_type
-        cheap = method == "Approx cheap" or (method == "Auto" and preview.decoder_is_large(model))
+        cheap = method == "Approx cheap" or (method == "Auto" and _decoder_is_large(model))
         approximation = 2 if cheap else 0
     if approximation == 0:
         return model.decode_first_stage(sample)
-    return preview.linear_decode(model, sample)
+    return _linear_decode(model, sample)
 
 
 def single_sample_to_image(sample: torch.Tensor, approximation: int | None = None) -> Image.Image:

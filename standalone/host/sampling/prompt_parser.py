@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from standalone.engine.prompt_attention import check_weight, parse_prompt_attention
-from standalone.engine.prompt_schedule import Timeline, prompt_schedule
+from standalone.engine.prompts import Timeline, check_weight, parse_prompt_attention, prompt_schedule
 
 __all__ = [
     "ComposableScheduledPromptConditioning",

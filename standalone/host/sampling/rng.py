@@ -4,13 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from standalone.host import devices, shared
-from standalone.host.sampling import philox
 
-Source = torch.Generator | philox.Generator
-_philox = philox.Generator(0)
+Words = npt.NDArray[np.uint32]
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_UNIT = np.float32(2.0**-32)
+_TURN = np.float32(2.0**-32 * 2 * np.pi)
+
+
+def _halves(word: Words, multiplier: np.uint64) -> tuple[Words, Words]:
+    """The low and the high half of the product."""
+    product = word.astype(np.uint64) * multiplier
+    return product.astype(np.uint32), (product >> np.uint64(32)).astype(np.uint32)
+
+
+def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
+    """Random words (4, N) for counters (4, N) and a key of two 32-bit numbers."""
+    first, second, third, fourth = counter
+    for number in range(_ROUNDS):
+        keys = [np.uint32((word + number * step) & 0xFFFF_FFFF) for word, step in zip(key, _WEYL)]
+        low_a, high_a = _halves(first, _MULTIPLIERS[0])
+        low_b, high_b = _halves(third, _MULTIPLIERS[1])
+        first, second, third, fourth = high_b ^ second ^ keys[0], low_b, high_a ^ fourth ^ keys[1], low_a
+    return np.stack([first, second, third, fourth])
+
+
+class Generator:
+    """The noise of NVIDIA's GPUs on any device, from `seed`; each call of `randn` gives other numbers.
+
+    Philox4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"), and normal numbers from it as
+    CUDA makes them. torch on CUDA counts: the first word of the counter is the number of the call, the third one the
+    place in the tensor, the key is the seed; Box and Muller's transform makes the first two of the four words a normal
+    number.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = int(seed) & 0xFFFF_FFFF_FFFF_FFFF
+        self.offset = 0
+
+    def randn(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Normal numbers of `shape`."""
+        count = int(np.prod(tuple(shape), dtype=np.int64))
+        counter = np.zeros((4, count), dtype=np.uint32)
+        counter[0] = self.offset & 0xFFFF_FFFF
+        counter[2] = np.arange(count, dtype=np.uint32)
+        self.offset += 1
+        words = philox4x32(counter, (self.seed & 0xFFFF_FFFF, self.seed >> 32))
+        radius = np.sqrt(np.float32(-2.0) * np.log(words[0] * _UNIT + _UNIT / 2))
+        angle = words[1] * _TURN + _TURN / 2
+        return np.asarray(radius * np.sin(angle), dtype=np.float32).reshape(tuple(shape))
+
+
+Source = torch.Generator | Generator
+_philox = Generator(0)
 
 
 def _noise_device() -> torch.device:
@@ -23,7 +75,7 @@ def _noise_device() -> torch.device:
 def create_generator(seed: int) -> Source:
     """A separate generator, seeded with `seed` (any integer); with the setting "NV", that of NVIDIA's GPUs."""
     if shared.opts.randn_source == "NV":
-        return philox.Generator(seed)
+        return Generator(seed)
     return torch.Generator(_noise_device()).manual_seed(int(seed) & 0xFFFF_FFFF_FFFF_FFFF)
 
 
@@ -31,7 +83,7 @@ def manual_seed(seed: int) -> None:
     """Starts the global generator at `seed`."""
     global _philox
     if shared.opts.randn_source == "NV":
-        _philox = philox.Generator(seed)
+        _philox = Generator(seed)
     else:
         torch.manual_seed(int(seed))
 
@@ -57,7 +109,7 @@ def randn_without_seed(shape: Sequence[int], generator: Source | None = None) ->
     """Unit noise of `shape` from `generator`, or from the global one."""
     if shared.opts.randn_source == "NV" and not isinstance(generator, torch.Generator):
         generator = generator or _philox
-    if isinstance(generator, philox.Generator):
+    if isinstance(generator, Generator):
         return torch.from_numpy(generator.randn(shape)).to(devices.device)
     return torch.randn(tuple(shape), device=_noise_device(), generator=generator).to(devices.device)
 

@@ -13,57 +13,50 @@ from pydantic import BaseModel, Field
 AlwaysVisible = object()
 
 
+@dataclass(eq=False)
 class MaskBlendArgs:
     """Original and new latents about to be blended through the mask; `denoiser` is None for the last blend."""
 
-    def __init__(
-        self,
-        current_latent: Any,
-        nmask: Any,
-        init_latent: Any,
-        mask: Any,
-        blended_latent: Any,
-        denoiser: Any = None,
-        sigma: Any = None,
-    ) -> None:
-        self.current_latent = current_latent
-        self.nmask = nmask
-        self.init_latent = init_latent
-        self.mask = mask
-        self.blended_latent = blended_latent
-        self.denoiser = denoiser
-        self.is_final_blend = denoiser is None
-        self.sigma = sigma
+    current_latent: Any
+    nmask: Any
+    init_latent: Any
+    mask: Any
+    blended_latent: Any
+    denoiser: Any = None
+    sigma: Any = None
+
+    def __post_init__(self) -> None:
+        self.is_final_blend = self.denoiser is None
 
 
+@dataclass(eq=False)
 class PostSampleArgs:
     """Latents after sampling (or images, when `samples.already_decoded`)."""
 
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
+    samples: Any
 
 
+@dataclass(eq=False)
 class PostprocessImageArgs:
     """One finished PIL image."""
 
-    def __init__(self, image: Any) -> None:
-        self.image = image
+    image: Any
 
 
+@dataclass(eq=False)
 class PostProcessMaskOverlayArgs:
     """Mask and overlay of one image before they are applied."""
 
-    def __init__(self, index: int, mask_for_overlay: Any, overlay_image: Any) -> None:
-        self.index = index
-        self.mask_for_overlay = mask_for_overlay
-        self.overlay_image = overlay_image
+    index: int
+    mask_for_overlay: Any
+    overlay_image: Any
 
 
+@dataclass(eq=False)
 class PostprocessBatchListArgs:
     """The images of a batch as a list of tensors (3, H, W) in [0, 1]."""
 
-    def __init__(self, images: list[Any]) -> None:
-        self.images = images
+    images: list[Any]
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The API's models for scripts and their arguments."""
 
-from standalone.host.facade import lead
+from .. import lead
 from standalone.host.scripts.script import ScriptArg, ScriptInfo
 
 lead(__name__, "host.scripts.script")

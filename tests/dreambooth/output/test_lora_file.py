@@ -24,9 +24,9 @@ from lib_methods.dreambooth.model.lora import LoraSet, all_places, places
 from lib_methods.dreambooth.output.lora_file import kohya_names, read_lora, save_lora, tag_frequency
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth.model import EngineModel, load_training_model
-from standalone.engine.ldm_keys import ldm_unet_names
 from standalone.engine.lora import LoadedLora, apply_loras
 from standalone.engine.lora.file import LoraFolder
+from standalone.engine.weights import ldm_unet_names
 from tests.dreambooth.model.test_lora import randomise
 from tests.dreambooth.models import FAMILIES, load, noisy, prediction, write
 

@@ -21,7 +21,7 @@ from lib_methods.dreambooth.model.identifier import (
 )
 from lib_methods.dreambooth.photos.companions import caption_of, read_caption, with_subject
 from lib_methods.dreambooth.photos.folder import Photo
-from standalone.engine.tokenizer import VOCABULARY_DIR, clip_tokenizer
+from standalone.engine.text import VOCABULARY_DIR, clip_tokenizer
 from tests.dreambooth.pictures import asked
 
 

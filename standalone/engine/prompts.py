@@ -1,11 +1,9 @@
-"""Prompt editing: which prompt holds at which step.
+"""The language of prompts: weights with BREAK, and prompt editing over the steps. What is not well formed is text.
 
-`[from:to:when]`, `[to:when]`, `[from::when]` change the prompt after step `when`: a whole number is a step, a number
-with a dot a share of all steps. `[a|b|c]` takes turns. Both nest, inside weights as well. What is not well formed is
-plain text.
-
-With Hires. fix the steps of the second pass follow those of the first: whole numbers go on counting, shares from 1 to 2
-belong to the second pass.
+Prompt editing: `[from:to:when]`, `[to:when]`, `[from::when]` change the prompt after step `when`: a whole number is a
+step, a number with a dot a share of all steps. `[a|b|c]` takes turns. Both nest, inside weights as well. With Hires.
+fix the steps of the second pass follow those of the first: whole numbers go on counting, shares from 1 to 2 belong to
+the second pass.
 """
 
 from __future__ import annotations
@@ -13,6 +11,95 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+
+from lib_methods.errors import UserError
+
+ROUND = 1.1
+SQUARE = 1 / 1.1
+BREAK = ("BREAK", -1)
+LARGEST_WEIGHT = 1000.0
+
+_TOKEN = re.compile(
+    r"""
+    \\[()\[\]\\]                                # an escaped bracket or backslash
+  | :\s*(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)   # the end of (text:1.2)
+  | [()\[\]\\:]                                 # one special character
+  | [^()\[\]\\:]+                               # plain text
+    """,
+    re.VERBOSE,
+)
+_BREAK = re.compile(r"\bBREAK\b")
+_MOST_SCALED = 1_000_000
+"""How many weights the brackets of one text may change, those within each other counted again and again. A long prompt
+has some thousands; what goes beyond is hostile, and its further brackets change nothing."""
+
+
+def check_weight(weight: float, what: str) -> None:
+    """Raises UserError for a weight that makes numbers too large for the model; `what` as in "attention weight"."""
+    if not abs(weight) <= LARGEST_WEIGHT:
+        raise UserError(
+            f"The prompt has an {what} of {weight:.3g}. Use at most {LARGEST_WEIGHT:g}; many brackets multiply."
+        )
+
+
+def parse_prompt_attention(text: str) -> list[list[str | float]]:
+    """Splits `text` into pieces with their weights: `"a (b:1.5)"` -> `[["a ", 1.0], ["b", 1.5]]`.
+
+    A single pass with a stack. Every closing bracket multiplies the weights of all that has come since its opening one;
+    brackets that never close count to the end of the text. Neighbours of equal weight are joined. The keyword BREAK
+    comes out as the pair `["BREAK", -1]`. Never raises.
+    """
+    pieces: list[list[str | float]] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+    room = _MOST_SCALED
+
+    def scale(start: int, factor: float) -> None:
+        nonlocal room
+        room -= len(pieces) - start
+        for piece in pieces[start:] if room >= 0 else ():
+            if tuple(piece) != BREAK:
+                piece[1] = float(piece[1]) * factor
+
+    for match in _TOKEN.finditer(text):
+        token, weight = match.group(0), match.group("weight")
+        if token[0] == "\\" and len(token) == 2:
+            pieces.append([token[1], 1.0])
+        elif token in opened:
+            opened[token].append(len(pieces))
+        elif weight is not None and opened["("]:
+            scale(opened["("].pop(), float(weight))
+        elif token == ")" and opened["("]:
+            scale(opened["("].pop(), ROUND)
+        elif token == "]" and opened["["]:
+            scale(opened["["].pop(), SQUARE)
+        else:
+            parts = _BREAK.split(token)
+            for index, part in enumerate(parts):
+                part = part.lstrip() if index else part
+                if index:
+                    pieces.append(list(BREAK))
+                pieces.append([part.rstrip() if index < len(parts) - 1 else part, 1.0])
+
+    for start in opened["("]:
+        scale(start, ROUND)
+    for start in opened["["]:
+        scale(start, SQUARE)
+
+    joined: list[list[str | float]] = []
+    for weight, equal in groupby((piece for piece in pieces if piece[0] != ""), key=_kind):
+        same = list(equal)
+        if weight is None:
+            joined.extend(same)
+        else:
+            joined.append(["".join(str(text) for text, _ in same), weight])
+    return joined or [["", 1.0]]
+
+
+def _kind(piece: list[str | float]) -> float | None:
+    """What neighbours that are joined have in common: their weight; None for BREAK, which stays alone."""
+    return None if tuple(piece) == BREAK else float(piece[1])
+
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _PLAIN = re.compile(r"[^\\\[\]():|]+")
@@ -39,11 +126,6 @@ class Alternate:
     """One option after another, a step each."""
 
     options: list[Sequence_]
-
-
-def parse(prompt: str) -> Sequence_:
-    """The tree of `prompt`. Never fails: brackets that mean nothing are text."""
-    return Sequence_(list(_Parser(prompt).sequence(())))
 
 
 class _Parser:
@@ -153,14 +235,8 @@ class Timeline:
         return min(self.steps, int(max(-1e9, min(value, 1e9))))
 
 
-def boundaries(node: object, timeline: Timeline) -> set[int]:
-    """All steps after which the prompt may change."""
-    found: set[int] = set()
-    _add_boundaries(node, timeline, found)
-    return found
-
-
 def _add_boundaries(node: object, timeline: Timeline, found: set[int]) -> None:
+    """Adds all steps after which the prompt may change."""
     inner: list[Sequence_] = []
     if isinstance(node, Scheduled):
         if (step := timeline.boundary(node.when)) >= 1:
@@ -190,9 +266,10 @@ def text_at(node: object, step: int, timeline: Timeline) -> str:
 def prompt_schedule(prompt: str, timeline: Timeline) -> list[list[int | str]]:
     """`[[last step, text], ...]` with rising steps, the last of them `timeline.steps`."""
     try:
-        tree = parse(prompt)
-        ends = sorted(boundaries(tree, timeline) | {timeline.steps})
-        return [[end, text_at(tree, end, timeline)] for end in ends]
+        tree = Sequence_(list(_Parser(prompt).sequence(())))
+        ends = {timeline.steps}
+        _add_boundaries(tree, timeline, ends)
+        return [[end, text_at(tree, end, timeline)] for end in sorted(ends)]
     except RecursionError:
         # brackets nested hundreds deep: no schedule, just text
         return [[timeline.steps, prompt]]
