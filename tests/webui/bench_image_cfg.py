@@ -42,7 +42,7 @@ def seconds(server: WebUI, fields: JSON) -> float:
 
 def main(checkpoint: Path) -> None:
     """Print the ratio of every round, and their median."""
-    installation = dataclasses.replace(Installation.from_environment(), checkpoint=checkpoint.resolve())
+    installation = dataclasses.replace(Installation.of(), checkpoint=checkpoint.resolve())
     with tempfile.TemporaryDirectory() as folder:
         with serving(installation, Path(folder), {PACK_NAME: REPO}) as server:
             seconds(server, OWN)  # warm-up

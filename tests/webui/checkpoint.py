@@ -1,8 +1,8 @@
 """Lays out a small SD1 checkpoint so that the real WebUI loads it without a network.
 
-The WebUI builds the text encoder from the configuration that belongs to the tokenizer's folder, and looks for that
-folder in the Hugging Face cache. A tiny model has a text encoder of its own size, so it needs a tokenizer folder of its
-own, named by `version` in the checkpoint's yaml.
+AUTOMATIC1111's WebUI builds the text encoder from the configuration that belongs to the tokenizer's folder, and looks
+for that folder in the Hugging Face cache. A tiny model has a text encoder of its own size, so it needs a tokenizer
+folder of its own, named by `version` in the checkpoint's yaml.
 """
 
 from __future__ import annotations
@@ -71,6 +71,17 @@ def write_tokenizer(folder: Path, vocabulary: Path, config: dict[str, Any]) -> N
         ("special_tokens_map.json", special),
     ):
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def place(checkpoint: Path, models: Path) -> Path:
+    """Links `checkpoint` into the models folder of a WebUI that needs nothing else; returns the link."""
+    target = models / "Stable-diffusion" / checkpoint.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(checkpoint)
+    except OSError:  # Windows, without the right to
+        shutil.copyfile(checkpoint, target)
+    return target
 
 
 def prepare(checkpoint: Path, vocabulary: Path, models: Path) -> Path:

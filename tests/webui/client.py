@@ -50,12 +50,20 @@ class Client:
     """Talks to one WebUI. `url` is its root, such as http://127.0.0.1:7860.
 
     died: says what became of the server's process, None while it runs. Asked while an answer is awaited.
+    adapted: puts a request for images into the words of this WebUI.
     """
 
-    def __init__(self, url: str, timeout: float = 300.0, died: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: float = 300.0,
+        died: Callable[[], str | None] = lambda: None,
+        adapted: Callable[[JSON], JSON] = dict,
+    ) -> None:
         self.url = url
         self.timeout = timeout
         self.died = died
+        self.adapted = adapted
         # a proxy of the environment must not come between two programs of one machine
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -95,7 +103,7 @@ class Client:
     def generate(self, payload: JSON) -> Generation:
         """txt2img, or img2img when `payload` has `init_images`."""
         kind = "img2img" if "init_images" in payload else "txt2img"
-        answer = self.post(f"/sdapi/v1/{kind}", payload)
+        answer = self.post(f"/sdapi/v1/{kind}", self.adapted(payload))
         return Generation(
             images=tuple(decode_image(text) for text in answer["images"]),
             infotexts=tuple(json.loads(answer["info"])["infotexts"]),

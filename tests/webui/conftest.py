@@ -1,4 +1,4 @@
-"""Fixtures: the WebUI with the pack, and the same without it, each started once."""
+"""Fixtures: each WebUI that the environment names, with the pack and without it, each started once."""
 
 from __future__ import annotations
 
@@ -8,26 +8,37 @@ from pathlib import Path
 import pytest
 
 from .checkpoint import CheckpointUnusable
+from .hosts import A1111, HOSTS, Host, WebUIUnavailable, chosen
 from .jobs import Runs
-from .server import PACK_NAME, REPO, Installation, WebUI, WebUIUnavailable, serving, webui_root
+from .server import PACK_NAME, REPO, Installation, WebUI, serving
 
 PROBE = Path(__file__).resolve().parent / "probe"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what a host cannot do, before it is started."""
+    for item in items:
+        host = getattr(item, "callspec", None) and item.callspec.params.get("installation")
+        if isinstance(host, Host) and (reason := host.why_not(f"{item.path.name}::{item.name}")):
+            item.add_marker(pytest.mark.skip(f"{host.title}: {reason}"))
+
+
 @pytest.fixture(scope="session")
 def webui_checkout() -> Path:
-    """The real WebUI's source; no server."""
+    """The source of AUTOMATIC1111's WebUI; no server."""
     try:
-        return webui_root()
+        return A1111.root()
     except WebUIUnavailable as reason:
         pytest.skip(str(reason))
 
 
-@pytest.fixture(scope="session")
-def installation(webui_checkout: Path) -> Installation:
-    """What is needed to start the WebUI."""
+@pytest.fixture(scope="session", params=chosen() or [None], ids=lambda host: getattr(host, "title", "no WebUI"))
+def installation(request: pytest.FixtureRequest) -> Installation:
+    """What is needed to start a WebUI."""
+    if request.param is None:
+        pytest.skip(f"none of {', '.join(f'SD_{host.variable}_DIR' for host in HOSTS)} names a WebUI")
     try:
-        return Installation.from_environment()
+        return Installation.of(request.param)
     except WebUIUnavailable as reason:
         pytest.skip(str(reason))
 

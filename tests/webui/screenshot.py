@@ -13,12 +13,13 @@ from pathlib import Path
 
 from .browser import BrowserUnavailable, add_feedback, browser, open_accordion, open_page
 from .checkpoint import CheckpointUnusable
-from .server import PACK_NAME, REPO, Installation, WebUIUnavailable, serving
+from .hosts import WebUIUnavailable
+from .server import PACK_NAME, REPO, Installation, serving
 
 
 def take(out: Path, options: argparse.Namespace) -> None:
     """Starts a WebUI with the pack, opens the accordion, and writes the picture to `out`."""
-    installation = Installation.from_environment()
+    installation = Installation.of()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as data,
         serving(installation, Path(data), {PACK_NAME: REPO}) as server,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from . import checkpoint as checkpoints
 from .client import Client
+from .hosts import A1111, Host, WebUIUnavailable
+from .models import made
 
 REPO = Path(__file__).resolve().parents[2]
 PACK_NAME = "sd-webui-steer"
@@ -32,52 +35,35 @@ SETTINGS = {
     "s_churn": 0.0,
 }
 NO_REMOTE = "*** Failed reading extension data from Git repository"
-OPTIONS = (
-    "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--no-download-sd-model",
-    "--do-not-download-clip", "--use-cpu", "all", "--no-half", "--disable-console-progressbars", "--api",
-)  # fmt: skip
-
-
-class WebUIUnavailable(Exception):
-    """There is no WebUI to test with; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """A checkout of the WebUI, the interpreter that runs it and the checkpoint to give it."""
+    """A checkout of a WebUI, the interpreter that runs it and the checkpoint to give it."""
 
+    host: Host
     root: Path
     python: Path
     checkpoint: Path
 
     @classmethod
-    def from_environment(cls) -> Installation:
-        """Reads SD_WEBUI_DIR, SD_WEBUI_PYTHON and SD_WEBUI_CKPT. Raises WebUIUnavailable."""
-        root = webui_root()
-        checkpoint = Path(os.environ.get("SD_WEBUI_CKPT") or REPO / "models" / "shapes" / "shapes.safetensors")
-        named = os.environ.get("SD_WEBUI_PYTHON")
+    def of(cls, host: Host = A1111) -> Installation:
+        """Reads the host's environment variables, see `Host`. Raises WebUIUnavailable."""
+        root = host.root()
+        named = os.environ.get(f"SD_{host.variable}_PYTHON")
         candidates = (
             [Path(named)] if named else [root / "venv" / "bin" / "python", root / "venv" / "Scripts" / "python.exe"]
         )
         python = next((path for path in candidates if path.is_file()), None)
         if python is None:
             raise WebUIUnavailable(
-                f"no Python for the WebUI at {' or '.join(map(str, candidates))}; set SD_WEBUI_PYTHON"
+                f"no Python for {host.title} at {' or '.join(map(str, candidates))}; set SD_{host.variable}_PYTHON"
             )
+        own = made("sd1") if host.guesses else REPO / "models" / "shapes" / "shapes.safetensors"
+        checkpoint = Path(os.environ.get(f"SD_{host.variable}_CKPT") or own)
         if not checkpoint.is_file():
-            raise WebUIUnavailable(f"no checkpoint at {checkpoint}; set SD_WEBUI_CKPT")
-        return cls(root, python, checkpoint.resolve())
-
-
-def webui_root() -> Path:
-    """The checkout that SD_WEBUI_DIR names. Raises WebUIUnavailable."""
-    named = os.environ.get("SD_WEBUI_DIR")
-    if not named:
-        raise WebUIUnavailable("SD_WEBUI_DIR is not set to a checkout of the WebUI v1.10.1")
-    root = Path(named).resolve()
-    if not (root / "launch.py").is_file() or not (root / "modules" / "scripts.py").is_file():
-        raise WebUIUnavailable(f"SD_WEBUI_DIR names {root}, which holds no WebUI (launch.py, modules/scripts.py)")
-    return root
+            raise WebUIUnavailable(f"no checkpoint at {checkpoint}; set SD_{host.variable}_CKPT")
+        return cls(host, root, python, checkpoint.resolve())
 
 
 @contextmanager
@@ -128,18 +114,17 @@ class WebUI:
         """Starts the server and waits until its API answers. Raises RuntimeError with the end of the log otherwise."""
         for name, source in self.extensions.items():
             link_folder(source, self.data / "extensions" / name)
-        vocabulary = REPO / "models" / "clip_bpe"
-        model = checkpoints.prepare(self.installation.checkpoint, vocabulary, self.data / "models")
+        host, models = self.installation.host, self.data / "models"
         port = free_port()
-        self.client = Client(f"http://127.0.0.1:{port}", died=self.died)
-        command = [str(self.installation.python), "launch.py", *OPTIONS, "--port", str(port)]
-        command += [
-            "--data-dir",
-            str(self.data),
-            "--ckpt",
-            str(model),
-            *shlex.split(os.environ.get("SD_WEBUI_ARGS", "")),
-        ]
+        self.client = Client(f"http://127.0.0.1:{port}", died=self.died, adapted=host.adapted)
+        command = [str(self.installation.python), "launch.py", *host.arguments, "--port", str(port)]
+        command += ["--data-dir", str(self.data), *shlex.split(os.environ.get(f"SD_{host.variable}_ARGS", ""))]
+        if host.guesses:
+            checkpoints.place(self.installation.checkpoint, models)
+        else:
+            model = checkpoints.prepare(self.installation.checkpoint, REPO / "models" / "clip_bpe", models)
+            command += ["--ckpt", str(model)]
+        (self.data / "config.json").write_text(json.dumps({**SETTINGS, **host.settings}), encoding="utf-8")
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -150,7 +135,6 @@ class WebUI:
                 stderr=log,
             )
         self._wait()
-        self.client.post("/sdapi/v1/options", dict(SETTINGS))
 
     def _environment(self) -> dict[str, str]:
         """The server's environment: offline, private temporary files, nothing of the Python that runs the tests."""
@@ -205,7 +189,8 @@ class WebUI:
 
         Without its complaint about a linked clone that has no remote to update from.
         """
-        return [report for report in logged_errors(self.log()[since:]) if not report.startswith(NO_REMOTE)]
+        known = (NO_REMOTE, *self.installation.host.complaints)
+        return [report for report in logged_errors(self.log()[since:]) if not report.startswith(known)]
 
 
 def remove_link(link: Path) -> None:

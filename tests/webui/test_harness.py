@@ -13,7 +13,8 @@ import yaml
 
 from .checkpoint import TEXT_PREFIX, CheckpointUnusable, prepare
 from .client import Client, ServerDied
-from .server import WebUIUnavailable, link_folder, logged_errors, remove_link, webui_root
+from .hosts import HOSTS, Host, WebUIUnavailable
+from .server import link_folder, logged_errors, remove_link
 
 LOG = """Launching Web UI with arguments: --api
 *** Error calling: /somewhere/extensions/pack/scripts/fabric.py/process
@@ -72,11 +73,23 @@ def test_removing_a_link_leaves_the_folder(tmp_path: Path) -> None:
     assert (target / "file").read_text() == "kept"
 
 
+@pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.title)
 @pytest.mark.parametrize("value", ["", "nowhere"])
-def test_without_a_webui_the_reason_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str) -> None:
-    monkeypatch.setenv("SD_WEBUI_DIR", str(tmp_path / value) if value else "")
-    with pytest.raises(WebUIUnavailable, match="SD_WEBUI_DIR"):
-        webui_root()
+def test_without_a_webui_the_reason_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: Host, value: str
+) -> None:
+    variable = f"SD_{host.variable}_DIR"
+    monkeypatch.setenv(variable, str(tmp_path / value) if value else "")
+    with pytest.raises(WebUIUnavailable, match=variable):
+        host.root()
+
+
+def test_a_request_is_put_into_a_hosts_words() -> None:
+    host = Host("X", "X", (), hires={"more": 1}, names={"hr_upscaler": {"Latent": "None"}}, lacks={"*512*": "slow"})
+    assert host.adapted({"hr_upscaler": "Latent"}) == {"hr_upscaler": "None", "more": 1}
+    assert host.adapted({"init_images": [], "hr_upscaler": "Lanczos"}) == {"init_images": [], "hr_upscaler": "Lanczos"}
+    assert host.why_not("test_fabric.py::test_x[512x768-X]") == "slow"
+    assert host.why_not("test_fabric.py::test_x[img2img-X]") == ""
 
 
 def _checkpoint(path: Path, shapes: dict[str, list[int]], params: dict[str, object]) -> Path:

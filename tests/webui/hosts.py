@@ -1,0 +1,130 @@
+"""The WebUIs that the tests can start: one entry for each, with its flags, its options and what it cannot do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+
+class WebUIUnavailable(Exception):
+    """There is no WebUI to test with; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A WebUI, and how to talk to it.
+
+    variable: `SD_<variable>_DIR` names its checkout, `SD_<variable>_PYTHON` its interpreter (without it, the one in its
+    `venv`), `SD_<variable>_CKPT` another checkpoint, `SD_<variable>_ARGS` more of its command line.
+    settings: written into its config.json before it starts.
+    hires: what a request for Hires.fix needs there.
+    names: what it calls values of a request otherwise.
+    guesses: whether it takes a model's family from the weights, and needs a checkpoint of `models`.
+    lacks: what it cannot do, or what is not tested with it: names of tests, as of `fnmatch`, and why.
+    complaints: starts of errors that it logs with or without the pack.
+    """
+
+    variable: str
+    title: str
+    arguments: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    hires: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    guesses: bool = True
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    complaints: tuple[str, ...] = ()
+
+    def root(self) -> Path:
+        """Its checkout. Raises WebUIUnavailable."""
+        variable = f"SD_{self.variable}_DIR"
+        named = os.environ.get(variable)
+        if not named:
+            raise WebUIUnavailable(f"{variable} is not set to a checkout of {self.title}")
+        root = Path(named).resolve()
+        if not (root / "launch.py").is_file() or not (root / "modules" / "scripts.py").is_file():
+            raise WebUIUnavailable(f"{variable} names {root}, which holds no WebUI (launch.py, modules/scripts.py)")
+        return root
+
+    def adapted(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """A request in its words."""
+        changed = {**self.hires, **payload} if "init_images" not in payload else dict(payload)
+        for name, values in self.names.items():
+            if changed.get(name) in values:
+                changed[name] = values[changed[name]]
+        return changed
+
+    def why_not(self, test: str) -> str:
+        """Why a test, "test_file.py::test_name[case]", is not run with it; empty where it is."""
+        return next((reason for pattern, reason in self.lacks.items() if fnmatch(test, pattern)), "")
+
+
+_LAUNCH = (
+    "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--disable-console-progressbars",
+    "--api",
+)  # fmt: skip
+_OF_A1111 = {
+    "test_lifecycle.py*": "the order of A1111's calls",
+    "test_parity.py*": "the standalone host is compared with A1111",
+    "test_signatures.py*": "the standalone host is compared with A1111",
+    "test_lora.py*": "the standalone host is compared with A1111",
+    "test_editing.py*": "the editing seam of A1111",
+    "test_image_cfg.py*": "not tested there yet",
+    "test_pix2pix_zero*": "not tested there yet",
+    "test_dreambooth.py*": "not tested there yet",
+    "*512x768*": "takes minutes with a UNet of the real width",
+    "*skipped*": "an option of A1111",
+    "*negative_guidance_minimum_sigma*": "an option of A1111",
+    "*one_call_or_several*": "an option of A1111",
+}
+_QUIET = {"live_previews_enable": False}
+
+A1111 = Host(
+    "WEBUI",
+    "AUTOMATIC1111's WebUI v1.10.1",
+    (*_LAUNCH, "--no-download-sd-model", "--do-not-download-clip", "--use-cpu", "all", "--no-half"),
+    guesses=False,
+)
+FORGE = Host(
+    "FORGE",
+    "Forge (main)",
+    (*_LAUNCH, "--skip-install", "--always-cpu", "--no-download-sd-model", "--do-not-download-clip", "--no-hashing",
+     "--skip-python-version-check"),
+    _QUIET,
+    hires={"hr_additional_modules": ["Use same choices"]},
+    lacks=_OF_A1111,
+)  # fmt: skip
+NEO = Host(
+    "NEO",
+    "Forge Neo",
+    (*_LAUNCH, "--skip-install", "--cpu", "--no-hashing", "--skip-python-version-check"),
+    {**_QUIET, "VERSION_UID": "PY313"},  # without the latter it waits for Enter
+    hires={"hr_additional_modules": ["Use same choices"]},
+    names={"hr_upscaler": {"Latent": "None"}},
+    lacks=_OF_A1111,
+)
+REFORGE = Host(
+    "REFORGE",
+    "reForge",
+    (*_LAUNCH, "--skip-install", "--always-cpu", "--no-download-sd-model", "--do-not-download-clip", "--no-hashing",
+     "--skip-python-version-check"),
+    _QUIET,
+    lacks=_OF_A1111,
+)  # fmt: skip
+CLASSIC = Host(
+    "CLASSIC",
+    "Forge Classic",
+    (*_LAUNCH, "--skip-install", "--always-cpu", "--no-download-sd-model", "--no-hashing",
+     "--skip-python-version-check"),
+    _QUIET,
+    lacks=_OF_A1111,
+)  # fmt: skip
+HOSTS = (A1111, FORGE, NEO, REFORGE, CLASSIC)
+
+
+def chosen() -> list[Host]:
+    """The hosts whose variables are set."""
+    return [host for host in HOSTS if os.environ.get(f"SD_{host.variable}_DIR")]
