@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gradio as gr
 
-from lib_methods.checks import SettingsError
+from lib_methods.checks import SettingsError, check_number
 from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.api_guard import guard_method, namesake, own_title
 from lib_methods.webui.gradio_compat import TAB_BOXES, follow, hidden_row, recheck, tab_image, unsaved
@@ -271,7 +271,7 @@ class MethodScript:
         for control in cls.table.controls:
             if control.axis:
                 name = f"[{cls.table.title}] {control.axis}"
-                confirm = grid.confirm_range(control.low, control.high, name)
+                confirm = _confirm_range(name, control.low, control.high)
                 grid.axis_options.append(grid.AxisOption(name, float, cls._on_axis(control.name), confirm=confirm))
 
     @classmethod
@@ -283,6 +283,16 @@ class MethodScript:
     def guard(cls, demo: Any, app: Any) -> None:
         """Refuse requests that cannot be used before their job starts."""
         guard_method(app, cls.host.scripts.scripts_txt2img, cls.table.title, cls.check)
+
+
+def _confirm_range(label: str, low: float, high: float) -> Callable[[Any, list[float]], None]:
+    """Refuses an axis with a value out of range before the plot starts. Forge Classic's plot has no such function."""
+
+    def confirm(_p: Any, values: list[float]) -> None:
+        for value in values:
+            check_number(label, value, low, high)
+
+    return confirm
 
 
 def switched_off(text: str, enabled: bool) -> str:

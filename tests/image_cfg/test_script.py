@@ -182,7 +182,10 @@ def test_the_axes_set_the_scales(host: Running, script: ModuleType, monkeypatch:
     axes = jobs.plot_axes(script, monkeypatch)
     labels = ["Image scale", "Text scale", "Image scale where white"]
     assert [axis.label for axis in axes] == [f"[InstructPix2Pix] {label}" for label in labels]
-    assert [axis.confirm for axis in axes] == [(0.0, 10.0), (0.0, 30.0), (0.0, 10.0)]
+    for axis, top in zip(axes, (10.0, 30.0, 10.0)):
+        axis.confirm(None, [0.0, top])
+        with pytest.raises(ValueError, match="between 0 and"):
+            axis.confirm(None, [1.0, top + 1])
     cell = SimpleNamespace()
     for axis, value in zip(axes, (2.5, 4.0, 0.5)):
         axis.apply(cell, value, None)

@@ -78,7 +78,7 @@ def plot_axes(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def option(label: str, kind: type, apply: Any, confirm: Any) -> SimpleNamespace:
         return SimpleNamespace(label=label, kind=kind, apply=apply, confirm=confirm)
 
-    grid = SimpleNamespace(axis_options=[], AxisOption=option, confirm_range=lambda low, high, label: (low, high))
+    grid = SimpleNamespace(axis_options=[], AxisOption=option)  # all that the plots of the WebUI and its forks share
     entry = SimpleNamespace(path="/somewhere/scripts/xyz_grid.py", module=grid)
     monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, entry])
     for _ in range(2):
