@@ -18,7 +18,8 @@ PROBE = Path(__file__).resolve().parent / "probe"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what a host cannot do, before it is started."""
     for item in items:
-        host = getattr(item, "callspec", None) and item.callspec.params.get("installation")
+        callspec = getattr(item, "callspec", None)
+        host = callspec and callspec.params.get("installation")
         if isinstance(host, Host) and (reason := host.why_not(f"{item.path.name}::{item.name}")):
             item.add_marker(pytest.mark.skip(f"{host.title}: {reason}"))
 
@@ -32,7 +33,7 @@ def webui_checkout() -> Path:
         pytest.skip(str(reason))
 
 
-@pytest.fixture(scope="session", params=chosen() or [None], ids=lambda host: getattr(host, "title", "no WebUI"))
+@pytest.fixture(scope="session", params=chosen() or (None,), ids=lambda host: getattr(host, "title", "no WebUI"))
 def installation(request: pytest.FixtureRequest) -> Installation:
     """What is needed to start a WebUI."""
     if request.param is None:

@@ -49,7 +49,7 @@ def _halves(in_channels: int) -> dict[str, Tensor]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from standalone.engine.ldm_keys import ldm_clip_text, ldm_unet, ldm_vae
+    from standalone.engine.weights import ldm_clip_text, ldm_unet, ldm_vae
 
     unet = UNet2DConditionModel(
         in_channels=in_channels,
