@@ -15,11 +15,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("selenium")
-pytest.importorskip("uvicorn")
-pytest.importorskip("gradio")
-pytest.importorskip("diffusers")
-
 from tests.shared.pictures import as_file, noisy
 from tests.standalone.conftest import Running
 from tests.webui.browser import BrowserUnavailable, browser, open_page

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio")
-
 from lib_methods.fabric.board import board_html
 from lib_methods.fabric.page import PageHandlers
 from lib_methods.fabric.presets import PresetFolder

@@ -12,9 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio")
-pytest.importorskip("diffusers")
-
 from lib_methods.denoiser import Unsupported
 from lib_methods.fabric import apply
 from lib_methods.fabric.feedback import FeedbackImage

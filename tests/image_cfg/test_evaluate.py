@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("gradio")
-
 from benchmarks import evaluate_image_cfg as program
 from standalone.instruct.triplets import CHANGED
 

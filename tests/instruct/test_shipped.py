@@ -6,9 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("gradio")
-pytest.importorskip("diffusers")
-
 from benchmarks import evaluate_image_cfg as program
 from benchmarks.studio import INSTRUCT_CHECKPOINT, Studio, studio
 

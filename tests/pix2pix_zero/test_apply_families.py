@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("gradio")
-
 from lib_methods.denoiser import Sampling, editing_of
 from lib_methods.pix2pix_zero import apply
 from lib_methods.pix2pix_zero.directions import Direction

@@ -9,8 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-pytest.importorskip("gradio")
-
 from lib_methods.denoiser import Sampling, Unsupported, editing_of
 from lib_methods.pix2pix_zero import apply, guidance
 from lib_methods.pix2pix_zero import edit as edit_module

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("gradio")
-
 from lib_methods.denoiser import Sampling
 from lib_methods.pix2pix_zero import apply
 from lib_methods.pix2pix_zero import edit as edit_module

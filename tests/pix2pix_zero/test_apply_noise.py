@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio")
-
 from lib_methods.pix2pix_zero import apply
 from lib_methods.pix2pix_zero.session import NOTE_KEY, PSNR_KEY
 from lib_methods.pix2pix_zero.settings import CONTROLS

@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("gradio")
-
 from lib_methods.denoiser import Sampling, editing_of
 from lib_methods.pix2pix_zero.sentences import built_in_sentences
 from tests.pix2pix_zero.jobs import CAPTION, IMG2IMG, SOURCE, TARGET, TXT2IMG, edit, left

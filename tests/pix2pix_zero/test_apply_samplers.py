@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio")
-
 from lib_methods.pix2pix_zero.session import PSNR_KEY
 from lib_methods.pix2pix_zero.settings import CONTROLS
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit, left

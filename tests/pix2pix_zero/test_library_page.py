@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio")
-
 from lib_methods.denoiser import Unsupported
 from lib_methods.hosts.a1111.text import interrogator
 from lib_methods.pix2pix_zero.page import LibraryHandlers, caption_of

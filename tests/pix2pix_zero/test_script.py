@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("gradio")
-
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.convert import open_image
 from lib_methods.pix2pix_zero import apply

@@ -15,9 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("fastapi")
-pytest.importorskip("httpx")
-
 from lib_methods.checks import SettingsError
 from lib_methods.pix2pix_zero.directions import Direction, Origin
 from lib_methods.pix2pix_zero.library import DirectionLibrary, save_direction

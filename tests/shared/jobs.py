@@ -102,7 +102,6 @@ def first_values(instance: Any, is_img2img: bool, names: Sequence[str]) -> Itera
 
 def posted(script: ModuleType, title: str, arguments: Any, path: str = "/sdapi/v1/txt2img") -> Any:
     """The answer of a REST API that does nothing to a request with these arguments of a script, behind its guard."""
-    pytest.importorskip("httpx")
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
 

@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("gradio")
-pytest.importorskip("diffusers")
-
 from tests.dreambooth import runs
 from tests.fabric.small_model import picture
 from tests.fabric.test_in_the_host import BOTH, HALF_MASK, JOBS, fabric

@@ -163,7 +163,6 @@ def test_more_pixels_than_torchs_quantile_takes() -> None:
 
 
 def test_rescaling_agrees_with_diffusers() -> None:
-    pytest.importorskip("diffusers")
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
     guided, cond = (torch.from_numpy(latents(seed, (3, 4, 8, 8), 4.0 - seed)).float() for seed in (0, 1))

@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("gradio")
-pytest.importorskip("diffusers")
-
 from lib_methods.thresholding.apply import ThresholdGuide
 from lib_methods.thresholding.settings import CONTROLS, RESCALE
 from tests.fabric.small_model import picture

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio")
-pytest.importorskip("diffusers")
-
 from lib_methods.thresholding import apply
 from lib_methods.thresholding.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
 from tests.shared import jobs

@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio")
-pytest.importorskip("diffusers")
-
 import lib_methods
 from lib_methods.checks import SettingsError
 from tests.shared import jobs

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio")
-
 from lib_methods import hosts
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Unsupported
