@@ -16,9 +16,8 @@ import numpy as np
 
 from benchmarks.report import write_report
 from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, as_request, sheet, studio
-from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
-from standalone.shapes.world import COLOURS, Scene, random_scene, render
+from standalone.shapes.world import COLOURS, Scene, caption, random_scene, render
 
 NAMED = ("kind", "size", "texture", "place", "background")
 BATCH = 8

@@ -21,7 +21,7 @@ from benchmarks.report import write_report
 from benchmarks.studio import INSTRUCT_CHECKPOINT, SAMPLER, STEPS, Studio, as_request, sheet, studio
 from lib_methods.image_cfg.settings import CONTROLS
 from standalone.instruct.filters import layout_similarity
-from standalone.instruct.rendered import render_pair
+from standalone.instruct.make import render_pair
 from standalone.instruct.triplets import CHANGED, Triplet, world_triplet
 from standalone.shapes.parser import ParsedPicture, parse
 from standalone.shapes.world import ATTRIBUTES, VALUES, Scene

@@ -15,9 +15,8 @@ import torch
 
 from benchmarks.report import write_report
 from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, sheet, studio
-from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
-from standalone.shapes.world import ATTRIBUTES, VALUES, random_scene, render
+from standalone.shapes.world import ATTRIBUTES, VALUES, caption, random_scene, render
 
 BATCH = 16
 

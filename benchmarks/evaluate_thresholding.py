@@ -18,9 +18,8 @@ from benchmarks.evaluate_fabric import saturation
 from benchmarks.report import write_report
 from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, sheet, studio
 from lib_methods.thresholding.settings import CONTROLS, RESCALE
-from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
-from standalone.shapes.world import ATTRIBUTES, Scene, random_scene, render
+from standalone.shapes.world import ATTRIBUTES, Scene, caption, random_scene, render
 
 BATCH = 8
 SCALES = (5, 7, 10, 15, 20, 30)

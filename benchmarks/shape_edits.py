@@ -13,10 +13,9 @@ import numpy as np
 
 from lib_methods.pix2pix_zero.directions import Direction, Embed, Origin, mean_embedding
 from standalone.instruct.filters import layout_similarity
-from standalone.instruct.rendered import render_pair
-from standalone.shapes.captions import caption, random_named
+from standalone.instruct.make import render_pair
 from standalone.shapes.parser import parse
-from standalone.shapes.world import ATTRIBUTES, UNIT, VALUES, Scene, random_scene
+from standalone.shapes.world import ATTRIBUTES, UNIT, VALUES, Scene, caption, random_named, random_scene
 
 TASKS = ("kind", "colour", "texture")
 FIGURES = ("target_accuracy", "preserved_accuracy", "background_l1", "structure_iou", "layout")

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from standalone.shapes.captions import caption
 from standalone.shapes.parser import ParsedObject, parse
-from standalone.shapes.world import BACKGROUNDS, KINDS, Layout, Scene, draw_layout, paint
+from standalone.shapes.world import BACKGROUNDS, KINDS, Layout, Scene, caption, draw_layout, paint
 
 PHOTOS = 4
 PLACES = ("left", "right", "top", "bottom")  # "all over" leaves an order of two large objects to chance

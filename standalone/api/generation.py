@@ -1,21 +1,23 @@
-"""txt2img and img2img: from a request to a job, and from its result to the answer."""
+"""txt2img and img2img: from a request and its scripts' arguments to a job, and from its result to the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from PIL import Image
 
-from standalone.engine.names import shown
+from standalone.engine.names import folded, shown
 from standalone.host import pasting, shared
 from standalone.host.jobs.img2img import StableDiffusionProcessingImg2Img
 from standalone.host.jobs.result import Processed
 from standalone.host.jobs.run import process_images
 from standalone.host.jobs.txt2img import StableDiffusionProcessingTxt2Img
 from standalone.host.sampling import registry
+from standalone.host.scripts import loading
 from standalone.host.scripts.runner import ScriptRunner
+from standalone.host.scripts.script import Script
 from standalone.infotext.fields import IMG2IMG, TXT2IMG, job_fields
 from standalone.infotext.text import MAX_LENGTH
 
@@ -23,7 +25,85 @@ from .checks import check_request, check_setting, rounded
 from .codec import check_encoded, decode_opened, encode_image
 from .errors import BadRequest
 from .models import GenerationRequest, GenerationResponse, ImageToImageRequest, TextToImageRequest
-from .scripts import build_args, runner_for, without_webui_scripts
+
+WEBUI_SCRIPTS = ("comments", "extra options", "hypertile", "refiner", "sampler", "seed", "soft inpainting")
+"""Always-on scripts of the WebUI v1.10.1 that are no scripts here; programs that replay a page's values send them."""
+
+
+def _titles(found: Sequence[Script]) -> str:
+    names = ", ".join(sorted(str(script.name) for script in found if script.name))
+    return f"There is: {names}." if names else "There is none."
+
+
+def find_selectable(runner: ScriptRunner, name: str | None) -> int:
+    """The number (from 1) of the script that `script_name` chooses, 0 for none. BadRequest if there is none such."""
+    if not name or folded(name) in ("", "none"):
+        return 0
+    for number, script in enumerate(runner.selectable_scripts, start=1):
+        if folded(script.title()) == folded(name):
+            return number
+    raise BadRequest(f"script_name: there is no script named '{shown(name)}'. {_titles(runner.selectable_scripts)}")
+
+
+def find_always_on(runner: ScriptRunner, name: str) -> Script:
+    """The always-on script with this title, in any case. BadRequest if there is no such script."""
+    for script in runner.scripts:
+        if folded(script.title()) == folded(name):
+            if not script.alwayson:
+                raise BadRequest(f"alwayson_scripts: '{shown(name)}' is chosen with script_name, it is not always on.")
+            return script
+    raise BadRequest(f"alwayson_scripts: there is no script named '{shown(name)}'. {_titles(runner.alwayson_scripts)}")
+
+
+def without_webui_scripts(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of `alwayson_scripts` that are for this host, and those for scripts that only the WebUI has."""
+    foreign = {name: entry for name, entry in given.items() if folded(name) in WEBUI_SCRIPTS}
+    return {name: entry for name, entry in given.items() if name not in foreign}, foreign
+
+
+def _args_of(script: Script, given: Any) -> list[Any]:
+    """The list of arguments in one entry of `alwayson_scripts`."""
+    title = script.title()
+    if not isinstance(given, Mapping):
+        raise BadRequest(f'alwayson_scripts: for {title}, give {{"args": [...]}}.')
+    args = given.get("args", [])
+    if isinstance(args, Mapping):  # named fields, for scripts that read them
+        args = [dict(args)]
+    if not isinstance(args, list):
+        raise BadRequest(f"alwayson_scripts: the args of {title} are not a list.")
+    room = script.args_to - script.args_from
+    if len(args) > room:
+        raise BadRequest(f"alwayson_scripts: {title} takes {room} arguments, not {len(args)}: see script-info.")
+    return args
+
+
+def build_args(
+    runner: ScriptRunner,
+    *,
+    script_name: str | None,
+    script_args: Sequence[Any] | None,
+    always_on: Mapping[str, Any] | None,
+    mentioned: Mapping[int, Any] | None = None,
+) -> tuple[Any, ...]:
+    """All scripts' arguments: the controls' defaults, over them `mentioned` (from an infotext), then the request's."""
+    args = runner.default_args()
+    for index, value in (mentioned or {}).items():
+        args[index] = value
+    number = find_selectable(runner, script_name)
+    if number:
+        script = runner.selectable_scripts[number - 1]
+        given = list(script_args or [])
+        room = script.args_to - script.args_from
+        if len(given) > room:
+            raise BadRequest(f"script_args: {script.title()} takes {room} arguments, not {len(given)}.")
+        args[script.args_from : script.args_from + len(given)] = given
+    args[0] = number
+    for name, entry in without_webui_scripts(always_on or {})[0].items():
+        script = find_always_on(runner, name)
+        given = _args_of(script, entry)
+        args[script.args_from : script.args_from + len(given)] = given
+    return tuple(args)
+
 
 # Fields of a request that steer the API itself and are no arguments of the processing classes.
 _NOT_FOR_PROCESSING = {
@@ -132,7 +212,7 @@ def _processing_fields(request: GenerationRequest) -> dict[str, Any]:
 
 def run_processing(p: Any, args: tuple[Any, ...], *, is_img2img: bool, is_api: bool) -> Processed:
     """Gives `p` its scripts and arguments and does the job. Call it on the job queue's thread."""
-    runner = runner_for(is_img2img)
+    runner = loading.runner_of(is_img2img)
     tab = "img2img" if is_img2img else "txt2img"
     p.is_api = is_api
     p.scripts = runner
@@ -177,7 +257,7 @@ class Generation:
     @classmethod
     def from_api(cls, given: GenerationRequest) -> Generation:
         """The job that an API request asks for."""
-        runner = runner_for(isinstance(given, ImageToImageRequest))
+        runner = loading.runner_of(isinstance(given, ImageToImageRequest))
         request, mentioned, remarks = apply_infotext(given, runner)
         check_request(request)
         args = build_args(

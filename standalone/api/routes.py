@@ -22,9 +22,11 @@ from .extras import (
     ExtrasBatchImagesResponse,
     ExtrasSingleImageRequest,
     ExtrasSingleImageResponse,
+    InterrogateRequest,
+    InterrogateResponse,
+    interrogate,
 )
 from .generation import Generation
-from .interrogate import InterrogateRequest, InterrogateResponse, interrogate
 from .models import (
     GenerationRequest,
     GenerationResponse,

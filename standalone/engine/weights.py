@@ -113,6 +113,53 @@ def ldm_vae(vae: AutoencoderKL) -> dict[str, Tensor]:
     }
 
 
+def ldm_networks(unet: Mapping[str, Any], vae: Mapping[str, Any], image_size: int, resolution: int) -> dict[str, Any]:
+    """The UNet's and the VAE's parts of LDM's yaml in SD1's form, from diffusers' configurations.
+
+    image_size, resolution: numbers that LDM writes down and no class uses.
+    """
+    widths, vae_widths = unet["block_out_channels"], vae["block_out_channels"]
+    heads = unet["attention_head_dim"]  # diffusers' name for the number of heads
+    unet_params = {
+        "image_size": image_size,
+        "in_channels": unet["in_channels"],
+        "out_channels": unet["out_channels"],
+        "model_channels": widths[0],
+        "attention_resolutions": [2**n for n, kind in enumerate(unet["down_block_types"]) if kind.startswith("Cross")],
+        "num_res_blocks": unet["layers_per_block"],
+        "channel_mult": [width // widths[0] for width in widths],
+        "num_heads": heads if isinstance(heads, int) else heads[0],
+        "use_spatial_transformer": True,
+        "transformer_depth": 1,
+        "context_dim": unet["cross_attention_dim"],
+        "use_checkpoint": False,
+        "legacy": False,
+    }
+    vae_params = {
+        "double_z": True,
+        "z_channels": vae["latent_channels"],
+        "resolution": resolution,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": vae_widths[0],
+        "ch_mult": [width // vae_widths[0] for width in vae_widths],
+        "num_res_blocks": vae["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    return {
+        "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet_params},
+        "first_stage_config": {
+            "target": "ldm.models.autoencoder.AutoencoderKL",
+            "params": {
+                "embed_dim": vae["latent_channels"],
+                "ddconfig": vae_params,
+                "lossconfig": {"target": "torch.nn.Identity"},
+            },
+        },
+    }
+
+
 def ldm_clip_text(text: Any) -> dict[str, Tensor]:
     """A CLIP text encoder's weights in the names of SD1's single files, nested whatever version of transformers made
     it."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lib_methods.errors import CheckpointError, reason
+from lib_methods.files import read_json
 from standalone.engine import checkpoint as loader
 from standalone.engine import names
 from standalone.engine.text import TextOptions
@@ -269,6 +271,52 @@ def checkpoint_kept() -> Iterator[None]:
                 reload_model_weights(info=before)
         except CheckpointError as error:  # its file is gone: the images of the job are not lost for that
             errors.report(f"{error} {shared.sd_model.sd_checkpoint_info.name} stays loaded.")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """First values on the page and the command line; a checkpoint brings its own in (NAME.)defaults.json beside it."""
+
+    width: int = 512
+    height: int = 512
+    steps: int = 20
+    cfg_scale: float = 7.0
+    sampler_name: str = "Euler a"
+    scheduler: str = "Automatic"
+    prompt: str = ""
+    negative_prompt: str = ""
+
+
+def _read_defaults(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    kinds = {field.name: type(field.default) for field in fields(Defaults)}
+    good: dict[str, Any] = {}
+    for name, value in found.items():
+        kind = kinds.get(name)
+        if kind is float and isinstance(value, (int, float)):
+            good[name] = float(value)
+        elif kind is not None and isinstance(value, kind):
+            good[name] = value
+    return good
+
+
+def defaults_of(model: Any) -> Defaults:
+    """The defaults for a loaded model, from the file beside its checkpoint, else by its family."""
+    predicts_v = getattr(model, "parameterization", "eps") != "eps"
+    is_768 = getattr(model, "is_sd2", False) and predicts_v
+    size = 1024 if getattr(model, "is_sdxl", False) else 768 if is_768 else 512
+    values: dict[str, Any] = {"width": size, "height": size}
+    info = getattr(model, "sd_checkpoint_info", None)
+    if info is not None:
+        path = Path(info.filename)
+        beside = path.parent / f"{path.stem}.defaults.json"
+        values |= _read_defaults(beside) or _read_defaults(path.parent / "defaults.json")
+    return Defaults(**values)
 
 
 model_path = paths.models_path

@@ -9,7 +9,7 @@ from lib_methods.errors import UserError
 from standalone.engine import names
 from standalone.host import checkpoints, shared, upscalers
 from standalone.host.sampling import registry
-from standalone.infotext.metadata import UNREAD
+from standalone.infotext.foreign import UNREAD
 
 Params = Mapping[str, Any]
 Source = str | Callable[[Params], Any]

@@ -1,8 +1,8 @@
 """Infotext as text: prompts, then one line of "key: value" pairs, in the form of the WebUI v1.10.1.
 
 What `write` makes, `read` gives back exactly, and the WebUI reads it too. Reading never raises and takes time in
-proportion to the text's length. Texts that others wrote, or that lost their line breaks on the way, are `foreign.py`'s,
-and JSON is `metadata.py`'s.
+proportion to the text's length. JSON, texts that others wrote, or that lost their line breaks on the way, are
+`foreign.py`'s.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from . import metadata
-from .foreign import read_foreign
+from .foreign import OBJECT, UNREAD, read_foreign, read_metadata
 from .pairs import NEGATIVE, Infotext, pairs, quote, with_prompts
 
 MAX_LENGTH = 1_000_000
@@ -34,7 +33,7 @@ def read(text: str) -> Infotext:
         if any(key == "Version" and value.startswith(OURS) for key, value, _ in found):
             converted = head.endswith("\r")  # a file or a mail has changed all line breaks
             return with_prompts(*_prompts(head.replace("\r\n", "\n") if converted else head), found)
-    return metadata.read(text) or read_foreign(text)
+    return read_metadata(text) or read_foreign(text)
 
 
 def _prompts(head: str) -> tuple[str, str]:
@@ -74,13 +73,11 @@ def infotext_of(infotext: str | None, items: Mapping[str, Any]) -> str | None:
         words = _with_description(items["Comment"], items.get("Description"))
     elif infotext is None:
         chunks = (items.get(key) for key in _CHUNKS)
-        words = next(
-            (chunk for chunk in chunks if isinstance(chunk, str) and metadata.OBJECT.match(chunk.lstrip())), None
-        )
-    found = metadata.read(words) if words is not None else None
+        words = next((chunk for chunk in chunks if isinstance(chunk, str) and OBJECT.match(chunk.lstrip())), None)
+    found = read_metadata(words) if words is not None else None
     if found is None:
         return infotext
-    if metadata.UNREAD in found.fields:
+    if UNREAD in found.fields:
         return infotext or words
     fields: dict[str, Any] = dict(found.fields)
     width, height = fields.pop("Size-1", None), fields.pop("Size-2", None)

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lib_methods.jobs.log import SAY_EVERY, duration
 from standalone.instruct import dataset
 from standalone.instruct.filters import Filter
-from standalone.instruct.pairs import Drawing, draw_pairs
-from standalone.instruct.rendered import render_pair
+from standalone.instruct.prompt_to_prompt import Drawing, draw_pairs
 from standalone.instruct.triplets import Triplet
+from standalone.shapes.world import SIZE_RANGES, UNIT, Scene, draw_layout, paint
 
-Say = Callable[[str], None]
-SAY_EVERY = 5.0  # seconds between progress lines
+
+def render_pair(before: Scene, after: Scene, seed: int, size: int = UNIT) -> np.ndarray:
+    """Both pictures, uint8 of shape (2, size, size, 3).
+
+    Where the size of the objects changes, the large ones are laid out and the small ones stand at their centres, so
+    that there is room for both.
+    """
+    rng = np.random.default_rng(seed)
+    if before.size == after.size:
+        layout = draw_layout(before, rng, size, size)
+        return np.stack([paint(scene, layout, size, size) for scene in (before, after)])
+    large = draw_layout(replace(before, size="large"), rng, size, size)
+    low, high = SIZE_RANGES["small"]
+    side = max(4, round(int(rng.integers(low, high + 1)) * size / UNIT))
+    inset = (large.side - side) // 2
+    small = replace(large, side=side, corners=tuple((x + inset, y + inset) for x, y in large.corners))
+    layouts = {"large": large, "small": small}
+    return np.stack([paint(scene, layouts[scene.size], size, size) for scene in (before, after)])
 
 
 class Source:
@@ -100,7 +117,7 @@ def make_pairs(
     source: Source,
     judge: Filter,
     plan: PairCounts,
-    say: Say,
+    say: Callable[[str], None],
 ) -> tuple[int, int]:
     """Goes on after the triplets that are in the folder until there are `count`; returns the numbers of pairs kept and
     drawn, over all of them."""
@@ -120,11 +137,3 @@ def make_pairs(
             say(f"{number + 1} of {count} triplets, {kept} of {drawn} pairs kept, about {duration(left)} left")
             told = now
     return kept, drawn
-
-
-def duration(seconds: float) -> str:
-    """45 s, 12 min, 3 h 05 min."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{round(seconds)} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from lib_methods.errors import UserError
-from standalone.shapes.captions import caption
-from standalone.shapes.world import VALUES, Scene, random_scene
+from standalone.shapes.world import VALUES, Scene, caption, random_scene
 
 CHANGED = ("kind", "colour", "size", "texture", "background")
 """What an instruction may change. The place is not among them: an edit leaves the objects where they are."""

@@ -12,7 +12,7 @@ import yaml
 from diffusers import UNet2DConditionModel
 
 from lib_methods.safetensors.tensors import rounded, write_tensors
-from standalone.engine.weights import ldm_clip_text, ldm_unet, ldm_vae
+from standalone.engine.weights import ldm_clip_text, ldm_networks, ldm_unet, ldm_vae
 from standalone.instruct.dataset import write_whole
 
 TARGET = "modules.models.diffusion.ddpm_edit.LatentDiffusion"
@@ -48,9 +48,6 @@ def edit_config(model: Any, config: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _sd1_params(model: Any) -> dict[str, Any]:
     unet, vae = model.model.diffusion_model.config, model.first_stage_model.config
-    widths, vae_widths = unet.block_out_channels, vae.block_out_channels
-    attended = [2**level for level, name in enumerate(unet.down_block_types) if name.startswith("Cross")]
-    heads = unet.attention_head_dim  # diffusers' name for the number of heads
     return {
         "linear_start": 0.00085,
         "linear_end": 0.012,
@@ -59,43 +56,7 @@ def _sd1_params(model: Any) -> dict[str, Any]:
         "image_size": 64,
         "channels": model.latent_channels,
         "scale_factor": model.scale_factor,
-        "unet_config": {
-            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-            "params": {
-                "image_size": 32,  # not used by the class
-                "in_channels": 2 * model.latent_channels,
-                "out_channels": unet.out_channels,
-                "model_channels": widths[0],
-                "attention_resolutions": attended[::-1],
-                "num_res_blocks": unet.layers_per_block,
-                "channel_mult": [width // widths[0] for width in widths],
-                "num_heads": heads if isinstance(heads, int) else heads[0],
-                "use_spatial_transformer": True,
-                "transformer_depth": 1,
-                "context_dim": unet.cross_attention_dim,
-                "use_checkpoint": False,
-                "legacy": False,
-            },
-        },
-        "first_stage_config": {
-            "target": "ldm.models.autoencoder.AutoencoderKL",
-            "params": {
-                "embed_dim": model.latent_channels,
-                "ddconfig": {
-                    "double_z": True,
-                    "z_channels": model.latent_channels,
-                    "resolution": 256,
-                    "in_channels": 3,
-                    "out_ch": 3,
-                    "ch": vae_widths[0],
-                    "ch_mult": [width // vae_widths[0] for width in vae_widths],
-                    "num_res_blocks": vae.layers_per_block,
-                    "attn_resolutions": [],
-                    "dropout": 0.0,
-                },
-                "lossconfig": {"target": "torch.nn.Identity"},
-            },
-        },
+        **ldm_networks(unet, vae, image_size=32, resolution=256),
         "cond_stage_config": {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"},
     }
 

@@ -8,13 +8,13 @@ import gradio as gr
 
 from lib_methods.webui.image_box import image_box, read_upload
 from standalone.host import pasting, shared
+from standalone.host.checkpoints import Defaults
 from standalone.host.components import FormRow
 from standalone.host.scripts import loading
 from standalone.infotext.fields import AREAS, FILLS, IMG2IMG, MASK_MODES, RESIZE_MODES
 
 from . import paste
-from .defaults import Defaults
-from .parts import (
+from .controls import (
     QUICK,
     Fields,
     batch_column,

@@ -21,8 +21,8 @@ from standalone.host.jobs.queue import JobQueue
 from standalone.host.scripts import loading
 from standalone.infotext.fields import IMG2IMG, TABLES
 
-from . import defaults, img2img, paste, pnginfo, settings_tab, txt2img
-from .parts import QUICK
+from . import img2img, paste, settings_tab, txt2img
+from .controls import QUICK
 from .results import infotext_of
 from .tab import Tab
 
@@ -49,7 +49,7 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
     """Makes the page. The checkpoint must be loaded and the scripts too."""
     callbacks.before_ui_callback()
     pasting.reset()
-    first = defaults.for_checkpoint(shared.sd_model)
+    first = checkpoints.defaults_of(shared.sd_model)
     loading.scripts_txt2img.initialize_scripts(is_img2img=False)
     loading.scripts_img2img.initialize_scripts(is_img2img=True)
     others = callbacks.ui_tabs_callback()  # outside the page: inside, everything would appear twice
@@ -62,7 +62,7 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
             with _tab(labels, "img2img", "img2img"), loading.watch_components(True):
                 image = img2img.build(first)
             with _tab(labels, "pnginfo", "PNG Info"):
-                info = pnginfo.build()
+                info = paste.build_png_info()
             for interface, label, ident in others:
                 with _tab(labels, ident, label):
                     interface.render()
@@ -125,7 +125,7 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
         except Exception as error:  # the page shows a message, whatever it is
             warn(sentence_for(error)[0])
             return [_current_checkpoint(), *[gr.update() for _ in sizes], gr.update()]
-        new = defaults.for_checkpoint(shared.sd_model)
+        new = checkpoints.defaults_of(shared.sd_model)
         edit = getattr(shared.sd_model, "cond_stage_key", "txt") == "edit"
         return [_current_checkpoint(), new.width, new.height, new.width, new.height, gr.update(visible=edit)]
 

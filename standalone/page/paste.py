@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from lib_methods.pictures.convert import ImageError, open_image, to_rgba
 from lib_methods.webui.gradio_compat import warn
-from standalone.host import callbacks, pasting, shared
+from standalone.host import callbacks, images, pasting, shared
 from standalone.infotext import text
 from standalone.infotext.fields import Source, job_fields, value_of, without_control
+
+from .controls import QUICK
+from .results import as_html
 
 Field = tuple[Any, Source]
 """A control, and the infotext key or the function of all parsed keys that gives its value."""
@@ -115,3 +120,45 @@ def say_left_out(params: Mapping[str, Any], table: Mapping[str, Source], control
 def table_fields(table: Mapping[str, Source], controls: Mapping[str, Any]) -> list[Field]:
     """A tab's controls, and what of an infotext sets each."""
     return [(controls[name], source) for name, source in table.items() if name in controls]
+
+
+def describe(path: str | None) -> tuple[str, str, Any]:
+    """(readable texts as HTML, infotext, the picture) of an image file."""
+    if not path:
+        return "", "", None
+    try:
+        with open_image(Path(path)) as image:
+            picture = to_rgba(image)
+            infotext, items = images.read_info_from_image(image)
+    except ImageError as error:
+        return as_html(str(error)), "", None
+    texts: Mapping[str, Any] = {**({"parameters": infotext} if infotext else {}), **items}
+    parts = [
+        f"<div class='infotext'><b>{as_html(str(key))}</b>{as_html(str(value))}</div>"
+        for key, value in texts.items()
+        if isinstance(value, (str, int, float)) and (value != infotext or key == "parameters")
+    ]
+    return "".join(parts) or as_html("This image has no infotext."), infotext or "", picture
+
+
+def build_png_info() -> dict[str, Any]:
+    """Makes the components of the tab PNG Info: image, infotext (hidden), and the two buttons that use it."""
+    with gr.Row(equal_height=False):
+        with gr.Column(variant="panel", min_width=280):
+            image = gr.Image(
+                elem_id="pnginfo_image",
+                label="Source",
+                sources=["upload", "clipboard"],
+                type="filepath",
+                height=380,
+                format="png",
+            )
+        with gr.Column(variant="panel", min_width=280):
+            with gr.Row(elem_classes="image-buttons"):
+                to_txt2img = gr.Button("📝 Send to txt2img", elem_id="pnginfo_send_to_txt2img", size="sm")
+                to_img2img = gr.Button("🖼️ Send to img2img", elem_id="pnginfo_send_to_img2img", size="sm")
+            texts = gr.HTML(elem_id="pnginfo_html2_info")
+            infotext = gr.Textbox(visible="hidden", elem_id="pnginfo_generation_info", label="infotext")
+            picture = gr.Image(visible=False, type="pil", image_mode="RGBA", format="png")
+    image.change(fn=describe, inputs=[image], outputs=[texts, infotext, picture], **QUICK)
+    return {"infotext": infotext, "picture": picture, "txt2img": to_txt2img, "img2img": to_img2img}

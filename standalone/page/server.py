@@ -4,28 +4,110 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import html
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi.responses import FileResponse
 from gradio.routes import App
 from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib_methods.webui.door import Door, is_account, page_accounts
 from standalone.api.errors import add_handlers
 from standalone.api.guard import MAX_BODY, Guard
 from standalone.api.routes import add_api
 from standalone.host import callbacks, shared
+from standalone.host.scripts import loading
 from standalone.setup.environment import stay_local
 
-from .assets import Assets, HeadTags
 from .layout import build_page, theme
 from .results import clean_scratch
+
+STATIC = Path(__file__).resolve().parent / "static"
+OWN = ("host.js", "progress.js", "memory.js", "lightbox.js", "page.css")
+_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
+
+
+class Assets:
+    """A fixed table from address to file, made once: no part of a request ever becomes a path."""
+
+    def __init__(self) -> None:
+        files = [STATIC / name for name in OWN]
+        files += [Path(file.path) for file in loading.list_scripts("javascript", ".js")]
+        files += [Path(file.path) for file in loading.list_scripts("javascript", ".mjs")]
+        files += [Path(path) for path in loading.list_files_with_name("style.css")]
+        self.files = {f"{number}/{path.name}": path for number, path in enumerate(files)}
+
+    def head(self) -> str:
+        """The tags for the page's head, in order: the host's helpers first, since the others use them."""
+        tags = []
+        for name, path in self.files.items():
+            address = f"/steer/{html.escape(name, quote=True)}?{int(path.stat().st_mtime)}"
+            if path.suffix == ".css":
+                tags.append(f'<link rel="stylesheet" href="{address}">')
+            elif path.suffix == ".mjs":
+                tags.append(f'<script type="module" src="{address}"></script>')
+            else:
+                tags.append(f'<script src="{address}"></script>')
+        return "\n".join(tags)
+
+    def router(self) -> APIRouter:
+        """The route that serves them."""
+        router = APIRouter()
+
+        @router.get("/steer/{name:path}", include_in_schema=False)
+        async def asset(name: str) -> FileResponse:
+            path = self.files.get(name)
+            if path is None:
+                raise HTTPException(404, "There is nothing here.")
+            return FileResponse(path, media_type=_TYPES[path.suffix], headers={"cache-control": "no-cache"})
+
+        return router
+
+
+class HeadTags:
+    """ASGI middleware that puts tags at the end of the page's head.
+
+    gradio adds what it is given as `head` when its own script runs: out of order, and after the page is parsed.
+    """
+
+    def __init__(self, app: ASGIApp, *, tags: str) -> None:
+        self.app = app
+        self.tags = tags.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in ("", "/") or scope["method"] != "GET":
+            await self.app(scope, receive, send)
+            return
+        # uncompressed, or there would be no </head> to find
+        plain = {**scope, "headers": [(key, value) for key, value in scope["headers"] if key != b"accept-encoding"]}
+        start: Message = {}
+        body = b""
+
+        async def with_tags(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            page = body.replace(b"</head>", self.tags + b"</head>", 1)
+            headers = [(key, value) for key, value in start["headers"] if key.lower() != b"content-length"]
+            await send({**start, "headers": [*headers, (b"content-length", str(len(page)).encode())]})
+            await send({"type": "http.response.body", "body": page})
+
+        await self.app(plain, receive, with_tags)
 
 
 def served_folders(host: Any) -> list[Path]:

@@ -7,14 +7,14 @@ from typing import Any
 import gradio as gr
 
 from standalone.host import pasting, upscalers
+from standalone.host.checkpoints import Defaults
 from standalone.host.components import FormRow, InputAccordion
 from standalone.host.sampling import registry, schedulers
 from standalone.host.scripts import loading
 from standalone.infotext.fields import TXT2IMG
 
 from . import paste
-from .defaults import Defaults
-from .parts import (
+from .controls import (
     Fields,
     batch_column,
     cfg_slider,

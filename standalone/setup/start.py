@@ -19,6 +19,13 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
+_MODULES = {
+    **dict.fromkeys(("bench", "evaluate"), "methods"),
+    **dict.fromkeys(("merge-instruct", "make-instruct-data", "train-instruct"), "instruct"),
+}
+"""The modules of verbs that are not called as their verb."""
+
+
 def _fail(sentence: str, status: int) -> int:
     print(sentence, file=sys.stderr, flush=True)
     return status
@@ -35,7 +42,7 @@ def _utf8_output() -> None:
 def dispatch(parsed: argparse.Namespace) -> int:
     """Runs the verb in this interpreter. Returns the exit status: 0 done, 1 failed, 2 wrong command line."""
     try:
-        module = importlib.import_module(f"standalone.verbs.{parsed.verb.replace('-', '_')}")
+        module = importlib.import_module(f"standalone.verbs.{_MODULES.get(parsed.verb, parsed.verb.replace('-', '_'))}")
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package in ("standalone", "lib_methods", "benchmarks"):

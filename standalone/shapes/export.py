@@ -15,95 +15,44 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lib_methods.safetensors.tensors import rounded, write_tensors
-from standalone.engine.weights import ldm_clip_text, ldm_unet, ldm_vae
+from standalone.engine.weights import ldm_clip_text, ldm_networks, ldm_unet, ldm_vae
 from standalone.shapes import networks
 
 
 def ldm_config() -> dict[str, Any]:
     """The yaml beside the file. `version` is the folder with the tokenizer and the text encoder's sizes."""
-    unet, vae, text = networks.UNET_CONFIG, networks.VAE_CONFIG, networks.TEXT_CONFIG
-    base = unet["block_out_channels"][0]
-    return {
-        "model": {
-            "base_learning_rate": 1e-4,
-            "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
-            "params": {
-                "linear_start": 0.00085,
-                "linear_end": 0.012,
-                "num_timesteps_cond": 1,
-                "log_every_t": 200,
-                "timesteps": 1000,
-                "first_stage_key": "jpg",
-                "cond_stage_key": "txt",
-                "image_size": unet["sample_size"],
-                "channels": 4,
-                "cond_stage_trainable": False,
-                "conditioning_key": "crossattn",
-                "scale_factor": networks.SCALE_FACTOR,
-                "use_ema": False,
-                "unet_config": {
-                    "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-                    "params": {
-                        "image_size": unet["sample_size"],
-                        "in_channels": 4,
-                        "out_channels": 4,
-                        "model_channels": base,
-                        "attention_resolutions": [1, 2],
-                        "num_res_blocks": unet["layers_per_block"],
-                        "channel_mult": [channels // base for channels in unet["block_out_channels"]],
-                        "num_heads": unet["attention_head_dim"],  # diffusers' name for the number of heads
-                        "use_spatial_transformer": True,
-                        "transformer_depth": 1,
-                        "context_dim": unet["cross_attention_dim"],
-                        "use_checkpoint": False,
-                        "legacy": False,
-                    },
-                },
-                "first_stage_config": {
-                    "target": "ldm.models.autoencoder.AutoencoderKL",
-                    "params": {
-                        "embed_dim": 4,
-                        "ddconfig": {
-                            "double_z": True,
-                            "z_channels": 4,
-                            "resolution": vae["sample_size"],
-                            "in_channels": 3,
-                            "out_ch": 3,
-                            "ch": vae["block_out_channels"][0],
-                            "ch_mult": [c // vae["block_out_channels"][0] for c in vae["block_out_channels"]],
-                            "num_res_blocks": vae["layers_per_block"],
-                            "attn_resolutions": [],
-                            "dropout": 0.0,
-                        },
-                        "lossconfig": {"target": "torch.nn.Identity"},
-                    },
-                },
-                "cond_stage_config": {
-                    "target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder",
-                    "params": {
-                        "version": "text_encoder",
-                        "hidden_size": text["hidden_size"],
-                        "intermediate_size": text["intermediate_size"],
-                        "num_hidden_layers": text["num_hidden_layers"],
-                        "num_attention_heads": text["num_attention_heads"],
-                    },
-                },
-            },
-        }
+    unet, vae = networks.UNET_CONFIG, networks.VAE_CONFIG
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    params = {
+        "linear_start": 0.00085,
+        "linear_end": 0.012,
+        "num_timesteps_cond": 1,
+        "log_every_t": 200,
+        "timesteps": 1000,
+        "first_stage_key": "jpg",
+        "cond_stage_key": "txt",
+        "image_size": unet["sample_size"],
+        "channels": 4,
+        "cond_stage_trainable": False,
+        "conditioning_key": "crossattn",
+        "scale_factor": networks.SCALE_FACTOR,
+        "use_ema": False,
+        **ldm_networks(unet, vae, image_size=unet["sample_size"], resolution=vae["sample_size"]),
+        "cond_stage_config": {
+            "target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder",
+            "params": {"version": "text_encoder", **{name: networks.TEXT_CONFIG[name] for name in sizes}},
+        },
     }
+    target = "ldm.models.diffusion.ddpm.LatentDiffusion"
+    return {"model": {"base_learning_rate": 1e-4, "target": target, "params": params}}
 
 
-def load_networks(training: Path, average: bool = True) -> tuple[Any, Any, Any]:
-    """UNet, text encoder and VAE from a training folder; the averaged weights unless told otherwise."""
+def load_networks(training: Path) -> tuple[Any, Any, Any]:
+    """UNet, text encoder and VAE from a training folder, with the averaged weights."""
     unet, text, vae = networks.unet(), networks.text_encoder(), networks.vae()
-    state = torch.load(training / "state.pt", weights_only=True)
-    if average:
-        both = state["average"]
-        unet.load_state_dict({k[2:]: v for k, v in both.items() if k.startswith("0.")})
-        text.load_state_dict({k[2:]: v for k, v in both.items() if k.startswith("1.")})
-    else:
-        unet.load_state_dict(state["unet"])
-        text.load_state_dict(state["text"])
+    both = torch.load(training / "state.pt", weights_only=True)["average"]
+    unet.load_state_dict({k[2:]: v for k, v in both.items() if k.startswith("0.")})
+    text.load_state_dict({k[2:]: v for k, v in both.items() if k.startswith("1.")})
     vae.load_state_dict(load_file(training / "vae.safetensors"))
     return unet.eval(), text.eval(), vae.eval()
 

@@ -22,10 +22,8 @@ from torch import Tensor, nn
 
 from lib_methods.safetensors.tensors import write_tensors
 from standalone.shapes import networks
-from standalone.shapes.captions import caption, random_named
-from standalone.shapes.optimizer import MatrixOptimizer
-from standalone.shapes.tokens import tokenize
-from standalone.shapes.world import UNIT, Scene, random_scene, render
+from standalone.shapes.networks import MatrixOptimizer, tokenize
+from standalone.shapes.world import UNIT, Scene, caption, random_named, random_scene, render
 
 STOCK = 16_000  # encoded pictures held at a time
 REFRESH = 200  # steps between refreshes

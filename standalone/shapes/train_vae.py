@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from lib_methods.safetensors.tensors import write_tensors
 from standalone.shapes import networks
-from standalone.shapes.optimizer import MatrixOptimizer
+from standalone.shapes.networks import MatrixOptimizer
 from standalone.shapes.world import random_scene, render
 
 KL_WEIGHT = 1e-4

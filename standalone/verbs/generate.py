@@ -164,9 +164,9 @@ def make(options: argparse.Namespace, host: Any) -> tuple[list[Path], list[str]]
     from standalone.api.generation import Generation
     from standalone.api.models import GenerationRequest, ImageToImageRequest, TextToImageRequest
     from standalone.host import shared
-    from standalone.page.defaults import for_checkpoint
+    from standalone.host.checkpoints import defaults_of
 
-    fields = request_fields(options, for_checkpoint(shared.sd_model))
+    fields = request_fields(options, defaults_of(shared.sd_model))
     kind: type[GenerationRequest] = ImageToImageRequest if "init_images" in fields else TextToImageRequest
     try:
         request = kind.model_validate(fields)

@@ -1,4 +1,4 @@
-"""Finds the measuring programs of a method: benchmarks/evaluate_<method>.py and benchmarks/bench_<method>.py."""
+"""The verbs bench and evaluate: a method's program benchmarks/bench_<method>.py or benchmarks/evaluate_<method>.py."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from standalone.setup.options import UsageError
 from .arguments import writable_folder
 
 
-def known(kind: str, folder: Path = ROOT / "benchmarks") -> list[str]:
-    """The methods that have a program of this kind ("evaluate" or "bench")."""
-    return sorted(path.stem[len(kind) + 1 :] for path in folder.glob(f"{kind}_*.py"))
-
-
-def run_method(kind: str, options: argparse.Namespace) -> int:
-    """Runs `benchmarks.<kind>_<method>.main(out, quick)` and returns its exit status."""
-    methods = known(kind)
+def run(options: argparse.Namespace) -> int:
+    """Runs the method's `main(out, quick)` and returns its exit status."""
+    kind = options.verb
+    methods = sorted(path.stem[len(kind) + 1 :] for path in (ROOT / "benchmarks").glob(f"{kind}_*.py"))
     name = str(options.method).replace("-", "_")
     if name not in methods:
         have = f"There is one for: {', '.join(methods)}." if methods else "There is none yet."

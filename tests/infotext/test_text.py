@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from standalone.infotext import metadata, text
+from standalone.infotext import foreign, text
 
 HOSTILE = (
     'say "hi"',
@@ -220,7 +220,7 @@ def test_parameters_in_json_are_read(program: str) -> None:
     ],
 )
 def test_other_json_is_never_a_prompt(words: str, program: str) -> None:
-    assert text.read(words) == ("", "", {metadata.UNREAD: program})
+    assert text.read(words) == ("", "", {foreign.UNREAD: program})
 
 
 def test_images_of_novelai_have_an_infotext() -> None:

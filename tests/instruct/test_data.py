@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 from lib_methods.errors import UserError
 from standalone.instruct import dataset, make
 from standalone.instruct.filters import AttributeFilter, ClipFilter, Thresholds
-from standalone.instruct.rendered import render_pair
+from standalone.instruct.make import render_pair
 from standalone.instruct.triplets import CHANGED, Triplet, read_triplets, world_triplet
 from standalone.setup import options
 from standalone.setup.start import dispatch

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from standalone.engine.denoiser import SigmaDenoiser
-from standalone.instruct.pairs import Drawing, draw_pairs, to_pictures, token_places
-from standalone.instruct.prompt_to_prompt import SharedAttention, align
+from standalone.instruct.prompt_to_prompt import Drawing, SharedAttention, align, draw_pairs, to_pictures, token_places
 from standalone.instruct.triplets import world_triplet
 
 

@@ -14,8 +14,7 @@ from PIL import Image
 from lib_methods.errors import UserError
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.instruct.dataset import Pair, read_pairs
-from standalone.instruct.examples import DROPPED, Examples, dropout, read_picture
-from standalone.instruct.train import Length, Trainer
+from standalone.instruct.train import DROPPED, Examples, Length, Trainer, dropout, read_picture
 from standalone.instruct.widen import TARGET, edit_config, widened
 from standalone.setup import options
 from standalone.setup.start import dispatch
@@ -59,7 +58,7 @@ def test_pictures_are_the_mode_unscaled_and_targets_are_sampled_and_scaled(
         what: model.encode_first_stage(read_picture(getattr(listed[0], what))[None]) for what in ("before", "after")
     }
     none = torch.zeros(512, dtype=torch.bool)
-    monkeypatch.setattr("standalone.instruct.examples.dropout", lambda count, generator: (none, none))
+    monkeypatch.setattr("standalone.instruct.train.dropout", lambda count, generator: (none, none))
     latents, pictures, texts = examples.batch(512, torch.Generator().manual_seed(0))
     torch.testing.assert_close(pictures, posterior["before"].mode().expand_as(pictures))
     wanted = posterior["after"]

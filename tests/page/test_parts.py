@@ -17,8 +17,9 @@ from standalone import host as standalone_host
 
 standalone_host.import_modules()
 
+from standalone.host import checkpoints  # noqa: E402
 from standalone.infotext.fields import TXT2IMG  # noqa: E402
-from standalone.page import defaults, masks, paste, results, settings_tab, tokens  # noqa: E402
+from standalone.page import controls, paste, results, settings_tab, tab  # noqa: E402
 
 
 def layer(box: tuple[int, int, int, int], alpha: int = 255, size: tuple[int, int] = (32, 16)) -> Image.Image:
@@ -29,7 +30,7 @@ def layer(box: tuple[int, int, int, int], alpha: int = 255, size: tuple[int, int
 
 def test_every_layer_counts_for_the_mask():
     background = Image.new("RGBA", (32, 16), (9, 9, 9, 255))
-    picture, mask = masks.inpaint_inputs(
+    picture, mask = tab.inpaint_inputs(
         {"background": background, "layers": [layer((0, 0, 4, 4)), None, layer((8, 8, 12, 12))]}
     )
     assert picture is background
@@ -42,12 +43,12 @@ def test_every_layer_counts_for_the_mask():
 
 @pytest.mark.parametrize("editor", [None, {}, {"background": None, "layers": []}])
 def test_without_a_picture_there_is_no_mask(editor: Any):
-    assert masks.inpaint_inputs(editor) == (None, None)
+    assert tab.inpaint_inputs(editor) == (None, None)
 
 
 def test_a_breath_of_paint_is_no_mask():
     background = Image.new("RGBA", (32, 16))
-    assert masks.inpaint_inputs({"background": background, "layers": [layer((0, 0, 4, 4), alpha=5)]})[1] is None
+    assert tab.inpaint_inputs({"background": background, "layers": [layer((0, 0, 4, 4), alpha=5)]})[1] is None
 
 
 def test_files_carry_their_infotext_and_saved_ones_are_used(tmp_path: Path):
@@ -190,7 +191,7 @@ def test_a_prompt_is_not_taken_for_an_infotext():
     ],
 )
 def test_sizes_follow_the_family(family: dict[str, Any], size: int):
-    found = defaults.for_checkpoint(SimpleNamespace(**family, sd_checkpoint_info=None))
+    found = checkpoints.defaults_of(SimpleNamespace(**family, sd_checkpoint_info=None))
     assert (found.width, found.height) == (size, size)
 
 
@@ -206,17 +207,15 @@ def test_sizes_follow_the_family(family: dict[str, Any], size: int):
 def test_a_checkpoint_may_bring_its_own_defaults(tmp_path: Path, content: str, width: int, sampler: str):
     (tmp_path / "mine.defaults.json").write_text(content, encoding="utf-8")
     info = SimpleNamespace(filename=str(tmp_path / "mine.safetensors"))
-    found = defaults.for_checkpoint(SimpleNamespace(sd_checkpoint_info=info))
+    found = checkpoints.defaults_of(SimpleNamespace(sd_checkpoint_info=info))
     assert (found.width, found.sampler_name) == (width, sampler)
 
 
 def test_the_controls_begin_with_todays_names_of_a_checkpoints_own_sampler():
     import gradio as gr
 
-    from standalone.page import parts
-
     with gr.Blocks():
-        row = parts.sampler_row("txt2img", defaults.Defaults(sampler_name="k_dpmpp_2m_sde_ka"))
+        row = controls.sampler_row("txt2img", checkpoints.Defaults(sampler_name="k_dpmpp_2m_sde_ka"))
     assert (row["sampler_name"].value, row["scheduler"].value) == ("DPM++ 2M SDE", "Karras")
 
 
@@ -259,10 +258,10 @@ def test_seed_and_size_are_sent_as_the_settings_say(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_the_counter_counts_what_the_model_reads(prompt: str, counted: tuple[int, int]):
-    assert tokens.count_tokens(prompt, 20) == counted
+    assert controls.count_tokens(prompt, 20) == counted
 
 
 def test_the_counter_survives_empty_fields_and_leaves_and_in_negative_prompts():
-    assert tokens.count_tokens(None, None) == (0, 75)  # type: ignore[arg-type]
-    assert tokens.count_tokens("a AND b", 20, positive=False) == (3, 75)
-    assert "3/75" in tokens.counter_html("a red circle", 20)
+    assert controls.count_tokens(None, None) == (0, 75)  # type: ignore[arg-type]
+    assert controls.count_tokens("a AND b", 20, positive=False) == (3, 75)
+    assert "3/75" in controls.counter_html("a red circle", 20)

@@ -13,9 +13,8 @@ import torch
 
 from benchmarks import shape_edits as program
 from lib_methods.pix2pix_zero.words import mentions
-from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
-from standalone.shapes.world import ATTRIBUTES, VALUES, render
+from standalone.shapes.world import ATTRIBUTES, VALUES, caption, render
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from benchmarks.shape_edits import scenes
 from lib_methods.checks import SettingsError
 from lib_methods.pix2pix_zero.settings import CONTROLS, Pix2PixZeroSettings
 from lib_methods.pix2pix_zero.words import plural_of, swapped
-from standalone.shapes.captions import caption
+from standalone.shapes.world import caption
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from standalone.shapes import export, networks, train
-from standalone.shapes.optimizer import MatrixOptimizer
-from standalone.shapes.tokens import tokenize
+from standalone.shapes.networks import MatrixOptimizer, tokenize
 from standalone.shapes.train_vae import normalise_latents, pictures
 
 

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from standalone.shapes.captions import caption, random_named
 from standalone.shapes.parser import parse
-from standalone.shapes.world import ATTRIBUTES, BACKGROUNDS, VALUES, Scene, random_scene, render
+from standalone.shapes.world import ATTRIBUTES, BACKGROUNDS, VALUES, Scene, caption, random_named, random_scene, render
 
 
 def test_the_parser_reads_rendered_pictures_back() -> None:

@@ -159,7 +159,7 @@ def _doors(data: bytes, folder: Path) -> dict[str, Image.Image]:
     from modules import images, infotext_utils
     from standalone.api.codec import check_encoded, decode_opened
     from standalone.page.layout import _send_image
-    from standalone.page.pnginfo import describe
+    from standalone.page.paste import describe
     from standalone.verbs.generate import read_picture
 
     path = folder / "image.dat"
@@ -320,11 +320,12 @@ def test_the_boxes_of_the_page_measure_first_and_then_read_as_every_door(
     from gradio.data_classes import FileData, ImageData
 
     from modules import images, shared
-    from standalone.page import defaults, img2img
+    from standalone.host.checkpoints import defaults_of
+    from standalone.page import img2img
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # where uploads are
     with gr.Blocks():
-        fields, _, _ = img2img._sources(defaults.for_checkpoint(shared.sd_model))
+        fields, _, _ = img2img._sources(defaults_of(shared.sd_model))
     deep, bomb = tmp_path / "deep.png", tmp_path / "bomb.png"
     deep.write_bytes(GREYS["16-bit PNG"])
     bomb.write_bytes(claims(9000, 9000))

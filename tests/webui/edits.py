@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 
 from lib_methods.pix2pix_zero.sheet import GAP, LEAST_COLUMN
-from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
-from standalone.shapes.world import Scene, render
+from standalone.shapes.world import Scene, caption, render
 
 from .client import JSON, Generation, encode_image
 from .server import WebUI

@@ -38,9 +38,8 @@ from benchmarks.shape_subjects import (
 from lib_methods.dreambooth.training.samples import Judge
 from standalone import ROOT
 from standalone.engine.checkpoint import load_checkpoint
-from standalone.shapes.captions import caption
 from standalone.shapes.parser import parse
-from standalone.shapes.world import BACKGROUNDS, COLOURS, KINDS, random_scene, render
+from standalone.shapes.world import BACKGROUNDS, COLOURS, KINDS, caption, random_scene, render
 
 CPU = torch.device("cpu")
 

@@ -1,24 +1,50 @@
-"""The command make-instruct-data: pairs of images with an instruction, to train an InstructPix2Pix checkpoint on."""
+"""The commands for InstructPix2Pix checkpoints: merge-instruct, make-instruct-data and train-instruct."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib_methods.errors import UserError, reason
 
-from .arguments import existing_file, full_path, writable_folder
+from .arguments import existing_file, full_path, new_file, writable_folder
 from .serve import find_checkpoint, say
 
 if TYPE_CHECKING:
     from standalone.instruct.filters import Filter
-    from standalone.instruct.make import PairCounts, Source
+    from standalone.instruct.make import Source
     from standalone.instruct.triplets import Triplet
 
 
-def _check(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
+    """Runs the command that `options.verb` names and returns its exit status."""
+    verbs = {"merge-instruct": _merge, "make-instruct-data": _make_data, "train-instruct": _train}
+    return verbs[options.verb](options)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    """Merges and says where the result is."""
+    a, b, c = (existing_file(path, name) for path, name in ((options.a, "A"), (options.b, "B"), (options.c, "C")))
+    out = new_file(options.out or a.with_name(f"{a.stem}-instruct.safetensors"), "--out")
+    from standalone.engine.merge import merge_instruct
+
+    def show(share: float) -> None:
+        if sys.stdout.isatty():
+            print(f"\r  {int(share * 100):3d} %", end="", flush=True)
+
+    counts = merge_instruct(a, b, c, out, show)
+    if sys.stdout.isatty():
+        print("\r" + " " * 10 + "\r", end="")
+    say(f"{counts['merged']} weights merged, {counts['kept']} taken from {a.name} as they are.")
+    say(str(out))
+    return 0
+
+
+def _check_data(options: argparse.Namespace) -> None:
     """UserError for what cannot be done, said before torch is imported."""
     writable_folder(options.out, "--out")
     if options.triplets is not None:
@@ -63,7 +89,7 @@ def _filter(options: argparse.Namespace) -> Filter:
 def _source(options: argparse.Namespace, checkpoint: Path | None) -> tuple[Source, int]:
     """The source of pairs, and the side of the pictures in pixels."""
     from standalone.instruct.make import ModelSource, RenderedSource
-    from standalone.instruct.pairs import Drawing
+    from standalone.instruct.prompt_to_prompt import Drawing
 
     if checkpoint is None:
         return RenderedSource(options.size or 64), options.size or 64
@@ -88,11 +114,11 @@ def _settings(options: argparse.Namespace, checkpoint: Path | None, triplets: st
     return {"source": "prompt-to-prompt", "checkpoint": checkpoint_sha256(checkpoint), **settings, **drawing}
 
 
-def run(options: argparse.Namespace) -> int:
+def _make_data(options: argparse.Namespace) -> int:
     """Makes the pairs and says how many were kept."""
     out = options.out
     try:
-        _check(options)
+        _check_data(options)
         out = full_path(options.out, "--out")
         checkpoint = None if options.rendered else find_checkpoint(options.checkpoint)
         from standalone.instruct import dataset
@@ -107,5 +133,72 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"The pairs cannot be written to {out.name}. {reason(error)}") from None
     say(f"{kept} of {drawn} pairs kept.")
+    say(str(out))
+    return 0
+
+
+def _check_training(options: argparse.Namespace, out: Path, folders: list[Path]) -> None:
+    if out.suffix.lower() != ".safetensors":
+        raise UserError(f"The result is a .safetensors file, and {out.name} is not one.")
+    writable_folder(out.parent, "--out")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--data: there is no folder {folder.name}.")
+    if options.steps is None and options.minutes is None:
+        raise UserError("Set the length of training with --steps or --minutes.")
+
+
+def _state(options: argparse.Namespace, out: Path) -> Path:
+    """The file of the training's state, beside the result. UserError when something would be overwritten."""
+    state = out.with_suffix(".training")
+    if options.resume:
+        if not state.exists():
+            raise UserError(f"There is no {state.name} to resume from. Start without --resume.")
+    elif state.exists():
+        raise UserError(f"A run, {state.name}, already exists. Resume it with --resume, or remove it.")
+    elif out.exists():
+        raise UserError(f"{out.name} already exists. Choose another name with --out, or remove it.")
+    return state
+
+
+def _identity(checkpoint: Path, folders: list[Path]) -> str:
+    """A hash of the checkpoint and of the manifests of the pairs."""
+    from standalone.engine.checkpoint import checkpoint_sha256
+    from standalone.instruct.dataset import MANIFEST
+
+    digest = hashlib.sha256(checkpoint_sha256(checkpoint).encode())
+    for folder in folders:
+        digest.update(hashlib.sha256((folder / MANIFEST).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Trains and says where the result is."""
+    out = options.out
+    try:
+        out = full_path(options.out, "--out")
+        folders = [full_path(folder, "--data") for folder in options.data]
+        _check_training(options, out, folders)
+        state = _state(options, out)
+        checkpoint = find_checkpoint(options.checkpoint)
+        from lib_methods.ldm_checkpoint import read_yaml
+        from standalone.instruct.dataset import read_pairs
+        from standalone.instruct.train import Examples, Length, Trainer, load_plain
+        from standalone.instruct.widen import write_checkpoint
+
+        pairs = [pair for folder in folders for pair in read_pairs(folder)]
+        model, _ = load_plain(checkpoint)
+        config = None if checkpoint.is_dir() else read_yaml(checkpoint)
+        trainer = Trainer(model, options.batch, options.rate, options.seed, _identity(checkpoint, folders))
+        if options.resume:
+            trainer.load(state)
+            say(f"Resuming after step {trainer.step}.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        say(f"Training on {len(pairs)} pairs.")
+        trainer.run(Examples(model, pairs, say), Length(options.steps, options.minutes), state, say)
+        write_checkpoint(model, trainer.average, config, out)
+    except OSError as error:
+        raise UserError(f"{out.name} cannot be written. {reason(error)}") from None
+    say(f"{out.with_suffix('.training').name} beside it can be resumed with --resume and more steps.")
     say(str(out))
     return 0
