@@ -35,9 +35,7 @@ def obstacle(unsuited: Unsuited) -> str:
         unet = (model if patched is None else patched.unet).model.diffusion_model
         known = _KNOWN.setdefault(unet, {})
         if unsuited not in known:
-            known[unsuited] = unsuited(
-                LoadedModel(unet, sees_picture(unet), has_picture=not patched, has_editing=not patched)
-            )
+            known[unsuited] = unsuited(LoadedModel(unet, sees_picture(unet), has_editing=not patched))
         return known[unsuited]
     except Exception:  # a model that is just being exchanged, or none of ours: the job itself will tell
         return ""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from lib_methods.denoiser import Guidance, Unsupported
-from lib_methods.hosts.forge.sampling import ForgeSampling
+from lib_methods.denoiser import Guidance
 from lib_methods.image_cfg import apply
-from lib_methods.image_cfg.settings import ImageCfgSettings
-from lib_methods.pix2pix_zero import apply as pix2pix_zero
 from tests.image_cfg.jobs import OTHER, edit, spread
 from tests.shared.jobs import pixels
 from tests.standalone.conftest import Running
@@ -87,21 +82,6 @@ def test_a_guide_sees_base_direction_and_cond(
         assert spread(short.at(text), short.guided) < 1e-4
         assert spread(short.cond, seen.cond) < 1e-4
         assert spread(short.direction, seen.direction) < 1e-4
-
-
-def test_forge_says_that_it_keeps_its_rows() -> None:
-    """A sentence, not a picture that ignores the scales; the same one whether or not the checkpoint sees an image, as
-    loading another would not help."""
-    for channels in (4, 8):
-        unet = SimpleNamespace(diffusion_model=SimpleNamespace(config={"in_channels": channels}))
-        model = SimpleNamespace(forge_objects=SimpleNamespace(unet=SimpleNamespace(model=unet)))
-        job = SimpleNamespace(sd_model=model, width=64, height=64, batch_size=1, is_hr_pass=False)
-        sampling = ForgeSampling(job, None)
-        for images in ((), ("0" * 64,)):
-            with pytest.raises(Unsupported, match="rows of the denoiser"):
-                apply.attach(sampling, ImageCfgSettings(images), lambda name: Image.new("RGB", (64, 64)))
-        with pytest.raises(Unsupported, match="edit an image"):  # pix2pix-zero's sentence stays its own
-            pix2pix_zero.check(sampling, "ddim")
 
 
 def test_both_change_the_picture_together(host: Running) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_methods import hosts
-from lib_methods.denoiser import DenoiserCall, Editing, Unsupported, editing_of, picture_of
+from lib_methods.denoiser import DenoiserCall, Editing, Unsupported, editing_of
 from lib_methods.hosts.bare import BareSampling
 from tests.fabric.small_model import small_unet
 from tests.pix2pix_zero.seam import random, spread
@@ -73,9 +73,8 @@ def test_texts_of_a_bare_unet_differ_and_repeat() -> None:
 def test_forge_says_what_to_use_instead() -> None:
     model = SimpleNamespace(forge_objects=SimpleNamespace())
     sampling = hosts.sampling_of(SimpleNamespace(sd_model=model, width=64, height=64), torch.zeros(1, 4, 8, 8))
-    for capability in (editing_of, picture_of):
-        with pytest.raises(Unsupported, match="This WebUI.*AUTOMATIC1111"):
-            capability(sampling)
+    with pytest.raises(Unsupported, match="This WebUI.*AUTOMATIC1111"):
+        editing_of(sampling)
 
 
 def job(func: Any, **fields: Any) -> Any:

@@ -7,6 +7,8 @@ clean latents.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,18 +16,22 @@ from torch import Tensor, nn
 
 from lib_methods.attention import without_overrides
 from lib_methods.denoiser import Guide, Hook
+from lib_methods.hosts.forge.picture import ForgePicture
 from lib_methods.hosts.forge.wrapper import ForgeSeam, FunctionWrapper
 from lib_methods.hosts.job import JobSampling
 
 _WRAPPER = "model_function_wrapper"
-_AFTER = "sampler_post_cfg_function"
+AFTER = "sampler_post_cfg_function"
 
 
 class ForgeSampling(JobSampling):
     """Implements `lib_methods.denoiser.Sampling`."""
 
-    picture = None
     editing = None
+
+    @cached_property
+    def picture(self) -> ForgePicture:
+        return ForgePicture(self)
 
     @property
     def unet(self) -> nn.Module:
@@ -39,17 +45,21 @@ class ForgeSampling(JobSampling):
         return self.current.seam
 
     def add_hook(self, hook: Hook) -> None:
-        self._wrapped()
+        self.wrapped()
         super().add_hook(hook)
 
     def add_guide(self, guide: Guide) -> None:
-        wrapper = self._wrapped()
+        wrapper = self.wrapped()
         super().add_guide(guide)
-        options = self.p.sd_model.forge_objects.unet.model_options
-        others = [f for f in options.get(_AFTER, []) if not isinstance(getattr(f, "__self__", None), FunctionWrapper)]
-        options[_AFTER] = [*others, wrapper.after]  # a new list: the clone's options share the old one
+        self.listen(AFTER, wrapper.after)
 
-    def _wrapped(self) -> FunctionWrapper:
+    def listen(self, key: str, function: Callable[..., Any]) -> None:
+        """Have the host call a method of this pass's wrapper, where it keeps a list of functions."""
+        options = self.p.sd_model.forge_objects.unet.model_options
+        others = [f for f in options.get(key, []) if not isinstance(getattr(f, "__self__", None), FunctionWrapper)]
+        options[key] = [*others, function]  # a new list: the clone's options share the old one
+
+    def wrapped(self) -> FunctionWrapper:
         """This pass's wrapper, on a clone of the UNet. Forge announces the second pass of Hires.fix twice, with a fresh
         UNet the second time."""
         before = self.p.sd_model.forge_objects.unet.model_options.get(_WRAPPER)
