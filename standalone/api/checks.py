@@ -17,6 +17,32 @@ SMALLEST, LARGEST = 16, 4096
 MAX_PIXELS_AT_ONCE = 64 * 1024 * 1024
 MAX_PROMPT = 100_000
 INT64 = 2**63
+_LIMITS: dict[str, tuple[float, float]] = {
+    "batch_size": (1, 64),
+    "n_iter": (1, 1000),
+    "steps": (1, 1000),
+    "cfg_scale": (0, 100),
+    "denoising_strength": (0, 1),
+    "subseed_strength": (0, 1),
+    "seed": (-INT64, INT64 - 1),
+    "subseed": (-INT64, INT64 - 1),
+    "eta": (0, 10),
+    "s_churn": (0, 1000),
+    "s_tmin": (0, 1e6),
+    "s_tmax": (0, 1e6),
+    "s_noise": (0, 10),
+    "s_min_uncond": (0, 1000),
+    "seed_resize_from_w": (-LARGEST, LARGEST),
+    "seed_resize_from_h": (-LARGEST, LARGEST),
+    "refiner_switch_at": (0, 1),
+    "resize_mode": (0, 3),
+    "inpainting_fill": (0, 3),
+    "inpainting_mask_invert": (0, 1),
+    "inpaint_full_res_padding": (0, LARGEST),
+    "image_cfg_scale": (0, 100),
+    "initial_noise_multiplier": (0, 10),
+    **dict.fromkeys(("mask_blur", "mask_blur_x", "mask_blur_y"), (0, 256)),
+}
 
 
 def _between(name: str, value: float | None, low: float, high: float) -> None:
@@ -55,13 +81,6 @@ def check_names(request: GenerationRequest) -> None:
         checkpoints.find_checkpoint(request.hr_checkpoint_name)
 
 
-def check_settings(settings: dict[str, object] | None) -> None:
-    """BadRequest when a setting in `override_settings` cannot have its value. The job leaves unknown ones out."""
-    for key, value in (settings or {}).items():
-        if key in shared.opts.data_labels:
-            check_setting(key, value, "override_settings")
-
-
 def check_setting(key: str, value: object, field: str) -> object:
     """`value` as the setting `key` keeps it. BadRequest when it cannot be its value."""
     if key == "sd_model_checkpoint" and isinstance(value, str):
@@ -87,20 +106,8 @@ def check_request(request: GenerationRequest) -> None:
     for name in ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt"):
         if len(getattr(request, name, None) or "") > MAX_PROMPT:
             raise BadRequest(f"{name}: longer than {MAX_PROMPT} characters.")
-    _between("batch_size", request.batch_size, 1, 64)
-    _between("n_iter", request.n_iter, 1, 1000)
-    _between("steps", request.steps, 1, 1000)
-    _between("cfg_scale", request.cfg_scale, 0, 100)
-    _between("denoising_strength", request.denoising_strength, 0, 1)
-    _between("subseed_strength", request.subseed_strength, 0, 1)
-    _between("seed", request.seed, -INT64, INT64 - 1)
-    _between("subseed", request.subseed, -INT64, INT64 - 1)
-    _between("eta", request.eta, 0, 10)
-    for name, high in (("s_churn", 1000), ("s_tmin", 1e6), ("s_tmax", 1e6), ("s_noise", 10), ("s_min_uncond", 1000)):
-        _between(name, getattr(request, name), 0, high)
-    for name in ("seed_resize_from_w", "seed_resize_from_h"):
-        _between(name, getattr(request, name), -LARGEST, LARGEST)
-    _between("refiner_switch_at", request.refiner_switch_at, 0, 1)
+    for name, limits in _LIMITS.items():
+        _between(name, getattr(request, name, None), *limits)
     width, height = request.width or 0, request.height or 0
     if width * height * (request.batch_size or 1) > MAX_PIXELS_AT_ONCE:
         raise BadRequest(f"batch_size: {request.batch_size} images of {width}x{height} at once are too many.")
@@ -108,11 +115,17 @@ def check_request(request: GenerationRequest) -> None:
     for name in ("s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond"):
         if getattr(request, name, None) is not None:
             check_setting(name, getattr(request, name), name)
-    check_settings(request.override_settings)
+    for key, value in (request.override_settings or {}).items():
+        if key in shared.opts.data_labels:  # the job leaves unknown ones out
+            check_setting(key, value, "override_settings")
     if isinstance(request, TextToImageRequest) and request.enable_hr:
         _check_hires(request)
     if isinstance(request, ImageToImageRequest):
-        _check_img2img(request)
+        images, most = len(request.init_images or []), request.batch_size or 1
+        if images == 0:
+            raise BadRequest("init_images: there is no image to start from.", 404)
+        if 1 < images > most:
+            raise BadRequest(f"init_images: {images} images for a batch of {most}. Send 1 or as many.")
 
 
 def _check_hires(request: TextToImageRequest) -> None:
@@ -125,20 +138,3 @@ def _check_hires(request: TextToImageRequest) -> None:
     longest = max(request.width or 0, request.height or 0)
     if longest * scale > LARGEST and not (request.hr_resize_x or request.hr_resize_y):
         raise BadRequest(f"hr_scale: {scale:g} times this size is more than {LARGEST} pixels.")
-
-
-def _check_img2img(request: ImageToImageRequest) -> None:
-    if not request.init_images:
-        raise BadRequest("init_images: there is no image to start from.", 404)
-    if 1 < len(request.init_images) > (request.batch_size or 1):
-        raise BadRequest(
-            f"init_images: {len(request.init_images)} images for a batch of {request.batch_size}. Send 1 or as many."
-        )
-    _between("resize_mode", request.resize_mode, 0, 3)
-    _between("inpainting_fill", request.inpainting_fill, 0, 3)
-    _between("inpainting_mask_invert", request.inpainting_mask_invert, 0, 1)
-    _between("inpaint_full_res_padding", request.inpaint_full_res_padding, 0, LARGEST)
-    _between("image_cfg_scale", request.image_cfg_scale, 0, 100)
-    _between("initial_noise_multiplier", request.initial_noise_multiplier, 0, 10)
-    for name in ("mask_blur", "mask_blur_x", "mask_blur_y"):
-        _between(name, getattr(request, name), 0, 256)

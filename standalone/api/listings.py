@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from lib_methods.errors import UserError, reason
 from standalone.host import lora, shared
@@ -21,16 +22,61 @@ from standalone.host.upscalers import sd_upscalers
 
 from .checks import check_setting
 from .errors import BadRequest
-from .models import (
-    LatentUpscalerModeItem,
-    MemoryResponse,
-    PromptStyleItem,
-    SamplerItem,
-    SchedulerItem,
-    ScriptsList,
-    SDModelItem,
-    UpscalerItem,
-)
+
+
+class SamplerItem(BaseModel):
+    name: str
+    aliases: list[str]
+    options: dict[str, Any]
+
+
+class SchedulerItem(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    label: str
+    aliases: list[str] | None
+    default_rho: float | None
+    need_inner_model: bool | None
+
+
+class UpscalerItem(BaseModel):
+    name: str
+    model_name: str | None = None
+    model_path: str | None = None
+    model_url: str | None = None
+    scale: float | None
+
+
+class LatentUpscalerModeItem(BaseModel):
+    name: str
+
+
+class SDModelItem(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    title: str
+    model_name: str
+    hash: str | None
+    sha256: str | None
+    filename: str
+    config: str | None = None
+
+
+class PromptStyleItem(BaseModel):
+    name: str
+    prompt: str | None
+    negative_prompt: str | None
+
+
+class MemoryResponse(BaseModel):
+    ram: dict[str, Any]
+    cuda: dict[str, Any]
+
+
+class ScriptsList(BaseModel):
+    txt2img: list[str]
+    img2img: list[str]
 
 
 def samplers() -> list[SamplerItem]:
@@ -41,28 +87,13 @@ def samplers() -> list[SamplerItem]:
 
 
 def schedulers() -> list[SchedulerItem]:
-    return [
-        SchedulerItem(
-            name=s.name,
-            label=s.label,
-            aliases=s.aliases,
-            default_rho=s.default_rho,
-            need_inner_model=s.need_inner_model,
-        )
-        for s in all_schedulers
-    ]
+    return [SchedulerItem.model_validate(scheduler) for scheduler in all_schedulers]
 
 
 def upscalers() -> list[UpscalerItem]:
     return [
-        UpscalerItem(
-            name=u.name,
-            model_name=getattr(u.scaler, "model_name", None),
-            model_path=None,
-            model_url=None,
-            scale=u.scale,
-        )
-        for u in sd_upscalers
+        UpscalerItem(name=upscaler.name, model_name=getattr(upscaler.scaler, "model_name", None), scale=upscaler.scale)
+        for upscaler in sd_upscalers
     ]
 
 
@@ -74,19 +105,14 @@ def checkpoints() -> list[SDModelItem]:
     """The checkpoints. `filename` is the name of the file alone: where it is on the server is nobody's business."""
     return [
         SDModelItem(
-            title=c.title,
-            model_name=c.model_name,
-            hash=c.shorthash,
-            sha256=c.sha256,
-            filename=Path(c.filename).name,
-            config=None,
+            title=c.title, model_name=c.model_name, hash=c.shorthash, sha256=c.sha256, filename=Path(c.filename).name
         )
         for c in checkpoints_list.values()
     ]
 
 
 def styles() -> list[PromptStyleItem]:
-    return [PromptStyleItem(name=s[0], prompt=s[1], negative_prompt=s[2]) for s in shared.prompt_styles.styles.values()]
+    return [PromptStyleItem(**style._asdict()) for style in shared.prompt_styles.styles.values()]
 
 
 def loras() -> list[dict[str, Any]]:
@@ -104,7 +130,6 @@ def loras() -> list[dict[str, Any]]:
 
 
 def refresh_loras() -> None:
-    """Looks through the folder of LoRAs again."""
     lora.folder().refresh()
 
 

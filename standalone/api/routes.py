@@ -204,10 +204,6 @@ def make_router(queue: JobQueue) -> APIRouter:
     for path in ("refresh-vae", "refresh-embeddings"):
         router.add_api_route(f"/sdapi/v1/{path}", _done, methods=["POST"])
 
-    @router.get("/sdapi/v1/cmd-flags")
-    async def cmd_flags() -> dict[str, Any]:
-        return listings.cmd_flags()
-
     for path, listing in (
         ("samplers", listings.samplers),
         ("schedulers", listings.schedulers),
@@ -218,6 +214,7 @@ def make_router(queue: JobQueue) -> APIRouter:
         ("scripts", listings.scripts_list),
         ("script-info", listings.script_info),
         ("memory", listings.memory),
+        ("cmd-flags", listings.cmd_flags),
         ("loras", listings.loras),
     ):
         router.add_api_route(f"/sdapi/v1/{path}", listing, methods=["GET"])

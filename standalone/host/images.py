@@ -192,12 +192,18 @@ def save_image(
     return str(target), text_file
 
 
+def save_sample(image: Image.Image, p: Any, index: int, info: str, suffix: str = "") -> None:
+    """Saves image number `index` of the job's batch; see `save_for_job`."""
+    folder, made_from = p.outpath_samples or "", (p.seeds[index], p.prompts[index])
+    save_for_job(image, p, folder, "", *made_from, info, opts.samples_format, suffix=suffix)
+
+
 def save_for_job(
-    image: Image.Image, p: Any, path: str, basename: str, seed: Any, prompt: Any, extension: str, **options: Any
+    image: Image.Image, p: Any, path: str, basename: str, seed: Any, prompt: Any, info: str, extension: str, **how: Any
 ) -> None:
     """`save_image` of a job's image; where the disk refuses it, the job's comments say so and the image is not lost."""
     try:
-        save_image(image, path, basename, seed, prompt, extension, p=p, **options)
+        save_image(image, path, basename, seed, prompt, extension, info=info, p=p, **how)
     except OSError as error:
         errors.report("An image could not be saved", exc_info=True)
         p.comment(f"An image could not be saved, so this is its only copy. {reason(error)}")

@@ -79,6 +79,13 @@ def create_random_tensors(
     ).next()
 
 
+def rng_of(p: Any, shape: Sequence[int]) -> rng.ImageRNG:
+    """The noise of the job's batch, (B, *shape)."""
+    varied = {"subseeds": p.subseeds, "subseed_strength": p.subseed_strength}
+    resized = {"seed_resize_from_h": p.seed_resize_from_h, "seed_resize_from_w": p.seed_resize_from_w}
+    return rng.ImageRNG(shape, p.seeds, **varied, **resized)
+
+
 def get_fixed_seed(seed: Any) -> Any:
     """`seed` as a number; -1, None and what is no number give a random one below 2^32. Lists stay."""
     if isinstance(seed, list):

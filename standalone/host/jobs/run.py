@@ -10,10 +10,10 @@ from PIL import Image
 from lib_methods.errors import UserError
 from standalone.host import checkpoints, devices, extra_networks, images, shared
 from standalone.host.jobs.job import StableDiffusionProcessing
-from standalone.host.jobs.latents import decode_latent_batch, get_fixed_seed, opt_C, opt_f, to_image
+from standalone.host.jobs.latents import decode_latent_batch, get_fixed_seed, opt_C, opt_f, rng_of, to_image
 from standalone.host.jobs.masks import apply_overlay
 from standalone.host.jobs.result import Processed, create_infotext
-from standalone.host.sampling import registry, rng
+from standalone.host.sampling import registry
 from standalone.host.sampling.refiner import choose_refiner
 from standalone.host.scripts import script
 from standalone.host.shared import opts, state
@@ -131,14 +131,7 @@ def _process_batch(p: StableDiffusionProcessing, n: int, output: list[Any], info
     p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
     p.seeds, p.subseeds = p.all_seeds[part], p.all_subseeds[part]
     channels = getattr(shared.sd_model, "latent_channels", opt_C)
-    p.rng = rng.ImageRNG(
-        (channels, p.height // opt_f, p.width // opt_f),
-        p.seeds,
-        subseeds=p.subseeds,
-        subseed_strength=p.subseed_strength,
-        seed_resize_from_h=p.seed_resize_from_h,
-        seed_resize_from_w=p.seed_resize_from_w,
-    )
+    p.rng = rng_of(p, (channels, p.height // opt_f, p.width // opt_f))
     hook: dict[str, Any] = {"batch_number": n, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
     if p.scripts is not None:
         p.scripts.before_process_batch(p, **hook)
@@ -210,9 +203,7 @@ def _finish_image(
     text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts)
     save = p.save_samples()
     if save:
-        images.save_for_job(
-            image, p, p.outpath_samples or "", "", p.seeds[index], p.prompts[index], opts.samples_format, info=text
-        )
+        images.save_sample(image, p, index, text)
     infotexts.append(text)
     if opts.enable_pnginfo:
         image.info["parameters"] = text
@@ -220,17 +211,7 @@ def _finish_image(
     if mask is not None and (opts.return_mask or opts.save_mask):
         picture = mask.convert("RGB")
         if save and opts.save_mask:
-            images.save_for_job(
-                picture,
-                p,
-                p.outpath_samples or "",
-                "",
-                p.seeds[index],
-                p.prompts[index],
-                opts.samples_format,
-                info=text,
-                suffix="-mask",
-            )
+            images.save_sample(picture, p, index, text, suffix="-mask")
         if opts.return_mask:
             output.append(picture)
             infotexts.append(text)
@@ -249,18 +230,8 @@ def _add_grid(p: StableDiffusionProcessing, output: list[Image.Image], infotexts
     grid = images.image_grid(output, p.batch_size)
     text = create_infotext(p, p.prompts, p.seeds, p.subseeds, use_main_prompt=True)
     if opts.grid_save:
-        images.save_for_job(
-            grid,
-            p,
-            p.outpath_grids or "",
-            "grid",
-            p.all_seeds[0],
-            p.all_prompts[0],
-            opts.grid_format,
-            info=text,
-            short_filename=True,
-            grid=True,
-        )
+        first, how = (p.all_seeds[0], p.all_prompts[0]), {"short_filename": True, "grid": True}
+        images.save_for_job(grid, p, p.outpath_grids or "", "grid", *first, text, opts.grid_format, **how)
     if not opts.return_grid:
         return 0
     if opts.enable_pnginfo:
