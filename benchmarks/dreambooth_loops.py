@@ -26,8 +26,7 @@ from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
 from lib_methods.dreambooth.model.count_memory import GEOMETRY
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.memory import GIB, ModelSizes
-from lib_methods.dreambooth.model.model import TextEmbedding
-from lib_methods.dreambooth.model.parts import CPU, release_memory
+from lib_methods.dreambooth.model.model import CPU, TextEmbedding, release_memory
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.data import Example, TrainingData
 from lib_methods.dreambooth.training.plan import half_precision, plan_training

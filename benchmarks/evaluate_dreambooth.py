@@ -36,7 +36,7 @@ from benchmarks.shape_subjects import (
 from benchmarks.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Studio, studio
 from lib_methods.dreambooth.run import run_training
 from lib_methods.dreambooth.settings import TrainingSettings
-from standalone.dreambooth.model import load_training_model
+from standalone.dreambooth import load_training_model
 from standalone.shapes.parser import parse
 
 IDENTIFIER = "ohwx"

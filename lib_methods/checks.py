@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from lib_methods.errors import UserError
 
@@ -41,3 +43,13 @@ def check_switch(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise SettingsError(f"{name} is either on or off (true or false).")
     return value
+
+
+def refuse_unknown(named: Mapping[Any, Any], known: Collection[str], subject: str) -> None:
+    """Raise `SettingsError` at the first name that is not known, with the nearest one that is."""
+    for name in named:
+        if name not in known:
+            shown = str(name)[:40]
+            close = difflib.get_close_matches(shown, known, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(sorted(known))}."
+            raise SettingsError(f'{subject} no field "{shown}"; {hint}')

@@ -14,6 +14,10 @@ class CheckpointError(UserError, ValueError):
     """A model's file or folder that cannot be used, and why. The text names the file, and no folder above it."""
 
 
+class Cancelled(Exception):
+    """The user stopped the work. What was saved until then can be resumed."""
+
+
 NO_MEMORY = (
     "out of memory",
     "can't allocate memory",

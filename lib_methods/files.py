@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from lib_methods.errors import UserError
+
 MAX_JSON_BYTES = 16 * 2**20
 MAX_NAME_BYTES = 200  # of 255, which leaves room for endings and numbers
 _DEVICES = re.compile(
@@ -119,6 +121,21 @@ def replacing(path: Path, shared: bool = False) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes, what: str = "") -> Path:
+    """Writes `data` in place of `path`, whole or not at all, making its folder.
+
+    what: put before the file's name in the error. Raises UserError when the disk is full or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(data)
+    except OSError as error:
+        reason = error.strerror or "the disk may be full"
+        raise UserError(f"{what} {path.name} cannot be written: {reason}.".strip()) from error
+    return path
 
 
 def sweep(*folders: Path) -> int:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lib_methods.errors import UserError
+from lib_methods.errors import Cancelled, UserError
 
 Say = Callable[[str], None]
 
@@ -41,10 +41,6 @@ _REASONS = {  # what pip, uv and the systems say; the most telling first, as a f
 
 class InstallError(UserError):
     """Packages cannot be installed. The text says why, and what to do."""
-
-
-class Cancelled(Exception):
-    """The user stopped the installation."""
 
 
 def explain(output: str, need_gb: float = 3.0) -> str:

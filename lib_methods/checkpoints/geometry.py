@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lib_methods.errors import CheckpointError
-from lib_methods.ldm_checkpoint import (
+from lib_methods.checkpoints.ldm_names import (
     SD1_TEXT_PREFIX,
     SD2_TEXT_PREFIX,
     SDXL_CLIP_PREFIX,
@@ -22,6 +21,7 @@ from lib_methods.ldm_checkpoint import (
     UNET_PREFIX,
     VAE_PREFIX,
 )
+from lib_methods.errors import CheckpointError
 
 
 class Shaped(Protocol):

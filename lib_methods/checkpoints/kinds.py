@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from lib_methods.errors import CheckpointError
-from lib_methods.ldm_checkpoint import (
+from lib_methods.checkpoints.ldm_names import (
     SD1_TEXT_PREFIX,
     SD2_TEXT_PREFIX,
     SDXL_CLIP_PREFIX,
     SDXL_OPEN_CLIP_PREFIX,
     UNET_PREFIX,
 )
+from lib_methods.errors import CheckpointError
 from lib_methods.safetensors.header import TensorHead
 
 LOADABLE = "SD1, SD2 and SDXL checkpoints can be loaded."

@@ -25,10 +25,17 @@ from lib_methods.checkpoints.geometry import (
 )
 from lib_methods.checkpoints.kinds import check_readable, family_of
 from lib_methods.checkpoints.layout import Shapes, check_weights, clip_shapes, unet_shapes, vae_shapes
-from lib_methods.checkpoints.ldm_names import modern_vae_key, open_clip_shape_names, unet_names, vae_name
+from lib_methods.checkpoints.ldm_names import (
+    UNET_PREFIX,
+    VAE_PREFIX,
+    modern_vae_key,
+    open_clip_shape_names,
+    read_yaml,
+    unet_names,
+    vae_name,
+)
 from lib_methods.checkpoints.schedule import NoiseSchedule, of_file, of_scheduler
 from lib_methods.errors import CheckpointError
-from lib_methods.ldm_checkpoint import UNET_PREFIX, VAE_PREFIX, read_yaml
 from lib_methods.safetensors.header import TensorHead, read_header
 
 CLIP_VOCABULARY = 49408

@@ -14,40 +14,41 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.model import TrainingModel, check_weights
-from lib_methods.dreambooth.model.parts import CPU, device_words, release_memory, repeatable
+from lib_methods.dreambooth.model.model import (
+    CPU,
+    TrainingModel,
+    check_weights,
+    device_words,
+    release_memory,
+    repeatable,
+)
 from lib_methods.dreambooth.output.lora_file import LoraStart, read_lora
 from lib_methods.dreambooth.output.result import ENDING, Export, Result, activation_of, facts_of
-from lib_methods.dreambooth.photos.folder import Photo
+from lib_methods.dreambooth.photos.image import Photo
 from lib_methods.dreambooth.photos.subjects import Subject, companions_told, counted, find_subjects, with_identifiers
-from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.settings import PATHS, TrainingSettings, to_json
 from lib_methods.dreambooth.training.duration import plan_fields, seconds_needed
-from lib_methods.dreambooth.training.latents import photos_digest
 from lib_methods.dreambooth.training.optimizers import check_available
-from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training
-from lib_methods.dreambooth.training.prepare import Maker, class_texts, drawing_parts, named
+from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training, resolved
+from lib_methods.dreambooth.training.prepare import Maker, class_texts, drawing_parts, named, photos_digest
 from lib_methods.dreambooth.training.processes import Processes, start_processes
-from lib_methods.dreambooth.training.record import (
+from lib_methods.dreambooth.training.samples import Judge, Viewer, best_weights
+from lib_methods.dreambooth.training.state import (
     ANOTHER,
     CANCEL,
     LOCK,
-    PATHS,
     digest,
     going_on,
     planned,
     read_record,
     steps_depend_on,
     take_folder,
-    to_json,
     write_record,
 )
-from lib_methods.dreambooth.training.samples import Judge, Viewer, best_weights
-from lib_methods.dreambooth.training.schedule import resolved
 from lib_methods.dreambooth.training.trainer import Trainer
-from lib_methods.errors import UserError, out_of_memory
+from lib_methods.errors import Cancelled, UserError, out_of_memory
 from lib_methods.jobs.log import Report, Say, duration
 
 KEPT = "saved"  # the folder of the results that save_every keeps
@@ -70,7 +71,7 @@ def run_training(
 
     resume: continue from the state in the run's folder, from the start where there is none yet. plan_only: only say
     what would be done. find_judge: who judges samples for `select_best`. device: None for the GPU if there is one.
-    Raises TrainingStopped when cancelled and DreamBoothError, both with a sentence.
+    Raises Cancelled when cancelled and UserError, both with a sentence.
     """
     processes = start_processes(device)
     settings = replace(settings, out=Path(settings.out).expanduser().resolve())
@@ -95,7 +96,7 @@ def _told(report: Report) -> Iterator[None]:
     """Ends in a sentence, which is in the log, too."""
     try:
         yield
-    except TrainingStopped:
+    except Cancelled:
         if report.last != "cancelled":
             report.event("cancelled")
         raise
@@ -107,7 +108,7 @@ def _told(report: Report) -> Iterator[None]:
         report.event("error", text=text or f"Training failed unexpectedly ({type(error).__name__}).")
         if text is None:
             raise  # a mistake of the program's, for the console to show whole
-        raise DreamBoothError(text) from error
+        raise UserError(text) from error
     finally:
         report.close()
 
@@ -153,7 +154,7 @@ class _Run:
         # resolved settings name every subject, asked ones leave that to the folders
         subjects, notes = find_subjects(self.asked)
         if settings.select_best and len(subjects) > 1:
-            raise DreamBoothError("The best weights can be chosen for one subject only. Turn that off.")
+            raise UserError("The best weights can be chosen for one subject only. Turn that off.")
         for note in notes:
             self.report.warning(note)
         self.report.say(f"Loading {settings.base.name}")
@@ -175,7 +176,7 @@ class _Run:
         elif len(subjects) == len(settings.all_concepts):
             subjects = with_identifiers(subjects, [concept.identifier for concept in settings.all_concepts])
         else:
-            raise DreamBoothError(f"The folders of the photos have changed: put them back, or {ANOTHER}.")
+            raise UserError(f"The folders of the photos have changed: put them back, or {ANOTHER}.")
         self.settings, self.subjects = settings, subjects
         count, sharded = self.processes.count, self.processes.is_sharded
         plan = plan_training(settings, sizes, self.device, processes=count, sharded=sharded)
@@ -233,16 +234,16 @@ class _Run:
         self.report.event("plan", **told)
 
     def _keep_record(self) -> None:
-        """Keeps what the run is, or compares it with what was kept. DreamBoothError when base or photos differ."""
+        """Keeps what the run is, or compares it with what was kept. UserError when base or photos differ."""
         content = {"base": self.model.sha256, "photos": photos_digest(self._photos), "continue_from": self._begun_from}
         asked = to_json(self.asked)
         if self.record is not None:
             if self.record.get("base") != content["base"]:
-                raise DreamBoothError(f"This run was started with another base model. Use the same, or {ANOTHER}.")
+                raise UserError(f"This run was started with another base model. Use the same, or {ANOTHER}.")
             if self.record.get("photos") != content["photos"]:
-                raise DreamBoothError(f"The photos have changed since this run started. Restore them, or {ANOTHER}.")
+                raise UserError(f"The photos have changed since this run started. Restore them, or {ANOTHER}.")
             if self.record.get("continue_from", "") != content["continue_from"]:
-                raise DreamBoothError(f"This run was started from another LoRA. Use the same, or {ANOTHER}.")
+                raise UserError(f"This run was started from another LoRA. Use the same, or {ANOTHER}.")
             asked = {**self.record["asked"], **{name: asked[name] for name in (*PATHS, "concepts", "steps")}}
         if self.processes.is_main:
             plan = {name: getattr(self.plan, name) for name in PLAN_FIELDS}

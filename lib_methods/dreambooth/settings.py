@@ -1,13 +1,19 @@
-"""Settings of a training run."""
+"""Settings of a training run: each is declared once, for the page, the command line, requests and settings files.
+
+Standard library only, as the command's --help works before anything is installed.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from lib_methods.checks import SettingsError, check_choice, check_number, check_switch, check_whole
+from lib_methods.checks import SettingsError, check_whole, refuse_unknown
 from lib_methods.files import is_file_name
+from lib_methods.webui.controls import check, checkbox, dropdown, number, radio, slider, text
 
 KINDS = ("LoRA", "full")
 PRIORS = ("auto", "images", "model", "off")
@@ -17,13 +23,15 @@ SCHEDULES = ("constant", "cosine", "linear")
 SAVED_AS = ("fp16", "bf16", "fp32", "source")
 
 CLASS_IMAGES = "class_images"
-"""The folder beside the trainings' own that all share, in `out`."""
-_LARGEST_SEED = 2**32 - 1
+"""The folder beside those of the runs that all share, in `out`."""
+PATHS = ("photos", "base", "out", "class_folder", "continue_from")
 _LONGEST_NAME = 80
+_LONGEST_PROMPT = 4000
+_MOST_PROMPTS = 16
 
 
 def check_name(name: object) -> str:
-    """The name of a training, and of what comes out of it, as it is kept. Raises `SettingsError`."""
+    """The name of a run and of its result, as it is kept. Raises `SettingsError`."""
     if not isinstance(name, str) or len(name) > _LONGEST_NAME or not is_file_name(name):
         raise SettingsError(
             f"The name must be a valid file name on every system: up to {_LONGEST_NAME} letters, digits, spaces, dots, "
@@ -36,8 +44,8 @@ def check_name(name: object) -> str:
 
 @dataclass(frozen=True)
 class Concept:
-    """One more subject of a training: a folder with its pictures, its class, its rare word, and perhaps own images of
-    the class. repeats: how often its pictures come where others come once. Raises `SettingsError`."""
+    """One more subject of a run: a folder with its photos, its class, its rare word, and perhaps the user's own class
+    images. repeats: how often its photos come where others come once. Raises `SettingsError`."""
 
     photos: Path
     class_noun: str
@@ -56,153 +64,165 @@ class Concept:
 
 
 def _check_words(class_noun: object, identifier: object) -> None:
-    if not isinstance(class_noun, str) or not class_noun.strip():
-        raise SettingsError('Say what the subject is, in one or two words ("dog", "coffee mug").')
-    for name, text in (("class noun", class_noun), ("identifier", identifier)):
-        if not isinstance(text, str) or len(text) > 60 or any(letter in text for letter in "()[]{}<>\n\\|"):
+    for name, word in (("class noun", class_noun), ("identifier", identifier)):
+        if not isinstance(word, str):
+            raise SettingsError(f"The {name} must be text.")
+        if len(word) > 60 or any(letter in word for letter in "()[]{}<>\n\\|"):
             raise SettingsError(f"The {name} must be short and plain: no brackets or other prompt syntax.")
+    if not str(class_noun).strip():
+        raise SettingsError('Say what the subject is, in one or two words ("dog", "coffee mug").')
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """A training, all of it. Zero or "auto" means: chosen from the model, the photos and the memory.
+    """A training run, all of it. Zero or "auto" means: chosen from the model, the photos and the memory.
 
-    Important ones first.
+    photos: the folder of the subject's photos. base: a checkpoint file or a diffusers folder. out: the folder for the
+    result. name: of the result, without an ending. class_noun, identifier: what the subject is, and the rare word that
+    becomes its name. class_folder: the user's own class images, instead of generated ones. concepts: more subjects.
+    continue_from: a LoRA whose weights, ranks and layers are the start. sample_prompts: with `{subject}` for
+    identifier and noun. min-SNR: Hang et al. 2023, arXiv 2303.09556. noise_offset:
+    crosslabs.org/blog/diffusion-with-offset-noise. prior_weight: lambda of the paper.
 
-    photos: the folder with the subject's pictures. base: a checkpoint file or a diffusers folder. out: the folder for
-    the result. name: of the result, without an ending. class_noun: what the subject is ("dog"). kind: what comes out.
-    identifier: the rare word that becomes the subject's name.
-
-    steps: optimizer steps. rate, text_rate: learning rates of the UNet and of the text encoder. batch_size: photos a
-    step; the prior's pictures come on top. accumulation: steps gathered before the weights move. train_text: the text
-    encoder learns, too, up to the share text_stop of the steps. rank, alpha: of the LoRA, alpha 0 for the same as rank;
-    convolutions: LoRA on these, too.
-
-    prior: what keeps the class from turning into the subject: "images" drawn beforehand, the frozen "model"'s own
-    prediction (LoRA only), or nothing. prior_weight: lambda of the paper. class_images, class_steps: how many, and
-    sampling steps of each; class_folder: images of the class that are there already, in place of drawn ones. snr_gamma:
-    min-SNR's gamma (Hang et al. 2023, arXiv 2303.09556), 0 for none.
-
-    concepts: more subjects in the same training. continue_from: a LoRA whose weights, ranks and layers are the start.
-    caption_dropout: the share of texts that are left empty. noise_offset: how strongly the noise of each channel is
-    shifted as a whole (crosslabs.org/blog/diffusion-with-offset-noise), 0 for not.
-
-    memory: in GiB, 0 for what the device has. ema: decay of the averaged weights, 0 for none. save_every, sample_every:
-    in steps, sample_prompts: with `{subject}` for identifier and noun; select_best: keep the weights that score best.
     Raises `SettingsError`.
     """
 
     photos: Path
     base: Path
     out: Path
-    name: str
-    class_noun: str
-    kind: str = "LoRA"
-    identifier: str = ""
-    # how long and how strongly
-    steps: int = 0
-    rate: float = 0.0
-    text_rate: float = 0.0
-    batch_size: int = 1
-    accumulation: int = 1
-    train_text: bool = False
-    text_stop: float = 1.0
-    rank: int = 16
-    alpha: float = 0.0
-    convolutions: bool = False
+    name: str = text("Name of the result", "empty: from the class", subject="The name", longest=1000, kept=False)
+    class_noun: str = text(
+        "What is it?", "the class of the subject, in one or two words", "dog, coffee mug, person ...",
+        subject="The class noun", longest=1000, kept=False,
+    )  # fmt: skip
+    kind: str = radio(
+        "LoRA", KINDS, "What to make",
+        "LoRA: a small file beside the model. full: a whole new checkpoint, closer to the subject.",
+        subject="The kind of result", about="kind of result", important=True,
+    )  # fmt: skip
+    identifier: str = text(
+        "Rare word", "stands for the subject; empty: chosen for you", subject="The identifier",
+        about="the subject's name in prompts (default: a rare word)", longest=1000, kept=False,
+    )  # fmt: skip
+    steps: int = number(
+        0, 0, 1_000_000, "Steps", "0: from the photos", whole=True,
+        subject="The number of steps", about="optimizer steps (default: by the number of photos)",
+    )  # fmt: skip
+    rate: float = number(
+        0.0, 0, 1, "Learning rate", "0: from the kind",
+        subject="The learning rate", about="learning rate (default: by the kind and the model's size)",
+    )  # fmt: skip
+    text_rate: float = number(
+        0.0, 0, 1, "Text encoder's learning rate",
+        subject="The text encoder's learning rate", about="of the text encoder (default: half of --rate)",
+    )  # fmt: skip
+    batch_size: int = number(
+        1, 1, 64, "Batch size", "photos a step", whole=True,
+        subject="The batch size", about="photos per step; class images come on top",
+    )  # fmt: skip
+    accumulation: int = number(1, 1, 256, "Gradient accumulation", about="passes accumulated per step", whole=True)
+    train_text: bool = checkbox(False, "Also train the text encoder", about="also train the text encoder")
+    text_stop: float = number(
+        1.0, 0, 1, "Text encoder's share of the steps",
+        subject="Where the text encoder stops", about="train it up to this share of the steps",
+    )  # fmt: skip
+    rank: int = slider(16, 1, 1024, 1, "LoRA rank", whole=True, end=128, subject="The rank", about="of the LoRA")
+    alpha: float = number(0.0, 0, 4096, "Alpha", about="of the LoRA (default: same as the rank)")
+    convolutions: bool = checkbox(False, "Also train convolutions (LoRA)", about="also train convolutions (LoRA)")
     continue_from: Path | None = None
-    schedule: str = "constant"
-    warm_up: int = 0
-    weight_decay: float = 0.01
-    clip_gradients: float = 1.0
-    # the class
-    prior: str = "auto"
-    prior_weight: float = 1.0
-    class_prompt: str = ""
-    class_images: int = 100
-    class_steps: int = 20
+    schedule: str = dropdown(
+        "constant", SCHEDULES, "Schedule", subject="The schedule", about="learning rate schedule"
+    )  # fmt: skip
+    warm_up: int = number(0, 0, 100_000, "Warm-up", about="warm-up steps", whole=True)
+    weight_decay: float = number(0.01, 0, 1, "Weight decay", about="weight decay")
+    clip_gradients: float = number(1.0, 0, 1000, "Gradient clipping", about="largest gradient norm, 0 for any")
+    prior: str = dropdown(
+        "auto", PRIORS, "Prior preservation", "keeps the class as it was",
+        about="generated images, the frozen model's prediction, or nothing (default: model for a LoRA, else images)",
+    )  # fmt: skip
+    prior_weight: float = slider(
+        1.0, 0, 100, 0.05, "Prior weight", end=3, subject="The prior's weight", about="weight of the prior's loss"
+    )  # fmt: skip
+    class_prompt: str = text(
+        "Class prompt", subject="The class prompt", longest=_LONGEST_PROMPT,
+        about='prompt of the class images (default: "a NOUN")',
+    )  # fmt: skip
+    class_images: int = number(
+        100, 1, 10_000, "Class images", "how many are generated beforehand", whole=True,
+        subject="The number of class images", about="number of generated class images",
+    )  # fmt: skip
+    class_steps: int = number(
+        20, 1, 1000, "Class images' steps", whole=True, subject="The class images' steps",
+        about="sampling steps of each class image",
+    )  # fmt: skip
     class_folder: Path | None = None
-    snr_gamma: float = 5.0
-    # the photos
-    resolution: int = 0
-    buckets: bool = True
-    flip: bool = False
-    captions: bool = True
-    masks: bool = True
+    snr_gamma: float = number(
+        5.0, 0, 100, "Min-SNR gamma", subject="Min-SNR's gamma", about="gamma of min-SNR weighting, 0 for none"
+    )  # fmt: skip
+    resolution: int = number(
+        0, 0, 4096, "Resolution", "0: the model's own", whole=True,
+        subject="The resolution", about="side in pixels (default: the model's own)",
+    )  # fmt: skip
+    buckets: bool = checkbox(True, "Buckets", about="keep the photos' aspect ratios instead of cropping all to squares")
+    flip: bool = checkbox(False, "Also use mirrored photos", about="also use mirrored photos; not for faces or letters")
+    captions: bool = checkbox(True, "Captions", about="use the captions beside the photos")
+    masks: bool = checkbox(True, "Masks", about="use the masks beside the photos")
     concepts: tuple[Concept, ...] = ()
-    caption_dropout: float = 0.0
-    noise_offset: float = 0.0
-    # the machine
-    precision: str = "auto"
-    optimizer: str = "auto"
-    fused_backward: bool = False
-    checkpointing: bool = False
-    memory: float = 0.0
-    ema: float = 0.0
-    # what is shown and kept
-    seed: int = 0
-    sample_every: int = 0
+    caption_dropout: float = slider(
+        0.0, 0, 1, 0.05, "Caption dropout", subject="The caption dropout", about="share of captions left empty"
+    )  # fmt: skip
+    noise_offset: float = slider(
+        0.0, 0, 1, 0.005, "Noise offset", end=0.2,
+        subject="The noise offset", about="for darker and brighter images, such as 0.05",
+    )  # fmt: skip
+    precision: str = dropdown("auto", PRECISIONS, "Precision", subject="The precision", about="computing precision")
+    optimizer: str = dropdown("auto", OPTIMIZERS, "Optimizer", subject="The optimizer", about="optimizer")
+    fused_backward: bool = checkbox(
+        False, "Fused backward pass", about="update weights during the backward pass"
+    )  # fmt: skip
+    checkpointing: bool = checkbox(False, "Gradient checkpointing", about="less memory for a third more time")
+    memory: float = number(
+        0.0, 0, 10_000, "Memory, GB", "0: what the device has",
+        subject="The memory", about="memory limit (default: all free memory)",
+    )  # fmt: skip
+    ema: float = number(
+        0.0, 0, 0.99999, "EMA decay", subject="The averaged weights' decay",
+        about="decay of averaged weights, such as 0.999 (default: off)",
+    )  # fmt: skip
+    seed: int = number(
+        0, 0, 2**32 - 1, "Seed", "the same seed gives the same result", whole=True, subject="The seed"
+    )  # fmt: skip
+    sample_every: int = number(
+        0, 0, 1_000_000, "Samples every", "steps; 0: chosen", whole=True,
+        subject="Steps between samples", about="steps between samples (default: a fifth of the steps)",
+    )  # fmt: skip
     sample_prompts: tuple[str, ...] = ()
-    save_every: int = 0
-    select_best: bool = False
-    saved_as: str = "fp16"
+    save_every: int = number(
+        0, 0, 1_000_000, "Keep a copy every", "steps; 0: none", whole=True,
+        subject="Steps between saves", about="also keep a result every so many steps (default: off)",
+    )  # fmt: skip
+    select_best: bool = checkbox(
+        False, "Keep the best, not the last", about="keep the best-scoring weights and stop early"
+    )  # fmt: skip
+    saved_as: str = dropdown(
+        "fp16", SAVED_AS, "Result's precision", subject="The result's precision", about="precision of the result"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_choice("The kind of result", self.kind, KINDS)
+        check(self)
         check_name(self.name)
+        object.__setattr__(self, "sample_prompts", _prompts(self.sample_prompts))
         _check_words(self.class_noun, self.identifier)
-        self._check_strength()
-        self._check_class()
-        self._check_rest()
-
-    def _check_strength(self) -> None:
-        check_whole("The number of steps", self.steps, 0, 1_000_000)
-        check_number("The learning rate", self.rate, 0, 1)
-        check_number("The text encoder's learning rate", self.text_rate, 0, 1)
-        check_whole("The batch size", self.batch_size, 1, 64)
-        check_whole("Gradient accumulation", self.accumulation, 1, 256)
-        check_number("Where the text encoder stops", self.text_stop, 0, 1)
-        check_whole("The rank", self.rank, 1, 1024)
-        check_number("Alpha", self.alpha, 0, 4096)
-        check_choice("The schedule", self.schedule, SCHEDULES)
-        check_whole("Warm-up", self.warm_up, 0, 100_000)
-        check_number("Weight decay", self.weight_decay, 0, 1)
-        check_number("Gradient clipping", self.clip_gradients, 0, 1000)
-
-    def _check_class(self) -> None:
-        check_choice("Prior preservation", self.prior, PRIORS)
         if self.prior == "model" and self.kind == "full":
             raise SettingsError(
                 "The frozen model can only be the prior's target for a LoRA: full training changes the model itself. "
                 "Choose class images."
             )
-        if self.class_folder is not None and self.prior in ("model", "off"):
+        own = any(concept.class_folder is not None for concept in self.all_concepts)
+        if own and self.prior in ("model", "off"):
             raise SettingsError("A folder of class images needs prior preservation with images. Choose images or auto.")
-        check_number("The prior's weight", self.prior_weight, 0, 100)
-        check_whole("The number of class images", self.class_images, 1, 10_000)
-        check_whole("The class images' steps", self.class_steps, 1, 1000)
-        check_number("Min-SNR's gamma", self.snr_gamma, 0, 100)
-        if any(concept.class_folder is not None for concept in self.concepts) and self.prior in ("model", "off"):
-            raise SettingsError("A folder of class images needs prior preservation with images. Choose images or auto.")
-
-    def _check_rest(self) -> None:
-        check_whole("The resolution", self.resolution, 0, 4096)
         if self.resolution % 8 or 0 < self.resolution < 32:
             raise SettingsError("The resolution must be a multiple of 8 from 32 on.")
-        check_choice("The precision", self.precision, PRECISIONS)
-        check_choice("The optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("The result's precision", self.saved_as, SAVED_AS)
-        check_number("The memory", self.memory, 0, 10_000)
-        check_number("The averaged weights' decay", self.ema, 0, 0.99999)
-        check_whole("The seed", self.seed, 0, _LARGEST_SEED)
-        check_whole("Steps between samples", self.sample_every, 0, 1_000_000)
-        check_whole("Steps between saves", self.save_every, 0, 1_000_000)
-        for name in ("train_text", "convolutions", "buckets", "flip", "captions", "masks", "fused_backward"):
-            check_switch(name.replace("_", " ").capitalize(), getattr(self, name))
-        for name in ("checkpointing", "select_best"):
-            check_switch(name.replace("_", " ").capitalize(), getattr(self, name))
-        check_number("The caption dropout", self.caption_dropout, 0, 1)
-        check_number("The noise offset", self.noise_offset, 0, 1)
         if self.continue_from is not None and self.kind != "LoRA":
             raise SettingsError("Only a LoRA can continue from a LoRA. Choose the kind LoRA.")
         if self.optimizer == "prodigy" and self.fused_backward:
@@ -251,3 +271,54 @@ class TrainingSettings:
     @property
     def true_alpha(self) -> float:
         return self.alpha or float(self.rank)
+
+
+def to_json(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings as JSON values; paths are absolute."""
+    values = asdict(settings)
+    for part in (values, *values["concepts"]):
+        for name in set(PATHS) & set(part):
+            part[name] = None if part[name] is None else str(Path(part[name]).expanduser().resolve())
+    return {**values, "sample_prompts": list(settings.sample_prompts), "concepts": list(values["concepts"])}
+
+
+def from_json(values: Mapping[str, Any]) -> TrainingSettings:
+    """The settings of `to_json`, of a file that somebody wrote, or of a request. None stands for the default.
+
+    Raises SettingsError for unknown names, for what is missing, and for wrong values.
+    """
+    refuse_unknown(values, [entry.name for entry in fields(TrainingSettings)], "A run has")
+    for name in ("photos", "base", "out", "name"):
+        if not values.get(name):
+            raise SettingsError(f"The setting {name} is missing.")
+    concepts = values.get("concepts") or []
+    if not isinstance(concepts, Sequence) or not all(isinstance(entry, Mapping) for entry in concepts):
+        raise SettingsError("The setting concepts must be a list of objects with photos and class_noun.")
+    return TrainingSettings(**{**_with_paths(values), "concepts": tuple(map(_concept, concepts))})
+
+
+def _concept(values: Mapping[str, Any]) -> Concept:
+    refuse_unknown(values, [entry.name for entry in fields(Concept)], "A concept has")
+    if not values.get("photos") or not values.get("class_noun"):
+        raise SettingsError("A concept needs photos and class_noun.")
+    return Concept(**_with_paths(values))
+
+
+def _with_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in values.items() if value is not None and (value != "" or name not in PATHS)}
+    for name in set(PATHS) & set(given):
+        if not isinstance(given[name], (str, Path)):
+            raise SettingsError(f"The setting {name} must be a path.")
+        given[name] = Path(given[name])
+    return given
+
+
+def _prompts(given: object) -> tuple[str, ...]:
+    """Prompts from a list, or from the lines of a text."""
+    lines = given.splitlines() if isinstance(given, str) else given
+    if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
+        raise SettingsError("Sample prompts must be text, one per line.")
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if len(prompts) > _MOST_PROMPTS:
+        raise SettingsError(f"There are too many sample prompts: at most {_MOST_PROMPTS}.")
+    return prompts

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lib_methods.checks import SettingsError, check_number
+from lib_methods.checks import SettingsError, check_number, refuse_unknown
 from lib_methods.pictures.store import ImageStore, is_image_id
-from lib_methods.webui.table import format_number, refuse_unknown
+from lib_methods.webui.table import format_number
 
 if TYPE_CHECKING:
     from lib_methods.fabric.settings import FabricSettings

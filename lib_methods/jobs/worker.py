@@ -24,10 +24,9 @@ def main(arguments: list[str]) -> int:
     sys.path[:] = [str(ROOT), *(path for path in sys.path if path and Path(path).resolve() != Path(__file__).parent)]
     from filelock import FileLock, Timeout
 
-    from lib_methods.errors import UserError
+    from lib_methods.errors import Cancelled, UserError
     from lib_methods.jobs import packages
     from lib_methods.jobs.files import JobFiles, read_json
-    from lib_methods.pip import Cancelled
 
     files = JobFiles.of(Path(arguments[1]))
     lock = FileLock(files.lock)

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from lib_methods.checks import SettingsError, check_choice
+from lib_methods.checks import SettingsError, check_choice, refuse_unknown
 from lib_methods.denoiser import Unsupported
 from lib_methods.pix2pix_zero import library as files
 from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Embedded, Origin
@@ -50,7 +50,6 @@ from lib_methods.pix2pix_zero.settings import CONTROLS
 from lib_methods.pix2pix_zero.words import clean_word
 from lib_methods.webui.door import Door, guarded_router
 from lib_methods.webui.names import MAX_NAME
-from lib_methods.webui.table import refuse_unknown
 
 Progress = Callable[[int, int], bool]
 Sentences = tuple[Sequence[str], Sequence[str]]

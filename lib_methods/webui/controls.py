@@ -16,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_methods.checks import SettingsError, check_choice, check_number, check_switch
-from lib_methods.pictures.store import ImageStore
+
+if TYPE_CHECKING:
+    from lib_methods.pictures.store import ImageStore
 
 _SWITCH = {"True": True, "on": True, "enable": True, "False": False, "off": False, "disable": False}
 
@@ -53,7 +55,8 @@ class Control:
 
     default: of the settings' field.
     label, help: on the page. about: what it does, for the docs; `help` if empty.
-    low, high, step, whole: of numbers. choices: of a radio or a dropdown. longest, example: of texts.
+    low, high, step, whole: of numbers. end: of a slider that does not go as far as `high`.
+    choices: of a radio or a dropdown. longest, example: of texts.
     subject: what sentences call it; the label if empty.
     key: its infotext key without the method's title; the name with blanks if empty, None if it is not written.
     old: keys of earlier versions and of other extensions that are read.
@@ -71,6 +74,7 @@ class Control:
     low: float = 0.0
     high: float = 0.0
     step: float = 0.0
+    end: float = 0.0
     whole: bool = False
     choices: tuple[str, ...] = ()
     longest: int = 0
@@ -172,7 +176,7 @@ def slider(
     **more: Any,
 ) -> Any:
     """A number from `low` to `high`."""
-    return _field(Control("slider", default, label, help, low, high, step, whole, **more))
+    return _field(Control("slider", default, label, help, low, high, step, whole=whole, **more))
 
 
 def number(

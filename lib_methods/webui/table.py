@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lib_methods.checks import SettingsError, check_switch
+from lib_methods.checks import SettingsError, check_switch, refuse_unknown
 from lib_methods.pictures.named import check_there, short_names, whole_names
 from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.controls import Control, controls_of
@@ -228,16 +227,6 @@ def named_fields(arguments: Sequence[Any], controls: Sequence[str], method: str)
         named["enabled"] = True  # who sends fields wants them used; "enabled": false among them still wins
         named.update({name: value for name, value in first.items() if value is not None})
     return named
-
-
-def refuse_unknown(named: Mapping[Any, Any], known: Collection[str], subject: str) -> None:
-    """Raise `SettingsError` at the first name that is not known, with the nearest one that is."""
-    for name in named:
-        if name not in known:
-            shown = str(name)[:40]
-            close = difflib.get_close_matches(shown, known, n=1)
-            hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(sorted(known))}."
-            raise SettingsError(f'{subject} no field "{shown}"; {hint}')
 
 
 def format_number(value: float) -> str:

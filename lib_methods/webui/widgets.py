@@ -109,7 +109,7 @@ def preview(line: str, store: ImageStore, kind: str) -> str:
 
 _MAKERS: dict[str, Any] = {
     "slider": lambda control, shown: gr.Slider(
-        control.low, control.high, value=control.default, step=control.step, **shown
+        control.low, control.end or control.high, value=control.default, step=control.step, **shown
     ),
     "number": lambda control, shown: gr.Number(control.default, precision=0 if control.whole else None, **shown),
     "checkbox": lambda control, shown: gr.Checkbox(control.default, **shown),

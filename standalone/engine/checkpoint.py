@@ -15,10 +15,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lib_methods.checkpoints.folder import UNET_WEIGHTS, is_diffusers_folder, part_weights
 from lib_methods.checkpoints.geometry import TextGeometry
-from lib_methods.checkpoints.ldm_names import modern_vae_key
+from lib_methods.checkpoints.ldm_names import VAE_PREFIX, modern_vae_key
 from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
 from lib_methods.errors import CheckpointError
-from lib_methods.ldm_checkpoint import VAE_PREFIX
 
 from .model import StableDiffusionModel
 from .text import TextEncoder

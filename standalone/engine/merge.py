@@ -18,10 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_methods.checkpoints.kinds import EMA_PREFIX, check_readable, family_of
-from lib_methods.checkpoints.ldm_names import shared_text_name
+from lib_methods.checkpoints.ldm_names import UNET_PREFIX, VAE_PREFIX, shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK
 from lib_methods.errors import CheckpointError, UserError, reason
-from lib_methods.ldm_checkpoint import UNET_PREFIX, VAE_PREFIX
 from lib_methods.safetensors.header import read_header
 from lib_methods.safetensors.tensors import TensorSource, rounded, write_tensors
 

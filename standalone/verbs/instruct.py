@@ -181,7 +181,7 @@ def _train(options: argparse.Namespace) -> int:
         _check_training(options, out, folders)
         state = _state(options, out)
         checkpoint = find_checkpoint(options.checkpoint)
-        from lib_methods.ldm_checkpoint import read_yaml
+        from lib_methods.checkpoints.ldm_names import read_yaml
         from standalone.instruct.dataset import read_pairs
         from standalone.instruct.train import Examples, Length, Trainer, load_plain
         from standalone.instruct.widen import write_checkpoint

@@ -54,31 +54,30 @@ class _Interrupt:
 
 def _from_file(options: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
     """The values in the file of --settings, which stands alone."""
-    from lib_methods.dreambooth.errors import DreamBoothError
+    from lib_methods.errors import UserError
     from lib_methods.files import read_json
 
     if given:
-        raise DreamBoothError("--settings replaces the other options. Use one or the other.")
+        raise UserError("--settings replaces the other options. Use one or the other.")
     try:
         values = read_json(options.settings.expanduser())
     except OSError as error:
-        raise DreamBoothError(f"{options.settings.name} cannot be read. {reason(error)}") from error
+        raise UserError(f"{options.settings.name} cannot be read. {reason(error)}") from error
     except ValueError as error:
-        raise DreamBoothError(f"{options.settings.name} is not valid JSON.") from error
+        raise UserError(f"{options.settings.name} is not valid JSON.") from error
     if not isinstance(values, dict):
-        raise DreamBoothError(f"{options.settings.name} must be one JSON object with the settings by name.")
+        raise UserError(f"{options.settings.name} must be one JSON object with the settings by name.")
     return values
 
 
 def settings_of(options: argparse.Namespace) -> Any:
     """The TrainingSettings that the options stand for. With --resume what is not given is as it was.
 
-    Raises DreamBoothError or SettingsError with a sentence.
+    Raises UserError with a sentence.
     """
-    from lib_methods.dreambooth.errors import DreamBoothError
     from lib_methods.dreambooth.photos.companions import class_of_folders
-    from lib_methods.dreambooth.settings import TrainingSettings
-    from lib_methods.dreambooth.training.record import PATHS, from_json
+    from lib_methods.dreambooth.settings import PATHS, TrainingSettings, from_json
+    from lib_methods.errors import UserError
 
     known = {field.name for field in fields(TrainingSettings)}
     given = {name: value for name, value in vars(options).items() if name in known and value is not None}
@@ -87,7 +86,7 @@ def settings_of(options: argparse.Namespace) -> Any:
     else:
         values = {name: str(value) if name in PATHS else value for name, value in given.items()}
         if options.resume and "out" in values and "name" in values:
-            from lib_methods.dreambooth.training.record import read_record  # imports torch
+            from lib_methods.dreambooth.training.state import read_record
 
             folder = Path(values["out"]).expanduser() / values["name"]
             values = {**((read_record(folder) or {}).get("asked") or {}), **values}
@@ -95,7 +94,7 @@ def settings_of(options: argparse.Namespace) -> Any:
             values["class_noun"] = class_of_folders(Path(values["photos"]).expanduser())
         missing = [option for name, option in _NEEDED.items() if not values.get(name)]
         if missing:
-            raise DreamBoothError(f"Something is missing: {', '.join(missing)}.")
+            raise UserError(f"Something is missing: {', '.join(missing)}.")
     for part in (values, *(part for part in values.get("concepts") or [] if isinstance(part, dict))):
         for name in PATHS:
             if part.get(name) and isinstance(part[name], str):
@@ -117,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
     """Trains and says where the result is."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from lib_methods.dreambooth.errors import TrainingStopped
+    from lib_methods.errors import Cancelled
 
     interrupt = _Interrupt()
     try:
@@ -126,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
             _check(options)
             from lib_methods.dreambooth.output.scores import find_judge
             from lib_methods.dreambooth.run import run_training
-            from standalone.dreambooth.model import load_training_model
+            from standalone.dreambooth import load_training_model
 
             result = run_training(
                 settings,
@@ -137,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
                 cancelled=lambda: interrupt.asked,
                 find_judge=find_judge,
             )
-    except TrainingStopped as stopped:
+    except Cancelled as stopped:
         print(f"{stopped} Resume with --resume.", file=sys.stderr)
         return STOPPED
     if result.files:

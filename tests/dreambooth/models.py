@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lib_methods.dreambooth.model.memory import ModelSizes
 from lib_methods.dreambooth.model.model import TrainingModel
-from standalone.dreambooth.model import EngineModel, load_training_model
+from standalone.dreambooth import EngineModel, load_training_model
 from tests.standalone import tiny
 
 FAMILIES = ("sd1", "sd2", "sdxl")

@@ -20,7 +20,7 @@ from lib_methods.dreambooth.training import samples as showing
 from lib_methods.dreambooth.training.state import STATE
 from lib_methods.jobs.log import LOG
 from lib_methods.safetensors.tensors import read_tensors
-from standalone.dreambooth.model import load_training_model
+from standalone.dreambooth import load_training_model
 from tests.dreambooth.models import write
 
 SIDE = 64  # pixels: latents of 8 x 8

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import TrainingStopped
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.loss import noised, training_loss
 from lib_methods.dreambooth.training.optimizers import Group, Stepper, build_optimizer
@@ -30,6 +29,7 @@ from lib_methods.dreambooth.training.processes import (
     start_processes,
 )
 from lib_methods.dreambooth.training.weights import Ema
+from lib_methods.errors import Cancelled
 from tests.dreambooth.runs import settings_for, stop_after, train
 
 CPU = torch.device("cpu")
@@ -166,7 +166,7 @@ def sharded(folder: Path, base: Path, ports: list[str]) -> None:
         try:
             cancelled = stop_after(2, settings) if stops else lambda: False
             train(settings, resume=resume, cancelled=cancelled, find_judge=first_is_best)
-        except TrainingStopped:
+        except Cancelled:
             found["stopped"] = stops
     (folder / f"found{found['rank']}.json").write_text(json.dumps(found), encoding="utf-8")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from lib_methods.checkpoints.ldm_names import read_yaml
 from lib_methods.errors import CheckpointError, UserError
 from lib_methods.files import MAX_JSON_BYTES, read_json
-from lib_methods.ldm_checkpoint import read_yaml
 from standalone.engine.prompts import Timeline, parse_prompt_attention, prompt_schedule
 
 LENGTH, SECONDS = 100_000, 20.0

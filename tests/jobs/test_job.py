@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.record import to_json
+from lib_methods.dreambooth.training.state import to_json
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles, Record, all_records, save_record
 from lib_methods.jobs.job import Jobs

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.record import to_json
+from lib_methods.dreambooth.training.state import to_json
 from lib_methods.jobs import packages
 from lib_methods.jobs.files import JobFiles, Record, save_record
 from lib_methods.jobs.job import Jobs
@@ -184,9 +184,9 @@ def test_the_engine_and_the_trainer_import_in_the_real_webui(tmp_path: Path) -> 
             "from lib_methods.jobs import packages\n"
             "before = [r.name for r in packages.missing(Path(sys.argv[2]))]\n"
             "packages.ensure(Path(sys.argv[2]), lambda *line: None)\n"
-            "import diffusers, standalone.engine.checkpoint, standalone.dreambooth.model\n"
+            "import diffusers, standalone.engine.checkpoint, standalone.dreambooth\n"
             "import lib_methods.dreambooth.run\n"
-            "model = standalone.dreambooth.model.load_training_model(Path(sys.argv[3]), 'cpu', None)\n"
+            "model = standalone.dreambooth.load_training_model(Path(sys.argv[3]), 'cpu', None)\n"
             "print(json.dumps({'missing': before, 'from': diffusers.__file__, 'family': model.family}))"
         )
         .replace("'cpu', None", "torch.device('cpu'), torch.float32")

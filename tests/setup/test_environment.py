@@ -11,7 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from lib_methods import pip
-from lib_methods.pip import Cancelled, InstallError, Progress, explain, install
+from lib_methods.errors import Cancelled
+from lib_methods.pip import InstallError, Progress, explain, install
 from standalone.setup import environment
 
 PLAIN = 'alpha==1.0\nbeta==2.0 ; python_version >= "3.11"\nbeta==1.5 ; python_version < "3.11"\n'

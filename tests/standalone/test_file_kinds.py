@@ -13,9 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.errors import CheckpointError
-from standalone.dreambooth.model import load_training_model
+from lib_methods.errors import CheckpointError, UserError
+from standalone.dreambooth import load_training_model
 from standalone.engine.checkpoint import load_checkpoint
 from tests.standalone import tiny
 from tests.standalone.verdicts import accepted, refusal
@@ -225,5 +224,5 @@ def test_a_base_that_is_not_finite_is_blamed_itself(
     save_file({**states["sd1"], name: torch.full_like(states["sd1"][name], value)}, path)
     with pytest.raises(CheckpointError, match="NaN or infinite"):
         load_checkpoint(path)
-    with pytest.raises(DreamBoothError, match="The base model cannot be used: .*NaN or infinite"):
+    with pytest.raises(UserError, match="The base model cannot be used: .*NaN or infinite"):
         load_training_model(path)

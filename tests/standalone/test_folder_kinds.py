@@ -13,9 +13,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import read_base
-from standalone.dreambooth.model import load_training_model
+from lib_methods.errors import UserError
+from standalone.dreambooth import load_training_model
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
 from standalone.engine.weights import sha256_of
 from tests.standalone import tiny
@@ -198,7 +198,7 @@ def test_a_latent_consistency_model_is_loaded_but_not_trained(tmp_path: Path, mo
     path = tiny.write_folder(parts, tmp_path / "lcm")
     load_checkpoint(path)
     for refused in (load_training_model, read_base):
-        with pytest.raises(DreamBoothError, match="latent consistency"):
+        with pytest.raises(UserError, match="latent consistency"):
             refused(path)
     edit(path / _UNET, time_cond_proj_dim=17)
     assert "1 have another size" in refusal(path)

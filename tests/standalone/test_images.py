@@ -153,7 +153,7 @@ def _doors(data: bytes, folder: Path) -> dict[str, Image.Image]:
     """What each way into the host makes of one image file, as an img2img job sees it."""
     from types import SimpleNamespace
 
-    from lib_methods.dreambooth.photos.folder import open_photo, read_photo
+    from lib_methods.dreambooth.photos.image import open_photo, read_photo
     from lib_methods.pictures.store import ImageStore
     from lib_methods.webui.image_box import read_upload
     from modules import images, infotext_utils
@@ -197,7 +197,7 @@ def test_every_door_gives_the_same_pixels(kind: str, tmp_path: Path) -> None:
 def test_every_door_reads_the_same_mask(kind: str, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from lib_methods.dreambooth.photos.folder import Photo, read_mask
+    from lib_methods.dreambooth.photos.image import Photo, read_mask
     from lib_methods.pictures.mask import of_the_tab
     from lib_methods.pictures.store import ImageStore
     from lib_methods.webui.image_box import read_upload

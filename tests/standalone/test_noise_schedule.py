@@ -14,14 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_methods.checkpoints.schedule import NoiseSchedule, of_scheduler
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.output.checkpoint import save_checkpoint
 from lib_methods.dreambooth.output.lora_file import lora_metadata
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.errors import CheckpointError
-from standalone.dreambooth.model import load_training_model
+from lib_methods.errors import CheckpointError, UserError
+from standalone.dreambooth import load_training_model
 from standalone.engine import samplers
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.engine.denoiser import SigmaDenoiser
@@ -222,5 +221,5 @@ def test_a_schedule_that_no_file_can_carry_is_not_trained(tmp_path: Path) -> Non
     folder = tiny.write_folder(tiny.build("sd1"), tmp_path / "model")
     diffusers.DDIMScheduler(**{**BETAS, "beta_schedule": "linear"}).save_pretrained(folder / "scheduler")
     for refused in (load_training_model, read_base):
-        with pytest.raises(DreamBoothError, match="unusual noise schedule"):
+        with pytest.raises(UserError, match="unusual noise schedule"):
             refused(folder)

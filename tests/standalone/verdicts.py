@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import read_base
-from lib_methods.errors import CheckpointError
-from standalone.dreambooth.model import load_training_model
+from lib_methods.errors import CheckpointError, UserError
+from standalone.dreambooth import load_training_model
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.engine.model import StableDiffusionModel
 
@@ -18,9 +17,9 @@ def refusal(path: Path) -> str:
     """The one sentence that loader, trainer and plan all say to the file at `path`."""
     with pytest.raises(CheckpointError) as loader:
         load_checkpoint(path)
-    with pytest.raises(DreamBoothError) as trainer:
+    with pytest.raises(UserError) as trainer:
         load_training_model(path)
-    with pytest.raises(DreamBoothError) as plan:
+    with pytest.raises(UserError) as plan:
         read_base(path)
     assert str(trainer.value) == str(plan.value) == f"The base model cannot be used: {loader.value}"
     assert str(path.parent) not in str(loader.value)

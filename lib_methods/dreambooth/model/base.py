@@ -9,17 +9,16 @@ from pathlib import Path
 
 from lib_methods.checkpoints.kinds import EMA_PREFIX
 from lib_methods.checkpoints.layout import Shapes, unet_shapes
-from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.model.memory import ModelSizes
-from lib_methods.errors import CheckpointError
-from lib_methods.ldm_checkpoint import (
+from lib_methods.checkpoints.ldm_names import (
     SD1_TEXT_PREFIX,
     SD2_TEXT_PREFIX,
     SDXL_CLIP_PREFIX,
     SDXL_OPEN_CLIP_PREFIX,
     UNET_PREFIX,
 )
+from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
+from lib_methods.dreambooth.model.memory import ModelSizes
+from lib_methods.errors import CheckpointError, UserError
 from lib_methods.safetensors.header import TensorHead
 
 _TEXT_PREFIXES = {
@@ -55,29 +54,29 @@ class BaseModel:
 def checked_base(path: Path) -> Checkpoint:
     """The base model at `path`, for the plan and the training alike.
 
-    Raises DreamBoothError for what cannot be read, for a UNet that takes more than latents, and where the result could
+    Raises UserError for what cannot be read, for a UNet that takes more than latents, and where the result could
     not say what it is.
     """
     if not path.exists():
-        raise DreamBoothError(f"There is no base model {path.name}. Choose a checkpoint file or a diffusers folder.")
+        raise UserError(f"There is no base model {path.name}. Choose a checkpoint file or a diffusers folder.")
     try:
         base = read_checkpoint(path)
     except CheckpointError as problem:
-        raise DreamBoothError(f"The base model cannot be used: {problem}") from problem
+        raise UserError(f"The base model cannot be used: {problem}") from problem
     if base.is_folder and not base.schedule.is_usual:
-        raise DreamBoothError(
+        raise UserError(
             f"The base model {base.path.name} was trained with an unusual noise schedule, which a checkpoint "
             "or LoRA cannot record. DreamBooth trains models with Stable Diffusion's usual one."
         )
     if base.unet.get("time_cond_proj_dim"):
-        raise DreamBoothError(
+        raise UserError(
             f"The base model {base.path.name} is a distilled one (a latent consistency model), which cannot be "
             "trained: choose the one it was made from."
         )
     channels = int(base.unet["in_channels"])
     if channels != int(base.vae["latent_channels"]):
         kind = {8: "an InstructPix2Pix", 9: "an inpainting"}.get(channels, "a special")
-        raise DreamBoothError(
+        raise UserError(
             f"The base model {base.path.name} is {kind} checkpoint ({channels} input channels). DreamBooth trains "
             "plain text-to-image checkpoints: choose the one it was made from."
         )
@@ -87,7 +86,7 @@ def checked_base(path: Path) -> Checkpoint:
 def read_base(path: Path) -> BaseModel:
     """The base model at `path`, a .safetensors file or a diffusers folder. Read again only where a file has changed.
 
-    Raises DreamBoothError, which names the file and no folder: it cannot be read, or cannot be trained.
+    Raises UserError, which names the file and no folder: it cannot be read, or cannot be trained.
     """
     path = Path(path)
     inside = (*path.glob("*.json"), *path.glob("*/*"))

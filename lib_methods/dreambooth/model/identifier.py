@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping
 
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.errors import UserError
 
 RAREST_FROM = 40_000
 """Token ids from here on are rare words; CLIP has 49,406 of them."""
@@ -31,13 +31,11 @@ def pick_identifier(
 
     words, tokens: the model's vocabulary and tokenizer, see `TrainingModel`. avoid: texts whose words are not to be
     taken, in either case. Words of three letters come first, then those of four that nobody would speak, then two.
-    Raises `DreamBoothError` where the vocabulary does not hold as many.
+    Raises `UserError` where the vocabulary does not hold as many.
     """
     found = sorted(_candidates(words, tokens, avoid), key=lambda word: (_LENGTHS.index(len(word)), _rank(seed, word)))
     if len(found) < count:
-        raise DreamBoothError(
-            "This model's vocabulary has no rare word left for the subject. Choose an identifier yourself."
-        )
+        raise UserError("This model's vocabulary has no rare word left for the subject. Choose an identifier yourself.")
     return found[:count]
 
 
@@ -119,7 +117,7 @@ def _candidates(words: Mapping[str, int], tokens: Tokens, avoid: Collection[str]
 def _for_example(words: Mapping[str, int], tokens: Tokens, *avoid: str) -> str:
     try:
         return f', for example "{pick_identifier(words, tokens, 0, 1, avoid)[0]}"'
-    except DreamBoothError:
+    except UserError:
         return ""
 
 

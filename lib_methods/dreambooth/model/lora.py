@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.errors import UserError
 
 ATTENTION = ("Transformer2DModel",)
 CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
@@ -98,7 +98,7 @@ def places(model: TrainingModel, *, convolutions: bool = False, text: bool = Fal
                 if level and isinstance(base, nn.Linear) and (not before or before.endswith(".")):
                     found.append(Place("text", number, level + after, base))
     if not any(place.part == "unet" for place in found):
-        raise DreamBoothError("This model's UNet has no layers that a LoRA can be put on.")
+        raise UserError("This model's UNet has no layers that a LoRA can be put on.")
     return found
 
 
@@ -164,11 +164,11 @@ class LoraSet:
     # -- on and off
 
     def inject(self) -> LoraSet:
-        """Puts the LoRA on. Raises DreamBoothError when the model has another one."""
+        """Puts the LoRA on. Raises UserError when the model has another one."""
         if self.injected:
             return self
         if any(_MARK in place.base.__dict__ for place in self.places):
-            raise DreamBoothError("Another LoRA is being trained on this model; it takes one at a time.")
+            raise UserError("Another LoRA is being trained on this model; it takes one at a time.")
         self.move()
         for place in self.places:
             base, before = place.base, place.base.__dict__.get("forward")
@@ -228,10 +228,10 @@ class LoraSet:
         return dict(self.module.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the weights of `state_dict`. Raises DreamBoothError when they are another LoRA's."""
+        """Takes the weights of `state_dict`. Raises UserError when they are another LoRA's."""
         own = self.module.state_dict()
         if own.keys() != state.keys() or any(own[key].shape != state[key].shape for key in own):
-            raise DreamBoothError("These weights belong to a LoRA of another rank or for another model.")
+            raise UserError("These weights belong to a LoRA of another rank or for another model.")
         with torch.no_grad():
             for key, value in own.items():
                 value.copy_(state[key])

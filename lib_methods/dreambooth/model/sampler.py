@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.model.model import TextEmbedding, TrainingModel
-from lib_methods.dreambooth.model.parts import Parts
+from lib_methods.dreambooth.model.model import Parts, TextEmbedding, TrainingModel
+from lib_methods.errors import UserError
 
 SOLVER = "dpm++2m"
 _SMALLEST = 2.0**-24  # a model of eps cannot start from noise without any signal: it would divide by zero
@@ -62,14 +61,14 @@ def draw(
 
     size: width and height in pixels. cfg_scale 1 takes half the time. each_step: told the
     steps done and all of them; what it raises ends the drawing. at_once: pictures that the UNet sees together, None for
-    all. parts: how the model's parts come to the device. Raises DreamBoothError when the model returns numbers that are
+    all. parts: how the model's parts come to the device. Raises UserError when the model returns numbers that are
     not finite.
     """
     if len(prompts) != len(seeds) or not len(prompts):
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: there must be one seed for each prompt")
     width, height = size
     if width <= 0 or height <= 0 or width % model.pixels_per_latent or height % model.pixels_per_latent:
-        raise DreamBoothError(f"Images of {width}x{height} cannot be generated: sides must be multiples of 8.")
+        raise UserError(f"Images of {width}x{height} cannot be generated: sides must be multiples of 8.")
     parts = parts or Parts(model)
     texts = prompts
     if not isinstance(texts, Prompts):
@@ -80,7 +79,7 @@ def draw(
             noise = _noise(model, seeds, height, width).to(next(model.unet.parameters()).device)
             latents = _denoised(model, texts, noise, cfg_scale, steps, each_step, at_once or len(seeds))
             if not bool(torch.isfinite(latents).all()):
-                raise DreamBoothError(
+                raise UserError(
                     "The model returned numbers that are not finite: broken weights, or too large ones for half "
                     "precision."
                 )

@@ -19,10 +19,9 @@ from torch import Tensor
 from lib_methods.checkpoints.kinds import EMA_PREFIX
 from lib_methods.checkpoints.ldm_names import shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK, ZERO_SNR_MARK
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.memory import DTYPES
 from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.errors import CheckpointError, reason
+from lib_methods.errors import CheckpointError, UserError, reason
 from lib_methods.files import replacing
 from lib_methods.safetensors.header import read_header
 from lib_methods.safetensors.tensors import NAMES, Copied, TensorSource, rounded, write_tensors
@@ -46,11 +45,11 @@ def save_checkpoint(
 
     saved_as: the precision of what was trained, "fp16", "bf16", "fp32" or the "source"'s own. progress: told the
     tensors done and all of them. weights: the model's `file_weights`, where they had to be gathered. A diffusers folder
-    becomes one file in LDM's names. Raises DreamBoothError when the weights are not finite, when the disk is full, or
+    becomes one file in LDM's names. Raises UserError when the weights are not finite, when the disk is full, or
     when the source has changed meanwhile; `path` is then as before.
     """
     if path.exists() and source.exists() and path.samefile(source):
-        raise DreamBoothError(f"{path.name} is the base model itself; give the result another name.")
+        raise UserError(f"{path.name} is the base model itself; give the result another name.")
     dtype = None if saved_as == "source" else DTYPES[saved_as]
     weights = model.file_weights() if weights is None else weights
     try:
@@ -70,9 +69,9 @@ def save_checkpoint(
                     file.write(yaml.read_bytes())
             write_tensors(path, *_marked(tensors, {"format": "pt", **metadata}, model), progress=progress)
     except CheckpointError as problem:
-        raise DreamBoothError(f"The result cannot be saved: {problem}") from problem
+        raise UserError(f"The result cannot be saved: {problem}") from problem
     except OSError as error:
-        raise DreamBoothError(f"{path.name} cannot be written. {reason(error)}") from error
+        raise UserError(f"{path.name} cannot be written. {reason(error)}") from error
 
 
 def _marked(
@@ -101,14 +100,14 @@ class _Source:
 
     def __enter__(self) -> _Source:
         if not self.path.exists():
-            raise DreamBoothError(f"The base model {self.path.name} no longer exists, and the result needs it.")
+            raise UserError(f"The base model {self.path.name} no longer exists, and the result needs it.")
         header = read_header(self.path)
         self.metadata, self._heads, self._start = header.metadata, header.tensors, header.data
         try:
             self._tensors: Any = safe_open(str(self.path), framework="pt").__enter__()
             self._bytes: IO[bytes] = self.path.open("rb")
         except (SafetensorError, ValueError) as error:
-            raise DreamBoothError(f"The base model {self.path.name} is damaged.") from error
+            raise UserError(f"The base model {self.path.name} is damaged.") from error
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -119,7 +118,7 @@ class _Source:
         names = {shared_text_name(name): name for name in self._heads}
         missing = [name for name in weights if name not in names]
         if missing:
-            raise DreamBoothError(
+            raise UserError(
                 f"The base model {self.path.name} has changed since the start: '{missing[0]}' is missing."
             )
         averages = {_ema_name(name): name for name in weights}
@@ -143,7 +142,7 @@ class _Source:
             while left:
                 piece = self._bytes.read(min(left, _PIECE))
                 if not piece:
-                    raise DreamBoothError(f"The base model {self.path.name} has become shorter since the start.")
+                    raise UserError(f"The base model {self.path.name} has become shorter since the start.")
                 left -= len(piece)
                 yield piece
 
@@ -161,12 +160,12 @@ def _ema_name(name: str) -> str:
 def _trained(name: str, weight: Tensor, source: Tensor) -> Tensor | None:
     """The weight in the source's shape if it is another than the source's; None if it is the same."""
     if weight.numel() != source.numel():
-        raise DreamBoothError(f"The base model has changed since the start: '{name}' has another size.")
+        raise UserError(f"The base model has changed since the start: '{name}' has another size.")
     own = weight.detach().reshape(source.shape)
     if torch.equal(source.to(own.dtype), own.to("cpu")):
         return None
     if not bool(torch.isfinite(own).all()):
-        raise DreamBoothError(
+        raise UserError(
             f"The trained weights are not finite (NaN or infinite, in '{name}'), so nothing was written. The learning "
             "rate was too high: train again with a lower one."
         )

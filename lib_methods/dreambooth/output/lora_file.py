@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.checkpoints.ldm_names import UNET_PREFIX
 from lib_methods.dreambooth.model.lora import LoraSet, Place, StartLayer, all_places
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.errors import CheckpointError, reason
-from lib_methods.ldm_checkpoint import UNET_PREFIX
+from lib_methods.errors import CheckpointError, UserError, reason
 from lib_methods.safetensors.header import read_header
 from lib_methods.safetensors.tensors import NotFinite, read_tensors, rounded, write_tensors
 
@@ -68,7 +67,7 @@ def _flat(name: str) -> str:
 
 
 def lora_tensors(lora: LoraSet, model: TrainingModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors of the file, on the CPU. Raises DreamBoothError for weights that are not finite in `dtype`."""
+    """All tensors of the file, on the CPU. Raises UserError for weights that are not finite in `dtype`."""
     alphas: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
     for place, name in zip(lora.places, kohya_names(lora.places, model)):
@@ -79,7 +78,7 @@ def lora_tensors(lora: LoraSet, model: TrainingModel, dtype: torch.dtype) -> dic
             try:
                 weights[key] = rounded(key, weight, dtype)
             except NotFinite as problem:
-                raise DreamBoothError(f"The LoRA cannot be saved: {problem}") from problem
+                raise UserError(f"The LoRA cannot be saved: {problem}") from problem
     return {**alphas, **weights}
 
 
@@ -93,7 +92,7 @@ def save_lora(
 ) -> None:
     """Writes the LoRA to `path`, whole or not at all. extra_metadata is added and wins.
 
-    Raises DreamBoothError when the disk is full or cannot be written; what was there before is then still there.
+    Raises UserError when the disk is full or cannot be written; what was there before is then still there.
     """
     tensors = lora_tensors(lora, model, dtype)
     metadata = {**lora_metadata(lora, model, settings, path.stem), **(extra_metadata or {})}
@@ -102,7 +101,7 @@ def save_lora(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors, metadata)
     except OSError as error:
-        raise DreamBoothError(f"{path.name} cannot be written. {reason(error)}") from error
+        raise UserError(f"{path.name} cannot be written. {reason(error)}") from error
 
 
 def lora_metadata(lora: LoraSet, model: TrainingModel, settings: TrainingSettings, name: str) -> dict[str, str]:
@@ -200,18 +199,18 @@ class LoraStart:
 def read_lora(path: Path, model: TrainingModel) -> LoraStart:
     """The LoRA in a file of kohya's, diffusers' or PEFT's names, for `model`.
 
-    Raises DreamBoothError: the file cannot be read, is no plain LoRA, or is for another model.
+    Raises UserError: the file cannot be read, is no plain LoRA, or is for another model.
     """
     try:
         read_header(path)  # which tells a download that failed from a pickle
     except CheckpointError as problem:
-        raise DreamBoothError(f"The LoRA cannot be continued: {problem}") from problem
+        raise UserError(f"The LoRA cannot be continued: {problem}") from problem
     tensors, _ = read_tensors(path)
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         found = _LORA_KEY.fullmatch(key)
         if found is None:
-            raise DreamBoothError(
+            raise UserError(
                 f"{path.name} is not a plain LoRA (it has {key}). Only LoRAs with up and down weights can be continued."
             )
         by_name.setdefault(_flat(found["layer"]), {})[_PARTS[found["part"]]] = tensor.float()
@@ -221,15 +220,15 @@ def read_lora(path: Path, model: TrainingModel) -> LoraStart:
         place = known.get(name)
         layer = None if place is None else _start_layer(parts, place)
         if place is None or layer is None:
-            raise DreamBoothError(
+            raise UserError(
                 f"{path.name} cannot be continued on {model.name}: its layer {name} does not fit. It may be for "
                 "another base model."
             )
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (layer.down, layer.up)):
-            raise DreamBoothError(f"{path.name} is damaged: it has weights that are NaN or infinite.")
+            raise UserError(f"{path.name} is damaged: it has weights that are NaN or infinite.")
         layers[place.key] = layer
     if not layers:
-        raise DreamBoothError(f"{path.name} is not a LoRA: it has no layers.")
+        raise UserError(f"{path.name} is not a LoRA: it has no layers.")
     return LoraStart(layers, hashlib.sha256(path.read_bytes()).hexdigest())
 
 

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.files import write_whole
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.output.checkpoint import DTYPES, save_checkpoint
@@ -26,6 +24,7 @@ from lib_methods.dreambooth.training.processes import Processes, gathered
 from lib_methods.dreambooth.training.samples import Viewer
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.errors import UserError
+from lib_methods.files import write_whole
 from lib_methods.jobs.files import JobFiles, load_record
 from lib_methods.jobs.log import Report
 
@@ -55,7 +54,7 @@ class Export:
     def write(self, path: Path, facts: Mapping[str, str]) -> None:
         """The result alone, in place of `path`. facts: of the training, for a LoRA's metadata.
 
-        Raises DreamBoothError when the disk does not take it; `path` is then as before.
+        Raises UserError when the disk does not take it; `path` is then as before.
         """
         main = self.processes.is_main
         weights = None if self.lora is not None else gathered(self.model.file_weights(), keep=main)
@@ -76,7 +75,7 @@ class Export:
         )
 
     def write_all(self, path: Path, facts: Mapping[str, str], viewer: Viewer, note: str) -> tuple[Path, ...]:
-        """The result with sidecar and preview. DreamBoothError when the disk does not take it."""
+        """The result with sidecar and preview. UserError when the disk does not take it."""
         subjects = [concept.subject for concept in self.settings.all_concepts]
         preview = viewer.preview()
         try:
@@ -94,7 +93,7 @@ class Export:
             )
         except (OSError, UserError) as error:
             reason = error if isinstance(error, UserError) else f"{path.name} cannot be written."
-            raise DreamBoothError(f"{reason} The run is saved: fix that, then continue with --resume.") from error
+            raise UserError(f"{reason} The run is saved: fix that, then continue with --resume.") from error
         return (path, *beside)
 
 
@@ -145,7 +144,7 @@ def write_sidecar(
     """Writes the card of `result`; the files written.
 
     activation: what brings the subject into a prompt. weight: of the LoRA, 0 for the WebUI's own default. What a card
-    of this name says besides (a negative text, a note where `notes` is empty) stays. Raises DreamBoothError when the
+    of this name says besides (a negative text, a note where `notes` is empty) stays. Raises UserError when the
     disk is full; what was there before is then still there.
     """
     card = {
@@ -190,11 +189,11 @@ def move_results(files: JobFiles, settings: Mapping[str, Any], names: Sequence[s
     """Moves the model, and what is called like it, into `folder`; returns the new names, the model's first.
 
     A checkpoint gets its base's `.yaml`, if there is one and the trainer made none: the WebUI tells by it what a model
-    is. Raises DreamBoothError.
+    is. Raises UserError.
     """
     model = next((files.out / Path(name).name for name in names if name.endswith(".safetensors")), None)
     if model is None or not model.is_file():
-        raise DreamBoothError("Training ended without a result. Its console file says why.")
+        raise UserError("Training ended without a result. Its console file says why.")
     stem = model.name.removesuffix(".safetensors")
     before = load_record(files)
     own = before.result if before is not None else ""
@@ -214,7 +213,7 @@ def move_results(files: JobFiles, settings: Mapping[str, Any], names: Sequence[s
     except OSError as error:
         full = getattr(error, "errno", None) == 28
         reason = "the disk is full" if full else "its folder cannot be written"
-        raise DreamBoothError(f"The result could not be moved to the WebUI's models: {reason}.") from None
+        raise UserError(f"The result could not be moved to the WebUI's models: {reason}.") from None
     return moved
 
 

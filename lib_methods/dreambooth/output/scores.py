@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.model.parts import CPU, brought
-from lib_methods.dreambooth.photos.folder import Photo, read_photo
+from lib_methods.dreambooth.model.model import CPU, brought
+from lib_methods.dreambooth.photos.image import Photo, read_photo
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.errors import UserError
 from lib_methods.pictures.tensor import to_tensor
 
 JUDGES_DIR = "DREAMBOOTH_JUDGES"
@@ -120,12 +120,12 @@ def load_judge(device: torch.device = CPU, folder: Path | None = None) -> ClipAn
     """The judge whose weights are on this machine.
 
     folder: with `clip` and `dino` in it; None for the environment's. The networks stay on the CPU and are on `device`
-    while they look. Raises DreamBoothError with what is missing.
+    while they look. Raises UserError with what is missing.
     """
     try:
         from transformers import CLIPModel, CLIPTokenizer, ViTModel
     except ImportError as error:
-        raise DreamBoothError("CLIP and DINO need the package transformers, which is not installed.") from error
+        raise UserError("CLIP and DINO need the package transformers, which is not installed.") from error
     if folder is None and os.environ.get(JUDGES_DIR):
         folder = Path(os.environ[JUDGES_DIR])
     own = None if folder is None else [folder / "clip"]
@@ -136,7 +136,7 @@ def load_judge(device: torch.device = CPU, folder: Path | None = None) -> ClipAn
             break
     else:
         where = f"in the folder that {JUDGES_DIR} names" if own else "in Hugging Face's cache"
-        raise DreamBoothError(
+        raise UserError(
             f"There is no CLIP to judge images by {where}: {CLIP_NAMES[0]} with model.safetensors and its tokenizer "
             "is required, and facebook/dino-vits16."
         )
@@ -168,7 +168,7 @@ def find_judge(photos: Sequence[Photo], settings: TrainingSettings, device: torc
     """The judge of a training's samples, None where there are no weights to judge with."""
     try:
         judge = load_judge(device)
-    except DreamBoothError:
+    except UserError:
         return None
     return JudgeOfPhotos(judge, as_squares([read_photo(photo) for photo in photos], 224), settings.identifier)
 

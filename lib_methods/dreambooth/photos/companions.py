@@ -1,4 +1,4 @@
-"""A photo's mask and caption files, and its training caption."""
+"""A photo's mask and caption files, and what folders are named for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
-
-from lib_methods.dreambooth.settings import TrainingSettings
-
-if TYPE_CHECKING:
-    from lib_methods.dreambooth.photos.folder import Photo
 
 CAPTION_ENDINGS = (".txt", ".caption", ".json")
 """The first one that is there is taken."""
@@ -181,32 +175,6 @@ _FOREIGN = 0.4  # of the letters: Western languages have fewer with accents, oth
 _JSON_KEYS = ("caption", "text", "prompt", "description", "tags")
 
 
-def caption_of(photo: Photo | None, settings: TrainingSettings) -> str:
-    """The text for a photo, or with None for a picture of the class.
-
-    A photo without a caption of its own is "a [identifier] [class noun]", as in the paper. In a caption `{subject}`
-    becomes identifier and noun. One that says neither that nor the identifier gets the identifier before the noun's
-    first occurrence, or else the subject at its start.
-    """
-    if photo is None:
-        return settings.class_prompt.strip() or f"a {settings.class_noun.strip()}"
-    if not settings.captions or not photo.caption:
-        return f"a {settings.subject}"
-    return with_subject(photo.caption, settings)
-
-
-def with_subject(text: str, settings: TrainingSettings) -> str:
-    """A text that names the subject, see `caption_of`. Done twice it changes nothing more."""
-    if "{subject}" in text:
-        return text.replace("{subject}", settings.subject)
-    if settings.identifier.strip() and _word(settings.identifier).search(text):
-        return text
-    noun = _word(settings.class_noun).search(text)
-    if noun is None:
-        return f"{settings.subject}, {text}"
-    return f"{text[: noun.start()]}{settings.identifier} {noun[0]}{text[noun.end() :]}" if settings.identifier else text
-
-
 def caption_text(data: bytes, *, json_file: bool = False) -> str | None:
     """The text of a caption file, see `read_caption`. json_file: an object with a caption, prompt or tags, or a list of
     tags. None where it cannot be read."""
@@ -249,9 +217,3 @@ def _decoded(data: bytes) -> str | None:
 def _one_line(text: str) -> str:
     plain = "".join(" " if unicodedata.category(letter) in _UNSEEN else letter for letter in text)
     return " ".join(plain.split())
-
-
-def _word(text: str) -> re.Pattern[str]:
-    """The word or words of a text on their own, in either case, with any space between."""
-    inner = r"\s+".join(re.escape(part) for part in text.split())
-    return re.compile(rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.photos.companions import (
     CAPTION_ENDINGS,
     MASK_FOLDERS,
@@ -21,12 +17,10 @@ from lib_methods.dreambooth.photos.companions import (
     kohya_folder,
     listed,
     sort_files,
-    without_companions,
 )
-from lib_methods.dreambooth.photos.image import FOREIGN, decode, decode_mask, endings, prepared, upright_size
+from lib_methods.dreambooth.photos.image import FOREIGN, Photo, decode, decode_mask, endings, upright_size
+from lib_methods.errors import UserError
 from lib_methods.pictures import kinds
-
-__all__ = ["Photo", "find_photos", "open_photo", "read_mask", "read_photo", "without_companions"]
 
 _SMALLEST_SIDE = 16
 MOST_HELD = 2**28  # bytes of decoded images that wait for the training
@@ -36,45 +30,12 @@ _MASK_SEEN = 8  # of 255: what JPEG artefacts and soft edges leave of black
 _EXTREME, _MOSTLY = 32, 0.9  # how near to black or white, and how much of it, makes a picture a mask
 
 
-@dataclass(frozen=True)
-class Photo:
-    """A picture of the subject.
-
-    caption: the text of the file beside it, None where there is none. mask_path: the picture that is white where the
-    subject is. width, height: in pixels, as the picture stands upright.
-    """
-
-    path: Path
-    caption: str | None
-    mask_path: Path | None
-    width: int
-    height: int
-    caption_path: Path | None = None
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the file's bytes, which are read once. Raises `DreamBoothError` where they no longer can be."""
-        return _sha256(self.path)
-
-    @cached_property
-    def mask_sha256(self) -> str:
-        """The same of the mask; "" without one."""
-        return "" if self.mask_path is None else _sha256(self.mask_path)
-
-    def hold(self, image: Image.Image) -> None:
-        """Keeps the decoded image for `read_photo` until `let_go`."""
-        self.__dict__["_held"] = image
-
-    def let_go(self) -> None:
-        self.__dict__.pop("_held", None)
-
-
 def find_photos(folder: Path, *, hold: bool = False) -> tuple[list[Photo], list[str]]:
     """The images of a folder in the order of their names, and a warning for what is left out.
 
     Every image is decoded, so that a broken one is found before the training. hold: and kept, up to a limit, so that
     `read_photo` need not decode it again. For the names of captions and masks see `companions.sort_files`. Raises
-    `DreamBoothError` where no image can be used.
+    `UserError` where no image can be used.
     """
     notes: list[str] = []
     files, folders = _entries(Path(folder), notes)
@@ -88,7 +49,7 @@ def find_photos(folder: Path, *, hold: bool = False) -> tuple[list[Photo], list[
     for file in sorted_files.photos:
         try:
             image, size = decode(file), upright_size(file)
-        except DreamBoothError as error:
+        except UserError as error:
             left.unreadable(file, error, notes)
             continue
         if min(image.size) < _SMALLEST_SIDE:
@@ -105,42 +66,10 @@ def find_photos(folder: Path, *, hold: bool = False) -> tuple[list[Photo], list[
             if room >= 0:
                 photos[-1].hold(image)
     if not photos:
-        raise DreamBoothError(left.nothing(folders))
+        raise UserError(left.nothing(folders))
     notes += left.notes(sorted_files)
     notes += _same_names(photos)
     return photos, notes
-
-
-def open_photo(path: Path) -> Photo:
-    """A picture without caption and mask; its pixels are not read yet. Raises `DreamBoothError` where it is none."""
-    with prepared(path):
-        pass
-    return Photo(path, None, None, *upright_size(path))
-
-
-def read_photo(photo: Photo) -> Image.Image:
-    """The picture as RGB: upright, transparent parts white, 8 bits a channel, an animation's first frame.
-
-    JPEGs of more than 40 megapixels come at a fraction of their size. Raises `DreamBoothError` where it can no longer
-    be read.
-    """
-    held: Image.Image | None = photo.__dict__.get("_held")
-    return decode(photo.path) if held is None else held
-
-
-def read_mask(photo: Photo) -> Image.Image | None:
-    """The photo's mask in grey, upright, in its own size: white is the subject. None if there is none.
-
-    Where a mask has transparent parts, what is opaque is the subject. Raises `DreamBoothError` as `read_photo` does.
-    """
-    return None if photo.mask_path is None else decode_mask(photo.mask_path)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        raise DreamBoothError(f'"{path.name}" can no longer be read.') from None
 
 
 class _Left:
@@ -153,7 +82,7 @@ class _Left:
         self.broken: list[str] = []
         self.small = 0
 
-    def unreadable(self, file: Path, error: DreamBoothError, notes: list[str]) -> None:
+    def unreadable(self, file: Path, error: UserError, notes: list[str]) -> None:
         reason = FOREIGN.get(file.suffix.lower())
         if file.suffix.lower() in endings():
             kind = kinds.told(file)
@@ -204,7 +133,7 @@ def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
     """As `_entries`, of a folder in the folder, which may be unreadable."""
     try:
         return _entries(folder, [])
-    except DreamBoothError:
+    except UserError:
         return [], []
 
 
@@ -213,9 +142,9 @@ def _entries(folder: Path, notes: list[str]) -> tuple[list[Path], list[Path]]:
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: (entry.name.casefold(), entry.name))
     except NotADirectoryError:
-        raise DreamBoothError("The photos must be given as a folder, not as a file.") from None
+        raise UserError("The photos must be given as a folder, not as a file.") from None
     except OSError:
-        raise DreamBoothError("The photos' folder does not exist or cannot be read.") from None
+        raise UserError("The photos' folder does not exist or cannot be read.") from None
     files, folders = [], []
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
@@ -251,7 +180,7 @@ def _usable_mask(path: Path | None, notes: list[str]) -> Path | None:
         return None
     try:
         brightest = max(decode_mask(path).tobytes(), default=0)
-    except DreamBoothError as error:
+    except UserError as error:
         notes.append(f"{error} The photo is used without its mask.")
         return None
     if brightest < _MASK_SEEN:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache, lru_cache
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.errors import UserError
 from lib_methods.pictures.convert import DECODE_ERRORS, MAX_PIXELS, MAX_SIDE, ImageError, to_mask, to_rgb
 from lib_methods.pictures.fit import crop_to_fill
 from lib_methods.pictures.tensor import to_tensor
-
-if TYPE_CHECKING:
-    from lib_methods.dreambooth.photos.folder import Photo
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF", "JXL")
 """What is decoded where Pillow can: plain raster formats, and none that starts another program or reads other files."""
@@ -82,25 +80,25 @@ def _open(path: Path) -> Image.Image:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height as the picture stands upright. Raises `DreamBoothError`."""
+    """Width and height as the picture stands upright. Raises `UserError`."""
     try:
         with _open(path) as image:
             turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
             return (image.height, image.width) if turned else image.size
     except DECODE_ERRORS:
-        raise DreamBoothError(f'"{path.name}" is damaged.') from None
+        raise UserError(f'"{path.name}" is damaged.') from None
 
 
 def prepared(path: Path) -> Image.Image:
     """The opened file, of a size that may be decoded."""
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise DreamBoothError(f'"{path.name}" is larger than {_LARGEST_FILE // 2**20} MiB.')
+            raise UserError(f'"{path.name}" is larger than {_LARGEST_FILE // 2**20} MiB.')
         image = _open(path)
     except Image.DecompressionBombError:
-        raise DreamBoothError(f'"{path.name}" has too many pixels. Scale it down first.') from None
+        raise UserError(f'"{path.name}" has too many pixels. Scale it down first.') from None
     except DECODE_ERRORS:
-        raise DreamBoothError(f'"{path.name}" cannot be read as an image.') from None
+        raise UserError(f'"{path.name}" cannot be read as an image.') from None
     wanted = image.size
     if image.format in ("JPEG", "MPO") and image.width * image.height <= _LARGEST_JPEG:
         while wanted[0] * wanted[1] > _LARGE_JPEG or max(wanted) > _LARGE_SIDE:
@@ -110,7 +108,7 @@ def prepared(path: Path) -> Image.Image:
     if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
         size = f"{image.width}x{image.height}"
         image.close()
-        raise DreamBoothError(f'"{path.name}" has too many pixels ({size}). Scale it down first.')
+        raise UserError(f'"{path.name}" has too many pixels ({size}). Scale it down first.')
     return image
 
 
@@ -133,7 +131,7 @@ def _converted(image: Image.Image, path: Path) -> Image.Image:
     try:
         return to_rgb(image)
     except ImageError:
-        raise DreamBoothError(f'"{path.name}" is damaged or incomplete.') from None
+        raise UserError(f'"{path.name}" is damaged or incomplete.') from None
 
 
 def decode_mask(path: Path) -> Image.Image:
@@ -142,7 +140,72 @@ def decode_mask(path: Path) -> Image.Image:
         try:
             return to_mask(image)
         except ImageError:
-            raise DreamBoothError(f'The mask "{path.name}" is damaged or incomplete.') from None
+            raise UserError(f'The mask "{path.name}" is damaged or incomplete.') from None
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture of the subject.
+
+    caption: the text of the file beside it, None where there is none. mask_path: the picture that is white where the
+    subject is. width, height: in pixels, as the picture stands upright.
+    """
+
+    path: Path
+    caption: str | None
+    mask_path: Path | None
+    width: int
+    height: int
+    caption_path: Path | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes, which are read once. Raises `UserError` where they no longer can be."""
+        return _sha256(self.path)
+
+    @cached_property
+    def mask_sha256(self) -> str:
+        """The same of the mask; "" without one."""
+        return "" if self.mask_path is None else _sha256(self.mask_path)
+
+    def hold(self, image: Image.Image) -> None:
+        """Keeps the decoded image for `read_photo` until `let_go`."""
+        self.__dict__["_held"] = image
+
+    def let_go(self) -> None:
+        self.__dict__.pop("_held", None)
+
+
+def open_photo(path: Path) -> Photo:
+    """A picture without caption and mask; its pixels are not read yet. Raises `UserError` where it is none."""
+    with prepared(path):
+        pass
+    return Photo(path, None, None, *upright_size(path))
+
+
+def read_photo(photo: Photo) -> Image.Image:
+    """The picture as RGB: upright, transparent parts white, 8 bits a channel, an animation's first frame.
+
+    JPEGs of more than 40 megapixels come at a fraction of their size. Raises `UserError` where it can no longer
+    be read.
+    """
+    held: Image.Image | None = photo.__dict__.get("_held")
+    return decode(photo.path) if held is None else held
+
+
+def read_mask(photo: Photo) -> Image.Image | None:
+    """The photo's mask in grey, upright, in its own size: white is the subject. None if there is none.
+
+    Where a mask has transparent parts, what is opaque is the subject. Raises `UserError` as `read_photo` does.
+    """
+    return None if photo.mask_path is None else decode_mask(photo.mask_path)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        raise UserError(f'"{path.name}" can no longer be read.') from None
 
 
 Size = tuple[int, int]

@@ -1,17 +1,24 @@
-"""The subjects of a training with their photos: one, several by the settings, or several by kohya's folder names."""
+"""The subjects of a run with their photos: by the settings, by kohya's folder names, or dropped into the tab."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos.companions import kohya_folder, listed, subject_of
-from lib_methods.dreambooth.photos.folder import Photo, find_photos
-from lib_methods.dreambooth.photos.image import endings
+from lib_methods.checks import SettingsError, refuse_unknown
+from lib_methods.dreambooth.photos.companions import companion_of, kohya_folder, listed, subject_of
+from lib_methods.dreambooth.photos.folder import find_photos
+from lib_methods.dreambooth.photos.image import Photo, endings
 from lib_methods.dreambooth.settings import Concept, TrainingSettings
+from lib_methods.errors import UserError
+from lib_methods.files import as_file_name
+from lib_methods.pictures.store import ImageStore
 
 _LONGEST = 40  # letters of a file's name in a sentence
 
@@ -29,7 +36,7 @@ def find_subjects(settings: TrainingSettings) -> tuple[list[Subject], list[str]]
     """The subjects that the settings ask for, the first one being the settings' own, and warnings.
 
     A folder `10_ohwx dog` inside `settings.photos` is a subject: how often each photo comes, rare word and class.
-    Raises `DreamBoothError` where one has no photos, or where two have the same rare word.
+    Raises `UserError` where one has no photos, or where two have the same rare word.
     """
     notes: list[str] = []
     subjects = []
@@ -53,11 +60,11 @@ def find_subjects(settings: TrainingSettings) -> tuple[list[Subject], list[str]]
 
 
 def check_identifiers(concepts: Sequence[Concept]) -> None:
-    """Raises DreamBoothError where two subjects would be told apart by nothing."""
+    """Raises UserError where two subjects would be told apart by nothing."""
     given = [concept.identifier.casefold() for concept in concepts if concept.identifier]
     twice = sorted({name for name in given if given.count(name) > 1})
     if twice:
-        raise DreamBoothError(f'Two subjects have the identifier "{twice[0]}". Give each one its own.')
+        raise UserError(f'Two subjects have the identifier "{twice[0]}". Give each one its own.')
 
 
 def with_identifiers(subjects: Sequence[Subject], identifiers: Sequence[str]) -> list[Subject]:
@@ -147,7 +154,7 @@ def _class_folders(concept: Concept, alone: bool, notes: list[str]) -> list[Path
     try:
         inside = [(e, found[1]) for e in sorted(folder.iterdir()) if e.is_dir() and (found := kohya_folder(e.name))]
     except OSError:
-        raise DreamBoothError("The folder of class images does not exist or cannot be read.") from None
+        raise UserError("The folder of class images does not exist or cannot be read.") from None
     if not inside:
         return [folder]
     noun = concept.class_noun.casefold()
@@ -157,3 +164,170 @@ def _class_folders(concept: Concept, alone: bool, notes: list[str]) -> list[Path
     if not of_class:
         notes.append(f'No folder of class images is named after "{concept.class_noun}", so its images are generated.')
     return of_class
+
+
+MOST_CONCEPTS = 10
+MOST_FILES = 500
+MOST_PIXELS = 2**30  # of all photos of a REST request
+NO_PHOTOS = "Drop 3 to 5 photos of the subject into the box first."
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The pictures of one subject as they came in: files of the page, or encoded pictures of a REST request."""
+
+    photos: Sequence[Any]
+    class_photos: Sequence[Any] = ()
+    class_noun: str = ""
+    identifier: str = ""
+
+
+def uploaded(value: Any) -> list[Path]:
+    """The files of a box for uploads: gradio 3 gives open files, later ones paths; one or several, or None."""
+    items = value if isinstance(value, (list, tuple)) else [value] if value else []
+    return [Path(str(getattr(item, "name", item))) for item in items]
+
+
+def dropped(wanted: dict[str, Any], photos: Any) -> list[Dropped]:
+    """Takes "class_photos" and "concepts" out of `wanted`: the settings' own subject first. Raises SettingsError."""
+    own = Dropped(photos, wanted.pop("class_photos", None) or ())
+    given = wanted.pop("concepts", None) or []
+    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
+        raise SettingsError('"concepts" must be a list of objects with photos and class_noun.')
+    if len(given) > MOST_CONCEPTS:
+        raise SettingsError(f"There are too many subjects: at most {MOST_CONCEPTS} more.")
+    more = []
+    for entry in given:
+        refuse_unknown(entry, ["photos", "class_photos", "class_noun", "identifier"], "A concept has")
+        noun, identifier = entry.get("class_noun") or "", entry.get("identifier") or ""
+        if not entry.get("photos") or not isinstance(noun, str) or not noun.strip() or not isinstance(identifier, str):
+            raise SettingsError("Each further subject needs photos and its class.")
+        more.append(Dropped(entry["photos"], entry.get("class_photos") or (), noun.strip(), identifier.strip()))
+    return [own, *more]
+
+
+def take_in_all(subjects: Sequence[Dropped], folder: Path) -> None:
+    """Copies every subject's photos, and own images of its class, to where `places_of` says. Raises as `take_in`."""
+    try:
+        for subject, (photos, class_folder) in zip(subjects, places_of(subjects, folder)):
+            _take(subject.photos, photos)
+            if class_folder is not None:
+                _take(subject.class_photos, class_folder)
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def places_of(subjects: Sequence[Dropped], folder: Path) -> list[tuple[Path, Path | None]]:
+    """The folders of each subject's photos and class images; those inside `folder` are hidden, so no photos to it."""
+    places: list[tuple[Path, Path | None]] = []
+    for number, subject in enumerate(subjects):
+        photos = folder / f".{number + 1}" if number else folder
+        places.append((photos, photos / ".class" if subject.class_photos else None))
+    return places
+
+
+def _take(pictures: Any, folder: Path) -> None:
+    if isinstance(pictures, (list, tuple)) and all(isinstance(picture, Path) for picture in pictures):
+        take_in(pictures, folder)
+    else:
+        take_in_encoded(pictures, folder)
+
+
+def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]]:
+    """Copies photos, with their captions and masks, into `folder`, which is emptied first.
+
+    Returns the photos and a sentence for each file that cannot be used. Raises UserError, and nothing is left
+    behind: no photo among them, too many files, or the disk is full.
+    """
+    files = list(files)
+    if not files:
+        raise UserError(NO_PHOTOS)
+    if len(files) > MOST_FILES:
+        raise UserError(f"{len(files)} files are too many: at most {MOST_FILES} are accepted. 3 to 5 are enough.")
+    with _emptied(folder, "The photos cannot be copied: the disk is full, or the photos no longer exist."):
+        for file in files:
+            shutil.copyfile(file, folder / _free(folder, _plain(file.name)))
+        return find_photos(folder)
+
+
+def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]]:
+    """As `take_in`, for the pictures of a REST request: base64 texts, or objects of "image" and perhaps "caption".
+
+    Raises UserError.
+    """
+    if not isinstance(pictures, list) or not pictures:
+        raise SettingsError('"photos" must be a list of images as base64 text.')
+    if len(pictures) > MOST_FILES:
+        raise SettingsError(f"There are too many photos: at most {MOST_FILES}.")
+    store = ImageStore(folder).for_request(MOST_PIXELS)
+    with _emptied(folder, "The photos cannot be stored: the disk is full or not writable."):
+        for entry in pictures:
+            whole = entry if isinstance(entry, dict) else {"image": entry}
+            name = store.add(whole.get("image", ""))
+            caption = whole.get("caption")
+            if caption:
+                (folder / f"{name}.txt").write_text(str(caption), encoding="utf-8")
+        return find_photos(folder)
+
+
+@contextlib.contextmanager
+def _emptied(folder: Path, sentence: str) -> Iterator[None]:
+    """An empty folder, of which nothing is left behind when the block fails. OSError becomes the sentence."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        yield
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(sentence) from None
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _plain(name: str) -> str:
+    """A file's name that every system takes; what belongs together by its stem still does."""
+    stem, _ = companion_of(name)
+    return as_file_name(stem, name[len(stem) :], "photo")
+
+
+def _free(folder: Path, name: str) -> str:
+    """The name, or with a number in front where a file of that name is there: two folders may have an IMG_1.jpg."""
+    number, free = 1, name
+    while (folder / free).exists():
+        number += 1
+        free = f"{number}-{name}"
+    return free
+
+
+def caption_of(photo: Photo | None, settings: TrainingSettings) -> str:
+    """The text for a photo, or with None for a picture of the class.
+
+    A photo without a caption of its own is "a [identifier] [class noun]", as in the paper. In a caption `{subject}`
+    becomes identifier and noun. One that says neither that nor the identifier gets the identifier before the noun's
+    first occurrence, or else the subject at its start.
+    """
+    if photo is None:
+        return settings.class_prompt.strip() or f"a {settings.class_noun.strip()}"
+    if not settings.captions or not photo.caption:
+        return f"a {settings.subject}"
+    return with_subject(photo.caption, settings)
+
+
+def with_subject(text: str, settings: TrainingSettings) -> str:
+    """A text that names the subject, see `caption_of`. Done twice it changes nothing more."""
+    if "{subject}" in text:
+        return text.replace("{subject}", settings.subject)
+    if settings.identifier.strip() and _word(settings.identifier).search(text):
+        return text
+    noun = _word(settings.class_noun).search(text)
+    if noun is None:
+        return f"{settings.subject}, {text}"
+    return f"{text[: noun.start()]}{settings.identifier} {noun[0]}{text[noun.end() :]}" if settings.identifier else text
+
+
+def _word(text: str) -> re.Pattern[str]:
+    """The word or words of a text on their own, in either case, with any space between."""
+    inner = r"\s+".join(re.escape(part) for part in text.split())
+    return re.compile(rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -13,20 +14,46 @@ from typing import Any, Protocol
 import gradio as gr
 
 from lib_methods.checks import check_whole
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos import upload
-from lib_methods.dreambooth.photos.companions import sort_files
-from lib_methods.dreambooth.photos.folder import find_photos, without_companions
-from lib_methods.dreambooth.photos.subjects import Subject, check_identifiers, companions_told, counted
-from lib_methods.dreambooth.settings import Concept, TrainingSettings
+from lib_methods.dreambooth.photos.companions import sort_files, without_companions
+from lib_methods.dreambooth.photos.folder import find_photos
+from lib_methods.dreambooth.photos.subjects import (
+    MOST_FILES,
+    NO_PHOTOS,
+    Dropped,
+    Subject,
+    check_identifiers,
+    companions_told,
+    counted,
+    dropped,
+    places_of,
+    take_in_all,
+    uploaded,
+)
+from lib_methods.dreambooth.settings import TrainingSettings, check_name, from_json, to_json
 from lib_methods.dreambooth.tab import html as page
 from lib_methods.dreambooth.tab.preview import Machine, OwnMachine, preview
-from lib_methods.dreambooth.tab.request import Dropped, clean_name, dropped, from_controls, parse_request, uploaded
-from lib_methods.dreambooth.training.record import to_json
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles
 from lib_methods.jobs.job import BUSY, Jobs, State
 from lib_methods.webui.status import status_html
+
+ROWS = (
+    ("name", "identifier"),
+    ("steps", "rate", "batch_size", "resolution"),
+    ("train_text", "convolutions", "rank"),
+    ("prior", "class_images", "prior_weight"),
+    ("captions", "masks", "flip", "select_best"),
+    ("sample_every", "save_every", "seed"),
+    ("memory", "precision", "optimizer", "saved_as"),
+)
+"""Controls with good defaults, side by side."""
+SECOND = "second_"
+FILES = ("class_photos", "second_photos")
+CONTROLS = (
+    *("class_noun", "base", "kind", *(name for row in ROWS for name in row), "sample_prompts"),
+    *("continue_from", "caption_dropout", "noise_offset", "second_class_noun", "second_identifier", *FILES),
+)
+"""The form: settings by name, files, and the second subject's."""
 
 
 class HostLists(Protocol):
@@ -104,38 +131,40 @@ class TabHandlers:
     def plan(self, wanted: dict[str, Any], photos: Any) -> dict[str, Any]:
         """The plan of a training, as a REST request asks for it; nothing is begun or kept.
 
-        photos: encoded pictures as `begin` takes them, or how many there will be. Raises SettingsError and
-        DreamBoothError.
+        photos: encoded pictures as `begin` takes them, or how many there will be. Raises UserError.
         """
         clean_name(wanted.get("name"), wanted.get("class_noun"))
         subjects = dropped(wanted, photos)
         settings = self._settings(wanted, "name", subjects)
         if isinstance(photos, int) and not isinstance(photos, bool):
             more = [len(subject.photos) for subject in subjects[1:]]
-            return self._plan(settings, [check_whole("The number of photos", photos, 1, upload.MOST_FILES), *more])
+            return self._plan(settings, [check_whole("The number of photos", photos, 1, MOST_FILES), *more])
         if not photos:
-            raise DreamBoothError(upload.NO_PHOTOS)
+            raise UserError(NO_PHOTOS)
         with tempfile.TemporaryDirectory() as folder:
-            upload.take_in_all(subjects, Path(folder) / "photos")
-            places = upload.places_of(subjects, Path(folder) / "photos")
+            take_in_all(subjects, Path(folder) / "photos")
+            places = places_of(subjects, Path(folder) / "photos")
             found = [Subject(c, find_photos(p)[0]) for c, (p, _) in zip(settings.all_concepts, places)]
             told = companions_told(found, settings)
         return self._plan(settings, [len(subject.photos) for subject in found], told)
 
     def _settings(self, wanted: dict[str, Any], name: str, subjects: Sequence[Dropped]) -> TrainingSettings:
+        """The settings by a form or a request, but for where things are."""
         files = JobFiles(self.trainings.root, name)
-        (_, class_folder), *more = upload.places_of(subjects, files.photos)
+        (_, class_folder), *more = places_of(subjects, files.photos)
         lora = wanted.get("continue_from")
-        return parse_request(
-            wanted,
-            photos=files.photos,
-            base=self.lists.checkpoint_file(wanted.get("base")),
-            out=files.out,
-            name=name,
-            continue_from=self.lists.lora_file(lora) if lora else None,
-            class_folder=class_folder,
-            concepts=[Concept(p, s.class_noun, s.identifier, own) for s, (p, own) in zip(subjects[1:], more)],
-        )
+        concepts = [
+            {"photos": photos, "class_noun": s.class_noun, "identifier": s.identifier, "class_folder": own}
+            for s, (photos, own) in zip(subjects[1:], more)
+        ]
+        places = {
+            "photos": files.photos,
+            "base": self.lists.checkpoint_file(wanted.get("base")),
+            "out": files.out,
+            "continue_from": self.lists.lora_file(lora) if lora else None,
+            "class_folder": class_folder,
+        }
+        return from_json({**wanted, **places, "name": name, "concepts": concepts})
 
     # -- buttons
 
@@ -150,21 +179,20 @@ class TabHandlers:
         return [self._line(given, values, with_plan=False), *self.look("")]
 
     def begin(self, wanted: dict[str, Any], photos: Sequence[Path] | list[Any]) -> TrainingSettings:
-        """A new training. photos: files, or the encoded pictures of a REST request. Raises SettingsError and
-        DreamBoothError; then nothing was begun."""
+        """A new run. photos: files, or encoded images of a REST request. Raises UserError; then nothing was begun."""
         with self._beginning:  # a second press of the button must not take the first one's photos away
             return self._begin(wanted, photos)
 
     def _begin(self, wanted: dict[str, Any], photos: Sequence[Path] | list[Any]) -> TrainingSettings:
         if self.trainings.is_running:
-            raise DreamBoothError(BUSY)
+            raise UserError(BUSY)
         if not photos:
-            raise DreamBoothError(upload.NO_PHOTOS)
+            raise UserError(NO_PHOTOS)
         name = self.trainings.free_name(clean_name(wanted.get("name"), wanted.get("class_noun")))
         subjects = dropped(wanted, photos)
         settings = self._settings(wanted, name, subjects)
         check_identifiers(settings.all_concepts)
-        upload.take_in_all(subjects, JobFiles(self.trainings.root, name).photos)
+        take_in_all(subjects, JobFiles(self.trainings.root, name).photos)
         self.trainings.start(settings.name, settings.kind, to_json(settings))
         return settings
 
@@ -192,13 +220,13 @@ class TabHandlers:
         return [status_html(f"txt2img now has: {usage.prompt}"), json.dumps(answer)]
 
     def usage(self) -> Usage:
-        """Makes the last result known to the host, and says how it is used. Raises DreamBoothError."""
+        """Makes the last result known to the host, and says how it is used. Raises UserError."""
         record = self.trainings.state().record
         if record is None or record.status != "done" or not record.result:
-            raise DreamBoothError("There is no finished run to use.")
+            raise UserError("There is no finished run to use.")
         file = self.lists.folder_of(record.kind) / record.result
         if not file.is_file():
-            raise DreamBoothError(f"{record.result} no longer exists. Train again.")
+            raise UserError(f"{record.result} no longer exists. Train again.")
         self.lists.refresh()
         return Usage(record.usage, "" if record.kind == "LoRA" else self.lists.checkpoint_title(file))
 
@@ -250,3 +278,29 @@ def _pictures(state: State) -> str:
         return "none"
     progress = state.progress
     return f"{state.record.name}/{state.record.started}/{len(progress.samples)}/{len(progress.warnings)}"
+
+
+def from_controls(values: Sequence[Any]) -> dict[str, Any]:
+    """The values of `CONTROLS` by name; what was left empty is left out. A second subject becomes one of "concepts"."""
+    wanted = {name: value for name, value in zip(CONTROLS, values) if value is not None and value != ""}
+    for name in FILES:
+        if name in wanted:
+            wanted[name] = uploaded(wanted[name])
+    second = {
+        name.removeprefix(SECOND): wanted.pop(name) for name in CONTROLS if name in wanted and name.startswith(SECOND)
+    }
+    if second.get("photos") or str(second.get("class_noun", "")).strip():
+        wanted["concepts"] = [second]
+    return wanted
+
+
+def clean_name(text: object, class_noun: object) -> str:
+    """A name for a training that is a file's name on every system: the given one, or else one from the class noun.
+
+    Raises SettingsError where the given one cannot be one.
+    """
+    given = str(text or "").strip()
+    if given:
+        return check_name(given)
+    words = re.sub(r"[^\w]+", "-", str(class_noun or "").strip().casefold()).strip("-_")[:40]
+    return f"my-{words}" if words else "my-subject"

@@ -13,6 +13,7 @@ from typing import Any
 from lib_methods.dreambooth.photos.companions import Companions
 from lib_methods.dreambooth.photos.image import read_small
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.errors import UserError
 from lib_methods.jobs.job import State
 from lib_methods.jobs.log import Progress, Sample, duration, number
 from lib_methods.webui.status import status_html
@@ -187,7 +188,7 @@ def _sample_html(sample: Sample) -> str:
         prompt = html.escape(sample.prompts[index] if index < len(sample.prompts) else "", quote=True)
         try:
             address = thumbnail(file, file.stat().st_mtime_ns)
-        except (OSError, ValueError):  # it is not there any more, or is being written
+        except (OSError, UserError, ValueError):  # it is not there any more, or is being written
             continue
         pictures.append(f'<img src="{address}" alt="{prompt}" title="{prompt}">')
     return f"<figure><figcaption>Step {sample.step}</figcaption><div>{''.join(pictures)}</div></figure>"
@@ -208,7 +209,7 @@ def photos_html(pictures: Sequence[Path]) -> str:
     for file in pictures[:12]:
         try:
             shown.append(f'<img src="{thumbnail(file, file.stat().st_mtime_ns)}" alt="">')
-        except (OSError, ValueError):
+        except (OSError, UserError, ValueError):
             continue
     more = f"<span>and {len(pictures) - 12} more</span>" if len(pictures) > 12 else ""
     return f'<div class="steer-dreambooth-photos">{"".join(shown)}{more}</div>' if shown else ""

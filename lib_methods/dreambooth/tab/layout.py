@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
-from lib_methods.dreambooth.tab.handlers import TabHandlers
-from lib_methods.dreambooth.tab.request import ADVANCED, CONTROLS, DEFAULTS, MAIN, MORE, Control, Row
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.tab.handlers import CONTROLS, ROWS, TabHandlers
 from lib_methods.webui.gradio_compat import (
     HIDDEN_CLASS,
     follow,
@@ -22,6 +21,8 @@ from lib_methods.webui.gradio_compat import (
 )
 from lib_methods.webui.image_box import file_box
 from lib_methods.webui.status import status_html
+from lib_methods.webui.table import Table
+from lib_methods.webui.widgets import Widgets
 
 REFRESH = "\U0001f504"
 FILE_TYPES = ["image", ".heic", ".heif", ".avif", ".txt", ".caption", ".json"]
@@ -30,8 +31,16 @@ PHOTOS = "3 to 5 photos of one subject (captions as .txt and masks as NAME.mask.
 
 def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
     """The tab as a `gr.Blocks`. tool_button: the host's small button."""
-    made: dict[str, Any] = {}
-    form = _Form(on, tool_button, made)
+    form = Widgets(Table("DreamBooth", TrainingSettings), "dreambooth")
+    made = form.made
+
+    def beside(name: str, label: str, choices: list[str], value: str | None, refresh: str, again: Any) -> None:
+        """A dropdown of the host's files, with a button that looks at the disk again."""
+        with gr.Row(elem_classes=["steer-dreambooth-beside"]):
+            made[name] = unsaved(gr.Dropdown(choices, value=value, **_named(name, label)))
+            button = tool_button(value=REFRESH, elem_id=f"dreambooth_{refresh}")
+        listen(button.click, again, [], [made[name]])
+
     with gr.Blocks(analytics_enabled=False) as tab:
         with hidden_row():
             seen = hidden_textbox("Seen", "dreambooth_seen")
@@ -41,13 +50,32 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
             with gr.Column(elem_id="dreambooth_form"):
                 files = _files("photos", PHOTOS)
                 shown = gr.HTML("", elem_id="dreambooth_photos_shown")
-                form.rows(MAIN)
+                form.add("class_noun")
+                beside("base", "Base model", on.lists.checkpoints(), on.lists.loaded() or None, "refresh", on.bases)
+                form.add("kind")
                 train = gr.Button("Train", variant="primary", elem_id="dreambooth_train")
                 line = gr.HTML(on.form(None)[0], elem_id="dreambooth_line")
                 with gr.Accordion("More", open=False, elem_id="dreambooth_more"):
-                    form.rows(MORE)
+                    for row in ROWS:
+                        form.add(*row)
+                    made["sample_prompts"] = _text(
+                        "sample_prompts",
+                        "Sample prompts, one per line",
+                        "{subject} stands for rare word and class; empty: chosen",
+                        placeholder="a photo of {subject} on the beach",
+                        lines=2,
+                    )
                     with gr.Accordion("Advanced", open=False, elem_id="dreambooth_advanced"):
-                        form.rows(ADVANCED)
+                        loras = ["", *on.lists.loras()]
+                        beside("continue_from", "Continue from a LoRA", loras, "", "refresh_loras", on.loras)
+                        form.add("caption_dropout", "noise_offset")
+                        label = "Your own class images (regularisation images), used as they are"
+                        made["class_photos"] = _files("class_photos", label)
+                        with gr.Row():
+                            label = "A second subject: what is it?"
+                            made["second_class_noun"] = _text("second_class_noun", label, "empty: none")
+                            made["second_identifier"] = _text("second_identifier", "Its rare word", "empty: chosen")
+                        made["second_photos"] = _files("second_photos", "Photos of the second subject")
                     with gr.Row(elem_classes=["steer-dreambooth-beside"]):
                         earlier = unsaved(gr.Dropdown([], label="Unfinished runs", elem_id="dreambooth_earlier"))
                         find = tool_button(value=REFRESH, elem_id="dreambooth_unfinished")
@@ -73,50 +101,13 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
     return tab
 
 
-class _Form:
-    """Makes the components of the controls, by name in `made`."""
+def _text(name: str, label: str, info: str, **more: Any) -> Any:
+    return unsaved(gr.Textbox("", info=info, **_named(name, label), **more))
 
-    def __init__(self, on: TabHandlers, tool_button: Callable[..., Any], made: dict[str, Any]) -> None:
-        self.on, self.tool_button, self.made = on, tool_button, made
 
-    def rows(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            with gr.Row() if len(row) > 1 else nullcontext():
-                for control in row:
-                    self.made[control.name] = self._component(control)
-
-    def _component(self, control: Control) -> Any:
-        common: dict[str, Any] = {"label": control.label, "elem_id": f"dreambooth_{control.name}"}
-        if control.kind == "files":
-            return _files(control.name, control.label)
-        if control.kind == "switch":
-            return gr.Checkbox(DEFAULTS[control.name], **common)
-        if control.kind == "slider":
-            low, high, step = control.values
-            return gr.Slider(low, high, value=DEFAULTS[control.name], step=step, **common)
-        common["info"] = control.info
-        if control.kind == "text":  # belongs to one training run: the host does not remember it
-            return unsaved(gr.Textbox("", placeholder=control.example, lines=control.lines, **common))
-        if control.kind in ("whole", "number"):
-            precision = 0 if control.kind == "whole" else None
-            return gr.Number(DEFAULTS[control.name], precision=precision, minimum=0, **common)
-        if control.kind in ("choice", "radio"):
-            kind = gr.Dropdown if control.kind == "choice" else gr.Radio
-            return kind(list(control.values), value=DEFAULTS[control.name], **common)
-        return self._list_of_host(control.kind, common)
-
-    def _list_of_host(self, kind: str, common: dict[str, Any]) -> Any:
-        """A dropdown of checkpoints or LoRAs, with a button that looks at the disk again."""
-        lists = self.on.lists
-        bases = kind == "checkpoint"
-        choices, value = (lists.checkpoints(), lists.loaded() or None) if bases else (["", *lists.loras()], "")
-        with gr.Row(elem_classes=["steer-dreambooth-beside"]):
-            found = unsaved(gr.Dropdown(choices, value=value, **common))
-            button = self.tool_button(value=REFRESH, elem_id=f"dreambooth_refresh{'' if bases else '_loras'}")
-        listen(button.click, self.on.bases if bases else self.on.loras, [], [found])
-        return found
+def _named(name: str, label: str) -> dict[str, str]:
+    return {"label": label, "elem_id": f"dreambooth_{name}"}
 
 
 def _files(name: str, label: str) -> Any:
-    box = file_box(label=label, file_count="multiple", file_types=FILE_TYPES, elem_id=f"dreambooth_{name}", height=140)
-    return unsaved(box)
+    return unsaved(file_box(file_count="multiple", file_types=FILE_TYPES, height=140, **_named(name, label)))

@@ -10,11 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import BaseModel, read_base
 from lib_methods.dreambooth.model.memory import GIB
-from lib_methods.dreambooth.model.parts import CPU, device_words
-from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.model.model import CPU, device_words
+from lib_methods.dreambooth.settings import TrainingSettings, from_json
 from lib_methods.dreambooth.training.duration import (
     count_work,
     forward_seconds,
@@ -24,9 +23,9 @@ from lib_methods.dreambooth.training.duration import (
     step_passes,
     training_seconds,
 )
-from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, device_memory, plan_training
-from lib_methods.dreambooth.training.record import RECORD, from_json, read_record
-from lib_methods.dreambooth.training.schedule import resolved
+from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, device_memory, plan_training, resolved
+from lib_methods.dreambooth.training.state import RECORD, read_record
+from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles, all_records
 from lib_methods.jobs.log import LogReader, number
 
@@ -73,7 +72,7 @@ def preview(
     """The plan of a training, in the fields that its own log will tell, and "estimated": its seconds were not timed.
 
     photos: how many there are, of each subject. told: what is known of them, for the notes. root: the folder of the
-    trainings, which is only read. running: one runs now. Raises DreamBoothError with the sentence why it cannot be
+    trainings, which is only read. running: one runs now. Raises UserError with the sentence why it cannot be
     trained: the base model, or too little memory.
     """
     base = read_base(settings.base)
@@ -143,7 +142,7 @@ def _facts(files: JobFiles, marks: object) -> tuple[Any, ...] | None:
         settings = from_json(record["resolved"])
         plan = {name: record["plan"][name] for name in PLAN_FIELDS}
         sizes = read_base(settings.base).sizes
-    except (DreamBoothError, KeyError, TypeError, ValueError, OSError):
+    except (UserError, KeyError, TypeError, ValueError, OSError):
         return None
     return pace, progress.of("plan").get("device"), sizes, _of(settings, _SETTINGS), tuple(plan.values())
 

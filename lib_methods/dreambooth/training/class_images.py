@@ -18,15 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.files import write_whole
-from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.model.parts import Parts
+from lib_methods.dreambooth.model.model import Parts, TrainingModel
 from lib_methods.dreambooth.model.sampler import SOLVER, Prompts, draw, embed_prompts
-from lib_methods.dreambooth.photos.companions import caption_of
 from lib_methods.dreambooth.photos.image import Size
+from lib_methods.dreambooth.photos.subjects import caption_of
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.errors import out_of_memory
+from lib_methods.errors import Cancelled, UserError, out_of_memory
+from lib_methods.files import write_whole
 from lib_methods.pictures.tensor import to_image
 
 Progress = Callable[[int, int], None]
@@ -63,8 +61,8 @@ def class_images(
 
     sizes: width and height in pixels of each picture; None for `settings.class_images` squares. batch: pictures of one
     size drawn at once, fewer where memory runs out. parts: how the model's parts come to the device. progress:
-    told the pictures done and all of them. Raises TrainingStopped between two batches when cancelled, and
-    DreamBoothError when the disk is full or the model draws numbers that are not finite; what was drawn before is then
+    told the pictures done and all of them. Raises Cancelled between two batches when cancelled, and
+    UserError when the disk is full or the model draws numbers that are not finite; what was drawn before is then
     kept.
     """
     if sizes is None:
@@ -81,7 +79,7 @@ def class_images(
     prompt: Prompts | None = None
     while missing:
         if cancelled():
-            raise TrainingStopped("Stopped while generating class images. Finished images are kept.")
+            raise Cancelled("Stopped while generating class images. Finished images are kept.")
         now = batches[0]
         if missing.isdisjoint(now):
             del batches[0]
@@ -104,9 +102,7 @@ def class_images(
             if parts.spare():
                 continue
             if len(now) == 1:
-                raise DreamBoothError(
-                    "Out of memory: not even one class image fits. Choose a smaller resolution."
-                ) from error
+                raise UserError("Out of memory: not even one class image fits. Choose a smaller resolution.") from error
             batches = [part for group in batches for part in _batches(group, len(now) // 2)]
             continue
         for picture, pixels in zip(now, drawn):

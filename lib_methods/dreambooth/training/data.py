@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.errors import UserError
 
 Shape = tuple[int, int]
 """(height, width) of latents."""
@@ -53,10 +53,10 @@ class TrainingData:
 
     def __post_init__(self) -> None:
         if not self.photos:
-            raise DreamBoothError("There are no photos to train on.")
+            raise UserError("There are no photos to train on.")
         missing = {(photo.shape, photo.group) for photo in self.photos} - {(p.shape, p.group) for p in self.prior}
         if self.prior and missing:
-            raise DreamBoothError("Class images are missing for some of the photos' sizes.")
+            raise UserError("Class images are missing for some of the photos' sizes.")
 
     def order(self, seed: int) -> Order:
         """The order in which the examples come, at its start."""
@@ -115,11 +115,11 @@ class Order:
     def next_prior(self, shape: Shape, n: int, group: int = 0) -> list[int]:
         """The indices of the next `n` class pictures of a shape and class, drawn alike.
 
-        Raises `DreamBoothError` where there is none of it.
+        Raises `UserError` where there is none of it.
         """
         key = shape, group
         if key not in self._prior:
-            raise DreamBoothError("There are no class images of the photos' size.")
+            raise UserError("There are no class images of the photos' size.")
         indices = self._take("prior", self._prior[key], shape, self._prior_served[key], n)
         self._prior_served[key] += n
         return indices
@@ -131,11 +131,11 @@ class Order:
         return {"seed": self._seed, **counts}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Go on where `state` was taken. Raises `DreamBoothError`, changing nothing, where it is of other data."""
+        """Go on where `state` was taken. Raises `UserError`, changing nothing, where it is of other data."""
         if set(state) != set(self.state()) or state["seed"] != self._seed:
-            raise DreamBoothError(_ANOTHER)
+            raise UserError(_ANOTHER)
         if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in state.values()):
-            raise DreamBoothError("The saved run is damaged: its position in the data is not a number.")
+            raise UserError("The saved run is damaged: its position in the data is not a number.")
         self._served = {shape: state[f"photos {shape[0]}x{shape[1]}"] for shape in self._photos}
         self._prior_served = {key: state[_prior_name(key)] for key in self._prior}
 

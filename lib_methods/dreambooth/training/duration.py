@@ -14,8 +14,7 @@ import torch
 from lib_methods.checkpoints.layout import Shapes
 from lib_methods.dreambooth.model.base import BaseModel
 from lib_methods.dreambooth.model.memory import BYTES, DTYPES
-from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.model.parts import Parts, wait_for
+from lib_methods.dreambooth.model.model import Parts, TrainingModel, wait_for
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.plan import TrainingPlan
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,15 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.model.parts import brought
-from lib_methods.dreambooth.photos.companions import caption_of
-from lib_methods.dreambooth.photos.folder import Photo, open_photo, read_mask, read_photo
-from lib_methods.dreambooth.photos.image import Size, bucket_for, fit, fit_mask, micro_conditioning
-from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.model.model import TrainingModel, brought
+from lib_methods.dreambooth.photos.image import (
+    Photo,
+    Size,
+    fit,
+    fit_mask,
+    micro_conditioning,
+    read_mask,
+    read_photo,
+)
 from lib_methods.dreambooth.training.data import Example
-from lib_methods.errors import CheckpointError, out_of_memory
+from lib_methods.errors import Cancelled, CheckpointError, UserError, out_of_memory
 from lib_methods.safetensors.tensors import read_tensors, write_tensors
 
 _VERSION = 1  # of what is done to a picture before it is encoded
@@ -46,74 +48,6 @@ class Item:
     repeats: int = 1
 
 
-def photo_items(
-    photos: Sequence[Photo], settings: TrainingSettings, resolution: int, group: int = 0, repeats: int = 1
-) -> list[Item]:
-    """The photos as items: each in its bucket, or in a square, and with `flip` a mirrored one after each.
-
-    A mirrored photo is encoded as such: an autoencoder's latents of it are not the mirrored latents.
-    """
-    items = []
-    for photo in photos:
-        size = bucket_for(photo.width, photo.height, resolution) if settings.buckets else (resolution, resolution)
-        for flipped in (False, True) if settings.flip else (False,):
-            text = caption_of(photo, settings)
-            items.append(Item(photo, size, text, flipped, settings.masks, group=group, repeats=repeats))
-    return items
-
-
-def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0) -> list[Item]:
-    """The class pictures as items, each of its size, at which it was drawn. DreamBoothError for a damaged file."""
-    text = caption_of(None, settings)
-    return [
-        Item(open_photo(file), size, text, masked=False, origin=f"{file.parent.name}/{file.name}", group=group)
-        for file, size in zip(files, sizes, strict=True)
-    ]
-
-
-def own_class_items(
-    pictures: Sequence[Photo], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0
-) -> list[Item]:
-    """The user's own pictures of a class as items: each in the photos' size that is nearest to its shape.
-
-    A size that none comes to gets its share of those that are nearest.
-
-    sizes: those of the photos. A picture's caption is its text, else the class prompt.
-    """
-    kinds = sorted(set(sizes))
-
-    def distance(picture: Photo, size: Size) -> float:
-        return abs(math.log(picture.width / picture.height) - math.log(size[0] / size[1]))
-
-    dealt = [(picture, min(kinds, key=lambda size: distance(picture, size))) for picture in pictures]
-    for size in [kind for kind in kinds if kind not in {taken for _, taken in dealt}]:
-        share = math.ceil(len(pictures) * list(sizes).count(size) / len(sizes))
-        nearest = sorted(range(len(pictures)), key=lambda index: (distance(pictures[index], size), index))
-        dealt += [(pictures[index], size) for index in sorted(nearest[:share])]
-    plain = caption_of(None, settings)
-    texts = [picture.caption if settings.captions and picture.caption else plain for picture, _ in dealt]
-    return [Item(p, size, text, masked=False, group=group) for (p, size), text in zip(dealt, texts)]
-
-
-def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
-    """`count` sizes for class pictures in the proportions of the photos' `sizes`, as a batch has one size.
-
-    Each comes at least once, so that there may come out more than `count`. The first so many are in these proportions
-    too. Nothing for nothing.
-    """
-    if count < 1 or not sizes:
-        return []
-    kinds = sorted(set(sizes))
-    dealt = dict.fromkeys(kinds, 0)
-    order: list[Size] = []
-    for _ in range(max(count, len(kinds))):
-        # a size that has none yet comes first, then whoever is furthest behind its share
-        size = min(kinds, key=lambda kind: (dealt[kind] > 0, (dealt[kind] + 1) / sizes.count(kind), kind))
-        dealt[size] += 1
-        order.append(size)
-    return order
-
-
 def encode_pictures(
     model: TrainingModel,
     items: Sequence[Item],
@@ -134,7 +68,7 @@ def encode_pictures(
 
     The autoencoder goes to `device` for the time and back, or as `here` has it. Where memory runs out with a
     batch, its pictures are encoded in halves. A picture that can no longer be read is left out with a
-    warning; `DreamBoothError` where none is left, `TrainingStopped` between two batches when `cancelled`.
+    warning; `UserError` where none is left, `Cancelled` between two batches when `cancelled`.
     """
     notes: list[str] = []
     kept: list[_Moments | None] = [None] * len(items)
@@ -152,7 +86,7 @@ def encode_pictures(
     with _at_rest(model.vae), bringing() if missing else nullcontext():
         for group in missing:
             if cancelled():
-                raise TrainingStopped("Stopped while the photos were encoded.")
+                raise Cancelled("Stopped while the photos were encoded.")
             for index, moments in _encode(model, items, group, device, dtype, notes):
                 if kept[index] is None:
                     kept[index] = moments
@@ -165,18 +99,8 @@ def encode_pictures(
         if moments is not None
     ]
     if items and not examples:
-        raise DreamBoothError("None of the images can be read any more.")
+        raise UserError("None of the images can be read any more.")
     return examples, list(dict.fromkeys(notes))
-
-
-def photos_digest(photos: Sequence[Photo]) -> str:
-    """SHA-256 over the photos' bytes, captions and masks, as 64 hex digits; names and places do not count."""
-    digest = hashlib.sha256()
-    for photo in photos:
-        parts = [photo.sha256, photo.mask_sha256]
-        parts.append(hashlib.sha256((photo.caption or "").encode("utf-8", "replace")).hexdigest())
-        digest.update((" ".join(parts) + ";").encode("ascii"))
-    return digest.hexdigest()
 
 
 def _sources(items: Sequence[Item], notes: list[str]) -> list[str | None]:
@@ -185,7 +109,7 @@ def _sources(items: Sequence[Item], notes: list[str]) -> list[str | None]:
     for item in items:
         try:
             found.append(item.photo.sha256)
-        except DreamBoothError as error:
+        except UserError as error:
             found.append(None)
             notes.append(f"{error} It is left out.")
     return found
@@ -214,7 +138,7 @@ def _encode(
     for index in group:
         try:
             image = _turned(read_photo(items[index].photo), items[index].flipped)
-        except DreamBoothError as error:
+        except UserError as error:
             notes.append(f"{error} It is left out.")
             continue
         read.append((index, fit(image, None, items[index].size)[0]))
@@ -226,7 +150,7 @@ def _encode(
         mean, std = _moments(model, pixels, torch.float32)
     for row, (index, _) in enumerate(read):
         if not (torch.isfinite(mean[row]).all() and torch.isfinite(std[row]).all()):
-            raise DreamBoothError(
+            raise UserError(
                 f'The model\'s autoencoder (VAE) returns NaN or infinite values for "{items[index].photo.path.name}". '
                 "The base model may be damaged."
             )
@@ -271,7 +195,7 @@ def _example(model: TrainingModel, item: Item, moments: _Moments, notes: list[st
     if item.masked and photo.mask_path is not None:
         try:
             grey = read_mask(photo)
-        except DreamBoothError as error:
+        except UserError as error:
             notes.append(f"{error} The photo is used without its mask.")
             grey = None
         if grey is not None:

@@ -9,9 +9,13 @@ computed in fp32, whatever the model computes in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lib_methods.errors import UserError
 
 PARAMETERIZATIONS = ("eps", "v")
 
@@ -130,3 +134,154 @@ def _mean_of(errors: Tensor, rows: Tensor) -> Tensor | None:
 def _check(parameterization: str) -> None:
     if parameterization not in PARAMETERIZATIONS:
         raise ValueError(f"unknown parameterization {parameterization!r}")
+
+
+LEVEL_BEFORE = 1e-3  # of the augmentation, as upscalers are trained
+LEVEL = 1e-5  # as they are fine-tuned on a subject
+
+
+def low_resolution(pictures: Tensor, side: int) -> Tensor:
+    """The first stage's part of a pair: pictures (B, C, H, W) with the short side brought down to `side` pixels,
+    (B, C, h, w), smoothed as for any smaller picture. Raises ValueError where they would be enlarged."""
+    height, width = pictures.shape[-2:]
+    scale = side / min(height, width)
+    if side < 1 or scale > 1:
+        raise ValueError(f"pictures of {width}x{height} pixels have no low resolution of {side}")
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return functional.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def enlarged(low: Tensor, size: tuple[int, int]) -> Tensor:
+    """Low-resolution pictures in full size (height, width), as IF's pipeline brings them there."""
+    return functional.interpolate(low, size, mode="bilinear", align_corners=True)
+
+
+def kept_signal(level: float, alphas_cumprod: Tensor) -> float:
+    """The cumulative alpha of an augmentation's level.
+
+    level: time of the forward process from 0, no noise, to 1, its last step (Imagen's `aug_level`, arXiv 2205.11487,
+    appendix A.1). alphas_cumprod: (T,); step i lies at time (i + 1) / T, and in between the variance grows evenly.
+    Raises ValueError.
+    """
+    if not 0 <= level <= 1:
+        raise ValueError(f"the augmentation's level must be between 0 and 1, not {level:g}")
+    place = level * len(alphas_cumprod)
+    below = min(int(place), len(alphas_cumprod) - 1)
+    before = 1.0 if below == 0 else float(alphas_cumprod[below - 1])
+    return before + (place - below) * (float(alphas_cumprod[below]) - before)
+
+
+def level_label(level: float, steps: int) -> float:
+    """What the UNet is told about the level: the number of its step. Upscalers know none below step 0, so all levels
+    up to 1 / steps are that one."""
+    return max(0.0, level * steps - 1)
+
+
+def augmented(pictures: Tensor, noise: Tensor, level: float, alphas_cumprod: Tensor) -> Tensor:
+    """Pictures with the noise of a level: sqrt(a) * pictures + sqrt(1 - a) * noise."""
+    kept = kept_signal(level, alphas_cumprod)
+    return kept**0.5 * pictures + (1 - kept) ** 0.5 * noise
+
+
+def predicted_noise(out: Tensor, channels: int) -> Tensor:
+    """The noise of a UNet's output (B, C or 2C, H, W). The second half, where there is one, is the variance, which this
+    loss says nothing about."""
+    if out.shape[1] not in (channels, 2 * channels):
+        raise ValueError(f"an output of {out.shape[1]} channels does not fit pictures of {channels}")
+    return out[:, :channels]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides about a step. timesteps: (B,). noise: of the picture, augmentation: of the condition, both
+    (B, C, H, W) and independent of each other."""
+
+    timesteps: Tensor
+    noise: Tensor
+    augmentation: Tensor
+
+    @staticmethod
+    def like(pictures: Tensor, steps: int, generator: torch.Generator) -> Draw:
+        """Drawn on the CPU, so that a training is the same on any device."""
+        first, second = torch.randn(2, *pictures.shape, generator=generator)
+        timesteps = torch.randint(steps, pictures.shape[:1], generator=generator)
+        return Draw(timesteps.to(pictures.device), first.to(pictures), second.to(pictures))
+
+
+class Upscaler:
+    """A super-resolution UNet with its noise schedules, as a training needs them.
+
+    alphas_cumprod: (T,) of the picture's noise, which the UNet predicts (eps). augmentation_alphas: (T,) of the
+    condition's, None for the same. level: the augmentation's, see `kept_signal`. Raises UserError where the UNet
+    is none of a super-resolution stage.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        alphas_cumprod: Tensor,
+        *,
+        augmentation_alphas: Tensor | None = None,
+        level: float = LEVEL,
+    ) -> None:
+        config: Any = unet.config
+        channels = config.in_channels // 2
+        if config.in_channels % 2 or config.out_channels not in (channels, 2 * channels):
+            raise UserError(
+                f"This is not a super-resolution stage: its UNet has {config.in_channels} input and "
+                f"{config.out_channels} output channels, not two images and one or two."
+            )
+        if config.class_embed_type != "timestep":
+            raise UserError(
+                "This is not the super-resolution stage of an IF cascade: its UNet takes no noise level for the "
+                "small image."
+            )
+        self.unet, self.channels, self.level = unet, int(channels), level
+        self.alphas_cumprod = alphas_cumprod
+        self.augmentation_alphas = alphas_cumprod if augmentation_alphas is None else augmentation_alphas
+        kept_signal(level, self.augmentation_alphas)  # an impossible level shows here, not in the middle of a training
+
+    def condition(self, low: Tensor, size: tuple[int, int], noise: Tensor) -> Tensor:
+        """What the UNet is shown of low-resolution pictures (B, C, h, w): in full size, with the level's noise."""
+        return augmented(enlarged(low, size), noise, self.level, self.augmentation_alphas)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Tensor, text: Tensor) -> Tensor:
+        """The noise in pictures (B, C, H, W). condition: see above. text: hidden states (B, T, D)."""
+        labels = torch.full(
+            noisy.shape[:1], level_label(self.level, len(self.augmentation_alphas)), device=noisy.device
+        )
+        both = torch.cat([noisy, condition], dim=1)
+        out = self.unet(both, timesteps, encoder_hidden_states=text, class_labels=labels, return_dict=False)[0]
+        return predicted_noise(out, self.channels)
+
+    def loss(
+        self,
+        pictures: Tensor,
+        text: Tensor,
+        draw: Draw,
+        *,
+        is_prior: Tensor,
+        side: int,
+        prior_weight: float = 1.0,
+        snr_gamma: float = 0.0,
+    ) -> tuple[Tensor, LossParts]:
+        """The loss of photos and class pictures in one batch, as in `training_loss`.
+
+        pictures: (B, C, H, W) in [-1, 1], in full resolution. text: (B, T, D). is_prior: (B,). side: the short side of
+        the first stage's pictures.
+        """
+        size = (pictures.shape[-2], pictures.shape[-1])
+        condition = self.condition(low_resolution(pictures, side), size, draw.augmentation)
+        noisy = noised(pictures, draw.noise, draw.timesteps, self.alphas_cumprod).to(pictures.dtype)
+        predicted = self.predict(noisy, draw.timesteps, condition, text)
+        return training_loss(
+            predicted,
+            draw.noise,
+            pictures,
+            draw.timesteps,
+            self.alphas_cumprod,
+            "eps",
+            is_prior=is_prior,
+            prior_weight=prior_weight,
+            snr_gamma=snr_gamma,
+        )

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.training.adafactor import Adafactor, Rounding, norm_of
 from lib_methods.dreambooth.training.processes import clip_gradients
 from lib_methods.dreambooth.training.state import GROUP, read_groups, read_states, write_groups, write_states
+from lib_methods.errors import UserError
 from lib_methods.jobs.packages import OPTIONAL
 
 Rates = float | Mapping[str, float]
@@ -42,10 +42,10 @@ def has_8bit() -> bool:
 
 
 def check_available(name: str) -> None:
-    """Raises `DreamBoothError` where the package of an optimizer that was asked for is not there."""
+    """Raises `UserError` where the package of an optimizer that was asked for is not there."""
     if name == "prodigy" and importlib.util.find_spec("prodigyopt") is None:
         version = OPTIONAL[name].install
-        raise DreamBoothError(
+        raise UserError(
             f"Prodigy needs the package prodigyopt: python -m pip install prodigyopt=={version}. Or choose AdamW."
         )
 
@@ -63,24 +63,24 @@ def build_optimizer(
     """The optimizer `name` ("adamw", "adamw8bit", "adafactor", "prodigy") over `groups`.
 
     clip: the largest norm of the gradients, 0 for any. fused: move the weights within the backward pass. scaled: scale
-    the loss, for fp16. seed: of the stochastic rounding. Raises `DreamBoothError` for what cannot be had together.
+    the loss, for fp16. seed: of the stochastic rounding. Raises `UserError` for what cannot be had together.
     """
     parameters = [p for group in groups for p in group.parameters]
     if not parameters:
-        raise DreamBoothError("There is nothing to train: no weights were chosen.")
+        raise UserError("There is nothing to train: no weights were chosen.")
     if len(set(parameters)) < len(parameters):
         raise ValueError("a weight stands in two groups")
     if fused and scaled:
-        raise DreamBoothError(
+        raise UserError(
             "fp16 must undo steps that overflow, which the fused backward pass cannot. "
             "Choose bf16, or switch the fused backward pass off."
         )
     if name == "prodigy" and fused:
-        raise DreamBoothError("Prodigy needs all gradients at once. Turn off the fused backward pass.")
+        raise UserError("Prodigy needs all gradients at once. Turn off the fused backward pass.")
     if name != "adafactor" and any(p.dtype in (torch.bfloat16, torch.float16) for p in parameters):
-        raise DreamBoothError("AdamW needs weights in fp32. Choose Adafactor for weights in bf16.")
+        raise UserError("AdamW needs weights in fp32. Choose Adafactor for weights in bf16.")
     if any(p.dtype == torch.float16 for p in parameters):
-        raise DreamBoothError("Weights in fp16 are too coarse to be trained. Choose bf16 or fp32.")
+        raise UserError("Weights in fp16 are too coarse to be trained. Choose bf16 or fp32.")
     rounding = Rounding(seed)
     if fused:
         made: list[torch.optim.Optimizer] = []
@@ -118,7 +118,7 @@ class Stepper:
         self._handles: list[Any] = []
         if fused:
             if not hasattr(torch.Tensor, "register_post_accumulate_grad_hook"):
-                raise DreamBoothError("The fused backward pass needs torch 2.1 or newer.")
+                raise UserError("The fused backward pass needs torch 2.1 or newer.")
             for parameter, optimizer in zip(self._parameters, self._optimizers):
                 self._handles.append(parameter.register_post_accumulate_grad_hook(self._moving(optimizer)))
 
@@ -171,7 +171,7 @@ class Stepper:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave, fused or not. Raises `DreamBoothError` where it does not fit."""
+        """Go on from what `state_dict` gave, fused or not. Raises `UserError` where it does not fit."""
         own = {name: value for name, value in state.items() if not name.startswith(("scale.", GROUP))}
         read_groups(self._optimizers[0], state)
         for number, values in enumerate(read_states(own, self._parameters)):
@@ -179,7 +179,7 @@ class Stepper:
         if self.scale is not None:
             scale = {name[6:]: value for name, value in state.items() if name.startswith("scale.")}
             if not scale:
-                raise DreamBoothError("The saved run did not use fp16: its loss scale is missing.")
+                raise UserError("The saved run did not use fp16: its loss scale is missing.")
             self.scale.load_state_dict(scale)
 
     @property
@@ -262,7 +262,7 @@ def _adamw_8bit() -> Any:
     try:
         return importlib.import_module("bitsandbytes").optim.AdamW8bit
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
-        raise DreamBoothError(
+        raise UserError(
             "8-bit AdamW needs the package bitsandbytes, which is not installed or does not work here. "
             "Install it, or choose AdamW or Adafactor."
         ) from error

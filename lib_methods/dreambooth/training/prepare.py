@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,22 +12,13 @@ from pathlib import Path
 import torch
 
 from lib_methods.dreambooth.model.identifier import check_class_noun, check_identifier, pick_identifier
-from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.model.parts import Parts
-from lib_methods.dreambooth.photos.companions import caption_of
-from lib_methods.dreambooth.photos.image import fit_warnings
-from lib_methods.dreambooth.photos.subjects import Subject, with_identifiers
+from lib_methods.dreambooth.model.model import Parts, TrainingModel
+from lib_methods.dreambooth.photos.image import Photo, Size, bucket_for, fit_warnings, open_photo
+from lib_methods.dreambooth.photos.subjects import Subject, caption_of, with_identifiers
 from lib_methods.dreambooth.settings import CLASS_IMAGES, TrainingSettings
 from lib_methods.dreambooth.training.class_images import class_images
 from lib_methods.dreambooth.training.data import TrainingData
-from lib_methods.dreambooth.training.latents import (
-    Item,
-    class_items,
-    deal_sizes,
-    encode_pictures,
-    own_class_items,
-    photo_items,
-)
+from lib_methods.dreambooth.training.latents import Item, encode_pictures
 from lib_methods.dreambooth.training.plan import TrainingPlan
 from lib_methods.jobs.log import Report
 
@@ -76,6 +69,84 @@ def drawing_parts(
     return Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=dtype, follow=follow, movable=movable)
 
 
+def photo_items(
+    photos: Sequence[Photo], settings: TrainingSettings, resolution: int, group: int = 0, repeats: int = 1
+) -> list[Item]:
+    """The photos as items: each in its bucket, or in a square, and with `flip` a mirrored one after each.
+
+    A mirrored photo is encoded as such: an autoencoder's latents of it are not the mirrored latents.
+    """
+    items = []
+    for photo in photos:
+        size = bucket_for(photo.width, photo.height, resolution) if settings.buckets else (resolution, resolution)
+        for flipped in (False, True) if settings.flip else (False,):
+            text = caption_of(photo, settings)
+            items.append(Item(photo, size, text, flipped, settings.masks, group=group, repeats=repeats))
+    return items
+
+
+def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0) -> list[Item]:
+    """The class pictures as items, each of its size, at which it was drawn. UserError for a damaged file."""
+    text = caption_of(None, settings)
+    return [
+        Item(open_photo(file), size, text, masked=False, origin=f"{file.parent.name}/{file.name}", group=group)
+        for file, size in zip(files, sizes, strict=True)
+    ]
+
+
+def own_class_items(
+    pictures: Sequence[Photo], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0
+) -> list[Item]:
+    """The user's own pictures of a class as items: each in the photos' size that is nearest to its shape.
+
+    A size that none comes to gets its share of those that are nearest.
+
+    sizes: those of the photos. A picture's caption is its text, else the class prompt.
+    """
+    kinds = sorted(set(sizes))
+
+    def distance(picture: Photo, size: Size) -> float:
+        return abs(math.log(picture.width / picture.height) - math.log(size[0] / size[1]))
+
+    dealt = [(picture, min(kinds, key=lambda size: distance(picture, size))) for picture in pictures]
+    for size in [kind for kind in kinds if kind not in {taken for _, taken in dealt}]:
+        share = math.ceil(len(pictures) * list(sizes).count(size) / len(sizes))
+        nearest = sorted(range(len(pictures)), key=lambda index: (distance(pictures[index], size), index))
+        dealt += [(pictures[index], size) for index in sorted(nearest[:share])]
+    plain = caption_of(None, settings)
+    texts = [picture.caption if settings.captions and picture.caption else plain for picture, _ in dealt]
+    return [Item(p, size, text, masked=False, group=group) for (p, size), text in zip(dealt, texts)]
+
+
+def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
+    """`count` sizes for class pictures in the proportions of the photos' `sizes`, as a batch has one size.
+
+    Each comes at least once, so that there may come out more than `count`. The first so many are in these proportions
+    too. Nothing for nothing.
+    """
+    if count < 1 or not sizes:
+        return []
+    kinds = sorted(set(sizes))
+    dealt = dict.fromkeys(kinds, 0)
+    order: list[Size] = []
+    for _ in range(max(count, len(kinds))):
+        # a size that has none yet comes first, then whoever is furthest behind its share
+        size = min(kinds, key=lambda kind: (dealt[kind] > 0, (dealt[kind] + 1) / sizes.count(kind), kind))
+        dealt[size] += 1
+        order.append(size)
+    return order
+
+
+def photos_digest(photos: Sequence[Photo]) -> str:
+    """SHA-256 over the photos' bytes, captions and masks, as 64 hex digits; names and places do not count."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        parts = [photo.sha256, photo.mask_sha256]
+        parts.append(hashlib.sha256((photo.caption or "").encode("utf-8", "replace")).hexdigest())
+        digest.update((" ".join(parts) + ";").encode("ascii"))
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Maker:
     """Makes a training's data. folder: the training's own."""
@@ -88,7 +159,7 @@ class Maker:
     cancelled: Callable[[], bool]
 
     def data(self, subjects: Sequence[Subject]) -> TrainingData:
-        """The photos and, with prior "images", the class pictures, all as latents. TrainingStopped when cancelled; what
+        """The photos and, with prior "images", the class pictures, all as latents. Cancelled when cancelled; what
         was drawn and encoded until then is kept for the next time."""
         items, pictures = [], []
         for subject, group in zip(subjects, class_groups(subjects)):

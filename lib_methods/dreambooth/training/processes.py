@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.errors import UserError
 from lib_methods.files import read_json
 
 # what is gathered at a time; inner ones first, an outer one then holds what is left
@@ -57,14 +57,14 @@ def asked_sharding(environment: Mapping[str, str] = os.environ) -> Sharding | No
 
 
 def _zero_stage(environment: Mapping[str, str]) -> int:
-    """DeepSpeed's stage, from its configuration file if there is one. Raises DreamBoothError."""
+    """DeepSpeed's stage, from its configuration file if there is one. Raises UserError."""
     try:
         file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
         if file and file.lower() != "none":
             return int(read_json(Path(file)).get("zero_optimization", {}).get("stage", 0))
         return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DreamBoothError("The launcher's configuration for DeepSpeed cannot be read.") from error
+        raise UserError("The launcher's configuration for DeepSpeed cannot be read.") from error
 
 
 def is_on(environment: Mapping[str, str], variable: str) -> bool:
@@ -87,11 +87,11 @@ def shard(unet: nn.Module, sharding: Sharding, device: torch.device) -> None:
     """Shards all weights of `unet` over the processes, block by block, and takes them to `device`.
 
     The module's calls are collective from then on: each process must make the same ones. Its weights are other
-    objects than before. Raises DreamBoothError where PyTorch is too old.
+    objects than before. Raises UserError where PyTorch is too old.
     """
     fully_shard = _fully_shard()
     if fully_shard is None:
-        raise DreamBoothError("Sharded weights need PyTorch 2.6 or newer.")
+        raise UserError("Sharded weights need PyTorch 2.6 or newer.")
     mesh = importlib.import_module("torch.distributed.device_mesh").init_device_mesh(
         device.type, (torch.distributed.get_world_size(),)
     )
@@ -277,7 +277,7 @@ class Several(Processes):
 def start_processes(device: torch.device | None = None) -> Processes:
     """The processes of this training: one, unless `accelerate launch` or torchrun started several.
 
-    device: None for the GPU where there is one. Raises `DreamBoothError` where accelerate is missing or the
+    device: None for the GPU where there is one. Raises `UserError` where accelerate is missing or the
     launcher's configuration cannot be read.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
@@ -286,7 +286,7 @@ def start_processes(device: torch.device | None = None) -> Processes:
         accelerate = importlib.import_module("accelerate")
         reduce = importlib.import_module("accelerate.utils").reduce
     except ImportError as error:
-        raise DreamBoothError(
+        raise UserError(
             "Training on several devices needs the package accelerate. Install it, or start the training without "
             "a launcher, on one."
         ) from error

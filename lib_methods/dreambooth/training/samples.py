@@ -12,14 +12,12 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.model.parts import Parts
+from lib_methods.dreambooth.model.model import Parts, TrainingModel
 from lib_methods.dreambooth.model.sampler import draw
-from lib_methods.dreambooth.photos.companions import with_subject
+from lib_methods.dreambooth.photos.subjects import with_subject
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.processes import Processes
-from lib_methods.errors import out_of_memory
+from lib_methods.errors import Cancelled, UserError, out_of_memory
 from lib_methods.jobs.log import Report
 from lib_methods.pictures.tensor import to_image
 from lib_methods.safetensors.tensors import read_tensors, write_tensors
@@ -102,7 +100,7 @@ class Viewer:
 
     def _may_stop(self, done: int, total: int) -> None:
         if self.cancelled():
-            raise TrainingStopped("Stopped while generating samples.")
+            raise Cancelled("Stopped while generating samples.")
 
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], each_step: Callable[[int, int], None] | None = None
@@ -158,7 +156,7 @@ class Viewer:
             self._samples(step)
             if self.judge is not None:
                 self._judge(self.judge, step, best, weights)
-        except TrainingStopped:
+        except Cancelled:
             return False
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or self.processes.is_sharded:
@@ -223,10 +221,10 @@ def prompts_of(template: str, settings: TrainingSettings) -> list[str]:
 
 
 def best_weights(folder: Path, step: int) -> dict[str, Tensor]:
-    """The weights that were kept at a look. DreamBoothError when they are not there or of another step."""
+    """The weights that were kept at a look. UserError when they are not there or of another step."""
     if not (folder / BEST).exists():
-        raise DreamBoothError(f"{BEST} is missing; start again under another name.")
+        raise UserError(f"{BEST} is missing; start again under another name.")
     weights, metadata = read_tensors(folder / BEST)
     if metadata.get("step") != str(step):
-        raise DreamBoothError(f"{BEST} belongs to another step than the best one. Start training again.")
+        raise UserError(f"{BEST} belongs to another step than the best one. Start training again.")
     return weights

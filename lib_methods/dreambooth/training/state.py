@@ -1,22 +1,27 @@
-"""The state of a training on the disk: one .safetensors file, replaced as a whole, without pickle.
+"""A run on the disk: its record (settings and plan, beside which it can be resumed), and its state.
 
-It holds what the next step depends on: the trained weights, the optimizer's state, the averaged weights, the order of
-the photos, and the number of steps done. Noise and timesteps come from the seed and the step's number.
+The state is one .safetensors file, replaced as a whole, without pickle. It holds what the next step depends on: the
+trained weights, the optimizer's state, the averaged weights, the order of the photos, and the number of steps done.
+Noise and timesteps come from the seed and the step's number.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock, Timeout
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.dreambooth.settings import PATHS, TrainingSettings, from_json, to_json
 from lib_methods.dreambooth.training.processes import is_sharded, sharded_like, whole
+from lib_methods.errors import UserError
+from lib_methods.files import read_json, replacing
 from lib_methods.safetensors.tensors import read_tensors, write_tensors
 
 STATE = "state.safetensors"
@@ -76,7 +81,7 @@ def save_state(folder: Path, state: State) -> None:
 def load_state(folder: Path, identity: str, older: str = "") -> State | None:
     """The last state; None when there is none yet. older: the identity that an older version gave the same training.
 
-    Raises DreamBoothError when it is damaged, or of a training with another identity.
+    Raises UserError when it is damaged, or of a training with another identity.
     """
     path = folder / STATE
     if not path.exists():
@@ -84,15 +89,13 @@ def load_state(folder: Path, identity: str, older: str = "") -> State | None:
     tensors, metadata = read_tensors(path)
     try:
         if metadata["version"] != VERSION:
-            raise DreamBoothError(f"{STATE} was written by another version of this program. Start training again.")
+            raise UserError(f"{STATE} was written by another version of this program. Start training again.")
         if metadata["identity"] not in (identity, older or identity):
-            raise DreamBoothError(f"{STATE} belongs to another run. Start again under another name.")
+            raise UserError(f"{STATE} belongs to another run. Start again under another name.")
         tree = json.loads(metadata["parts"])
         return State(int(metadata["step"]), identity, {name: unpack(part, tensors) for name, part in tree.items()})
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, DreamBoothError):
-            raise
-        raise DreamBoothError(f"{STATE} is damaged. Start training again.") from error
+        raise UserError(f"{STATE} is damaged. Start training again.") from error
 
 
 # -- an optimizer's state as flat tensors and back, exactly: torch casts it to the weights' type on loading
@@ -113,11 +116,11 @@ def write_groups(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def read_groups(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
-    """Puts back what `write_groups` was given. Raises `DreamBoothError` where it is missing."""
+    """Puts back what `write_groups` was given. Raises `UserError` where it is missing."""
     for group in optimizer.param_groups:
         for name in [name for name in _OF_GROUPS if name in group]:
             if f"{GROUP}{name}" not in flat:
-                raise DreamBoothError("The saved optimizer is another one: this run cannot be resumed.")
+                raise UserError("The saved optimizer is another one: this run cannot be resumed.")
             group[name] = type(group[name])(flat[f"{GROUP}{name}"].item())
 
 
@@ -140,9 +143,9 @@ def write_states(states: Sequence[Mapping[str, Any]], *, keep: bool = True) -> d
 
 
 def read_states(flat: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """What `write_states` was given, on the weights' devices. Raises `DreamBoothError` where the weights differ."""
+    """What `write_states` was given, on the weights' devices. Raises `UserError` where the weights differ."""
     if "weights" not in flat or int(flat["weights"]) != len(parameters):
-        raise DreamBoothError("The saved optimizer belongs to other weights: this run cannot be resumed.")
+        raise UserError("The saved optimizer belongs to other weights: this run cannot be resumed.")
     states: list[dict[str, Any]] = [{} for _ in parameters]
     for key, value in flat.items():
         if key == "weights":
@@ -168,6 +171,114 @@ def _device_of(value: Tensor, parameter: Tensor) -> torch.device:
 def _check_size(name: str, value: Tensor, parameter: Tensor) -> None:
     # second moments by rows and columns are smaller, and 8-bit states have tables besides
     if name in ("exp_avg", "exp_avg_sq", "square") and value.shape != parameter.shape:
-        raise DreamBoothError("The saved optimizer belongs to other weights: this run cannot be resumed.")
+        raise UserError("The saved optimizer belongs to other weights: this run cannot be resumed.")
     if name == "row" and len(value) != parameter.shape[0]:
-        raise DreamBoothError("The saved optimizer belongs to other weights: this run cannot be resumed.")
+        raise UserError("The saved optimizer belongs to other weights: this run cannot be resumed.")
+
+
+RECORD = "training.json"
+CANCEL = "cancel"  # a file of this name in the run's folder stops it
+LOCK = "lock"
+FREE = frozenset((*PATHS, "sample_prompts", "sample_every", "save_every", "saved_as", "memory", "steps"))
+"""May differ when a run is resumed: the steps do not depend on them, or they are compared by their content."""
+
+_ADDED: dict[str, Any] = {"concepts": [], "caption_dropout": 0.0, "noise_offset": 0.0}
+"""Settings that older versions did not have: as they were then, they do not make another training."""
+_DAMAGED = "training.json is damaged; start again under another name."
+ANOTHER = "start again under another name, or remove this run's folder"
+
+
+def without_paths(concepts: Any) -> list[dict[str, Any]]:
+    """The concepts of `to_json` without what is compared by its content."""
+    return [{name: value for name, value in concept.items() if name not in PATHS} for concept in concepts]
+
+
+def steps_are_free(settings: TrainingSettings) -> bool:
+    """Whether a run may be made longer when it is resumed: nothing in it depends on where its end is."""
+    return settings.schedule == "constant" and (not settings.train_text or settings.text_stop == 1)
+
+
+def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSettings:
+    """The settings with which a recorded run is resumed when it is asked for with `asked` now.
+
+    before: the record, with "asked" and "resolved" as `to_json` wrote them. Raises UserError, naming what
+    differs, when the steps to come would not be those of the recorded training.
+    """
+    try:
+        first, chosen = from_json(before["asked"]), from_json(before["resolved"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(_DAMAGED) from error
+    now, then = to_json(asked), to_json(first)
+    for values in (now, then):
+        values["concepts"] = without_paths(values["concepts"])
+    changed = [name for name in now if now[name] != then[name]]
+    differ = [name for name in changed if name not in FREE]
+    if differ:
+        names = ", ".join(name.replace("_", " ") for name in differ)
+        raise UserError(f"This run was started with other settings ({names}). Use the same, or {ANOTHER}.")
+    if "steps" in changed and not steps_are_free(chosen):
+        raise UserError(
+            "The number of steps cannot be changed, because this run's schedule depends on it. Use the "
+            f"same, or {ANOTHER}."
+        )
+    if "sample_every" in changed and chosen.select_best:
+        raise UserError(f"The best weights are chosen by the samples: give the same sample steps, or {ANOTHER}.")
+    fresh = {name: getattr(asked, name) for name in changed if name in FREE and getattr(asked, name)}
+    return replace(chosen, **{**fresh, **{name: getattr(asked, name) for name in PATHS}})
+
+
+def planned(before: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The recorded plan's fields of these names. UserError when one is missing."""
+    plan = before.get("plan")
+    if not isinstance(plan, dict) or any(not isinstance(plan.get(name), (str, int)) for name in names):
+        raise UserError(_DAMAGED)
+    return {name: plan[name] for name in names}
+
+
+def steps_depend_on(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings that every step depends on, as JSON values; without the paths and what only shows or saves."""
+    free = FREE if steps_are_free(settings) else FREE - {"steps"}
+    values = to_json(settings)
+    values["concepts"] = without_paths(values["concepts"])
+    added = {name for name, value in _ADDED.items() if values[name] == value}
+    return {name: value for name, value in values.items() if name not in free | added and name != "name"}
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """A short name for a set of JSON values; equal values, whatever their order, have equal names."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes what the training was asked to do and how it does it. Raises OSError."""
+    with replacing(folder / RECORD) as file:
+        file.write(json.dumps(record, indent=1, sort_keys=True).encode("utf-8"))
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What write_record wrote; None when there is none. UserError when it is damaged."""
+    try:
+        record = read_json(folder / RECORD)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{RECORD} is damaged; start again under another name.") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{RECORD} is damaged; start again under another name.")
+    return record
+
+
+def take_folder(folder: Path, result: Path, lock: BaseFileLock, resume: bool) -> None:
+    """Makes the run's folder and locks it. result: the file to come. UserError when it cannot be had."""
+    if not resume and (folder / RECORD).exists():
+        raise UserError(f"A run called {folder.name} already exists. Resume it with --resume, or {ANOTHER}.")
+    if not resume and result.exists():
+        raise UserError(f"{result.name} already exists. Choose another name, or remove it.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        (folder / CANCEL).unlink(missing_ok=True)
+    except Timeout:
+        raise UserError("Another process is training in this folder.") from None
+    except OSError as error:
+        raise UserError(f"The folder for the result cannot be written: {error.strerror}.") from error

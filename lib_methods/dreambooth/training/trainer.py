@@ -16,24 +16,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.model.parts import computing, device_of
-from lib_methods.dreambooth.photos.companions import caption_of
+from lib_methods.dreambooth.model.model import TrainingModel, computing, device_of
+from lib_methods.dreambooth.photos.subjects import caption_of
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.batches import Batch, Batches
+from lib_methods.dreambooth.training.batches import Batch, Batches, TextSource
 from lib_methods.dreambooth.training.data import TrainingData
 from lib_methods.dreambooth.training.loss import noised, training_loss
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
-from lib_methods.dreambooth.training.plan import TrainingPlan
+from lib_methods.dreambooth.training.plan import TrainingPlan, rate_scale, text_steps
 from lib_methods.dreambooth.training.processes import Processes, gathered
 from lib_methods.dreambooth.training.samples import Best, Viewer
-from lib_methods.dreambooth.training.schedule import rate_scale, text_steps
 from lib_methods.dreambooth.training.state import STATE, State, load_state, save_state
-from lib_methods.dreambooth.training.texts import TextSource
 from lib_methods.dreambooth.training.weights import Ema, Trained
-from lib_methods.errors import UserError
+from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import Pace, Report
 
 SAVE_AFTER = 60.0  # seconds between two saves of the state, at least
@@ -130,7 +126,7 @@ class Trainer:
     # -- one step
 
     def step(self) -> StepReport:
-        """Moves the weights once. DreamBoothError when the numbers overflow; the saved state is still good."""
+        """Moves the weights once. UserError when the numbers overflow; the saved state is still good."""
         scale = rate_scale(self.settings, self.position)
         parts = self.plan.accumulation
         losses = torch.zeros(3, device=self.device)
@@ -183,8 +179,8 @@ class Trainer:
     # -- the whole
 
     def train(self) -> None:
-        """Trains from where it is to the end. Raises TrainingStopped, the state saved, when it is cancelled, and
-        DreamBoothError when it cannot continue."""
+        """Trains from where it is to the end. Raises Cancelled, the state saved, when it is cancelled, and
+        UserError when it cannot continue."""
         steps, told = self.settings.steps, time.monotonic()
         cost = 0.0
         while True:
@@ -223,11 +219,11 @@ class Trainer:
 
     def _stop(self) -> None:
         if not self.save():
-            raise DreamBoothError(
+            raise UserError(
                 f"Training was stopped, but its state could not be saved. The last one is from step {self.saved}."
             )
         self.report.event("cancelled", step=self.position)
-        raise TrainingStopped(f"Stopped after step {self.position} of {self.settings.steps}.")
+        raise Cancelled(f"Stopped after step {self.position} of {self.settings.steps}.")
 
     def _look(self) -> bool:
         """Draws and judges samples, where the step is one for that; False when it was cancelled meanwhile."""
@@ -258,7 +254,7 @@ class Trainer:
 
     def save(self) -> bool:
         """Writes the state; False, with a warning, when the disk does not take it: the last one is then still there.
-        DreamBoothError when the weights are spoiled."""
+        UserError when the weights are spoiled."""
         if self.processes.any(not self.trained.healthy()):
             raise self._astray("weights are NaN or infinite")
         if not self.processes.takes_part:
@@ -289,7 +285,7 @@ class Trainer:
         return True
 
     def restore(self) -> bool:
-        """Goes on from the saved state; False when there is none. DreamBoothError when it does not fit."""
+        """Goes on from the saved state; False when there is none. UserError when it does not fit."""
         state = load_state(self.folder, self.identity, self.older)
         if state is None:
             return False
@@ -302,12 +298,12 @@ class Trainer:
             self.best = Best.restored(state.parts["best"])
             self.looked, self.skipped = int(state.parts["looked"]), int(state.parts["skipped"])
         except (KeyError, TypeError) as error:
-            raise DreamBoothError(f"{STATE} is damaged; start again under another name.") from error
+            raise UserError(f"{STATE} is damaged; start again under another name.") from error
         self.position = self.saved = state.step
         return True
 
-    def _astray(self, what: str) -> DreamBoothError:
+    def _astray(self, what: str) -> UserError:
         if not self.position:
-            return DreamBoothError(NEVER_GOOD.format(precision=self.plan.precision))
+            return UserError(NEVER_GOOD.format(precision=self.plan.precision))
         precision = ", or with --precision bf16 or fp32" if self.plan.precision == "fp16" else ""
-        return DreamBoothError(ASTRAY.format(step=self.position, what=what, saved=self.saved, precision=precision))
+        return UserError(ASTRAY.format(step=self.position, what=what, saved=self.saved, precision=precision))

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.training.processes import joined, local, sharded_like
+from lib_methods.errors import UserError
 
 
 class Trained:
@@ -66,7 +66,7 @@ class Trained:
     def frozen_model(self) -> Iterator[None]:
         """Within the block the model is what it was before the training; for a LoRA only."""
         if self.lora is None:
-            raise DreamBoothError("Only a LoRA can be taken off while it is trained.")
+            raise UserError("Only a LoRA can be taken off while it is trained.")
         with self.lora.disabled():
             yield
 
@@ -76,11 +76,11 @@ class Trained:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes the weights of `state_dict`. Raises DreamBoothError, changing nothing, when they are of another model
+        """Takes the weights of `state_dict`. Raises UserError, changing nothing, when they are of another model
         or of other settings."""
         own = self.named()
         if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
-            raise DreamBoothError("The saved weights belong to another model or to other settings.")
+            raise UserError("The saved weights belong to another model or to other settings.")
         for name, value in own.items():
             local(value).copy_(local(sharded_like(value, state[name])))
 
@@ -133,10 +133,10 @@ class Ema:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave. Raises `DreamBoothError` where it is of other weights."""
+        """Go on from what `state_dict` gave. Raises `UserError` where it is of other weights."""
         wanted = {str(number): parameter.shape for number, parameter in enumerate(self.parameters)}
         if {name: value.shape for name, value in state.items() if name != "steps"} != wanted or "steps" not in state:
-            raise DreamBoothError("The saved averages belong to other weights: this run cannot be resumed.")
+            raise UserError("The saved averages belong to other weights: this run cannot be resumed.")
         for number, (average, parameter) in enumerate(zip(self.averages, self.parameters)):
             average.copy_(local(sharded_like(parameter, state[str(number)])))
         self.steps = int(state["steps"])

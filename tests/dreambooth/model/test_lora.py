@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.lora import LoraSet
-from standalone.dreambooth.model import EngineModel, load_training_model
+from lib_methods.errors import UserError
+from standalone.dreambooth import EngineModel, load_training_model
 from tests.dreambooth.models import FAMILIES, load, noisy, prediction, write
 
 
@@ -116,7 +116,7 @@ def test_twice_is_once_and_two_are_refused(tmp_path: Path) -> None:
         once = prediction(model)
         lora.inject()
         assert torch.equal(prediction(model), once)
-        with pytest.raises(DreamBoothError, match="one at a time"):
+        with pytest.raises(UserError, match="one at a time"):
             LoraSet(model, 2).inject()
         assert torch.equal(prediction(model), once)
     assert torch.equal(prediction(model), before)
@@ -202,7 +202,7 @@ def test_state_comes_back_and_another_loras_is_refused(tmp_path: Path) -> None:
         assert torch.equal(prediction(model), expected)
     assert list(lora.named_parameters()) == list(lora.state_dict())
     for other in (LoraSet(model, 2, text=True), LoraSet(model, 4)):
-        with pytest.raises(DreamBoothError, match="another rank"):
+        with pytest.raises(UserError, match="another rank"):
             second.load_state_dict(other.state_dict())
 
 

@@ -13,7 +13,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model import count_memory
 from lib_methods.dreambooth.model import memory as sizing
 from lib_methods.dreambooth.model.memory import GIB, Load, ModelSizes, Way, drawing, estimate
@@ -21,6 +20,7 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.training.plan import TrainingPlan, plan_training
+from lib_methods.errors import UserError
 
 CUDA = torch.device("cuda")
 
@@ -88,7 +88,7 @@ def test_what_is_planned_fits_and_more_memory_never_makes_it_slower(sd1: ModelSi
     for gib in (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 48):
         try:
             found = plan(sd1, gib, half, kind=kind, batch_size=2)
-        except DreamBoothError:
+        except UserError:
             assert not costs
             continue
         assert found.estimate.total <= gib * GIB
@@ -137,17 +137,17 @@ def test_a_batch_that_does_not_fit_is_gathered_and_a_fused_one_lowered(sd1: Mode
 
 def test_with_several_processes_nothing_is_fused(sd1: ModelSizes) -> None:
     assert not plan(sd1, 48, kind="full", processes=2).fused_backward
-    with pytest.raises(DreamBoothError, match="one GPU only"):
+    with pytest.raises(UserError, match="one GPU only"):
         plan(sd1, 48, kind="full", processes=2, fused_backward=True)
 
 
 def test_where_nothing_fits_it_says_what_would(sd1: ModelSizes) -> None:
-    with pytest.raises(DreamBoothError, match=r"2\.8 GiB are not enough: full training takes .* A LoRA would fit"):
+    with pytest.raises(UserError, match=r"2\.8 GiB are not enough: full training takes .* A LoRA would fit"):
         plan(sd1, 2.76, kind="full")
-    with pytest.raises(DreamBoothError, match="smaller base model"):
+    with pytest.raises(UserError, match="smaller base model"):
         plan(sd1, 1)
     larger = replace(sd1, unet=3 * sd1.unet, family="sdxl", resolution=1024)
-    with pytest.raises(DreamBoothError, match="images of .* pixels"):
+    with pytest.raises(UserError, match="images of .* pixels"):
         plan(larger, 6.2)
 
 
@@ -171,7 +171,7 @@ def test_drawing_fits_where_training_does(sdxl: ModelSizes, sd1: ModelSizes, cha
         for sizes in (sd1, sdxl):
             try:
                 found = plan(sizes, gib, half, **changes)
-            except DreamBoothError:
+            except UserError:
                 continue
             together, in_turn = drawn(found, sizes, **changes)
             assert in_turn <= together and found.one_part_at_a_time == (together > gib * GIB)
@@ -196,9 +196,9 @@ def test_it_is_said_where_training_fits_and_no_drawing_does(sd1: ModelSizes) -> 
 
 
 def test_what_excludes_each_other_is_said(sd1: ModelSizes) -> None:
-    with pytest.raises(DreamBoothError, match="does not work with fp16"):
+    with pytest.raises(UserError, match="does not work with fp16"):
         plan(sd1, 48, kind="full", precision="fp16", fused_backward=True)
-    with pytest.raises(DreamBoothError, match="bitsandbytes"):
+    with pytest.raises(UserError, match="bitsandbytes"):
         plan(sd1, 48, optimizer="adamw8bit")
 
 

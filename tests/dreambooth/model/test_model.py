@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_methods.dreambooth.errors import DreamBoothError
+from lib_methods.checkpoints.ldm_names import UNET_PREFIX
 from lib_methods.dreambooth.model import base as header_sizes
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.lora import places
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.training.duration import count_work
-from lib_methods.ldm_checkpoint import UNET_PREFIX
+from lib_methods.errors import UserError
 from standalone import ROOT
-from standalone.dreambooth.model import EngineModel, load_training_model
+from standalone.dreambooth import EngineModel, load_training_model
 from standalone.engine.checkpoint import load_checkpoint
 from tests.dreambooth.models import FAMILIES, load, noisy, prediction, sizes_of, write
 from tests.standalone import tiny
@@ -166,7 +166,7 @@ def test_the_shipped_model_knows_its_size() -> None:
     ("channels", "kind"), [(8, "an InstructPix2Pix"), (9, "an inpainting")], ids=["instruct", "inpainting"]
 )
 def test_a_model_that_sees_pictures_is_refused(tmp_path: Path, channels: int, kind: str) -> None:
-    with pytest.raises(DreamBoothError, match=f"is {kind} checkpoint"):
+    with pytest.raises(UserError, match=f"is {kind} checkpoint"):
         load(tmp_path, in_channels=channels)
 
 
@@ -182,7 +182,7 @@ def test_a_model_that_sees_pictures_is_refused(tmp_path: Path, channels: int, ki
 def test_other_families_are_refused_by_name(tmp_path: Path, keys: list[str], reason: str) -> None:
     path = tmp_path / "other.safetensors"
     save_file({key: torch.zeros(1) for key in keys}, str(path))
-    with pytest.raises(DreamBoothError, match=reason):
+    with pytest.raises(UserError, match=reason):
         load_training_model(path)
 
 
@@ -190,16 +190,16 @@ def test_other_families_are_refused_by_name(tmp_path: Path, keys: list[str], rea
 def test_what_is_no_checkpoint_is_refused_without_its_folder(tmp_path: Path, content: bytes) -> None:
     for path in (tmp_path / "broken.safetensors", tmp_path / "old.ckpt"):
         path.write_bytes(content)
-        with pytest.raises(DreamBoothError) as caught:
+        with pytest.raises(UserError) as caught:
             load_training_model(path)
         assert path.name in str(caught.value) and str(tmp_path) not in str(caught.value)
 
 
 def test_a_base_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(DreamBoothError, match=r"gone\.safetensors is not there"):
+    with pytest.raises(UserError, match=r"gone\.safetensors is not there"):
         load_training_model(tmp_path / "gone.safetensors")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DreamBoothError, match="not a diffusers checkpoint"):
+    with pytest.raises(UserError, match="not a diffusers checkpoint"):
         load_training_model(tmp_path / "empty")
 
 
@@ -343,7 +343,7 @@ def test_a_file_that_is_no_base_model_is_a_sentence(tmp_path: Path) -> None:
         (write(tmp_path, "sd2", in_channels=9), "inpainting checkpoint (9 input channels)"),
         (write(tmp_path, "sdxl", diffusers=True, in_channels=8), "InstructPix2Pix"),
     ):
-        with pytest.raises(DreamBoothError) as refused:
+        with pytest.raises(UserError) as refused:
             read_base(path)
         assert said in str(refused.value), path.name
         assert str(tmp_path) not in str(refused.value)
@@ -351,8 +351,8 @@ def test_a_file_that_is_no_base_model_is_a_sentence(tmp_path: Path) -> None:
 
 def test_what_the_loader_refuses_for_its_input_is_refused_alike(tmp_path: Path) -> None:
     path = write(tmp_path, in_channels=9)
-    with pytest.raises(DreamBoothError) as header:
+    with pytest.raises(UserError) as header:
         read_base(path)
-    with pytest.raises(DreamBoothError) as loader:
+    with pytest.raises(UserError) as loader:
         load_training_model(path)
     assert str(header.value) == str(loader.value)

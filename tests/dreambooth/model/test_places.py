@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.model import parts as places
+from lib_methods.dreambooth.model import model as places
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.parts import CPU, Parts
+from lib_methods.dreambooth.model.model import CPU, Parts
 from lib_methods.dreambooth.model.sampler import draw
 from lib_methods.dreambooth.training import plan as memory
 from lib_methods.dreambooth.training import prepare
@@ -21,8 +20,9 @@ from lib_methods.dreambooth.training import samples as showing
 from lib_methods.dreambooth.training.class_images import class_images
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.training.samples import Best, Viewer
+from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import Report
-from standalone.dreambooth.model import EngineModel, load_training_model
+from standalone.dreambooth import EngineModel, load_training_model
 from tests.dreambooth.models import load, write
 from tests.dreambooth.output.test_lora_file import settings
 from tests.dreambooth.runs import equal, events, settings_for, state_tensors, train
@@ -191,7 +191,7 @@ def test_a_stop_between_class_pictures_leaves_all_in_place(
     tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched(model, monkeypatch)
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         class_images(
             model,
             wanted(5),
@@ -237,7 +237,7 @@ def test_where_even_one_part_does_not_fit_it_is_said(
         raise FULL
 
     watched.before = full
-    with pytest.raises(DreamBoothError, match="Out of memory"):
+    with pytest.raises(UserError, match="Out of memory"):
         class_images(model, wanted(4), tmp_path / "c", parts=Parts(model))
     assert watched.here() == {"unet"}
 

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.output.checkpoint import DTYPES, save_checkpoint
+from lib_methods.errors import UserError
 from lib_methods.safetensors import tensors as tensor_files
-from standalone.dreambooth.model import EngineModel, load_training_model
+from standalone.dreambooth import EngineModel, load_training_model
 from tests.dreambooth.models import FAMILIES, prediction, write
 from tests.standalone import tiny
 
@@ -207,7 +207,7 @@ def left(out: Path) -> list[str]:
 
 def refuse(match: str, trained: tuple[EngineModel, Path, Path], saved_as: str = "fp16") -> None:
     model, source, out = trained
-    with pytest.raises(DreamBoothError, match=match) as caught:
+    with pytest.raises(UserError, match=match) as caught:
         save_checkpoint(out, source, model, saved_as)
     assert str(source.parent) not in str(caught.value)
     assert out.read_bytes() == b"the last good one"
@@ -285,7 +285,7 @@ def test_a_source_that_changed_meanwhile_is_said(trained: tuple[EngineModel, Pat
 def test_the_base_is_never_overwritten(tmp_path: Path) -> None:
     source = write(tmp_path)
     before = source.read_bytes()
-    with pytest.raises(DreamBoothError, match="base model itself"):
+    with pytest.raises(UserError, match="base model itself"):
         save_checkpoint(source, source, load_training_model(source))
     assert source.read_bytes() == before
 

@@ -19,11 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.lora import LoraSet, all_places, places
 from lib_methods.dreambooth.output.lora_file import kohya_names, read_lora, save_lora, tag_frequency
 from lib_methods.dreambooth.settings import TrainingSettings
-from standalone.dreambooth.model import EngineModel, load_training_model
+from lib_methods.errors import UserError
+from standalone.dreambooth import EngineModel, load_training_model
 from standalone.engine.lora import LoadedLora, apply_loras
 from standalone.engine.lora.file import LoraFolder
 from standalone.engine.weights import ldm_unet_names
@@ -249,7 +249,7 @@ def test_a_lora_that_cannot_be_continued_says_why(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = load(tmp_path / "other", "sdxl")
     save_lora(path, LoraSet(other, 2), other, settings())
-    with pytest.raises(DreamBoothError, match="another base model"):
+    with pytest.raises(UserError, match="another base model"):
         read_lora(path, model)
     save_lora(path, LoraSet(model, 2), model, settings())
     good = load_file(str(path))
@@ -262,12 +262,12 @@ def test_a_lora_that_cannot_be_continued_says_why(tmp_path: Path) -> None:
         (f"{layer}_more.lora_down.weight", good[first], "another base model"),
     ]:
         save_file({**good, key: tensor.clone()}, path)
-        with pytest.raises(DreamBoothError, match=said):
+        with pytest.raises(UserError, match=said):
             read_lora(path, model)
     path.write_bytes(b"<html>not found</html>" * 9)
-    with pytest.raises(DreamBoothError, match="a web page, not a model"):
+    with pytest.raises(UserError, match="a web page, not a model"):
         read_lora(path, model)
-    with pytest.raises(DreamBoothError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist"):
         read_lora(tmp_path / "gone.safetensors", model)
 
 
@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_the_last_good_file(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DreamBoothError, match="dog.safetensors cannot be written. The disk is full"):
+    with pytest.raises(UserError, match="dog.safetensors cannot be written. The disk is full"):
         save_lora(path, LoraSet(model, 4), model, settings())
     assert [file.name for file in path.parent.iterdir()] == ["dog.safetensors"]
     assert path.read_bytes() == b"the last good one"
@@ -310,7 +310,7 @@ def test_weights_that_half_precision_cannot_hold_are_not_written(tmp_path: Path,
     lora = LoraSet(model, 4)
     with torch.no_grad():
         lora.parameters()[-1].fill_(value)
-    with pytest.raises(DreamBoothError, match="not finite|too large for fp16"):
+    with pytest.raises(UserError, match="not finite|too large for fp16"):
         save_lora(tmp_path / "dog.safetensors", lora, model, settings())
     assert not (tmp_path / "dog.safetensors").exists()
 

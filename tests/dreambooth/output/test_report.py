@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.output.result import write_sidecar
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.schedule import resolved
+from lib_methods.dreambooth.training.plan import resolved
+from lib_methods.errors import UserError
 from lib_methods.jobs import log as progress_module
 from lib_methods.jobs.log import Pace, Report, duration
 
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_old_card(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DreamBoothError, match="dog.json cannot be written: No space left"):
+    with pytest.raises(UserError, match="dog.json cannot be written: No space left"):
         write_sidecar(tmp_path / "dog.safetensors", family="sd1", activation="new")
     assert card(tmp_path / "dog.json")["activation text"] == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["dog.json"]

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.checks import SettingsError
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos.folder import find_photos, read_mask
-from lib_methods.dreambooth.photos.upload import take_in, take_in_encoded
-from lib_methods.dreambooth.tab.request import (
+from lib_methods.dreambooth.photos.folder import find_photos
+from lib_methods.dreambooth.photos.image import read_mask
+from lib_methods.dreambooth.photos.subjects import take_in, take_in_encoded
+from lib_methods.dreambooth.tab.handlers import (
     clean_name,
     uploaded,
 )
+from lib_methods.errors import UserError
 from lib_methods.files import as_file_name, is_file_name
 from tests.dreambooth.pictures import picture, put
 
@@ -200,7 +201,7 @@ def test_uploads_keep_captions_and_masks_and_lose_paths(tmp_path: Path) -> None:
 def test_a_failed_intake_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     for files in ([tmp_path / "notes.txt"], [tmp_path / "gone.png"], []):
-        with pytest.raises(DreamBoothError):
+        with pytest.raises(UserError):
             take_in(files, tmp_path / "taken")
         assert not (tmp_path / "taken").exists()
     for wrong in ("x", [], ["/etc/passwd"], [{"caption": "no image"}], [5], [None]):

@@ -14,12 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lib_methods.dreambooth import run
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.photos.subjects import find_subjects
 from lib_methods.dreambooth.settings import Concept, TrainingSettings
-from lib_methods.dreambooth.training.schedule import resolved
+from lib_methods.dreambooth.training.plan import resolved
 from lib_methods.dreambooth.training.trainer import Trainer
-from standalone.dreambooth.model import load_training_model
+from lib_methods.errors import Cancelled, UserError
+from standalone.dreambooth import load_training_model
 from standalone.setup import options as command_line
 from standalone.verbs import train_dreambooth as verb
 from tests.dreambooth.pictures import asked
@@ -76,7 +76,7 @@ def test_the_command_takes_class_and_identifier_from_kohya_s_folders(tmp_path: P
 
 def test_two_subjects_of_one_name_are_refused(tmp_path: Path) -> None:
     folders(tmp_path, _1_ohwx_dog=1, _1_ohwx_cat=1)
-    with pytest.raises(DreamBoothError, match='identifier "ohwx"'):
+    with pytest.raises(UserError, match='identifier "ohwx"'):
         found(tmp_path)
 
 
@@ -148,7 +148,7 @@ def test_a_run_of_several_subjects_is_gone_on_with_where_its_folders_now_are(tmp
     settings = replace(settings_for(tmp_path, prior="model", identifier=""), photos=tmp_path / "img")
     train(settings)
     stopped = moved(settings, tmp_path / "stopped")
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         train(stopped, cancelled=stop_after(2, stopped))
     (tmp_path / "img").rename(tmp_path / "elsewhere")
     train(replace(stopped, photos=tmp_path / "elsewhere"), resume=True)
@@ -170,14 +170,14 @@ def test_own_class_images_are_used_as_they_are(tmp_path: Path, watched: type[Wat
     mean, _ = model.moments(pixels.permute(0, 3, 1, 2) / 127.5 - 1)
     assert torch.allclose(prior[0].mean, mean[0], atol=1e-4)
     (reg / "photo0.png").unlink()
-    with pytest.raises(DreamBoothError, match="photos have changed"):
+    with pytest.raises(UserError, match="photos have changed"):
         train(settings, resume=True)
 
 
 def test_own_class_images_need_the_prior_of_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="prior preservation with images"):
         settings_for(tmp_path, class_folder=tmp_path, prior="model")
-    with pytest.raises(DreamBoothError, match="folder of class images|photos. folder"):
+    with pytest.raises(UserError, match="folder of class images|photos. folder"):
         train(settings_for(tmp_path, class_folder=tmp_path / "gone"))
 
 
@@ -206,9 +206,9 @@ def test_a_continued_run_is_gone_on_with_from_the_same_lora_only(tmp_path: Path)
     settings = settings_for(tmp_path, base=tmp_path / "sd1.safetensors", continue_from=before)
     train(settings)
     stopped = moved(settings, tmp_path / "stopped")
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         train(stopped, cancelled=stop_after(2, stopped))
-    with pytest.raises(DreamBoothError, match="another LoRA"):
+    with pytest.raises(UserError, match="another LoRA"):
         train(replace(stopped, continue_from=settings.out / "dog1.safetensors"), resume=True)
     moved_file = before.rename(tmp_path / "moved.safetensors")
     train(replace(stopped, continue_from=moved_file), resume=True)
@@ -237,7 +237,7 @@ def test_a_damaged_base_model_is_named_before_anything_is_made(
             next(module.parameters()).flatten()[0] = float("nan")
         return model
 
-    with pytest.raises(DreamBoothError, match="base model sd1.* is damaged.*NaN"):
+    with pytest.raises(UserError, match="base model sd1.* is damaged.*NaN"):
         train(settings, load_model=damaged)
     assert not events(settings, "step")
 
@@ -261,5 +261,5 @@ def test_settings_that_exclude_each_other_are_refused() -> None:
 def test_the_best_weights_are_those_of_one_subject(tmp_path: Path) -> None:
     folders(tmp_path / "img", _1_ohwx_dog=1, _1_olis_mug=1)
     settings = replace(settings_for(tmp_path, select_best=True), photos=tmp_path / "img")
-    with pytest.raises(DreamBoothError, match="one subject only"):
+    with pytest.raises(UserError, match="one subject only"):
         train(settings)

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos.folder import find_photos, open_photo, read_photo
-from lib_methods.dreambooth.photos.image import prepared
+from lib_methods.dreambooth.photos.folder import find_photos
+from lib_methods.dreambooth.photos.image import open_photo, prepared, read_photo
+from lib_methods.errors import UserError
 from tests.dreambooth.pictures import difference, picture, put
 
 
@@ -123,7 +123,7 @@ def test_a_broken_photo_is_named_without_its_folder(tmp_path: Path, content: byt
 )
 def test_a_photo_that_is_something_else_is_called_so(tmp_path: Path, data: bytes, kind: str) -> None:
     (tmp_path / "a.jpg").write_bytes(data)
-    with pytest.raises(DreamBoothError, match=f'"a.jpg": This is {kind}'):
+    with pytest.raises(UserError, match=f'"a.jpg": This is {kind}'):
         find_photos(tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_a_photo_that_is_cut_short_is_found_before_the_training(tmp_path: Path, 
     noise.save(tmp_path / name)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(DreamBoothError, match="None of the photos can be read"):
+    with pytest.raises(UserError, match="None of the photos can be read"):
         find_photos(tmp_path)
 
 
@@ -155,12 +155,12 @@ def test_no_damage_gets_past_as_anything_but_a_warning(
 
 
 def test_no_photos_and_no_folder_are_different_errors(tmp_path: Path) -> None:
-    with pytest.raises(DreamBoothError, match="There are no photos"):
+    with pytest.raises(UserError, match="There are no photos"):
         find_photos(tmp_path)
-    with pytest.raises(DreamBoothError, match="does not exist") as caught:
+    with pytest.raises(UserError, match="does not exist") as caught:
         find_photos(tmp_path / "secret")
     assert "secret" not in str(caught.value)
-    with pytest.raises(DreamBoothError):
+    with pytest.raises(UserError):
         find_photos(put(tmp_path, "a.png"))
 
 
@@ -207,7 +207,7 @@ def test_tiny_pictures_are_left_out_with_a_warning(tmp_path: Path) -> None:
 
 def test_only_tiny_pictures_are_an_error_of_their_own(tmp_path: Path) -> None:
     put(tmp_path, "icon.png", 15, 40)
-    with pytest.raises(DreamBoothError, match="too small"):
+    with pytest.raises(UserError, match="too small"):
         find_photos(tmp_path)
 
 
@@ -259,7 +259,7 @@ def test_a_folder_of_files_that_pillow_does_not_read_says_what_to_do(
     plain = {ending: form for ending, form in Image.registered_extensions().items() if form not in ("HEIF", "AVIF")}
     monkeypatch.setattr(Image, "registered_extensions", lambda: plain)
     (tmp_path / name).write_bytes(b"nothing that can be read")
-    with pytest.raises(DreamBoothError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         find_photos(tmp_path)
     assert name in str(caught.value)
     put(tmp_path, "b.png")
@@ -277,17 +277,17 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
 def test_a_raw_file_is_not_trained_on_as_the_thumbnail_in_it(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.tif")
     (tmp_path / "a.tif").rename(tmp_path / "a.dng")
-    with pytest.raises(DreamBoothError, match="Raw camera files"):
+    with pytest.raises(UserError, match="Raw camera files"):
         find_photos(tmp_path)
 
 
 def test_a_folder_of_folders_says_which_to_choose(tmp_path: Path) -> None:
     (tmp_path / "rex").mkdir()
     put(tmp_path / "rex", "a.png")
-    with pytest.raises(DreamBoothError, match='inside it: "rex"'):
+    with pytest.raises(UserError, match='inside it: "rex"'):
         find_photos(tmp_path)
     (tmp_path / "project" / "img" / "10_ohwx dog").mkdir(parents=True)
-    with pytest.raises(DreamBoothError, match='inside it: "img"'):
+    with pytest.raises(UserError, match='inside it: "img"'):
         find_photos(tmp_path / "project")
 
 
@@ -310,9 +310,9 @@ def test_the_order_is_that_of_the_names_whatever_the_disk_says(tmp_path: Path) -
 def test_a_photo_that_vanishes_or_breaks_later_is_a_clear_error(tmp_path: Path) -> None:
     photo = open_photo(put(tmp_path, "a.png"))
     photo.path.write_bytes(b"junk")
-    with pytest.raises(DreamBoothError, match='"a.png"'):
+    with pytest.raises(UserError, match='"a.png"'):
         read_photo(photo)
     photo.path.unlink()
-    with pytest.raises(DreamBoothError, match='"a.png"') as caught:
+    with pytest.raises(UserError, match='"a.png"') as caught:
         read_photo(photo)
     assert str(tmp_path) not in str(caught.value)

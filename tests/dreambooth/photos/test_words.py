@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.identifier import (
     DENIED,
     RAREST_FROM,
@@ -19,8 +18,10 @@ from lib_methods.dreambooth.model.identifier import (
     check_identifier,
     pick_identifier,
 )
-from lib_methods.dreambooth.photos.companions import caption_of, read_caption, with_subject
-from lib_methods.dreambooth.photos.folder import Photo
+from lib_methods.dreambooth.photos.companions import read_caption
+from lib_methods.dreambooth.photos.image import Photo
+from lib_methods.dreambooth.photos.subjects import caption_of, with_subject
+from lib_methods.errors import UserError
 from standalone.engine.text import VOCABULARY_DIR, clip_tokenizer
 from tests.dreambooth.pictures import asked
 
@@ -158,20 +159,20 @@ def all_picks() -> list[str]:
     while True:
         try:
             found = pick(count=count)
-        except DreamBoothError:
+        except UserError:
             return found
         count += 1
 
 
 def test_more_than_there_are_is_an_error_that_says_what_to_do() -> None:
     assert len(all_picks()) >= 35
-    with pytest.raises(DreamBoothError, match="Choose an identifier yourself"):
+    with pytest.raises(UserError, match="Choose an identifier yourself"):
         pick(count=5000)
 
 
 def test_a_tokenizer_that_splits_what_its_vocabulary_lists_is_not_trusted() -> None:
     split: Callable[[str], list[int]] = lambda text: [1, 2]  # noqa: E731
-    with pytest.raises(DreamBoothError):
+    with pytest.raises(UserError):
         pick_identifier({"vak</w>": 45_000}, split, 0)
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lib_methods.checkpoints.layout import unet_shapes
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model import count_memory
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.memory import GIB
@@ -21,6 +20,7 @@ from lib_methods.dreambooth.tab import preview as previews
 from lib_methods.dreambooth.training import duration as speed
 from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.duration import Work, count_work
+from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles, Record, save_record
 from tests.dreambooth.models import write
 from tests.dreambooth.runs import events, settings_for, train
@@ -170,9 +170,9 @@ def test_memory_decides_and_a_refusal_says_what_would_fit(base: Path) -> None:
                 plan(base, Computer(CUDA, gib), kind="full")
 
         assert plan(base, machine, kind="full")["precision"] == "bf16"
-        with pytest.raises(DreamBoothError, match=r"\d GiB are not enough.* LoRA would fit"):
+        with pytest.raises(UserError, match=r"\d GiB are not enough.* LoRA would fit"):
             least([tenths / 10 for tenths in range(120, 0, -1)])
-        with pytest.raises(DreamBoothError, match=r"1\.0 GiB are not enough"):
+        with pytest.raises(UserError, match=r"1\.0 GiB are not enough"):
             plan(base, machine, kind="full", memory=1.0)
         plan(base, machine, running=True)
         assert machine.occupied == [False, True]  # where the settings name the memory, nobody asks the machine

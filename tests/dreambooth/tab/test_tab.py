@@ -15,24 +15,19 @@ import pytest
 from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.photos.subjects import find_subjects
+from lib_methods.dreambooth.settings import TrainingSettings, from_json
 from lib_methods.dreambooth.tab import html as page
-from lib_methods.dreambooth.tab.handlers import TabHandlers
-from lib_methods.dreambooth.tab.request import (
-    CONTROLS,
-    DEFAULTS,
-    FILES,
-    SECOND,
-    from_controls,
-    parse_request,
-)
-from lib_methods.dreambooth.training.record import from_json
+from lib_methods.dreambooth.tab.handlers import CONTROLS, FILES, SECOND, TabHandlers, from_controls
 from lib_methods.jobs.files import JobFiles, Record
 from lib_methods.jobs.job import Jobs, State
 from lib_methods.jobs.log import LogReader, Progress
+from lib_methods.webui.controls import controls_of
 from standalone import ROOT
 from tests.dreambooth import models
 from tests.dreambooth.pictures import picture, put
 
+DEFAULTS = {control.name: control.first for control in controls_of(TrainingSettings)}
+PLACES = {"photos": "p", "base": "b", "out": "o", "name": "rex"}
 FAKE = ROOT / "tests" / "jobs" / "fake_trainer.py"
 
 
@@ -103,25 +98,28 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def values(**changed: Any) -> list[Any]:
     """The controls as they are on a new page, with some changed."""
-    fresh = {"class_noun": "dog", "base": "base.safetensors [abc]", **DEFAULTS, "name": "", "sample_prompts": ""}
+    fresh = {
+        **DEFAULTS,
+        "class_noun": "dog",
+        "base": "base.safetensors [abc]",
+        "continue_from": "",
+        "sample_prompts": "",
+    }
     fresh.update(dict.fromkeys(FILES), second_class_noun="", second_identifier="")
     return [{**fresh, **changed}[name] for name in CONTROLS]
 
 
 def test_every_control_is_a_setting() -> None:
-    settings = parse_request(
-        {name: value for name, value in from_controls(values()).items() if name != "base"},
-        photos=Path("p"), base=Path("b"), out=Path("o"), name="rex",
-    )  # fmt: skip
+    settings = from_json({**from_controls(values()), **PLACES})
     assert settings.class_noun == "dog"
     extra = {name for name in CONTROLS if name in FILES or name.startswith(SECOND)}
-    for name in set(CONTROLS) - {"base", "name", "class_noun"} - extra:
+    for name in set(CONTROLS) - {"base", "name", "class_noun", "sample_prompts", "continue_from"} - extra:
         assert getattr(settings, name) == DEFAULTS[name], name
 
 
 def test_pages_give_whole_numbers_as_fractions_and_prompts_as_lines() -> None:
     request = {"class_noun": "dog", "steps": 300.0, "rate": 1, "sample_prompts": "a {subject}\n\n  on a beach  \n"}
-    settings = parse_request(request, photos=Path("p"), base=Path("b"), out=Path("o"), name="rex")
+    settings = from_json({**request, **PLACES})
     assert (settings.steps, settings.rate) == (300, 1.0)
     assert isinstance(settings.steps, int)
     assert settings.sample_prompts == ("a {subject}", "on a beach")

@@ -10,8 +10,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.training.cascade import (
+from lib_methods.dreambooth.training.loss import (
     LEVEL,
     LEVEL_BEFORE,
     Draw,
@@ -23,6 +22,7 @@ from lib_methods.dreambooth.training.cascade import (
     low_resolution,
     predicted_noise,
 )
+from lib_methods.errors import UserError
 
 SIDE, FULL, TEXT = 8, 16, 16
 
@@ -209,9 +209,9 @@ def test_small_pictures_keep_their_shape_and_brightness() -> None:
 
 def test_a_unet_of_another_kind_is_told_apart() -> None:
     first_stage = stage_two(in_channels=3)
-    with pytest.raises(DreamBoothError, match="takes 3 channels"):
+    with pytest.raises(UserError, match="takes 3 channels"):
         Upscaler(first_stage, alphas())
-    with pytest.raises(DreamBoothError, match="how much noise"):
+    with pytest.raises(UserError, match="how much noise"):
         Upscaler(stage_two(class_embed_type=None), alphas())
     with pytest.raises(ValueError, match="between 0 and 1"):
         Upscaler(stage_two(), alphas(), level=2.0)

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model.sampler import draw
 from lib_methods.dreambooth.training import class_images as prior
 from lib_methods.dreambooth.training.class_images import class_images
-from standalone.dreambooth.model import EngineModel
+from lib_methods.errors import Cancelled, UserError
+from standalone.dreambooth import EngineModel
 from tests.dreambooth.models import load
 from tests.dreambooth.output.test_lora_file import settings
 
@@ -78,7 +78,7 @@ def test_they_are_drawn_once_and_more_are_added(tmp_path: Path, model: EngineMod
 
 def test_a_stop_keeps_what_was_drawn(tmp_path: Path, model: EngineModel, drawn: list[list[int]]) -> None:
     seen: list[tuple[int, int]] = []
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         class_images(
             model,
             wanted(5),
@@ -160,7 +160,7 @@ def test_memory_that_does_not_suffice_makes_the_batches_smaller(
         raise error
 
     monkeypatch.setattr(prior, "draw", none)
-    with pytest.raises(DreamBoothError, match="Out of memory"):
+    with pytest.raises(UserError, match="Out of memory"):
         class_images(model, wanted(2), tmp_path / "d")
 
 
@@ -208,7 +208,7 @@ def test_a_batch_has_one_size_and_a_stop_costs_nothing_of_any(
 
     monkeypatch.setattr(prior, "draw", watched)
     seen: list[tuple[int, int]] = []
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         class_images(
             model,
             wanted(),
@@ -278,7 +278,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_picture(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DreamBoothError, match=r"class-\d+\.png cannot be written: No space left"):
+    with pytest.raises(UserError, match=r"class-\d+\.png cannot be written: No space left"):
         class_images(model, wanted(5), tmp_path / "c", batch=2)
     monkeypatch.undo()
     left = sorted((tmp_path / "c").rglob("*.*"))
@@ -293,6 +293,6 @@ def test_a_full_disk_is_said_and_leaves_no_half_picture(
 def test_a_model_that_draws_no_numbers_writes_nothing(tmp_path: Path, model: EngineModel) -> None:
     with torch.no_grad():
         model.unet.get_parameter("conv_out.weight").fill_(float("nan"))
-    with pytest.raises(DreamBoothError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         class_images(model, wanted(2), tmp_path / "c")
     assert not list((tmp_path / "c").rglob("*.png"))

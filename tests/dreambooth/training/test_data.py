@@ -15,9 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.photos.folder import Photo
 from lib_methods.dreambooth.photos.image import (
+    Photo,
     bucket_for,
     bucket_sizes,
     fit,
@@ -26,6 +25,7 @@ from lib_methods.dreambooth.photos.image import (
     step_for,
 )
 from lib_methods.dreambooth.training.data import Example, Order, Shape, TrainingData
+from lib_methods.errors import UserError
 from lib_methods.pictures.tensor import to_tensor
 from tests.dreambooth.pictures import picture
 
@@ -256,11 +256,11 @@ def test_processes_share_a_batch_without_meeting() -> None:
 
 
 def test_there_is_no_training_without_photos_and_no_prior_of_other_sizes() -> None:
-    with pytest.raises(DreamBoothError, match="no photos"):
+    with pytest.raises(UserError, match="no photos"):
         data([])
-    with pytest.raises(DreamBoothError, match="size"):
+    with pytest.raises(UserError, match="size"):
         data([(8, 8), (6, 10)], [(8, 8)])
-    with pytest.raises(DreamBoothError, match="no class images"):
+    with pytest.raises(UserError, match="no class images"):
         data([(8, 8)]).order(0).next_prior((8, 8), 1)
     with pytest.raises(ValueError):
         data([(8, 8)]).order(0).next_batch(0)
@@ -281,10 +281,10 @@ def test_a_place_in_other_or_damaged_data_is_refused_and_changes_nothing(change:
     order = data([(8, 8)] * 3).order(1)
     order.next_batch(2)
     before = order.state()
-    with pytest.raises(DreamBoothError):
+    with pytest.raises(UserError):
         order.restore({**before, **change})
     assert order.state() == before
-    with pytest.raises(DreamBoothError):
+    with pytest.raises(UserError):
         data([(6, 10)]).order(1).restore(before)
 
 

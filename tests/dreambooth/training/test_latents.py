@@ -15,19 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
-from lib_methods.dreambooth.photos.folder import find_photos, read_photo
-from lib_methods.dreambooth.photos.image import fit
+from lib_methods.dreambooth.photos.folder import find_photos
+from lib_methods.dreambooth.photos.image import fit, read_photo
 from lib_methods.dreambooth.training import latents as module
 from lib_methods.dreambooth.training.data import Example
-from lib_methods.dreambooth.training.latents import (
-    Item,
-    class_items,
-    deal_sizes,
-    encode_pictures,
-    photo_items,
-    photos_digest,
-)
+from lib_methods.dreambooth.training.latents import Item, encode_pictures
+from lib_methods.dreambooth.training.prepare import class_items, deal_sizes, photo_items, photos_digest
+from lib_methods.errors import Cancelled, UserError
 from tests.dreambooth.pictures import asked, put
 
 CPU = torch.device("cpu")
@@ -203,7 +197,7 @@ def test_a_batch_that_was_half_written_is_encoded_as_a_whole(tmp_path: Path) -> 
 
 def test_cancelling_stops_between_two_batches_and_keeps_what_is_done(tmp_path: Path) -> None:
     items, done = items_in(tmp_path), []
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         encode(
             Toy(),
             items,
@@ -240,7 +234,7 @@ def test_photos_that_break_meanwhile_are_left_out(tmp_path: Path) -> None:
     assert len(notes) == 2 and {'"1.png"' in notes[0] + notes[1], '"2.png"' in notes[0] + notes[1]} == {True}
     for path in tmp_path.glob("*.png"):
         path.write_bytes(b"junk")
-    with pytest.raises(DreamBoothError, match="None of the images"):
+    with pytest.raises(UserError, match="None of the images"):
         encode(Toy(), items)
 
 
@@ -254,7 +248,7 @@ def test_half_precision_that_gives_no_numbers_is_done_again_in_full(tmp_path: Pa
 def test_an_autoencoder_without_numbers_is_a_clear_error(tmp_path: Path) -> None:
     model = Toy()
     model.broken_in = "all"  # type: ignore[assignment]
-    with pytest.raises(DreamBoothError, match="autoencoder"):
+    with pytest.raises(UserError, match="autoencoder"):
         encode(model, items_in(tmp_path, 1), folder=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -299,7 +293,7 @@ def test_class_pictures_are_encoded_at_the_sizes_that_they_were_drawn_at(tmp_pat
 
 def test_a_damaged_class_picture_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "class.png").write_bytes(b"junk")
-    with pytest.raises(DreamBoothError, match="class.png"):
+    with pytest.raises(UserError, match="class.png"):
         class_items([tmp_path / "class.png"], [(64, 64)], asked())
 
 

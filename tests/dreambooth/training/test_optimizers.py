@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.training.optimizers import Group, Stepper, build_optimizer
+from lib_methods.errors import UserError
 
 
 def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -212,7 +212,7 @@ def test_the_loss_scale_is_saved_with_the_rest() -> None:
     other = stepper_for(network(), "adamw", scaled=True)
     other.load_state_dict(stepper.state_dict())
     assert other.scale is not None and stepper.scale is not None and other.scale.value == stepper.scale.value
-    with pytest.raises(DreamBoothError, match="fp16"):
+    with pytest.raises(UserError, match="fp16"):
         other.load_state_dict(stepper_for(network(), "adamw").state_dict())
 
 
@@ -232,7 +232,7 @@ def test_a_state_of_other_weights_is_refused() -> None:
         stepper = stepper_for(small, name)
         train(small, stepper, range(1))
         for other in (large, nn.Sequential(*large, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))):
-            with pytest.raises(DreamBoothError, match="other weights"):
+            with pytest.raises(UserError, match="other weights"):
                 stepper_for(other, name).load_state_dict(stepper.state_dict())
 
 
@@ -240,16 +240,16 @@ def test_a_state_of_other_weights_is_refused() -> None:
 
 
 def test_what_cannot_be_had_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DreamBoothError, match="Choose Adafactor"):
+    with pytest.raises(UserError, match="Choose Adafactor"):
         stepper_for(network(torch.bfloat16), "adamw")
-    with pytest.raises(DreamBoothError, match="too coarse"):
+    with pytest.raises(UserError, match="too coarse"):
         stepper_for(network(torch.float16), "adafactor")
-    with pytest.raises(DreamBoothError, match="Choose bf16"):
+    with pytest.raises(UserError, match="Choose bf16"):
         stepper_for(network(), fused=True, scaled=True)
-    with pytest.raises(DreamBoothError, match="nothing to train"):
+    with pytest.raises(UserError, match="nothing to train"):
         build_optimizer([Group("unet", [], 1e-3)], "adamw")
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(DreamBoothError, match="bitsandbytes, which is not installed"):
+    with pytest.raises(UserError, match="bitsandbytes, which is not installed"):
         stepper_for(network(), "adamw8bit")
 
 
@@ -322,13 +322,13 @@ def test_prodigy_goes_on_exactly() -> None:
     again.load_state_dict(stepper.state_dict())
     train(second, again, range(7, 12))
     assert torch.equal(weights_of(second), weights_of(whole))
-    with pytest.raises(DreamBoothError, match="another one"):
+    with pytest.raises(UserError, match="another one"):
         again.load_state_dict(stepper_for(network(), "adamw").state_dict())
 
 
 def test_prodigy_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DreamBoothError, match="fused"):
+    with pytest.raises(UserError, match="fused"):
         stepper_for(network(), "prodigy", fused=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DreamBoothError, match="pip install prodigyopt=="):
+    with pytest.raises(UserError, match="pip install prodigyopt=="):
         stepper_for(network(), "prodigy")

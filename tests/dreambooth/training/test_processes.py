@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.training.plan import plan_training
 from lib_methods.dreambooth.training.processes import (
@@ -30,8 +29,9 @@ from lib_methods.dreambooth.training.processes import (
     start_processes,
     whole,
 )
+from lib_methods.errors import UserError
 from standalone import ROOT
-from standalone.dreambooth.model import load_training_model
+from standalone.dreambooth import load_training_model
 from tests.dreambooth import two_processes
 from tests.dreambooth.models import write
 from tests.dreambooth.runs import events, settings_for, state_tensors, train
@@ -155,7 +155,7 @@ def test_alone_nothing_is_needed_and_nothing_is_changed(monkeypatch: pytest.Monk
 def test_started_by_a_launcher_without_accelerate_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(DreamBoothError, match="needs the package accelerate"):
+    with pytest.raises(UserError, match="needs the package accelerate"):
         start_processes(CPU)
 
 
@@ -230,7 +230,7 @@ def test_deepspeeds_own_file_says_how(tmp_path: Path) -> None:
     assert asked_sharding(environment) is None
     for broken in ("no JSON", '{"zero_optimization": {"stage": "auto"}}', "[]"):
         file.write_text(broken, encoding="utf-8")
-        with pytest.raises(DreamBoothError, match="configuration for DeepSpeed cannot be read"):
+        with pytest.raises(UserError, match="configuration for DeepSpeed cannot be read"):
             asked_sharding(environment)
 
 
@@ -246,7 +246,7 @@ def test_an_old_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delattr(fsdp, "fully_shard", raising=False)
     assert not can_shard()
-    with pytest.raises(DreamBoothError, match=r"PyTorch 2\.6"):
+    with pytest.raises(UserError, match=r"PyTorch 2\.6"):
         shard(torch.nn.Linear(1, 1), Sharding("FSDP", frees=True), torch.device("cpu"))
 
 
@@ -264,7 +264,7 @@ def test_the_plan_counts_a_part_of_the_unet(base: Path, tmp_path: Path) -> None:
     assert parts.estimate.optimizer == pytest.approx(alone.estimate.optimizer / 2, rel=0.01)
     assert parts.estimate.gradients == pytest.approx(alone.estimate.gradients / 2, rel=0.01)
     assert alone.estimate.weights / 2 < parts.estimate.weights < alone.estimate.weights
-    with pytest.raises(DreamBoothError, match="the optimizer is AdamW"):
+    with pytest.raises(UserError, match="the optimizer is AdamW"):
         plan_training(settings_for(tmp_path, base, optimizer="adafactor"), sizes, cpu, processes=2, sharded=True)
 
 

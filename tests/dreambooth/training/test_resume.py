@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import latents
 from lib_methods.dreambooth.training.data import TrainingData
 from lib_methods.dreambooth.training.prepare import CACHE, CLASS_IMAGES
-from lib_methods.dreambooth.training.record import to_json
+from lib_methods.dreambooth.training.state import to_json
+from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import LOG
 from standalone import ROOT
 from tests.dreambooth.models import write
@@ -49,7 +49,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, way: str
     train(settings)
     stopped = moved(settings, tmp_path / "stopped")
     for steps in (1, 3):
-        with pytest.raises(TrainingStopped, match=f"step {steps} of 4"):
+        with pytest.raises(Cancelled, match=f"step {steps} of 4"):
             train(stopped, resume=steps > 1, cancelled=stop_after(steps, stopped))
     train(stopped, resume=True)
     assert equal(state_tensors(settings), state_tensors(stopped))
@@ -126,7 +126,7 @@ def test_a_file_in_the_folder_stops_it_and_is_no_longer_there_for_the_next_time(
         after_two("")
         return False
 
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         train(settings, cancelled=cancelled)
     assert events(settings, "cancelled")[-1]["step"] == 2
     train(settings, resume=True)
@@ -135,7 +135,7 @@ def test_a_file_in_the_folder_stops_it_and_is_no_longer_there_for_the_next_time(
 
 
 def _stopped(settings: TrainingSettings) -> TrainingSettings:
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         train(settings, cancelled=stop_after(2, settings))
     return settings
 
@@ -152,7 +152,7 @@ def _stopped(settings: TrainingSettings) -> TrainingSettings:
 def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     settings = _stopped(settings_for(tmp_path))
     before = state_tensors(settings)
-    with pytest.raises(DreamBoothError, match=named):
+    with pytest.raises(UserError, match=named):
         train(replace(settings, **change), resume=True)
     assert equal(before, state_tensors(settings))
 
@@ -160,7 +160,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, An
 def test_other_photos_are_refused(tmp_path: Path) -> None:
     settings = _stopped(settings_for(tmp_path))
     write_photos(tmp_path / "photos", 4)
-    with pytest.raises(DreamBoothError, match="photos have changed"):
+    with pytest.raises(UserError, match="photos have changed"):
         train(settings, resume=True)
 
 
@@ -209,7 +209,7 @@ def test_a_state_of_an_older_version_is_gone_on_from(tmp_path: Path, monkeypatch
 def test_another_base_model_is_refused(tmp_path: Path) -> None:
     settings = _stopped(settings_for(tmp_path))
     (tmp_path / "other").mkdir()
-    with pytest.raises(DreamBoothError, match="another base model"):
+    with pytest.raises(UserError, match="another base model"):
         train(replace(settings, base=write(tmp_path / "other", seed=5)), resume=True)
 
 
@@ -236,7 +236,7 @@ def test_a_finished_training_can_be_made_longer(tmp_path: Path) -> None:
 
 def test_a_schedule_that_depends_on_the_steps_cannot_be_made_longer(tmp_path: Path) -> None:
     settings = _stopped(settings_for(tmp_path, schedule="linear"))
-    with pytest.raises(DreamBoothError, match="number of steps cannot be changed"):
+    with pytest.raises(UserError, match="number of steps cannot be changed"):
         train(replace(settings, steps=6), resume=True)
 
 
@@ -244,7 +244,7 @@ def test_a_training_that_was_stopped_before_its_first_state_starts_from_the_begi
     settings = settings_for(tmp_path, prior="images")
     train(settings)
     killed = moved(settings, tmp_path / "killed")
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         train(killed, cancelled=lambda: bool(events(killed, "plan")))
     train(killed, resume=True)
     assert equal(state_tensors(settings), state_tensors(killed))
@@ -254,6 +254,6 @@ def test_a_second_training_of_that_name_does_not_overwrite_the_first(tmp_path: P
     settings = settings_for(tmp_path)
     train(settings)
     before = (settings.out / "dog1.safetensors").read_bytes()
-    with pytest.raises(DreamBoothError, match="already"):
+    with pytest.raises(UserError, match="already"):
         train(settings)
     assert (settings.out / "dog1.safetensors").read_bytes() == before

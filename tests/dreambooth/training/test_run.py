@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import TrainingStopped
 from lib_methods.dreambooth.photos import folder as photo_folder
 from lib_methods.dreambooth.photos.image import bucket_for
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import samples as showing
-from standalone.dreambooth.model import load_training_model
+from lib_methods.errors import Cancelled
+from standalone.dreambooth import load_training_model
 from tests.dreambooth.models import prediction
 from tests.dreambooth.runs import SIDE, equal, events, moved, settings_for, state_tensors, train
 
@@ -105,7 +105,7 @@ def test_a_stopped_drawing_of_class_images_goes_on_with_those_that_are_missing(t
     def some() -> bool:
         return bool(list(settings.out.rglob("class-*.png")))
 
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Cancelled):
         train(settings, cancelled=some)
     made = {file: file.stat().st_mtime_ns for file in settings.out.rglob("class-*.png")}
     assert 0 < len(made) < 6
@@ -230,7 +230,7 @@ def test_a_stop_in_the_middle_of_a_look_drops_it_and_it_is_made_up_for_later(tmp
         asked.append(len(events(stopped, "step")))
         return asked.count(2) >= 3  # asked before the look, at its first step, and now in its middle
 
-    with pytest.raises(TrainingStopped, match="after step 2"):
+    with pytest.raises(Cancelled, match="after step 2"):
         train(stopped, cancelled=in_the_first_look, find_judge=lambda *asked: FixedJudge(scores[:]))
     assert not events(stopped, "score")
     again = train(stopped, resume=True, find_judge=lambda *asked: FixedJudge(scores[:]))

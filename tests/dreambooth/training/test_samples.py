@@ -16,12 +16,12 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from lib_methods.checkpoints.schedule import NoiseSchedule
-from lib_methods.dreambooth.errors import DreamBoothError
 from lib_methods.dreambooth.model.sampler import draw, solve
 from lib_methods.dreambooth.output import scores
 from lib_methods.dreambooth.output.scores import ClipAndDino, Embedder, JudgeOfPhotos, find_judge, load_judge
-from lib_methods.dreambooth.photos.folder import open_photo
+from lib_methods.dreambooth.photos.image import open_photo
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.errors import UserError
 from standalone import ROOT
 from standalone.engine.model import alpha_schedule
 from tests.dreambooth.models import FAMILIES, load
@@ -116,13 +116,13 @@ def test_a_stop_from_outside_ends_the_drawing(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     model = load(tmp_path)
-    with pytest.raises(DreamBoothError, match="50x64"):
+    with pytest.raises(UserError, match="50x64"):
         draw(model, ["a dog"], size=(50, 64), seeds=[1])
     with pytest.raises(ValueError, match="one seed for each prompt"):
         draw(model, ["a dog"], size=(64, 64), seeds=[1, 2])
     with torch.no_grad():
         model.unet.get_parameter("conv_out.weight").fill_(float("nan"))
-    with pytest.raises(DreamBoothError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         draw(model, ["a dog"], size=(64, 64), steps=1, seeds=[1])
 
 
@@ -204,13 +204,13 @@ def test_nothing_there_gives_a_sentence_and_no_judge(
     tmp_path: Path, judges: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder in (tmp_path / "missing", tmp_path):
-        with pytest.raises(DreamBoothError, match="no CLIP to judge images by in the folder that DREAMBOOTH_JUDGES"):
+        with pytest.raises(UserError, match="no CLIP to judge images by in the folder that DREAMBOOTH_JUDGES"):
             load_judge(folder=folder)
     monkeypatch.setenv(scores.JUDGES_DIR, str(tmp_path))
     assert find_judge([], settings(tmp_path), CPU) is None
     monkeypatch.delenv(scores.JUDGES_DIR)
     monkeypatch.setattr(scores, "CLIP_NAMES", (f"nobody/has-{tmp_path.name}",))
-    with pytest.raises(DreamBoothError, match="Hugging Face's cache") as error:
+    with pytest.raises(UserError, match="Hugging Face's cache") as error:
         load_judge()
     assert str(tmp_path) not in str(error.value)
 
@@ -219,7 +219,7 @@ def test_a_pickle_is_not_opened(judges: Path, tmp_path: Path) -> None:
     shutil.copytree(judges / "clip", tmp_path / "clip")
     (tmp_path / "clip" / "model.safetensors").unlink()
     torch.save({}, tmp_path / "clip" / "pytorch_model.bin")
-    with pytest.raises(DreamBoothError, match="model.safetensors"):
+    with pytest.raises(UserError, match="model.safetensors"):
         load_judge(folder=tmp_path)
 
 

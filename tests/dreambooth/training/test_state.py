@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from lib_methods.dreambooth.errors import DreamBoothError
-from lib_methods.dreambooth.training import record
+from lib_methods.dreambooth.training import state as record
 from lib_methods.dreambooth.training import state as states
 from lib_methods.dreambooth.training.state import State, load_state, pack, save_state, unpack
 from lib_methods.dreambooth.training.weights import Ema
-from lib_methods.errors import CheckpointError
+from lib_methods.errors import CheckpointError, UserError
 from lib_methods.safetensors.tensors import read_tensors, write_tensors
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -103,7 +102,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
 
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path, a_state(1))
-    with pytest.raises(DreamBoothError, match="another run"):
+    with pytest.raises(UserError, match="another run"):
         load_state(tmp_path, "someone else")
 
 
@@ -172,7 +171,7 @@ def test_the_record_comes_back_and_a_damaged_one_is_a_sentence(tmp_path: Path) -
     assert record.read_record(tmp_path) == {"asked": {"steps": 3}, "name": "ä"}
     for damage in ("[1]", "{", ""):
         (tmp_path / record.RECORD).write_text(damage, encoding="utf-8")
-        with pytest.raises(DreamBoothError, match="damaged"):
+        with pytest.raises(UserError, match="damaged"):
             record.read_record(tmp_path)
 
 
@@ -231,5 +230,5 @@ def test_a_saved_average_goes_on_exactly() -> None:
 def test_averages_of_other_weights_are_refused() -> None:
     ema = Ema([nn.Parameter(torch.zeros(4))], 0.9)
     for other in ([nn.Parameter(torch.zeros(5))], [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(1))]):
-        with pytest.raises(DreamBoothError, match="other weights"):
+        with pytest.raises(UserError, match="other weights"):
             ema.load_state_dict(Ema(other, 0.9).state_dict())

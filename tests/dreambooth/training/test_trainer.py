@@ -15,16 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib_methods.dreambooth.errors import DreamBoothError, TrainingStopped
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import trainer as trainers
 from lib_methods.dreambooth.training.batches import Batches
 from lib_methods.dreambooth.training.data import Example, TrainingData
-from lib_methods.dreambooth.training.plan import plan_training
-from lib_methods.dreambooth.training.schedule import rate_scale, text_steps
+from lib_methods.dreambooth.training.plan import plan_training, rate_scale, text_steps
 from lib_methods.dreambooth.training.trainer import Trainer
+from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import Report
 from tests.dreambooth.models import FAMILIES, load, sizes_of
 from tests.dreambooth.runs import events
@@ -273,7 +272,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_state(
     model = load(tmp_path)
     trainer = trainer_of(tmp_path, model, save_every=1)
     _spoil(model, monkeypatch, after=3)
-    with pytest.raises(DreamBoothError, match=r"diverged at step 3.*last good state is from step 3.*lower"):
+    with pytest.raises(UserError, match=r"diverged at step 3.*last good state is from step 3.*lower"):
         trainer.train()
     again = trainer_of(tmp_path, load(tmp_path))
     assert again.restore() and again.position == 3
@@ -286,7 +285,7 @@ def test_a_first_step_without_a_number_does_not_blame_the_learning_rate(
     model = load(tmp_path)
     trainer = trainer_of(tmp_path, model)
     _spoil(model, monkeypatch, after=0)
-    with pytest.raises(DreamBoothError, match="learning rate is not the cause.*fp32"):
+    with pytest.raises(UserError, match="learning rate is not the cause.*fp32"):
         trainer.train()
 
 
@@ -297,7 +296,7 @@ def test_spoiled_weights_are_never_saved(tmp_path: Path) -> None:
     trainer.step()
     with torch.no_grad():
         trainer.trained.parameters()[0].fill_(math.inf)
-    with pytest.raises(DreamBoothError, match="weights are NaN"):
+    with pytest.raises(UserError, match="weights are NaN"):
         trainer.save()
     again = trainer_of(tmp_path, load(tmp_path))
     assert again.restore() and again.position == 1 and again.trained.healthy()
@@ -330,7 +329,7 @@ def test_a_stop_with_a_full_disk_says_which_state_is_good(tmp_path: Path, monkey
     trainer = trainer_of(tmp_path, load(tmp_path), save_every=1)
     _full_disk(monkeypatch, lambda step: step > 2)
     trainer.cancelled = lambda: trainer.position == 4
-    with pytest.raises(DreamBoothError, match="last one is from step 2"):
+    with pytest.raises(UserError, match="last one is from step 2"):
         trainer.train()
     again = trainer_of(tmp_path, load(tmp_path))
     assert again.restore() and again.position == 2
@@ -339,7 +338,7 @@ def test_a_stop_with_a_full_disk_says_which_state_is_good(tmp_path: Path, monkey
 def test_a_cancelled_training_ends_at_a_step_with_its_state_saved(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, load(tmp_path))
     trainer.cancelled = lambda: trainer.position == 2
-    with pytest.raises(TrainingStopped, match="Stopped after step 2 of 6"):
+    with pytest.raises(Cancelled, match="Stopped after step 2 of 6"):
         trainer.train()
     again = trainer_of(tmp_path, load(tmp_path))
     assert again.restore() and again.position == 2
@@ -353,6 +352,6 @@ def test_a_state_of_another_training_changes_nothing(tmp_path: Path) -> None:
     trainer.save()
     other = trainer_of(tmp_path, load(tmp_path), more={"identity": "other"})
     before = {name: value.clone() for name, value in other.trained.state_dict().items()}
-    with pytest.raises(DreamBoothError, match="another run"):
+    with pytest.raises(UserError, match="another run"):
         other.restore()
     assert all(torch.equal(value, before[name]) for name, value in other.trained.state_dict().items())
