@@ -33,6 +33,7 @@ NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+TYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
 class NotFinite(CheckpointError):

@@ -91,19 +91,12 @@ def read_base(path: Path) -> BaseModel:
     path = Path(path)
     inside = (*path.glob("*.json"), *path.glob("*/*"))
     files = sorted(inside) if path.is_dir() else [path, path.with_suffix(".yaml")]
-    return _read(path, tuple(_mark(file) for file in files))
-
-
-def _mark(file: Path) -> tuple[str, int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return file.name, found.st_mtime_ns, found.st_size
+    marks = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]
+    return _read(path, tuple(marks))
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, marks: tuple[tuple[str, int, int] | None, ...]) -> BaseModel:
+def _read(path: Path, marks: tuple[tuple[str, int, int], ...]) -> BaseModel:
     found = checked_base(path)
     shapes = unet_shapes(found.unet)
     unet, text = _folder_parts(found) if found.is_folder else _file_parts(found.parts[""].heads, found.family)

@@ -76,7 +76,7 @@ class Place:
 
     @property
     def key(self) -> str:
-        """The name in `LoraSet.state_dict`."""
+        """The place as a name."""
         return f"{self.part}{self.number}_{self.name.replace('.', '_')}"
 
 
@@ -173,7 +173,7 @@ class LoraSet:
         for place in self.places:
             base, before = place.base, place.base.__dict__.get("forward")
             setattr(base, _MARK, (self, before))
-            base.forward = self._shadow(base.forward, self.layer(place))  # type: ignore[method-assign]
+            base.forward = self._with(base.forward, self.layer(place))  # type: ignore[method-assign]
         self.injected = True
         return self
 
@@ -188,7 +188,7 @@ class LoraSet:
                 place.base.__dict__["forward"] = before
         self.injected = False
 
-    def _shadow(self, forward: Callable[..., Tensor], layer: LoraLayer) -> Callable[..., Tensor]:
+    def _with(self, forward: Callable[..., Tensor], layer: LoraLayer) -> Callable[..., Tensor]:
         def with_lora(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             out = forward(x, *args, **kwargs)
             return out if self._off else out + layer(x)
@@ -215,23 +215,9 @@ class LoraSet:
 
     def parameters(self, part: str | None = None) -> list[nn.Parameter]:
         """The weights to train: of the "unet", of the "text" encoders, or all."""
-        wanted = [place for place in self.places if part in (None, place.part)]
-        return [parameter for place in wanted for parameter in self.layer(place).parameters()]
+        return list(self.named_parameters(part).values())
 
     def named_parameters(self, part: str | None = None) -> dict[str, nn.Parameter]:
-        """The same by their names in `state_dict`."""
+        """The same by name."""
         wanted = [place for place in self.places if part in (None, place.part)]
         return {f"{p.key}.{name}": value for p in wanted for name, value in self.layer(p).named_parameters()}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All weights, fp32."""
-        return dict(self.module.state_dict())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the weights of `state_dict`. Raises UserError when they are another LoRA's."""
-        own = self.module.state_dict()
-        if own.keys() != state.keys() or any(own[key].shape != state[key].shape for key in own):
-            raise UserError("These weights belong to a LoRA of another rank or for another model.")
-        with torch.no_grad():
-            for key, value in own.items():
-                value.copy_(state[key])

@@ -139,7 +139,7 @@ class Load:
     text: bool = False
 
 
-def estimate(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRARIES) -> Estimate:
+def estimate(sizes: ModelSizes, load: Load, way: Way) -> Estimate:
     """The memory that `load` takes in this way."""
     width = BYTES[way.weights]
     text = sizes.text if load.text else 0
@@ -164,10 +164,10 @@ def estimate(sizes: ModelSizes, load: Load, way: Way, *, libraries: int = _LIBRA
     if not load.rank and not way.fused:
         gradients += (text_width - width) * text
     parts = (weights, gradients, int(optimizer), activations, workspace)
-    return Estimate(*parts, overhead=libraries + int(_GAPS * sum(parts)))
+    return Estimate(*parts, overhead=_LIBRARIES + int(_GAPS * sum(parts)))
 
 
-def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False, libraries: int = _LIBRARIES) -> int:
+def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False) -> int:
     """Bytes at the worst moment while class pictures or samples are drawn, the VAE in fp32.
 
     The text encoders, where they are not trained, leave before the UNet is asked. one_part: and the UNet and the VAE
@@ -178,7 +178,7 @@ def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False, 
     text = sizes.text * (2 if load.rank else 4)
     mode = _mode(way)
     cells = (load.side / sizes.pixels_per_latent) ** 2
-    denoised = _DRAWN_ROWS * cells * _DENOISED_CELL[_table(sizes)][mode]
+    denoised = _DRAWN_ROWS * cells * _DENOISED_CELL.get(sizes.family, _DENOISED_CELL["sd1"])[mode]
     if mode == "mixed":
         denoised += 2 * sizes.unet  # autocast's copies of the weights
     decoded = _DECODED_CELL * cells
@@ -186,7 +186,7 @@ def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False, 
         taken = max(text, there.weights - kept + denoised, _VAE + decoded)
     else:
         taken = there.weights + _VAE + max(0 if load.text else text, denoised, decoded)
-    return libraries + int((1 + _GAPS) * (taken + there.optimizer))
+    return _LIBRARIES + int((1 + _GAPS) * (taken + there.optimizer))
 
 
 def _text_width(load: Load, way: Way) -> int:
@@ -198,14 +198,10 @@ def _mode(way: Way) -> str:
     return "half" if BYTES[way.weights] == 2 else "fp32" if way.precision == "fp32" else "mixed"
 
 
-def _table(sizes: ModelSizes) -> str:
-    return "sdxl" if sizes.family == "sdxl" else "sd1"
-
-
 def _activations(sizes: ModelSizes, load: Load, way: Way) -> int:
     mode = _mode(way)
     cells = (load.side / sizes.pixels_per_latent) ** 2
-    per_cell = _CELL[_table(sizes)][mode][way.checkpointing]
+    per_cell = _CELL.get(sizes.family, _CELL["sd1"])[mode][way.checkpointing]
     taken = per_cell * cells * load.rows
     if mode == "mixed":
         taken += 2 * sizes.unet  # autocast's copies of the weights

@@ -31,14 +31,9 @@ class TextEmbedding:
 
     @staticmethod
     def cat(parts: Sequence[TextEmbedding]) -> TextEmbedding:
-        """The embeddings one after another. The shorter ones are padded with zeros at the end.
-
-        Callers embed all texts of a training with the same number of chunks, so that nothing is padded.
-        """
-        longest = max(part.hidden.shape[1] for part in parts)
-        hidden = [nn.functional.pad(p.hidden, (0, 0, 0, longest - p.hidden.shape[1])) for p in parts]
+        """The embeddings one after another; all have the same number of tokens."""
         pooled = [p.pooled for p in parts if p.pooled is not None]
-        return TextEmbedding(torch.cat(hidden), torch.cat(pooled) if pooled else None)
+        return TextEmbedding(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
 
 
 class TrainingModel(Protocol):
@@ -159,7 +154,7 @@ class Parts:
         follow: Callable[[], object] | None = None,
         movable: bool = True,
     ) -> None:
-        self.model, self.dtype, self.follow, self.movable = model, dtype, follow or _nothing, movable
+        self.model, self.dtype, self.follow, self.movable = model, dtype, follow or (lambda: None), movable
         self.one_at_a_time = one_at_a_time and movable
         self.device = device_of(model.unet)
 
@@ -178,22 +173,21 @@ class Parts:
             self.follow()
             yield
 
-    @contextmanager
-    def embedding(self) -> Iterator[None]:
+    def embedding(self) -> AbstractContextManager[None]:
         """Within the block texts can be embedded."""
-        with self.only(*self.model.encoders), computing(self.device, self.dtype):
-            yield
+        return self._at_work(*self.model.encoders)
 
-    @contextmanager
-    def denoising(self) -> Iterator[None]:
+    def denoising(self) -> AbstractContextManager[None]:
         """Within the block the UNet can be asked."""
-        with self.only(self.model.unet), computing(self.device, self.dtype):
-            yield
+        return self._at_work(self.model.unet)
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """Within the block latents can be decoded."""
+        return self._at_work(self.model.vae)
 
     @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Within the block latents can be decoded."""
-        with self.only(self.model.vae), computing(self.device, self.dtype):
+    def _at_work(self, *modules: nn.Module) -> Iterator[None]:
+        with self.only(*modules), computing(self.device, self.dtype):
             yield
 
     def spare(self) -> bool:
@@ -231,10 +225,6 @@ def _release(device: torch.device, homes: Sequence[torch.device]) -> None:
 def wait_for(out: torch.Tensor) -> None:
     """Until `out` is computed: a GPU is asked for one of its numbers."""
     out.flatten()[:1].tolist()
-
-
-def _nothing() -> None:
-    """Nothing else needs to move."""
 
 
 @contextmanager

@@ -40,9 +40,18 @@ def embed_prompts(
     cfg_scale: float = 7.0,
     parts: Parts | None = None,
 ) -> Prompts:
-    """The prompts for `draw`, for pictures that are drawn in several goes."""
+    """The prompts for `draw`, and the empty one with the same number of tokens."""
     with torch.no_grad(), (parts or Parts(model)).embedding():
-        return Prompts(*_texts(model, prompts, cfg_scale))
+        if cfg_scale == 1:
+            return Prompts(model.embed(prompts), None)
+        both = model.embed([*prompts, ""])
+    count = len(prompts)
+    uncond = both[slice(count, count + 1)]
+    if model.family == "sdxl":  # as it was trained, and as the WebUI does
+        uncond = TextEmbedding(
+            torch.zeros_like(uncond.hidden), None if uncond.pooled is None else torch.zeros_like(uncond.pooled)
+        )
+    return Prompts(both[slice(0, count)], TextEmbedding.cat([uncond] * count))
 
 
 def draw(
@@ -76,7 +85,9 @@ def draw(
     with torch.no_grad():
         # all pictures are denoised before the first is decoded, as each way of the UNet to the CPU and back takes long
         with parts.denoising():
-            noise = _noise(model, seeds, height, width).to(next(model.unet.parameters()).device)
+            shape = (model.latent_channels, height // model.pixels_per_latent, width // model.pixels_per_latent)
+            rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+            noise = torch.stack(rows).to(parts.device)
             latents = _denoised(model, texts, noise, cfg_scale, steps, each_step, at_once or len(seeds))
             if not bool(torch.isfinite(latents).all()):
                 raise UserError(
@@ -145,28 +156,6 @@ def solve(
         if each_step is not None:
             each_step(index + 1, len(times))
     return latents
-
-
-def _noise(model: TrainingModel, seeds: Sequence[int], height: int, width: int) -> Tensor:
-    shape = (model.latent_channels, height // model.pixels_per_latent, width // model.pixels_per_latent)
-    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(rows)
-
-
-def _texts(
-    model: TrainingModel, prompts: Sequence[str], cfg_scale: float
-) -> tuple[TextEmbedding, TextEmbedding | None]:
-    """The embeddings of the prompts and of the empty one, with the same number of tokens."""
-    if cfg_scale == 1:
-        return model.embed(prompts), None
-    both = model.embed([*prompts, ""])
-    count = len(prompts)
-    uncond = both[slice(count, count + 1)]
-    if model.family == "sdxl":  # as it was trained, and as the WebUI does
-        uncond = TextEmbedding(
-            torch.zeros_like(uncond.hidden), None if uncond.pooled is None else torch.zeros_like(uncond.pooled)
-        )
-    return both[slice(0, count)], TextEmbedding.cat([uncond] * count)
 
 
 def _guided(model: TrainingModel, texts: Prompts, cfg_scale: float) -> Callable[[Tensor, int], Tensor]:

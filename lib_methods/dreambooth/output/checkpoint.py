@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib_methods.checkpoints.kinds import EMA_PREFIX
@@ -23,8 +22,8 @@ from lib_methods.dreambooth.model.memory import DTYPES
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.errors import CheckpointError, UserError, reason
 from lib_methods.files import replacing
-from lib_methods.safetensors.header import read_header
-from lib_methods.safetensors.tensors import NAMES, Copied, TensorSource, rounded, write_tensors
+from lib_methods.safetensors.header import TensorHead, read_header
+from lib_methods.safetensors.tensors import NAMES, TYPES, Copied, TensorSource, rounded, write_tensors
 
 Progress = Callable[[int, int], None]
 # fewer bits cannot hold what was learnt
@@ -103,16 +102,11 @@ class _Source:
             raise UserError(f"The base model {self.path.name} no longer exists, and the result needs it.")
         header = read_header(self.path)
         self.metadata, self._heads, self._start = header.metadata, header.tensors, header.data
-        try:
-            self._tensors: Any = safe_open(str(self.path), framework="pt").__enter__()
-            self._bytes: IO[bytes] = self.path.open("rb")
-        except (SafetensorError, ValueError) as error:
-            raise UserError(f"The base model {self.path.name} is damaged.") from error
+        self._bytes: IO[bytes] = self.path.open("rb")
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bytes.close()
-        self._tensors.__exit__(None, None, None)
 
     def tensors(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> Iterator[tuple[str, TensorSource]]:
         names = {shared_text_name(name): name for name in self._heads}
@@ -121,19 +115,20 @@ class _Source:
             raise UserError(
                 f"The base model {self.path.name} has changed since the start: '{missing[0]}' is missing."
             )
-        averages = {_ema_name(name): name for name in weights}
+        averages = {EMA_PREFIX + name.removeprefix("model.").replace(".", ""): name for name in weights}
         for name, own in names.items():
             head = self._heads[own]
             weight = weights.get(name, weights.get(averages.get(name, "")))
-            trained = None if weight is None else _trained(name, weight, self._read(names, averages.get(name, name)))
+            source = self._heads[names[averages.get(name, name)]]
+            trained = None if weight is None else _trained(name, weight, self._read(source))
             if trained is None:
                 yield name, Copied(head.dtype, head.shape, head.size, self._piecewise(head.start, head.size))
             else:
                 yield name, _source(name, trained, dtype or _FLOATS.get(head.dtype, torch.float16))
 
-    def _read(self, names: Mapping[str, str], name: str) -> Tensor:
-        tensor: Tensor = self._tensors.get_tensor(names[name])
-        return tensor
+    def _read(self, head: TensorHead) -> Tensor:
+        data = b"".join(self._piecewise(head.start, head.size)())
+        return torch.frombuffer(bytearray(data), dtype=TYPES[head.dtype]).reshape(head.shape)
 
     def _piecewise(self, first: int, size: int) -> Callable[[], Iterator[bytes]]:
         def pieces() -> Iterator[bytes]:
@@ -147,11 +142,6 @@ class _Source:
                 yield piece
 
         return pieces
-
-
-def _ema_name(name: str) -> str:
-    """LDM's name for the moving average of a weight of the UNet."""
-    return EMA_PREFIX + name.removeprefix("model.").replace(".", "")
 
 
 # -- what was trained

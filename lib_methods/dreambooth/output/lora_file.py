@@ -25,13 +25,8 @@ from lib_methods.safetensors.tensors import NotFinite, read_tensors, rounded, wr
 
 _USUAL_LAYERS = 2
 _PARTS = {
-    **{
-        "lora_down.weight": "down",
-        "lora.down.weight": "down",
-        "lora_A.weight": "down",
-        "lora_A.default.weight": "down",
-    },
-    **{"lora_up.weight": "up", "lora.up.weight": "up", "lora_B.weight": "up", "lora_B.default.weight": "up"},
+    **dict.fromkeys(("lora_down.weight", "lora.down.weight", "lora_A.weight", "lora_A.default.weight"), "down"),
+    **dict.fromkeys(("lora_up.weight", "lora.up.weight", "lora_B.weight", "lora_B.default.weight"), "up"),
     "alpha": "alpha",
 }
 _LORA_KEY = re.compile(rf"(?:base_model\.model\.)?(?P<layer>.+?)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})")
@@ -96,7 +91,10 @@ def save_lora(
     """
     tensors = lora_tensors(lora, model, dtype)
     metadata = {**lora_metadata(lora, model, settings, path.stem), **(extra_metadata or {})}
-    metadata["sshs_model_hash"] = _data_hash(tensors)
+    digest = hashlib.sha256()  # kohya's: of the file behind its header, which has the widest numbers first
+    for tensor in sorted(tensors.values(), key=lambda tensor: -tensor.dtype.itemsize):
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    metadata["sshs_model_hash"] = digest.hexdigest()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors, metadata)
@@ -105,11 +103,14 @@ def save_lora(
 
 
 def lora_metadata(lora: LoraSet, model: TrainingModel, settings: TrainingSettings, name: str) -> dict[str, str]:
-    """What the file says about itself, in the words of kohya's sd-scripts. All values are texts."""
+    """What the file says about itself, in the words of kohya's sd-scripts; how it was trained is `facts_of`'s."""
     side = settings.resolution or model.resolution
     version = _VERSIONS[model.family]
     if model.parameterization == "v" and model.family != "sdxl":
         version += "_v"
+    architecture = _ARCHITECTURES[model.family]
+    if model.family == "sd2" and model.parameterization == "v":
+        architecture = "stable-diffusion-v2-768-v"
     told: dict[str, Any] = {
         "ss_output_name": name,
         "ss_base_model_version": version,
@@ -122,40 +123,22 @@ def lora_metadata(lora: LoraSet, model: TrainingModel, settings: TrainingSetting
         "ss_network_alpha": _common([lora.layer(place).alpha for place in lora.places]),
         "ss_resolution": f"({side}, {side})",
         "ss_enable_bucket": settings.buckets,
-        "ss_tag_frequency": tag_frequency({c.subject: [c.subject] for c in settings.all_concepts}),
         "ss_clip_skip": None,
-        "ss_seed": settings.seed,
-        "ss_prior_loss_weight": settings.prior_weight if settings.prior != "off" else 0.0,
-        "ss_min_snr_gamma": settings.snr_gamma or None,
-        "ss_gradient_accumulation_steps": settings.accumulation,
-        "ss_lr_scheduler": settings.schedule,
-        "ss_lr_warmup_steps": settings.warm_up,
         "ss_max_grad_norm": settings.clip_gradients,
         "ss_noise_offset": settings.noise_offset or None,
         "ss_caption_dropout_rate": settings.caption_dropout,
         "ss_v_parameterization": model.parameterization == "v",
         "ss_zero_terminal_snr": model.zero_terminal_snr,
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{_architecture(model)}/lora",
+        "modelspec.architecture": f"{architecture}/lora",
         "modelspec.title": name,
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.prediction_type": "v" if model.parameterization == "v" else "epsilon",
         "modelspec.trigger_phrase": settings.subjects,
     }
-    for key, value in (("ss_max_train_steps", settings.steps), ("ss_unet_lr", settings.rate)):
-        if value:
-            told[key] = value
-    if lora.text and settings.text_rate:
-        told["ss_text_encoder_lr"] = settings.text_rate
     if lora.convolutions:
         told["ss_network_args"] = json.dumps({"conv_dim": str(lora.rank), "conv_alpha": str(lora.alpha)})
     return {key: str(value) for key, value in told.items()}
-
-
-def _architecture(model: TrainingModel) -> str:
-    if model.family == "sd2" and model.parameterization == "v":
-        return "stable-diffusion-v2-768-v"
-    return _ARCHITECTURES[model.family]
 
 
 def tag_frequency(captions: Mapping[str, Sequence[str]]) -> str:
@@ -172,15 +155,6 @@ def tag_frequency(captions: Mapping[str, Sequence[str]]) -> str:
 def _common(values: Sequence[float]) -> object:
     """The value that all have, else "Dynamic", as kohya's programs write it."""
     return values[0] if len(set(values)) == 1 else "Dynamic"
-
-
-def _data_hash(tensors: Mapping[str, Tensor]) -> str:
-    """kohya's hash of a LoRA, SHA-256 of the file behind its header: the tensors in the order of the file, which has
-    the widest numbers first."""
-    digest = hashlib.sha256()
-    for tensor in sorted(tensors.values(), key=lambda tensor: -tensor.dtype.itemsize):
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

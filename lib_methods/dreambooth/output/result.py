@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -25,7 +24,7 @@ from lib_methods.dreambooth.training.samples import Viewer
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.errors import UserError
 from lib_methods.files import write_whole
-from lib_methods.jobs.files import JobFiles, load_record
+from lib_methods.jobs.files import JobFiles, load_record, read_json
 from lib_methods.jobs.log import Report
 
 ENDING = ".safetensors"
@@ -60,7 +59,6 @@ class Export:
         weights = None if self.lora is not None else gathered(self.model.file_weights(), keep=main)
         if not main:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         if self.lora is not None:
             dtype = DTYPES.get(self.settings.saved_as, torch.float16)
             save_lora(path, self.lora, self.model, self.settings, facts, dtype)
@@ -148,7 +146,7 @@ def write_sidecar(
     disk is full; what was there before is then still there.
     """
     card = {
-        **_card(result.with_suffix(".json")),
+        **read_json(result.with_suffix(".json")),
         "description": description,
         "sd version": _VERSIONS.get(family, "Unknown"),
         "activation text": activation,
@@ -162,15 +160,6 @@ def write_sidecar(
         preview.convert("RGB").save(data, "PNG")
         written.append(write_whole(result.with_suffix(".preview.png"), data.getvalue()))
     return written
-
-
-def _card(path: Path) -> dict[str, Any]:
-    """The card that is there, empty when there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-    return {}
 
 
 SIDECARS = (".json", ".preview.png", ".png", ".yaml")

@@ -187,7 +187,12 @@ def as_squares(images: Sequence[Any], side: int) -> Tensor:
 
 def _loaded(kind: Any, place: str | Path, **options: Any) -> Any:
     """A model or tokenizer of transformers; None where it is not on this machine or its weights are a pickle."""
-    folder = place if isinstance(place, Path) else _cached(place)
+    folder = place if isinstance(place, Path) else None
+    if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(str(place), WEIGHTS)
+        folder = Path(found).parent if isinstance(found, str) else None
     # older versions of transformers open a pickle, too, whatever they are told, where there is nothing else
     if folder is None or not (folder / WEIGHTS).is_file():
         return None
@@ -195,11 +200,3 @@ def _loaded(kind: Any, place: str | Path, **options: Any) -> Any:
         loaded = kind.from_pretrained(folder, local_files_only=True, **options)
         return loaded.eval().requires_grad_(False) if isinstance(loaded, nn.Module) else loaded
     return None
-
-
-def _cached(name: str) -> Path | None:
-    """The folder of a model in Hugging Face's cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(name, WEIGHTS)
-    return Path(found).parent if isinstance(found, str) else None

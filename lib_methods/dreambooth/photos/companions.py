@@ -176,12 +176,14 @@ _JSON_KEYS = ("caption", "text", "prompt", "description", "tags")
 
 
 def caption_text(data: bytes, *, json_file: bool = False) -> str | None:
-    """The text of a caption file, see `read_caption`. json_file: an object with a caption, prompt or tags, or a list of
-    tags. None where it cannot be read."""
+    """The text of a caption file in UTF-8, UTF-16 or UTF-32 with or without a mark in front, or in Windows-1252: one
+    line, no control characters, may be empty. json_file: an object with a caption, prompt or tags, or a list of tags.
+    None where it cannot be read."""
+    text = _decoded(data)
     if not json_file:
-        return read_caption(data)
+        return None if text is None else _one_line(text)
     try:
-        content = json.loads(_decoded(data) or "")
+        content = json.loads(text or "")
     except (ValueError, RecursionError):
         return None
     if isinstance(content, dict):
@@ -189,13 +191,6 @@ def caption_text(data: bytes, *, json_file: bool = False) -> str | None:
     if isinstance(content, list):
         content = ", ".join(tag for tag in content if isinstance(tag, str))
     return _one_line(content) if isinstance(content, str) else None
-
-
-def read_caption(data: bytes) -> str | None:
-    """The text of a caption file in UTF-8, UTF-16 or UTF-32 with or without a mark in front, or in Windows-1252: one
-    line, no control characters, may be empty. None where it is in another encoding."""
-    text = _decoded(data)
-    return None if text is None else _one_line(text)
 
 
 def _decoded(data: bytes) -> str | None:

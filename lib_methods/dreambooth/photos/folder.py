@@ -115,18 +115,16 @@ class _Left:
             return "All images in the folder are far too small. Take larger ones, best as large as the model's."
         if self.masks:
             return "There are only masks in the folder, and no photos. Put the photos beside them."
-        inner = [folder for folder in folders if _has_photos(folder)]
+        inner = []  # folders that could be given instead
+        for folder in folders:
+            files, deeper = _inside(folder)
+            if any(f.suffix.lower() in endings() for f in files) or any(kohya_folder(f.name) for f in deeper):
+                inner.append(folder)
         if inner:
             return (
                 f"There are no photos in the folder itself. Choose a folder inside it: {listed(f.name for f in inner)}."
             )
         return "There are no photos in the folder. Put 3 to 5 images of the subject there, as JPEG or PNG."
-
-
-def _has_photos(folder: Path) -> bool:
-    """Whether the folder could be given instead: images in it, or folders named as kohya's trainers want them."""
-    files, folders = _inside(folder)
-    return any(f.suffix.lower() in endings() for f in files) or any(kohya_folder(inner.name) for inner in folders)
 
 
 def _inside(folder: Path) -> tuple[list[Path], list[Path]]:

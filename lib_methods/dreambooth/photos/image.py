@@ -113,7 +113,7 @@ def prepared(path: Path) -> Image.Image:
 
 
 def decode(path: Path) -> Image.Image:
-    """See `folder.read_photo`."""
+    """See `read_photo`."""
     with prepared(path) as image:
         return _converted(image, path)
 
@@ -135,7 +135,7 @@ def _converted(image: Image.Image, path: Path) -> Image.Image:
 
 
 def decode_mask(path: Path) -> Image.Image:
-    """See `folder.read_mask`."""
+    """See `read_mask`."""
     with prepared(path) as image:
         try:
             return to_mask(image)
@@ -220,14 +220,11 @@ def step_for(resolution: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def bucket_sizes(resolution: int, step: int = 0) -> tuple[Size, ...]:
-    """The sizes that there are: sides in multiples of `step` from half to twice the resolution, as large as fits into
-    the area of a square of that resolution.
-
-    step: 0 for `step_for(resolution)`. Sorted from tall to wide; the square (of the next lower multiple) is one.
-    """
-    step = step or step_for(resolution)
-    if resolution < step or step < 1:
+def bucket_sizes(resolution: int) -> tuple[Size, ...]:
+    """The sizes that there are: sides in multiples of `step_for` from half to twice the resolution, as large as fits
+    into the area of a square of that resolution. From tall to wide; the square (of the next lower multiple) is one."""
+    step = step_for(resolution)
+    if resolution < step:
         raise ValueError("the resolution must be at least one step")
     low, high = max(step, resolution // 2 // step * step), max(step, resolution * 2 // step * step)
     side, sizes = resolution // step * step, set()
@@ -239,13 +236,9 @@ def bucket_sizes(resolution: int, step: int = 0) -> tuple[Size, ...]:
     return tuple(sorted(sizes, key=lambda size: (size[0] / size[1], size)))
 
 
-def bucket_for(width: int, height: int, resolution: int, step: int = 0) -> Size:
-    """The size (width, height) in pixels that a picture is brought to: the one nearest to its aspect ratio, and of two
-    alike the larger.
-
-    The area is about resolution x resolution and never more, so that all buckets need the same memory. See
-    `bucket_sizes` for step.
-    """
+def bucket_for(width: int, height: int, resolution: int) -> Size:
+    """The size (width, height) in pixels that an image is brought to: the one nearest to its aspect ratio, and of two
+    alike the larger. The area is about resolution x resolution and never more: all buckets need the same memory."""
     if width < 1 or height < 1:
         raise ValueError("width and height must be positive")
     aspect = math.log(width / height)
@@ -253,7 +246,7 @@ def bucket_for(width: int, height: int, resolution: int, step: int = 0) -> Size:
     def distance(size: Size) -> tuple[float, int, Size]:
         return round(abs(math.log(size[0] / size[1]) - aspect), 9), -size[0] * size[1], size
 
-    return min(bucket_sizes(resolution, step), key=distance)
+    return min(bucket_sizes(resolution), key=distance)
 
 
 def fit(image: Image.Image, mask: Image.Image | None, bucket: Size) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -116,11 +116,10 @@ def _named_by_folders(settings: TrainingSettings) -> list[Concept]:
     folder = Path(settings.photos)
     own, *more = settings.all_concepts
     try:
-        entries = sorted(folder.iterdir(), key=lambda entry: (entry.name.casefold(), entry.name))
+        named = _kohya_folders(folder)
+        loose = any(entry.suffix.lower() in endings() and entry.is_file() for entry in folder.iterdir())
     except OSError:
         return [own, *more]  # find_photos says what is wrong
-    named = [(entry, found) for entry in entries if entry.is_dir() and (found := kohya_folder(entry.name))]
-    loose = any(entry.suffix.lower() in endings() and entry.is_file() for entry in entries)
     if not named:
         found = kohya_folder(folder.name)
         identifier, noun = subject_of(found[1], own.class_noun) if found else ("", "")
@@ -134,13 +133,16 @@ def _named_by_folders(settings: TrainingSettings) -> list[Concept]:
             identifier, noun = own.identifier or identifier, own.class_noun
         concepts.append(Concept(entry, noun, identifier, own.class_folder, repeats))
     one_class = len({concept.class_noun.casefold() for concept in concepts}) == 1
-    if own.class_folder is not None and not one_class and not _has_kohya_folders(own.class_folder):
+    class_folder = own.class_folder
+    if class_folder is not None and not one_class and not (class_folder.is_dir() and _kohya_folders(class_folder)):
         concepts = [c if c.class_noun == own.class_noun else replace(c, class_folder=None) for c in concepts]
     return [*concepts, *more]
 
 
-def _has_kohya_folders(folder: Path) -> bool:
-    return folder.is_dir() and any(entry.is_dir() and kohya_folder(entry.name) for entry in folder.iterdir())
+def _kohya_folders(folder: Path) -> list[tuple[Path, tuple[int, str]]]:
+    """The folders in a folder that are named as kohya's trainers want it, with repeats and words. Raises OSError."""
+    entries = sorted(folder.iterdir(), key=lambda entry: (entry.name.casefold(), entry.name))
+    return [(entry, found) for entry in entries if entry.is_dir() and (found := kohya_folder(entry.name))]
 
 
 def _class_folders(concept: Concept, alone: bool, notes: list[str]) -> list[Path]:
@@ -152,13 +154,13 @@ def _class_folders(concept: Concept, alone: bool, notes: list[str]) -> list[Path
     if folder is None:
         return []
     try:
-        inside = [(e, found[1]) for e in sorted(folder.iterdir()) if e.is_dir() and (found := kohya_folder(e.name))]
+        inside = _kohya_folders(folder)
     except OSError:
         raise UserError("The folder of class images does not exist or cannot be read.") from None
     if not inside:
         return [folder]
     noun = concept.class_noun.casefold()
-    of_class = [entry for entry, words in inside if words.replace("_", " ").casefold() in (noun, f"a {noun}")]
+    of_class = [entry for entry, (_, words) in inside if words.replace("_", " ").casefold() in (noun, f"a {noun}")]
     if alone and len(inside) == 1:
         of_class = [inside[0][0]]
     if not of_class:
@@ -209,10 +211,12 @@ def dropped(wanted: dict[str, Any], photos: Any) -> list[Dropped]:
 def take_in_all(subjects: Sequence[Dropped], folder: Path) -> None:
     """Copies every subject's photos, and own images of its class, to where `places_of` says. Raises as `take_in`."""
     try:
-        for subject, (photos, class_folder) in zip(subjects, places_of(subjects, folder)):
-            _take(subject.photos, photos)
-            if class_folder is not None:
-                _take(subject.class_photos, class_folder)
+        for subject, places in zip(subjects, places_of(subjects, folder)):
+            for pictures, place in zip((subject.photos, subject.class_photos), places):
+                if place is None:
+                    continue
+                are_files = isinstance(pictures, (list, tuple)) and all(isinstance(file, Path) for file in pictures)
+                (take_in if are_files else take_in_encoded)(pictures, place)
     except UserError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -225,13 +229,6 @@ def places_of(subjects: Sequence[Dropped], folder: Path) -> list[tuple[Path, Pat
         photos = folder / f".{number + 1}" if number else folder
         places.append((photos, photos / ".class" if subject.class_photos else None))
     return places
-
-
-def _take(pictures: Any, folder: Path) -> None:
-    if isinstance(pictures, (list, tuple)) and all(isinstance(picture, Path) for picture in pictures):
-        take_in(pictures, folder)
-    else:
-        take_in_encoded(pictures, folder)
 
 
 def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]]:
@@ -247,7 +244,7 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
         raise UserError(f"{len(files)} files are too many: at most {MOST_FILES} are accepted. 3 to 5 are enough.")
     with _emptied(folder, "The photos cannot be copied: the disk is full, or the photos no longer exist."):
         for file in files:
-            shutil.copyfile(file, folder / _free(folder, _plain(file.name)))
+            shutil.copyfile(file, folder / _free(folder, file.name))
         return find_photos(folder)
 
 
@@ -286,14 +283,11 @@ def _emptied(folder: Path, sentence: str) -> Iterator[None]:
         raise
 
 
-def _plain(name: str) -> str:
-    """A file's name that every system takes; what belongs together by its stem still does."""
-    stem, _ = companion_of(name)
-    return as_file_name(stem, name[len(stem) :], "photo")
-
-
 def _free(folder: Path, name: str) -> str:
-    """The name, or with a number in front where a file of that name is there: two folders may have an IMG_1.jpg."""
+    """A name that every system takes, with a number in front where there is such a file: two folders may have an
+    IMG_1.jpg. What belongs together by its stem still does."""
+    stem, _ = companion_of(name)
+    name = as_file_name(stem, name[len(stem) :], "photo")
     number, free = 1, name
     while (folder / free).exists():
         number += 1

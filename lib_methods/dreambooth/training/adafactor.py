@@ -8,7 +8,7 @@ kernel, so that it needs as little.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -48,11 +48,6 @@ def square_sums(block: Tensor) -> tuple[Tensor, Tensor]:
     # a GPU reads the numbers as they are and keeps nothing in between
     rows, columns = (torch.linalg.vector_norm(block, dim=way, dtype=torch.float32) for way in (1, 0))
     return rows.square_(), columns.square_()
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """The parts of a vector one after another; the only part itself."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 class Rounding:
@@ -144,13 +139,16 @@ class Adafactor(torch.optim.Optimizer):
         if weights.dtype == torch.bfloat16:
             generator = self.rounding.generator(state["steps"], self._numbers[weights], weights.device)
         if weights.ndim < 2:
-            update = _normalised(gradient.float(), state)
+            vector = gradient.float()
+            state["square"].lerp_(vector.square().add_(_SMALLEST), state["steps"] ** -_DECAY)
+            update = state["square"].rsqrt().mul_(vector)
             _add(weights, update, _bound(torch.dot(update, update), update.numel(), group).rsqrt_(), group, generator)
             return
         matrix, moved = (values.reshape(len(weights), -1) for values in (gradient, weights))
         factors = _factors(matrix, state, group)
         for block in factors.blocks:
-            _add(moved[block], factors.update(matrix, block), factors.by_row[block], group, generator)
+            update = matrix[block] * factors.by_column if factors.whole is None else factors.whole
+            _add(moved[block], update, factors.by_row[block], group, generator)
         if not weights.is_contiguous():  # of another memory format: `moved` is a copy
             weights.copy_(moved.view(weights.shape))
 
@@ -163,10 +161,6 @@ class _Factors(NamedTuple):
     blocks: list[slice]
     whole: Tensor | None  # the only block, multiplied by columns
 
-    def update(self, matrix: Tensor, block: slice) -> Tensor:
-        """A block multiplied by columns, fp32."""
-        return matrix[block] * self.by_column if self.whole is None else self.whole
-
 
 def _start(state: dict[str, Any], weights: Tensor) -> None:
     state["steps"] = 0
@@ -178,19 +172,13 @@ def _start(state: dict[str, Any], weights: Tensor) -> None:
     state["column"] = torch.zeros(columns, device=weights.device)
 
 
-def _normalised(gradient: Tensor, state: dict[str, Any]) -> Tensor:
-    """A vector's gradient over the root of its running mean square, which moves on."""
-    state["square"].lerp_(gradient.square().add_(_SMALLEST), state["steps"] ** -_DECAY)
-    return state["square"].rsqrt().mul_(gradient)
-
-
 def _factors(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> _Factors:
     """The running means move on. Of several blocks none is kept: for the RMS they are gone through once more."""
     row, column = state["row"], state["column"]
     new = state["steps"] ** -_DECAY  # 1 - beta2, 1 in the first step
     blocks = row_blocks(gradient)
     sums = [square_sums(gradient[block]) for block in blocks]
-    by_row, by_column = joined([rows for rows, _ in sums]), sums[0][1]
+    by_row, by_column = torch.cat([rows for rows, _ in sums]), sums[0][1]
     for _, columns in sums[1:]:
         by_column.add_(columns)
     row.lerp_(by_row.div_(len(column)).add_(_SMALLEST), new)
@@ -201,7 +189,7 @@ def _factors(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> 
         update = gradient[block] * by_column
         norms.append(torch.linalg.vector_norm(update, dim=1))
     torch.div(row.mean(), row, out=by_row)
-    squares = torch.dot(joined(norms).square_(), by_row)
+    squares = torch.dot(torch.cat(norms).square_(), by_row)
     by_row.div_(_bound(squares, gradient.numel(), group)).sqrt_()
     return _Factors(by_row.unsqueeze(1), by_column, blocks, update if len(blocks) == 1 else None)
 

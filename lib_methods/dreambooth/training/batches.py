@@ -160,13 +160,6 @@ class TextCache:
         return self._embedding[torch.tensor([self._rows[text] for text in texts])]
 
 
-def embed_now(model: TrainingModel, texts: Sequence[str]) -> TextEmbedding:
-    """The embeddings with gradients into the encoders; a text that comes more than once is computed once."""
-    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    embedding = model.embed(list(rows))
-    return embedding[torch.tensor([rows[text] for text in texts], device=embedding.hidden.device)]
-
-
 class TextSource:
     """The embeddings of a training's texts at each of its steps, on the UNet's device.
 
@@ -195,7 +188,9 @@ class TextSource:
         device = device_of(self.model.unet)
         if step < self.learns_until:
             self._move(device)
-            return embed_now(self.model, texts)
+            rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+            embedding = self.model.embed(list(rows))
+            return embedding[torch.tensor([rows[text] for text in texts], device=embedding.hidden.device)]
         if self._still is None:
             self.trained.freeze_text()
             with self._parts.embedding():

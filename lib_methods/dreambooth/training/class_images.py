@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from lib_methods.dreambooth.model.model import Parts, TrainingModel
 from lib_methods.dreambooth.model.sampler import SOLVER, Prompts, draw, embed_prompts
@@ -33,11 +32,6 @@ MANIFEST = "manifest.json"
 _VERSION = 1  # counts up when the same words would give other pictures
 
 
-def class_prompt(settings: TrainingSettings) -> str:
-    """What is drawn, and what the pictures are captioned: "a [class noun]" unless the settings say otherwise."""
-    return caption_of(None, settings)
-
-
 @dataclass(frozen=True)
 class _Picture:
     path: Path
@@ -49,7 +43,7 @@ def class_images(
     model: TrainingModel,
     settings: TrainingSettings,
     folder: Path,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
     *,
     sizes: Sequence[Size] | None = None,
@@ -73,7 +67,7 @@ def class_images(
     pictures = _pictures(folder, sizes, {size: _key(values) for size, values in told.items()})
     missing = {picture for picture in pictures if not _is_whole(picture)}
     batches = [group for size in told for group in _batches([p for p in pictures if p.size == size], batch)]
-    _note(progress, pictures, missing)
+    progress(len(pictures) - len(missing), len(pictures))
     for place, size in {picture.path.parent: picture.size for picture in missing}.items():
         write_whole(place / MANIFEST, json.dumps(told[size], indent=2, ensure_ascii=False).encode("utf-8"))
     prompt: Prompts | None = None
@@ -86,7 +80,7 @@ def class_images(
             continue
         try:
             if prompt is None:  # once for all, as the text encoders' way to the device and back takes long
-                prompt = embed_prompts(model, [class_prompt(settings)], cfg_scale=cfg_scale, parts=parts)
+                prompt = embed_prompts(model, [caption_of(None, settings)], cfg_scale=cfg_scale, parts=parts)
             drawn = draw(
                 model,
                 prompt[torch.zeros(len(now), dtype=torch.long)],
@@ -107,9 +101,11 @@ def class_images(
             continue
         for picture, pixels in zip(now, drawn):
             if picture in missing:
-                write_whole(picture.path, _png(pixels), "The class image")
+                data = io.BytesIO()
+                to_image(pixels).save(data, "PNG")
+                write_whole(picture.path, data.getvalue(), "The class image")
         missing.difference_update(now)
-        _note(progress, pictures, missing)
+        progress(len(pictures) - len(missing), len(pictures))
     return [picture.path for picture in pictures]
 
 
@@ -136,7 +132,7 @@ def _told(model: TrainingModel, settings: TrainingSettings, cfg_scale: float, si
         "model": model.name,
         "sha256": model.sha256,
         "parameterization": model.parameterization,
-        "prompt": class_prompt(settings),
+        "prompt": caption_of(None, settings),
         "steps": settings.class_steps,
         "cfg_scale": cfg_scale,
         **({"side": width} if width == height else {"size": [width, height]}),
@@ -158,15 +154,3 @@ def _is_whole(wanted: _Picture) -> bool:
             return picture.format == "PNG" and picture.size == wanted.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
-
-
-def _png(pixels: Tensor) -> bytes:
-    """(3, H, W) in [-1, 1] as a PNG file."""
-    data = io.BytesIO()
-    to_image(pixels).save(data, "PNG")
-    return data.getvalue()
-
-
-def _note(progress: Progress | None, pictures: Sequence[_Picture], missing: Collection[_Picture]) -> None:
-    if progress is not None:
-        progress(len(pictures) - len(missing), len(pictures))

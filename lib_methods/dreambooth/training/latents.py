@@ -158,21 +158,17 @@ def _encode(
 
 
 def _moments(model: TrainingModel, pixels: Tensor, dtype: torch.dtype) -> _Moments:
+    half = dtype in (torch.float16, torch.bfloat16)
     try:
-        return _moments_at_once(model, pixels, dtype)
+        # autocast leaves the weights as they are; casting them there and back would lose digits
+        with torch.no_grad(), torch.autocast(pixels.device.type, dtype if half else torch.bfloat16, enabled=half):
+            mean, std = model.moments(pixels)
+        return mean.float().cpu(), std.float().cpu()
     except (RuntimeError, MemoryError) as error:
         if len(pixels) == 1 or not out_of_memory(error):
             raise
     means, stds = zip(*(_moments(model, part, dtype) for part in pixels.chunk(2)))
     return torch.cat(means), torch.cat(stds)
-
-
-def _moments_at_once(model: TrainingModel, pixels: Tensor, dtype: torch.dtype) -> _Moments:
-    half = dtype in (torch.float16, torch.bfloat16)
-    # autocast leaves the weights as they are; casting them there and back would lose digits
-    with torch.no_grad(), torch.autocast(pixels.device.type, dtype if half else torch.bfloat16, enabled=half):
-        mean, std = model.moments(pixels)
-    return mean.float().cpu(), std.float().cpu()
 
 
 @contextmanager
@@ -215,7 +211,14 @@ class _Cache:
     def __init__(self, folder: Path | None, model: TrainingModel, dtype: torch.dtype, notes: list[str]) -> None:
         self._folder, self._notes = folder, notes
         self._model = model
-        self._identity = "" if folder is None else f"{_VERSION} {model.sha256} {_weights_hash(model.vae)} {dtype}"
+        self._identity = ""
+        if folder is not None:
+            digest = hashlib.sha256()  # of the weights, as there may be another autoencoder over the same checkpoint
+            for name, tensor in sorted(model.vae.state_dict().items()):
+                plain = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+                digest.update(plain.view(torch.uint8).numpy().tobytes())
+            self._identity = f"{_VERSION} {model.sha256} {digest.hexdigest()} {dtype}"
 
     def name(self, source: str, item: Item) -> str:
         text = f"{self._identity} {source} {item.size[0]}x{item.size[1]} {item.flipped}"
@@ -234,13 +237,10 @@ class _Cache:
             return None
         side = self._model.pixels_per_latent
         shape = (self._model.latent_channels, size[1] // side, size[0] // side)
-        mean, std = tensors.get("mean"), tensors.get("std")
-        for tensor in (mean, std):
-            if tensor is None or tensor.dtype != torch.float32 or tuple(tensor.shape) != shape:
-                return None
-            if not torch.isfinite(tensor).all():
-                return None
-        return None if mean is None or std is None else (mean, std)
+        found = [t for t in (tensors.get("mean"), tensors.get("std")) if t is not None and tuple(t.shape) == shape]
+        if len(found) < 2 or any(t.dtype != torch.float32 or not torch.isfinite(t).all() for t in found):
+            return None
+        return found[0], found[1]
 
     def write(self, name: str, moments: _Moments) -> None:
         if self._folder is None:
@@ -250,13 +250,3 @@ class _Cache:
             write_tensors(self._folder / f"{name}.safetensors", {"mean": moments[0], "std": moments[1]}, finite=False)
         except OSError:
             self._notes.append("Encoded images cannot be cached: the disk is full or the folder is read-only.")
-
-
-def _weights_hash(module: nn.Module) -> str:
-    """SHA-256 of a module's weights, so that another autoencoder over the same checkpoint is told apart."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(plain.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

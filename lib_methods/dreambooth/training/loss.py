@@ -136,6 +136,9 @@ def _check(parameterization: str) -> None:
         raise ValueError(f"unknown parameterization {parameterization!r}")
 
 
+# -- the super-resolution stage of a pixel cascade (Imagen, DeepFloyd IF) learns the subject, too
+
+
 LEVEL_BEFORE = 1e-3  # of the augmentation, as upscalers are trained
 LEVEL = 1e-5  # as they are fine-tuned on a subject
 
@@ -209,8 +212,15 @@ class Draw:
 
 
 class Upscaler:
-    """A super-resolution UNet with its noise schedules, as a training needs them.
+    """A super-resolution UNet with its noise schedules, as a run that fine-tunes it needs them.
 
+    Fine-tuning the first stage alone leaves the upscaler to invent the subject's details from what it knows of the
+    class. Its noise augmentation, with which it learned to forgive the first stage's faults, is lowered from 1e-3 to
+    1e-5: at the former, fine patterns of the subject blur (arXiv 2208.12242).
+
+    unet: as `diffusers` builds it for IF's stage II: 2C input channels, the noisy image first and then the
+    low-resolution image in full size; C output channels, or 2C with a learned variance behind the noise; and the
+    augmentation's level where other models have a class (`class_embed_type` "timestep").
     alphas_cumprod: (T,) of the picture's noise, which the UNet predicts (eps). augmentation_alphas: (T,) of the
     condition's, None for the same. level: the augmentation's, see `kept_signal`. Raises UserError where the UNet
     is none of a super-resolution stage.

@@ -13,7 +13,7 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +163,9 @@ class Stepper:
 
         keep: False for nothing, see `processes.gathered`.
         """
-        state = write_states([self._state_of(number) for number in range(len(self._parameters))], keep=keep)
+        # .get, as `state` makes an empty entry for whoever asks
+        states = [self._optimizer_of(n).state.get(p, {}) for n, p in enumerate(self._parameters)]
+        state = write_states(states, keep=keep)
         if keep:
             state.update(write_groups(self._optimizers[0]))
         if self.scale is not None:
@@ -195,10 +197,6 @@ class Stepper:
 
     def _optimizer_of(self, number: int) -> torch.optim.Optimizer:
         return self._optimizers[number] if self.fused else self._optimizers[0]
-
-    def _state_of(self, number: int) -> dict[str, Any]:
-        # .get, as `state` makes an empty entry for whoever asks
-        return self._optimizer_of(number).state.get(self._parameters[number], {})
 
     def _set_rates(self, lr_scale: Rates) -> None:
         for optimizer in self._optimizers:
@@ -249,23 +247,20 @@ def _optimizer(
             )
         return made
     if name == "adamw8bit":
-        return _adamw_8bit()(chosen, weight_decay=weight_decay)
+        try:
+            adamw_8bit = importlib.import_module("bitsandbytes").optim.AdamW8bit
+        except (ImportError, AttributeError, RuntimeError, OSError) as error:
+            raise UserError(
+                "8-bit AdamW needs the package bitsandbytes, which is not installed or does not work here. "
+                "Install it, or choose AdamW or Adafactor."
+            ) from error
+        return cast("torch.optim.Optimizer", adamw_8bit(chosen, weight_decay=weight_decay))
     if name != "adamw":
         raise ValueError(f"unknown optimizer {name!r}")
     on_gpu = all(p.is_cuda for group in chosen for p in group["params"])
     # one kernel for all tensors, or one tensor at a time: torch's own choice would need room for all updates at once
     form = {"fused": True} if on_gpu else {"foreach": False}
     return torch.optim.AdamW(chosen, weight_decay=weight_decay, **form)  # type: ignore[arg-type]
-
-
-def _adamw_8bit() -> Any:
-    try:
-        return importlib.import_module("bitsandbytes").optim.AdamW8bit
-    except (ImportError, AttributeError, RuntimeError, OSError) as error:
-        raise UserError(
-            "8-bit AdamW needs the package bitsandbytes, which is not installed or does not work here. "
-            "Install it, or choose AdamW or Adafactor."
-        ) from error
 
 
 class LossScale:

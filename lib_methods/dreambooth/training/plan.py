@@ -150,20 +150,20 @@ def plan_training(
     shards = processes if sharded else 1
     ways = sorted(_ways(settings, device, processes, half, shards), key=_cost)
     if not ways:
-        raise UserError(_contradiction(processes))
+        raise UserError(
+            "The fused backward pass works on one GPU only. Turn it off, or train on one GPU."
+            if processes > 1
+            else "The fused backward pass does not work with fp16. Choose bf16 or fp32, or turn it off."
+        )
     batch = settings.batch_size
-    for rows in (size for size in range(batch, 0, -1) if batch % size == 0):
-        for way in ways:
-            if rows < batch and way.fused:
-                continue  # it cannot gather gradients
-            found = estimate(sizes, _load(settings, sizes, rows), way)
-            if memory is None or found.total <= memory:
-                return _plan(settings, sizes, way, rows, batch // rows, found, memory)
-    for rows in range(batch - 1, 0, -1):
-        for way in (way for way in ways if way.fused):
-            found = estimate(sizes, _load(settings, sizes, rows), way)
-            if memory is None or found.total <= memory:
-                return _plan(settings, sizes, way, rows, 1, found, memory)
+    # the whole batch, or gathered over passes, which a fused backward pass cannot; at last a smaller one, fused
+    whole = [rows for rows in range(batch, 0, -1) if batch % rows == 0]
+    tries = [(rows, batch // rows, way) for rows in whole for way in ways if rows == batch or not way.fused]
+    tries += [(rows, 1, way) for rows in range(batch - 1, 0, -1) for way in ways if way.fused]
+    for rows, passes, way in tries:
+        found = estimate(sizes, _load(settings, sizes, rows), way)
+        if memory is None or found.total <= memory:
+            return _plan(settings, sizes, way, rows, passes, found, memory)
     raise UserError(_too_small(settings, sizes, ways, half, memory or 0))
 
 
@@ -240,7 +240,13 @@ def _plan(
     found: Estimate,
     memory: int | None,
 ) -> TrainingPlan:
-    notes = [_headline(settings, sizes, found, memory), f"Of these: {found.sentence()}."]
+    what = "A LoRA" if settings.kind == "LoRA" else "Full training"
+    side = settings.resolution or sizes.resolution
+    there = "" if memory is None else f" of {memory / GIB:.1f}"
+    notes = [
+        f"{what} of {_NAMES[sizes.family]} at {side} pixels takes about {found.total / GIB:.1f}{there} GiB.",
+        f"Of these: {found.sentence()}.",
+    ]
     if way.weights == "bf16" and settings.kind == "full":
         notes.append("Weights are stored in bf16 with stochastic rounding, so that small steps are not lost.")
     if way.fused:
@@ -278,19 +284,6 @@ def _plan(
     )
 
 
-def _headline(settings: TrainingSettings, sizes: ModelSizes, found: Estimate, memory: int | None) -> str:
-    what = "A LoRA" if settings.kind == "LoRA" else "Full training"
-    side = settings.resolution or sizes.resolution
-    there = "" if memory is None else f" of {memory / GIB:.1f}"
-    return f"{what} of {_NAMES[sizes.family]} at {side} pixels takes about {found.total / GIB:.1f}{there} GiB."
-
-
-def _contradiction(processes: int) -> str:
-    if processes > 1:
-        return "The fused backward pass works on one GPU only. Turn it off, or train on one GPU."
-    return "The fused backward pass does not work with fp16. Choose bf16 or fp32, or turn it off."
-
-
 def _too_small(
     settings: TrainingSettings,
     sizes: ModelSizes,
@@ -314,6 +307,5 @@ def _too_small(
             if smaller <= memory:
                 would.append(f"so would images of {side} pixels ({smaller / GIB:.1f} GiB)")
                 break
-    if not would:
-        return f"{text} Choose a smaller base model or a device with more memory."
-    return f"{text} {' and '.join(would)[0].upper()}{' and '.join(would)[1:]}."
+    told = " and ".join(would) or "choose a smaller base model or a device with more memory"
+    return f"{text} {told[0].upper()}{told[1:]}."

@@ -104,6 +104,7 @@ def load_state(folder: Path, identity: str, older: str = "") -> State | None:
 _NUMBER = "#"  # ends the name of what is a plain number in the optimizer
 
 GROUP = "group."
+_OTHER_WEIGHTS = "The saved optimizer belongs to other weights: this run cannot be resumed."
 _OF_GROUPS = ("d", "d_max", "d_numerator", "k")  # what Prodigy (prodigyopt) keeps of all weights together
 
 
@@ -145,7 +146,7 @@ def write_states(states: Sequence[Mapping[str, Any]], *, keep: bool = True) -> d
 def read_states(flat: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
     """What `write_states` was given, on the weights' devices. Raises `UserError` where the weights differ."""
     if "weights" not in flat or int(flat["weights"]) != len(parameters):
-        raise UserError("The saved optimizer belongs to other weights: this run cannot be resumed.")
+        raise UserError(_OTHER_WEIGHTS)
     states: list[dict[str, Any]] = [{} for _ in parameters]
     for key, value in flat.items():
         if key == "weights":
@@ -155,25 +156,18 @@ def read_states(flat: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> lis
         if name.endswith(_NUMBER):
             states[number][name[: -len(_NUMBER)]] = value.item()
         else:
-            _check_size(name, value, parameter)
+            # second moments by rows and columns are smaller, and 8-bit states have tables besides
+            if (name in ("exp_avg", "exp_avg_sq", "square") and value.shape != parameter.shape) or (
+                name == "row" and len(value) != parameter.shape[0]
+            ):
+                raise UserError(_OTHER_WEIGHTS)
             if is_sharded(parameter) and value.ndim:
                 states[number][name] = sharded_like(parameter, value)
                 continue
-            states[number][name] = value.to(_device_of(value, parameter), copy=True)
+            # torch's AdamW counts its steps on the CPU, but for its fused form, which runs on the GPU
+            place = parameter.device if value.ndim or parameter.is_cuda else torch.device("cpu")
+            states[number][name] = value.to(place, copy=True)
     return states
-
-
-def _device_of(value: Tensor, parameter: Tensor) -> torch.device:
-    # torch's AdamW counts its steps on the CPU, but for its fused form, which runs on the GPU
-    return parameter.device if value.ndim or parameter.is_cuda else torch.device("cpu")
-
-
-def _check_size(name: str, value: Tensor, parameter: Tensor) -> None:
-    # second moments by rows and columns are smaller, and 8-bit states have tables besides
-    if name in ("exp_avg", "exp_avg_sq", "square") and value.shape != parameter.shape:
-        raise UserError("The saved optimizer belongs to other weights: this run cannot be resumed.")
-    if name == "row" and len(value) != parameter.shape[0]:
-        raise UserError("The saved optimizer belongs to other weights: this run cannot be resumed.")
 
 
 RECORD = "training.json"
@@ -188,9 +182,11 @@ _DAMAGED = "training.json is damaged; start again under another name."
 ANOTHER = "start again under another name, or remove this run's folder"
 
 
-def without_paths(concepts: Any) -> list[dict[str, Any]]:
-    """The concepts of `to_json` without what is compared by its content."""
-    return [{name: value for name, value in concept.items() if name not in PATHS} for concept in concepts]
+def _compared(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings as JSON values; their concepts without what is compared by its content."""
+    values = to_json(settings)
+    concepts = [{key: value for key, value in concept.items() if key not in PATHS} for concept in values["concepts"]]
+    return {**values, "concepts": concepts}
 
 
 def steps_are_free(settings: TrainingSettings) -> bool:
@@ -208,9 +204,7 @@ def going_on(asked: TrainingSettings, before: Mapping[str, Any]) -> TrainingSett
         first, chosen = from_json(before["asked"]), from_json(before["resolved"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(_DAMAGED) from error
-    now, then = to_json(asked), to_json(first)
-    for values in (now, then):
-        values["concepts"] = without_paths(values["concepts"])
+    now, then = _compared(asked), _compared(first)
     changed = [name for name in now if now[name] != then[name]]
     differ = [name for name in changed if name not in FREE]
     if differ:
@@ -238,8 +232,7 @@ def planned(before: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def steps_depend_on(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that every step depends on, as JSON values; without the paths and what only shows or saves."""
     free = FREE if steps_are_free(settings) else FREE - {"steps"}
-    values = to_json(settings)
-    values["concepts"] = without_paths(values["concepts"])
+    values = _compared(settings)
     added = {name for name, value in _ADDED.items() if values[name] == value}
     return {name: value for name, value in values.items() if name not in free | added and name != "name"}
 
@@ -262,9 +255,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{RECORD} is damaged; start again under another name.") from error
+        raise UserError(_DAMAGED) from error
     if not isinstance(record, dict):
-        raise UserError(f"{RECORD} is damaged; start again under another name.")
+        raise UserError(_DAMAGED)
     return record
 
 

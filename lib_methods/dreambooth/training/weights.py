@@ -17,7 +17,7 @@ from lib_methods.errors import UserError
 class Trained:
     """The weights by part ("unet", "text") and name, in an order that is the same each time.
 
-    Turns gradients on for these and off for the rest of the model; `release` turns them off again.
+    Turns gradients on for these and off for the rest of the model.
     """
 
     def __init__(self, model: TrainingModel, lora: LoraSet | None, *, text: bool) -> None:
@@ -43,17 +43,11 @@ class Trained:
         return {name: value for part in self.parts.values() for name, value in part.items()}
 
     def parameters(self) -> list[nn.Parameter]:
-        return [value for part in self.parts.values() for value in part.values()]
+        return list(self.named().values())
 
     def freeze_text(self) -> None:
         """From here on the text encoders stay as they are."""
         for parameter in self.parts.get("text", {}).values():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-
-    def release(self) -> None:
-        """Turns gradients off everywhere."""
-        for parameter in self.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
 

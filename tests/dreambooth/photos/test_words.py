@@ -18,7 +18,7 @@ from lib_methods.dreambooth.model.identifier import (
     check_identifier,
     pick_identifier,
 )
-from lib_methods.dreambooth.photos.companions import read_caption
+from lib_methods.dreambooth.photos.companions import caption_text
 from lib_methods.dreambooth.photos.image import Photo
 from lib_methods.dreambooth.photos.subjects import caption_of, with_subject
 from lib_methods.errors import UserError
@@ -87,17 +87,17 @@ def test_without_an_identifier_the_noun_is_enough(text: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_captions_of_any_editor_are_read(encoding: str) -> None:
-    assert read_caption("Käfer, 甲虫\r\n".encode(encoding)) == "Käfer, 甲虫"
+    assert caption_text("Käfer, 甲虫\r\n".encode(encoding)) == "Käfer, 甲虫"
 
 
 def test_latin_1_is_read_too() -> None:
-    assert read_caption("Käfer".encode("latin-1")) == "Käfer"
+    assert caption_text("Käfer".encode("latin-1")) == "Käfer"
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_become_one_plain_line(data: bytes) -> None:
-    text = read_caption(data)
+    text = caption_text(data)
     assert text is None or text == " ".join(text.split())
     assert not any(ord(letter) < 32 or letter == "\x7f" for letter in text or "")
 
