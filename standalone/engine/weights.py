@@ -12,9 +12,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from lib_methods.checkpoints.layout import check_weights
-from lib_methods.checkpoints.ldm_names import OPEN_CLIP_PARTS, OPEN_CLIP_TOP, unet_names, vae_name
+from lib_methods.checkpoints.ldm_names import (
+    OPEN_CLIP_PARTS,
+    OPEN_CLIP_TOP,
+    SD1_TEXT_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    unet_names,
+    vae_name,
+)
 from lib_methods.errors import CheckpointError
-from lib_methods.ldm_checkpoint import SD1_TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 from lib_methods.safetensors.header import PICKLED, check_name, read_header
 from lib_methods.safetensors.tensors import read_tensors
 

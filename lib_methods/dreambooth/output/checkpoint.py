@@ -112,9 +112,7 @@ class _Source:
         names = {shared_text_name(name): name for name in self._heads}
         missing = [name for name in weights if name not in names]
         if missing:
-            raise UserError(
-                f"The base model {self.path.name} has changed since the start: '{missing[0]}' is missing."
-            )
+            raise UserError(f"The base model {self.path.name} has changed since the start: '{missing[0]}' is missing.")
         averages = {EMA_PREFIX + name.removeprefix("model.").replace(".", ""): name for name in weights}
         for name, own in names.items():
             head = self._heads[own]
