@@ -38,14 +38,7 @@ class EngineModel:
     there. Nothing requires a gradient until the trainer says so.
     """
 
-    def __init__(
-        self,
-        model: StableDiffusionModel,
-        *,
-        name: str,
-        sha256: str,
-        resolution: int,
-    ) -> None:
+    def __init__(self, model: StableDiffusionModel, *, name: str, sha256: str, resolution: int) -> None:
         self.model = model
         self.name, self.sha256, self.resolution = name, sha256, resolution
         self.family = "sdxl" if model.is_sdxl else "sd2" if model.is_sd2 else "sd1"
@@ -235,10 +228,7 @@ def folder_state(path: Path, model: StableDiffusionModel, family: str) -> dict[s
     except UserError as error:
         raise UserError(f"The base model cannot be read: {error}") from error
     parts: Any = model
-    state = {
-        **_named(ldm_unet, parts.model.diffusion_model, unet),
-        **_named(ldm_vae, parts.first_stage_model, vae),
-    }
+    state = {**_named(ldm_unet, parts.model.diffusion_model, unet), **_named(ldm_vae, parts.first_stage_model, vae)}
     for number, text in enumerate(texts):
         state.update(file_text(text, family, number))
     if family == "sd2":

@@ -180,9 +180,9 @@ def vae_geometry(state: State) -> dict[str, Any]:
     }
 
 
-def clip_geometry(state: State, prefix: str, params: Mapping[str, Any] | None = None) -> TextGeometry:
-    """Sizes of a CLIP text encoder in transformers' key layout, with or without the infix `text_model.`."""
-    params = params or {}
+def clip_geometry(state: State, prefix: str, heads: int = 0) -> TextGeometry:
+    """Sizes of a CLIP text encoder in transformers' key layout, with or without the infix `text_model.`. heads: 0
+    for heads of 64 channels."""
     root = prefix + ("text_model." if any(k.startswith(prefix + "text_model.") for k in state) else "")
     vocab, hidden = _shape(state, root + "embeddings.token_embedding.weight")
     return TextGeometry(
@@ -190,16 +190,15 @@ def clip_geometry(state: State, prefix: str, params: Mapping[str, Any] | None = 
         open_clip=False,
         hidden=hidden,
         layers=_count(state, re.escape(root) + r"encoder\.layers\.(\d+)\."),
-        heads=int(params.get("num_attention_heads") or max(1, hidden // 64)),
+        heads=heads or max(1, hidden // 64),
         intermediate=_shape(state, root + "encoder.layers.0.mlp.fc1.weight")[0],
         positions=_shape(state, root + "embeddings.position_embedding.weight")[0],
         vocab=vocab,
     )
 
 
-def open_clip_geometry(state: State, prefix: str, params: Mapping[str, Any] | None = None) -> TextGeometry:
-    """Sizes of a text encoder in OpenCLIP's key layout."""
-    params = params or {}
+def open_clip_geometry(state: State, prefix: str, heads: int = 0) -> TextGeometry:
+    """Sizes of a text encoder in OpenCLIP's key layout. heads: as for `clip_geometry`."""
     vocab, hidden = _shape(state, prefix + "token_embedding.weight")
     projection = state.get(prefix + "text_projection")
     return TextGeometry(
@@ -207,7 +206,7 @@ def open_clip_geometry(state: State, prefix: str, params: Mapping[str, Any] | No
         open_clip=True,
         hidden=hidden,
         layers=_count(state, re.escape(prefix) + r"transformer\.resblocks\.(\d+)\."),
-        heads=int(params.get("num_attention_heads") or max(1, hidden // 64)),
+        heads=heads or max(1, hidden // 64),
         intermediate=_shape(state, prefix + "transformer.resblocks.0.mlp.c_fc.weight")[0],
         positions=_shape(state, prefix + "positional_embedding")[0],
         vocab=vocab,
@@ -235,9 +234,9 @@ def part_params(params: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 def text_geometries(state: State, family: str, params: Mapping[str, Any]) -> list[TextGeometry]:
     """The text encoders of a file of `family`. params: `model.params` of its yaml."""
-    inside = part_params(params, "cond_stage_config")
+    heads = int(part_params(params, "cond_stage_config").get("num_attention_heads") or 0)
     if family == "sd1":
-        return [clip_geometry(state, SD1_TEXT_PREFIX, inside)]
+        return [clip_geometry(state, SD1_TEXT_PREFIX, heads)]
     if family == "sd2":
-        return [open_clip_geometry(state, SD2_TEXT_PREFIX, inside)]
+        return [open_clip_geometry(state, SD2_TEXT_PREFIX, heads)]
     return [clip_geometry(state, SDXL_CLIP_PREFIX), open_clip_geometry(state, SDXL_OPEN_CLIP_PREFIX)]

@@ -129,7 +129,9 @@ def check_readable(heads: Mapping[str, TensorHead]) -> None:
     """Raises CheckpointError where the numbers in the file are not the weights: quantised, or trained with EDM."""
     how = how_quantised(heads)
     if how is not None:
-        raise _quantised(how)
+        raise CheckpointError(
+            f"The weights of this checkpoint are stored {how}, which cannot be read here. Get its fp16 or bf16 version."
+        )
     for mark, whose in _EDM:
         if mark in heads:
             raise edm_problem(f"{whose} EDM noise schedule")
@@ -142,12 +144,6 @@ def how_quantised(heads: Mapping[str, TensorHead]) -> str | None:
             return how
     kinds = {head.dtype for name, head in heads.items() if head.shape and _WEIGHT.fullmatch(name)} - _READABLE
     return f"as {min(kinds)} numbers" if kinds else None
-
-
-def _quantised(how: str) -> CheckpointError:
-    return CheckpointError(
-        f"The weights of this checkpoint are stored {how}, which cannot be read here. Get its fp16 or bf16 version."
-    )
 
 
 def edm_problem(what: str) -> CheckpointError:

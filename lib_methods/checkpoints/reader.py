@@ -111,20 +111,22 @@ def _file(path: Path) -> Checkpoint:
         texts = text_geometries(heads, family, params)
         scale = _scale(params.get("scale_factor", _SCALES[family]))
         size = params.get("image_size")
+        of_unet = unet_shapes(unet)
+        names = unet_names(of_unet, unet)
         wanted: list[tuple[str, Shapes]] = [
-            ("UNet", _prefixed(UNET_PREFIX, unet_names(unet_shapes(unet), unet), unet_shapes(unet))),
+            ("UNet", {UNET_PREFIX + names[key]: shape for key, shape in of_unet.items()}),
             ("VAE", {VAE_PREFIX + vae_name(k, len(vae["block_out_channels"])): s for k, s in vae_shapes(vae).items()}),
         ]
         text_wanted: list[Shapes] = []
         for number, text in enumerate(texts):
             text_wanted.append(_text_shapes(text, family))
-            names = open_clip_shape_names(text_wanted[-1]) if text.open_clip else text_wanted[-1]
-            wanted.append(("text encoder", {text.prefix + name: shape for name, shape in names.items()}))
+            shapes = open_clip_shape_names(text_wanted[-1]) if text.open_clip else text_wanted[-1]
+            wanted.append(("text encoder", {text.prefix + name: shape for name, shape in shapes.items()}))
             _check_text(family, number, text.vocab, text.hidden, text.heads, text.projection)
         _check_build(family, unet, vae, [text.hidden for text in texts], texts[-1].projection)
-    shapes = {name: _flat(name, head) for name, head in heads.items()}
-    for what, names in wanted:
-        check_weights(names, shapes, what)
+    found = {name: _flat(name, head) for name, head in heads.items()}
+    for what, weights in wanted:
+        check_weights(weights, found, what)
     usual = not isinstance(size, int) or isinstance(size, bool) or size <= 0 or size == _USUAL_IMAGE_SIZE
     return Checkpoint(
         path,
@@ -138,10 +140,6 @@ def _file(path: Path) -> Checkpoint:
         tuple(texts),
         text_shapes=tuple(text_wanted),
     )
-
-
-def _prefixed(prefix: str, names: Mapping[str, str], shapes: Shapes) -> Shapes:
-    return {prefix + names[key]: shape for key, shape in shapes.items()}
 
 
 def _flat(name: str, head: TensorHead) -> tuple[int, ...]:
@@ -193,7 +191,7 @@ def _folder(path: Path) -> Checkpoint:
     for part in parts.values():
         check_readable(part.heads)
     check_weights(unet_wanted, {k: head.shape for k, head in parts["unet"].heads.items()}, "UNet")
-    check_weights(vae_wanted, _vae_shapes(parts["vae"].heads), "VAE")
+    check_weights(vae_wanted, {modern_vae_key(k): head.shape for k, head in parts["vae"].heads.items()}, "VAE")
     text_wanted: list[Shapes] = []
     for number, (name, config) in enumerate(zip(names, texts)):
         with _sensible("text encoder in this folder"):
@@ -205,21 +203,8 @@ def _folder(path: Path) -> Checkpoint:
         _check_build(family, unet, vae, widths, int(texts[-1].get("projection_dim", 512)))
         size = _side(unet.get("sample_size"))
     return Checkpoint(
-        path,
-        family,
-        unet,
-        vae,
-        schedule,
-        scale,
-        size,
-        parts,
-        text_configs=tuple(texts),
-        text_shapes=tuple(text_wanted),
+        path, family, unet, vae, schedule, scale, size, parts, text_configs=tuple(texts), text_shapes=tuple(text_wanted)
     )
-
-
-def _vae_shapes(heads: Mapping[str, TensorHead]) -> dict[str, tuple[int, ...]]:
-    return {modern_vae_key(name): head.shape for name, head in heads.items()}
 
 
 def _folder_text(config: Mapping[str, Any], family: str, number: int) -> Shapes:

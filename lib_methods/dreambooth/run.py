@@ -104,22 +104,19 @@ def _told(report: Report) -> Iterator[None]:
         report.event("error", text=str(error))
         raise
     except Exception as error:
-        text = _sentence(error)
+        text = None
+        if out_of_memory(error):
+            text = "Out of memory. Set a limit, for example --memory 8GB."
+        elif isinstance(error, OSError):
+            text = (
+                f"The disk gave an error ({error.strerror or 'it may be full'}). What was saved before is still there."
+            )
         report.event("error", text=text or f"Training failed unexpectedly ({type(error).__name__}).")
         if text is None:
             raise  # a mistake of the program's, for the console to show whole
         raise UserError(text) from error
     finally:
         report.close()
-
-
-def _sentence(error: Exception) -> str | None:
-    """The error in the user's words; None where it is not one that a machine may well have."""
-    if out_of_memory(error):
-        return "Out of memory. Set a limit, for example --memory 8GB."
-    if isinstance(error, OSError):
-        return f"The disk gave an error ({error.strerror or 'it may be full'}). What was saved before is still there."
-    return None
 
 
 class _Run:
@@ -131,12 +128,7 @@ class _Run:
     plan: TrainingPlan
 
     def __init__(
-        self,
-        asked: TrainingSettings,
-        folder: Path,
-        report: Report,
-        processes: Processes,
-        cancelled: Callable[[], bool],
+        self, asked: TrainingSettings, folder: Path, report: Report, processes: Processes, cancelled: Callable[[], bool]
     ) -> None:
         self.asked, self.folder, self.report, self.processes = asked, folder, report, processes
         self.cancelled, self.device = cancelled, processes.device
@@ -246,8 +238,8 @@ class _Run:
                 raise UserError(f"This run was started from another LoRA. Use the same, or {ANOTHER}.")
             asked = {**self.record["asked"], **{name: asked[name] for name in (*PATHS, "concepts", "steps")}}
         if self.processes.is_main:
-            plan = {name: getattr(self.plan, name) for name in PLAN_FIELDS}
-            write_record(self.folder, {"asked": asked, "resolved": to_json(self.settings), "plan": plan, **content})
+            told = {"asked": asked, "resolved": to_json(self.settings), "plan": self.plan.fields}
+            write_record(self.folder, {**told, **content})
 
     def _trainer(self, find_judge: FindJudge | None) -> tuple[Trainer, Export]:
         """The trainer, with the model on the device and the photos encoded."""
@@ -314,7 +306,7 @@ class _Run:
         return digest(
             {
                 "settings": steps_depend_on(self.settings),
-                "plan": {name: getattr(self.plan, name) for name in PLAN_FIELDS},
+                "plan": self.plan.fields,
                 "base": self.model.sha256,
                 "data": data,
                 "processes": self.processes.count,

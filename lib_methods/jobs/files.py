@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lib_methods.files import read_json as read_file
 from lib_methods.files import replacing
 
 LOG = "training.jsonl"
@@ -145,25 +146,26 @@ def current_name(root: Path) -> str:
 
 def all_records(root: Path) -> list[Record]:
     """All trainings, the newest first."""
-    folder = root / "jobs"
-    names = [path.name.removesuffix(".json") for path in folder.glob("*.json") if path.name != _CURRENT]
-    records = [record for name in names if (record := load_record(JobFiles(root, name))) is not None]
+    records = [record for name in _recorded(root) if (record := load_record(JobFiles(root, name))) is not None]
     return sorted(records, key=lambda record: -record.started)
+
+
+def _recorded(root: Path) -> list[str]:
+    return [path.name.removesuffix(".json") for path in (root / "jobs").glob("*.json") if path.name != _CURRENT]
 
 
 def names(root: Path) -> set[str]:
     """The names that are taken, with case folded, as Windows and macOS do not tell "Rex" from "rex"."""
-    found = [path.name.removesuffix(".json") for path in (root / "jobs").glob("*.json") if path.name != _CURRENT]
     out = JobFiles(root, "").out
-    found += [path.name for path in out.iterdir()] if out.is_dir() else []
+    found = [*_recorded(root), *(path.name for path in out.iterdir())] if out.is_dir() else _recorded(root)
     return {unicodedata.normalize("NFC", name).casefold() for name in found}
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_file(path)
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -12,11 +12,13 @@ import math
 import os
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-LOG = "training.jsonl"
+from lib_methods.jobs.files import LOG
+
 SAY_EVERY = 5.0  # seconds between two lines about steps on the console
 Say = Callable[[str], None]
 
@@ -41,7 +43,10 @@ class Report:
         self._log_broken = False
         self._told = 0.0
         if folder is not None and not quiet:
-            _end_line(folder / LOG)
+            # a kill may have cut off a line: the next one stands alone
+            with contextlib.suppress(OSError), (folder / LOG).open("r+b") as file:
+                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                    file.write(b"\n")
         self._board = None if quiet or folder is None or not tensorboard else _board(folder / "tensorboard")
 
     def event(self, event: str, /, **fields: Any) -> None:
@@ -92,13 +97,6 @@ class Report:
         """Writes what TensorBoard still holds."""
         if self._board is not None:
             self._board.close()
-
-
-def _end_line(log: Path) -> None:
-    """Ends a line that a kill has cut off, so that the next one stands alone."""
-    with contextlib.suppress(OSError), log.open("r+b") as file:
-        if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
-            file.write(b"\n")
 
 
 def _plain(value: Any) -> Any:
@@ -169,13 +167,8 @@ class Progress:
 
     def copy(self) -> Progress:
         """One that does not change while the log grows."""
-        return replace(
-            self,
-            fields=dict(self.fields),
-            losses=dict(self.losses),
-            samples=list(self.samples),
-            warnings=list(self.warnings),
-        )
+        own = {name: copy(getattr(self, name)) for name in ("fields", "losses", "samples", "warnings")}
+        return replace(self, **own)
 
     def outcome_since(self, moment: float) -> str:
         """The outcome, if it was told at this time or later: a log continues when its job is resumed."""

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from importlib import metadata
 from pathlib import Path
 
@@ -175,6 +175,24 @@ def ensure(requirements: Path, say: Say, venv: Path = VENV) -> Path | None:
     except OSError as error:
         raise InstallError(explain(str(error))) from error
     return venv_python(venv)
+
+
+LOGINS = {"--gradio-auth": "STEER_GRADIO_AUTH", "--api-auth": "STEER_API_AUTH"}
+"""Options with passwords, and the environment variables that may hold them instead."""
+
+
+def without_logins(arguments: list[str], environment: MutableMapping[str, str]) -> list[str]:
+    """The arguments without those of `LOGINS`, which move to the environment: every user of a machine can read the
+    command lines of its processes."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option in LOGINS:
+            environment[LOGINS[option]] = value if equals else next(rest, "")
+        else:
+            kept.append(argument)
+    return kept
 
 
 def run_again(python: Path, arguments: list[str]) -> int:

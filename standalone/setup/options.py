@@ -6,7 +6,7 @@ import argparse
 import difflib
 import math
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -137,24 +137,6 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
 
 
-LOGINS = {"--gradio-auth": "STEER_GRADIO_AUTH", "--api-auth": "STEER_API_AUTH"}
-"""Options with passwords, and the environment variables that may hold them instead."""
-
-
-def without_logins(arguments: list[str], environment: MutableMapping[str, str]) -> list[str]:
-    """The arguments without those of `LOGINS`, which move to the environment: every user of a machine can read the
-    command lines of its processes."""
-    kept: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        option, equals, value = argument.partition("=")
-        if option in LOGINS:
-            environment[LOGINS[option]] = value if equals else next(rest, "")
-        else:
-            kept.append(argument)
-    return kept
-
-
 def _generate(parser: argparse.ArgumentParser) -> None:
     _common(parser)
     picture = parser.add_argument_group("the image")
@@ -192,13 +174,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
         "--like", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="images to lean towards"
     )
     fabric.add_argument(
-        "--dislike",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="images to lean away from",
+        "--dislike", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="images to lean away from"
     )
     fabric.add_argument("--fabric-strength", type=real(0, 2), help="strength (default: 0.8)")
     fabric.add_argument(

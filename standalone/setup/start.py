@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         parsed = options.parse(arguments)
         requirements = environment.DEVELOPERS if parsed.verb == "test" else environment.REQUIREMENTS
         other = environment.ensure(requirements, _say)
-        plain = options.without_logins(arguments, os.environ) if os.name != "nt" else arguments
+        plain = environment.without_logins(arguments, os.environ) if os.name != "nt" else arguments
         if other is not None or plain != arguments:
             return environment.run_again(other or Path(sys.executable), plain)
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

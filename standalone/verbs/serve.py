@@ -16,8 +16,7 @@ from typing import Any
 from lib_methods.errors import UserError
 from lib_methods.webui.door import WRITE_ACCOUNTS, parse_accounts, read_accounts
 from standalone import ROOT
-from standalone.setup.environment import stay_local
-from standalone.setup.options import LOGINS
+from standalone.setup.environment import LOGINS, stay_local
 
 from . import arguments
 

@@ -229,7 +229,7 @@ def test_no_password_stays_in_the_process_list(form: list[str], monkeypatch: pyt
 
     monkeypatch.setattr(environment, "run_again", run_again)
     monkeypatch.setattr(os, "name", "posix")
-    for variable in options.LOGINS.values():
+    for variable in environment.LOGINS.values():
         monkeypatch.setenv(variable, "")
     assert main(["serve", "--listen", *form, "--port", "7861"]) == 0
     assert ran == [(Path(sys.executable), ["serve", "--listen", "--port", "7861"])]

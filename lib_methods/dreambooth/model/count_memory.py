@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,7 @@ _SD1: dict[str, Any] = {
 }
 GEOMETRY: Mapping[str, dict[str, Any]] = {
     "sd1": _SD1,
-    "sd2": {
-        **_SD1,
-        "cross_attention_dim": 1024,
-        "attention_head_dim": (5, 10, 20, 20),
-        "use_linear_projection": True,
-    },
+    "sd2": {**_SD1, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
     "sdxl": {
         **_SD1,
         "sample_size": 128,
@@ -114,21 +109,11 @@ def count(family: str, side: int, rows: int, mode: str, checkpointing: bool, lor
     mode: "half" (weights and computing in bf16), "mixed" (fp32 weights, computing as CUDA's autocast does), "fp32".
     lora_rank: train LoRAs of this rank on all linear layers of the transformers instead of the weights.
     """
-    dtype = torch.bfloat16 if mode == "half" else torch.float32
     with FakeTensorMode(), LiveBytes() as live:
-        with _made_in(dtype):
-            unet = UNet2DConditionModel(**GEOMETRY[family]).train()
-        if lora_rank:
-            _put_loras(unet, lora_rank)
-        if mode == "mixed":
-            _norms_in_fp32(unet)
+        unet, inputs, weights = _unet(live, family, side, rows, mode, lora_rank)
         for parameter in unet.parameters():
-            live.see(parameter)
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(_let_go)
-        weights = live.live
-        inputs = _inputs(family, side, rows, dtype)
-        live.peak = live.live
+                parameter.register_post_accumulate_grad_hook(lambda it: setattr(it, "grad", None))
         with checkpointed(unet) if checkpointing else nullcontext():
             with _computing(mode):
                 loss = unet(**inputs)[0].float().square().mean()
@@ -142,17 +127,8 @@ def count_denoising(family: str, side: int, rows: int, mode: str) -> Counted:
     mode: as in `count`; "mixed" keeps the weights' copies in half precision, as autocast does for those that are
     trained.
     """
-    dtype = torch.bfloat16 if mode == "half" else torch.float32
     with torch.no_grad(), FakeTensorMode(), LiveBytes() as live:
-        with _made_in(dtype):
-            unet = UNet2DConditionModel(**GEOMETRY[family]).eval()
-        if mode == "mixed":
-            _norms_in_fp32(unet)
-        for parameter in unet.parameters():
-            live.see(parameter)
-        weights = live.live
-        inputs = _inputs(family, side, rows, dtype)
-        live.peak = live.live
+        unet, inputs, weights = _unet(live, family, side, rows, mode)
         with _computing(mode):
             unet(**inputs)
         return Counted(weights, live.peak - weights)
@@ -171,40 +147,39 @@ def count_autoencoder(side: int, *, encoding: bool = False) -> Counted:
         return Counted(weights, live.peak - weights)
 
 
-def _inputs(family: str, side: int, rows: int, dtype: torch.dtype) -> dict[str, Any]:
+def _unet(
+    live: LiveBytes, family: str, side: int, rows: int, mode: str, lora_rank: int = 0
+) -> tuple[Any, dict[str, Any], int]:
+    """A UNet, what it is asked with, and the bytes of its weights; the peak begins here."""
+    dtype, before = torch.bfloat16 if mode == "half" else torch.float32, torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        unet = UNet2DConditionModel(**GEOMETRY[family]).train()
+    finally:
+        torch.set_default_dtype(before)
+    if lora_rank:
+        _put_loras(unet, lora_rank)
+    if mode == "mixed":  # CUDA's autocast keeps norms in fp32, the CPU's does not
+        for module in unet.modules():
+            if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+                module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
+    for parameter in unet.parameters():
+        live.see(parameter)
+    weights = live.live
     added = {"text_embeds": torch.empty(rows, 1280, dtype=dtype), "time_ids": torch.empty(rows, 6)}
-    return {
+    inputs = {
         "sample": torch.empty(rows, 4, side, side, dtype=dtype),
         "timestep": torch.zeros(rows, dtype=torch.long),
         "encoder_hidden_states": torch.empty(rows, 77, GEOMETRY[family]["cross_attention_dim"], dtype=dtype),
         "added_cond_kwargs": added,
         "return_dict": False,
     }
+    live.peak = live.live
+    return unet, inputs, weights
 
 
 def _computing(mode: str) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16) if mode == "mixed" else nullcontext()
-
-
-@contextmanager
-def _made_in(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _let_go(parameter: Tensor) -> None:
-    parameter.grad = None
-
-
-def _norms_in_fp32(unet: nn.Module) -> None:
-    # CUDA's autocast does so, the CPU's does not
-    for module in unet.modules():
-        if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
-            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
 
 
 def _put_loras(unet: nn.Module, rank: int) -> None:

@@ -34,11 +34,7 @@ class Prompts:
 
 
 def embed_prompts(
-    model: TrainingModel,
-    prompts: Sequence[str],
-    *,
-    cfg_scale: float = 7.0,
-    parts: Parts | None = None,
+    model: TrainingModel, prompts: Sequence[str], *, cfg_scale: float = 7.0, parts: Parts | None = None
 ) -> Prompts:
     """The prompts for `draw`, and the empty one with the same number of tokens."""
     with torch.no_grad(), (parts or Parts(model)).embedding():

@@ -52,8 +52,7 @@ def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> Non
 
         def begin() -> Any:
             wanted = {"base": handlers.lists.loaded(), **fields}
-            settings = handlers.begin(wanted, wanted.pop("photos", None) or [])
-            return {"name": settings.name}
+            return {"name": handlers.begin(wanted, wanted.pop("photos", None) or []).name}
 
         return await answer(begin)
 
@@ -70,10 +69,10 @@ def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> Non
         return await answer(lambda: describe(handlers))
 
     async def cancel(request: Request) -> Any:
-        return await answer(_done(handlers.trainings.cancel))
+        return await answer(handlers.trainings.cancel) or {}
 
     async def resume(request: Request) -> Any:
-        return await answer(_done(handlers.trainings.resume))
+        return await answer(handlers.trainings.resume) or {}
 
     async def use(request: Request) -> Any:
         return await answer(lambda: asdict(handlers.usage()))
@@ -84,16 +83,6 @@ def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> Non
         method = "GET" if route is status else "POST"
         router.add_api_route(f"{PREFIX}/{route.__name__}", route, methods=[method])
     app.include_router(router)
-
-
-def _done(action: Callable[[], None]) -> Callable[[], dict[str, Any]]:
-    """The action, which answers an empty object."""
-
-    def act() -> dict[str, Any]:
-        action()
-        return {}
-
-    return act
 
 
 def describe(handlers: TabHandlers) -> dict[str, Any]:

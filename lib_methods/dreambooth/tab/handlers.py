@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,13 +117,18 @@ class TabHandlers:
         except UserError as error:
             return status_html(str(error), problem=True)
         what = "a LoRA" if settings.kind == "LoRA" else "a whole checkpoint"
-        beside = page.beside_words(found, settings)
-        photos = f"{counted(counts[0], 'photo')} of a {settings.class_noun}{beside}"
+        captions = len(found.captions) if settings.captions else 0
+        masks = len(found.masks) if settings.masks else 0
+        beside = [f"{captions} with {'a caption' if captions == 1 else 'captions'}"] if captions else []
+        beside += [f"{masks} with {'a mask' if masks == 1 else 'masks'}"] if masks else []
+        photos = f"{counted(counts[0], 'photo')} of a {settings.class_noun}"
+        photos += f" ({', '.join(beside)})" if beside else ""
         photos += "".join(f" and {n} of a {c.class_noun}" for n, c in zip(counts[1:], settings.concepts))
         steps = f", {settings.steps} steps" if settings.steps else ""
         few = " 3 to 5 photos work better." if counts[0] < 3 else ""
         verb = "becomes" if sum(counts) == 1 else "become"
-        return page.preview_html(f'{photos} {verb} {what} of "{wanted.get("base")}"{steps}.{few}', plan)
+        line = status_html(f'{photos} {verb} {what} of "{wanted.get("base")}"{steps}.{few}')
+        return f'<div class="steer-dreambooth-panel">{line}{page.plan_html(plan, folded=True)}</div>'
 
     def _plan(self, settings: TrainingSettings, photos: Sequence[int], told: Sequence[str] = ()) -> dict[str, Any]:
         return preview(settings, photos, self.machine, self.trainings.root, self.trainings.is_running, told)
@@ -198,17 +203,17 @@ class TabHandlers:
 
     def cancel(self) -> list[Any]:
         """Returns the line and `look`'s outputs, as the other buttons do."""
-        return self._pressed(self.trainings.cancel, "")
+        return self._pressed(self.trainings.cancel)
 
     def resume(self, name: Any = "") -> list[Any]:
-        return self._pressed(lambda: self.trainings.resume(str(name or "")), "")
+        return self._pressed(lambda: self.trainings.resume(str(name or "")))
 
-    def _pressed(self, action: Any, said: str) -> list[Any]:
+    def _pressed(self, action: Callable[[], None]) -> list[Any]:
         try:
             action()
         except UserError as error:
             return [status_html(str(error), problem=True), *self.look("")]
-        return [status_html(said) if said else gr.update(), *self.look("")]
+        return [gr.update(), *self.look("")]
 
     def use(self) -> list[str]:
         """The line, and for the page's script what to put where, as JSON; "" when there is nothing to use."""

@@ -10,9 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lib_methods.dreambooth.photos.companions import Companions
 from lib_methods.dreambooth.photos.image import read_small
-from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import UserError
 from lib_methods.jobs.job import State
 from lib_methods.jobs.log import Progress, Sample, duration, number
@@ -103,20 +101,6 @@ def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = N
     if folded:
         said = f'<details class="steer-dreambooth-fold"><summary>How it is trained</summary>{said}</details>'
     return f'<dl class="steer-dreambooth-plan">{cells}</dl>{said if notes else ""}'
-
-
-def beside_words(found: Companions, settings: TrainingSettings) -> str:
-    """What comes with the photos and is used, in parentheses: " (2 with captions, 1 with a mask)"."""
-    captions = len(found.captions) if settings.captions else 0
-    masks = len(found.masks) if settings.masks else 0
-    parts = [f"{captions} with {'a caption' if captions == 1 else 'captions'}"] if captions else []
-    parts += [f"{masks} with {'a mask' if masks == 1 else 'masks'}"] if masks else []
-    return f" ({', '.join(parts)})" if parts else ""
-
-
-def preview_html(sentence: str, plan: Mapping[str, Any]) -> str:
-    """What is about to happen, with the plan that was made before the training."""
-    return f'<div class="steer-dreambooth-panel">{status_html(sentence)}{plan_html(plan, folded=True)}</div>'
 
 
 def bar_html(progress: Progress) -> str:

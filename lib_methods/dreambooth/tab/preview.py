@@ -81,30 +81,17 @@ def preview(
     memory = int(settings.memory * GIB) or machine.memory(device, running)
     plan = plan_training(chosen, sizes, device, memory)
     words = device_words(device)
-    forward = _measured(root, base, chosen, plan, words)
-    if forward is None:
-        forward = _counted(base, chosen, plan, device, machine.may_compute(device) and not running)
+    forward = None
+    pace = seconds_per_step(root, base, chosen, plan, words)
+    if pace is not None:
+        forward = pace / step_passes(chosen, plan)
+    elif speed := known_speed(device, plan.precision, machine.may_compute(device) and not running):
+        side = chosen.resolution // base.sizes.pixels_per_latent
+        forward = forward_seconds(count_work(base.unet_shapes), rows_of(chosen, plan), (side, side), device, speed)
     seconds = None if forward is None else training_seconds(chosen, plan, forward)
     plan = replace(plan, notes=(*told, *plan.notes))
     notes = [_GUESSED.format(side=chosen.resolution)] if base.guessed and not settings.resolution else []
     return {**plan_fields(chosen, plan, base, words, seconds, notes), "estimated": True}
-
-
-def _measured(root: Path, base: BaseModel, settings: TrainingSettings, plan: TrainingPlan, device: str) -> float | None:
-    """Seconds of a forward pass, from an earlier training like this one."""
-    pace = seconds_per_step(root, base, settings, plan, device)
-    return None if pace is None else pace / step_passes(settings, plan)
-
-
-def _counted(
-    base: BaseModel, settings: TrainingSettings, plan: TrainingPlan, device: torch.device, may_probe: bool
-) -> float | None:
-    """The same from a count of its operations."""
-    speed = known_speed(device, plan.precision, may_probe)
-    if speed is None:
-        return None
-    side = settings.resolution // base.sizes.pixels_per_latent
-    return forward_seconds(count_work(base.unet_shapes), rows_of(settings, plan), (side, side), device, speed)
 
 
 _MOST_LOOKED_AT = 20
@@ -124,7 +111,7 @@ def seconds_per_step(
         except OSError:
             continue
         found = _facts(files, tuple(marks))
-        if found is None or found[1:] != (device, base.sizes, _of(settings, _SETTINGS), _of(plan, PLAN_FIELDS)):
+        if found is None or found[1:] != (device, base.sizes, _of(settings, _SETTINGS), tuple(plan.fields.values())):
             continue
         return float(found[0])
     return None

@@ -104,10 +104,7 @@ def training_loss(
         loss = loss + subject
     if prior is not None:
         loss = loss + prior_weight * prior
-    return loss, LossParts(
-        None if subject is None else subject.detach(),
-        None if prior is None else prior.detach(),
-    )
+    return loss, LossParts(None if subject is None else subject.detach(), None if prior is None else prior.detach())
 
 
 def _coefficients(timesteps: Tensor, alphas_cumprod: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

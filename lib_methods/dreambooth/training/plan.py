@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -102,6 +103,11 @@ class TrainingPlan:
     estimate: Estimate
     notes: tuple[str, ...]
     one_part_at_a_time: bool = False
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Those of `PLAN_FIELDS`."""
+        return {name: getattr(self, name) for name in PLAN_FIELDS}
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -232,13 +238,7 @@ def _load(settings: TrainingSettings, sizes: ModelSizes, rows: int, *, rank: int
 
 
 def _plan(
-    settings: TrainingSettings,
-    sizes: ModelSizes,
-    way: Way,
-    rows: int,
-    passes: int,
-    found: Estimate,
-    memory: int | None,
+    settings: TrainingSettings, sizes: ModelSizes, way: Way, rows: int, passes: int, found: Estimate, memory: int | None
 ) -> TrainingPlan:
     what = "A LoRA" if settings.kind == "LoRA" else "Full training"
     side = settings.resolution or sizes.resolution
@@ -284,13 +284,7 @@ def _plan(
     )
 
 
-def _too_small(
-    settings: TrainingSettings,
-    sizes: ModelSizes,
-    ways: list[Way],
-    half: str,
-    memory: int,
-) -> str:
+def _too_small(settings: TrainingSettings, sizes: ModelSizes, ways: list[Way], half: str, memory: int) -> str:
     least = min(estimate(sizes, _load(settings, sizes, 1), way).total for way in ways)
     what = "this LoRA" if settings.kind == "LoRA" else "full training"
     text = f"{memory / GIB:.1f} GiB are not enough: {what} takes at least about {least / GIB:.1f} GiB."

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -50,7 +49,7 @@ def asked_sharding(environment: Mapping[str, str] = os.environ) -> Sharding | No
         names = ("FSDP_SHARDING_STRATEGY", "FSDP_RESHARD_AFTER_FORWARD")
         asked = {environment.get(name, "").lower() for name in names}
         return None if asked & _WHOLE else Sharding("FSDP", frees=not asked & _KEPT)
-    if is_on(environment, "ACCELERATE_USE_DEEPSPEED"):
+    if is_on(environment, _DEEPSPEED):
         stage = _zero_stage(environment)
         return None if stage == 0 else Sharding("DeepSpeed", frees=stage == 3)
     return None
@@ -292,20 +291,12 @@ def start_processes(device: torch.device | None = None) -> Processes:
         ) from error
     on_cpu = not torch.cuda.is_available() if device is None else device.type == "cpu"
     sharding = asked_sharding()
-    with _without(_DEEPSPEED):  # sharding needs torch's own process group only
+    hidden = {name: os.environ.pop(name) for name in (_DEEPSPEED,) if name in os.environ}
+    try:  # sharding needs torch's own process group only
         state = accelerate.PartialState(cpu=on_cpu or is_on(os.environ, "ACCELERATE_USE_CPU"), timeout=_PATIENCE)
-    return Several(state, reduce, sharding)
-
-
-@contextmanager
-def _without(variable: str) -> Iterator[None]:
-    """Within the block the environment has no such variable."""
-    value = os.environ.pop(variable, None)
-    try:
-        yield
     finally:
-        if value is not None:
-            os.environ[variable] = value
+        os.environ.update(hidden)
+    return Several(state, reduce, sharding)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

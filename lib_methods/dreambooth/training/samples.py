@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 from torch import Tensor
@@ -53,22 +53,12 @@ class Best:
     def given_up(self) -> bool:
         return self.waited >= PATIENCE
 
-    def better(self, score: float) -> bool:
-        return score > self.score
-
     def take(self, step: int, score: float, kept: bool) -> None:
         """Notes a look; kept: whether its weights are the best now."""
         if kept:
             self.step, self.score, self.waited = step, score, 0
         else:
             self.waited += 1
-
-    def state(self) -> dict[str, Any]:
-        return {"step": self.step, "score": self.score, "waited": self.waited}
-
-    @staticmethod
-    def restored(state: Mapping[str, Any]) -> Best:
-        return Best(int(state["step"]), float(state["score"]), int(state["waited"]))
 
 
 class Viewer:
@@ -193,7 +183,7 @@ class Viewer:
         if self.processes.is_main:
             subject, prompt = judge.score(pictures, prompts)
             score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
-        better = self.processes.main_says(best.better(score))
+        better = self.processes.main_says(score > best.score)
         if better and not self._kept(step, weights()):
             return
         best.take(step, score, better)

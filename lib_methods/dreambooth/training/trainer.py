@@ -6,11 +6,11 @@ state, so that a training with stops in between ends with the same weights as on
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -240,11 +240,9 @@ class Trainer:
         self.looked = self.position
         return True
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """Within the block the model has the averaged weights, where they are kept; else its own."""
-        with contextlib.nullcontext() if self.ema is None else self.ema.applied():
-            yield
+        return nullcontext() if self.ema is None else self.ema.applied()
 
     # -- the state
 
@@ -265,7 +263,7 @@ class Trainer:
             "optimizer": self.stepper.state_dict(keep=main),
             "average": None if self.ema is None else self.ema.state_dict(keep=main),
             "order": self.batches.order.state(),
-            "best": self.best.state(),
+            "best": asdict(self.best),
             "looked": self.looked,
             "skipped": self.skipped,
         }
@@ -295,7 +293,7 @@ class Trainer:
             if self.ema is not None:
                 self.ema.load_state_dict(state.parts["average"])
             self.batches.order.restore(state.parts["order"])
-            self.best = Best.restored(state.parts["best"])
+            self.best = Best(**state.parts["best"])
             self.looked, self.skipped = int(state.parts["looked"]), int(state.parts["skipped"])
         except (KeyError, TypeError) as error:
             raise UserError(f"{STATE} is damaged; start again under another name.") from error
