@@ -12,7 +12,7 @@ from lib_methods.checkpoints.geometry import NO_MIDDLE
 from lib_methods.checkpoints.kinds import LOADABLE
 from lib_methods.errors import CheckpointError
 from lib_methods.files import read_json as read_json_file
-from lib_methods.safetensors.header import PICKLED, TensorHead, check_name, read_header
+from lib_methods.safetensors import PICKLED, TensorHead, check_name, read_header
 
 UNET_WEIGHTS, TEXT_WEIGHTS = "diffusion_pytorch_model", "model"
 _VARIANTS = ("", "fp16", "bf16", "fp32")  # in this order; any other one counts where it is alone

@@ -13,7 +13,7 @@ from lib_methods.checkpoints.ldm_names import (
     UNET_PREFIX,
 )
 from lib_methods.errors import CheckpointError
-from lib_methods.safetensors.header import TensorHead
+from lib_methods.safetensors import TensorHead
 
 LOADABLE = "SD1, SD2 and SDXL checkpoints can be loaded."
 EMA_PREFIX = "model_ema."

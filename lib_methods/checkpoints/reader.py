@@ -36,7 +36,7 @@ from lib_methods.checkpoints.ldm_names import (
 )
 from lib_methods.checkpoints.schedule import NoiseSchedule, of_file, of_scheduler
 from lib_methods.errors import CheckpointError
-from lib_methods.safetensors.header import TensorHead, read_header
+from lib_methods.safetensors import TensorHead, read_header
 
 CLIP_VOCABULARY = 49408
 TEXT_PARTS = ("text_encoder", "text_encoder_2")

@@ -32,7 +32,7 @@ from lib_methods.pix2pix_zero.directions import (
     make_direction,
 )
 from lib_methods.pix2pix_zero.sentences import OBJECT, built_in_sentences
-from lib_methods.safetensors.tensors import NotFinite, write_tensors
+from lib_methods.safetensors import NotFinite, write_tensors
 from lib_methods.webui import names
 from lib_methods.webui.names import MAX_NAME
 

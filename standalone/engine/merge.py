@@ -21,8 +21,7 @@ from lib_methods.checkpoints.kinds import EMA_PREFIX, check_readable, family_of
 from lib_methods.checkpoints.ldm_names import UNET_PREFIX, VAE_PREFIX, shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK
 from lib_methods.errors import CheckpointError, UserError, reason
-from lib_methods.safetensors.header import read_header
-from lib_methods.safetensors.tensors import TensorSource, rounded, write_tensors
+from lib_methods.safetensors import TensorSource, read_header, rounded, write_tensors
 
 from .weights import check_not_pickled, sha256_of
 

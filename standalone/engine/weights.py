@@ -22,8 +22,7 @@ from lib_methods.checkpoints.ldm_names import (
     vae_name,
 )
 from lib_methods.errors import CheckpointError
-from lib_methods.safetensors.header import PICKLED, check_name, read_header
-from lib_methods.safetensors.tensors import read_tensors
+from lib_methods.safetensors import PICKLED, check_name, read_header, read_tensors
 
 
 def sha256_of(*paths: Path) -> str:

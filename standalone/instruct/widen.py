@@ -11,7 +11,7 @@ import torch
 import yaml
 from diffusers import UNet2DConditionModel
 
-from lib_methods.safetensors.tensors import rounded, write_tensors
+from lib_methods.safetensors import rounded, write_tensors
 from standalone.engine.weights import ldm_clip_text, ldm_networks, ldm_unet, ldm_vae
 from standalone.instruct.dataset import write_whole
 

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lib_methods.safetensors.tensors import rounded, write_tensors
+from lib_methods.safetensors import rounded, write_tensors
 from standalone.engine.weights import ldm_clip_text, ldm_networks, ldm_unet, ldm_vae
 from standalone.shapes import networks
 

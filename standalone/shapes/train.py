@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib_methods.safetensors.tensors import write_tensors
+from lib_methods.safetensors import write_tensors
 from standalone.shapes import networks
 from standalone.shapes.networks import MatrixOptimizer, tokenize
 from standalone.shapes.world import UNIT, Scene, caption, random_named, random_scene, render

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
-from lib_methods.safetensors.tensors import write_tensors
+from lib_methods.safetensors import write_tensors
 from standalone.shapes import networks
 from standalone.shapes.networks import MatrixOptimizer
 from standalone.shapes.world import random_scene, render

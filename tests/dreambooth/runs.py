@@ -19,7 +19,7 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import samples as showing
 from lib_methods.dreambooth.training.state import STATE
 from lib_methods.jobs.log import LOG
-from lib_methods.safetensors.tensors import read_tensors
+from lib_methods.safetensors import read_tensors
 from standalone.dreambooth import load_training_model
 from tests.dreambooth.models import write
 

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib_methods.errors import CheckpointError
-from lib_methods.safetensors.header import read_header
-from lib_methods.safetensors.tensors import NotFinite, rounded, write_tensors
+from lib_methods.safetensors import NotFinite, read_header, rounded, write_tensors
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.instruct.widen import widened, write_checkpoint
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lib_methods.safetensors.tensors import write_tensors
+from lib_methods.safetensors import write_tensors
 
 VERSION = 1  # part of the folder's name: raise it when the weights change
 KINDS = {

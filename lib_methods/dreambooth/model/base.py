@@ -19,7 +19,7 @@ from lib_methods.checkpoints.ldm_names import (
 from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
 from lib_methods.dreambooth.model.memory import ModelSizes
 from lib_methods.errors import CheckpointError, UserError
-from lib_methods.safetensors.header import TensorHead
+from lib_methods.safetensors import TensorHead
 
 _TEXT_PREFIXES = {
     "sd1": (SD1_TEXT_PREFIX,),

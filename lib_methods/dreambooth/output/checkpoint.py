@@ -22,8 +22,7 @@ from lib_methods.dreambooth.model.memory import DTYPES
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.errors import CheckpointError, UserError, reason
 from lib_methods.files import replacing
-from lib_methods.safetensors.header import TensorHead, read_header
-from lib_methods.safetensors.tensors import NAMES, TYPES, Copied, TensorSource, rounded, write_tensors
+from lib_methods.safetensors import NAMES, TYPES, Copied, TensorHead, TensorSource, read_header, rounded, write_tensors
 
 Progress = Callable[[int, int], None]
 # fewer bits cannot hold what was learnt

@@ -20,8 +20,7 @@ from lib_methods.dreambooth.model.lora import LoraSet, Place, StartLayer, all_pl
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import CheckpointError, UserError, reason
-from lib_methods.safetensors.header import read_header
-from lib_methods.safetensors.tensors import NotFinite, read_tensors, rounded, write_tensors
+from lib_methods.safetensors import NotFinite, read_header, read_tensors, rounded, write_tensors
 
 _USUAL_LAYERS = 2
 _PARTS = {

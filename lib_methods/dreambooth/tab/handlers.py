@@ -31,7 +31,7 @@ from lib_methods.dreambooth.photos.subjects import (
 )
 from lib_methods.dreambooth.settings import TrainingSettings, check_name, from_json, to_json
 from lib_methods.dreambooth.tab import html as page
-from lib_methods.dreambooth.tab.preview import Machine, OwnMachine, preview
+from lib_methods.dreambooth.training.duration import Machine, OwnMachine, preview
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles
 from lib_methods.jobs.job import BUSY, Jobs, State

@@ -22,7 +22,7 @@ from lib_methods.dreambooth.settings import PATHS, TrainingSettings, from_json, 
 from lib_methods.dreambooth.training.processes import is_sharded, sharded_like, whole
 from lib_methods.errors import UserError
 from lib_methods.files import read_json, replacing
-from lib_methods.safetensors.tensors import read_tensors, write_tensors
+from lib_methods.safetensors import read_tensors, write_tensors
 
 STATE = "state.safetensors"
 VERSION = "1"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib_methods.checkpoints.kinds import how_quantised
 from lib_methods.errors import CheckpointError, UserError
-from lib_methods.safetensors.header import PICKLED, read_header
+from lib_methods.safetensors import PICKLED, read_header
 from standalone.engine.weights import read_state
 
 from .. import names

@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lib_methods import safetensors as tensor_files
 from lib_methods.dreambooth.output.checkpoint import DTYPES, save_checkpoint
 from lib_methods.errors import UserError
-from lib_methods.safetensors import tensors as tensor_files
 from standalone.dreambooth import EngineModel, load_training_model
 from tests.dreambooth.models import FAMILIES, prediction, write
 from tests.standalone import tiny

@@ -20,7 +20,7 @@ from lib_methods.dreambooth.training import state as states
 from lib_methods.dreambooth.training.state import State, load_state, pack, save_state, unpack
 from lib_methods.dreambooth.training.weights import Ema
 from lib_methods.errors import CheckpointError, UserError
-from lib_methods.safetensors.tensors import read_tensors, write_tensors
+from lib_methods.safetensors import read_tensors, write_tensors
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 DTYPES = [*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool]

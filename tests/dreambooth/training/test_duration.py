@@ -16,7 +16,6 @@ from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.memory import GIB
 from lib_methods.dreambooth.photos.subjects import companions_told, find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.tab import preview as previews
 from lib_methods.dreambooth.training import duration as speed
 from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.duration import Work, count_work
@@ -64,7 +63,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torch.dtype]]:
 
 @pytest.fixture(autouse=True)
 def _gpu_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(previews, "device_words", lambda device: "the CPU" if device.type == "cpu" else "a GPU")
+    monkeypatch.setattr(speed, "device_words", lambda device: "the CPU" if device.type == "cpu" else "a GPU")
     monkeypatch.setattr(planning, "half_precision", lambda device: "fp32" if device.type == "cpu" else "bf16")
 
 
@@ -77,7 +76,7 @@ def plan(base: Path, machine: Computer | None = None, photos: int = 4, **changes
     root = changes.pop("root", Path("nowhere"))
     running = changes.pop("running", False)
     settings = TrainingSettings(Path("photos"), base, Path("out"), "rex", "dog", **changes)
-    return previews.preview(settings, photos, machine or Computer(), root, running)
+    return speed.preview(settings, photos, machine or Computer(), root, running)
 
 
 def test_what_was_left_open_is_chosen_as_the_trainer_chooses_it(tmp_path: Path) -> None:
@@ -102,7 +101,7 @@ def test_it_is_what_the_training_itself_tells(tmp_path: Path, diffusers: bool, v
     train(settings)
     told = events(settings, "plan")[0]
     subjects, _ = find_subjects(settings)
-    found = previews.preview(settings, 3, Computer(), tmp_path, told=companions_told(subjects, settings))
+    found = speed.preview(settings, 3, Computer(), tmp_path, told=companions_told(subjects, settings))
     for name in set(told) - {"event", "time", "seconds", "device"}:
         assert found[name] == told[name], name
 
@@ -162,7 +161,7 @@ def test_a_gpu_computes_while_layers_are_started_and_a_cpu_does_not() -> None:
 def test_memory_decides_and_a_refusal_says_what_would_fit(base: Path) -> None:
     large = replace(read_base(base).sizes, unet=860_000_000, largest=29_491_200, resolution=512)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(previews, "read_base", lambda path: replace(read_base(path), sizes=large))
+        patch.setattr(speed, "read_base", lambda path: replace(read_base(path), sizes=large))
         machine = Computer(CUDA, 12.0)
 
         def least(gibs: list[float]) -> None:
@@ -208,7 +207,7 @@ def test_an_earlier_training_like_this_one_tells_the_time(tmp_path: Path, probes
     paced(root, "dog1", 2.0)
 
     def seconds(machine: Computer | None = None, **changes: Any) -> Any:
-        return previews.preview(replace(settings, **changes), 3, machine or Computer(), root)["seconds"]
+        return speed.preview(replace(settings, **changes), 3, machine or Computer(), root)["seconds"]
 
     assert seconds() == pytest.approx(12.0) and seconds(steps=100) == pytest.approx(200.0)
     assert seconds(Computer(idle=False)) == pytest.approx(12.0)
@@ -226,7 +225,7 @@ def test_the_newest_training_counts_and_broken_ones_are_passed_over(tmp_path: Pa
     kept_training(tmp_path, "newer-one")
     paced(root, "dog1", 2.0)
     paced(root, "newer-one", 3.0)
-    asked = lambda: previews.preview(settings, 3, Computer(idle=False), root)["seconds"]  # noqa: E731
+    asked = lambda: speed.preview(settings, 3, Computer(idle=False), root)["seconds"]  # noqa: E731
     assert asked() == pytest.approx(18.0)
     newer = JobFiles(root, "newer-one").training / "training.json"
     for broken in ("{", "[]", "{}", '{"resolved": 5, "plan": 5}', '{"resolved": {"photos": "x"}, "plan": {}}'):
@@ -241,8 +240,8 @@ def test_asking_leaves_the_folders_as_they_are(tmp_path: Path) -> None:
         return sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
 
     before = everything()
-    previews.preview(replace(settings, name="another"), 3, Computer(), root)
-    previews.preview(settings, 3, Computer(), tmp_path / "no root yet")
+    speed.preview(replace(settings, name="another"), 3, Computer(), root)
+    speed.preview(settings, 3, Computer(), tmp_path / "no root yet")
     assert everything() == before
 
 

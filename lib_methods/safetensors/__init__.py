@@ -1,1 +1,0 @@
-"""The one reader of .safetensors headers, and the one reader and writer of their tensors."""
