@@ -106,33 +106,29 @@ class TrainingSettings:
     )  # fmt: skip
     steps: int = number(
         0, 0, 1_000_000, "Steps", "0: from the photos", whole=True,
-        subject="The number of steps", about="optimizer steps (default: by the number of photos)",
+        about="optimizer steps (default: by the number of photos)",
     )  # fmt: skip
     rate: float = number(
         0.0, 0, 1, "Learning rate", "0: from the kind",
-        subject="The learning rate", about="learning rate (default: by the kind and the model's size)",
+        about="learning rate (default: by the kind and the model's size)",
     )  # fmt: skip
     text_rate: float = number(
-        0.0, 0, 1, "Text encoder's learning rate",
-        subject="The text encoder's learning rate", about="of the text encoder (default: half of --rate)",
-    )  # fmt: skip
+        0.0, 0, 1, "Text encoder's learning rate", about="of the text encoder (default: half of --rate)"
+    )
     batch_size: int = number(
-        1, 1, 64, "Batch size", "photos a step", whole=True,
-        subject="The batch size", about="photos per step; class images come on top",
-    )  # fmt: skip
+        1, 1, 64, "Batch size", "photos a step", whole=True, about="photos per step; class images come on top"
+    )
     accumulation: int = number(1, 1, 256, "Gradient accumulation", about="passes accumulated per step", whole=True)
     train_text: bool = checkbox(False, "Also train the text encoder", about="also train the text encoder")
     text_stop: float = number(
         1.0, 0, 1, "Text encoder's share of the steps",
         subject="Where the text encoder stops", about="train it up to this share of the steps",
     )  # fmt: skip
-    rank: int = slider(16, 1, 1024, 1, "LoRA rank", whole=True, end=128, subject="The rank", about="of the LoRA")
+    rank: int = slider(16, 1, 1024, 1, "LoRA rank", whole=True, end=128, about="of the LoRA")
     alpha: float = number(0.0, 0, 4096, "Alpha", about="of the LoRA (default: same as the rank)")
     convolutions: bool = checkbox(False, "Also train convolutions (LoRA)", about="also train convolutions (LoRA)")
     continue_from: Path | None = None
-    schedule: str = dropdown(
-        "constant", SCHEDULES, "Schedule", subject="The schedule", about="learning rate schedule"
-    )  # fmt: skip
+    schedule: str = dropdown("constant", SCHEDULES, "Schedule", about="learning rate schedule")
     warm_up: int = number(0, 0, 100_000, "Warm-up", about="warm-up steps", whole=True)
     weight_decay: float = number(0.01, 0, 1, "Weight decay", about="weight decay")
     clip_gradients: float = number(1.0, 0, 1000, "Gradient clipping", about="largest gradient norm, 0 for any")
@@ -140,58 +136,40 @@ class TrainingSettings:
         "auto", PRIORS, "Prior preservation", "keeps the class as it was",
         about="generated images, the frozen model's prediction, or nothing (default: model for a LoRA, else images)",
     )  # fmt: skip
-    prior_weight: float = slider(
-        1.0, 0, 100, 0.05, "Prior weight", end=3, subject="The prior's weight", about="weight of the prior's loss"
-    )  # fmt: skip
+    prior_weight: float = slider(1.0, 0, 100, 0.05, "Prior weight", end=3, about="weight of the prior's loss")
     class_prompt: str = text(
-        "Class prompt", subject="The class prompt", longest=_LONGEST_PROMPT,
-        about='prompt of the class images (default: "a NOUN")',
-    )  # fmt: skip
+        "Class prompt", longest=_LONGEST_PROMPT, about='prompt of the class images (default: "a NOUN")'
+    )
     class_images: int = number(
         100, 1, 10_000, "Class images", "how many are generated beforehand", whole=True,
-        subject="The number of class images", about="number of generated class images",
+        about="number of generated class images",
     )  # fmt: skip
     class_steps: int = number(
-        20, 1, 1000, "Class images' steps", whole=True, subject="The class images' steps",
-        about="sampling steps of each class image",
-    )  # fmt: skip
+        20, 1, 1000, "Class images' steps", whole=True, about="sampling steps of each class image"
+    )
     class_folder: Path | None = None
-    snr_gamma: float = number(
-        5.0, 0, 100, "Min-SNR gamma", subject="Min-SNR's gamma", about="gamma of min-SNR weighting, 0 for none"
-    )  # fmt: skip
+    snr_gamma: float = number(5.0, 0, 100, "Min-SNR gamma", about="gamma of min-SNR weighting, 0 for none")
     resolution: int = number(
-        0, 0, 4096, "Resolution", "0: the model's own", whole=True,
-        subject="The resolution", about="side in pixels (default: the model's own)",
-    )  # fmt: skip
+        0, 0, 4096, "Resolution", "0: the model's own", whole=True, about="side in pixels (default: the model's own)"
+    )
     buckets: bool = checkbox(True, "Buckets", about="keep the photos' aspect ratios instead of cropping all to squares")
     flip: bool = checkbox(False, "Also use mirrored photos", about="also use mirrored photos; not for faces or letters")
     captions: bool = checkbox(True, "Captions", about="use the captions beside the photos")
     masks: bool = checkbox(True, "Masks", about="use the masks beside the photos")
     concepts: tuple[Concept, ...] = ()
-    caption_dropout: float = slider(
-        0.0, 0, 1, 0.05, "Caption dropout", subject="The caption dropout", about="share of captions left empty"
-    )  # fmt: skip
+    caption_dropout: float = slider(0.0, 0, 1, 0.05, "Caption dropout", about="share of captions left empty")
     noise_offset: float = slider(
-        0.0, 0, 1, 0.005, "Noise offset", end=0.2,
-        subject="The noise offset", about="for darker and brighter images, such as 0.05",
-    )  # fmt: skip
-    precision: str = dropdown("auto", PRECISIONS, "Precision", subject="The precision", about="computing precision")
-    optimizer: str = dropdown("auto", OPTIMIZERS, "Optimizer", subject="The optimizer", about="optimizer")
-    fused_backward: bool = checkbox(
-        False, "Fused backward pass", about="update weights during the backward pass"
-    )  # fmt: skip
+        0.0, 0, 1, 0.005, "Noise offset", end=0.2, about="for darker and brighter images, such as 0.05"
+    )
+    precision: str = dropdown("auto", PRECISIONS, "Precision", about="computing precision")
+    optimizer: str = dropdown("auto", OPTIMIZERS, "Optimizer", about="optimizer")
+    fused_backward: bool = checkbox(False, "Fused backward pass", about="update weights during the backward pass")
     checkpointing: bool = checkbox(False, "Gradient checkpointing", about="less memory for a third more time")
     memory: float = number(
-        0.0, 0, 10_000, "Memory, GB", "0: what the device has",
-        subject="The memory", about="memory limit (default: all free memory)",
-    )  # fmt: skip
-    ema: float = number(
-        0.0, 0, 0.99999, "EMA decay", subject="The averaged weights' decay",
-        about="decay of averaged weights, such as 0.999 (default: off)",
-    )  # fmt: skip
-    seed: int = number(
-        0, 0, 2**32 - 1, "Seed", "the same seed gives the same result", whole=True, subject="The seed"
-    )  # fmt: skip
+        0.0, 0, 10_000, "Memory, GB", "0: what the device has", about="memory limit (default: all free memory)"
+    )
+    ema: float = number(0.0, 0, 0.99999, "EMA decay", about="decay of averaged weights, such as 0.999 (default: off)")
+    seed: int = number(0, 0, 2**32 - 1, "Seed", "the same seed gives the same result", whole=True)
     sample_every: int = number(
         0, 0, 1_000_000, "Samples every", "steps; 0: chosen", whole=True,
         subject="Steps between samples", about="steps between samples (default: a fifth of the steps)",
@@ -203,10 +181,8 @@ class TrainingSettings:
     )  # fmt: skip
     select_best: bool = checkbox(
         False, "Keep the best, not the last", about="keep the best-scoring weights and stop early"
-    )  # fmt: skip
-    saved_as: str = dropdown(
-        "fp16", SAVED_AS, "Result's precision", subject="The result's precision", about="precision of the result"
-    )  # fmt: skip
+    )
+    saved_as: str = dropdown("fp16", SAVED_AS, "Result's precision", about="precision of the result")
 
     def __post_init__(self) -> None:
         check(self)

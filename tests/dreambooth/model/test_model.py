@@ -196,7 +196,7 @@ def test_what_is_no_checkpoint_is_refused_without_its_folder(tmp_path: Path, con
 
 
 def test_a_base_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.safetensors is not there"):
+    with pytest.raises(UserError, match=r"There is no base model gone\.safetensors"):
         load_training_model(tmp_path / "gone.safetensors")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="not a diffusers checkpoint"):
@@ -321,7 +321,7 @@ def test_a_file_that_is_no_base_model_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     for path, said in (
-        (tmp_path / "gone.safetensors", "is not there"),
+        (tmp_path / "gone.safetensors", "There is no base model"),
         (cut, "incomplete: 100 bytes"),
         (half, "incomplete: "),
         (empty, "is empty"),

@@ -278,7 +278,7 @@ def test_a_source_that_changed_meanwhile_is_said(trained: tuple[EngineModel, Pat
         save_file({**state, f"{UNET}out.2.bias": torch.zeros(3)}, str(source))
     else:
         source.write_bytes(source.read_bytes()[:5000])
-    words = {"gone": "is gone", "another": "is missing", "smaller": "another size", "damaged": "is incomplete"}
+    words = {"gone": "no longer exists", "another": "is missing", "smaller": "another size", "damaged": "is incomplete"}
     refuse(words[what], trained)
 
 

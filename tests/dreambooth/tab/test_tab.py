@@ -132,9 +132,9 @@ def test_pages_give_whole_numbers_as_fractions_and_prompts_as_lines() -> None:
         ({"class_noun": "[dog]"}, "no brackets"),
         ({"class_noun": 5}, "text"),
         ({"base": "gone"}, "no longer exists"),
-        ({"steps": -1}, "number of steps"),
+        ({"steps": -1}, "Steps must be"),
         ({"steps": 1.5}, "whole number"),
-        ({"rate": float("nan")}, "learning rate"),
+        ({"rate": float("nan")}, "Learning rate"),
         ({"kind": "huge"}, "one of"),
         ({"kind": "full", "prior": "model"}, "frozen model"),
         ({"resolution": 100}, "multiple of 8"),
@@ -185,7 +185,7 @@ def test_the_line_follows_the_form(handlers: TabHandlers, photos: list[Path]) ->
     line, shown = handlers.form(dropped, *values(steps=300))
     assert "4 photos of a dog become a LoRA" in line and "300 steps" in line
     assert shown.count("data:image/jpeg") == 4
-    assert "Three to five photos teach more" in handlers.form(dropped[:1], *values())[0]
+    assert "3 to 5 photos work better" in handlers.form(dropped[:1], *values())[0]
     assert 'role="alert"' in handlers.form(dropped, *values(resolution=7))[0]
 
 
@@ -214,7 +214,7 @@ def test_the_plan_is_there_before_the_training_and_follows_the_form(
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda file: file.unlink(), "is not there"),
+        (lambda file: file.unlink(), "There is no base model"),
         (lambda file: file.write_bytes(file.read_bytes()[:5000]), "incomplete"),
         (lambda file: file.write_bytes(b"PK" + bytes(100)), "pickled"),
         (lambda file: file.write_bytes(models.write(file.parent / "x", in_channels=9).read_bytes()), "an inpainting"),
@@ -307,7 +307,7 @@ def test_what_stands_behind_advanced_reaches_the_training(handlers: TabHandlers,
         ({"continue_from": "../../secret.safetensors"}, "no longer exists"),
         ({"continue_from": "old.safetensors", "kind": "full"}, "Only a LoRA"),
         ({"second_class_noun": "mug"}, "needs photos and its class"),
-        ({"caption_dropout": 2}, "caption dropout"),
+        ({"caption_dropout": 2}, "Caption dropout"),
     ],
 )
 def test_advanced_mistakes_are_sentences(

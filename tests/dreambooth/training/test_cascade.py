@@ -209,9 +209,9 @@ def test_small_pictures_keep_their_shape_and_brightness() -> None:
 
 def test_a_unet_of_another_kind_is_told_apart() -> None:
     first_stage = stage_two(in_channels=3)
-    with pytest.raises(UserError, match="takes 3 channels"):
+    with pytest.raises(UserError, match="has 3 input"):
         Upscaler(first_stage, alphas())
-    with pytest.raises(UserError, match="how much noise"):
+    with pytest.raises(UserError, match="takes no noise level"):
         Upscaler(stage_two(class_embed_type=None), alphas())
     with pytest.raises(ValueError, match="between 0 and 1"):
         Upscaler(stage_two(), alphas(), level=2.0)
