@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from PIL import Image
 
 from lib_methods.pictures.convert import ImageError, check_total, open_image, to_rgba
-from standalone.host import image_file
+from standalone.host import images
 
 from .errors import BadRequest
 
@@ -59,7 +59,7 @@ def decode_image(text: str, what: str = "image") -> Image.Image:
 def png_bytes(image: Image.Image) -> bytes:
     """A PNG with the texts of `image.info` (the infotext is `parameters`)."""
     texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-    return image_file.png(image, texts)
+    return images.png(image, texts)
 
 
 def encode_image(image: Image.Image) -> str:

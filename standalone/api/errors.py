@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -73,19 +73,6 @@ def problem(status: int, sentence: str, kind: str = "HTTPException") -> JSONResp
     return SafeJSONResponse(status_code=status, content=content)
 
 
-def _where(location: Sequence[Any]) -> str:
-    parts = [str(part) for part in location if part not in ("body", "query")]
-    return ".".join(parts) or "the request"
-
-
-def validation_sentence(error: RequestValidationError) -> str:
-    """One sentence for what is wrong with a request's fields."""
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return "The request is not valid JSON."
-    return field_sentence(first)
-
-
 _WANTED = {
     "int": "a whole number",
     "float": "a number",
@@ -100,7 +87,10 @@ _WANTED = {
 
 def field_sentence(error: Mapping[str, Any]) -> str:
     """One sentence for one of pydantic's errors."""
-    where, kind = _where(error["loc"]), str(error["type"])
+    kind = str(error["type"])
+    if kind == "json_invalid":
+        return "The request is not valid JSON."
+    where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query")) or "the request"
     if where == "the request":
         return "The body of the request must be a JSON object, sent as application/json."
     if kind == "missing":
@@ -127,7 +117,7 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(422, validation_sentence(error), "RequestValidationError")
+        return problem(422, field_sentence(error.errors()[0]), "RequestValidationError")
 
     @app.exception_handler(StarletteHTTPException)
     async def http(request: Request, error: StarletteHTTPException) -> JSONResponse:

@@ -236,13 +236,13 @@ def _replay(message: Message, receive: Receive) -> Receive:
 
 def _without_bad_range(scope: Scope) -> Scope:
     """The request without a Range header that is malformed or names several ranges: a server may ignore those."""
-    headers = [pair for pair in scope["headers"] if pair[0].lower() != b"range" or _is_one_range(pair[1])]
+
+    def is_one_range(value: bytes) -> bool:
+        found = _RANGE.fullmatch(value.strip())
+        return found is not None and (not found["last"] or int(found["first"]) <= int(found["last"]))
+
+    headers = [pair for pair in scope["headers"] if pair[0].lower() != b"range" or is_one_range(pair[1])]
     return scope if len(headers) == len(scope["headers"]) else {**scope, "headers": headers}
-
-
-def _is_one_range(value: bytes) -> bool:
-    found = _RANGE.fullmatch(value.strip())
-    return found is not None and (not found["last"] or int(found["first"]) <= int(found["last"]))
 
 
 DEEPEST = 100

@@ -119,16 +119,14 @@ class StableDiffusionModel(nn.Module):
         added = None
         if self.is_sdxl:
             vector = cond["vector"].to(self.dtype)
-            pooled = self._pooled_width()
+            pooled = int(unet.config.projection_class_embeddings_input_dim) - 6 * int(
+                unet.config.addition_time_embed_dim
+            )
             added = {"text_embeds": vector[:, :pooled], "time_ids": vector[:, pooled:]}
         out = unet(
             x.to(self.dtype), t, encoder_hidden_states=text.to(self.dtype), added_cond_kwargs=added, return_dict=False
         )
         return out[0].to(x.dtype)
-
-    def _pooled_width(self) -> int:
-        config = self.model.diffusion_model.config
-        return int(config.projection_class_embeddings_input_dim) - 6 * int(config.addition_time_embed_dim)
 
     # -- text
 

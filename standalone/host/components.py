@@ -46,8 +46,7 @@ with _no_stub_files():
             classes = [classes] if isinstance(classes, str) else classes
             super().__init__(*args, elem_classes=["tool", *classes], **{"scale": 0, "min_width": 40, **kwargs})
 
-        def get_block_name(self) -> str:
-            return "button"
+        is_template = True
 
     class ResizeHandleRow(gr.Row):
         """A row of two columns."""
@@ -57,28 +56,22 @@ with _no_stub_files():
             kwargs["elem_classes"] = [*(kwargs.get("elem_classes") or []), "resize-handle-row"]
             super().__init__(**kwargs)
 
-        def get_block_name(self) -> str:
-            return "row"
+        is_template = True
 
     class FormRow(gr.Row):
-        def get_block_name(self) -> str:
-            return "row"
+        is_template = True
 
     class FormColumn(gr.Column):
-        def get_block_name(self) -> str:
-            return "column"
+        is_template = True
 
     class FormGroup(gr.Group):
-        def get_block_name(self) -> str:
-            return "group"
+        is_template = True
 
     class FormHTML(gr.HTML):
-        def get_block_name(self) -> str:
-            return "html"
+        is_template = True
 
     class FormColorPicker(gr.ColorPicker):
-        def get_block_name(self) -> str:
-            return "colorpicker"
+        is_template = True
 
     class DropdownMulti(gr.Dropdown):
         """A list of which several can be chosen."""
@@ -87,8 +80,7 @@ with _no_stub_files():
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(multiselect=True, **kwargs)
 
-        def get_block_name(self) -> str:
-            return "dropdown"
+        is_template = True
 
     class DropdownEditable(gr.Dropdown):
         """A list that takes other values, too."""
@@ -97,8 +89,7 @@ with _no_stub_files():
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(allow_custom_value=True, **kwargs)
 
-        def get_block_name(self) -> str:
-            return "dropdown"
+        is_template = True
 
     class InputAccordion(gr.Checkbox):
         """An accordion with a switch in its header: the value is the switch, whether the accordion is open or not.
@@ -129,10 +120,7 @@ with _no_stub_files():
                     interactive=kwargs.get("interactive", True),
                 )
                 self.accordion = gr.Accordion(
-                    label=label,
-                    elem_id=self.accordion_id,
-                    open=bool(value),
-                    elem_classes=["input-accordion", *classes],
+                    label=label, elem_id=self.accordion_id, open=bool(value), elem_classes=["input-accordion", *classes]
                 )
             self.change(
                 fn=lambda ticked: gr.update(open=True) if ticked else gr.update(),
@@ -154,5 +142,4 @@ with _no_stub_files():
         def __exit__(self, *args: Any) -> None:
             self.accordion.__exit__(*args)
 
-        def get_block_name(self) -> str:
-            return "checkbox"
+        is_template = True

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 extensions: list[Extension] = []
 
 
+@dataclass(eq=False)
 class Extension:
     """One folder with `scripts/`, and possibly `javascript/` and `style.css`."""
 
-    def __init__(
-        self, name: str, path: str, enabled: bool = True, is_builtin: bool = False, metadata: object = None
-    ) -> None:
-        self.name = name
-        self.path = path
-        self.enabled = enabled
-        self.is_builtin = is_builtin
-        self.canonical_name = name.lower()
-        self.metadata = metadata
-        self.status = ""
-        self.version = ""
+    name: str
+    path: str
+    enabled: bool = True
+    is_builtin: bool = False
+    metadata: object = None
+
+    def __post_init__(self) -> None:
+        self.canonical_name = self.name.lower()
+        self.status = self.version = ""
 
     def list_files(self, subdir: str, extension: str) -> list[Path]:
         """Files in `subdir` whose names end in `extension`, sorted."""

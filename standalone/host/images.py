@@ -1,25 +1,107 @@
-"""Images: grids, resizing, saving with infotext, reading it back."""
+"""Images: grids, resizing, saving with infotext, reading it back.
+
+Nothing that was generated is lost to a limit of its file format; what could not be written as wished is said.
+"""
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, PngImagePlugin
 
 from lib_methods.errors import reason
 from lib_methods.files import replacing
 from lib_methods.pictures.convert import ImageError, open_image, to_rgb, to_rgba
-from standalone.host import callbacks, errors, image_file, upscalers
+from standalone.host import callbacks, errors, upscalers
 from standalone.host.shared import opts
 from standalone.infotext import text as infotexts
 from standalone.infotext import user_comment
 
+PNG = ".png"
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_WITH_EXIF = (".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff")
+_CANNOT = (ValueError, TypeError, KeyError, OverflowError, SystemError, struct.error)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """data: the file's bytes. extension: its ending, ".png" where the wanted format could not be used. text_is_beside:
+    whether the infotext is not in it and belongs into a text file. note: a sentence about what is not as wished."""
+
+    data: bytes
+    extension: str
+    text_is_beside: bool = False
+    note: str = ""
+
+
+def png(image: Image.Image, texts: Mapping[str, Any]) -> bytes:
+    """A PNG of an image of any mode, with its texts; what no text may hold (lone surrogates) becomes "?"."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in texts.items():
+        text = writable(str(value))  # Latin-1 beyond ASCII could be UTF-8 as well
+        add = info.add_text if text.isascii() else info.add_itxt
+        add(key.encode("latin-1", "replace").decode("latin-1")[:79] or "?", text)
+    buffer = io.BytesIO()
+    (image if image.mode in _PNG_MODES else to_rgba(image)).save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def writable(text: str) -> str:
+    """The text with "?" in the place of what UTF-8 cannot write."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def encode(
+    image: Image.Image, extension: str, infotext: str | None, texts: Mapping[str, Any], quality: int
+) -> ImageFile:
+    """The image in the format of `extension`.
+
+    infotext: goes into the Exif comment of formats other than PNG; None where none is wanted. texts: all of a PNG's,
+    the infotext among them. quality: of JPEG, WebP and AVIF, 1 to 100.
+    """
+    extension = extension.lower()
+    if extension == PNG:
+        return ImageFile(png(image, texts), PNG)
+    name = Image.registered_extensions().get(extension)
+    if name is None or name not in Image.SAVE:
+        return ImageFile(png(image, texts), PNG, note=f'There is no image format "{extension.lstrip(".")}".')
+    rgb = to_rgb(image)
+    if infotext is None or extension in _WITH_EXIF:
+        exif = None if infotext is None else user_comment.exif_of(writable(infotext))
+        data = _saved(rgb, name, quality, exif)
+        if data is not None:
+            return ImageFile(data, extension)
+    data = _saved(rgb, name, quality, None)
+    if data is None:
+        note = f"An image of {image.width}x{image.height} pixels cannot be saved as {name}."
+        return ImageFile(png(image, texts), PNG, note=note)
+    why = f"The infotext is too long for {name}." if extension in _WITH_EXIF else f"{name} files hold no infotext."
+    return ImageFile(data, extension, text_is_beside=True, note=why)
+
+
+def _saved(image: Image.Image, name: str, quality: int, exif: bytes | None) -> bytes | None:
+    """The file; None where its format cannot hold the image, or not with this Exif."""
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, format=name, quality=quality, **({} if exif is None else {"exif": exif}))
+    except (OSError, *_CANNOT):  # in memory there is no disk to blame
+        return None
+    return buffer.getvalue()
+
+
 LANCZOS = Image.Resampling.LANCZOS
+_NO_TEXTS = (
+    "exif jfif jfif_version jfif_unit jfif_density dpi icc_profile photoshop loop background timestamp duration "
+    "progressive progression chromaticity"
+).split()
 _NUMBERED = re.compile(r"^(\d+)")
 
 
@@ -114,14 +196,14 @@ def save_image_with_geninfo(
 
 def _encoded(
     image: Image.Image, extension: str, geninfo: str | None, pnginfo: dict[str, Any], section: str
-) -> image_file.ImageFile:
+) -> ImageFile:
     texts = {**pnginfo, **({} if geninfo is None else {section: geninfo})} if opts.enable_pnginfo else {}
-    return image_file.encode(image, extension, geninfo if opts.enable_pnginfo else None, texts, opts.jpeg_quality)
+    return encode(image, extension, geninfo if opts.enable_pnginfo else None, texts, opts.jpeg_quality)
 
 
 def _write_text(path: Path, text: str) -> None:
     with replacing(path, shared=True) as file:
-        file.write(image_file.writable(f"{text}\n").encode("utf-8"))
+        file.write(writable(f"{text}\n").encode("utf-8"))
 
 
 def _free(path: Path) -> Path:
@@ -217,23 +299,7 @@ def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, Any]
     comment = items.get("comment")
     if geninfo is None and isinstance(comment, (bytes, str)):
         geninfo = comment.decode("utf-8", errors="ignore") if isinstance(comment, bytes) else comment
-    for key in (
-        "exif",
-        "jfif",
-        "jfif_version",
-        "jfif_unit",
-        "jfif_density",
-        "dpi",
-        "icc_profile",
-        "photoshop",
-        "loop",
-        "background",
-        "timestamp",
-        "duration",
-        "progressive",
-        "progression",
-        "chromaticity",
-    ):
+    for key in _NO_TEXTS:
         items.pop(key, None)
     return infotexts.infotext_of(geninfo if isinstance(geninfo, str) else None, items), items
 

@@ -35,7 +35,7 @@ class Host:
         self.data_dir = data_dir
         self.output_dir = output_dir
         self.extension_dirs = list(extension_dirs)
-        self.queue = JobQueue(before=_begin, after=_end)
+        self.queue = JobQueue(before=lambda job: shared.state.begin(job=job.name), after=_end)
         self.closed = False
 
     @property
@@ -78,10 +78,6 @@ def running() -> Host | None:
     return _running
 
 
-def _begin(job: Job) -> None:
-    shared.state.begin(job=job.name)
-
-
 def _end(job: Job) -> None:
     shared.state.end()
     shared.total_tqdm.clear()
@@ -105,15 +101,6 @@ def import_modules() -> None:
         raise UserError(
             "Python finds another package named 'modules' before the host's own; start from another folder."
         )
-
-
-def _same(host: Host, checkpoint: Path, data_dir: Path, output_dir: Path, extension_dirs: Sequence[Path]) -> bool:
-    return (host.checkpoint, host.data_dir, host.output_dir, host.extension_dirs) == (
-        checkpoint,
-        data_dir,
-        output_dir,
-        list(extension_dirs),
-    )
 
 
 def start(
@@ -140,7 +127,8 @@ def start(
     outputs = Path(output_dir).resolve() if output_dir is not None else data_dir / "outputs"
     folders = [REPO] if extension_dirs is None else [Path(folder).resolve() for folder in extension_dirs]
     if _running is not None:
-        if _same(_running, checkpoint, data_dir, outputs, folders):
+        known = (_running.checkpoint, _running.data_dir, _running.output_dir, _running.extension_dirs)
+        if known == (checkpoint, data_dir, outputs, folders):
             return _running
         raise UserError("A host is running in this process already; close it first.")
     import_modules()

@@ -108,7 +108,9 @@ def find(params: extra_networks.ExtraNetworkParams) -> LoadedLora:
                 "that its author put into it. Get the .safetensors version."
             )
         raise UserError(f"LoRA {_short(name)} was left out: there is no {_short(name)}.safetensors in models/Lora.")
-    return LoadedLora(found, te, unet, None if dyn is None else _ranks(name, dyn), name)
+    if dyn is not None and not dyn.strip().isdecimal():
+        raise UserError(f"LoRA {_short(name)} was left out: its rank {_short(dyn)!r} is not a whole number.")
+    return LoadedLora(found, te, unet, None if dyn is None else int(dyn), name)
 
 
 def _strength(name: str, text: str) -> float:
@@ -121,19 +123,8 @@ def _strength(name: str, text: str) -> float:
     return value
 
 
-def _ranks(name: str, text: str) -> int:
-    if not text.strip().isdecimal():
-        raise UserError(f"LoRA {_short(name)} was left out: its rank {_short(text)!r} is not a whole number.")
-    return int(text)
-
-
 def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def networks_key(model: Any) -> tuple[LoadedLora, ...]:
-    """All that LoRAs have changed about what `model` gives."""
-    return () if model is None else loaded_loras(model)
 
 
 def infotext_pasted(text: str, params: dict[str, Any]) -> None:

@@ -117,11 +117,7 @@ def _file_allowed(path: Path) -> bool:
 
     from gradio.utils import get_upload_folder
 
-    allowed = [
-        Path(get_upload_folder()),
-        Path(tempfile.gettempdir()) / "gradio",
-        Path(paths.default_output_dir),
-    ]
+    allowed = [Path(get_upload_folder()), Path(tempfile.gettempdir()) / "gradio", Path(paths.default_output_dir)]
     return any(folder.resolve() in path.resolve().parents for folder in allowed)
 
 

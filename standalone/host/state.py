@@ -60,17 +60,9 @@ class State:
     def dict(self) -> dict[str, Any]:
         """The fields that the API shows."""
         names = (
-            "skipped",
-            "interrupted",
-            "stopping_generation",
-            "job",
-            "job_count",
-            "job_timestamp",
-            "job_no",
-            "sampling_step",
-            "sampling_steps",
+            "skipped interrupted stopping_generation job job_count job_timestamp job_no sampling_step sampling_steps"
         )
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names.split()}
 
     def begin(self, job: str = "(unknown)") -> None:
         """Starts a job: everything is set back."""

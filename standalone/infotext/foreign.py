@@ -31,21 +31,8 @@ _FENCE = re.compile(r"\s*```\w*\s*")
 _BOLD = re.compile(r"\*\*(\w[\w \-/]{1,40})(?::\*\*|\*\*:)")
 _BREAK = re.compile(r"\s*<br\s*/?>\s*", re.IGNORECASE)
 _NEGATIVE_INSIDE = re.compile(r"negative prompt:", re.IGNORECASE)
-_NAMES = {
-    name.lower(): name
-    for name in (
-        "Steps",
-        "Sampler",
-        "Schedule type",
-        "CFG scale",
-        "Seed",
-        "Size",
-        "Model",
-        "Model hash",
-        "Clip skip",
-        "Denoising strength",
-    )
-}
+_WEBUI = "Steps, Sampler, Schedule type, CFG scale, Seed, Size, Model, Model hash, Clip skip, Denoising strength"
+_NAMES = {name.lower(): name for name in _WEBUI.split(", ")}
 _NAMES |= {
     "cfg": "CFG scale",
     "guidance scale": "CFG scale",

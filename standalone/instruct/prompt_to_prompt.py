@@ -139,7 +139,8 @@ def draw_pairs(
     with torch.no_grad():
         texts = model.get_learned_conditioning([before, after, ""])[:, : CHUNK + 2]
         context = texts.repeat_interleave(torch.tensor([count, count, 2 * count], device=device), dim=0)
-        noise = torch.cat([torch.randn(1, 4, side, side, generator=_generator(seed)) for seed in seeds]).to(device)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        noise = torch.cat([torch.randn(1, 4, side, side, generator=generator) for generator in generators]).to(device)
         denoiser = SigmaDenoiser(model).to(device)
         sigmas = denoiser.get_sigmas(drawing.steps)
         sharing = SharedAttention(model.model.diffusion_model, [token_places(model, before, after)] * count)
@@ -154,10 +155,6 @@ def draw_pairs(
                 x = x + (x - guided) / sigma * (following - sigma)
         pictures = to_pictures(model.decode_first_stage(x))
     return np.stack([pictures[:count], pictures[count:]], axis=1)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed)
 
 
 def to_pictures(images: Tensor) -> np.ndarray:

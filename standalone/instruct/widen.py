@@ -64,11 +64,7 @@ def _sd1_params(model: Any) -> dict[str, Any]:
 def write_checkpoint(model: Any, unet: UNet2DConditionModel, config: Mapping[str, Any] | None, out: Path) -> None:
     """Writes `unet` with the model's VAE and text encoder to one file in LDM's names and half precision, and the yaml
     beside it. Both appear whole; the yaml first."""
-    state = {
-        **ldm_unet(unet),
-        **ldm_vae(model.first_stage_model),
-        **ldm_clip_text(model.cond_stage_model.transformer),
-    }
+    state = {**ldm_unet(unet), **ldm_vae(model.first_stage_model), **ldm_clip_text(model.cond_stage_model.transformer)}
     halves = {k: rounded(k, value, torch.float16) for k, value in state.items() if value.is_floating_point()}
     out.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(edit_config(model, config), sort_keys=False)

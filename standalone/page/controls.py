@@ -223,12 +223,7 @@ def override_settings(tab: str) -> Any:
         multiselect=True,
         allow_custom_value=True,
     )
-    dropdown.change(
-        fn=lambda chosen: gr.update(visible=bool(chosen)),
-        inputs=[dropdown],
-        outputs=[dropdown],
-        **QUICK,
-    )
+    dropdown.change(fn=lambda chosen: gr.update(visible=bool(chosen)), inputs=[dropdown], outputs=[dropdown], **QUICK)
     return dropdown
 
 

@@ -163,10 +163,7 @@ def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
         for mode, target in (("img2img", image.fields["image"]), ("inpaint", image.fields["editor"])):
             # the tab first: an image sent to an editor that is not on the page yet gets lost
             source.panel.buttons[mode].click(
-                fn=lambda mode=mode: gr.update(selected=mode),
-                outputs=[modes],
-                js=f"() => switch_to_{mode}()",
-                **QUICK,
+                fn=lambda mode=mode: gr.update(selected=mode), outputs=[modes], js=f"() => switch_to_{mode}()", **QUICK
             ).then(fn=None, js="() => pageIsDrawn()", **QUICK).then(
                 fn=_send_image(mode, fields, image.fields),
                 inputs=[gallery, selected, generation_info],
@@ -186,10 +183,7 @@ def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
         **QUICK,
     ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
     info["img2img"].click(
-        fn=lambda: gr.update(selected="img2img"),
-        outputs=[modes],
-        js="() => switch_to_img2img()",
-        **QUICK,
+        fn=lambda: gr.update(selected="img2img"), outputs=[modes], js="() => switch_to_img2img()", **QUICK
     ).then(
         fn=lambda picture, words: _sent(picture, words, "img2img", fields, image.fields),
         inputs=[info["picture"], info["infotext"]],

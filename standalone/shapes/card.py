@@ -52,11 +52,7 @@ def write(metrics: dict[str, Any], count: int, training: Path, folder: Path = FO
     log = _log(training / "train_log.jsonl")
     last = log[-1]
     jump = next((int(a["step"]) for a, b in zip(log, log[1:]) if a["snr_floor"] != b["snr_floor"]), None)
-    sizes = {
-        "UNet": networks.unet(),
-        "autoencoder": networks.vae(),
-        "text encoder": networks.text_encoder(),
-    }
+    sizes = {"UNet": networks.unet(), "autoencoder": networks.vae(), "text encoder": networks.text_encoder()}
     parts = ", ".join(f"{name} {millions(module):.1f} M" for name, module in sizes.items())
     world = "; ".join(f"{name}: {', '.join(values)}" for name, values in VALUES.items())
     lines = [

@@ -286,7 +286,7 @@ def test_the_grid_of_a_job_cannot_be_liked_and_its_images_can(host: Running, scr
     ],
 )
 def test_a_grid_of_an_xyz_plot_is_known_by_its_text(text: str, several: bool, keeper: str) -> None:
-    from standalone.host.image_file import encode
+    from standalone.host.images import encode
 
     file = encode(noisy(), f".{keeper.lower()}".replace("jpeg", "jpg"), text, {"parameters": text}, 80)
     assert Composites().holds(open_image(file.data)) == several

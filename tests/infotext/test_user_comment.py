@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from standalone.host import image_file
+from standalone.host import images
 from standalone.infotext import user_comment
 
 SCRIPTS = {
@@ -59,7 +59,7 @@ def test_the_parameters_behind_a_long_prompt_tell_the_order(big_endian: bool) ->
 
 @pytest.mark.parametrize("text", ["a cat", "кот", "café", "Ã©", "🧀\nSteps: 20"])
 def test_texts_of_a_png_come_back_whatever_program_wrote_them(text: str) -> None:
-    written = Image.open(io.BytesIO(image_file.png(Image.new("L", (1, 1)), {"parameters": text})))
+    written = Image.open(io.BytesIO(images.png(Image.new("L", (1, 1)), {"parameters": text})))
     assert user_comment.png_text(written.info["parameters"]) == text
     if text != "Ã©":  # which nobody can tell apart from é
         assert user_comment.png_text(text.encode().decode("latin-1")) == text

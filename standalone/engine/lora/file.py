@@ -52,16 +52,14 @@ class LoraOnDisk:
     @cached_property
     def shorthash(self) -> str:
         """Twelve digits of kohya's hash: SHA-256 of the file behind its header, so that metadata may change."""
-        return self.told_hash or _data_sha256(Path(self.filename))[:12]
-
-
-def _data_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        if self.told_hash:
+            return self.told_hash
+        digest = hashlib.sha256()
+        with open(self.filename, "rb") as file:
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        return digest.hexdigest()[:12]
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

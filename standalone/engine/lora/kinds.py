@@ -35,11 +35,6 @@ SHARED = ("alpha", "scale", "dora_scale", "magnitude", "bias", "diff_b")
 """Parts that a layer of any kind may have."""
 
 
-def kind_of(parts: Parts) -> Kind | None:
-    """The kind of a layer with these parts; the first in the table that has all it needs."""
-    return next((kind for kind in KINDS if set(kind.needs) <= parts.keys()), None)
-
-
 def _matrix(tensor: Tensor) -> Tensor:
     if tensor.ndim < 2 or 0 in tensor.shape:
         raise DoesNotFit("no matrices")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..names import shown
-from .kinds import OTHER_SIZE, SHARED, DoesNotFit, Kind, kind_of
+from .kinds import KINDS, OTHER_SIZE, SHARED, DoesNotFit, Kind
 
 LATENT_CHANNELS = 4
 WIDENED = (8, 9)  # input channels of InstructPix2Pix and inpainting models
@@ -29,7 +29,8 @@ class LoraLayer:
 
     @cached_property
     def kind(self) -> Kind | None:
-        return kind_of(self.parts)
+        """The first in the table that has all it needs."""
+        return next((kind for kind in KINDS if set(kind.needs) <= self.parts.keys()), None)
 
     @property
     def left_out(self) -> list[str]:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from lib_methods.errors import UserError
+from standalone.engine.lora import loaded_loras
 from standalone.engine.names import shown
 from standalone.host import extra_networks, shared
 from standalone.host.jobs.fields import ProcessingFields
 from standalone.host.jobs.latents import txt2img_image_conditioning
-from standalone.host.lora import networks_key
 from standalone.host.sampling import prompt_parser, registry
 from standalone.host.shared import opts, state
 
@@ -35,7 +35,7 @@ class StableDiffusionProcessing(ProcessingFields):
         self.extra_generation_params = self.extra_generation_params or {}
         self.override_settings = self.override_settings or {}
         self.script_args = self.script_args or {}
-        self.refiner_checkpoint_info = None
+        self.refiner_checkpoint_info: Any = None
         if not self.seed_enable_extras:
             self.subseed, self.subseed_strength = -1, 0
             self.seed_resize_from_h = self.seed_resize_from_w = 0
@@ -216,7 +216,7 @@ class StableDiffusionProcessing(ProcessingFields):
             shared.sd_model.sd_checkpoint_info,
             id(shared.sd_model),
             extra_network_data,
-            networks_key(shared.sd_model),  # the tags alone do not tell: a file may have come or changed since
+            loaded_loras(shared.sd_model),  # the tags alone do not tell: a file may have come or changed since
             opts.CLIP_stop_at_last_layers,
             opts.emphasis,
             opts.comma_padding_backtrack,
@@ -279,13 +279,6 @@ class StableDiffusionProcessing(ProcessingFields):
         return bool(opts.samples_save and not self.do_not_save_samples and (opts.save_incomplete_images or complete))
 
 
-def _get_model(self: StableDiffusionProcessing) -> Any:
-    return shared.sd_model
-
-
-def _keep_model(self: StableDiffusionProcessing, value: Any) -> None:
-    """The model is always the loaded one; what the constructor is given has no effect, as in the WebUI."""
-
-
-# after the dataclass is made, so that the field keeps None as its default
-StableDiffusionProcessing.sd_model = property(_get_model, _keep_model)
+# after the dataclass is made, so that the field keeps None as its default. The model is always the loaded one; what the
+# constructor is given has no effect, as in the WebUI
+StableDiffusionProcessing.sd_model = property(lambda self: shared.sd_model, lambda self, value: None)

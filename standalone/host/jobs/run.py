@@ -14,7 +14,6 @@ from standalone.host.jobs.latents import decode_latent_batch, get_fixed_seed, op
 from standalone.host.jobs.masks import apply_overlay
 from standalone.host.jobs.result import Processed, create_infotext
 from standalone.host.sampling import registry
-from standalone.host.sampling.refiner import choose_refiner
 from standalone.host.scripts import script
 from standalone.host.shared import opts, state
 
@@ -73,7 +72,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     seed, subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
     p.restore_faces = bool(p.restore_faces)
     p.tiling = bool(p.tiling)
-    choose_refiner(p)
+    p.refiner_checkpoint_info = checkpoints.find_checkpoint(p.refiner_checkpoint, "refiner checkpoint")
     p.sd_model_name = shared.sd_model.sd_checkpoint_info.name_for_extra
     p.sd_model_hash = shared.sd_model.sd_model_hash
     p.fill_fields_from_opts()

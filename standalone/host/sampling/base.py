@@ -117,11 +117,7 @@ def samples_to_image_grid(samples: torch.Tensor, approximation: int | None = Non
     return images.image_grid([single_sample_to_image(sample, approximation) for sample in samples])
 
 
-def _preview_of(latents: torch.Tensor) -> Image.Image:
-    return samples_to_image_grid(latents) if opts.show_progress_grid else sample_to_image(latents)
-
-
-state.preview_of = _preview_of
+state.preview_of = lambda x: samples_to_image_grid(x) if opts.show_progress_grid else sample_to_image(x)
 
 
 def images_tensor_to_samples(image: torch.Tensor, approximation: int | None = None, model: Any = None) -> torch.Tensor:

@@ -8,23 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from standalone.engine.prompts import Timeline, check_weight, parse_prompt_attention, prompt_schedule
-
-__all__ = [
-    "ComposableScheduledPromptConditioning",
-    "DictWithShape",
-    "MulticondLearnedConditioning",
-    "ScheduledPromptConditioning",
-    "SdConditioning",
-    "get_learned_conditioning",
-    "get_learned_conditioning_prompt_schedules",
-    "get_multicond_learned_conditioning",
-    "get_multicond_prompt_list",
-    "parse_prompt_attention",
-    "reconstruct_cond_batch",
-    "reconstruct_multicond_batch",
-    "stack_conds",
-]
+from standalone.engine.prompts import Timeline, check_weight, prompt_schedule
+from standalone.engine.prompts import parse_prompt_attention as parse_prompt_attention
 
 re_AND = re.compile(r"\bAND\b")
 _WEIGHT = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")

@@ -12,11 +12,6 @@ from standalone.host import checkpoints, devices, shared
 from standalone.host.shared import opts
 
 
-def choose_refiner(p: Any) -> None:
-    """Finds the checkpoint that the job names as its refiner. Raises UserError when there is none of that name."""
-    p.refiner_checkpoint_info = checkpoints.find_checkpoint(p.refiner_checkpoint, "refiner checkpoint")
-
-
 def share_done(cfg_denoiser: Any, sigma: torch.Tensor) -> float:
     """How much of the way from the last timestep to the first is behind, 0 to 1; `sigma` (B,) as the denoiser has it.
 

@@ -11,13 +11,7 @@ import gradio as gr
 from standalone.host import errors, shared
 from standalone.host.callbacks import ScriptCallback, add_callback, sort_callbacks
 from standalone.host.scripts import script as script_classes
-from standalone.host.scripts.script import (
-    AlwaysVisible,
-    OnComponent,
-    Script,
-    ScriptArg,
-    ScriptInfo,
-)
+from standalone.host.scripts.script import AlwaysVisible, OnComponent, Script, ScriptArg, ScriptInfo
 
 
 def wrap_call(

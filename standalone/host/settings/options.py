@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +26,24 @@ _FIELDS = {"data_labels", "data", "restricted_opts", "typemap", "source"}
 _MOST_ASIDE = 20  # copies of damaged files
 
 
+@dataclass(eq=False)
 class OptionInfo(Rule):
     """One setting. The methods that end in `return self` add text to its description and can be chained."""
 
-    def __init__(
-        self,
-        default: Any = None,
-        label: str = "",
-        component: Any = None,
-        component_args: Any = None,
-        onchange: Callable[[], Any] | None = None,
-        section: Any = None,
-        refresh: Any = None,
-        comment_before: str = "",
-        comment_after: str = "",
-        infotext: str | None = None,
-        restrict_api: bool = False,
-        category_id: str | None = None,
-        *,
-        check: Callable[[Any], Any] | None = None,
-    ) -> None:
-        super().__init__(default, component, component_args, check)
-        self.label = label
-        self.onchange = onchange
-        self.section = section
-        self.category_id = category_id
-        self.refresh = refresh
-        self.do_not_save = False
-        self.comment_before = comment_before
-        self.comment_after = comment_after
-        self.infotext = infotext
-        self.restrict_api = restrict_api
+    default: Any = None
+    label: str = ""
+    component: Any = None
+    component_args: Any = None
+    onchange: Callable[[], Any] | None = None
+    section: Any = None
+    refresh: Any = None
+    comment_before: str = ""
+    comment_after: str = ""
+    infotext: str | None = None
+    restrict_api: bool = False
+    category_id: str | None = None
+    check: Callable[[Any], Any] | None = field(default=None, kw_only=True)
+    do_not_save = False
 
     def link(self, label: str, url: str) -> OptionInfo:
         self.comment_before += f"[<a href='{url}' target='_blank'>{label}</a>]"

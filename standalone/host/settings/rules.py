@@ -64,13 +64,10 @@ class Rule:
     `check` gets a value of the right kind and returns it as it is kept; it raises ValueError with what to give.
     """
 
-    def __init__(
-        self, default: Any, component: Any, component_args: Any, check: Callable[[Any], Any] | None = None
-    ) -> None:
-        self.default = default
-        self.component = component
-        self.component_args = component_args
-        self.check = check
+    default: Any
+    component: Any
+    component_args: Any
+    check: Callable[[Any], Any] | None
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def all_options() -> Table:
         ("api", "API"): {
             "cancel_jobs_without_client": OptionInfo(
                 False, "Cancel the job of an API request when its client has closed the connection"
-            ),
+            )
         },
     }
     return {key: info for section, table in sections.items() for key, info in options_section(section, table).items()}
