@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from benchmarks.full_size import PeakMemory
-from benchmarks.report import write_json
+from benchmarks.full_size import PeakMemory, settle
+from benchmarks.studio import write_json
 from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 
 HEADS, CHANNELS = 8, 40
@@ -73,8 +73,7 @@ def main(out: Path, quick: bool) -> int:
                 with PeakMemory(device) as memory:
                     started = time.perf_counter()
                     results[name] = form(query, key, value, own, -0.5)
-                    if device.type == "cuda":
-                        torch.cuda.synchronize()
+                    settle()
                     times[name].append(time.perf_counter() - started)
                 figures[f"peak_bytes_{name}_{count}"] = float(memory.peak or 0)
         tolerance = 1e-5 if dtype == torch.float32 else 5e-3

@@ -1,6 +1,6 @@
 """What a training step costs: `python run.py bench dreambooth --out DIR [--quick]`.
 
-The pack's trainer against a plain loop written as diffusers' example has it (see `dreambooth_loops`), at SD1.5's size
+The pack's trainer against a plain loop written as diffusers' example has it (see `plain`), at SD1.5's size
 with random weights, 512x512, a photo and a class picture each step (`--quick`: something tiny). The loops run in turn,
 each in a process of its own so that its memory is its own, ours with the environment that the verb gives a training;
 the figures are medians over the rounds, written after each.
@@ -18,19 +18,214 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.dreambooth_loops import LOOPS, MEMORY
-from benchmarks.full_size import environment
-from benchmarks.report import write_json
+from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
+from benchmarks.studio import write_json
+from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
+from lib_methods.dreambooth.model.count_memory import GEOMETRY
+from lib_methods.dreambooth.model.lora import LoraSet
+from lib_methods.dreambooth.model.memory import GIB, ModelSizes
+from lib_methods.dreambooth.model.model import CPU, TextEmbedding, release_memory
+from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.training.data import Example, TrainingData
+from lib_methods.dreambooth.training.plan import half_precision, plan_training
+from lib_methods.dreambooth.training.trainer import Trainer
+from lib_methods.jobs.log import Report
 from standalone import ROOT
 from standalone.verbs.train_dreambooth import ENVIRONMENT
 
 STEPS, PICTURES = 800, 104
-_GIB = 2**30
+LOOPS = ("plain", "full", "lora")
+MEMORY = 8 * GIB  # what the plan of the pack's own loops must fit into
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def half_of(device: torch.device) -> str:
+    """What the device computes quickly in; some CPUs have instructions for bfloat16."""
+    if device.type == "cpu" and _CPU_INFO.exists():
+        words = set(_CPU_INFO.read_text(encoding="utf-8").split())
+        return "bf16" if words & {"avx512_bf16", "amx_bf16"} else "fp32"
+    return half_precision(device)
+
+
+class Stage:
+    """SD1.5 with random weights, or something tiny in its shape, as what `Trainer` wants of a model."""
+
+    name, sha256, family, parameterization = "bench", "0" * 64, "sd1", "eps"
+    zero_terminal_snr = False
+    pixels_per_latent, latent_channels = 8, 4
+
+    def __init__(self, device: torch.device, quick: bool) -> None:
+        torch.manual_seed(0)
+        self.device, self.resolution = device, 64 if quick else 512
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64, device="cpu") ** 2
+        self.alphas_cumprod = (1 - betas).cumprod(0).float()
+        self.unet: Any = nn.Module.to(_tiny_unet(), device) if quick else sd15_unet(device, torch.float32)
+        widths = (32, 32, 32, 32) if quick else (128, 256, 512, 512)
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            block_out_channels=widths,
+            layers_per_block=1 if quick else 2,
+        )
+        self.vae: Any = nn.Module.to(vae, device)
+        sizes = (32, 64, 2, 2) if quick else (768, 3072, 12, 12)
+        config = CLIPTextConfig(
+            hidden_size=sizes[0], intermediate_size=sizes[1], num_hidden_layers=sizes[2], num_attention_heads=sizes[3]
+        )
+        self.encoders: list[nn.Module] = [CLIPTextModel(config).to(device)]
+
+    def ids(self, count: int) -> Tensor:
+        return (torch.arange(77, device=self.device) * 300).repeat(count, 1)
+
+    def pictures(self, count: int) -> Tensor:
+        return torch.rand(count, 3, self.resolution, self.resolution, device=self.device) * 2 - 1
+
+    def embed(self, texts: Sequence[str]) -> TextEmbedding:
+        return TextEmbedding(self.encoders[0](self.ids(len(texts)))[0])
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: TextEmbedding, sizes: Tensor | None = None) -> Tensor:
+        weight = next(self.unet.parameters())
+        return self.unet(latents.to(weight), timesteps, text.hidden.to(weight), return_dict=False)[0].to(latents.dtype)
+
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.vae.encode(pixels.to(next(self.vae.parameters()))).latent_dist
+        factor = self.vae.config.scaling_factor
+        return found.mean * factor, found.std * factor
+
+
+def full_sizes() -> ModelSizes:
+    """Those of SD1.5, so that something tiny is trained in the same way."""
+    text = clip_shapes(vocab=49408, positions=77, hidden=768, intermediate=3072, layers=12)
+    return ModelSizes.of("sd1", unet_shapes(GEOMETRY["sd1"]), [text], 512)
+
+
+def _tiny_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=4,
+    )
+
+
+def plain(stage: Stage, half: str) -> Callable[[], None]:
+    """A step as in diffusers' train_dreambooth.py with prior preservation: fp32 weights in the UNet, autocast, AdamW,
+    a photo and a class picture through VAE and text encoder each time."""
+    dtype, device = _DTYPES[half], stage.device
+    nn.Module.to(stage.vae.requires_grad_(False), dtype=dtype)  # diffusers' own warns without a reason
+    stage.encoders[0].requires_grad_(False).to(dtype=dtype)
+    unet: Any = stage.unet.train()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-6, weight_decay=1e-2)
+    scaler = torch.amp.GradScaler(device.type, enabled=half == "fp16")
+    alphas = stage.alphas_cumprod.to(device)
+    pixels, ids = stage.pictures(2), stage.ids(2)
+
+    def step() -> None:
+        latents = stage.vae.encode(pixels.to(dtype)).latent_dist.sample() * stage.vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(0, 1000, (2,), device=device)
+        kept = alphas[timesteps].view(-1, 1, 1, 1).to(latents)
+        noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+        hidden = stage.encoders[0](ids)[0]
+        with torch.autocast(device.type, dtype=dtype if half != "fp32" else torch.bfloat16, enabled=half != "fp32"):
+            out = unet(noisy, timesteps, hidden, return_dict=False)[0]
+        errors = [nn.functional.mse_loss(a.float(), b.float()) for a, b in zip(out.chunk(2), noise.chunk(2))]
+        scaler.scale(errors[0] + 1.0 * errors[1]).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def ours(stage: Stage, half: str, kind: str, folder: Path, found: dict[str, Any]) -> Callable[[], None]:
+    """A step of the pack's trainer, as the plan for `MEMORY` has it; what was prepared before is timed."""
+    settings = TrainingSettings(
+        photos=folder,
+        base=folder / "base",
+        out=folder,
+        name="bench",
+        class_noun="dog",
+        kind=kind,
+        identifier="ohwx",
+        steps=1000,
+        rate=5e-6,
+        text_rate=5e-6,
+        prior="images",
+    )
+    model: Any = stage
+    plan = plan_training(settings, full_sizes(), stage.device, MEMORY, half=half)
+    found["plan"] = {name: value for name, value in asdict(plan).items() if name not in ("notes", "estimate")}
+    found["counted"] = plan.estimate.total
+    started = time.perf_counter()
+    examples = [_example(stage) for _ in range(8)]
+    found["seconds_a_picture"] = (time.perf_counter() - started) / len(examples)
+    stage.vae.to(CPU)
+    nn.Module.to(stage.unet, stage.device, plan.weight_dtype)
+    if plan.checkpointing:
+        stage.unet.enable_gradient_checkpointing()
+    release_memory(stage.device)
+    lora = LoraSet(model, settings.rank, settings.true_alpha).inject() if kind == "LoRA" else None
+    report = Report(folder, lambda text: None, tensorboard=False)
+    trainer = Trainer(model, TrainingData(examples[:4], examples[4:]), settings, plan, folder, report, lora=lora)
+
+    def step() -> None:
+        trainer.step()
+        if stage.device.type == "cpu":
+            # with a GPU they would by now be in the other memory, which is not counted
+            stage.vae, stage.encoders = nn.Identity(), []
+
+    return step
+
+
+@torch.no_grad()
+def _example(stage: Stage) -> Example:
+    mean, std = (part[0].float().cpu() for part in stage.moments(stage.pictures(1)))
+    side = float(stage.resolution)
+    return Example(mean, std, None, torch.tensor([side, side, 0, 0, side, side]), "a ohwx dog")
+
+
+def measure(loop: str, quick: bool) -> dict[str, Any]:
+    """Seconds of each step and peak memory of a loop, the first step left out of the seconds; without a GPU the
+    process's own seconds on the CPU as well, which other programs disturb less."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = half_of(device)
+    found: dict[str, Any] = {"loop": loop, "half": half}
+    with tempfile.TemporaryDirectory() as name:
+        stage = Stage(device, quick)
+        kind = "LoRA" if loop == "lora" else "full"
+        step = plain(stage, half) if loop == "plain" else ours(stage, half, kind, Path(name), found)
+        seconds, busy = [], []
+        with PeakMemory(device) as memory:
+            for _ in range(1 + (10 if device.type == "cuda" else 2)):
+                settle()
+                started, started_cpu = time.perf_counter(), time.process_time()
+                step()
+                settle()
+                seconds.append(time.perf_counter() - started)
+                busy.append(time.process_time() - started_cpu)
+    if device.type == "cpu":
+        found["cpu_seconds"] = busy[1:]
+    return {**found, "seconds": seconds[1:], "peak": memory.peak}
 
 
 def main(out: Path, quick: bool) -> int:
@@ -44,7 +239,7 @@ def main(out: Path, quick: bool) -> int:
                 print(f"The loop '{loop}' failed, most likely for want of memory.", file=sys.stderr)
                 return 1
             runs[loop].append(found)
-            peak = "" if found["peak"] is None else f", {found['peak'] / _GIB:.2f} GiB"
+            peak = "" if found["peak"] is None else f", {found['peak'] / GIB:.2f} GiB"
             seconds = statistics.median(found["seconds"])
             print(f"  round {turn + 1}, {loop}: {seconds:.2f} s a step{peak}", flush=True)
             _write(out, runs, quick)
@@ -53,12 +248,12 @@ def main(out: Path, quick: bool) -> int:
 
 
 def run(loop: str, out: Path, quick: bool) -> dict[str, Any] | None:
-    """What `dreambooth_loops` measured of a loop; None if it did not end well."""
+    """What `measure` finds in a process of its own; None if it did not end well."""
     report = out / f"{loop}.json"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.dreambooth_loops", loop, str(report), *(["--quick"] if quick else [])]
-    environment = {**({} if loop == "plain" else ENVIRONMENT), **os.environ}
-    if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0 or not report.exists():
+    command = [sys.executable, "-m", "benchmarks.bench_dreambooth", loop, str(report), *(["--quick"] if quick else [])]
+    variables = {**({} if loop == "plain" else ENVIRONMENT), **os.environ}
+    if subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode != 0 or not report.exists():
         return None
     found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     report.unlink()
@@ -81,9 +276,9 @@ def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
             found[f"cpu_seconds_a_step_{loop}"] = busy[loop]
         if done[0]["peak"] is not None:
             peaks[loop] = statistics.median(one["peak"] for one in done)
-            found[f"peak_gib_{loop}"] = peaks[loop] / _GIB
+            found[f"peak_gib_{loop}"] = peaks[loop] / GIB
         if "counted" in done[0]:
-            found[f"counted_gib_{loop}"] = done[0]["counted"] / _GIB
+            found[f"counted_gib_{loop}"] = done[0]["counted"] / GIB
     for loop, mark in (("full", ""), ("lora", "_lora")):
         if loop not in seconds or "plain" not in seconds:
             continue
@@ -99,14 +294,18 @@ def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 
 def _write(out: Path, runs: dict[str, list[dict[str, Any]]], quick: bool) -> None:
     plans = {loop: done[0]["plan"] for loop, done in runs.items() if done and "plan" in done[0]}
-    metrics = {name: round(value, 4) for name, value in figures(runs).items()}
     settings = {
         **environment(torch.float32),
         "dtype": runs["plain"][0]["half"],
         "size": 64 if quick else 512,
         "tiny": quick,
-        "planned_for_gib": MEMORY / _GIB,
+        "planned_for_gib": MEMORY / GIB,
         "plans": plans,
         "rounds": len(runs["plain"]),
     }
-    write_json(out / "bench.json", metrics, settings)
+    write_json(out / "bench.json", figures(runs), settings)
+
+
+if __name__ == "__main__":
+    name, report, *flags = sys.argv[1:]
+    Path(report).write_text(json.dumps(measure(name, "--quick" in flags)), encoding="utf-8")

@@ -2,13 +2,12 @@
 
 The UNet has SD1.5's geometry with random weights, at 512x512 (`--quick`: 256x256, batch 1, fewer likes). Every figure
 is a ratio to plain sampling measured side by side in the same run: all forms are timed in turn, round after round, and
-the median of the rounds' ratios is reported. bench.json is written after every line, so a long run may be stopped. On a
+the median of the rounds' ratios is reported. bench.json is written after every line, so you can stop a long run. On a
 CUDA device it runs in half precision, elsewhere in fp32.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from pathlib import Path
 
@@ -17,22 +16,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
-from benchmarks.report import write_json
+from benchmarks.full_size import PeakMemory, Rounds, environment, sd15_unet, settle
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.hosts.bare import BareSampling, rows_of
-
-
-def likes(count: int) -> tuple[tuple[FeedbackImage, ...], dict[str, Image.Image]]:
-    """`count` pictures of noise and their names."""
-    album = {}
-    for number in range(count):
-        noise = np.random.default_rng(number).integers(0, 256, (512, 512, 3), dtype=np.uint8)
-        album[f"{number:064x}"] = Image.fromarray(noise)
-    return tuple(FeedbackImage(name) for name in album), album
 
 
 class Case:
@@ -58,9 +47,13 @@ class Case:
         return time.perf_counter() - started
 
     def with_likes(self, count: int, detail: str) -> BareSampling:
-        """A sampling with FABRIC attached and an empty cache of its own."""
-        images, album = likes(count)
+        """A sampling with FABRIC attached, `count` likes of noise and an empty cache."""
+        album = {}
+        for number in range(count):
+            noise = np.random.default_rng(number).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+            album[f"{number:064x}"] = Image.fromarray(noise)
         sampling = self.sampling()
+        images = tuple(FeedbackImage(name) for name in album)
         settings = FabricSettings(likes=images, detail=detail, cache_limit_mb=8192)
         attach(sampling, settings, album.__getitem__, FeatureCache())
         return sampling
@@ -95,45 +88,22 @@ def main(out: Path, quick: bool) -> int:
     torch.manual_seed(0)
     print("Building a UNet of SD1.5's size with random weights ...", flush=True)
     unet = sd15_unet(device, dtype).eval()
-    counts, batches, side, rounds = ((0, 1, 4), (1,), 32, 3) if quick else ((0, 1, 2, 4, 6), (1, 4), 64, 3)
-    collected: dict[str, list[float]] = {}
-    fixed: dict[str, float] = {}
-    for turn in range(rounds):
+    counts, batches, side = ((0, 1, 4), (1,), 32) if quick else ((0, 1, 2, 4, 6), (1, 4), 64)
+    rounds = Rounds(out)
+    for turn in range(3):
         for batch in batches:
             case = Case(unet, side, batch)
             mark = "" if batch == 1 else f"_batch{batch}"
             if turn == 0:
                 case.call(case.sampling(), 1.0)  # warm-up
-                fixed[f"seconds_plain{mark}"] = case.call(case.sampling(), 1.0)
+                rounds.once[f"seconds_plain{mark}"] = case.call(case.sampling(), 1.0)
             for count in counts:
-                found = case.ratios(count, 1.0 + turn)
-                for name, value in found.items():
-                    collected.setdefault(name + mark, []).append(value)
+                figures = {name + mark: value for name, value in case.ratios(count, 1.0 + turn).items()}
                 if turn == 0:
-                    fixed[f"wanted_first_{count}{mark}"] = 1.25 * (2 * batch + count) / (2 * batch)
+                    rounds.once[f"wanted_first_{count}{mark}"] = 1.25 * (2 * batch + count) / (2 * batch)
                     memory = case.peak_memory(count)
                     if memory is not None:
-                        fixed[f"peak_memory_{count}{mark}"] = memory
-                line = ", ".join(f"{name[6:]} {value:.2f}" for name, value in found.items())
-                print(f"  round {turn + 1}, batch {batch}: {line}", flush=True)
-                _write(out, collected, fixed, device, dtype, side * 8)
+                        rounds.once[f"peak_memory_{count}{mark}"] = memory
+                rounds.add(f"round {turn + 1}, batch {batch}", figures, environment(dtype, size=side * 8))
     print(f"Written to {out.name}: bench.json.")
     return 0
-
-
-def _write(
-    out: Path,
-    collected: dict[str, list[float]],
-    fixed: dict[str, float],
-    device: torch.device,
-    dtype: torch.dtype,
-    size: int,
-) -> None:
-    figures = {**{name: statistics.median(values) for name, values in collected.items()}, **fixed}
-    metrics = {name: round(value, 3) for name, value in figures.items()}
-    settings = {
-        **environment(dtype),
-        "size": size,
-        "rounds": {name: len(values) for name, values in collected.items()},
-    }
-    write_json(out / "bench.json", metrics, settings)

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.report import write_report
-from benchmarks.report_dreambooth import examples, plot, table
 from benchmarks.shape_subjects import (
     PHOTOS,
     SUBJECTS,
@@ -33,7 +31,19 @@ from benchmarks.shape_subjects import (
     photos,
     prompt_of,
 )
-from benchmarks.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Studio, studio
+from benchmarks.studio import (
+    CFG,
+    CHECKPOINT,
+    SAMPLER,
+    STEPS,
+    Studio,
+    line_of,
+    plotted,
+    sheet,
+    studio,
+    table,
+    write_report,
+)
 from lib_methods.dreambooth.run import run_training
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth import load_training_model
@@ -166,21 +176,78 @@ def evaluate(
             seconds[form].append(time.monotonic() - started)
             found = drawn[form][subject.name] = draw_with(file, form, subject, count)
             figures = measure(subject, found, drawn["base_"][subject.name])
-            line = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            print(f"  {subject.name}, {LABELS[form]}: {line} ({seconds[form][-1]:.0f} s of training)", flush=True)
+            spent = f"{seconds[form][-1]:.0f} s of training"
+            print(f"  {subject.name}, {LABELS[form]}: {line_of(figures)} ({spent})", flush=True)
     metrics: dict[str, Any] = {}
     by_subject: dict[str, dict[str, dict[str, float]]] = {}
     for prefix, of_form in drawn.items():
         each = {s.name: measure(s, of_form[s.name], drawn["base_"][s.name]) for s in subjects}
-        metrics |= {f"{prefix}{name}": round(_mean([v[name] for v in each.values()]), 4) for name in FIGURES}
-        by_subject[prefix] = {name: _rounded(values) for name, values in each.items()}
-    metrics |= {f"{form}seconds": round(_mean(spent), 1) for form, spent in seconds.items()}
+        metrics |= {f"{prefix}{name}": _mean([v[name] for v in each.values()]) for name in FIGURES}
+        by_subject[prefix] = each
+    metrics |= {f"{form}seconds": _mean(spent) for form, spent in seconds.items()}
     metrics["by_subject"] = by_subject
     return metrics, drawn
 
 
-def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in figures.items()}
+def examples(
+    subjects: Sequence[Subject], drawn: Mapping[str, Mapping[str, Drawn]], labels: Mapping[str, str]
+) -> Image.Image:
+    """For each subject its photos, and for each model a row: the subject, the subject in new settings, the class."""
+    rows, captions = [], []
+    for subject in subjects:
+        rows.append(photos(subject))
+        captions.append(f"{subject.name}: the photos")
+        prompt = prompt_of(subject.noun, subject.noun)
+        for prefix, label in labels.items():
+            found = drawn[prefix][subject.name]
+            rows.append([*found.plain[:4], *found.varied[:4], *found.of_class[:4]])
+            captions.append(f'{label}: the subject, at new places, and "{prompt}"')
+    return sheet(rows, captions)
+
+
+def plot(metrics: Mapping[str, Any], labels: Mapping[str, str], path: Path) -> None:
+    """The four main figures side by side."""
+    names = ("subject_fidelity", "prompt_fidelity", "prior_preserved", "prior_diversity")
+    width = 0.8 / len(labels)
+    with plotted(path, 1, (10, 4)) as (axis,):
+        for place, (prefix, label) in enumerate(labels.items()):
+            values = [metrics[prefix + name] for name in names]
+            bars = axis.bar([i + (place - len(labels) / 2 + 0.5) * width for i in range(len(names))], values, width)
+            bars.set_label(label)
+            axis.bar_label(bars, fmt="%.2f", fontsize=8)
+        axis.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axis.legend(fontsize=8, loc="lower right")
+
+
+def tables(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """The lines of the report before its images."""
+    rows: list[list[str | float]] = []
+    for prefix, label in LABELS.items():
+        seconds = metrics.get(f"{prefix}seconds")
+        rows.append([label, *(metrics[prefix + name] for name in FIGURES), "" if seconds is None else f"{seconds:.0f}"])
+    by_subject = []
+    for prefix, of_form in metrics["by_subject"].items():
+        each = [of_form[name] for name in settings["subjects"]]
+        pairs = [f"{found['subject_fidelity']:.3f}, {found['prior_preserved']:.3f}" for found in each]
+        by_subject.append([LABELS[prefix], *pairs])
+    lines = [
+        "# DreamBooth on shapes",
+        "",
+        f"{len(settings['subjects'])} subjects of {settings['photos']} photos each, {settings['pictures_per_figure']} "
+        f"images behind each figure; {SAMPLER}, {STEPS} steps, CFG {CFG:g}.",
+        "",
+        *table(["", *FIGURES, "seconds of training"], rows),
+        "",
+        "By subject, subject fidelity and the share of class images that are not the subject:",
+        "",
+        *table(["", *settings["subjects"]], by_subject),
+        "",
+        "Trained with:",
+        "",
+    ]
+    for form, given in settings["training"].items():
+        lines.append(f"- {LABELS[form]}: " + ", ".join(f"{name} {value}" for name, value in given.items()))
+    return lines
 
 
 def main(out: Path, quick: bool) -> int:
@@ -194,14 +261,10 @@ def main(out: Path, quick: bool) -> int:
         "subjects": [subject.name for subject in subjects],
         "photos": PHOTOS,
         "pictures_per_figure": count * len(subjects),
-        "sampler": SAMPLER,
-        "steps": STEPS,
         "cfg_scale": CFG,
-        "size": 64,
         "training": forms,
     }
     examples(subjects, drawn, LABELS).save(out / "examples.png")
     plot(metrics, LABELS, out / "report.png")
-    lines = table(metrics, LABELS, FIGURES, settings)
-    write_report(out, metrics, settings, started, lines, ["![figures](report.png)", "![examples](examples.png)"])
-    return 0
+    after = ["![figures](report.png)", "![examples](examples.png)"]
+    return write_report(out, metrics, settings, started, tables(metrics, settings), after)

@@ -15,14 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from benchmarks.report import write_report
-from benchmarks.studio import INSTRUCT_CHECKPOINT, SAMPLER, STEPS, Studio, as_request, sheet, studio
+from benchmarks.studio import (
+    INSTRUCT_CHECKPOINT,
+    SAMPLER,
+    STEPS,
+    Pictures,
+    Studio,
+    as_request,
+    line_of,
+    plotted,
+    sheet,
+    studio,
+    table,
+    write_report,
+)
 from lib_methods.image_cfg.settings import CONTROLS
 from standalone.instruct.filters import layout_similarity
 from standalone.instruct.make import render_pair
-from standalone.instruct.triplets import CHANGED, Triplet, world_triplet
+from standalone.instruct.triplets import CHANGED, world_triplet
 from standalone.shapes.parser import ParsedPicture, parse
 from standalone.shapes.world import ATTRIBUTES, VALUES, Scene
 
@@ -32,30 +44,17 @@ TEXT_SCALES = (2.0, 3.0, 5.0)
 IMAGE_SCALES = (1.0, 1.25, 1.5, 2.0, 3.0)
 FIGURES = ("instruction_accuracy", "preservation", "direction", "similarity", "layout")
 
-Pictures = list[np.ndarray]
-
 
 @dataclass(frozen=True)
 class Edit:
-    """A picture and what is asked of it."""
+    """An image and what is asked of it. changed: the attribute."""
 
-    triplet: Triplet
+    instruction: str
+    before: Scene
+    after: Scene
+    changed: str
     source: np.ndarray
     wanted: np.ndarray
-
-    @property
-    def before(self) -> Scene:
-        assert self.triplet.scene_before is not None
-        return self.triplet.scene_before
-
-    @property
-    def after(self) -> Scene:
-        assert self.triplet.scene_after is not None
-        return self.triplet.scene_after
-
-    @property
-    def changed(self) -> str:
-        return next(name for name in ATTRIBUTES if getattr(self.before, name) != getattr(self.after, name))
 
 
 def edits(count: int) -> list[Edit]:
@@ -63,9 +62,10 @@ def edits(count: int) -> list[Edit]:
     found = []
     for number in range(count):
         triplet = world_triplet(SEED, number)
-        assert triplet.scene_before is not None and triplet.scene_after is not None
-        pair = render_pair(triplet.scene_before, triplet.scene_after, seed=SEED + number)
-        found.append(Edit(triplet, pair[0], pair[1]))
+        before, after = triplet.scene_before, triplet.scene_after
+        assert before is not None and after is not None
+        changed = next(name for name in ATTRIBUTES if getattr(before, name) != getattr(after, name))
+        found.append(Edit(triplet.instruction, before, after, changed, *render_pair(before, after, seed=SEED + number)))
     return found
 
 
@@ -82,13 +82,11 @@ def direction(edit: Edit, before: ParsedPicture, after: ParsedPicture) -> float:
     return float(seen @ asked) / length if length else 0.0
 
 
-def similarity(edit: Edit, picture: np.ndarray) -> float:
-    """1 for the same picture, 0 for black in place of white: one minus the mean difference of the pixels."""
-    return 1.0 - float(np.abs(picture.astype(np.float32) - edit.source).mean()) / 255
-
-
 def measure(asked: Sequence[Edit], pictures: Pictures) -> dict[str, float]:
-    """The figures of one setting."""
+    """The figures of one setting.
+
+    similarity: 1 for the same image, 0 for black in place of white: one minus the mean difference of the pixels.
+    """
     values: dict[str, list[float]] = {name: [] for name in FIGURES}
     for edit, picture in zip(asked, pictures, strict=True):
         before, after = parse(edit.source), parse(picture)
@@ -96,7 +94,7 @@ def measure(asked: Sequence[Edit], pictures: Pictures) -> dict[str, float]:
         values["instruction_accuracy"].append(float(hits.pop(edit.changed)))
         values["preservation"].append(float(np.mean(list(hits.values()))))
         values["direction"].append(direction(edit, before, after))
-        values["similarity"].append(similarity(edit, picture))
+        values["similarity"].append(1.0 - float(np.abs(picture.astype(np.float32) - edit.source).mean()) / 255)
         values["layout"].append(layout_similarity(before, after))
     return {name: float(np.mean(found)) for name, found in values.items()}
 
@@ -129,23 +127,13 @@ def make(maker: Studio, asked: Sequence[Edit], text: float, image: float) -> Pic
     for start in range(0, len(asked), BATCH):
         batch = asked[start : start + BATCH]
         request = {"image": [as_request(edit.source) for edit in batch], "image_scale": image}
-        prompts = [edit.triplet.instruction for edit in batch]
-        pictures += maker.make(prompts, 500_000 + start, scripts={CONTROLS.title: request}, cfg_scale=text)
+        prompts = [edit.instruction for edit in batch]
+        pictures += maker.make(prompts, 500_000 + start, {CONTROLS.title: request}, cfg_scale=text)
     return pictures
 
 
-def by_attribute(asked: Sequence[Edit], pictures: Pictures) -> dict[str, dict[str, float]]:
-    """The figures of each kind of edit."""
-    found = {}
-    for name in CHANGED:
-        chosen = [i for i, edit in enumerate(asked) if edit.changed == name]
-        if chosen:
-            found[name] = measure([asked[i] for i in chosen], [pictures[i] for i in chosen])
-    return found
-
-
 def evaluate(maker: Studio, count: int) -> tuple[dict[str, Any], list[Edit], dict[tuple[float, float], Pictures]]:
-    """The report's metrics, the edits, and the pictures by text scale and image scale."""
+    """The report's metrics, the edits, and the images by text scale and image scale."""
     asked = edits(count)
     made: dict[tuple[float, float], Pictures] = {}
     grid: dict[tuple[float, float], dict[str, float]] = {}
@@ -154,31 +142,29 @@ def evaluate(maker: Studio, count: int) -> tuple[dict[str, Any], list[Edit], dic
             started = time.monotonic()
             made[text, image] = make(maker, asked, text, image)
             figures = grid[text, image] = measure(asked, made[text, image])
-            line = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            print(f"  text {text:g}, image {image:g}: {line} ({time.monotonic() - started:.0f} s)", flush=True)
+            spent = time.monotonic() - started
+            print(f"  text {text:g}, image {image:g}: {line_of(figures)} ({spent:.0f} s)", flush=True)
     best = max(grid, key=lambda setting: balance(grid[setting]))
-    metrics: dict[str, Any] = {
-        "instruction_accuracy": round(grid[best]["instruction_accuracy"], 4),
-        "preservation": round(grid[best]["preservation"], 4),
-        "best_f1": round(max(f1(figures) for figures in grid.values()), 4),
+    by_attribute = {}
+    for name in CHANGED:
+        chosen = [i for i, edit in enumerate(asked) if edit.changed == name]
+        if chosen:
+            by_attribute[name] = measure([asked[i] for i in chosen], [made[best][i] for i in chosen])
+    metrics = {
+        "instruction_accuracy": grid[best]["instruction_accuracy"],
+        "preservation": grid[best]["preservation"],
+        "best_f1": max(f1(figures) for figures in grid.values()),
         "best_text_scale": best[0],
         "best_image_scale": best[1],
-        "monotonic_s_I": round(monotonic(grid), 4),
+        "monotonic_s_I": monotonic(grid),
         "curve": [
-            [image, round(grid[best[0], image]["direction"], 4), round(grid[best[0], image]["similarity"], 4)]
-            for image in IMAGE_SCALES
+            [image, *(grid[best[0], image][name] for name in ("direction", "similarity"))] for image in IMAGE_SCALES
         ],
-        "grid": [
-            {"text_scale": text, "image_scale": image, **{name: round(value, 4) for name, value in figures.items()}}
-            for (text, image), figures in grid.items()
-        ],
-        "by_attribute": {
-            name: {figure: round(value, 4) for figure, value in figures.items()}
-            for name, figures in by_attribute(asked, made[best]).items()
-        },
+        "grid": [{"text_scale": text, "image_scale": image, **figures} for (text, image), figures in grid.items()],
+        "by_attribute": by_attribute,
+        "unedited": measure(asked, [edit.source for edit in asked]),
+        "rendered": measure(asked, [edit.wanted for edit in asked]),
     }
-    for name, pictures in (("unedited", [e.source for e in asked]), ("rendered", [e.wanted for e in asked])):
-        metrics[name] = {figure: round(value, 4) for figure, value in measure(asked, pictures).items()}
     return metrics, asked, made
 
 
@@ -188,68 +174,8 @@ def examples(asked: list[Edit], made: dict[tuple[float, float], Pictures], text:
     for name in CHANGED:
         chosen += [i for i, edit in enumerate(asked) if edit.changed == name][:2]
     rows = [[asked[i].source, *(made[text, image][i] for image in IMAGE_SCALES)] for i in chosen]
-    parts = [sheet([row]) for row in rows]
-    line = 18
-    height = sum(part.height + line for part in parts) + line
-    canvas = Image.new("RGB", (parts[0].width, height), "white")
-    draw = ImageDraw.Draw(canvas)
-    step = parts[0].width / (len(IMAGE_SCALES) + 1)
-    for column, label in enumerate(["picture", *(f"image scale {image:g}" for image in IMAGE_SCALES)]):
-        draw.text((column * step + 6, 4), label, fill="black")
-    y = line
-    for i, part in zip(chosen, parts):
-        draw.text((6, y + 4), f'"{asked[i].triplet.instruction}"', fill="black")
-        canvas.paste(part, (0, y + line))
-        y += part.height + line
-    return canvas
-
-
-def _plot(metrics: dict[str, Any], out: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
-    for text in TEXT_SCALES:
-        line = [entry for entry in metrics["grid"] if entry["text_scale"] == text]
-        for axis, (across, up) in zip(axes, (("direction", "similarity"), ("instruction_accuracy", "preservation"))):
-            axis.plot([e[across] for e in line], [e[up] for e in line], "o-", label=f"text scale {text:g}")
-            for entry in line:
-                axis.annotate(f"{entry['image_scale']:g}", (entry[across], entry[up]), fontsize=7)
-    axes[0].set(xlabel="direction: change as asked", ylabel="similarity to the picture")
-    axes[1].set(xlabel="instruction accuracy", ylabel="preservation")
-    for axis in axes:
-        axis.legend(title="numbers: image scale")
-    figure.tight_layout()
-    figure.savefig(out / "report.png", dpi=110)
-    plt.close(figure)
-
-
-def _table(metrics: dict[str, Any], count: int) -> list[str]:
-    lines = [
-        "# InstructPix2Pix on shapes-instruct",
-        "",
-        f"{count} edits behind each figure; {SAMPLER}, {STEPS} steps, from noise.",
-        "",
-        "| text scale | image scale | instruction accuracy | preservation | direction | similarity | layout |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for entry in metrics["grid"]:
-        values = " | ".join(f"{entry[name]:.3f}" for name in FIGURES)
-        lines.append(f"| {entry['text_scale']:g} | {entry['image_scale']:g} | {values} |")
-    for name in ("unedited", "rendered"):
-        lines.append(f"| {name} | | {' | '.join(f'{metrics[name][figure]:.3f}' for figure in FIGURES)} |")
-    setting = f"text scale {metrics['best_text_scale']:g}, image scale {metrics['best_image_scale']:g}"
-    lines += [
-        "",
-        f"Both are highest at {setting}; the best F1 is {metrics['best_f1']:.3f}. By what is changed there:",
-        "",
-    ]
-    lines += ["| changed | instruction accuracy | preservation |", "|---|---|---|"]
-    for name, figures in metrics["by_attribute"].items():
-        lines.append(f"| {name} | {figures['instruction_accuracy']:.3f} | {figures['preservation']:.3f} |")
-    return lines
+    columns = ["image", *(f"image scale {image:g}" for image in IMAGE_SCALES)]
+    return sheet(rows, [f'"{asked[i].instruction}"' for i in chosen], columns)
 
 
 def main(out: Path, quick: bool) -> int:
@@ -257,16 +183,37 @@ def main(out: Path, quick: bool) -> int:
     started = time.monotonic()
     with studio(INSTRUCT_CHECKPOINT) as maker:
         metrics, asked, made = evaluate(maker, 24 if quick else 200)
-    settings = {
-        "edits_per_figure": len(asked),
-        "sampler": SAMPLER,
-        "steps": STEPS,
-        "size": 64,
-        "text_scales": TEXT_SCALES,
-        "image_scales": IMAGE_SCALES,
-    }
     examples(asked, made, metrics["best_text_scale"]).save(out / "examples.png")
-    _plot(metrics, out)
-    lines = _table(metrics, len(asked))
-    write_report(out, metrics, settings, started, lines, ["![trade-off](report.png)", "![examples](examples.png)"])
-    return 0
+    with plotted(out / "report.png", 2, (11, 4)) as axes:
+        for text in TEXT_SCALES:
+            line = [entry for entry in metrics["grid"] if entry["text_scale"] == text]
+            for axis, (across, up) in zip(
+                axes, (("direction", "similarity"), ("instruction_accuracy", "preservation"))
+            ):
+                axis.plot([e[across] for e in line], [e[up] for e in line], "o-", label=f"text scale {text:g}")
+                for entry in line:
+                    axis.annotate(f"{entry['image_scale']:g}", (entry[across], entry[up]), fontsize=7)
+        axes[0].set(xlabel="direction: change as asked", ylabel="similarity to the image")
+        axes[1].set(xlabel="instruction accuracy", ylabel="preservation")
+        for axis in axes:
+            axis.legend(title="numbers: image scale")
+    rows = [(f"{e['text_scale']:g}", f"{e['image_scale']:g}", *(e[name] for name in FIGURES)) for e in metrics["grid"]]
+    rows += [(name, "", *(metrics[name][figure] for figure in FIGURES)) for name in ("unedited", "rendered")]
+    best = f"text scale {metrics['best_text_scale']:g}, image scale {metrics['best_image_scale']:g}"
+    both = ("instruction_accuracy", "preservation")
+    lines = [
+        "# InstructPix2Pix on shapes-instruct",
+        "",
+        f"{len(asked)} edits behind each figure; {SAMPLER}, {STEPS} steps, from noise.",
+        "",
+        *table(["text scale", "image scale", *FIGURES], rows),
+        "",
+        f"Both are highest at {best}; the best F1 is {metrics['best_f1']:.3f}. By what is changed there:",
+        "",
+        *table(
+            ["changed", *both], [(name, *(of[each] for each in both)) for name, of in metrics["by_attribute"].items()]
+        ),
+    ]
+    settings = {"edits_per_figure": len(asked), "text_scales": TEXT_SCALES, "image_scales": IMAGE_SCALES}
+    after = ["![trade-off](report.png)", "![examples](examples.png)"]
+    return write_report(out, metrics, settings, started, lines, after)

@@ -19,7 +19,7 @@ directions come from those: from the picture's own with either word, and for com
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,23 +28,32 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.report import write_report
-from benchmarks.report_pix2pix_zero import examples, plot, table
 from benchmarks.shape_edits import (
     BATCH,
     FIGURES,
     TASKS,
     Edit,
-    Pictures,
     directions,
     generated,
     measure,
-    product,
     psnr,
     rendered,
     short_caption,
 )
-from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, studio
+from benchmarks.studio import (
+    CFG,
+    SAMPLER,
+    STEPS,
+    Pictures,
+    Requests,
+    Studio,
+    line_of,
+    plotted,
+    sheet,
+    studio,
+    table,
+    write_report,
+)
 from lib_methods.pix2pix_zero.directions import Direction, Origin
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.settings import CONTROLS
@@ -53,6 +62,7 @@ SEED = 700_000
 SDEDIT_STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6)
 OURS, SDEDIT, SWAP = "", "sdedit_", "ddim_swap_"
 PSNR = "reconstruction_psnr"
+SHOWN = (*FIGURES, "product", PSNR)
 
 
 @dataclass(frozen=True)
@@ -99,83 +109,56 @@ class Editor:
         """Texts as the host embeds prompts, (n, 77, dim)."""
         from modules import shared
 
-        def run() -> torch.Tensor:
-            with torch.no_grad():
-                found: torch.Tensor = shared.sd_model.get_learned_conditioning(list(texts))
-            return found.float()
-
-        return self.maker.host.queue.run(run, name="evaluate")
-
-    def draw(self, prompts: Sequence[str], seed: int) -> Pictures:
-        """Pictures of prompts without any method."""
-        return self.maker.make(prompts, seed)
-
-    def autoencoder(self, pictures: Pictures) -> Pictures:
-        """The pictures after the autoencoder alone."""
-        from modules import shared
-
-        def run() -> Pictures:
-            model = shared.sd_model
-            pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.no_grad():
-                latents = model.get_first_stage_encoding(model.encode_first_stage(pixels.to(model.device)))
-                found = model.decode_first_stage(latents).float().cpu()
-            return list(((found.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
-
-        return self.maker.host.queue.run(run, name="evaluate")
+        found: torch.Tensor = self.maker.run(lambda: shared.sd_model.get_learned_conditioning(list(texts)).float())
+        return found
 
     def edit(self, asked: Sequence[Edit], form: Form, **changed: Any) -> Pictures:
         """All edits in one form. changed: fields of the request that are other than the form's."""
-        return _batches(asked, lambda batch, seed: self._edit(batch, seed, form, changed))
+        found: Pictures = []
+        for start in range(0, len(asked), BATCH):
+            batch = asked[start : start + BATCH]
+            names = [f"edit {place}" for place in range(len(batch))]
+            for name, edit in zip(names, batch):
+                before, after = self.embed([short_caption(edit.before), short_caption(edit.after)])
+                swap = Direction(after - before, Origin(*edit.words))
+                self.library.save(name, self.known[edit.name] if form.averaged else swap)
+            request = {"directions": " | ".join(names), "show": False, **form.request, **changed}
+            scripts = {CONTROLS.title: request}
+            found += self._img2img(batch, start, form.denoising, False, scripts, cfg_scale=form.cfg_scale)
+        return found
 
     def reconstruct(self, asked: Sequence[Edit], form: Form) -> Pictures:
         """What the form's inversion gives back with nothing to change."""
         return self.edit(asked, form, strength=0.0, guidance="off", caption_as_negative=True)
 
     def img2img(self, asked: Sequence[Edit], strength: float, swapped: bool = True) -> Pictures:
-        """Plain img2img with the edited caption, or with the picture's own."""
+        """Plain img2img with the edited caption, or with the image's own."""
+        found: Pictures = []
+        for start in range(0, len(asked), BATCH):
+            found += self._img2img(asked[start : start + BATCH], start, strength, swapped)
+        return found
 
-        def run(batch: Sequence[Edit], seed: int) -> Pictures:
-            prompts = [short_caption(edit.after if swapped else edit.before) for edit in batch]
-            return self.maker.make(prompts, seed, init_images=_images(batch), denoising_strength=strength)
-
-        return _batches(asked, run)
-
-    def _edit(self, batch: Sequence[Edit], seed: int, form: Form, changed: dict[str, Any]) -> Pictures:
-        names = [f"edit {place}" for place in range(len(batch))]
-        for name, edit in zip(names, batch):
-            self.library.save(name, self.known[edit.name] if form.averaged else self._swap(edit))
-        request = {"directions": " | ".join(names), "show": False, **form.request, **changed}
+    def _img2img(
+        self,
+        batch: Sequence[Edit],
+        start: int,
+        strength: float,
+        swapped: bool,
+        scripts: Requests | None = None,
+        **fields: Any,
+    ) -> Pictures:
+        prompts = [short_caption(edit.after if swapped else edit.before) for edit in batch]
+        images = [Image.fromarray(edit.source) for edit in batch]
         return self.maker.make(
-            [short_caption(edit.before) for edit in batch],
-            seed,
-            scripts={CONTROLS.title: request},
-            init_images=_images(batch),
-            denoising_strength=form.denoising,
-            cfg_scale=form.cfg_scale,
+            prompts, SEED + start, scripts, init_images=images, denoising_strength=strength, **fields
         )
-
-    def _swap(self, edit: Edit) -> Direction:
-        before, after = self.embed([short_caption(edit.before), short_caption(edit.after)])
-        return Direction(after - before, Origin(*edit.words))
-
-
-def _images(batch: Sequence[Edit]) -> list[Image.Image]:
-    return [Image.fromarray(edit.source) for edit in batch]
-
-
-def _batches(asked: Sequence[Edit], run: Callable[[Sequence[Edit], int], Pictures]) -> Pictures:
-    found: Pictures = []
-    for start in range(0, len(asked), BATCH):
-        found += run(asked[start : start + BATCH], SEED + start)
-    return found
 
 
 def both_kinds(editor: Editor, count: int) -> tuple[list[Edit], dict[str, float]]:
     """`count` edits, of rendered and of generated pictures in equal parts; and the share of either that was kept."""
     half = count // 2
-    ours, share = rendered(count - half, editor.autoencoder)
-    drawn, share_drawn = generated(half, editor.draw)
+    ours, share = rendered(count - half, editor.maker.autoencoder)
+    drawn, share_drawn = generated(half, editor.maker.make)
     return ours + drawn, {"rendered": share, "generated": share_drawn}
 
 
@@ -191,23 +174,24 @@ def evaluate(editor: Editor, asked: Sequence[Edit]) -> tuple[dict[str, Any], dic
         source = OURS if prefix in ("no_guidance_", "averaged_", SWAP) else prefix
         if source not in again:
             again[source] = mean_psnr(editor.reconstruct(asked, form), asked)
-        _note(metrics, prefix, asked, made[prefix], again[source])
-        _say(form.label, metrics, prefix, started)
-    for name in (*FIGURES, "product", PSNR):  # ours is without regularisation
+        figures = {**measure(asked, made[prefix]), PSNR: again[source]}
+        metrics |= {prefix + name: value for name, value in figures.items()}
+        print(f"  {form.label}: {line_of(figures)} ({time.monotonic() - started:.0f} s)", flush=True)
+    for name in SHOWN:  # ours is without regularisation
         metrics["no_regularisation_" + name] = metrics[OURS + name]
-    curve = []
+    curve: list[dict[str, float]] = []
     for strength in SDEDIT_STRENGTHS:
-        started = time.monotonic()
         pictures = editor.img2img(asked, strength)
-        curve.append({"strength": strength, **measure(asked, pictures)})
-        if product(curve[-1]) == max(map(product, curve)):
+        figures = measure(asked, pictures)
+        if figures["product"] > max((entry["product"] for entry in curve), default=-1.0):
             made[SDEDIT] = pictures
             metrics["sdedit_strength"] = strength
-            _note(metrics, SDEDIT, asked, pictures, None)
-        print(f"  {SDEDIT_LABEL}, strength {strength:g}: {product(curve[-1]):.3f}", flush=True)
+            metrics |= {SDEDIT + name: value for name, value in figures.items()}
+        curve.append({"strength": strength, **figures})
+        print(f"  {SDEDIT_LABEL}, strength {strength:g}: {figures['product']:.3f}", flush=True)
     plain = editor.img2img(asked, metrics["sdedit_strength"], swapped=False)
-    metrics[SDEDIT + PSNR] = round(mean_psnr(plain, asked), 2)
-    metrics["sdedit_curve"] = [_rounded(entry) for entry in curve]
+    metrics[SDEDIT + PSNR] = mean_psnr(plain, asked)
+    metrics["sdedit_curve"] = curve
     metrics["by_task"] = _parts(asked, made, {task: [edit.task == task for edit in asked] for task in TASKS})
     is_rendered = [edit.wanted is not None for edit in asked]
     kinds = {"rendered": is_rendered, "generated": [not is_it for is_it in is_rendered]}
@@ -220,33 +204,16 @@ def ceiling(editor: Editor, asked: Sequence[Edit]) -> dict[str, float]:
     """What the perfect edits of the rendered pictures reach, and what they reach after the autoencoder alone."""
     known = [edit for edit in asked if edit.wanted is not None]
     wanted = [edit.wanted for edit in known if edit.wanted is not None]
-    found: dict[str, Any] = {}
-    _note(found, "perfect_", known, wanted, None)
-    _note(found, "autoencoder_", known, editor.autoencoder(wanted), None)
-    sources = editor.autoencoder([edit.source for edit in asked])
-    return {**found, "autoencoder_" + PSNR: round(mean_psnr(sources, asked), 2)}
+    found: dict[str, float] = {}
+    for prefix, pictures in (("perfect_", wanted), ("autoencoder_", editor.maker.autoencoder(wanted))):
+        found |= {prefix + name: value for name, value in measure(known, pictures).items()}
+    sources = editor.maker.autoencoder([edit.source for edit in asked])
+    return {**found, "autoencoder_" + PSNR: mean_psnr(sources, asked)}
 
 
 def mean_psnr(pictures: Pictures, asked: Sequence[Edit]) -> float:
-    """How close reconstructions come to the pictures, in decibels over the pixels' range, the mean over pictures."""
+    """How close reconstructions come to the images, in decibels over the pixels' range, the mean over images."""
     return float(np.mean([psnr(picture, edit.source) for picture, edit in zip(pictures, asked, strict=True)]))
-
-
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in values.items()}
-
-
-def _note(metrics: dict[str, Any], prefix: str, asked: Sequence[Edit], pictures: Pictures, again: float | None) -> None:
-    figures = measure(asked, pictures)
-    figures["product"] = product(figures)
-    metrics.update({prefix + name: value for name, value in _rounded(figures).items()})
-    if again is not None:
-        metrics[prefix + PSNR] = round(again, 2)
-
-
-def _say(label: str, metrics: dict[str, Any], prefix: str, started: float) -> None:
-    line = ", ".join(f"{name} {metrics[prefix + name]:.3f}" for name in (*FIGURES, "product", PSNR))
-    print(f"  {label}: {line} ({time.monotonic() - started:.0f} s)", flush=True)
 
 
 def _parts(
@@ -255,17 +222,47 @@ def _parts(
     """The figures of every form over parts of the edits: form, part, figure."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for prefix, pictures in made.items():
-        found[prefix.rstrip("_") or "pix2pix_zero"] = {
-            name: _rounded(
-                measure(
-                    [edit for edit, is_in in zip(asked, chosen) if is_in],
-                    [picture for picture, is_in in zip(pictures, chosen) if is_in],
-                )
-            )
-            for name, chosen in groups.items()
-            if any(chosen)
-        }
+        of_form = found[prefix.rstrip("_") or "pix2pix_zero"] = {}
+        for name, chosen in groups.items():
+            if any(chosen):
+                taken = [i for i, is_in in enumerate(chosen) if is_in]
+                of_form[name] = measure([asked[i] for i in taken], [pictures[i] for i in taken])
     return found
+
+
+def examples(asked: Sequence[Edit], made: dict[str, Pictures], labels: dict[str, str]) -> Image.Image:
+    """Four edits of each task, rendered and generated: what is asked over the source, the edit in every form, and the
+    perfect edit where it is known."""
+    chosen: list[int] = []
+    for task in TASKS:
+        for is_rendered in (True, False):
+            fit = [i for i, edit in enumerate(asked) if edit.task == task and (edit.wanted is not None) == is_rendered]
+            chosen += fit[:2]
+    rows = []
+    for i in chosen:
+        wanted = asked[i].wanted
+        rows.append(
+            [asked[i].source, *(pictures[i] for pictures in made.values()), *([] if wanted is None else [wanted])]
+        )
+    columns = ["image", *(labels[prefix] for prefix in made), "perfect"]
+    return sheet(rows, [asked[i].name for i in chosen], columns)
+
+
+def plot(metrics: dict[str, Any], labels: dict[str, str], path: Path) -> None:
+    """Target accuracy against what is kept: the other attributes, and the objects' places."""
+    with plotted(path, 2, (11, 4.2)) as axes:
+        for axis, across in zip(axes, ("preserved_accuracy", "structure_iou")):
+            curve = metrics["sdedit_curve"]
+            axis.plot(
+                [e[across] for e in curve], [e["target_accuracy"] for e in curve], ".-", color="grey", linewidth=1
+            )
+            for entry in curve:
+                axis.annotate(f"{entry['strength']:g}", (entry[across], entry["target_accuracy"]), fontsize=7)
+            for prefix, label in labels.items():
+                place = metrics[prefix + across], metrics[prefix + "target_accuracy"]
+                axis.plot(*place, "o" if prefix else "*", markersize=7 if prefix else 14, label=label)
+            axis.set(xlabel=across.replace("_", " "), ylabel="target accuracy", xlim=(None, 1.02), ylim=(None, 1.02))
+        axes[0].legend(fontsize=8, loc="lower left")
 
 
 def main(out: Path, quick: bool) -> int:
@@ -277,16 +274,36 @@ def main(out: Path, quick: bool) -> int:
         metrics, made = evaluate(editor, asked)
     settings = {
         "edits_per_figure": len(asked),
-        "share_of_pictures_kept": _rounded(kept),
-        "sampler": SAMPLER,
-        "steps": STEPS,
-        "size": 64,
+        "share_of_pictures_kept": kept,
         "forms": {form.label: asdict(form) for form in FORMS.values()},
         "sdedit_cfg_scale": CFG,
     }
     labels = {**{prefix: form.label for prefix, form in FORMS.items()}, SDEDIT: SDEDIT_LABEL}
     examples(asked, made, labels).save(out / "examples.png")
     plot(metrics, labels, out / "report.png")
-    lines = table(metrics, labels, len(asked), kept)
-    write_report(out, metrics, settings, started, lines, ["![trade-off](report.png)", "![examples](examples.png)"])
-    return 0
+    ceilings = {"autoencoder_": "perfect edits after the autoencoder (rendered)"}
+    rows = [[label, *(metrics.get(p + name) for name in SHOWN)] for p, label in {**labels, **ceilings}.items()]
+    both = ("target_accuracy", "preserved_accuracy")
+    across = ("strength", *both, "product")
+    lines = [
+        "# pix2pix-zero on shapes",
+        "",
+        f"{len(asked)} edits behind each figure, half of rendered and half of generated images; {SAMPLER}, "
+        f"{STEPS} steps. {kept['rendered']:.0%} of the rendered images were kept, those that the autoencoder leaves "
+        f"readable, and {kept['generated']:.0%} of the generated ones, those that show what their prompt asked for.",
+        "",
+        *table(["", *SHOWN], rows),
+        "",
+        f"Plain img2img is at its best strength, {metrics['sdedit_strength']:g}:",
+        "",
+        *table(across, [[entry[name] for name in across] for entry in metrics["sdedit_curve"]]),
+    ]
+    for name, title in (("by_task", "By task"), ("by_picture", "By image")):
+        parts = list(next(iter(metrics[name].values())))
+        rows = []
+        for form, found in metrics[name].items():
+            pairs = [", ".join(f"{found[part][figure]:.3f}" for figure in both) for part in parts]
+            rows.append([form.replace("_", " "), *pairs])
+        lines += ["", f"{title}, target accuracy and preserved accuracy:", "", *table(["", *parts], rows)]
+    after = ["![trade-off](report.png)", "![examples](examples.png)"]
+    return write_report(out, metrics, settings, started, lines, after)

@@ -1,7 +1,7 @@
 """Dynamic thresholding on `shapes` at high CFG scales: `python run.py evaluate thresholding --out DIR [--quick]`.
 
 The procedural world has no pixel at the ends of the range, so those are burnt. The parser reads the named attributes
-back, and the colours are compared with those at the CFG scale that the model is at home with.
+back, and the colours are compared with those at the CFG scale that the model was trained for.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from benchmarks.evaluate_fabric import saturation
-from benchmarks.report import write_report
-from benchmarks.studio import CFG, SAMPLER, STEPS, Studio, sheet, studio
+from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, plotted, sheet, studio, table, write_report
 from lib_methods.thresholding.settings import CONTROLS, RESCALE
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, Scene, caption, random_scene, render
@@ -31,9 +29,6 @@ FORMS: dict[str, dict[str, Any] | None] = {
     "rescale": {"method": RESCALE},
 }
 NAMES = {"off": "off", "on": f"mimic {CFG:g} MEAN", "zero": f"mimic {CFG:g} ZERO", "rescale": "rescale 0.7"}
-FIGURES = ("burnt", "histogram", "saturation", "accuracy")
-
-Pictures = list[np.ndarray]
 
 
 def burnt(pictures: Sequence[np.ndarray]) -> float:
@@ -48,25 +43,23 @@ def histogram(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.bincount(boxes, minlength=512) / len(boxes)
 
 
-def distance(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
-    """Total variation of two colour histograms: 0 for the same colours, 1 for none in common."""
-    return float(np.abs(histogram(one) - histogram(other)).sum() / 2)
-
-
-def accuracy(scenes: Sequence[Scene], pictures: Sequence[np.ndarray]) -> float:
-    """Share of attributes found in the pictures; prompts name all of them."""
-    hits = [hit for s, p in zip(scenes, pictures) for hit in parse(p).matches(s, ATTRIBUTES).values()]
-    return float(np.mean(hits))
-
-
 def measure(scenes: Sequence[Scene], pictures: Pictures, wanted: Pictures) -> dict[str, float]:
-    """All figures of one setting; `wanted` are the pictures at the model's own CFG scale."""
-    values = (burnt(pictures), distance(pictures, wanted), saturation(pictures), accuracy(scenes, pictures))
-    return dict(zip(FIGURES, values))
+    """All figures of one setting; `wanted` are the images at the model's usual CFG scale.
+
+    histogram: total variation of both colour histograms, 0 for the same colours, 1 for none in common.
+    accuracy: share of attributes found in the images; prompts name all of them.
+    """
+    hits = [hit for s, p in zip(scenes, pictures) for hit in parse(p).matches(s, ATTRIBUTES).values()]
+    return {
+        "burnt": burnt(pictures),
+        "histogram": float(np.abs(histogram(pictures) - histogram(wanted)).sum() / 2),
+        "saturation": saturation(pictures),
+        "accuracy": float(np.mean(hits)),
+    }
 
 
 def evaluate(maker: Studio, count: int) -> tuple[dict[str, float], dict[tuple[str, int], Pictures]]:
-    """The figures by name, such as "burnt_20_on", and the pictures by form and CFG scale."""
+    """The figures by name, such as "burnt_20_on", and the images by form and CFG scale."""
     rng = np.random.default_rng(77)
     scenes = [random_scene(rng) for _ in range(-(-count // BATCH) * BATCH)]
     made: dict[tuple[str, int], Pictures] = {}
@@ -80,52 +73,14 @@ def evaluate(maker: Studio, count: int) -> tuple[dict[str, float], dict[tuple[st
                 pictures = made["off", scale]  # nothing is changed then; the tests say so
             for start in range(len(pictures), len(scenes), BATCH):
                 prompts = [caption(scene, ATTRIBUTES) for scene in scenes[start : start + BATCH]]
-                pictures += maker.make(prompts, 300_000 + start, scripts=asked, cfg_scale=float(scale))
+                pictures += maker.make(prompts, 300_000 + start, asked, cfg_scale=float(scale))
             made[form, scale] = pictures
             figures = measure(scenes, pictures, made["off", SCALES[0]])
-            metrics.update({f"{name}_{scale}_{form}": round(value, 4) for name, value in figures.items()})
+            metrics |= {f"{name}_{scale}_{form}": value for name, value in figures.items()}
             print(f"  CFG {scale}, {NAMES[form]}: {time.monotonic() - started:.0f} s", flush=True)
     drawn = [render(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
-    for name, value in measure(scenes, drawn, made["off", SCALES[0]]).items():
-        metrics[f"{name}_rendered"] = round(value, 4)
-    return metrics, made
-
-
-def examples(made: dict[tuple[str, int], Pictures], rows: int = 6) -> Image.Image:
-    """A prompt a row: without at every shown scale, then with, under a line that says which is which."""
-    columns = [("off", scale) for scale in SHOWN]
-    columns += [(form, scale) for form in FORMS if form != "off" for scale in SHOWN[1:]]
-    body = sheet([[made[column][row] for column in columns] for row in range(rows)])
-    header = 28
-    canvas = Image.new("RGB", (body.width, body.height + header), "white")
-    canvas.paste(body, (0, header))
-    draw = ImageDraw.Draw(canvas)
-    step = body.width / len(columns)
-    for position, (form, scale) in enumerate(columns):
-        draw.text((position * step + 6, 8), f"CFG {scale}, {NAMES[form]}", fill="black")
-    return canvas
-
-
-def _plot(metrics: dict[str, float], out: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    titles = {
-        "burnt": "burnt pixels",
-        "histogram": f"distance of the colours to CFG {SCALES[0]}",
-        "accuracy": "named attributes found",
-    }
-    figure, axes = plt.subplots(1, len(titles), figsize=(12, 3.6))
-    for axis, (name, title) in zip(axes, titles.items()):
-        for form in FORMS:
-            axis.plot(SCALES, [metrics[f"{name}_{scale}_{form}"] for scale in SCALES], "o-", label=NAMES[form])
-        axis.set(title=title, xlabel="CFG scale", ylim=(0, 1.02 if name == "accuracy" else None))
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(out / "report.png", dpi=110)
-    plt.close(figure)
+    figures = measure(scenes, drawn, made["off", SCALES[0]])
+    return {**metrics, **{f"{name}_rendered": value for name, value in figures.items()}}, made
 
 
 def main(out: Path, quick: bool) -> int:
@@ -133,27 +88,34 @@ def main(out: Path, quick: bool) -> int:
     started = time.monotonic()
     with studio() as maker:
         metrics, made = evaluate(maker, 16 if quick else 200)
-    count = len(made["off", SCALES[0]])
-    settings = {
-        "pictures_per_figure": count,
-        "sampler": SAMPLER,
-        "steps": STEPS,
-        "size": 64,
-        "forms": {NAMES[form]: request for form, request in FORMS.items()},
+    columns = [("off", scale) for scale in SHOWN]
+    columns += [(form, scale) for form in FORMS if form != "off" for scale in SHOWN[1:]]
+    labels = [f"CFG {scale}, {NAMES[form]}" for form, scale in columns]
+    sheet([[made[column][row] for column in columns] for row in range(6)], columns=labels).save(out / "examples.png")
+    titles = {
+        "burnt": "burnt pixels",
+        "histogram": f"distance of the colours to CFG {SCALES[0]}",
+        "accuracy": "named attributes found",
     }
-    examples(made).save(out / "examples.png")
-    _plot(metrics, out)
+    with plotted(out / "report.png", len(titles), (12, 3.6)) as axes:
+        for axis, (name, title) in zip(axes, titles.items()):
+            for form, label in NAMES.items():
+                axis.plot(SCALES, [metrics[f"{name}_{scale}_{form}"] for scale in SCALES], "o-", label=label)
+            axis.set(title=title, xlabel="CFG scale", ylim=(0, 1.02 if name == "accuracy" else None))
+            axis.legend()
+    count = len(made["off", SCALES[0]])
     lines = [
         "# Dynamic thresholding on shapes",
         "",
-        f"{count} pictures behind each figure; {SAMPLER}, {STEPS} steps.",
+        f"{count} images behind each figure; {SAMPLER}, {STEPS} steps.",
         "",
-        "| figure | " + " | ".join(f"CFG {scale}" for scale in SCALES) + " |",
-        "|---|" + "---|" * len(SCALES),
     ]
-    for name in FIGURES:
-        for form in FORMS:
-            values = " | ".join(f"{metrics[f'{name}_{scale}_{form}']:.3f}" for scale in SCALES)
-            lines.append(f"| {name}, {NAMES[form]} | {values} |")
-    write_report(out, metrics, settings, started, lines, ["![curves](report.png)", "![examples](examples.png)"])
-    return 0
+    rows: list[list[str | float]] = []
+    for figure in ("burnt", "histogram", "saturation", "accuracy"):
+        for form, label in NAMES.items():
+            rows.append([f"{figure}, {label}", *(metrics[f"{figure}_{scale}_{form}"] for scale in SCALES)])
+    lines += table(["figure", *(f"CFG {scale}" for scale in SCALES)], rows)
+    forms = {NAMES[form]: request for form, request in FORMS.items()}
+    settings = {"pictures_per_figure": count, "forms": forms}
+    after = ["![curves](report.png)", "![examples](examples.png)"]
+    return write_report(out, metrics, settings, started, lines, after)

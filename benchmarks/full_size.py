@@ -1,13 +1,13 @@
-"""What full-size benches share: the UNet, peak memory, a host's runs of the UNet, and where it was measured."""
+"""What benches share: a UNet of full size, seconds and peak memory, runs of the UNet, and figures over rounds."""
 
 from __future__ import annotations
 
 import gc
 import os
 import platform
+import statistics
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from benchmarks.studio import line_of, write_json
 
 STATM = Path("/proc/self/statm")
 
@@ -46,19 +48,51 @@ def put_full_size(model: Any, channels: int = 4) -> None:
     model.model.diffusion_model = unet.requires_grad_(False).eval()
 
 
-@contextmanager
-def watching(begin: Callable[[nn.Module, Any], None], end: Callable[[nn.Module], None]) -> Iterator[None]:
-    """Within the block, `begin(module, inputs)` and `end(module)` are called around every run of any module, `forward`
-    replaced on the instance or not."""
-    handles = [
-        register_module_forward_pre_hook(begin),
-        register_module_forward_hook(lambda module, inputs, output: end(module)),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+class Watch:
+    """The UNet's runs of a job, and the seconds from the first of them, or of the host's denoiser, to its last call's
+    end.
+
+    inversion: rows before the sampler starts. sampling: rows after that. backwards: those of them that gradients are
+    taken through.
+    """
+
+    def __init__(self) -> None:
+        self.inversion = self.sampling = self.backwards = 0
+        self.seconds = 0.0
+        self._started: float | None = None
+        self._is_sampling = False
+
+    def __enter__(self) -> Watch:
+        # of any module: a method may have replaced `forward` on the UNet's instance
+        self._hooks = [register_module_forward_pre_hook(self._begin), register_module_forward_hook(self._end)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(self, module: nn.Module, inputs: Any) -> None:
+        from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+
+        if not isinstance(module, CFGDenoiser | UNet2DConditionModel):
+            return
+        if self._started is None:
+            settle()
+            self._started = time.perf_counter()
+        if isinstance(module, CFGDenoiser):
+            self._is_sampling = True
+        elif not self._is_sampling:
+            self.inversion += len(inputs[0])
+        else:
+            self.sampling += len(inputs[0])
+            self.backwards += len(inputs[0]) if torch.is_grad_enabled() else 0
+
+    def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+
+        if isinstance(module, CFGDenoiser) and self._started is not None:
+            settle()
+            self.seconds = time.perf_counter() - self._started
 
 
 def settle() -> None:
@@ -67,14 +101,36 @@ def settle() -> None:
         torch.cuda.synchronize()
 
 
-def environment(dtype: torch.dtype) -> dict[str, Any]:
+def environment(dtype: torch.dtype, **more: Any) -> dict[str, Any]:
     """Where and with what it was measured, for a report's settings."""
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "dtype": str(dtype),
         "torch": torch.__version__,
+        **more,
     }
+
+
+class Rounds:
+    """The figures of a bench. bench.json is written after each round, so that a long run can be stopped.
+
+    once: figures that are measured once. rounds: those of every round, whose median counts.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.once: dict[str, float] = {}
+        self.rounds: dict[str, list[float]] = {}
+
+    def add(self, label: str, figures: dict[str, float], settings: dict[str, Any]) -> None:
+        """Say and write the figures of one round. settings: see `environment`."""
+        print(f"  {label}: {line_of(figures)}", flush=True)
+        for name, value in figures.items():
+            self.rounds.setdefault(name, []).append(value)
+        medians = {name: statistics.median(values) for name, values in self.rounds.items()}
+        rounds = {name: len(values) for name, values in self.rounds.items()}
+        write_json(self.out / "bench.json", {**self.once, **medians}, {**settings, "rounds": rounds})
 
 
 class PeakMemory:

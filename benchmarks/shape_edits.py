@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from benchmarks.studio import Pictures
 from lib_methods.pix2pix_zero.directions import Direction, Embed, Origin, mean_embedding
 from standalone.instruct.filters import layout_similarity
 from standalone.instruct.make import render_pair
@@ -23,8 +24,6 @@ BATCH = 8
 SEED = 230_000
 _OBJECT = 42  # how far a pixel is from the background where the parser looks for objects, of 255
 _AROUND = 1  # pixels around an object that are not counted as background: its smooth edge
-
-Pictures = list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,8 @@ def rendered(count: int, seen_through: Callable[[Pictures], Pictures] | None = N
             found.append(Edit(task, before, after, pair[0], pair[1]))
         if seen_through is None:
             return found
-        sources, wanted = seen_through([e.source for e in found]), seen_through([_perfect(e) for e in found])
+        sources = seen_through([edit.source for edit in found])
+        wanted = seen_through([edit.wanted for edit in found if edit.wanted is not None])
         seen = zip(found, sources, wanted, strict=True)
         return [edit for edit, source, after in seen if _is(source, edit.before) and _is(after, edit.after)]
 
@@ -128,11 +128,6 @@ def _collected(count: int, draw: Callable[[Sequence[int]], list[Edit]]) -> tuple
 
 def _is(picture: np.ndarray, scene: Scene) -> bool:
     return all(parse(picture).matches(scene, ATTRIBUTES).values())
-
-
-def _perfect(edit: Edit) -> np.ndarray:
-    assert edit.wanted is not None
-    return edit.wanted
 
 
 def sentences(value: str, task: str, count: int = 96) -> list[str]:
@@ -219,7 +214,7 @@ def measure(asked: Sequence[Edit], pictures: Pictures) -> dict[str, float]:
     """The mean of every figure over edits.
 
     preserved_accuracy: of all attributes but the one that is asked for. layout: the share of objects that are as many
-    and where they were.
+    and where they were. product: target accuracy times preserved accuracy.
     """
     values: dict[str, list[float]] = {name: [] for name in FIGURES}
     for edit, picture in zip(asked, pictures, strict=True):
@@ -230,9 +225,5 @@ def measure(asked: Sequence[Edit], pictures: Pictures) -> dict[str, float]:
         values["background_l1"].append(background_l1(edit, picture))
         values["structure_iou"].append(structure_iou(edit, picture))
         values["layout"].append(layout_similarity(parse(edit.source), seen))
-    return {name: float(np.mean(found)) for name, found in values.items()}
-
-
-def product(figures: dict[str, float]) -> float:
-    """Target accuracy times preserved accuracy."""
-    return figures["target_accuracy"] * figures["preserved_accuracy"]
+    means = {name: float(np.mean(found)) for name, found in values.items()}
+    return {**means, "product": means["target_accuracy"] * means["preserved_accuracy"]}

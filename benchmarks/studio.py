@@ -1,108 +1,120 @@
-"""Make pictures with the standalone host as a request would, and read them with the parser of the procedural world."""
+"""Makes images with the standalone host as a request would, and reports on them: sheets, plots, tables, JSON."""
 
 from __future__ import annotations
 
 import base64
 import io
+import json
+import platform
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
 
-from lib_methods.webui.api_guard import own_title
 from standalone import ROOT
 
 CHECKPOINT = ROOT / "models" / "shapes" / "shapes.safetensors"
 INSTRUCT_CHECKPOINT = ROOT / "models" / "shapes-instruct" / "shapes-instruct.safetensors"
 STEPS, CFG, SAMPLER = 20, 5.0, "Euler"
+_LINE = 18  # pixels of a line of text in a sheet
+
+Pictures = list[np.ndarray]
+Requests = Mapping[str, Mapping[str, Any]]
+_T = TypeVar("_T")
 
 
 class Studio:
     """A started host with the `shapes` checkpoint."""
 
     def __init__(self, host: Any) -> None:
-        from modules import scripts
         from standalone.host.scripts.loading import prepare_headless
 
         self.host = host
         prepare_headless()
-        self.runner = scripts.scripts_txt2img
+
+    def run(self, function: Callable[[], _T]) -> _T:
+        """Call a function where the host's jobs run, without gradients."""
+        return self.host.queue.run(torch.no_grad()(function), name="evaluate")
 
     def make(
-        self,
-        prompts: Sequence[str],
-        seed: int,
-        fabric: dict[str, Any] | None = None,
-        size: int = 64,
-        scripts: dict[str, dict[str, Any]] | None = None,
-        **fields: Any,
-    ) -> list[np.ndarray]:
-        """One picture for each prompt, in one batch, seeds counting up from `seed`: uint8 of shape (size, size, 3).
+        self, prompts: Sequence[str], seed: int, scripts: Requests | None = None, size: int = 64, **fields: Any
+    ) -> Pictures:
+        """One image for each prompt, in one batch, seeds counting up from `seed`: uint8 of shape (size, size, 3).
 
-        fabric: named fields of a request to the FABRIC script; None leaves it off. scripts: the same of other scripts,
-        by title. fields: further fields of the job; with `init_images` among them it is one of img2img.
+        scripts: by title of a script, the named fields of a request to it; others stay off.
+        fields: further fields of the job; with `init_images` among them it is one of img2img.
         """
-        requests = {**(scripts or {}), **({} if fabric is None else {"FABRIC": fabric})}
-        return self.host.queue.run(self._make, list(prompts), seed, requests, size, fields, name="evaluate")
 
-    def _make(
-        self, prompts: list[str], seed: int, requests: dict[str, dict[str, Any]], size: int, fields: dict[str, Any]
-    ) -> list[np.ndarray]:
-        from modules import shared
-        from modules.processing import (
-            StableDiffusionProcessingImg2Img,
-            StableDiffusionProcessingTxt2Img,
-            process_images,
-        )
-        from modules.scripts import scripts_img2img
-
-        job: Any = StableDiffusionProcessingTxt2Img
-        runner = self.runner
-        if "init_images" in fields:
-            job, runner = StableDiffusionProcessingImg2Img, scripts_img2img
-        settings: dict[str, Any] = {"steps": STEPS, "cfg_scale": CFG, "sampler_name": SAMPLER, **fields}
-        with closing(
-            job(
-                sd_model=shared.sd_model,
-                prompt=prompts,
-                negative_prompt=[""] * len(prompts),
-                seed=[seed + i for i in range(len(prompts))],
-                width=size,
-                height=size,
-                batch_size=len(prompts),
-                do_not_save_samples=True,
-                do_not_save_grid=True,
-                **settings,
+        def draw() -> Pictures:
+            from lib_methods.webui.api_guard import own_title
+            from modules import shared
+            from modules.processing import (
+                StableDiffusionProcessingImg2Img,
+                StableDiffusionProcessingTxt2Img,
+                process_images,
             )
-        ) as p:
-            p.is_api = True
-            p.scripts = runner
-            arguments = runner.default_args()
-            for title, request in requests.items():
-                script = next(s for s in runner.alwayson_scripts if s.title() == own_title(title))
-                arguments[script.args_from] = {"enabled": True, **request}
-            p.script_args = tuple(arguments)
-            processed = process_images(p)
-            for title in requests:
-                if f"{title} error" in p.extra_generation_params:
-                    raise RuntimeError(p.extra_generation_params[f"{title} error"])
-            return [np.asarray(image.convert("RGB")) for image in processed.images[processed.index_of_first_image :]]
+            from modules.scripts import scripts_img2img, scripts_txt2img
 
+            job: Any = StableDiffusionProcessingTxt2Img
+            runner = scripts_txt2img
+            if "init_images" in fields:
+                job, runner = StableDiffusionProcessingImg2Img, scripts_img2img
+            settings: dict[str, Any] = {"steps": STEPS, "cfg_scale": CFG, "sampler_name": SAMPLER, **fields}
+            with closing(
+                job(
+                    sd_model=shared.sd_model,
+                    prompt=list(prompts),
+                    negative_prompt=[""] * len(prompts),
+                    seed=[seed + i for i in range(len(prompts))],
+                    width=size,
+                    height=size,
+                    batch_size=len(prompts),
+                    do_not_save_samples=True,
+                    do_not_save_grid=True,
+                    **settings,
+                )
+            ) as p:
+                p.is_api = True
+                p.scripts = runner
+                arguments = runner.default_args()
+                for title, request in (scripts or {}).items():
+                    script = next(s for s in runner.alwayson_scripts if s.title() == own_title(title))
+                    arguments[script.args_from] = {"enabled": True, **request}
+                p.script_args = tuple(arguments)
+                made = process_images(p)
+                for title in scripts or {}:
+                    if f"{title} error" in p.extra_generation_params:
+                        raise RuntimeError(p.extra_generation_params[f"{title} error"])
+                return [np.asarray(image.convert("RGB")) for image in made.images[made.index_of_first_image :]]
 
-def as_request(picture: np.ndarray) -> str:
-    """A picture as base64 PNG, as a request carries it."""
-    with io.BytesIO() as buffer:
-        Image.fromarray(picture).save(buffer, "PNG")
-        return base64.b64encode(buffer.getvalue()).decode("ascii")
+        return self.host.queue.run(draw, name="evaluate")
+
+    def autoencoder(self, pictures: Sequence[np.ndarray]) -> Pictures:
+        """Images of equal size after the autoencoder alone."""
+
+        def rebuild() -> Pictures:
+            from modules import shared
+
+            model, found = shared.sd_model, []
+            pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            for part in pixels.split(50):
+                latents = model.get_first_stage_encoding(model.encode_first_stage(part.to(model.device)))
+                found.append(model.decode_first_stage(latents).float().clamp(-1, 1).cpu())
+            return list(((torch.cat(found) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+
+        return self.run(rebuild)
 
 
 @contextmanager
 def studio(checkpoint: Path = CHECKPOINT) -> Iterator[Studio]:
-    """A host in a folder of its own that goes away afterwards."""
+    """A host in a temporary folder."""
     from standalone import host as standalone_host
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -113,17 +125,103 @@ def studio(checkpoint: Path = CHECKPOINT) -> Iterator[Studio]:
             host.close()
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray]], scale: int = 2, gap: int = 4) -> Image.Image:
-    """Pictures of equal size in rows, on white."""
-    height, width = rows[0][0].shape[:2]
-    columns = max(len(row) for row in rows)
-    canvas = Image.new(
-        "RGB",
-        (columns * (width * scale + gap) + gap, len(rows) * (height * scale + gap) + gap),
-        "white",
-    )
-    for y, row in enumerate(rows):
+def as_request(picture: np.ndarray) -> str:
+    """An image as base64 PNG, as a request carries it."""
+    with io.BytesIO() as buffer:
+        Image.fromarray(picture).save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    captions: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    scale: int = 2,
+    gap: int = 4,
+) -> Image.Image:
+    """Images of equal size in rows, on white. captions: a line over each row. columns: a label over each column, in two
+    lines where it has a comma."""
+    height, width = (side * scale + gap for side in rows[0][0].shape[:2])
+    head = 2 * _LINE if columns else 0
+    line = _LINE if captions else 0
+    across = max(len(columns), *(len(row) for row in rows))
+    canvas = Image.new("RGB", (across * width + gap, head + len(rows) * (line + height) + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    for x, label in enumerate(columns):
+        draw.multiline_text((gap + x * width, gap), label.replace(", ", "\n", 1), fill="black")
+    for number, row in enumerate(rows):
+        y = head + number * (line + height) + gap
+        if captions:
+            draw.text((gap, y), captions[number], fill="black")
         for x, picture in enumerate(row):
-            shown = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            canvas.paste(shown, (gap + x * (width * scale + gap), gap + y * (height * scale + gap)))
+            shown = Image.fromarray(picture).resize((width - gap, height - gap), Image.Resampling.NEAREST)
+            canvas.paste(shown, (gap + x * width, y + line))
     return canvas
+
+
+@contextmanager
+def plotted(path: Path, columns: int, size: tuple[float, float]) -> Iterator[Any]:
+    """The axes of a plot, side by side; saved when the block ends."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False)
+    yield axes[0]
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> list[str]:
+    """The lines of a Markdown table, numbers with three digits; None leaves a cell empty."""
+    lines = [f"| {' | '.join(head)} |".replace("_", " "), "|---" * len(head) + "|"]
+    for row in rows:
+        cells = ["" if cell is None else cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def rounded(value: Any) -> Any:
+    """Figures, in whatever lists and mappings they are, to four digits."""
+    if isinstance(value, Mapping):
+        return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def line_of(figures: Mapping[str, float]) -> str:
+    """Figures in one line of the console."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+
+
+def write_json(path: Path, metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """The figures, and what they were measured with."""
+    text = json.dumps({"metrics": rounded(metrics), "settings": settings}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_report(
+    out: Path,
+    metrics: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    started: float,
+    lines: Sequence[str],
+    after: Sequence[str],
+) -> int:
+    """report.json and report.md; 0, as a program's exit status.
+
+    started: by `time.monotonic`. lines: title and tables; the tables are printed, too. after: the Markdown below them,
+    a paragraph each.
+    """
+    shared = {"sampler": SAMPLER, "steps": STEPS, "size": 64}
+    measured = {"seconds": round(time.monotonic() - started), "python": platform.python_version()}
+    write_json(out / "report.json", metrics, {**shared, **settings, **measured})
+    text = "\n".join(lines) + "".join(f"\n\n{paragraph}" for paragraph in after)
+    (out / "report.md").write_text(text + "\n", encoding="utf-8")
+    print("\n".join(lines[2:]))
+    images = re.findall(r"\((\S+\.png)\)", text)
+    print(f"Written to {out.name}: {', '.join(['report.json', 'report.md', *images])}.")
+    return 0

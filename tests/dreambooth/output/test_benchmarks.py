@@ -16,15 +16,13 @@ from PIL import Image
 from torch import nn
 
 from benchmarks import bench_dreambooth as bench
-from benchmarks import dreambooth_loops as loops
+from benchmarks import bench_dreambooth as loops
 from benchmarks import evaluate_dreambooth as evaluation
-from benchmarks.report_dreambooth import examples, plot, table
 from benchmarks.shape_subjects import (
     PLACES,
     SUBJECTS,
     Drawn,
     Subject,
-    SubjectJudge,
     diversity,
     fidelity,
     follows,
@@ -35,7 +33,6 @@ from benchmarks.shape_subjects import (
     prompt_of,
     settings,
 )
-from lib_methods.dreambooth.training.samples import Judge
 from standalone import ROOT
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.shapes.parser import parse
@@ -199,13 +196,12 @@ def test_the_report_holds_every_figure_of_every_form(tmp_path: Path) -> None:
         metrics |= {f"{prefix}{name}": value for name, value in figures.items()}
         metrics.setdefault("by_subject", {})[prefix] = {SUBJECT.name: figures}
     settings = {"subjects": [SUBJECT.name], "photos": 4, "pictures_per_figure": 12, "training": evaluation.FORMS}
-    settings |= {"sampler": "Euler", "steps": 20, "cfg_scale": 5.0}
-    text = "\n".join(table(metrics, evaluation.LABELS, evaluation.FIGURES, settings))
+    text = "\n".join(evaluation.tables(metrics, settings))
     for label in evaluation.LABELS.values():
         assert text.count(f"| {label} |") == 2
     assert "| LoRA | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 |" in text
-    plot(metrics, evaluation.LABELS, tmp_path / "report.png")
-    shown = examples([SUBJECT], drawn, evaluation.LABELS)
+    evaluation.plot(metrics, evaluation.LABELS, tmp_path / "report.png")
+    shown = evaluation.examples([SUBJECT], drawn, evaluation.LABELS)
     assert Image.open(tmp_path / "report.png").width > 500 and shown.height > 4 * 128
 
 
@@ -315,24 +311,3 @@ def test_diversity_is_none_for_copies_and_high_for_the_world() -> None:
     assert diversity(pictures) > 0.6
     assert diversity([pictures[0]] * 5) == diversity([]) == 0.0
     assert diversity(photos(SUBJECTS[0])) < diversity(pictures)
-
-
-def test_the_worlds_judge_knows_the_subject_and_its_settings() -> None:
-    subject = SUBJECTS[0]
-    judge: Judge = SubjectJudge(subject)
-    assert isinstance(judge, SubjectJudge)
-    prompts = [template.replace("{subject}", "ohwx circles") for template in judge.templates]
-    assert len(set(prompts)) == 12
-
-    def marks(shown: Subject, moved: int = 0) -> tuple[float, float]:
-        rng = np.random.default_rng(3)
-        drawn = [paint_subject(shown, *setting, rng) for setting in judge.asked[moved:] + judge.asked[:moved]]
-        pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return judge.score(pixels, prompts)
-
-    assert marks(subject) == (1.0, 1.0)
-    assert marks(SUBJECTS[4]) == (0.0, 1.0)
-    kept, followed = marks(subject, moved=1)
-    assert kept == 1.0 and followed < 0.7
-    with pytest.raises(ValueError, match="none of the templates"):
-        judge.score(torch.zeros(1, 3, 64, 64), ["a cat"])
