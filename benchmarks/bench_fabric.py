@@ -18,8 +18,8 @@ from PIL import Image
 
 from benchmarks.full_size import PeakMemory, Rounds, environment, sd15_unet, settle
 from lib_methods.fabric.apply import attach
-from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.reference import FeatureCache
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.hosts.bare import BareSampling, rows_of
 

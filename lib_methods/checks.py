@@ -1,12 +1,17 @@
-"""Checks that the methods' settings share, and the error that carries their sentence to the user."""
+"""Checks that the methods' settings share, of the names people give, too; and the error that carries their sentence."""
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lib_methods.errors import UserError
+
+MAX_NAME = 80
+_HIDDEN = ("Cc", "Cs", "Cf", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"  # invisible, but part of Indic and Arabic words and of emoji
 
 
 class SettingsError(UserError, ValueError):
@@ -53,3 +58,26 @@ def refuse_unknown(named: Mapping[Any, Any], known: Collection[str], subject: st
             close = difflib.get_close_matches(shown, known, n=1)
             hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(sorted(known))}."
             raise SettingsError(f'{subject} no field "{shown}"; {hint}')
+
+
+def seen(text: str) -> str:
+    """The text without the characters that cannot be seen: control characters, marks of direction, lone surrogates.
+
+    Characters that this version of Unicode does not know yet stay, as do the joiners.
+    """
+    return "".join(c for c in text if c in _JOINERS or unicodedata.category(c) not in _HIDDEN)
+
+
+def clean_name(name: object, what: str, error: type[SettingsError]) -> str:
+    """The name as it is kept: NFC, outer blanks removed, 1 to 80 characters that can be seen.
+
+    what: is named so, for the sentences: "preset". Raises `error` for another.
+    """
+    clean = unicodedata.normalize("NFC", name).strip() if isinstance(name, str) else ""
+    if not clean:
+        raise error(f"Give the {what} a name.")
+    if len(clean) > MAX_NAME:
+        raise error(f"The {what}'s name is too long. Use at most {MAX_NAME} characters.")
+    if seen(clean) != clean:
+        raise error(f"The {what}'s name contains invisible characters. Remove them.")
+    return clean

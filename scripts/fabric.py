@@ -18,7 +18,7 @@ from modules import paths, script_callbacks, scripts, ui_components
 
 from lib_methods.checks import SettingsError
 from lib_methods.fabric import page
-from lib_methods.fabric.feedback import foreign_images, without_missing
+from lib_methods.fabric.feedback import foreign_images
 from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.settings import CONTROLS, FabricSettings
 from lib_methods.pictures.composites import Composites
@@ -43,10 +43,10 @@ class FabricScript(MethodScript, scripts.Script):
     @classmethod
     def check(cls, arguments: Sequence[Any]) -> None:
         if (settings := cls.read(arguments)) is not None:
-            without_missing(settings, STORE, skip=False)
+            settings.without_missing(STORE, skip=False)
 
     def begin(self, p: Any, settings: FabricSettings) -> None:
-        settings, notes = without_missing(settings, STORE, skip=not getattr(p, "is_api", False))
+        settings, notes = settings.without_missing(STORE, skip=not getattr(p, "is_api", False))
         for note in notes:
             self.jobs.tell(p, note)
         if settings.active:
@@ -59,7 +59,7 @@ class FabricScript(MethodScript, scripts.Script):
         return f"{CONTROLS.title} (Steer)" if self.peer_is_here() else CONTROLS.title
 
     def summary(self, settings: FabricSettings, enabled: bool, tab: Tab) -> str:
-        settings, notes = without_missing(settings, STORE, skip=True)
+        settings, notes = settings.without_missing(STORE, skip=True)
         text = settings.describe(tab.steps or Tab.steps)
         if notes:
             raise SettingsError(" ".join([f"{text.rstrip('.')}.", *notes]))

@@ -16,7 +16,7 @@ from typing import Any
 from modules import paths, script_callbacks, scripts, ui_components
 
 from lib_methods.image_cfg.settings import CONTROLS, ImageCfgSettings
-from lib_methods.pictures.mask import of_the_tab
+from lib_methods.pictures.fit import of_the_tab
 from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.method_script import MethodScript, Tab, switched_off
 from lib_methods.webui.widgets import Widgets

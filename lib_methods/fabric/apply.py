@@ -24,16 +24,11 @@ from lib_methods.denoiser import (
     Sampling,
     Unsupported,
 )
-from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
-from lib_methods.fabric.cache import FeatureCache, Features
-from lib_methods.fabric.feedback import FeedbackImage
-from lib_methods.fabric.noise import image_seed
-from lib_methods.fabric.reference import References
+from lib_methods.fabric.attention import attention_with_lse, log_weights, merge, reference_attention
+from lib_methods.fabric.reference import FeatureCache, Features, References, image_seed
 from lib_methods.fabric.settings import FabricSettings
-from lib_methods.fabric.weights import log_weights
 from lib_methods.guidance import rescale
-from lib_methods.pictures.fit import crop_to_fill
-from lib_methods.pictures.tensor import to_tensor
+from lib_methods.pictures.fit import crop_to_fill, to_tensor
 
 RESCALE = 0.7  # share of the colour correction's rescaling, as Lin et al. use it (arXiv 2305.08891)
 NO_STEP = "No step used the feedback. Check Start and End; dislikes need a CFG scale above 1."
@@ -109,11 +104,10 @@ def _latent(
 
 @dataclass(frozen=True)
 class _Group:
-    """The feedback for one half of the guidance: which rows of the reference features, and the images they belong
-    to."""
+    """The feedback for one half of the guidance: which rows of the reference features, and the images' weights."""
 
     positions: tuple[int, ...]
-    images: tuple[FeedbackImage, ...]
+    weights: tuple[float, ...]
     strength: float
 
 
@@ -178,7 +172,7 @@ class FabricHook:
             counted = tuple(image for image in images if image.weight > 0)
             if role in present and counted and weight > 0:
                 positions = tuple(self.references.ids.index(image.image_id) for image in counted)
-                groups[role] = _Group(positions, counted, weight)
+                groups[role] = _Group(positions, tuple(image.weight for image in counted), weight)
         return groups
 
     def _reader(self, layer: SelfAttention, call: DenoiserCall, groups: dict[Role, _Group], features: Features) -> Any:
@@ -214,7 +208,7 @@ class FabricHook:
         every = group.positions == tuple(range(len(references[0])))
         key, value = (t.to(query) if every else t[list(group.positions)].to(query) for t in references)
         weights = log_weights(
-            group.images,
+            group.weights,
             group.strength,
             shared=self.settings.weighting == "shared",
             own_tokens=query.shape[2],

@@ -12,6 +12,7 @@ Both parts are computed on their own and merged by their log-sum-exp, which is e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,11 +50,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor] |
             else:
                 out, lse = aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[:2]
             return out, lse[..., :tokens].float()  # some kernels pad the log-sum-exp
-    except (
-        RuntimeError,
-        TypeError,
-        IndexError,
-    ):  # this build's kernel does not take these shapes, or has another signature
+    except (RuntimeError, TypeError, IndexError):  # this build's kernel does not take these shapes or arguments
         return None
     return None
 
@@ -85,7 +82,10 @@ def reference_attention(
     merged: tuple[Tensor, Tensor] | None = None
     for weight in sorted(set(log_weights)):
         chosen = [i for i, w in enumerate(log_weights) if w == weight]
-        keys, values = (_side_by_side(t if len(chosen) == len(t) else t[chosen]) for t in (key, value))
+        # (N, H, S, d) to (1, H, N S, d)
+        keys, values = (
+            (t if len(chosen) == len(t) else t[chosen]).transpose(0, 1).flatten(1, 2)[None] for t in (key, value)
+        )
         out, lse = attention_with_lse(folded, keys, values)
         merged = (out, lse + weight) if merged is None else merge(*merged, out, lse + weight)
     if merged is None:
@@ -95,12 +95,6 @@ def reference_attention(
         out.reshape(heads, batch, tokens, channels).transpose(0, 1),
         lse.reshape(heads, batch, tokens).transpose(0, 1),
     )
-
-
-def _side_by_side(tokens: Tensor) -> Tensor:
-    """(N, H, S, d) to (1, H, N S, d)."""
-    images, heads, length, channels = tokens.shape
-    return tokens.transpose(0, 1).reshape(1, heads, images * length, channels)
 
 
 def merge(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,3 +113,31 @@ def pool_tokens(hidden: Tensor, height: int, width: int) -> Tensor:
     grid = hidden.transpose(1, 2).unflatten(2, (height, width))
     pooled = torch.nn.functional.avg_pool2d(grid, 2, ceil_mode=True, count_include_pad=False)
     return pooled.flatten(2).transpose(1, 2)
+
+
+def log_weights(
+    weights: Sequence[float],
+    strength: float,
+    *,
+    shared: bool,
+    own_tokens: int,
+    stored_tokens: int,
+    full_tokens: int,
+) -> list[float]:
+    """The log of the weight of one stored token of each image, as `reference_attention` takes it.
+
+    As published, a token of a reference weighs `strength` times the image's weight. Shared, all images together have
+    the budget of one: with equal scores they take strength / (1 + strength) of the attention, whatever their number
+    and size.
+
+    weights: of the images. own_tokens: tokens of the layer in the running pass. full_tokens: tokens of the reference at
+    full detail, stored_tokens: what is left of them after pooling. One stored token stands for full_tokens /
+    stored_tokens.
+    Images of weight 0 get -inf and are not counted.
+    """
+    counted = sum(1 for weight in weights if weight > 0)
+    budget = own_tokens / (stored_tokens * counted) if shared and counted else full_tokens / stored_tokens
+    if strength <= 0:
+        return [-math.inf] * len(weights)
+    # a sum of logs: the product of very small weights would be rounded to 0
+    return [math.log(strength) + math.log(w) + math.log(budget) if w > 0 else -math.inf for w in weights]

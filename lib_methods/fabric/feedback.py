@@ -1,26 +1,22 @@
-"""Liked and disliked images: from any form in which they may come, and what becomes of those that are gone."""
+"""Liked and disliked images, from any form in which they may come."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from lib_methods.checks import SettingsError, check_number, refuse_unknown
 from lib_methods.pictures.store import ImageStore, is_image_id
 from lib_methods.webui.table import format_number
-
-if TYPE_CHECKING:
-    from lib_methods.fabric.settings import FabricSettings
 
 MAX_IMAGES = 64
 MAX_WEIGHT = 4.0
 
 _IMAGE_FIELDS = frozenset(("image", "weight"))
 _LISTED = re.compile(r"([0-9a-f]{16,64})(?::([0-9.eE+-]+))?")
-_LIST_NAMES = {"likes": "liked", "dislikes": "disliked"}
 
 
 @dataclass(frozen=True)
@@ -70,10 +66,6 @@ def parse_images(value: Any, name: str, store: ImageStore | None) -> tuple[Feedb
         except SettingsError as error:
             place = f"{name}, image {position} of {len(value)}" if len(value) > 1 else name
             raise type(error)(f"{place.capitalize()}: {error}") from None
-    return _unique(images)
-
-
-def _unique(images: Sequence[FeedbackImage]) -> tuple[FeedbackImage, ...]:
     best: dict[str, FeedbackImage] = {}
     for image in images:
         if image.image_id not in best or best[image.image_id].weight < image.weight:
@@ -100,7 +92,10 @@ def _image(item: Any, store: ImageStore | None) -> FeedbackImage:
     if listed:
         item = listed[1]
         if listed[2] is not None:
-            weight = _decimal(listed[2])
+            try:
+                weight = float(listed[2])
+            except ValueError:
+                raise SettingsError("The weight behind the hash is not a number.") from None
     weight = 1.0 if weight is None else weight
     if not is_image_id(item):
         if store is None:
@@ -110,50 +105,17 @@ def _image(item: Any, store: ImageStore | None) -> FeedbackImage:
     return FeedbackImage(item if store is None else store.find(item), weight)
 
 
-def without_missing(
-    settings: FabricSettings, store: ImageStore, *, skip: bool
-) -> tuple[FabricSettings, tuple[str, ...]]:
-    """The settings without the images that are no longer in the store, and a sentence about those.
-
-    skip: leave them out; else raise `SettingsError`.
-    """
-    notes = []
-    for name, word in _LIST_NAMES.items():
-        images: tuple[FeedbackImage, ...] = getattr(settings, name)
-        missing = [image.image_id for image in images if not store.exists(image.image_id)]
-        if not missing:
-            continue
-        one = len(missing) == 1
-        subject = f"The {word} image {missing[0][:8]}…" if one else f"{len(missing)} of the {word} images"
-        if not skip:
-            raise SettingsError(
-                f"{subject} {'is' if one else 'are'} not on this machine. Send the images themselves, or remove them."
-            )
-        notes.append(f"{subject} {'is' if one else 'are'} not on this machine and {'was' if one else 'were'} left out.")
-        kept = tuple(image for image in images if image.image_id not in missing)
-        settings = replace(settings, likes=kept) if name == "likes" else replace(settings, dislikes=kept)
-    return settings, tuple(notes)
-
-
 def foreign_images(fields: Mapping[str, Any]) -> int:
     """How many images an infotext of the first published extension names. Its files are its own and cannot be restored
     here."""
-    return sum(len(_json_list(fields.get(key))) for key in ("fabric_pos_images", "fabric_neg_images"))
-
-
-def _json_list(text: object) -> list[Any]:
-    try:
-        value = json.loads(str(text).replace("'", '"'))
-    except (ValueError, RecursionError):
-        return []
-    return value if isinstance(value, list) else []
-
-
-def _decimal(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise SettingsError("The weight behind the hash is not a number.") from None
+    count = 0
+    for key in ("fabric_pos_images", "fabric_neg_images"):
+        try:
+            value = json.loads(str(fields.get(key)).replace("'", '"'))
+        except (ValueError, RecursionError):
+            continue
+        count += len(value) if isinstance(value, list) else 0
+    return count
 
 
 def reader(name: str) -> Callable[[Any, ImageStore | None], tuple[FeedbackImage, ...]]:

@@ -15,7 +15,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.pictures.composites import REFUSAL, Composites
 from lib_methods.pictures.store import ImageStore, is_image_id
 
-from .feedback import MAX_IMAGES, FeedbackImage, format_images, parse_images, without_missing
+from .feedback import MAX_IMAGES, FeedbackImage, format_images, parse_images
 from .settings import FabricSettings
 
 LISTS = ("likes", "dislikes")
@@ -98,7 +98,7 @@ def _act(
         if not isinstance(line, str):
             raise SettingsError(NOT_UNDERSTOOD)
         named: dict[str, Any] = {name: parse_images(line, name, None)}
-        found, dropped = without_missing(FabricSettings(**named), store, skip=True)
+        found, dropped = FabricSettings(**named).without_missing(store, skip=True)
         restored: tuple[FeedbackImage, ...] = getattr(found, name)
         kept = {image.image_id: image for image in (*restored, *images)}
         if len(kept) > MAX_IMAGES:

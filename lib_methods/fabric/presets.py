@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lib_methods import checks
 from lib_methods.checks import SettingsError
 from lib_methods.errors import reason
 from lib_methods.files import hashed_file_name, replacing
-from lib_methods.webui import names
 
 from .settings import CONTROLS, FabricSettings
 
@@ -29,8 +29,8 @@ class PresetError(SettingsError):
 
 
 def clean_name(name: object) -> str:
-    """The name as it is kept, see `lib_methods.webui.names`. Raises `PresetError`."""
-    return names.clean_name(name, "preset", PresetError)
+    """The name as it is kept, see `lib_methods.checks`. Raises `PresetError`."""
+    return checks.clean_name(name, "preset", PresetError)
 
 
 class PresetFolder:

@@ -1,9 +1,13 @@
-"""The reference pass: the UNet's self-attention inputs for the feedback images at a noise level."""
+"""The reference pass: the UNet's self-attention inputs for the feedback images at a noise level, and where they are
+kept from one denoiser call, job and Generate click to the next."""
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,10 +18,127 @@ from lib_methods.attention.intercept import Original
 from lib_methods.attention.layers import running_precision, token_grid
 from lib_methods.denoiser import Sampling
 from lib_methods.fabric.attention import pool_tokens
-from lib_methods.fabric.cache import FeatureCache, Features
-from lib_methods.fabric.noise import reference_noise
 
 MAX_BATCH = 8  # images in one run of the UNet; more are split, always in the same way
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the self-attention layers of the UNet saw of a group of reference images at one noise level.
+
+    hidden: by layer name, the layer's input, shape (images, stored tokens, channels); empty where `projected` is kept.
+    full_tokens: by layer name, the tokens before pooling.
+    projected: by layer name, keys and values of shape (images, heads, stored tokens, channels / heads).
+    """
+
+    hidden: dict[str, Tensor]
+    full_tokens: dict[str, int]
+    projected: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        held = (*self.hidden.values(), *(t for pair in self.projected.values() for t in pair))
+        return sum(t.numel() * t.element_size() for t in held)
+
+    def keys_and_values(self, layer: SelfAttention) -> tuple[Tensor, Tensor]:
+        """Keys and values of all images in a layer. Always projected together, so that kept ones are the same to the
+        last bit as those computed again."""
+        kept = self.projected.get(layer.name)
+        if kept is not None:
+            return kept
+        hidden = self.hidden[layer.name]
+        return layer.project(hidden, "k"), layer.project(hidden, "v")
+
+    def with_projections(self, layers: Sequence[SelfAttention]) -> Features:
+        """The same, with keys and values in place of the layers' inputs: twice the memory, and less to do."""
+        seen = [layer for layer in layers if layer.name in self.hidden]
+        return Features({}, self.full_tokens, {layer.name: self.keys_and_values(layer) for layer in seen})
+
+
+class FeatureCache:
+    """Features by (group of images, noise level), where a group stands for images, size, seed and detail.
+
+    A job visits its noise levels in order, again and again. Dropping the least recently used entry would then
+    drop each one just before it is needed, so a full cache drops other groups' entries and, when nothing of
+    theirs is left, keeps what it has. Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._model: Hashable = None
+        self._groups: OrderedDict[Hashable, dict[Hashable, Features]] = OrderedDict()
+        self._latents: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def use_model(self, key: Hashable) -> None:
+        """Forget everything if another checkpoint was loaded since the last call."""
+        with self._lock:
+            if key != self._model:
+                self._model = key
+                self._groups.clear()
+                self._latents.clear()
+
+    def get(self, group: Hashable, level: Hashable) -> Features | None:
+        """The features, or None."""
+        with self._lock:
+            if group in self._groups:
+                self._groups.move_to_end(group)
+                return self._groups[group].get(level)
+            return None
+
+    def put(self, group: Hashable, level: Hashable, features: Features, limit: int) -> bool:
+        """Keep the features if `limit` bytes allow it, and say whether they were kept."""
+        with self._lock:
+            while self._size() + features.size > limit and any(other != group for other in self._groups):
+                oldest = next(other for other in self._groups if other != group)
+                entries = self._groups[oldest]
+                entries.popitem()
+                if not entries:
+                    del self._groups[oldest]
+            if self._size() + features.size > limit:
+                return False
+            self._groups.setdefault(group, {})[level] = features
+            self._groups.move_to_end(group)
+            return True
+
+    def get_latent(self, key: Hashable) -> Tensor | None:
+        """An encoded feedback image, or None."""
+        with self._lock:
+            return self._latents.get(key)
+
+    def put_latent(self, key: Hashable, latent: Tensor) -> None:
+        """Keep an encoded feedback image; the 256 newest stay (64 KiB each at 512x512)."""
+        with self._lock:
+            self._latents[key] = latent
+            while len(self._latents) > 256:
+                self._latents.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._groups.clear()
+            self._latents.clear()
+
+    @property
+    def size(self) -> int:
+        """Bytes of features held."""
+        with self._lock:
+            return self._size()
+
+    def _size(self) -> int:
+        return sum(f.size for entries in self._groups.values() for f in entries.values())
+
+
+def image_seed(image_id: str, seed: int, purpose: str) -> int:
+    """A seed that depends only on the image, the user's seed and its purpose."""
+    digest = hashlib.sha256(f"{image_id}:{seed}:{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1  # torch takes 63 bits
+
+
+def reference_noise(image_id: str, seed: int, shape: tuple[int, ...]) -> Tensor:
+    """The image's noise, fp32 on the CPU: the same in every call, job, batch and on every device."""
+    generator = torch.Generator().manual_seed(image_seed(image_id, seed, "noise"))
+    return torch.randn(shape, generator=generator)
 
 
 @dataclass(frozen=True)

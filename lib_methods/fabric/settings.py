@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lib_methods.checks import SettingsError
 from lib_methods.fabric.feedback import FeedbackImage, format_images, reader
+from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.controls import Images, Old, check, check_span, checkbox, number, radio, slider, stored_images
 from lib_methods.webui.table import Table
 
@@ -103,6 +105,27 @@ class FabricSettings:
         """Whether any denoiser call can differ from one without FABRIC."""
         strongest = max(self.strength, self.min_strength)
         return strongest > 0 and bool(self.likes or (self.dislikes and self.negative_weight > 0))
+
+    def without_missing(self, store: ImageStore, *, skip: bool) -> tuple[FabricSettings, tuple[str, ...]]:
+        """The settings without the images that are no longer in the store, and a sentence about those.
+
+        skip: leave them out; else raise `SettingsError`.
+        """
+        settings, notes = self, []
+        for name, word in (("likes", "liked"), ("dislikes", "disliked")):
+            images: tuple[FeedbackImage, ...] = getattr(self, name)
+            missing = [image.image_id for image in images if not store.exists(image.image_id)]
+            if not missing:
+                continue
+            subject, were = f"{len(missing)} of the {word} images are not on this machine", "were"
+            if len(missing) == 1:
+                subject, were = f"The {word} image {missing[0][:8]}… is not on this machine", "was"
+            if not skip:
+                raise SettingsError(f"{subject}. Send the images themselves, or remove them.")
+            notes.append(f"{subject} and {were} left out.")
+            changed: dict[str, Any] = {name: tuple(image for image in images if image.image_id not in missing)}
+            settings = replace(settings, **changed)
+        return settings, tuple(notes)
 
     def for_hires(self) -> FabricSettings:
         """The settings of the second pass of Hires.fix."""

@@ -22,9 +22,7 @@ from lib_methods.denoiser import (
 )
 from lib_methods.image_cfg import formulas
 from lib_methods.image_cfg.settings import ImageCfgSettings
-from lib_methods.pictures import mask
-from lib_methods.pictures.fit import fit
-from lib_methods.pictures.tensor import to_tensor
+from lib_methods.pictures.fit import cut_out, fit, on_latents, to_tensor
 
 NEEDS_PICTURE_MODEL = (
     "This is not an InstructPix2Pix checkpoint. Load one (its UNet has 8 input channels), or make one "
@@ -42,8 +40,8 @@ def unsuited(model: LoadedModel) -> str:
 def attach(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> ImageCfg:
     """Let the picture and both scales guide a sampling; returns its part.
 
-    Encodes the picture here, before the sampler starts, so that hosts which keep only one model on the device do not
-    must swap in every step. `load_image` maps a picture's hash to the picture and raises a sentence for the user if
+    Encodes the picture here, before the sampler starts, so that hosts which keep only one model on the device need
+    not swap in every step. `load_image` maps a picture's hash to the picture and raises a sentence for the user if
     it is not there.
 
     Raises `Unsupported` with a sentence: the checkpoint sees no picture, or the host keeps the rows to itself.
@@ -100,8 +98,8 @@ def _white(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[
     image, how = load_image(settings.mask), settings.fit
     if not settings.images and picture_of(sampling).own() is not None:
         how, part = sampling.own_frame()
-        image = mask.cut_out(image, part)
-    return mask.on_latents(image, *sampling.latent_size, PIXELS_PER_LATENT, how)
+        image = cut_out(image, part)
+    return on_latents(image, *sampling.latent_size, PIXELS_PER_LATENT, how)
 
 
 def _picture(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor:

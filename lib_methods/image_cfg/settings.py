@@ -8,8 +8,7 @@ from typing import Any
 from lib_methods.checks import SettingsError
 from lib_methods.image_cfg.formulas import SCHEDULES, scale_at
 from lib_methods.pictures.fit import FITS
-from lib_methods.pictures.named import mask_name, picture_name
-from lib_methods.pictures.store import ImageStore, is_image_id
+from lib_methods.pictures.store import ImageStore, is_image_id, mask_name, picture_name
 from lib_methods.webui.controls import Images, check, check_span, checkbox, radio, slider, stored_images
 from lib_methods.webui.table import Table
 

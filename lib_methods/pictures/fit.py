@@ -1,10 +1,31 @@
-"""Fits an image to the size of a pass."""
+"""Fits images and painted masks to the size of a pass, and makes tensors of them."""
 
 from __future__ import annotations
 
-from PIL import Image
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
+
+from lib_methods.pictures.convert import to_mask
 
 FITS = ("crop", "pad", "stretch")
+_ROUNDING = 1e-6  # what averaging one and the same grey may differ by
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB picture as fp32 tensor of shape (3, H, W) in [-1, 1]."""
+    return (
+        torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
+    )
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """A tensor (3, H, W) in [-1, 1] as an RGB image."""
+    levels = ((pixels.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy(), "RGB")
 
 
 def crop_to_fill(
@@ -57,3 +78,35 @@ def fit(
         if size[0] > 0 and size[1] > 0:
             padded.paste(small.crop(edge).resize(size, Image.Resampling.NEAREST), place[:2])
     return padded
+
+
+def on_latents(mask: Image.Image, height: int, width: int, pixels_per_latent: int, how: str) -> Tensor | float:
+    """The share of white at every position of the latents, (1, 1, height, width) in [0, 1]; one number where it is the
+    same everywhere.
+
+    The mask's brightness is fitted as a picture is (see `fit`), but without sharpening, and averaged over each
+    position's pixels.
+    """
+    grey = mask.convert("L")
+    fitted = fit(grey, width * pixels_per_latent, height * pixels_per_latent, how, Image.Resampling.BOX)
+    white = (to_tensor(fitted)[:1] + 1) / 2
+    shares = torch.nn.functional.avg_pool2d(white[None], pixels_per_latent)
+    low, high = float(shares.min()), float(shares.max())
+    return shares if high - low > _ROUNDING else low
+
+
+def cut_out(mask: Image.Image, part: Sequence[float]) -> Image.Image:
+    """A part of the mask: left, top, right and bottom as shares of its sides, at least one pixel."""
+    left, top = int(part[0] * mask.width), int(part[1] * mask.height)
+    right, bottom = round(part[2] * mask.width), round(part[3] * mask.height)
+    return mask.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
+
+
+def of_the_tab(mask: Image.Image, inverted: bool, blur: float) -> Image.Image:
+    """What was painted in the inpaint tab as a grey picture, see `to_mask`.
+
+    blur: the radius in pixels of the tab's "Mask blur".
+    """
+    grey = to_mask(mask)
+    grey = ImageOps.invert(grey) if inverted else grey
+    return grey.filter(ImageFilter.GaussianBlur(blur)) if blur > 0 else grey

@@ -1,33 +1,35 @@
-"""Apply an edit to one sampling: invert the image, then edit from its noise beside the reference."""
+"""Apply an edit to one sampling: invert the image, or take a kept inversion, then edit beside the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from lib_methods.attention import pad_tokens
-from lib_methods.denoiser import NO_EDITING, Conditioning, Editing, LoadedModel, Sampling, Unsupported, editing_of
-from lib_methods.pix2pix_zero.ddpm import DDPM, StepNoise, invert_ancestral, noise_of
+from lib_methods.denoiser import NO_EDITING, Conditioning, LoadedModel, Sampling, Unsupported, editing_of
 from lib_methods.pix2pix_zero.edit import Edit, Shift
 from lib_methods.pix2pix_zero.inversion import (
+    DDPM,
     AncestralSettings,
     InversionError,
     InversionSettings,
-    Predict,
     Trajectory,
     invert,
+    invert_ancestral,
+    noise_of,
 )
-from lib_methods.pix2pix_zero.inversion_cache import InversionCache, inversion_key, tensor_hash
-from lib_methods.pix2pix_zero.maps import chosen_layers
+from lib_methods.pix2pix_zero.maps import recordable_layers
+from lib_methods.pix2pix_zero.noise import StepNoise
 from lib_methods.pix2pix_zero.reference import Reference
 from lib_methods.pix2pix_zero.settings import Pix2PixZeroSettings
 
 Progress = Callable[[int, int], bool]
-
-CACHE = InversionCache()
-CACHE_LIMIT = 512 * 2**20  # bytes; an inversion of 50 steps at 512x512 is 3 MB
 
 NEEDS_STEADY_SAMPLER = (
     "This sampler needs new noise at every step, so the image cannot be recovered. "
@@ -41,6 +43,73 @@ WITHOUT_NOISE = (
     "the image."
 )
 NEEDS_ORDINARY_MODEL = "This is an InstructPix2Pix checkpoint. Choose a plain one, or use the method InstructPix2Pix."
+
+
+class InversionCache:
+    """Inversions by key, the least recently used given up first. Held in main memory. Safe to use from threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, Trajectory] = OrderedDict()
+
+    def get(self, key: Hashable) -> Trajectory | None:
+        """What is kept under the key, on the CPU and perhaps partial, or None."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: Hashable, inverted: Trajectory, limit: int) -> bool:
+        """Keep an inversion if it fits into `limit` bytes, in place of older ones; says whether it was kept."""
+        held = inverted.to("cpu")
+        with self._lock:
+            self._kept.pop(key, None)
+            fits = held.size <= limit
+            if fits:
+                self._kept[key] = held
+            while self._size() > limit:
+                self._kept.popitem(last=False)
+            return fits
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._kept.clear()
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        with self._lock:
+            return self._size()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._kept)
+
+    def _size(self) -> int:
+        return sum(inverted.size for inverted in self._kept.values())
+
+
+CACHE = InversionCache()
+CACHE_LIMIT = 512 * 2**20  # bytes; an inversion of 50 steps at 512x512 is 3 MB
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's type, shape and values, in hexadecimal digits; the device does not count."""
+    plain = tensor.detach().to("cpu").contiguous()
+    digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
+    digest.update(plain.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def inversion_key(picture: Tensor, model: Hashable, caption: str, sigmas: Tensor, settings: Hashable) -> Hashable:
+    """All that an inversion depends on.
+
+    picture: the latents (batch, 4, h, w) that it starts from. model: checkpoint, VAE and LoRAs with their strengths.
+    caption: as the model is told it. sigmas: the sampler's levels. settings: how it is inverted.
+    """
+    levels = sigmas.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+    return tensor_hash(picture), model, caption, levels, settings
 
 
 @dataclass(frozen=True)
@@ -66,7 +135,7 @@ def unsuited(model: LoadedModel) -> str:
     if model.sees_picture:
         return NEEDS_ORDINARY_MODEL
     try:
-        chosen_layers(model.unet)
+        recordable_layers(model.unet)
     except Unsupported as error:
         return str(error)
     return ""
@@ -160,7 +229,13 @@ def _inverted(
 ) -> Trajectory:
     """The picture's trajectory; equal rows of a batch are inverted once."""
     editing = editing_of(sampling)
-    how = _how(editing, settings, seed)
+    how: InversionSettings | AncestralSettings
+    if settings.inversion == DDPM:
+        noise = editing.own_noise
+        assert noise is not None  # as checked
+        how = AncestralSettings(noise.eta, noise.scale, seed % 2**32)
+    else:
+        how = InversionSettings(settings.inversion, settings.refinements, settings.regularisation, seed % 2**32)
     latents = editing.at_end(own).float()
     distinct: dict[tuple[str, bytes], int] = {}
     rows = []
@@ -173,7 +248,10 @@ def _inverted(
     told = " ".join(tensor_hash(part) for part in (few.context, few.vector) if part is not None)
     key = inversion_key(latents[chosen], sampling.model_key(), told, editing.sigmas, how)
     kept = cache.get(key)
-    predict: Predict = lambda x, sigma: editing.predict(x, sigma, few)  # noqa: E731
+
+    def predict(x: Tensor, sigma: float) -> Tensor:
+        return editing.predict(x, sigma, few)
+
     if isinstance(how, AncestralSettings):
         found = invert_ancestral(latents[chosen], editing.sigmas, predict, how, progress, kept)
     else:
@@ -181,11 +259,3 @@ def _inverted(
     if kept is None or found.done > kept.done:
         cache.put(key, found, CACHE_LIMIT)
     return found.rows([chosen.index(row) for row in rows])
-
-
-def _how(editing: Editing, settings: Pix2PixZeroSettings, seed: int) -> InversionSettings | AncestralSettings:
-    if settings.inversion != DDPM:
-        return settings.for_inversion(seed)
-    own = editing.own_noise
-    assert own is not None  # as checked
-    return AncestralSettings(own.eta, own.scale, seed % 2**32)

@@ -10,9 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lib_methods.checks import SettingsError
+from lib_methods.checks import SettingsError, seen
 from lib_methods.pix2pix_zero.words import clean_word
-from lib_methods.webui.names import seen
 
 CHUNK = 77
 """Tokens that CLIP reads at once."""
@@ -90,18 +89,9 @@ class Direction:
             object.__setattr__(self, name, tensor)
 
     @property
-    def tokens(self) -> int:
-        """Tokens that it is made for; `context_for` makes it any other number."""
-        return int(self.context.shape[0])
-
-    @property
     def text_width(self) -> int:
         """The width of the text encoder's hidden states: 768 for SD1, 1024 for SD2, 2048 for SDXL."""
         return int(self.context.shape[1])
-
-    def context_for(self, tokens: int) -> Tensor:
-        """The context for a prompt of that many tokens, (tokens, dim), see `fit_tokens`."""
-        return fit_tokens(self.context, tokens)
 
     def check_width(self, text_width: int, vector_width: int | None = None) -> None:
         """Raises `DirectionError` if the direction was made for a model with another text encoder."""
@@ -114,10 +104,6 @@ class Direction:
             raise DirectionError(
                 "The direction was made for a model with another pooled embedding. Build it again with this model."
             )
-
-    def scaled(self, weight: float) -> Direction:
-        """The direction times a finite weight; a negative one goes the other way."""
-        return combine([(self, weight)])
 
     def reversed(self) -> Direction:
         """From the target to the source."""
@@ -147,40 +133,26 @@ def fit_tokens(context: Tensor, tokens: int) -> Tensor:
     return torch.cat([context, *[context[..., have - chunk :, :]] * missing], -2)[..., :tokens, :]
 
 
-def mean_embedding(
-    sentences: Sequence[str],
-    embed: Embed,
-    *,
-    batch: int = 16,
-    progress: Callable[[int, int], bool] | None = None,
-) -> tuple[Tensor, Tensor | None]:
+def mean_embedding(sentences: Sequence[str], embed: Embed, batch: int = 16) -> tuple[Tensor, Tensor | None]:
     """The mean of the sentences' embeddings: context (tokens, dim) and vector (width,) or None, float32, CPU.
 
     Embedded `batch` at a time; the shorter ones are brought to the number of tokens of the longest by `fit_tokens`.
-    progress: (sentences done, in all) -> whether to continue.
 
-    Raises:
-        DirectionError: no sentences, embeddings that do not fit each other or are not finite, or an interruption.
+    Raises `DirectionError`: no sentences, or embeddings that do not fit each other or are not finite.
     """
     if not sentences:
         raise DirectionError("A direction needs at least one sentence about each word.")
     total: Tensor | None = None
     pooled: Tensor | None = None
     for start in range(0, len(sentences), batch):
-        if progress is not None and not progress(start, len(sentences)):
-            raise DirectionError("Making the direction was interrupted.")
         texts = list(sentences[start : start + batch])
         found = embed(texts)
         context, vector = (found, None) if isinstance(found, Tensor) else (found.context, found.vector)
-        if (
-            context.dim() != 3
-            or len(context) != len(texts)
-            or (total is not None and context.shape[-1] != total.shape[-1])
-        ):
+        fits = context.dim() == 3 and len(context) == len(texts)
+        if not fits or (total is not None and context.shape[-1] != total.shape[-1]):
             raise DirectionError("The text encoder gave embeddings of another shape than expected.")
-        added = (
-            context.detach().to("cpu", torch.float64).sum(0)
-        )  # hundreds of sentences: single precision would lose digits
+        # of hundreds of sentences single precision would lose digits
+        added = context.detach().to("cpu", torch.float64).sum(0)
         tokens = added.shape[0] if total is None else max(added.shape[0], total.shape[0])
         total = fit_tokens(added, tokens) + (0 if total is None else fit_tokens(total, tokens))
         if vector is not None:
@@ -202,30 +174,22 @@ def make_direction(
     *,
     clip_skip: int = 1,
     model: str = "",
-    batch: int = 16,
-    progress: Callable[[int, int], bool] | None = None,
 ) -> Direction:
     """The direction from sentences about the source to sentences about the target.
 
-    source, target: the words, for the record. progress: (sentences done, in all) -> whether to continue.
-    Raises `DirectionError` as `mean_embedding` does, `SettingsError` for words that cannot be used, and if both are the
-    same.
+    source, target: the words, for the record. Raises `DirectionError` as `mean_embedding` does, `SettingsError` for
+    words that cannot be used, and if both are the same.
     """
     source, target = clean_word(source), clean_word(target)
     if source.casefold() == target.casefold():
         raise DirectionError("Source and target are the same: there is nothing to change.")
-    first, both = len(source_sentences), len(source_sentences) + len(target_sentences)
-
-    def from_here(offset: int) -> Callable[[int, int], bool] | None:
-        return None if progress is None else lambda done, _: progress(offset + done, both)
-
-    before, vector_before = mean_embedding(source_sentences, embed, batch=batch, progress=from_here(0))
-    after, vector_after = mean_embedding(target_sentences, embed, batch=batch, progress=from_here(first))
+    before, vector_before = mean_embedding(source_sentences, embed)
+    after, vector_after = mean_embedding(target_sentences, embed)
     if before.shape[1] != after.shape[1]:
         raise DirectionError("The text encoder gave embeddings of another shape than expected.")
     tokens = max(len(before), len(after))
     vector = None if vector_before is None or vector_after is None else vector_after - vector_before
-    origin = Origin(source, target, first, len(target_sentences), clip_skip, model)
+    origin = Origin(source, target, len(source_sentences), len(target_sentences), clip_skip, model)
     return Direction(fit_tokens(after, tokens) - fit_tokens(before, tokens), origin, vector)
 
 
@@ -248,28 +212,24 @@ def combine(parts: Sequence[tuple[Direction, float]]) -> Direction:
         raise DirectionError("These directions were made for different models and cannot be combined.")
     if len(skips) > 1:
         raise DirectionError("These directions were made at different clip skips and cannot be combined.")
-    tokens = max(direction.tokens for direction, _ in parts)
+    tokens = max(len(direction.context) for direction, _ in parts)
     first = parts[0][0]
     context = torch.zeros(tokens, first.text_width, dtype=torch.float64)
     vector = torch.zeros(vector_widths.pop(), dtype=torch.float64) if vector_widths else None
     for direction, weight in parts:
-        context += direction.context_for(tokens).double() * weight
+        context += fit_tokens(direction.context, tokens).double() * weight
         if vector is not None and direction.vector is not None:
             vector += direction.vector.double() * weight
     if len(parts) == 1:
         return Direction(context, first.origin, vector)
     models = {direction.origin.model for direction, _ in parts}
+    origins = [direction.origin for direction, _ in parts]
     origin = Origin(
-        _label([direction.origin.source for direction, _ in parts]),
-        _label([direction.origin.target for direction, _ in parts]),
-        sum(direction.origin.source_count for direction, _ in parts),
-        sum(direction.origin.target_count for direction, _ in parts),
+        " + ".join(dict.fromkeys(part.source for part in origins)),
+        " + ".join(dict.fromkeys(part.target for part in origins)),
+        sum(part.source_count for part in origins),
+        sum(part.target_count for part in origins),
         skips.pop(),
         models.pop() if len(models) == 1 else "",
     )
     return Direction(context, origin, vector)
-
-
-def _label(words: Sequence[str]) -> str:
-    """The different words in their order."""
-    return " + ".join(dict.fromkeys(words))

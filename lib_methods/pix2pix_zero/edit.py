@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from lib_methods.denoiser import (
     DenoiserCall,
     Guidance,
     Order,
-    Position,
     Role,
     Row,
     Sampling,
@@ -26,7 +26,7 @@ from lib_methods.denoiser import (
 from lib_methods.errors import out_of_memory
 from lib_methods.pix2pix_zero import guidance, masks
 from lib_methods.pix2pix_zero.guidance import NO_GRADIENTS
-from lib_methods.pix2pix_zero.maps import Choice, MapRecorder, Maps
+from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
 from lib_methods.pix2pix_zero.reference import Reference
 from lib_methods.pix2pix_zero.settings import GRADIENT, SOFT_BLEND, Pix2PixZeroSettings
 
@@ -45,7 +45,7 @@ DROPPED = "At some steps nothing held the structure, because the gradient was Na
 _BLEND_FOR_STEP = 5 / 3  # a blend that stands in for the gradient: the default step of 0.3 becomes a half
 _CONTEXT = ("context", "encoder_hidden_states")
 _POOLED = "text_embeds"  # diffusers takes the pooled text and the sizes apart, `sgm` as one "y"
-_GUIDED_LAYERS: dict[str, Choice] = {"all": "all", "coarse": (4, 8), "fine": (1, 2)}
+_GUIDED_SIZES: dict[str, tuple[int, ...]] = {"all": (), "coarse": (4, 8), "fine": (1, 2)}
 
 
 class Shift:
@@ -130,13 +130,16 @@ class Edit(Shift):
         super().__init__(sampling, directions, vectors, settings.strength)
         self.editing = editing_of(sampling)
         self.settings, self.reference, self.mask = settings, reference, mask
-        self.forwards = 0
         self.notes: dict[str, None] = {}  # a set that keeps its order
         self.remarks: dict[str, None] = {}
         self._by_word = settings.mask_mode == "by word"
         self._attention = [masks.WordAttention(positions) for positions in word_positions]
-        self._recorder = MapRecorder(sampling.unet, sampling.latent_size, _GUIDED_LAYERS[settings.layers])
-        self._cond = self._shifted(cond)
+        self._recorder = MapRecorder(sampling.unet, sampling.latent_size, _GUIDED_SIZES[settings.layers])
+        self._cond = replace(cond, context=ContextShift(lambda: list(self.shifts)).shifted(cond.context))
+        if cond.vector is not None and any(shift is not None for shift in self.vectors):
+            like = cond.vector[0]
+            rows = [torch.zeros_like(like) if shift is None else shift.to(like) for shift in self.vectors]
+            self._cond = replace(self._cond, vector=cond.vector + torch.stack(rows))
         self._loss_scale = guidance.LossScale()
         is_moved = any(shift is not None for shift in (*self.shifts, *self.vectors))
         self._guidance = settings.guidance if settings.guides and is_moved else "off"  # else there is nothing to hold
@@ -155,7 +158,10 @@ class Edit(Shift):
         self._kept = self.reference.at(step).to(latents) if self.mask is not None or self._by_word else None
         latents = self._masked(latents, self._kept)
         is_guided = self._guidance != "off" and self._first <= step < self._last
-        if not is_guided and not self._looks_at(step):
+        # a mask by word is looked at in every step; one from the middle shows where the word attends
+        is_middle = self.settings.show and step == self._steps // 2 and not self.has_heat
+        is_seen = any(attention.positions for attention in self._attention) and (self._by_word or is_middle)
+        if not is_guided and not is_seen:
             return latents
         with self._recorder.installed():
             try:
@@ -169,13 +175,6 @@ class Edit(Shift):
         if is_guided and self._guidance == SOFT_BLEND:
             self._maps = maps
         return latents
-
-    def _looks_at(self, step: int) -> bool:
-        """Whether a step that is not guided is looked at all the same: all of them for a mask by word, one from the
-        middle to show where the word attends."""
-        if not any(attention.positions for attention in self._attention):
-            return False
-        return self._by_word or (self.settings.show and step == self._steps // 2 and not self.has_heat)
 
     def _note(self, maps: Maps) -> None:
         for index, attention in enumerate(self._attention):
@@ -192,7 +191,6 @@ class Edit(Shift):
         def look(x: Tensor, level: float) -> Maps:
             return self._recorder.run_to_last(lambda: self.editing.predict(x, level, self._cond, gradients=True))
 
-        self.forwards += 1
         try:
             with self.editing.differentiable(), memory:
                 found = guidance.gradient(latents, sigma, look, maps, scale=self._loss_scale)
@@ -219,9 +217,8 @@ class Edit(Shift):
         with ExitStack() as stack:
             stack.enter_context(super().around(call))
             if self._maps is not None and self.is_current:
-                maps, weights = self._maps, [self._share] * len(self.shifts)
-                rows = lambda: self._blended(call, maps)  # noqa: E731
-                stack.enter_context(guidance.soft_blend(self.sampling.unet, maps, weights, rows))
+                rows = partial(self._blended, call, self._maps)
+                stack.enter_context(guidance.soft_blend(self.sampling.unet, self._maps, self._share, rows))
             yield
 
     def _blended(self, call: DenoiserCall, maps: Maps) -> list[int | None]:
@@ -242,12 +239,9 @@ class Edit(Shift):
             return guided
         if self.reference.is_exact:
             guided = guided + self.reference.correction(position.step, position.sigma).to(guided)
-        if position.starts_step and position.step == self._steps - 1:
-            guided = self._finished(position, guided)
-        return guided
-
-    def _finished(self, position: Position, guided: Tensor) -> Tensor:
-        """After the last step: the reference is led to its end, while the model is still as it was."""
+        if not position.starts_step or position.step != self._steps - 1:
+            return guided
+        # after the last step the reference is led to its end, while the model is still as it was
         self._maps = None
         kept = self._kept
         if kept is None and self.reference.trajectory is None and not self.settings.show:
@@ -256,8 +250,7 @@ class Edit(Shift):
         if kept is None:
             return guided
         # that end itself where no noise is left
-        straight = self.reference.straight(position.step, kept, final.to(kept))
-        return self._masked(guided, straight.to(guided))
+        return self._masked(guided, self.reference.straight(position.step, kept, final.to(kept)).to(guided))
 
     def _masked(self, latents: Tensor, kept: Tensor | None) -> Tensor:
         """What is kept where the mask is 0; nothing while there is no mask."""
@@ -279,15 +272,6 @@ class Edit(Shift):
     def heat(self) -> Tensor:
         """Where the word attends in each image, (batch, 1, h, w) in [0, 1]."""
         return torch.cat([attention.heat() for attention in self._attention])
-
-    def _shifted(self, cond: Conditioning) -> Conditioning:
-        """The caption with the direction."""
-        context = ContextShift(lambda: list(self.shifts)).shifted(cond.context)
-        vector = cond.vector
-        if vector is not None and any(shift is not None for shift in self.vectors):
-            rows = [torch.zeros_like(vector[0]) if shift is None else shift.to(vector) for shift in self.vectors]
-            vector = vector + torch.stack(rows)
-        return replace(cond, context=context, vector=vector)
 
 
 def _scaled(direction: Tensor | None, strength: float) -> Tensor | None:

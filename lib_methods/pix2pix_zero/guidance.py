@@ -50,18 +50,13 @@ class LossScale:
     value: float = 2.0**12
 
 
-def map_losses(maps: Maps, reference: Maps, images: int | None = None) -> Tensor:
-    """How far maps are from the reference's, an image: shape (images,), at least fp32.
+def map_losses(maps: Maps, reference: Maps) -> Tensor:
+    """How far the maps of each image are from the reference's: shape (images,), at least fp32.
 
     The squared difference is summed over pixels and tokens, averaged over heads, and summed over the layers of the
-    reference (paper eq. 4). images: how many there are, all rows by default; otherwise the rows are groups of so many,
-    as in [cond rows | uncond rows], and the groups of an image are averaged. A reference of one row is everybody's.
-
-    Raises `Unsupported` where the maps cannot be compared.
+    reference (paper eq. 4). A reference of one row is everybody's. Raises `Unsupported` where the maps cannot be
+    compared.
     """
-    images = maps.rows if images is None else images
-    if images < 1 or maps.rows % images:
-        raise ValueError(f"{maps.rows} rows are not a multiple of {images} images")
     total: Tensor | None = None
     for name, wanted in reference.by_layer.items():
         found = _comparable(maps.by_layer.get(name), wanted)
@@ -69,7 +64,7 @@ def map_losses(maps: Maps, reference: Maps, images: int | None = None) -> Tensor
         total = loss if total is None else total + loss
     if total is None:
         raise ValueError("the reference has no maps")
-    return total.unflatten(0, (-1, images)).mean(0)
+    return total
 
 
 def _comparable(found: Tensor | None, wanted: Tensor) -> Tensor:
@@ -99,9 +94,9 @@ def gradient(
     """dL/dx of `map_losses` at latents x (batch, channels, h, w), in sigma space. Images do not see each other.
 
     predict_with_maps: runs the UNet with gradients on x and a sigma and gives its maps, as `MapRecorder.run_to_last`
-    does; of `k * batch` rows in groups of `batch`. It is called once, and the recorder must be installed around
-    this. scale: for UNets in fp16, kept from step to step by the caller; the gradient is tried again at another scale
-    where it overflows or vanishes. Images whose gradient is not finite at any scale are dropped.
+    does. It is called once, and the recorder must be installed around this. scale: for UNets in fp16, kept from step to
+    step by the caller; the gradient is tried again at another scale where it overflows or vanishes. Images whose
+    gradient is not finite at any scale are dropped.
 
     Raises `Unsupported` where the maps carry no gradients, or see `map_losses`.
     """
@@ -110,7 +105,9 @@ def gradient(
             wide = torch.promote_types(x.dtype, torch.float32)
             leaf = x.detach().clone().to(wide).requires_grad_()
             maps = predict_with_maps(leaf, sigma)
-            losses = map_losses(maps, _usable(reference), len(x))
+            if any(kept.is_inference() for kept in reference.by_layer.values()):
+                reference = reference.each(Tensor.clone)  # what is made in inference mode no graph may keep
+            losses = map_losses(maps, reference)
             if not losses.requires_grad:
                 raise Unsupported(NO_GRADIENTS)
             is_narrow = maps.precision == torch.float16
@@ -124,14 +121,6 @@ def gradient(
     dropped = tuple(int(row) for row in (~finite).nonzero().flatten())
     value = torch.where(finite.view(-1, *[1] * (value.ndim - 1)), value, torch.zeros_like(value))
     return MapGradient(value, losses.detach(), dropped)
-
-
-def _usable(reference: Maps) -> Maps:
-    """A copy where maps were made in inference mode, which no graph may keep."""
-    if not any(maps.is_inference() for maps in reference.by_layer.values()):
-        return reference
-    by_layer = {name: maps.clone() for name, maps in reference.by_layer.items()}
-    return Maps(by_layer, reference.latent_size, reference.precision)
 
 
 def _backward(losses: Tensor, leaf: Tensor, retain: bool = False) -> Tensor:
@@ -169,32 +158,26 @@ def _scaled(losses: Tensor, leaf: Tensor, scale: LossScale) -> Tensor:
     return best
 
 
-def step(x: Tensor, sigma: float, gradient: Tensor, amounts: float | Sequence[float]) -> Tensor:
+def step(x: Tensor, sigma: float, gradient: Tensor, amount: float) -> Tensor:
     """The latents after a guidance step, in sigma space: `x - amount * (1 + sigma^2) * dL/dx`.
 
-    amounts: the paper's step, for all images or each (0.1 for real pictures, 0.15 for synthetic ones). The paper steps
-    in latents of variance one, `x / sqrt(1 + sigma^2)`; going there and back is the factor. Images with a zero gradient
-    come back unchanged to the last bit.
+    amount: the paper's step (0.1 for real images, 0.15 for synthetic ones). The paper steps in latents of variance one,
+    `x / sqrt(1 + sigma^2)`; going there and back is the factor. Images with a zero gradient come back unchanged to the
+    last bit.
     """
-    if not isinstance(amounts, (int, float)) and len(amounts) != len(x):
-        raise ValueError(f"{len(amounts)} amounts for {len(x)} images")
-    each = torch.as_tensor(amounts, dtype=gradient.dtype, device=gradient.device).expand(len(x))
-    change = each.view(-1, *[1] * (x.ndim - 1)) * (1 + sigma**2) * gradient
+    change = gradient.new_tensor(amount) * (1 + sigma**2) * gradient
     return (x.to(gradient.dtype) - change).to(x.dtype)
 
 
 @contextmanager
 def soft_blend(
-    unet: nn.Module,
-    reference: Maps,
-    weights: Sequence[float],
-    rows: Callable[[], Sequence[int | None]],
+    unet: nn.Module, reference: Maps, share: float, rows: Callable[[], Sequence[int | None]]
 ) -> Iterator[None]:
-    """Within the block, attention to the prompt is computed with maps `(1 - w) * own + w * reference`.
+    """Within the block, attention to the prompt is computed with maps `(1 - share) * own + share * reference`.
 
-    reference: maps of one row an image, or of one row that is everybody's. weights: w of every image, 0 to 1. rows:
-    asked at every layer, for each row that is in the UNet its image, or None for a row that is left alone; where their
-    number is not that of the rows, the call is somebody else's and passes unchanged.
+    reference: maps of one row an image, or of one row that is everybody's. share: 0 to 1. rows: asked at every layer,
+    for each row that is in the UNet its image, or None for a row that is left alone; where their number is not that of
+    the rows, the call is somebody else's and passes unchanged.
 
     Direction-shifted contexts (`shifted_context`) are seen, whichever is entered first.
     Raises `Unsupported` where the maps do not fit, inside of the UNet's run.
@@ -202,34 +185,23 @@ def soft_blend(
     layers = [layer for layer in cross_attentions(unet) if layer.name in reference.by_layer]
     if not layers:
         raise Unsupported("The reference was recorded with another model.")
-    blend = _Blend(reference, tuple(weights), rows)
-    with intercept((layer.module, blend.reader(layer)) for layer in layers):
-        yield
 
+    def reader(layer: CrossAttention) -> Any:
+        kept = reference.by_layer[layer.name]
 
-@dataclass(frozen=True)
-class _Blend:
-    reference: Maps
-    weights: tuple[float, ...]
-    rows: Callable[[], Sequence[int | None]]
-
-    def reader(self, layer: CrossAttention) -> Any:
         def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
-            prompt, images = prompt_input(args, kwargs), self.rows()
-            chosen = [(row, image) for row, image in enumerate(images) if image is not None and self.weights[image]]
-            if prompt is None or len(images) != len(hidden) or not chosen:
+            prompt, images = prompt_input(args, kwargs), rows()
+            places = [row for row, image in enumerate(images) if image is not None]
+            whose = [image for image in images if image is not None]
+            if prompt is None or len(images) != len(hidden) or not places or not share:
                 return original(hidden, *args, **kwargs)
             maps = layer.probabilities(hidden, prompt)
-            places, whose = [row for row, _ in chosen], [image for _, image in chosen]
-            mixed = self._mixed(layer.name, maps[places], whose)
+            wanted = kept if len(kept) == 1 else kept[whose]
+            own = _comparable(maps[places], wanted)
+            mixed = own + share * (wanted.to(own) - own)
             return layer.attend(maps.index_copy(0, torch.tensor(places, device=maps.device), mixed), prompt)
 
         return read
 
-    def _mixed(self, name: str, own: Tensor, images: Sequence[int]) -> Tensor:
-        kept = self.reference.by_layer[name]
-        if own.shape[2:] != kept.shape[2:] or kept.shape[1] != own.shape[1]:
-            _comparable(own, kept[:1])  # says what is wrong
-        kept = kept if len(kept) == 1 else kept[list(images)]
-        share = own.new_tensor([self.weights[image] for image in images]).view(-1, 1, 1, 1)
-        return own + share * (kept.to(own) - own)
+    with intercept((layer.module, reader(layer)) for layer in layers):
+        yield

@@ -1,26 +1,32 @@
-"""DDIM inversion: the noise from which a deterministic sampler gives an image, in sigma space (x = x0 + sigma * eps).
+"""Inversion: the noise from which a sampler gives an image, in sigma space (x = x0 + sigma * eps).
 
 An Euler step of the probability-flow ODE from sigma_i to sigma_{i+1} is a DDIM step (arXiv 2010.02502, equation 12).
 DDIM inversion runs it backwards: between two levels it needs the noise estimate of the upper one, whose latent is not
 known yet, and takes the lower latent at the upper level instead. Refinement repeats the step with what was found
 (fixed point, arXiv 2403.14602). Direct inversion (arXiv 2310.01506) also keeps what a decoding step then misses by.
+
+For ancestral samplers it is the edit-friendly DDPM inversion (arXiv 2304.06140). An ancestral step goes down to
+sigma_down without noise and adds fresh noise of the size sigma_up, so every image can be reached exactly: draw its
+noisy latents independently of each other, and take for a step's noise what that step lacks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lib_methods.checks import check_choice, check_number
+from lib_methods.checks import check_number
+from lib_methods.denoiser import OwnNoise
 from lib_methods.errors import UserError
-from lib_methods.pix2pix_zero.noise import Regularisation, regularise
+from lib_methods.pix2pix_zero.noise import StepNoise, ancestral_levels, regularise
 
-DDIM, DIRECT = "ddim", "direct"
-METHODS = (DDIM, DIRECT)
+DDIM, DIRECT, DDPM = "ddim", "direct", "ddpm"
+PAPER = "paper"
+REGULARISATIONS = (PAPER, "as published", "off")
 
 Predict = Callable[[Tensor, float], Tensor]
 """(x, sigma) -> denoised: one run of the model on latents (batch, 4, h, w) in sigma space at a level above 0."""
@@ -34,25 +40,17 @@ class InversionError(UserError):
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """How a picture is inverted.
+    """How an image is inverted for a sampler that adds no noise.
 
     method: "ddim"; or "direct", which costs one more run of the model per step and makes the reconstruction exact.
-    refinements: how often a step is repeated with the latent that it led to, 0 to 20, one more run of the model each.
-    regularisation: how the noise estimates are kept white; None leaves them as they are.
-    seed: of the regularisation's rolls.
+    refinements: how often a step is repeated with the latent that it led to, one more run of the model each.
+    regularisation: how the noise estimates are kept white. seed: of the regularisation's rolls.
     """
 
     method: str = DIRECT
     refinements: int = 0
-    regularisation: Regularisation | None = field(default_factory=Regularisation)
+    regularisation: str = PAPER
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_choice("The method of inversion", self.method, METHODS)
-        check_number("The number of refinements", self.refinements, 0, 20)
-        check_number("The seed of the inversion", self.seed, 0, 2**32 - 1)
-        object.__setattr__(self, "refinements", int(self.refinements))
-        object.__setattr__(self, "seed", int(self.seed))
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,9 @@ class Trajectory:
 
     def to(self, device: torch.device | str) -> Trajectory:
         """The same, with latents and offsets on another device."""
-        offsets = None if self.offsets is None else plain_copy(self.offsets, device)
-        return replace(self, latents=plain_copy(self.latents, device), offsets=offsets)
+        with torch.inference_mode(False):  # see `plain_zeros`
+            offsets = None if self.offsets is None else self.offsets.to(device)
+            return replace(self, latents=self.latents.to(device), offsets=offsets)
 
     def rows(self, places: Sequence[int]) -> Trajectory:
         """The same for some images of the batch, in the order given."""
@@ -129,19 +128,6 @@ class Trajectory:
 def euler_step(x: Tensor, denoised: Tensor, sigma: float, target: float) -> Tensor:
     """x at the level `target`, along the noise that `denoised` leaves of x at the level `sigma` > 0: a DDIM step."""
     return x + (x - denoised) * ((target - sigma) / sigma)
-
-
-def check_sigmas(sigmas: Tensor) -> Tensor:
-    """The levels on the CPU, (steps + 1,), float32 or better.
-
-    Raises ValueError: not falling, not finite, fewer than two, or one before the last is not above 0.
-    """
-    levels = sigmas.detach().to("cpu", torch.promote_types(sigmas.dtype, torch.float32))
-    if levels.dim() != 1 or len(levels) < 2 or not bool(torch.isfinite(levels).all()):
-        raise ValueError("the sigmas must be two finite numbers or more")
-    if bool((levels[1:] > levels[:-1]).any()) or not bool((levels[:-1] > 0).all()) or bool(levels[-1] < 0):
-        raise ValueError("the sigmas must fall, and only the last of them may be 0")
-    return levels
 
 
 def invert(
@@ -205,12 +191,6 @@ def checked(denoised: Tensor, like: Tensor, index: int) -> Tensor:
     return denoised.detach().to(like.dtype)
 
 
-def plain_copy(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on a device, itself if it is there; made as in `plain_zeros`."""
-    with torch.inference_mode(False):
-        return tensor.to(device)
-
-
 def plain_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Zeros in float32 or better on the device of `like` that may be used in a graph, whatever mode the host is in.
 
@@ -222,7 +202,11 @@ def plain_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 def begin(latent: Tensor, sigmas: Tensor, settings: InversionSettings | AncestralSettings) -> Trajectory:
     """A trajectory with nothing done. Raises ValueError for latents or sigmas that cannot be used."""
-    levels = check_sigmas(sigmas)
+    levels = sigmas.detach().to("cpu", torch.promote_types(sigmas.dtype, torch.float32))
+    if levels.dim() != 1 or len(levels) < 2 or not bool(torch.isfinite(levels).all()):
+        raise ValueError("the sigmas must be two finite numbers or more")
+    if bool((levels[1:] > levels[:-1]).any()) or not bool((levels[:-1] > 0).all()) or bool(levels[-1] < 0):
+        raise ValueError("the sigmas must fall, and only the last of them may be 0")
     if latent.dim() != 4 or latent.numel() == 0 or not bool(torch.isfinite(latent).all()):
         raise ValueError("the latent must be finite and of the shape (batch, channels, height, width)")
     steps = len(levels) - 1
@@ -254,10 +238,10 @@ def _step_up(
 
     def from_estimate(guess: Tensor) -> Tensor:
         noise = (guess - checked(predict(guess, target), x, step)) / target
-        if settings.regularisation is not None:
+        if settings.regularisation != "off":
             # The same rolls for every refinement of a step: only then is there a point to converge to.
             generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-            noise = regularise(noise, generator, settings.regularisation)
+            noise = regularise(noise, generator, keep_variance=settings.regularisation == PAPER)
         return x + noise * (target - sigma)
 
     # The model sees the lower latent as it is, at the variance of the upper level, as DDIM inversion does in alpha
@@ -273,3 +257,54 @@ def _step_up(
         kept, least = torch.where(closer, found, kept), torch.where(closer, missed, least)
         found = torch.where(closer, refined, kept)
     return found
+
+
+def invert_ancestral(
+    latent: Tensor,
+    sigmas: Tensor,
+    predict: Predict,
+    settings: AncestralSettings | None = None,
+    progress: Progress | None = None,
+    partial: Trajectory | None = None,
+) -> Trajectory:
+    """The noises with which an ancestral sampler draws exactly this image; one run of the model per step.
+
+    latent, sigmas, predict, progress, partial, errors: as for `invert`.
+    The noise of a level is drawn once and shared by the images of a batch, so an image's path does not depend on
+    what it is batched with.
+    """
+    settings = settings or AncestralSettings()
+    path = begin(latent, sigmas, settings)
+    generator = torch.Generator().manual_seed(settings.seed)
+    path.latents[:] = path.latents[-1].clone()
+    for index in range(path.steps):
+        # on the CPU, so that every device draws the same
+        noise = torch.randn(path.latents.shape[2:], generator=generator).to(path.latents)
+        # only what this level has over the last one, which is already in the latent where the sampler stops above 0
+        path.latents[index] += noise * math.sqrt(float(path.sigmas[index]) ** 2 - float(path.sigmas[-1]) ** 2)
+    if partial is not None:
+        if not torch.equal(path.latents, partial.latents.to(latent.device)):
+            raise ValueError("the saved inversion is of another image or has other settings")
+        path = resumed(partial, path)
+    offsets, levels, done = path.offsets, path.sigmas.tolist(), path.done
+    assert offsets is not None
+    while done < path.steps and (progress is None or progress(done, path.steps)):
+        x, (sigma, target) = path.latents[done], levels[done : done + 2]
+        down = ancestral_levels(sigma, target, settings.eta)[0]
+        quiet = euler_step(x, checked(predict(x, sigma), x, done), sigma, down)
+        offsets[done] = path.latents[done + 1] - quiet
+        done += 1
+    return replace(path, done=done)
+
+
+def noise_of(path: Trajectory) -> StepNoise:
+    """The noise with which an ancestral sampler makes the image again, from what each of its steps lacks."""
+    settings, offsets = path.settings, path.offsets
+    assert isinstance(settings, AncestralSettings) and offsets is not None
+    levels: list[float] = path.sigmas.tolist()
+
+    def noise(step: int) -> Tensor:
+        up = ancestral_levels(levels[step], levels[step + 1], settings.eta)[1]
+        return offsets[step] / (up * settings.noise_scale) if up > 0 else torch.zeros_like(offsets[step])
+
+    return StepNoise(levels, OwnNoise(settings.eta, settings.noise_scale), noise)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lib_methods.checks import SettingsError
+from lib_methods import checks
+from lib_methods.checks import MAX_NAME, SettingsError
 from lib_methods.errors import reason
 from lib_methods.files import hashed_file_name
-from lib_methods.pix2pix_zero.directions import (
-    Direction,
-    DirectionError,
-    Embed,
-    Origin,
-    combine,
-    fit_tokens,
-    make_direction,
-)
-from lib_methods.pix2pix_zero.sentences import OBJECT, built_in_sentences
+from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Origin, combine, fit_tokens
 from lib_methods.safetensors import NotFinite, write_tensors
-from lib_methods.webui import names
-from lib_methods.webui.names import MAX_NAME
 
 SUFFIX = ".safetensors"
 SEPARATORS = re.compile(r"[,:|]")
@@ -59,8 +48,8 @@ class Listed:
 
 
 def clean_name(name: object) -> str:
-    """The name as it is kept, see `lib_methods.webui.names`. Raises `DirectionError`."""
-    return names.clean_name(name, "direction", DirectionError)
+    """The name as it is kept, see `lib_methods.checks`. Raises `DirectionError`."""
+    return checks.clean_name(name, "direction", DirectionError)
 
 
 def new_name(name: object) -> str:
@@ -79,32 +68,6 @@ class DirectionLibrary:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-
-    def build(
-        self,
-        name: str,
-        source: str,
-        target: str,
-        embed: Embed,
-        *,
-        kind: str = OBJECT,
-        sentences: tuple[Sequence[str], Sequence[str]] | None = None,
-        clip_skip: int = 1,
-        model: str = "",
-        progress: Callable[[int, int], bool] | None = None,
-    ) -> Direction:
-        """Make a direction and keep it under `name`, in place of an older one.
-
-        sentences: those about source and target; None takes the built-in ones of that kind.
-        Errors as in `make_direction`; nothing is written then.
-        """
-        name = clean_name(name)
-        before, after = sentences or (built_in_sentences(source, kind), built_in_sentences(target, kind))
-        direction = make_direction(
-            source, target, before, after, embed, clip_skip=clip_skip, model=model, progress=progress
-        )
-        self.save(name, direction)
-        return direction
 
     def save(self, name: str, direction: Direction) -> str:
         """Keep a direction under `name`, in place of an older one; returns the name as it is kept."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lib_methods.attention import (
     CrossAttention,
-    checkpointed,
     cross_attentions,
     frozen,
     intercept,
@@ -28,11 +27,6 @@ from lib_methods.attention import (
 from lib_methods.attention.intercept import Original
 from lib_methods.attention.layers import running_precision, size_factor, token_grid
 from lib_methods.denoiser import Unsupported
-
-__all__ = ["Choice", "MapRecorder", "Maps", "checkpointed", "chosen_layers"]
-
-Choice = str | Collection[str] | Collection[int]
-"""Which layers: "all", some by name, or those that are so many times smaller than the latent (1, 2, 4, 8)."""
 
 T = TypeVar("T")
 
@@ -74,22 +68,12 @@ class Maps:
         return Maps({name: change(maps) for name, maps in self.by_layer.items()}, self.latent_size, self.precision)
 
 
-def chosen_layers(unet: nn.Module, choice: Choice = "all") -> Sequence[CrossAttention]:
-    """The layers that a choice may mean; by size, all of them, as sizes are known only once the UNet runs.
-
-    Raises `Unsupported` where the UNet has no cross-attention or the choice names none of its layers.
-    """
+def recordable_layers(unet: nn.Module) -> Sequence[CrossAttention]:
+    """The layers whose maps can be recorded. Raises `Unsupported` where the UNet has no cross-attention."""
     layers = cross_attentions(unet)
     if not layers:
         raise Unsupported("This model cannot be edited: its UNet has no cross-attention to the prompt.")
-    if isinstance(choice, str):
-        if choice != "all":
-            raise ValueError(f"{choice!r} is no choice of layers")
-        return layers
-    named = {item for item in choice if isinstance(item, str)}
-    if not choice or (named and not named <= {layer.name for layer in layers}):
-        raise Unsupported("The attention layers chosen are not in this model's UNet.")
-    return [layer for layer in layers if layer.name in named] if named else layers
+    return layers
 
 
 class _Stop(BaseException):
@@ -107,18 +91,14 @@ class _Run:
 class MapRecorder:
     """Records the cross-attention maps of runs of one UNet at one size of latents.
 
-    layers: see `Choice`.
-
-    Raises `Unsupported`, see `chosen_layers`.
+    sizes: which layers, by how many times smaller than the latent they are (1, 2, 4, 8); none means all. By size only
+    the first whole run tells which they are. Raises `Unsupported`, see `recordable_layers`.
     """
 
-    def __init__(self, unet: nn.Module, latent_size: tuple[int, int], layers: Choice = "all") -> None:
-        self.unet, self.latent_size = unet, latent_size
-        self.layers = chosen_layers(unet, layers)
-        is_by_size = not isinstance(layers, str) and any(isinstance(item, int) for item in layers)
-        self._factors = frozenset(cast("Collection[int]", layers)) if is_by_size else None
-        # which layers a run passes; by size only the first whole run tells
-        self._expected = None if is_by_size else frozenset(layer.name for layer in self.layers)
+    def __init__(self, unet: nn.Module, latent_size: tuple[int, int], sizes: Collection[int] = ()) -> None:
+        self.unet, self.latent_size, self.sizes = unet, latent_size, sizes
+        self.layers = recordable_layers(unet)
+        self._expected = None if sizes else frozenset(layer.name for layer in self.layers)
         self._run: _Run | None = None
         self._may_stop = False
 
@@ -181,22 +161,16 @@ class MapRecorder:
             prompt = prompt_input(args, kwargs)
             # with gradients on, always: a block that is run again must compute what it did the first time
             is_plain = self._run is None and not torch.is_grad_enabled()
-            if prompt is None or is_plain or not self._is_chosen(hidden.shape[1]):
+            is_chosen = not self.sizes or size_factor(hidden.shape[1], self.latent_size) in self.sizes
+            if prompt is None or is_plain or not is_chosen:
                 return original(hidden, *args, **kwargs)
             maps = layer.probabilities(hidden, prompt)
             if self._run is not None and not is_running_again():
-                self._note(layer, maps, hidden)
+                self._run.maps.setdefault(layer.name, []).append(maps)
+                self._run.precision = running_precision(hidden)
             return layer.attend(maps, prompt)
 
         return watch
-
-    def _is_chosen(self, pixels: int) -> bool:
-        return self._factors is None or size_factor(pixels, self.latent_size) in self._factors
-
-    def _note(self, layer: CrossAttention, maps: Tensor, hidden: Tensor) -> None:
-        run = cast(_Run, self._run)
-        run.maps.setdefault(layer.name, []).append(maps)
-        run.precision = running_precision(hidden)
 
     def _after_block(self, *_: object) -> None:
         run = self._run

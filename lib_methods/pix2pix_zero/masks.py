@@ -1,6 +1,6 @@
-"""Masks for edits, from a word of the caption or from a painted mask, and how to show them.
+"""Where a word attends: masks, heat maps, and the sheet that shows them beside source, reconstruction and edit.
 
-Masks are tensors of shape (n, 1, h, w) on the latents, 1 where the picture may change, 0 where it is kept.
+Masks are tensors of shape (n, 1, h, w) on the latents, 1 where the image may change, 0 where it is kept.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 from lib_methods.denoiser import Unsupported
-from lib_methods.pictures.mask import on_latents
 from lib_methods.pix2pix_zero.maps import Maps
 
+GAP, LINE = 8, 22
+LEAST_COLUMN = 92  # for the longest name
 # dark blue, violet, orange, light yellow: told apart by brightness alone, too
 _RAMP = np.array([[20, 11, 82], [160, 32, 122], [240, 110, 40], [252, 245, 170]], dtype=np.float32)
 
@@ -77,23 +78,6 @@ def threshold(heat: Tensor, level: float, grow: int = 0) -> Tensor:
     return max_pool2d(hard, 2 * grow + 1, stride=1, padding=grow) if grow > 0 else hard
 
 
-def from_picture(
-    picture: Image.Image,
-    latent_size: tuple[int, int],
-    pixels_per_latent: int = 8,
-    how: str = "crop",
-    keep: bool = False,
-) -> Tensor:
-    """The mask that a black and white picture means, (1, 1, h, w) in [0, 1]; greys lie between.
-
-    how: the way it is fitted, as the edited picture is (see `lib_methods.pictures.fit`). keep: white is what is kept;
-    otherwise white is what may change.
-    """
-    white = on_latents(picture, *latent_size, pixels_per_latent, how)
-    shares = white if isinstance(white, Tensor) else torch.full((1, 1, *latent_size), white)
-    return 1 - shares if keep else shares
-
-
 def overlay(picture: Image.Image, mask: Tensor, opacity: float = 0.7) -> Image.Image:
     """The picture in RGB with a mask of one row, (h, w) or (1, 1, h, w), laid over: untouched where it is 0, bright
     where it is 1.
@@ -110,3 +94,16 @@ def overlay(picture: Image.Image, mask: Tensor, opacity: float = 0.7) -> Image.I
     below = np.asarray(picture.convert("RGB"), dtype=np.float32)
     mixed = below + (opacity * share)[..., None] * (colours - below)
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+def sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Images of one size side by side, each under its name; small ones stand apart, so that the names have room."""
+    width, height = pictures[0][1].size
+    column = max(width, LEAST_COLUMN)
+    canvas = Image.new("RGB", (len(pictures) * (column + GAP) - GAP, height + LINE), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, picture) in enumerate(pictures):
+        left = index * (column + GAP)
+        draw.text((left + 2, 5), name, fill="black")
+        canvas.paste(picture.convert("RGB").resize((width, height)), (left, LINE))
+    return canvas

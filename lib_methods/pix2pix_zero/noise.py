@@ -1,50 +1,26 @@
-"""Push a predicted noise towards white noise: the regularisation of pix2pix-zero (arXiv 2302.03027, section 3.1).
+"""Noise: predictions pushed towards white noise (arXiv 2302.03027, section 3.1), and what ancestral samplers add.
 
-Losses with their gradients in closed form, so that no graph is kept. Everything is per picture of the batch and the
-rolls are shared by all, so a picture comes out the same whatever it is batched with.
+Losses with their gradients in closed form, so that no graph is kept. Everything is per image of the batch and the
+rolls are shared by all, so an image comes out the same whatever it is batched with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib_methods.checks import check_number, check_switch
+from lib_methods.denoiser import OwnNoise
 
 COARSEST = 8
+ROUNDS, ROLLS = 5, 5
+"""Rounds of auto-correlation steps and one KL step; and those steps of a round, each with rolls of its own."""
+CORRELATION_WEIGHT, KL_WEIGHT = 20.0, 20.0
 _TINY_VARIANCE = 1e-7  # as in the published code, so that a constant has a logarithm
 Rolls = Sequence[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Regularisation:
-    """How a predicted noise is regularised; the defaults are those of the paper.
-
-    rounds: how often it goes through the auto-correlation steps and one KL step, 0 to 50.
-    rolls: auto-correlation steps of a round, each with rolls of its own, 1 to 50. They share one weight.
-    correlation_weight, kl_weight: step sizes, 0 to 1000; 0 leaves the term out.
-    keep_variance: every level of the pyramid has the variance of the first one (paper); off, a level has a quarter of
-        the one before (the published code), which leaves large structures nearly unseen.
-    """
-
-    rounds: int = 5
-    rolls: int = 5
-    correlation_weight: float = 20.0
-    kl_weight: float = 20.0
-    keep_variance: bool = True
-
-    def __post_init__(self) -> None:
-        check_number("The number of regularisation rounds", self.rounds, 0, 50)
-        check_number("The number of auto-correlation steps", self.rolls, 1, 50)
-        check_number("The weight of the auto-correlation", self.correlation_weight, 0, 1000)
-        check_number("The weight of the KL term", self.kl_weight, 0, 1000)
-        check_switch("Keep the variance", self.keep_variance)
-        object.__setattr__(self, "rounds", int(self.rounds))
-        object.__setattr__(self, "rolls", int(self.rolls))
 
 
 def pyramid_sizes(height: int, width: int) -> list[tuple[int, int]]:
@@ -76,7 +52,9 @@ def autocorrelation(noise: Tensor, rolls: Rolls, keep_variance: bool = True) -> 
 
     For a level n rolled by k, the term is mean(n * roll(n, k))^2 and its gradient 2 m (roll(n, k) + roll(n, -k)) / HW.
 
-    noise: (batch, channels, height, width). rolls: as `draw_rolls` gives them for its size.
+    noise: (batch, channels, height, width). rolls: as `draw_rolls` gives them for its size. keep_variance: every level
+    of the pyramid has the variance of the first one (paper); otherwise a level has a quarter of the one before (the
+    published code), which leaves large structures nearly unseen.
     Returns the loss (batch,) and its gradient (batch, channels, height, width), float32 or better.
     """
     levels = [noise.to(torch.promote_types(noise.dtype, torch.float32))]
@@ -95,16 +73,13 @@ def autocorrelation(noise: Tensor, rolls: Rolls, keep_variance: bool = True) -> 
             loss = loss + correlation.square().sum((1, 2, 3))
             own += (forward + backward) * (correlation * 2 / (level.shape[-2] * level.shape[-1]))
         if gradient is not None:
-            own += _spread(gradient, level.shape[-2], level.shape[-1]) * (factor / 4)
+            # each value of a level was pooled from four; an odd last row or column was not seen
+            large = gradient.repeat_interleave(2, -2).repeat_interleave(2, -1)
+            spread = F.pad(large, (0, level.shape[-1] - large.shape[-1], 0, level.shape[-2] - large.shape[-2]))
+            own += spread * (factor / 4)
         gradient = own
     assert gradient is not None
     return loss, gradient
-
-
-def _spread(gradient: Tensor, height: int, width: int) -> Tensor:
-    """What each value of a level adds to the four that it was pooled from; an odd last row or column was not seen."""
-    large = gradient.repeat_interleave(2, -2).repeat_interleave(2, -1)
-    return F.pad(large, (0, width - large.shape[-1], 0, height - large.shape[-2]))
 
 
 def kl_divergence(noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,28 +98,25 @@ def kl_divergence(noise: Tensor) -> tuple[Tensor, Tensor]:
     return loss.flatten(), gradient
 
 
-def regularise(noise: Tensor, generator: torch.Generator, settings: Regularisation | None = None) -> Tensor:
-    """The noise after all rounds: `rolls` steps against the auto-correlation, then one towards N(0, 1), each round.
+def regularise(noise: Tensor, generator: torch.Generator, keep_variance: bool = True) -> Tensor:
+    """The noise after all rounds: `ROLLS` steps against the auto-correlation, then one towards N(0, 1), each round.
 
     With the variance kept, a step of the paper's weight overshoots where the noise is strongly correlated. As both
     losses have 0 for their minimum, a step is never longer than Polyak's, loss / |gradient|^2; on anything near white
     noise, and with the published code's pyramid, that limit is far away.
 
     noise: (batch, channels, height, width), any float type; computed in float32 or better, returned in its own type.
-    generator: where the rolls are drawn.
+    generator: where the rolls are drawn. keep_variance: see `autocorrelation`.
     """
-    settings = settings or Regularisation()
     if noise.dim() != 4 or noise[0].numel() < 2:
         raise ValueError("the noise must have the shape (batch, channels, height, width), with two values or more")
     value = noise.to(torch.promote_types(noise.dtype, torch.float32))
-    for _ in range(settings.rounds):
-        if settings.correlation_weight > 0:
-            for _ in range(settings.rolls):
-                rolls = draw_rolls(noise.shape[-2], noise.shape[-1], generator)
-                loss, gradient = autocorrelation(value, rolls, settings.keep_variance)
-                value = value - _step(loss, gradient, settings.correlation_weight / settings.rolls)
-        if settings.kl_weight > 0:
-            value = value - _step(*kl_divergence(value), settings.kl_weight)
+    for _ in range(ROUNDS):
+        for _ in range(ROLLS):
+            rolls = draw_rolls(noise.shape[-2], noise.shape[-1], generator)
+            loss, gradient = autocorrelation(value, rolls, keep_variance)
+            value = value - _step(loss, gradient, CORRELATION_WEIGHT / ROLLS)
+        value = value - _step(*kl_divergence(value), KL_WEIGHT)
     return value.to(noise.dtype)
 
 
@@ -153,3 +125,48 @@ def _step(loss: Tensor, gradient: Tensor, weight: float) -> Tensor:
     squared = gradient.square().sum((1, 2, 3))
     polyak = torch.where(squared > 0, loss.clamp(min=0) / squared.clamp(min=torch.finfo(squared.dtype).tiny), 0.0)
     return gradient * polyak.clamp(max=weight).view(-1, 1, 1, 1)
+
+
+def ancestral_levels(sigma: float, target: float, eta: float = 1.0) -> tuple[float, float]:
+    """(sigma_down, sigma_up) of a step from `sigma` to `target`: the level it goes down to, and the noise it adds.
+
+    sigma_down^2 + sigma_up^2 = target^2; with eta 1 that is a step of DDPM.
+    """
+    up = min(target, eta * target * math.sqrt(max(0.0, sigma**2 - target**2)) / sigma)
+    return math.sqrt(max(0.0, target**2 - up**2)), up
+
+
+class StepNoise:
+    """Noise by step, drawn in the sampler's order when it is first asked for, whoever asks.
+
+    levels: the sampler's, (steps + 1). source: gives the noise of a step, counted from 0, (batch, 4, h, w); asked once
+    for each step that adds some, in order.
+    """
+
+    def __init__(self, levels: list[float], own: OwnNoise, source: Callable[[int], Tensor]) -> None:
+        self._source, self._scale = source, own.scale
+        self._steps = [ancestral_levels(here, there, own.eta) for here, there in zip(levels, levels[1:])]
+        self._drawn: list[Tensor] = []  # of the steps that add noise, which are the first ones
+        self._given = 0
+
+    def down(self, step: int) -> float:
+        """The level that a step goes down to before its noise is added."""
+        return self._steps[step][0]
+
+    def adds(self, step: int) -> bool:
+        """Whether a step adds noise."""
+        return self._steps[step][1] > 0
+
+    def added(self, step: int) -> Tensor | float:
+        """What a step adds, (batch, 4, h, w); 0 where it adds nothing."""
+        return self._noise(step) * (self._steps[step][1] * self._scale) if self.adds(step) else 0.0
+
+    def next(self) -> Tensor:
+        """As the sampler asks for it: the next step's noise, of size one."""
+        self._given += 1
+        return self._noise(self._given - 1)
+
+    def _noise(self, step: int) -> Tensor:
+        while len(self._drawn) <= step:
+            self._drawn.append(self._source(len(self._drawn)))
+        return self._drawn[step]

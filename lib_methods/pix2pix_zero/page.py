@@ -15,8 +15,7 @@ from lib_methods.pix2pix_zero.sentences import read_text
 from lib_methods.pix2pix_zero.workshop import BUILT_IN, Workshop
 from lib_methods.webui.gradio_compat import listen, unsaved
 from lib_methods.webui.image_box import file_box
-from lib_methods.webui.status import status_html
-from lib_methods.webui.widgets import Widgets
+from lib_methods.webui.widgets import Widgets, status_html
 
 HINT = "Saved directions, instead of source and target. Build one or drop files, then add it to the line of directions."
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lib_methods.denoiser import Conditioning, Editing
 from lib_methods.guidance import combine
-from lib_methods.pix2pix_zero.ddpm import StepNoise
 from lib_methods.pix2pix_zero.inversion import Trajectory, euler_step
 from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
+from lib_methods.pix2pix_zero.noise import StepNoise
 
 
 @dataclass
@@ -33,13 +33,12 @@ class Reference:
     uncond: Conditioning | None = None
     scale: float = 1.0
     noise: StepNoise | None = None
-    forwards: int = 0
-    _step: int = 0
-    _latents: Tensor | None = field(default=None, repr=False)
+    _step: int = field(default=0, init=False)
+    _now: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._levels: list[float] = self.editing.sigmas.tolist()
-        self._latents = self.start
+        self._now = self.start
 
     @property
     def is_exact(self) -> bool:
@@ -62,7 +61,6 @@ class Reference:
         """The maps of the caption's rows at a step; leads on to the next step by the same run of the model."""
         latents, level = self.at(step), self._levels[step]
         if self.is_exact:
-            self.forwards += 1
             return recorder.run_to_last(lambda: self.editing.predict(latents, level, self.cond)).detach()
         maps, denoised = recorder.run(lambda: self._predict(self.cond))
         self._advance(self._guided(denoised))
@@ -115,29 +113,24 @@ class Reference:
         # an Euler step to `there` with a prediction that is `d here / (here - there)` larger ends d further
         return self._wanted(step) - self.trajectory.offsets[step] * (here / (here - there))
 
-    @property
-    def _now(self) -> Tensor:
-        assert self._latents is not None
-        return self._latents
-
     def _advance(self, denoised: Tensor) -> None:
         here, there = self._levels[self._step : self._step + 2]
         if self.noise is None:
-            self._latents = euler_step(self._now, denoised, here, there)
+            self._now = euler_step(self._now, denoised, here, there)
         else:
             down = euler_step(self._now, denoised, here, self.noise.down(self._step))
-            self._latents = down + self.noise.added(self._step)
+            self._now = down + self.noise.added(self._step)
         self._step += 1
 
     def _predict(self, cond: Conditioning) -> Tensor:
         """The prediction for the caption, followed by that for the negative prompt where both fit into one run."""
+        latents, level = self._now, self._levels[self._step]
         if self.uncond is not None and self._fit_together and cond is self.cond:
-            self.forwards += 2
-            both = Conditioning(torch.cat([cond.context, self.uncond.context]), _joined(cond, self.uncond))
-            latents = torch.cat([self._now, self._now])
-            return self.editing.predict(latents, self._levels[self._step], both)
-        self.forwards += 1
-        return self.editing.predict(self._now, self._levels[self._step], cond)
+            vectors = [part.vector for part in (cond, self.uncond) if part.vector is not None]
+            vector = torch.cat(vectors) if len(vectors) == 2 else None
+            both = Conditioning(torch.cat([cond.context, self.uncond.context]), vector)
+            return self.editing.predict(torch.cat([latents, latents]), level, both)
+        return self.editing.predict(latents, level, cond)
 
     def _guided(self, found: Tensor) -> Tensor:
         """From what `_predict` gives for the caption."""
@@ -149,9 +142,3 @@ class Reference:
     @property
     def _fit_together(self) -> bool:
         return self.uncond is not None and self.uncond.context.shape == self.cond.context.shape
-
-
-def _joined(one: Conditioning, other: Conditioning) -> Tensor | None:
-    if one.vector is None or other.vector is None:
-        return None
-    return torch.cat([one.vector, other.vector])

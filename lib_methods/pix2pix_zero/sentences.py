@@ -11,14 +11,13 @@ import codecs
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lib_methods.checks import check_choice, check_number
+from lib_methods.checks import check_choice, check_number, seen
 from lib_methods.pix2pix_zero.words import (
     SentencesError,
     article_of,
@@ -27,7 +26,6 @@ from lib_methods.pix2pix_zero.words import (
     with_article,
     without_article,
 )
-from lib_methods.webui.names import seen
 
 OBJECT, STYLE, ADJECTIVE = "object", "style", "adjective"
 KINDS = (OBJECT, STYLE, ADJECTIVE)
@@ -173,31 +171,28 @@ def sentences_from_model(
     folder: str | os.PathLike[str],
     word: str,
     count: int = 200,
-    *,
     seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int, int], bool] | None = None,
 ) -> list[str]:
     """Let a causal language model write up to `count` different sentences that mention the word.
 
     folder: a model as transformers saves it, with tokenizer and weights as .safetensors. count: 1 to 5000; as many as
     the model finds in a reasonable number of attempts come back, but at least ten (or `count`).
-    progress: (sentences found, wanted) -> whether to go on. The same seed gives the same sentences on the same machine;
-    the process's random generators are left as they were.
+    The same seed gives the same sentences on the same machine; the process's random generator is left as it was.
 
     Raises:
         SentencesError: transformers is missing, the folder holds no such model, or it writes too few sentences.
     """
     word = clean_word(word)
     count = int(check_number("The number of sentences", count, 1, MAX_SENTENCES))
-    tokenizer, model = _load(folder, torch.device(device))
+    tokenizer, model = _load(folder)
     thing = with_article(word)
     lines = "\n".join(f"- {example.replace('{}', thing)}" for example in _EXAMPLES)
     prompt = f"Captions of pictures, one per line. Every picture shows {thing}.\n{lines}\n-"
     found: dict[str, None] = {}
-    with _seeded(seed, torch.device(device)), torch.inference_mode():
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.random.default_generator.manual_seed(seed)
         for _ in range(3 + 4 * count // AT_A_TIME):
-            if len(found) >= count or (progress is not None and not progress(len(found), count)):
+            if len(found) >= count:
                 break
             for text in _write(tokenizer, model, prompt):
                 found.update(dict.fromkeys(_captions(text, word)))
@@ -209,7 +204,7 @@ def sentences_from_model(
     return list(found)[:count]
 
 
-def _load(folder: str | os.PathLike[str], device: torch.device) -> tuple[Any, Any]:
+def _load(folder: str | os.PathLike[str]) -> tuple[Any, Any]:
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
@@ -225,7 +220,7 @@ def _load(folder: str | os.PathLike[str], device: torch.device) -> tuple[Any, An
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(path, **safe)
         model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **safe)
-        return tokenizer, model.to(device).eval()
+        return tokenizer, model.eval()
     except Exception as error:  # a damaged model fails in any way there is
         raise SentencesError(
             "The text model cannot be loaded. Its folder must hold a causal language model as transformers saves it, "
@@ -259,16 +254,3 @@ def _captions(text: str, word: str) -> Iterator[str]:
         caption = " ".join(re.sub(r"^\s*(?:[-*•]|\d+[.)])?\s*", "", line).strip(" \t\"'“”").split())
         if 3 <= len(caption) <= 300 and seen(caption) == caption and mentions(caption, word):
             yield caption
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Sample from the seed, then restore the generators."""
-    cuda = device.type == "cuda"
-    devices = [torch.cuda.current_device() if device.index is None else device.index] if cuda else []
-    with torch.random.fork_rng(devices=devices):
-        torch.random.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(devices[0]):
-                torch.cuda.manual_seed(seed)
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import OrderedDict
@@ -17,7 +18,7 @@ from torch import Tensor
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import PIXELS_PER_LATENT, Sampling, Unsupported, editing_of
 from lib_methods.pictures.composites import MARK
-from lib_methods.pictures.mask import cut_out
+from lib_methods.pictures.fit import cut_out, on_latents, to_image
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero import apply, masks
 from lib_methods.pix2pix_zero.apply import Edit, Words
@@ -26,7 +27,6 @@ from lib_methods.pix2pix_zero.inversion import psnr
 from lib_methods.pix2pix_zero.library import DirectionLibrary, combined
 from lib_methods.pix2pix_zero.sentences import built_in_sentences
 from lib_methods.pix2pix_zero.settings import ALTERNATIVES, CAPTION, CONTROLS, Pix2PixZeroSettings
-from lib_methods.pix2pix_zero.sheet import decibels, sheet
 from lib_methods.pix2pix_zero.words import plural_of, swapped, without_article
 
 PSNR_KEY = f"{CONTROLS.title} reconstruction PSNR"
@@ -116,31 +116,32 @@ class Session:
         heat = edit.heat() if edit.has_heat else None
         made = []
         for index, result in enumerate(results):
-            before = _picture(source[index])
+            before = to_image(source[index])
             shown = [("source", before)]
             if again is not None:
-                shown.append(("reconstruction", _picture(again[index])))
-            shown.append(("edit", _picture(result * 2 - 1)))
+                shown.append(("reconstruction", to_image(again[index])))
+            shown.append(("edit", to_image(result * 2 - 1)))
             if heat is not None:
                 shown.append(("attention", masks.overlay(before, heat[index])))
-            made.append(sheet(shown))
+            made.append(masks.sheet(shown))
             made[-1].info[MARK] = "source, reconstruction and edit"
         return made
 
     def sheet_text(self) -> str:
         """What stands below a sheet."""
-        value = self.reconstruction_psnr()
         text = f"{CONTROLS.title}: source, reconstruction, edit, and where the word attends"
-        return text if value is None else f"{text}. Reconstruction PSNR: {decibels(value)}"
+        psnr = self._decibels()
+        return f"{text}. Reconstruction PSNR: {psnr}" if psnr else text
 
     def told(self) -> dict[str, str]:
         """What an infotext says of the edit besides its settings."""
-        told, value = {}, self.reconstruction_psnr()
-        if self.remarks or self.notes:
-            told[NOTE_KEY] = " ".join((*self.remarks, *self.notes))
-        if value is not None:
-            told[PSNR_KEY] = decibels(value)
-        return told
+        told = {NOTE_KEY: " ".join((*self.remarks, *self.notes)), PSNR_KEY: self._decibels()}
+        return {key: text for key, text in told.items() if text}
+
+    def _decibels(self) -> str:
+        """How close the reconstruction came, as it is told to people; empty where there is none."""
+        value = self.reconstruction_psnr()
+        return "" if value is None else "exact" if math.isinf(value) else f"{value:.1f} dB"
 
 
 def negatives(sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, library: Path) -> list[str]:
@@ -197,14 +198,9 @@ def _painted(sampling: Sampling, settings: Pix2PixZeroSettings, store: ImageStor
     if editing_of(sampling).own_latent() is not None and not sampling.is_hires:
         how, part = sampling.own_frame()
         picture = cut_out(picture, part)
-    keep = settings.mask_mode == "keep white"
-    return masks.from_picture(picture, sampling.latent_size, PIXELS_PER_LATENT, how, keep)
-
-
-def _picture(pixels: Tensor) -> Image.Image:
-    """Pixels (3, H, W) in [-1, 1] as a picture."""
-    values = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
+    white = on_latents(picture, *sampling.latent_size, PIXELS_PER_LATENT, how)
+    shares = white if isinstance(white, Tensor) else torch.full((1, 1, *sampling.latent_size), white)
+    return 1 - shares if settings.mask_mode == "keep white" else shares
 
 
 def captions_for(settings: Pix2PixZeroSettings, prompts: Sequence[str]) -> tuple[str, ...]:
@@ -290,19 +286,12 @@ def positions_of(sampling: Sampling, caption: str, word: str) -> tuple[int, ...]
 
     Commas and emphasis of long captions may move the borders of 75-token chunks, which is not looked at.
     """
-    tokenize = editing_of(sampling).tokenize
-    tokens, wanted = tokenize(caption), tokenize(without_article(word))
-    found: list[int] = []
-    forms = dict.fromkeys((without_article(word) + "s", plural_of(without_article(word))))
-    for form in (wanted, *map(tokenize, forms)):
-        found += _occurrences(tokens, form)
-    return tuple(sorted({1 + place + 2 * (place // CHUNK_TEXT) for place in found}))
-
-
-def _occurrences(tokens: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """The places of all tokens of `wanted` where it occurs in `tokens` as a whole."""
-    size = len(wanted)
-    if not size:
-        return []
-    starts = [start for start in range(len(tokens) - size + 1) if list(tokens[start : start + size]) == list(wanted)]
-    return [start + offset for start in starts for offset in range(size)]
+    tokenize, bare = editing_of(sampling).tokenize, without_article(word)
+    tokens = list(tokenize(caption))
+    found: set[int] = set()
+    for form in dict.fromkeys((bare, bare + "s", plural_of(bare))):
+        wanted = list(tokenize(form))
+        for start in range(len(tokens) - len(wanted) + 1):
+            if tokens[start : start + len(wanted)] == wanted:
+                found.update(range(start, start + len(wanted)))
+    return tuple(sorted(1 + place + 2 * (place // CHUNK_TEXT) for place in found))

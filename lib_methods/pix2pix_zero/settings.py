@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lib_methods.checks import SettingsError
-from lib_methods.pictures.named import mask_name
-from lib_methods.pix2pix_zero.ddpm import DDPM
-from lib_methods.pix2pix_zero.inversion import DDIM, DIRECT, InversionSettings
+from lib_methods.pictures.store import mask_name
+from lib_methods.pix2pix_zero.inversion import DDIM, DDPM, DIRECT, REGULARISATIONS
 from lib_methods.pix2pix_zero.library import new_name
-from lib_methods.pix2pix_zero.noise import Regularisation
 from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
 from lib_methods.pix2pix_zero.words import swapped
 from lib_methods.webui.controls import Images, check, check_span, checkbox, radio, slider, stored_images, text
@@ -21,7 +19,6 @@ GRADIENT, SOFT_BLEND = "gradient", "soft blend"
 GUIDANCES = (GRADIENT, SOFT_BLEND, "off")
 LAYERS = ("all", "coarse", "fine")
 INVERSIONS = (DDIM, DIRECT, DDPM)
-REGULARISATIONS = ("paper", "as published", "off")
 MASK_MODES = ("everywhere", "by word", "change white", "keep white")
 ALTERNATIVES = "|"
 MAX_STRENGTH = 5.0
@@ -205,13 +202,6 @@ class Pix2PixZeroSettings:
     def guided_steps(self, steps: int) -> tuple[int, int]:
         """First guided step and the one after the last, counted from 0."""
         return round(self.start * steps), round(self.end * steps)
-
-    def for_inversion(self, seed: int = 0) -> InversionSettings:
-        """How the image is inverted for a sampler that adds no noise."""
-        regularisation = None
-        if self.regularisation != "off":
-            regularisation = Regularisation(keep_variance=self.regularisation == "paper")
-        return InversionSettings(self.inversion, self.refinements, regularisation, seed % 2**32)
 
     def describe(self, is_img2img: bool, steps: int = 0, tab_is_empty: bool = False) -> str:
         """What will happen, in one plain line. tab_is_empty: img2img's own box is known to hold no image."""

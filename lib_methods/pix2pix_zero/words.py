@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from lib_methods.checks import SettingsError
-from lib_methods.webui.names import seen
+from lib_methods.checks import SettingsError, seen
 
 MAX_WORD = 100
 

@@ -24,10 +24,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from lib_methods.checks import SettingsError, check_choice, refuse_unknown
+from lib_methods.checks import MAX_NAME, SettingsError, check_choice, refuse_unknown
 from lib_methods.denoiser import Unsupported
 from lib_methods.pix2pix_zero import library as files
-from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Embedded, Origin
+from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Embedded, Origin, make_direction
 from lib_methods.pix2pix_zero.library import (
     SEPARATORS,
     DirectionLibrary,
@@ -43,16 +43,13 @@ from lib_methods.pix2pix_zero.sentences import (
     MAX_FILE_BYTES,
     OBJECT,
     PLACEHOLDER,
+    built_in_sentences,
     parse_sentences,
     sentences_from_model,
 )
 from lib_methods.pix2pix_zero.settings import CONTROLS
 from lib_methods.pix2pix_zero.words import clean_word
 from lib_methods.webui.door import Door, guarded_router
-from lib_methods.webui.names import MAX_NAME
-
-Progress = Callable[[int, int], bool]
-Sentences = tuple[Sequence[str], Sequence[str]]
 
 WRITTEN = 100
 """Sentences about each word that a text model is asked for."""
@@ -111,7 +108,6 @@ class Workshop:
         kind: str = OBJECT,
         texts: tuple[str, str] = ("", ""),
         text_model: str = BUILT_IN,
-        progress: Progress | None = None,
     ) -> str:
         """Make a direction from sentences about two words and keep it under `name`; returns the name.
 
@@ -120,23 +116,13 @@ class Workshop:
         """
         clean = new_name(name)
         check_choice("What the words are", kind, KINDS)
-        sentences = self._sentences(source, target, texts, text_model, progress)
+        before, after = self._sentences(source, target, kind, texts, text_model)
 
         def make(encoder: TextEncoder) -> Direction:
-            return self.library.build(
-                clean,
-                source,
-                target,
-                encoder.embed,
-                kind=kind,
-                sentences=sentences,
-                clip_skip=encoder.clip_skip,
-                model=encoder.checkpoint,
-                progress=progress,
-            )
+            record: dict[str, Any] = {"clip_skip": encoder.clip_skip, "model": encoder.checkpoint}
+            return make_direction(source, target, before, after, encoder.embed, **record)
 
-        self.encoder(make)
-        return clean
+        return self.library.save(clean, self.encoder(make))
 
     def combine(self, name: object, recipe: object) -> str:
         """Keep the weighted sum "cat to dog: 1, day to night: -0.5" under `name`; returns the name. A single one with a
@@ -199,8 +185,8 @@ class Workshop:
         return ""
 
     def _sentences(
-        self, source: str, target: str, texts: tuple[str, str], text_model: str, progress: Progress | None
-    ) -> Sentences | None:
+        self, source: str, target: str, kind: str, texts: tuple[str, str], text_model: str
+    ) -> tuple[Sequence[str], Sequence[str]]:
         before, after = texts
         if len(before) + len(after) > MAX_FILE_BYTES:
             raise SettingsError("The sentences are too long: at most 1 MiB.")
@@ -212,14 +198,11 @@ class Workshop:
                 )
             return parse_sentences(before, source), parse_sentences(after, target)
         if text_model in ("", BUILT_IN):
-            return None
+            return built_in_sentences(source, kind), built_in_sentences(target, kind)
         if self._text_models is None or text_model not in self.text_models():
             raise SettingsError("There is no such text model. It must be a folder among the WebUI's text models.")
         folder = self._text_models / text_model
-        return (
-            sentences_from_model(folder, source, WRITTEN, progress=progress),
-            sentences_from_model(folder, target, WRITTEN, progress=progress),
-        )
+        return sentences_from_model(folder, source, WRITTEN), sentences_from_model(folder, target, WRITTEN)
 
 
 def _told(origin: Origin, width: int) -> str:

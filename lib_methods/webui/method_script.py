@@ -15,9 +15,8 @@ from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.api_guard import guard_method, namesake, own_title
 from lib_methods.webui.gradio_compat import TAB_BOXES, follow, hidden_row, recheck, tab_image, unsaved
 from lib_methods.webui.job import MethodJobs
-from lib_methods.webui.status import status_html
 from lib_methods.webui.table import Table
-from lib_methods.webui.widgets import Widgets
+from lib_methods.webui.widgets import Widgets, status_html
 
 if TYPE_CHECKING:
     from lib_methods.denoiser import LoadedModel

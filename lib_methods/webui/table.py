@@ -10,17 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from lib_methods.checks import SettingsError, check_switch, refuse_unknown
-from lib_methods.pictures.named import check_there, short_names, whole_names
-from lib_methods.pictures.store import ImageStore
+from lib_methods.pictures.store import ImageStore, check_there, short_names, whole_names
 from lib_methods.webui.controls import Control, controls_of
-
-
-def _none_are_meant(fields: Mapping[str, Any]) -> bool:
-    return False
-
-
-def _nothing(texts: Mapping[str, str], is_old: bool) -> Mapping[str, Any]:
-    return {}
 
 
 @dataclass(frozen=True)
@@ -39,8 +30,8 @@ class Table:
     settings: Any
     switch: tuple[str, str] = ("False", "True")
     main: str = ""
-    is_old: Callable[[Mapping[str, Any]], bool] = _none_are_meant
-    unsaid: Callable[[Mapping[str, str], bool], Mapping[str, Any]] = _nothing
+    is_old: Callable[[Mapping[str, Any]], bool] = lambda fields: False
+    unsaid: Callable[[Mapping[str, str], bool], Mapping[str, Any]] = lambda texts, is_old: {}
 
     @property
     def controls(self) -> tuple[Control, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,13 +10,19 @@ from typing import Any
 import gradio as gr
 
 from lib_methods.checks import SettingsError
-from lib_methods.pictures import named
+from lib_methods.pictures import store as images
 from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.controls import Control
 from lib_methods.webui.gradio_compat import hidden_row, hidden_textbox, listen, unsaved
 from lib_methods.webui.image_box import image_box
-from lib_methods.webui.status import status_html
 from lib_methods.webui.table import Table
+
+
+def status_html(text: str, problem: bool = False) -> str:
+    """The line, or what is wrong, as HTML that every gradio version shows alike; classes of style.css."""
+    role = "alert" if problem else "status"
+    kind = " steer-problem" if problem else ""
+    return f'<div class="steer-status{kind}" role="{role}">{html.escape(text)}</div>'
 
 
 class Widgets:
@@ -93,7 +100,7 @@ class Widgets:
 def received(image: Any, kept: str, store: ImageStore, as_mask: bool, *on: bool) -> list[Any]:
     """An upload box was changed: the box (empty again), the hash that is held, the status line where the image cannot
     be used, and the switch, on if an image came."""
-    name, problem = named.received(image, kept, store, as_mask=as_mask)
+    name, problem = images.received(image, kept, store, as_mask=as_mask)
     line = status_html(problem, problem=True) if problem else gr.update()
     return [None, name, line, *(switch or (image is not None and not problem) for switch in on)]
 
@@ -101,10 +108,10 @@ def received(image: Any, kept: str, store: ImageStore, as_mask: bool, *on: bool)
 def preview(line: str, store: ImageStore, kind: str) -> str:
     """The images of a line of hashes, small, as HTML that every gradio version shows alike."""
     try:
-        names = [named.picture_name(name, "", kind, None) for name in (line or "").split()]
+        names = [images.picture_name(name, "", kind, None) for name in (line or "").split()]
     except SettingsError:
         return ""
-    return "".join(named.preview(store, name, kind) for name in names)
+    return "".join(images.preview(store, name, kind) for name in names)
 
 
 _MAKERS: dict[str, Any] = {

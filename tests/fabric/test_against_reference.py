@@ -14,13 +14,11 @@ from torch import Tensor
 from lib_methods.denoiser import Role, Row
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.attention import _chunked, attention_with_lse, pool_tokens
-from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
-from lib_methods.fabric.noise import reference_noise
+from lib_methods.fabric.reference import FeatureCache, reference_noise
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.hosts.bare import BareSampling, rows_of
-from lib_methods.pictures.fit import crop_to_fill
-from lib_methods.pictures.tensor import to_tensor
+from lib_methods.pictures.fit import crop_to_fill, to_tensor
 from tests.fabric.small_model import Album, picture, small_unet
 
 

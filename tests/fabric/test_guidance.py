@@ -15,8 +15,8 @@ from torch import Tensor
 from lib_methods import hosts
 from lib_methods.denoiser import Guidance
 from lib_methods.fabric.apply import RESCALE, attach
-from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.reference import FeatureCache
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.guidance import rescale
 from lib_methods.hosts.bare import BareSampling

@@ -18,8 +18,8 @@ from lib_methods import hosts
 from lib_methods.attention import self_attentions
 from lib_methods.denoiser import Role, Row, Unsupported, input_channels
 from lib_methods.fabric.apply import attach
-from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.reference import FeatureCache
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.thresholding import apply as thresholding
 from lib_methods.thresholding.settings import ThresholdSettings

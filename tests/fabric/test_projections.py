@@ -10,8 +10,8 @@ from torch import nn
 
 from lib_methods.attention import self_attentions
 from lib_methods.fabric.apply import attach
-from lib_methods.fabric.cache import FeatureCache
 from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.reference import FeatureCache
 from lib_methods.fabric.settings import FabricSettings
 from lib_methods.hosts.bare import BareSampling
 from tests.fabric.small_model import small_unet

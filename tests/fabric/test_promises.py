@@ -17,11 +17,10 @@ from lib_methods.attention import intercept, self_attentions
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import Unsupported
 from lib_methods.fabric.apply import attach
-from lib_methods.fabric.cache import FeatureCache, Features
+from lib_methods.fabric.attention import log_weights
 from lib_methods.fabric.feedback import FeedbackImage
-from lib_methods.fabric.noise import reference_noise
+from lib_methods.fabric.reference import FeatureCache, Features, reference_noise
 from lib_methods.fabric.settings import FabricSettings
-from lib_methods.fabric.weights import log_weights
 from lib_methods.hosts.bare import BareSampling, rows_of
 from lib_methods.pictures.fit import crop_to_fill
 from tests.fabric.small_model import Album, picture, small_unet
@@ -161,9 +160,8 @@ def test_feedback_does_not_depend_on_batch_size(unet) -> None:
     st.booleans(),
 )
 def test_the_shared_budget_is_that_of_one_image(weights, strength, own, full, half) -> None:
-    images = [FeedbackImage(f"{i:064x}", w) for i, w in enumerate(weights)]
     stored = full // 4 if half else full
-    logs = log_weights(images, strength, shared=True, own_tokens=own, stored_tokens=stored, full_tokens=full)
+    logs = log_weights(weights, strength, shared=True, own_tokens=own, stored_tokens=stored, full_tokens=full)
     counted = [w for w in weights if w > 0]
     mass = sum(math.exp(w) * stored for w in logs)  # against own tokens of weight 1 each
     assert mass == pytest.approx(strength * own * (sum(counted) / len(counted) if counted else 0), rel=1e-6)
@@ -171,8 +169,7 @@ def test_the_shared_budget_is_that_of_one_image(weights, strength, own, full, ha
 
 @given(st.integers(1, 8), st.floats(0.01, 2.0))
 def test_as_published_every_image_counts_in_full(count, strength) -> None:
-    images = [FeedbackImage(f"{i:064x}") for i in range(count)]
-    logs = log_weights(images, strength, shared=False, own_tokens=64, stored_tokens=64, full_tokens=64)
+    logs = log_weights([1.0] * count, strength, shared=False, own_tokens=64, stored_tokens=64, full_tokens=64)
     assert [math.exp(w) for w in logs] == pytest.approx([strength] * count)
 
 

@@ -12,7 +12,6 @@ from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from lib_methods.fabric.feedback import without_missing
 from lib_methods.fabric.settings import CONTROLS
 from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.api_guard import guard_method, guard_script
@@ -29,7 +28,7 @@ def checker(folder: Path) -> Callable[[Any], None]:
 
     def check(arguments: Any) -> None:
         if (settings := CONTROLS.request(arguments, ImageStore(folder))) is not None:
-            without_missing(settings, ImageStore(folder), skip=False)
+            settings.without_missing(ImageStore(folder), skip=False)
 
     return check
 

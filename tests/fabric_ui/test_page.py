@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from lib_methods.fabric.board import board_html
-from lib_methods.fabric.page import PageHandlers
+from lib_methods.fabric.page import PageHandlers, board_html
 from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.settings import CONTROLS
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore
-from lib_methods.webui.status import status_html
+from lib_methods.webui.widgets import status_html
 from tests.shared.pictures import data_url, noisy
 
 UNKNOWN = "0" * 64

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
-from lib_methods.fabric.feedback import MAX_IMAGES, FeedbackImage, format_images, parse_images, without_missing
+from lib_methods.fabric.feedback import MAX_IMAGES, FeedbackImage, format_images, parse_images
 from lib_methods.fabric.settings import CONTROLS, FabricSettings
 from lib_methods.pictures.store import ImageStore
 from tests.fabric_ui.strategies import fabric_settings
@@ -105,8 +105,8 @@ def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore)
     name = store.add(noisy())
     asked = parse_request([{"likes": [name, UNKNOWN], "dislikes": [UNKNOWN]}], store)
     with pytest.raises(SettingsError, match="not on this machine"):
-        without_missing(asked, store, skip=False)
-    settings, notes = without_missing(asked, store, skip=True)
+        asked.without_missing(store, skip=False)
+    settings, notes = asked.without_missing(store, skip=True)
     assert [image.image_id for image in settings.likes] == [name]
     assert settings.dislikes == ()
     assert len(notes) == 2

@@ -16,7 +16,7 @@ from PIL import Image
 from lib_methods.denoiser import Needs
 from lib_methods.image_cfg import formulas
 from lib_methods.image_cfg.settings import CONTROLS, ImageCfgSettings
-from lib_methods.pictures import mask as masks
+from lib_methods.pictures import fit as masks
 from lib_methods.pictures.fit import FITS, fit
 from tests.fabric.small_model import picture
 from tests.image_cfg.jobs import edit, spread, unet_runs

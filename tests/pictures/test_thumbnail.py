@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_methods.pictures.store import ImageStore, StoreError
-from lib_methods.pictures.thumbnail import thumbnail
+from lib_methods.pictures.store import ImageStore, StoreError, thumbnail
 
 
 def shown(url: str) -> Image.Image:

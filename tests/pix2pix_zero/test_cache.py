@@ -8,27 +8,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_methods.pix2pix_zero.ddpm import AncestralSettings, invert_ancestral
-from lib_methods.pix2pix_zero.inversion import InversionSettings, Trajectory, invert
-from lib_methods.pix2pix_zero.inversion_cache import InversionCache, InversionKey, inversion_key, tensor_hash
+from lib_methods.pix2pix_zero.apply import InversionCache, inversion_key, tensor_hash
+from lib_methods.pix2pix_zero.inversion import (
+    AncestralSettings,
+    InversionSettings,
+    Trajectory,
+    invert,
+    invert_ancestral,
+)
 from tests.pix2pix_zero.toys import Gaussian, latent_of, levels
 
 
-def key(name: str) -> InversionKey:
-    return InversionKey(name, "model", "a cat", b"", (8, 8), InversionSettings())
-
-
 def trajectory(steps: int = 3) -> Trajectory:
-    return invert(latent_of(1, 4, 8, 8), levels(steps), Gaussian(), InversionSettings("ddim", regularisation=None))
+    return invert(latent_of(1, 4, 8, 8), levels(steps), Gaussian(), InversionSettings("ddim", regularisation="off"))
 
 
 def test_the_least_recently_used_goes_first():
     cache, one = InversionCache(), trajectory()
     limit = 2 * one.size
-    assert cache.put(key("a"), one, limit) and cache.put(key("b"), one, limit)
-    assert cache.get(key("a")) is not None
-    assert cache.put(key("c"), one, limit)
-    assert cache.get(key("b")) is None and cache.get(key("a")) is not None and len(cache) == 2
+    assert cache.put("a", one, limit) and cache.put("b", one, limit)
+    assert cache.get("a") is not None
+    assert cache.put("c", one, limit)
+    assert cache.get("b") is None and cache.get("a") is not None and len(cache) == 2
 
 
 @settings(max_examples=30, deadline=None)
@@ -37,26 +38,26 @@ def test_the_limit_holds_after_every_put(puts):
     cache = InversionCache()
     for name, steps, limit in puts:
         held = trajectory(steps)
-        assert cache.put(key(name), held, limit) == (held.size <= limit)
+        assert cache.put(name, held, limit) == (held.size <= limit)
         assert cache.size <= limit
-        assert (cache.get(key(name)) is not None) == (held.size <= limit)
+        assert (cache.get(name) is not None) == (held.size <= limit)
 
 
 def test_an_inversion_that_is_too_large_does_not_leave_an_older_one_in_its_place():
     cache = InversionCache()
-    cache.put(key("a"), trajectory(2), 10**6)
-    assert not cache.put(key("a"), trajectory(50), 1000)
-    assert cache.get(key("a")) is None
+    cache.put("a", trajectory(2), 10**6)
+    assert not cache.put("a", trajectory(50), 1000)
+    assert cache.get("a") is None
 
 
 def test_a_partial_one_is_kept_and_replaced_by_the_finished_one():
     cache, x0, sigmas = InversionCache(), latent_of(1, 4, 8, 8), levels(4)
     choice = InversionSettings()
-    cache.put(key("a"), invert(x0, sigmas, Gaussian(), choice, lambda done, total: done < 3), 10**6)
-    begun = cache.get(key("a"))
+    cache.put("a", invert(x0, sigmas, Gaussian(), choice, lambda done, total: done < 3), 10**6)
+    begun = cache.get("a")
     assert isinstance(begun, Trajectory) and begun.done == 3
-    cache.put(key("a"), invert(x0, sigmas, Gaussian(), choice, partial=begun), 10**6)
-    finished = cache.get(key("a"))
+    cache.put("a", invert(x0, sigmas, Gaussian(), choice, partial=begun), 10**6)
+    finished = cache.get("a")
     assert isinstance(finished, Trajectory) and finished.complete and len(cache) == 1
 
 
@@ -69,7 +70,7 @@ def test_every_part_of_the_key_counts():
         inversion_key(x0, ("m", 2), "a cat", sigmas, InversionSettings()),
         inversion_key(x0, ("m", 1), "a dog", sigmas, InversionSettings()),
         inversion_key(x0, ("m", 1), "a cat", levels(5), InversionSettings()),
-        inversion_key(x0, ("m", 1), "a cat", sigmas, InversionSettings(regularisation=None)),
+        inversion_key(x0, ("m", 1), "a cat", sigmas, InversionSettings(regularisation="off")),
         inversion_key(x0, ("m", 1), "a cat", sigmas, AncestralSettings()),
         inversion_key(x0.view(1, 4, 4, 16), ("m", 1), "a cat", sigmas, InversionSettings()),
     }
@@ -87,10 +88,10 @@ def test_the_hash_knows_shape_and_type_but_not_the_layout():
 def test_paths_of_ancestral_samplers_are_kept_as_well_and_all_is_forgotten_on_demand():
     cache = InversionCache()
     path = invert_ancestral(latent_of(1, 4, 8, 8), levels(3), Gaussian())
-    cache.put(key("p"), path, 10**6)
+    cache.put("p", path, 10**6)
     assert cache.size == path.size
     cache.clear()
-    assert cache.get(key("p")) is None and cache.size == 0
+    assert cache.get("p") is None and cache.size == 0
 
 
 def test_threads_do_not_disturb_each_other():
@@ -100,8 +101,8 @@ def test_threads_do_not_disturb_each_other():
     def work(number: int) -> None:
         try:
             for turn in range(100):
-                cache.put(key(f"{number}-{turn % 5}"), one, 4 * one.size)
-                cache.get(key(f"{(number + 1) % 4}-{turn % 5}"))
+                cache.put(f"{number}-{turn % 5}", one, 4 * one.size)
+                cache.get(f"{(number + 1) % 4}-{turn % 5}")
         except BaseException as error:
             failures.append(error)
 

@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lib_methods.checks import SettingsError
-from lib_methods.pix2pix_zero.ddpm import ancestral_levels, invert_ancestral, noise_of
-from lib_methods.pix2pix_zero.inversion import AncestralSettings, InversionError, Trajectory
+from lib_methods.pix2pix_zero.inversion import (
+    AncestralSettings,
+    InversionError,
+    Trajectory,
+    invert_ancestral,
+    noise_of,
+)
+from lib_methods.pix2pix_zero.noise import ancestral_levels
 from tests.pix2pix_zero.toys import Crooked, Gaussian, latent_of, levels, replay, worst
 
 
@@ -105,7 +111,7 @@ def test_stopped_and_continued_gives_the_same_bits():
         lambda: invert_ancestral(x0, levels(5), model, partial=begun),
         lambda: invert_ancestral(x0, sigmas, model, AncestralSettings(seed=5), partial=begun),
     ):
-        with pytest.raises(ValueError, match="another picture|other settings"):
+        with pytest.raises(ValueError, match="another image|other settings"):
             other()
 
 

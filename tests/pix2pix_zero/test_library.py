@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_methods.pix2pix_zero.directions import DirectionError, Origin
+from lib_methods.pix2pix_zero.directions import DirectionError, Origin, make_direction
 from lib_methods.pix2pix_zero.library import DirectionLibrary, Listed, clean_name, save_direction
 from tests.pix2pix_zero.test_directions import Encoder, direction
 
@@ -34,31 +34,13 @@ def embed(sentences: list[str]) -> torch.Tensor:
 def test_what_is_built_can_be_listed_got_and_deleted(tmp_path):
     library = DirectionLibrary(tmp_path / "directions")
     assert library.list() == () and library.delete("cat to dog") is False
-    built = library.build(" cat to dog ", "cat", "dog", embed, clip_skip=2, model="m")
-    assert built.origin.source_count == built.origin.target_count > 250
+    built = make_direction("cat", "dog", ["a cat"], ["a dog", "one dog"], embed, clip_skip=2, model="m")
+    assert library.save(" cat to dog ", built) == "cat to dog"
     assert library.list() == (Listed("cat to dog", built.origin, 8),)
     assert torch.equal(library.get("cat to dog").context, built.context)
     assert library.delete("cat to dog") is True and library.list() == ()
     with pytest.raises(DirectionError, match="no direction"):
         library.get("cat to dog")
-
-
-def test_own_sentences_and_other_kinds_are_used(tmp_path):
-    library = DirectionLibrary(tmp_path)
-    built = library.build("d", "cat", "dog", embed, sentences=(["a cat"], ["a dog", "one dog"]))
-    assert (built.origin.source_count, built.origin.target_count) == (1, 2)
-    assert library.build("s", "cubism", "pixel art", embed, kind="style").origin.source_count > 250
-
-
-def test_a_failing_build_leaves_what_was_there(tmp_path):
-    library = DirectionLibrary(tmp_path)
-    library.save("d", direction())
-    for source, target, encoder in (("cat", "cat", embed), ("", "dog", embed)):
-        with pytest.raises(ValueError, match=r"\.$"):
-            library.build("d", source, target, encoder)
-    with pytest.raises(ZeroDivisionError):
-        library.build("d", "cat", "dog", lambda texts: torch.zeros(1 // 0))
-    assert torch.equal(library.get("d").context, direction().context) and len(list(tmp_path.iterdir())) == 1
 
 
 def test_any_name_is_kept_and_none_leaves_the_folder(tmp_path):

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib_methods.attention import cross_attentions, frozen, intercept
+from lib_methods.attention import checkpointed, cross_attentions, frozen, intercept
 from lib_methods.attention.layers import size_factor
 from lib_methods.denoiser import Unsupported
-from lib_methods.pix2pix_zero.maps import MapRecorder, Maps, checkpointed
+from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
 from tests.pix2pix_zero.bare import MAKERS, TOKENS, diffusers_unet, latents, leftovers, predict, prompts
 
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in MAKERS] + [("ldm", {"use_checkpoint": True})]
@@ -93,7 +93,7 @@ def test_a_recorded_run_computes_the_same_and_gives_the_maps_that_hooks_see(code
 @pytest.mark.parametrize("codebase", MAKERS)
 def test_early_stop_runs_fewer_modules_and_sees_the_same(codebase: str) -> None:
     unet, x, context = MAKERS[codebase](), latents(), prompts()
-    recorder = MapRecorder(unet, (8, 8), layers=[2])
+    recorder = MapRecorder(unet, (8, 8), sizes=[2])
     with torch.no_grad(), recorder.installed():
         whole, _ = recorder.run(lambda: predict(unet, x, context))
         with counting(unet) as calls_whole:
@@ -107,19 +107,9 @@ def test_early_stop_runs_fewer_modules_and_sees_the_same(codebase: str) -> None:
     assert all(torch.equal(stopped.by_layer[name], whole.by_layer[name]) for name in whole.by_layer)
 
 
-def test_layers_by_name_stop_at_once_in_the_first_run() -> None:
-    unet = diffusers_unet()
-    first = cross_attentions(unet)[0].name
-    recorder = MapRecorder(unet, (8, 8), layers=[first])
-    with torch.no_grad(), recorder.installed(), counting(unet) as calls:
-        maps = recorder.run_to_last(lambda: predict(unet, latents(), prompts()))
-    assert list(maps.by_layer) == [first]
-    assert not any(name.startswith("up_blocks") or name.startswith("mid_block") for name in calls)
-
-
 def test_by_size_the_first_run_tells_and_the_next_stop() -> None:
     unet = diffusers_unet()
-    recorder = MapRecorder(unet, (8, 8), layers=[2])
+    recorder = MapRecorder(unet, (8, 8), sizes=[2])
     sizes = []
     with torch.no_grad(), recorder.installed():
         for _ in range(2):
@@ -140,8 +130,8 @@ def test_slices_of_a_batch_are_put_together() -> None:
     assert all(torch.allclose(sliced.by_layer[n], at_once.by_layer[n], atol=1e-6) for n in at_once.by_layer)
 
 
-def map_gradient(unet: Any, x: Tensor, context: Tensor, layers: Any, stop: bool, memory: bool) -> tuple[Tensor, Maps]:
-    recorder = MapRecorder(unet, (8, 8), layers)
+def map_gradient(unet: Any, x: Tensor, context: Tensor, sizes: Any, stop: bool, memory: bool) -> tuple[Tensor, Maps]:
+    recorder = MapRecorder(unet, (8, 8), sizes)
     leaf = x.clone().requires_grad_()
     with recorder.installed(), checkpointed(unet) if memory else nullcontext():
         if stop:
@@ -157,8 +147,8 @@ def map_gradient(unet: Any, x: Tensor, context: Tensor, layers: Any, stop: bool,
 @pytest.mark.parametrize("stop", [False, True])
 def test_checkpointing_gives_the_same_gradient_and_maps(codebase: str, more: dict[str, Any], stop: bool) -> None:
     unet, x, context = MAKERS[codebase](**more), latents(), prompts()
-    plain, maps = map_gradient(unet, x, context, "all", stop, memory=False)
-    cheap, again = map_gradient(unet, x, context, "all", stop, memory=True)
+    plain, maps = map_gradient(unet, x, context, (), stop, memory=False)
+    cheap, again = map_gradient(unet, x, context, (), stop, memory=True)
     assert plain.abs().max() > 0
     assert (cheap - plain).abs().max() < 1e-6 * max(1.0, float(plain.abs().max()))
     assert all(torch.equal(maps.by_layer[name], again.by_layer[name]) for name in maps.by_layer)
@@ -246,7 +236,7 @@ def test_nothing_is_left_after_an_exception(where: str) -> None:
 
 def test_a_host_that_catches_exceptions_does_not_catch_the_stop() -> None:
     unet = diffusers_unet()
-    recorder = MapRecorder(unet, (8, 8), layers=[cross_attentions(unet)[0].name])
+    recorder = MapRecorder(unet, (8, 8))
 
     def careful() -> Tensor | None:
         try:
@@ -262,11 +252,7 @@ def test_what_cannot_be_recorded_is_said_in_a_sentence() -> None:
     unet = diffusers_unet()
     with pytest.raises(Unsupported, match="no cross-attention"):
         MapRecorder(nn.Conv2d(4, 4, 3), (8, 8))
-    with pytest.raises(Unsupported, match="not in this model"):
-        MapRecorder(unet, (8, 8), layers=["down_blocks.9.attn2"])
-    with pytest.raises(ValueError, match="no choice"):
-        MapRecorder(unet, (8, 8), layers="some")
-    nothing = MapRecorder(unet, (8, 8), layers=[64])
+    nothing = MapRecorder(unet, (8, 8), sizes=[64])
     with torch.no_grad(), nothing.installed(), pytest.raises(Unsupported, match="no attention"):
         nothing.run_to_last(lambda: predict(unet, latents(), prompts()))
     recorder = MapRecorder(unet, (8, 8))
@@ -285,7 +271,7 @@ def test_the_size_of_a_layer_is_told_at_any_latent_size(height: int, width: int,
 @settings(max_examples=8, deadline=None)
 def test_any_size(height: int, width: int, tokens: int, rows: int) -> None:
     unet, size = diffusers_unet(), (height, width)
-    recorder = MapRecorder(unet, size, layers=[1, 2])
+    recorder = MapRecorder(unet, size, sizes=[1, 2])
     x, context = latents(rows, *size), prompts(rows, tokens)
     with torch.no_grad(), recorder.installed():
         for _ in range(2):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lib_methods.denoiser import Unsupported
 from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
-from lib_methods.pix2pix_zero.masks import WordAttention, from_picture, normalised, overlay, threshold, word_share
+from lib_methods.pix2pix_zero.masks import WordAttention, normalised, overlay, threshold, word_share
 from tests.pix2pix_zero.bare import diffusers_unet, latents, predict, prompts
 
 
@@ -99,22 +99,6 @@ def test_masks_keep_their_range_and_shape(rows: int, height: int, width: int, le
     mask = threshold(heat, level, grow)
     assert mask.shape == heat.shape and set(mask.unique().tolist()) <= {0.0, 1.0}
     assert (mask >= threshold(heat, level)).all()
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "1"])
-def test_a_painted_mask_at_any_size(mode: str) -> None:
-    picture = Image.new("L", (96, 64))
-    picture.paste(255, (0, 0, 48, 64))
-    change = from_picture(picture.convert(mode), (8, 12))
-    assert change.shape == (1, 1, 8, 12)
-    assert torch.equal(change[..., :6], torch.ones(1, 1, 8, 6)) and change[..., 6:].max() == 0
-    assert torch.equal(from_picture(picture.convert(mode), (8, 12), keep=True), 1 - change)
-
-
-def test_a_mask_of_one_colour_is_a_mask() -> None:
-    for grey, share in ((255, 1.0), (0, 0.0)):
-        mask = from_picture(Image.new("L", (10, 10), grey), (4, 6))
-        assert torch.allclose(mask, torch.full((1, 1, 4, 6), share))
 
 
 def test_the_overlay_shows_the_mask_and_leaves_the_rest() -> None:

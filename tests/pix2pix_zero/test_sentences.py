@@ -224,18 +224,6 @@ def test_a_model_that_does_not_speak_of_the_word_is_said_to(writer):
         sentences_from_model(writer, "a zebra", 10)
 
 
-def test_a_model_may_be_interrupted(writer):
-    asked: list[int] = []
-
-    def once(done: int, total: int) -> bool:
-        asked.append(done)
-        return len(asked) < 2
-
-    with pytest.raises(SentencesError, match="only"):
-        sentences_from_model(writer, "zebra", 50, progress=once)
-    assert len(asked) == 2
-
-
 def test_a_model_without_transformers_is_refused_with_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(SentencesError, match="transformers"):

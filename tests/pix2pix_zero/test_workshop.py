@@ -89,6 +89,13 @@ def test_a_direction_is_built_listed_combined_and_deleted(client: Any, workshop:
     assert workshop.names() == ["both", "cat to dog"]
 
 
+def test_styles_have_sentences_and_a_failing_build_leaves_what_was_there(client: Any, workshop: Workshop) -> None:
+    words = {"source": "cubism", "target": "pixel art", "words_are": "style"}
+    assert client.post(PATH, json={"name": "d", **words}).json()["source_count"] > 250
+    assert client.post(PATH, json={"name": "d", "source": "cat", "target": "cat"}).status_code == 422
+    assert [entry["source"] for entry in workshop.records()] == ["cubism"]
+
+
 @pytest.mark.parametrize(
     ("fields", "seen"),
     [

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lib_methods.pix2pix_zero.ddpm import ancestral_levels
 from lib_methods.pix2pix_zero.inversion import AncestralSettings, Trajectory, euler_step
+from lib_methods.pix2pix_zero.noise import ancestral_levels
 
 
 def gen(seed: int = 0) -> torch.Generator:

@@ -198,7 +198,7 @@ def test_every_door_reads_the_same_mask(kind: str, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
     from lib_methods.dreambooth.photos.image import Photo, read_mask
-    from lib_methods.pictures.mask import of_the_tab
+    from lib_methods.pictures.fit import of_the_tab
     from lib_methods.pictures.store import ImageStore
     from lib_methods.webui.image_box import read_upload
     from standalone.api.codec import decode_image

@@ -23,7 +23,7 @@ from lib_methods.dreambooth.model.model import CPU, brought
 from lib_methods.dreambooth.photos.image import Photo, read_photo
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import UserError
-from lib_methods.pictures.tensor import to_tensor
+from lib_methods.pictures.fit import to_tensor
 
 JUDGES_DIR = "DREAMBOOTH_JUDGES"
 CLIP_NAMES = ("openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16")

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from lib_methods.errors import UserError
 from lib_methods.pictures.convert import DECODE_ERRORS, MAX_PIXELS, MAX_SIDE, ImageError, to_mask, to_rgb
-from lib_methods.pictures.fit import crop_to_fill
-from lib_methods.pictures.tensor import to_tensor
+from lib_methods.pictures.fit import crop_to_fill, to_tensor
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF", "JXL")
 """What is decoded where Pillow can: plain raster formats, and none that starts another program or reads other files."""

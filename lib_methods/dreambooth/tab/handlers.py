@@ -35,7 +35,7 @@ from lib_methods.dreambooth.training.duration import Machine, OwnMachine, previe
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles
 from lib_methods.jobs.job import BUSY, Jobs, State
-from lib_methods.webui.status import status_html
+from lib_methods.webui.widgets import status_html
 
 ROWS = (
     ("name", "identifier"),

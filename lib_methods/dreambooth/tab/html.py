@@ -14,7 +14,7 @@ from lib_methods.dreambooth.photos.image import read_small
 from lib_methods.errors import UserError
 from lib_methods.jobs.job import State
 from lib_methods.jobs.log import Progress, Sample, duration, number
-from lib_methods.webui.status import status_html
+from lib_methods.webui.widgets import status_html
 
 CURVE_POINTS = 240
 MOST_SAMPLES = 6

@@ -20,9 +20,8 @@ from lib_methods.webui.gradio_compat import (
     unsaved,
 )
 from lib_methods.webui.image_box import file_box
-from lib_methods.webui.status import status_html
 from lib_methods.webui.table import Table
-from lib_methods.webui.widgets import Widgets
+from lib_methods.webui.widgets import Widgets, status_html
 
 REFRESH = "\U0001f504"
 FILE_TYPES = ["image", ".heic", ".heif", ".avif", ".txt", ".caption", ".json"]

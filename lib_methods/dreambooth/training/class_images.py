@@ -24,7 +24,7 @@ from lib_methods.dreambooth.photos.subjects import caption_of
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import Cancelled, UserError, out_of_memory
 from lib_methods.files import write_whole
-from lib_methods.pictures.tensor import to_image
+from lib_methods.pictures.fit import to_image
 
 Progress = Callable[[int, int], None]
 CFG_SCALE = 7.0

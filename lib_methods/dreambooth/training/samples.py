@@ -19,7 +19,7 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.processes import Processes
 from lib_methods.errors import Cancelled, UserError, out_of_memory
 from lib_methods.jobs.log import Report
-from lib_methods.pictures.tensor import to_image
+from lib_methods.pictures.fit import to_image
 from lib_methods.safetensors import read_tensors, write_tensors
 
 BEST = "best.safetensors"

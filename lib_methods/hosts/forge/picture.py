@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lib_methods.denoiser import RowPlanner, Unsupported, sees_picture
 from lib_methods.hosts.forge.rows import NegativePrompt
-from lib_methods.pictures.tensor import to_tensor
+from lib_methods.pictures.fit import to_tensor
 
 if TYPE_CHECKING:
     from lib_methods.hosts.forge.sampling import ForgeSampling

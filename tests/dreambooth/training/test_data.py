@@ -26,7 +26,7 @@ from lib_methods.dreambooth.photos.image import (
 )
 from lib_methods.dreambooth.training.data import Example, Order, Shape, TrainingData
 from lib_methods.errors import UserError
-from lib_methods.pictures.tensor import to_tensor
+from lib_methods.pictures.fit import to_tensor
 from tests.dreambooth.pictures import picture
 
 sides = st.integers(16, 6000)
