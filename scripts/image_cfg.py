@@ -15,6 +15,7 @@ from typing import Any
 
 from modules import paths, script_callbacks, scripts, ui_components
 
+from lib_methods.denoiser import Part, Sampling, picture_of
 from lib_methods.image_cfg.settings import CONTROLS, ImageCfgSettings
 from lib_methods.pictures.fit import of_the_tab
 from lib_methods.pictures.store import ImageStore
@@ -34,8 +35,8 @@ class ImageCfgScript(MethodScript, scripts.Script):
     sees_tab_image = True
     store = STORE
 
-    def attach(self, p: Any, sampling: Any, settings: ImageCfgSettings) -> Any:
-        if sampling.is_hires and not sampling.picture.has_channels:
+    def attach(self, p: Any, sampling: Sampling, settings: ImageCfgSettings) -> Part | None:
+        if sampling.is_hires and not picture_of(sampling).has_channels:
             self.jobs.tell(p, SECOND_PASS)
             return None
         return super().attach(p, sampling, settings)

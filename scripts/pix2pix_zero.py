@@ -13,6 +13,7 @@ from typing import Any
 
 from modules import paths, script_callbacks, scripts, shared, ui_components
 
+from lib_methods.denoiser import Part, Sampling
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero import page, session
 from lib_methods.pix2pix_zero.library import DirectionLibrary
@@ -59,14 +60,13 @@ class Pix2PixZeroScript(MethodScript, scripts.Script):
             p.all_prompts = [prompt if prompt.strip() else settings.caption for prompt in p.all_prompts]
 
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        def fill(sampling: Any, settings: Pix2PixZeroSettings) -> None:
+        def fill(sampling: Sampling, settings: Pix2PixZeroSettings) -> None:
             p.negative_prompts = session.negatives(sampling, settings, session.job_of(p, shared.state), DIRECTIONS)
 
-        latent = getattr(p, "init_latent", None)
-        if latent is not None:
+        if (latent := getattr(p, "init_latent", None)) is not None:
             self.jobs.guide(p, latent, fill, latent.new_zeros(latent.shape))  # where it starts does not count yet
 
-    def attach(self, p: Any, sampling: Any, settings: Pix2PixZeroSettings) -> Any:
+    def attach(self, p: Any, sampling: Sampling, settings: Pix2PixZeroSettings) -> Part | None:
         try:
             begun = session.begin(sampling, settings, session.job_of(p, shared.state), STORE, DIRECTIONS)
         finally:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.attention import SelfAttention, intercept, self_attentions
-from lib_methods.attention.intercept import Original
+from lib_methods.attention.intercept import Original, Replacement
 from lib_methods.denoiser import (
     PIXELS_PER_LATENT,
     DenoiserCall,
@@ -175,7 +175,9 @@ class FabricHook:
                 groups[role] = _Group(positions, tuple(image.weight for image in counted), weight)
         return groups
 
-    def _reader(self, layer: SelfAttention, call: DenoiserCall, groups: dict[Role, _Group], features: Features) -> Any:
+    def _reader(
+        self, layer: SelfAttention, call: DenoiserCall, groups: dict[Role, _Group], features: Features
+    ) -> Replacement:
         def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
             rows = call.current_rows
             foreign = any(value is not hidden and _given(value) for value in (*args, *kwargs.values()))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lib_methods.attention import SelfAttention, intercept
-from lib_methods.attention.intercept import Original
+from lib_methods.attention.intercept import Original, Replacement
 from lib_methods.attention.layers import running_precision, token_grid
 from lib_methods.denoiser import Sampling
 from lib_methods.fabric.attention import pool_tokens
@@ -184,7 +184,7 @@ class References:
         parts: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
         full: dict[str, int] = {}
 
-        def recorder(layer: SelfAttention) -> Any:
+        def recorder(layer: SelfAttention) -> Replacement:
             def record(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
                 full[layer.name] = hidden.shape[1]
                 kept = hidden.detach()

@@ -16,6 +16,8 @@ from lib_methods.pix2pix_zero.words import clean_word
 CHUNK = 77
 """Tokens that CLIP reads at once."""
 MAX_LABEL = 300
+MAX_STRENGTH = 5.0
+"""Of an edit, and of a direction in a sum, either way."""
 
 
 class DirectionError(SettingsError):

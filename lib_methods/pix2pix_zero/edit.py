@@ -24,9 +24,9 @@ from lib_methods.denoiser import (
     editing_of,
 )
 from lib_methods.errors import out_of_memory
-from lib_methods.pix2pix_zero import guidance, masks
+from lib_methods.pix2pix_zero import guidance
 from lib_methods.pix2pix_zero.guidance import NO_GRADIENTS
-from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
+from lib_methods.pix2pix_zero.maps import MapRecorder, Maps, WordAttention, threshold
 from lib_methods.pix2pix_zero.reference import Reference
 from lib_methods.pix2pix_zero.settings import GRADIENT, SOFT_BLEND, Pix2PixZeroSettings
 
@@ -133,7 +133,7 @@ class Edit(Shift):
         self.notes: dict[str, None] = {}  # a set that keeps its order
         self.remarks: dict[str, None] = {}
         self._by_word = settings.mask_mode == "by word"
-        self._attention = [masks.WordAttention(positions) for positions in word_positions]
+        self._attention = [WordAttention(positions) for positions in word_positions]
         self._recorder = MapRecorder(sampling.unet, sampling.latent_size, _GUIDED_SIZES[settings.layers])
         self._cond = replace(cond, context=ContextShift(lambda: list(self.shifts)).shifted(cond.context))
         if cond.vector is not None and any(shift is not None for shift in self.vectors):
@@ -181,7 +181,7 @@ class Edit(Shift):
             if attention.positions:
                 attention.add(maps.select([index if maps.rows > 1 else 0]))
         if self._by_word and self.has_heat:
-            self.mask = masks.threshold(self.heat(), self.settings.mask_level, grow=1)
+            self.mask = threshold(self.heat(), self.settings.mask_level, grow=1)
 
     def _stepped(self, latents: Tensor, sigma: float, maps: Maps) -> Tensor:
         memory: AbstractContextManager[None] = (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.attention import CrossAttention, cross_attentions, intercept, prompt_input
-from lib_methods.attention.intercept import Original
+from lib_methods.attention.intercept import Original, Replacement
 from lib_methods.denoiser import Unsupported
 from lib_methods.pix2pix_zero.maps import Maps
 
@@ -186,7 +186,7 @@ def soft_blend(
     if not layers:
         raise Unsupported("The reference was recorded with another model.")
 
-    def reader(layer: CrossAttention) -> Any:
+    def reader(layer: CrossAttention) -> Replacement:
         kept = reference.by_layer[layer.name]
 
         def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:

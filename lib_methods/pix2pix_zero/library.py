@@ -22,7 +22,7 @@ from lib_methods import checks
 from lib_methods.checks import MAX_NAME, SettingsError
 from lib_methods.errors import reason
 from lib_methods.files import hashed_file_name
-from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Origin, combine, fit_tokens
+from lib_methods.pix2pix_zero.directions import MAX_STRENGTH, Direction, DirectionError, Origin, combine, fit_tokens
 from lib_methods.safetensors import NotFinite, write_tensors
 
 SUFFIX = ".safetensors"
@@ -34,8 +34,6 @@ MAX_TOKENS, MAX_WIDTH = 77 * 32, 8192
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FLOAT_NAMES = ("F16", "BF16", "F32", "F64")
 _UNREADABLE = "The file is not a direction: it is damaged, or something else."
-MAX_WEIGHT = 5.0
-"""Of a direction in a sum, either way."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +168,8 @@ def combined(text: str, library: DirectionLibrary) -> Direction:
             value = float(weight)
         except ValueError:  # a name with a colon in it
             name, value = part, 1.0
-        if not -MAX_WEIGHT <= value <= MAX_WEIGHT:  # false for NaN, too
-            raise SettingsError(f"The weight of a direction must be between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}.")
+        if not -MAX_STRENGTH <= value <= MAX_STRENGTH:  # false for NaN, too
+            raise SettingsError(f"The weight of a direction must be between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}.")
         parts.append((library.get(name.strip()), value))
     if len(parts) == 1 and parts[0][1] < 0:  # its record says which way it goes
         return combine([(parts[0][0].reversed(), -parts[0][1])])

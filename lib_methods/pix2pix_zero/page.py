@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -20,7 +21,7 @@ from lib_methods.webui.widgets import Widgets, status_html
 HINT = "Saved directions, instead of source and target. Build one or drop files, then add it to the line of directions."
 
 
-def caption_of(image: Image.Image | None, caption: str, tell: Callable[[Image.Image], str]) -> list[str]:
+def caption_of(tell: Callable[[Image.Image], str], image: Image.Image | None, caption: str) -> list[str]:
     """The caption that `tell` gives the tab's image, or the one that was there, and the status line."""
     if image is None:
         return [caption, status_html("Add an image to the tab first.", problem=True)]
@@ -42,9 +43,12 @@ def add_controls(widgets: Widgets, store: ImageStore, status: Any, tab_image: An
     widgets.add("source", "target")
     widgets.add("strength", "structure")
     caption = widgets.add("caption")
-    if tab_image is not None and (tell := _interrogator()) is not None:
-        ask = gr.Button("Caption by the WebUI", size="sm", elem_id=f"{widgets.elem_id}_describe")
-        listen(ask.click, lambda image, text: caption_of(image, text, tell), [tab_image, caption], [caption, status])
+    if tab_image is not None:
+        from lib_methods.hosts.a1111.text import interrogator  # here, as above
+
+        if (tell := interrogator()) is not None:
+            ask = gr.Button("Caption by the WebUI", size="sm", elem_id=f"{widgets.elem_id}_describe")
+            listen(ask.click, partial(caption_of, tell), [tab_image, caption], [caption, status])
     with widgets.accordion("Where it may change", "where"):
         widgets.add("mask_mode", "mask_word", "mask_level")
         widgets.image("mask", "Mask image", store, status, kind="mask")
@@ -54,12 +58,6 @@ def add_controls(widgets: Widgets, store: ImageStore, status: Any, tab_image: An
         widgets.add("inversion", "regularisation", "refinements")
         widgets.add("direction_from", "words_are")
         widgets.add("caption_as_negative", "save_memory", "show")
-
-
-def _interrogator() -> Callable[[Image.Image], str] | None:
-    from lib_methods.hosts.a1111.text import interrogator
-
-    return interrogator()
 
 
 class LibraryHandlers:
@@ -155,7 +153,15 @@ def add_library(widgets: Widgets, workshop: Workshop) -> None:
             with gr.Row():
                 for word in ("source", "target"):
                     with gr.Column():
-                        boxes.append(_lines(f"Sentences about the {word}", f"{elem_id}_{word}_sentences"))
+                        box = gr.Textbox(
+                            value="",
+                            label=f"Sentences about the {word}",
+                            info="one per line; {word} is the word",
+                            lines=3,
+                            max_lines=10,
+                            elem_id=f"{elem_id}_{word}_sentences",
+                        )
+                        boxes.append(unsaved(box))
                         drops.append(_drop("or a text file", f"{elem_id}_{word}_text", ".txt"))
             model = unsaved(
                 gr.Dropdown(
@@ -181,14 +187,6 @@ def add_library(widgets: Widgets, workshop: Workshop) -> None:
     listen(bring_in.click, handlers.bring_in, [name, first, second], [chosen, status])
     for drop, box in zip(drops, boxes):
         listen(drop.change, handlers.read, [drop, box], [box, status])
-
-
-def _lines(label: str, elem_id: str) -> Any:
-    return unsaved(
-        gr.Textbox(
-            value="", label=label, lines=3, max_lines=10, info="one per line; {word} is the word", elem_id=elem_id
-        )
-    )
 
 
 def _drop(label: str, elem_id: str, *types: str) -> Any:

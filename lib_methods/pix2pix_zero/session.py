@@ -20,7 +20,7 @@ from lib_methods.denoiser import PIXELS_PER_LATENT, Sampling, Unsupported, editi
 from lib_methods.pictures.composites import MARK
 from lib_methods.pictures.fit import cut_out, on_latents, to_image
 from lib_methods.pictures.store import ImageStore
-from lib_methods.pix2pix_zero import apply, masks
+from lib_methods.pix2pix_zero import apply, maps
 from lib_methods.pix2pix_zero.apply import Edit, Words
 from lib_methods.pix2pix_zero.directions import CHUNK, Direction, Origin, make_direction
 from lib_methods.pix2pix_zero.inversion import psnr
@@ -122,8 +122,8 @@ class Session:
                 shown.append(("reconstruction", to_image(again[index])))
             shown.append(("edit", to_image(result * 2 - 1)))
             if heat is not None:
-                shown.append(("attention", masks.overlay(before, heat[index])))
-            made.append(masks.sheet(shown))
+                shown.append(("attention", maps.overlay(before, heat[index])))
+            made.append(maps.sheet(shown))
             made[-1].info[MARK] = "source, reconstruction and edit"
         return made
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lib_methods.checks import SettingsError
 from lib_methods.pictures.store import mask_name
+from lib_methods.pix2pix_zero.directions import MAX_STRENGTH
 from lib_methods.pix2pix_zero.inversion import DDIM, DDPM, DIRECT, REGULARISATIONS
 from lib_methods.pix2pix_zero.library import new_name
 from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
@@ -21,7 +22,6 @@ LAYERS = ("all", "coarse", "fine")
 INVERSIONS = (DDIM, DIRECT, DDPM)
 MASK_MODES = ("everywhere", "by word", "change white", "keep white")
 ALTERNATIVES = "|"
-MAX_STRENGTH = 5.0
 MAX_STRUCTURE = 2.0
 MAX_WORDS = 200  # characters of a word
 MAX_CAPTION = 2000

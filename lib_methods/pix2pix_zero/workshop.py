@@ -142,14 +142,15 @@ class Workshop:
 
         Without a name, the file's own is taken. words: source and target of two `.pt` files; the files' names else.
         """
-        if len(files) == 1 and _suffix(files[0]) == ".pt":
+        kinds = [Path(file).suffix.casefold() for file in files]
+        if kinds == [".pt"]:
             raise DirectionError("The original's directions are pairs: add the .pt files of the source and the target.")
-        if len(files) == 2 and all(_suffix(file) == ".pt" for file in files):
+        if kinds == [".pt", ".pt"]:
             direction = load_original(*files)
             if words is not None:
                 direction = replace(direction, origin=Origin(clean_word(words[0]), clean_word(words[1])))
             own = f"{direction.origin.source} to {direction.origin.target}"
-        elif len(files) == 1 and _suffix(files[0]) == ".safetensors":
+        elif kinds == [".safetensors"]:
             direction, own = load_direction(files[0]), read_record(files[0])[0] or Path(files[0]).stem
         else:
             raise DirectionError(
@@ -179,10 +180,14 @@ class Workshop:
 
     def record(self, name: str) -> str:
         """What a direction was made from, in a line; empty where there is none of that name."""
-        for entry in self.library.list():
-            if entry.name == name:
-                return "Its file is damaged." if entry.origin is None else _told(entry.origin, entry.text_width or 0)
-        return ""
+        entry = next((entry for entry in self.library.list() if entry.name == name), None)
+        if entry is None:
+            return ""
+        if (origin := entry.origin) is None:
+            return "Its file is damaged."
+        counts = f"{origin.source_count} and {origin.target_count} sentences"
+        made = f"{origin.source} to {origin.target}, {counts}, text width {entry.text_width}"
+        return f"{made}, clip skip {origin.clip_skip}" + (f", {origin.model}" if origin.model else "")
 
     def _sentences(
         self, source: str, target: str, kind: str, texts: tuple[str, str], text_model: str
@@ -205,15 +210,6 @@ class Workshop:
         return sentences_from_model(folder, source, WRITTEN), sentences_from_model(folder, target, WRITTEN)
 
 
-def _told(origin: Origin, width: int) -> str:
-    made = f"{origin.source} to {origin.target}, {origin.source_count} and {origin.target_count} sentences"
-    return f"{made}, text width {width}, clip skip {origin.clip_skip}" + (f", {origin.model}" if origin.model else "")
-
-
-def _suffix(file: str | os.PathLike[str]) -> str:
-    return Path(file).suffix.casefold()
-
-
 def add_routes(app: Any, workshop: Workshop, door: Door | None = None) -> None:
     """Add the routes to the host's FastAPI application. door: whom they answer."""
     from fastapi import Body, HTTPException
@@ -223,9 +219,6 @@ def add_routes(app: Any, workshop: Workshop, door: Door | None = None) -> None:
 
     def refused(error: Exception, status: int = 422) -> HTTPException:
         return HTTPException(status, f"{CONTROLS.title}: {error}")
-
-    def listed() -> list[dict[str, Any]]:
-        return workshop.records()
 
     def keep(fields: dict[str, Any] = json_object) -> dict[str, Any]:
         try:
@@ -242,7 +235,7 @@ def add_routes(app: Any, workshop: Workshop, door: Door | None = None) -> None:
         except SettingsError as error:
             raise refused(error) from None
 
-    for method, endpoint in (("GET", listed), ("POST", keep), ("DELETE", delete)):
+    for method, endpoint in (("GET", workshop.records), ("POST", keep), ("DELETE", delete)):
         router.add_api_route(PATH, endpoint, methods=[method])
     app.include_router(router)
 
@@ -285,17 +278,14 @@ def _from_files(workshop: Workshop, name: Any, given: Mapping[str, Any], words: 
     with tempfile.TemporaryDirectory(prefix="direction-") as folder:
         paths = []
         for field, file in wanted.items():
+            if not isinstance(given[field], str):
+                raise SettingsError(f'"{field}" must be the file as base64.')
+            if len(given[field]) > files.MAX_FILE_BYTES * 4 // 3 + 1024:
+                raise SettingsError("The file is too large for a direction.")
+            try:
+                content = base64.b64decode(given[field].rpartition(",")[2], validate=True)
+            except (ValueError, binascii.Error):
+                raise SettingsError(f'"{field}" is not valid base64.') from None
             paths.append(Path(folder) / file)
-            paths[-1].write_bytes(_decoded(field, given[field]))
+            paths[-1].write_bytes(content)
         return workshop.bring_in(name, paths, words if len(paths) > 1 else None)
-
-
-def _decoded(field: str, value: Any) -> bytes:
-    if not isinstance(value, str):
-        raise SettingsError(f'"{field}" must be the file as base64.')
-    if len(value) > files.MAX_FILE_BYTES * 4 // 3 + 1024:
-        raise SettingsError("The file is too large for a direction.")
-    try:
-        return base64.b64decode(value.rpartition(",")[2], validate=True)
-    except (ValueError, binascii.Error):
-        raise SettingsError(f'"{field}" is not valid base64.') from None

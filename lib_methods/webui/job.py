@@ -11,7 +11,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.webui.gradio_compat import warn
 
 if TYPE_CHECKING:
-    from lib_methods.denoiser import Part
+    from lib_methods.denoiser import Part, Sampling
 
 
 NO_PART = "It had no part in this generation, because another script or extension replaces the sampling."
@@ -84,7 +84,7 @@ class MethodJobs:
         except SettingsError as error:
             self.give_up(p, str(error))
 
-    def guide(self, p: Any, latent: Any, attach: Callable[[Any, Any], Part | None], noise: Any = None) -> None:
+    def guide(self, p: Any, latent: Any, attach: Callable[[Sampling, Any], Part | None], noise: Any = None) -> None:
         """Before a sampling: `attach(sampling, settings)` if there are settings, where `sampling` is the seam of
         `lib_methods.denoiser`. It returns what `settle` asks afterwards. What goes wrong ends the method and not the
         job; a sentence for the user is told as it is, anything else is raised again for the host's console.

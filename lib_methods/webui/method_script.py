@@ -19,7 +19,7 @@ from lib_methods.webui.table import Table
 from lib_methods.webui.widgets import Widgets, status_html
 
 if TYPE_CHECKING:
-    from lib_methods.denoiser import LoadedModel
+    from lib_methods.denoiser import LoadedModel, Part, Sampling
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ class MethodScript:
 
     # What a method may override
 
-    def attach(self, p: Any, sampling: Any, settings: Any) -> Any:
+    def attach(self, p: Any, sampling: Sampling, settings: Any) -> Part | None:
         """Let the method guide a sampling; returns its part, None where it has none. See `MethodJobs.guide`."""
         images = () if self.store is None else (self.store.load,)
-        return self._apply().attach(sampling, settings, *images)
+        part: Part | None = self._apply().attach(sampling, settings, *images)
+        return part
 
     def summary(self, settings: Any, enabled: bool, tab: Tab) -> str:
         """What will happen, in one plain line. Raises `SettingsError` with a line that shows as a problem."""
@@ -249,7 +250,7 @@ class MethodScript:
                 self.begin(p, settings)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        def attach(sampling: Any, settings: Any) -> Any:
+        def attach(sampling: Sampling, settings: Any) -> Part | None:
             return self.attach(p, sampling, settings)
 
         self.jobs.guide(p, kwargs.get("x"), attach, kwargs.get("noise"))

@@ -122,13 +122,13 @@ def test_the_caption_is_the_hosts_where_it_has_one(
     tell = interrogator()
     assert tell is not None
     picture = Image.new("RGBA", (8, 8))
-    assert caption_of(picture, "old", tell)[0] == "a cat on a sofa"
+    assert caption_of(tell, picture, "old")[0] == "a cat on a sofa"
     for _ in range(3):  # the third time it raises
-        caption, line = caption_of(picture, "old", tell)
+        caption, line = caption_of(tell, picture, "old")
         assert caption == "old" and "could not describe" in line
     with pytest.raises(Unsupported):
         tell(picture)
-    assert "Add an image" in caption_of(None, "old", tell)[1]
+    assert "Add an image" in caption_of(tell, None, "old")[1]
 
 
 def test_the_button_is_there_only_where_the_host_can(

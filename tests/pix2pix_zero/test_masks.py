@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_methods.denoiser import Unsupported
-from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
-from lib_methods.pix2pix_zero.masks import WordAttention, normalised, overlay, threshold, word_share
+from lib_methods.pix2pix_zero.maps import MapRecorder, Maps, WordAttention, normalised, overlay, threshold, word_share
 from tests.pix2pix_zero.bare import diffusers_unet, latents, predict, prompts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_methods.pix2pix_zero.masks import GAP, LEAST_COLUMN
+from lib_methods.pix2pix_zero.maps import GAP, LEAST_COLUMN
 from standalone.shapes.parser import parse
 from standalone.shapes.world import Scene, caption, render
 

@@ -96,7 +96,11 @@ def test_a_sampling_is_guided_only_where_there_are_settings(sampling: None) -> N
     METHOD.guide(p, "x", lambda *given: seen.append(given))
     assert seen == []
     METHOD.use(p, "settings", {})
-    METHOD.guide(p, "x", lambda sampling, settings: seen.append((sampling.given, settings)), "noise")
+
+    def note(sampling: Any, settings: Any) -> None:
+        seen.append((sampling.given, settings))
+
+    METHOD.guide(p, "x", note, "noise")
     assert seen == [((p, "x", "noise"), "settings")]
 
 
