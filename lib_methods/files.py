@@ -57,6 +57,17 @@ def hashed_file_name(prefix: str, name: str) -> str:
     return f"{prefix}_{readable}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:16]}"
 
 
+def remove(path: Path, what: str, error: type[UserError]) -> bool:
+    """Remove a file; False if there was none. what: names it in the sentence of the error."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        raise error(f"{what} could not be deleted. Close programs that use its file.") from None
+    return True
+
+
 def is_file_inside(text: str, folders: Sequence[Path]) -> bool:
     """Whether `text` is the absolute path of a file that lies in one of `folders`, also after symbolic links.
 

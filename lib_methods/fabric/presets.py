@@ -15,7 +15,7 @@ from typing import Any
 from lib_methods import checks
 from lib_methods.checks import SettingsError
 from lib_methods.errors import reason
-from lib_methods.files import hashed_file_name, replacing
+from lib_methods.files import hashed_file_name, remove, replacing
 
 from .settings import CONTROLS, FabricSettings
 
@@ -71,15 +71,8 @@ class PresetFolder:
 
     def delete(self, name: str) -> bool:
         """Remove a preset; False if there was none."""
-        try:
-            self._find(clean_name(name)).unlink()
-        except FileNotFoundError:
-            return False
-        except OSError:
-            raise PresetError(
-                f'The preset "{clean_name(name)}" could not be deleted. Close programs that use its file.'
-            ) from None
-        return True
+        name = clean_name(name)
+        return remove(self._find(name), f'The preset "{name}"', PresetError)
 
     def list(self) -> tuple[str, ...]:
         """All names in alphabetical order. A damaged file is listed by its file's stem, so that it can be deleted."""

@@ -9,7 +9,7 @@ from typing import Any
 from lib_methods.checks import SettingsError
 from lib_methods.fabric.feedback import FeedbackImage, format_images, reader
 from lib_methods.pictures.store import ImageStore
-from lib_methods.webui.controls import Images, Old, check, check_span, checkbox, number, radio, slider, stored_images
+from lib_methods.webui.controls import Images, Old, Span, check, checkbox, number, radio, slider, stored_images
 from lib_methods.webui.table import Table
 
 WEIGHTINGS = ("shared", "as published")
@@ -20,7 +20,7 @@ MAX_STRENGTH = 2.0
 
 
 @dataclass(frozen=True)
-class FabricSettings:
+class FabricSettings(Span):
     """Settings of FABRIC (arXiv 2307.10159) for one job.
 
     likes, dislikes: feedback images. The same image twice in one list counts once, with the larger weight.
@@ -93,7 +93,7 @@ class FabricSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        check_span(self.start, self.end)
+        self.check_span()
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -140,10 +140,6 @@ class FabricSettings:
         """The likes' strength at sampling step `step` (from 0) of `steps`."""
         first, last = self.guided_steps(steps)
         return self.strength if first <= step < last else self.min_strength
-
-    def guided_steps(self, steps: int) -> tuple[int, int]:
-        """First guided step and the one after the last, counted from 0."""
-        return round(self.start * steps), round(self.end * steps)
 
     def describe(self, steps: int) -> str:
         """What will happen, in one line: "2 likes, 1 dislike, steps 1-16 of 20, strength 0.8 shared"."""

@@ -9,7 +9,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.image_cfg.formulas import SCHEDULES, scale_at
 from lib_methods.pictures.fit import FITS
 from lib_methods.pictures.store import ImageStore, is_image_id, mask_name, picture_name
-from lib_methods.webui.controls import Images, check, check_span, checkbox, radio, slider, stored_images
+from lib_methods.webui.controls import Images, Span, check, checkbox, radio, slider, stored_images
 from lib_methods.webui.table import Table
 
 HIRES_SOURCES = ("input picture", "first pass")
@@ -46,7 +46,7 @@ def parse_images(value: Any, store: ImageStore | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class ImageCfgSettings:
+class ImageCfgSettings(Span):
     """Settings of image conditioning with two scales (arXiv 2211.09800) for one job.
 
     images: the images to edit, by hash. One serves the whole job; of several, the job's images take turns. None in
@@ -126,7 +126,7 @@ class ImageCfgSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        check_span(self.start, self.end)
+        self.check_span()
 
     def for_hires(self) -> ImageCfgSettings:
         """The settings of the second pass of Hires.fix."""
@@ -135,10 +135,6 @@ class ImageCfgSettings:
             image_scale=self.hires_image_scale or self.image_scale,
             text_scale=self.hires_text_scale or self.text_scale,
         )
-
-    def guided_steps(self, steps: int) -> tuple[int, int]:
-        """First guided step and the one after the last, counted from 0."""
-        return round(self.start * steps), round(self.end * steps)
 
     def scales_at(self, step: int, steps: int, cfg_scale: float) -> tuple[float, float]:
         """s_T and s_I at sampling step `step` (from 0) of `steps`; `cfg_scale` is the job's own."""

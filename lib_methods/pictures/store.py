@@ -137,32 +137,6 @@ class ImageStore:
         """Whether a picture with this id is there."""
         return self.path(name).is_file()
 
-    def delete(self, name: str) -> bool:
-        """Remove a picture from the disk; False if there was none."""
-        try:
-            self.path(name).unlink()
-        except FileNotFoundError:
-            return False
-        except OSError:
-            raise StoreError(f"The image {name[:8]}… could not be deleted. Close programs that use its file.") from None
-        return True
-
-    def list(self) -> tuple[str, ...]:
-        """The ids of all pictures, the newest first."""
-        found: list[tuple[float, str]] = []
-        try:
-            entries = list(os.scandir(self.folder))
-        except OSError:  # no folder yet: nothing was added
-            return ()
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix == ".png" and len(stem) == ID_DIGITS and is_image_id(stem):
-                try:
-                    found.append((entry.stat().st_mtime, stem))
-                except OSError:  # deleted since scandir
-                    continue
-        return tuple(stem for _, stem in sorted(found, key=lambda item: (-item[0], item[1])))
-
     def path(self, name: str) -> Path:
         """The file of the picture with this id, whether it is there or not."""
         return self.folder / f"{self.find(name)}.png"

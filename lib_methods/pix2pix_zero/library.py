@@ -21,7 +21,7 @@ from torch import Tensor
 from lib_methods import checks
 from lib_methods.checks import MAX_NAME, SettingsError
 from lib_methods.errors import reason
-from lib_methods.files import hashed_file_name
+from lib_methods.files import hashed_file_name, remove
 from lib_methods.pix2pix_zero.directions import MAX_STRENGTH, Direction, DirectionError, Origin, combine, fit_tokens
 from lib_methods.safetensors import NotFinite, write_tensors
 
@@ -90,17 +90,7 @@ class DirectionLibrary:
         """Remove a direction; False if there was none."""
         name = clean_name(name)
         file = self._files().get(name)
-        if file is None:
-            return False
-        try:
-            file.unlink()
-        except FileNotFoundError:
-            return False
-        except OSError:
-            raise DirectionError(
-                f'The direction "{name}" could not be deleted. Close programs that use its file.'
-            ) from None
-        return True
+        return file is not None and remove(file, f'The direction "{name}"', DirectionError)
 
     def list(self) -> tuple[Listed, ...]:
         """All directions in alphabetical order; the damaged ones as well, so that they can be deleted."""

@@ -11,7 +11,7 @@ from lib_methods.pix2pix_zero.inversion import DDIM, DDPM, DIRECT, REGULARISATIO
 from lib_methods.pix2pix_zero.library import new_name
 from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
 from lib_methods.pix2pix_zero.words import swapped
-from lib_methods.webui.controls import Images, check, check_span, checkbox, radio, slider, stored_images, text
+from lib_methods.webui.controls import Images, Span, check, checkbox, radio, slider, stored_images, text
 from lib_methods.webui.table import Table
 
 SENTENCES, CAPTION = "sentences", "caption"
@@ -28,7 +28,7 @@ MAX_CAPTION = 2000
 
 
 @dataclass(frozen=True)
-class Pix2PixZeroSettings:
+class Pix2PixZeroSettings(Span):
     """Settings of one edit (arXiv 2302.03027).
 
     Raises `SettingsError` with a sentence for the user.
@@ -139,7 +139,7 @@ class Pix2PixZeroSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        check_span(self.start, self.end)
+        self.check_span()
         if self.mask_mode in MASK_MODES[2:] and not self.mask:
             raise SettingsError('There is no mask image. Add one, or set the mask to "everywhere".')
         self._check_words()
@@ -198,10 +198,6 @@ class Pix2PixZeroSettings:
     def guides(self) -> bool:
         """Whether any step has cross-attention guidance."""
         return self.guidance != "off" and self.structure > 0 and self.end > self.start
-
-    def guided_steps(self, steps: int) -> tuple[int, int]:
-        """First guided step and the one after the last, counted from 0."""
-        return round(self.start * steps), round(self.end * steps)
 
     def describe(self, is_img2img: bool, steps: int = 0, tab_is_empty: bool = False) -> str:
         """What will happen, in one plain line. tab_is_empty: img2img's own box is known to hold no image."""

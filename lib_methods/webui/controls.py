@@ -158,10 +158,22 @@ def check(settings: Any) -> None:
         object.__setattr__(settings, control.attribute, control.check(getattr(settings, control.attribute)))
 
 
-def check_span(start: float, end: float) -> None:
-    """Refuse a part of the sampling steps that ends before it begins."""
-    if start > end:
-        raise SettingsError(f"Start ({start:g}) is after End ({end:g}): no step would be guided. Swap them.")
+class Span:
+    """Settings that guide a share of the sampling steps, from `start` to `end`, 0 to 1."""
+
+    start: float
+    end: float
+
+    def check_span(self) -> None:
+        """Refuse a share that ends before it begins."""
+        if self.start > self.end:
+            raise SettingsError(
+                f"Start ({self.start:g}) is after End ({self.end:g}): no step would be guided. Swap them."
+            )
+
+    def guided_steps(self, steps: int) -> tuple[int, int]:
+        """First guided step and the one after the last, counted from 0."""
+        return round(self.start * steps), round(self.end * steps)
 
 
 def slider(

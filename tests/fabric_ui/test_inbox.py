@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lib_methods.fabric.feedback import MAX_IMAGES
 from lib_methods.fabric.inbox import Outcome, answer_message
 from lib_methods.pictures.store import ImageStore
-from tests.shared.pictures import data_url, noisy
+from tests.shared.pictures import data_url, noisy, stored
 
 LINE = re.compile(r"([0-9a-f]{16,64}(:\S+)?( |$))*")
 
@@ -44,7 +44,7 @@ def test_a_like_is_kept_named_and_reported(page: Page) -> None:
     outcome = page.send(do="add", list="likes", image=data_url(noisy()))
     assert outcome.added
     assert page.answer == {"nonce": "n", "ids": [page.likes], "note": ""}
-    assert page.store.list() == (page.likes,)
+    assert stored(page.store) == (page.likes,)
 
 
 def test_liking_twice_counts_once_and_keeps_the_weight(page: Page) -> None:
@@ -120,7 +120,7 @@ def test_a_kept_picture_that_is_gone_is_left_out_and_told(page: Page) -> None:
     page.send(do="restore", list="likes", images=f"{gone} {here}")
     assert page.likes == here
     assert page.answer["note"] == "The liked image aaaaaaaa… is not on this machine and was left out."
-    assert len(page.store.list()) == 1
+    assert len(stored(page.store)) == 1
 
 
 def test_what_was_liked_since_stays_beside_the_kept_list(page: Page) -> None:

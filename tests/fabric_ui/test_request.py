@@ -15,7 +15,7 @@ from lib_methods.fabric.feedback import MAX_IMAGES, FeedbackImage, format_images
 from lib_methods.fabric.settings import CONTROLS, FabricSettings
 from lib_methods.pictures.store import ImageStore
 from tests.fabric_ui.strategies import fabric_settings
-from tests.shared.pictures import data_url, encoded, noisy
+from tests.shared.pictures import data_url, encoded, noisy, stored
 
 UNKNOWN = "0" * 64
 NAMES, parse_request = CONTROLS.names, CONTROLS.request
@@ -98,7 +98,7 @@ def test_pictures_sent_along_are_kept_and_named_by_hash(store: ImageStore) -> No
 def test_a_picture_sent_along_with_a_bad_weight_is_not_kept(store: ImageStore) -> None:
     with pytest.raises(SettingsError, match="weight"):
         parse_request([{"likes": [[data_url(noisy()), -1]]}], store)
-    assert store.list() == ()
+    assert stored(store) == ()
 
 
 def test_a_missing_picture_is_refused_or_left_out_with_a_note(store: ImageStore) -> None:

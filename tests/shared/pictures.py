@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lib_methods.pictures.store import ImageStore
+
 
 def noisy(seed: int = 0, width: int = 24, height: int = 16) -> Image.Image:
     """A picture of random pixels, which nothing but the picture itself gives again."""
@@ -30,3 +32,8 @@ def encoded(image: Image.Image) -> str:
 
 def data_url(image: Image.Image) -> str:
     return "data:image/png;base64," + encoded(image)
+
+
+def stored(store: ImageStore) -> tuple[str, ...]:
+    """The ids of all images of a store."""
+    return tuple(sorted(path.stem for path in store.folder.glob("*.png")))
