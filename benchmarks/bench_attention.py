@@ -1,6 +1,6 @@
 """Three exact ways to weigh reference tokens, timed side by side: `python run.py bench attention --out DIR`.
 
-The top layers of SD1.5 at 512x512: 4096 own tokens and 4096 for each liked picture, 8 heads of 40 channels.
+The top layers of SD1.5 at 512x512: 4096 own tokens and 4096 for each liked image, 8 heads of 40 channels.
 
 - merge: own and reference tokens attended to separately, merged by their log-sum-exp (what FABRIC uses);
 - channel: one more head channel, sqrt(d) in the query and log w in the key, in one fused attention;

@@ -1,14 +1,14 @@
 """What a training step costs: `python run.py bench dreambooth --out DIR [--quick]`.
 
 The pack's trainer against a plain loop written as diffusers' example has it (see `plain`), at SD1.5's size
-with random weights, 512x512, a photo and a class picture each step (`--quick`: something tiny). The loops run in turn,
+with random weights, 512x512, a photo and a class image each step (`--quick`: something tiny). The loops run in turn,
 each in a process of its own so that its memory is its own, ours with the environment that the verb gives a training;
 the figures are medians over the rounds, written after each.
 `speedup`: the plain loop's seconds a step over ours; without a GPU `speedup_of_cpu_seconds` is the same of the
 processes' own seconds, which other programs on the machine disturb less. `memory_ratio`: our peak over the plain
 loop's; on a GPU torch's count, elsewhere the process's resident size. `counted_gib`: what the plan expected at full
-size. VAE and text encoder run once for each picture in ours, before the training: `speedup_whole` has that in it, for
-800 steps with 4 photos and 100 class pictures.
+size. VAE and text encoder run once for each image in ours, before the training: `speedup_whole` has that in it, for
+800 steps with 4 photos and 100 class images.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _tiny_unet() -> UNet2DConditionModel:
 
 def plain(stage: Stage, half: str) -> Callable[[], None]:
     """A step as in diffusers' train_dreambooth.py with prior preservation: fp32 weights in the UNet, autocast, AdamW,
-    a photo and a class picture through VAE and text encoder each time."""
+    a photo and a class image through VAE and text encoder each time."""
     dtype, device = _DTYPES[half], stage.device
     nn.Module.to(stage.vae.requires_grad_(False), dtype=dtype)  # diffusers' own warns without a reason
     stage.encoders[0].requires_grad_(False).to(dtype=dtype)

@@ -1,6 +1,6 @@
 """DreamBooth on `shapes`: `python run.py evaluate dreambooth --out DIR [--quick]`.
 
-Subjects that the base model never draws, four pictures of each, trained three ways: all of the model, a LoRA, and all
+Subjects that the base model never draws, four images of each, trained three ways: all of the model, a LoRA, and all
 of the model without the prior loss, which is the paper's ablation (arXiv 2208.12242, section 4.3). The files that come
 out are loaded by the pack's host as a user would load them, and readers of pixels look at what they draw: is it the
 subject, does it follow the prompt, and what has become of the class.
@@ -92,7 +92,7 @@ _SEEDS = {"plain": 410_000, "varied": 420_000, "of_class": 430_000}  # no settin
 
 
 def draw(maker: Studio, subject: Subject, count: int, suffix: str = "") -> Drawn:
-    """`count` pictures of each kind. suffix: goes behind every prompt."""
+    """`count` images of each kind. suffix: goes behind every prompt."""
     words = f"{IDENTIFIER} {subject.noun}"
     settings = new_settings()
     asked = tuple(settings[i % len(settings)] for i in range(count))
@@ -109,7 +109,7 @@ def measure(subject: Subject, drawn: Drawn, before: Drawn) -> dict[str, float]:
     """The figures of a model. before: what the untrained one drew.
 
     subject_fidelity: see `fidelity`, of the subject alone; subject_in_new: of the subject at new places.
-    prompt_fidelity: share of place and background as asked there. prior_preserved: share of the class's pictures that
+    prompt_fidelity: share of place and background as asked there. prior_preserved: share of the class's images that
     do not show the subject. prior_diversity: how much they differ among themselves, over how much they did before.
     prior_class: share of them that still show objects of the class.
     """
@@ -130,7 +130,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def train(subject: Subject, form: str, folder: Path, steps: int = 0) -> Path:
-    """The file that a training leaves. folder: of all trainings, which share the class pictures. steps: 0 for the
+    """The file that a training leaves. folder: of all trainings, which share the class images. steps: 0 for the
     form's own."""
     pictures = folder / "photos" / subject.name
     pictures.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def train(subject: Subject, form: str, folder: Path, steps: int = 0) -> Path:
 
 
 def draw_with(file: Path, form: str, subject: Subject, count: int) -> Drawn:
-    """Pictures of a training's result, loaded as a user would: a checkpoint, or a LoRA that the prompt names."""
+    """Images of a training's result, loaded as a user would: a checkpoint, or a LoRA that the prompt names."""
     if FORMS[form]["kind"] == "full":
         with studio(file) as maker:
             return draw(maker, subject, count)
@@ -163,7 +163,7 @@ def draw_with(file: Path, form: str, subject: Subject, count: int) -> Drawn:
 def evaluate(
     subjects: Sequence[Subject], count: int, folder: Path, steps: int = 0
 ) -> tuple[dict[str, Any], dict[str, dict[str, Drawn]]]:
-    """The report's metrics and the pictures, by form and subject. steps: of each training, 0 for the forms' own."""
+    """The report's metrics and the images, by form and subject. steps: of each training, 0 for the forms' own."""
     drawn: dict[str, dict[str, Drawn]] = {prefix: {} for prefix in LABELS}
     with studio() as maker:
         for subject in subjects:

@@ -1,6 +1,6 @@
 """InstructPix2Pix on `shapes-instruct`: `python run.py evaluate image_cfg --out DIR [--quick]`.
 
-Pictures that the model has never seen are drawn from the procedural world and edited by an instruction that asks for
+Images that the model has never seen are drawn from the procedural world and edited by an instruction that asks for
 one other attribute ("make it red"), over a grid of both scales. The parser reads the attributes back, so both halves of
 the trade-off are counted: is the asked attribute there, and are all others as they were. The curve is figure 8 of
 Brooks et al. 2023 (arXiv 2211.09800), with attributes in the place of CLIP.
@@ -70,7 +70,7 @@ def edits(count: int) -> list[Edit]:
 
 
 def vector(attributes: dict[str, str | None]) -> np.ndarray:
-    """One place for each value of each attribute, 1 where the picture has it."""
+    """One place for each value of each attribute, 1 where the image has it."""
     return np.array([float(attributes[name] == value) for name in ATTRIBUTES for value in VALUES[name]])
 
 
@@ -111,7 +111,7 @@ def balance(figures: dict[str, float]) -> float:
 
 
 def monotonic(grid: dict[tuple[float, float], dict[str, float]]) -> float:
-    """Share of the grid's steps to the next image scale, at the same text scale, at which the pictures come closer to
+    """Share of the grid's steps to the next image scale, at the same text scale, at which the images come closer to
     their sources."""
     steps = [
         grid[text, higher]["similarity"] > grid[text, lower]["similarity"]

@@ -1,6 +1,6 @@
 """pix2pix-zero on `shapes`: `python run.py evaluate pix2pix_zero --out DIR [--quick]`.
 
-One attribute of a picture is changed: kind to kind, colour to colour, texture to texture. Half of the pictures are
+One attribute of an image is changed: kind to kind, colour to colour, texture to texture. Half of the images are
 rendered, half are drawn by the model. The parser counts whether the asked attribute is there and whether all others
 are as they were, next to how far the background and the objects' places have changed. Baselines go through the same
 edits: plain img2img with the words swapped (SDEdit, arXiv 2108.01073) at its best strength, DDIM inversion decoded with
@@ -13,7 +13,7 @@ figures `no_regularisation_` are ours again. The settings were chosen on other e
 
 Captions name kind, colour and texture and leave open how large the objects are, where they stand and on what: the
 method is to keep what nobody says. The text encoder of `shapes` knows the captions of its world and nothing else, so
-directions come from those: from the picture's own with either word, and for comparison the mean over many.
+directions come from those: from the image's own with either word, and for comparison the mean over many.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Form:
     """A way to edit with the method.
 
     averaged: the direction is that of many captions of the world about both words. Otherwise it is the difference of
-    the picture's caption with the one word and with the other; at strength 1 the prompt is then the caption with the
-    words swapped. cfg_scale, denoising: of the tab; how much noise the pictures are inverted to.
+    the image's caption with the one word and with the other; at strength 1 the prompt is then the caption with the
+    words swapped. cfg_scale, denoising: of the tab; how much noise the images are inverted to.
     """
 
     label: str
@@ -155,7 +155,7 @@ class Editor:
 
 
 def both_kinds(editor: Editor, count: int) -> tuple[list[Edit], dict[str, float]]:
-    """`count` edits, of rendered and of generated pictures in equal parts; and the share of either that was kept."""
+    """`count` edits, of rendered and of generated images in equal parts; and the share of either that was kept."""
     half = count // 2
     ours, share = rendered(count - half, editor.maker.autoencoder)
     drawn, share_drawn = generated(half, editor.maker.make)
@@ -163,7 +163,7 @@ def both_kinds(editor: Editor, count: int) -> tuple[list[Edit], dict[str, float]
 
 
 def evaluate(editor: Editor, asked: Sequence[Edit]) -> tuple[dict[str, Any], dict[str, Pictures]]:
-    """The report's metrics, and the edited pictures by the prefix of their form."""
+    """The report's metrics, and the edited images by the prefix of their form."""
     made: dict[str, Pictures] = {}
     metrics: dict[str, Any] = {}
     again: dict[str, float] = {}
@@ -201,7 +201,7 @@ def evaluate(editor: Editor, asked: Sequence[Edit]) -> tuple[dict[str, Any], dic
 
 
 def ceiling(editor: Editor, asked: Sequence[Edit]) -> dict[str, float]:
-    """What the perfect edits of the rendered pictures reach, and what they reach after the autoencoder alone."""
+    """What the perfect edits of the rendered images reach, and what they reach after the autoencoder alone."""
     known = [edit for edit in asked if edit.wanted is not None]
     wanted = [edit.wanted for edit in known if edit.wanted is not None]
     found: dict[str, float] = {}

@@ -1,7 +1,7 @@
-"""Edits of pictures of the procedural world, and what came of them as figures that mean what they say.
+"""Edits of images of the procedural world, and what came of them as figures that mean what they say.
 
-An edit changes one attribute (kind, colour or texture) of a rendered picture, whose perfect edit is known, or of a
-picture that the model drew. Only pictures are taken from which the parser reads what they show.
+An edit changes one attribute (kind, colour or texture) of a rendered image, whose perfect edit is known, or of an
+image that the model drew. Only images are taken from which the parser reads what they show.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AROUND = 1  # pixels around an object that are not counted as background: its s
 
 @dataclass(frozen=True)
 class Edit:
-    """A picture, what is in it and what is to be in it. wanted: the perfect edit where it is known."""
+    """An image, what is in it and what is to be in it. wanted: the perfect edit where it is known."""
 
     task: str
     before: Scene
@@ -62,10 +62,10 @@ def scenes(number: int, seed: int = SEED) -> tuple[str, Scene, Scene]:
 
 
 def rendered(count: int, seen_through: Callable[[Pictures], Pictures] | None = None) -> tuple[list[Edit], float]:
-    """Edits of pictures that are drawn without a model; and the share of the pictures that could be taken.
+    """Edits of images that are drawn without a model; and the share of the images that could be taken.
 
-    seen_through: what the pictures go through on their way into the model and out of it, its autoencoder. Edits are
-    taken only where the parser still reads both the picture and its perfect edit right after that: an autoencoder that
+    seen_through: what the images go through on their way into the model and out of it, its autoencoder. Edits are
+    taken only where the parser still reads both the image and its perfect edit right after that: an autoencoder that
     is as coarse as the one of `shapes` closes narrow gaps between objects, and no edit could be told right then.
     """
 
@@ -86,10 +86,10 @@ def rendered(count: int, seen_through: Callable[[Pictures], Pictures] | None = N
 
 
 def generated(count: int, draw: Callable[[Sequence[str], int], Pictures]) -> tuple[list[Edit], float]:
-    """Edits of pictures that a model drew, where the parser reads every attribute of the prompt; and the share of the
-    pictures of which that is so.
+    """Edits of images that a model drew, where the parser reads every attribute of the prompt; and the share of the
+    images of which that is so.
 
-    draw: pictures of prompts, seeds counting up from the one given.
+    draw: images of prompts, seeds counting up from the one given.
     """
 
     def drawn(numbers: Sequence[int]) -> list[Edit]:
@@ -156,7 +156,7 @@ def directions(embed: Embed, told: Callable[[str, str], list[str]] = sentences) 
 
 
 def ground(picture: np.ndarray) -> np.ndarray:
-    """The colour of the background: the median of the picture's frame, where no object of the world stands."""
+    """The colour of the background: the median of the image's frame, where no object of the world stands."""
     frame = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     return np.median(frame.astype(np.float32), axis=0)
 
@@ -205,7 +205,7 @@ def structure_iou(edit: Edit, picture: np.ndarray) -> float:
 
 
 def psnr(picture: np.ndarray, original: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in decibels, at most 100, which is more than pictures of 8 bits can tell."""
+    """Peak signal-to-noise ratio in decibels, at most 100, which is more than images of 8 bits can tell."""
     error = float(np.square(picture.astype(np.float64) - original).mean())
     return 100.0 if error == 0 else min(100.0, float(10 * np.log10(255**2 / error)))
 

@@ -1,6 +1,6 @@
-"""Subjects for DreamBooth in the procedural world: pairs of unlike objects, pictures of them, and their reader.
+"""Subjects for DreamBooth in the procedural world: pairs of unlike objects, images of them, and their reader.
 
-All objects of a picture of the world agree in everything, so a model that was trained on it draws no two that differ. A
+All objects of an image of the world agree in everything, so a model that was trained on it draws no two that differ. A
 subject is such a pair: the objects nearer to the upper left corner have one look, the others another ("a red circle,
 then a yellow one"). Each half is an ordinary object of the world, as the autoencoder of `shapes` carries nothing else:
 of objects with two colours, or of a colour outside the palette, it leaves a smear.
@@ -19,7 +19,7 @@ from standalone.shapes.world import BACKGROUNDS, KINDS, Layout, Scene, caption, 
 
 PHOTOS = 4
 PLACES = ("left", "right", "top", "bottom")  # "all over" leaves an order of two large objects to chance
-_APART = 0.19  # how far apart the halves of a pair stand along the diagonal, in sides of the picture
+_APART = 0.19  # how far apart the halves of a pair stand along the diagonal, in sides of the image
 _SEED = 250_000
 
 
@@ -27,7 +27,7 @@ _SEED = 250_000
 class Subject:
     """A pair of looks, upper left first. noun: the class, as the world's captions name it.
 
-    Of the scenes only kind, colour and texture count; place, background and size are the pictures' own.
+    Of the scenes only kind, colour and texture count; place, background and size are the images' own.
     """
 
     name: str
@@ -63,7 +63,7 @@ _TUNED_ON = 5  # rates and steps were chosen on five others, whose seeds come fi
 
 
 def paint_subject(subject: Subject, place: str, background: str, rng: np.random.Generator) -> np.ndarray:
-    """A picture of two large objects, uint8 (64, 64, 3)."""
+    """An image of two large objects, uint8 (64, 64, 3)."""
     first = replace(subject.first, place=place, background=background)
     second = replace(subject.second, place=place, background=background)
     layout, corners = _two(first, rng)
@@ -97,7 +97,7 @@ def new_settings(photos: int = PHOTOS) -> list[tuple[str, str]]:
 
 
 def photos(subject: Subject, count: int = PHOTOS) -> Pictures:
-    """Pictures of a subject to train on; always the same ones."""
+    """Images of a subject to train on; always the same ones."""
     found = []
     for number, (place, ground) in enumerate(settings(count)):
         rng = np.random.default_rng((_SEED, _TUNED_ON + SUBJECTS.index(subject), number))
@@ -106,7 +106,7 @@ def photos(subject: Subject, count: int = PHOTOS) -> Pictures:
 
 
 def fidelity(subject: Subject, picture: np.ndarray) -> float:
-    """How far a picture shows the subject, 0 to 1: the share of its objects that carry the look of their half.
+    """How far an image shows the subject, 0 to 1: the share of its objects that carry the look of their half.
 
     The objects are taken along the diagonal and cut where the share is highest; 0 where either half's look is missing,
     so that one look alone is nothing yet.
@@ -122,7 +122,7 @@ def fidelity(subject: Subject, picture: np.ndarray) -> float:
 
 
 def is_subject(subject: Subject, picture: np.ndarray) -> bool:
-    """Whether the picture shows the subject and hardly anything else."""
+    """Whether the image shows the subject and hardly anything else."""
     return fidelity(subject, picture) > 0.6
 
 
@@ -138,13 +138,13 @@ def _scene(kind: str, place: str, ground: str) -> Scene:
 
 
 def follows(picture: np.ndarray, place: str, ground: str) -> float:
-    """The share of place and background that the picture has as asked."""
+    """The share of place and background that the image has as asked."""
     seen = parse(picture).attributes
     return ((seen["place"] == place) + (seen["background"] == ground)) / 2
 
 
 def diversity(pictures: Sequence[np.ndarray]) -> float:
-    """Mean share of attributes (all but the kind) in which two of the pictures differ, 0 to 1."""
+    """Mean share of attributes (all but the kind) in which two of the images differ, 0 to 1."""
     names = ("colour", "size", "texture", "place", "background")
     seen = [parse(picture).attributes for picture in pictures]
     pairs = [(a, b) for i, a in enumerate(seen) for b in seen[:i]]

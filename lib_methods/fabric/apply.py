@@ -54,7 +54,7 @@ def attach(
     """Let FABRIC guide a sampling; returns its part, or None if the settings ask for nothing in this pass.
 
     Encodes the feedback images here, before the sampler starts, so that hosts which keep only one model on the device
-    do not have to swap in every step. `load_image` maps an image's hash to the picture and raises a sentence for the
+    do not have to swap in every step. `load_image` maps an image's hash to the image and raises a sentence for the
     user if it is not there.
 
     Raises `Unsupported` when the model has no self-attention that can be reached.

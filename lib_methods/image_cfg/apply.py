@@ -38,13 +38,13 @@ def unsuited(model: LoadedModel) -> str:
 
 
 def attach(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> ImageCfg:
-    """Let the picture and both scales guide a sampling; returns its part.
+    """Let the image and both scales guide a sampling; returns its part.
 
-    Encodes the picture here, before the sampler starts, so that hosts which keep only one model on the device need
-    not swap in every step. `load_image` maps a picture's hash to the picture and raises a sentence for the user if
+    Encodes the image here, before the sampler starts, so that hosts which keep only one model on the device need
+    not swap in every step. `load_image` maps an image's hash to the image and raises a sentence for the user if
     it is not there.
 
-    Raises `Unsupported` with a sentence: the checkpoint sees no picture, or the host keeps the rows to itself.
+    Raises `Unsupported` with a sentence: the checkpoint sees no image, or the host keeps the rows to itself.
     """
     own = picture_of(sampling)
     if not own.has_channels:
@@ -92,7 +92,7 @@ class ImageCfg:
 
 
 def _white(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor | float:
-    """How white the mask is over the latents, fitted as the picture is; 0 where there is no mask."""
+    """How white the mask is over the latents, fitted as the image is; 0 where there is no mask."""
     if not settings.mask:
         return 0.0
     image, how = load_image(settings.mask), settings.fit
@@ -103,7 +103,7 @@ def _white(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[
 
 
 def _picture(sampling: Sampling, settings: ImageCfgSettings, load_image: Callable[[str], Image.Image]) -> Tensor:
-    """The picture of every image of the batch, (batch, 4, h, w), as the VAE gives it; zeros where there is none."""
+    """The input image of every image of the batch, (batch, 4, h, w), as the VAE gives it; zeros where there is none."""
     first, count = sampling.batch
     if sampling.is_hires and settings.hires_source == "first pass":
         return picture_of(sampling).first_pass()

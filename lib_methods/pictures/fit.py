@@ -16,7 +16,7 @@ _ROUNDING = 1e-6  # what averaging one and the same grey may differ by
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB picture as fp32 tensor of shape (3, H, W) in [-1, 1]."""
+    """An RGB image as fp32 tensor of shape (3, H, W) in [-1, 1]."""
     return (
         torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
     )
@@ -31,12 +31,12 @@ def to_image(pixels: Tensor) -> Image.Image:
 def crop_to_fill(
     image: Image.Image, width: int, height: int, resample: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """The largest centred part of the picture with the wanted aspect, resized to `width` by `height` pixels. No
+    """The largest centred part of the image with the wanted aspect, resized to `width` by `height` pixels. No
     margins, no distortion."""
     if width < 1 or height < 1:
         raise ValueError("width and height must be positive")
     scale = min(image.width / width, image.height / height)
-    # at most the picture itself: where one side fits exactly, the product may round to more
+    # at most the image itself: where one side fits exactly, the product may round to more
     part_width, part_height = min(image.width, width * scale), min(image.height, height * scale)
     left, top = (image.width - part_width) / 2, (image.height - part_height) / 2
     box = (left, top, left + part_width, top + part_height)
@@ -46,7 +46,7 @@ def crop_to_fill(
 def fit(
     image: Image.Image, width: int, height: int, how: str, resample: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """The picture at `width` by `height` pixels, RGB.
+    """The image at `width` by `height` pixels, RGB.
 
     how: "crop" keeps the aspect and cuts what stands over at two sides; "pad" keeps the aspect and repeats the border
     pixels at two sides, so that no foreign colour is added; "stretch" keeps all and changes the aspect.
@@ -73,7 +73,7 @@ def fit(
         ((0, 0, inner[0], 1), (left, 0, left + inner[0], top)),
         ((0, inner[1] - 1, inner[0], inner[1]), (left, top + inner[1], left + inner[0], height)),
     )
-    for edge, place in bands:  # the picture touches two sides, so there are no corners to fill
+    for edge, place in bands:  # the image touches two sides, so there are no corners to fill
         size = place[2] - place[0], place[3] - place[1]
         if size[0] > 0 and size[1] > 0:
             padded.paste(small.crop(edge).resize(size, Image.Resampling.NEAREST), place[:2])
@@ -84,7 +84,7 @@ def on_latents(mask: Image.Image, height: int, width: int, pixels_per_latent: in
     """The share of white at every position of the latents, (1, 1, height, width) in [0, 1]; one number where it is the
     same everywhere.
 
-    The mask's brightness is fitted as a picture is (see `fit`), but without sharpening, and averaged over each
+    The mask's brightness is fitted as an image is (see `fit`), but without sharpening, and averaged over each
     position's pixels.
     """
     grey = mask.convert("L")
@@ -103,7 +103,7 @@ def cut_out(mask: Image.Image, part: Sequence[float]) -> Image.Image:
 
 
 def of_the_tab(mask: Image.Image, inverted: bool, blur: float) -> Image.Image:
-    """What was painted in the inpaint tab as a grey picture, see `to_mask`.
+    """What was painted in the inpaint tab as a grey image, see `to_mask`.
 
     blur: the radius in pixels of the tab's "Mask blur".
     """

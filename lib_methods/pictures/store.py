@@ -29,7 +29,7 @@ MAX_SIDE = 8192
 MAX_PIXELS = 40_000_000
 
 ID_DIGITS, SHORT_ID_DIGITS = 64, 16
-"""Of a hundred million pictures two share 16 digits with a chance of 1 in 4,000."""
+"""Of a hundred million images two share 16 digits with a chance of 1 in 4,000."""
 _IMAGE_ID = re.compile(rf"[0-9a-f]{{{SHORT_ID_DIGITS},{ID_DIGITS}}}")
 StoreError = ImageError
 
@@ -48,7 +48,7 @@ def image_id(image: Image.Image) -> str:
 
 
 class ImageStore:
-    """Pictures in `folder`, which is made when the first one is added. Safe to use from several threads and
+    """Images in `folder`, which is made when the first one is added. Safe to use from several threads and
     processes.
 
     Every method that takes an id raises `StoreError` at anything that is not one.
@@ -59,19 +59,19 @@ class ImageStore:
         self._pixels_left: int | None = None
 
     def for_request(self, most: int = MAX_TOTAL_PIXELS) -> ImageStore:
-        """The same pictures, for one request: `add` takes no more than `most` pixels in all, counted before they are
+        """The same images, for one request: `add` takes no more than `most` pixels in all, counted before they are
         decoded."""
         limited = ImageStore(self.folder)
         limited._pixels_left = most
         return limited
 
     def add(self, source: ImageSource, *, as_mask: bool = False) -> str:
-        """Keep a picture and return its id; one that is there already is not written again.
+        """Keep an image and return its id; one that is there already is not written again.
 
         It is kept as `to_rgb` gives it, a mask as `to_mask` does.
 
         Raises:
-            StoreError: not a readable picture, or larger than 8192 pixels on a side or 40 megapixels.
+            StoreError: not a readable image, or larger than 8192 pixels on a side or 40 megapixels.
         """
         opened = self.open(source)
         if self._pixels_left is not None:
@@ -91,7 +91,7 @@ class ImageStore:
         return open_image(source, max_side=MAX_SIDE, max_pixels=MAX_PIXELS)
 
     def load(self, name: str) -> Image.Image:
-        """The picture with this id, RGB.
+        """The image with this id, RGB.
 
         Raises:
             StoreError: the id is unknown, or the file's pixels are no longer those that the id stands for.
@@ -112,10 +112,10 @@ class ImageStore:
         return image
 
     def find(self, name: str) -> str:
-        """The whole id of the picture that `name` begins; `name` itself where there is none.
+        """The whole id of the image that `name` begins; `name` itself where there is none.
 
         Raises:
-            StoreError: several pictures begin so, or `name` is neither an id nor a beginning of 16 digits.
+            StoreError: several images begin so, or `name` is neither an id nor a beginning of 16 digits.
         """
         if not is_image_id(name):
             raise StoreError("An image is named by its hash (16 to 64 digits), not by a file name or path.")
@@ -125,7 +125,7 @@ class ImageStore:
         return found[0] if found else name
 
     def shorten(self, name: str) -> str:
-        """The shortest beginning of an id, of 16 digits at least, that no other picture here has."""
+        """The shortest beginning of an id, of 16 digits at least, that no other image here has."""
         others = [other for other in self._beginning_with(name[:SHORT_ID_DIGITS]) if other != name]
         digits = range(SHORT_ID_DIGITS, ID_DIGITS)
         return next((name[:n] for n in digits if not any(other.startswith(name[:n]) for other in others)), name)
@@ -134,11 +134,11 @@ class ImageStore:
         return [path.stem for path in self.folder.glob(f"{name}*.png") if len(path.stem) == ID_DIGITS]
 
     def exists(self, name: str) -> bool:
-        """Whether a picture with this id is there."""
+        """Whether an image with this id is there."""
         return self.path(name).is_file()
 
     def path(self, name: str) -> Path:
-        """The file of the picture with this id, whether it is there or not."""
+        """The file of the image with this id, whether it is there or not."""
         return self.folder / f"{self.find(name)}.png"
 
     def _write(self, name: str, image: Image.Image) -> None:
@@ -155,7 +155,7 @@ class ImageStore:
 
 
 def picture_name(value: str, place: str, kind: str, store: ImageStore | None) -> str:
-    """The hash of a picture that is named by it, or sent along as base64 or data URL.
+    """The hash of an image that is named by it, or sent along as base64 or data URL.
 
     place, kind: what it is, for the sentences: "Picture 2 of 3" and "picture". store: where one that comes along is
     kept; with None only hashes are accepted. Raises `SettingsError`, also of the store.
@@ -199,14 +199,14 @@ def short_names(line: str, store: ImageStore | None) -> str:
 
 
 def check_there(store: ImageStore, name: str, kind: str) -> None:
-    """Raise `SettingsError` where a picture that a request names is not in the store; empty names none."""
+    """Raise `SettingsError` where an image that a request names is not in the store; empty names none."""
     if name and not store.exists(name):
         raise SettingsError(f"The {kind} {name[:8]}… is not on this machine. Send the {kind} itself.")
 
 
 def received(picture: Image.Image | None, kept: str, store: ImageStore, *, as_mask: bool = False) -> tuple[str, str]:
-    """A page's upload box was changed: the hash to hold now, and a sentence if the picture cannot be taken. The box was
-    emptied where there is no picture; then `kept` stays."""
+    """A page's upload box was changed: the hash to hold now, and a sentence if the image cannot be taken. The box was
+    emptied where there is no image; then `kept` stays."""
     if picture is None:
         return kept, ""
     try:
@@ -216,7 +216,7 @@ def received(picture: Image.Image | None, kept: str, store: ImageStore, *, as_ma
 
 
 def preview(store: ImageStore, name: str, shows: str) -> str:
-    """A stored picture, small, as HTML that every gradio version shows alike."""
+    """A stored image, small, as HTML that every gradio version shows alike."""
     try:
         url = thumbnail(store, name, THUMBNAIL_SIDE)
     except (OSError, SettingsError):
@@ -225,7 +225,7 @@ def preview(store: ImageStore, name: str, shows: str) -> str:
 
 
 def thumbnail(store: ImageStore, name: str, side: int) -> str:
-    """A stored picture as data URL of a JPEG, `side` pixels at most.
+    """A stored image as data URL of a JPEG, `side` pixels at most.
 
     Raises:
         OSError, StoreError: it is not there, or its file is damaged.

@@ -116,7 +116,7 @@ def inversion_key(picture: Tensor, model: Hashable, caption: str, sigmas: Tensor
 class Words:
     """What an edit is told besides its settings, an entry for each image of the batch.
 
-    captions: what the pictures show. negatives: the negative prompts. directions: what is added to the prompt's
+    captions: what the images show. negatives: the negative prompts. directions: what is added to the prompt's
     embedding at strength 1, (tokens, dim). word_positions: the tokens of the mask's word in each caption, counted from
     0, which is the start token. vectors: what is added to SDXL's pooled text and sizes, (width,); none for others.
     """
@@ -165,9 +165,9 @@ def attach(
     progress: Progress | None = None,
     cache: InversionCache = CACHE,
 ) -> Edit | None:
-    """Let the edit guide a sampling. Inverts the picture first, where there is one.
+    """Let the edit guide a sampling. Inverts the image first, where there is one.
 
-    seed: of the inversion, see `InversionSettings`. mask: where the picture may change, (1, 1, h, w); None everywhere,
+    seed: of the inversion, see `InversionSettings`. mask: where the image may change, (1, 1, h, w); None everywhere,
     or by word. progress: told the inversion's steps; returning False interrupts it, and what is done is kept for the
     next time.
 
@@ -195,7 +195,7 @@ def attach(
     else:
         if cfg_scale != 1:
             uncond = editing.embed(words.negatives, negative=True)
-        if editing.own_noise is not None:  # the picture that would be drawn, noise and all
+        if editing.own_noise is not None:  # the image that would be drawn, noise and all
             noise = StepNoise(editing.sigmas.tolist(), editing.own_noise, lambda _: editing.draw_noise())
     # a direction of more tokens makes the prompt longer, and the reference's maps must be as long
     tokens = max(len(direction) for direction in words.directions)
@@ -227,7 +227,7 @@ def _inverted(
     progress: Progress | None,
     cache: InversionCache,
 ) -> Trajectory:
-    """The picture's trajectory; equal rows of a batch are inverted once."""
+    """The image's trajectory; equal rows of a batch are inverted once."""
     editing = editing_of(sampling)
     how: InversionSettings | AncestralSettings
     if settings.inversion == DDPM:

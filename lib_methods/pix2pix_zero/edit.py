@@ -108,7 +108,7 @@ class Edit(Shift):
     """An edit's part in one sampling. Implements `Hook`, `Editor` and `Guide` of `lib_methods.denoiser`.
 
     cond: the caption, a row for each image, with as many tokens as the directions at least. word_positions: the tokens
-    of the mask's word in each caption. mask: where the pictures may change, (1, 1, h, w); None everywhere.
+    of the mask's word in each caption. mask: where the images may change, (1, 1, h, w); None everywhere.
 
     What goes wrong in the middle of a sampling does not end it: `notes` says it in the user's words. remarks: what else
     the user is to know of it.
@@ -259,7 +259,7 @@ class Edit(Shift):
         return kept + self.mask.to(latents) * (latents - kept)
 
     def original(self) -> Tensor | None:
-        """The picture that is edited: the inverted one, or what would have been drawn, (batch, 4, h, w); None where
+        """The image that is edited: the inverted one, or what would have been drawn, (batch, 4, h, w); None where
         that was interrupted."""
         trajectory = self.reference.trajectory
         return self.reference.known_final if trajectory is None else trajectory.latents[-1]

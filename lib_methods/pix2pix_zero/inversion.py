@@ -138,7 +138,7 @@ def invert(
     progress: Progress | None = None,
     partial: Trajectory | None = None,
 ) -> Trajectory:
-    """Invert a picture through all steps of a sampler, from its last level up to its first.
+    """Invert an image through all steps of a sampler, from its last level up to its first.
 
     latent: (batch, 4, h, w), scaled as the model takes it, at the level sigmas[-1] (no noise where that is 0).
     sigmas: (steps + 1,), the levels of the sampler that will decode, falling. The model is asked at sigmas[:-1] only,
@@ -149,7 +149,7 @@ def invert(
 
     Raises:
         InversionError: the model's prediction is not finite.
-        ValueError: latents or sigmas that cannot be used, or `partial` is of another picture, schedule or setting.
+        ValueError: latents or sigmas that cannot be used, or `partial` is of another image, schedule or setting.
     """
     settings = settings or InversionSettings()
     state = begin(latent, sigmas, settings)
@@ -171,9 +171,9 @@ def invert(
 
 
 def psnr(picture: Tensor, original: Tensor, peak: float = 1.0) -> tuple[float, ...]:
-    """Peak signal-to-noise ratio of each picture in decibels, infinite where nothing differs.
+    """Peak signal-to-noise ratio of each image in decibels, infinite where nothing differs.
 
-    picture, original: (batch, ...), same shape. peak: the width of the values' range, 1 for pictures in [0, 1].
+    picture, original: (batch, ...), same shape. peak: the width of the values' range, 1 for images in [0, 1].
     """
     if picture.shape != original.shape:
         raise ValueError("the pictures must have the same shape")
@@ -250,7 +250,7 @@ def _step_up(
     kept, least = found, torch.full((len(x), 1, 1, 1), math.inf, dtype=x.dtype, device=x.device)
     for _ in range(settings.refinements):
         refined = from_estimate(found)
-        # By how much decoding from `found` would miss x. A picture for which that grows goes back to its best latent,
+        # By how much decoding from `found` would miss x. An image for which that grows goes back to its best latent,
         # and stays there.
         missed = (refined - found).square().mean((1, 2, 3), keepdim=True)
         closer = missed < least

@@ -244,7 +244,7 @@ def threshold(heat: Tensor, level: float, grow: int = 0) -> Tensor:
 
 
 def overlay(picture: Image.Image, mask: Tensor, opacity: float = 0.7) -> Image.Image:
-    """The picture in RGB with a mask of one row, (h, w) or (1, 1, h, w), laid over: untouched where it is 0, bright
+    """The image in RGB with a mask of one row, (h, w) or (1, 1, h, w), laid over: untouched where it is 0, bright
     where it is 1.
 
     opacity: of the colour where the mask is 1, 0 to 1.

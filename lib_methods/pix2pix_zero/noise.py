@@ -83,7 +83,7 @@ def autocorrelation(noise: Tensor, rolls: Rolls, keep_variance: bool = True) -> 
 
 
 def kl_divergence(noise: Tensor) -> tuple[Tensor, Tensor]:
-    """How far mean and variance of each picture's noise are from 0 and 1: var + mean^2 - 1 - log(var), twice the KL
+    """How far mean and variance of each image's noise are from 0 and 1: var + mean^2 - 1 - log(var), twice the KL
     divergence from N(0, 1).
 
     noise: (batch, channels, height, width). Returns the loss (batch,) and its gradient, float32 or better.

@@ -18,10 +18,10 @@ from lib_methods.pix2pix_zero.noise import StepNoise
 class Reference:
     """The reference's latents in lock-step with a sampler.
 
-    With a trajectory that is exact (direct inversion, DDPM) they are the inverted picture's own, and the model is run
+    With a trajectory that is exact (direct inversion, DDPM) they are the inverted image's own, and the model is run
     for the maps only. Otherwise an Euler step (DDIM) leads from one to the next, from the same noise as the edit's.
 
-    cond: the caption, a row an image. uncond, scale: the negative prompt and the CFG scale for pictures that are drawn
+    cond: the caption, a row an image. uncond, scale: the negative prompt and the CFG scale for images that are drawn
     rather than inverted; None where the caption stands on both sides, so that the guidance cancels. noise: what the
     sampler adds at every step, None for a deterministic one.
     """
@@ -78,7 +78,7 @@ class Reference:
         return self.at(len(self._levels) - 1)
 
     def correction(self, step: int, sigma: float) -> Tensor:
-        """What a prediction at the level sigma, in a step, must be moved by so that the inverted picture stays on its
+        """What a prediction at the level sigma, in a step, must be moved by so that the inverted image stays on its
         exact trajectory, (batch, 4, h, w).
 
         A step leads there along a straight line, on which the prediction would be the same everywhere. What the model

@@ -89,7 +89,7 @@ _TRAITS = (
 def built_in_sentences(word: str, kind: str = OBJECT) -> list[str]:
     """Several hundred different sentences about the word, always the same.
 
-    word: what the picture shows or should become, with or without an article: "cat", "an old man", "the moon".
+    word: what the image shows or should become, with or without an article: "cat", "an old man", "the moon".
     kind: "object" for things and beings, "style" for ways of drawing ("watercolour", "pixel art"), "adjective" for
     properties ("snowy", "golden").
 

@@ -90,8 +90,8 @@ class Session:
         return tuple(self.edit.remarks)
 
     def reconstruction_psnr(self) -> float | None:
-        """How close the reconstruction's latents come to the picture's, in decibels over the latents' own range, the
-        mean over the images; infinite where it is exact, None where there was no picture to reconstruct, or the job was
+        """How close the reconstruction's latents come to the image's, in decibels over the latents' own range, the
+        mean over the images; infinite where it is exact, None where there was no image to reconstruct, or the job was
         interrupted."""
         trajectory, found = self.edit.reference.trajectory, self.edit.reference.known_final
         if trajectory is None or found is None:
@@ -103,7 +103,7 @@ class Session:
     def sheets(self, results: Iterable[Tensor]) -> list[Image.Image]:
         """For every image of the batch: the source, its reconstruction, the edit, and where the word attends.
 
-        results: the host's pictures, each (3, H, W) in [0, 1].
+        results: the host's images, each (3, H, W) in [0, 1].
         """
         edit = self.edit
         original, final = edit.original(), edit.reference.known_final
@@ -111,7 +111,7 @@ class Session:
             return []
         decode = editing_of(self.sampling).decode
         source = decode(original)
-        # where the picture was drawn, not found again, there is nothing to reconstruct
+        # where the image was drawn, not found again, there is nothing to reconstruct
         again = None if final is None or edit.reference.trajectory is None else decode(final)
         heat = edit.heat() if edit.has_heat else None
         made = []

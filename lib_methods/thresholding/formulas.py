@@ -62,7 +62,7 @@ def mimic_threshold(
         guided: prediction at the full scale; shape (batch, channels, h, w), any floating type, worked on in fp32.
         mimic: prediction at the mimic scale, same shape.
         share: the quantile, in [0, 1]; 1 is the maximum.
-        separate_channels: measure each channel by itself, or all channels of a picture together.
+        separate_channels: measure each channel by itself, or all channels of an image together.
         startpoint: of `STARTPOINTS`. variability: of `VARIABILITIES`.
         phi: share of the result, the rest is `guided`.
     """
@@ -122,7 +122,7 @@ def _std(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 def _quantile(x: Tensor, share: float, dims: tuple[int, ...]) -> Tensor:
     """Quantile with linear interpolation over the last dimensions, which stay with size 1.
 
-    `torch.quantile` takes at most 2^24 values, fewer than a large picture has.
+    `torch.quantile` takes at most 2^24 values, fewer than a large image has.
     """
     if share == 1:
         return x.amax(dims, keepdim=True)

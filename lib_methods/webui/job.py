@@ -47,7 +47,7 @@ class MethodJobs:
         p.extra_generation_params.update(infotext)
 
     def forget(self, p: Any) -> None:
-        """The job as it was before the method: a job object may be used again (X/Y/Z plot, upscaling one picture of a
+        """The job as it was before the method: a job object may be used again (X/Y/Z plot, upscaling one image of a
         batch)."""
         if self.undo is not None and self.settings_of(p) is not None:
             self.undo(p)
@@ -60,11 +60,11 @@ class MethodJobs:
             p.extra_generation_params.pop(key, None)
 
     def remark(self, p: Any, sentence: str) -> None:
-        """Say it under the picture."""
+        """Say it under the image."""
         p.comment(f"{self.title}: {sentence}")
 
     def tell(self, p: Any, sentence: str) -> None:
-        """Say it under the picture, and in the page if the job is a page's."""
+        """Say it under the image, and in the page if the job is a page's."""
         self.remark(p, sentence)
         if not getattr(p, "is_api", False):
             warn(f"{self.title}: {sentence}")
