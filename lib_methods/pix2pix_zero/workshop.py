@@ -220,6 +220,9 @@ def add_routes(app: Any, workshop: Workshop, door: Door | None = None) -> None:
     def refused(error: Exception, status: int = 422) -> HTTPException:
         return HTTPException(status, f"{CONTROLS.title}: {error}")
 
+    def listed() -> list[dict[str, Any]]:
+        return workshop.records()
+
     def keep(fields: dict[str, Any] = json_object) -> dict[str, Any]:
         try:
             name = _made(workshop, fields)
@@ -235,7 +238,7 @@ def add_routes(app: Any, workshop: Workshop, door: Door | None = None) -> None:
         except SettingsError as error:
             raise refused(error) from None
 
-    for method, endpoint in (("GET", workshop.records), ("POST", keep), ("DELETE", delete)):
+    for method, endpoint in (("GET", listed), ("POST", keep), ("DELETE", delete)):
         router.add_api_route(PATH, endpoint, methods=[method])
     app.include_router(router)
 

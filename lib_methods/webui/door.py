@@ -127,7 +127,7 @@ class Door:
         return cls(
             accounts,
             local_only=not reachable and not accounts,  # a rebound name comes without the login
-            hosts=tuple(given("allowed_hosts") or ()) + tuple(map(_host_of, origins)),
+            hosts=tuple(given("allowed_hosts") or ()) + tuple(host_name(text.partition("://")[2]) for text in origins),
             origins=origins,
             origins_regex=given("cors_allow_origins_regex"),
         )
@@ -135,7 +135,9 @@ class Door:
     def refusal(self, method: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Status and sentence for a request that must not be answered. `headers` has lower-case names."""
         host = headers.get("host", "")
-        if not self._answers_to(host_name(host)):
+        name = host_name(host)
+        is_known = is_loopback_name(name) or name in self.hosts
+        if not is_known and (self.local_only or (self.hosts and not _is_address(name))):
             return 403, WRONG_HOST if self.local_only else OTHER_HOST
         if not self._lets_in(method, headers, host):
             return 403, FOREIGN
@@ -153,11 +155,6 @@ class Door:
         except (binascii.Error, ValueError):
             return False
 
-    def _answers_to(self, name: str) -> bool:
-        if is_loopback_name(name) or name in self.hosts:
-            return True
-        return not self.local_only and (not self.hosts or _is_address(name))
-
     def _lets_in(self, method: str, headers: Mapping[str, str], host: str) -> bool:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin is not None and not is_own(origin, host):
@@ -171,10 +168,6 @@ def page_accounts(options: Any) -> tuple[tuple[str, str], ...]:
     """The accounts of a host's page: --gradio-auth and --gradio-auth-path. Raises ValueError."""
     path = getattr(options, "gradio_auth_path", None)
     return parse_accounts(getattr(options, "gradio_auth", None)) + (read_accounts(Path(path)) if path else ())
-
-
-def _host_of(origin: str) -> str:
-    return host_name(origin.partition("://")[2])
 
 
 def guarded_router(door: Door) -> Any:

@@ -157,7 +157,9 @@ class Table:
         def reader(name: str) -> Callable[[Mapping[str, Any]], Any]:
             return lambda fields: self.from_infotext(fields, store, old=old())[name]
 
-        return tuple(PasteKey(self.keys.get(name, _unwritten(self.title, name)), reader(name)) for name in self.names)
+        unwritten = {name: f"{self.title} {name.replace('_', ' ')}" for name in self.names[1:]}
+        keys = {"enabled": self.title, **unwritten, **self.keys}
+        return tuple(PasteKey(keys[name], reader(name)) for name in self.names)
 
     def markdown(self) -> str:
         """The controls as a table for the docs, the important ones first, and the API's order below."""
@@ -185,10 +187,6 @@ class PasteKey(str):
 
     def __call__(self, fields: Mapping[str, Any]) -> Any:
         return self.read(fields)
-
-
-def _unwritten(title: str, name: str) -> str:
-    return title if name == "enabled" else f"{title} {name.replace('_', ' ')}"
 
 
 def named_fields(arguments: Sequence[Any], controls: Sequence[str], method: str) -> dict[str, Any]:
@@ -242,16 +240,12 @@ def _found(keys: Mapping[str, str], fields: Mapping[str, Any]) -> Iterator[tuple
     for name, key in keys.items():
         sides = fields.get(f"{key}-1"), fields.get(f"{key}-2")
         if key in fields:
-            yield name, _unwrapped(str(fields[key]))
+            text = str(fields[key])
+            with contextlib.suppress(ValueError):  # a text that begins with a quote was written as JSON
+                text = str(json.loads(text)) if text.startswith('"\\"') else text
+            yield name, text
         elif None not in sides:
             yield name, "x".join(map(str, sides))
-
-
-def _unwrapped(text: str) -> str:
-    try:
-        return str(json.loads(text)) if text.startswith('"\\"') else text
-    except ValueError:
-        return text
 
 
 def _values(control: Control) -> str:
