@@ -145,7 +145,7 @@ def test_the_button_is_there_only_where_the_host_can(
         return {block.elem_id for block in page.blocks.values() if "describe" in str(getattr(block, "elem_id", ""))}
 
     assert ids(True) == set()
-    monkeypatch.setattr(script.page, "_interrogator", lambda: str)
+    monkeypatch.setattr("lib_methods.hosts.a1111.text.interrogator", lambda: str)
     assert ids(True) == {"pix2pix_zero_img2img_describe"}
     assert ids(False) == set()
 

@@ -120,7 +120,7 @@ def test_a_prompt_that_changes_on_the_way_shows_what_it_ends_with(host: Running)
 GIVEN_UP: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no caption": ({}, {"prompt": ""}, "Describe the image"),
     "a word outside of the caption": ({"mask_mode": "by word", "mask_word": "horse"}, {}, '"horse" is not in the'),
-    "a sampler that needs noise": ({}, {"sampler_name": "LCM"}, "adds new noise"),
+    "a sampler that needs noise": ({}, {"sampler_name": "LCM"}, "needs new noise"),
     "no direction": ({"directions": "cat to dog"}, {}, 'There is no direction "cat to dog"'),
     "source and target alike": ({"target": "Circle"}, {}, "are the same"),
     "a picture too small": ({"layers": "coarse"}, {}, "no attention to the prompt"),
