@@ -7,9 +7,9 @@ is imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,26 @@ class AttentionLayer:
 @dataclass(frozen=True)
 class SelfAttention(AttentionLayer):
     """One self-attention layer: queries, keys and values are all of the hidden states."""
+
+    def key_value_inputs(
+        self, hidden: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor] | None:
+        """What keys and values are made of, both (rows, tokens, channels): `hidden`, or what another extension hands
+        over in its place (token merging in Forge, as `context` and `value`).
+
+        args, kwargs: the further arguments of the layer. None where they make it more than self-attention: a mask, a
+        frame count. Forge also hands over a dict of what its blocks know (`transformer_options`).
+        """
+        named = [*enumerate(args), *kwargs.items()]
+        given = {name: value for name, value in named if value is not None and not isinstance(value, Mapping)}
+        context = next((given.pop(name) for name in (0, "context", "encoder_hidden_states") if name in given), hidden)
+        value = given.pop("value", context)
+        if any(isinstance(other, Tensor) or other for other in given.values()):
+            return None
+        fits = (len(hidden), hidden.shape[-1])
+        if any(not isinstance(t, Tensor) or t.ndim != 3 or (len(t), t.shape[-1]) != fits for t in (context, value)):
+            return None
+        return context, value
 
 
 def self_attentions(unet: nn.Module) -> Sequence[SelfAttention]:

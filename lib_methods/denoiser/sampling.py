@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser.call import Guide, Hook, Unsupported
+from lib_methods.denoiser.call import Guide, Hook, Part, Unsupported
 from lib_methods.denoiser.editing import Editing
 from lib_methods.denoiser.picture import Picture
 
@@ -109,6 +109,9 @@ class Sampling(Protocol):
 
     def registering(self) -> AbstractContextManager[None]:
         """Around one method's registrations: after an exception none of them counts. All end with the pass."""
+
+    def failure(self, part: Part) -> str:
+        """Why a method's part ended before the pass did, in a sentence for the user; empty where it did not."""
 
 
 def picture_of(sampling: Sampling) -> Picture:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -180,12 +180,12 @@ class FabricHook:
     ) -> Replacement:
         def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
             rows = call.current_rows
-            foreign = any(value is not hidden and _given(value) for value in (*args, *kwargs.values()))
-            if foreign or len(rows) != hidden.shape[0] or not any(row.role in groups for row in rows):
+            inputs = layer.key_value_inputs(hidden, args, kwargs)
+            if inputs is None or len(rows) != hidden.shape[0] or not any(row.role in groups for row in rows):
                 return original(hidden, *args, **kwargs)
             self._read.add(layer.name)
             self._read_at = call.step
-            query, key, value = (layer.project(hidden, which) for which in "qkv")
+            query, key, value = (layer.project(t, which) for t, which in zip((hidden, *inputs), "qkv"))
             own, own_lse = attention_with_lse(query, key, value)
             seen = features.keys_and_values(layer)
             tokens = features.full_tokens[layer.name]
@@ -193,7 +193,9 @@ class FabricHook:
             for role, group in groups.items():
                 chosen = _positions(rows, role)
                 if chosen is not None:
-                    out[chosen] = self._attend(group, seen, tokens, query[chosen], own[chosen], own_lse[chosen])
+                    out[chosen] = self._attend(
+                        group, seen, tokens, query[chosen], own[chosen], own_lse[chosen], key.shape[2]
+                    )
             return layer.output(out)
 
         return read
@@ -206,6 +208,7 @@ class FabricHook:
         query: Tensor,
         own: Tensor,
         own_lse: Tensor,
+        own_tokens: int,
     ) -> Tensor:
         every = group.positions == tuple(range(len(references[0])))
         key, value = (t.to(query) if every else t[list(group.positions)].to(query) for t in references)
@@ -213,19 +216,13 @@ class FabricHook:
             group.weights,
             group.strength,
             shared=self.settings.weighting == "shared",
-            own_tokens=query.shape[2],
+            own_tokens=own_tokens,
             stored_tokens=key.shape[2],
             full_tokens=full_tokens,
         )
         seen, seen_lse = reference_attention(query, key, value, weights)
         merged, _ = merge(own, own_lse, seen, seen_lse)
         return merged
-
-
-def _given(argument: Any) -> bool:
-    """Whether a further argument of the layer makes it more than plain self-attention: a context, a mask, a frame
-    count. Forge hands over a dict of what its blocks know (`transformer_options`)."""
-    return isinstance(argument, Tensor) or (bool(argument) and not isinstance(argument, Mapping))
 
 
 def _positions(rows: Sequence[Row], role: Role) -> slice | Tensor | None:

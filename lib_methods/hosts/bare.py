@@ -18,6 +18,7 @@ from lib_methods.denoiser import (
     Editor,
     Guide,
     Hook,
+    Part,
     Position,
     Role,
     Row,
@@ -114,6 +115,9 @@ class BareSampling:
 
     def registering(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def failure(self, part: Part) -> str:
+        return ""
 
     def own_latent(self) -> Tensor | None:
         return self.own

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import LATENT_CHANNELS, PIXELS_PER_LATENT, Guide, Hook, Unsupported, input_channels
+from lib_methods.denoiser import LATENT_CHANNELS, PIXELS_PER_LATENT, Guide, Hook, Part, Unsupported, input_channels
 from lib_methods.hosts.passes import Pass
 
 _RESIZE_MODES = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}  # the last stretches latents
@@ -108,6 +108,9 @@ class JobSampling:
 
     def add_guide(self, guide: Guide) -> None:
         self.current.register(self.current.guides, guide)
+
+    def failure(self, part: Part) -> str:
+        return self.current.failures.get(type(part), "")
 
     def prepare(self) -> None:
         """Compute the empty prompt and the "no image" condition now, so that no other model is needed while the

@@ -7,18 +7,25 @@ interrupted or raised.
 
 from __future__ import annotations
 
+import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Hook, RowPlanner
+from lib_methods.errors import UserError, out_of_memory
+
+T = TypeVar("T")
 
 _PASS = "_steer_pass"
 _LAUNCH = "launch_sampling"
+_WITHOUT = "The rest of the image was generated without it."
 
 
 class Pass:
@@ -30,6 +37,7 @@ class Pass:
         self.guides: dict[type, Guide] = {}
         self.planner: RowPlanner | None = None
         self.seam: object = None  # of the host that needs one
+        self.failures: dict[type, str] = {}  # what ended early, and why, in a sentence for the user
         self.is_over = False
         self._at_end = ExitStack()
         self._taken_back: ExitStack | None = None
@@ -101,8 +109,42 @@ class Pass:
     def ask(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
         """The guided prediction after all guides, in the order of `lib_methods.denoiser.Order`."""
         for guide in sorted(self.guides.values(), key=lambda guide: guide.order):
-            guidance = replace(guidance, guided=guide.guide(call, guidance))
+            try:
+                guidance = replace(guidance, guided=guide.guide(call, guidance))
+            except Exception as error:
+                self._fail({type(guide)}, error)
         return guidance.guided
+
+    def guarded(self, run: Callable[[], T]) -> T:
+        """`run()`, which runs the host's denoiser within the hooks. A method that makes it fail ends here, and `run` is
+        called again without it; where none is left, the error is the host's own."""
+        while True:
+            try:
+                return run()
+            except Exception as error:
+                parts = {type(part) for part in (*self.hooks.values(), self.planner) if part is not None}
+                if not parts:
+                    raise
+                files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+                rooms = {kind: Path(sys.modules[kind.__module__].__file__ or "").parent for kind in parts}
+                blamed = {kind for kind, room in rooms.items() if any(room in file.parents for file in files)}
+                self._fail(blamed or parts, error)
+
+    def _fail(self, kinds: set[type], error: Exception) -> None:
+        if isinstance(error, UserError):
+            reason = str(error)
+        elif out_of_memory(error):
+            reason = "Out of memory. Choose a smaller size or batch."
+        else:
+            reason = "An internal error; the console has the details."
+        names = ", ".join(kind.__name__ for kind in kinds)
+        logging.getLogger(__name__).error("%s ended in the middle of a sampling.", names, exc_info=error)
+        for kind in kinds:
+            self.failures[kind] = f"{reason} {_WITHOUT}"
+            self.hooks.pop(kind, None)
+            self.guides.pop(kind, None)
+            if type(self.planner) is kind:
+                self.planner = None
 
     def end(self) -> None:
         """Take everything back. Also what somebody still holds a reference to is without effect from now on."""

@@ -114,40 +114,42 @@ class MethodJobs:
             raise
         else:
             if part is not None:
-                self._parts(p).append(part)
+                self._parts(p).append((part, sampling))
             if not _is_second_pass(p):  # a batch before this one may have gone without
                 p.extra_generation_params.pop(self.error_key, None)
                 p.extra_generation_params.update(getattr(p, f"{self.name}_infotext", {}))
 
     def _leave_out(self, p: Any, sentence: str) -> None:
         """This pass goes without the method. If the first pass of Hires.fix had it, the image still names it."""
-        if not (_is_second_pass(p) and any(part.acted for part in self._parts(p))):
+        if not (_is_second_pass(p) and any(part.acted for part, _ in self._parts(p))):
             self.give_up(p, sentence)
             return
         sentence = f"Left out of the second pass of Hires.fix. {sentence}"
         p.extra_generation_params[self.error_key] = sentence
         self.tell(p, sentence)
 
-    def _parts(self, p: Any) -> list[Part]:
-        parts: list[Part] = getattr(p, f"{self.name}_parts", [])
+    def _parts(self, p: Any) -> list[tuple[Part, Sampling]]:
+        parts: list[tuple[Part, Sampling]] = getattr(p, f"{self.name}_parts", [])
         setattr(p, f"{self.name}_parts", parts)
         return parts
 
     def settle(self, p: Any) -> None:
-        """After a batch, before its infotext is written: a method that had no part in it is not named there, and says
-        why. The next batch tries again."""
+        """After a batch, before its infotext is written: a method that had no part in it, or ended half-way, is not
+        named there, and says why. The next batch tries again."""
         parts = self._parts(p)
         setattr(p, f"{self.name}_parts", [])
         if self.settings_of(p) is None:
             return
         from lib_methods import hosts
 
-        notes = dict.fromkeys(part.missed for part in parts if part.acted and part.missed)
-        if not any(part.acted for part in parts):
+        failures = [failure for part, sampling in parts if (failure := sampling.failure(part))]
+        used = [part for part, sampling in parts if part.acted and not sampling.failure(part)]
+        notes = dict.fromkeys([*(part.missed for part in used if part.missed), *failures])
+        if not used:
             self._unlist(p)
-            if hosts.is_stopped():
+            if hosts.is_stopped() and not failures:
                 return
-            notes = dict.fromkeys([parts[0].idle if parts else NO_PART])
+            notes = notes or dict.fromkeys([parts[0][0].idle if parts else NO_PART])
         if notes:
             p.extra_generation_params[self.error_key] = " ".join(notes)
             self.tell(p, " ".join(notes))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -390,6 +390,97 @@ def test_feedback_that_no_layer_reads_is_told_and_changes_no_colour(unet) -> Non
     given = {"denoised": denoised, "cond_denoised": cond, "uncond_denoised": base, "sigma": torch.ones(1)}
     for after in forge.options["sampler_post_cfg_function"]:
         assert torch.equal(after(given), denoised)
+
+
+@torch.no_grad()
+def test_tokens_that_another_extension_hands_over_are_what_feedback_is_read_beside(unet) -> None:
+    """Token merging in Forge: fewer queries, and the tokens as they were as context and value."""
+    forge = ForgeRun(unet)
+    forge.attach()
+    wanted = forge.run()
+    blocks = [layer.module for layer in self_attentions(unet)]
+    handles = [
+        block.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, {**kwargs, "context": args[0].clone(), "value": args[0].clone()}),
+            with_kwargs=True,
+        )
+        for block in blocks
+    ]
+    part = forge.attach()
+    assert torch.allclose(forge.run(), wanted, atol=1e-6)
+    assert part.acted and part.missed == ""
+    for handle in handles:
+        handle.remove()
+
+
+class Failing:
+    """A hook that fails at its second call, before the UNet runs or inside of it."""
+
+    def __init__(self, error: Exception, unet: nn.Module | None = None) -> None:
+        self.error, self.unet, self.calls = error, unet, 0
+
+    acted, idle, missed = True, "", ""
+
+    @contextmanager
+    def around(self, call: Any) -> Iterator[None]:
+        self.calls += 1
+        if self.calls == 2 and self.unet is None:
+            raise self.error
+        fails = self.unet is not None and self.calls == 2
+        handle = self.unet.register_forward_pre_hook(self._fail) if self.unet is not None and fails else None
+        try:
+            yield
+        finally:
+            if handle is not None:
+                handle.remove()
+
+    def _fail(self, *_: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyError("secret"), "An internal error"),
+        (torch.OutOfMemoryError("no"), "Out of memory"),
+        (Unsupported("Not with this."), "Not with this."),
+    ],
+)
+@torch.no_grad()
+def test_a_hook_that_fails_ends_its_method_and_not_the_job(unet, error: Exception, told: str, inside: bool) -> None:
+    p = job(unet, extra_generation_params={}, comment=lambda _: None, is_api=True)
+    p.sampler = Launched(p.sampler.model_wrap_cfg)
+    plain = call(p.sampler.model_wrap_cfg)
+    method, hook = MethodJobs("M", "m", ("M strength",), "M error"), Failing(error, unet if inside else None)
+
+    def attach(sampling: Any, _: Any) -> Any:
+        sampling.add_hook(hook)
+        return hook
+
+    method.use(p, "settings", {"M strength": "1"})
+    method.guide(p, torch.zeros(1, 4, 8, 8), attach)
+    found: list[Tensor] = []
+    p.sampler.launch_sampling(3, lambda: found.extend(call(p.sampler.model_wrap_cfg) for _ in range(3)))
+    method.settle(p)
+    assert all(torch.equal(out, plain) for out in found)
+    assert hook.calls == 2
+    assert set(p.extra_generation_params) == {"M error"}
+    assert p.extra_generation_params["M error"].startswith(told)
+    assert "secret" not in str(p.extra_generation_params)
+
+
+@torch.no_grad()
+def test_an_error_of_the_host_stays_the_hosts(unet) -> None:
+    p = job(unet)
+    hosts.sampling_of(p, torch.zeros(1, 4, 8, 8)).add_hook(Recorder())
+
+    def broken(*_: Any) -> None:
+        raise ValueError("theirs")
+
+    unet.register_forward_pre_hook(broken)
+    with pytest.raises(ValueError, match="theirs"):
+        call(p.sampler.model_wrap_cfg)
 
 
 @torch.no_grad()

@@ -213,7 +213,7 @@ def test_off_means_off(host: Running) -> None:
         assert before.infotexts == after.infotexts
 
 
-def test_an_exception_in_the_middle_leaves_nothing_behind(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_the_middle_ends_the_method_and_leaves_nothing_behind(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     from modules import shared
 
     before = pixels(host.generate(script_args=edit()))
@@ -223,8 +223,9 @@ def test_an_exception_in_the_middle_leaves_nothing_behind(host: Running, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(formulas, "base", broken)
-        with pytest.raises(RuntimeError, match="broken in the middle"):
-            host.generate(script_args=edit())
+        (infotext,) = host.generate(script_args=edit()).infotexts
+    assert "InstructPix2Pix error: An internal error; " in infotext
+    assert "InstructPix2Pix image scale" not in infotext
     unet = shared.sd_model.model.diffusion_model
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in unet.modules())
     assert np.array_equal(before, pixels(host.generate(script_args=edit())))

@@ -95,7 +95,7 @@ FORGE = Host(
      "--skip-python-version-check"),
     _QUIET,
     hires={"hr_additional_modules": ["Use same choices"]},
-    lacks=_OF_A1111,
+    lacks={**_OF_A1111, "*infotext_alone*Hires*": "its API cannot read its own infotext of Hires.fix"},
 )  # fmt: skip
 NEO = Host(
     "NEO",

@@ -43,7 +43,7 @@ def sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Instead of a seam, every job gets what a seam is made of."""
 
     def made(*given: Any) -> SimpleNamespace:
-        return SimpleNamespace(given=given, registering=nullcontext)
+        return SimpleNamespace(given=given, registering=nullcontext, failure=lambda part: "")
 
     monkeypatch.setattr(hosts, "sampling_of", made)
 

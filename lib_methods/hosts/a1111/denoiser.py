@@ -38,10 +38,14 @@ class Seam:
     def forward(self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Any:
         if self.current.is_over:
             return self.original(x, sigma, uncond, cond, *args, **kwargs)
-        call = A1111Call(self.denoiser, sigma, self._rows(cond, len(x)))
         if self.edit is not None:
-            self.edit(call, x)
-        unet = self.unet()
+            self.edit(A1111Call(self.denoiser, sigma, self._rows(cond, len(x))), x)
+        return self.current.guarded(lambda: self._run(x, sigma, uncond, cond, args, kwargs))
+
+    def _run(
+        self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        call, unet = A1111Call(self.denoiser, sigma, self._rows(cond, len(x))), self.unet()
         taken = None
         if self.current.planner is not None:
             taken = RowTakeover(self.current.planner, self.denoiser, self.unet, cond, bool(self.current.guides))

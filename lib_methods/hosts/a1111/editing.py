@@ -212,7 +212,8 @@ class Edits:
     def before(self, call: A1111Call, x: Tensor) -> None:
         """Start from the given latents and ask the editors; x: the sampler's latents, written in place."""
         self._unsettled = None
-        editors = list(self.editors.values())
+        failed = self.seam.current.failures
+        editors = [editor for kind, editor in self.editors.items() if kind not in failed]
         start, self.start = (None, self.start) if call.index else (self.start, None)
         if (start is None and not editors) or is_stopped():
             return
