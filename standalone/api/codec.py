@@ -51,11 +51,6 @@ def decode_opened(image: Image.Image, name: str) -> Image.Image:
         raise BadRequest(f"{name}: {error}", 400) from None
 
 
-def decode_image(text: str, what: str = "image") -> Image.Image:
-    """The image in base64 text, see `open_encoded` and `decode_opened`."""
-    return decode_opened(open_encoded({what: text})[what], what)
-
-
 def png_bytes(image: Image.Image) -> bytes:
     """A PNG with the texts of `image.info` (the infotext is `parameters`)."""
     texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}

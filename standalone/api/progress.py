@@ -20,11 +20,10 @@ def api_progress(queue: JobQueue, skip_current_image: bool) -> ProgressResponse:
     """The answer to GET /sdapi/v1/progress, with the WebUI's formula. `current_task` says whose job it is."""
     state = shared.state
     current = queue.current
-    task = current.task_id if current is not None else None
+    known: dict[str, Any] = {"state": state.dict(), "textinfo": state.textinfo}
+    known["current_task"] = current.task_id if current is not None else None
     if state.job_count == 0:
-        return ProgressResponse(
-            progress=0, eta_relative=0, state=state.dict(), textinfo=state.textinfo, current_task=task
-        )
+        return ProgressResponse(progress=0, eta_relative=0, **known)
     progress = 0.01
     if state.job_count > 0:
         progress += state.job_no / state.job_count
@@ -37,14 +36,7 @@ def api_progress(queue: JobQueue, skip_current_image: bool) -> ProgressResponse:
         state.set_current_image()
         if state.current_image is not None:
             image = encode_image(state.current_image)
-    return ProgressResponse(
-        progress=min(progress, 1),
-        eta_relative=eta,
-        state=state.dict(),
-        current_image=image,
-        textinfo=state.textinfo,
-        current_task=task,
-    )
+    return ProgressResponse(progress=min(progress, 1), eta_relative=eta, current_image=image, **known)
 
 
 def data_url(image: Image.Image, kind: str) -> str:

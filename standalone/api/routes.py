@@ -13,32 +13,10 @@ from lib_methods.errors import UserError
 from standalone.host import callbacks, checkpoints, images, pasting, shared
 from standalone.host.jobs.queue import SHUTTING_DOWN, Job, JobQueue, explain
 
-from . import listings
+from . import extras, listings, models
 from .codec import decode_opened, open_encoded
 from .errors import BadRequest, JobFailed, SafeJSONResponse
-from .extras import (
-    Extras,
-    ExtrasBatchImagesRequest,
-    ExtrasBatchImagesResponse,
-    ExtrasSingleImageRequest,
-    ExtrasSingleImageResponse,
-    InterrogateRequest,
-    InterrogateResponse,
-    interrogate,
-)
 from .generation import Generation
-from .models import (
-    GenerationRequest,
-    GenerationResponse,
-    ImageToImageRequest,
-    PNGInfoRequest,
-    PNGInfoResponse,
-    ProgressResponse,
-    TaskProgressRequest,
-    TaskProgressResponse,
-    TaskRequest,
-    TextToImageRequest,
-)
 from .progress import api_progress, task_progress
 
 T = TypeVar("T")
@@ -100,25 +78,25 @@ def make_router(queue: JobQueue) -> APIRouter:
     """All routes below /sdapi/v1, and the page's own /internal/progress."""
     router = APIRouter(default_response_class=SafeJSONResponse)
 
-    async def generate(request: GenerationRequest, name: str, client: Request) -> GenerationResponse:
+    async def generate(request: models.GenerationRequest, name: str, client: Request) -> models.GenerationResponse:
         generation = await asyncio.to_thread(Generation.from_api, request)
         processed = await in_turn(queue, generation.run, name, request.force_task_id, client.is_disconnected)
         return await asyncio.to_thread(generation.answer, processed)
 
     @router.post("/sdapi/v1/txt2img")
-    async def txt2img(request: TextToImageRequest, client: Request) -> GenerationResponse:
+    async def txt2img(request: models.TextToImageRequest, client: Request) -> models.GenerationResponse:
         return await generate(request, "scripts_txt2img", client)
 
     @router.post("/sdapi/v1/img2img")
-    async def img2img(request: ImageToImageRequest, client: Request) -> GenerationResponse:
+    async def img2img(request: models.ImageToImageRequest, client: Request) -> models.GenerationResponse:
         return await generate(request, "scripts_img2img", client)
 
     @router.get("/sdapi/v1/progress")
-    async def progress(skip_current_image: bool = False) -> ProgressResponse:
+    async def progress(skip_current_image: bool = False) -> models.ProgressResponse:
         return await asyncio.to_thread(api_progress, queue, skip_current_image)
 
     @router.post("/internal/progress", include_in_schema=False)
-    async def internal_progress(request: TaskProgressRequest) -> TaskProgressResponse:
+    async def internal_progress(request: models.TaskProgressRequest) -> models.TaskProgressResponse:
         return await asyncio.to_thread(task_progress, queue, request)
 
     @router.get("/internal/pending-tasks", include_in_schema=False)
@@ -140,38 +118,38 @@ def make_router(queue: JobQueue) -> APIRouter:
         shared.state.skip()
 
     @router.post("/internal/interrupt", include_in_schema=False)
-    async def internal_interrupt(task: TaskRequest) -> dict[str, Any]:
+    async def internal_interrupt(task: models.TaskRequest) -> dict[str, Any]:
         stop_job(queue, queue.find(task.id_task))
         return {}
 
     @router.post("/internal/skip", include_in_schema=False)
-    async def internal_skip(task: TaskRequest) -> dict[str, Any]:
+    async def internal_skip(task: models.TaskRequest) -> dict[str, Any]:
         job = queue.find(task.id_task)
         if job is not None and job.status == "running":
             shared.state.skip()
         return {}
 
     @router.post("/sdapi/v1/png-info")
-    async def png_info(request: PNGInfoRequest) -> PNGInfoResponse:
+    async def png_info(request: models.PNGInfoRequest) -> models.PNGInfoResponse:
         text, items, params = await asyncio.to_thread(_info_of, request.image)
         readable = {key: value for key, value in items.items() if isinstance(value, (str, int, float))}
-        return PNGInfoResponse(info=text or "", items=readable, parameters=params)
+        return models.PNGInfoResponse(info=text or "", items=readable, parameters=params)
 
     @router.post("/sdapi/v1/extra-single-image")
-    async def extra_single_image(request: ExtrasSingleImageRequest) -> ExtrasSingleImageResponse:
-        work = await asyncio.to_thread(Extras, request)
+    async def extra_single_image(request: extras.ExtrasSingleImageRequest) -> extras.ExtrasSingleImageResponse:
+        work = await asyncio.to_thread(extras.Extras, request)
         found, told = await in_turn(queue, work.run, "extras")
-        return ExtrasSingleImageResponse(html_info=told, image=found[0])
+        return extras.ExtrasSingleImageResponse(html_info=told, image=found[0])
 
     @router.post("/sdapi/v1/extra-batch-images")
-    async def extra_batch_images(request: ExtrasBatchImagesRequest) -> ExtrasBatchImagesResponse:
-        work = await asyncio.to_thread(Extras, request)
+    async def extra_batch_images(request: extras.ExtrasBatchImagesRequest) -> extras.ExtrasBatchImagesResponse:
+        work = await asyncio.to_thread(extras.Extras, request)
         found, told = await in_turn(queue, work.run, "extras")
-        return ExtrasBatchImagesResponse(html_info=told, images=found)
+        return extras.ExtrasBatchImagesResponse(html_info=told, images=found)
 
     @router.post("/sdapi/v1/interrogate")
-    async def interrogate_image(request: InterrogateRequest) -> InterrogateResponse:
-        return await asyncio.to_thread(interrogate, request)
+    async def interrogate_image(request: extras.InterrogateRequest) -> extras.InterrogateResponse:
+        return await asyncio.to_thread(extras.interrogate, request)
 
     @router.post("/sdapi/v1/unload-checkpoint")
     async def unload_checkpoint() -> dict[str, Any]:

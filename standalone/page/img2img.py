@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -13,21 +14,8 @@ from standalone.host.components import FormRow
 from standalone.host.scripts import loading
 from standalone.infotext.fields import AREAS, FILLS, IMG2IMG, MASK_MODES, RESIZE_MODES
 
-from . import paste
-from .controls import (
-    QUICK,
-    Fields,
-    batch_column,
-    cfg_slider,
-    denoising_slider,
-    output_panel,
-    override_settings,
-    sampler_row,
-    seed_row,
-    size_columns,
-    slider,
-    toprow,
-)
+from . import controls, paste
+from .controls import QUICK, Fields
 from .tab import Tab
 
 HEIGHT = 360
@@ -74,37 +62,21 @@ def _sources(defaults: Defaults) -> tuple[Fields, Any, dict[str, Any]]:
     return fields, tabs, {"img2img": plain, "inpaint": inpaint, "inpaint_upload": upload}
 
 
+def _radio(label: str, elem_id: str, choices: Sequence[str], value: str, **options: Any) -> Any:
+    """A choice whose value is its number."""
+    return gr.Radio(list(choices), label=label, elem_id=elem_id, value=value, type="index", **options)
+
+
 def _inpaint_controls() -> tuple[Fields, Any]:
     with gr.Group(elem_id="inpaint_controls", visible=False) as group:
         with FormRow():
-            blur = slider("Mask blur", "img2img_mask_blur", 4, 0, 64, 1)
-            invert = gr.Radio(
-                label="Mask mode",
-                choices=list(MASK_MODES),
-                value="Inpaint masked",
-                type="index",
-                elem_id="img2img_mask_mode",
-                min_width=120,
-            )
+            blur = controls.slider("Mask blur", "img2img_mask_blur", 4, 0, 64, 1)
+            invert = _radio("Mask mode", "img2img_mask_mode", MASK_MODES, "Inpaint masked", min_width=120)
         with FormRow():
-            fill = gr.Radio(
-                label="Masked content",
-                choices=list(FILLS),
-                value="original",
-                type="index",
-                elem_id="img2img_inpainting_fill",
-                min_width=120,
-            )
+            fill = _radio("Masked content", "img2img_inpainting_fill", FILLS, "original", min_width=120)
         with FormRow():
-            area = gr.Radio(
-                label="Inpaint area",
-                choices=list(AREAS),
-                type="index",
-                value="Whole picture",
-                elem_id="img2img_inpaint_full_res",
-                min_width=120,
-            )
-            padding = slider("Only masked padding, pixels", "img2img_inpaint_full_res_padding", 32, 0, 256, 4)
+            area = _radio("Inpaint area", "img2img_inpaint_full_res", AREAS, "Whole picture", min_width=120)
+            padding = controls.slider("Only masked padding, pixels", "img2img_inpaint_full_res_padding", 32, 0, 256, 4)
     return {
         "mask_blur": blur,
         "inpainting_mask_invert": invert,
@@ -121,10 +93,10 @@ def _size(defaults: Defaults) -> Fields:
             with gr.Tabs(elem_id="img2img_tabs_resize"):
                 with gr.Tab("Resize to", id="to", elem_id="img2img_tab_resize_to") as to:
                     with FormRow():
-                        fields = size_columns("img2img", defaults)
+                        fields = controls.size_columns("img2img", defaults)
                 with gr.Tab("Resize by", id="by", elem_id="img2img_tab_resize_by") as by:
-                    scale_by = slider("Scale", "img2img_scale", 1.0, 0.05, 4.0, 0.05)
-        fields |= batch_column("img2img")
+                    scale_by = controls.slider("Scale", "img2img_scale", 1.0, 0.05, 4.0, 0.05)
+        fields |= controls.batch_column("img2img")
     to.select(fn=lambda: "to", outputs=[resize_tab], **QUICK)
     by.select(fn=lambda: "by", outputs=[resize_tab], **QUICK)
     return {**fields, "resize_tab": resize_tab, "scale_by": scale_by}
@@ -134,45 +106,39 @@ def build(defaults: Defaults) -> Tab:
     """Makes the tab's components inside the current gradio Blocks. `extras` has what "Send to" needs."""
     runner = loading.scripts_img2img
     section = runner.setup_ui_for_section
-    top = toprow("img2img", defaults)
+    top = controls.toprow("img2img", defaults)
     with gr.Row(elem_classes="two-columns"):
         settings = gr.Column(variant="compact", elem_id="img2img_settings", min_width=320)
-        panel = output_panel("img2img")
+        panel = controls.output_panel("img2img")
         with settings:
             runner.prepare_ui()
             fields: Fields = {"prompt": top.prompt, "negative_prompt": top.negative_prompt}
             sources, tabs, parts = _sources(defaults)
             fields |= sources
             section("image")
-            fields["resize_mode"] = gr.Radio(
-                label="Resize mode",
-                elem_id="resize_mode",
-                choices=list(RESIZE_MODES),
-                type="index",
-                value=RESIZE_MODES[0],
-            )
+            fields["resize_mode"] = _radio("Resize mode", "resize_mode", RESIZE_MODES, RESIZE_MODES[0])
             inpaint, group = _inpaint_controls()
             fields |= inpaint
             section("inpaint")
-            fields |= sampler_row("img2img", defaults)
+            fields |= controls.sampler_row("img2img", defaults)
             section("sampler")
             fields |= _size(defaults)
             section("dimensions")
             with FormRow():
-                fields["cfg_scale"] = cfg_slider("img2img", defaults)
-                fields["denoising_strength"] = denoising_slider("img2img", 0.75)
+                fields["cfg_scale"] = controls.cfg_slider("img2img", defaults)
+                fields["denoising_strength"] = controls.denoising_slider("img2img", 0.75)
                 edit = getattr(shared.sd_model, "cond_stage_key", "txt") == "edit"
-                fields["image_cfg_scale"] = slider(
+                fields["image_cfg_scale"] = controls.slider(
                     "Image CFG Scale", "img2img_image_cfg_scale", 1.5, 0.0, 3.0, 0.05, visible=edit
                 )
             section("cfg")
             section("checkboxes")
-            fields |= seed_row("img2img", panel.generation_info, panel.selected)
+            fields |= controls.seed_row("img2img", panel.generation_info, panel.selected)
             section("seed")
             with gr.Column(elem_id="img2img_accordions", elem_classes="accordions"):
                 section("accordions")
             section("batch")
-            fields["override_settings"] = override_settings("img2img")
+            fields["override_settings"] = controls.override_settings("img2img")
             section("override_settings")
             with gr.Group(elem_id="img2img_script_container"):
                 inputs = runner.setup_ui()

@@ -133,25 +133,17 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
         checkpoints.list_models()
         return gr.update(choices=_checkpoint_titles())
 
-    changed = checkpoint.input(
-        fn=change,
-        inputs=[checkpoint],
-        outputs=[checkpoint, *sizes, image.fields["image_cfg_scale"]],
-        concurrency_limit=None,
-        api_visibility="private",
-    )
+    event: dict[str, Any] = {
+        "fn": change,
+        "inputs": [checkpoint],
+        "outputs": [checkpoint, *sizes, image.fields["image_cfg_scale"]],
+        "concurrency_limit": None,
+        "api_visibility": "private",
+    }
     refresh.click(fn=look, outputs=[checkpoint], **QUICK)
     other = gr.Button("Change checkpoint", elem_id="change_checkpoint", visible="hidden")  # selectCheckpoint presses it
-    asked = other.click(
-        fn=change,
-        inputs=[checkpoint],
-        js="(title) => takeDesiredCheckpoint(title)",
-        outputs=[checkpoint, *sizes, image.fields["image_cfg_scale"]],
-        concurrency_limit=None,
-        api_visibility="private",
-    )
-    for event in (changed, asked):
-        event.then(fn=None, js="() => readOptions()", **QUICK)  # scripts hear of it, as in the WebUI
+    for changed in (checkpoint.input(**event), other.click(**event, js="(title) => takeDesiredCheckpoint(title)")):
+        changed.then(fn=None, js="() => readOptions()", **QUICK)  # scripts hear of it, as in the WebUI
 
 
 def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:

@@ -13,20 +13,8 @@ from standalone.host.sampling import registry, schedulers
 from standalone.host.scripts import loading
 from standalone.infotext.fields import TXT2IMG
 
-from . import paste
-from .controls import (
-    Fields,
-    batch_column,
-    cfg_slider,
-    denoising_slider,
-    output_panel,
-    override_settings,
-    sampler_row,
-    seed_row,
-    size_columns,
-    slider,
-    toprow,
-)
+from . import controls, paste
+from .controls import Fields
 from .tab import Tab
 
 
@@ -48,12 +36,12 @@ def _hires(section: Any) -> Fields:
                     value=upscalers.latent_upscale_default_mode,
                     min_width=120,
                 )
-                steps = slider("Hires steps", "txt2img_hires_steps", 0, 0, 150, 1)
-                strength = denoising_slider("txt2img", 0.7)
+                steps = controls.slider("Hires steps", "txt2img_hires_steps", 0, 0, 150, 1)
+                strength = controls.denoising_slider("txt2img", 0.7)
             with FormRow(elem_id="txt2img_hires_fix_row2"):
-                scale = slider("Upscale by", "txt2img_hr_scale", 2.0, 1.0, 4.0, 0.05)
-                resize_x = slider("Resize width to", "txt2img_hr_resize_x", 0, 0, 2048, 8)
-                resize_y = slider("Resize height to", "txt2img_hr_resize_y", 0, 0, 2048, 8)
+                scale = controls.slider("Upscale by", "txt2img_hr_scale", 2.0, 1.0, 4.0, 0.05)
+                resize_x = controls.slider("Resize width to", "txt2img_hr_resize_x", 0, 0, 2048, 8)
+                resize_y = controls.slider("Resize height to", "txt2img_hr_resize_y", 0, 0, 2048, 8)
             with FormRow(elem_id="txt2img_hires_fix_row3"):
                 sampler = gr.Dropdown(
                     label="Hires sampling method",
@@ -92,30 +80,30 @@ def build(defaults: Defaults) -> Tab:
     """Makes the tab's components inside the current gradio Blocks."""
     runner = loading.scripts_txt2img
     section = runner.setup_ui_for_section
-    top = toprow("txt2img", defaults)
+    top = controls.toprow("txt2img", defaults)
     with gr.Row(elem_classes="two-columns"):
         settings = gr.Column(variant="compact", elem_id="txt2img_settings", min_width=320)
-        panel = output_panel("txt2img")
+        panel = controls.output_panel("txt2img")
         with settings:
             runner.prepare_ui()
             fields: Fields = {"prompt": top.prompt, "negative_prompt": top.negative_prompt}
-            fields |= sampler_row("txt2img", defaults)
+            fields |= controls.sampler_row("txt2img", defaults)
             section("sampler")
             with FormRow():
-                fields |= size_columns("txt2img", defaults)
-                fields |= batch_column("txt2img")
+                fields |= controls.size_columns("txt2img", defaults)
+                fields |= controls.batch_column("txt2img")
             section("dimensions")
             with gr.Row():
                 with gr.Column(scale=2, min_width=200):
-                    fields["cfg_scale"] = cfg_slider("txt2img", defaults)
+                    fields["cfg_scale"] = controls.cfg_slider("txt2img", defaults)
                     section("cfg")
                     section("checkboxes")
                 with gr.Column(scale=3, min_width=280):
-                    fields |= seed_row("txt2img", panel.generation_info, panel.selected)
+                    fields |= controls.seed_row("txt2img", panel.generation_info, panel.selected)
                     section("seed")
             fields |= _hires(section)
             section("batch")
-            fields["override_settings"] = override_settings("txt2img")
+            fields["override_settings"] = controls.override_settings("txt2img")
             section("override_settings")
             with gr.Group(elem_id="txt2img_script_container"):
                 inputs = runner.setup_ui()

@@ -201,7 +201,7 @@ def test_every_door_reads_the_same_mask(kind: str, tmp_path: Path) -> None:
     from lib_methods.pictures.fit import of_the_tab
     from lib_methods.pictures.store import ImageStore
     from lib_methods.webui.image_box import read_upload
-    from standalone.api.codec import decode_image
+    from standalone.api.codec import decode_opened, open_encoded
     from standalone.host.jobs.masks import create_binary_mask
 
     data = (GREYS | HOLES)[kind]
@@ -210,7 +210,7 @@ def test_every_door_reads_the_same_mask(kind: str, tmp_path: Path) -> None:
     uploaded = read_upload(SimpleNamespace(path=str(path), url=None))
     assert uploaded is not None
     store = ImageStore(tmp_path / "store")
-    decoded = decode_image(base64.b64encode(data).decode())
+    decoded = decode_opened(open_encoded({"image": base64.b64encode(data).decode()})["image"], "image")
     found = {
         "API": create_binary_mask(decoded, round=False),
         "page": create_binary_mask(uploaded, round=False),

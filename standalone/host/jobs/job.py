@@ -154,15 +154,7 @@ class StableDiffusionProcessing(ProcessingFields):
     def init(self, all_prompts: Any, all_seeds: Any, all_subseeds: Any) -> None:
         """Called once, before the first batch."""
 
-    def sample(
-        self,
-        conditioning: Any,
-        unconditional_conditioning: Any,
-        seeds: Any,
-        subseeds: Any,
-        subseed_strength: float,
-        prompts: Any,
-    ) -> Any:
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
         """Latents of one batch (or DecodedSamples)."""
         raise NotImplementedError
 
@@ -247,24 +239,34 @@ class StableDiffusionProcessing(ProcessingFields):
 
     def setup_conds(self) -> None:
         """Computes c and uc for the batch."""
-        prompts = prompt_parser.SdConditioning(self.prompts, width=self.width, height=self.height)
-        negative = prompt_parser.SdConditioning(
-            self.negative_prompts, width=self.width, height=self.height, is_negative_prompt=True
-        )
         config = registry.find_sampler_config(self.sampler_name)
         total_steps = config.total_steps(self.steps) if config else self.steps
         self.step_multiplier = total_steps // self.steps
         self.firstpass_steps = total_steps
-        self.uc = self.get_conds_with_caching(
-            prompt_parser.get_learned_conditioning, negative, total_steps, [self.cached_uc], self.extra_network_data
-        )
-        self.c = self.get_conds_with_caching(
-            prompt_parser.get_multicond_learned_conditioning,
-            prompts,
+        self.c, self.uc = self.conds_with_caching(
+            (self.prompts, self.negative_prompts),
+            (self.width, self.height),
             total_steps,
-            [self.cached_c],
+            ([self.cached_c], [self.cached_uc]),
             self.extra_network_data,
         )
+
+    def conds_with_caching(
+        self,
+        prompts: tuple[list[str], list[str]],
+        size: tuple[int, int],
+        steps: int,
+        caches: tuple[list[list[Any]], list[list[Any]]],
+        extra_network_data: Any,
+        hires_steps: int | None = None,
+    ) -> tuple[Any, Any]:
+        """c and uc of the prompts and negative prompts, each from its caches where they have it."""
+        width, height = size
+        wanted = prompt_parser.SdConditioning(prompts[0], width=width, height=height)
+        negative = prompt_parser.SdConditioning(prompts[1], True, width=width, height=height)
+        learn, learn_all = prompt_parser.get_learned_conditioning, prompt_parser.get_multicond_learned_conditioning
+        uc = self.get_conds_with_caching(learn, negative, steps, caches[1], extra_network_data, hires_steps)
+        return self.get_conds_with_caching(learn_all, wanted, steps, caches[0], extra_network_data, hires_steps), uc
 
     def get_conds(self) -> tuple[Any, Any]:
         return self.c, self.uc

@@ -15,7 +15,7 @@ from standalone.host.jobs.fields import UNSET
 from standalone.host.jobs.job import StableDiffusionProcessing
 from standalone.host.jobs.latents import decode_latent_batch, opt_f, rng_of, to_array, to_image
 from standalone.host.jobs.result import create_infotext
-from standalone.host.sampling import prompt_parser, registry
+from standalone.host.sampling import registry
 from standalone.host.sampling.base import decode_first_stage, images_tensor_to_samples
 from standalone.host.shared import opts, state
 
@@ -293,27 +293,15 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         """Computes hr_c and hr_uc for the batch."""
         if self.hr_c is not None:
             return
-        size: dict[str, Any] = {"width": self.hr_upscale_to_x, "height": self.hr_upscale_to_y}
-        prompts = prompt_parser.SdConditioning(self.hr_prompts, **size)
-        negative = prompt_parser.SdConditioning(self.hr_negative_prompts, is_negative_prompt=True, **size)
         config = registry.find_sampler_config(self.hr_sampler_name or self.sampler_name)
         steps = self.hr_second_pass_steps or self.steps
-        total = config.total_steps(steps) if config else steps
-        self.hr_uc = self.get_conds_with_caching(
-            prompt_parser.get_learned_conditioning,
-            negative,
+        self.hr_c, self.hr_uc = self.conds_with_caching(
+            (self.hr_prompts, self.hr_negative_prompts),
+            (self.hr_upscale_to_x, self.hr_upscale_to_y),
             self.firstpass_steps,
-            [self.cached_hr_uc, self.cached_uc],
+            ([self.cached_hr_c, self.cached_c], [self.cached_hr_uc, self.cached_uc]),
             self.hr_extra_network_data,
-            total,
-        )
-        self.hr_c = self.get_conds_with_caching(
-            prompt_parser.get_multicond_learned_conditioning,
-            prompts,
-            self.firstpass_steps,
-            [self.cached_hr_c, self.cached_c],
-            self.hr_extra_network_data,
-            total,
+            config.total_steps(steps) if config else steps,
         )
 
     def setup_conds(self) -> None:

@@ -234,28 +234,11 @@ class Sampler:
             "s_min_uncond": self.s_min_uncond,
         }
 
-    def sample(
-        self,
-        p: Any,
-        x: torch.Tensor,
-        conditioning: Any,
-        unconditional_conditioning: Any,
-        steps: int | None = None,
-        image_conditioning: Any = None,
-    ) -> torch.Tensor:
+    def sample(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Latents from unit noise `x` (B, C, h, w)."""
         raise NotImplementedError
 
-    def sample_img2img(
-        self,
-        p: Any,
-        x: torch.Tensor,
-        noise: torch.Tensor,
-        conditioning: Any,
-        unconditional_conditioning: Any,
-        steps: int | None = None,
-        image_conditioning: Any = None,
-    ) -> torch.Tensor:
+    def sample_img2img(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Latents from the latents `x`, to which `noise` is added by the denoising strength of `p`."""
         raise NotImplementedError
 
