@@ -89,6 +89,10 @@ class Sampling(Protocol):
         """Do now what needs other models than the UNet, so that none must be moved to the device while the sampler
         runs."""
 
+    def reserve(self, size: int) -> None:
+        """Tell a host that fills the device's memory with the model how many bytes the method needs beside it while
+        the sampler runs."""
+
     def encode(self, images: Tensor, seeds: list[int]) -> Tensor:
         """Encode images of shape (N, 3, H, W) in [-1, 1] to latents (N, 4, H/8, W/8), image by image, each with its
         own seed."""

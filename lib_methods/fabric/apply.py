@@ -73,6 +73,8 @@ def attach(
     sampling.prepare()
     latents = torch.cat([_latent(sampling, i, height, width, load_image, cache) for i in ids])
     references = References.of(ids, latents, settings.seed, settings.detail == "half")
+    reads = sum(settings.strength_at(step, sampling.steps) > 0 for step in range(sampling.steps))
+    sampling.reserve(references.expected_size(layers, reads, settings.cache_limit_mb << 20))
     hook = FabricHook(sampling, settings, references, cache)
     sampling.add_hook(hook)
     if settings.colour_correction:

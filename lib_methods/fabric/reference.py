@@ -8,10 +8,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib_methods.attention import SelfAttention, intercept
 from lib_methods.attention.intercept import Original, Replacement
@@ -178,6 +178,16 @@ class References:
                     features = features.with_projections(layers)
             cache.put(group, key, features, limit)
         return features
+
+    def expected_size(self, layers: Sequence[SelfAttention], steps: int, limit: int) -> int:
+        """Bytes of the features of so many steps, at most `limit`, and of one more with its projections: an estimate
+        from the layers' widths, as a layer of twice the width has a quarter of the tokens."""
+        weights = [cast(Tensor, cast(nn.Module, layer.module.to_k).weight) for layer in layers]
+        narrowest = min(weight.shape[-1] for weight in weights)
+        pixels = self.latents.shape[0] * self.latents.shape[2] * self.latents.shape[3]
+        elements = sum(pixels * narrowest**2 // weight.shape[-1] for weight in weights)
+        one = elements * self.latents.element_size() // (4 if self.half else 1)
+        return min(one * steps, limit) + 3 * one
 
     def _run(self, sampling: Sampling, layers: Sequence[SelfAttention], level: Tensor) -> Features:
         height, width = self.latents.shape[2:]

@@ -116,6 +116,9 @@ class BareSampling:
     def registering(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def reserve(self, size: int) -> None:
+        """Nothing to tell: memory is taken as it is needed."""
+
     def failure(self, part: Part) -> str:
         return ""
 

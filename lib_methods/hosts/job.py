@@ -109,6 +109,9 @@ class JobSampling:
     def add_guide(self, guide: Guide) -> None:
         self.current.register(self.current.guides, guide)
 
+    def reserve(self, size: int) -> None:
+        """Nothing to tell: memory is taken as it is needed."""
+
     def failure(self, part: Part) -> str:
         return self.current.failures.get(type(part), "")
 

@@ -306,12 +306,13 @@ class Patcher:
     def __init__(self, unet: nn.Module, options: dict[str, Any] | None = None) -> None:
         self.model = SimpleNamespace(diffusion_model=unet)
         self.model_options = options or {}
+        self.reserved = 0
 
     def clone(self) -> Patcher:
         return Patcher(self.model.diffusion_model, copy.deepcopy(self.model_options))
 
-    def set_model_unet_function_wrapper(self, wrapper: Any) -> None:
-        self.model_options["model_function_wrapper"] = wrapper
+    def add_extra_preserved_memory_during_sampling(self, size: int) -> None:
+        self.reserved = self.reserved + size
 
 
 # what Forge's blocks tell a self-attention layer besides its hidden states
@@ -343,9 +344,17 @@ class ForgeRun:
     def apply(self, inputs: Tensor, timestep: Tensor, **c: Any) -> Tensor:
         return self.unet(inputs, timestep, c["c_crossattn"], cross_attention_kwargs=self.told).sample
 
+    def begin(self, options: dict[str, Any] | None = None, scale: float = 7.0) -> dict[str, Any]:
+        """The options of one denoiser call."""
+        given: Any = (SimpleNamespace(diffusion_model=self.unet), self.x[:1], torch.ones(1), [{}], [{}], scale)
+        given = (*given, self.options if options is None else options, 0)
+        for modifier in given[6].get("conditioning_modifiers", []):
+            given = modifier(*given)
+        return dict(given[6])
+
     def run(self, order: tuple[int, ...] = (0, 1), options: dict[str, Any] | None = None) -> Tensor:
         """A run of the UNet with cond (0) and uncond (1) blocks in this order; the result in the order cond, uncond."""
-        wrapper = (self.options if options is None else options).get("model_function_wrapper")
+        wrapper = self.begin(options).get("model_function_wrapper")
         chosen = list(order)
         inputs: dict[str, Any] = {
             "input": self.x[chosen],
@@ -359,6 +368,14 @@ class ForgeRun:
             out = wrapper(self.apply, inputs)
         return out[[chosen.index(0), chosen.index(1)]]
 
+    def after(self, options: dict[str, Any] | None = None, **told: Any) -> Tensor:
+        """What comes out of the guidance at CFG scale 7 in the end."""
+        options = self.begin(options)
+        for function in options.get("sampler_post_cfg_function", []):
+            told["denoised"] = function({"sigma": torch.ones(1), **told})
+        found: Tensor = told["denoised"]
+        return found
+
 
 @torch.no_grad()
 def test_forge_rows_come_with_their_labels(unet) -> None:
@@ -368,7 +385,8 @@ def test_forge_rows_come_with_their_labels(unet) -> None:
     plain = forge.run()
     for _ in range(2):  # Forge calls the script twice for Hires.fix
         part = forge.attach()
-    assert original == {}  # only the clone carries the wrapper
+    assert original == {}  # only the clone carries the pass
+    assert len(forge.options["conditioning_modifiers"]) == 1
     first, second = forge.run(), forge.run((1, 0))
     assert torch.allclose(first, second, atol=1e-6)
     assert (first[0] - plain[0]).abs().max() > 1e-3
@@ -387,9 +405,7 @@ def test_feedback_that_no_layer_reads_is_told_and_changes_no_colour(unet) -> Non
     assert part.idle.startswith(f"None of the {len(self_attentions(unet))} self-attention layers read the feedback.")
     cond, base = torch.randn(2, 1, 4, 8, 8)
     denoised = base + 7 * (cond - base)
-    given = {"denoised": denoised, "cond_denoised": cond, "uncond_denoised": base, "sigma": torch.ones(1)}
-    for after in forge.options["sampler_post_cfg_function"]:
-        assert torch.equal(after(given), denoised)
+    assert torch.equal(forge.after(denoised=denoised, cond_denoised=cond, uncond_denoised=base), denoised)
 
 
 @torch.no_grad()
@@ -494,8 +510,8 @@ def test_options_that_forge_copied_and_kept_hold_no_job_and_do_nothing_after_the
     assert not torch.equal(guided, plain)  # the copy serves the same pass
     forge.p.sampler.launch_sampling(10, lambda: None)
     assert torch.equal(forge.run(options=kept), plain)
-    (after,) = kept["sampler_post_cfg_function"]
-    assert after({"denoised": plain}) is plain
+    assert forge.after(kept, denoised=plain) is plain
+    assert forge.options == {}  # the host has its own UNet again
     job_of = weakref.ref(forge.p.sampler)
     del forge
     gc.collect()
@@ -511,6 +527,69 @@ def test_a_second_pass_that_fails_in_forge_has_nothing_of_the_first(unet) -> Non
     forge.p.sampler.launch_sampling(10, forge.run)
     forge.p.is_hr_pass = True
     assert torch.equal(forge.run(), plain)
+
+
+@torch.no_grad()
+def test_another_extensions_wrapper_set_after_ours_runs_within_the_hooks(unet) -> None:
+    """Such as MultiDiffusion's, which runs the UNet tile by tile, several tiles at once."""
+    forge = ForgeRun(unet)
+    forge.attach()
+    wanted = forge.run()
+    part = forge.attach()
+
+    def tiled(apply: Any, given: dict[str, Any]) -> Tensor:
+        twice = {"c_crossattn": given["c"]["c_crossattn"].repeat(2, 1, 1), "transformer_options": {}}
+        return apply(given["input"].repeat(2, 1, 1, 1), given["timestep"].repeat(2), **twice)[:2]
+
+    forge.options["model_function_wrapper"] = tiled
+    assert torch.allclose(forge.run(), wanted, atol=1e-5)
+    assert part.acted and part.missed == ""
+
+
+class Shown:
+    """A guide that writes down what it is shown."""
+
+    order, acted, idle, missed = 50, True, "", ""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+
+    def guide(self, _: Any, guidance: Any) -> Tensor:
+        self.all.append(guidance)
+        return guidance.guided * 2
+
+
+@torch.no_grad()
+def test_forges_scale_is_the_hosts_own_and_zeros_are_no_guidance(unet) -> None:
+    forge, shown = ForgeRun(unet), Shown()
+    hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8)).add_guide(shown)
+    cond, base, other = torch.randn(3, 1, 4, 8, 8)
+    told = {"denoised": other, "cond_denoised": cond}  # another extension has its own formula
+    assert torch.equal(forge.after(**told, uncond_denoised=base), other * 2)
+    assert shown.all[-1].scale == 7.0
+    forge.after(**told, uncond_denoised=base, cond=[{"strength": 1.0}, {"strength": 0.5}], cond_scale=4.0)
+    assert shown.all[-1].scale == 4.0
+    assert torch.allclose(shown.all[-1].direction, 1.5 * (cond - base))
+    assert forge.after(**told, uncond_denoised=torch.zeros_like(base)) is other
+    assert len(shown.all) == 2
+
+
+@torch.no_grad()
+def test_forges_own_noise_scale_is_used(unet) -> None:
+    forge = ForgeRun(unet)
+    flow = SimpleNamespace(noise_scaling=lambda sigma, noise, latent: sigma * noise + (1 - sigma) * latent)
+    forge.p.sd_model.forge_objects.unet.model.predictor = flow
+    sampling = hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8))
+    latents, noise = torch.ones(1, 4, 8, 8), torch.full((1, 4, 8, 8), 3.0)
+    assert torch.allclose(sampling.noisy(latents, noise, torch.tensor([0.25])), torch.tensor(1.5))
+
+
+@torch.no_grad()
+def test_forge_is_told_of_the_memory_that_feedback_takes(unet) -> None:
+    forge = ForgeRun(unet)
+    for _ in range(2):
+        forge.attach(cache_limit_mb=1)
+    assert 0 < forge.p.sd_model.forge_objects.unet.reserved <= 2 << 20
 
 
 @pytest.mark.parametrize("config", [{"in_channels": 9}, SimpleNamespace(in_channels=9)])

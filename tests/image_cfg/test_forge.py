@@ -140,7 +140,7 @@ class Watch:
         self.shown: list[Guidance] = []
 
     def around(self, call: Any) -> Any:
-        self.rows.append(call.current_rows)
+        self.rows.append(call.rows)
         return torch.no_grad()
 
     def guide(self, call: Any, guidance: Guidance) -> Tensor:

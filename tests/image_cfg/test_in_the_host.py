@@ -213,7 +213,9 @@ def test_off_means_off(host: Running) -> None:
         assert before.infotexts == after.infotexts
 
 
-def test_an_exception_in_the_middle_ends_the_method_and_leaves_nothing_behind(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_the_middle_ends_the_method_and_leaves_nothing_behind(
+    host: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from modules import shared
 
     before = pixels(host.generate(script_args=edit()))

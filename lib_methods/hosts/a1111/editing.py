@@ -194,7 +194,7 @@ class Edits:
     """What is written into the latents of one pass of a sampler."""
 
     def __init__(self, seam: Seam, sampler: Any, levels: Levels) -> None:
-        self.denoiser, self.levels = seam.denoiser, levels
+        self.denoiser, self.levels, self.failures = seam.denoiser, levels, seam.current.failures
         self.start: NewStart | None = None
         self.editors: dict[type, Editor] = {}
         self._unsettled: Tensor | None = None
@@ -212,8 +212,7 @@ class Edits:
     def before(self, call: A1111Call, x: Tensor) -> None:
         """Start from the given latents and ask the editors; x: the sampler's latents, written in place."""
         self._unsettled = None
-        failed = self.seam.current.failures
-        editors = [editor for kind, editor in self.editors.items() if kind not in failed]
+        editors = [editor for kind, editor in self.editors.items() if kind not in self.failures]
         start, self.start = (None, self.start) if call.index else (self.start, None)
         if (start is None and not editors) or is_stopped():
             return

@@ -14,8 +14,6 @@ from lib_methods.pictures.fit import to_tensor
 if TYPE_CHECKING:
     from lib_methods.hosts.forge.sampling import ForgeSampling
 
-_MODIFIERS = "conditioning_modifiers"
-
 
 class ForgePicture:
     """Implements `lib_methods.denoiser.Picture`."""
@@ -88,13 +86,11 @@ class ForgePicture:
         return self.encode(torch.cat(made).clamp(-1, 1))
 
     def add_planner(self, planner: RowPlanner) -> None:
-        wrapper, current = self.sampling.wrapped(), self.sampling.current
+        self.sampling.patched()
+        current = self.sampling.current
         before, current.planner = current.planner, planner
         current.taken_back_by(lambda: setattr(current, "planner", before))
-        assert wrapper.seam is not None
-        wrapper.seam.negative = NegativePrompt.of(self.p, self.sampling.pixels)
-        self.sampling.listen(_MODIFIERS, wrapper.conditions)
-        self.sampling.listen("sampler_post_cfg_function", wrapper.after)
+        self.sampling.seam.negative = NegativePrompt.of(self.p, self.sampling.pixels)
 
 
 def predicts_v(model: Any) -> bool:

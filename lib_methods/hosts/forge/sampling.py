@@ -1,13 +1,10 @@
-"""The seam for Forge and the forks that share its backend.
+"""The seam for Forge and the forks that share its backend; `wrapper` is what stands around the UNet.
 
-Hooks run around the UNet through `model_options["model_function_wrapper"]`, which is set on a clone of the host's UNet
-patcher. Guides change what comes out of the guidance through `model_options["sampler_post_cfg_function"]`, a list, as
-clean latents.
+What a pass needs on the UNet's patcher is set on a clone of it, which the job has until the pass is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +14,11 @@ from torch import Tensor, nn
 from lib_methods.attention import without_overrides
 from lib_methods.denoiser import Guide, Hook
 from lib_methods.hosts.forge.picture import ForgePicture
-from lib_methods.hosts.forge.wrapper import ForgeSeam, FunctionWrapper
+from lib_methods.hosts.forge.wrapper import ForgeSeam, PassModifier
 from lib_methods.hosts.job import JobSampling
 
-_WRAPPER = "model_function_wrapper"
-AFTER = "sampler_post_cfg_function"
+_MODIFIERS = "conditioning_modifiers"
+_RESERVED = "_steer_reserved"
 
 
 class ForgeSampling(JobSampling):
@@ -39,46 +36,56 @@ class ForgeSampling(JobSampling):
         return unet
 
     @property
-    def _seam(self) -> ForgeSeam:
+    def seam(self) -> ForgeSeam:
         if not isinstance(self.current.seam, ForgeSeam):
             self.current.seam = ForgeSeam(self.current, self.p.sampler.model_wrap_cfg)
         return self.current.seam
 
     def add_hook(self, hook: Hook) -> None:
-        self.wrapped()
+        self.patched()
         super().add_hook(hook)
 
     def add_guide(self, guide: Guide) -> None:
-        wrapper = self.wrapped()
+        self.patched()
         super().add_guide(guide)
-        self.listen(AFTER, wrapper.after)
 
-    def listen(self, key: str, function: Callable[..., Any]) -> None:
-        """Have the host call a method of this pass's wrapper, where it keeps a list of functions."""
-        options = self.p.sd_model.forge_objects.unet.model_options
-        others = [f for f in options.get(key, []) if not isinstance(getattr(f, "__self__", None), FunctionWrapper)]
-        options[key] = [*others, function]  # a new list: the clone's options share the old one
+    def patched(self) -> Any:
+        """The UNet's patcher with this pass on it: a clone. Forge announces the second pass of Hires.fix twice, with a
+        fresh UNet the second time."""
+        objects, seam = self.p.sd_model.forge_objects, self.seam
+        original = objects.unet
+        modifiers = original.model_options.get(_MODIFIERS, ())
+        if any(isinstance(modifier, PassModifier) and modifier.seam is seam for modifier in modifiers):
+            return original
+        clone = original.clone()
+        others = [m for m in clone.model_options.get(_MODIFIERS, ()) if not isinstance(m, PassModifier)]
+        clone.model_options[_MODIFIERS] = [*others, PassModifier(seam)]  # a new list: not every host copies the old one
+        objects.unet = clone
 
-    def wrapped(self) -> FunctionWrapper:
-        """This pass's wrapper, on a clone of the UNet. Forge announces the second pass of Hires.fix twice, with a fresh
-        UNet the second time."""
-        before = self.p.sd_model.forge_objects.unet.model_options.get(_WRAPPER)
-        if isinstance(before, FunctionWrapper) and before.seam is self._seam:
-            return before
-        patched = self.p.sd_model.forge_objects.unet.clone()
-        before = patched.model_options.get(_WRAPPER)
-        while isinstance(before, FunctionWrapper):  # the first pass's; the host keeps the patched UNet for the second
-            before = before.before
-        wrapper = FunctionWrapper(self._seam, before)
-        patched.set_model_unet_function_wrapper(wrapper)
-        self.p.sd_model.forge_objects.unet = patched
-        return wrapper
+        def give_back() -> None:
+            if objects.unet is clone:
+                objects.unet = original
+
+        self.current.at_end(give_back)
+        return clone
+
+    def reserve(self, size: int) -> None:
+        patcher = self.patched()
+        tell = getattr(patcher, "add_extra_preserved_memory_during_sampling", None)
+        if tell is not None:
+            tell(size - vars(patcher).get(_RESERVED, 0))  # a pass that is announced twice asks twice
+            setattr(patcher, _RESERVED, size)
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        return latents + noise * level.to(latents)
+        model = self.p.sd_model.forge_objects.unet.model
+        predictor = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
+        if not hasattr(predictor, "noise_scaling"):
+            return latents + noise * level.to(latents)
+        noisy: Tensor = predictor.noise_scaling(level.flatten()[:1].to(latents), noise.clone(), latents)
+        return noisy
 
     def run_unet(self, noisy: Tensor, level: Tensor) -> None:
-        apply = self._seam.apply
+        apply = self.seam.apply
         if apply is None:
             raise RuntimeError("the UNet can be run within a denoiser call only")
         count, empty = len(noisy), self.empty_prompt()

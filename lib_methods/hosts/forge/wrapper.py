@@ -1,14 +1,20 @@
-"""The function wrapper that stands in Forge's `model_options` while a pass runs.
+"""What a pass puts between Forge's sampler and its UNet.
 
-Forge copies the options deeply and keeps some of the copies, so what we put there knows its pass by a weak reference
-alone, and lets everything through once that pass is over. The rows' roles come as `cond_or_uncond`: 0 for cond, 1 for
-uncond, each entry a block of rows, one per image. Sigmas are handed over unscaled for every sampler.
+All that stands on the UNet's patcher is one `conditioning_modifier`, which Forge asks at the start of every denoiser
+call. It puts the rest into the options of that call alone: the function wrapper around the UNet, outside of whatever
+wrapper another extension has set by then, and the last `sampler_post_cfg_function`. Forge copies the patcher's options
+deeply and keeps some of the copies, so the modifier knows its pass by a weak reference alone, and lets everything
+through once that pass is over.
+
+The rows' roles come as `cond_or_uncond`: 0 for cond, 1 for uncond, each entry a block of rows, one per image. Sigmas
+are handed over unscaled for every sampler.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -18,13 +24,23 @@ from lib_methods.hosts.a1111.rows import denoiser_step
 from lib_methods.hosts.forge.rows import NegativePrompt, PlannedRows
 from lib_methods.hosts.passes import Pass
 
+_WRAPPER = "model_function_wrapper"
+_AFTER = "sampler_post_cfg_function"
+
 
 class ForgeCall:
     """One run of Forge's UNet; a denoiser call is one or several of them, each with its own rows."""
 
     def __init__(self, rows: tuple[Row, ...], level: Tensor, step: int) -> None:
-        self.rows = self.current_rows = rows
+        self.rows = rows
+        self.current_rows: tuple[Row, ...] = ()
         self.level, self.step = level.detach().flatten()[:1], step
+
+    def enter_unet(self, count: int) -> None:
+        """The UNet starts on so many rows: all, or those of several tiles of the image (MultiDiffusion), one tile
+        after the other; of rows laid out otherwise nothing is known."""
+        tiles, rest = divmod(count, max(1, len(self.rows)))
+        self.current_rows = () if rest else self.rows * tiles
 
 
 class ForgeSeam:
@@ -33,28 +49,52 @@ class ForgeSeam:
     def __init__(self, current: Pass, denoiser: Any) -> None:
         self.current, self.denoiser = current, denoiser
         self.apply: Callable[..., Tensor] | None = None  # the UNet's function while it runs
+        self.scale = 1.0  # the CFG scale of this denoiser call
         self.negative: NegativePrompt | None = None
         self.planned: PlannedRows | None = None  # of this denoiser call, where a method chooses the rows
 
-    def run(self, inner: Callable[..., Tensor], apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
-        """`inner(apply, arguments)`, which runs the UNet, within all hooks."""
+    def begin(self, *given: Any) -> tuple[Any, ...]:
+        """The arguments of a denoiser call with the method's rows, where one chooses them, and with this pass around
+        the UNet and after the guidance."""
+        *rest, self.scale, options, seed = self.current.guarded(lambda: self.conditions(*given))
+        inner = partial(self.run, options.get(_WRAPPER))
+        options = {**options, _WRAPPER: inner, _AFTER: [*options.get(_AFTER, ()), self.guided]}
+        return (*rest, self.scale, options, seed)
+
+    def run(self, inner: Any, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+        """Run the UNet within all hooks. inner: another extension's function wrapper, or None."""
         entries = list(arguments["cond_or_uncond"])
         batch = arguments["input"].shape[0] // max(1, len(entries))
         rows = tuple(Row(Role.UNCOND if entry else Role.COND, image) for entry in entries for image in range(batch))
         rows = rows if self.planned is None else self.planned.rows(batch) or rows
-        call = ForgeCall(rows, arguments["timestep"], denoiser_step(self.denoiser))
-        self.apply = apply
-        try:
-            with self.current.around(call):
-                out = inner(apply, arguments)
-        finally:
-            self.apply = None
+
+        def run() -> Tensor:
+            call = ForgeCall(rows, arguments["timestep"], denoiser_step(self.denoiser))
+
+            def counted(x: Tensor, timestep: Tensor, **c: Any) -> Tensor:
+                call.enter_unet(len(x))
+                try:
+                    return apply(x, timestep, **c)
+                finally:
+                    call.current_rows = ()
+
+            self.apply = apply
+            try:
+                with self.current.around(call):
+                    if inner is None:
+                        return counted(arguments["input"], arguments["timestep"], **arguments["c"])
+                    out: Tensor = inner(counted, arguments)
+                    return out
+            finally:
+                self.apply = None
+
+        out = self.current.guarded(run)
         if self.planned is not None:
             self.planned.keep(out)
         return out
 
     def conditions(self, *given: Any) -> tuple[Any, ...]:
-        """Put a method's rows in the place of the host's, at the start of a denoiser call."""
+        """The arguments of a denoiser call with a method's rows in the place of the host's."""
         model, x, timestep, uncond, cond, cond_scale, options, seed = given
         self.planned, planner = None, self.current.planner
         if planner is None or not sees_picture(model.diffusion_model, x.shape[1]):
@@ -83,7 +123,7 @@ class ForgeSeam:
         return cond_scale == 1.0 and (p.hr_cfg if getattr(p, "is_hr_pass", False) else p.cfg_scale) != 1.0
 
     def guided(self, arguments: dict[str, Any]) -> Tensor:
-        """Ask the guides. The host does not say at what scale it guided, so that is read off the result."""
+        """Ask the guides. Without unconditional rows the host hands over zeros, and there is no guidance."""
         guided, cond, base = (arguments[name] for name in ("denoised", "cond_denoised", "uncond_denoised"))
         call = ForgeCall((), arguments["sigma"], denoiser_step(self.denoiser))
         if self.planned is not None:
@@ -91,18 +131,22 @@ class ForgeSeam:
             if self._needs_empty and empty is not None:
                 base.copy_(empty)  # the sampler continues with e(0, 0)
             return guided if guidance is None else self.current.ask(call, guidance)
+        if not self.current.guides or not base.any():
+            return guided
+        weight = sum(float(entry.get("strength", 1.0)) for entry in arguments.get("cond") or [{}])
         direction = cond - base
-        length = direction.float().pow(2).sum()
-        scale = float(((guided - base).float() * direction.float()).sum() / length) if length > 0 else 1.0
+        if weight != 1.0:  # under AND the host hands over a mean
+            direction = direction * weight
+            cond = base + direction
+        scale = float(arguments.get("cond_scale", self.scale))
         return self.current.ask(call, Guidance(cond, base, direction, scale, guided))
 
 
-class FunctionWrapper:
-    """What stands in Forge's `model_options` for a pass, and may be copied: it holds neither job nor model."""
+class PassModifier:
+    """What stands in Forge's `conditioning_modifiers` for a pass, and may be copied: it holds neither job nor model."""
 
-    def __init__(self, seam: ForgeSeam, before: Any) -> None:
+    def __init__(self, seam: ForgeSeam) -> None:
         self._seam = weakref.ref(seam)
-        self.before = before  # another extension's wrapper
 
     @property
     def seam(self) -> ForgeSeam | None:
@@ -110,23 +154,6 @@ class FunctionWrapper:
         seam = self._seam()
         return None if seam is None or seam.current.is_over else seam
 
-    def __call__(self, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+    def __call__(self, *arguments: Any) -> tuple[Any, ...]:
         seam = self.seam
-        return self._inner(apply, arguments) if seam is None else seam.run(self._inner, apply, arguments)
-
-    def _inner(self, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
-        if self.before is not None:
-            out: Tensor = self.before(apply, arguments)
-            return out
-        return apply(arguments["input"], arguments["timestep"], **arguments["c"])
-
-    def conditions(self, *arguments: Any) -> tuple[Any, ...]:
-        """What Forge calls before it runs any row."""
-        seam = self.seam
-        return arguments if seam is None else seam.conditions(*arguments)
-
-    def after(self, arguments: dict[str, Any]) -> Tensor:
-        """What Forge calls after its guidance."""
-        seam = self.seam
-        denoised: Tensor = arguments["denoised"]
-        return denoised if seam is None else seam.guided(arguments)
+        return arguments if seam is None else seam.begin(*arguments)
