@@ -80,7 +80,9 @@ _OF_A1111 = {
     "*negative_guidance_minimum_sigma*": "an option of A1111",
     "*one_call_or_several*": "an option of A1111",
 }
-_NO_INFOTEXT = "its API answers 500 to every infotext"
+_NO_INFOTEXT = dict.fromkeys(
+    ("*the_infotext_alone*", "*the_infotext_of_the_published*"), "its API answers 500 to every infotext"
+)
 _QUIET = {"live_previews_enable": False}
 
 A1111 = Host(
@@ -96,7 +98,7 @@ FORGE = Host(
      "--skip-python-version-check"),
     _QUIET,
     hires={"hr_additional_modules": ["Use same choices"]},
-    lacks={**_OF_A1111, "*test_the_infotext_alone*": _NO_INFOTEXT, "*test_the_infotext_of_the_published*": _NO_INFOTEXT},
+    lacks={**_OF_A1111, **_NO_INFOTEXT},
 )  # fmt: skip
 NEO = Host(
     "NEO",

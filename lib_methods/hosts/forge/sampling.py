@@ -78,7 +78,7 @@ class ForgeSampling(JobSampling):
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         model = self.p.sd_model.forge_objects.unet.model
-        predictor = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
+        predictor: Any = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
         if not hasattr(predictor, "noise_scaling"):
             return latents + noise * level.to(latents)
         noisy: Tensor = predictor.noise_scaling(level.flatten()[:1].to(latents), noise.clone(), latents)
