@@ -38,7 +38,7 @@ def target_size(size: tuple[int, int], scale: float, wanted: tuple[int, int]) ->
     return across, down, (across - x) // opt_f, (down - y) // opt_f
 
 
-def _enlarge(p: Any, samples: torch.Tensor | None, decoded: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def enlarge(p: Any, samples: torch.Tensor | None, decoded: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents of the second pass, and the image conditioning for them, cut to the size wanted.
 
     Enlarges the latents `samples`, or with an upscaler of pictures `decoded` (B, 3, H, W) in [-1, 1].
@@ -238,7 +238,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return samples
         self.is_hr_pass = True
         self.sampler = registry.create_sampler(self.hr_sampler_name or self.sampler_name, shared.sd_model)
-        samples, image_conditioning = _enlarge(self, samples, decoded_samples)
+        samples, image_conditioning = enlarge(self, samples, decoded_samples)
         state.nextjob()
         self.rng = rng_of(self, samples.shape[1:])
         noise = self.rng.next()
