@@ -27,7 +27,6 @@ CLASS_IMAGES = "class_images"
 PATHS = ("photos", "base", "out", "class_folder", "continue_from")
 _LONGEST_NAME = 80
 _LONGEST_PROMPT = 4000
-_MOST_PROMPTS = 16
 
 
 def check_name(name: object) -> str:
@@ -294,7 +293,4 @@ def _prompts(given: object) -> tuple[str, ...]:
     lines = given.splitlines() if isinstance(given, str) else given
     if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
         raise SettingsError("Sample prompts must be text, one per line.")
-    prompts = tuple(line.strip() for line in lines if line.strip())
-    if len(prompts) > _MOST_PROMPTS:
-        raise SettingsError(f"There are too many sample prompts: at most {_MOST_PROMPTS}.")
-    return prompts
+    return tuple(line.strip() for line in lines if line.strip())

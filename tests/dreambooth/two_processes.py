@@ -71,7 +71,7 @@ def small_training(
     """A few steps; the weights after them."""
     model = small_model(dtype)
     parameters = list(model.parameters())
-    stepper: Stepper = build_optimizer([Group("unet", parameters, 1e-2)], name, clip=0.05, scaled=scaled, seed=3)
+    stepper: Stepper = build_optimizer([Group(parameters, 1e-2)], name, clip=0.05, scaled=scaled, seed=3)
     for step in range(STEPS):
         loss = loss_of(lambda seen: model(seen.to(dtype)), step, list(range(PHOTOS))[processes.rank :: processes.count])
         stepper.backward(loss * (1e36 if step == 1 and overflow_on == processes.rank else 1.0))
@@ -103,7 +103,7 @@ def sharded_training(processes: Processes, *, scaled: bool, overflow: bool) -> d
         model, beside = small_model(), nn.Parameter(torch.ones(4, 1, 1))
         shard(model, sharding, CPU)
         parameters = [*model.parameters(), beside]
-        groups = [Group("unet", parameters[:-1], 1e-2), Group("text", [beside], 1e-2)]
+        groups = [Group(parameters[:-1], 1e-2), Group([beside], 1e-2)]
         stepper, ema = build_optimizer(groups, "adamw", clip=0.05, scaled=scaled), Ema(parameters, 0.5)
         if states:
             weights, optimizer, average = states
@@ -134,7 +134,7 @@ def plainly(*, scaled: bool = False) -> dict[str, Any]:
     """The same in one process that has the whole batch."""
     model, beside = small_model(), nn.Parameter(torch.ones(4, 1, 1))
     parameters = [*model.parameters(), beside]
-    groups = [Group("unet", parameters[:-1], 1e-2), Group("text", [beside], 1e-2)]
+    groups = [Group(parameters[:-1], 1e-2), Group([beside], 1e-2)]
     stepper, ema = build_optimizer(groups, "adamw", clip=0.05, scaled=scaled), Ema(parameters, 0.5)
     for step in range(STEPS):
         stepper.backward(loss_of(Scaled(model, beside), step, list(range(PHOTOS))))

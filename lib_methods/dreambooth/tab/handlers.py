@@ -47,6 +47,7 @@ ROWS = (
     ("memory", "precision", "optimizer", "saved_as"),
 )
 """Controls with good defaults, side by side."""
+MOST_PROMPTS = 16
 SECOND = "second_"
 FILES = ("class_photos", "second_photos")
 CONTROLS = (
@@ -97,7 +98,7 @@ class TabHandlers:
     def form(self, files: Any, *values: Any) -> list[Any]:
         """What stands below the form, with the plan as soon as there is what it needs, and the dropped photos.
 
-        values: those of `request.CONTROLS`.
+        values: those of `CONTROLS`.
         """
         pictures = uploaded(files)
         return [self._line(pictures, values, with_plan=True), page.photos_html(without_companions(pictures))]
@@ -169,7 +170,10 @@ class TabHandlers:
             "continue_from": self.lists.lora_file(lora) if lora else None,
             "class_folder": class_folder,
         }
-        return from_json({**wanted, **places, "name": name, "concepts": concepts})
+        settings = from_json({**wanted, **places, "name": name, "concepts": concepts})
+        if len(settings.sample_prompts) > MOST_PROMPTS:
+            raise UserError(f"There are too many sample prompts: at most {MOST_PROMPTS}.")
+        return settings
 
     # -- buttons
 

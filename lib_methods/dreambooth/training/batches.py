@@ -131,16 +131,10 @@ class Batches:
 
 
 def _together(first: Batch, second: Batch) -> Batch:
+    names = ("latents", "noise", "timesteps", "is_prior", "sizes")
+    joined = {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in names}
     mask = None if first.mask is None or second.mask is None else torch.cat([first.mask, second.mask])
-    return Batch(
-        latents=torch.cat([first.latents, second.latents]),
-        noise=torch.cat([first.noise, second.noise]),
-        timesteps=torch.cat([first.timesteps, second.timesteps]),
-        is_prior=torch.cat([first.is_prior, second.is_prior]),
-        mask=mask,
-        sizes=torch.cat([first.sizes, second.sizes]),
-        texts=[*first.texts, *second.texts],
-    )
+    return Batch(**joined, mask=mask, texts=[*first.texts, *second.texts])
 
 
 class TextCache:

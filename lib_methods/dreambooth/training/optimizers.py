@@ -24,14 +24,11 @@ from lib_methods.dreambooth.training.state import GROUP, read_groups, read_state
 from lib_methods.errors import UserError
 from lib_methods.jobs.packages import OPTIONAL
 
-Rates = float | Mapping[str, float]
-
 
 @dataclass(frozen=True)
 class Group:
-    """Weights that share a learning rate. name: "unet" or "text", by which `lr_scale` may tell them apart."""
+    """Weights that share a learning rate."""
 
-    name: str
     parameters: Sequence[nn.Parameter]
     rate: float
 
@@ -83,10 +80,8 @@ def build_optimizer(
         raise UserError("Weights in fp16 are too coarse to be trained. Choose bf16 or fp32.")
     rounding = Rounding(seed)
     if fused:
-        made: list[torch.optim.Optimizer] = []
-        for group in groups:
-            for parameter in group.parameters:
-                made.append(_optimizer(name, [(group, [parameter])], weight_decay, rounding, len(made)))
+        apart = [(group, [parameter]) for group in groups for parameter in group.parameters]
+        made = [_optimizer(name, [part], weight_decay, rounding, number) for number, part in enumerate(apart)]
         return Stepper(made, parameters, clip, fused=True, scaled=False)
     whole = _optimizer(name, [(group, list(group.parameters)) for group in groups], weight_decay, rounding, 0)
     return Stepper([whole], parameters, clip, fused=False, scaled=scaled)
@@ -122,14 +117,14 @@ class Stepper:
             for parameter, optimizer in zip(self._parameters, self._optimizers):
                 self._handles.append(parameter.register_post_accumulate_grad_hook(self._moving(optimizer)))
 
-    def backward(self, loss: Tensor, lr_scale: Rates = 1.0) -> None:
+    def backward(self, loss: Tensor, lr_scale: float = 1.0) -> None:
         """Gradients of `loss`, a scalar; fused, the weights move here, `lr_scale` times their groups' rate."""
         if self.fused:
             self._set_rates(lr_scale)
         (loss if self.scale is None else loss * self.scale.value).backward()
 
-    def step(self, lr_scale: Rates = 1.0) -> bool:
-        """Move the weights, `lr_scale` (a number, or one for each group's name) times their groups' rate.
+    def step(self, lr_scale: float = 1.0) -> bool:
+        """Move the weights, `lr_scale` times their groups' rate.
 
         False if gradients were not finite: unfused, nothing was moved then. `gradient_norm` is the norm of all of them
         before clipping.
@@ -198,11 +193,10 @@ class Stepper:
     def _optimizer_of(self, number: int) -> torch.optim.Optimizer:
         return self._optimizers[number] if self.fused else self._optimizers[0]
 
-    def _set_rates(self, lr_scale: Rates) -> None:
+    def _set_rates(self, lr_scale: float) -> None:
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                factor = lr_scale if isinstance(lr_scale, (int, float)) else lr_scale[group["name"]]
-                group["lr"] = group["base_rate"] * factor
+                group["lr"] = group["base_rate"] * lr_scale
 
     def _moving(self, optimizer: torch.optim.Optimizer) -> Any:
         clip = 0.0 if isinstance(optimizer, Adafactor) else self._clip
@@ -232,9 +226,7 @@ def _optimizer(
     first_number: int,
 ) -> torch.optim.Optimizer:
     chosen: list[dict[str, Any]] = [
-        {"params": parameters, "lr": group.rate, "base_rate": group.rate, "name": group.name}
-        for group, parameters in groups
-        if parameters
+        {"params": parameters, "lr": group.rate, "base_rate": group.rate} for group, parameters in groups if parameters
     ]
     if name == "adafactor":
         return Adafactor(chosen, weight_decay=weight_decay, rounding=rounding, first_number=first_number)

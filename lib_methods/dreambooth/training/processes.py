@@ -37,11 +37,6 @@ class Sharding:
     asked_by: str
     frees: bool
 
-    def sentence(self, count: int) -> str:
-        """For the user."""
-        more = "" if self.frees else "; within a step each holds all weights"
-        return f"The UNet's weights and all that belongs to them are sharded over {count} processes{more}."
-
 
 def asked_sharding(environment: Mapping[str, str] = os.environ) -> Sharding | None:
     """What the configuration of `accelerate launch` asks for; None for whole copies."""
@@ -72,25 +67,19 @@ def is_on(environment: Mapping[str, str], variable: str) -> bool:
 
 def can_shard() -> bool:
     """Whether this PyTorch can: from 2.6 on."""
-    return _fully_shard() is not None
-
-
-def _fully_shard() -> Callable[..., Any] | None:
     try:
-        return cast("Callable[..., Any]", importlib.import_module("torch.distributed.fsdp").fully_shard)
-    except (ImportError, AttributeError):
-        return None
+        return hasattr(importlib.import_module("torch.distributed.fsdp"), "fully_shard")
+    except ImportError:
+        return False
 
 
 def shard(unet: nn.Module, sharding: Sharding, device: torch.device) -> None:
     """Shards all weights of `unet` over the processes, block by block, and takes them to `device`.
 
     The module's calls are collective from then on: each process must make the same ones. Its weights are other
-    objects than before. Raises UserError where PyTorch is too old.
+    objects than before. Only where `can_shard`.
     """
-    fully_shard = _fully_shard()
-    if fully_shard is None:
-        raise UserError("Sharded weights need PyTorch 2.6 or newer.")
+    fully_shard = importlib.import_module("torch.distributed.fsdp").fully_shard
     mesh = importlib.import_module("torch.distributed.device_mesh").init_device_mesh(
         device.type, (torch.distributed.get_world_size(),)
     )
@@ -245,7 +234,8 @@ class Several(Processes):
         self.notes: tuple[str, ...] = (f"{self.count} processes train together, each with a share of the batch.",)
         self.sharding = sharding if can_shard() else None
         if self.sharding is not None:
-            self.notes += (self.sharding.sentence(self.count),)
+            more = "" if self.sharding.frees else "; within a step each holds all weights"
+            self.notes += (f"The UNet, its gradients and optimizer are sharded over {self.count} processes{more}.",)
         elif sharding is not None:
             self.notes += (
                 f"{sharding.asked_by} needs PyTorch 2.6 or newer here: the weights are not sharded, each process holds "

@@ -89,7 +89,7 @@ class Trainer:
         self.trained = Trained(model, lora, text=settings.train_text)
         rates = {"unet": settings.rate, "text": settings.text_rate}
         self.stepper = build_optimizer(
-            [Group(name, list(part.values()), rates[name]) for name, part in self.trained.parts.items()],
+            [Group(list(part.values()), rates[name]) for name, part in self.trained.parts.items()],
             plan.optimizer,
             weight_decay=settings.weight_decay,
             clip=settings.clip_gradients,

@@ -63,7 +63,7 @@ def test_the_sizes_are_the_modules(sd1: ModelSizes) -> None:
 def test_adafactors_state_is_what_was_counted() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8), nn.Linear(4, 4))
-    stepper = build_optimizer([Group("unet", list(model.parameters()), 1e-3)], "adafactor")
+    stepper = build_optimizer([Group(list(model.parameters()), 1e-3)], "adafactor")
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     stepper.step()

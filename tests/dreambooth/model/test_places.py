@@ -325,7 +325,7 @@ def test_weights_that_were_away_learn_on_as_if_they_had_stayed(name: str, fused:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
         parameters = list(network.parameters())
-        stepper = build_optimizer([Group("unet", parameters, 1e-2)], name, fused=fused)
+        stepper = build_optimizer([Group(parameters, 1e-2)], name, fused=fused)
         for _ in range(3):
             stepper.backward(network(torch.ones(2, 4)).square().sum())
             stepper.step()

@@ -173,7 +173,7 @@ def test_no_nan_of_arithmetic_becomes_a_number() -> None:
 
 def test_of_a_gradient_only_what_is_not_finite_is_left_out() -> None:
     weights = nn.Parameter(torch.zeros(8, 6))
-    stepper = build_optimizer([Group("unet", [weights], 1e-2)], "adafactor", fused=True)
+    stepper = build_optimizer([Group([weights], 1e-2)], "adafactor", fused=True)
     gradient = torch.ones(8, 6)
     gradient[2, 3], gradient[5, 1] = math.nan, -math.inf
     stepper.backward((weights * gradient).sum())

@@ -34,7 +34,7 @@ def train(model: nn.Module, stepper: Stepper, steps: range) -> None:
 
 
 def stepper_for(model: nn.Module, name: str = "adafactor", rate: float = 1e-2, **options: object) -> Stepper:
-    return build_optimizer([Group("unet", list(model.parameters()), rate)], name, **options)  # type: ignore[arg-type]
+    return build_optimizer([Group(list(model.parameters()), rate)], name, **options)  # type: ignore[arg-type]
 
 
 def weights_of(model: nn.Module) -> Tensor:
@@ -143,14 +143,13 @@ def test_gradients_gathered_over_passes_are_those_of_the_whole_batch(name: str) 
 def test_groups_have_rates_of_their_own(fused: bool) -> None:
     unet, text = network(), network()
     stepper = build_optimizer(
-        [Group("unet", list(unet.parameters()), 1e-2), Group("text", list(text.parameters()), 1e-3)],
+        [Group(list(unet.parameters()), 1e-2), Group(list(text.parameters()), 0.0)],
         "adamw",
         fused=fused,
     )
     before, before_text = weights_of(unet), weights_of(text)
-    rates = {"unet": 0.5, "text": 0.0}
-    stepper.backward(loss_of(unet, 0) + loss_of(text, 0), rates)
-    stepper.step(rates)
+    stepper.backward(loss_of(unet, 0) + loss_of(text, 0), 0.5)
+    stepper.step(0.5)
     stepper.zero()
     assert torch.equal(weights_of(text), before_text)
     # AdamW's first step is the rate itself, beside the weights' decay
@@ -247,7 +246,7 @@ def test_what_cannot_be_had_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="Choose bf16"):
         stepper_for(network(), fused=True, scaled=True)
     with pytest.raises(UserError, match="nothing to train"):
-        build_optimizer([Group("unet", [], 1e-3)], "adamw")
+        build_optimizer([Group([], 1e-3)], "adamw")
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match="bitsandbytes, which is not installed"):
         stepper_for(network(), "adamw8bit")
