@@ -121,7 +121,7 @@ class EngineModel:
         )
         return features.reshape(latents.shape[0], -1)
 
-    # -- pictures
+    # -- images
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         def encode() -> tuple[Tensor, Tensor]:

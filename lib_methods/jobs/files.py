@@ -1,4 +1,4 @@
-"""Where a training that the tab starts keeps what, and its record: everything that outlives the page and the host."""
+"""Where a run that the tab starts keeps what, and its record: everything that outlives the page and the host."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lib_methods.files import replacing
 
 LOG = "training.jsonl"
 _CURRENT = ".current.json"  # no training's name begins with a dot
-_CURRENT_BEFORE = "current.json"  # where it was; a training called "current" has its record there
+_CURRENT_BEFORE = "current.json"  # where it was; a run called "current" has its record there
 
 
 @dataclass(frozen=True)
 class JobFiles:
-    """The files of the training called `name`, all below `root`."""
+    """The files of the run called `name`, all below `root`."""
 
     root: Path
     name: str
@@ -60,7 +60,7 @@ class JobFiles:
 
     @property
     def out(self) -> Path:
-        """Where the trainer puts its results: the same for all trainings, which share the pictures of the classes."""
+        """Where the trainer puts its results: the same for all runs, which share the images of the classes."""
         return self.root / "trainings"
 
     @property
@@ -90,7 +90,7 @@ class JobFiles:
 
 @dataclass
 class Record:
-    """What became of a training. status: "waiting", "running", "done", "cancelled" or "failed".
+    """What became of a run. status: "waiting", "running", "done", "cancelled" or "failed".
 
     error: a sentence, where it failed. results: the names of the files that the host now has. prompt: what draws the
     subject. kind: "LoRA" or "full". times in seconds since 1970.
@@ -138,14 +138,14 @@ def load_record(files: JobFiles) -> Record | None:
 
 
 def current_name(root: Path) -> str:
-    """The name of the training that the page shows; "" before the first."""
+    """The name of the run that the page shows; "" before the first."""
     kept = read_json(root / "jobs" / _CURRENT) or read_json(root / "jobs" / _CURRENT_BEFORE)
     name = kept.get("name", "")
     return name if isinstance(name, str) else ""
 
 
 def all_records(root: Path) -> list[Record]:
-    """All trainings, the newest first."""
+    """All runs, the newest first."""
     records = [record for name in _recorded(root) if (record := load_record(JobFiles(root, name))) is not None]
     return sorted(records, key=lambda record: -record.started)
 

@@ -1,4 +1,4 @@
-"""Reads a training's log as it grows: what the page shows of it.
+"""Reads a run's log as it grows: what the page shows of it.
 
 The log is written by another process and may end in half a line. Whatever in it is not understood is passed over.
 """
@@ -33,10 +33,10 @@ def duration(seconds: float) -> str:
 
 
 class Report:
-    """Writes a training's events. A log that cannot be written is said once, and stops nothing."""
+    """Writes a run's events. A log that cannot be written is said once, and stops nothing."""
 
     def __init__(self, folder: Path | None, say: Say, *, tensorboard: bool = True, quiet: bool = False) -> None:
-        """folder: the training's own, which exists; None for no log. quiet: tell nothing, for all but one of several
+        """folder: the run's own, which exists; None for no log. quiet: tell nothing, for all but one of several
         processes."""
         self.folder, self._say, self.quiet = folder, say, quiet
         self.last = ""  # the last event
@@ -140,7 +140,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures drawn at a step. files: below the training's folder, one per prompt."""
+    """Images drawn at a step. files: below the run's folder, one per prompt."""
 
     step: int
     files: tuple[Path, ...]
@@ -149,7 +149,7 @@ class Sample:
 
 @dataclass
 class Progress:
-    """How far a training is. losses: (subject, prior) by step; prior None without one.
+    """How far a run is. losses: (subject, prior) by step; prior None without one.
 
     outcome: "", "done", "cancelled" or "error". `fields` are those of the last event of that name.
     """

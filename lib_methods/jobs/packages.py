@@ -118,7 +118,7 @@ def _put(needed: Sequence[Requirement], folder: Path, say: Say, cancelled: Calla
         except InstallError as error:
             raise InstallError(f"Training needs {names}, which cannot be installed. {error}") from None
         finally:
-            if log.exists():  # the training's console file keeps it
+            if log.exists():  # the run's console file keeps it
                 print(log.read_text(encoding="utf-8", errors="replace"), flush=True)
         for old in needed:  # else two versions would have their metadata there
             for entry in folder.glob(f"{old.name.replace('-', '_')}-*.dist-info"):

@@ -3,7 +3,7 @@
 
 The UNet's forward and backward pass run on tensors without content; what is counted is the bytes of all tensors that
 live at once, as a GPU would have to hold them: weights, what the backward pass keeps, gradients, and everything in
-between. The same for drawing: the UNet's forward pass without gradients, and a picture's way through the VAE. Not
+between. The same for drawing: the UNet's forward pass without gradients, and an image's way through the VAE. Not
 counted: what the GPU's libraries take for themselves, and gaps between tensors. The tables in
 `lib_methods.dreambooth.model.memory` come from here.
 """
@@ -122,7 +122,7 @@ def count(family: str, side: int, rows: int, mode: str, checkpointing: bool, lor
 
 
 def count_denoising(family: str, side: int, rows: int, mode: str) -> Counted:
-    """A forward pass without gradients, as pictures are drawn: with guidance two rows a picture.
+    """A forward pass without gradients, as images are drawn: with guidance two rows an image.
 
     mode: as in `count`; "mixed" keeps the weights' copies in half precision, as autocast does for those that are
     trained.
@@ -135,7 +135,7 @@ def count_denoising(family: str, side: int, rows: int, mode: str) -> Counted:
 
 
 def count_autoencoder(side: int, *, encoding: bool = False) -> Counted:
-    """One picture of `side` x `side` latents through the VAE in fp32: decoded, or encoded."""
+    """One image of `side` x `side` latents through the VAE in fp32: decoded, or encoded."""
     with torch.no_grad(), FakeTensorMode(), LiveBytes() as live:
         vae = AutoencoderKL(**VAE).eval()
         for parameter in vae.parameters():
@@ -203,7 +203,7 @@ def _with_lora(layer: Any, original: Callable[[Tensor], Tensor]) -> Callable[[Te
 
 
 def fitted(family: str, mode: str, checkpointing: bool, lora_rank: int = 0) -> tuple[int, float]:
-    """(bytes that do not depend on the pictures, bytes for each cell of a latent and row), from one and two rows."""
+    """(bytes that do not depend on the images, bytes for each cell of a latent and row), from one and two rows."""
     side = int(GEOMETRY[family]["sample_size"])
     one, two = (count(family, side, rows, mode, checkpointing, lora_rank).peak for rows in (1, 2))
     return 2 * one - two, (two - one) / side**2

@@ -32,8 +32,8 @@ _DENOISED_CELL = {
     "sd1": {"half": 16_700, "mixed": 17_400, "fp32": 33_400},
     "sdxl": {"half": 10_200, "mixed": 12_900, "fp32": 20_300},
 }
-_DRAWN_ROWS = 2  # of a picture that is drawn with guidance; where there is room, several are drawn together
-# the VAE, and a picture's way out of it without gradients, in fp32: bytes, and bytes a cell; its way in takes less
+_DRAWN_ROWS = 2  # of an image that is drawn with guidance; where there is room, several are drawn together
+# the VAE, and an image's way out of it without gradients, in fp32: bytes, and bytes a cell; its way in takes less
 _VAE, _DECODED_CELL = 4 * 83_653_863, 196_700
 _LIBRARIES = int(0.5 * GIB)  # a CUDA context with the libraries' workspaces
 _GAPS = 0.05  # what the allocator loses between tensors
@@ -130,7 +130,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Load:
-    """What is to be trained. rows: of one pass. side: of the picture, in pixels. rank: of a LoRA, 0 for all weights."""
+    """What is to be trained. rows: of one pass. side: of the image, in pixels. rank: of a LoRA, 0 for all weights."""
 
     rows: int
     side: int
@@ -168,7 +168,7 @@ def estimate(sizes: ModelSizes, load: Load, way: Way) -> Estimate:
 
 
 def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False) -> int:
-    """Bytes at the worst moment while class pictures or samples are drawn, the VAE in fp32.
+    """Bytes at the worst moment while class images or samples are drawn, the VAE in fp32.
 
     The text encoders, where they are not trained, leave before the UNet is asked. one_part: and the UNet and the VAE
     take turns on the device; what the optimizer keeps stays there.

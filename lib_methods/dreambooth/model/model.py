@@ -77,15 +77,15 @@ class TrainingModel(Protocol):
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextEmbedding, sizes: Tensor | None = None) -> Tensor:
         """The UNet's output, eps or v, (B, C, h, w), for noisy latents in alpha space at integer timesteps (B,).
 
-        sizes: (B, 6), SDXL's original height and width, crop top and left, target height and width; None: the picture's
+        sizes: (B, 6), SDXL's original height and width, crop top and left, target height and width; None: the image's
         own size, uncropped.
         """
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (B, C, h, w) of the latents of pictures (B, 3, H, W) in [-1, 1]."""
+        """Mean and standard deviation (B, C, h, w) of the latents of images (B, 3, H, W) in [-1, 1]."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] of latents."""
+        """Images (B, 3, H, W) in [-1, 1] of latents."""
 
     def unet_names(self) -> Mapping[str, str]:
         """The name in the file (LDM's) of each of the UNet's weights, by the module's own."""

@@ -1,7 +1,7 @@
 """Generates images with a model that is being trained: DPM-Solver++(2M), the same for the same seed.
 
 Lu et al. 2022 (arXiv 2211.01095), algorithm 2, on timesteps evenly spaced from the last one, with the step to sigma 0
-at the end. Each picture's noise comes from its own seed, whatever else is drawn with it.
+at the end. Each image's noise comes from its own seed, whatever else is drawn with it.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def draw(
     at_once: int | None = None,
     parts: Parts | None = None,
 ) -> Tensor:
-    """Pictures (B, 3, H, W), fp32, in [-1, 1], on the CPU, one for each prompt and seed.
+    """Images (B, 3, H, W), fp32, in [-1, 1], on the CPU, one for each prompt and seed.
 
     size: width and height in pixels. cfg_scale 1 takes half the time. each_step: told the
-    steps done and all of them; what it raises ends the drawing. at_once: pictures that the UNet sees together, None for
+    steps done and all of them; what it raises ends the drawing. at_once: images that the UNet sees together, None for
     all. parts: how the model's parts come to the device. Raises UserError when the model returns numbers that are
     not finite.
     """
@@ -79,7 +79,7 @@ def draw(
     if not isinstance(texts, Prompts):
         texts = embed_prompts(model, texts, cfg_scale=cfg_scale, parts=parts)
     with torch.no_grad():
-        # all pictures are denoised before the first is decoded, as each way of the UNet to the CPU and back takes long
+        # all images are denoised before the first is decoded, as each way of the UNet to the CPU and back takes long
         with parts.denoising():
             shape = (model.latent_channels, height // model.pixels_per_latent, width // model.pixels_per_latent)
             rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]

@@ -51,7 +51,7 @@ class Export:
     processes: Processes
 
     def write(self, path: Path, facts: Mapping[str, str]) -> None:
-        """The result alone, in place of `path`. facts: of the training, for a LoRA's metadata.
+        """The result alone, in place of `path`. facts: of the run, for a LoRA's metadata.
 
         Raises UserError when the disk does not take it; `path` is then as before.
         """

@@ -1,8 +1,8 @@
 """Subject and prompt fidelity scores by DINO and CLIP, if their weights are on this machine.
 
-The three figures of the paper (arXiv 2208.12242, section 4.2): DINO, the mean cosine of ViT-S/16 embeddings of pictures
+The three figures of the paper (arXiv 2208.12242, section 4.2): DINO, the mean cosine of ViT-S/16 embeddings of images
 and photos, tells the subject from others of its class; CLIP-I, the same with CLIP's, is content with the class; CLIP-T
-is the cosine of a picture and its prompt. Nothing is ever fetched: weights are taken from a folder that the environment
+is the cosine of an image and its prompt. Nothing is ever fetched: weights are taken from a folder that the environment
 variable DREAMBOOTH_JUDGES names (`clip` and `dino` in it, as `save_pretrained` writes them), else from Hugging Face's
 cache.
 """
@@ -44,7 +44,7 @@ _BATCH = 8
 
 
 class Embedder:
-    """A vision transformer: pictures in, unit vectors out.
+    """A vision transformer: images in, unit vectors out.
 
     vectors: pixels (B, 3, S, S) as the network wants them to embeddings (B, D). mean, spread: the colours' mean and
     standard deviation in its training.
@@ -61,21 +61,21 @@ class Embedder:
         self.network, self.side, self.device, self._vectors = network, side, device, vectors
         self._mean, self._spread = (torch.tensor(values).view(1, 3, 1, 1) for values in colours)
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Unit vectors (B, D) on the CPU of pictures (B, 3, H, W) in [-1, 1]."""
+    def __call__(self, images: Tensor) -> Tensor:
+        """Unit vectors (B, D) on the CPU of images (B, 3, H, W) in [-1, 1]."""
         found = []
         with torch.no_grad(), brought(self.device, self.network):
-            for part in pictures.split(_BATCH):
+            for part in images.split(_BATCH):
                 vectors = self._vectors(self.prepared(part).to(self.device))
                 found.append(functional.normalize(vectors.float(), dim=-1).cpu())
         return torch.cat(found)
 
-    def prepared(self, pictures: Tensor) -> Tensor:
+    def prepared(self, images: Tensor) -> Tensor:
         """The middle square in the network's size and colours."""
-        height, width = pictures.shape[-2:]
+        height, width = images.shape[-2:]
         short = min(height, width)
         top, left = (height - short) // 2, (width - short) // 2
-        square = pictures.float().cpu()[..., top : top + short, left : left + short]
+        square = images.float().cpu()[..., top : top + short, left : left + short]
         sized = functional.interpolate(
             square, (self.side, self.side), mode="bicubic", align_corners=False, antialias=True
         )
@@ -88,18 +88,18 @@ class ClipAndDino:
     def __init__(self, clip: Embedder, words: Callable[[Sequence[str]], Tensor], dino: Embedder | None) -> None:
         self.clip, self.dino, self._words = clip, dino, words
 
-    def subject_fidelity(self, pictures: Tensor, photos: Tensor) -> float:
+    def subject_fidelity(self, images: Tensor, photos: Tensor) -> float:
         embed = self.dino or self.clip
-        return float((embed(pictures) @ embed(photos).T).mean())
+        return float((embed(images) @ embed(photos).T).mean())
 
-    def prompt_fidelity(self, pictures: Tensor, prompts: Sequence[str]) -> float:
-        if len(pictures) != len(prompts):
-            raise ValueError(f"{len(pictures)} pictures for {len(prompts)} prompts")
-        return float((self.clip(pictures) * self._words(prompts)).sum(-1).mean())
+    def prompt_fidelity(self, images: Tensor, prompts: Sequence[str]) -> float:
+        if len(images) != len(prompts):
+            raise ValueError(f"{len(images)} images for {len(prompts)} prompts")
+        return float((self.clip(images) * self._words(prompts)).sum(-1).mean())
 
 
 class JudgeOfPhotos:
-    """A judge bound to one training's photos, as the trainer asks it.
+    """A judge bound to one run's photos, as the trainer asks it.
 
     The identifier is a word without a meaning, so prompts are judged without it.
     """
@@ -109,11 +109,11 @@ class JudgeOfPhotos:
     def __init__(self, judge: ClipAndDino, photos: Tensor, identifier: str) -> None:
         self.judge, self.photos, self.identifier = judge, photos, identifier
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[float, float]:
+    def score(self, images: Tensor, prompts: Sequence[str]) -> tuple[float, float]:
         """Subject and prompt fidelity, neither below 0."""
         plain = [" ".join(word for word in prompt.split() if word != self.identifier) for prompt in prompts]
-        subject = self.judge.subject_fidelity(pictures, self.photos)
-        return max(0.0, subject), max(0.0, self.judge.prompt_fidelity(pictures, plain))
+        subject = self.judge.subject_fidelity(images, self.photos)
+        return max(0.0, subject), max(0.0, self.judge.prompt_fidelity(images, plain))
 
 
 def load_judge(device: torch.device = CPU, folder: Path | None = None) -> ClipAndDino:
@@ -165,7 +165,7 @@ def load_judge(device: torch.device = CPU, folder: Path | None = None) -> ClipAn
 
 
 def find_judge(photos: Sequence[Photo], settings: TrainingSettings, device: torch.device) -> JudgeOfPhotos | None:
-    """The judge of a training's samples, None where there are no weights to judge with."""
+    """The judge of a run's samples, None where there are no weights to judge with."""
     try:
         judge = load_judge(device)
     except UserError:
@@ -174,7 +174,7 @@ def find_judge(photos: Sequence[Photo], settings: TrainingSettings, device: torc
 
 
 def as_squares(images: Sequence[Any], side: int) -> Tensor:
-    """PIL pictures of any size as (B, 3, side, side) in [-1, 1]: their middle squares."""
+    """PIL images of any size as (B, 3, side, side) in [-1, 1]: their middle squares."""
     found = []
     for image in images:
         whole = to_tensor(image.convert("RGB"))[None]

@@ -27,7 +27,7 @@ MOST_HELD = 2**28  # bytes of decoded images that wait for the training
 _OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "zbthumbnail.info", "icon\r")
 _OF_SYSTEMS_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information")
 _MASK_SEEN = 8  # of 255: what JPEG artefacts and soft edges leave of black
-_EXTREME, _MOSTLY = 32, 0.9  # how near to black or white, and how much of it, makes a picture a mask
+_EXTREME, _MOSTLY = 32, 0.9  # how near to black or white, and how much of it, makes an image a mask
 
 
 def find_photos(folder: Path, *, hold: bool = False) -> tuple[list[Photo], list[str]]:
@@ -188,7 +188,7 @@ def _usable_mask(path: Path | None, notes: list[str]) -> Path | None:
 
 
 def _is_mask(image: Image.Image) -> bool:
-    """Whether a picture can hardly be a photo: no colours, and nearly all of it black or white."""
+    """Whether an image can hardly be a photo: no colours, and nearly all of it black or white."""
     small = image.copy()
     small.thumbnail((256, 256), Image.Resampling.NEAREST)
     values = np.asarray(small.convert("RGB")).astype(np.int16)

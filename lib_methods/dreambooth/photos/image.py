@@ -31,7 +31,7 @@ _LARGE_JPEG, _LARGE_SIDE = 40_000_000, 8192  # pixels; above it a JPEG is decode
 _LARGEST_JPEG = 178_000_000  # pixels; a JPEG is decoded at a half, a quarter or an eighth of its size
 _LARGEST_FILE = 256 * 2**20
 _TGA_ENDINGS = (".tga", ".icb", ".vda", ".vst")  # TGA has no mark of its own: any junk may pass for one
-_ORIENTATION = 0x0112  # EXIF's tag; from 5 on the picture lies on its side
+_ORIENTATION = 0x0112  # EXIF's tag; from 5 on the image lies on its side
 
 _OR_JPEG = "Install it, or save them as JPEG or PNG."
 _RAW = "Raw camera files must be developed first: export them as JPEG."
@@ -46,7 +46,7 @@ FOREIGN = {
     **dict.fromkeys((".mp4", ".mov", ".mkv", ".avi"), _VIDEO),
     ".svg": "SVG files are vector graphics: export them as PNG.",
 }
-"""Endings of pictures that may not be readable here, and what to do about it."""
+"""Endings of images that may not be readable here, and what to do about it."""
 
 
 def endings() -> set[str]:
@@ -79,7 +79,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height as the picture stands upright. Raises `UserError`."""
+    """Width and height as the image stands upright. Raises `UserError`."""
     try:
         with _open(path) as image:
             turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
@@ -144,10 +144,10 @@ def decode_mask(path: Path) -> Image.Image:
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture of the subject.
+    """An image of the subject.
 
-    caption: the text of the file beside it, None where there is none. mask_path: the picture that is white where the
-    subject is. width, height: in pixels, as the picture stands upright.
+    caption: the text of the file beside it, None where there is none. mask_path: the image that is white where the
+    subject is. width, height: in pixels, as the image stands upright.
     """
 
     path: Path
@@ -176,14 +176,14 @@ class Photo:
 
 
 def open_photo(path: Path) -> Photo:
-    """A picture without caption and mask; its pixels are not read yet. Raises `UserError` where it is none."""
+    """An image without caption and mask; its pixels are not read yet. Raises `UserError` where it is none."""
     with prepared(path):
         pass
     return Photo(path, None, None, *upright_size(path))
 
 
 def read_photo(photo: Photo) -> Image.Image:
-    """The picture as RGB: upright, transparent parts white, 8 bits a channel, an animation's first frame.
+    """The image as RGB: upright, transparent parts white, 8 bits a channel, an animation's first frame.
 
     JPEGs of more than 40 megapixels come at a fraction of their size. Raises `UserError` where it can no longer
     be read.
@@ -249,17 +249,17 @@ def bucket_for(width: int, height: int, resolution: int) -> Size:
 
 
 def fit(image: Image.Image, mask: Image.Image | None, bucket: Size) -> tuple[Tensor, Tensor | None, Tensor]:
-    """A picture at the size of its bucket: the largest centred part of that aspect, resized.
+    """An image at the size of its bucket: the largest centred part of that aspect, resized.
 
     Returns its pixels (3, H, W) in [-1, 1], its mask (1, H, W) in [0, 1] or None, and `micro_conditioning`. The mask is
-    brought to the picture's size first, where it has another.
+    brought to the image's size first, where it has another.
     """
     shown = None if mask is None else fit_mask(mask, image.width, image.height, bucket)
     return to_tensor(crop_to_fill(image, *bucket)), shown, micro_conditioning(image.width, image.height, bucket)
 
 
 def fit_mask(mask: Image.Image, width: int, height: int, bucket: Size) -> Tensor:
-    """The mask (1, H, W) in [0, 1] of a picture of `width` by `height` that `fit` brings into a bucket."""
+    """The mask (1, H, W) in [0, 1] of an image of `width` by `height` that `fit` brings into a bucket."""
     scale = max(bucket[0] / width, bucket[1] / height)
     whole = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
     grey = mask.convert("L").resize(whole, Image.Resampling.BILINEAR)
@@ -267,10 +267,10 @@ def fit_mask(mask: Image.Image, width: int, height: int, bucket: Size) -> Tensor
 
 
 def micro_conditioning(width: int, height: int, bucket: Size) -> Tensor:
-    """SDXL's six numbers for a picture of `width` by `height` that `fit` brings into a bucket, fp32 (6,): original
+    """SDXL's six numbers for an image of `width` by `height` that `fit` brings into a bucket, fp32 (6,): original
     height and width, top and left of the crop, target height and width (Podell et al. 2023, section 2.2).
 
-    The crop is counted in pixels of the resized picture.
+    The crop is counted in pixels of the resized image.
     """
     scale = max(bucket[0] / width, bucket[1] / height)
     left, top = ((width * scale - bucket[0]) / 2, (height * scale - bucket[1]) / 2)

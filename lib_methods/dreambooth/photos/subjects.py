@@ -73,7 +73,7 @@ def with_identifiers(subjects: Sequence[Subject], identifiers: Sequence[str]) ->
 
 
 def companions_told(subjects: Sequence[Subject], settings: TrainingSettings) -> list[str]:
-    """Sentences about the captions and masks that a training uses, and its class images."""
+    """Sentences about the captions and masks that a run uses, and its class images."""
     told = []
     for subject in subjects:
         photos, about = subject.photos, settings.about(subject.concept)
@@ -176,7 +176,7 @@ NO_PHOTOS = "Drop 3 to 5 photos of the subject into the box first."
 
 @dataclass(frozen=True)
 class Dropped:
-    """The pictures of one subject as they came in: files of the page, or encoded pictures of a REST request."""
+    """The images of one subject as they came in: files of the page, or encoded images of a REST request."""
 
     photos: Sequence[Any]
     class_photos: Sequence[Any] = ()
@@ -249,7 +249,7 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
 
 
 def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]]:
-    """As `take_in`, for the pictures of a REST request: base64 texts, or objects of "image" and perhaps "caption".
+    """As `take_in`, for the images of a REST request: base64 texts, or objects of "image" and perhaps "caption".
 
     Raises UserError.
     """
@@ -296,7 +296,7 @@ def _free(folder: Path, name: str) -> str:
 
 
 def caption_of(photo: Photo | None, settings: TrainingSettings) -> str:
-    """The text for a photo, or with None for a picture of the class.
+    """The text for a photo, or with None for an image of the class.
 
     A photo without a caption of its own is "a [identifier] [class noun]", as in the paper. In a caption `{subject}`
     becomes identifier and noun. One that says neither that nor the identifier gets the identifier before the noun's

@@ -1,9 +1,9 @@
-"""REST routes of the trainings, for programs.
+"""REST routes of the runs, for programs.
 
-- `GET /dreambooth/v1/status`: the last training, how far it is, what it told.
+- `GET /dreambooth/v1/status`: the last run, how far it is, what it told.
 - `POST /dreambooth/v1/start` with {"photos": [base64, {"image": base64, "caption": text}], "class_noun", "base", ...}:
   the fields of `TrainingSettings`; "base" is the title of a checkpoint, by default the one in use.
-- `POST /dreambooth/v1/plan` with the same fields: what that training would take. "photos" may be their number alone.
+- `POST /dreambooth/v1/plan` with the same fields: what that run would take. "photos" may be their number alone.
 - `POST /dreambooth/v1/cancel`, `/resume`, `/use`. `use` answers the prompt (and the checkpoint) that draw the subject.
 
 What cannot be done is answered with 422 and a sentence. The host's logins are asked for, and other websites refused.

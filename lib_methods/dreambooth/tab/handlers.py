@@ -89,7 +89,7 @@ class TabHandlers:
     """Event handlers of the tab, and what the REST routes do."""
 
     def __init__(self, trainings: Jobs, lists: HostLists, machine: Machine | None = None) -> None:
-        """machine: what is known of the device that a training gets."""
+        """machine: what is known of the device that a run gets."""
         self.trainings, self.lists, self.machine = trainings, lists, machine or OwnMachine()
         self._beginning = threading.Lock()
 
@@ -135,9 +135,9 @@ class TabHandlers:
         return preview(settings, photos, self.machine, self.trainings.root, self.trainings.is_running, told)
 
     def plan(self, wanted: dict[str, Any], photos: Any) -> dict[str, Any]:
-        """The plan of a training, as a REST request asks for it; nothing is begun or kept.
+        """The plan of a run, as a REST request asks for it; nothing is begun or kept.
 
-        photos: encoded pictures as `begin` takes them, or how many there will be. Raises UserError.
+        photos: encoded images as `begin` takes them, or how many there will be. Raises UserError.
         """
         clean_name(wanted.get("name"), wanted.get("class_noun"))
         subjects = dropped(wanted, photos)
@@ -304,7 +304,7 @@ def from_controls(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def clean_name(text: object, class_noun: object) -> str:
-    """A name for a training that is a file's name on every system: the given one, or else one from the class noun.
+    """A name for a run that is a file's name on every system: the given one, or else one from the class noun.
 
     Raises SettingsError where the given one cannot be one.
     """

@@ -75,7 +75,7 @@ def _doing(progress: Progress) -> str:
 
 
 def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = None, folded: bool = False) -> str:
-    """Steps, time, memory and size of the result: a plan in the fields of the training's log. "" for an empty one.
+    """Steps, time, memory and size of the result: a plan in the fields of the run's log. "" for an empty one.
 
     pace: seconds a step, where it is known better than the plan knows it. folded: the notes are behind a click.
     """
@@ -158,7 +158,7 @@ def _binned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
 
 
 def samples_html(progress: Progress) -> str:
-    """The pictures drawn on the way, the newest first, of many only the first and the last ones; then the warnings."""
+    """The images drawn on the way, the newest first, of many only the first and the last ones; then the warnings."""
     samples = progress.samples
     shown = samples if len(samples) <= MOST_SAMPLES else [samples[0], *samples[-(MOST_SAMPLES - 1) :]]
     parts = [_sample_html(sample) for sample in reversed(shown)]
@@ -180,7 +180,7 @@ def _sample_html(sample: Sample) -> str:
 
 @lru_cache(maxsize=128)
 def thumbnail(file: Path, modified: int) -> str:
-    """A picture, small, as data URL. `modified` is part of the key, so that a file that changed is read again."""
+    """An image, small, as data URL. `modified` is part of the key, so that a file that changed is read again."""
     image = read_small(file, SAMPLE_SIDE)
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=88)

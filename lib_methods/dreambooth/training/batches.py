@@ -39,12 +39,12 @@ def generator_for(seed: int, *numbers: int) -> torch.Generator:
 
 
 class Batches:
-    """Draws the passes of a training. `order` is its only state; all else comes from the seed and the step's number.
+    """Draws the passes of a run. `order` is its only state; all else comes from the seed and the step's number.
 
-    prior: "images" (class pictures of the data), "model" (the photos again, told to be of the class) or "off".
+    prior: "images" (class images of the data), "model" (the photos again, told to be of the class) or "off".
     class_texts: what stands for each class, by the examples' group. noise_offset: each channel's noise is shifted as a
     whole by this times a normal number. caption_dropout: the share of rows whose text is empty.
-    processes: of a training on several devices. Each draws the whole batch and takes its own rows, so that together
+    processes: of a run on several devices. Each draws the whole batch and takes its own rows, so that together
     they do what one would do with a batch of that size.
     """
 
@@ -155,7 +155,7 @@ class TextCache:
 
 
 class TextSource:
-    """The embeddings of a training's texts at each of its steps, on the UNet's device.
+    """The embeddings of a run's texts at each of its steps, on the UNet's device.
 
     learns_until: the step from which the text encoders stand still: then all texts are embedded once, and unless it
     `stays` there, the text encoder leaves the device. one_at_a_time: the UNet leaves it while that is done.

@@ -29,7 +29,7 @@ from lib_methods.pictures.fit import to_image
 Progress = Callable[[int, int], None]
 CFG_SCALE = 7.0
 MANIFEST = "manifest.json"
-_VERSION = 1  # counts up when the same words would give other pictures
+_VERSION = 1  # counts up when the same words would give other images
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def class_images(
 ) -> list[Path]:
     """The class's PNG files, drawn where they are missing or broken, in subfolders of `folder`, one for each size.
 
-    sizes: width and height in pixels of each picture; None for `settings.class_images` squares. batch: pictures of one
+    sizes: width and height in pixels of each image; None for `settings.class_images` squares. batch: images of one
     size drawn at once, fewer where memory runs out. parts: how the model's parts come to the device. progress:
-    told the pictures done and all of them. Raises Cancelled between two batches when cancelled, and
+    told the images done and all of them. Raises Cancelled between two batches when cancelled, and
     UserError when the disk is full or the model draws numbers that are not finite; what was drawn before is then
     kept.
     """
@@ -114,7 +114,7 @@ def _batches(pictures: Sequence[_Picture], count: int) -> list[Sequence[_Picture
 
 
 def _pictures(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> list[_Picture]:
-    """The pictures in the order of their sizes, those of each size numbered by themselves."""
+    """The images in the order of their sizes, those of each size numbered by themselves."""
     counts = dict.fromkeys(sizes, 0)
     pictures = []
     for size in sizes:
@@ -125,7 +125,7 @@ def _pictures(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> lis
 
 
 def _told(model: TrainingModel, settings: TrainingSettings, cfg_scale: float, size: Size) -> dict[str, object]:
-    """All that the pictures depend on, but for their number."""
+    """All that the images depend on, but for their number."""
     width, height = size
     return {
         "version": _VERSION,
@@ -147,7 +147,7 @@ def _key(told: dict[str, object]) -> str:
 
 
 def _is_whole(wanted: _Picture) -> bool:
-    """Whether there is a picture that can be read to its end and has the right size."""
+    """Whether there is an image that can be read to its end and has the right size."""
     try:
         with Image.open(wanted.path) as picture:
             picture.load()

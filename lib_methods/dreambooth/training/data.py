@@ -21,7 +21,7 @@ _ANOTHER = "The saved run used other photos, class images or another resolution,
 
 @dataclass(frozen=True)
 class Example:
-    """A picture as the trainer needs it, all on the CPU in fp32.
+    """An image as the trainer needs it, all on the CPU in fp32.
 
     mean, std: (C, h, w), of the latents, scaled as the UNet wants them. mask: (1, h, w) in [0, 1], white where the
     subject is, or None. sizes: (6,), SDXL's micro-conditioning. text: what the model is told. origin: names all that
@@ -46,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The subject's examples and those of the class. Every photo's shape has class pictures, where there are any."""
+    """The subject's examples and those of the class. Every photo's shape has class images, where there are any."""
 
     photos: Sequence[Example]
     prior: Sequence[Example] = field(default_factory=list)
@@ -65,7 +65,7 @@ class TrainingData:
     def fingerprint(self, *, bits: bool = False) -> str:
         """SHA-256 of all that is in the data, as 64 hex digits: the same for the same photos, texts and sizes.
 
-        Latents count by their origin, as a picture that is drawn or encoded a second time may differ in its last bits.
+        Latents count by their origin, as an image that is drawn or encoded a second time may differ in its last bits.
         bits: they count as they are, as in states of older versions.
         """
         digest = hashlib.sha256()
@@ -113,7 +113,7 @@ class Order:
         return indices
 
     def next_prior(self, shape: Shape, n: int, group: int = 0) -> list[int]:
-        """The indices of the next `n` class pictures of a shape and class, drawn alike.
+        """The indices of the next `n` class images of a shape and class, drawn alike.
 
         Raises `UserError` where there is none of it.
         """
@@ -131,7 +131,7 @@ class Order:
         return {"seed": self._seed, **counts}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Go on where `state` was taken. Raises `UserError`, changing nothing, where it is of other data."""
+        """Continue where `state` was taken. Raises `UserError`, changing nothing, where it is of other data."""
         if set(state) != set(self.state()) or state["seed"] != self._seed:
             raise UserError(_ANOTHER)
         if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in state.values()):

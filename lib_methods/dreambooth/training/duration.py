@@ -49,18 +49,18 @@ def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: Train
 
 
 def rows_of(settings: TrainingSettings, plan: TrainingPlan) -> int:
-    """Pictures in one pass: photos and as many of the class."""
+    """Images in one pass: photos and as many of the class."""
     return plan.batch_size * (1 if settings.prior == "off" else 2)
 
 
 def step_passes(settings: TrainingSettings, plan: TrainingPlan) -> float:
-    """What a step takes, in forward passes of `rows_of` pictures."""
+    """What a step takes, in forward passes of `rows_of` images."""
     passes = _PASSES + _ANEW * plan.checkpointing + 0.5 * (settings.prior == "model")
     return plan.accumulation * passes
 
 
 def training_seconds(settings: TrainingSettings, plan: TrainingPlan, forward: float) -> float:
-    """The time for the steps and, at most, for the class images, where a forward pass of `rows_of` pictures takes
+    """The time for the steps and, at most, for the class images, where a forward pass of `rows_of` images takes
     `forward` seconds.
 
     Samples, encoding and the result's writing come on top; they are short.
@@ -186,7 +186,7 @@ _GUARD = threading.Lock()
 
 
 def forward_seconds(work: Work, rows: int, cells: tuple[int, int], device: torch.device, speed: float) -> float:
-    """About what a forward pass takes. rows: pictures in it. cells: height and width of the latent. speed: as
+    """About what a forward pass takes. rows: images in it. cells: height and width of the latent. speed: as
     `known_speed` gives it."""
     computing = rows * work.multiply_adds(*cells) / (speed * _SHARE.get(device.type, _SHARE["cpu"]))
     starting = work.layers * _LAYER.get(device.type, _LAYER["cpu"])
@@ -224,13 +224,13 @@ _GUESSED = "Whether this SD 2 model is for 768 or 512 pixels is known when it is
 
 
 class Machine(Protocol):
-    """What the host knows about the device that a training gets: `lib_methods.hosts.training`."""
+    """What the host knows about the device that a run gets: `lib_methods.hosts.training`."""
 
     def device(self) -> torch.device:
         """The device."""
 
     def memory(self, device: torch.device, occupied: bool) -> int | None:
-        """Bytes that a training will find free on it, once the host's model has left. None where nobody knows.
+        """Bytes that a run will find free on it, once the host's model has left. None where nobody knows.
 
         occupied: a training runs, which will have ended.
         """
@@ -260,10 +260,10 @@ def preview(
     running: bool = False,
     told: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The plan of a training, in the fields that its own log will tell, and "estimated": its seconds were not timed.
+    """The plan of a run, in the fields that its own log will tell, and "estimated": its seconds were not timed.
 
     photos: how many there are, of each subject. told: what is known of them, for the notes. root: the folder of the
-    trainings, which is only read. running: one runs now. Raises UserError with the sentence why it cannot be
+    runs, which is only read. running: one runs now. Raises UserError with the sentence why it cannot be
     trained: the base model, or too little memory.
     """
     base = read_base(settings.base)

@@ -18,13 +18,13 @@ from lib_methods.dreambooth.training.data import Example
 from lib_methods.errors import Cancelled, CheckpointError, UserError, out_of_memory
 from lib_methods.safetensors import read_tensors, write_tensors
 
-_VERSION = 1  # of what is done to a picture before it is encoded
+_VERSION = 1  # of what is done to an image before it is encoded
 _Moments = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture to encode: brought to `size` (width, height) in pixels, mirrored or not, with its text.
+    """An image to encode: brought to `size` (width, height) in pixels, mirrored or not, with its text.
 
     masked: its mask goes along, if it has one. origin: names what it was drawn with, "" for a file that counts by its
     bytes. group, repeats: see `Example`.
@@ -54,12 +54,12 @@ def encode_pictures(
 ) -> tuple[list[Example], list[str]]:
     """The items as examples in their order, on the CPU in fp32, and warnings.
 
-    batch: pictures of one size encoded together. dtype: what is computed in; where half precision gives no numbers
-    (SDXL's autoencoder), fp32 takes its place. folder: where the latents of each picture are kept, so that an
+    batch: images of one size encoded together. dtype: what is computed in; where half precision gives no numbers
+    (SDXL's autoencoder), fp32 takes its place. folder: where the latents of each image are kept, so that an
     interrupted encoding continues with the same numbers: a batch is encoded as a whole or not at all.
 
     The autoencoder goes to `device` for the time and back, or as `here` has it. Where memory runs out with a
-    batch, its pictures are encoded in halves. A picture that can no longer be read is left out with a
+    batch, its images are encoded in halves. An image that can no longer be read is left out with a
     warning; `UserError` where none is left, `Cancelled` between two batches when `cancelled`.
     """
     notes: list[str] = []
@@ -125,7 +125,7 @@ def _encode(
     dtype: torch.dtype,
     notes: list[str],
 ) -> Iterator[tuple[int, _Moments]]:
-    """The moments of a group's pictures, each with its index."""
+    """The moments of a group's images, each with its index."""
     read: list[tuple[int, Tensor]] = []
     for index in group:
         try:
@@ -197,7 +197,7 @@ def _example(model: TrainingModel, item: Item, moments: _Moments, notes: list[st
 
 
 class _Cache:
-    """Latents by picture, size and autoencoder, each in a file. What cannot be read is as if it were not there, and
+    """Latents by image, size and autoencoder, each in a file. What cannot be read is as if it were not there, and
     what cannot be written is done without."""
 
     def __init__(self, folder: Path | None, model: TrainingModel, dtype: torch.dtype, notes: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""The loss of a training: photos and class pictures apart, each row with its own weight (arXiv 2208.12242, section 3).
+"""The loss of a run: photos and class images apart, each row with its own weight (arXiv 2208.12242, section 3).
 
-    loss = mean over photos of (w * error) + lambda * mean over class pictures of (w * error)
+    loss = mean over photos of (w * error) + lambda * mean over class images of (w * error)
 
 `error` is a row's mean squared error, `w` its min-SNR weight (Hang et al. 2023, arXiv 2303.09556). All of it is
 computed in fp32, whatever the model computes in.
@@ -47,7 +47,7 @@ def targets(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: T
 def min_snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, parameterization: str, gamma: float) -> Tensor:
     """The rows' weights, (B,): min(snr, gamma) / snr for eps, min(snr, gamma) / (snr + 1) for v; ones where gamma is 0.
 
-    With a signal-to-noise ratio of zero the first one is 1, its limit, and the second one 0: v is then the picture
+    With a signal-to-noise ratio of zero the first one is 1, its limit, and the second one 0: v is then the image
     itself, of which pure noise tells nothing.
     """
     _check(parameterization)
@@ -140,19 +140,19 @@ LEVEL_BEFORE = 1e-3  # of the augmentation, as upscalers are trained
 LEVEL = 1e-5  # as they are fine-tuned on a subject
 
 
-def low_resolution(pictures: Tensor, side: int) -> Tensor:
-    """The first stage's part of a pair: pictures (B, C, H, W) with the short side brought down to `side` pixels,
-    (B, C, h, w), smoothed as for any smaller picture. Raises ValueError where they would be enlarged."""
-    height, width = pictures.shape[-2:]
+def low_resolution(images: Tensor, side: int) -> Tensor:
+    """The first stage's part of a pair: images (B, C, H, W) with the short side brought down to `side` pixels,
+    (B, C, h, w), smoothed as for any smaller image. Raises ValueError where they would be enlarged."""
+    height, width = images.shape[-2:]
     scale = side / min(height, width)
     if side < 1 or scale > 1:
-        raise ValueError(f"pictures of {width}x{height} pixels have no low resolution of {side}")
+        raise ValueError(f"images of {width}x{height} pixels have no low resolution of {side}")
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    return functional.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True)
+    return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def enlarged(low: Tensor, size: tuple[int, int]) -> Tensor:
-    """Low-resolution pictures in full size (height, width), as IF's pipeline brings them there."""
+    """Low-resolution images in full size (height, width), as IF's pipeline brings them there."""
     return functional.interpolate(low, size, mode="bilinear", align_corners=True)
 
 
@@ -177,23 +177,23 @@ def level_label(level: float, steps: int) -> float:
     return max(0.0, level * steps - 1)
 
 
-def augmented(pictures: Tensor, noise: Tensor, level: float, alphas_cumprod: Tensor) -> Tensor:
-    """Pictures with the noise of a level: sqrt(a) * pictures + sqrt(1 - a) * noise."""
+def augmented(images: Tensor, noise: Tensor, level: float, alphas_cumprod: Tensor) -> Tensor:
+    """Images with the noise of a level: sqrt(a) * images + sqrt(1 - a) * noise."""
     kept = kept_signal(level, alphas_cumprod)
-    return kept**0.5 * pictures + (1 - kept) ** 0.5 * noise
+    return kept**0.5 * images + (1 - kept) ** 0.5 * noise
 
 
 def predicted_noise(out: Tensor, channels: int) -> Tensor:
     """The noise of a UNet's output (B, C or 2C, H, W). The second half, where there is one, is the variance, which this
     loss says nothing about."""
     if out.shape[1] not in (channels, 2 * channels):
-        raise ValueError(f"an output of {out.shape[1]} channels does not fit pictures of {channels}")
+        raise ValueError(f"an output of {out.shape[1]} channels does not fit images of {channels}")
     return out[:, :channels]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What chance decides about a step. timesteps: (B,). noise: of the picture, augmentation: of the condition, both
+    """What chance decides about a step. timesteps: (B,). noise: of the image, augmentation: of the condition, both
     (B, C, H, W) and independent of each other."""
 
     timesteps: Tensor
@@ -201,11 +201,11 @@ class Draw:
     augmentation: Tensor
 
     @staticmethod
-    def like(pictures: Tensor, steps: int, generator: torch.Generator) -> Draw:
-        """Drawn on the CPU, so that a training is the same on any device."""
-        first, second = torch.randn(2, *pictures.shape, generator=generator)
-        timesteps = torch.randint(steps, pictures.shape[:1], generator=generator)
-        return Draw(timesteps.to(pictures.device), first.to(pictures), second.to(pictures))
+    def like(images: Tensor, steps: int, generator: torch.Generator) -> Draw:
+        """Drawn on the CPU, so that a run is the same on any device."""
+        first, second = torch.randn(2, *images.shape, generator=generator)
+        timesteps = torch.randint(steps, images.shape[:1], generator=generator)
+        return Draw(timesteps.to(images.device), first.to(images), second.to(images))
 
 
 class Upscaler:
@@ -218,7 +218,7 @@ class Upscaler:
     unet: as `diffusers` builds it for IF's stage II: 2C input channels, the noisy image first and then the
     low-resolution image in full size; C output channels, or 2C with a learned variance behind the noise; and the
     augmentation's level where other models have a class (`class_embed_type` "timestep").
-    alphas_cumprod: (T,) of the picture's noise, which the UNet predicts (eps). augmentation_alphas: (T,) of the
+    alphas_cumprod: (T,) of the image's noise, which the UNet predicts (eps). augmentation_alphas: (T,) of the
     condition's, None for the same. level: the augmentation's, see `kept_signal`. Raises UserError where the UNet
     is none of a super-resolution stage.
     """
@@ -246,14 +246,14 @@ class Upscaler:
         self.unet, self.channels, self.level = unet, int(channels), level
         self.alphas_cumprod = alphas_cumprod
         self.augmentation_alphas = alphas_cumprod if augmentation_alphas is None else augmentation_alphas
-        kept_signal(level, self.augmentation_alphas)  # an impossible level shows here, not in the middle of a training
+        kept_signal(level, self.augmentation_alphas)  # an impossible level shows here, not in the middle of a run
 
     def condition(self, low: Tensor, size: tuple[int, int], noise: Tensor) -> Tensor:
-        """What the UNet is shown of low-resolution pictures (B, C, h, w): in full size, with the level's noise."""
+        """What the UNet is shown of low-resolution images (B, C, h, w): in full size, with the level's noise."""
         return augmented(enlarged(low, size), noise, self.level, self.augmentation_alphas)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Tensor, text: Tensor) -> Tensor:
-        """The noise in pictures (B, C, H, W). condition: see above. text: hidden states (B, T, D)."""
+        """The noise in images (B, C, H, W). condition: see above. text: hidden states (B, T, D)."""
         labels = torch.full(
             noisy.shape[:1], level_label(self.level, len(self.augmentation_alphas)), device=noisy.device
         )
@@ -263,7 +263,7 @@ class Upscaler:
 
     def loss(
         self,
-        pictures: Tensor,
+        images: Tensor,
         text: Tensor,
         draw: Draw,
         *,
@@ -272,19 +272,19 @@ class Upscaler:
         prior_weight: float = 1.0,
         snr_gamma: float = 0.0,
     ) -> tuple[Tensor, LossParts]:
-        """The loss of photos and class pictures in one batch, as in `training_loss`.
+        """The loss of photos and class images in one batch, as in `training_loss`.
 
-        pictures: (B, C, H, W) in [-1, 1], in full resolution. text: (B, T, D). is_prior: (B,). side: the short side of
-        the first stage's pictures.
+        images: (B, C, H, W) in [-1, 1], in full resolution. text: (B, T, D). is_prior: (B,). side: the short side of
+        the first stage's images.
         """
-        size = (pictures.shape[-2], pictures.shape[-1])
-        condition = self.condition(low_resolution(pictures, side), size, draw.augmentation)
-        noisy = noised(pictures, draw.noise, draw.timesteps, self.alphas_cumprod).to(pictures.dtype)
+        size = (images.shape[-2], images.shape[-1])
+        condition = self.condition(low_resolution(images, side), size, draw.augmentation)
+        noisy = noised(images, draw.noise, draw.timesteps, self.alphas_cumprod).to(images.dtype)
         predicted = self.predict(noisy, draw.timesteps, condition, text)
         return training_loss(
             predicted,
             draw.noise,
-            pictures,
+            images,
             draw.timesteps,
             self.alphas_cumprod,
             "eps",

@@ -168,7 +168,7 @@ class Stepper:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave, fused or not. Raises `UserError` where it does not fit."""
+        """Continue from what `state_dict` gave, fused or not. Raises `UserError` where it does not fit."""
         own = {name: value for name, value in state.items() if not name.startswith(("scale.", GROUP))}
         read_groups(self._optimizers[0], state)
         for number, values in enumerate(read_states(own, self._parameters)):

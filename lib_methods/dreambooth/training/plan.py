@@ -22,7 +22,7 @@ PRODIGY_RATE = 1.0
 FULL_STEPS = (250, 500, 1500)  # a photo, at least, at most; the paper: about 1000 for 4 photos
 LORA_STEPS = (250, 600, 2000)
 TEXT_SHARE = 0.5  # of the UNet's rate; the text encoder forgets faster
-LOOKS = 5  # samples over a training, and twice as many where the best is to be found
+LOOKS = 5  # samples over a run, and twice as many where the best is to be found
 
 
 def resolved(
@@ -86,10 +86,10 @@ class TrainingPlan:
     """How a training runs.
 
     precision: what is computed in. weights: how the UNet lies in memory; those of a LoRA are fp32 always. batch_size:
-    photos in one pass; with a prior as many class pictures come on top. accumulation: passes before the weights move.
+    photos in one pass; with a prior as many class images come on top. accumulation: passes before the weights move.
     text_on_device: the text encoders stay there, as they are trained. notes: sentences for the user.
     one_part_at_a_time: UNet, text encoders and VAE take turns on the device whenever more than the UNet is needed and
-    nothing is trained: where texts are embedded, pictures encoded and drawn.
+    nothing is trained: where texts are embedded, images encoded and drawn.
     """
 
     precision: str

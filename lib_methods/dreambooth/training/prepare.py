@@ -1,4 +1,4 @@
-"""From photos to a training's data: found, named, accompanied by class pictures, and encoded."""
+"""From photos to a run's data: found, named, accompanied by class images, and encoded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lib_methods.dreambooth.training.latents import Item, encode_pictures
 from lib_methods.dreambooth.training.plan import TrainingPlan
 from lib_methods.jobs.log import Report
 
-CACHE = "cache"  # in the training's folder
+CACHE = "cache"  # in the run's folder
 _ENCODED_AT_ONCE = 4
 
 
@@ -86,7 +86,7 @@ def photo_items(
 
 
 def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0) -> list[Item]:
-    """The class pictures as items, each of its size, at which it was drawn. UserError for a damaged file."""
+    """The class images as items, each of its size, at which it was drawn. UserError for a damaged file."""
     text = caption_of(None, settings)
     return [
         Item(open_photo(file), size, text, masked=False, origin=f"{file.parent.name}/{file.name}", group=group)
@@ -97,11 +97,11 @@ def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: Training
 def own_class_items(
     pictures: Sequence[Photo], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0
 ) -> list[Item]:
-    """The user's own pictures of a class as items: each in the photos' size that is nearest to its shape.
+    """The user's own images of a class as items: each in the photos' size that is nearest to its shape.
 
     A size that none comes to gets its share of those that are nearest.
 
-    sizes: those of the photos. A picture's caption is its text, else the class prompt.
+    sizes: those of the photos. An image's caption is its text, else the class prompt.
     """
     kinds = sorted(set(sizes))
 
@@ -119,7 +119,7 @@ def own_class_items(
 
 
 def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
-    """`count` sizes for class pictures in the proportions of the photos' `sizes`, as a batch has one size.
+    """`count` sizes for class images in the proportions of the photos' `sizes`, as a batch has one size.
 
     Each comes at least once, so that there may come out more than `count`. The first so many are in these proportions
     too. Nothing for nothing.
@@ -149,7 +149,7 @@ def photos_digest(photos: Sequence[Photo]) -> str:
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes a training's data. folder: the training's own."""
+    """Makes a run's data. folder: the run's own."""
 
     model: TrainingModel
     settings: TrainingSettings
@@ -159,7 +159,7 @@ class Maker:
     cancelled: Callable[[], bool]
 
     def data(self, subjects: Sequence[Subject]) -> TrainingData:
-        """The photos and, with prior "images", the class pictures, all as latents. Cancelled when cancelled; what
+        """The photos and, with prior "images", the class images, all as latents. Cancelled when cancelled; what
         was drawn and encoded until then is kept for the next time."""
         items, pictures = [], []
         for subject, group in zip(subjects, class_groups(subjects)):

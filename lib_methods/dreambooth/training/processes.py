@@ -156,7 +156,7 @@ _PATIENCE = timedelta(hours=12)  # while the first process draws class images, t
 
 
 class Processes:
-    """The only process; and what a training asks of several.
+    """The only process; and what a run asks of several.
 
     rank: from 0 on. is_main: whether this one writes files and talks. device: this process'. sharding: how the UNet is
     sharded, None for a whole copy in each process. notes: sentences for the user.
@@ -264,7 +264,7 @@ class Several(Processes):
 
 
 def start_processes(device: torch.device | None = None) -> Processes:
-    """The processes of this training: one, unless `accelerate launch` or torchrun started several.
+    """The processes of this run: one, unless `accelerate launch` or torchrun started several.
 
     device: None for the GPU where there is one. Raises `UserError` where accelerate is missing or the
     launcher's configuration cannot be read.

@@ -28,16 +28,16 @@ PATIENCE = 4  # looks without a better score, after which the training ends earl
 PLAIN = ("a {subject}",)
 VARIED = ("a {subject}", "a {subject} in the snow", "a {subject} on a beach", "a painting of a {subject}")
 STEPS, CFG_SCALE = 20, 7.0
-_MOST_AT_ONCE = 8  # pictures; a judge looks at so many
+_MOST_AT_ONCE = 8  # images; a judge looks at so many
 
 
 class Judge(Protocol):
-    """Says how good pictures of the subject are. templates: prompts to judge by, with `{subject}`; may be empty."""
+    """Says how good images of the subject are. templates: prompts to judge by, with `{subject}`; may be empty."""
 
     templates: Sequence[str]
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[float, float]:
-        """Fidelity to the subject and to the prompts, higher is better, neither below 0. pictures: (B, 3, H, W) in
+    def score(self, images: Tensor, prompts: Sequence[str]) -> tuple[float, float]:
+        """Fidelity to the subject and to the prompts, higher is better, neither below 0. images: (B, 3, H, W) in
         [-1, 1], one for each prompt."""
 
 
@@ -95,12 +95,12 @@ class Viewer:
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], each_step: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] on the CPU, one for each prompt and seed; where memory is short with one
-        part of the model on the device at a time, then with fewer pictures together."""
+        """Images (B, 3, H, W) in [-1, 1] on the CPU, one for each prompt and seed; where memory is short with one
+        part of the model on the device at a time, then with fewer images together."""
         side = self.settings.resolution or self.model.resolution
         while True:
             try:
-                pictures = draw(
+                images = draw(
                     self.model,
                     prompts,
                     size=(side, side),
@@ -115,13 +115,13 @@ class Viewer:
                 if not out_of_memory(error) or not self._spare(len(prompts)):
                     raise
                 continue
-            return pictures.float().clamp(-1, 1).cpu()
+            return images.float().clamp(-1, 1).cpu()
 
-    def _spare(self, pictures: int) -> bool:
+    def _spare(self, images: int) -> bool:
         """Takes less memory from here on; False where there is nothing left to spare."""
         if not self.parts.movable:  # all devices draw together then, and one cannot change its way alone
             return False
-        together = min(self._at_once, pictures)
+        together = min(self._at_once, images)
         if self.parts.spare():
             return True
         self._at_once = max(1, together // 2)
@@ -165,23 +165,23 @@ class Viewer:
 
     def _samples(self, step: int) -> None:
         seeds = [self.settings.seed + number for number in range(len(self.prompts))]
-        pictures = self.draw(self.prompts, seeds, self._may_stop)
+        images = self.draw(self.prompts, seeds, self._may_stop)
         if not self.processes.is_main:
             return
         with self._writing(step):
             (self.folder / SAMPLES).mkdir(exist_ok=True)
-            files = [f"{SAMPLES}/step-{step:06d}-{number + 1}.png" for number in range(len(pictures))]
-            for name, picture in zip(files, pictures):
-                to_image(picture).save(self.folder / name)
+            files = [f"{SAMPLES}/step-{step:06d}-{number + 1}.png" for number in range(len(images))]
+            for name, image in zip(files, images):
+                to_image(image).save(self.folder / name)
             self.report.event("sample", step=step, files=files, prompts=self.prompts, seeds=seeds)
 
     def _judge(self, judge: Judge, step: int, best: Best, weights: Callable[[], Mapping[str, Tensor]]) -> None:
         prompts = [prompt for prompt in self.judged for _ in range(2)]
         seeds = [self.settings.seed + 1000 + number for number in range(len(prompts))]
-        pictures = self.draw(prompts, seeds, self._may_stop)
+        images = self.draw(prompts, seeds, self._may_stop)
         subject = prompt = score = 0.0
         if self.processes.is_main:
-            subject, prompt = judge.score(pictures, prompts)
+            subject, prompt = judge.score(images, prompts)
             score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
         better = self.processes.main_says(score > best.score)
         if better and not self._kept(step, weights()):

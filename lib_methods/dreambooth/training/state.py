@@ -79,9 +79,9 @@ def save_state(folder: Path, state: State) -> None:
 
 
 def load_state(folder: Path, identity: str, older: str = "") -> State | None:
-    """The last state; None when there is none yet. older: the identity that an older version gave the same training.
+    """The last state; None when there is none yet. older: the identity that an older version gave the same run.
 
-    Raises UserError when it is damaged, or of a training with another identity.
+    Raises UserError when it is damaged, or of a run with another identity.
     """
     path = folder / STATE
     if not path.exists():

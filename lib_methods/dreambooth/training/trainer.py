@@ -1,7 +1,7 @@
 """The training itself: steps, saves, samples, and a stop or a failure at any moment that costs nothing but time.
 
 Everything random of a step comes from the seed and the step's number, and everything else that it depends on is in the
-state, so that a training with stops in between ends with the same weights as one without.
+state, so that a run with stops in between ends with the same weights as one without.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class StepReport:
 
 
 class Trainer:
-    """A training that can be stopped after each step. The model's parts are on the device before; the VAE need not be.
+    """A run that can be stopped after each step. The model's parts are on the device before; the VAE need not be.
 
     settings: with steps and rates chosen, prior resolved. lora: injected, for kind "LoRA". identity: names all that the
     steps depend on; a state of another one is refused, but for `older`, see `load_state`. viewer: draws and judges
@@ -283,7 +283,7 @@ class Trainer:
         return True
 
     def restore(self) -> bool:
-        """Goes on from the saved state; False when there is none. UserError when it does not fit."""
+        """Continues from the saved state; False when there is none. UserError when it does not fit."""
         state = load_state(self.folder, self.identity, self.older)
         if state is None:
             return False

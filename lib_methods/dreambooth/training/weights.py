@@ -1,4 +1,4 @@
-"""The weights that a training moves: the model's own, or those of a LoRA."""
+"""The weights that a run moves: the model's own, or those of a LoRA."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Ema:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave. Raises `UserError` where it is of other weights."""
+        """Continue from what `state_dict` gave. Raises `UserError` where it is of other weights."""
         wanted = {str(number): parameter.shape for number, parameter in enumerate(self.parameters)}
         if {name: value.shape for name, value in state.items() if name != "steps"} != wanted or "steps" not in state:
             raise UserError("The saved averages belong to other weights: this run cannot be resumed.")

@@ -186,7 +186,7 @@ def test_a_picture_is_held_to_its_own_prompt(judges: Path) -> None:
     assert judge.prompt_fidelity(shown, prompts) == pytest.approx(sum(each) / 2, abs=1e-5)
     assert judge.prompt_fidelity(shown, prompts[::-1]) != pytest.approx(sum(each) / 2, abs=1e-5)
     assert judge.prompt_fidelity(shown, ["a very long prompt " * 60] * 2) <= 1
-    with pytest.raises(ValueError, match="2 pictures for 1 prompts"):
+    with pytest.raises(ValueError, match="2 images for 1 prompts"):
         judge.prompt_fidelity(shown, ["a dog"])
 
 
