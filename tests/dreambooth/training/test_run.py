@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lib_methods.dreambooth.photos import folder as photo_folder
+from lib_methods.dreambooth.photos import image as photo_image
 from lib_methods.dreambooth.photos.image import bucket_for
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import samples as showing
@@ -242,7 +243,7 @@ def test_each_photo_is_decoded_and_hashed_once(tmp_path: Path, monkeypatch: pyte
     read: list[tuple[str, str]] = []
 
     def counted(name: str) -> Any:
-        real = getattr(photo_folder, name)
+        real = getattr(photo_image, name)
 
         def read_once_more(path: Path) -> Any:
             read.append((name, path.name))
@@ -251,7 +252,9 @@ def test_each_photo_is_decoded_and_hashed_once(tmp_path: Path, monkeypatch: pyte
         return read_once_more
 
     for name in ("decode", "_sha256"):
-        monkeypatch.setattr(photo_folder, name, counted(name))
+        once_more = counted(name)
+        for module in (photo_image, photo_folder):
+            monkeypatch.setattr(module, name, once_more, raising=False)
     train(settings_for(tmp_path, steps=1, masks=False))
     names = [f"photo{number}.png" for number in range(3)]
     assert sorted(read) == sorted((way, name) for way in ("decode", "_sha256") for name in names)
