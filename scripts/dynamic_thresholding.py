@@ -41,11 +41,25 @@ class DynamicThresholdingScript(MethodScript, scripts.Script):
             widgets.add("separate_feature_channels", "scaling_startpoint", "variability_measure")
 
     def begin(self, p: Any, settings: ThresholdSettings) -> None:
+        if title := self._other_box(p):
+            self.jobs.give_up(p, f'"{title}" is on, too, and does the same. Turn off one of the two.')
+            return
         scales = [float(scale) for scale in (p.cfg_scale, getattr(p, "hr_cfg", None)) if scale is not None]
         if any(settings.acts_at(scale) for scale in scales):
             super().begin(p, settings)
         else:
             p.comment(f"{CONTROLS.title}: {settings.describe(max(scales), p.steps)}")
+
+    @staticmethod
+    def _other_box(p: Any) -> str:
+        """The title of another extension's dynamic thresholding (Forge has one built in) that is on in this job."""
+        for script in getattr(getattr(p, "scripts", None), "alwayson_scripts", ()):
+            title = str(script.title())
+            if title.lower().replace(" ", "").startswith("dynamicthresholding"):
+                given = list(p.script_args)[script.args_from : script.args_to]
+                if given and given[0] is True:  # its switch
+                    return title
+        return ""
 
     @classmethod
     def axis_fields(cls, name: str, value: float, before: Mapping[str, Any]) -> dict[str, Any]:

@@ -137,10 +137,12 @@ class LoadedModel:
     """The host's checkpoint between two jobs, so that the page can say what will not work.
 
     unet: the model that samples. sees_picture: whether it sees an image beside the latents (InstructPix2Pix).
-    has_picture, has_editing: whether the host's samplings have these capabilities.
+    has_picture, has_editing: whether the host's samplings have these capabilities. transformer: the name of a model
+    that is one (Flux, Qwen-Image), empty for a UNet.
     """
 
     unet: nn.Module
     sees_picture: bool = False
     has_picture: bool = True
     has_editing: bool = True
+    transformer: str = ""

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from lib_methods.denoiser import LATENT_CHANNELS, PIXELS_PER_LATENT, Guide, Hook, Part, Unsupported, input_channels
 from lib_methods.hosts.passes import Pass
 
+# that change what a model computes; Forge's are its files of VAE and text encoders, and its quantised weights
+_OPTIONS = (
+    "CLIP_stop_at_last_layers", "sd_vae", "sd_unet", "upcast_attn", "fp8_storage", "lora_functional",
+    "forge_additional_modules", "forge_unet_storage_dtype",
+)  # fmt: skip
 _RESIZE_MODES = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}  # the last stretches latents
 
 
@@ -77,14 +82,13 @@ class JobSampling:
 
     def model_key(self) -> Hashable:
         shared = sys.modules.get("modules.shared")
-        names = ("CLIP_stop_at_last_layers", "sd_vae", "sd_unet", "upcast_attn", "fp8_storage", "lora_functional")
-        options = tuple(str(getattr(getattr(shared, "opts", None), name, "")) for name in names)
+        options = tuple(str(getattr(getattr(shared, "opts", None), name, "")) for name in _OPTIONS)
         merging = (
             self.p.get_token_merging_ratio(for_hr=self.is_hires) if hasattr(self.p, "get_token_merging_ratio") else 0
         )
-        dtype = next(self.unet.parameters()).dtype
-        networks = _loaded_networks(self.p.sd_model)
-        return (self.checkpoint_key(), networks, options, merging, str(dtype), str(self.device))
+        dtypes = (next(self.unet.parameters()).dtype, getattr(self.unet, "storage_dtype", ""))
+        networks = (_loaded_networks(self.p.sd_model), str(getattr(self.p.sd_model, "current_lora_hash", "")))
+        return (self.checkpoint_key(), networks, options, merging, str(dtypes), str(self.device))
 
     def encode(self, images: Tensor, seeds: list[int]) -> Tensor:
         from modules import devices

@@ -16,12 +16,42 @@ from modules import extra_networks, paths, sd_models, shared
 
 Unsuited = Callable[[LoadedModel], str]
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Unsuited, str]] = WeakKeyDictionary()
+_UNET_PARTS = ("input_blocks", "down_blocks")
+_TRANSFORMER_PARTS = ("transformer_blocks", "double_blocks", "joint_blocks", "blocks", "layers")
+_SPELLED = {
+    "ErnieImage": "ERNIE-Image",
+    "Flux2": "Flux.2",
+    "Krea2": "Krea 2",
+    "Lumina2": "Lumina 2",
+    "QwenImage": "Qwen-Image",
+    "SD3Inferencer": "Stable Diffusion 3",
+    "StableDiffusion3": "Stable Diffusion 3",
+    "ZImage": "Z-Image",
+}  # the names of the hosts' classes
 
 
 def current_model() -> Any:
     """The host's model; None where there is none yet."""
     data = getattr(sd_models, "model_data", None)
     return data.sd_model if data is not None else shared.sd_model
+
+
+def unet_of(model: Any) -> nn.Module:
+    """What samples in the host's model."""
+    patched = getattr(model, "forge_objects", None)
+    unet: nn.Module = (model if patched is None else patched.unet).model.diffusion_model
+    return unet
+
+
+def transformer_name(model: Any) -> str:
+    """What the host's model is called if it is a transformer (Flux, Qwen-Image); empty for one with a UNet."""
+    inner = unet_of(model)
+    if any(hasattr(inner, part) for part in _UNET_PARTS):
+        return ""
+    if not any(isinstance(getattr(inner, part, None), nn.ModuleList) for part in _TRANSFORMER_PARTS):
+        return ""
+    name = type(model).__name__
+    return _SPELLED.get(name, name)
 
 
 def obstacle(unsuited: Unsuited) -> str:
@@ -31,11 +61,17 @@ def obstacle(unsuited: Unsuited) -> str:
         model = current_model()
         if model is None:
             return ""
-        patched = getattr(model, "forge_objects", None)
-        unet = (model if patched is None else patched.unet).model.diffusion_model
+        unet = unet_of(model)
         known = _KNOWN.setdefault(unet, {})
         if unsuited not in known:
-            known[unsuited] = unsuited(LoadedModel(unet, sees_picture(unet), has_editing=not patched))
+            known[unsuited] = unsuited(
+                LoadedModel(
+                    unet,
+                    sees_picture(unet),
+                    has_editing=not hasattr(model, "forge_objects"),
+                    transformer=transformer_name(model),
+                )
+            )
         return known[unsuited]
     except Exception:  # a model that is just being exchanged, or none of ours: the job itself will tell
         return ""

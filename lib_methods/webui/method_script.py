@@ -147,8 +147,15 @@ class MethodScript:
     @classmethod
     def unsuited(cls, model: LoadedModel) -> str:
         """Why the method cannot work with the loaded checkpoint, in one sentence; empty where it can."""
+        if model.transformer:
+            return cls.needs_unet(model.transformer)
         why = getattr(cls._apply(), "unsuited", None)
         return "" if why is None else str(why(model))
+
+    @classmethod
+    def needs_unet(cls, transformer: str) -> str:
+        """Says that the method does not support a transformer of this name."""
+        return f"{cls.table.title} does not support {transformer}. Choose an SD1, SD2 or SDXL checkpoint."
 
     @classmethod
     def _apply(cls) -> Any:
@@ -246,8 +253,21 @@ class MethodScript:
         self.jobs.forget(p)
         with self.jobs.refusal(p):
             settings = self.read(args, self.jobs.axes(p))
-            if settings is not None:
+            if settings is None:
+                return
+            if transformer := self._transformer(p):  # said, but not written into an infotext that others may read
+                self.jobs.tell(p, self.needs_unet(transformer))
+            else:
                 self.begin(p, settings)
+
+    @staticmethod
+    def _transformer(p: Any) -> str:
+        from lib_methods.hosts.models import transformer_name  # here, as in `MethodJobs.guide`
+
+        try:
+            return transformer_name(p.sd_model)
+        except AttributeError:  # no model of a kind that we know: the sampling will tell
+            return ""
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         def attach(sampling: Sampling, settings: Any) -> Part | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -590,6 +591,21 @@ def test_forge_is_told_of_the_memory_that_feedback_takes(unet) -> None:
     for _ in range(2):
         forge.attach(cache_limit_mb=1)
     assert 0 < forge.p.sd_model.forge_objects.unet.reserved <= 2 << 20
+
+
+def test_features_are_computed_again_for_another_vae_or_for_quantised_weights(unet, monkeypatch) -> None:
+    forge = ForgeRun(unet)
+    options = SimpleNamespace(forge_additional_modules=[], forge_unet_storage_dtype="Automatic")
+    monkeypatch.setitem(sys.modules, "modules.shared", SimpleNamespace(opts=options))
+    sampling = hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8))
+    keys = {sampling.model_key()}
+    options.forge_additional_modules = ["vae.safetensors"]
+    keys.add(sampling.model_key())
+    options.forge_unet_storage_dtype = "bnb-nf4"
+    keys.add(sampling.model_key())
+    forge.p.sd_model.current_lora_hash = "a"
+    keys.add(sampling.model_key())
+    assert len(keys) == 4
 
 
 @pytest.mark.parametrize("config", [{"in_channels": 9}, SimpleNamespace(in_channels=9)])

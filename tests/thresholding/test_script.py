@@ -185,3 +185,46 @@ def test_the_api_refuses_what_cannot_be_used(script: ModuleType, arguments: Any,
     assert answer.status_code == status
     if status == 422:
         assert answer.json()["detail"].startswith(f"{TITLE}: ")
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_where_the_box_of_another_extension_is_on_this_one_steps_back(
+    host: Running, script: ModuleType, is_on: bool
+) -> None:
+    """Both at once would correct the same prediction twice."""
+    said: list[str] = []
+    other = SimpleNamespace(title=lambda: "DynamicThresholding (CFG-Fix) Integrated", args_from=1, args_to=3)
+    p = SimpleNamespace(extra_generation_params={}, comment=said.append, is_api=True, cfg_scale=9.0, steps=3)
+    p.scripts, p.script_args = SimpleNamespace(alwayson_scripts=[other]), [0, is_on, 7.0]
+    script.DynamicThresholdingScript().begin(p, ThresholdSettings(2.5))
+    told = str(p.extra_generation_params.get(CONTROLS.error_key, ""))
+    assert ('"DynamicThresholding (CFG-Fix) Integrated" is on, too' in told) == is_on
+    assert (CONTROLS.keys["mimic_scale"] in p.extra_generation_params) != is_on
+
+
+def test_a_transformer_is_refused_by_name_and_not_in_the_infotext(
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch import nn
+
+    from lib_methods.hosts import models
+    from modules import shared
+
+    class QwenImage:
+        def __init__(self) -> None:
+            inner = nn.Module()
+            inner.transformer_blocks = nn.ModuleList()
+            unet = SimpleNamespace(model=SimpleNamespace(diffusion_model=inner))
+            self.forge_objects = SimpleNamespace(unet=unet)
+
+    sentence = "Dynamic thresholding does not support Qwen-Image. Choose an SD1, SD2 or SDXL checkpoint."
+    model, said = QwenImage(), list[str]()
+    monkeypatch.setattr(models, "current_model", lambda: model)
+    made = script.DynamicThresholdingScript()
+    made.is_img2img = False
+    assert sentence in made.line(True, *CONTROLS.defaults.values(), 7.0, 20)
+    p = SimpleNamespace(extra_generation_params={}, comment=said.append, is_api=True, sd_model=model)
+    made.process(p, True)
+    assert said == [f"{TITLE}: {sentence}"]
+    assert p.extra_generation_params == {}
+    assert models.transformer_name(shared.sd_model) == ""
