@@ -11,7 +11,7 @@ from PIL import Image
 
 from standalone.setup import options as command_line
 from tests.api.conftest import Server
-from tests.api.pictures import pixels
+from tests.shared.pictures import pixels
 
 
 def parsed(out: Path, *arguments: str) -> argparse.Namespace:

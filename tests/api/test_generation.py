@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.api.conftest import SMALL, Server
-from tests.api.pictures import decode, pixels
+from tests.shared.pictures import decode, pixels
 
 
 def test_an_image_comes_as_png_with_its_infotext(server: Server):

@@ -1,18 +1,20 @@
-"""What a method may do after the UNet: the seam's guidance in both hosts, and FABRIC's colour correction through it."""
+"""The seam's guidance after the UNet in both hosts, FABRIC's colour correction through it, and its cache."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib_methods import hosts
+from lib_methods.attention import self_attentions
 from lib_methods.denoiser import Guidance
 from lib_methods.fabric.apply import RESCALE, attach
 from lib_methods.fabric.feedback import FeedbackImage
@@ -22,6 +24,7 @@ from lib_methods.guidance import rescale
 from lib_methods.hosts.bare import BareSampling
 from tests.fabric.small_model import Album, picture, small_unet
 from tests.fabric.test_hosts import Denoiser, Patcher, job
+from tests.fabric.test_promises import CONTEXT, ROWS, X, album_of
 
 ALPHAS = torch.linspace(0.99, 0.01, 1000)
 STEP = 400
@@ -228,3 +231,25 @@ def test_the_bare_sampling_takes_guides() -> None:
     sampling = BareSampling(small_unet())
     attach(sampling, FabricSettings(likes=(FeedbackImage(album.add(picture(1))),)), album.load, FeatureCache())
     assert len(sampling.guides) == 1
+
+
+def test_keys_and_values_are_kept_where_there_is_room_and_are_the_same_to_the_last_bit() -> None:
+    unet = small_unet()
+    album, ids = album_of(3)
+    asked = FabricSettings(likes=tuple(map(FeedbackImage, ids[:2])), dislikes=(FeedbackImage(ids[2]),))
+    roomy, tight = FeatureCache(), FeatureCache()
+    results = []
+    for cache, megabytes in ((roomy, 1024), (tight, 1)):
+        calls: list[int] = []
+        sampling = BareSampling(unet)
+        attach(sampling, replace(asked, cache_limit_mb=megabytes), album.load, cache)
+        results.append(sampling.denoise(X, CONTEXT, ROWS))
+        watched = cast(nn.Module, self_attentions(unet)[0].module.to_k)
+        handle = watched.register_forward_hook(lambda _, inputs, out, calls=calls: calls.append(len(inputs[0])))
+        try:
+            results.append(sampling.denoise(X, CONTEXT, ROWS))
+        finally:
+            handle.remove()
+        assert calls == ([len(ROWS)] if megabytes > 1 else [len(ROWS), 3])  # the references once more where not kept
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert roomy.size == 2 * tight.size > 0

@@ -22,7 +22,7 @@ from lib_methods.jobs.packages import HOSTS_OWN, REQUIREMENTS, Requirement, ensu
 from lib_methods.jobs.process import STOPPED, WORKER, is_held
 from lib_methods.pip import InstallError, Say
 from standalone import ROOT
-from tests.dreambooth.pictures import put
+from tests.dreambooth.models import put
 from tests.standalone import tiny
 
 TOY = Requirement("toy-package", "2.1", "2.2")

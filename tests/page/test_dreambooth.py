@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dreambooth.pictures import put
+from tests.dreambooth.models import put
 from tests.page.conftest import Browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -1,4 +1,4 @@
-"""Small pictures, and the forms in which they are sent."""
+"""Small images, and the forms in which they are sent and answered."""
 
 from __future__ import annotations
 
@@ -37,3 +37,15 @@ def data_url(image: Image.Image) -> str:
 def stored(store: ImageStore) -> tuple[str, ...]:
     """The ids of all images of a store."""
     return tuple(sorted(path.stem for path in store.folder.glob("*.png")))
+
+
+def decode(text: str) -> Image.Image:
+    """The image in base64 text."""
+    image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
+    image.load()
+    return image
+
+
+def pixels(text: str) -> np.ndarray:
+    """Its pixels, (H, W, 3)."""
+    return np.asarray(decode(text).convert("RGB"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.dreambooth.pictures import picture, put
+from tests.dreambooth.models import picture, put
 
 from .browser import BrowserUnavailable, browser, fill, open_page, page_errors
 from .client import JSON, ApiError, encode_image

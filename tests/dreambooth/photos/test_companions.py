@@ -20,7 +20,7 @@ from lib_methods.dreambooth.tab.handlers import (
 )
 from lib_methods.errors import UserError
 from lib_methods.files import as_file_name, is_file_name
-from tests.dreambooth.pictures import picture, put
+from tests.dreambooth.models import picture, put
 
 MASK_NAMES = (
     *(

@@ -22,7 +22,7 @@ from lib_methods.errors import Cancelled, UserError
 from standalone.dreambooth import load_training_model
 from standalone.setup import options as command_line
 from standalone.verbs import train_dreambooth as verb
-from tests.dreambooth.pictures import asked
+from tests.dreambooth.models import asked
 from tests.dreambooth.runs import equal, events, moved, settings_for, state_tensors, stop_after, train, write_photos
 
 

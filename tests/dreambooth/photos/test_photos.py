@@ -17,7 +17,7 @@ from PIL import Image
 from lib_methods.dreambooth.photos.folder import find_photos
 from lib_methods.dreambooth.photos.image import open_photo, prepared, read_photo
 from lib_methods.errors import UserError
-from tests.dreambooth.pictures import difference, picture, put
+from tests.dreambooth.models import difference, picture, put
 
 
 def one(folder: Path) -> Image.Image:

@@ -23,7 +23,7 @@ from lib_methods.dreambooth.photos.image import Photo
 from lib_methods.dreambooth.photos.subjects import caption_of, with_subject
 from lib_methods.errors import UserError
 from standalone.engine.text import VOCABULARY_DIR, clip_tokenizer
-from tests.dreambooth.pictures import asked
+from tests.dreambooth.models import asked
 
 
 def photo(caption: str | None) -> Photo:

@@ -24,7 +24,7 @@ from lib_methods.jobs.log import LogReader, Progress
 from lib_methods.webui.controls import controls_of
 from standalone import ROOT
 from tests.dreambooth import models
-from tests.dreambooth.pictures import picture, put
+from tests.dreambooth.models import picture, put
 
 DEFAULTS = {control.name: control.first for control in controls_of(TrainingSettings)}
 PLACES = {"photos": "p", "base": "b", "out": "o", "name": "rex"}

@@ -27,7 +27,7 @@ from lib_methods.dreambooth.photos.image import (
 from lib_methods.dreambooth.training.data import Example, Order, Shape, TrainingData
 from lib_methods.errors import UserError
 from lib_methods.pictures.fit import to_tensor
-from tests.dreambooth.pictures import picture
+from tests.dreambooth.models import picture
 
 sides = st.integers(16, 6000)
 resolutions = st.sampled_from([32, 64, 96, 256, 512, 520, 640, 768, 1024])

@@ -22,7 +22,7 @@ from lib_methods.dreambooth.training.data import Example
 from lib_methods.dreambooth.training.latents import Item, encode_pictures
 from lib_methods.dreambooth.training.prepare import class_items, deal_sizes, photo_items, photos_digest
 from lib_methods.errors import Cancelled, UserError
-from tests.dreambooth.pictures import asked, put
+from tests.dreambooth.models import asked, put
 
 CPU = torch.device("cpu")
 
