@@ -1,7 +1,7 @@
 """FABRIC with models of other families in the real WebUI.
 
-SD_WEBUI_MORE_CKPTS names small checkpoints of SD2, SDXL, inpainting or InstructPix2Pix models, each with its `.yaml`
-beside it, separated as in PATH. Without it the test is skipped.
+SD_WEBUI_MORE_CKPTS names small checkpoints of SD2, SDXL, inpainting or InstructPix2Pix models for AUTOMATIC1111's
+WebUI, each with its `.yaml` beside it, separated as in PATH. The forks run those that `models` makes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .client import ApiError
 from .jobs import CASES, Runs, generate
+from .models import made
 from .server import PACK_NAME, REPO, Installation, WebUI, serving
 from .test_fabric import liked
 
@@ -23,20 +23,19 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (REPO / "scripts" / "fabric.py").is_file(), reason="scripts/fabric.py is not there"),
 ]
-MORE: list[Any] = [Path(path) for path in os.environ.get("SD_WEBUI_MORE_CKPTS", "").split(os.pathsep) if path]
+MORE: list[Path | str] = [Path(path) for path in os.environ.get("SD_WEBUI_MORE_CKPTS", "").split(os.pathsep) if path]
 CHOSEN = ("txt2img, Euler a", "txt2img, DDIM", "batch of two", "Hires.fix", "img2img", "inpainting")
 
 
-@pytest.fixture(
-    scope="module",
-    params=MORE or [pytest.param(None, marks=pytest.mark.skip("SD_WEBUI_MORE_CKPTS is not set"))],
-    ids=lambda path: getattr(path, "stem", "none"),
-)
+@pytest.fixture(scope="module", params=[*MORE, "sd1-inpainting"], ids=lambda given: getattr(given, "stem", given))
 def model(
     request: pytest.FixtureRequest, installation: Installation, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WebUI]:
     """A WebUI with the pack and another checkpoint."""
-    other = dataclasses.replace(installation, checkpoint=request.param)
+    is_made = isinstance(request.param, str)
+    if is_made != installation.host.guesses:
+        pytest.skip(f"{installation.host.title} is tested with other checkpoints: see SD_WEBUI_MORE_CKPTS")
+    other = dataclasses.replace(installation, checkpoint=made(request.param) if is_made else request.param)
     with serving(other, tmp_path_factory.mktemp("webui-model"), {PACK_NAME: REPO}) as server:
         yield server
 
