@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from lib_methods.files import read_json as read_file
 from lib_methods.files import replacing
 
@@ -119,6 +121,19 @@ class Record:
         """What to write into a prompt: for a LoRA with the tag that the host loads it by."""
         tag = f" <lora:{self.result.removesuffix('.safetensors')}:1>" if self.kind == "LoRA" and self.result else ""
         return f"{self.prompt}{tag}"
+
+
+def is_held(lock: Path) -> bool:
+    """Whether some process, this one included, holds the lock; it ends with its process, however that ends."""
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # it cannot be opened: then nobody could lock it
+        return False
 
 
 def save_record(files: JobFiles, record: Record) -> None:

@@ -16,9 +16,8 @@ from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.state import to_json
 from lib_methods.errors import UserError
-from lib_methods.jobs.files import JobFiles, Record, all_records, save_record
+from lib_methods.jobs.files import JobFiles, Record, all_records, is_held, save_record
 from lib_methods.jobs.job import Jobs
-from lib_methods.jobs.process import is_held
 from standalone import ROOT
 
 FAKE = ROOT / "tests" / "jobs" / "fake_trainer.py"
