@@ -47,16 +47,11 @@ class EngineModel:
         self.pixels_per_latent = 2 ** (len(model.first_stage_model.config.block_out_channels) - 1)
         self.latent_channels = model.latent_channels
         # the schedule itself: the model's own, which samplers divide by, does not end at zero
-        self._alphas_cumprod = torch.from_numpy(model.noise_schedule.alphas_cumprod()).float()
-        for encoder in self._text_encoders():
+        self.alphas_cumprod = torch.from_numpy(model.noise_schedule.alphas_cumprod()).float()
+        for encoder in self.encoders:
             encoder.options = lambda: _PLAIN
 
     # -- the parts
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """(T,), fp32, on the CPU; with a zero at the end where the model was trained so."""
-        return self._alphas_cumprod
 
     @property
     def unet(self) -> nn.Module:
@@ -69,23 +64,20 @@ class EngineModel:
         return vae
 
     @property
-    def encoders(self) -> Sequence[nn.Module]:
-        return self._text_encoders()
-
-    def _text_encoders(self) -> list[TextEncoder]:
+    def encoders(self) -> list[TextEncoder]:
         return [encoder for encoder in self.model.text_encoders if isinstance(encoder, TextEncoder)]
 
     # -- text
 
     def tokens(self, text: str) -> list[int]:
-        return self._text_encoders()[0].tokenize([text])[0]
+        return self.encoders[0].tokenize([text])[0]
 
     def token_words(self) -> Mapping[str, int]:
         vocabulary: Mapping[str, int] = clip_tokenizer().get_vocab()
         return vocabulary
 
     def embed(self, texts: Sequence[str]) -> TextEmbedding:
-        encoded = [encoder(list(texts)) for encoder in self._text_encoders()]
+        encoded = [encoder(list(texts)) for encoder in self.encoders]
         if len(encoded) == 1:
             return TextEmbedding(encoded[0][0])
         device = encoded[-1][0].device
@@ -158,7 +150,7 @@ class EngineModel:
     def file_weights(self) -> dict[str, Tensor]:
         state = self.unet.state_dict()
         weights = {name: state[key].detach() for key, name in self.unet_names().items()}
-        for number, encoder in enumerate(self._text_encoders()):
+        for number, encoder in enumerate(self.encoders):
             weights.update(file_text(encoder.transformer.state_dict(), self.family, number))
         return weights
 
@@ -232,7 +224,7 @@ def folder_state(path: Path, model: StableDiffusionModel, family: str) -> dict[s
     for number, text in enumerate(texts):
         state.update(file_text(text, family, number))
     if family == "sd2":
-        state.update(_last_layer(state, len(_layers(state))))
+        state.update(_last_layer(state))
     return state
 
 
@@ -242,14 +234,10 @@ def _named(rename: Callable[[Any], dict[str, Tensor]], part: Any, state: Mapping
     return rename(SimpleNamespace(config=part.config, state_dict=lambda: wanted))
 
 
-def _layers(state: Mapping[str, Tensor]) -> set[str]:
-    root = f"{SD2_TEXT_PREFIX}transformer.resblocks."
-    return {key[len(root) :].split(".")[0] for key in state if key.startswith(root)}
-
-
-def _last_layer(state: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+def _last_layer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """SD2's files have one layer more, which conditions nothing and which readers count on; here it does nothing."""
     root = f"{SD2_TEXT_PREFIX}transformer.resblocks."
+    count = len({key[len(root) :].split(".")[0] for key in state if key.startswith(root)})
     last = {key: value for key, value in state.items() if key.startswith(f"{root}{count - 1}.")}
     return {
         key.replace(f"{root}{count - 1}.", f"{root}{count}."): torch.ones_like(value)
