@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lib_methods.attention.intercept import Original, intercept
+from lib_methods.attention.layers import transformer_blocks
 
 _BLOCKS = frozenset({"BasicTransformerBlock", "ResBlock", "ResnetBlock2D"})
 # how codebases switch on their own form: `ldm` runs blocks without gradients then, and what is seen inside has none
@@ -70,10 +71,44 @@ def differentiable(unet: nn.Module) -> Iterator[None]:
     """Within the block gradients are on, out of inference mode; afterwards everything is as it was.
 
     The UNet's parameters are constants, so nothing is kept for them and none collects a gradient. The blocks of `ldm`
-    and `sgm` do not checkpoint by themselves: their backward pass asks for the gradients of their parameters.
+    and `sgm` do not checkpoint by themselves: their backward pass asks for the gradients of their parameters. The
+    weights of Forge and its forks are inference tensors, and their blocks write into their own input.
     """
-    with own_checkpointing_off(unet), frozen(unet), torch.inference_mode(False), torch.enable_grad():
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(own_checkpointing_off(unet))
+        stack.enter_context(frozen(unet))
+        if any(parameter.is_inference() for parameter in unet.parameters()):
+            stack.enter_context(_plain_weights(unet))
+            blocks = [block for _, block in transformer_blocks(unet)]
+            stack.enter_context(intercept((block, _on_a_copy) for block in blocks))
+            for norm in (part for block in blocks for part in block.modules() if isinstance(part, nn.LayerNorm)):
+                stack.callback(norm.register_forward_pre_hook(lambda _, given: (given[0].clone(),)).remove)
         yield
+
+
+@contextmanager
+def _plain_weights(unet: nn.Module) -> Iterator[None]:
+    """Within the block, parameters that are inference tensors, which no graph may keep, are ordinary ones in the same
+    memory. Quantised ones, which are more than a tensor, stay."""
+    swapped = []
+    try:
+        for module in unet.modules():
+            for name, weight in list(module._parameters.items()):
+                if weight is not None and weight.is_inference() and type(weight) in (nn.Parameter, Tensor):
+                    plain = torch.empty(0, dtype=weight.dtype, device=weight.device)
+                    plain.set_(weight.untyped_storage(), weight.storage_offset(), weight.size(), weight.stride())
+                    swapped.append((module, name, weight))
+                    module._parameters[name] = nn.Parameter(plain, requires_grad=False)
+        yield
+    finally:
+        for module, name, weight in swapped:
+            module._parameters[name] = weight
+
+
+def _on_a_copy(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+    return original(hidden.clone(), *args, **kwargs)
 
 
 def _forgetful(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:

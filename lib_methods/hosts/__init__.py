@@ -24,7 +24,7 @@ def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = Non
     if hasattr(p.sd_model, "forge_objects"):
         from lib_methods.hosts.forge.sampling import ForgeSampling
 
-        return ForgeSampling(p, latent)
+        return ForgeSampling(p, latent, noise)
     sampler = getattr(p, "sampler", None)
     if not hasattr(sampler, "model_wrap_cfg"):
         raise Unsupported("This WebUI's sampler has no denoiser that the extension can reach.")

@@ -64,14 +64,7 @@ def obstacle(unsuited: Unsuited) -> str:
         unet = unet_of(model)
         known = _KNOWN.setdefault(unet, {})
         if unsuited not in known:
-            known[unsuited] = unsuited(
-                LoadedModel(
-                    unet,
-                    sees_picture(unet),
-                    has_editing=not hasattr(model, "forge_objects"),
-                    transformer=transformer_name(model),
-                )
-            )
+            known[unsuited] = unsuited(LoadedModel(unet, sees_picture(unet), transformer=transformer_name(model)))
         return known[unsuited]
     except Exception:  # a model that is just being exchanged, or none of ours: the job itself will tell
         return ""

@@ -114,7 +114,7 @@ def gradient(
             del maps
             value = _scaled(losses, leaf, scale or LossScale()) if is_narrow else _backward(losses, leaf)
     except RuntimeError as error:
-        if str(error).startswith("Inference tensors"):
+        if str(error).startswith("Inference tensors") or "modified by an inplace operation" in str(error):
             raise Unsupported(NO_GRADIENTS) from error
         raise
     finite = torch.isfinite(value).flatten(1).all(1) & torch.isfinite(losses)

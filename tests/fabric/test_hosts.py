@@ -571,8 +571,10 @@ def test_forges_scale_is_the_hosts_own_and_zeros_are_no_guidance(unet) -> None:
     forge.after(**told, uncond_denoised=base, cond=[{"strength": 1.0}, {"strength": 0.5}], cond_scale=4.0)
     assert shown.all[-1].scale == 4.0
     assert torch.allclose(shown.all[-1].direction, 1.5 * (cond - base))
-    assert forge.after(**told, uncond_denoised=torch.zeros_like(base)) is other
-    assert len(shown.all) == 2
+    forge.after(**told, uncond_denoised=torch.zeros_like(base))
+    assert shown.all[-1].scale == 1.0
+    assert torch.equal(shown.all[-1].base, cond)
+    assert not shown.all[-1].direction.any()
 
 
 @torch.no_grad()

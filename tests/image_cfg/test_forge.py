@@ -61,7 +61,7 @@ class Forge:
 
     def __init__(self, slices: bool = False, cfg: float = 7.0) -> None:
         self.unet, self.slices, self.cfg, self.runs = Unet(), slices, cfg, 0
-        denoiser = SimpleNamespace(steps=4, total_steps=4, step=0, need_last_noise_uncond=False)
+        denoiser = SimpleNamespace(steps=4, total_steps=4, step=0, need_last_noise_uncond=False, forward=None)
         model = SimpleNamespace(forge_objects=SimpleNamespace(unet=Patcher(self.unet, {})))
         self.p = SimpleNamespace(sd_model=model, width=64, height=64, batch_size=2, is_hr_pass=False, steps=4)
         self.p.cfg_scale, self.p.negative_prompts = cfg, [""]

@@ -70,13 +70,6 @@ def test_texts_of_a_bare_unet_differ_and_repeat() -> None:
     assert not torch.equal(one[0], one[1])
 
 
-def test_forge_says_what_to_use_instead() -> None:
-    model = SimpleNamespace(forge_objects=SimpleNamespace())
-    sampling = hosts.sampling_of(SimpleNamespace(sd_model=model, width=64, height=64), torch.zeros(1, 4, 8, 8))
-    with pytest.raises(Unsupported, match="This WebUI.*AUTOMATIC1111"):
-        editing_of(sampling)
-
-
 def job(func: Any, **fields: Any) -> Any:
     """A host whose sampler hands x, 20 sigmas and a zero to `func`."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.denoiser import Guidance, Role, Row, RowPlanner
+from lib_methods.denoiser.levels import Levels
 from lib_methods.guidance import combine
 from lib_methods.hosts.a1111.rows import A1111Call, RowTakeover
 from lib_methods.hosts.job import JobSampling
@@ -129,6 +130,14 @@ class Seam:
         leading = direction * (-noise / signal)
         after = self.current.ask(self.call, Guidance(clean_cond, clean_base, leading, float(scale), before))
         return guided if after is before else guided + (before - after) * (signal / noise)
+
+    @property
+    def in_alpha_space(self) -> bool:
+        return getattr(self.denoiser, "alphas", None) is not None
+
+    def sigma(self, call: A1111Call, levels: Levels) -> float:
+        level = float(call.level.item())
+        return levels.sigma(level) if self.in_alpha_space else level
 
     @contextmanager
     def paused(self) -> Iterator[None]:

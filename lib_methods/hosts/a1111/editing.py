@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -18,18 +18,39 @@ from torch import Tensor
 from lib_methods.attention import differentiable, without_overrides
 from lib_methods.denoiser import Conditioning, DenoiserCall, Editor, OwnNoise, Position, Unsupported
 from lib_methods.denoiser.levels import Levels
-from lib_methods.hosts.a1111.denoiser import Seam, inner_arguments
+from lib_methods.hosts.a1111.denoiser import inner_arguments
 from lib_methods.hosts.a1111.rows import A1111Call
 from lib_methods.hosts.a1111.start import QUIET, SOURCES, Start, give, is_plms, is_unipc, rehearse
 from lib_methods.hosts.a1111.text import TextEncoder
 from lib_methods.hosts.job import JobSampling
-from lib_methods.hosts.passes import is_stopped, put_back
+from lib_methods.hosts.passes import Pass, is_stopped, put_back
+
+
+class EditingSeam(Protocol):
+    """What an adapter puts in front of the host's denoiser for one pass, as far as editing needs it.
+
+    denoiser: the host's `CFGDenoiser`. edit: called with every denoiser call and the sampler's own tensor.
+    """
+
+    current: Pass
+    denoiser: Any
+    edit: Callable[[Any, Tensor], None] | None
+
+    @property
+    def in_alpha_space(self) -> bool:
+        """Whether the sampler keeps the variance at one (DDIM, PLMS, UniPC)."""
+
+    def sigma(self, call: Any, levels: Levels) -> float:
+        """The noise of a call."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Within the block, runs of the UNet are not counted as rows of the call."""
 
 
 class A1111Editing:
     """Implements `lib_methods.denoiser.Editing`. noise: the `noise` of `process_before_every_sampling`."""
 
-    def __init__(self, job: JobSampling, seam: Seam, noise: Tensor | None) -> None:
+    def __init__(self, job: JobSampling, seam: EditingSeam, noise: Tensor | None) -> None:
         self.job, self.seam, self.p = job, seam, job.p
         self._latent, self._noise = job.latent, noise
         self._known_start: Start | None = None
@@ -43,9 +64,14 @@ class A1111Editing:
     def _edits(self) -> Edits:
         found = getattr(self.seam.edit, "__self__", None)
         if not isinstance(found, Edits):
-            found = Edits(self.seam, self.p.sampler, Levels(self.p.sd_model.alphas_cumprod))
+            found = Edits(self.seam, self.p.sampler, Levels(self._alphas_cumprod))
             self.seam.edit = found.before
         return found
+
+    @property
+    def _alphas_cumprod(self) -> Tensor:
+        alphas: Tensor = self.p.sd_model.alphas_cumprod
+        return alphas
 
     def _start(self) -> Start:
         if self._known_start is None:
@@ -54,7 +80,7 @@ class A1111Editing:
             noise = None if self._from_noise else self._noise
             self._known_start = rehearse(self.p, self._latent, noise, self._edits.levels)
             # kept, because the second pass of Hires.fix has its own sampler
-            self._in_alpha_space = getattr(self.seam.denoiser, "alphas", None) is not None
+            self._in_alpha_space = self.seam.in_alpha_space
         return self._known_start
 
     @property
@@ -135,7 +161,12 @@ class A1111Editing:
             model = next((part for part in getattr(model, "embedders", ()) if hasattr(part, "tokenize")), None)
         if model is None:
             raise Unsupported("This model's text encoder does not show its tokens.")
-        return [int(token) for token in model.tokenize([_without_emphasis(text)])[0]]
+        return self.tokens_of(model, text)
+
+    @staticmethod
+    def tokens_of(encoder: Any, text: str) -> list[int]:
+        """What an encoder of the host makes of a text without its emphasis."""
+        return [int(token) for token in encoder.tokenize([_without_emphasis(text)])[0]]
 
     def decode(self, latents: Tensor) -> Tensor:
         from modules import devices
@@ -170,7 +201,7 @@ class A1111Editing:
 
     def position(self, call: DenoiserCall) -> Position:
         own, sampler = cast(A1111Call, call), self.p.sampler
-        sigma = self._edits.sigma(own)
+        sigma = self.seam.sigma(own, self._edits.levels)
         if sampler.config.options.get("second_order", False):
             return Position(own.index // 2, sigma, own.index % 2 == 0)
         if is_plms(getattr(sampler.func, "__name__", "")):
@@ -193,8 +224,8 @@ class NewStart:
 class Edits:
     """What is written into the latents of one pass of a sampler."""
 
-    def __init__(self, seam: Seam, sampler: Any, levels: Levels) -> None:
-        self.denoiser, self.levels, self.failures = seam.denoiser, levels, seam.current.failures
+    def __init__(self, seam: EditingSeam, sampler: Any, levels: Levels) -> None:
+        self.seam, self.levels, self.failures = seam, levels, seam.current.failures
         self.start: NewStart | None = None
         self.editors: dict[type, Editor] = {}
         self._unsettled: Tensor | None = None
@@ -204,11 +235,6 @@ class Edits:
             self._report, sampler.callback_state = sampler.callback_state, self._settle
             seam.current.at_end(put_back, sampler, "callback_state", self._settle, before)
 
-    def sigma(self, call: A1111Call) -> float:
-        """The noise of a call."""
-        level = float(call.level.item())
-        return level if getattr(self.denoiser, "alphas", None) is None else self.levels.sigma(level)
-
     def before(self, call: A1111Call, x: Tensor) -> None:
         """Start from the given latents and ask the editors; x: the sampler's latents, written in place."""
         self._unsettled = None
@@ -216,8 +242,8 @@ class Edits:
         start, self.start = (None, self.start) if call.index else (self.start, None)
         if (start is None and not editors) or is_stopped():
             return
-        sigma = self.sigma(call)
-        scale = 1.0 if getattr(self.denoiser, "alphas", None) is None else (1 + sigma**2) ** 0.5
+        sigma = self.seam.sigma(call, self.levels)
+        scale = (1 + sigma**2) ** 0.5 if self.seam.in_alpha_space else 1.0
         with torch.no_grad():
             if start is not None:
                 if abs(start.sigma - sigma) <= 1e-4 * sigma:

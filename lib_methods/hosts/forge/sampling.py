@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lib_methods.attention import without_overrides
 from lib_methods.denoiser import Guide, Hook
+from lib_methods.hosts.forge.editing import ForgeEditing
 from lib_methods.hosts.forge.picture import ForgePicture
 from lib_methods.hosts.forge.wrapper import ForgeSeam, PassModifier
 from lib_methods.hosts.job import JobSampling
@@ -24,7 +25,13 @@ _RESERVED = "_steer_reserved"
 class ForgeSampling(JobSampling):
     """Implements `lib_methods.denoiser.Sampling`."""
 
-    editing = None
+    def __init__(self, p: Any, latent: Tensor | None, noise: Tensor | None = None) -> None:
+        super().__init__(p, latent)
+        self._noise = noise
+
+    @cached_property
+    def editing(self) -> ForgeEditing:
+        return ForgeEditing(self, self.seam, self._noise)
 
     @cached_property
     def picture(self) -> ForgePicture:
@@ -32,8 +39,21 @@ class ForgeSampling(JobSampling):
 
     @property
     def unet(self) -> nn.Module:
-        unet: nn.Module = self.p.sd_model.forge_objects.unet.model.diffusion_model
+        unet: nn.Module = self.patcher.model.diffusion_model
         return unet
+
+    @property
+    def patcher(self) -> Any:
+        """The host's own holder of the UNet, which knows its device and patches."""
+        return self.p.sd_model.forge_objects.unet
+
+    def load_unet(self) -> None:
+        """Have the UNet on its device, where another model may have taken its place; cheap where it is there."""
+        try:
+            from backend import memory_management as memory
+        except ImportError:
+            from ldm_patched.modules import model_management as memory
+        memory.load_model_gpu(self.patcher)
 
     @property
     def seam(self) -> ForgeSeam:

@@ -14,27 +14,32 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lib_methods.denoiser import Guidance, Needs, Role, Row, RowPlan, sees_picture
+from lib_methods.denoiser.levels import Levels
 from lib_methods.hosts.a1111.rows import denoiser_step
 from lib_methods.hosts.forge.rows import NegativePrompt, PlannedRows
-from lib_methods.hosts.passes import Pass
+from lib_methods.hosts.passes import Pass, put_back
 
 _WRAPPER = "model_function_wrapper"
 _AFTER = "sampler_post_cfg_function"
 
 
 class ForgeCall:
-    """One run of Forge's UNet; a denoiser call is one or several of them, each with its own rows."""
+    """One run of Forge's UNet, with the rows in it; a denoiser call is one or several of them."""
 
-    def __init__(self, rows: tuple[Row, ...], level: Tensor, step: int) -> None:
+    def __init__(self, rows: tuple[Row, ...], level: Tensor, denoiser: Any, in_timesteps: bool = False) -> None:
         self.rows = rows
         self.current_rows: tuple[Row, ...] = ()
-        self.level, self.step = level.detach().flatten()[:1], step
+        self.level, self.step = level.detach().flatten()[:1], denoiser_step(denoiser)
+        self.index = int(denoiser.step)  # of the denoiser call in its sampling, from 0
+        self.in_timesteps = in_timesteps
 
     def enter_unet(self, count: int) -> None:
         """The UNet starts on so many rows: all, or those of several tiles of the image (MultiDiffusion), one tile
@@ -52,6 +57,29 @@ class ForgeSeam:
         self.scale = 1.0  # the CFG scale of this denoiser call
         self.negative: NegativePrompt | None = None
         self.planned: PlannedRows | None = None  # of this denoiser call, where a method chooses the rows
+        self.edit: Callable[[ForgeCall, Tensor], None] | None = None
+        self._original, before = denoiser.forward, vars(denoiser).get("forward")
+        denoiser.forward = self.forward
+        current.at_end(put_back, denoiser, "forward", self.forward, before)
+
+    @property
+    def in_alpha_space(self) -> bool:
+        return bool(getattr(self.denoiser, "classic_ddim_eps_estimation", False))
+
+    def sigma(self, call: ForgeCall, levels: Levels) -> float:
+        level = float(call.level.item())
+        return levels.sigma(level) if call.in_timesteps else level
+
+    def paused(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def forward(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """In the place of the denoiser's, which is handed the sampler's own tensor."""
+        edit = self.edit
+        if edit is not None and not self.current.is_over:
+            call = ForgeCall((), sigma, self.denoiser, self.in_alpha_space)
+            self.current.guarded(lambda: edit(call, x))
+        return self._original(x, sigma, *args, **kwargs)
 
     def begin(self, *given: Any) -> tuple[Any, ...]:
         """The arguments of a denoiser call with the method's rows, where one chooses them, and with this pass around
@@ -69,7 +97,7 @@ class ForgeSeam:
         rows = rows if self.planned is None else self.planned.rows(batch) or rows
 
         def run() -> Tensor:
-            call = ForgeCall(rows, arguments["timestep"], denoiser_step(self.denoiser))
+            call = ForgeCall(rows, arguments["timestep"], self.denoiser)
 
             def counted(x: Tensor, timestep: Tensor, **c: Any) -> Tensor:
                 call.enter_unet(len(x))
@@ -101,7 +129,7 @@ class ForgeSeam:
             return given
         weight = float(sum(entry.get("strength", 1.0) for entry in cond))
         needs = Needs(abs(weight - 1) < 1e-6, bool(self.current.guides), self._needs_empty)
-        call = ForgeCall((), timestep, denoiser_step(self.denoiser))
+        call = ForgeCall((), timestep, self.denoiser)
         plan = planner.plan(call, float(cond_scale), needs)
         if self._is_skipped(cond_scale):
             plan = RowPlan(1.0, 1.0, False, False)
@@ -125,14 +153,16 @@ class ForgeSeam:
     def guided(self, arguments: dict[str, Any]) -> Tensor:
         """Ask the guides. Without unconditional rows the host hands over zeros, and there is no guidance."""
         guided, cond, base = (arguments[name] for name in ("denoised", "cond_denoised", "uncond_denoised"))
-        call = ForgeCall((), arguments["sigma"], denoiser_step(self.denoiser))
+        call = ForgeCall((), arguments["sigma"], self.denoiser)
         if self.planned is not None:
             empty, guidance = self.planned.found.get("empty"), self.planned.guidance(cond, guided)
             if self._needs_empty and empty is not None:
                 base.copy_(empty)  # the sampler continues with e(0, 0)
             return guided if guidance is None else self.current.ask(call, guidance)
-        if not self.current.guides or not base.any():
+        if not self.current.guides:
             return guided
+        if not base.any():
+            return self.current.ask(call, Guidance(cond, cond, torch.zeros_like(cond), 1.0, guided))
         weight = sum(float(entry.get("strength", 1.0)) for entry in arguments.get("cond") or [{}])
         direction = cond - base
         if weight != 1.0:  # under AND the host hands over a mean

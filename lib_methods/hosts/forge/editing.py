@@ -1,0 +1,67 @@
+"""Editing in Forge and its forks: as in AUTOMATIC1111's WebUI, but for how the model is run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lib_methods.denoiser import Conditioning, Unsupported
+from lib_methods.hosts.a1111.editing import A1111Editing
+from lib_methods.hosts.a1111.start import Start
+
+if TYPE_CHECKING:
+    from lib_methods.hosts.forge.sampling import ForgeSampling
+
+# samplers that continue from the tensor which they hand to the model, and call it once a step, or as they say
+_KNOWN = frozenset(
+    "ddim plms restart_sampler sample_dpm_2 sample_dpm_2_ancestral sample_dpmpp_2m sample_dpmpp_2m_sde "
+    "sample_dpmpp_2s_ancestral sample_dpmpp_3m_sde sample_dpmpp_sde sample_er_sde sample_euler "
+    "sample_euler_ancestral sample_heun sample_lcm sample_lms sample_res_multistep".split()
+)
+
+
+class ForgeEditing(A1111Editing):
+    """Implements `lib_methods.denoiser.Editing`."""
+
+    job: ForgeSampling
+
+    @property
+    def _alphas_cumprod(self) -> Tensor:
+        model = self.job.patcher.model
+        predictor = getattr(model, "predictor", None) or model.model_sampling
+        return 1 / (predictor.sigmas.detach().float().cpu() ** 2 + 1)
+
+    def _start(self) -> Start:
+        sampler = self.p.sampler
+        if getattr(sampler.func, "__name__", "") not in _KNOWN:
+            name = getattr(getattr(sampler, "config", None), "name", "of this job")
+            raise Unsupported(
+                f'The sampler "{name}" does not let an extension change its latents here. '
+                "Choose Euler, Euler a, DPM++ 2M or DDIM."
+            )
+        return super()._start()
+
+    def tokenize(self, text: str) -> list[int]:
+        model = self.p.sd_model
+        names = ("text_processing_engine", "text_processing_engine_l", "cond_stage_model")
+        engines = (getattr(model, name, None) for name in names)
+        engine = next((engine for engine in engines if hasattr(engine, "tokenize")), None)
+        return self.tokens_of(engine, text) if engine is not None else super().tokenize(text)
+
+    def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
+        self.job.load_unet()
+        return super().predict(x, sigma, cond, gradients)
+
+    def _denoised(self, x: Tensor, sigma: float, cond: Conditioning) -> Tensor:
+        count = len(x)
+        told: dict[str, Any] = {"c_crossattn": cond.context.to(x.device).expand(count, -1, -1)}
+        if cond.vector is not None:
+            told["y"] = cond.vector.to(x.device).expand(count, -1)
+        if self.job.extra_channels() > 0:
+            told["c_concat"] = self.job.no_picture(count, x)
+        options = dict(self.job.patcher.model_options.get("transformer_options", {}))
+        level = torch.full((count,), sigma, dtype=torch.float32, device=x.device)
+        denoised: Tensor = self.job.patcher.model.apply_model(x, level, transformer_options=options, **told)
+        return denoised

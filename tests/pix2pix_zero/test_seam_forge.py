@@ -1,0 +1,189 @@
+"""Editing through Forge's interface: where latents are moved, how the model is run, and its gradients."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lib_methods import hosts
+from lib_methods.attention import checkpointed, differentiable
+from lib_methods.denoiser import Conditioning, DenoiserCall, Unsupported, editing_of
+from lib_methods.denoiser.levels import Levels
+from lib_methods.hosts.forge.sampling import ForgeSampling
+
+SIGMAS = torch.linspace(0.03, 14.6, 1000)
+
+
+class Attention(nn.Linear):
+    heads = 1
+
+
+class BasicTransformerBlock(nn.Module):
+    """As Forge's: writes into its own input, and into what its norms have seen."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attn1, self.attn2 = Attention(width, width), Attention(width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x += self.attn1(self.norm1(x)).sin()
+        x += self.attn2(self.norm2(x) * context).tanh()
+        return x
+
+
+class Unet(nn.Module):
+    config = {"in_channels": 4}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(BasicTransformerBlock(4) for _ in range(2))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        hidden = x.flatten(2).transpose(1, 2) * 1.5
+        for block in self.blocks:
+            hidden = block(hidden, context)
+        return hidden.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class KModel:
+    """Forge's wrapper of a UNet; it predicts the clean latents from latents of unit variance."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        self.diffusion_model, self.predictor = unet, SimpleNamespace(sigmas=SIGMAS)
+
+    def apply_model(self, x: Tensor, t: Tensor, c_crossattn: Tensor, transformer_options: Any) -> Tensor:
+        scale = (t**2 + 1)[:, None, None, None] ** 0.5
+        return self.diffusion_model((x / scale).to(c_crossattn.dtype), c_crossattn.mean(1, keepdim=True))
+
+
+class Denoiser(nn.Module):
+    """The host's `CFGDenoiser`: in sigma space, or for a sampler that keeps the variance at one."""
+
+    def __init__(self, in_timesteps: bool) -> None:
+        super().__init__()
+        self.classic_ddim_eps_estimation = in_timesteps
+        self.steps, self.total_steps, self.step = 4, 4, 0
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.seen.append(x.clone())
+        self.step += 1
+        return x * 0
+
+
+def sample_euler(model: Any, x: Tensor, sigmas: Tensor) -> Tensor:
+    for sigma in sigmas[:-1]:
+        model(x, sigma.expand(len(x)))
+    return x
+
+
+def ddim(model: Any, x: Tensor, timesteps: Tensor) -> Tensor:
+    for timestep in timesteps.flip(0):
+        model(x, timestep.expand(len(x)))
+    return x
+
+
+def sample_unipc(model: Any, x: Tensor, sigmas: Tensor) -> Tensor:
+    return x
+
+
+class Sampler:
+    config = SimpleNamespace(name="Some", options={})
+
+    def __init__(self, function: Any) -> None:
+        self.func, self.funcname = function, function.__name__
+        self.model_wrap_cfg = Denoiser(function is ddim)
+
+    def sample(self, p: Any, x: Tensor, c: Any, uc: Any, image_conditioning: Any = None) -> Any:
+        levels = torch.tensor([10.0, 5.0, 1.0, 0.1, 0.0])
+        start = x if self.funcname == "ddim" else x * levels[0]
+        given = torch.tensor([100, 400, 700, 900]) if self.funcname == "ddim" else levels
+        return self.launch_sampling(4, lambda: self.func(self.model_wrap_cfg, start, given))
+
+    def launch_sampling(self, steps: int, run: Any) -> Any:
+        return run()
+
+
+class Forge:
+    def __init__(self, function: Any = sample_euler, dtype: torch.dtype = torch.float32) -> None:
+        torch.manual_seed(1)
+        with torch.inference_mode():  # as Forge loads it
+            self.unet = Unet().to(dtype)
+        patcher = SimpleNamespace(model=KModel(self.unet), model_options={})
+        model = SimpleNamespace(forge_objects=SimpleNamespace(unet=patcher))
+        self.p = SimpleNamespace(sd_model=model, width=64, height=64, batch_size=1, is_hr_pass=False, steps=4)
+        self.p.sampler, self.p.extra_generation_params = Sampler(function), {}
+        self.x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+
+    def sampling(self, monkeypatch: pytest.MonkeyPatch) -> ForgeSampling:
+        monkeypatch.setattr(ForgeSampling, "load_unet", lambda self: None)
+        sampling = hosts.sampling_of(self.p, self.x, self.x)
+        assert isinstance(sampling, ForgeSampling)
+        return sampling
+
+
+class Mover:
+    """An editor that adds 0.3 in the second step."""
+
+    def __init__(self, sampling: ForgeSampling) -> None:
+        self.editing = sampling.editing
+        self.sigmas: list[float] = []
+
+    def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
+        position = self.editing.position(call)
+        self.sigmas.append(position.sigma)
+        return latents + 0.3 if position.step == 1 else latents
+
+
+@pytest.mark.parametrize("function", [sample_euler, ddim])
+def test_latents_are_moved_in_the_samplers_own_tensor(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge = Forge(function)
+    sampler, denoiser = forge.p.sampler, forge.p.sampler.model_wrap_cfg
+    before = dict(vars(denoiser))
+    sampling = forge.sampling(monkeypatch)
+    editor, editing = Mover(sampling), sampling.editing
+    start = editing.start_latent() + 1
+    editing.start_from(start)
+    editing.add_editor(editor)
+    end = sampler.sample(forge.p, forge.x.clone(), None, None)
+    sigmas = editing.sigmas.tolist()
+    wanted = Levels(1 / (SIGMAS**2 + 1)).sigma(900) if function is ddim else 10.0
+    assert sigmas[0] == pytest.approx(wanted, rel=1e-4)
+    assert editor.sigmas == pytest.approx(sigmas[: len(editor.sigmas)])
+    scales = [(1 + sigma**2) ** 0.5 if function is ddim else 1.0 for sigma in sigmas]
+    assert torch.allclose(denoiser.seen[0] * scales[0], start, atol=1e-4)
+    assert torch.allclose((denoiser.seen[1] - denoiser.seen[0]) * scales[1], torch.tensor(0.3), atol=1e-4)
+    assert torch.equal(end, denoiser.seen[-1])
+    assert dict(vars(denoiser)).keys() == before.keys()  # nothing is left behind
+
+
+def test_a_sampler_that_hands_the_model_other_latents_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unsupported, match='"Some".*Choose Euler'):
+        _ = editing_of(Forge(sample_unipc).sampling(monkeypatch)).sigmas
+
+
+@pytest.mark.parametrize("memory", [False, True], ids=["kept", "checkpointed"])
+def test_gradients_through_inference_tensors_and_blocks_that_write_into_their_input(
+    memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge = Forge(dtype=torch.float64)
+    weights = [*forge.unet.parameters()]
+    with torch.inference_mode():  # as in the middle of a job
+        editing = forge.sampling(monkeypatch).editing
+        cond = Conditioning(torch.randn(1, 77, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))
+        x = forge.x.double()
+        with differentiable(forge.unet), checkpointed(forge.unet) if memory else nullcontext():
+            leaf = x.clone().requires_grad_()
+            found = editing.predict(leaf, 2.0, cond, gradients=True)
+            (gradient,) = torch.autograd.grad(found.sum(), leaf)
+        along, h = torch.randn_like(x), 1e-5
+        ends = [editing.predict(x + sign * h * along, 2.0, cond).sum() for sign in (1, -1)]
+    assert float((gradient * along).sum()) == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-6)
+    assert all(now is before and now.is_inference() for now, before in zip(forge.unet.parameters(), weights))
+    assert not any(module._forward_pre_hooks or "forward" in vars(module) for module in forge.unet.modules())
