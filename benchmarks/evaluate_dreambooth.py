@@ -31,19 +31,7 @@ from benchmarks.shape_subjects import (
     photos,
     prompt_of,
 )
-from benchmarks.studio import (
-    CFG,
-    CHECKPOINT,
-    SAMPLER,
-    STEPS,
-    Studio,
-    line_of,
-    plotted,
-    sheet,
-    studio,
-    table,
-    write_report,
-)
+from benchmarks.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Report, Studio, line_of, sheet, studio
 from lib_methods.dreambooth.run import run_training
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth import load_training_model
@@ -205,11 +193,11 @@ def examples(
     return sheet(rows, captions)
 
 
-def plot(metrics: Mapping[str, Any], labels: Mapping[str, str], path: Path) -> None:
+def plot(report: Report, metrics: Mapping[str, Any], labels: Mapping[str, str]) -> None:
     """The four main figures side by side."""
     names = ("subject_fidelity", "prompt_fidelity", "prior_preserved", "prior_diversity")
     width = 0.8 / len(labels)
-    with plotted(path, 1, (10, 4)) as (axis,):
+    with report.plot(1, (10, 4)) as (axis,):
         for place, (prefix, label) in enumerate(labels.items()):
             values = [metrics[prefix + name] for name in names]
             bars = axis.bar([i + (place - len(labels) / 2 + 0.5) * width for i in range(len(names))], values, width)
@@ -219,8 +207,8 @@ def plot(metrics: Mapping[str, Any], labels: Mapping[str, str], path: Path) -> N
         axis.legend(fontsize=8, loc="lower right")
 
 
-def tables(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """The lines of the report before its images."""
+def tables(report: Report, metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """The report before its images."""
     rows: list[list[str | float]] = []
     for prefix, label in LABELS.items():
         seconds = metrics.get(f"{prefix}seconds")
@@ -230,29 +218,23 @@ def tables(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]
         each = [of_form[name] for name in settings["subjects"]]
         pairs = [f"{found['subject_fidelity']:.3f}, {found['prior_preserved']:.3f}" for found in each]
         by_subject.append([LABELS[prefix], *pairs])
-    lines = [
-        "# DreamBooth on shapes",
-        "",
+    report.say(
         f"{len(settings['subjects'])} subjects of {settings['photos']} photos each, {settings['pictures_per_figure']} "
-        f"images behind each figure; {SAMPLER}, {STEPS} steps, CFG {CFG:g}.",
-        "",
-        *table(["", *FIGURES, "seconds of training"], rows),
-        "",
-        "By subject, subject fidelity and the share of class images that are not the subject:",
-        "",
-        *table(["", *settings["subjects"]], by_subject),
-        "",
-        "Trained with:",
-        "",
+        f"images behind each figure; {SAMPLER}, {STEPS} steps, CFG {CFG:g}."
+    )
+    report.table(["", *FIGURES, "seconds of training"], rows)
+    report.say("By subject, subject fidelity and the share of class images that are not the subject:")
+    report.table(["", *settings["subjects"]], by_subject)
+    trained = [
+        f"- {LABELS[form]}: " + ", ".join(f"{name} {value}" for name, value in given.items())
+        for form, given in settings["training"].items()
     ]
-    for form, given in settings["training"].items():
-        lines.append(f"- {LABELS[form]}: " + ", ".join(f"{name} {value}" for name, value in given.items()))
-    return lines
+    report.say("Trained with:\n\n" + "\n".join(trained))
 
 
 def main(out: Path, quick: bool) -> int:
     """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
-    started = time.monotonic()
+    report = Report(out, "DreamBooth on shapes")
     subjects, count = (SUBJECTS[:1], 4) if quick else (SUBJECTS, 24)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         metrics, drawn = evaluate(subjects, count, Path(folder), steps=20 if quick else 0)
@@ -265,6 +247,8 @@ def main(out: Path, quick: bool) -> int:
         "training": forms,
     }
     examples(subjects, drawn, LABELS).save(out / "examples.png")
-    plot(metrics, LABELS, out / "report.png")
-    after = ["![figures](report.png)", "![examples](examples.png)"]
-    return write_report(out, metrics, settings, started, tables(metrics, settings), after)
+    plot(report, metrics, LABELS)
+    tables(report, metrics, settings)
+    report.show("report.png", "figures")
+    report.show("examples.png", "examples")
+    return report.write(metrics, **settings)

@@ -14,19 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.studio import (
-    CFG,
-    SAMPLER,
-    STEPS,
-    Pictures,
-    Studio,
-    as_request,
-    plotted,
-    sheet,
-    studio,
-    table,
-    write_report,
-)
+from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Report, Studio, as_request, sheet, studio
 from standalone.shapes.parser import parse
 from standalone.shapes.world import COLOURS, Scene, caption, random_scene, render
 
@@ -155,11 +143,10 @@ def evaluate(maker: Studio, count: int, out: Path) -> tuple[dict[str, float], di
 
 def main(out: Path, quick: bool) -> int:
     """Write report.json, report.md, report.png and example sheets into `out`; 0 when done."""
-    count = 24 if quick else 200
-    started = time.monotonic()
+    report, count = Report(out, "FABRIC on shapes"), 24 if quick else 200
     with studio() as maker:
         metrics, details = evaluate(maker, count, out)
-    with plotted(out / "report.png", 3, (12, 3.6)) as (left, middle, right):
+    with report.plot(3, (12, 3.6)) as (left, middle, right):
         for form, label in (("", "shared budget"), ("as_published_", "as published")):
             left.plot(LIKES, [metrics[f"{form}prompt_accuracy_on_{n}"] for n in LIKES], "o-", label=label)
             middle.plot(LIKES, [details[f"{form}liked_rate_{n}"] for n in LIKES], "o-", label=label)
@@ -173,21 +160,19 @@ def main(out: Path, quick: bool) -> int:
             axis.set_ylim(0, 1.02)
             axis.legend()
     chains = -(-count // BATCH)
-    settings = {
-        "pictures_per_figure": chains * BATCH,
-        "chains_for_drift": chains,
-        "cfg_scale": CFG,
-        "fabric": "defaults: strength 0.8, steps 0 to 0.8, negative weight 0.5",
-    }
-    about = f"{chains * BATCH} images behind each figure; {SAMPLER}, {STEPS} steps, CFG {CFG:g}."
+    report.say(f"{chains * BATCH} images behind each figure; {SAMPLER}, {STEPS} steps, CFG {CFG:g}.")
     names = [name for name in metrics if not name.startswith("as_published_")]
     rows = [(name, metrics[name], metrics[f"as_published_{name}"]) for name in names]
-    lines = ["# FABRIC on shapes", "", about, "", *table(["figure", "ours", "as published"], rows)]
-    after = [
-        "![curves](report.png)",
-        "Two likes, four images without and four with them, a trial a row:",
-        "![likes](likes.png)",
-        "Five rounds, two images of each round liked in the next:",
-        "![rounds](rounds.png)",
-    ]
-    return write_report(out, metrics, settings, started, lines, after)
+    report.table(["figure", "ours", "as published"], rows)
+    report.show("report.png", "curves")
+    report.say("Two likes, four images without and four with them, a trial a row:")
+    report.show("likes.png", "likes")
+    report.say("Five rounds, two images of each round liked in the next:")
+    report.show("rounds.png", "rounds")
+    return report.write(
+        metrics,
+        pictures_per_figure=chains * BATCH,
+        chains_for_drift=chains,
+        cfg_scale=CFG,
+        fabric="defaults: strength 0.8, steps 0 to 0.8, negative weight 0.5",
+    )

@@ -22,14 +22,12 @@ from benchmarks.studio import (
     SAMPLER,
     STEPS,
     Pictures,
+    Report,
     Studio,
     as_request,
     line_of,
-    plotted,
     sheet,
     studio,
-    table,
-    write_report,
 )
 from lib_methods.image_cfg.settings import CONTROLS
 from standalone.instruct.filters import layout_similarity
@@ -180,11 +178,11 @@ def examples(asked: list[Edit], made: dict[tuple[float, float], Pictures], text:
 
 def main(out: Path, quick: bool) -> int:
     """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
-    started = time.monotonic()
+    report = Report(out, "InstructPix2Pix on shapes-instruct")
     with studio(INSTRUCT_CHECKPOINT) as maker:
         metrics, asked, made = evaluate(maker, 24 if quick else 200)
     examples(asked, made, metrics["best_text_scale"]).save(out / "examples.png")
-    with plotted(out / "report.png", 2, (11, 4)) as axes:
+    with report.plot(2, (11, 4)) as axes:
         for text in TEXT_SCALES:
             line = [entry for entry in metrics["grid"] if entry["text_scale"] == text]
             for axis, (across, up) in zip(
@@ -201,19 +199,11 @@ def main(out: Path, quick: bool) -> int:
     rows += [(name, "", *(metrics[name][figure] for figure in FIGURES)) for name in ("unedited", "rendered")]
     best = f"text scale {metrics['best_text_scale']:g}, image scale {metrics['best_image_scale']:g}"
     both = ("instruction_accuracy", "preservation")
-    lines = [
-        "# InstructPix2Pix on shapes-instruct",
-        "",
-        f"{len(asked)} edits behind each figure; {SAMPLER}, {STEPS} steps, from noise.",
-        "",
-        *table(["text scale", "image scale", *FIGURES], rows),
-        "",
-        f"Both are highest at {best}; the best F1 is {metrics['best_f1']:.3f}. By what is changed there:",
-        "",
-        *table(
-            ["changed", *both], [(name, *(of[each] for each in both)) for name, of in metrics["by_attribute"].items()]
-        ),
-    ]
-    settings = {"edits_per_figure": len(asked), "text_scales": TEXT_SCALES, "image_scales": IMAGE_SCALES}
-    after = ["![trade-off](report.png)", "![examples](examples.png)"]
-    return write_report(out, metrics, settings, started, lines, after)
+    report.say(f"{len(asked)} edits behind each figure; {SAMPLER}, {STEPS} steps, from noise.")
+    report.table(["text scale", "image scale", *FIGURES], rows)
+    report.say(f"Both are highest at {best}; the best F1 is {metrics['best_f1']:.3f}. By what is changed there:")
+    changed = [(name, *(of[each] for each in both)) for name, of in metrics["by_attribute"].items()]
+    report.table(["changed", *both], changed)
+    report.show("report.png", "trade-off")
+    report.show("examples.png", "examples")
+    return report.write(metrics, edits_per_figure=len(asked), text_scales=TEXT_SCALES, image_scales=IMAGE_SCALES)

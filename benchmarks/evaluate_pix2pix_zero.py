@@ -28,32 +28,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.shape_edits import (
-    BATCH,
-    FIGURES,
-    TASKS,
-    Edit,
-    directions,
-    generated,
-    measure,
-    psnr,
-    rendered,
-    short_caption,
-)
-from benchmarks.studio import (
-    CFG,
-    SAMPLER,
-    STEPS,
-    Pictures,
-    Requests,
-    Studio,
-    line_of,
-    plotted,
-    sheet,
-    studio,
-    table,
-    write_report,
-)
+from benchmarks import shape_edits as edits
+from benchmarks.shape_edits import BATCH, FIGURES, TASKS, Edit, measure, short_caption
+from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Report, Requests, Studio, line_of, sheet, studio
 from lib_methods.pix2pix_zero.directions import Direction, Origin
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.settings import CONTROLS
@@ -103,7 +80,7 @@ class Editor:
 
         self.maker = maker
         self.library = DirectionLibrary(Path(paths.data_path) / "feedback" / "directions")
-        self.known = directions(self.embed)
+        self.known = edits.directions(self.embed)
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts as the host embeds prompts, (n, 77, dim)."""
@@ -157,8 +134,8 @@ class Editor:
 def both_kinds(editor: Editor, count: int) -> tuple[list[Edit], dict[str, float]]:
     """`count` edits, of rendered and of generated images in equal parts; and the share of either that was kept."""
     half = count // 2
-    ours, share = rendered(count - half, editor.maker.autoencoder)
-    drawn, share_drawn = generated(half, editor.maker.make)
+    ours, share = edits.rendered(count - half, editor.maker.autoencoder)
+    drawn, share_drawn = edits.generated(half, editor.maker.make)
     return ours + drawn, {"rendered": share, "generated": share_drawn}
 
 
@@ -213,7 +190,7 @@ def ceiling(editor: Editor, asked: Sequence[Edit]) -> dict[str, float]:
 
 def mean_psnr(pictures: Pictures, asked: Sequence[Edit]) -> float:
     """How close reconstructions come to the images, in decibels over the pixels' range, the mean over images."""
-    return float(np.mean([psnr(picture, edit.source) for picture, edit in zip(pictures, asked, strict=True)]))
+    return float(np.mean([edits.psnr(picture, edit.source) for picture, edit in zip(pictures, asked, strict=True)]))
 
 
 def _parts(
@@ -248,9 +225,9 @@ def examples(asked: Sequence[Edit], made: dict[str, Pictures], labels: dict[str,
     return sheet(rows, [asked[i].name for i in chosen], columns)
 
 
-def plot(metrics: dict[str, Any], labels: dict[str, str], path: Path) -> None:
+def plot(report: Report, metrics: dict[str, Any], labels: dict[str, str]) -> None:
     """Target accuracy against what is kept: the other attributes, and the objects' places."""
-    with plotted(path, 2, (11, 4.2)) as axes:
+    with report.plot(2, (11, 4.2)) as axes:
         for axis, across in zip(axes, ("preserved_accuracy", "structure_iou")):
             curve = metrics["sdedit_curve"]
             axis.plot(
@@ -267,43 +244,40 @@ def plot(metrics: dict[str, Any], labels: dict[str, str], path: Path) -> None:
 
 def main(out: Path, quick: bool) -> int:
     """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
-    started = time.monotonic()
+    report = Report(out, "pix2pix-zero on shapes")
     with studio() as maker:
         editor = Editor(maker)
         asked, kept = both_kinds(editor, 24 if quick else 200)
         metrics, made = evaluate(editor, asked)
-    settings = {
-        "edits_per_figure": len(asked),
-        "share_of_pictures_kept": kept,
-        "forms": {form.label: asdict(form) for form in FORMS.values()},
-        "sdedit_cfg_scale": CFG,
-    }
     labels = {**{prefix: form.label for prefix, form in FORMS.items()}, SDEDIT: SDEDIT_LABEL}
     examples(asked, made, labels).save(out / "examples.png")
-    plot(metrics, labels, out / "report.png")
-    ceilings = {"autoencoder_": "perfect edits after the autoencoder (rendered)"}
-    rows = [[label, *(metrics.get(p + name) for name in SHOWN)] for p, label in {**labels, **ceilings}.items()]
-    both = ("target_accuracy", "preserved_accuracy")
-    across = ("strength", *both, "product")
-    lines = [
-        "# pix2pix-zero on shapes",
-        "",
+    plot(report, metrics, labels)
+    report.say(
         f"{len(asked)} edits behind each figure, half of rendered and half of generated images; {SAMPLER}, "
         f"{STEPS} steps. {kept['rendered']:.0%} of the rendered images were kept, those that the autoencoder leaves "
-        f"readable, and {kept['generated']:.0%} of the generated ones, those that show what their prompt asked for.",
-        "",
-        *table(["", *SHOWN], rows),
-        "",
-        f"Plain img2img is at its best strength, {metrics['sdedit_strength']:g}:",
-        "",
-        *table(across, [[entry[name] for name in across] for entry in metrics["sdedit_curve"]]),
-    ]
+        f"readable, and {kept['generated']:.0%} of the generated ones, those that show what their prompt asked for."
+    )
+    ceilings = {"autoencoder_": "perfect edits after the autoencoder (rendered)"}
+    rows = [[label, *(metrics.get(p + name) for name in SHOWN)] for p, label in {**labels, **ceilings}.items()]
+    report.table(["", *SHOWN], rows)
+    both = ("target_accuracy", "preserved_accuracy")
+    across = ("strength", *both, "product")
+    report.say(f"Plain img2img is at its best strength, {metrics['sdedit_strength']:g}:")
+    report.table(across, [[entry[name] for name in across] for entry in metrics["sdedit_curve"]])
     for name, title in (("by_task", "By task"), ("by_picture", "By image")):
         parts = list(next(iter(metrics[name].values())))
         rows = []
         for form, found in metrics[name].items():
             pairs = [", ".join(f"{found[part][figure]:.3f}" for figure in both) for part in parts]
             rows.append([form.replace("_", " "), *pairs])
-        lines += ["", f"{title}, target accuracy and preserved accuracy:", "", *table(["", *parts], rows)]
-    after = ["![trade-off](report.png)", "![examples](examples.png)"]
-    return write_report(out, metrics, settings, started, lines, after)
+        report.say(f"{title}, target accuracy and preserved accuracy:")
+        report.table(["", *parts], rows)
+    report.show("report.png", "trade-off")
+    report.show("examples.png", "examples")
+    return report.write(
+        metrics,
+        edits_per_figure=len(asked),
+        share_of_pictures_kept=kept,
+        forms={form.label: asdict(form) for form in FORMS.values()},
+        sdedit_cfg_scale=CFG,
+    )

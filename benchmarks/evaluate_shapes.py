@@ -6,12 +6,11 @@ share of the errors shows in images that only went through it.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, rounded, sheet, studio, table, write_report
+from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Report, Studio, rounded, sheet, studio
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, VALUES, caption, random_scene, render
 
@@ -79,11 +78,10 @@ def measure(maker: Studio, count: int, out: Path) -> dict[str, float]:
 
 def main(out: Path, quick: bool) -> int:
     """Write report.json, report.md and samples.png into `out`; 0 when done."""
-    started = time.monotonic()
-    count = 48 if quick else 480
+    report, count = Report(out, "shapes"), 48 if quick else 480
     with studio() as maker:
         metrics = measure(maker, count, out)
-    lines = ["# shapes", "", f"{count} images, {SAMPLER}, {STEPS} steps, CFG {CFG:g}.", ""]
-    lines += table(["figure", ""], metrics.items())
-    settings = {"pictures": count, "cfg_scale": CFG}
-    return write_report(out, metrics, settings, started, lines, ["![samples](samples.png)"])
+    report.say(f"{count} images, {SAMPLER}, {STEPS} steps, CFG {CFG:g}.")
+    report.table(["figure", ""], metrics.items())
+    report.show("samples.png", "samples")
+    return report.write(metrics, pictures=count, cfg_scale=CFG)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evaluate_fabric import saturation
-from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, plotted, sheet, studio, table, write_report
+from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Report, Studio, sheet, studio
 from lib_methods.thresholding.settings import CONTROLS, RESCALE
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, Scene, caption, random_scene, render
@@ -85,7 +85,7 @@ def evaluate(maker: Studio, count: int) -> tuple[dict[str, float], dict[tuple[st
 
 def main(out: Path, quick: bool) -> int:
     """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
-    started = time.monotonic()
+    report = Report(out, "Dynamic thresholding on shapes")
     with studio() as maker:
         metrics, made = evaluate(maker, 16 if quick else 200)
     columns = [("off", scale) for scale in SHOWN]
@@ -97,25 +97,21 @@ def main(out: Path, quick: bool) -> int:
         "histogram": f"distance of the colours to CFG {SCALES[0]}",
         "accuracy": "named attributes found",
     }
-    with plotted(out / "report.png", len(titles), (12, 3.6)) as axes:
+    with report.plot(len(titles), (12, 3.6)) as axes:
         for axis, (name, title) in zip(axes, titles.items()):
             for form, label in NAMES.items():
                 axis.plot(SCALES, [metrics[f"{name}_{scale}_{form}"] for scale in SCALES], "o-", label=label)
             axis.set(title=title, xlabel="CFG scale", ylim=(0, 1.02 if name == "accuracy" else None))
             axis.legend()
     count = len(made["off", SCALES[0]])
-    lines = [
-        "# Dynamic thresholding on shapes",
-        "",
-        f"{count} images behind each figure; {SAMPLER}, {STEPS} steps.",
-        "",
-    ]
+    report.say(f"{count} images behind each figure; {SAMPLER}, {STEPS} steps.")
     rows: list[list[str | float]] = []
     for figure in ("burnt", "histogram", "saturation", "accuracy"):
         for form, label in NAMES.items():
             rows.append([f"{figure}, {label}", *(metrics[f"{figure}_{scale}_{form}"] for scale in SCALES)])
-    lines += table(["figure", *(f"CFG {scale}" for scale in SCALES)], rows)
-    forms = {NAMES[form]: request for form, request in FORMS.items()}
-    settings = {"pictures_per_figure": count, "forms": forms}
-    after = ["![curves](report.png)", "![examples](examples.png)"]
-    return write_report(out, metrics, settings, started, lines, after)
+    report.table(["figure", *(f"CFG {scale}" for scale in SCALES)], rows)
+    report.show("report.png", "curves")
+    report.show("examples.png", "examples")
+    return report.write(
+        metrics, pictures_per_figure=count, forms={NAMES[form]: request for form, request in FORMS.items()}
+    )

@@ -159,30 +159,6 @@ def sheet(
     return canvas
 
 
-@contextmanager
-def plotted(path: Path, columns: int, size: tuple[float, float]) -> Iterator[Any]:
-    """The axes of a plot, side by side; saved when the block ends."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False)
-    yield axes[0]
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> list[str]:
-    """The lines of a Markdown table, numbers with three digits; None leaves a cell empty."""
-    lines = [f"| {' | '.join(head)} |".replace("_", " "), "|---" * len(head) + "|"]
-    for row in rows:
-        cells = ["" if cell is None else cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
 def rounded(value: Any) -> Any:
     """Figures, in whatever lists and mappings they are, to four digits."""
     if isinstance(value, Mapping):
@@ -203,25 +179,48 @@ def write_json(path: Path, metrics: Mapping[str, Any], settings: Mapping[str, An
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def write_report(
-    out: Path,
-    metrics: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    started: float,
-    lines: Sequence[str],
-    after: Sequence[str],
-) -> int:
-    """report.json and report.md; 0, as a program's exit status.
+class Report:
+    """report.md, which grows by paragraphs, and report.json. Measures the time from here on."""
 
-    started: by `time.monotonic`. lines: title and tables; the tables are printed, too. after: the Markdown below them,
-    a paragraph each.
-    """
-    shared = {"sampler": SAMPLER, "steps": STEPS, "size": 64}
-    measured = {"seconds": round(time.monotonic() - started), "python": platform.python_version()}
-    write_json(out / "report.json", metrics, {**shared, **settings, **measured})
-    text = "\n".join(lines) + "".join(f"\n\n{paragraph}" for paragraph in after)
-    (out / "report.md").write_text(text + "\n", encoding="utf-8")
-    print("\n".join(lines[2:]))
-    images = re.findall(r"\((\S+\.png)\)", text)
-    print(f"Written to {out.name}: {', '.join(['report.json', 'report.md', *images])}.")
-    return 0
+    def __init__(self, out: Path, title: str) -> None:
+        self.out, self.started, self.paragraphs = out, time.monotonic(), [f"# {title}"]
+
+    def say(self, text: str) -> None:
+        self.paragraphs.append(text)
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> None:
+        """A table, numbers with three digits; None leaves a cell empty. It is printed, too."""
+        lines = [f"| {' | '.join(head)} |".replace("_", " "), "|---" * len(head) + "|"]
+        for row in rows:
+            cells = ["" if cell is None else cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row]
+            lines.append(f"| {' | '.join(cells)} |")
+        self.say("\n".join(lines))
+        print(self.paragraphs[-1])
+
+    def show(self, file: str, alt: str) -> None:
+        """An image beside the report."""
+        self.say(f"![{alt}]({file})")
+
+    @contextmanager
+    def plot(self, columns: int, size: tuple[float, float]) -> Iterator[Any]:
+        """The axes of report.png, side by side; saved when the block ends."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False)
+        yield axes[0]
+        figure.tight_layout()
+        figure.savefig(self.out / "report.png", dpi=110)
+        plt.close(figure)
+
+    def write(self, metrics: Mapping[str, Any], **settings: Any) -> int:
+        """Write both files; 0, as a program's exit status."""
+        shared = {"sampler": SAMPLER, "steps": STEPS, "size": 64}
+        measured = {"seconds": round(time.monotonic() - self.started), "python": platform.python_version()}
+        write_json(self.out / "report.json", metrics, {**shared, **settings, **measured})
+        (self.out / "report.md").write_text("\n\n".join(self.paragraphs) + "\n", encoding="utf-8")
+        images = [found[1] for text in self.paragraphs if (found := re.fullmatch(r"!\[.*\]\((.*)\)", text))]
+        print(f"Written to {self.out.name}: {', '.join(['report.json', 'report.md', *images])}.")
+        return 0

@@ -168,7 +168,8 @@ class Edit(Shift):
                 maps = self.reference.maps(step, self._recorder)
                 self._note(maps)
             except Unsupported as error:
-                self._stop(step, str(error))
+                self._guidance, self._by_word, self._attention = "off", False, []
+                self._say(NO_LONGER.format(step + 1, error))
                 return latents
             if is_guided and self._guidance == GRADIENT:
                 latents = self._masked(self._stepped(latents, position.sigma, maps), self._kept)
@@ -204,10 +205,6 @@ class Edit(Shift):
         if found.dropped:
             self._say(DROPPED)
         return guidance.step(latents, sigma, found.value, self.settings.structure)
-
-    def _stop(self, step: int, why: str) -> None:
-        self._guidance, self._by_word, self._attention = "off", False, []
-        self._say(NO_LONGER.format(step + 1, why))
 
     def _say(self, sentence: str) -> None:
         self.notes[sentence] = None

@@ -129,9 +129,8 @@ class Session:
 
     def sheet_text(self) -> str:
         """What stands below a sheet."""
-        text = f"{CONTROLS.title}: source, reconstruction, edit, and where the word attends"
-        psnr = self._decibels()
-        return f"{text}. Reconstruction PSNR: {psnr}" if psnr else text
+        text, told = f"{CONTROLS.title}: source, reconstruction, edit, and where the word attends", self._decibels()
+        return f"{text}. Reconstruction PSNR: {told}" if told else text
 
     def told(self) -> dict[str, str]:
         """What an infotext says of the edit besides its settings."""
@@ -151,7 +150,7 @@ def negatives(sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, libra
     library: the folder of ready directions. Raises `Unsupported` or `SettingsError` with a sentence for the user.
     """
     apply.check(sampling, settings.inversion)
-    captions, _ = _words(sampling, settings, job, library)
+    captions = _words(sampling, settings, job, library).captions
     if not settings.caption_is_negative:
         return list(job.negatives)
     return [negative if negative.strip() else caption for negative, caption in zip(job.negatives, captions)]
@@ -166,9 +165,9 @@ def begin(
 
     Raises `Unsupported` or `SettingsError` with a sentence for the user.
     """
-    captions, words = _words(sampling, settings, job, library)
+    words = _words(sampling, settings, job, library)
     if settings.save_as and job.first == 0 and not sampling.is_hires:
-        made = directions_for(sampling, settings, library, 0, captions[:1])[0]
+        made = directions_for(sampling, settings, library, 0, words.captions[:1])[0]
         if not settings.directions:  # those know what they were made from
             made = replace(made, origin=replace(made.origin, clip_skip=job.clip_skip, model=job.checkpoint))
         DirectionLibrary(library).save(settings.save_as, made)
@@ -177,7 +176,7 @@ def begin(
     return None if edit is None else Session(sampling, edit)
 
 
-def _words(sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, library: Path) -> tuple[tuple[str, ...], Words]:
+def _words(sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, library: Path) -> Words:
     captions = captions_for(settings, job.prompts)
     directions = directions_for(sampling, settings, library, job.first, captions)
     by_word = settings.mask_mode == "by word"
@@ -188,7 +187,7 @@ def _words(sampling: Sampling, settings: Pix2PixZeroSettings, job: Job, library:
         if by_word and wanted and not places:
             raise Unsupported(f'The word "{word}" is not in the caption, so where it attends cannot be seen.')
     contexts, vectors = (tuple(getattr(d, part) for d in directions) for part in ("context", "vector"))
-    return captions, Words(captions, job.negatives, contexts, positions, vectors)
+    return Words(captions, job.negatives, contexts, positions, vectors)
 
 
 def _painted(sampling: Sampling, settings: Pix2PixZeroSettings, store: ImageStore) -> Tensor | None:

@@ -33,6 +33,7 @@ from benchmarks.shape_subjects import (
     prompt_of,
     settings,
 )
+from benchmarks.studio import Report
 from standalone import ROOT
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.shapes.parser import parse
@@ -196,11 +197,13 @@ def test_the_report_holds_every_figure_of_every_form(tmp_path: Path) -> None:
         metrics |= {f"{prefix}{name}": value for name, value in figures.items()}
         metrics.setdefault("by_subject", {})[prefix] = {SUBJECT.name: figures}
     settings = {"subjects": [SUBJECT.name], "photos": 4, "pictures_per_figure": 12, "training": evaluation.FORMS}
-    text = "\n".join(evaluation.tables(metrics, settings))
+    report = Report(tmp_path, "DreamBooth")
+    evaluation.tables(report, metrics, settings)
+    text = "\n".join(report.paragraphs)
     for label in evaluation.LABELS.values():
         assert text.count(f"| {label} |") == 2
     assert "| LoRA | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 |" in text
-    evaluation.plot(metrics, evaluation.LABELS, tmp_path / "report.png")
+    evaluation.plot(report, metrics, evaluation.LABELS)
     shown = evaluation.examples([SUBJECT], drawn, evaluation.LABELS)
     assert Image.open(tmp_path / "report.png").width > 500 and shown.height > 4 * 128
 
