@@ -106,20 +106,10 @@ def build_args(
 
 
 # Fields of a request that steer the API itself and are no arguments of the processing classes.
-_NOT_FOR_PROCESSING = {
-    "sampler_index",
-    "script_name",
-    "script_args",
-    "send_images",
-    "save_images",
-    "alwayson_scripts",
-    "infotext",
-    "init_images",
-    "mask",
-    "latent_mask",
-    "firstpass_image",
-    "include_init_images",
-}
+_NOT_FOR_PROCESSING = (
+    "sampler_index script_name script_args send_images save_images alwayson_scripts infotext init_images mask "
+    "latent_mask firstpass_image include_init_images"
+).split()
 
 
 def apply_infotext(

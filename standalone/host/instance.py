@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,16 @@ SETTINGS = "config.json"
 _running: Host | None = None
 
 
+@dataclass(eq=False)
 class Host:
     """A running host. There is at most one in a process, since `modules` has one state."""
 
-    def __init__(self, checkpoint: Path, data_dir: Path, output_dir: Path, extension_dirs: Sequence[Path]) -> None:
-        self.checkpoint = checkpoint
-        self.data_dir = data_dir
-        self.output_dir = output_dir
-        self.extension_dirs = list(extension_dirs)
+    checkpoint: Path
+    data_dir: Path
+    output_dir: Path
+    extension_dirs: list[Path]
+
+    def __post_init__(self) -> None:
         self.queue = JobQueue(before=lambda job: shared.state.begin(job=job.name), after=_end)
         self.closed = False
 

@@ -59,22 +59,18 @@ class UpscalerNone(Upscaler):
 
 class UpscalerLanczos(Upscaler):
     name = "Lanczos"
+    resample = LANCZOS
 
     def __init__(self, dirname: str | None = None) -> None:
         super().__init__()
 
     def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
-        return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=LANCZOS)
+        return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=self.resample)
 
 
-class UpscalerNearest(Upscaler):
+class UpscalerNearest(UpscalerLanczos):
     name = "Nearest"
-
-    def __init__(self, dirname: str | None = None) -> None:
-        super().__init__()
-
-    def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
-        return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=NEAREST)
+    resample = NEAREST
 
 
 latent_upscale_default_mode = "Latent"

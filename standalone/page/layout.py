@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 from PIL import Image
 
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
@@ -69,7 +71,8 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
             with _tab(labels, "settings", "Settings"):
                 settings_tab.build(queue)
         gr.HTML(json.dumps(labels), elem_id="tab_labels", visible="hidden")
-        gr.HTML(_footer(), elem_id="footer")
+        versions = f"python {sys.version.split()[0]} • torch {torch.__version__} • gradio {gr.__version__}"
+        gr.HTML(f"<div class='versions'>{versions}</div>", elem_id="footer")
         for tab in (text, image):
             tab.connect(page, queue, data_dir)
         _connect_sends(text, image, info)
@@ -89,16 +92,12 @@ def _tab(labels: dict[str, str], ident: str, label: str) -> gr.Column:
     return gr.Column(elem_id=f"tab_{ident}", elem_classes="tabitem")
 
 
-def _checkpoint_titles() -> list[str]:
-    return list(checkpoints.checkpoint_tiles())
-
-
 def _quicksettings() -> tuple[Any, Any]:
     with gr.Row(elem_id="quicksettings"):
         chosen = shared.sd_model.sd_checkpoint_info
         checkpoint = gr.Dropdown(
             label="Stable Diffusion checkpoint",
-            choices=_checkpoint_titles(),
+            choices=checkpoints.checkpoint_tiles(),
             elem_id="setting_sd_model_checkpoint",
             value=chosen.title if chosen is not None else None,
             allow_custom_value=True,  # a title gets its hash once another page loads it; the resolver knows both
@@ -113,7 +112,7 @@ def _quicksettings() -> tuple[Any, Any]:
 
 
 def _current_checkpoint() -> Any:
-    return gr.update(choices=_checkpoint_titles(), value=checkpoints.select_checkpoint().title)
+    return gr.update(choices=checkpoints.checkpoint_tiles(), value=checkpoints.select_checkpoint().title)
 
 
 def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, queue: JobQueue) -> None:
@@ -131,7 +130,7 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
 
     def look() -> Any:
         checkpoints.list_models()
-        return gr.update(choices=_checkpoint_titles())
+        return gr.update(choices=checkpoints.checkpoint_tiles())
 
     event: dict[str, Any] = {
         "fn": change,
@@ -228,12 +227,3 @@ def _send_text(tab: Tab) -> Callable[[str, int | None], list[Any]]:
         return paste.updates(params, tab.paste_fields)
 
     return send
-
-
-def _footer() -> str:
-    import sys
-
-    import torch
-
-    versions = f"python {sys.version.split()[0]} • torch {torch.__version__} • gradio {gr.__version__}"
-    return f"<div class='versions'>{versions}</div>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import gradio as gr
@@ -64,21 +63,18 @@ def build(queue: JobQueue) -> None:
                 if info.comment_after:
                     gr.HTML(info.comment_after, elem_classes="setting-comment")
     shared.settings_components = components
+
+    async def submit(*values: Any) -> str:
+        try:
+            count = await in_turn(queue, lambda: apply_settings(dict(zip(components, values))), "settings")
+        except Exception as error:  # the page shows a message, whatever it is
+            return error_html(sentence_for(error)[0])
+        return as_html(f"{count} setting{'' if count == 1 else 's'} changed." if count else "Nothing has changed.")
+
     apply.click(
-        fn=_handler(list(components), queue),
+        fn=submit,
         inputs=list(components.values()),
         outputs=[result],
         api_visibility="private",
         concurrency_limit=None,
     )
-
-
-def _handler(keys: list[str], queue: JobQueue) -> Callable[..., Awaitable[str]]:
-    async def submit(*values: Any) -> str:
-        try:
-            count = await in_turn(queue, lambda: apply_settings(dict(zip(keys, values))), "settings")
-        except Exception as error:  # the page shows a message, whatever it is
-            return error_html(sentence_for(error)[0])
-        return as_html(f"{count} setting{'' if count == 1 else 's'} changed." if count else "Nothing has changed.")
-
-    return submit

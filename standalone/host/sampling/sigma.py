@@ -18,18 +18,16 @@ from standalone.host.sampling.cfg_denoiser import CFGDenoiser
 from standalone.host.shared import opts
 
 Row = tuple[str, Callable[..., torch.Tensor], list[str], dict[str, Any]]
+_OPTIONS: dict[str, tuple[Callable[..., torch.Tensor], dict[str, Any]]] = {
+    "DPM++ 2M": (samplers.sample_dpmpp_2m, {"scheduler": "karras"}),
+    "DPM++ SDE": (samplers.sample_dpmpp_sde, {"scheduler": "karras", "second_order": True}),
+    "DPM++ 2M SDE": (samplers.sample_dpmpp_2m_sde, {"scheduler": "exponential"}),
+    "Euler a": (samplers.sample_euler_ancestral, {"uses_ensd": True}),
+    "Euler": (samplers.sample_euler, {}),
+    "Heun": (samplers.sample_heun, {"second_order": True}),
+}
 samplers_k_diffusion: list[Row] = [
-    ("DPM++ 2M", samplers.sample_dpmpp_2m, [*names.SAMPLERS["DPM++ 2M"]], {"scheduler": "karras"}),
-    (
-        "DPM++ SDE",
-        samplers.sample_dpmpp_sde,
-        [*names.SAMPLERS["DPM++ SDE"]],
-        {"scheduler": "karras", "second_order": True},
-    ),
-    ("DPM++ 2M SDE", samplers.sample_dpmpp_2m_sde, [*names.SAMPLERS["DPM++ 2M SDE"]], {"scheduler": "exponential"}),
-    ("Euler a", samplers.sample_euler_ancestral, [*names.SAMPLERS["Euler a"]], {"uses_ensd": True}),
-    ("Euler", samplers.sample_euler, [*names.SAMPLERS["Euler"]], {}),
-    ("Heun", samplers.sample_heun, [*names.SAMPLERS["Heun"]], {"second_order": True}),
+    (label, function, [*names.SAMPLERS[label]], options) for label, (function, options) in _OPTIONS.items()
 ]
 _CHURN = ["s_churn", "s_tmin", "s_tmax", "s_noise"]
 sampler_extra_params: dict[Any, list[str]] = {
