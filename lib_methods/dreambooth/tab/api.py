@@ -45,25 +45,16 @@ def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> Non
             raise HTTPException(422, "The request is not JSON.") from None
         if not isinstance(fields, dict):
             raise HTTPException(422, "The request must be an object of named fields.")
-        return fields
+        return {"base": await run_in_threadpool(handlers.lists.loaded), **fields}
 
     async def start(request: Request) -> Any:
-        fields = await fields_of(request)
-
-        def begin() -> Any:
-            wanted = {"base": handlers.lists.loaded(), **fields}
-            return {"name": handlers.begin(wanted, wanted.pop("photos", None) or []).name}
-
-        return await answer(begin)
+        wanted = await fields_of(request)
+        settings = await answer(lambda: handlers.begin(wanted, wanted.pop("photos", None) or []))
+        return {"name": settings.name}
 
     async def plan(request: Request) -> Any:
-        fields = await fields_of(request)
-
-        def make() -> Any:
-            wanted = {"base": handlers.lists.loaded(), **fields}
-            return handlers.plan(wanted, wanted.pop("photos", None))
-
-        return await answer(make)
+        wanted = await fields_of(request)
+        return await answer(lambda: handlers.plan(wanted, wanted.pop("photos", None)))
 
     async def status(request: Request) -> Any:
         return await answer(lambda: describe(handlers))
@@ -75,7 +66,7 @@ def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> Non
         return await answer(handlers.trainings.resume) or {}
 
     async def use(request: Request) -> Any:
-        return await answer(lambda: asdict(handlers.usage()))
+        return await answer(handlers.usage)
 
     # The module has postponed annotations, and `Request` is local to this function: give FastAPI the class itself.
     for route in (start, plan, status, cancel, resume, use):

@@ -7,7 +7,6 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +33,7 @@ from lib_methods.dreambooth.tab import html as page
 from lib_methods.dreambooth.training.duration import Machine, OwnMachine, preview
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles
-from lib_methods.jobs.job import BUSY, Jobs, State
+from lib_methods.jobs.job import BUSY, Jobs
 from lib_methods.webui.widgets import status_html
 
 ROWS = (
@@ -75,14 +74,6 @@ class HostLists(Protocol):
     def folder_of(self, kind: str) -> Path: ...
 
     def refresh(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Usage:
-    """How the result is used: what to put into the prompt, and which checkpoint to choose, "" for the present one."""
-
-    prompt: str
-    checkpoint: str = ""
 
 
 class TabHandlers:
@@ -190,20 +181,17 @@ class TabHandlers:
     def begin(self, wanted: dict[str, Any], photos: Sequence[Path] | list[Any]) -> TrainingSettings:
         """A new run. photos: files, or encoded images of a REST request. Raises UserError; then nothing was begun."""
         with self._beginning:  # a second press of the button must not take the first one's photos away
-            return self._begin(wanted, photos)
-
-    def _begin(self, wanted: dict[str, Any], photos: Sequence[Path] | list[Any]) -> TrainingSettings:
-        if self.trainings.is_running:
-            raise UserError(BUSY)
-        if not photos:
-            raise UserError(NO_PHOTOS)
-        name = self.trainings.free_name(clean_name(wanted.get("name"), wanted.get("class_noun")))
-        subjects = dropped(wanted, photos)
-        settings = self._settings(wanted, name, subjects)
-        check_identifiers(settings.all_concepts)
-        take_in_all(subjects, JobFiles(self.trainings.root, name).photos)
-        self.trainings.start(settings.name, settings.kind, to_json(settings))
-        return settings
+            if self.trainings.is_running:
+                raise UserError(BUSY)
+            if not photos:
+                raise UserError(NO_PHOTOS)
+            name = self.trainings.free_name(clean_name(wanted.get("name"), wanted.get("class_noun")))
+            subjects = dropped(wanted, photos)
+            settings = self._settings(wanted, name, subjects)
+            check_identifiers(settings.all_concepts)
+            take_in_all(subjects, JobFiles(self.trainings.root, name).photos)
+            self.trainings.start(settings.name, settings.kind, to_json(settings))
+            return settings
 
     def cancel(self) -> list[Any]:
         """Returns the line and `look`'s outputs, as the other buttons do."""
@@ -225,11 +213,11 @@ class TabHandlers:
             usage = self.usage()
         except UserError as error:
             return [status_html(str(error), problem=True), ""]
-        answer = {"prompt": usage.prompt, "checkpoint": usage.checkpoint}
-        return [status_html(f"txt2img now has: {usage.prompt}"), json.dumps(answer)]
+        return [status_html(f"txt2img now has: {usage['prompt']}"), json.dumps(usage)]
 
-    def usage(self) -> Usage:
-        """Makes the last result known to the host, and says how it is used. Raises UserError."""
+    def usage(self) -> dict[str, str]:
+        """Makes the last result known to the host. How it is used: the "prompt", and the "checkpoint" to choose, "" for
+        the present one. Raises UserError."""
         record = self.trainings.state().record
         if record is None or record.status != "done" or not record.result:
             raise UserError("There is no finished run to use.")
@@ -237,27 +225,31 @@ class TabHandlers:
         if not file.is_file():
             raise UserError(f"{record.result} no longer exists. Train again.")
         self.lists.refresh()
-        return Usage(record.usage, "" if record.kind == "LoRA" else self.lists.checkpoint_title(file))
+        checkpoint = "" if record.kind == "LoRA" else self.lists.checkpoint_title(file)
+        return {"prompt": record.usage, "checkpoint": checkpoint}
 
     # -- what is going on
 
     def look(self, seen: str) -> list[Any]:
         """The panel, the samples, Train, Cancel, Resume, Use and what was seen; nothing new where that is `seen`."""
         state = self.trainings.state()
-        version, pictures = _version(state), _pictures(state)
-        if seen == f"{version}|{pictures}":
+        record, progress = state.record, state.progress
+        shown = told = "none"
+        if record is not None:
+            told = f"{record.name}/{record.started}/{record.status}/{state.stopping}/{progress.version}"
+            shown = f"{record.name}/{record.started}/{len(progress.samples)}/{len(progress.warnings)}"
+        if seen == f"{told}|{shown}":
             return [gr.update() for _ in range(7)]
-        same_pictures = bool(seen) and seen.rpartition("|")[2] == pictures
-        record = state.record
+        same_samples = bool(seen) and seen.rpartition("|")[2] == shown
         done = record is not None and record.status == "done" and bool(record.result)
         return [
             page.state_html(state),
-            gr.update() if same_pictures else page.samples_html(state.progress),
+            gr.update() if same_samples else page.samples_html(progress),
             gr.update(interactive=not state.is_running),
             gr.update(visible=state.is_running),
             gr.update(visible=state.can_resume),
             gr.update(visible=done),
-            f"{version}|{pictures}",
+            f"{told}|{shown}",
         ]
 
     def bases(self) -> Any:
@@ -273,20 +265,6 @@ class TabHandlers:
         """The runs that can be resumed."""
         names = self.trainings.unfinished()
         return gr.update(choices=names, value=names[0] if names else None)
-
-
-def _version(state: State) -> str:
-    record = state.record
-    if record is None:
-        return "none"
-    return f"{record.name}/{record.started}/{record.status}/{state.stopping}/{state.progress.version}"
-
-
-def _pictures(state: State) -> str:
-    if state.record is None:
-        return "none"
-    progress = state.progress
-    return f"{state.record.name}/{state.record.started}/{len(progress.samples)}/{len(progress.warnings)}"
 
 
 def from_controls(values: Sequence[Any]) -> dict[str, Any]:
