@@ -109,7 +109,9 @@ def part_weights(path: Path, part: str, stem: str) -> Weights:
     index = _index(folder, stem)
     if index is not None:
         return _sharded(path, part, index)
-    name = _single(folder, stem)
+    names = [f"{stem}.{variant}.safetensors".replace("..", ".") for variant in _VARIANTS]
+    others = sorted(file.name for file in folder.glob(f"{stem}.*.safetensors") if file.is_file())
+    name = next((name for name in names if (folder / name).is_file()), others[0] if len(others) == 1 else None)
     if name is not None:
         heads = read_header(folder / name, f"{part}/{name}").tensors
         return Weights((folder / name,), heads, dict.fromkeys(heads, folder / name))
@@ -122,15 +124,6 @@ def part_weights(path: Path, part: str, stem: str) -> Weights:
     raise CheckpointError(
         f"The folder {path.name} has no weights in {part}/ that can be read ({stem}.safetensors); download them."
     )
-
-
-def _single(folder: Path, stem: str) -> str | None:
-    for variant in _VARIANTS:
-        name = f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
-        if (folder / name).is_file():
-            return name
-    others = sorted(file.name for file in folder.glob(f"{stem}.*.safetensors") if file.is_file())
-    return others[0] if len(others) == 1 else None
 
 
 def _index(folder: Path, stem: str) -> Path | None:
@@ -225,10 +218,3 @@ def _check_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any], what
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def sentence_for(error: Exception, what: str) -> CheckpointError:
-    """The error itself where it is a sentence, else one for a configuration that makes no sense."""
-    if isinstance(error, CheckpointError):
-        return error
-    return CheckpointError(f"The {what} cannot be built from its configuration.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_methods.checkpoints import folder as folders
-from lib_methods.checkpoints.folder import Weights, part_weights, read_json, sentence_for
+from lib_methods.checkpoints.folder import Weights, part_weights, read_json
 from lib_methods.checkpoints.geometry import (
     TextGeometry,
     ldm_params,
@@ -251,8 +251,10 @@ def _sensible(what: str) -> Iterator[None]:
     """Turns whatever a configuration that makes no sense leads to into a sentence."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-        raise sentence_for(error, what) from None
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError):
+        raise CheckpointError(f"The {what} cannot be built from its configuration.") from None
 
 
 def _scale(value: Any) -> float:

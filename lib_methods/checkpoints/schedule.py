@@ -100,8 +100,10 @@ def of_file(
             float(params.get("linear_end", NoiseSchedule.end)),
             int(params.get("timesteps", NoiseSchedule.timesteps)),
         )
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _bad(error, "yaml beside the checkpoint") from None
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, OverflowError):
+        raise CheckpointError("The noise schedule in the yaml beside the checkpoint cannot be read.") from None
 
 
 def of_scheduler(config: Mapping[str, Any]) -> NoiseSchedule:
@@ -127,14 +129,10 @@ def of_scheduler(config: Mapping[str, Any]) -> NoiseSchedule:
             int(config.get("num_train_timesteps", NoiseSchedule.timesteps)) if listed is None else len(listed),
             listed,
         )
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _bad(error, "scheduler_config.json") from None
-
-
-def _bad(error: Exception, where: str) -> CheckpointError:
-    if isinstance(error, CheckpointError):
-        return error
-    return CheckpointError(f"The noise schedule in the {where} cannot be read.")
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, OverflowError):
+        raise CheckpointError("The noise schedule in the scheduler_config.json cannot be read.") from None
 
 
 def _target(params: Mapping[str, Any], name: str) -> str:
