@@ -9,7 +9,7 @@ end with the pass. To support another host, write one class with the members of 
 - `add_hook`, `add_guide` and `registering`: `hosts.passes.Pass` keeps what is registered and takes it back, so the
   adapter only enters the hooks around the UNet, with the rows that are in it, and asks the guides after it;
 - `picture` and `editing`, each an object of its own, or None. None costs nothing: the methods that need one say that
-  they do not work in this WebUI. `hosts.forge` has no `editing`, `hosts.a1111` has both.
+  they do not work in this WebUI. `hosts.a1111` and `hosts.forge` have both.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lib_methods.hosts.forge import memory_management
 from lib_methods.hosts.models import current_model
 
 MARGIN = 2**30
@@ -89,11 +90,11 @@ def _no_job() -> AbstractContextManager[Any]:
 
 
 def _send_away() -> None:
-    model = current_model()
-    if model is None:
+    model, fork = current_model(), memory_management()
+    if fork is not None:
+        fork.unload_all_models()
+    elif model is None:
         return
-    if hasattr(model, "forge_objects"):
-        _fork_memory().unload_all_models()
     else:
         from modules import sd_models
 
@@ -107,29 +108,17 @@ def _send_away() -> None:
 
 def _bring_back() -> None:
     model = current_model()
-    if model is None or hasattr(model, "forge_objects"):
+    if model is None or memory_management() is not None:
         return
     from modules import sd_models
 
     sd_models.send_model_to_device(model)
 
 
-def _fork_memory() -> Any:
-    """The forks' own memory management."""
-    try:
-        from backend import memory_management
-
-        return memory_management
-    except ImportError:
-        from ldm_patched.modules import model_management
-
-        return model_management
-
-
 def _fits() -> bool:
     """Whether the device has room for the model and for drawing."""
     model = current_model()
-    if model is None or hasattr(model, "forge_objects") or getattr(model, "lowvram", False):
+    if model is None or memory_management() is not None or getattr(model, "lowvram", False):
         return True
     from modules import devices
 

@@ -123,6 +123,7 @@ class Forge:
 
     def sampling(self, monkeypatch: pytest.MonkeyPatch) -> ForgeSampling:
         monkeypatch.setattr(ForgeSampling, "load_unet", lambda self: None)
+        monkeypatch.setattr("lib_methods.hosts.a1111.editing.is_stopped", lambda: False)  # of jobs before this one
         sampling = hosts.sampling_of(self.p, self.x, self.x)
         assert isinstance(sampling, ForgeSampling)
         return sampling

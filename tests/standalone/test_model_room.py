@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from lib_methods.hosts import training
 from lib_methods.hosts.training import REFUSAL, HostModelRoom, device_environment
 
 
@@ -39,6 +41,22 @@ def test_away_and_back(sd1: Any, moved: list[str]) -> None:
     room.restore()
     assert moved == ["cpu", "device"]
     assert sd1.generate().images[0].tobytes() == before
+
+
+def test_a_fork_unloads_by_its_own_memory_management(moved: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the first image, when it has no model yet; it loads one by itself at the next job."""
+    unloaded: list[str] = []
+    fork = SimpleNamespace(unload_all_models=lambda: unloaded.append("all"))
+    monkeypatch.setattr(training, "memory_management", lambda: fork)
+    for model in (None, SimpleNamespace()):
+        monkeypatch.setattr(training, "current_model", lambda model=model: model)
+        room = HostModelRoom()
+        room.release()
+        assert room.before_job() == ""
+        room.release()
+        room.restore()
+    assert unloaded == ["all"] * 4
+    assert moved == []
 
 
 def test_a_job_in_between_gets_the_model_back(sd1: Any, moved: list[str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lib_methods.attention import without_overrides
 from lib_methods.denoiser import Guide, Hook
+from lib_methods.hosts.forge import memory_management
 from lib_methods.hosts.forge.editing import ForgeEditing
 from lib_methods.hosts.forge.picture import ForgePicture
 from lib_methods.hosts.forge.wrapper import ForgeSeam, PassModifier
@@ -49,11 +50,7 @@ class ForgeSampling(JobSampling):
 
     def load_unet(self) -> None:
         """Have the UNet on its device, where another model may have taken its place; cheap where it is there."""
-        try:
-            from backend import memory_management as memory
-        except ImportError:
-            from ldm_patched.modules import model_management as memory
-        memory.load_model_gpu(self.patcher)
+        memory_management().load_model_gpu(self.patcher)
 
     @property
     def seam(self) -> ForgeSeam:
