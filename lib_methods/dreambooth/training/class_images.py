@@ -48,7 +48,6 @@ def class_images(
     *,
     sizes: Sequence[Size] | None = None,
     batch: int = 4,
-    cfg_scale: float = CFG_SCALE,
     parts: Parts | None = None,
 ) -> list[Path]:
     """The class's PNG files, drawn where they are missing or broken, in subfolders of `folder`, one for each size.
@@ -63,7 +62,7 @@ def class_images(
         side = settings.resolution or model.resolution
         sizes = [(side, side)] * settings.class_images
     parts = parts or Parts(model)
-    told = {size: _told(model, settings, cfg_scale, size) for size in sizes}
+    told = {size: _told(model, settings, size) for size in sizes}
     pictures = _pictures(folder, sizes, {size: _key(values) for size, values in told.items()})
     missing = {picture for picture in pictures if not _is_whole(picture)}
     batches = [group for size in told for group in _batches([p for p in pictures if p.size == size], batch)]
@@ -80,13 +79,13 @@ def class_images(
             continue
         try:
             if prompt is None:  # once for all, as the text encoders' way to the device and back takes long
-                prompt = embed_prompts(model, [caption_of(None, settings)], cfg_scale=cfg_scale, parts=parts)
+                prompt = embed_prompts(model, [caption_of(None, settings)], cfg_scale=CFG_SCALE, parts=parts)
             drawn = draw(
                 model,
                 prompt[torch.zeros(len(now), dtype=torch.long)],
                 size=now[0].size,
                 steps=settings.class_steps,
-                cfg_scale=cfg_scale,
+                cfg_scale=CFG_SCALE,
                 seeds=[picture.seed for picture in now],
                 parts=parts,
             )
@@ -124,7 +123,7 @@ def _pictures(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> lis
     return pictures
 
 
-def _told(model: TrainingModel, settings: TrainingSettings, cfg_scale: float, size: Size) -> dict[str, object]:
+def _told(model: TrainingModel, settings: TrainingSettings, size: Size) -> dict[str, object]:
     """All that the images depend on, but for their number."""
     width, height = size
     return {
@@ -134,7 +133,7 @@ def _told(model: TrainingModel, settings: TrainingSettings, cfg_scale: float, si
         "parameterization": model.parameterization,
         "prompt": caption_of(None, settings),
         "steps": settings.class_steps,
-        "cfg_scale": cfg_scale,
+        "cfg_scale": CFG_SCALE,
         **({"side": width} if width == height else {"size": [width, height]}),
         "solver": SOLVER,
     }

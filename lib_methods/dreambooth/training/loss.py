@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from lib_methods.errors import UserError
 
-PARAMETERIZATIONS = ("eps", "v")
-
 
 @dataclass(frozen=True)
 class LossParts:
@@ -37,7 +35,6 @@ def noised(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Te
 def targets(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, parameterization: str) -> Tensor:
     """What the model is to predict, in fp32: the noise, or v = sqrt(a) * noise - sqrt(1 - a) * latents (Salimans and Ho
     2022, arXiv 2202.00512)."""
-    _check(parameterization)
     if parameterization == "eps":
         return noise.float()
     signal, sigma = _coefficients(timesteps, alphas_cumprod, latents)
@@ -50,7 +47,6 @@ def min_snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, parameterization:
     With a signal-to-noise ratio of zero the first one is 1, its limit, and the second one 0: v is then the image
     itself, of which pure noise tells nothing.
     """
-    _check(parameterization)
     kept = alphas_cumprod.to(timesteps.device)[timesteps].double()
     if gamma <= 0:
         return torch.ones_like(kept, dtype=torch.float32)
@@ -91,6 +87,8 @@ def training_loss(
         raise ValueError("is_prior and timesteps need one value a row")
     of_class = is_prior.bool().nonzero().flatten().to(model_out.device)
     of_photos = (~is_prior.bool()).nonzero().flatten().to(model_out.device)
+    if parameterization not in ("eps", "v"):
+        raise ValueError(f"unknown parameterization {parameterization!r}")
     target = targets(latents, noise, timesteps, alphas_cumprod, parameterization)
     if prior_target is not None:
         if prior_target.shape != (len(of_class), *latents.shape[1:]):
@@ -126,11 +124,6 @@ def _row_errors(out: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
 
 def _mean_of(errors: Tensor, rows: Tensor) -> Tensor | None:
     return errors[rows].mean() if len(rows) else None
-
-
-def _check(parameterization: str) -> None:
-    if parameterization not in PARAMETERIZATIONS:
-        raise ValueError(f"unknown parameterization {parameterization!r}")
 
 
 # -- the super-resolution stage of a pixel cascade (Imagen, DeepFloyd IF) learns the subject, too
