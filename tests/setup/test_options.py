@@ -174,7 +174,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["train-instruct", "--data", ".", "--out", "o.safetensors", "--rate", "nan"], 2, "--rate"),
     (["train-dreambooth", "--photos", "gone", "--base", "notes.txt", *NEEDED], 1, "no folder gone"),
     (["train-dreambooth", "--photos", ".", "--base", "gone", *NEEDED], 1, "no file gone"),
-    (["train-dreambooth", "--photos", ".", "--base", "notes.txt", *NEEDED, "--steps", "-1"], 1, "steps"),
+    (["train-dreambooth", "--photos", ".", "--base", "notes.txt", *NEEDED, "--steps", "-1"], 1, "Steps must"),
     (["train-dreambooth", "--settings", "gone"], 1, "gone cannot be read"),
     (["train-dreambooth"], 1, "--photos"),
 ]
