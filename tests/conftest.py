@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +12,31 @@ from hypothesis import HealthCheck, settings
 # a busy machine is no failure: neither the time of one example nor that of making them
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+SERVED = ("tests/page/", "tests/api/")  # each has one server for all its files
+# what takes longest comes first, so that no process works alone at the end
+FIRST = (
+    "tests/page/",
+    "tests/standalone/test_pretended_device.py",
+    "tests/dreambooth/training/",
+    "tests/pix2pix_zero/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((i for i, part in enumerate(FIRST) if item.nodeid.startswith(part)), len(FIRST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A process runs a whole file at a time; of rooms with a server, all files."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Rooms(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((room for room in SERVED if nodeid.startswith(room)), nodeid.split("::", 1)[0])
+
+    return Rooms(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -58,10 +58,10 @@ def summary(states: dict[str, bool], closing: str) -> str:
 
 
 def pytest_command(tests: Sequence[str], cores: int) -> list[str]:
-    """pytest over what is named; over everything in several processes, a file of tests in one of them."""
+    """pytest over what is named; over everything in several processes, in the order of tests/conftest.py."""
     if tests:
         return ["pytest", *tests]
-    return ["pytest", "-n", str(max(1, min(WORKERS, cores))), "--dist", "loadfile"]
+    return ["pytest", "-n", str(max(1, min(WORKERS, cores))), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def run(options: argparse.Namespace) -> int:

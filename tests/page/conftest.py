@@ -149,7 +149,7 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(page_server: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service

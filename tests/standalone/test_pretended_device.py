@@ -26,9 +26,9 @@ IMG2IMG = {"init_images": [picture(7)], "denoising_strength": 0.7}
 METHODS: dict[str, tuple[str, dict[str, list[Any]], str]] = {
     "FABRIC": ("sd1", fabric(BOTH), "FABRIC likes"),
     "dynamic thresholding": ("sd1", {"dynamic thresholding": [{"mimic_scale": 1.5}]}, "Dynamic thresholding"),
-    "InstructPix2Pix": ("instruct", instruct(), "InstructPix2Pix "),
     "pix2pix-zero": ("sd1", zero.edit(regularisation="paper"), "pix2pix-zero source"),
     "pix2pix-zero, soft blend": ("sd1", zero.edit(guidance="soft blend"), "pix2pix-zero source"),
+    "InstructPix2Pix": ("instruct", instruct(), "InstructPix2Pix "),
 }
 
 LORA = {
@@ -59,11 +59,11 @@ class Accelerated:
             return self.host.queue.run(job, p)
 
 
-@pytest.fixture(scope="module", params=[torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@pytest.fixture(scope="module")
 def accelerated(
     request: pytest.FixtureRequest, checkpoints: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Accelerated]]:
-    """Starts a host with a tiny model of a kind, one at a time."""
+    """Starts a host in the parameter's precision with a tiny model of a kind, one at a time."""
     from standalone import host as standalone_host
 
     data = tmp_path_factory.mktemp("data")
@@ -98,7 +98,9 @@ def check(host: Accelerated, kind: str, script_args: dict[str, list[Any]], key: 
     assert not any(np.array_equal(one, other) for one, other in zip(pixels(plain), pixels(guided)))
 
 
-@pytest.mark.parametrize("job", ["Hires.fix", "inpainting"])
+@pytest.mark.parametrize(
+    ("accelerated", "job"), [(torch.float16, "Hires.fix"), (torch.bfloat16, "inpainting")], indirect=["accelerated"]
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_stays_on_its_device(accelerated: Callable[[str], Accelerated], method: str, job: str) -> None:
     model, script_args, key = METHODS[method]
@@ -110,12 +112,20 @@ def test_every_method_stays_on_its_device(accelerated: Callable[[str], Accelerat
         check(accelerated(model), "txt2img", script_args, key, **HIRES, batch_size=2)
 
 
-@pytest.mark.parametrize("sampler", ["Heun", "DPM++ 2M SDE", "UniPC", "LCM"])
+@pytest.mark.parametrize(
+    ("accelerated", "sampler"),
+    [(torch.float16, "Heun"), (torch.float16, "DPM++ 2M SDE"), (torch.bfloat16, "UniPC"), (torch.bfloat16, "LCM")],
+    indirect=["accelerated"],
+)
 def test_every_sampler_and_a_lora_stay_on_their_device(accelerated: Callable[[str], Accelerated], sampler: str) -> None:
-    host = accelerated("sd1")
     job: dict[str, Any] = {"sampler_name": sampler, "steps": 4, "cfg_scale": 9.0}
-    check(host, "txt2img", fabric(BOTH), "FABRIC likes", **job, prompt="a red circle <lora:tiny:1>")
-    assert not np.array_equal(pixels(host.generate(**job, prompt="<lora:tiny:1> red")), pixels(host.generate(**job)))
+    check(accelerated("sd1"), "txt2img", fabric(BOTH), "FABRIC likes", **job, prompt="a red circle <lora:tiny:1>")
+
+
+@pytest.mark.parametrize("accelerated", [torch.float16, torch.bfloat16], indirect=True)
+def test_a_lora_has_its_effect_there(accelerated: Callable[[str], Accelerated]) -> None:
+    plain, changed = (accelerated("sd1").generate(prompt=f"a red circle{tag}") for tag in ("", "<lora:tiny:1>"))
+    assert not np.array_equal(pixels(plain), pixels(changed))
 
 
 @pytest.mark.parametrize(

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.api.process import Process
 from tests.fabric.small_model import picture
-from tests.page.conftest import Browser, _need_browser, browser, screenshot
+from tests.page.conftest import Browser
 from tests.page.test_browser import downloaded
-from tests.standalone import tiny
 
 pytestmark = pytest.mark.browser
-__all__ = ["browser", "screenshot"]
 BOX = "#image_cfg_txt2img"
 SWITCH = f"{BOX}-checkbox input"
 
 
-@pytest.fixture(scope="module")
-def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """`run.py serve` with two tiny models: the first sees a picture, the second does not."""
-    _need_browser()
-    folder = tmp_path_factory.mktemp("models")
-    for name, channels in (("edit", 8), ("plain", 4)):
-        tiny.write_file(tiny.build("sd1", in_channels=channels), folder / f"{name}.safetensors")
-        defaults = {"width": 64, "height": 64, "steps": 3, "cfg_scale": 3.0, "sampler_name": "Euler"}
-        (folder / f"{name}.defaults.json").write_text(json.dumps(defaults), encoding="utf-8")
-    data = tmp_path_factory.mktemp("page-data")
-    server = Process("--checkpoint", str(folder), "--data-dir", str(data))
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.stop()
+CHOSEN = "return document.querySelector('#setting_sd_model_checkpoint input').value"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def opened(browser: Browser) -> Iterator[None]:
+    """The page with a checkpoint that sees an image; the first one is chosen again afterwards."""
+    browser.open()
+    first = browser.js(CHOSEN)
+    choose(browser, "shapes-instruct.safetensors")
+    browser.set_number("txt2img_steps", 3)
+    yield
+    browser.open()
+    choose(browser, first)
+
+
+def choose(browser: Browser, title: str) -> None:
+    browser.js("selectCheckpoint(arguments[0])", title)
+    browser.until(f"return (() => {{ {CHOSEN} }})().startsWith(arguments[0])", title.split(" ")[0])
+    browser.until("return document.querySelector('#txt2img_width input').value === '64'")
 
 
 def infotext(page: Browser) -> str:
@@ -46,7 +45,6 @@ def infotext(page: Browser) -> str:
 
 def test_a_picture_is_put_in_shown_and_used(browser: Browser, tmp_path: Path, screenshot) -> None:
     picture(5, 80, 48).save(tmp_path / "picture.png")
-    browser.open()
     browser.type("#txt2img_prompt textarea", "make it red")
     browser.type("#txt2img_seed input", "7")
     browser.click(f"{BOX} > .label-wrap")
