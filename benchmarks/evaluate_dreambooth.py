@@ -18,27 +18,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.shape_subjects import (
-    PHOTOS,
-    SUBJECTS,
-    Drawn,
-    Subject,
-    diversity,
-    fidelity,
-    follows,
-    is_subject,
-    new_settings,
-    photos,
-    prompt_of,
-)
 from benchmarks.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Report, Studio, line_of, sheet, studio
 from lib_methods.dreambooth.run import run_training
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth import load_training_model
-from standalone.shapes.parser import parse
+from standalone.shapes.subjects import (
+    FIGURES,
+    PHOTOS,
+    SUBJECTS,
+    Drawn,
+    Subject,
+    measure,
+    new_settings,
+    photos,
+    prompt_of,
+)
 
 IDENTIFIER = "ohwx"
-FIGURES = ("subject_fidelity", "prompt_fidelity", "subject_in_new", "prior_preserved", "prior_diversity", "prior_class")
 # the text encoder learns, too: the vocabulary of `shapes` has hardly a trained word but the world's own, so that a rare
 # word is told from none by little more than where it stands
 TRAINING: dict[str, Any] = {
@@ -91,26 +87,6 @@ def draw(maker: Studio, subject: Subject, count: int, suffix: str = "") -> Drawn
     }
     made = {name: maker.make([text + suffix for text in texts], _SEEDS[name]) for name, texts in prompts.items()}
     return Drawn(made["plain"], made["varied"], made["of_class"], asked)
-
-
-def measure(subject: Subject, drawn: Drawn, before: Drawn) -> dict[str, float]:
-    """The figures of a model. before: what the untrained one drew.
-
-    subject_fidelity: see `fidelity`, of the subject alone; subject_in_new: of the subject at new places.
-    prompt_fidelity: share of place and background as asked there. prior_preserved: share of the class's images that
-    do not show the subject. prior_diversity: how much they differ among themselves, over how much they did before.
-    prior_class: share of them that still show objects of the class.
-    """
-    spread = diversity(before.of_class)
-    of_class = [parse(picture).attributes["kind"] == subject.first.kind for picture in drawn.of_class]
-    return {
-        "subject_fidelity": _mean([fidelity(subject, picture) for picture in drawn.plain]),
-        "prompt_fidelity": _mean([follows(p, *setting) for p, setting in zip(drawn.varied, drawn.asked, strict=True)]),
-        "subject_in_new": _mean([fidelity(subject, picture) for picture in drawn.varied]),
-        "prior_preserved": 1 - _mean([is_subject(subject, picture) for picture in drawn.of_class]),
-        "prior_diversity": diversity(drawn.of_class) / spread if spread else 0.0,
-        "prior_class": _mean(of_class),
-    }
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import shape_edits as edits
-from benchmarks.shape_edits import BATCH, FIGURES, TASKS, Edit, measure, short_caption
 from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Report, Requests, Studio, line_of, sheet, studio
 from lib_methods.pix2pix_zero.directions import Direction, Origin
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.settings import CONTROLS
+from standalone.instruct import edits
+from standalone.instruct.edits import BATCH, FIGURES, TASKS, Edit, measure, short_caption
 
 SEED = 700_000
 SDEDIT_STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6)

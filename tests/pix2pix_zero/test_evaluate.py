@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import shape_edits as program
 from lib_methods.pix2pix_zero.words import mentions
+from standalone.instruct import edits as program
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, VALUES, caption, render
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.shape_edits import scenes
 from lib_methods.checks import SettingsError
 from lib_methods.pix2pix_zero.settings import CONTROLS, Pix2PixZeroSettings
 from lib_methods.pix2pix_zero.words import plural_of, swapped
+from standalone.instruct.edits import scenes
 from standalone.shapes.world import caption
 
 
@@ -53,7 +53,7 @@ def test_captions_of_the_procedural_world_become_those_of_the_edited_scene() -> 
         ("a catalogue of birds", "cat", "dog", '"cat" is not in the caption "a catalogue of birds"'),
         ("birds " * 40, "cat", "dog", "…"),
         ("cats", "cat", "cats", "nothing to change"),
-        ("a cat", " ", "dog", "Type what"),
+        ("a cat", " ", "dog", "Enter what"),
         ("a cat", "cat", "x" * 101, "at most 100"),
     ],
 )

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.studio import Pictures
 from lib_methods.pix2pix_zero.directions import Direction, Embed, Origin, mean_embedding
 from standalone.instruct.filters import layout_similarity
 from standalone.instruct.make import render_pair
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, UNIT, VALUES, Scene, caption, random_named, random_scene
 
+Pictures = list[np.ndarray]
 TASKS = ("kind", "colour", "texture")
 FIGURES = ("target_accuracy", "preserved_accuracy", "background_l1", "structure_iou", "layout")
 BATCH = 8
