@@ -250,8 +250,8 @@ def test_settings_that_exclude_each_other_are_refused() -> None:
         ({"kind": "full", "continue_from": Path("a.safetensors")}, "Only a LoRA"),
         ({"optimizer": "prodigy", "fused_backward": True}, "fused"),
         ({"optimizer": "prodigy", "text_rate": 0.5}, "one learning rate"),
-        ({"caption_dropout": 1.5}, "caption dropout"),
-        ({"noise_offset": -0.1}, "noise offset"),
+        ({"caption_dropout": 1.5}, "Caption dropout"),
+        ({"noise_offset": -0.1}, "Noise offset"),
     ]
     for values, said in cases:
         with pytest.raises(ValueError, match=said):
