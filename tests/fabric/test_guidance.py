@@ -214,6 +214,8 @@ def test_forge_asks_the_guides_of_this_pass_alone() -> None:
     hosts.sampling_of(p, torch.zeros(1, 4, 8, 8)).add_guide(second)
     cond, base = torch.randn(2, 1, 4, 8, 8)
     options = p.sd_model.forge_objects.unet.model_options
+    for modifier in options["conditioning_modifiers"]:  # as Forge does at the start of a denoiser call
+        *_, options, _ = modifier(None, base, torch.tensor([1.5]), [], [], 7.0, options, 0)
     arguments = {"cond_denoised": cond, "uncond_denoised": base, "sigma": torch.tensor([1.5])}
     guided = base + 7 * (cond - base)
     for function in options["sampler_post_cfg_function"]:
