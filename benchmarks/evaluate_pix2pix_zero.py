@@ -160,7 +160,7 @@ def evaluate(editor: Editor, asked: Sequence[Edit]) -> tuple[dict[str, Any], dic
     for strength in SDEDIT_STRENGTHS:
         pictures = editor.img2img(asked, strength)
         figures = measure(asked, pictures)
-        if figures["product"] > max((entry["product"] for entry in curve), default=-1.0):
+        if figures["product"] >= max((entry["product"] for entry in curve), default=0.0):
             made[SDEDIT] = pictures
             metrics["sdedit_strength"] = strength
             metrics |= {SDEDIT + name: value for name, value in figures.items()}
