@@ -70,7 +70,7 @@ def open_accordion(window: WebDriver, title: str, tab: str = "txt2img") -> WebEl
 
     if tab != "txt2img":
         for button in window.find_elements(By.CSS_SELECTOR, "#tabs > .tab-nav > button"):
-            if button.text.strip() == tab:
+            if button.text.strip().lower() == tab:
                 button.click()
     root = f"//*[@id='tab_{tab}']"
     label = f"{root}//*[contains(@class,'label-wrap')][.//span[starts-with(normalize-space(.), '{title}')]]"

@@ -80,10 +80,6 @@ _OF_A1111 = {
     "*negative_guidance_minimum_sigma*": "an option of A1111",
     "*one_call_or_several*": "an option of A1111",
 }
-_GRADIO_4 = {
-    f"test_page.py::*{name}*": "on gradio 4 the test reaches neither Generate nor the img2img tab; cause not known yet"
-    for name in ("like_generate", "both_lists", "full_screen", "script_error*img2img")
-}
 _NO_INFOTEXT = dict.fromkeys(
     ("*the_infotext_alone*", "*the_infotext_of_the_published*"), "its API answers 500 to every infotext"
 )
@@ -102,7 +98,7 @@ FORGE = Host(
      "--skip-python-version-check"),
     _QUIET,
     hires={"hr_additional_modules": ["Use same choices"]},
-    lacks={**_OF_A1111, **_NO_INFOTEXT, **_GRADIO_4},
+    lacks={**_OF_A1111, **_NO_INFOTEXT},
 )  # fmt: skip
 NEO = Host(
     "NEO",
@@ -111,7 +107,7 @@ NEO = Host(
     {**_QUIET, "VERSION_UID": "PY313"},  # without the latter it waits for Enter
     hires={"hr_additional_modules": ["Use same choices"]},
     names={"hr_upscaler": {"Latent": "None"}},
-    lacks={**_OF_A1111, **_GRADIO_4},
+    lacks=_OF_A1111,
 )
 REFORGE = Host(
     "REFORGE",

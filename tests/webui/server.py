@@ -118,7 +118,9 @@ class WebUI:
         port = free_port()
         self.client = Client(f"http://127.0.0.1:{port}", died=self.died, adapted=host.adapted)
         command = [str(self.installation.python), "launch.py", *host.arguments, "--port", str(port)]
-        command += ["--data-dir", str(self.data), *shlex.split(os.environ.get(f"SD_{host.variable}_ARGS", ""))]
+        # gradio 4 serves the host's own scripts from allowed folders alone; the data folder is one, its code is not
+        command += ["--data-dir", str(self.data), "--gradio-allowed-path", str(self.installation.root)]
+        command += shlex.split(os.environ.get(f"SD_{host.variable}_ARGS", ""))
         if host.guesses:
             checkpoints.place(self.installation.checkpoint, models)
         else:

@@ -150,7 +150,8 @@ def test_the_full_screen_viewer_has_marks_of_the_shown_picture(page: WebDriver, 
     generate(page)
     page_errors(page)
     page.execute_script("document.querySelector('#txt2img_gallery .thumbnail-item.thumbnail-lg')?.click()")
-    shown = "document.querySelector('.gradio-gallery > div > img[data-modded]')"  # once the host listens to clicks
+    boxes = ":is(.gradio-gallery > div, .gradio-gallery > button > button)"  # of gradio 3 and of gradio 4
+    shown = f"document.querySelector('{boxes} > img[data-modded]')"  # once the host listens to clicks
     wait(page, lambda: page.execute_script(f"return !!{shown}"))
     page.execute_script(f"{shown}.click()")
     viewer = page.find_element(By.CSS_SELECTOR, VIEWER)
