@@ -65,10 +65,13 @@ def generate(server: WebUI, payload: JSON) -> Generation:
     """The answer to `payload`, generated now, with the same outcome whatever job came before.
 
     The WebUI samples the latent of an init image from PyTorch's global generator, which stands where the last job left
-    it; so a job that is always the same goes before.
+    it; so a job that is always the same goes before. It is edited where `payload` is, as the forks cannot run an
+    8-channel checkpoint by themselves.
     """
     if "init_images" in payload:
         before = {"init_images": [picture("gray")], "denoising_strength": 0.5, "steps": 1, "width": 64, "height": 64}
+        if "InstructPix2Pix" in payload.get("alwayson_scripts", {}):
+            before["alwayson_scripts"] = {"InstructPix2Pix": {"args": [{}]}}
         server.client.generate({**BASE, **before})
     return server.client.generate(payload)
 

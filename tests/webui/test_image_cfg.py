@@ -1,7 +1,7 @@
-"""InstructPix2Pix in the real WebUI, with a small checkpoint that has 8 input channels.
+"""InstructPix2Pix in the real WebUI and its forks, with a small checkpoint that has 8 input channels.
 
-SD_WEBUI_MORE_CKPTS names small checkpoints, each with its `.yaml` beside it, separated as in PATH; the one among them
-that sees a picture is taken. Without one the tests are skipped.
+SD_WEBUI_MORE_CKPTS names small checkpoints for AUTOMATIC1111's WebUI, each with its `.yaml` beside it, separated as in
+PATH; the one among them that sees a picture is taken, otherwise `shapes-instruct`. The forks get one of `models`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from PIL import Image
 from .checkpoint import weight_shapes
 from .client import JSON, ApiError, Generation, encode_image
 from .jobs import BASE, Runs, feedback, generate, inpainting, largest_difference, picture
+from .models import made
 from .server import PACK_NAME, REPO, Installation, WebUI, serving
 
 pytestmark = [
@@ -24,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not (REPO / "scripts" / "image_cfg.py").is_file(), reason="scripts/image_cfg.py is not there"),
 ]
 ROUNDING = 2  # of 255
+SHIPPED = REPO / "models" / "shapes-instruct" / "shapes-instruct.safetensors"
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 HIRES: JSON = {**BASE, "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 IMG2IMG: JSON = {**BASE, "init_images": [picture("green")], "denoising_strength": 0.7, "steps": 4}
@@ -38,9 +40,8 @@ def _sees_picture(path: str) -> bool:
 def model(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     """A WebUI with the pack and a checkpoint that sees a picture."""
     named = [path for path in os.environ.get("SD_WEBUI_MORE_CKPTS", "").split(os.pathsep) if _sees_picture(path)]
-    if not named:
-        pytest.skip("SD_WEBUI_MORE_CKPTS names no checkpoint with 8 input channels")
-    other = dataclasses.replace(installation, checkpoint=Path(named[0]))
+    own = made("sd1-edit") if installation.host.guesses else Path(named[0]) if named else SHIPPED
+    other = dataclasses.replace(installation, checkpoint=own)
     with serving(other, tmp_path_factory.mktemp("webui-edit"), {PACK_NAME: REPO}) as server:
         yield server
 

@@ -28,7 +28,7 @@ CASES: dict[str, JSON] = {
     "Hires.fix": {**TXT2IMG, **SHORT, "enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.6},
 }
 LONG: JSON = {"steps": 16}
-INVERTS = f"{TITLE}: inverting the image"
+INVERTS = f"{TITLE}: finding the image's noise"
 
 
 @pytest.fixture(autouse=True)
