@@ -252,7 +252,7 @@ def output_panel(tab: str) -> OutputPanel:
                     "inpaint": gr.Button("🎨 inpaint", elem_id=f"{tab}_send_to_inpaint", size="sm", min_width=80),
                     "txt2img": gr.Button("📝 txt2img", elem_id=f"{tab}_send_to_txt2img", size="sm", min_width=80),
                 }
-                gr.Button("⛶ Full screen", elem_id=f"{tab}_full_screen", size="sm", min_width=80)
+                gr.Button("🔍 Full screen", elem_id=f"{tab}_full_screen", size="sm", min_width=80)
             with gr.Column(elem_classes="below-gallery"):
                 infotext = gr.HTML(elem_id=f"html_info_{tab}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tab}", elem_classes="html-log")
