@@ -23,8 +23,8 @@ from lib_methods.fabric.settings import FabricSettings
 from lib_methods.guidance import rescale
 from lib_methods.hosts.bare import BareSampling
 from tests.fabric.small_model import Album, picture, small_unet
-from tests.fabric.test_hosts import Denoiser, Patcher, job
 from tests.fabric.test_promises import CONTEXT, ROWS, X, album_of
+from tests.hosts.doubles import Denoiser, Patcher, job
 
 ALPHAS = torch.linspace(0.99, 0.01, 1000)
 STEP = 400

@@ -1,0 +1,260 @@
+"""Forge's adapter, with the interface as Forge's backend defines it."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import sys
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lib_methods import hosts
+from lib_methods.attention import self_attentions
+from lib_methods.denoiser import input_channels
+from lib_methods.fabric.apply import attach
+from lib_methods.fabric.feedback import FeedbackImage
+from lib_methods.fabric.reference import FeatureCache
+from lib_methods.fabric.settings import FabricSettings
+from lib_methods.thresholding import apply as thresholding
+from lib_methods.thresholding.settings import ThresholdSettings
+from tests.fabric.small_model import Album, picture
+from tests.hosts.doubles import Launched, Patcher, job
+
+# what Forge's blocks tell a self-attention layer besides its hidden states
+BLOCK = {"context": None, "value": None, "transformer_options": {"block": ("input", 1), "block_index": 0, "n_heads": 4}}
+MERGED = {**BLOCK, "value": torch.zeros(1)}  # with token merging
+
+
+class ForgeRun:
+    """A job whose UNet is run as Forge runs it, through `model_options`."""
+
+    def __init__(self, unet: nn.Module, told: dict[str, Any] = BLOCK) -> None:
+        self.unet, self.told = unet, told
+        self.p = job(unet)
+        self.p.sampler = Launched(self.p.sampler.model_wrap_cfg)
+        self.p.sd_model.forge_objects = SimpleNamespace(unet=Patcher(unet))
+        generator = torch.Generator().manual_seed(7)
+        self.x, self.context = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 7, 16, generator=generator)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.p.sd_model.forge_objects.unet.model_options
+
+    def attach(self, **changed: Any) -> Any:
+        album = Album()
+        likes = (FeedbackImage(album.add(picture(1))),)
+        sampling = hosts.sampling_of(self.p, torch.zeros(1, 4, 8, 8))
+        return attach(sampling, FabricSettings(likes=likes, **changed), album.load, FeatureCache())
+
+    def apply(self, inputs: Tensor, timestep: Tensor, **c: Any) -> Tensor:
+        return self.unet(inputs, timestep, c["c_crossattn"], cross_attention_kwargs=self.told).sample
+
+    def begin(self, options: dict[str, Any] | None = None, scale: float = 7.0) -> dict[str, Any]:
+        """The options of one denoiser call."""
+        given: Any = (SimpleNamespace(diffusion_model=self.unet), self.x[:1], torch.ones(1), [{}], [{}], scale)
+        given = (*given, self.options if options is None else options, 0)
+        for modifier in given[6].get("conditioning_modifiers", []):
+            given = modifier(*given)
+        return dict(given[6])
+
+    def run(self, order: tuple[int, ...] = (0, 1), options: dict[str, Any] | None = None) -> Tensor:
+        """A run of the UNet with cond (0) and uncond (1) blocks in this order; the result in the order cond, uncond."""
+        wrapper = self.begin(options).get("model_function_wrapper")
+        chosen = list(order)
+        inputs: dict[str, Any] = {
+            "input": self.x[chosen],
+            "timestep": torch.full((2,), 1.5),
+            "c": {"c_crossattn": self.context[chosen], "transformer_options": {}},
+            "cond_or_uncond": chosen,
+        }
+        if wrapper is None:
+            out = self.apply(inputs["input"], inputs["timestep"], **inputs["c"])
+        else:
+            out = wrapper(self.apply, inputs)
+        return out[[chosen.index(0), chosen.index(1)]]
+
+    def after(self, options: dict[str, Any] | None = None, **told: Any) -> Tensor:
+        """What comes out of the guidance at CFG scale 7 in the end."""
+        options = self.begin(options)
+        for function in options.get("sampler_post_cfg_function", []):
+            told["denoised"] = function({"sigma": torch.ones(1), **told})
+        found: Tensor = told["denoised"]
+        return found
+
+
+@torch.no_grad()
+def test_forge_rows_come_with_their_labels(unet) -> None:
+    """Guided by the same feedback, Forge's path gives what A1111's gives, also with uncond first."""
+    forge = ForgeRun(unet)
+    original = forge.options
+    plain = forge.run()
+    for _ in range(2):  # Forge calls the script twice for Hires.fix
+        part = forge.attach()
+    assert original == {}  # only the clone carries the pass
+    assert len(forge.options["conditioning_modifiers"]) == 1
+    first, second = forge.run(), forge.run((1, 0))
+    assert torch.allclose(first, second, atol=1e-6)
+    assert (first[0] - plain[0]).abs().max() > 1e-3
+    assert torch.allclose(first[1], plain[1], atol=1e-6)
+    assert "forward" not in unet.__dict__
+    assert part.acted and part.missed == ""
+
+
+@torch.no_grad()
+def test_feedback_that_no_layer_reads_is_told_and_changes_no_colour(unet) -> None:
+    forge = ForgeRun(unet, MERGED)
+    plain = forge.run()
+    part = forge.attach()
+    assert torch.equal(forge.run(), plain)
+    assert not part.acted
+    assert part.idle.startswith(f"None of the {len(self_attentions(unet))} self-attention layers read the feedback.")
+    cond, base = torch.randn(2, 1, 4, 8, 8)
+    denoised = base + 7 * (cond - base)
+    assert torch.equal(forge.after(denoised=denoised, cond_denoised=cond, uncond_denoised=base), denoised)
+
+
+@torch.no_grad()
+def test_tokens_that_another_extension_hands_over_are_what_feedback_is_read_beside(unet) -> None:
+    """Token merging in Forge: fewer queries, and the tokens as they were as context and value."""
+    forge = ForgeRun(unet)
+    forge.attach()
+    wanted = forge.run()
+    blocks = [layer.module for layer in self_attentions(unet)]
+    handles = [
+        block.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, {**kwargs, "context": args[0].clone(), "value": args[0].clone()}),
+            with_kwargs=True,
+        )
+        for block in blocks
+    ]
+    part = forge.attach()
+    assert torch.allclose(forge.run(), wanted, atol=1e-6)
+    assert part.acted and part.missed == ""
+    for handle in handles:
+        handle.remove()
+
+
+@torch.no_grad()
+def test_options_that_forge_copied_and_kept_hold_no_job_and_do_nothing_after_the_pass(unet) -> None:
+    forge = ForgeRun(unet)
+    plain = forge.run()
+    forge.attach()
+    thresholding.attach(hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8)), ThresholdSettings())
+    kept = copy.deepcopy(forge.options)
+    guided = forge.run(options=kept)
+    assert not torch.equal(guided, plain)  # the copy serves the same pass
+    forge.p.sampler.launch_sampling(10, lambda: None)
+    assert torch.equal(forge.run(options=kept), plain)
+    assert forge.after(kept, denoised=plain) is plain
+    assert forge.options == {}  # the host has its own UNet again
+    job_of = weakref.ref(forge.p.sampler)
+    del forge
+    gc.collect()
+    assert job_of() is None and kept
+
+
+@torch.no_grad()
+def test_a_second_pass_that_fails_in_forge_has_nothing_of_the_first(unet) -> None:
+    """Forge keeps the patched UNet of the first pass for the second."""
+    forge = ForgeRun(unet)
+    plain = forge.run()
+    forge.attach()
+    forge.p.sampler.launch_sampling(10, forge.run)
+    forge.p.is_hr_pass = True
+    assert torch.equal(forge.run(), plain)
+
+
+@torch.no_grad()
+def test_another_extensions_wrapper_set_after_ours_runs_within_the_hooks(unet) -> None:
+    """Such as MultiDiffusion's, which runs the UNet tile by tile, several tiles at once."""
+    forge = ForgeRun(unet)
+    forge.attach()
+    wanted = forge.run()
+    part = forge.attach()
+
+    def tiled(apply: Any, given: dict[str, Any]) -> Tensor:
+        twice = {"c_crossattn": given["c"]["c_crossattn"].repeat(2, 1, 1), "transformer_options": {}}
+        return apply(given["input"].repeat(2, 1, 1, 1), given["timestep"].repeat(2), **twice)[:2]
+
+    forge.options["model_function_wrapper"] = tiled
+    assert torch.allclose(forge.run(), wanted, atol=1e-5)
+    assert part.acted and part.missed == ""
+
+
+class Shown:
+    """A guide that writes down what it is shown."""
+
+    order, acted, idle, missed = 50, True, "", ""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+
+    def guide(self, _: Any, guidance: Any) -> Tensor:
+        self.all.append(guidance)
+        return guidance.guided * 2
+
+
+@torch.no_grad()
+def test_forges_scale_is_the_hosts_own_and_zeros_are_no_guidance(unet) -> None:
+    forge, shown = ForgeRun(unet), Shown()
+    hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8)).add_guide(shown)
+    cond, base, other = torch.randn(3, 1, 4, 8, 8)
+    told = {"denoised": other, "cond_denoised": cond}  # another extension has its own formula
+    assert torch.equal(forge.after(**told, uncond_denoised=base), other * 2)
+    assert shown.all[-1].scale == 7.0
+    forge.after(**told, uncond_denoised=base, cond=[{"strength": 1.0}, {"strength": 0.5}], cond_scale=4.0)
+    assert shown.all[-1].scale == 4.0
+    assert torch.allclose(shown.all[-1].direction, 1.5 * (cond - base))
+    forge.after(**told, uncond_denoised=torch.zeros_like(base))
+    assert shown.all[-1].scale == 1.0
+    assert torch.equal(shown.all[-1].base, cond)
+    assert not shown.all[-1].direction.any()
+
+
+@torch.no_grad()
+def test_forges_own_noise_scale_is_used(unet) -> None:
+    forge = ForgeRun(unet)
+    flow = SimpleNamespace(noise_scaling=lambda sigma, noise, latent: sigma * noise + (1 - sigma) * latent)
+    forge.p.sd_model.forge_objects.unet.model.predictor = flow
+    sampling = hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8))
+    latents, noise = torch.ones(1, 4, 8, 8), torch.full((1, 4, 8, 8), 3.0)
+    assert torch.allclose(sampling.noisy(latents, noise, torch.tensor([0.25])), torch.tensor(1.5))
+
+
+@torch.no_grad()
+def test_forge_is_told_of_the_memory_that_feedback_takes(unet) -> None:
+    forge = ForgeRun(unet)
+    for _ in range(2):
+        forge.attach(cache_limit_mb=1)
+    assert 0 < forge.p.sd_model.forge_objects.unet.reserved <= 2 << 20
+
+
+def test_features_are_computed_again_for_another_vae_or_for_quantised_weights(unet, monkeypatch) -> None:
+    forge = ForgeRun(unet)
+    options = SimpleNamespace(forge_additional_modules=[], forge_unet_storage_dtype="Automatic")
+    monkeypatch.setitem(sys.modules, "modules.shared", SimpleNamespace(opts=options))
+    sampling = hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8))
+    keys = {sampling.model_key()}
+    options.forge_additional_modules = ["vae.safetensors"]
+    keys.add(sampling.model_key())
+    options.forge_unet_storage_dtype = "bnb-nf4"
+    keys.add(sampling.model_key())
+    forge.p.sd_model.current_lora_hash = "a"
+    keys.add(sampling.model_key())
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize("config", [{"in_channels": 9}, SimpleNamespace(in_channels=9)])
+def test_a_config_may_be_a_dict(config: Any) -> None:
+    unet = nn.Module()
+    unet.config = config
+    assert input_channels(unet) == 9
+    unet.config = {}  # type: ignore[assignment]
+    assert input_channels(unet) is None
+    unet.in_channels = 8  # type: ignore[assignment]
+    assert input_channels(unet) == 8
