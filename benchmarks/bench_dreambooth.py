@@ -248,7 +248,7 @@ def main(out: Path, quick: bool) -> int:
 
 
 def run(loop: str, out: Path, quick: bool) -> dict[str, Any] | None:
-    """What `measure` finds in a process of its own; None if it did not end well."""
+    """The result of `measure` in a separate process; None if that failed."""
     report = out / f"{loop}.json"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.bench_dreambooth", loop, str(report), *(["--quick"] if quick else [])]

@@ -94,8 +94,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def train(subject: Subject, form: str, folder: Path, steps: int = 0) -> Path:
-    """The file that a training leaves. folder: of all trainings, which share the class images. steps: 0 for the
-    form's own."""
+    """The result file of a run. folder: shared by all runs, for their class images. steps: 0 for the form's default."""
     pictures = folder / "photos" / subject.name
     pictures.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(photos(subject)):
@@ -113,7 +112,7 @@ def train(subject: Subject, form: str, folder: Path, steps: int = 0) -> Path:
 
 
 def draw_with(file: Path, form: str, subject: Subject, count: int) -> Drawn:
-    """Images of a training's result, loaded as a user would: a checkpoint, or a LoRA that the prompt names."""
+    """Images generated with a run's result, loaded as a user would: a checkpoint, or a LoRA named in the prompt."""
     if FORMS[form]["kind"] == "full":
         with studio(file) as maker:
             return draw(maker, subject, count)

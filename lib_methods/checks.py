@@ -69,7 +69,7 @@ def seen(text: str) -> str:
 
 
 def clean_name(name: object, what: str, error: type[SettingsError]) -> str:
-    """The name as it is kept: NFC, outer blanks removed, 1 to 80 characters that can be seen.
+    """The normalised name: NFC, stripped, 1 to 80 visible characters.
 
     what: is named so, for the sentences: "preset". Raises `error` for another.
     """

@@ -29,7 +29,7 @@ class PresetError(SettingsError):
 
 
 def clean_name(name: object) -> str:
-    """The name as it is kept, see `lib_methods.checks`. Raises `PresetError`."""
+    """The normalised name, see `lib_methods.checks`. Raises `PresetError`."""
     return checks.clean_name(name, "preset", PresetError)
 
 

@@ -46,7 +46,7 @@ class Listed:
 
 
 def clean_name(name: object) -> str:
-    """The name as it is kept, see `lib_methods.checks`. Raises `DirectionError`."""
+    """The normalised name, see `lib_methods.checks`. Raises `DirectionError`."""
     return checks.clean_name(name, "direction", DirectionError)
 
 

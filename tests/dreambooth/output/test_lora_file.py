@@ -62,7 +62,7 @@ def plain_load(model: EngineModel, path: Path) -> int:
 
 
 def trained(model: EngineModel, alpha: float = 3.0, convolutions: bool = True) -> tuple[LoraSet, Tensor]:
-    """A LoRA as a training leaves it, and what the model draws with it."""
+    """A LoRA as a run writes it, and the images the model generates with it."""
     lora = LoraSet(model, 4, alpha, convolutions=convolutions, text=True)
     randomise(lora)
     with lora:
