@@ -66,6 +66,10 @@ _LAUNCH = (
     "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--disable-console-progressbars",
     "--api",
 )  # fmt: skip
+_FORKS = (
+    *_LAUNCH, "--skip-install", "--always-cpu", "--no-download-sd-model", "--no-hashing",
+    "--skip-python-version-check",
+)  # fmt: skip
 _OF_A1111 = {
     "test_lifecycle.py*": "the order of A1111's calls",
     "test_parity.py*": "the standalone host is compared with A1111",
@@ -96,12 +100,11 @@ A1111 = Host(
 FORGE = Host(
     "FORGE",
     "Forge (main)",
-    (*_LAUNCH, "--skip-install", "--always-cpu", "--no-download-sd-model", "--do-not-download-clip", "--no-hashing",
-     "--skip-python-version-check"),
+    (*_FORKS, "--do-not-download-clip"),
     _QUIET,
     hires={"hr_additional_modules": ["Use same choices"]},
     lacks={**_OF_A1111, **_NO_INFOTEXT},
-)  # fmt: skip
+)
 NEO = Host(
     "NEO",
     "Forge Neo",
@@ -114,19 +117,17 @@ NEO = Host(
 REFORGE = Host(
     "REFORGE",
     "reForge",
-    (*_LAUNCH, "--skip-install", "--always-cpu", "--no-download-sd-model", "--do-not-download-clip", "--no-hashing",
-     "--skip-python-version-check"),
+    (*_FORKS, "--do-not-download-clip"),
     _QUIET,
     lacks=_OF_A1111,
-)  # fmt: skip
+)
 CLASSIC = Host(
     "CLASSIC",
     "Forge Classic",
-    (*_LAUNCH, "--skip-install", "--always-cpu", "--no-download-sd-model", "--no-hashing",
-     "--skip-python-version-check"),
+    _FORKS,
     _QUIET,
     lacks=_OF_A1111,
-)  # fmt: skip
+)
 HOSTS = (A1111, FORGE, NEO, REFORGE, CLASSIC)
 
 
