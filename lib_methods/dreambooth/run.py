@@ -78,10 +78,11 @@ def run_training(
     folder = settings.out / settings.name
     lock = FileLock(folder / LOCK)
     try:
-        if processes.is_main and not plan_only:
-            take_folder(folder, settings.out / f"{settings.name}{ENDING}", lock, resume)
+        if not plan_only:
+            result = settings.out / f"{settings.name}{ENDING}"
+            processes.on_main(lambda: take_folder(folder, result, lock, resume), None)
         processes.wait()
-        report = Report(None if plan_only else folder, say, quiet=not processes.is_main)
+        report = Report(None if plan_only else folder, say, quiet=processes.rank > 0)
         with _told(report), repeatable(processes.device):
             run = _Run(settings, folder, report, processes, lambda: cancelled() or (folder / CANCEL).exists())
             run.prepare(load_model, resume)
@@ -237,9 +238,8 @@ class _Run:
             if self.record.get("continue_from", "") != content["continue_from"]:
                 raise UserError(f"This run was started from another LoRA. Use the same, or {ANOTHER}.")
             asked = {**self.record["asked"], **{name: asked[name] for name in (*PATHS, "concepts", "steps")}}
-        if self.processes.is_main:
-            told = {"asked": asked, "resolved": to_json(self.settings), "plan": self.plan.fields}
-            write_record(self.folder, {**told, **content})
+        told = {"asked": asked, "resolved": to_json(self.settings), "plan": self.plan.fields, **content}
+        self.processes.on_main(lambda: write_record(self.folder, told), None)
 
     def _trainer(self, find_judge: FindJudge | None) -> tuple[Trainer, Export]:
         """The trainer, with the model on the device and the photos encoded."""
@@ -315,19 +315,20 @@ class _Run:
         )
 
     def _finish(self, trainer: Trainer, export: Export) -> Result:
-        settings, step = self.settings, trainer.position
+        settings = self.settings
         best = trainer.best.step or None
-        if not self.processes.takes_part:
-            self.processes.wait()
-            return Result((), settings.subjects, best)
-        assert trainer.viewer is not None
-        if best is not None:
-            step = best
-            trainer.trained.load_state_dict(best_weights(self.folder, best))
-        with contextlib.nullcontext() if best is not None else trainer.averaged():
-            path = settings.out / f"{settings.name}{ENDING}"
-            note = f"{step} steps, rate {settings.rate:g}, seed {settings.seed}, from {self.model.name}"
-            files = export.write_all(path, facts_of(trainer, step), trainer.viewer, note)
+
+        def write() -> tuple[Path, ...]:
+            assert trainer.viewer is not None
+            if best is not None:
+                trainer.trained.load_state_dict(best_weights(self.folder, best))
+            step = best or trainer.position
+            with contextlib.nullcontext() if best is not None else trainer.averaged():
+                path = settings.out / f"{settings.name}{ENDING}"
+                note = f"{step} steps, rate {settings.rate:g}, seed {settings.seed}, from {self.model.name}"
+                return export.write_all(path, facts_of(trainer, step), trainer.viewer, note)
+
+        files: tuple[Path, ...] = self.processes.once(write, ())
         seconds = time.monotonic() - self.started
         self.report.event(
             "done",

@@ -23,10 +23,12 @@ from lib_methods.dreambooth.training.processes import (
     Processes,
     Sharding,
     gathered,
+    joined,
     local,
     shard,
     sharded_like,
     start_processes,
+    whole,
 )
 from lib_methods.dreambooth.training.weights import Ema
 from lib_methods.errors import Cancelled
@@ -119,13 +121,16 @@ def sharded_training(processes: Processes, *, scaled: bool, overflow: bool) -> d
             stepper.step()
             stepper.zero()
             ema.update()
-        named = {str(number): parameter for number, parameter in enumerate(parameters)}
-        states = gathered(named, keep=True), stepper.state_dict(), ema.state_dict()
-        nothing = gathered(named, keep=False), stepper.state_dict(keep=False), ema.state_dict(keep=False)
-        found["kept"] = [sorted(part) for part in nothing]
+        named = {str(number): gathered(parameter) for number, parameter in enumerate(parameters)}
+        states = named, stepper.state_dict(), ema.state_dict()
+        found["kept"] = [sum(value.numel() for value in state.values() if value.ndim) for state in states]
+        from_main = [states]
+        torch.distributed.broadcast_object_list(from_main)  # as the file on the disk is for all
+        (states,) = from_main
     found["parts"] = [list(local(parameter).shape) for parameter in parameters]
+    averages = map(joined, ema.averages, parameters)
     found["weights"], found["average"] = (
-        torch.cat([state[name].flatten() for name in named]).tolist() for state in (states[0], states[2])
+        torch.cat([whole(value.detach()).flatten() for value in values]).tolist() for values in (parameters, averages)
     )
     return found
 
@@ -204,7 +209,7 @@ def sharded_settings(folder: Path, base: Path, kind: str, batch_size: int = 1) -
     )
 
 
-def whole(folder: Path, base: Path) -> None:
+def whole_copies(folder: Path, base: Path) -> None:
     """Steps of a small model, and a training, each process with all weights."""
     processes = start_processes(CPU)
     found: dict[str, Any] = {
@@ -230,4 +235,4 @@ if __name__ == "__main__":
     if kind == "sharded":
         sharded(Path(where), Path(checkpoint), meetings)
     else:
-        whole(Path(where), Path(checkpoint))
+        whole_copies(Path(where), Path(checkpoint))

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Export:
-    """Writes the model as it is now. Every process that takes part calls it, the first one writes."""
+    """Writes the model as it is now. For `Processes.once`: the main process writes."""
 
     model: TrainingModel
     settings: TrainingSettings
@@ -55,44 +56,37 @@ class Export:
 
         Raises UserError when the disk does not take it; `path` is then as before.
         """
-        main = self.processes.is_main
-        weights = None if self.lora is not None else gathered(self.model.file_weights(), keep=main)
-        if not main:
-            return
         if self.lora is not None:
-            dtype = DTYPES.get(self.settings.saved_as, torch.float16)
-            save_lora(path, self.lora, self.model, self.settings, facts, dtype)
+            lora, dtype = self.lora, DTYPES.get(self.settings.saved_as, torch.float16)
+            self.processes.on_main(lambda: save_lora(path, lora, self.model, self.settings, facts, dtype), None)
             return
-        save_checkpoint(
-            path,
-            self.settings.base,
-            self.model,
-            self.settings.saved_as,
-            lambda done, total: self.report.phase("Writing the checkpoint", done, total),
-            weights,
-        )
+        weights = {name: gathered(weight) for name, weight in self.model.file_weights().items()}
+
+        def write() -> None:
+            progress = partial(self.report.phase, "Writing the checkpoint")
+            save_checkpoint(path, self.settings.base, self.model, self.settings.saved_as, progress, weights)
+
+        self.processes.on_main(write, None)
 
     def write_all(self, path: Path, facts: Mapping[str, str], viewer: Viewer, note: str) -> tuple[Path, ...]:
-        """The result with sidecar and preview. UserError when the disk does not take it."""
+        """The result with sidecar and preview, in the main process. UserError when the disk does not take it."""
         subjects = [concept.subject for concept in self.settings.all_concepts]
-        preview = viewer.preview()
+        card = partial(
+            write_sidecar,
+            path,
+            family=self.model.family,
+            activation=activation_of(self.settings),
+            description=f"DreamBooth of {' and '.join(subjects)}, from {self.model.name}",
+            weight=1.0 if self.lora is not None else 0.0,
+            notes=note,
+            preview=viewer.preview(),
+        )
         try:
             self.write(path, facts)
-            if not self.processes.is_main:
-                return ()
-            beside = write_sidecar(
-                path,
-                family=self.model.family,
-                activation=activation_of(self.settings),
-                description=f"DreamBooth of {' and '.join(subjects)}, from {self.model.name}",
-                weight=1.0 if self.lora is not None else 0.0,
-                notes=note,
-                preview=preview,
-            )
+            return self.processes.on_main(lambda: (path, *card()), ())
         except (OSError, UserError) as error:
             reason = error if isinstance(error, UserError) else f"{path.name} cannot be written."
             raise UserError(f"{reason} The run is saved: fix that, then continue with --resume.") from error
-        return (path, *beside)
 
 
 def activation_of(settings: TrainingSettings) -> str:

@@ -153,16 +153,14 @@ class Stepper:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def state_dict(self, *, keep: bool = True) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """All that a later process needs to continue as if there had been no pause: tensors only, in flat names.
 
-        keep: False for nothing, see `processes.gathered`.
+        Of sharded weights the main process has it; see `processes.gathered`.
         """
         # .get, as `state` makes an empty entry for whoever asks
         states = [self._optimizer_of(n).state.get(p, {}) for n, p in enumerate(self._parameters)]
-        state = write_states(states, keep=keep)
-        if keep:
-            state.update(write_groups(self._optimizers[0]))
+        state = {**write_states(states), **write_groups(self._optimizers[0])}
         if self.scale is not None:
             state.update({f"scale.{name}": value for name, value in self.scale.state_dict().items()})
         return state

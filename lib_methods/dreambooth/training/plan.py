@@ -259,7 +259,7 @@ def _plan(
         notes.append(f"A batch of {settings.batch_size} is accumulated over {passes} passes of {rows}.")
     load = _load(settings, sizes, rows)
     together, in_turn = drawing(sizes, load, way), drawing(sizes, load, way, one_part=True)
-    short = memory is not None and together > memory
+    short = memory is not None and together > memory and way.shards == 1  # shards of the UNet stay where they are
     if memory is not None and min(together, in_turn) > memory:
         notes.append(
             f"Generating class images and samples takes more, about {in_turn / GIB:.1f} GiB: it may be skipped."

@@ -114,14 +114,14 @@ def sharded_like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def joined(part: Tensor, parameter: Tensor) -> Tensor:
-    """The whole of a value of which each process has its `part`, in the way that it has `parameter`. Collective."""
+    """A value of which each process has its `part`, in the way that it has `parameter`."""
     if not is_sharded(parameter):
         return part
     like = cast("Any", parameter)
     made = importlib.import_module("torch.distributed.tensor").DTensor.from_local(
         part.to(parameter.device), like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
-    return whole(made)
+    return cast("Tensor", made)
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
@@ -139,15 +139,15 @@ def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
     return float(norm)
 
 
-def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """All of each tensor, sharded ones copied to the CPU one after another; nothing where not `keep`, for processes
-    that only must take part. Collective."""
-    found = {}
-    for name, tensor in tensors.items():
-        there = whole(tensor.detach())
-        if keep:
-            found[name] = there.cpu() if is_sharded(tensor) else there
-    return found
+def gathered(tensor: Tensor) -> Tensor:
+    """All of a sharded tensor, on the CPU, in the main process; empty in the others. Collective.
+
+    A tensor that is not sharded stays as it is.
+    """
+    if not is_sharded(tensor):
+        return tensor.detach()
+    found = whole(tensor.detach())
+    return found.cpu() if torch.distributed.get_rank() == 0 else torch.empty(0)
 
 
 _BUCKET = 1 << 24  # numbers that are averaged in one go
@@ -158,11 +158,11 @@ _PATIENCE = timedelta(hours=12)  # while the first process draws class images, t
 class Processes:
     """The only process; and what a run asks of several.
 
-    rank: from 0 on. is_main: whether this one writes files and talks. device: this process'. sharding: how the UNet is
+    rank: from 0 on; the main process, 0, writes files and talks. device: this process'. sharding: how the UNet is
     sharded, None for a whole copy in each process. notes: sentences for the user.
     """
 
-    rank, count, is_main = 0, 1, True
+    rank, count = 0, 1
     sharding: Sharding | None = None
     notes: tuple[str, ...] = ()
 
@@ -174,9 +174,17 @@ class Processes:
         return self.sharding is not None
 
     @property
-    def takes_part(self) -> bool:
-        """Whether this one takes part in what is done once, as drawing and saving: with sharded weights all must."""
-        return self.is_main or self.is_sharded
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def on_main(self, work: Callable[[], T], otherwise: T) -> T:
+        """What the main process' `work` gives, such as writing a file; in the others `otherwise`."""
+        return work() if self.is_main else otherwise
+
+    def once(self, work: Callable[[], T], otherwise: T) -> T:
+        """What `work` gives, such as images, where it is done once for all: in the main process, and with sharded
+        weights in every one, as each has a part of them. `otherwise` in the others."""
+        return work() if self.is_main or self.is_sharded else otherwise
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Makes every gradient the mean over all processes, between the last backward pass and the step."""
@@ -205,13 +213,14 @@ class Processes:
         self.wait()
         return made
 
-    def main_says(self, flag: bool) -> bool:
-        """What the main process says, in each that takes part."""
-        return self.any(flag and self.is_main) if self.is_sharded else flag
+    def main_says(self, ask: Callable[[], bool]) -> bool:
+        """What the main process answers, within `once`."""
+        answer = self.on_main(ask, False)
+        return self.any(answer) if self.is_sharded else answer
 
-    def agreed(self, asked: Callable[[], bool]) -> Callable[[], bool]:
-        """The question as all that take part answer it, at the same step."""
-        return (lambda: self.any(asked())) if self.is_sharded else asked
+    def any_says(self, ask: Callable[[], bool]) -> bool:
+        """Whether one of the processes says so, within `once`."""
+        return self.any(ask()) if self.is_sharded else ask()
 
     def spread(self, unet: nn.Module) -> None:
         """Shards the UNet where that was asked for; whole it need not fit on the device any more."""
@@ -229,7 +238,6 @@ class Several(Processes):
         """state: accelerate's PartialState. reduce: its function for all processes' means, sums and maxima."""
         self._state, self._reduce = state, reduce
         self.rank, self.count = int(state.process_index), int(state.num_processes)
-        self.is_main = self.rank == 0
         self.device = torch.device("cpu") if state.device.type == "cpu" else torch.device(state.device)
         self.notes: tuple[str, ...] = (f"{self.count} processes train together, each with a share of the batch.",)
         self.sharding = sharding if can_shard() else None

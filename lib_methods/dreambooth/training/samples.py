@@ -77,10 +77,10 @@ class Viewer:
         processes: Processes | None = None,
     ) -> None:
         """parts: how the model's parts come to the device, and what is drawn in. cancelled: ends a look in its middle.
-        processes: the first one judges and writes; with sharded weights all of them must draw."""
+        processes: those that draw together."""
         self.processes = processes or Processes()
         self.model, self.settings, self.folder, self.report = model, settings, folder, report
-        self.parts, self.cancelled = parts or Parts(model), self.processes.agreed(cancelled)
+        self.parts, self.cancelled = parts or Parts(model), cancelled
         self._at_once = _MOST_AT_ONCE
         self.judge = judge if settings.select_best else None
         templates = settings.sample_prompts or (VARIED if self.judge else PLAIN)
@@ -89,7 +89,7 @@ class Viewer:
         self.judged = [with_subject(template, settings) for template in judged]
 
     def _may_stop(self, done: int, total: int) -> None:
-        if self.cancelled():
+        if self.processes.any_says(self.cancelled):
             raise Cancelled("Stopped while generating samples.")
 
     def draw(
@@ -132,7 +132,7 @@ class Viewer:
         try:
             return to_image(self.draw(self.prompts[:1], [self.settings.seed])[0])
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or self.processes.is_sharded:
+            if not out_of_memory(error) or not self.parts.movable:
                 raise
             self.report.warning("There was not enough memory for a preview image, so the result has none.")
             return None
@@ -149,7 +149,7 @@ class Viewer:
         except Cancelled:
             return False
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or self.processes.is_sharded:
+            if not out_of_memory(error) or not self.parts.movable:
                 raise
             self.report.warning(f"There was not enough memory for samples at step {step}. Training continues.")
         return True
@@ -166,8 +166,9 @@ class Viewer:
     def _samples(self, step: int) -> None:
         seeds = [self.settings.seed + number for number in range(len(self.prompts))]
         images = self.draw(self.prompts, seeds, self._may_stop)
-        if not self.processes.is_main:
-            return
+        self.processes.on_main(lambda: self._save(step, images, seeds), None)
+
+    def _save(self, step: int, images: Tensor, seeds: Sequence[int]) -> None:
         with self._writing(step):
             (self.folder / SAMPLES).mkdir(exist_ok=True)
             files = [f"{SAMPLES}/step-{step:06d}-{number + 1}.png" for number in range(len(images))]
@@ -179,25 +180,23 @@ class Viewer:
         prompts = [prompt for prompt in self.judged for _ in range(2)]
         seeds = [self.settings.seed + 1000 + number for number in range(len(prompts))]
         images = self.draw(prompts, seeds, self._may_stop)
-        subject = prompt = score = 0.0
-        if self.processes.is_main:
-            subject, prompt = judge.score(images, prompts)
-            score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
-        better = self.processes.main_says(score > best.score)
-        if better and not self._kept(step, weights()):
-            return
+        subject, prompt = self.processes.on_main(lambda: judge.score(images, prompts), (0.0, 0.0))
+        score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
+        better = self.processes.main_says(lambda: score > best.score)
+        if better:
+            found = weights()
+            if not self.processes.main_says(lambda: self._keep(step, found)):
+                return
         best.take(step, score, better)
         self.report.event("score", step=step, subject=subject, prompt=prompt, total=score, best=better)
         self.report.say(f"Scores at step {step}: subject {subject:.3f}, prompt {prompt:.3f}{', the best' * better}")
 
-    def _kept(self, step: int, weights: Mapping[str, Tensor]) -> bool:
+    def _keep(self, step: int, weights: Mapping[str, Tensor]) -> bool:
         """Whether the best weights so far are on the disk now."""
-        written = False
-        if self.processes.is_main:
-            with self._writing(step):
-                write_tensors(self.folder / BEST, dict(weights), {"step": str(step)}, finite=False)
-                written = True
-        return self.processes.main_says(written)
+        with self._writing(step):
+            write_tensors(self.folder / BEST, dict(weights), {"step": str(step)}, finite=False)
+            return True
+        return False
 
 
 def prompts_of(template: str, settings: TrainingSettings) -> list[str]:

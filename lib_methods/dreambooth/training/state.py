@@ -19,7 +19,7 @@ from filelock import BaseFileLock, Timeout
 from torch import Tensor
 
 from lib_methods.dreambooth.settings import PATHS, TrainingSettings, from_json, to_json
-from lib_methods.dreambooth.training.processes import is_sharded, sharded_like, whole
+from lib_methods.dreambooth.training.processes import gathered, is_sharded, sharded_like
 from lib_methods.errors import UserError
 from lib_methods.files import read_json, replacing
 from lib_methods.safetensors import read_tensors, write_tensors
@@ -125,16 +125,14 @@ def read_groups(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) ->
             group[name] = type(group[name])(flat[f"{GROUP}{name}"].item())
 
 
-def write_states(states: Sequence[Mapping[str, Any]], *, keep: bool = True) -> dict[str, Tensor]:
-    """Tensors on the CPU under `<number of the weight>.<name>`, and the count of weights under `weights`. Collective
-    where weights are sharded; keep: see `processes.gathered`."""
+def write_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Tensors on the CPU under `<number of the weight>.<name>`, and the count of weights under `weights`; see
+    `processes.gathered`."""
     flat = {"weights": torch.tensor(len(states))}
     for number, state in enumerate(states):
         for name, value in state.items():
             if isinstance(value, Tensor):
-                found = whole(value.detach())
-                if keep:
-                    flat[f"{number}.{name}"] = found.to("cpu", copy=True).contiguous()
+                flat[f"{number}.{name}"] = gathered(value).to("cpu", copy=True).contiguous()
             elif isinstance(value, (int, float)):
                 kind = torch.int64 if isinstance(value, int) else torch.float64
                 flat[f"{number}.{name}{_NUMBER}"] = torch.tensor(value, dtype=kind)

@@ -25,7 +25,7 @@ from lib_methods.dreambooth.training.data import TrainingData
 from lib_methods.dreambooth.training.loss import noised, training_loss
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.training.plan import TrainingPlan, rate_scale, text_steps
-from lib_methods.dreambooth.training.processes import Processes, gathered
+from lib_methods.dreambooth.training.processes import Processes
 from lib_methods.dreambooth.training.samples import Best, Viewer
 from lib_methods.dreambooth.training.state import STATE, State, load_state, save_state
 from lib_methods.dreambooth.training.weights import Ema, Trained
@@ -120,7 +120,7 @@ class Trainer:
             self.trained,
             learns_until=text_steps(settings),
             stays=plan.text_on_device,
-            one_at_a_time=plan.one_part_at_a_time and not self.processes.is_sharded,
+            one_at_a_time=plan.one_part_at_a_time,
         )
 
     # -- one step
@@ -202,13 +202,13 @@ class Trainer:
                 before = time.monotonic()
                 self.save()
                 if due and self.position < steps:
-                    self._keep_result()
+                    self.processes.once(self._keep_result, None)
                 told, cost = time.monotonic(), time.monotonic() - before
         self.save()
 
     def _keep_result(self) -> None:
         """Writes a result of this step. A full disk is said and stops nothing."""
-        if self._keep is None or not self.processes.takes_part:
+        if self._keep is None:
             return
         try:
             with self.averaged():
@@ -231,11 +231,13 @@ class Trainer:
         due = bool(every) and (self.position % every == 0 or self.position == self.settings.steps)
         if self.viewer is None or not due or self.looked == self.position:
             return True
-        whole = True
-        if self.processes.takes_part:
+        viewer = self.viewer
+
+        def look() -> bool:
             with self.averaged():
-                whole = self.viewer.look(self.position, self.best, self._weights)
-        if self.processes.any(not whole):
+                return viewer.look(self.position, self.best, self.trained.state_dict)
+
+        if self.processes.any(not self.processes.once(look, True)):
             return False
         self.looked = self.position
         return True
@@ -246,31 +248,28 @@ class Trainer:
 
     # -- the state
 
-    def _weights(self) -> dict[str, Tensor]:
-        """All that is trained, in the main process; in the others nothing."""
-        return gathered(self.trained.state_dict(), keep=self.processes.is_main)
-
     def save(self) -> bool:
         """Writes the state; False, with a warning, when the disk does not take it: the last one is then still there.
         UserError when the weights are spoiled."""
         if self.processes.any(not self.trained.healthy()):
             raise self._astray("weights are NaN or infinite")
-        if not self.processes.takes_part:
-            return True
-        main = self.processes.is_main
+        return self.processes.once(self._save, True)
+
+    def _save(self) -> bool:
         parts = {
-            "weights": self._weights(),
-            "optimizer": self.stepper.state_dict(keep=main),
-            "average": None if self.ema is None else self.ema.state_dict(keep=main),
+            "weights": self.trained.state_dict(),
+            "optimizer": self.stepper.state_dict(),
+            "average": None if self.ema is None else self.ema.state_dict(),
             "order": self.batches.order.state(),
             "best": asdict(self.best),
             "looked": self.looked,
             "skipped": self.skipped,
         }
-        if not main:
-            return True
+        return self.processes.on_main(lambda: self._write(State(self.position, self.identity, parts)), True)
+
+    def _write(self, state: State) -> bool:
         try:
-            save_state(self.folder, State(self.position, self.identity, parts))
+            save_state(self.folder, state)
         except OSError as error:
             reason = error.strerror or "the disk may be full"
             self.report.warning(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.training.processes import joined, local, sharded_like
+from lib_methods.dreambooth.training.processes import gathered, joined, local, sharded_like
 from lib_methods.errors import UserError
 
 
@@ -65,8 +65,8 @@ class Trained:
             yield
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights themselves, not copies; sharded ones as they are."""
-        return {name: value.detach() for name, value in self.named().items()}
+        """The weights themselves, not copies; of sharded ones see `processes.gathered`."""
+        return {name: gathered(value) for name, value in self.named().items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -117,13 +117,11 @@ class Ema:
         finally:
             self._write(own)
 
-    def state_dict(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """The averages under their numbers, and the number of steps. keep: see `processes.gathered`."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages under their numbers, and the number of steps; of sharded weights see `processes.gathered`."""
         state = {"steps": torch.tensor(self.steps)}
         for number, (average, parameter) in enumerate(zip(self.averages, self.parameters)):
-            found = joined(average, parameter.detach())
-            if keep:
-                state[str(number)] = found.to("cpu", copy=True)
+            state[str(number)] = gathered(joined(average, parameter.detach())).to("cpu", copy=True)
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
