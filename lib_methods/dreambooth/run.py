@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from lib_methods.dreambooth.model.base import read_base
+from lib_methods.dreambooth.model.base import prediction_told, read_base
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import (
     CPU,
@@ -175,7 +175,8 @@ class _Run:
         plan = plan_training(settings, sizes, self.device, processes=count, sharded=sharded)
         if record is not None:
             plan = replace(plan, **planned(record, PLAN_FIELDS))
-        self.plan = replace(plan, notes=(*companions_told(subjects, settings), *plan.notes))
+        told = *companions_told(subjects, settings), *prediction_told(model.parameterization, model.zero_terminal_snr)
+        self.plan = replace(plan, notes=(*told, *plan.notes))
         self._tell()
 
     def train(self, find_judge: FindJudge | None) -> Result:

@@ -17,6 +17,7 @@ from lib_methods.checkpoints.ldm_names import (
     UNET_PREFIX,
 )
 from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
+from lib_methods.checkpoints.schedule import NoiseSchedule
 from lib_methods.dreambooth.model.memory import ModelSizes
 from lib_methods.errors import CheckpointError, UserError
 from lib_methods.safetensors import TensorHead
@@ -40,7 +41,7 @@ class Part:
 class BaseModel:
     """unet, text: with moving averages. unet_shapes: by diffusers' names. size: bytes of all tensors.
 
-    guessed: whether the resolution is a guess, as only the loaded model can tell.
+    schedule: its prediction is "unknown" where only the loaded model can tell, and the resolution is a guess.
     """
 
     sizes: ModelSizes
@@ -48,7 +49,20 @@ class BaseModel:
     text: Part
     size: int
     unet_shapes: Shapes = field(repr=False)
-    guessed: bool = False
+    schedule: NoiseSchedule = NoiseSchedule()
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the resolution is a guess."""
+        return self.schedule.prediction == "unknown"
+
+
+def prediction_told(prediction: str, zero_terminal_snr: bool) -> tuple[str, ...]:
+    """A sentence for the plan about a base model that predicts otherwise than Stable Diffusion 1."""
+    kinds = ["v-prediction"] * (prediction == "v") + ["zero terminal SNR"] * zero_terminal_snr
+    if not kinds:
+        return ()
+    return (f"The base model uses {' and '.join(kinds)}. It is trained the same way, and the result's file says so.",)
 
 
 def checked_base(path: Path) -> Checkpoint:
@@ -106,7 +120,7 @@ def _read(path: Path, marks: tuple[tuple[str, int, int], ...]) -> BaseModel:
         text=_part(text),
         size=sum(head.size for part in found.parts.values() for head in part.heads.values()),
         unet_shapes=shapes,
-        guessed=found.schedule.prediction == "unknown",
+        schedule=found.schedule,
     )
 
 

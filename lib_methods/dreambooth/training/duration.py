@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from lib_methods.checkpoints.layout import Shapes
-from lib_methods.dreambooth.model.base import BaseModel, read_base
+from lib_methods.dreambooth.model.base import BaseModel, prediction_told, read_base
 from lib_methods.dreambooth.model.memory import BYTES, DTYPES, GIB
 from lib_methods.dreambooth.model.model import CPU, Parts, TrainingModel, device_words, wait_for
 from lib_methods.dreambooth.settings import TrainingSettings, from_json
@@ -280,6 +280,8 @@ def preview(
         side = chosen.resolution // base.sizes.pixels_per_latent
         forward = forward_seconds(count_work(base.unet_shapes), rows_of(chosen, plan), (side, side), device, speed)
     seconds = None if forward is None else training_seconds(chosen, plan, forward)
+    schedule = base.schedule
+    told = (*told, *prediction_told(schedule.prediction, schedule.zero_terminal_snr))
     plan = replace(plan, notes=(*told, *plan.notes))
     notes = [_GUESSED.format(side=chosen.resolution)] if base.guessed and not settings.resolution else []
     return {**plan_fields(chosen, plan, base, words, seconds, notes), "estimated": True}

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lib_methods.dreambooth.model import sampler
 from lib_methods.dreambooth.photos import folder as photo_folder
 from lib_methods.dreambooth.photos import image as photo_image
 from lib_methods.dreambooth.photos.image import bucket_for
@@ -22,7 +23,7 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import samples as showing
 from lib_methods.errors import Cancelled
 from standalone.dreambooth import load_training_model
-from tests.dreambooth.models import prediction
+from tests.dreambooth.models import prediction, write
 from tests.dreambooth.runs import SIDE, equal, events, moved, settings_for, state_tensors, train
 
 
@@ -197,6 +198,39 @@ def test_the_plan_alone_leaves_nothing_behind(tmp_path: Path) -> None:
     said: list[str] = []
     assert train(settings, plan_only=True, say=said.append).files == ()
     assert any("4 steps" in line for line in said) and not settings.out.exists()
+
+
+def test_a_v_prediction_model_down_to_pure_noise_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base file as NoobAI's: SDXL with the empty tensors `v_pred` and `ztsnr` and no yaml."""
+    base = write(tmp_path, "sdxl").with_name("noob.safetensors")
+    save_file({**load_file(tmp_path / "sdxl.safetensors"), "v_pred": torch.empty(0), "ztsnr": torch.empty(0)}, base)
+    starts: list[list[int]] = []
+    own_solve = sampler.solve
+
+    def solve(predict: Any, latents: Tensor, alphas: Tensor, parameterization: str, *rest: Any) -> Tensor:
+        times: list[int] = []
+
+        def noted(x: Tensor, time: int) -> Tensor:
+            times.append(time)
+            return predict(x, time)
+
+        assert parameterization == "v" and alphas[-1] == 0
+        starts.append(times)
+        return own_solve(noted, latents, alphas, parameterization, *rest)
+
+    monkeypatch.setattr(sampler, "solve", solve)
+    settings = settings_for(tmp_path, base, kind="full", prior="images", steps=2, sample_every=2)
+    result = train(settings)
+    assert any("v-prediction and zero terminal SNR" in note for note in events(settings, "plan")[0]["notes"])
+    assert events(settings, "sample") and len(starts) > 1, "class images and samples"
+    assert all(times[0] == 999 for times in starts), "they start at pure noise"
+    assert {"v_pred", "ztsnr"} <= set(load_file(result.files[0]))
+    again = load_training_model(result.files[0])
+    assert (again.parameterization, again.zero_terminal_snr) == ("v", True)
+    lora = replace(settings, name="dog2", kind="LoRA", prior="model")
+    with safe_open(str(train(lora).files[0]), "pt") as file:
+        told = file.metadata()
+    assert (told["ss_v_parameterization"], told["ss_zero_terminal_snr"]) == ("True", "True")
 
 
 def test_the_log_tells_what_happens_in_its_order(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lib_methods.checkpoints.schedule import NoiseSchedule
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
@@ -107,9 +108,13 @@ def test_a_lora_starts_as_the_frozen_model_so_its_prior_loss_is_zero(tmp_path: P
     assert first.loss == pytest.approx(first.subject)
 
 
-def test_a_step_is_the_paper_s_loss(tmp_path: Path) -> None:
-    """Against the loss written out, at one photo and one class picture, with min-SNR."""
-    model = load(tmp_path)
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_step_is_the_paper_s_loss(tmp_path: Path, family: str) -> None:
+    """Against the loss written out, at one photo and one class picture, with min-SNR; SDXL with v down to no signal."""
+    model = load(tmp_path, family)
+    if family == "sdxl":
+        model.parameterization = "v"
+        model.alphas_cumprod = torch.from_numpy(NoiseSchedule("v", zero_terminal_snr=True).alphas_cumprod()).float()
     trainer = trainer_of(tmp_path, model, kind="full", prior_weight=0.7, snr_gamma=5.0)
     batch = Batches(data_of(), seed=0, batch_size=1, prior="images", class_texts=["a dog"], timesteps=1000).draw(0, 0)
     expected = 0.0
@@ -117,9 +122,13 @@ def test_a_step_is_the_paper_s_loss(tmp_path: Path) -> None:
         kept = model.alphas_cumprod[batch.timesteps[row]]
         noisy = kept.sqrt() * batch.latents[row] + (1 - kept).sqrt() * batch.noise[row]
         with torch.no_grad():
-            out = model.predict(noisy[None], batch.timesteps[row : row + 1], model.embed([batch.texts[row]]))
+            told = model.embed([batch.texts[row]]), batch.sizes[row : row + 1]
+            out = model.predict(noisy[None], batch.timesteps[row : row + 1], *told)
         snr = float(kept / (1 - kept))
-        expected += weight * min(snr, 5.0) / snr * float((out[0] - batch.noise[row]).square().mean())
+        target, base = batch.noise[row], snr
+        if family == "sdxl":
+            target, base = kept.sqrt() * target - (1 - kept).sqrt() * batch.latents[row], snr + 1
+        expected += weight * min(snr, 5.0) / base * float((out[0] - target).square().mean())
     assert batch.texts == ["a ohwx dog", "a dog"]
     assert trainer.step().loss == pytest.approx(expected, rel=1e-4)
 
