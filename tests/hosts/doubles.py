@@ -121,15 +121,24 @@ def call(denoiser: Any) -> Tensor:
 
 
 class Patcher:
-    """Forge's `UnetPatcher` as far as the adapter uses it. Forge main copies its options deeply."""
+    """A fork's `UnetPatcher` as far as the adapter uses it: all of them carry what is reserved into a clone."""
 
-    def __init__(self, unet: nn.Module, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, unet: nn.Module, options: dict[str, Any] | None = None, reserved: int = 0) -> None:
         self.model = SimpleNamespace(diffusion_model=unet)
         self.model_options = options or {}
-        self.reserved = 0
+        self.extra_preserved_memory_during_sampling = reserved
 
     def clone(self) -> Patcher:
-        return Patcher(self.model.diffusion_model, copy.deepcopy(self.model_options))
+        options, reserved = copy.deepcopy(self.model_options), self.extra_preserved_memory_during_sampling
+        return type(self)(self.model.diffusion_model, options, reserved)
 
     def add_extra_preserved_memory_during_sampling(self, size: int) -> None:
-        self.reserved = self.reserved + size
+        self.extra_preserved_memory_during_sampling += size
+
+
+class NeoPatcher(Patcher):
+    """Forge Neo's, which copies dicts and lists of its options, but not what is in them."""
+
+    def clone(self) -> Patcher:
+        options = {k: v.copy() if isinstance(v, (dict, list)) else v for k, v in self.model_options.items()}
+        return type(self)(self.model.diffusion_model, options, self.extra_preserved_memory_during_sampling)

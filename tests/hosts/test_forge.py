@@ -23,7 +23,7 @@ from lib_methods.fabric.settings import FabricSettings
 from lib_methods.thresholding import apply as thresholding
 from lib_methods.thresholding.settings import ThresholdSettings
 from tests.fabric.small_model import Album, picture
-from tests.hosts.doubles import Launched, Patcher, job
+from tests.hosts.doubles import Launched, NeoPatcher, Patcher, job
 
 # what Forge's blocks tell a self-attention layer besides its hidden states
 BLOCK = {"context": None, "value": None, "transformer_options": {"block": ("input", 1), "block_index": 0, "n_heads": 4}}
@@ -226,12 +226,45 @@ def test_forges_own_noise_scale_is_used(unet) -> None:
     assert torch.allclose(sampling.noisy(latents, noise, torch.tensor([0.25])), torch.tensor(1.5))
 
 
+# what each fork's `sampling_prepare` asks its memory manager for beside the UNet's own inference memory
+ASKED = {
+    "Forge": (Patcher, lambda extra: {"hard_memory_preservation": extra}),
+    "Forge Neo": (NeoPatcher, lambda extra: {"memory_required": extra, "minimum_memory_required": extra}),
+    "Forge Classic": (Patcher, lambda extra: {"memory_required": extra}),
+    "reForge": (Patcher, lambda extra: {"memory_required": extra}),
+}
+
+
+@pytest.mark.parametrize("fork", ASKED)
 @torch.no_grad()
-def test_forge_is_told_of_the_memory_that_feedback_takes(unet) -> None:
+def test_the_forks_memory_manager_is_told_what_feedback_takes_for_the_pass_alone(unet, fork: str) -> None:
+    kind, asked = ASKED[fork]
     forge = ForgeRun(unet)
-    for _ in range(2):
+    objects = forge.p.sd_model.forge_objects
+    loaded = objects.unet = kind(unet, reserved=5 << 20)  # ControlNet's, say
+
+    def told() -> dict[str, int]:
+        return asked(objects.unet.extra_preserved_memory_during_sampling)
+
+    without = told()
+    for _ in range(2):  # Forge announces the second pass of Hires.fix twice
         forge.attach(cache_limit_mb=1)
-    assert 0 < forge.p.sd_model.forge_objects.unet.reserved <= 2 << 20
+    assert all(0 < size - without[name] <= 2 << 20 for name, size in told().items())
+    once = told()
+    objects.unet = loaded.clone()  # with a fresh UNet the second time
+    hook = forge.attach(cache_limit_mb=1)
+    assert told() == once
+    hook.sampling.current.end()
+    assert told() == without
+    assert loaded.extra_preserved_memory_during_sampling == 5 << 20
+
+
+def test_a_fork_without_such_a_call_is_left_alone(unet) -> None:
+    forge = ForgeRun(unet)
+    patcher = forge.p.sd_model.forge_objects.unet
+    patcher.add_extra_preserved_memory_during_sampling = None
+    hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8)).reserve(1 << 20)
+    assert patcher.extra_preserved_memory_during_sampling == 0
 
 
 def test_features_are_computed_again_for_another_vae_or_for_quantised_weights(unet, monkeypatch) -> None:
