@@ -43,6 +43,7 @@ _UNET_DEFAULTS: dict[str, Any] = {
     "flip_sin_to_cos": True,
     "freq_shift": 0,
     "act_fn": "silu",
+    "downsample_padding": 1,
 }
 _VAE_DEFAULTS: dict[str, Any] = {
     "shift_factor": None,
@@ -51,7 +52,16 @@ _VAE_DEFAULTS: dict[str, Any] = {
     "use_quant_conv": True,
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
+    "act_fn": "silu",
 }
+_WHOLE = (
+    "in_channels out_channels latent_channels block_out_channels layers_per_block transformer_layers_per_block "
+    "cross_attention_dim attention_head_dim norm_num_groups time_cond_proj_dim addition_time_embed_dim "
+    "projection_class_embeddings_input_dim vocab_size hidden_size intermediate_size num_hidden_layers "
+    "num_attention_heads max_position_embeddings projection_dim sample_size"
+).split()
+_FRACTIONS = ("dropout", "attention_dropout", "norm_eps", "layer_norm_eps")
+_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 _DEPTHS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
 _MOST_LAYERS = 100
 _UNSUPPORTED = {
@@ -185,7 +195,7 @@ def check_unet_config(config: Mapping[str, Any]) -> None:
         raise CheckpointError("The UNet of this folder has blocks of an unusual kind, which is not supported.")
     if any(isinstance(depth, list) for depth in _listed(config.get("transformer_layers_per_block"))):
         raise CheckpointError(NO_MIDDLE)
-    check_depths(config, "UNet in this folder")
+    check_numbers(config, "UNet in this folder")
 
 
 def check_vae_config(config: Mapping[str, Any]) -> None:
@@ -196,11 +206,32 @@ def check_vae_config(config: Mapping[str, Any]) -> None:
     plain = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
     if not {*config.get("down_block_types", ()), *config.get("up_block_types", ())} <= plain:
         raise CheckpointError("A VAE with attention outside its middle block is not supported.")
-    check_depths(config, "VAE in this folder")
+    check_numbers(config, "VAE in this folder")
 
 
-def check_depths(config: Mapping[str, Any], what: str) -> None:
-    """Raises CheckpointError for more layers than any model has: listing their weights would take all memory."""
+def check_numbers(config: Mapping[str, Any], what: str) -> None:
+    """Raises CheckpointError for what its modules cannot be built with: text in place of a number, an unknown
+    activation, or more layers than any model has, since listing their weights would take all memory."""
+    for key in _WHOLE:
+        for value in _listed(config.get(key)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise CheckpointError(
+                    f"The {what} cannot be built from its configuration: {key} is {str(value)[:60]!r}, not a whole "
+                    "number from 1."
+                )
+    for key in _FRACTIONS:
+        value = config.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise CheckpointError(
+                f"The {what} cannot be built from its configuration: {key} is {str(value)[:60]!r}, not a number from 0 "
+                "to 1."
+            )
+    activation = config.get("hidden_act", "quick_gelu")
+    if activation not in _ACTIVATIONS:
+        raise CheckpointError(
+            f"The {what} cannot be built from its configuration: hidden_act is {str(activation)[:60]!r}, which is "
+            "not known."
+        )
     depths = [int(depth) for key in _DEPTHS for depth in _listed(config.get(key)) if depth is not None]
     if max([len(_listed(config.get("block_out_channels"))), *depths]) > _MOST_LAYERS:
         raise CheckpointError(f"The {what} cannot be built from its configuration: it has too many layers.")
@@ -209,11 +240,9 @@ def check_depths(config: Mapping[str, Any], what: str) -> None:
 def _check_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any], what: str) -> None:
     for key, default in defaults.items():
         value = config.get(key, default)
-        if value is not None and value != default:
+        if value != default and not (value is None and default is False):
             unusual = f"The {what} of this folder is of an unusual build ({key}: {str(value)[:60]}), not supported."
             raise CheckpointError(_UNSUPPORTED.get(key, unusual))
-    if what == "UNet" and "mid_block_type" in config and config["mid_block_type"] is None:
-        raise CheckpointError(NO_MIDDLE)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -212,7 +212,7 @@ def _folder_text(config: Mapping[str, Any], family: str, number: int) -> Shapes:
     kind = str(config.get("model_type", "clip_text_model"))
     if kind not in ("clip_text_model", "clip"):
         raise CheckpointError(f"The text encoder of this folder is '{kind[:60]}'; only CLIP is supported.")
-    folders.check_depths(config, "text encoder in this folder")
+    folders.check_numbers(config, "text encoder in this folder")
     sizes = {
         name: int(config.get(key, default))
         for name, key, default in (

@@ -60,7 +60,7 @@ def load_checkpoint(
         unet, vae, encoders = _folder_parts(found) if found.is_folder else _file_parts(found)
     except CheckpointError:
         raise
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"The model in {path.name} cannot be built from its configuration.") from error
     schedule = found.schedule
     if schedule.prediction == "unknown":

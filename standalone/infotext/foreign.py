@@ -3,13 +3,14 @@
 Read are: the WebUI's own form; parameters over several lines or each in a line of its own (Easy Diffusion); everything
 in one line; parameters between "|" or ";", in a list or behind "Settings:"; quoted, fenced and bold text of forums;
 lines of templates after the parameters, as the Dynamic Prompts extension writes them; the negative prompt after "-"
-(Draw Things).
+(Draw Things); full-width punctuation ("Steps：20，Seed：7") and decimal commas.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ _BEFORE_KEY = re.compile(
 )
 """What people write in front of the parameters: a list's mark, or a title in the same line."""
 _KNOWN = re.compile(rf"(?:^|(?<=[\s,.;|]))(?:{'|'.join(_NAMES)})\s*:", re.IGNORECASE)
+_WIDE_LABEL = re.compile(r"\s*(?:(?:positive )?prompt|negative(?: prompt)?)\s*：", re.IGNORECASE)
+_WIDE = re.compile(rf"(?:^\s*(?:{'|'.join(_NAMES)})|(?:^|(?<=[\s,.;|，。；｜]))Steps)\s*[:：].*", re.IGNORECASE)
 
 
 def read_foreign(text: str) -> Infotext:
@@ -79,7 +82,8 @@ def _bare_lines(text: str) -> list[str]:
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\0").strip()
     if "\n" not in text:
         text = _BREAK.sub("\n", text)
-    lines = [_BEFORE_KEY.sub("", line.lstrip("\u200b\ufeff"), count=1) for line in text.split("\n")]
+    lines = [_narrow(line) for line in text.split("\n")]
+    lines = [_BEFORE_KEY.sub("", line.lstrip("\u200b\ufeff"), count=1) for line in lines]
     if all(line.startswith(">") for line in lines if line.strip()):
         lines = [line[1:].removeprefix(" ") for line in lines]
     if _FENCE.fullmatch(lines[0]) and len(lines) > 1:
@@ -87,6 +91,14 @@ def _bare_lines(text: str) -> list[str]:
     if any((bold := _BOLD.match(line)) and bold[1].lower() in _NAMES for line in lines):
         lines = [_BOLD.sub(r"\1:", line) for line in lines]
     return lines or [""]
+
+
+def _narrow(line: str) -> str:
+    """A line with ASCII punctuation in its parameters where full-width was typed; a prompt keeps its own."""
+    if "：" not in line:
+        return line
+    line = _WIDE_LABEL.sub(lambda label: label[0].replace("：", ":"), line, count=1)
+    return _WIDE.sub(lambda parameters: unicodedata.normalize("NFKC", parameters[0]), line, count=1)
 
 
 def _place(lines: Sequence[str]) -> tuple[int | None, int]:

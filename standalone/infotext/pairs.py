@@ -15,6 +15,7 @@ SIZE_KEYS = frozenset(("Size", "Hires resize", "First pass size", "Seed resize f
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _SIZE_BY_HAND = re.compile(r"(\d+)\s*[xX×*]\s*(\d+)\s*(?:px)?\.?")
 _SPECIAL = re.compile('[,:"\\x00-\\x1f\\x7f\\x85\u2028\u2029]')
+_DECIMAL_COMMA = re.compile(r"(-?\d+),(\d+)(?=\s*(?:$|,(?!\d)))")  # a list, and 1,234,567, have more commas
 _BACKSLASHES = re.compile(r'\\+"?|"')
 _JSON = json.JSONDecoder()
 
@@ -58,7 +59,7 @@ def pairs(line: str) -> list[Pair]:
     """The pairs of a line of parameters, in order.
 
     A key is letters, digits, blanks, dashes and slashes, two at least. A value ends at the next comma, unless it is in
-    quotes or JSON.
+    quotes or JSON, or a number with a decimal comma: 7,5 becomes 7.5.
     """
     closing = _closing_quotes(line)
     found: list[Pair] = []
@@ -85,6 +86,8 @@ def pairs(line: str) -> list[Pair]:
             comma = line.find(",", begin)
             end = len(line) if comma < 0 else comma
         raw = line[begin:end].strip()
+        if number := _DECIMAL_COMMA.match(line, begin):
+            raw, end = f"{number[1]}.{number[2]}", number.end()
         text = unquote(raw)
         found.append(Pair(" ".join(line[start:colon].split()), str(text), text is not raw))
         at = end + 1

@@ -110,6 +110,11 @@ FORMS = {
     "line breaks of HTML": f"{HEAD}\n{STANDARD}".replace("\n", "<br />"),
     "steps after the seed": f"{HEAD}\nSeed: 5, {STANDARD.replace('Seed: 5, ', '')}",
     "size by hand": f"{HEAD}\n{STANDARD.replace('512x768', '512 × 768')}",
+    "a decimal comma": f"{HEAD}\n{STANDARD.replace('scale: 7', 'scale: 7,0')}",
+    "full-width punctuation": f"{HEAD}\n{STANDARD}".replace(":", "：").replace(", S", "，S").replace("7,", "7，0，"),
+    "full-width punctuation in one line": f"a cat, sitting Negative prompt： ugly, bad {STANDARD}".replace(
+        "Steps: 20, ", "Steps：20，"
+    ),
     "templates": f"{HEAD}\n{STANDARD}\nTemplate: a {{cat|dog}}, sitting: now\n"
     "and here\nNegative Template: ugly, {bad|worse}",
     "a remark below": f"{HEAD}\n{STANDARD}\n\nMade in Krita, with love",
@@ -126,6 +131,13 @@ def test_every_form_of_a_text_is_read(form: str) -> None:
     wanted = {"Steps": "20", "Sampler": "Euler a", "Seed": "5", "Size-1": "512", "Size-2": "768", "Model hash": "abc"}
     assert {key: found.fields.get(key) for key in wanted} == wanted
     assert float(found.fields["CFG scale"]) == 7
+
+
+def test_only_a_decimal_comma_joins_two_numbers() -> None:
+    fields = text.read('a\nSteps: 20, Denoising strength: 0,55, Sizes: 1, 2, Seed: 1,234,567, Note: "2,5"').fields
+    assert (fields["Denoising strength"], fields["Sizes"], fields["Note"]) == ("0.55", "1", "2,5")
+    assert fields["Seed"] != "1.234"
+    assert text.read(f"一只猫，坐着：好\n{STANDARD}").prompt == "一只猫，坐着：好"
 
 
 def test_templates_are_fields() -> None:
@@ -280,6 +292,8 @@ BAD = (
     "\n  ",
     "x\nTemplate: a",
     "Steps:",
+    "Steps：",
+    "aa:1,",
     ": ",
 )
 

@@ -164,6 +164,8 @@ FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         _edit(_UNET, block_out_channels="many"),
         "cannot be built from its",
     ),
+    "text in place of a number": ("sd1", _edit(_UNET, in_channels="4"), "in_channels is '4'"),
+    "an unknown activation": ("sd1", _edit("text_encoder/config.json", hidden_act="foo"), "hidden_act is 'foo'"),
     "other groups": ("sd1", _edit(_UNET, norm_num_groups=7), "do not split into 7 groups"),
     "other heads": ("sd1", _edit(_UNET, attention_head_dim=7), "7 heads"),
     "a nonsense size": ("sd1", _edit(_UNET, sample_size="large"), "cannot be built from its"),

@@ -14,7 +14,8 @@ CAPTION_ENDINGS = (".txt", ".caption", ".json")
 """The first one that is there is taken."""
 MASK_FOLDERS = ("mask", "masks", "masklabel", "masklabels")
 _COMPANION = re.compile(
-    r"(?P<stem>.+?)(?:[-_. ]+(?P<kind>masks?|masklabel|condlabel)|\s*\((?P<other>mask)\))", re.IGNORECASE
+    r"(?P<stem>.+?)(?:[-_. ]+(?P<kind>masks?|masklabel|condlabel|alpha|matte|seg|segmentation)|\s*\((?P<other>mask)\))",
+    re.IGNORECASE,
 )
 _KOHYA = re.compile(r"(?P<repeats>[0-9]{1,4})_(?P<words>\S.*)")
 
@@ -37,7 +38,8 @@ def sort_files(files: Sequence[Path], in_mask_folders: Sequence[Path] = ()) -> C
     """What each file of a folder is. in_mask_folders: files of its folders called "mask" or so.
 
     `NAME.mask.png`, `NAME-mask.jpg`, `NAME_mask.webp`, `NAME-masklabel.png` and `mask/NAME.png` are masks of
-    `NAME.jpg`, in any case. `NAME-condlabel.png` is never a photo. A `gas-mask.png` is one where there is no `gas`.
+    `NAME.jpg`, in any case, and so are `NAME_alpha.png`, `NAME_matte.png` and `NAME_seg.png`. `NAME-condlabel.png` is
+    never a photo. A `gas-mask.png` is one where there is no `gas`.
     """
     pictures = [file for file in files if file.suffix.lower() not in CAPTION_ENDINGS]
     by_key: dict[str, list[Path]] = {}
@@ -75,8 +77,8 @@ def sort_files(files: Sequence[Path], in_mask_folders: Sequence[Path] = ()) -> C
 
 
 def companion_of(name: str) -> tuple[str, str]:
-    """The stem of the photo that a file of this name is a mask of, and "mask", "masklabel" or "condlabel"; the kind is
-    "" for other files."""
+    """The stem of the photo that a file of this name is a mask of, and "mask", "masklabel", "condlabel" or the ending
+    that may mean a mask, as "alpha"; the kind is "" for other files."""
     found = _COMPANION.fullmatch(PurePath(name).stem)
     if found is None:
         return PurePath(name).stem, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,16 +15,19 @@ from lib_methods.dreambooth.photos.companions import (
     MAX_CAPTION_BYTES,
     Companions,
     caption_text,
+    companion_of,
     kohya_folder,
     listed,
     sort_files,
 )
-from lib_methods.dreambooth.photos.image import FOREIGN, Photo, decode, decode_mask, endings, upright_size
+from lib_methods.dreambooth.photos.image import FOREIGN, Photo, decode, decode_mask, endings, prepared, upright_size
 from lib_methods.errors import UserError
 from lib_methods.pictures import kinds
+from lib_methods.pictures.convert import to_rgba
 
 _SMALLEST_SIDE = 16
 MOST_HELD = 2**28  # bytes of decoded images that wait for the training
+_OF_TRAINERS = ("metadata.jsonl", "meta_cap.json", "meta_clean.json", "meta_lat.json", "metadata.json", "metadata.csv")
 _OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "zbthumbnail.info", "icon\r")
 _OF_SYSTEMS_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information")
 _MASK_SEEN = 8  # of 255: what JPEG artefacts and soft edges leave of black
@@ -50,11 +54,10 @@ def find_photos(folder: Path, *, hold: bool = False) -> tuple[list[Photo], list[
         try:
             image, size = decode(file), upright_size(file)
         except UserError as error:
-            left.unreadable(file, error, notes)
+            left.unreadable(file, error)
             continue
         if min(image.size) < _SMALLEST_SIDE:
-            notes.append(f'"{file.name}" is too small ({image.width}x{image.height}) and is left out.')
-            left.small += 1
+            left.small.append(file)
         elif file.stem.lower().endswith(("mask", "masks")) and _is_mask(image):
             left.masks.append(file)
         else:
@@ -79,15 +82,17 @@ class _Left:
         self.foreign: dict[str, list[Path]] = {}
         self.junk: list[Path] = []
         self.masks: list[Path] = []
-        self.broken: list[str] = []
-        self.small = 0
+        self.lists: list[Path] = []
+        self.broken: dict[str, list[Path]] = {}
+        self.small: list[Path] = []
 
-    def unreadable(self, file: Path, error: UserError, notes: list[str]) -> None:
+    def unreadable(self, file: Path, error: UserError) -> None:
         reason = FOREIGN.get(file.suffix.lower())
         if file.suffix.lower() in endings():
-            kind = kinds.told(file)
-            self.broken.append(f'"{file.name}": {kind}' if kind else "Save them as JPEG or PNG again.")
-            notes.append(f"{self.broken[-1] if kind else error} It is left out.")
+            kind = kinds.told(file) or str(error).removeprefix(f'"{file.name}" ')
+            self.broken.setdefault(kind, []).append(file)
+        elif file.name.lower() in _OF_TRAINERS or file.suffix.lower() == ".jsonl":
+            self.lists.append(file)
         elif reason is not None:
             self.foreign.setdefault(reason, []).append(file)
         else:
@@ -99,9 +104,15 @@ class _Left:
             (found.conditions, "Neither photos nor the mask of one, left out: {}."),
             (self.masks, "Masks without a photo of that name, left out: {}."),
             (found.spare, "Further masks of photos that have one already, left out: {}."),
-            ([file for file in found.alone if file.suffix.lower() != ".json"], "Captions without a photo: {}."),
+            (self.small, f"Smaller than {_SMALLEST_SIDE} pixels, left out: {{}}."),
+            ([f for f in found.alone if f.suffix.lower() != ".json"], "Captions without a photo: {}."),
+            (
+                [*self.lists, *(f for f in found.alone if f.name.lower() in _OF_TRAINERS)],
+                "Captions in {} are not read. Save each one beside its photo, as NAME.txt.",
+            ),
         ]
         foreign = [f"Left out: {listed(f.name for f in files)}. {reason}" for reason, files in self.foreign.items()]
+        foreign += [f"Left out: {listed(f.name for f in files)}: {kind}" for kind, files in self.broken.items()]
         return foreign + [text.format(listed(file.name for file in files)) for files, text in groups if files]
 
     def nothing(self, folders: Sequence[Path]) -> str:
@@ -110,7 +121,8 @@ class _Left:
             names = listed(file.name for files in self.foreign.values() for file in files)
             return f"None of the photos can be read: {names}. {' '.join(self.foreign)}"
         if self.broken:
-            return f"None of the photos can be read. {self.broken[0]}"
+            told = "; ".join(f"{listed(f.name for f in files)}: {kind}" for kind, files in self.broken.items())
+            return f"None of the photos can be read. {told} Save them as JPEG or PNG again."
         if self.small:
             return "All images in the folder are far too small. Take larger ones, best as large as the model's."
         if self.masks:
@@ -181,6 +193,12 @@ def _usable_mask(path: Path | None, notes: list[str]) -> Path | None:
     except UserError as error:
         notes.append(f"{error} The photo is used without its mask.")
         return None
+    if companion_of(path.name)[1] not in ("mask", "masklabel", ""):  # "" is a file in a folder of masks
+        with prepared(path) as opened:
+            image = to_rgba(opened)
+        if image.mode == "RGB" and not _is_grey(image):  # a cut-out has transparency, which is its mask
+            notes.append(f'"{path.name}" has colours, so it is not used as a mask. Rename it if it is a photo.')
+            return None
     if brightest < _MASK_SEEN:
         notes.append(f'The mask "{path.name}" is all black. The photo is used without it.')
         return None
@@ -189,12 +207,20 @@ def _usable_mask(path: Path | None, notes: list[str]) -> Path | None:
 
 def _is_mask(image: Image.Image) -> bool:
     """Whether an image can hardly be a photo: no colours, and nearly all of it black or white."""
+    grey = _sample(image).mean(-1)
+    extreme = ((grey < _EXTREME) | (grey > 255 - _EXTREME)).mean()
+    return bool(_is_grey(image) and extreme >= _MOSTLY)
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return bool(np.ptp(_sample(image), axis=-1).max() <= _MASK_SEEN * 2)
+
+
+def _sample(image: Image.Image) -> np.ndarray[Any, Any]:
+    """(height, width, 3) at most 256 pixels wide and high."""
     small = image.copy()
     small.thumbnail((256, 256), Image.Resampling.NEAREST)
-    values = np.asarray(small.convert("RGB")).astype(np.int16)
-    grey = values.mean(-1)
-    extreme = ((grey < _EXTREME) | (grey > 255 - _EXTREME)).mean()
-    return bool(np.ptp(values, axis=-1).max() <= _MASK_SEEN * 2 and extreme >= _MOSTLY)
+    return np.asarray(small.convert("RGB")).astype(np.int16)
 
 
 def _same_names(photos: Sequence[Photo]) -> list[str]:

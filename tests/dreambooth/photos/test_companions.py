@@ -34,6 +34,7 @@ MASK_NAMES = (
         "a (mask).png",
     ),
     *("a-masklabel.png", "a_masklabel.bmp", "A.MASKLABEL.PNG", "a_masks.tif", "a.jpg.mask.png", "mask/a.png"),
+    *("a_alpha.png", "a-matte.png", "a_seg.png", "a_segmentation.png"),
     *("masks/A.JPG", "Mask/a.mask.png", "mask/a_mask.png"),
 )
 
@@ -70,11 +71,31 @@ def test_masks_are_found_and_are_no_photos(tmp_path: Path, name: str) -> None:
     assert read.mode == "L" and read.getpixel((3, 3)) == 255 and read.getpixel((30, 3)) == 0
 
 
-def test_a_cut_out_is_a_mask_by_its_transparency(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["alpha", "matte", "seg"])
+def test_a_coloured_image_named_like_a_mask_is_said_and_not_used(tmp_path: Path, ending: str) -> None:
+    put(tmp_path, "a.jpg")
+    Image.new("RGB", (32, 24), "red").save(tmp_path / f"a_{ending}.png")
+    (photo,), (note,) = find_photos(tmp_path)
+    assert photo.mask_path is None and f"a_{ending}.png" in note and "has colours" in note
+
+
+def test_lists_of_captions_and_several_broken_photos_are_named_together(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.jpg", "text": "a dog"}')
+    (tmp_path / "meta_cap.json").write_text('{"a": {"caption": "a dog"}}')
+    for name in ("b.png", "c.png", "d.jpg", "e.jpg"):
+        (tmp_path / name).write_bytes(b"<html>" if name[0] in "de" else b"\x89PNG")
+    _, notes = find_photos(tmp_path)
+    assert len(notes) == 3 and "NAME.txt" in notes[2]
+    assert all(name in note for note, names in zip(notes, ("bc", "de", "m")) for name in names)
+
+
+@pytest.mark.parametrize("name", ["a.mask.png", "a_alpha.png"])
+def test_a_cut_out_is_a_mask_by_its_transparency(tmp_path: Path, name: str) -> None:
     put(tmp_path, "a.jpg")
     mask = Image.new("RGBA", (32, 24), (0, 0, 0, 0))
-    mask.paste((0, 0, 0, 255), (0, 0, 16, 24))
-    mask.save(tmp_path / "a.mask.png")
+    mask.paste((200, 0, 0, 255), (0, 0, 16, 24))
+    mask.save(tmp_path / name)
     read = read_mask(find_photos(tmp_path)[0][0])
     assert read is not None and read.getpixel((3, 3)) == 255 and read.getpixel((30, 3)) == 0
 
