@@ -186,6 +186,27 @@ def test_another_extensions_wrapper_set_after_ours_runs_within_the_hooks(unet) -
     assert part.acted and part.missed == ""
 
 
+@torch.no_grad()
+def test_unconditional_rows_that_are_run_once_more_as_conditional_ones_are_still_known(unet) -> None:
+    """Self-attention guidance does that, after the guidance."""
+    forge = ForgeRun(unet)
+    plain = forge.run()
+    forge.attach()
+    given: Any = (
+        SimpleNamespace(diffusion_model=unet),
+        forge.x[:1],
+        torch.ones(1),
+        [{"cross_attn": forge.context[1:]}],
+    )
+    for modifier in forge.options["conditioning_modifiers"]:
+        options = modifier(*given, [{"cross_attn": forge.context[:1]}], 7.0, forge.options, 0)[6]
+    for after in options["sampler_post_cfg_function"][:1]:
+        after({"denoised": plain})
+    wanted = {"c_crossattn": forge.context[1:], "transformer_options": {}}
+    told = {"input": forge.x[1:], "timestep": torch.full((1,), 1.5), "c": wanted, "cond_or_uncond": [0]}
+    assert torch.allclose(options["model_function_wrapper"](forge.apply, told), plain[1:], atol=1e-5)
+
+
 class Shown:
     """A guide that writes down what it is shown."""
 

@@ -93,7 +93,10 @@ class Forge:
                 counts[label] += share
         return list(sums / counts)
 
-    def step(self, x: Tensor, texts: list[tuple[Tensor, float]], scale: float | None = None) -> dict[str, Tensor]:
+    def step(
+        self, x: Tensor, texts: list[tuple[Tensor, float]], scale: float | None = None, skipped: bool = False
+    ) -> dict[str, Tensor]:
+        """skipped: as reForge does it, after the modifiers."""
         host_scale = self.cfg if scale is None else scale
         cond = [{"model_conds": {"c_crossattn": Text(text)}, "strength": weight} for text, weight in texts]
         uncond: Any = None if self.cfg == 1 else [{"model_conds": {"c_crossattn": Text(NEGATIVE)}}]
@@ -105,14 +108,26 @@ class Forge:
         for modifier in self.options["conditioning_modifiers"]:
             state = modifier(*state)
         _, _, _, uncond, cond, host_scale, options, _ = state
+        uncond, host_scale = (None, 1.0) if skipped else (uncond, host_scale)
         strength = sum(entry["strength"] for entry in cond)
         if math.isclose(host_scale, 1.0) and not options.get("disable_cfg1_optimization"):
             uncond = None
         both = self.mean([(0, entry) for entry in cond] + [(1, entry) for entry in uncond or []], x, options)
-        told = {"cond_denoised": both[0], "uncond_denoised": both[1], "sigma": torch.ones(2)}
-        told["denoised"] = both[1] + (both[0] - both[1]) * host_scale * strength
+        told: dict[str, Any] = {
+            "cond_denoised": both[0],
+            "uncond_denoised": both[1],
+            "sigma": torch.ones(2),
+            "input": x,
+        }
+        told |= {"cond": x - both[0], "uncond": x - both[1], "cond_scale": host_scale}
+        if (formula := options.get("sampler_cfg_function")) is not None:
+            told["denoised"] = x - formula(told)
+        else:
+            told["denoised"] = both[1] + (both[0] - both[1]) * host_scale * strength
         for after in options["sampler_post_cfg_function"]:
-            told["denoised"] = after(told)
+            told["denoised"] = after(
+                {**told, "again": lambda: self.mean([(0, e) for e in uncond or []], x + 1, options)}
+            )
         return told
 
 
@@ -187,12 +202,55 @@ def test_cfg_1_embeds_the_negative_prompt_that_the_host_left_out(monkeypatch: py
         assert torch.allclose(forge.step(x, texts)["denoised"], wanted, atol=2e-5)
 
 
-def test_a_call_whose_uncond_the_host_skips_sees_the_image_and_the_words() -> None:
-    """NGMS and "skip early CFG" set the scale of a call to 1."""
+@pytest.mark.parametrize("how", [{"scale": 1.0}, {"skipped": True}], ids=["Forge", "reForge"])
+@pytest.mark.parametrize("text", [0.0, 1.0])
+def test_a_call_whose_uncond_the_host_skips_sees_the_image_and_the_words(text: float, how: dict[str, Any]) -> None:
+    """For NGMS and "skip early CFG" Forge sets the scale of a call to 1; reForge does so after all modifiers, and drops
+    the unconditional rows there."""
     forge, (x, texts, picture) = Forge(), example()
-    plan(forge, picture, image_scale=1.5)
+    sampling, watch = plan(forge, picture, text_scale=text, image_scale=1.5), Watch()
+    sampling.add_guide(watch)
     wanted = Unet()(torch.cat([x, picture], 1), texts[0][0].expand(2, -1, -1))
-    assert torch.allclose(forge.step(x, texts, scale=1.0)["denoised"], wanted, atol=1e-6)
+    assert torch.allclose(forge.step(x, texts, **how)["denoised"], wanted, atol=1e-6)
+    (shown,) = watch.shown
+    assert shown.scale == 1.0 and not shown.direction.any()
+
+
+@pytest.mark.parametrize(("text", "image"), [(7.0, 1.5), (1.0, 1.5), (3.0, 3.0)])
+def test_another_extensions_formula_is_shown_two_predictions_that_add_up(text: float, image: float) -> None:
+    forge, (x, texts, picture) = Forge(), example((0.7, 0.5))
+    plan(forge, picture, text_scale=text, image_scale=image)
+
+    def half(told: dict[str, Any]) -> Tensor:
+        """The plain sum at half the scale."""
+        assert torch.allclose(told["input"] - told["cond"], told["cond_denoised"], atol=1e-5)
+        return told["uncond"] + (told["cond"] - told["uncond"]) * told["cond_scale"] / 2
+
+    forge.options["sampler_cfg_function"] = half
+    wanted, _, _ = formula(x, texts, picture, text / 2, image)
+    assert torch.allclose(forge.step(x, texts)["denoised"], wanted, atol=2e-5)
+
+
+def test_rows_that_are_run_once_more_after_the_sum_leave_it_as_it_was() -> None:
+    """As self-attention guidance does: the unconditional rows, handed over as if they were conditional ones."""
+    forge, (x, texts, picture) = Forge(), example()
+    sampling, watch = plan(forge, picture, text_scale=5.0, image_scale=1.5), Watch()
+    wanted, blind, empty = formula(x, texts, picture, 5.0, 1.5)
+    seen = []
+
+    def again(told: dict[str, Any]) -> Tensor:
+        seen.append(told["uncond_denoised"].clone())
+        told["again"]()
+        return told["denoised"] + 1
+
+    forge.options["sampler_post_cfg_function"] = [again]
+    sampling.add_guide(watch)
+    sampling.add_hook(watch)
+    assert torch.allclose(forge.step(x, texts)["denoised"], wanted + 1, atol=2e-5)
+    assert torch.allclose(seen[0], empty + 1.5 * (blind - empty), atol=2e-5)
+    (shown,) = watch.shown
+    assert torch.allclose(shown.at(5.0), wanted, atol=2e-5)
+    assert {row.role for row in watch.rows[-1]} == {Role.UNCOND}
 
 
 @pytest.mark.parametrize(("text", "image"), [(7.0, 1.5), (1.0, 1.5), (3.0, 3.0), (7.0, 1.0)])

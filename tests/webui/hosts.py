@@ -82,8 +82,6 @@ _OF_A1111 = {
     "test_pix2pix_zero*": "not tested there yet",
     "test_dreambooth.py*": "not tested there yet",
     "*512x768*": "takes minutes with a UNet of the real width",
-    "*skipped*": "an option of A1111",
-    "*negative_guidance_minimum_sigma*": "an option of A1111",
     "*one_call_or_several*": "an option of A1111",
 }
 _NO_INFOTEXT = dict.fromkeys(
@@ -111,22 +109,30 @@ NEO = Host(
     (*_LAUNCH, "--skip-install", "--cpu", "--no-hashing", "--skip-python-version-check"),
     {**_QUIET, "VERSION_UID": "PY313"},  # without the latter it waits for Enter
     hires={"hr_additional_modules": ["Use same choices"]},
-    names={"hr_upscaler": {"Latent": "None"}},
-    lacks=_OF_A1111,
+    names={"hr_upscaler": {"Latent": "None", "Lanczos": "None"}},
+    lacks={
+        **_OF_A1111,
+        "test_image_cfg.py*slices*": "it has no option to run cond and uncond one after the other",
+        "*no_row_when_uncond_is_skipped*": "it never skips the first step",
+    },
 )
 REFORGE = Host(
     "REFORGE",
     "reForge",
     (*_FORKS, "--do-not-download-clip"),
     _QUIET,
-    lacks=_OF_A1111,
+    lacks={**_OF_A1111, "*negative_guidance_minimum_sigma*": "it takes the sigma from its settings alone"},
 )
 CLASSIC = Host(
     "CLASSIC",
     "Forge Classic",
     _FORKS,
     _QUIET,
-    lacks=_OF_A1111,
+    lacks={
+        **_OF_A1111,
+        "test_image_cfg.py*slices*": "it has no option to run cond and uncond one after the other",
+        "*negative_guidance_minimum_sigma*": "it neither has the option for all steps nor names the sigma",
+    },
 )
 HOSTS = (A1111, FORGE, NEO, REFORGE, CLASSIC)
 

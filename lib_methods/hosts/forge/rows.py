@@ -1,20 +1,15 @@
 """A method's own unconditional rows in Forge (InstructPix2Pix).
 
 Forge keeps what it runs in two lists, cond and uncond. It runs every entry for the whole batch, in as many runs of the
-UNet as memory allows, and takes the mean of each list, weighted by the entries' `strength` and `mask`; then it adds up
-`uncond + S (cond - uncond)`. Before that, a `conditioning_modifier` may change both lists. So the entries e(0, 0) and
-e(I, 0) stand in the uncond list, with the weights that make the host's own sum `base + S (cond - e(I, 0))`, where the
-base is a e(0, 0) + (1 - a) e(I, 0), a = 1 - s_I:
-
-    uncond = [a e(0, 0) + (1 - a - S) e(I, 0)] / (1 - S)
-
-At S = 1 no uncond row has a part in the host's sum: there they stand in the cond list, with the weights a and -a.
+UNet as memory allows, takes the mean of each list, weighted by the entries' `strength`, and adds the two up, or lets
+the `sampler_cfg_function` of an extension do that. Before all this, a `conditioning_modifier` may change both lists. So
+e(0, 0) and e(I, 0) stand in the uncond list as entries of their own, what they give is kept when they run, and a
+`sampler_cfg_function` adds up the method's sum of three in the place of the host's sum of two.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,44 +50,27 @@ class _Concat:
 class PlannedRows:
     """One denoiser call whose unconditional rows a method has chosen.
 
-    weight: of all conds under AND together. coming: the entries of the next run. found: their predictions.
+    weight: of all conds under AND together. needs_empty: the sampler continues with e(0, 0). coming: the entries of the
+    next run. found: their predictions. guidance: what they add up to; None where the host has left out these rows.
     """
 
     planner: RowPlanner
     plan: RowPlan
     weight: float
+    needs_empty: bool
     coming: list[str] = field(default_factory=list)
     found: dict[str, Tensor] = field(default_factory=dict)
+    guidance: Guidance | None = None
 
     def entries(self, cond: list[Entry], uncond: list[Entry], x: Tensor) -> tuple[list[Entry], list[Entry] | None]:
         """The host's two lists with the method's image and rows."""
         picture = self.planner.picture().to(x)
         if picture.shape != x.shape:
             raise Unsupported(f"The image has the shape {tuple(picture.shape)} and the sampler {tuple(x.shape)}.")
-        conds = [self._beside(entry, "cond", picture) for entry in cond]
-        scale = self.plan.text_scale * self.weight
-        share = torch.as_tensor(1.0 - self.plan.image_scale, device=x.device, dtype=torch.float32)
-        share = share.expand(1, 1, *x.shape[2:])[:, 0]
-        singular = math.isclose(scale, 1.0, abs_tol=1e-6)
-        weights = (
-            {"empty": share, "image": -share}
-            if singular
-            else {
-                "empty": share / (1 - scale),
-                "image": (1 - share - scale) / (1 - scale),
-            }
-        )
-        wanted = {"empty": self.plan.without_picture, "image": self.plan.with_picture}
-        added = []
-        for kind in (kind for kind, is_wanted in wanted.items() if is_wanted):
-            beside = picture if kind == "image" else torch.zeros_like(picture)
-            (row,) = [self._beside(entry, kind, beside) for entry in uncond]
-            mask, sign = weights[kind], 1.0
-            if singular:  # strengths that add up to 0: the host multiplies its scale by the sum of the conds'
-                sign = 1.0 if kind == "empty" else -1.0
-                mask = mask * self.weight * sign
-            added.append({**row, "mask": mask, "strength": sign})
-        return ([*conds, *added], None) if singular else (conds, added or None)
+        blind = torch.zeros_like(picture)
+        added = [self._beside(entry, "empty", blind) for entry in uncond if self.plan.without_picture]
+        added += [self._beside(entry, "image", picture) for entry in uncond if self.plan.with_picture]
+        return [self._beside(entry, "cond", picture) for entry in cond], added or None
 
     def _beside(self, entry: Entry, kind: str, picture: Tensor) -> Entry:
         return {**entry, "model_conds": {**entry["model_conds"], "c_concat": _Concat(self, kind, picture)}}
@@ -102,22 +80,31 @@ class PlannedRows:
         return tuple(_ROWS[kind](image) for kind in self.coming for image in range(batch)) if self.coming else None
 
     def keep(self, out: Tensor) -> None:
-        """Remember what a run predicted."""
+        """Remember what a run predicted, before the sum: others may run the entries once more after it (SAG)."""
         kinds, self.coming = self.coming, []
         for kind, part in zip(kinds, out.chunk(max(1, len(kinds)))):
-            if kind != "cond":
-                self.found[kind] = part
+            self.found.setdefault(kind, part)
 
-    def guidance(self, cond: Tensor, guided: Tensor) -> Guidance | None:
-        """What the guides are shown; cond: the host's mean. None where the host skipped the unconditional rows."""
+    def summed(self, formula: Callable[[dict[str, Any]], Tensor] | None, arguments: dict[str, Any]) -> Tensor:
+        """What stands as the call's `sampler_cfg_function`, which returns x minus the guided prediction.
+
+        formula: the one of another extension; it is shown two predictions whose plain sum is the method's.
+        """
+        x, cond, uncond = (arguments[name] for name in ("input", "cond_denoised", "uncond_denoised"))
         image, empty = self.found.get("image"), self.found.get("empty")
-        if image is None:
-            return None
-        base = image if empty is None else self.planner.base(self.plan, image, empty)
-        if math.isclose(self.plan.text_scale * self.weight, 1.0, abs_tol=1e-6):
-            cond = cond - (base - image)
-        direction = (cond - image) * self.weight
-        return Guidance(image + direction, base, direction, self.plan.text_scale, guided)
+        start = empty if image is None else image
+        if start is None:
+            return x - cond
+        base = start if image is None or empty is None else self.planner.base(self.plan, image, empty)
+        direction = (cond - start) * self.weight
+        guided = base + self.plan.text_scale * direction
+        self.guidance = Guidance(start + direction, base, direction, self.plan.text_scale, guided)
+        uncond.copy_(empty if self.needs_empty and empty is not None else base)  # for all who ask afterwards
+        if formula is None:
+            return x - guided
+        moved = base + direction
+        shown = {"cond": x - moved, "uncond": x - base, "cond_denoised": moved, "uncond_denoised": base}
+        return formula({**arguments, **shown})
 
 
 class NegativePrompt:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from lib_methods.hosts.forge.rows import NegativePrompt, PlannedRows
 from lib_methods.hosts.passes import Pass, put_back
 
 _WRAPPER = "model_function_wrapper"
+_FORMULA = "sampler_cfg_function"
 _AFTER = "sampler_post_cfg_function"
 
 
@@ -57,6 +59,8 @@ class ForgeSeam:
         self.scale = 1.0  # the CFG scale of this denoiser call
         self.negative: NegativePrompt | None = None
         self.planned: PlannedRows | None = None  # of this denoiser call, where a method chooses the rows
+        self.is_summed = False  # both predictions of this call are there; others may run the UNet once more
+        self.negative_text: Tensor | None = None  # of this call
         self.edit: Callable[[ForgeCall, Tensor], None] | None = None
         self._original, before = denoiser.forward, vars(denoiser).get("forward")
         denoiser.forward = self.forward
@@ -85,13 +89,16 @@ class ForgeSeam:
         """The arguments of a denoiser call with the method's rows, where one chooses them, and with this pass around
         the UNet and after the guidance."""
         *rest, self.scale, options, seed = self.current.guarded(lambda: self.conditions(*given))
+        self.is_summed, self.negative_text = False, rest[3][0].get("cross_attn") if rest[3] else None
         inner = partial(self.run, options.get(_WRAPPER))
-        options = {**options, _WRAPPER: inner, _AFTER: [*options.get(_AFTER, ()), self.guided]}
+        options = {**options, _WRAPPER: inner, _AFTER: [self.summed, *options.get(_AFTER, ()), self.guided]}
         return (*rest, self.scale, options, seed)
 
     def run(self, inner: Any, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
         """Run the UNet within all hooks. inner: another extension's function wrapper, or None."""
         entries = list(arguments["cond_or_uncond"])
+        if self.is_summed and self._is_negative(arguments["c"].get("c_crossattn")):
+            entries = [1] * len(entries)  # SAG hands the uncond rows over as cond rows
         batch = arguments["input"].shape[0] // max(1, len(entries))
         rows = tuple(Row(Role.UNCOND if entry else Role.COND, image) for entry in entries for image in range(batch))
         rows = rows if self.planned is None else self.planned.rows(batch) or rows
@@ -121,6 +128,18 @@ class ForgeSeam:
             self.planned.keep(out)
         return out
 
+    def _is_negative(self, text: Tensor | None) -> bool:
+        negative = self.negative_text
+        if text is None or negative is None or text.shape[1:] != negative.shape[1:]:
+            return False
+        return torch.equal(text[:1], negative[:1].to(text))
+
+    def summed(self, arguments: dict[str, Any]) -> Tensor:
+        """The first to be called after the guidance; changes nothing."""
+        self.is_summed = True
+        denoised: Tensor = arguments["denoised"]
+        return denoised
+
     def conditions(self, *given: Any) -> tuple[Any, ...]:
         """The arguments of a denoiser call with a method's rows in the place of the host's."""
         model, x, timestep, uncond, cond, cond_scale, options, seed = given
@@ -128,17 +147,18 @@ class ForgeSeam:
         if planner is None or not sees_picture(model.diffusion_model, x.shape[1]):
             return given
         weight = float(sum(entry.get("strength", 1.0) for entry in cond))
-        needs = Needs(abs(weight - 1) < 1e-6, bool(self.current.guides), self._needs_empty)
+        formula = options.get(_FORMULA)
+        needs = Needs(abs(weight - 1) < 1e-6, bool(self.current.guides) or formula is not None, self._needs_empty)
         call = ForgeCall((), timestep, self.denoiser)
         plan = planner.plan(call, float(cond_scale), needs)
         if self._is_skipped(cond_scale):
             plan = RowPlan(1.0, 1.0, False, False)
         elif uncond is None and self.negative is not None:
             uncond = [self.negative.entry(cond[0], int(self.denoiser.step))]
-        self.planned = PlannedRows(planner, plan, weight)
+        self.planned = PlannedRows(planner, plan, weight, self._needs_empty)
         cond, uncond = self.planned.entries(cond, uncond or [], x)
-        if uncond is not None:
-            options = {**options, "disable_cfg1_optimization": True}  # else the host leaves them out at scale 1
+        options = {**options, _FORMULA: partial(self.planned.summed, formula)}
+        options["disable_cfg1_optimization"] = True  # else the host leaves the uncond rows out at scale 1
         return model, x, timestep, uncond, cond, plan.text_scale, options, seed
 
     @property
@@ -154,14 +174,11 @@ class ForgeSeam:
         """Ask the guides. Without unconditional rows the host hands over zeros, and there is no guidance."""
         guided, cond, base = (arguments[name] for name in ("denoised", "cond_denoised", "uncond_denoised"))
         call = ForgeCall((), arguments["sigma"], self.denoiser)
-        if self.planned is not None:
-            empty, guidance = self.planned.found.get("empty"), self.planned.guidance(cond, guided)
-            if self._needs_empty and empty is not None:
-                base.copy_(empty)  # the sampler continues with e(0, 0)
-            return guided if guidance is None else self.current.ask(call, guidance)
+        if self.planned is not None and self.planned.guidance is not None:
+            return self.current.ask(call, replace(self.planned.guidance, guided=guided))
         if not self.current.guides:
             return guided
-        if not base.any():
+        if base is None or not base.any():
             return self.current.ask(call, Guidance(cond, cond, torch.zeros_like(cond), 1.0, guided))
         weight = sum(float(entry.get("strength", 1.0)) for entry in arguments.get("cond") or [{}])
         direction = cond - base
