@@ -30,7 +30,7 @@ _CLOSED = re.compile(
 _FILE = re.compile(r"^(?:/gradio_api)?/file[=/](?P<path>.*)$", re.DOTALL)
 _FORMS = re.compile(r"^(?:(?:/gradio_api)?/upload|/login)/?$")  # the only bodies that are not JSON
 _PAGE_CALL = re.compile(r"^/gradio_api/")
-_API, _INTERNAL = re.compile(r"^/sdapi(?:/|$)"), re.compile(r"^/internal(?:/|$)")
+_API, _INTERNAL = re.compile(r"^/(?:sdapi|docs)(?:/|$)"), re.compile(r"^/internal(?:/|$)")
 _RANGE = re.compile(rb"bytes=(?P<first>\d{1,18})-(?P<last>\d{0,18})|bytes=-\d{1,18}")
 _LARGE = 256 * 1024  # a body above this is checked in a thread, so that other requests need not wait
 _POLICY = (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse
 
 from lib_methods.errors import UserError
 from standalone.host import callbacks, checkpoints, images, pasting, shared
@@ -226,7 +228,7 @@ def _no_embeddings() -> dict[str, Any]:
 
 
 def add_api(app: FastAPI, queue: JobQueue) -> None:
-    """Adds the API to `app`. Below its paths nothing else answers, not even the page's own "not found"."""
+    """Adds the API to `app`, listed at /docs. Below its paths nothing else answers, not even the page's "not found"."""
     router = make_router(queue)
     app.include_router(router)
     known = {getattr(route, "path", "") for route in router.routes}
@@ -235,6 +237,18 @@ def add_api(app: FastAPI, queue: JobQueue) -> None:
         raise HTTPException(
             405 if request.url.path in known else 404,
             "This address does not take that method." if request.url.path in known else "There is nothing here.",
+        )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """All routes, in place of FastAPI's own page, which loads its scripts from another website."""
+        routes = [(path, verb) for path, verbs in app.openapi()["paths"].items() for verb in verbs]
+        rows = "".join(f"<tr><td>{verb.upper()}<td><code>{html.escape(path)}</code>" for path, verb in routes)
+        return HTMLResponse(
+            "<!DOCTYPE html><title>Steer: API</title><h1>API</h1><p>Fields and answers of every route: "
+            f'<a href="{app.openapi_url}">{app.openapi_url}</a> (OpenAPI). Each method\'s arguments: '
+            '<a href="/sdapi/v1/script-info">/sdapi/v1/script-info</a>.'
+            f"<table>{rows}</table>"
         )
 
     for prefix in ("/sdapi", "/internal"):

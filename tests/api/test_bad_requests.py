@@ -256,6 +256,11 @@ def test_an_unknown_address_is_not_found(server: Server, path: str):
     assert server.get(path).status_code == 404
 
 
+def test_docs_lists_the_routes_and_loads_nothing_from_elsewhere(server: Server):
+    page = server.get("/docs").text
+    assert "/sdapi/v1/img2img" in page and "/internal/" not in page and "//" not in page.replace("</", "")
+
+
 def test_the_wrong_verb_is_told(server: Server):
     refused(server.get("/sdapi/v1/txt2img"))
     assert server.get("/sdapi/v1/txt2img").status_code == 405

@@ -21,7 +21,6 @@ from tests.api.conftest import SMALL, Server
         "/proxy=https://x.hf.space/",
         "/monitoring",
         "/gradio_api/dev/reload",
-        "/docs",
         "/gradio_api/vibe-code",
     ],
 )
