@@ -288,19 +288,24 @@ def test_a_fork_without_such_a_call_is_left_alone(unet) -> None:
     assert patcher.extra_preserved_memory_during_sampling == 0
 
 
-def test_features_are_computed_again_for_another_vae_or_for_quantised_weights(unet, monkeypatch) -> None:
+def test_features_are_computed_again_when_an_option_changes_what_the_model_computes(unet, monkeypatch) -> None:
     forge = ForgeRun(unet)
     options = SimpleNamespace(forge_additional_modules=[], forge_unet_storage_dtype="Automatic")
     monkeypatch.setitem(sys.modules, "modules.shared", SimpleNamespace(opts=options))
     sampling = hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8))
     keys = {sampling.model_key()}
-    options.forge_additional_modules = ["vae.safetensors"]
-    keys.add(sampling.model_key())
-    options.forge_unet_storage_dtype = "bnb-nf4"
-    keys.add(sampling.model_key())
+    changes = {
+        "forge_additional_modules": ["vae.safetensors"],
+        "forge_unet_storage_dtype": "bnb-nf4",
+        "sd_noise_schedule": "Zero Terminal SNR",
+        "sdxl_crop_left": 64,
+    }
+    for name, value in changes.items():
+        setattr(options, name, value)
+        keys.add(sampling.model_key())
     forge.p.sd_model.current_lora_hash = "a"
     keys.add(sampling.model_key())
-    assert len(keys) == 4
+    assert len(keys) == 2 + len(changes)
 
 
 @pytest.mark.parametrize("config", [{"in_channels": 9}, SimpleNamespace(in_channels=9)])

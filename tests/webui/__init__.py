@@ -5,5 +5,5 @@
 - ``SD_WEBUI_PYTHON``: its interpreter; without it, the one in its ``venv``. ``SD_WEBUI_ARGS``: more options for its
   command line. ``SD_WEBUI_CKPT``: a small SD1 ``.safetensors`` file with its ``.yaml`` beside it; without it,
   ``models/shapes``, or for the forks a random model, see `models.py`. The forks have such variables, too.
-- ``SD_WEBUI_MORE_CKPTS``: checkpoints of other model families, see `test_fabric_models.py`.
+- ``SD_WEBUI_MORE_CKPTS``: checkpoints of other model families, see `test_models.py`.
 """

@@ -51,6 +51,8 @@ CASES: dict[str, JSON] = {
     "txt2img, DDIM": {**BASE, "sampler_name": "DDIM"},
     "txt2img, Heun": {**BASE, "sampler_name": "Heun"},  # second order: two denoiser calls a step
     "txt2img, UniPC": {**BASE, "sampler_name": "UniPC"},
+    "txt2img, Euler": {**BASE, "sampler_name": "Euler"},
+    "txt2img, DPM++ 2M": {**BASE, "sampler_name": "DPM++ 2M"},
     "512x768": {**BASE, "width": 512, "height": 768, "steps": 2},
     "batch of two": {**BASE, "batch_size": 2, "n_iter": 2},
     "Hires.fix": {**BASE, "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6},

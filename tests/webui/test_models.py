@@ -1,0 +1,73 @@
+"""FABRIC and dynamic thresholding with models of other families in the real WebUI.
+
+SD_WEBUI_MORE_CKPTS names small checkpoints of SD2, SDXL, inpainting or InstructPix2Pix models for AUTOMATIC1111's
+WebUI, each with its `.yaml` beside it, separated as in PATH. The forks run those that `models` makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .client import JSON, ApiError
+from .jobs import CASES, Runs, generate
+from .models import made
+from .server import PACK_NAME, REPO, Installation, WebUI, serving
+from .test_fabric import liked
+from .test_thresholding import on
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (REPO / "scripts" / "fabric.py").is_file(), reason="scripts/fabric.py is not there"),
+]
+MORE: list[Path | str] = [Path(path) for path in os.environ.get("SD_WEBUI_MORE_CKPTS", "").split(os.pathsep) if path]
+CHOSEN = ("txt2img, Euler a", "txt2img, DDIM", "batch of two", "Hires.fix", "img2img", "inpainting")
+METHODS: dict[str, tuple[Callable[[JSON], JSON], str]] = {
+    "FABRIC": (liked, "FABRIC likes"),
+    "dynamic thresholding": (on, "Dynamic thresholding mimic scale: 3"),
+}
+Plain = dict[str, tuple[bytes, ...] | ApiError]
+
+
+@pytest.fixture(scope="module", params=[*MORE, "sd1-inpainting", "sdxl", "sdxl-v"], ids=lambda p: getattr(p, "stem", p))
+def model(
+    request: pytest.FixtureRequest, installation: Installation, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[WebUI, Plain]]:
+    """A WebUI with the pack and another checkpoint, and what it generates without the pack. One server at a time, as
+    two with SDXL take 12 GB."""
+    is_made = isinstance(request.param, str)
+    if is_made != installation.host.guesses:
+        pytest.skip(f"{installation.host.title} is tested with other checkpoints: see SD_WEBUI_MORE_CKPTS")
+    other = dataclasses.replace(installation, checkpoint=made(request.param) if is_made else request.param)
+    plain: Plain = {}
+    with serving(other, tmp_path_factory.mktemp("webui-plain-model")) as server:
+        for name in CHOSEN:
+            try:
+                plain[name] = generate(server, CASES[name]).pixels
+            except ApiError as error:
+                plain[name] = error
+    with serving(other, tmp_path_factory.mktemp("webui-model"), {PACK_NAME: REPO}) as server:
+        yield server, plain
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_acts_and_repeats_and_off_is_off(
+    model: tuple[WebUI, Plain], runs: Runs, method: str, name: str
+) -> None:
+    server, plain = model
+    off = plain[name]
+    if isinstance(off, ApiError):
+        pytest.skip(f"the WebUI itself cannot do this with this model: {off}")
+    asked, named = METHODS[method][0](CASES[name]), METHODS[method][1]
+    before = len(server.log())
+    made = runs.first(server, asked)
+    assert server.errors(before) == []
+    assert all(named in text and "error" not in text for text in made.infotexts)
+    assert all(one != other for one, other in zip(off, made.pixels))
+    assert generate(server, asked).pixels == made.pixels
+    assert generate(server, CASES[name]).pixels == off
