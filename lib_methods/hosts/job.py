@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from lib_methods.denoiser import LATENT_CHANNELS, PIXELS_PER_LATENT, Guide, Hook, Part, Unsupported, input_channels
 from lib_methods.hosts.passes import Pass
 
-# that change what a model computes; Forge's are its files of VAE and text encoders, and its quantised weights
+# that change what a model computes: the noise schedule by a level's timestep, the crop by what SDXL is told. Forge's
+# are its files of VAE and text encoders, and its quantised weights
 _OPTIONS = (
     "CLIP_stop_at_last_layers", "sd_vae", "sd_unet", "upcast_attn", "fp8_storage", "lora_functional",
+    "sd_noise_schedule", "use_downcasted_alpha_bar", "sdxl_crop_top", "sdxl_crop_left",
     "forge_additional_modules", "forge_unet_storage_dtype",
 )  # fmt: skip
 _RESIZE_MODES = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}  # the last stretches latents
