@@ -33,7 +33,7 @@ class Pix2PixZeroScript(MethodScript, scripts.Script):
     key = "pix2pix_zero"
     room = "lib_methods.pix2pix_zero"
     extra_keys = (session.PSNR_KEY, session.NOTE_KEY)
-    follows = ("steps",)
+    follows = ("steps", "sampling")
     sees_tab_image = True
     store = STORE
 

@@ -133,6 +133,19 @@ def editing_of(sampling: Sampling) -> Editing:
 
 
 @dataclass(frozen=True)
+class ChosenSampler:
+    """The sampler that the page names, so that the page can say what will not work with it.
+
+    obstacle: why its latents cannot be edited, in a sentence; empty where they can. needs_noise, has_own_noise: what
+    `Editing.needs_noise` and `Editing.own_noise` will say.
+    """
+
+    obstacle: str
+    needs_noise: bool
+    has_own_noise: bool
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """The host's checkpoint between two jobs, so that the page can say what will not work.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from lib_methods.checks import SettingsError
-from lib_methods.denoiser import LoadedModel, sees_picture
-from modules import extra_networks, paths, sd_models, shared
+from lib_methods.denoiser import ChosenSampler, LoadedModel, sees_picture
+from lib_methods.hosts.a1111 import start
+from lib_methods.hosts.forge import editing
+from modules import extra_networks, paths, sd_models, sd_samplers, shared
 
 Unsuited = Callable[[LoadedModel], str]
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Unsuited, str]] = WeakKeyDictionary()
@@ -68,6 +71,23 @@ def obstacle(unsuited: Unsuited) -> str:
         return known[unsuited]
     except Exception:  # a model that is just being exchanged, or none of ours: the job itself will tell
         return ""
+
+
+def chosen_sampler(name: str, steps: int) -> ChosenSampler | None:
+    """What methods ask about the sampler of this name; None where it cannot be said before a job.
+
+    steps: 0 where only the job knows how many there are (img2img).
+    """
+    try:
+        model = current_model()
+        sampler = sd_samplers.create_sampler(name, model)
+        parameters = inspect.signature(sampler.func).parameters
+        given = {key: value.default for key, value in parameters.items()}
+        adapter = editing if hasattr(model, "forge_objects") else start
+        own_noise = start.own_noise(sampler.func.__name__, given) is not None
+        return ChosenSampler(adapter.obstacle_of(sampler, steps), start.needs_noise(given), own_noise)
+    except Exception:  # no model yet, or a sampler that does not go with it: the job itself will tell
+        return None
 
 
 def checkpoints() -> list[str]:

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from lib_methods.attention import pad_tokens
-from lib_methods.denoiser import NO_EDITING, Conditioning, LoadedModel, Sampling, Unsupported, editing_of
+from lib_methods.denoiser import (
+    NO_EDITING,
+    ChosenSampler,
+    Conditioning,
+    LoadedModel,
+    Sampling,
+    Unsupported,
+    editing_of,
+)
 from lib_methods.pix2pix_zero.edit import Edit, Shift
 from lib_methods.pix2pix_zero.inversion import (
     DDPM,
@@ -139,6 +147,15 @@ def unsuited(model: LoadedModel) -> str:
     except Unsupported as error:
         return str(error)
     return ""
+
+
+def unsuited_sampler(sampler: ChosenSampler, settings: Pix2PixZeroSettings, is_img2img: bool) -> str:
+    """Why no edit can be made with this sampler, as `check` will find in the job; empty where one can."""
+    if sampler.obstacle:
+        return sampler.obstacle
+    if sampler.needs_noise:
+        return NEEDS_STEADY_SAMPLER
+    return NEEDS_EULER_A if settings.inversion == DDPM and is_img2img and not sampler.has_own_noise else ""
 
 
 def check(sampling: Sampling, inversion: str) -> None:

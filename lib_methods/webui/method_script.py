@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 class Tab:
     """What the page's own controls say, for the line about what will happen.
 
-    is_empty: img2img's own box is known to hold no image. steps, cfg_scale: where a method follows them.
+    is_empty: img2img's own box is known to hold no image. steps, cfg_scale, sampler: where a method follows them.
     """
 
     is_img2img: bool
     is_empty: bool = False
     steps: int = 20
     cfg_scale: float = 7.0
+    sampler: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class MethodScript:
 
     A method's script says:
         table: its controls. key: the prefix of its ids on the page and of what it keeps on a job.
-        room: the package of its `apply.py`, which has `attach` and perhaps `unsuited`. Loaded when first needed, so
-            that the controls appear on hosts whose sampling cannot be reached.
+        room: the package of its `apply.py`, which has `attach` and perhaps `unsuited` and `unsuited_sampler`. Loaded
+            when first needed, so that the controls appear on hosts whose sampling cannot be reached.
         subject: what "stopped at an internal error", the title if empty.
         extra_keys: what it writes into the infotext besides its settings.
-        follows: the page's own controls that its line depends on: "steps", "cfg_scale".
+        follows: the page's own controls that its line depends on: "steps", "cfg_scale", "sampling".
         sees_tab_image: whether its line depends on the image in img2img's own box, too.
         store: where its images are.
         peer: the title of another extension whose infotexts it reads as long as that one is not installed.
@@ -153,6 +154,17 @@ class MethodScript:
         return "" if why is None else str(why(model))
 
     @classmethod
+    def unsuited_sampler(cls, settings: Any, tab: Tab) -> str:
+        """Why the method cannot work with the tab's sampler, in a sentence; empty where it can."""
+        why = getattr(cls._apply(), "unsuited_sampler", None)
+        if why is None or not tab.sampler:
+            return ""
+        from lib_methods.hosts.models import chosen_sampler  # here, as in `MethodJobs.guide`
+
+        sampler = chosen_sampler(tab.sampler, 0 if tab.is_img2img else tab.steps)
+        return "" if sampler is None else str(why(sampler, settings, tab.is_img2img))
+
+    @classmethod
     def needs_unet(cls, transformer: str) -> str:
         """Says that the method does not support a transformer of this name."""
         return f"{cls.table.title} does not support {transformer}. Choose an SD1, SD2 or SDXL checkpoint."
@@ -190,6 +202,8 @@ class MethodScript:
             for name, value, label in (("cfg_scale", Tab.cfg_scale, "CFG scale"), ("steps", Tab.steps, "Steps")):
                 if name in self.follows:
                     followed.append(found.get(name) or unsaved(gr.Number(value=value, label=label)))
+            if "sampling" in self.follows:
+                followed.append(found.get("sampling") or unsaved(gr.Textbox(value="", label="Sampler")))
             if self.sees_tab_image:
                 boxes = {name: found[name] for name in TAB_BOXES if name in found}
                 followed.append(tab_image(boxes, f"{elem_id}_holds"))
@@ -210,13 +224,14 @@ class MethodScript:
 
     def line(self, *values: Any) -> str:
         """The line about what will happen, as HTML: from the values of all controls, and of the page's own that it
-        depends on: CFG scale, steps, whether the tab holds an image ("yes", "no" or unknown)."""
+        depends on: CFG scale, steps, sampler, whether the tab holds an image ("yes", "no" or unknown)."""
         enabled, *controls = values[: len(self.table.names)]
         followed = iter(values[len(self.table.names) :])
         tab = Tab(
             self.is_img2img,
             cfg_scale=float((next(followed, None) or 0) if "cfg_scale" in self.follows else Tab.cfg_scale),
             steps=int((next(followed, None) or 0) if "steps" in self.follows else Tab.steps),
+            sampler=str((next(followed, None) or "") if "sampling" in self.follows else ""),
             is_empty=self.sees_tab_image and next(followed, None) == "no",
         )
         return self.status(bool(enabled), controls, tab)
@@ -228,7 +243,10 @@ class MethodScript:
         if enabled and (why := obstacle(self.unsuited)):
             return status_html(why, problem=True)
         try:
-            return status_html(self.summary(self.read([True, *controls]), enabled, tab))
+            settings = self.read([True, *controls])
+            if enabled and (why := self.unsuited_sampler(settings, tab)):
+                return status_html(why, problem=True)
+            return status_html(self.summary(settings, enabled, tab))
         except SettingsError as error:
             return status_html(str(error), problem=enabled)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -255,6 +255,45 @@ def test_the_line_says_what_will_happen_or_what_is_wrong(script: ModuleType) -> 
     assert "Switched off (cat to dog" in method.line(False, *words.values(), 20)
     assert "source is empty" in method.line(True, *defaults.values(), 20)
     assert 'role="alert"' not in method.line(False, *defaults.values(), 20), "a fresh page has nothing wrong"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "changed", "is_img2img", "sentence"),
+    [
+        ("DPM adaptive", {}, True, "chooses its noise levels"),
+        ("LCM", {}, True, "Choose another one, such as Euler"),
+        ("Restart", {}, False, "goes back to higher noise"),
+        ("Restart", {}, True, ""),  # how many of the steps are made is for the job to say
+        ("DDIM", {"inversion": "ddpm"}, True, "Choose that sampler"),
+        ("DDIM", {"inversion": "ddpm"}, False, ""),
+        ("Euler a", {"inversion": "ddpm"}, True, ""),
+        ("UniPC", {}, True, ""),
+    ],
+)
+def test_the_line_names_a_sampler_that_cannot_work_before_the_job(
+    host: Running,
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str,
+    changed: dict[str, Any],
+    is_img2img: bool,
+    sentence: str,
+) -> None:
+    from modules import sd_samplers
+
+    others: dict[str, Any] = {  # that this host has not
+        "DPM adaptive": lambda model, x, sigma_min, sigma_max: None,
+        "Restart": lambda model, x, sigmas, restart_list=None: None,
+    }
+    if sampler in others:
+        made = SimpleNamespace(func=others[sampler], config=SimpleNamespace(name=sampler))
+        monkeypatch.setattr(sd_samplers, "create_sampler", lambda name, model: made)
+    method = script.Pix2PixZeroScript()
+    method.is_img2img = is_img2img
+    values = {**CONTROLS.defaults, "source": "cat", "target": "dog", **changed}.values()
+    line = method.line(True, *values, 20, sampler)
+    assert ("steer-problem" in line) == bool(sentence) and sentence in line
+    assert "steer-problem" not in method.line(False, *values, 20, sampler)
 
 
 WORDS = {"source": "cat", "target": "dog"}

@@ -26,6 +26,8 @@ from torch import Tensor
 from lib_methods.denoiser import OwnNoise, Unsupported
 from lib_methods.denoiser.levels import Levels
 
+CHOOSES_LEVELS = "{} chooses its noise levels during sampling. Choose another sampler."
+GOES_UP = "{} goes back to higher noise. Choose another sampler, or fewer than {} steps."
 _RESTARTS_FROM = 20  # steps from which the sampler "Restart" goes back up
 
 
@@ -81,17 +83,17 @@ def rehearse(p: Any, latent: Tensor, noise: Tensor | None, levels: Levels) -> St
     except _Reached:
         pass
     except Exception as error:
-        raise Unsupported(f"{_name(p)} does not tell its first noise level.") from error
+        raise Unsupported(f"{_name(p.sampler)} does not tell its first noise level.") from error
     if not seen:
-        raise Unsupported(f"{_name(p)} does not tell its first noise level.")
+        raise Unsupported(f"{_name(p.sampler)} does not tell its first noise level.")
     (args, kwargs), parameters = seen[0], inspect.signature(function).parameters
     given = {name: value.default for name, value in parameters.items() if value.default is not inspect.Parameter.empty}
     given.update(inspect.signature(function).bind(*args, **kwargs).arguments)
     return _read(p, function.__name__, given, levels)
 
 
-def _name(p: Any) -> str:
-    config = getattr(p.sampler, "config", None)
+def _name(sampler: Any) -> str:
+    config = getattr(sampler, "config", None)
     return f'The sampler "{getattr(config, "name", "of this job")}"'
 
 
@@ -104,16 +106,14 @@ def _read(p: Any, function: str, given: dict[str, Any], levels: Levels) -> Start
     else:
         falling = given.get("sigmas", given.get("sigma_sched"))
         if falling is None:
-            obstacle = f"{_name(p)} chooses its noise levels during sampling. Choose another sampler."
+            obstacle = CHOOSES_LEVELS.format(_name(p.sampler))
         else:
             sigmas = falling.detach().float().cpu()
     if not obstacle and len(sigmas) < 2:
-        obstacle = f"{_name(p)} takes no steps with these settings. Increase the steps."
+        obstacle = f"{_name(p.sampler)} takes no steps with these settings. Increase the steps."
     restarts = "restart_list" in given and (len(sigmas) > _RESTARTS_FROM or given["restart_list"] is not None)
     if restarts:
-        obstacle = (
-            f"{_name(p)} goes back to higher noise. Choose another sampler, or fewer than {_RESTARTS_FROM} steps."
-        )
+        obstacle = GOES_UP.format(_name(p.sampler), _RESTARTS_FROM)
     latents = x.detach().float()
     if in_alpha_space and len(sigmas):
         latents = latents * (1 + float(sigmas[0]) ** 2) ** 0.5
@@ -131,6 +131,15 @@ def _timesteps(function: str, given: dict[str, Any], levels: Levels) -> list[flo
         start = rising[-1] if given.get("is_img2img") else levels.last
         return levels.unipc(len(rising), start, shared.opts.uni_pc_skip_type)
     return rising[::-1]
+
+
+def obstacle_of(sampler: Any, steps: int) -> str:
+    """Why the latents of a sampler cannot be edited at so many steps, in a sentence; empty where they can."""
+    parameters = inspect.signature(sampler.func).parameters
+    if not {"timesteps", "sigmas", "sigma_sched"} & parameters.keys():
+        return CHOOSES_LEVELS.format(_name(sampler))
+    goes_up = "restart_list" in parameters and steps >= _RESTARTS_FROM
+    return GOES_UP.format(_name(sampler), _RESTARTS_FROM) if goes_up else ""
 
 
 def is_unipc(function: str) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lib_methods.denoiser import Conditioning, Unsupported
+from lib_methods.hosts.a1111 import start
 from lib_methods.hosts.a1111.editing import A1111Editing
 from lib_methods.hosts.a1111.start import Start
 
@@ -22,6 +23,17 @@ _KNOWN = frozenset(
 )
 
 
+def obstacle_of(sampler: Any, steps: int) -> str:
+    """As in `hosts.a1111.start`."""
+    if getattr(sampler.func, "__name__", "") in _KNOWN:
+        return start.obstacle_of(sampler, steps)
+    name = getattr(getattr(sampler, "config", None), "name", "of this job")
+    return (
+        f'The sampler "{name}" does not let an extension change its latents here. '
+        "Choose Euler, Euler a, DPM++ 2M or DDIM."
+    )
+
+
 class ForgeEditing(A1111Editing):
     """Implements `lib_methods.denoiser.Editing`."""
 
@@ -34,13 +46,8 @@ class ForgeEditing(A1111Editing):
         return 1 / (predictor.sigmas.detach().float().cpu() ** 2 + 1)
 
     def _start(self) -> Start:
-        sampler = self.p.sampler
-        if getattr(sampler.func, "__name__", "") not in _KNOWN:
-            name = getattr(getattr(sampler, "config", None), "name", "of this job")
-            raise Unsupported(
-                f'The sampler "{name}" does not let an extension change its latents here. '
-                "Choose Euler, Euler a, DPM++ 2M or DDIM."
-            )
+        if getattr(self.p.sampler.func, "__name__", "") not in _KNOWN:
+            raise Unsupported(obstacle_of(self.p.sampler, 0))
         return super()._start()
 
     def tokenize(self, text: str) -> list[int]:
