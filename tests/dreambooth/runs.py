@@ -64,12 +64,12 @@ def settings_for(tmp_path: Path, base: Path | None = None, **values: Any) -> Tra
 
 
 def train(settings: TrainingSettings, **more: Any) -> Any:
-    """run_training, on the CPU unless told otherwise, silently, with samples of two steps."""
+    """run_training, on the CPU unless told otherwise, silently, with samples of a single step."""
     more.setdefault("say", lambda text: None)
     more.setdefault("device", torch.device("cpu"))
     load_model = more.pop("load_model", load_training_model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(showing, "STEPS", 2)
+        patch.setattr(showing, "STEPS", 1)
         return run_training(settings, load_model, **more)
 
 

@@ -1,6 +1,6 @@
 """What `test_processes` runs twice at a time.
 
-`python -m tests.dreambooth.two_processes whole|sharded FOLDER BASE PORT ...`
+`python -m tests.dreambooth.two_processes FOLDER BASE PORT ...`
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lib_methods.dreambooth.training.optimizers import Group, Stepper, build_opt
 from lib_methods.dreambooth.training.processes import (
     Processes,
     Sharding,
+    can_shard,
     gathered,
     joined,
     local,
@@ -36,6 +38,7 @@ from tests.dreambooth.runs import settings_for, stop_after, train
 
 CPU = torch.device("cpu")
 STEPS = 4
+PORTS: list[str] = []
 PHOTOS = 4  # in the whole batch, and as many class pictures
 
 
@@ -150,30 +153,36 @@ def plainly(*, scaled: bool = False) -> dict[str, Any]:
     return {"weights": weights, "average": torch.cat([a.flatten() for a in ema.averages]).tolist()}
 
 
-def sharded(folder: Path, base: Path, ports: list[str]) -> None:
-    """Trainings as a launcher's configuration for FSDP asks for them, stopped and resumed.
-
-    ports: where the processes meet for each of the trainings, as the launcher's own store takes them once only.
-    """
-    processes = start_processes(CPU)
-    found: dict[str, Any] = {
-        "rank": processes.rank,
-        "notes": processes.notes,
-        "small": sharded_training(processes, scaled=False, overflow=False),
-        "overflow": sharded_training(processes, scaled=True, overflow=True),
-    }
-    processes.close()
+def sharded(folder: Path, base: Path, found: dict[str, Any]) -> None:
+    """Trainings as a launcher's configuration for FSDP asks for them, stopped and resumed."""
+    with processes_here() as processes:
+        found["notes"] = processes.notes
+        found["sharded"] = sharded_training(processes, scaled=False, overflow=False)
+        found["sharded overflow"] = sharded_training(processes, scaled=True, overflow=True)
     for kind, resume in (("full", False), ("full", True), ("LoRA", False)):
         settings = sharded_settings(folder / kind, base, kind)
         stops = kind == "full" and not resume
-        os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
-        os.environ["MASTER_PORT"] = ports.pop()
+        meet_again()
         try:
             cancelled = stop_after(2, settings) if stops else lambda: False
             train(settings, resume=resume, cancelled=cancelled, find_judge=first_is_best)
         except Cancelled:
             found["stopped"] = stops
-    (folder / f"found{found['rank']}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+@contextmanager
+def processes_here() -> Iterator[Processes]:
+    processes = start_processes(CPU)
+    try:
+        yield processes
+    finally:
+        processes.close()
+
+
+def meet_again() -> None:
+    """The next processes meet at the next port, as the launcher's own store takes them once only."""
+    os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    os.environ["MASTER_PORT"] = PORTS.pop()
 
 
 class FirstIsBest:
@@ -209,30 +218,31 @@ def sharded_settings(folder: Path, base: Path, kind: str, batch_size: int = 1) -
     )
 
 
-def whole_copies(folder: Path, base: Path) -> None:
+def whole_copies(folder: Path, base: Path, found: dict[str, Any]) -> None:
     """Steps of a small model, and a training, each process with all weights."""
-    processes = start_processes(CPU)
-    found: dict[str, Any] = {
-        "rank": processes.rank,
-        "count": processes.count,
-        "is_main": processes.is_main,
-        "mean": processes.mean(float(processes.rank)),
-        "any": [processes.any(False), processes.any(processes.rank == 1), processes.any(True)],
-        "adamw": small_training(processes, "adamw", torch.float32),
-        "adafactor": small_training(processes, "adafactor", torch.bfloat16),
-        "overflow": small_training(processes, "adamw", torch.float32, scaled=True, overflow_on=1),
-    }
-    processes.close()
+    with processes_here() as processes:
+        found |= {
+            "rank": processes.rank,
+            "count": processes.count,
+            "is_main": processes.is_main,
+            "mean": processes.mean(float(processes.rank)),
+            "any": [processes.any(False), processes.any(processes.rank == 1), processes.any(True)],
+            "adamw": small_training(processes, "adamw", torch.float32),
+            "adafactor": small_training(processes, "adafactor", torch.bfloat16),
+            "overflow": small_training(processes, "adamw", torch.float32, scaled=True, overflow_on=1),
+        }
     said: list[str] = []
-    settings = settings_for(folder, base, prior="images", batch_size=1)
-    train(settings, say=said.append)
+    meet_again()
+    train(settings_for(folder / "whole", base, prior="images", batch_size=1), say=said.append)
     found["said"] = len(said)
-    (folder / f"found{found['rank']}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    kind, where, checkpoint, *meetings = sys.argv[1:]
-    if kind == "sharded":
-        sharded(Path(where), Path(checkpoint), meetings)
-    else:
-        whole_copies(Path(where), Path(checkpoint))
+    where, checkpoint, *PORTS = sys.argv[1:]
+    result: dict[str, Any] = {}
+    if can_shard():
+        sharded(Path(where), Path(checkpoint), result)
+        meet_again()
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
+    whole_copies(Path(where), Path(checkpoint), result)
+    (Path(where) / f"found{result['rank']}.json").write_text(json.dumps(result), encoding="utf-8")

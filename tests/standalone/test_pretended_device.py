@@ -128,10 +128,7 @@ def test_a_lora_has_its_effect_there(accelerated: Callable[[str], Accelerated]) 
     assert not np.array_equal(pixels(plain), pixels(changed))
 
 
-@pytest.mark.parametrize(
-    ("kind", "precision", "optimizer"),
-    [("LoRA", "fp16", "adamw"), ("full", "bf16", "adafactor"), ("full", "fp32", "adamw")],
-)
+@pytest.mark.parametrize(("kind", "precision", "optimizer"), [("LoRA", "fp16", "adamw"), ("full", "bf16", "adafactor")])
 def test_a_training_run_stays_on_its_device(kind: str, precision: str, optimizer: str, tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "kind": kind,

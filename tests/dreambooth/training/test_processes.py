@@ -33,12 +33,17 @@ from standalone import ROOT
 from standalone.dreambooth import load_training_model
 from tests.dreambooth import two_processes
 from tests.dreambooth.models import write
-from tests.dreambooth.runs import events, settings_for, state_tensors, train
+from tests.dreambooth.runs import events, settings_for, state_tensors, train, write_photos
 
 CPU = torch.device("cpu")
 needs_accelerate = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="several processes need the package accelerate"
 )
+needs_sharding = pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None or not can_shard(),
+    reason="sharding needs the package accelerate and PyTorch 2.6",
+)
+Together = tuple[Path, list[dict[str, Any]]]
 
 
 def free_port() -> int:
@@ -47,46 +52,38 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def environment(rank: int, port: int) -> dict[str, str]:
-    """As a launcher sets it."""
-    here = {**on_this_cpu(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    return {**here, **ranks}
-
-
-def on_this_cpu() -> dict[str, str]:
-    """The environment of processes that share this machine's CPU and talk over loopback."""
-    here = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    if sys.platform == "linux":
-        here["GLOO_SOCKET_IFNAME"] = "lo"
-    return {**os.environ, **here}
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """The folder of a run of two processes, and what each found."""
+def together(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Together:
+    """The folder of two processes that `accelerate launch` has started on this CPU, and what each found."""
     folder = tmp_path_factory.mktemp("together")
-    settings_for(folder, base)  # writes the photos
-    port = free_port()
-    command = [sys.executable, "-m", "tests.dreambooth.two_processes", "whole", str(folder), str(base)]
-    out: dict[str, Any] = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    running = [subprocess.Popen(command, env=environment(rank, port), **out) for rank in range(2)]
+    for kind in ("full", "LoRA", "whole"):
+        write_photos(folder / kind / "photos")
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--use_fsdp", "--fsdp_version", "2"] if can_shard() else ["--multi_gpu"]
+    plain = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_ip", "127.0.0.1"]
+    program = ["-m", "tests.dreambooth.two_processes", str(folder), str(base), *(str(free_port()) for _ in range(5))]
+    command = [sys.executable, *launch, *plain, "--main_process_port", str(free_port()), *program]
+    here = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    if sys.platform == "linux":
+        here["GLOO_SOCKET_IFNAME"] = "lo"
+    out: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    launcher = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **here}, **out)
     try:
-        said = [process.communicate(timeout=240)[0].decode(errors="replace") for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0, 0], "\n".join(said)
+        said = launcher.communicate(timeout=400)[0]
+    except subprocess.TimeoutExpired:
+        launcher.terminate()  # it then ends its processes, too
+        said = launcher.communicate(timeout=60)[0]
+    assert launcher.returncode == 0, said
     return folder, [json.loads((folder / f"found{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
 @needs_accelerate
-def test_each_knows_who_it_is_and_what_the_others_say(together: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_each_knows_who_it_is_and_what_the_others_say(together: Together) -> None:
     for rank, found in enumerate(together[1]):
         assert (found["rank"], found["count"], found["is_main"]) == (rank, 2, rank == 0)
         assert found["mean"] == 0.5 and found["any"] == [False, True, True]
@@ -94,9 +91,7 @@ def test_each_knows_who_it_is_and_what_the_others_say(together: tuple[Path, list
 
 @needs_accelerate
 @pytest.mark.parametrize(("name", "dtype"), [("adamw", torch.float32), ("adafactor", torch.bfloat16)])
-def test_two_processes_move_the_weights_as_one_does(
-    together: tuple[Path, list[dict[str, Any]]], name: str, dtype: torch.dtype
-) -> None:
+def test_two_processes_move_the_weights_as_one_does(together: Together, name: str, dtype: torch.dtype) -> None:
     """With clipping, min-SNR and a prior, whose class rows are shared like the photos."""
     first, second = (torch.tensor(found[name]) for found in together[1])
     alone = torch.tensor(two_processes.small_training(Processes(CPU), name, dtype))
@@ -108,7 +103,7 @@ def test_two_processes_move_the_weights_as_one_does(
 
 
 @needs_accelerate
-def test_an_overflow_in_one_process_leaves_out_the_step_in_both(together: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_an_overflow_in_one_process_leaves_out_the_step_in_both(together: Together) -> None:
     first, second = (torch.tensor(found["overflow"]) for found in together[1])
     assert torch.equal(first, second) and bool(first.isfinite().all())
     assert not torch.equal(first, torch.tensor(together[1][0]["adamw"]))
@@ -116,11 +111,11 @@ def test_an_overflow_in_one_process_leaves_out_the_step_in_both(together: tuple[
 
 @needs_accelerate
 def test_a_whole_training_in_two_processes_is_that_of_twice_the_batch(
-    together: tuple[Path, list[dict[str, Any]]], tmp_path: Path, base: Path
+    together: Together, tmp_path: Path, base: Path
 ) -> None:
     settings = settings_for(tmp_path, base, prior="images", batch_size=2)
     train(settings)
-    pair = settings_for(together[0], base, prior="images", batch_size=1)
+    pair = settings_for(together[0] / "whole", base, prior="images", batch_size=1)
     alone, both = state_tensors(settings), state_tensors(pair)
     assert alone.keys() == both.keys()
     for name, value in alone.items():
@@ -128,10 +123,10 @@ def test_a_whole_training_in_two_processes_is_that_of_twice_the_batch(
 
 
 @needs_accelerate
-def test_only_the_first_process_talks_and_writes(together: tuple[Path, list[dict[str, Any]]], base: Path) -> None:
+def test_only_the_first_process_talks_and_writes(together: Together, base: Path) -> None:
     folder, found = together
     assert found[0]["said"] > 3 and found[1]["said"] == 0
-    settings = settings_for(folder, base, prior="images", batch_size=1)
+    settings = settings_for(folder / "whole", base, prior="images", batch_size=1)
     for name, times in (("start", 1), ("plan", 2), ("done", 1)):  # the plan's time is known after some of the work
         assert len(events(settings, name)) == times
     assert [line["step"] for line in events(settings, "step")] == [1, 2, 3, 4]
@@ -156,36 +151,6 @@ def test_started_by_a_launcher_without_accelerate_it_says_so(monkeypatch: pytest
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="needs the package accelerate"):
         start_processes(CPU)
-
-
-needs_both = pytest.mark.skipif(
-    importlib.util.find_spec("accelerate") is None or not can_shard(),
-    reason="sharding needs the package accelerate and PyTorch 2.6",
-)
-
-
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """The folder of two processes that `accelerate launch --use_fsdp` has started, and what each found."""
-    folder = tmp_path_factory.mktemp("sharded")
-    for kind in ("full", "LoRA"):
-        two_processes.sharded_settings(folder / kind, base, kind)  # writes the photos
-    launch = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
-    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    port = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
-    program = ["-m", "tests.dreambooth.two_processes", "sharded", str(folder), str(base)]
-    program += [str(free_port()) for _ in range(3)]
-    environment = {**on_this_cpu(), "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *launch, *plain, *port, *program]
-    out: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    launcher = subprocess.Popen(command, cwd=ROOT, env=environment, **out)
-    try:
-        said = launcher.communicate(timeout=400)[0]
-    except subprocess.TimeoutExpired:
-        launcher.terminate()  # it then ends its processes, too
-        said = launcher.communicate(timeout=60)[0]
-    assert launcher.returncode == 0, said
-    return folder, [json.loads((folder / f"found{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
 # -- what is asked for
@@ -267,34 +232,34 @@ def test_the_plan_counts_a_part_of_the_unet(base: Path, tmp_path: Path) -> None:
 # -- two processes
 
 
-@needs_both
-def test_sharded_steps_are_those_of_one_process(sharded: tuple[Path, list[dict[str, Any]]]) -> None:
+@needs_sharding
+def test_sharded_steps_are_those_of_one_process(together: Together) -> None:
     """With clipping over both kinds of weights, an average, and a new start in the middle."""
     alone = two_processes.plainly()
-    for found in sharded[1]:
+    for found in together[1]:
         for name in ("weights", "average"):
             torch.testing.assert_close(
-                torch.tensor(found["small"][name]), torch.tensor(alone[name]), rtol=0, atol=1e-5, msg=name
+                torch.tensor(found["sharded"][name]), torch.tensor(alone[name]), rtol=0, atol=1e-5, msg=name
             )
-        assert found["small"]["parts"] == [[4, 4, 3, 3], [4], [2, 8, 3, 3], [2], [4, 1, 1]]
+        assert found["sharded"]["parts"] == [[4, 4, 3, 3], [4], [2, 8, 3, 3], [2], [4, 1, 1]]
         assert any("sharded over 2 processes" in note for note in found["notes"])
-    main, other = (found["small"]["kept"] for found in sharded[1])
+    main, other = (found["sharded"]["kept"] for found in together[1])
     assert main[0] == len(alone["weights"]) and other == [4, 8, 4], "the other keeps only what is not sharded"
 
 
-@needs_both
+@needs_sharding
 def test_an_overflow_in_one_leaves_out_the_sharded_step_in_both(
-    sharded: tuple[Path, list[dict[str, Any]]],
+    together: Together,
 ) -> None:
-    first, second = (torch.tensor(found["overflow"]["weights"]) for found in sharded[1])
+    first, second = (torch.tensor(found["sharded overflow"]["weights"]) for found in together[1])
     assert torch.equal(first, second) and bool(first.isfinite().all())
-    assert not torch.equal(first, torch.tensor(sharded[1][0]["small"]["weights"]))
+    assert not torch.equal(first, torch.tensor(together[1][0]["sharded"]["weights"]))
 
 
-@needs_both
+@needs_sharding
 @pytest.mark.parametrize("kind", ["full", "LoRA"])
 def test_a_sharded_training_is_that_of_twice_the_batch(
-    sharded: tuple[Path, list[dict[str, Any]]], tmp_path: Path, base: Path, kind: str
+    together: Together, tmp_path: Path, base: Path, kind: str
 ) -> None:
     """The one in full was stopped after two steps and gone on with, the LoRA's best weights are those of the second.
     Weights, optimizer, average and the file.
@@ -302,8 +267,8 @@ def test_a_sharded_training_is_that_of_twice_the_batch(
     AdamW moves a weight without a gradient to speak of by the gradient's noise: so moves are compared as a whole.
     """
     settings = two_processes.sharded_settings(tmp_path, base, kind, batch_size=2)
-    pair = two_processes.sharded_settings(sharded[0] / kind, base, kind)
-    assert all(found["stopped"] for found in sharded[1])
+    pair = two_processes.sharded_settings(together[0] / kind, base, kind)
+    assert all(found["stopped"] for found in together[1])
     train(settings, find_judge=two_processes.first_is_best)
     alone, both = state_tensors(settings), state_tensors(pair)
     assert alone.keys() == both.keys()
@@ -329,10 +294,10 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return float(torch.stack(parts).norm())
 
 
-@needs_both
+@needs_sharding
 @pytest.mark.parametrize("kind", ["full", "LoRA"])
-def test_all_draw_and_only_the_first_writes(sharded: tuple[Path, list[dict[str, Any]]], base: Path, kind: str) -> None:
-    settings = two_processes.sharded_settings(sharded[0] / kind, base, kind)
+def test_all_draw_and_only_the_first_writes(together: Together, base: Path, kind: str) -> None:
+    settings = two_processes.sharded_settings(together[0] / kind, base, kind)
     folder = settings.out / settings.name
     assert [line["step"] for line in events(settings, "step")] == [1, 2, 3, 4]
     assert [line["step"] for line in events(settings, "sample")] == [2, 4]
@@ -344,9 +309,9 @@ def test_all_draw_and_only_the_first_writes(sharded: tuple[Path, list[dict[str, 
     assert [file.name for file in (folder / "saved").glob("*.safetensors")] == [f"{settings.name}-000003.safetensors"]
 
 
-@needs_both
-def test_a_training_that_was_sharded_has_a_whole_state(sharded: tuple[Path, list[dict[str, Any]]], base: Path) -> None:
-    settings = two_processes.sharded_settings(sharded[0] / "full", base, "full")
+@needs_sharding
+def test_a_training_that_was_sharded_has_a_whole_state(together: Together, base: Path) -> None:
+    settings = two_processes.sharded_settings(together[0] / "full", base, "full")
     model = load_training_model(base)
     weights = {f"unet.{name}": tuple(p.shape) for name, p in model.unet.named_parameters()}
     saved = state_tensors(settings)

@@ -30,27 +30,53 @@ from tests.dreambooth.models import write
 from tests.dreambooth.runs import equal, events, moved, settings_for, state_tensors, stop_after, train, write_photos
 
 WAYS: dict[str, dict[str, Any]] = {
-    "LoRA": {},
-    "LoRA with text encoder and convolutions": {"train_text": True, "text_stop": 0.5, "convolutions": True},
-    "LoRA with class images": {"prior": "images", "batch_size": 2, "accumulation": 2},
+    "LoRA with all that learns, class images and accumulation": {
+        **{"train_text": True, "text_stop": 0.5, "convolutions": True},
+        **{"prior": "images", "batch_size": 2, "accumulation": 2},
+    },
     "LoRA with Prodigy, dropped captions and shifted noise": {
         **{"optimizer": "prodigy", "rate": 1.0, "caption_dropout": 0.3, "noise_offset": 0.1, "warm_up": 2},
         **{"prior": "model", "train_text": True},
     },
-    "full": {"kind": "full", "ema": 0.9, "schedule": "cosine", "warm_up": 2},
-    "full with text encoder": {"kind": "full", "train_text": True, "prior": "off"},
+    "full": {"kind": "full", "ema": 0.9, "schedule": "cosine", "warm_up": 2, "train_text": True, "prior": "off"},
     "Adafactor in the backward pass": {"kind": "full", "optimizer": "adafactor", "fused_backward": True},
 }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
+    """A run to its end, for all who compare with it."""
+    settings = settings_for(tmp_path_factory.mktemp("finished"))
+    train(settings)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory: pytest.TempPathFactory, finished: TrainingSettings) -> TrainingSettings:
+    """The same run, stopped after two of four steps, for all whose resuming is refused."""
+    return _stopped(moved(finished, tmp_path_factory.mktemp("halfway")))
+
+
+def _stopped(settings: TrainingSettings) -> TrainingSettings:
+    with pytest.raises(Cancelled):
+        train(settings, cancelled=stop_after(2, settings))
+    return settings
+
+
+def test_a_training_stopped_twice_goes_on_to_the_same_weights(tmp_path: Path, finished: TrainingSettings) -> None:
+    stopped = moved(finished, tmp_path)
+    for steps in (1, 3):
+        with pytest.raises(Cancelled, match=f"step {steps} of 4"):
+            train(stopped, resume=steps > 1, cancelled=stop_after(steps, stopped))
+    train(stopped, resume=True)
+    assert equal(state_tensors(finished), state_tensors(stopped))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, way: str) -> None:
     settings = settings_for(tmp_path, **WAYS[way])
     train(settings)
-    stopped = moved(settings, tmp_path / "stopped")
-    for steps in (1, 3):
-        with pytest.raises(Cancelled, match=f"step {steps} of 4"):
-            train(stopped, resume=steps > 1, cancelled=stop_after(steps, stopped))
+    stopped = _stopped(moved(settings, tmp_path / "stopped"))
     train(stopped, resume=True)
     assert equal(state_tensors(settings), state_tensors(stopped))
     one, other = (load_file(s.out / "dog1.safetensors") for s in (settings, stopped))
@@ -77,22 +103,17 @@ def _kill_once_it_has(settings: TrainingSettings, process: subprocess.Popen[byte
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["LoRA", "full"])
-def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path, kind: str) -> None:
-    settings = settings_for(tmp_path, kind=kind, steps=20, save_every=1, ema=0.9, prior="images")
+def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, kind="full", steps=15, save_every=1, ema=0.9, prior="images")
     train(replace(settings, save_every=0))
     killed = moved(settings, tmp_path / "killed")
-    chance = random.Random(kind)
-    file, kills, lines = tmp_path / "settings.json", 0, chance.randint(3, 12)
-    for _ in range(2):
-        process = _start(killed, file, *(["--resume"] if kills else []))
-        try:
-            kills += _kill_once_it_has(killed, process, lines, chance.random() * 0.05)
-        finally:
-            process.kill()
-            process.wait()
-        lines = (killed.out / "dog1" / LOG).read_bytes().count(b"\n") + chance.randint(4, 14)
-    assert kills
+    chance = random.Random()
+    process = _start(killed, tmp_path / "settings.json")
+    try:
+        assert _kill_once_it_has(killed, process, lines=chance.randint(3, 16), pause=chance.random() * 0.05)
+    finally:
+        process.kill()
+        process.wait()
     train(killed, resume=True)
     assert equal(state_tensors(settings), state_tensors(killed))
     assert equal(load_file(settings.out / "dog1.safetensors"), load_file(killed.out / "dog1.safetensors"))
@@ -134,51 +155,49 @@ def test_a_file_in_the_folder_stops_it_and_is_no_longer_there_for_the_next_time(
     assert events(settings, "step")[-1]["step"] == 4
 
 
-def _stopped(settings: TrainingSettings) -> TrainingSettings:
-    with pytest.raises(Cancelled):
-        train(settings, cancelled=stop_after(2, settings))
-    return settings
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"rate": 2e-3}, "rate"),
-        ({"rank": 4, "seed": 7}, "rank, seed"),
+        ({"rank": 4, "seed": 7, "rate": 2e-3}, "rate, rank, seed"),
         ({"kind": "full", "prior": "images"}, "kind, prior"),
         ({"class_noun": "cat"}, "class noun"),
     ],
 )
-def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, Any], named: str) -> None:
-    settings = _stopped(settings_for(tmp_path))
-    before = state_tensors(settings)
+def test_other_settings_are_refused_by_name(halfway: TrainingSettings, change: dict[str, Any], named: str) -> None:
+    before = state_tensors(halfway)
     with pytest.raises(UserError, match=named):
-        train(replace(settings, **change), resume=True)
-    assert equal(before, state_tensors(settings))
+        train(replace(halfway, **change), resume=True)
+    assert equal(before, state_tensors(halfway))
 
 
-def test_other_photos_are_refused(tmp_path: Path) -> None:
-    settings = _stopped(settings_for(tmp_path))
-    write_photos(tmp_path / "photos", 4)
+def test_other_photos_and_another_base_model_are_refused(halfway: TrainingSettings, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="photos have changed"):
-        train(settings, resume=True)
+        train(replace(halfway, photos=write_photos(tmp_path / "photos", 4)), resume=True)
+    with pytest.raises(UserError, match="another base model"):
+        train(replace(halfway, base=write(tmp_path, seed=5)), resume=True)
 
 
-@pytest.mark.parametrize("harm", ["missing", "another last bit"])
-def test_a_lost_class_image_is_drawn_again_and_the_training_goes_on(tmp_path: Path, harm: str) -> None:
+def test_a_lost_class_image_is_drawn_again_and_the_training_goes_on(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, prior="images", class_images=3)
     train(settings)
-    stopped = _stopped(moved(settings, tmp_path / "stopped"))
-    lost = sorted((stopped.out / CLASS_IMAGES).rglob("*.png"))[1]
-    if harm == "missing":
-        lost.unlink()
-    else:  # what another batch, or another GPU, would have made of it
-        with Image.open(lost) as opened:
-            other = opened.point(lambda value: value ^ 1)
-        other.save(lost)
+    stopped = moved(settings, tmp_path / "stopped")
+    with pytest.raises(Cancelled):  # before its first state: then it starts from the beginning
+        train(stopped, cancelled=lambda: bool(events(stopped, "plan")))
+    with pytest.raises(Cancelled):
+        train(stopped, resume=True, cancelled=stop_after(2, stopped))
+    another_bit = moved(settings, tmp_path / "another_bit")
+    shutil.copytree(stopped.out, another_bit.out)
+    _class_image(stopped).unlink()
     train(stopped, resume=True)
-    if harm == "missing":
-        assert equal(state_tensors(settings), state_tensors(stopped))
+    assert equal(state_tensors(settings), state_tensors(stopped))
+    with Image.open(_class_image(another_bit)) as opened:  # as another batch, or another GPU, would have made it
+        other = opened.point(lambda value: value ^ 1)
+    other.save(_class_image(another_bit))
+    train(another_bit, resume=True)
+
+
+def _class_image(settings: TrainingSettings) -> Path:
+    return sorted((settings.out / CLASS_IMAGES).rglob("*.png"))[1]
 
 
 def test_latents_encoded_a_second_time_do_not_make_it_another_training(
@@ -206,30 +225,23 @@ def test_a_state_of_an_older_version_is_gone_on_from(tmp_path: Path, monkeypatch
     assert events(settings, "done")
 
 
-def test_another_base_model_is_refused(tmp_path: Path) -> None:
-    settings = _stopped(settings_for(tmp_path))
-    (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="another base model"):
-        train(replace(settings, base=write(tmp_path / "other", seed=5)), resume=True)
-
-
-def test_moved_photos_and_base_are_the_same_ones(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
-    train(settings)
-    stopped = _stopped(moved(settings, tmp_path / "stopped"))
-    (tmp_path / "photos").rename(tmp_path / "pictures")
-    (tmp_path / "elsewhere").mkdir()
+def test_moved_photos_and_base_are_the_same_ones(
+    tmp_path: Path, finished: TrainingSettings, halfway: TrainingSettings
+) -> None:
+    stopped = moved(halfway, tmp_path / "out")
+    shutil.copytree(halfway.out, stopped.out)
+    photos = shutil.copytree(halfway.photos, tmp_path / "pictures")
     for ending in (".safetensors", ".yaml"):
-        settings.base.with_suffix(ending).rename(tmp_path / "elsewhere" / f"sd1{ending}")
-    train(replace(stopped, photos=tmp_path / "pictures", base=tmp_path / "elsewhere" / "sd1.safetensors"), resume=True)
-    assert equal(state_tensors(settings), state_tensors(stopped))
+        shutil.copy(halfway.base.with_suffix(ending), tmp_path / f"renamed{ending}")
+    train(replace(stopped, photos=photos, base=tmp_path / "renamed.safetensors"), resume=True)
+    assert equal(state_tensors(finished), state_tensors(stopped))
 
 
-def test_a_finished_training_can_be_made_longer(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
-    train(replace(settings, steps=6))
-    longer = moved(settings, tmp_path / "longer")
-    train(longer)
+def test_a_finished_training_can_be_made_longer(tmp_path: Path, finished: TrainingSettings) -> None:
+    settings = settings_for(tmp_path, steps=6)
+    train(settings)
+    longer = moved(finished, tmp_path / "longer")
+    shutil.copytree(finished.out, longer.out)
     train(replace(longer, steps=6), resume=True)
     assert equal(state_tensors(settings), state_tensors(longer))
 
@@ -240,20 +252,8 @@ def test_a_schedule_that_depends_on_the_steps_cannot_be_made_longer(tmp_path: Pa
         train(replace(settings, steps=6), resume=True)
 
 
-def test_a_training_that_was_stopped_before_its_first_state_starts_from_the_beginning(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, prior="images")
-    train(settings)
-    killed = moved(settings, tmp_path / "killed")
-    with pytest.raises(Cancelled):
-        train(killed, cancelled=lambda: bool(events(killed, "plan")))
-    train(killed, resume=True)
-    assert equal(state_tensors(settings), state_tensors(killed))
-
-
-def test_a_second_training_of_that_name_does_not_overwrite_the_first(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
-    train(settings)
-    before = (settings.out / "dog1.safetensors").read_bytes()
+def test_a_second_training_of_that_name_does_not_overwrite_the_first(finished: TrainingSettings) -> None:
+    before = (finished.out / "dog1.safetensors").read_bytes()
     with pytest.raises(UserError, match="already"):
-        train(settings)
-    assert (settings.out / "dog1.safetensors").read_bytes() == before
+        train(finished)
+    assert (finished.out / "dog1.safetensors").read_bytes() == before
