@@ -33,9 +33,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
 from benchmarks.studio import write_json
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
-from lib_methods.dreambooth.model.count_memory import GEOMETRY
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.memory import GIB, ModelSizes
+from lib_methods.dreambooth.model.memory import DTYPES, GIB, ModelSizes
 from lib_methods.dreambooth.model.model import CPU, TextEmbedding, release_memory
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.data import Example, TrainingData
@@ -48,7 +47,6 @@ from standalone.verbs.train_dreambooth import ENVIRONMENT
 STEPS, PICTURES = 800, 104
 LOOPS = ("plain", "full", "lora")
 MEMORY = 8 * GIB  # what the plan of the pack's own loops must fit into
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -110,7 +108,8 @@ class Stage:
 def full_sizes() -> ModelSizes:
     """Those of SD1.5, so that something tiny is trained in the same way."""
     text = clip_shapes(vocab=49408, positions=77, hidden=768, intermediate=3072, layers=12)
-    return ModelSizes.of("sd1", unet_shapes(GEOMETRY["sd1"]), [text], 512)
+    config: Any = sd15_unet(torch.device("meta"), torch.float32).config
+    return ModelSizes.of("sd1", unet_shapes(config), [text], 512)
 
 
 def _tiny_unet() -> UNet2DConditionModel:
@@ -128,7 +127,7 @@ def _tiny_unet() -> UNet2DConditionModel:
 def plain(stage: Stage, half: str) -> Callable[[], None]:
     """A step as in diffusers' train_dreambooth.py with prior preservation: fp32 weights in the UNet, autocast, AdamW,
     a photo and a class image through VAE and text encoder each time."""
-    dtype, device = _DTYPES[half], stage.device
+    dtype, device = DTYPES[half], stage.device
     nn.Module.to(stage.vae.requires_grad_(False), dtype=dtype)  # diffusers' own warns without a reason
     stage.encoders[0].requires_grad_(False).to(dtype=dtype)
     unet: Any = stage.unet.train()

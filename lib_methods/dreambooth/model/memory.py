@@ -1,8 +1,8 @@
 """How much memory training takes: counted from the weights, and from tables for what a pass through the UNet holds.
 
-The tables are `model/count_memory.py`'s: the bytes that a pass (forward and backward, or forward alone for
-drawing) holds at most beside the weights, for each cell of a latent and each row of the batch. They grow in proportion
-to both, as attention is computed without its matrix (torch's `scaled_dot_product_attention`).
+The tables are those of `python -m tests.dreambooth.count_memory`: the bytes that a pass (forward and backward, or
+forward alone for drawing) holds at most beside the weights, for each cell of a latent and each row of the batch. They
+grow in proportion to both, as attention is computed without its matrix (torch's `scaled_dot_product_attention`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
-from lib_methods.dreambooth.model import count_memory
 from lib_methods.dreambooth.model import memory as sizing
 from lib_methods.dreambooth.model.memory import GIB, Load, ModelSizes, Way, drawing, estimate
 from lib_methods.dreambooth.settings import TrainingSettings
@@ -20,6 +19,7 @@ from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.training.plan import TrainingPlan, plan_training
 from lib_methods.errors import UserError
+from tests.dreambooth import count_memory
 
 CUDA = torch.device("cuda")
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lib_methods.checkpoints.layout import unet_shapes
-from lib_methods.dreambooth.model import count_memory
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.memory import GIB
 from lib_methods.dreambooth.photos.subjects import companions_told, find_subjects
@@ -21,6 +20,7 @@ from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.duration import Work, count_work
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles, Record, save_record
+from tests.dreambooth.count_memory import GEOMETRY
 from tests.dreambooth.models import write
 from tests.dreambooth.runs import events, settings_for, train
 from tests.standalone import tiny
@@ -247,5 +247,5 @@ def test_asking_leaves_the_folders_as_they_are(tmp_path: Path) -> None:
 
 def test_the_work_of_sd15_is_as_published() -> None:
     """860 million parameters, about 0.8 TFLOP for a latent of 64 x 64."""
-    work = count_work(unet_shapes(count_memory.GEOMETRY["sd1"]))
+    work = count_work(unet_shapes(GEOMETRY["sd1"]))
     assert 2 * work.multiply_adds(64, 64) == pytest.approx(0.8e12, rel=0.02)

@@ -1,5 +1,4 @@
-"""Counts the memory of a training step at full size without computing it. Run it with
-`python -m lib_methods.dreambooth.model.count_memory`.
+"""Counts the memory of a training step at full size without computing it: `python -m tests.dreambooth.count_memory`.
 
 The UNet's forward and backward pass run on tensors without content; what is counted is the bytes of all tensors that
 live at once, as a GPU would have to hold them: weights, what the backward pass keeps, gradients, and everything in
