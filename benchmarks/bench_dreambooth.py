@@ -37,7 +37,7 @@ from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.memory import DTYPES, GIB, ModelSizes
 from lib_methods.dreambooth.model.model import CPU, TextEmbedding, release_memory
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.data import Example, TrainingData
+from lib_methods.dreambooth.training.batches import Example, TrainingData
 from lib_methods.dreambooth.training.plan import half_precision, plan_training
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.jobs.log import Report

@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import nn
 
 from lib_methods.dreambooth.model.base import prediction_told, read_base
+from lib_methods.dreambooth.model.identifier import named
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import (
     CPU,
@@ -26,13 +27,13 @@ from lib_methods.dreambooth.model.model import (
 )
 from lib_methods.dreambooth.output.lora_file import LoraStart, read_lora
 from lib_methods.dreambooth.output.result import ENDING, Export, Result, activation_of, facts_of
-from lib_methods.dreambooth.photos.image import Photo
+from lib_methods.dreambooth.photos.image import Photo, photos_digest
 from lib_methods.dreambooth.photos.subjects import Subject, companions_told, counted, find_subjects, with_identifiers
 from lib_methods.dreambooth.settings import PATHS, TrainingSettings, to_json
+from lib_methods.dreambooth.training.data import Maker, class_texts, drawing_parts
 from lib_methods.dreambooth.training.duration import plan_fields, seconds_needed
 from lib_methods.dreambooth.training.optimizers import check_available
 from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training, resolved
-from lib_methods.dreambooth.training.prepare import Maker, class_texts, drawing_parts, named, photos_digest
 from lib_methods.dreambooth.training.processes import Processes, start_processes
 from lib_methods.dreambooth.training.samples import Judge, Viewer, best_weights
 from lib_methods.dreambooth.training.state import (
@@ -246,7 +247,7 @@ class _Run:
         """The trainer, with the model on the device and the photos encoded."""
         model, settings, plan, processes = self.model, self.settings, self.plan, self.processes
         nn.Module.to(model.unet, self.device, plan.weight_dtype)  # diffusers' own warns without a reason
-        if settings.train_text or plan.text_on_device:
+        if settings.train_text:
             # fp16, as a LoRA's base is loaded, is for runs only that scale their loss
             dtype = plan.weight_dtype if settings.kind == "LoRA" else torch.float32
             for encoder in model.encoders:

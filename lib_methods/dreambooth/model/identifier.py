@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.dreambooth.photos.subjects import Subject, with_identifiers
 from lib_methods.errors import UserError
 
 RAREST_FROM = 40_000
@@ -96,6 +98,25 @@ def check_class_noun(noun: str, tokens: Tokens) -> list[str]:
         elif len(ids) == 1 and len(word) in _LENGTHS and ids[0] >= RAREST_FROM:
             notes.append(f'"{word}" is a rare word, good for an identifier; the class must be a common one ("dog").')
     return notes
+
+
+def named(subjects: Sequence[Subject], seed: int, model: TrainingModel, warn: Callable[[str], object]) -> list[Subject]:
+    """The subjects with identifiers, the user's or rare words. Says what is doubtful in them and in the class nouns."""
+    words = model.token_words()
+    taken = [subject.concept.identifier for subject in subjects if subject.concept.identifier.strip()]
+    identifiers = []
+    for concept in (subject.concept for subject in subjects):
+        for text in check_class_noun(concept.class_noun, model.tokens):
+            warn(text)
+        identifier = concept.identifier
+        if identifier.strip():
+            for text in check_identifier(identifier, words, model.tokens, concept.class_noun):
+                warn(text)
+        else:
+            identifier = pick_identifier(words, model.tokens, seed, avoid=taken)[0]
+            taken.append(identifier)
+        identifiers.append(identifier)
+    return with_identifiers(subjects, identifiers)
 
 
 def _candidates(words: Mapping[str, int], tokens: Tokens, avoid: Collection[str]) -> list[str]:

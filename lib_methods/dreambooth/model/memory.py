@@ -115,15 +115,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train: how weights lie in memory, what is computed in, and what saves memory at a price in time.
+    """One way to train: what weights are stored and computed in, and what saves memory at a price in time.
 
-    shards: over how many processes the UNet is sharded, 1 for not at all.
+    weights: the UNet's; those of a LoRA are fp32 always. shards: over how many processes the UNet is sharded, 1 for not
+    at all.
     """
 
     weights: str
     precision: str
     optimizer: str
-    fused: bool
+    fused_backward: bool
     checkpointing: bool
     shards: int = 1
 
@@ -160,8 +161,8 @@ def estimate(sizes: ModelSizes, load: Load, way: Way) -> Estimate:
     activations = _activations(sizes, load, way)
     # Adafactor has four copies of a block in fp32 while it moves it; AdamW in one kernel has none, 8-bit neither
     workspace = 16 * min(largest, GPU_BLOCK) if way.optimizer == "adafactor" else 0
-    gradients = trained_width * (largest if way.fused else trained)
-    if not load.rank and not way.fused:
+    gradients = trained_width * (largest if way.fused_backward else trained)
+    if not load.rank and not way.fused_backward:
         gradients += (text_width - width) * text
     parts = (weights, gradients, int(optimizer), activations, workspace)
     return Estimate(*parts, overhead=_LIBRARIES + int(_GAPS * sum(parts)))

@@ -175,6 +175,16 @@ class Photo:
         self.__dict__.pop("_held", None)
 
 
+def photos_digest(photos: Sequence[Photo]) -> str:
+    """SHA-256 over the photos' bytes, captions and masks, as 64 hex digits; names and places do not count."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        parts = [photo.sha256, photo.mask_sha256]
+        parts.append(hashlib.sha256((photo.caption or "").encode("utf-8", "replace")).hexdigest())
+        digest.update((" ".join(parts) + ";").encode("ascii"))
+    return digest.hexdigest()
+
+
 def open_photo(path: Path) -> Photo:
     """An image without caption and mask; its pixels are not read yet. Raises `UserError` where it is none."""
     with prepared(path):

@@ -1,19 +1,191 @@
-"""What one pass through the model is about: latents, noise, timesteps and texts with their embeddings."""
+"""Training data and its order: photos and class images as latents, in batches with their noise, timesteps and texts."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from lib_methods.dreambooth.model.model import CPU, Parts, TextEmbedding, TrainingModel, device_of, release_memory
-from lib_methods.dreambooth.training.data import Example, TrainingData
-from lib_methods.dreambooth.training.weights import Trained
+from lib_methods.errors import UserError
+
+Shape = tuple[int, int]
+"""(height, width) of latents."""
+Member = tuple[int, int]
+"""An example's index, and which of its repeats it is."""
 
 _NOISE, _TEXT = 1, 2  # streams of their own
+_ANOTHER = "The saved run used other photos, class images or another resolution, so it cannot be resumed."
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image as the trainer needs it, all on the CPU in fp32.
+
+    mean, std: (C, h, w), of the latents, scaled as the UNet wants them. mask: (1, h, w) in [0, 1], white where the
+    subject is, or None. sizes: (6,), SDXL's micro-conditioning. text: what the model is told. origin: names all that
+    latents and mask were made from, "" where nobody knows. group: which class it is or belongs to, where there are
+    several. repeats: how often it comes where others come once.
+    """
+
+    mean: Tensor
+    std: Tensor
+    mask: Tensor | None
+    sizes: Tensor
+    text: str
+    origin: str = ""
+    group: int = 0
+    repeats: int = 1
+
+    @property
+    def shape(self) -> Shape:
+        """(height, width) of the latents."""
+        return int(self.mean.shape[-2]), int(self.mean.shape[-1])
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The subject's examples and those of the class. Every photo's shape has class images, where there are any."""
+
+    photos: Sequence[Example]
+    prior: Sequence[Example] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.photos:
+            raise UserError("There are no photos to train on.")
+        missing = {(photo.shape, photo.group) for photo in self.photos} - {(p.shape, p.group) for p in self.prior}
+        if self.prior and missing:
+            raise UserError("Class images are missing for some of the photos' sizes.")
+
+    def order(self, seed: int) -> Order:
+        """The order in which the examples come, at its start."""
+        return Order(self, seed)
+
+    def fingerprint(self, *, bits: bool = False) -> str:
+        """SHA-256 of all that is in the data, as 64 hex digits: the same for the same photos, texts and sizes.
+
+        Latents count by their origin, as an image that is drawn or encoded a second time may differ in its last bits.
+        bits: they count as they are, as in states of older versions.
+        """
+        digest = hashlib.sha256()
+        for kind, examples in (("photos", self.photos), ("prior", self.prior)):
+            digest.update(f"{kind} {len(examples)};".encode())
+            for example in examples:
+                _digest_example(digest, example, bits or not example.origin)
+        return digest.hexdigest()
+
+
+class Order:
+    """A stream of batches that is the same for the same shapes and seed, and continues from a saved place bit-exactly.
+
+    Every batch is of one shape. The examples of a shape come in epochs, each in an order of its own: every one once an
+    epoch, then the next epoch begins, within a batch too where it does not divide. The shape that was served least for
+    its number of examples comes next, so that in the long run every photo is seen equally often.
+
+    The orders are made from hashes and from no random generator: they are the same with every Python and torch.
+
+    Several processes each take their own part of a batch: `next_batch(size * processes)[rank::processes]`.
+    """
+
+    def __init__(self, data: TrainingData, seed: int = 0) -> None:
+        self._seed = seed
+        self._photos: dict[Shape, list[Member]] = {}
+        for shape, members in _by_shape(data.photos).items():
+            self._photos[shape] = [(i, copy) for i in members for copy in range(data.photos[i].repeats)]
+        groups = sorted({picture.group for picture in data.prior})
+        self._prior: dict[tuple[Shape, int], list[Member]] = {}
+        for group in groups:
+            for shape, members in _by_shape(data.prior, group).items():
+                self._prior[shape, group] = [(index, 0) for index in members]
+        self._served = dict.fromkeys(self._photos, 0)
+        self._prior_served = dict.fromkeys(self._prior, 0)
+
+    def next_batch(self, batch_size: int) -> list[int]:
+        """The indices of the next photos, all of one shape. There may be fewer photos of it than `batch_size`: then
+        some come more than once."""
+        if batch_size < 1:
+            raise ValueError("a batch has at least one photo")
+        rounds = sum(self._served.values())
+        shape = min(self._photos, key=lambda key: (self._share(key), self._rank("shape", rounds, *key)))
+        indices = self._take("photo", self._photos[shape], shape, self._served[shape], batch_size)
+        self._served[shape] += batch_size
+        return indices
+
+    def next_prior(self, shape: Shape, n: int, group: int = 0) -> list[int]:
+        """The indices of the next `n` class images of a shape and class, drawn alike.
+
+        Raises `UserError` where there is none of it.
+        """
+        key = shape, group
+        if key not in self._prior:
+            raise UserError("There are no class images of the photos' size.")
+        indices = self._take("prior", self._prior[key], shape, self._prior_served[key], n)
+        self._prior_served[key] += n
+        return indices
+
+    def state(self) -> dict[str, int]:
+        """The place in the stream, for `restore`."""
+        counts = {f"photos {height}x{width}": count for (height, width), count in self._served.items()}
+        counts.update({_prior_name(key): count for key, count in self._prior_served.items()})
+        return {"seed": self._seed, **counts}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Continue where `state` was taken. Raises `UserError`, changing nothing, where it is of other data."""
+        if set(state) != set(self.state()) or state["seed"] != self._seed:
+            raise UserError(_ANOTHER)
+        if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in state.values()):
+            raise UserError("The saved run is damaged: its position in the data is not a number.")
+        self._served = {shape: state[f"photos {shape[0]}x{shape[1]}"] for shape in self._photos}
+        self._prior_served = {key: state[_prior_name(key)] for key in self._prior}
+
+    def _share(self, shape: Shape) -> Fraction:
+        return Fraction(self._served[shape], len(self._photos[shape]))
+
+    def _take(self, kind: str, members: Sequence[Member], shape: Shape, served: int, count: int) -> list[int]:
+        """`count` members from place `served` of their endless stream of epochs on."""
+        taken: list[int] = []
+        while len(taken) < count:
+            epoch, place = divmod(served + len(taken), len(members))
+            # the first copy is ranked as it was before there were more
+            order = sorted(members, key=lambda member: self._rank(kind, epoch, *shape, *member[: 1 + bool(member[1])]))
+            taken += [index for index, _ in order[place : place + count - len(taken)]]
+        return taken
+
+    def _rank(self, kind: str, *numbers: int) -> bytes:
+        text = " ".join([kind, str(self._seed), *map(str, numbers)])
+        return hashlib.sha256(text.encode("ascii")).digest()
+
+
+def _prior_name(key: tuple[Shape, int]) -> str:
+    (height, width), group = key
+    return f"prior {height}x{width}" + (f" of class {group}" if group else "")
+
+
+def _by_shape(examples: Sequence[Example], group: int | None = None) -> dict[Shape, list[int]]:
+    groups: dict[Shape, list[int]] = {}
+    for index, example in enumerate(examples):
+        if group is not None and example.group != group:
+            continue
+        groups.setdefault(example.shape, []).append(index)
+    return dict(sorted(groups.items()))
+
+
+def _digest_example(digest: hashlib._Hash, example: Example, bits: bool) -> None:
+    if not bits:
+        digest.update(f"{example.origin};".encode())
+    for tensor in (example.mean, example.std, example.mask, example.sizes) if bits else (example.sizes,):
+        if tensor is None:
+            digest.update(b"none;")
+        else:
+            digest.update(f"{tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    if example.group or example.repeats > 1:
+        digest.update(f"class {example.group}, {example.repeats} times;".encode())
+    text = example.text.encode("utf-8", "replace")
+    digest.update(f"{len(text)};".encode() + text)
 
 
 @dataclass(frozen=True)
@@ -135,73 +307,3 @@ def _together(first: Batch, second: Batch) -> Batch:
     joined = {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in names}
     mask = None if first.mask is None or second.mask is None else torch.cat([first.mask, second.mask])
     return Batch(**joined, mask=mask, texts=[*first.texts, *second.texts])
-
-
-class TextCache:
-    """The embeddings of a fixed set of texts, kept on the CPU.
-
-    All are computed in one call, so that they have the same number of chunks and a resumed run has the very
-    same numbers.
-    """
-
-    def __init__(self, model: TrainingModel, texts: Sequence[str]) -> None:
-        self._rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        with torch.no_grad():
-            self._embedding = model.embed(list(self._rows)).to(torch.device("cpu"), torch.float32)
-
-    def __call__(self, texts: Sequence[str]) -> TextEmbedding:
-        """The embeddings of `texts`, (B, T, D), in their order. KeyError for a text that is not in the set."""
-        return self._embedding[torch.tensor([self._rows[text] for text in texts])]
-
-
-class TextSource:
-    """The embeddings of a run's texts at each of its steps, on the UNet's device.
-
-    learns_until: the step from which the text encoders stand still: then all texts are embedded once, and unless it
-    `stays` there, the text encoder leaves the device. one_at_a_time: the UNet leaves it while that is done.
-    """
-
-    def __init__(
-        self,
-        model: TrainingModel,
-        texts: Sequence[str],
-        trained: Trained,
-        *,
-        learns_until: int,
-        stays: bool,
-        one_at_a_time: bool = False,
-    ) -> None:
-        self.model, self.trained, self.learns_until, self.stays = model, trained, learns_until, stays
-        self._parts = Parts(model, one_at_a_time=one_at_a_time, follow=trained.follow)
-        self._all = list(texts)
-        self._still: TextCache | None = None
-        self._frozen: TextCache | None = None
-
-    def embed(self, texts: Sequence[str], step: int) -> TextEmbedding:
-        """The embeddings as the model reads the texts at a step; with gradients as long as the encoders learn."""
-        device = device_of(self.model.unet)
-        if step < self.learns_until:
-            self._move(device)
-            rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-            embedding = self.model.embed(list(rows))
-            return embedding[torch.tensor([rows[text] for text in texts], device=embedding.hidden.device)]
-        if self._still is None:
-            self.trained.freeze_text()
-            with self._parts.embedding():
-                self._still = TextCache(self.model, self._all)
-            if not self.stays:
-                self._move(CPU)
-                release_memory(device)
-        return self._still(texts).to(device, torch.float32)
-
-    def frozen(self, texts: Sequence[str]) -> TextEmbedding:
-        """The embeddings as the model without the LoRA reads the texts."""
-        if self._frozen is None:
-            with self._parts.embedding(), self.trained.frozen_model():
-                self._frozen = TextCache(self.model, self._all)
-        return self._frozen(texts).to(device_of(self.model.unet), torch.float32)
-
-    def _move(self, device: torch.device) -> None:
-        for encoder in self.model.encoders:
-            encoder.to(device)
-        self.trained.follow()

@@ -1,186 +1,320 @@
-"""Training data and its order: photos and class images as latents, in batches of one size."""
+"""A run's data: photos and class images, which the frozen model generates where they are missing, as latents.
+
+Class images keep the class from turning into the subject. They are in folders named by what they were generated with,
+size included, and serve all runs that ask for the same. Image number n of a folder has n as its seed: more are added
+to those that are there, and an interrupted generation continues. A missing one is generated in the batch that it was
+in: alone it would differ in its last bits.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
-from torch import Tensor
+import torch
+from PIL import Image
 
-from lib_methods.errors import UserError
+from lib_methods.dreambooth.model.model import Parts, TrainingModel
+from lib_methods.dreambooth.model.sampler import SOLVER, Prompts, draw, embed_prompts
+from lib_methods.dreambooth.photos.image import Photo, Size, bucket_for, fit_warnings, open_photo
+from lib_methods.dreambooth.photos.subjects import Subject, caption_of
+from lib_methods.dreambooth.settings import CLASS_IMAGES, TrainingSettings
+from lib_methods.dreambooth.training.batches import TrainingData
+from lib_methods.dreambooth.training.latents import Item, encode_pictures
+from lib_methods.dreambooth.training.plan import TrainingPlan
+from lib_methods.errors import Cancelled, UserError, out_of_memory
+from lib_methods.files import write_whole
+from lib_methods.jobs.log import Report
+from lib_methods.pictures.fit import to_image
 
-Shape = tuple[int, int]
-"""(height, width) of latents."""
-Member = tuple[int, int]
-"""An example's index, and which of its repeats it is."""
-
-_ANOTHER = "The saved run used other photos, class images or another resolution, so it cannot be resumed."
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image as the trainer needs it, all on the CPU in fp32.
-
-    mean, std: (C, h, w), of the latents, scaled as the UNet wants them. mask: (1, h, w) in [0, 1], white where the
-    subject is, or None. sizes: (6,), SDXL's micro-conditioning. text: what the model is told. origin: names all that
-    latents and mask were made from, "" where nobody knows. group: which class it is or belongs to, where there are
-    several. repeats: how often it comes where others come once.
-    """
-
-    mean: Tensor
-    std: Tensor
-    mask: Tensor | None
-    sizes: Tensor
-    text: str
-    origin: str = ""
-    group: int = 0
-    repeats: int = 1
-
-    @property
-    def shape(self) -> Shape:
-        """(height, width) of the latents."""
-        return int(self.mean.shape[-2]), int(self.mean.shape[-1])
+CACHE = "cache"  # in the run's folder
+_ENCODED_AT_ONCE = 4
+CFG_SCALE = 7.0
+MANIFEST = "manifest.json"
+_VERSION = 1  # counts up when the same words would give other images
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """The subject's examples and those of the class. Every photo's shape has class images, where there are any."""
+class Maker:
+    """Makes a run's data. folder: the run's own."""
 
-    photos: Sequence[Example]
-    prior: Sequence[Example] = field(default_factory=list)
+    model: TrainingModel
+    settings: TrainingSettings
+    plan: TrainingPlan
+    folder: Path
+    report: Report
+    cancelled: Callable[[], bool]
 
-    def __post_init__(self) -> None:
-        if not self.photos:
-            raise UserError("There are no photos to train on.")
-        missing = {(photo.shape, photo.group) for photo in self.photos} - {(p.shape, p.group) for p in self.prior}
-        if self.prior and missing:
-            raise UserError("Class images are missing for some of the photos' sizes.")
+    def data(self, subjects: Sequence[Subject]) -> TrainingData:
+        """The photos and, with prior "images", the class images, all as latents. Cancelled when cancelled; what
+        was drawn and encoded until then is kept for the next time."""
+        items, pictures = [], []
+        for subject, group in zip(subjects, class_groups(subjects)):
+            about = self.settings.about(subject.concept)
+            items += photo_items(subject.photos, about, self.settings.resolution, group, subject.concept.repeats)
+        photos = [photo for subject in subjects for photo in subject.photos]
+        for text in fit_warnings(photos, list({item.photo.path: item.size for item in items}.values())):
+            self.report.warning(text)
+        if self.settings.prior == "images":
+            first = dict(reversed(list(zip(class_groups(subjects), subjects))))
+            for group, subject in sorted(first.items(), key=lambda entry: entry[0]):
+                pictures += self._class_items(subject, [item for item in items if item.group == group], group)
+        examples = self._encoded(items, "Encoding photos")
+        return TrainingData(examples, self._encoded(pictures, "Encoding class images") if pictures else [])
 
-    def order(self, seed: int) -> Order:
-        """The order in which the examples come, at its start."""
-        return Order(self, seed)
+    def _class_items(self, subject: Subject, items: Sequence[Item], group: int) -> list[Item]:
+        about, sizes = self.settings.about(subject.concept), [item.size for item in items]
+        if subject.class_photos:
+            return own_class_items(subject.class_photos, sizes, about, group)
+        sizes = deal_sizes(sizes, self.settings.class_images)
+        parts = drawing_parts(self.plan, self.model)
+        # where there is room for it, the VAE stays from one batch to the next
+        with nullcontext() if parts.one_at_a_time else parts.only(self.model.vae):
+            files = class_images(
+                self.model,
+                about,
+                self.settings.out / CLASS_IMAGES,
+                lambda done, total: self.report.phase("Generating class images", done, total),
+                self.cancelled,
+                sizes=sizes,
+                parts=parts,
+            )
+        return class_items(files, sizes, about, group)
 
-    def fingerprint(self, *, bits: bool = False) -> str:
-        """SHA-256 of all that is in the data, as 64 hex digits: the same for the same photos, texts and sizes.
+    def _encoded(self, items: Sequence[Item], text: str) -> list:
+        parts = drawing_parts(self.plan, self.model)
+        examples, notes = encode_pictures(
+            self.model,
+            items,
+            1 if parts.one_at_a_time else _ENCODED_AT_ONCE,
+            parts.device,
+            self.plan.autocast or torch.float32,
+            folder=self.folder / CACHE,
+            progress=lambda done, total: self.report.phase(text, done, total),
+            cancelled=self.cancelled,
+            here=lambda: parts.only(self.model.vae),
+        )
+        for note in notes:
+            self.report.warning(note)
+        return examples
 
-        Latents count by their origin, as an image that is drawn or encoded a second time may differ in its last bits.
-        bits: they count as they are, as in states of older versions.
-        """
-        digest = hashlib.sha256()
-        for kind, examples in (("photos", self.photos), ("prior", self.prior)):
-            digest.update(f"{kind} {len(examples)};".encode())
-            for example in examples:
-                _digest_example(digest, example, bits or not example.origin)
-        return digest.hexdigest()
+
+def class_groups(subjects: Sequence[Subject]) -> list[int]:
+    """The number of each subject's class: those that have the same class images share one."""
+    kinds = [(s.concept.class_noun.casefold(), tuple(photo.path for photo in s.class_photos)) for s in subjects]
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    return [numbers[kind] for kind in kinds]
 
 
-class Order:
-    """A stream of batches that is the same for the same shapes and seed, and continues from a saved place bit-exactly.
+def class_texts(subjects: Sequence[Subject], settings: TrainingSettings) -> list[str]:
+    """What stands for each class, in the order of `class_groups`."""
+    texts = {g: caption_of(None, settings.about(s.concept)) for g, s in zip(class_groups(subjects), subjects)}
+    return [texts[group] for group in sorted(texts)]
 
-    Every batch is of one shape. The examples of a shape come in epochs, each in an order of its own: every one once an
-    epoch, then the next epoch begins, within a batch too where it does not divide. The shape that was served least for
-    its number of examples comes next, so that in the long run every photo is seen equally often.
 
-    The orders are made from hashes and from no random generator: they are the same with every Python and torch.
+def drawing_parts(
+    plan: TrainingPlan, model: TrainingModel, follow: Callable[[], object] | None = None, *, movable: bool = True
+) -> Parts:
+    """How the model is there for drawing, as the plan has it. follow, movable: see `Parts`.
 
-    Several processes each take their own part of a batch: `next_batch(size * processes)[rank::processes]`.
+    It computes as the training does, but for SDXL's VAE, which overflows in fp16.
     """
-
-    def __init__(self, data: TrainingData, seed: int = 0) -> None:
-        self._seed = seed
-        self._photos: dict[Shape, list[Member]] = {}
-        for shape, members in _by_shape(data.photos).items():
-            self._photos[shape] = [(i, copy) for i in members for copy in range(data.photos[i].repeats)]
-        groups = sorted({picture.group for picture in data.prior})
-        self._prior: dict[tuple[Shape, int], list[Member]] = {}
-        for group in groups:
-            for shape, members in _by_shape(data.prior, group).items():
-                self._prior[shape, group] = [(index, 0) for index in members]
-        self._served = dict.fromkeys(self._photos, 0)
-        self._prior_served = dict.fromkeys(self._prior, 0)
-
-    def next_batch(self, batch_size: int) -> list[int]:
-        """The indices of the next photos, all of one shape. There may be fewer photos of it than `batch_size`: then
-        some come more than once."""
-        if batch_size < 1:
-            raise ValueError("a batch has at least one photo")
-        rounds = sum(self._served.values())
-        shape = min(self._photos, key=lambda key: (self._share(key), self._rank("shape", rounds, *key)))
-        indices = self._take("photo", self._photos[shape], shape, self._served[shape], batch_size)
-        self._served[shape] += batch_size
-        return indices
-
-    def next_prior(self, shape: Shape, n: int, group: int = 0) -> list[int]:
-        """The indices of the next `n` class images of a shape and class, drawn alike.
-
-        Raises `UserError` where there is none of it.
-        """
-        key = shape, group
-        if key not in self._prior:
-            raise UserError("There are no class images of the photos' size.")
-        indices = self._take("prior", self._prior[key], shape, self._prior_served[key], n)
-        self._prior_served[key] += n
-        return indices
-
-    def state(self) -> dict[str, int]:
-        """The place in the stream, for `restore`."""
-        counts = {f"photos {height}x{width}": count for (height, width), count in self._served.items()}
-        counts.update({_prior_name(key): count for key, count in self._prior_served.items()})
-        return {"seed": self._seed, **counts}
-
-    def restore(self, state: Mapping[str, int]) -> None:
-        """Continue where `state` was taken. Raises `UserError`, changing nothing, where it is of other data."""
-        if set(state) != set(self.state()) or state["seed"] != self._seed:
-            raise UserError(_ANOTHER)
-        if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in state.values()):
-            raise UserError("The saved run is damaged: its position in the data is not a number.")
-        self._served = {shape: state[f"photos {shape[0]}x{shape[1]}"] for shape in self._photos}
-        self._prior_served = {key: state[_prior_name(key)] for key in self._prior}
-
-    def _share(self, shape: Shape) -> Fraction:
-        return Fraction(self._served[shape], len(self._photos[shape]))
-
-    def _take(self, kind: str, members: Sequence[Member], shape: Shape, served: int, count: int) -> list[int]:
-        """`count` members from place `served` of their endless stream of epochs on."""
-        taken: list[int] = []
-        while len(taken) < count:
-            epoch, place = divmod(served + len(taken), len(members))
-            # the first copy is ranked as it was before there were more
-            order = sorted(members, key=lambda member: self._rank(kind, epoch, *shape, *member[: 1 + bool(member[1])]))
-            taken += [index for index, _ in order[place : place + count - len(taken)]]
-        return taken
-
-    def _rank(self, kind: str, *numbers: int) -> bytes:
-        text = " ".join([kind, str(self._seed), *map(str, numbers)])
-        return hashlib.sha256(text.encode("ascii")).digest()
+    dtype = None if plan.autocast == torch.float16 and model.family == "sdxl" else plan.autocast
+    return Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=dtype, follow=follow, movable=movable)
 
 
-def _prior_name(key: tuple[Shape, int]) -> str:
-    (height, width), group = key
-    return f"prior {height}x{width}" + (f" of class {group}" if group else "")
+def photo_items(
+    photos: Sequence[Photo], settings: TrainingSettings, resolution: int, group: int = 0, repeats: int = 1
+) -> list[Item]:
+    """The photos as items: each in its bucket, or in a square, and with `flip` a mirrored one after each.
+
+    A mirrored photo is encoded as such: an autoencoder's latents of it are not the mirrored latents.
+    """
+    items = []
+    for photo in photos:
+        size = bucket_for(photo.width, photo.height, resolution) if settings.buckets else (resolution, resolution)
+        for flipped in (False, True) if settings.flip else (False,):
+            text = caption_of(photo, settings)
+            items.append(Item(photo, size, text, flipped, settings.masks, group=group, repeats=repeats))
+    return items
 
 
-def _by_shape(examples: Sequence[Example], group: int | None = None) -> dict[Shape, list[int]]:
-    groups: dict[Shape, list[int]] = {}
-    for index, example in enumerate(examples):
-        if group is not None and example.group != group:
+def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0) -> list[Item]:
+    """The class images as items, each of its size, at which it was drawn. UserError for a damaged file."""
+    text = caption_of(None, settings)
+    return [
+        Item(open_photo(file), size, text, masked=False, origin=f"{file.parent.name}/{file.name}", group=group)
+        for file, size in zip(files, sizes, strict=True)
+    ]
+
+
+def own_class_items(
+    pictures: Sequence[Photo], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0
+) -> list[Item]:
+    """The user's own images of a class as items: each in the photos' size that is nearest to its shape.
+
+    A size that none comes to gets its share of those that are nearest.
+
+    sizes: those of the photos. An image's caption is its text, else the class prompt.
+    """
+    kinds = sorted(set(sizes))
+
+    def distance(picture: Photo, size: Size) -> float:
+        return abs(math.log(picture.width / picture.height) - math.log(size[0] / size[1]))
+
+    dealt = [(picture, min(kinds, key=lambda size: distance(picture, size))) for picture in pictures]
+    for size in [kind for kind in kinds if kind not in {taken for _, taken in dealt}]:
+        share = math.ceil(len(pictures) * list(sizes).count(size) / len(sizes))
+        nearest = sorted(range(len(pictures)), key=lambda index: (distance(pictures[index], size), index))
+        dealt += [(pictures[index], size) for index in sorted(nearest[:share])]
+    plain = caption_of(None, settings)
+    texts = [picture.caption if settings.captions and picture.caption else plain for picture, _ in dealt]
+    return [Item(p, size, text, masked=False, group=group) for (p, size), text in zip(dealt, texts)]
+
+
+def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
+    """`count` sizes for class images in the proportions of the photos' `sizes`, as a batch has one size.
+
+    Each comes at least once, so that there may come out more than `count`. The first so many are in these proportions
+    too. Nothing for nothing.
+    """
+    if count < 1 or not sizes:
+        return []
+    kinds = sorted(set(sizes))
+    dealt = dict.fromkeys(kinds, 0)
+    order: list[Size] = []
+    for _ in range(max(count, len(kinds))):
+        # a size that has none yet comes first, then whoever is furthest behind its share
+        size = min(kinds, key=lambda kind: (dealt[kind] > 0, (dealt[kind] + 1) / sizes.count(kind), kind))
+        dealt[size] += 1
+        order.append(size)
+    return order
+
+
+@dataclass(frozen=True)
+class _Picture:
+    path: Path
+    size: Size
+    seed: int
+
+
+def class_images(
+    model: TrainingModel,
+    settings: TrainingSettings,
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+    *,
+    sizes: Sequence[Size] | None = None,
+    batch: int = 4,
+    parts: Parts | None = None,
+) -> list[Path]:
+    """The class's PNG files, drawn where they are missing or broken, in subfolders of `folder`, one for each size.
+
+    sizes: width and height in pixels of each image; None for `settings.class_images` squares. batch: images of one
+    size drawn at once, fewer where memory runs out. parts: how the model's parts come to the device. progress:
+    told the images done and all of them. Raises Cancelled between two batches when cancelled, and
+    UserError when the disk is full or the model draws numbers that are not finite; what was drawn before is then
+    kept.
+    """
+    if sizes is None:
+        side = settings.resolution or model.resolution
+        sizes = [(side, side)] * settings.class_images
+    parts = parts or Parts(model)
+    told = {size: _told(model, settings, size) for size in sizes}
+    pictures = _pictures(folder, sizes, {size: _key(values) for size, values in told.items()})
+    missing = {picture for picture in pictures if not _is_whole(picture)}
+    batches = [group for size in told for group in _batches([p for p in pictures if p.size == size], batch)]
+    progress(len(pictures) - len(missing), len(pictures))
+    for place, size in {picture.path.parent: picture.size for picture in missing}.items():
+        write_whole(place / MANIFEST, json.dumps(told[size], indent=2, ensure_ascii=False).encode("utf-8"))
+    prompt: Prompts | None = None
+    while missing:
+        if cancelled():
+            raise Cancelled("Stopped while generating class images. Finished images are kept.")
+        now = batches[0]
+        if missing.isdisjoint(now):
+            del batches[0]
             continue
-        groups.setdefault(example.shape, []).append(index)
-    return dict(sorted(groups.items()))
+        try:
+            if prompt is None:  # once for all, as the text encoders' way to the device and back takes long
+                prompt = embed_prompts(model, [caption_of(None, settings)], cfg_scale=CFG_SCALE, parts=parts)
+            drawn = draw(
+                model,
+                prompt[torch.zeros(len(now), dtype=torch.long)],
+                size=now[0].size,
+                steps=settings.class_steps,
+                cfg_scale=CFG_SCALE,
+                seeds=[picture.seed for picture in now],
+                parts=parts,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if parts.spare():
+                continue
+            if len(now) == 1:
+                raise UserError("Out of memory: not even one class image fits. Choose a smaller resolution.") from error
+            batches = [part for group in batches for part in _batches(group, len(now) // 2)]
+            continue
+        for picture, pixels in zip(now, drawn):
+            if picture in missing:
+                data = io.BytesIO()
+                to_image(pixels).save(data, "PNG")
+                write_whole(picture.path, data.getvalue(), "The class image")
+        missing.difference_update(now)
+        progress(len(pictures) - len(missing), len(pictures))
+    return [picture.path for picture in pictures]
 
 
-def _digest_example(digest: hashlib._Hash, example: Example, bits: bool) -> None:
-    if not bits:
-        digest.update(f"{example.origin};".encode())
-    for tensor in (example.mean, example.std, example.mask, example.sizes) if bits else (example.sizes,):
-        if tensor is None:
-            digest.update(b"none;")
-        else:
-            digest.update(f"{tuple(tensor.shape)};".encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    if example.group or example.repeats > 1:
-        digest.update(f"class {example.group}, {example.repeats} times;".encode())
-    text = example.text.encode("utf-8", "replace")
-    digest.update(f"{len(text)};".encode() + text)
+def _batches(pictures: Sequence[_Picture], count: int) -> list[Sequence[_Picture]]:
+    return [pictures[start : start + count] for start in range(0, len(pictures), count)]
+
+
+def _pictures(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> list[_Picture]:
+    """The images in the order of their sizes, those of each size numbered by themselves."""
+    counts = dict.fromkeys(sizes, 0)
+    pictures = []
+    for size in sizes:
+        number = counts[size]
+        counts[size] += 1
+        pictures.append(_Picture(folder / keys[size] / f"class-{number:05d}.png", size, number))
+    return pictures
+
+
+def _told(model: TrainingModel, settings: TrainingSettings, size: Size) -> dict[str, object]:
+    """All that the images depend on, but for their number."""
+    width, height = size
+    return {
+        "version": _VERSION,
+        "model": model.name,
+        "sha256": model.sha256,
+        "parameterization": model.parameterization,
+        "prompt": caption_of(None, settings),
+        "steps": settings.class_steps,
+        "cfg_scale": CFG_SCALE,
+        **({"side": width} if width == height else {"size": [width, height]}),
+        "solver": SOLVER,
+    }
+
+
+def _key(told: dict[str, object]) -> str:
+    """The name of a set's folder. The model's file may be renamed."""
+    kept = {name: value for name, value in told.items() if name != "model"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_whole(wanted: _Picture) -> bool:
+    """Whether there is an image that can be read to its end and has the right size."""
+    try:
+        with Image.open(wanted.path) as picture:
+            picture.load()
+            return picture.format == "PNG" and picture.size == wanted.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False

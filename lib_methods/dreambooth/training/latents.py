@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib_methods.dreambooth.model.model import TrainingModel, brought
 from lib_methods.dreambooth.photos.image import Photo, Size, fit, fit_mask, micro_conditioning, read_mask, read_photo
-from lib_methods.dreambooth.training.data import Example
+from lib_methods.dreambooth.training.batches import Example
 from lib_methods.errors import Cancelled, CheckpointError, UserError, out_of_memory
 from lib_methods.safetensors import read_tensors, write_tensors
 

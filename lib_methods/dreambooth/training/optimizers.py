@@ -110,12 +110,11 @@ class Stepper:
         self.scale = LossScale() if scaled else None
         self.gradient_norm = math.nan
         self._norms: list[Tensor] = []  # of the fused pass, as gradients come
-        self._handles: list[Any] = []
         if fused:
             if not hasattr(torch.Tensor, "register_post_accumulate_grad_hook"):
                 raise UserError("The fused backward pass needs torch 2.1 or newer.")
             for parameter, optimizer in zip(self._parameters, self._optimizers):
-                self._handles.append(parameter.register_post_accumulate_grad_hook(self._moving(optimizer)))
+                parameter.register_post_accumulate_grad_hook(self._moving(optimizer))
 
     def backward(self, loss: Tensor, lr_scale: float = 1.0) -> None:
         """Gradients of `loss`, a scalar; fused, the weights move here, `lr_scale` times their groups' rate."""
@@ -181,12 +180,6 @@ class Stepper:
     def step_size(self) -> float:
         """What the optimizer itself multiplies the rate with: Prodigy's estimate, else 1."""
         return float(self._optimizers[0].param_groups[0].get("d", 1.0))
-
-    def close(self) -> None:
-        """Take the hooks off the weights."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
     def _optimizer_of(self, number: int) -> torch.optim.Optimizer:
         return self._optimizers[number] if self.fused else self._optimizers[0]

@@ -81,25 +81,18 @@ PLAN_FIELDS = ("precision", "weights", "optimizer", "fused_backward", "checkpoin
 """What of a plan the steps depend on, in their numbers and in their time."""
 
 
-@dataclass(frozen=True)
-class TrainingPlan:
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan(Way):
     """How a training runs.
 
-    precision: what is computed in. weights: how the UNet lies in memory; those of a LoRA are fp32 always. batch_size:
-    photos in one pass; with a prior as many class images come on top. accumulation: passes before the weights move.
-    text_on_device: the text encoders stay there, as they are trained. notes: sentences for the user.
-    one_part_at_a_time: UNet, text encoders and VAE take turns on the device whenever more than the UNet is needed and
-    nothing is trained: where texts are embedded, images encoded and drawn.
+    batch_size: photos in one pass; with a prior as many class images come on top. accumulation: passes before the
+    weights move. notes: sentences for the user. one_part_at_a_time: UNet, text encoders and VAE take turns on the
+    device whenever more than the UNet is needed and nothing is trained: where texts are embedded, images encoded and
+    generated.
     """
 
-    precision: str
-    weights: str
-    optimizer: str
-    fused_backward: bool
-    checkpointing: bool
     batch_size: int
     accumulation: int
-    text_on_device: bool
     estimate: Estimate
     notes: tuple[str, ...]
     one_part_at_a_time: bool = False
@@ -164,8 +157,8 @@ def plan_training(
     batch = settings.batch_size
     # the whole batch, or gathered over passes, which a fused backward pass cannot; at last a smaller one, fused
     whole = [rows for rows in range(batch, 0, -1) if batch % rows == 0]
-    tries = [(rows, batch // rows, way) for rows in whole for way in ways if rows == batch or not way.fused]
-    tries += [(rows, 1, way) for rows in range(batch - 1, 0, -1) for way in ways if way.fused]
+    tries = [(rows, batch // rows, way) for rows in whole for way in ways if rows == batch or not way.fused_backward]
+    tries += [(rows, 1, way) for rows in range(batch - 1, 0, -1) for way in ways if way.fused_backward]
     for rows, passes, way in tries:
         found = estimate(sizes, _load(settings, sizes, rows), way)
         if memory is None or found.total <= memory:
@@ -221,7 +214,7 @@ def _cost(way: Way) -> float:
     halved = 1.2 * (way.weights == "bf16")  # less than checkpointing: rounded stochastically, little is lost
     slow = 8.0 * (way.precision == "fp32")
     # AdamW's gradients are clipped better unfused; Adafactor clips its updates itself
-    fused = (-0.2 if way.optimizer == "adafactor" else 1.0) * way.fused
+    fused = (-0.2 if way.optimizer == "adafactor" else 1.0) * way.fused_backward
     return _COST[way.optimizer] + halved + slow + 2.5 * way.checkpointing + fused
 
 
@@ -249,7 +242,7 @@ def _plan(
     ]
     if way.weights == "bf16" and settings.kind == "full":
         notes.append("Weights are stored in bf16 with stochastic rounding, so that small steps are not lost.")
-    if way.fused:
+    if way.fused_backward:
         notes.append("Weights are updated during the backward pass, each as soon as its gradient is there.")
     if way.checkpointing:
         notes.append("Gradient checkpointing is on: it saves memory and takes about a quarter longer.")
@@ -270,14 +263,9 @@ def _plan(
             f"about {in_turn / GIB:.1f} GiB instead of {together / GIB:.1f}."
         )
     return TrainingPlan(
-        precision=way.precision,
-        weights=way.weights,
-        optimizer=way.optimizer,
-        fused_backward=way.fused,
-        checkpointing=way.checkpointing,
+        **vars(way),
         batch_size=rows,
         accumulation=settings.accumulation * passes,
-        text_on_device=settings.train_text,
         estimate=found,
         notes=tuple(notes),
         one_part_at_a_time=short,
@@ -296,7 +284,7 @@ def _too_small(settings: TrainingSettings, sizes: ModelSizes, ways: list[Way], h
             would.append(f"a LoRA would fit ({lora / GIB:.1f} GiB)")
     for side in (768, 640, 512, 384, 256):
         if side < (settings.resolution or sizes.resolution):
-            load = Load(**{**_load(settings, sizes, 1).__dict__, "side": side})
+            load = replace(_load(settings, sizes, 1), side=side)
             smaller = min(estimate(sizes, load, way).total for way in ways)
             if smaller <= memory:
                 would.append(f"so would images of {side} pixels ({smaller / GIB:.1f} GiB)")

@@ -20,15 +20,14 @@ from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel, computing, device_of
 from lib_methods.dreambooth.photos.subjects import caption_of
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.batches import Batch, Batches, TextSource
-from lib_methods.dreambooth.training.data import TrainingData
+from lib_methods.dreambooth.training.batches import Batch, Batches, TrainingData
 from lib_methods.dreambooth.training.loss import noised, training_loss
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.training.plan import TrainingPlan, rate_scale, text_steps
 from lib_methods.dreambooth.training.processes import Processes
 from lib_methods.dreambooth.training.samples import Best, Viewer
 from lib_methods.dreambooth.training.state import STATE, State, load_state, save_state
-from lib_methods.dreambooth.training.weights import Ema, Trained
+from lib_methods.dreambooth.training.weights import Ema, TextSource, Trained
 from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import Pace, Report
 
@@ -119,7 +118,7 @@ class Trainer:
             self.batches.texts(),
             self.trained,
             learns_until=text_steps(settings),
-            stays=plan.text_on_device,
+            stays=settings.train_text,
             one_at_a_time=plan.one_part_at_a_time,
         )
 

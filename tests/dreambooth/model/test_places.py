@@ -14,10 +14,10 @@ from lib_methods.dreambooth.model import model as places
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import CPU, Parts
 from lib_methods.dreambooth.model.sampler import draw
+from lib_methods.dreambooth.training import data as making
 from lib_methods.dreambooth.training import plan as memory
-from lib_methods.dreambooth.training import prepare
 from lib_methods.dreambooth.training import samples as showing
-from lib_methods.dreambooth.training.class_images import class_images
+from lib_methods.dreambooth.training.data import class_images
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
 from lib_methods.dreambooth.training.samples import Best, Viewer
 from lib_methods.errors import Cancelled, UserError
@@ -345,7 +345,7 @@ def test_weights_that_were_away_learn_on_as_if_they_had_stayed(name: str, fused:
 def test_a_whole_training_one_part_at_a_time_is_the_same_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(prepare, "_ENCODED_AT_ONCE", 1)
+    monkeypatch.setattr(making, "_ENCODED_AT_ONCE", 1)
     base = write(tmp_path)
     states: list[dict[str, Tensor]] = []
     files: list[dict[str, bytes]] = []

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from lib_methods.dreambooth.model.sampler import draw
-from lib_methods.dreambooth.training import class_images as prior
-from lib_methods.dreambooth.training.class_images import class_images
+from lib_methods.dreambooth.training import data as prior
+from lib_methods.dreambooth.training.data import class_images
 from lib_methods.errors import Cancelled, UserError
 from standalone.dreambooth import EngineModel
 from tests.dreambooth.models import load

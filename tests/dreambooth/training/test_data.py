@@ -24,7 +24,7 @@ from lib_methods.dreambooth.photos.image import (
     micro_conditioning,
     step_for,
 )
-from lib_methods.dreambooth.training.data import Example, Order, Shape, TrainingData
+from lib_methods.dreambooth.training.batches import Example, Order, Shape, TrainingData
 from lib_methods.errors import UserError
 from lib_methods.pictures.fit import to_tensor
 from tests.dreambooth.models import picture

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.photos.folder import find_photos
-from lib_methods.dreambooth.photos.image import fit, read_photo
+from lib_methods.dreambooth.photos.image import fit, photos_digest, read_photo
 from lib_methods.dreambooth.training import latents as module
-from lib_methods.dreambooth.training.data import Example
+from lib_methods.dreambooth.training.batches import Example
+from lib_methods.dreambooth.training.data import class_items, deal_sizes, photo_items
 from lib_methods.dreambooth.training.latents import Item, encode_pictures
-from lib_methods.dreambooth.training.prepare import class_items, deal_sizes, photo_items, photos_digest
 from lib_methods.errors import Cancelled, UserError
 from tests.dreambooth.models import asked, put
 

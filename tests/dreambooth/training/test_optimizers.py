@@ -76,16 +76,6 @@ def test_fused_there_is_never_more_than_one_gradient() -> None:
     assert len(alive) == len(list(model.parameters())) and max(alive) == 0
 
 
-def test_closed_the_weights_no_longer_move_by_themselves() -> None:
-    model = network()
-    stepper = stepper_for(model, fused=True)
-    stepper.close()
-    before = weights_of(model)
-    loss_of(model, 0).backward()
-    assert torch.equal(weights_of(model), before)
-    assert all(p.grad is not None for p in model.parameters())
-
-
 def test_fused_clipping_holds_each_tensors_gradient() -> None:
     seen: dict[str, list[float]] = {}
     for clip in (0.0, 1e-3):
@@ -283,7 +273,6 @@ def test_a_training_with_8bit_adamw_goes_on_bit_by_bit(fused: bool) -> None:
     first = stepper_for(parts, "adamw8bit", fused=fused)
     train(parts, first, range(3))
     state = {name: value.clone() for name, value in first.state_dict().items()}
-    first.close()
     resumed = wide_network()
     resumed.load_state_dict(parts.state_dict())
     second = stepper_for(resumed, "adamw8bit", fused=fused)

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import latents
-from lib_methods.dreambooth.training.data import TrainingData
-from lib_methods.dreambooth.training.prepare import CACHE, CLASS_IMAGES
+from lib_methods.dreambooth.training.batches import TrainingData
+from lib_methods.dreambooth.training.data import CACHE, CLASS_IMAGES
 from lib_methods.dreambooth.training.state import to_json
 from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import LOG

@@ -20,8 +20,7 @@ from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import trainer as trainers
-from lib_methods.dreambooth.training.batches import Batches
-from lib_methods.dreambooth.training.data import Example, TrainingData
+from lib_methods.dreambooth.training.batches import Batches, Example, TrainingData
 from lib_methods.dreambooth.training.plan import plan_training, rate_scale, text_steps
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.errors import Cancelled, UserError
