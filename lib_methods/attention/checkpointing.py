@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from lib_methods.attention.intercept import Original, intercept
@@ -17,6 +19,8 @@ from lib_methods.attention.layers import transformer_blocks
 _BLOCKS = frozenset({"BasicTransformerBlock", "ResBlock", "ResnetBlock2D"})
 # how codebases switch on their own form: `ldm` runs blocks without gradients then, and what is seen inside has none
 _SWITCHES = ("checkpoint", "use_checkpoint", "gradient_checkpointing")
+# what Forge's and its forks' attention layers call, by the names in their module
+_FUNCTIONS = ("attention_function", "optimized_attention", "optimized_attention_masked")
 
 _again: ContextVar[bool] = ContextVar("_again", default=False)
 
@@ -72,7 +76,8 @@ def differentiable(unet: nn.Module) -> Iterator[None]:
 
     The UNet's parameters are constants, so nothing is kept for them and none collects a gradient. The blocks of `ldm`
     and `sgm` do not checkpoint by themselves: their backward pass asks for the gradients of their parameters. The
-    weights of Forge and its forks are inference tensors, and their blocks write into their own input.
+    weights of Forge and its forks are inference tensors, their blocks write into their own input, and some of their
+    attention functions (SageAttention, FlashAttention) give no gradients.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -83,6 +88,7 @@ def differentiable(unet: nn.Module) -> Iterator[None]:
             stack.enter_context(_plain_weights(unet))
             blocks = [block for _, block in transformer_blocks(unet)]
             stack.enter_context(intercept((block, _on_a_copy) for block in blocks))
+            stack.enter_context(_plain_attention(blocks))
             for norm in (part for block in blocks for part in block.modules() if isinstance(part, nn.LayerNorm)):
                 stack.callback(norm.register_forward_pre_hook(lambda _, given: (given[0].clone(),)).remove)
         yield
@@ -105,6 +111,29 @@ def _plain_weights(unet: nn.Module) -> Iterator[None]:
     finally:
         for module, name, weight in swapped:
             module._parameters[name] = weight
+
+
+@contextmanager
+def _plain_attention(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the block, the attention layers call PyTorch's own function, which has gradients on every device."""
+    homes = {type(layer).__module__ for block in blocks for layer in (block.attn1, block.attn2) if layer is not None}
+    names = [(vars(sys.modules[home]), name) for home in homes for name in _FUNCTIONS]
+    before = [(home, name, home[name]) for home, name in names if name in home]
+    try:
+        for home, name, _ in before:
+            home[name] = _attend
+        yield
+    finally:
+        for home, name, function in before:
+            home[name] = function
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    """Attention of (rows, tokens, channels), the heads side by side in the channels, as the forks' functions."""
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    if mask is not None:
+        mask = mask.view(-1, 1, *mask.shape[-2:])
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def _on_a_copy(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,30 @@ def test_an_error_in_an_editor_leaves_nothing_behind(host: Running, sampler: str
     assert "launch_sampling" in vars(sd_samplers_common.Sampler)
     assert "callback_state" not in vars(sd_samplers_timesteps.CompVisSampler)
     assert torch.equal(latents(host, fields), plain)
+
+
+def test_an_editor_that_fails_ends_its_method_and_not_the_job(host: Running) -> None:
+    class Part(Mover):
+        """A method's part, which is a hook as well."""
+
+        acted, missed, idle = True, "", ""
+
+        def around(self, call: DenoiserCall) -> AbstractContextManager[None]:
+            return nullcontext()
+
+        def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
+            if self.asked:
+                raise RuntimeError("secret")
+            return super().before(call, latents)
+
+    def attach(sampling: Sampling) -> None:
+        sampling.add_hook(part)
+        part(sampling)
+
+    fields, part = job("txt2img", "Euler"), Part([])
+    assert torch.equal(latents(host, fields, attach), latents(host, fields))
+    assert part.sampling.failure(part).startswith("An internal error")
+    assert len(part.asked) == 1
 
 
 def test_an_editor_that_makes_latents_of_another_size_is_told(host: Running) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from lib_methods import hosts
 from lib_methods.attention import checkpointed, differentiable
@@ -19,8 +20,23 @@ from lib_methods.hosts.forge.sampling import ForgeSampling
 SIGMAS = torch.linspace(0.03, 14.6, 1000)
 
 
-class Attention(nn.Linear):
-    heads = 1
+def attention_function(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """As SageAttention: it computes in a kernel of its own, without gradients."""
+    split = (part.detach().unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    return scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    heads = 2
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        attended = attention_function(self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
+        return self.to_out(attended)
 
 
 class BasicTransformerBlock(nn.Module):
@@ -28,12 +44,12 @@ class BasicTransformerBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.attn1, self.attn2 = Attention(width, width), Attention(width, width)
+        self.attn1, self.attn2 = Attention(width), Attention(width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         x += self.attn1(self.norm1(x)).sin()
-        x += self.attn2(self.norm2(x) * context).tanh()
+        x += self.attn2(self.norm2(x), context).tanh()
         return x
 
 
@@ -47,7 +63,7 @@ class Unet(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         hidden = x.flatten(2).transpose(1, 2) * 1.5
         for block in self.blocks:
-            hidden = block(hidden, context)
+            hidden = block(hidden, context=context)
         return hidden.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
@@ -59,7 +75,7 @@ class KModel:
 
     def apply_model(self, x: Tensor, t: Tensor, c_crossattn: Tensor, transformer_options: Any) -> Tensor:
         scale = (t**2 + 1)[:, None, None, None] ** 0.5
-        return self.diffusion_model((x / scale).to(c_crossattn.dtype), c_crossattn.mean(1, keepdim=True))
+        return self.diffusion_model((x / scale).to(c_crossattn.dtype), c_crossattn)
 
 
 class Denoiser(nn.Module):
@@ -130,15 +146,17 @@ class Forge:
 
 
 class Mover:
-    """An editor that adds 0.3 in the second step."""
+    """An editor that adds 0.3 in the second step, or fails there."""
 
-    def __init__(self, sampling: ForgeSampling) -> None:
-        self.editing = sampling.editing
+    def __init__(self, sampling: ForgeSampling, error: Exception | None = None) -> None:
+        self.editing, self.error = sampling.editing, error
         self.sigmas: list[float] = []
 
     def before(self, call: DenoiserCall, latents: Tensor) -> Tensor:
         position = self.editing.position(call)
         self.sigmas.append(position.sigma)
+        if position.step == 1 and self.error is not None:
+            raise self.error
         return latents + 0.3 if position.step == 1 else latents
 
 
@@ -164,15 +182,39 @@ def test_latents_are_moved_in_the_samplers_own_tensor(function: Any, monkeypatch
     assert dict(vars(denoiser)).keys() == before.keys()  # nothing is left behind
 
 
+def test_an_editor_that_fails_ends_its_method_and_not_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Part(Mover):
+        """A method's part, which is a hook as well."""
+
+        acted, missed, idle = True, "", ""
+
+        def around(self, call: DenoiserCall) -> AbstractContextManager[None]:
+            return nullcontext()
+
+    forge = Forge()
+    sampler, denoiser = forge.p.sampler, forge.p.sampler.model_wrap_cfg
+    monkeypatch.setattr(ForgeSampling, "patched", lambda self: None)
+    before, sampling = dict(vars(denoiser)), forge.sampling(monkeypatch)
+    part = Part(sampling, torch.OutOfMemoryError("no"))
+    sampling.add_hook(part)
+    sampling.editing.add_editor(part)
+    sampler.sample(forge.p, forge.x.clone(), None, None)
+    assert len(denoiser.seen) == 4
+    assert all(torch.equal(x, denoiser.seen[0]) for x in denoiser.seen)
+    assert sampling.failure(part).startswith("Out of memory.")
+    assert dict(vars(denoiser)).keys() == before.keys()
+
+
 def test_a_sampler_that_hands_the_model_other_latents_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unsupported, match='"Some".*Choose Euler'):
         _ = editing_of(Forge(sample_unipc).sampling(monkeypatch)).sigmas
 
 
 @pytest.mark.parametrize("memory", [False, True], ids=["kept", "checkpointed"])
-def test_gradients_through_inference_tensors_and_blocks_that_write_into_their_input(
+def test_gradients_through_inference_tensors_blocks_that_write_into_their_input_and_attention_without(
     memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    own = attention_function
     forge = Forge(dtype=torch.float64)
     weights = [*forge.unet.parameters()]
     with torch.inference_mode():  # as in the middle of a job
@@ -188,3 +230,4 @@ def test_gradients_through_inference_tensors_and_blocks_that_write_into_their_in
     assert float((gradient * along).sum()) == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-6)
     assert all(now is before and now.is_inference() for now, before in zip(forge.unet.parameters(), weights))
     assert not any(module._forward_pre_hooks or "forward" in vars(module) for module in forge.unet.modules())
+    assert attention_function is own

@@ -39,8 +39,9 @@ class Seam:
     def forward(self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, *args: Any, **kwargs: Any) -> Any:
         if self.current.is_over:
             return self.original(x, sigma, uncond, cond, *args, **kwargs)
-        if self.edit is not None:
-            self.edit(A1111Call(self.denoiser, sigma, self._rows(cond, len(x))), x)
+        if (edit := self.edit) is not None:
+            call = A1111Call(self.denoiser, sigma, self._rows(cond, len(x)))
+            self.current.guarded(lambda: edit(call, x))
         return self.current.guarded(lambda: self._run(x, sigma, uncond, cond, args, kwargs))
 
     def _run(

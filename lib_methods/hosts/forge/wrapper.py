@@ -79,8 +79,7 @@ class ForgeSeam:
 
     def forward(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Any:
         """In the place of the denoiser's, which is handed the sampler's own tensor."""
-        edit = self.edit
-        if edit is not None and not self.current.is_over:
+        if (edit := self.edit) is not None and not self.current.is_over:
             call = ForgeCall((), sigma, self.denoiser, self.in_alpha_space)
             self.current.guarded(lambda: edit(call, x))
         return self._original(x, sigma, *args, **kwargs)
