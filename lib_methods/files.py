@@ -111,8 +111,8 @@ def replacing(path: Path, shared: bool = False) -> Iterator[IO[bytes]]:
     """A file to write that takes the place of `path` when the block ends well; else `path` stays as it was.
 
     What was written is on the disk before the names change, so that not even a power cut leaves half a file. The folder
-    must be there. shared: others may write the same file at the same time, and each then has one of its own; without
-    it, what a killed process left behind is written over by the next. Raises OSError.
+    must be there. shared: others may write the same file at the same time, and each then has its own; without it,
+    what a killed process left behind is written over by the next. Raises OSError.
     """
     if shared:
         handle, name = tempfile.mkstemp(prefix=f"{_SAVING}{os.getpid()}-", suffix=".tmp", dir=path.parent)

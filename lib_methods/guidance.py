@@ -1,6 +1,6 @@
 """The arithmetic of classifier-free guidance, once for every method.
 
-Linear in the predictions, so it holds for predictions of the noise and of the clean latent alike.
+Linear in the predictions, so it holds for predictions of the noise and of the clean latent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The cross-attention layers of a UNet: where it looks at the prompt.
 
-How the prompt's context reaches a layer is told here, for all codebases: `ldm`, `sgm`, `ldm_patched` and `backend.nn`
+How the prompt's context reaches a layer, for all codebases: `ldm`, `sgm`, `ldm_patched` and `backend.nn`
 pass `context`, by name or as the second argument; diffusers passes `encoder_hidden_states`.
 """
 
@@ -50,7 +50,7 @@ class CrossAttention(AttentionLayer):
 
 @dataclass(frozen=True)
 class PromptInput:
-    """What a cross-attention layer is told besides the hidden states.
+    """What a cross-attention layer receives besides the hidden states.
 
     context: (rows, tokens, channels), what keys are made of. values: what values are made of, the same tensor but
     where another extension gives its own. mask: (rows, tokens) or (rows, 1, tokens), True or 0 where a token may be
@@ -129,9 +129,9 @@ class ContextShift:
     now: asked at every run of the UNet, what to add to each row that is in it: (tokens, channels), or None for a row
     that is left alone. Where their number is not that of the rows, the call is somebody else's and passes unchanged.
     Where one has fewer tokens than the other it is made longer, see `pad_tokens`: a direction by repeating its last
-    chunk, as every chunk of a prompt is embedded by itself, a context by `empty` if given, or alike.
+    chunk, as every chunk of a prompt is embedded by itself, a context by `empty` if given, else in the same way.
 
-    Works on a layer and on a transformer block, which hands its context on. Raises `Unsupported` where the direction
+    Works on a layer and on a transformer block, which passes its context on. Raises `Unsupported` where the direction
     is one of another kind of model.
     """
 

@@ -1,7 +1,7 @@
-"""The attention layers of a UNet, described alike for `ldm`, `sgm`, `ldm_patched`, `backend.nn` and diffusers.
+"""The attention layers of a UNet, described in one way for `ldm`, `sgm`, `ldm_patched`, `backend.nn` and diffusers.
 
-All of them keep the same furniture: a transformer block with `attn1` (self) and `attn2` (cross), each with `to_q`,
-`to_k`, `to_v`, `to_out` and `heads`. They are told by that furniture and the class name of the block, so no codebase
+All of them have the same parts: a transformer block with `attn1` (self) and `attn2` (cross), each with `to_q`,
+`to_k`, `to_v`, `to_out` and `heads`. They are recognised by these parts and the class name of the block, so no codebase
 is imported.
 """
 
@@ -65,7 +65,7 @@ class SelfAttention(AttentionLayer):
         over in its place (token merging in Forge, as `context` and `value`).
 
         args, kwargs: the further arguments of the layer. None where they make it more than self-attention: a mask, a
-        frame count. Forge also hands over a dict of what its blocks know (`transformer_options`).
+        frame count. Forge also passes a dict of what its blocks know (`transformer_options`).
         """
         named = [*enumerate(args), *kwargs.items()]
         given = {name: value for name, value in named if value is not None and not isinstance(value, Mapping)}

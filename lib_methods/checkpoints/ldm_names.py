@@ -44,8 +44,8 @@ def read_yaml(checkpoint: Path) -> Mapping[str, Any] | None:
 
 
 def _parsed_yaml(text: str) -> Any:
-    """`yaml.safe_load` for files of strangers: no deeper than `MAX_YAML_DEPTH`, and without aliases, which make much of
-    little."""
+    """`yaml.safe_load` for untrusted files: no deeper than `MAX_YAML_DEPTH`, and without aliases, by which a small
+    file expands without end."""
     import yaml  # hosts have it; most callers of this module only want the names
 
     class Loader(yaml.SafeLoader):

@@ -18,7 +18,7 @@ from lib_methods.denoiser.call import DenoiserCall
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told.
+    """What the UNet is conditioned on.
 
     context: the prompts' hidden states, (N, tokens, dim), tokens a multiple of 77. vector: SDXL's pooled text and
     sizes, (N, dim); None for other models.
@@ -60,7 +60,7 @@ class Editing(Protocol):
         denoiser call of each step, and the level at which it ends.
 
         That is 0 for nearly all samplers in sigma space; DDIM, PLMS, UniPC and the schedule "KL Optimal" end at a small
-        one, where the model is not asked any more. The number of steps need not be the one that the user asked for.
+        one, where the model is no longer called. The number of steps may differ from the user's.
         Raises `Unsupported` where the sampler picks its levels as it goes, or goes up again.
         """
 

@@ -1,4 +1,4 @@
-"""What a method may ask of one pass of a sampler, and what a new host owes.
+"""What a method may ask of one pass of a sampler, and what a new host must provide.
 
 A host adapter (`lib_methods.hosts`) makes a `Sampling` for each pass. A method attaches hooks and guides to it, which
 end with the pass. To support another host, write one class with the members of `Sampling`:
@@ -73,7 +73,7 @@ class Sampling(Protocol):
 
     @property
     def picture(self) -> Picture | None:
-        """The image beside the latents; None where the host does not let go of its rows."""
+        """The image beside the latents; None where the host does not give access to its rows."""
 
     @property
     def editing(self) -> Editing | None:

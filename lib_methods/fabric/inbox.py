@@ -1,7 +1,7 @@
 """The browser's messages about the two lists of feedback images, and the answers.
 
 The lists live in the page, as lines of hashes and weights; nothing is remembered between two messages, so every
-browser tab has lists of its own. Images come as data URLs: the browser never names a file.
+browser tab has its own lists. Images come as data URLs: the browser never names a file.
 """
 
 from __future__ import annotations

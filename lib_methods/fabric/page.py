@@ -1,7 +1,8 @@
 """FABRIC's page beyond its table of controls: the two lists, their messages from the browser, presets.
 
-The lists are HTML that every gradio version shows alike, with small data URLs as images, so that no file of the server
-must be reachable. The browser's half is javascript/fabric.js; it finds its elements by class and `data-` attributes.
+The lists are HTML that every gradio version shows in the same way, with small data URLs as images, so that no file of
+the server must be reachable. The browser's half is javascript/fabric.js; it finds its elements by class and `data-`
+attributes.
 
 Handlers return values. Updates are for the presets' dropdown alone: gradio 6 builds a component anew for each update,
 which components that a host derives from gradio's (the accordion with a switch) may not survive.

@@ -16,7 +16,7 @@ def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = Non
     """The seam for the sampling that is about to start.
 
     p: the host's `StableDiffusionProcessing`, in `process_before_every_sampling`. latent: the `x` handed to that
-    method, shape (batch, 4, h, w). noise: the `noise` handed to it, which only editing needs. Hosts are told apart by
+    method, shape (batch, 4, h, w). noise: the `noise` handed to it, which only editing needs. Hosts are recognised by
     what their model can do, not by name.
 
     Raises `Unsupported` with a sentence for the user.

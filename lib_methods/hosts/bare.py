@@ -40,7 +40,7 @@ class BareCall:
 class BareSampling:
     """Implements `lib_methods.denoiser.Sampling` and `Editing` over a bare UNet.
 
-    The VAE is a fixed average over squares of 8x8, a text is embedded as noise of its own, the schedule is Stable
+    The VAE is a fixed average over squares of 8x8, a text is embedded as noise, the schedule is Stable
     Diffusion's. `draw` samples by Euler's method; `denoise` is one call in the UNet's own scale.
     """
 

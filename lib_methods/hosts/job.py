@@ -1,5 +1,5 @@
-"""What AUTOMATIC1111's WebUI, its forks and the standalone host tell a script alike: sizes, steps, keys, the VAE, and
-what the UNet is given for an empty prompt."""
+"""What AUTOMATIC1111's WebUI, its forks and the standalone host tell a script in the same way: sizes, steps, keys, the
+VAE, and what the UNet is given for an empty prompt."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class JobSampling:
         height, width = like.shape[2:]
         extra = self.extra_channels()
         if extra <= 0:
-            return like.new_zeros(count, 5, 1, 1)  # the host hands over this placeholder, too
+            return like.new_zeros(count, 5, 1, 1)  # the host passes this placeholder, too
         if extra == 5:
             gray = nn.functional.interpolate(self._gray_image().to(like), size=(height, width))
             return torch.cat([like.new_ones(1, 1, height, width), gray], 1).expand(count, -1, -1, -1)

@@ -23,7 +23,7 @@ REFUSAL = "Training is running and leaves no memory for generating images. Wait 
 
 
 class HostModelRoom:
-    """Keeps nothing but whether the model is away; jobs and trainings may come in any order."""
+    """Remembers only whether the model is away; jobs and training runs may come in any order."""
 
     def __init__(self) -> None:
         self._guard = threading.RLock()
@@ -116,7 +116,7 @@ def _bring_back() -> None:
 
 
 def _fits() -> bool:
-    """Whether the device has room for the model and for drawing."""
+    """Whether the device has room for the model and for generating."""
     model = current_model()
     if model is None or memory_management() is not None or getattr(model, "lowvram", False):
         return True
@@ -146,11 +146,10 @@ def device() -> torch.device:
 
 
 def memory(device: torch.device, occupied: bool) -> int | None:
-    """Bytes that a training will find free there: what is free, and what this process holds, the host's model.
+    """Bytes that a training run will find free there: what is free, and what this process holds, the host's model.
 
-    occupied: by a training, whose memory will be free again; then, as where asking would take memory, this is all that
-    the device has.
-    """
+    occupied: by a training run, whose memory will be free again; then, as where asking would take memory, this is all
+    that the device has. """
     if device.type != "cuda":
         return None
     if occupied or not _is_used(device):

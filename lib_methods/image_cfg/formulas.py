@@ -2,7 +2,7 @@
 
 `e = e(0, 0) + s_I [e(I, 0) - e(0, 0)] + s_T [e(I, T) - e(I, 0)]`: s_I is the image scale, how close to the input, and
 s_T the text scale, how close to the instruction. It is linear in the predictions, so it holds for predictions of the
-noise and of the clean latent alike.
+noise and of the clean latent.
 """
 
 from __future__ import annotations

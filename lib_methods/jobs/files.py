@@ -38,7 +38,7 @@ class JobFiles:
 
     @property
     def settings(self) -> Path:
-        """What the trainer is told."""
+        """The trainer's settings, in one file."""
         return self.root / "jobs" / f"{self.name}.settings"
 
     @property
@@ -94,8 +94,8 @@ class JobFiles:
 class Record:
     """What became of a run. status: "waiting", "running", "done", "cancelled" or "failed".
 
-    error: a sentence, where it failed. results: the names of the files that the host now has. prompt: what draws the
-    subject. kind: "LoRA" or "full". times in seconds since 1970.
+    error: a sentence, where it failed. results: the names of the files that the host now has. prompt: one that
+    generates the subject. kind: "LoRA" or "full". times in seconds since 1970.
     """
 
     name: str

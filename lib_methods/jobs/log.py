@@ -140,7 +140,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Sample:
-    """Images drawn at a step. files: below the run's folder, one per prompt."""
+    """Images generated at a step. files: below the run's folder, one per prompt."""
 
     step: int
     files: tuple[Path, ...]

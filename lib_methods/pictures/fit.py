@@ -60,7 +60,7 @@ def fit(
     if how == "stretch":
         return rgb.resize((width, height), resample)
     if how != "pad":
-        raise ValueError(f"there is no way {how!r} to fit a picture")
+        raise ValueError(f"there is no way {how!r} to fit an image")
     scale = min(width / rgb.width, height / rgb.height)
     inner = max(1, min(width, round(rgb.width * scale))), max(1, min(height, round(rgb.height * scale)))
     small = rgb.resize(inner, resample)

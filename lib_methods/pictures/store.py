@@ -40,7 +40,7 @@ def is_image_id(text: object) -> bool:
 
 
 def image_id(image: Image.Image) -> str:
-    """The id of an RGB picture: SHA-256 over "WIDTHxHEIGHT:" and its pixels, row by row, 3 bytes each; 64 hex
+    """The id of an RGB image: SHA-256 over "WIDTHxHEIGHT:" and its pixels, row by row, 3 bytes each; 64 hex
     digits."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode("ascii"))
     digest.update(image.tobytes())
@@ -216,7 +216,7 @@ def received(picture: Image.Image | None, kept: str, store: ImageStore, *, as_ma
 
 
 def preview(store: ImageStore, name: str, shows: str) -> str:
-    """A stored image, small, as HTML that every gradio version shows alike."""
+    """A stored image, small, as HTML that every gradio version shows in the same way."""
     try:
         url = thumbnail(store, name, THUMBNAIL_SIDE)
     except (OSError, SettingsError):

@@ -114,7 +114,7 @@ def inversion_key(picture: Tensor, model: Hashable, caption: str, sigmas: Tensor
     """All that an inversion depends on.
 
     picture: the latents (batch, 4, h, w) that it starts from. model: checkpoint, VAE and LoRAs with their strengths.
-    caption: as the model is told it. sigmas: the sampler's levels. settings: how it is inverted.
+    caption: as the model gets it. sigmas: the sampler's levels. settings: how it is inverted.
     """
     levels = sigmas.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
     return tensor_hash(picture), model, caption, levels, settings
@@ -122,7 +122,7 @@ def inversion_key(picture: Tensor, model: Hashable, caption: str, sigmas: Tensor
 
 @dataclass(frozen=True)
 class Words:
-    """What an edit is told besides its settings, an entry for each image of the batch.
+    """What an edit needs besides its settings, one entry per image of the batch.
 
     captions: what the images show. negatives: the negative prompts. directions: what is added to the prompt's
     embedding at strength 1, (tokens, dim). word_positions: the tokens of the mask's word in each caption, counted from
@@ -212,7 +212,7 @@ def attach(
     else:
         if cfg_scale != 1:
             uncond = editing.embed(words.negatives, negative=True)
-        if editing.own_noise is not None:  # the image that would be drawn, noise and all
+        if editing.own_noise is not None:  # the image that would be generated, with its noise
             noise = StepNoise(editing.sigmas.tolist(), editing.own_noise, lambda _: editing.draw_noise())
     # a direction of more tokens makes the prompt longer, and the reference's maps must be as long
     tokens = max(len(direction) for direction in words.directions)

@@ -25,7 +25,7 @@ class DirectionError(SettingsError):
 
 
 class Embedded(Protocol):
-    """Texts as the UNet is told them: `lib_methods.denoiser.editing.Conditioning` is one."""
+    """Texts as the UNet gets them: `lib_methods.denoiser.editing.Conditioning` is one."""
 
     @property
     def context(self) -> Tensor:
@@ -123,10 +123,9 @@ class Direction:
 def fit_tokens(context: Tensor, tokens: int) -> Tensor:
     """An embedding, or a difference of embeddings, (..., tokens, dim), for another number of tokens.
 
-    Longer ones are cut. Shorter ones repeat their last 77 tokens, as every chunk of a prompt is embedded by itself and
-    begins and ends alike: so a beginning meets a beginning. The rule is linear; it does not matter whether the mean,
-    the difference or a combination is taken before or after it.
-    """
+    Longer ones are cut. Shorter ones repeat their last 77 tokens, as every chunk of a prompt is embedded by itself,
+    with the same begin and end tokens, and these then line up. The rule is linear; it does not matter whether the mean,
+    the difference or a combination is taken before or after it. """
     have = context.shape[-2]
     if tokens <= have:
         return context[..., :tokens, :]

@@ -256,8 +256,8 @@ class Edit(Shift):
         return kept + self.mask.to(latents) * (latents - kept)
 
     def original(self) -> Tensor | None:
-        """The image that is edited: the inverted one, or what would have been drawn, (batch, 4, h, w); None where
-        that was interrupted."""
+        """The image that is edited: the inverted one, or what would have been generated, (batch, 4, h, w); None
+        where that was interrupted."""
         trajectory = self.reference.trajectory
         return self.reference.known_final if trajectory is None else trajectory.latents[-1]
 
@@ -284,7 +284,7 @@ def _tokens(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
 
 
 def _with_vectors(kwargs: dict[str, Any], shifts: Sequence[Tensor | None]) -> dict[str, Any] | None:
-    """The UNet's arguments with the pooled text moved; None where that is not asked for, or not possible."""
+    """The UNet's arguments with the pooled text moved; None where that is not wanted, or not possible."""
     added = kwargs.get("added_cond_kwargs")
     inside = added if isinstance(added, dict) and _POOLED in added else None
     vector = kwargs.get("y") if inside is None else inside[_POOLED]

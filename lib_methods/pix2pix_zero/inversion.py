@@ -7,7 +7,7 @@ known yet, and takes the lower latent at the upper level instead. Refinement rep
 
 For ancestral samplers it is the edit-friendly DDPM inversion (arXiv 2304.06140). An ancestral step goes down to
 sigma_down without noise and adds fresh noise of the size sigma_up, so every image can be reached exactly: draw its
-noisy latents independently of each other, and take for a step's noise what that step lacks.
+noisy latents independently of each other, and use as a step's noise what that step is missing.
 """
 
 from __future__ import annotations
@@ -173,10 +173,10 @@ def invert(
 def psnr(picture: Tensor, original: Tensor, peak: float = 1.0) -> tuple[float, ...]:
     """Peak signal-to-noise ratio of each image in decibels, infinite where nothing differs.
 
-    picture, original: (batch, ...), same shape. peak: the width of the values' range, 1 for images in [0, 1].
+    picture, original: images (batch, ...), same shape. peak: the width of the values' range, 1 for images in [0, 1].
     """
     if picture.shape != original.shape:
-        raise ValueError("the pictures must have the same shape")
+        raise ValueError("the images must have the same shape")
     errors = (picture.double() - original.double()).square().flatten(1).mean(1).tolist()
     return tuple(math.inf if error == 0 else 10 * math.log10(peak * peak / error) for error in errors)
 
@@ -267,7 +267,7 @@ def invert_ancestral(
     progress: Progress | None = None,
     partial: Trajectory | None = None,
 ) -> Trajectory:
-    """The noises with which an ancestral sampler draws exactly this image; one run of the model per step.
+    """The noises with which an ancestral sampler generates exactly this image; one run of the model per step.
 
     latent, sigmas, predict, progress, partial, errors: as for `invert`.
     The noise of a level is drawn once and shared by the images of a batch, so an image's path does not depend on

@@ -119,7 +119,7 @@ class DirectionLibrary:
                 name = clean_name(read_record(file)[0])
             except DirectionError:
                 name = ""
-            # What we saved goes first: a copy of a file holds the same name, and is told apart by its file's.
+            # What we saved goes first: a copy of a file holds the same name, and is recognised by its file's.
             if name and self._path(name).name == entry:
                 if name in found:
                     found[_unused(found[name].stem, found)] = found[name]

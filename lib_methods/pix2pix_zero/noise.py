@@ -137,7 +137,7 @@ def ancestral_levels(sigma: float, target: float, eta: float = 1.0) -> tuple[flo
 
 
 class StepNoise:
-    """Noise by step, drawn in the sampler's order when it is first asked for, whoever asks.
+    """Noise by step, drawn in the sampler's order at the first request.
 
     levels: the sampler's, (steps + 1). source: gives the noise of a step, counted from 0, (batch, 4, h, w); asked once
     for each step that adds some, in order.

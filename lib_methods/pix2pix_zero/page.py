@@ -125,7 +125,7 @@ class LibraryHandlers:
 
 
 def add_library(widgets: Widgets, workshop: Workshop) -> None:
-    """Draw the accordion and let it work."""
+    """Makes the accordion of the library and connects it."""
     handlers, elem_id = LibraryHandlers(workshop), widgets.elem_id
     models = workshop.text_models()
     words = [widgets[name] for name in ("source", "target", "words_are")]

@@ -21,10 +21,9 @@ class Reference:
     With a trajectory that is exact (direct inversion, DDPM) they are the inverted image's own, and the model is run
     for the maps only. Otherwise an Euler step (DDIM) leads from one to the next, from the same noise as the edit's.
 
-    cond: the caption, a row an image. uncond, scale: the negative prompt and the CFG scale for images that are drawn
-    rather than inverted; None where the caption stands on both sides, so that the guidance cancels. noise: what the
-    sampler adds at every step, None for a deterministic one.
-    """
+    cond: the caption, a row an image. uncond, scale: the negative prompt and the CFG scale for images that are
+    generated rather than inverted; None where the caption is on both sides, so that the guidance cancels. noise: what
+    the sampler adds at every step, None for a deterministic one. """
 
     editing: Editing
     cond: Conditioning

@@ -90,7 +90,7 @@ def built_in_sentences(word: str, kind: str = OBJECT) -> list[str]:
     """Several hundred different sentences about the word, always the same.
 
     word: what the image shows or should become, with or without an article: "cat", "an old man", "the moon".
-    kind: "object" for things and beings, "style" for ways of drawing ("watercolour", "pixel art"), "adjective" for
+    kind: "object" for things and beings, "style" for styles ("watercolour", "pixel art"), "adjective" for
     properties ("snowy", "golden").
 
     Raises `SentencesError` for a word that cannot be used, `SettingsError` for another kind.
@@ -135,7 +135,7 @@ def parse_sentences(text: str, word: str) -> list[str]:
             raise SentencesError(f"Line {number} is too long for a sentence: at most {MAX_SENTENCE} characters.")
         found[sentence.replace(PLACEHOLDER, with_article(word))] = None
         if len(found) > MAX_SENTENCES:
-            raise SentencesError(f"These are too many sentences: at most {MAX_SENTENCES}.")
+            raise SentencesError(f"There are too many sentences: at most {MAX_SENTENCES}.")
     if not found:
         raise SentencesError("There is no sentence in the text; write one per line.")
     if not any(mentions(sentence, word) for sentence in found):
@@ -163,7 +163,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError:
         raise SentencesError("The file is not UTF-8 text.") from None
     if any(character < " " and character not in "\t\n\r\f" for character in text):
-        raise SentencesError("The file is not a text: it holds binary data.")
+        raise SentencesError("This is not a text file: it holds binary data.")
     return text
 
 

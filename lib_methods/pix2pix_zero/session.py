@@ -74,7 +74,7 @@ def job_of(p: Any, state: Any) -> Job:
 
 @dataclass(frozen=True)
 class Session:
-    """One batch's edit, once it was drawn. No run of the UNet is needed for what is asked here."""
+    """One batch's edit, once it is done. Nothing here runs the UNet."""
 
     sampling: Sampling
     edit: Edit
@@ -111,7 +111,7 @@ class Session:
             return []
         decode = editing_of(self.sampling).decode
         source = decode(original)
-        # where the image was drawn, not found again, there is nothing to reconstruct
+        # an image that was generated, not inverted, has nothing to reconstruct
         again = None if final is None or edit.reference.trajectory is None else decode(final)
         heat = edit.heat() if edit.has_heat else None
         made = []
@@ -138,7 +138,7 @@ class Session:
         return {key: text for key, text in told.items() if text}
 
     def _decibels(self) -> str:
-        """How close the reconstruction came, as it is told to people; empty where there is none."""
+        """How close the reconstruction came, for a message; empty where there is none."""
         value = self.reconstruction_psnr()
         return "" if value is None else "exact" if math.isinf(value) else f"{value:.1f} dB"
 

@@ -52,7 +52,7 @@ from lib_methods.pix2pix_zero.words import clean_word
 from lib_methods.webui.door import Door, guarded_router
 
 WRITTEN = 100
-"""Sentences about each word that a text model is asked for."""
+"""Sentences about each word that a text model has to write."""
 BUILT_IN = "built-in"
 
 PATH = "/pix2pix-zero/directions"

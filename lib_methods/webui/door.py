@@ -105,7 +105,7 @@ def _encoded(accounts: tuple[tuple[str, str], ...]) -> Iterator[bytes]:
 class Door:
     """The rules. `local_only`: the server listens on this machine only, where another name in the Host header means
     DNS rebinding. `hosts`: further names it answers to. `origins`, `origins_regex`: websites that the host lets in.
-    `accounts`: who may use the API; empty where no login is asked for.
+    `accounts`: who may use the API; empty where no login is needed.
     """
 
     accounts: tuple[tuple[str, str], ...] = ()
@@ -146,7 +146,7 @@ class Door:
         return None
 
     def knows(self, headers: Mapping[str, str]) -> bool:
-        """Whether the request has a login of HTTP Basic that is one of the accounts, or none is asked for."""
+        """Whether the request has a login of HTTP Basic that is one of the accounts, or none is needed."""
         if not self.accounts:
             return True
         kind, _, text = headers.get("authorization", "").partition(" ")

@@ -143,7 +143,7 @@ def warn(sentence: str) -> None:
 
 
 def as_toast(sentence: str) -> str:
-    """The sentence without HTML: it may hold the name of a file, or text of an infotext, that a stranger chose.
+    """The sentence without HTML: it may hold the name of a file, or text of an infotext, that somebody else chose.
 
     From gradio 4 on toasts render HTML, and gradio 3 shows it as text, so that escaping would be right for one alone.
     """

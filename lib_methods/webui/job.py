@@ -26,7 +26,7 @@ class MethodJobs:
     keys: the infotext keys of the settings.
     error_key: the infotext key of the sentence why a job went on without the method.
     subject: what "stopped at an internal error"; the title if empty.
-    undo: called where settings are forgotten, while they are still there: gives back what the method took from the job.
+    undo: called before settings are dropped: returns what the method took from the job.
     """
 
     title: str
@@ -87,9 +87,9 @@ class MethodJobs:
     def guide(self, p: Any, latent: Any, attach: Callable[[Sampling, Any], Part | None], noise: Any = None) -> None:
         """Before a sampling: `attach(sampling, settings)` if there are settings, where `sampling` is the seam of
         `lib_methods.denoiser`. It returns what `settle` asks afterwards. What goes wrong ends the method and not the
-        job; a sentence for the user is told as it is, anything else is raised again for the host's console.
+        job; a sentence for the user is shown as it is, anything else is raised again for the host's console.
 
-        latent, noise: the `x` and the `noise` that the host hands over, shape (batch, channels, h, w), or None. Only
+        latent, noise: the `x` and the `noise` that the host passes, shape (batch, channels, h, w), or None. Only
         methods that change what the sampler starts from need the noise.
         """
         settings = self.settings_of(p)

@@ -314,7 +314,7 @@ class MethodScript:
 
     @classmethod
     def _on_axis(cls, name: str) -> Callable[[Any, float, Any], None]:
-        """Sets a cell's job up; the plot also hands over all values of the axis."""
+        """Sets a cell's job up; the plot also passes all values of the axis."""
         return lambda p, value, values: cls.jobs.set_axes(p, **cls.axis_fields(name, value, cls.jobs.axes(p)))
 
     @classmethod

@@ -19,7 +19,7 @@ from lib_methods.webui.table import Table
 
 
 def status_html(text: str, problem: bool = False) -> str:
-    """The line, or what is wrong, as HTML that every gradio version shows alike; classes of style.css."""
+    """The line, or what is wrong, as HTML that every gradio version shows in the same way; classes of style.css."""
     role = "alert" if problem else "status"
     kind = " steer-problem" if problem else ""
     return f'<div class="steer-status{kind}" role="{role}">{html.escape(text)}</div>'
@@ -106,7 +106,7 @@ def received(image: Any, kept: str, store: ImageStore, as_mask: bool, *on: bool)
 
 
 def preview(line: str, store: ImageStore, kind: str) -> str:
-    """The images of a line of hashes, small, as HTML that every gradio version shows alike."""
+    """The images of a line of hashes, small, as HTML that every gradio version shows in the same way."""
     try:
         names = [images.picture_name(name, "", kind, None) for name in (line or "").split()]
     except SettingsError:

@@ -147,5 +147,5 @@ def test_a_host_that_shows_nothing_is_told_in_a_sentence() -> None:
     x = torch.zeros(1, 4, 8, 8)
     with pytest.raises(Unsupported, match="starts from"):
         _ = editing_of(hosts.sampling_of(p, x)).sigmas  # no noise was handed over
-    with pytest.raises(Unsupported, match="does not tell its first noise level"):
+    with pytest.raises(Unsupported, match="does not report its first noise level"):
         _ = editing_of(hosts.sampling_of(p, x, x.clone())).sigmas  # this sampler has no sample_img2img

@@ -79,7 +79,7 @@ class Seam:
         return (*rows, *uncond)
 
     def set_planner(self, planner: RowPlanner) -> None:
-        """Have the planner asked for the rows of every call."""
+        """Has the planner choose the rows of every call."""
         self.stand_between()
         before, self.current.planner = self.current.planner, planner
         self.current.taken_back_by(lambda: setattr(self.current, "planner", before))
@@ -154,7 +154,7 @@ class Seam:
 
 
 def inner_arguments(job: JobSampling, text: Any, count: int, like: Tensor) -> dict[str, Any]:
-    """What the host's inner model is told besides latents and level: `text`, a tensor or SDXL's dict of them, for all
+    """What the host's inner model gets besides latents and level: `text`, a tensor or SDXL's dict of them, for all
     rows or one for each, and no image."""
     key = getattr(job.p.sd_model.model, "conditioning_key", None)
     if key == "crossattn-adm":

@@ -76,7 +76,7 @@ class A1111Editing:
     def _start(self) -> Start:
         if self._known_start is None:
             if self._latent is None or (self._noise is None and not self._from_noise):
-                raise Unsupported("This WebUI does not tell scripts what it starts from.")
+                raise Unsupported("This WebUI does not show scripts the latents it starts from.")
             noise = None if self._from_noise else self._noise
             self._known_start = rehearse(self.p, self._latent, noise, self._edits.levels)
             # kept, because the second pass of Hires.fix has its own sampler
@@ -160,7 +160,7 @@ class A1111Editing:
         if not hasattr(model, "tokenize"):  # SDXL has several encoders, of which the first reads what all of them read
             model = next((part for part in getattr(model, "embedders", ()) if hasattr(part, "tokenize")), None)
         if model is None:
-            raise Unsupported("This model's text encoder does not show its tokens.")
+            raise Unsupported("This model's text encoder does not expose its tokens.")
         return self.tokens_of(model, text)
 
     @staticmethod

@@ -6,7 +6,7 @@ how many have gone through the UNet.
 
 Where a method chooses the rows (`RowTakeover`), the host is left with the two blocks that it knows, so that its slices,
 its padding, its skipping of rows, its callbacks and its mask stay what they are. What stands in for its inner model
-runs the rows that the method wants and gives back as many as were asked for: the host's uncond rows are e(0, 0) where
+runs the rows that the method wants and returns as many as the host expects: the host's uncond rows are e(0, 0) where
 that is computed, else e(I, 0). Before the host combines them they are moved so that its own sum,
 `uncond + scale * (cond - uncond)`, is the method's.
 """
@@ -131,7 +131,7 @@ class RowTakeover:
         beyond = self._done >= count + len(self.weights)
         if call is None or call.paused or beyond or not sees_picture(self.unet(), x.shape[1]):
             return inner(x, sigma, cond=cond)
-        if len(cond["c_concat"][0]) > len(x):  # a host that skips the uncond rows forgets to leave out their picture
+        if len(cond["c_concat"][0]) > len(x):  # a host that skips the uncond rows still passes their image
             cond = {**cond, "c_concat": [part[: len(x)] for part in cond["c_concat"]]}
         start, self._done = self._done, self._done + len(x)
         conds = max(0, min(self._done, count) - start)

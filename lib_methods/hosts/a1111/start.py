@@ -83,9 +83,9 @@ def rehearse(p: Any, latent: Tensor, noise: Tensor | None, levels: Levels) -> St
     except _Reached:
         pass
     except Exception as error:
-        raise Unsupported(f"{_name(p.sampler)} does not tell its first noise level.") from error
+        raise Unsupported(f"{_name(p.sampler)} does not report its first noise level.") from error
     if not seen:
-        raise Unsupported(f"{_name(p.sampler)} does not tell its first noise level.")
+        raise Unsupported(f"{_name(p.sampler)} does not report its first noise level.")
     (args, kwargs), parameters = seen[0], inspect.signature(function).parameters
     given = {name: value.default for name, value in parameters.items() if value.default is not inspect.Parameter.empty}
     given.update(inspect.signature(function).bind(*args, **kwargs).arguments)

@@ -22,7 +22,7 @@ FAILED = "The WebUI could not describe the image. Its console says why; it may h
 class TextEncoder:
     """The text encoder of `model`, the host's `sd_model`.
 
-    size: width and height of the images that SDXL is told, in pixels.
+    size: width and height of the images, which SDXL is conditioned on, in pixels.
     """
 
     model: Any

@@ -38,7 +38,7 @@ class ForgePicture:
         places = (objects.vae.first_stage_model, getattr(getattr(model, "model_config", None), "latent_format", None))
         found = next((place for place in places if hasattr(place, "process_in")), None)
         if found is None:
-            raise Unsupported("This WebUI does not tell the scale of the VAE's latents.")
+            raise Unsupported("This WebUI does not report the scale of the VAE's latents.")
         return found
 
     @property
@@ -51,7 +51,7 @@ class ForgePicture:
         quant = getattr(model.forge_objects.vae.first_stage_model, "quant_conv", None)
         if quant is None:
             raise Unsupported("This model's VAE does not show the mode of its latents.")
-        no_spread = quant.register_forward_hook(_mode)  # these hosts draw from the posterior and hand over no other way
+        no_spread = quant.register_forward_hook(_mode)  # these hosts sample from the posterior and offer no other way
         pixels = images.to(self.sampling.device)
         try:
             with torch.random.fork_rng(devices=[pixels.device] if pixels.is_cuda else []), torch.no_grad():

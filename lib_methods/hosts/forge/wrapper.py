@@ -7,7 +7,7 @@ deeply and keeps some of the copies, so the modifier knows its pass by a weak re
 through once that pass is over.
 
 The rows' roles come as `cond_or_uncond`: 0 for cond, 1 for uncond, each entry a block of rows, one per image. Sigmas
-are handed over unscaled for every sampler.
+are passed unscaled for every sampler.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class ForgeSeam:
         return cond_scale == 1.0 and (p.hr_cfg if getattr(p, "is_hr_pass", False) else p.cfg_scale) != 1.0
 
     def guided(self, arguments: dict[str, Any]) -> Tensor:
-        """Ask the guides. Without unconditional rows the host hands over zeros, and there is no guidance."""
+        """Ask the guides. Without unconditional rows the host passes zeros, and there is no guidance."""
         guided, cond, base = (arguments[name] for name in ("denoised", "cond_denoised", "uncond_denoised"))
         call = ForgeCall((), arguments["sigma"], self.denoiser)
         if self.planned is not None and self.planned.guidance is not None:
@@ -181,7 +181,7 @@ class ForgeSeam:
             return self.current.ask(call, Guidance(cond, cond, torch.zeros_like(cond), 1.0, guided))
         weight = sum(float(entry.get("strength", 1.0)) for entry in arguments.get("cond") or [{}])
         direction = cond - base
-        if weight != 1.0:  # under AND the host hands over a mean
+        if weight != 1.0:  # under AND the host passes a mean
             direction = direction * weight
             cond = base + direction
         scale = float(arguments.get("cond_scale", self.scale))
