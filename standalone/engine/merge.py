@@ -1,8 +1,8 @@
 """Makes an instruct version of a checkpoint by adding a difference: A + B - C, weight by weight.
 
-B learnt from C to see a picture and to follow instructions (InstructPix2Pix from Stable Diffusion 1.5); what it learnt,
+B learnt from C to see an image and to follow instructions (InstructPix2Pix from Stable Diffusion 1.5); what it learnt,
 B - C, is added to A, another descendant of C. B's first convolution has 8 input channels: the four for the latents are
-added like all others, the four for the picture are B's own.
+added like all others, the four for the image are B's own.
 """
 
 from __future__ import annotations

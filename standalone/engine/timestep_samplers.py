@@ -2,7 +2,7 @@
 
 `model(x, timestep, **extra_args)` returns eps for a batch; `model.inner_model.inner_model.alphas_cumprod` is the noise
 schedule. `timesteps` rise; sampling goes through them backwards. Which of them are asked for, and when the callback is
-called, is as in the WebUI: the same request then gives the same picture there and here.
+called, is as in the WebUI: the same request then gives the same image there and here.
 """
 
 from __future__ import annotations

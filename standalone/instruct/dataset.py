@@ -1,6 +1,6 @@
 """The folder of pairs: PNG files, `pairs.jsonl` with one line a triplet, `settings.json` with what made them.
 
-A line is written after the triplet's pictures, so that a stop at any moment leaves whole triplets and at most half a
+A line is written after the triplet's images, so that a stop at any moment leaves whole triplets and at most half a
 line, which is cut off when the work goes on.
 """
 
@@ -24,7 +24,7 @@ MANIFEST, SETTINGS = "pairs.jsonl", "settings.json"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two picture files and the instruction that leads from the first to the second."""
+    """Two image files and the instruction that leads from the first to the second."""
 
     before: Path
     after: Path
@@ -108,7 +108,7 @@ def append(folder: Path, entry: Mapping[str, Any]) -> None:
 
 
 def read_pairs(folder: Path) -> list[Pair]:
-    """All pairs of a folder. UserError: there are none, or a picture is missing or lies outside of the folder."""
+    """All pairs of a folder. UserError: there are none, or an image is missing or lies outside of the folder."""
     pairs = []
     for entry in read_manifest(folder):
         for pair in entry["pairs"]:

@@ -17,7 +17,7 @@ from standalone.instruct.triplets import Triplet
 from standalone.shapes.parser import ParsedPicture, parse
 from standalone.shapes.world import ATTRIBUTES
 
-NEAR = 0.08  # of the picture's side: an object this close to where one stood before is the same object
+NEAR = 0.08  # of the image's side: an object this close to where one stood before is the same object
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Verdict:
 
 
 class Filter(Protocol):
-    """Judges a pair of pictures, uint8 (height, width, 3) each."""
+    """Judges a pair of images, uint8 (height, width, 3) each."""
 
     def __call__(self, triplet: Triplet, before: np.ndarray, after: np.ndarray) -> Verdict: ...
 
@@ -41,7 +41,7 @@ def keep_all(triplet: Triplet, before: np.ndarray, after: np.ndarray) -> Verdict
 
 
 def layout_similarity(before: ParsedPicture, after: ParsedPicture) -> float:
-    """How many of both pictures' objects have a counterpart at the same place in the other one, 0 to 1."""
+    """How many of both images' objects have a counterpart at the same place in the other one, 0 to 1."""
     left = [(o.x, o.y) for o in after.objects]
     total, matched = len(before.objects) + len(after.objects), 0
     for found in before.objects:
@@ -54,7 +54,7 @@ def layout_similarity(before: ParsedPicture, after: ParsedPicture) -> float:
 
 @dataclass(frozen=True)
 class AttributeFilter:
-    """For the procedural world: both pictures show what their captions say, the changed attribute and all others, and
+    """For the procedural world: both images show what their captions say, the changed attribute and all others, and
     enough objects stand where they stood (`least_similarity`, 0 to 1)."""
 
     least_similarity: float = 0.75
@@ -74,7 +74,7 @@ class AttributeFilter:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The least CLIP similarities (cosines): picture to picture, change of picture to change of caption, picture to
+    """The least CLIP similarities (cosines): image to image, change of image to change of caption, image to
     its caption. The values of Brooks et al. 2023, section 3.1.2."""
 
     image: float = 0.75
@@ -101,7 +101,7 @@ class ClipFilter:
         self.thresholds, self.device = thresholds, device
 
     def embed_pictures(self, pictures: np.ndarray) -> torch.Tensor:
-        """Unit vectors (B, D) of square pictures, uint8 (B, H, W, 3)."""
+        """Unit vectors (B, D) of square images, uint8 (B, H, W, 3)."""
         size = int(self.model.config.vision_config.image_size)
         pixels = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 255
         pixels = functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)

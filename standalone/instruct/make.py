@@ -19,7 +19,7 @@ from standalone.shapes.world import SIZE_RANGES, UNIT, Scene, draw_layout, paint
 
 
 def render_pair(before: Scene, after: Scene, seed: int, size: int = UNIT) -> np.ndarray:
-    """Both pictures, uint8 of shape (2, size, size, 3).
+    """Both images, uint8 of shape (2, size, size, 3).
 
     Where the size of the objects changes, the large ones are laid out and the small ones stand at their centres, so
     that there is room for both.
@@ -92,7 +92,7 @@ def candidates(plan: PairCounts, number: int) -> tuple[list[int], list[float]]:
 def make_triplet(
     folder: Path, number: int, triplet: Triplet, source: Source, judge: Filter, plan: PairCounts
 ) -> dict[str, Any]:
-    """Draws, filters and writes one triplet's pictures; returns its line for the manifest."""
+    """Draws, filters and writes one triplet's images; returns its line for the manifest."""
     seeds, shares = candidates(plan, number)
     pictures = source.draw(triplet, seeds, shares)
     verdicts = [judge(triplet, before, after) for before, after in pictures]

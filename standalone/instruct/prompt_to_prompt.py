@@ -1,7 +1,7 @@
 """Prompt-to-Prompt: two images of two prompts that share their attention maps (Hertz et al. 2022, arXiv 2208.01626).
 
 The UNet sees four rows a pair: before and after with the prompt, then before and after without. While a pair shares,
-the self-attention of its second picture uses the map (softmax of queries and keys) of the first one in both kinds of
+the self-attention of its second image uses the map (softmax of queries and keys) of the first one in both kinds of
 rows, as InstructPix2Pix did, and its cross-attention uses the first one's columns for the tokens that the two prompts
 have in common or exchange one for one.
 """
@@ -128,9 +128,9 @@ def token_places(model: Any, before: str, after: str) -> list[int]:
 def draw_pairs(
     model: Any, before: str, after: str, seeds: Sequence[int], shares: Sequence[float], drawing: Drawing
 ) -> np.ndarray:
-    """Pairs of pictures, uint8 of shape (pairs, 2, size, size, 3).
+    """Pairs of images, uint8 of shape (pairs, 2, size, size, 3).
 
-    Both pictures of pair i start from the noise of `seeds[i]`, and share attention for the first `shares[i]` of the
+    Both images of pair i start from the noise of `seeds[i]`, and share attention for the first `shares[i]` of the
     steps. Euler's method without noise, which is DDIM in other variables; classifier-free guidance against the empty
     prompt.
     """

@@ -31,7 +31,7 @@ from standalone.instruct.widen import widened
 from standalone.shapes.networks import MatrixOptimizer
 from standalone.shapes.train import SNR_CAP, SNR_FLOOR
 
-DROPPED = 0.05  # share of examples without text, without picture, and without both (Brooks et al. 2023, section 3.2.1)
+DROPPED = 0.05  # share of examples without text, without image, and without both (Brooks et al. 2023, section 3.2.1)
 ENCODED_AT_ONCE = 16
 TEXTS_HELD = 4096
 WARM_UP = 100  # steps
@@ -43,14 +43,14 @@ SAY_EVERY = 10.0  # seconds
 def dropout(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Which of `count` examples lose their text and which their picture: two bool tensors (count,).
 
-    5 % lose the text only, 5 % both, 5 % the picture only.
+    5 % lose the text only, 5 % both, 5 % the image only.
     """
     drawn = torch.rand(count, generator=generator)
     return drawn < 2 * DROPPED, (drawn >= DROPPED) & (drawn < 3 * DROPPED)
 
 
 def read_picture(path: Any) -> Tensor:
-    """(3, H, W) in [-1, 1]. UserError when it is no picture of sides that are multiples of 8."""
+    """(3, H, W) in [-1, 1]. UserError when it is no image of sides that are multiples of 8."""
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
@@ -105,7 +105,7 @@ class Examples:
         return found
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Targets (count, 4, h, w), sampled from the posterior and scaled; pictures (count, 4, h, w), the posterior's
+        """Targets (count, 4, h, w), sampled from the posterior and scaled; images (count, 4, h, w), the posterior's
         mode, unscaled; conditioning (count, 77, D). What is dropped is zeros, and the empty prompt."""
         chosen = torch.randint(len(self), (count,), generator=generator)
         mean, log_variance = self.targets[chosen].chunk(2, dim=1)
@@ -123,7 +123,7 @@ def device() -> torch.device:
 
 
 def load_plain(checkpoint: Path) -> tuple[Any, Defaults]:
-    """An SD1 checkpoint with 4 input channels, and the values beside it (picture size and so on). UserError else."""
+    """An SD1 checkpoint with 4 input channels, and the values beside it (image size and so on). UserError else."""
     model = load_checkpoint(checkpoint, device=device())
     channels = int(model.model.diffusion_model.config.in_channels)
     if not model.is_sd1 or channels != model.latent_channels or model.parameterization != "eps":

@@ -21,7 +21,7 @@ TARGET = "modules.models.diffusion.ddpm_edit.LatentDiffusion"
 
 def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """A copy with twice the input channels. The new weights are zero, so that it computes what `unet` computes,
-    whatever the picture."""
+    whatever the image."""
     channels = int(unet.config.in_channels)
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     wide = UNet2DConditionModel(**{**config, "in_channels": 2 * channels})

@@ -123,7 +123,7 @@ def table_fields(table: Mapping[str, Source], controls: Mapping[str, Any]) -> li
 
 
 def describe(path: str | None) -> tuple[str, str, Any]:
-    """(readable texts as HTML, infotext, the picture) of an image file."""
+    """(readable texts as HTML, infotext, the image) of an image file."""
     if not path:
         return "", "", None
     try:

@@ -1,2 +1,2 @@
-"""The procedural world behind the `shapes` checkpoint: pictures, captions, a parser that reads them back, and the
+"""The procedural world behind the `shapes` checkpoint: images, captions, a parser that reads them back, and the
 training."""

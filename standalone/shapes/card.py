@@ -48,7 +48,7 @@ def millions(module: nn.Module) -> float:
 
 
 def write(metrics: dict[str, Any], count: int, training: Path, folder: Path = FOLDER) -> None:
-    """Write README.md and its pictures beside the checkpoint."""
+    """Write README.md and its images beside the checkpoint."""
     log = _log(training / "train_log.jsonl")
     last = log[-1]
     jump = next((int(a["step"]) for a, b in zip(log, log[1:]) if a["snr_floor"] != b["snr_floor"]), None)

@@ -21,7 +21,7 @@ _SIZE_BORDER = (SIZE_RANGES["small"][1] + SIZE_RANGES["large"][0]) / 2
 
 @dataclass(frozen=True)
 class ParsedObject:
-    """One object: centre in [0, 1] of the picture, side in pixels of a 64-pixel picture, and what it looks like."""
+    """One object: centre in [0, 1] of the image, side in pixels of a 64-pixel image, and what it looks like."""
 
     x: float
     y: float
@@ -41,12 +41,12 @@ class ParsedPicture:
     objects: tuple[ParsedObject, ...]
 
     def matches(self, scene: Scene, named: tuple[str, ...]) -> dict[str, bool]:
-        """For every named attribute: is it in the picture?"""
+        """For every named attribute: is it in the image?"""
         return {name: self.attributes[name] == getattr(scene, name) for name in named}
 
 
 def parse(picture: np.ndarray) -> ParsedPicture:
-    """Parse a picture: uint8 of shape (height, width, 3). Never raises on an odd picture; it just finds no objects."""
+    """Parse an image: uint8 of shape (height, width, 3). Never raises on an odd image; it just finds no objects."""
     pixels = np.asarray(picture, dtype=np.float32)
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError("a picture of shape (height, width, 3) is needed")
@@ -81,7 +81,7 @@ def _regions(mask: np.ndarray, least: int) -> list[tuple[slice, slice, np.ndarra
     """Connected regions (8 neighbours) of a mask with a box of at least `least` pixels: row slice, column slice, mask
     in the box."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
-    while True:  # spread the largest label of each region until nothing changes; pictures are small
+    while True:  # spread the largest label of each region until nothing changes; images are small
         padded = np.pad(labels, 1)
         height, width = mask.shape
         spread = np.max([padded[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=0) * mask
@@ -133,7 +133,7 @@ def _colour(rgb: np.ndarray) -> str:
 
 
 def _agree(objects: list[ParsedObject], ground: np.ndarray) -> dict[str, str | None]:
-    """The picture's attributes: what most of its objects say, weighted by how well they fit."""
+    """The image's attributes: what most of its objects say, weighted by how well they fit."""
     nearest = min(BACKGROUNDS, key=lambda name: float(np.abs(np.array(BACKGROUNDS[name]) - ground).sum()))
     result: dict[str, str | None] = {"background": nearest}
     for name in ("kind", "texture", "colour", "size", "place"):

@@ -1,7 +1,7 @@
 """Train text encoder and UNet of `shapes` together: `python -m standalone.shapes.train --out DIR --minutes 60`.
 
 The training may be stopped at any moment and goes on from the last state (`state.pt`, written by ourselves and read
-with `weights_only`). It streams: every `REFRESH` steps a part of the pictures is replaced by new ones.
+with `weights_only`). It streams: every `REFRESH` steps a part of the images is replaced by new ones.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from standalone.shapes import networks
 from standalone.shapes.networks import MatrixOptimizer, tokenize
 from standalone.shapes.world import UNIT, Scene, caption, random_named, random_scene, render
 
-STOCK = 16_000  # encoded pictures held at a time
+STOCK = 16_000  # encoded images held at a time
 REFRESH = 200  # steps between refreshes
-FRESH = 512  # pictures replaced at a refresh
+FRESH = 512  # images replaced at a refresh
 BATCH = 32
 NO_CAPTION = 0.1  # share of captions dropped, for classifier-free guidance
 SNR_CAP = 5.0  # min-SNR weighting (Hang et al. 2023, arXiv 2303.09556), gamma
@@ -39,7 +39,7 @@ SAVE_EVERY = 500
 
 
 class Stock:
-    """Encoded pictures with their scenes, drawn from at random and renewed a part at a time."""
+    """Encoded images with their scenes, drawn from at random and renewed a part at a time."""
 
     def __init__(self, vae: AutoencoderKL, rng: np.random.Generator, size: int) -> None:
         self.vae, self.rng, self.next = vae, rng, 0

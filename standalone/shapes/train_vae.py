@@ -27,7 +27,7 @@ DRAWN_WEIGHT = 3.0
 
 
 def pictures(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """`count` training pictures in [-1, 1], shape (count, 3, 64, 64); one in twelve recoloured, so that other pictures
+    """`count` training images in [-1, 1], shape (count, 3, 64, 64); one in twelve recoloured, so that other images
     decode too."""
     batch = np.stack([render(random_scene(rng), rng) for _ in range(count)]).astype(np.float32) / 127.5 - 1
     for i in range(0, count, 12):
@@ -77,7 +77,7 @@ def train(out: Path, minutes: float, batch: int, rate: float, decoder_only: bool
                 posterior = model.encode(target).latent_dist
                 rebuilt = model.decode(posterior.sample()).sample
             difference = rebuilt.float() - target
-            # most of a picture is ground and learnt at once: what is drawn on it counts more (corners show the ground)
+            # most of an image is ground and learnt at once: what is drawn on it counts more (corners show the ground)
             drawn = (target - target[..., :1, :1]).abs().amax(1, keepdim=True) > 0.05
             weight = 1 + DRAWN_WEIGHT * torch.nn.functional.max_pool2d(drawn.float(), 3, 1, 1)
             kl = posterior.kl().float().mean() / (target.shape[2] * target.shape[3] // 16)

@@ -1,8 +1,8 @@
 """Draws images of the procedural world.
 
-A picture shows two to five objects that agree in every attribute: one kind, colour, size and texture, standing
-together at one place of the picture. That agreement is the point of the world: whatever a caption leaves open still
-must be the same for all objects, so a model trained on it learns to carry attributes from one part of the picture
+An image shows two to five objects that agree in every attribute: one kind, colour, size and texture, standing
+together at one place of the image. That agreement is the point of the world: whatever a caption leaves open still
+must be the same for all objects, so a model trained on it learns to carry attributes from one part of the image
 to another through self-attention.
 """
 
@@ -35,7 +35,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "brown": (112, 76, 48),
 }
 
-UNIT = 64  # the side of a training picture in pixels; object sizes are given for it
+UNIT = 64  # the side of a training image in pixels; object sizes are given for it
 SIZE_RANGES: dict[str, tuple[int, int]] = {"small": (15, 17), "large": (24, 27)}
 STRIPE = 4  # height of one stripe in pixels
 DOT = 0.5  # diameter of the dot in an object, as a share of its side
@@ -45,7 +45,7 @@ SUPERSAMPLE = 4
 
 @dataclass(frozen=True)
 class Scene:
-    """The six attributes that all objects of a picture share."""
+    """The six attributes that all objects of an image share."""
 
     kind: str
     colour: str
@@ -106,7 +106,7 @@ def outline_points(kind: str, side: float) -> list[tuple[float, float]]:
 def object_layers(kind: str, texture: str, side: int, unit: int = UNIT) -> tuple[np.ndarray, np.ndarray]:
     """Coverage of the object and of its light part, each of shape (side, side) in [0, 1].
 
-    `unit` is the picture's short side: stripes grow with it.
+    `unit` is the image's short side: stripes grow with it.
     """
     scale = unit / UNIT
     big = side * SUPERSAMPLE
@@ -166,7 +166,7 @@ def _centres(
 
 @dataclass(frozen=True)
 class Layout:
-    """What chance decides about a picture: the objects' side and top left corners (x, y) in pixels, and how far their
+    """What chance decides about an image: the objects' side and top left corners (x, y) in pixels, and how far their
     colour and the background's stray: integers of shape (2, 3)."""
 
     side: int
@@ -191,7 +191,7 @@ def draw_layout(scene: Scene, rng: np.random.Generator, width: int = UNIT, heigh
 
 
 def paint(scene: Scene, layout: Layout, width: int = UNIT, height: int = UNIT) -> np.ndarray:
-    """A picture of the scene with its objects where the layout says: uint8 of shape (height, width, 3)."""
+    """An image of the scene with its objects where the layout says: uint8 of shape (height, width, 3)."""
     jitter, side = layout.jitter, layout.side
     colour = np.clip(np.array(COLOURS[scene.colour]) + jitter[0], 0, 255).astype(np.float32)
     ground = np.clip(np.array(BACKGROUNDS[scene.background]) + jitter[1].mean().round(), 0, 255).astype(np.float32)
@@ -205,7 +205,7 @@ def paint(scene: Scene, layout: Layout, width: int = UNIT, height: int = UNIT) -
 
 
 def render(scene: Scene, rng: np.random.Generator, width: int = UNIT, height: int = UNIT) -> np.ndarray:
-    """Draw a picture of the scene: uint8 of shape (height, width, 3). Positions, count and exact size come from
+    """Draw an image of the scene: uint8 of shape (height, width, 3). Positions, count and exact size come from
     `rng`."""
     return paint(scene, draw_layout(scene, rng, width, height), width, height)
 

@@ -87,7 +87,7 @@ def _filter(options: argparse.Namespace) -> Filter:
 
 
 def _source(options: argparse.Namespace, checkpoint: Path | None) -> tuple[Source, int]:
-    """The source of pairs, and the side of the pictures in pixels."""
+    """The source of pairs, and the side of the images in pixels."""
     from standalone.instruct.make import ModelSource, RenderedSource
     from standalone.instruct.prompt_to_prompt import Drawing
 

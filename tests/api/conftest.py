@@ -95,7 +95,7 @@ def as_base64() -> Callable[[Image.Image], str]:
 
 @pytest.fixture(scope="session")
 def picture(as_base64: Callable[[Image.Image], str]) -> str:
-    """A small picture as base64 text."""
+    """A small image as base64 text."""
     image = Image.new("RGB", (64, 64), (200, 40, 40))
     image.paste((20, 20, 200), (0, 0, 32, 64))
     return as_base64(image)

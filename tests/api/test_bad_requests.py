@@ -322,7 +322,7 @@ FIELDS = st.sampled_from(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(FIELDS, JSON, min_size=1, max_size=3))
 def test_no_request_whatsoever_breaks_the_server(server: Server, fields: dict[str, Any]):
-    """Either a picture, or a refusal in one sentence; never an error of the server."""
+    """Either an image, or a refusal in one sentence; never an error of the server."""
     small = isinstance(fields.get("width", 64), int) and isinstance(fields.get("steps", 1), int)
     if small and 0 < (fields.get("width") or 0) <= 5000:
         fields["width"] = 64  # keep the test quick

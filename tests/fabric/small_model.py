@@ -1,4 +1,4 @@
-"""A small UNet and pictures for it, so that FABRIC can be looked at without any host."""
+"""A small UNet and images for it, so that FABRIC can be looked at without any host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def small_unet(seed: int = 0) -> UNet2DConditionModel:
 
 
 def picture(seed: int, width: int = 64, height: int = 64) -> Image.Image:
-    """A picture of random colour patches."""
+    """An image of random colour patches."""
     patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(patches).resize((width, height), Image.Resampling.NEAREST)
 

@@ -88,7 +88,7 @@ def running(timesteps: bool = False, slices: int | None = None) -> tuple[Any, An
 
 
 def call(denoiser: Any, timesteps: bool = False, batch: Any = ((0.7, 0.6), (1.0,))) -> tuple[Tensor, Tensor]:
-    """One call on two pictures, the first with two prompts under AND; the latents and the result."""
+    """One call on two images, the first with two prompts under AND; the latents and the result."""
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     level = torch.full((2,), STEP) if timesteps else torch.full((2,), 1.5)
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_guides_see_clean_latents_whatever_the_sampler_works_with(timesteps: boo
     twist = Twist()
     hosts.sampling_of(p, torch.zeros(2, 4, 8, 8)).add_guide(twist)
     x, result = call(denoiser, timesteps)
-    rows = denoiser.rows  # a, b (the first picture's two prompts), c, and two unconditional rows
+    rows = denoiser.rows  # a, b (the first image's two prompts), c, and two unconditional rows
     weights, owners = (0.7, 0.6, 1.0), (0, 0, 1)
 
     def clean(prediction: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def fabric(request: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any] = BOTH) -> None:
-    """Every picture changes, a repeat is identical, and afterwards the host is as it was."""
+    """Every image changes, a repeat is identical, and afterwards the host is as it was."""
     from modules import shared
 
     before = host.generate(kind, **job)

@@ -74,7 +74,7 @@ class Visitor:
         field.send_keys(text, Keys.TAB)
 
     def generate(self) -> tuple[bytes, str]:
-        """Press Generate; the picture's file and its infotext."""
+        """Press Generate; the image's file and its infotext."""
         before = self.source()
         self.js("arguments[0].click()", self.all("#txt2img_generate")[0])
         self.wait(lambda: self.source() not in ("", before))
@@ -105,7 +105,7 @@ class Visitor:
         return str(lines[0].text) if lines else ""
 
     def give(self, kind: str, event: str, data: bytes) -> None:
-        """Drop or paste a picture onto a list."""
+        """Drop or paste an image onto a list."""
         self.js(
             "const [kind, name, text] = arguments;"
             "const panel = document.querySelector(`[data-fabric-tab=txt2img] .steer-fabric-${kind}`); panel.focus();"
@@ -153,7 +153,7 @@ def test_like_generate_see_the_effect_and_take_it_back(visit: Callable[[], Visit
     assert guided != plain
     assert f"FABRIC likes: {liked[:16]}" in infotext
 
-    # the new picture differs from the liked one: it is not marked, and a dislike goes to the other list
+    # the new image differs from the liked one: it is not marked, and a dislike goes to the other list
     person.wait(lambda: person.mark("likes").get_attribute("aria-pressed") == "false")
     person.mark("dislikes").click()
     person.wait(lambda: person.status().startswith("1 like, 1 dislike"))

@@ -1,4 +1,4 @@
-"""The standalone host with the pack's scripts and a tiny model that sees a picture (8 input channels)."""
+"""The standalone host with the pack's scripts and a tiny model that sees an image (8 input channels)."""
 
 from __future__ import annotations
 

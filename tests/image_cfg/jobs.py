@@ -15,7 +15,7 @@ PICTURE, OTHER = encoded(picture(3, 64, 64)), encoded(picture(4, 64, 64))
 
 
 def edit(**fields: Any) -> dict[str, list[Any]]:
-    """Script arguments: the picture is there unless said otherwise."""
+    """Script arguments: the image is there unless said otherwise."""
     return {"instructpix2pix": [{"image": PICTURE, **fields}]}
 
 

@@ -101,7 +101,7 @@ def test_diffusers_gives_the_same_latents(host: Running, sampler: str, size: tup
 def test_diffusers_gives_the_same_latents_with_sdxl(
     start_host: Callable[..., Running], checkpoints: Callable[..., Path], sampler: str, latents: str
 ) -> None:
-    """With the picture's latents as the VAE gives them, and scaled, which diffusers calls CosXL-Edit's way."""
+    """With the image's latents as the VAE gives them, and scaled, which diffusers calls CosXL-Edit's way."""
     host = start_host(checkpoints("sdxl", in_channels=8), extension_dirs=[REPO])
     from modules import rng, shared
     from modules.prompt_parser import SdConditioning

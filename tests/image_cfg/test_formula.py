@@ -1,4 +1,4 @@
-"""The pure parts: the three-way formula with its short cuts, schedules, and fitting a picture to a size."""
+"""The pure parts: the three-way formula with its short cuts, schedules, and fitting an image to a size."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_any_picture_fits_any_size_without_foreign_colour(
 
 
 def test_the_three_ways_to_fit() -> None:
-    """A picture of three upright stripes, twice as wide as high, in a square."""
+    """An image of three upright stripes, twice as wide as high, in a square."""
     stripes = np.zeros((64, 128, 3), np.uint8)
     stripes[:, :32, 0] = stripes[:, 32:96, 1] = stripes[:, 96:, 2] = 255
     crop, pad, stretch = (np.asarray(fit(Image.fromarray(stripes), 64, 64, how)) for how in ("crop", "pad", "stretch"))

@@ -43,7 +43,7 @@ def whole(text_scale: float, image_scale: float, needs: Needs) -> RowPlan:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_every_job_is_edited_and_repeats(host: Running, name: str) -> None:
-    """The picture matters, the image scale matters, and the same request gives the same pixels."""
+    """The image matters, the image scale matters, and the same request gives the same pixels."""
     job = JOBS[name]
     edited = host.generate(script_args=edit(), **job)
     assert "InstructPix2Pix image: " in edited.infotexts[0]
@@ -145,7 +145,7 @@ def test_the_model_may_be_loaded_anew_in_the_middle_of_a_call(host: Running) -> 
 
 
 def test_img2img_is_the_hosts_own_at_its_settings(host: Running) -> None:
-    """The host's own way with three rows works in img2img: ours gives its picture, latents to rounding."""
+    """The host's own way with three rows works in img2img: ours gives its image, latents to rounding."""
     for job in (IMG2IMG, {**IMG2IMG, "sampler_name": "DDIM", "mask": HALF_MASK, "inpainting_fill": 1, "batch_size": 2}):
         own = host.latents("img2img", image_cfg_scale=1.7, **job)
         ours = host.latents("img2img", script_args=edit(image=None, image_scale=1.7), **job)
@@ -162,7 +162,7 @@ def test_img2img_with_a_picture_of_its_own(host: Running) -> None:
 
 
 def test_img2img_with_latent_resize(host: Running) -> None:
-    """The real host's own way ends with an error here: its picture has another size than the latents."""
+    """The real host's own way ends with an error here: its image has another size than the latents."""
     job = {**IMG2IMG, "init_images": [picture(7, 96, 32)], "resize_mode": 3}
     near, far = (host.latents("img2img", script_args=edit(image=None, image_scale=s), **job) for s in (1.2, 2.4))
     assert spread(near, far) > 1e-3
@@ -243,7 +243,7 @@ def test_the_latents_of_the_picture_can_be_scaled(host: Running) -> None:
 
 
 def test_sdxl_with_eight_channels(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> None:
-    """Conditioning of two parts, and an autoencoder that gives scaled latents: the picture's are not."""
+    """Conditioning of two parts, and an autoencoder that gives scaled latents: the image's are not."""
     host = start_host(checkpoints("sdxl", in_channels=8), extension_dirs=[REPO])
     for job in ({"sampler_name": "DDIM", "width": 96}, HIRES):
         near, far = (host.latents(script_args=edit(image_scale=scale), **job) for scale in (1.2, 2.4))

@@ -29,7 +29,7 @@ IMG2IMG: dict[str, Any] = {"denoising_strength": 0.7, "steps": 4}
 
 
 def grey(values: Any, side: int = 8) -> Image.Image:
-    """A grey picture of squares of `side` pixels, one a value."""
+    """A grey image of squares of `side` pixels, one a value."""
     return Image.fromarray(np.kron(np.asarray(values, np.uint8), np.ones((side, side), np.uint8)))
 
 
@@ -103,7 +103,7 @@ def test_a_position_takes_the_mean_of_its_pixels() -> None:
 @pytest.mark.parametrize("how", FITS)
 @pytest.mark.parametrize("size", [(128, 64), (64, 128), (40, 40)])
 def test_the_mask_lies_where_the_picture_lies(how: str, size: tuple[int, int]) -> None:
-    """A black and white picture, used as picture and as mask; a picture's fitting sharpens its edges."""
+    """A black and white image, used as image and as mask; an image's fitting sharpens its edges."""
     values = np.zeros(size[::-1], np.uint8)
     values[: size[1] // 4, :] = values[:, size[0] * 3 // 8 : size[0] * 3 // 4] = 255
     shares = masks.on_latents(Image.fromarray(values), 8, 8, 8, how)

@@ -87,7 +87,7 @@ def test_the_shared_maps_are_those_of_a_plain_reference(model: Any, active: list
 
 
 def _alone(model: Any, prompt: str, seed: int, drawing: Drawing) -> np.ndarray:
-    """One picture by Euler's method, without pairs."""
+    """One image by Euler's method, without pairs."""
     denoiser = SigmaDenoiser(model)
     sigmas = denoiser.get_sigmas(drawing.steps)
     side = drawing.size // 8

@@ -109,7 +109,7 @@ class Browser:
         self.find(f"#{ident} input[type=number]").send_keys(Keys.TAB)
 
     def images(self, tab: str = "txt2img") -> list[str]:
-        """Addresses of the pictures in the gallery, in their order."""
+        """Addresses of the images in the gallery, in their order."""
         found = self.js(
             f"return Array.from(document.querySelectorAll('#{tab}_gallery .thumbnail-item img')).map((i) => i.src)"
         )
@@ -121,7 +121,7 @@ class Browser:
         self.until(f"return document.querySelector('#html_log_{tab}').textContent.trim().length > 0")
 
     def generate(self, tab: str = "txt2img") -> list[str]:
-        """Presses Generate, waits for the end, and returns the new pictures."""
+        """Presses Generate, waits for the end, and returns the new images."""
         before = self.images(tab)
         done = self.js("return window.finishedJobs")
         self.click(f"#{tab}_generate")
@@ -172,7 +172,7 @@ def browser(page_server: Process, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def screenshot(browser: Browser) -> Callable[[str], None]:
-    """Writes a picture of the page into the folder that STEER_SCREENSHOTS names, if it names one."""
+    """Writes an image of the page into the folder that STEER_SCREENSHOTS names, if it names one."""
 
     def take(name: str) -> None:
         if folder := os.environ.get("STEER_SCREENSHOTS"):

@@ -1,4 +1,4 @@
-"""The DreamBooth tab in a real browser, with the real trainer: from photos to a picture drawn with the LoRA."""
+"""The DreamBooth tab in a real browser, with the real trainer: from photos to an image drawn with the LoRA."""
 
 from __future__ import annotations
 

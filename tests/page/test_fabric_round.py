@@ -1,4 +1,4 @@
-"""A round of feedback in the browser: generate, like, generate again with the same seed, and see another picture."""
+"""A round of feedback in the browser: generate, like, generate again with the same seed, and see another image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The controls in a browser: a picture is put in, shown, and used; what is needed is said where the user looks."""
+"""The controls in a browser: an image is put in, shown, and used; what is needed is said where the user looks."""
 
 from __future__ import annotations
 

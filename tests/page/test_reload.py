@@ -32,7 +32,7 @@ def becomes(browser: Browser, likes: str, dislikes: str) -> None:
 
 @pytest.fixture(scope="module")
 def liked(browser: Browser) -> str:
-    """The id of a picture that was made and liked."""
+    """The id of an image that was made and liked."""
     browser.open()
     browser.type("#txt2img_prompt textarea", "a red circle")
     browser.generate()

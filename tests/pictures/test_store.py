@@ -1,4 +1,4 @@
-"""The image store keeps its promises: content names the picture, nothing leaves the folder, bad files give
+"""The image store keeps its promises: content names the image, nothing leaves the folder, bad files give
 sentences."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Edits with SD2 (v-prediction), SDXL with its pooled text, LoRAs, and models that see a picture."""
+"""Edits with SD2 (v-prediction), SDXL with its pooled text, LoRAs, and models that see an image."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def test_ddpm_is_for_euler_a(host: Running, changes: dict[str, Any]) -> None:
     made = host.generate(script_args=edit(inversion="ddpm"), **job)
     assert "for the sampler Euler a" in fields_of(made, CONTROLS.title)[CONTROLS.error_key]
     assert same(plain, made)
-    # in txt2img no picture must be found
+    # in txt2img no image must be found
     drawn_one = host.generate(script_args=edit(inversion="ddpm"), **{**TXT2IMG, **changes})
     assert CONTROLS.error_key not in drawn_one.info
 

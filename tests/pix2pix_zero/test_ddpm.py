@@ -1,4 +1,4 @@
-"""The noises found for an ancestral sampler make it draw the picture again, by our loop and by diffusers' sampler."""
+"""The noises found for an ancestral sampler make it draw the image again, by our loop and by diffusers' sampler."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_noisy_latents_are_those_of_the_levels_and_independent_of_each_other
 
 def test_for_data_that_the_model_knows_the_noises_are_stronger_than_the_samplers_own():
     """As published: independent noisy latents need noises of more than unit variance, which is what makes the
-    picture's structure stay when the text is changed."""
+    image's structure stay when the text is changed."""
     model = Gaussian(1.0)
     path = noise_of(invert_ancestral(latent_of(1, 4, 32, 32), levels(20, 0.3, 14.6), model))
     noises = [path.next() for _ in range(20)]

@@ -93,7 +93,7 @@ def test_generated_pictures_are_kept_only_where_all_attributes_are_right() -> No
     drawn: list[np.ndarray] = []
 
     def draw(prompts: Sequence[str], seed: int) -> list[np.ndarray]:
-        """Every second picture is of another scene than its prompt's."""
+        """Every second image is of another scene than its prompt's."""
         by_prompt = {caption(program.scenes(n, program.SEED + 1)[1]): n for n in range(200)}
         pictures = []
         for place, prompt in enumerate(prompts):

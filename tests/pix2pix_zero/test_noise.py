@@ -135,7 +135,7 @@ def test_white_noise_stays_nearly_as_it_is_and_correlated_noise_gets_whiter(keep
     rough = correlated(2, 4, 64, 64)
     better = regularise(rough, gen(), keep_variance)
     assert whiteness(better) < whiteness(rough) * (0.5 if keep_variance else 0.95)
-    assert torch.nn.functional.cosine_similarity(better.flatten(), rough.flatten(), 0) > 0.5  # still the same picture
+    assert torch.nn.functional.cosine_similarity(better.flatten(), rough.flatten(), 0) > 0.5  # still the same image
 
 
 @pytest.mark.parametrize("keep_variance", [True, False])

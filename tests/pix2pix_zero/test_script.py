@@ -74,7 +74,7 @@ def test_the_infotext_brings_the_picture_back(host: Running, fields: dict[str, A
 
 @pytest.mark.parametrize("guidance", sorted(CHOICES))
 def test_a_sheet_for_every_picture(host: Running, guidance: str) -> None:
-    """After the pictures, of the same height, with source, reconstruction, edit and attention side by side."""
+    """After the images, of the same height, with source, reconstruction, edit and attention side by side."""
     fields = {"target": f"{TARGET}|grey", "show": True, "guidance": guidance}
     made = host.generate(script_args=edit(**fields), batch_size=2, n_iter=2, **IMG2IMG)
     bare = host.generate(script_args=edit(**{**fields, "show": False}), batch_size=2, n_iter=2, **IMG2IMG)
@@ -227,7 +227,7 @@ def test_the_api_refuses_what_cannot_be_used(script: ModuleType, arguments: Any,
 def test_together_with_fabric_and_dynamic_thresholding(
     host: Running, sampler: str, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has its part in the picture, whichever script comes first."""
+    """Each has its part in the image, whichever script comes first."""
     from standalone.host.scripts.loading import runner_of
 
     others: dict[str, list[Any]] = {

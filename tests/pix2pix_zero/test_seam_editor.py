@@ -114,7 +114,7 @@ def test_the_sampler_goes_on_from_what_the_editor_returns(host: Running, sampler
 
 
 def test_an_editor_may_put_other_latents_in_place(host: Running) -> None:
-    """Whatever came before: the picture is that of the latents put in at the last step."""
+    """Whatever came before: the image is that of the latents put in at the last step."""
     ends: list[Tensor] = []
 
     class Replacer:

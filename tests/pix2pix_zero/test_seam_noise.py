@@ -122,7 +122,7 @@ def test_a_job_that_fails_takes_nothing_along(host: Running, kind: str, monkeypa
 @pytest.mark.parametrize("eta", [None, 0.5])
 @pytest.mark.parametrize("kind", ["txt2img", "img2img"])
 def test_euler_a_takes_the_noise_that_it_is_given(host: Running, kind: str, eta: float | None) -> None:
-    """Given what it would have drawn it gives the same picture, given other noise another."""
+    """Given what it would have drawn it gives the same image, given other noise another."""
     fields = job(kind, "Euler a", eta=eta, batch_size=2)
     asked: list[int] = []
 

@@ -68,7 +68,7 @@ def test_predictions_are_those_of_the_host(start_host: Start, checkpoints: Check
     for sampler in ("Euler", "DPM++ 2M", "DDIM", "UniPC"):
         answers.clear()
         makers.clear()
-        # an 8-channel model has rows without its picture, the negative prompt's, in img2img with an image scale only
+        # an 8-channel model has rows without its image, the negative prompt's, in img2img with an image scale only
         edits = options.get("in_channels") == 8
         more = {"image_cfg_scale": 2.0} if edits else {}
         latents(host, job("img2img" if edits else "txt2img", sampler, prompt=LONG, **more), script)

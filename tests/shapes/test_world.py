@@ -101,7 +101,7 @@ def test_captions_name_what_they_are_asked_to_and_nothing_else(seed: int) -> Non
 
 
 def test_a_recompressed_picture_is_still_read(tmp_path) -> None:
-    """People like pictures that went through JPEG."""
+    """People like images that went through JPEG."""
     rng = np.random.default_rng(8)
     hits: list[bool] = []
     for number in range(20):

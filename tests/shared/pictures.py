@@ -13,7 +13,7 @@ from lib_methods.pictures.store import ImageStore
 
 
 def noisy(seed: int = 0, width: int = 24, height: int = 16) -> Image.Image:
-    """A picture of random pixels, which nothing but the picture itself gives again."""
+    """An image of random pixels, which nothing but the image itself gives again."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels, "RGB")
 

@@ -9,7 +9,7 @@ SAMPLERS = ["DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "Euler a", "Euler", "Heun",
 
 
 def picture(size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """A red picture with a blue circle."""
+    """A red image with a blue circle."""
     image = Image.new("RGB", size, (200, 40, 40))
     ImageDraw.Draw(image).ellipse((10, 10, 40, 40), fill=(30, 30, 220))
     return image

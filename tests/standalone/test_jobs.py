@@ -24,7 +24,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= ROUNDING * a.abs().max().clamp(min=1))
 
 
-# -- the same request, the same picture
+# -- the same request, the same image
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -80,7 +80,7 @@ def test_seed_resize_keeps_the_middle_of_the_noise(sd1: Any) -> None:
     assert torch.equal(cut, small[:, :, 1:7, :])
 
 
-# -- prompts that change the picture
+# -- prompts that change the image
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_an_exception_in_the_middle_of_a_job(host: Running, monkeypatch: pytest.
 
 
 def test_a_job_inside_a_job_gives_the_loras_back(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts may make a picture of their own in the middle of a job."""
+    """Scripts may make an image of their own in the middle of a job."""
     from modules import sd_samplers_common
     from modules.processing import process_images
 

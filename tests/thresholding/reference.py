@@ -1,4 +1,4 @@
-"""The formulas once more, plain and slow: numpy in double precision, picture by picture and channel by channel."""
+"""The formulas once more, plain and slow: numpy in double precision, image by image and channel by channel."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_schedules_begin_and_end_where_their_names_say(name: str, first: float, 
 @pytest.mark.parametrize("form", EVERY_FORM)
 def test_a_picture_does_not_depend_on_its_batch(form: dict[str, Any]) -> None:
     guided, model = (torch.from_numpy(latents(seed, (3, 4, 16, 16), 2.0 - seed)).float() for seed in (0, 1))
-    guided[1] *= 10  # a batch-wide measure would be this picture's
+    guided[1] *= 10  # a batch-wide measure would be this image's
     together = mimic_threshold(guided, model, **form)
     alone = torch.cat([mimic_threshold(guided[i : i + 1], model[i : i + 1], **form) for i in range(3)])
     assert torch.allclose(together, alone, rtol=1e-6, atol=1e-6)

@@ -37,7 +37,7 @@ def guidance_left() -> list[str]:
 
 
 def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any] = ON) -> None:
-    """Every picture changes, a repeat is identical, and afterwards the host is as it was."""
+    """Every image changes, a repeat is identical, and afterwards the host is as it was."""
     job = {"cfg_scale": 9.0, **job}
     before = host.generate(kind, **job)
     on = host.generate(kind, script_args=thresholding(**request), **job)
@@ -130,7 +130,7 @@ def test_with_fabric_the_order_of_the_scripts_is_without_effect(
 def assert_together(
     host: Running, both: dict[str, Any], job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, runner: Any
 ) -> None:
-    """Two methods each have their part in the pictures, the same ones whichever script comes first."""
+    """Two methods each have their part in the images, the same ones whichever script comes first."""
     first = host.generate(script_args=both, **job)
     assert not any(same(first, host.generate(script_args={name: both[name]}, **job)) for name in both)
     monkeypatch.setattr(runner, "alwayson_scripts", list(reversed(runner.alwayson_scripts)))

@@ -198,7 +198,7 @@ def test_arguments_that_cannot_be_used_are_refused_with_a_sentence(arguments: An
 
 
 def effect(settings: ThresholdSettings) -> Any:
-    """What of the settings can be seen in a picture: defaults where a setting is not used."""
+    """What of the settings can be seen in an image: defaults where a setting is not used."""
     default = ThresholdSettings()
     if settings.method == RESCALE:
         return (RESCALE, settings.rescale)

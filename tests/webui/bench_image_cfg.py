@@ -1,4 +1,4 @@
-"""The real WebUI's own way to edit a picture and this pack's, timed in turn: `python -m tests.webui.bench_image_cfg
+"""The real WebUI's own way to edit an image and this pack's, timed in turn: `python -m tests.webui.bench_image_cfg
 CHECKPOINT`, with SD_WEBUI_DIR as for the tests. CHECKPOINT has 8 input channels, and its yaml beside it."""
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def fill(window: WebDriver, selector: str, value: object) -> None:
 
 
 def add_feedback(window: WebDriver, tab: str, kind: str, files: list[Path]) -> None:
-    """Uploads pictures to the list `likes` or `dislikes` of a tab, and waits until they are shown."""
+    """Uploads images to the list `likes` or `dislikes` of a tab, and waits until they are shown."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 

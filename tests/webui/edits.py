@@ -1,4 +1,4 @@
-"""Requests to pix2pix-zero for the end-to-end tests, on a picture of the procedural world that `shapes` draws."""
+"""Requests to pix2pix-zero for the end-to-end tests, on an image of the procedural world that `shapes` draws."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TXT2IMG: JSON = {
 }
 IMG2IMG: JSON = {**TXT2IMG, "init_images": [encode_image(SOURCE)], "denoising_strength": 1.0}
 SHORT: JSON = {"steps": 5}
-"""For tests that need no good picture."""
+"""For tests that need no good image."""
 
 
 def edited(payload: JSON, **fields: Any) -> JSON:
@@ -53,19 +53,19 @@ def half(left: int, right: int) -> str:
 
 
 def seen(image: Image.Image) -> dict[str, str | None]:
-    """The attributes that the parser reads from a picture."""
+    """The attributes that the parser reads from an image."""
     return parse(np.asarray(image)).attributes
 
 
 def psnr(one: Image.Image, other: Image.Image, box: tuple[int, int, int, int] | None = None) -> float:
-    """How close two pictures are, in decibels, in a part of them if `box` says so; infinite where nothing differs."""
+    """How close two images are, in decibels, in a part of them if `box` says so; infinite where nothing differs."""
     pixels = [np.asarray(image.crop(box) if box else image, dtype=np.float64) for image in (one, other)]
     error = float(np.square(pixels[0] - pixels[1]).mean())
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
 def panels(sheet: Image.Image, width: int = SIDE, height: int = SIDE) -> list[Image.Image]:
-    """The pictures side by side in a sheet, without their names."""
+    """The images side by side in a sheet, without their names."""
     top, pitch = sheet.height - height, max(width, LEAST_COLUMN) + GAP
     lefts = [i * pitch for i in range((sheet.width + GAP) // pitch)]
     return [sheet.crop((left, top, left + width, top + height)) for left in lefts]

@@ -1,4 +1,4 @@
-"""Requests to the WebUI for the end-to-end tests: small, seeded, with pictures drawn here."""
+"""Requests to the WebUI for the end-to-end tests: small, seeded, with images drawn here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def picture(colour: str, size: tuple[int, int] = (128, 128), shape: str = "ellip
 
 
 def feedback(*colours: str, weight: float = 1.0, **options: Any) -> list[JSON]:
-    """A list of liked or disliked pictures."""
+    """A list of liked or disliked images."""
     return [{"image": picture(colour, **options), "weight": weight} for colour in colours]
 
 
@@ -40,7 +40,7 @@ def with_fabric(payload: JSON, **settings: Any) -> JSON:
 
 
 def inpainting(payload: JSON) -> JSON:
-    """`payload` as inpainting of the right half of a picture."""
+    """`payload` as inpainting of the right half of an image."""
     mask = Image.new("L", (128, 128))
     mask.paste(255, (64, 0, 128, 128))
     return {**payload, "init_images": [picture("green")], "mask": encode_image(mask), "denoising_strength": 0.8}

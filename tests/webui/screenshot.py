@@ -1,4 +1,4 @@
-"""Takes a picture of an accordion in the real WebUI: ``python -m tests.webui.screenshot OUT.png``.
+"""Takes an image of an accordion in the real WebUI: ``python -m tests.webui.screenshot OUT.png``.
 
 Needs SD_WEBUI_DIR (see the package's docstring), Chromium with chromedriver, and selenium.
 """
@@ -18,7 +18,7 @@ from .server import PACK_NAME, REPO, Installation, serving
 
 
 def take(out: Path, options: argparse.Namespace) -> None:
-    """Starts a WebUI with the pack, opens the accordion, and writes the picture to `out`."""
+    """Starts a WebUI with the pack, opens the accordion, and writes the image to `out`."""
     installation = Installation.of()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as data,

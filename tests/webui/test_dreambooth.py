@@ -1,4 +1,4 @@
-"""DreamBooth in the real WebUI: a training starts from it, and what comes out of it loads and changes the picture.
+"""DreamBooth in the real WebUI: a training starts from it, and what comes out of it loads and changes the image.
 
 The WebUI has no diffusers; the training's process gets it from the package index, or these tests are skipped.
 """
@@ -60,7 +60,7 @@ def drawn(server: WebUI, prompt: str, **more: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def lora(with_pack: WebUI) -> JSON:
-    """A LoRA trained once, while the WebUI also draws a picture."""
+    """A LoRA trained once, while the WebUI also draws an image."""
     before = len(with_pack.log())
     with_pack.client.post(f"{ROUTES}/start", {**SMALL, "photos": photos(), "name": "rex-lora"})
     assert with_pack.client.get(f"{ROUTES}/status")["running"]

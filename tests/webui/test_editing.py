@@ -39,7 +39,7 @@ def no_error_is_logged(server: WebUI) -> Iterator[None]:
 
 
 def told(server: WebUI, payload: JSON, act: str) -> tuple[Generation, dict[str, Any]]:
-    """The picture, and all that the probe wrote in the last sampling."""
+    """The image, and all that the probe wrote in the last sampling."""
     server.trace_path.unlink(missing_ok=True)
     made = generate(server, {**payload, "alwayson_scripts": {"Editing probe": {"args": [act]}}})
     answers: dict[str, Any] = {}
@@ -51,7 +51,7 @@ def told(server: WebUI, payload: JSON, act: str) -> tuple[Generation, dict[str, 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 @pytest.mark.parametrize("case", [SMALL, IMG2IMG, HIRES], ids=["txt2img", "img2img", "Hires.fix"])
 def test_own_start_and_levels(server: WebUI, case: JSON, sampler: str) -> None:
-    """`sigmas` are those that the denoiser sees; starting from the host's own start gives the same picture."""
+    """`sigmas` are those that the denoiser sees; starting from the host's own start gives the same image."""
     payload = {**case, "sampler_name": sampler}
     if sampler == "UniPC" and case is not SMALL:
         payload["steps"] = payload["hr_second_pass_steps"] = 6  # the host wants no fewer than the order

@@ -115,7 +115,7 @@ def test_steps_outside_of_the_range_are_left_alone(with_pack: WebUI, runs: Runs)
 
 @pytest.mark.parametrize("case", [BASE, CASES["Hires.fix"]], ids=["txt2img", "Hires.fix"])
 def test_the_infotext_alone_gives_the_image_again(with_pack: WebUI, runs: Runs, case: JSON) -> None:
-    """As pasting it into the page does: every control comes back, the pictures by their hash."""
+    """As pasting it into the page does: every control comes back, the images by their hash."""
     published = {"weighting": "as published", "detail": "half", "colour_correction": False, "hires": "re-encode"}
     for settings in ({}, {**published, "start": 0.2, "negative_weight": 1.5, "seed": 3}):
         wanted = with_fabric(

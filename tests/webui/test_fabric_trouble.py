@@ -1,4 +1,4 @@
-"""FABRIC in the real WebUI when something goes wrong: an interrupt, a picture that is none, settings out of range."""
+"""FABRIC in the real WebUI when something goes wrong: an interrupt, an image that is none, settings out of range."""
 
 from __future__ import annotations
 

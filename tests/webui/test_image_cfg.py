@@ -1,7 +1,7 @@
 """InstructPix2Pix in the real WebUI and its forks, with a small checkpoint that has 8 input channels.
 
 SD_WEBUI_MORE_CKPTS names small checkpoints for AUTOMATIC1111's WebUI, each with its `.yaml` beside it, separated as in
-PATH; the one among them that sees a picture is taken, otherwise `shapes-instruct`. The forks get one of `models`.
+PATH; the one among them that sees an image is taken, otherwise `shapes-instruct`. The forks get one of `models`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _sees_picture(path: str) -> bool:
 
 @pytest.fixture(scope="module")
 def model(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    """A WebUI with the pack and a checkpoint that sees a picture."""
+    """A WebUI with the pack and a checkpoint that sees an image."""
     named = [path for path in os.environ.get("SD_WEBUI_MORE_CKPTS", "").split(os.pathsep) if _sees_picture(path)]
     own = made("sd1-edit") if installation.host.guesses else Path(named[0]) if named else SHIPPED
     other = dataclasses.replace(installation, checkpoint=own)
@@ -55,7 +55,7 @@ def no_error_is_logged(model: WebUI):
 
 
 def edited(payload: JSON, **fields: object) -> JSON:
-    """`payload` with a picture to edit, unless `fields` say otherwise."""
+    """`payload` with an image to edit, unless `fields` say otherwise."""
     named = {"image": picture("red"), "image_scale": 1.5, **fields}
     return {**payload, "alwayson_scripts": {"InstructPix2Pix": {"args": [named]}}}
 
@@ -191,7 +191,7 @@ def test_a_bad_request_is_refused_with_a_sentence(model: WebUI, fields: JSON, se
 def test_a_merged_checkpoint_is_loaded_and_edits(
     installation: Installation, tmp_path_factory: pytest.TempPathFactory, model: WebUI
 ) -> None:
-    """`run.py merge-instruct`, of the plain checkpoint and the one that sees a picture."""
+    """`run.py merge-instruct`, of the plain checkpoint and the one that sees an image."""
     merge = pytest.importorskip("standalone.engine.merge")
     plain, instruct = installation.checkpoint, model.installation.checkpoint
     out = tmp_path_factory.mktemp("merged") / "merged.safetensors"

@@ -1,4 +1,4 @@
-"""LoRAs in the real WebUI and in the standalone host: the same files, tags and pictures; and FABRIC beside them."""
+"""LoRAs in the real WebUI and in the standalone host: the same files, tags and images; and FABRIC beside them."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def from_scratch(server: WebUI, payload: JSON) -> tuple[bytes, ...]:
     """What `payload` gives when nothing is in FABRIC's cache."""
     (settings,) = payload["alwayson_scripts"]["FABRIC"]["args"]
     nothing_kept: JSON = {"cache_limit_mb": 0}
-    # a job without room for its own features drops all others; its picture and noise are no other job's
+    # a job without room for its own features drops all others; its image and noise are no other job's
     server.client.generate(with_fabric({**BASE, "steps": 1}, likes=feedback("teal"), seed=99, **nothing_kept))
     unkept = {**payload, "alwayson_scripts": {"FABRIC": {"args": [{**settings, **nothing_kept}]}}}
     return generate(server, unkept).pixels

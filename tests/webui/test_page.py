@@ -47,7 +47,7 @@ def page(window: WebDriver, with_pack: WebUI) -> Iterator[WebDriver]:
 
 
 def generate(page: WebDriver) -> str:
-    """Presses Generate and waits for the new picture; returns the text under it."""
+    """Presses Generate and waits for the new image; returns the text under it."""
     before = source(page)
     page.execute_script("document.querySelector(arguments[0]).click()", "#txt2img_generate")
     wait(page, lambda: source(page) not in ("", before))
@@ -56,7 +56,7 @@ def generate(page: WebDriver) -> str:
 
 
 def source(page: WebDriver) -> str:
-    """Address of the gallery's first picture, empty where there is none; a new file each time."""
+    """Address of the gallery's first image, empty where there is none; a new file each time."""
     return str(page.execute_script("return document.querySelector(arguments[0])?.src ?? ''", GALLERY))
 
 
@@ -78,14 +78,14 @@ def value_of(page: WebDriver, selector: str) -> str:
 
 
 def press(page: WebDriver, kind: str, within: str) -> None:
-    """Presses 👍 ("likes") or 👎 ("dislikes") on the picture in an element."""
+    """Presses 👍 ("likes") or 👎 ("dislikes") on the image in an element."""
     mark = f"{within} .steer-fabric-mark[data-fabric-kind='{kind}']"
     wait(page, lambda: page.execute_script("return !!document.querySelector(arguments[0])?.offsetParent", mark))
     page.execute_script("document.querySelector(arguments[0]).click()", mark)
 
 
 def pressed(page: WebDriver, within: str) -> list[str]:
-    """The lists that the picture in an element is on, as its marks show it."""
+    """The lists that the image in an element is on, as its marks show it."""
     marks = f"{within} .steer-fabric-mark[aria-pressed='true']"
     return list(
         page.execute_script("return [...document.querySelectorAll(arguments[0])].map(m => m.dataset.fabricKind)", marks)
@@ -93,7 +93,7 @@ def pressed(page: WebDriver, within: str) -> list[str]:
 
 
 def pixels(page: WebDriver) -> str:
-    """The gallery's first picture, as a data URL drawn anew: without the infotext inside the file."""
+    """The gallery's first image, as a data URL drawn anew: without the infotext inside the file."""
     return str(
         page.execute_async_script(
             "const done = arguments[1], image = new Image(); image.src = document.querySelector(arguments[0]).src;"
@@ -180,7 +180,7 @@ def test_the_full_screen_viewer_has_marks_of_the_shown_picture(page: WebDriver, 
     first = value_of(page, LIST.format("likes"))
     assert re.fullmatch("[0-9a-f]{64}", first)
     viewer.send_keys(Keys.ARROW_RIGHT)
-    wait(page, lambda: pressed(page, VIEWER) == [])  # another picture
+    wait(page, lambda: pressed(page, VIEWER) == [])  # another image
     viewer.send_keys("d")
     wait(page, lambda: pressed(page, VIEWER) == ["dislikes"])
     viewer.send_keys("l")

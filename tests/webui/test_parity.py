@@ -1,6 +1,6 @@
 """The standalone host against the real WebUI: one checkpoint, one request, one script that writes down its calls.
 
-The life cycles must be equal call by call, with the shapes of all tensors; the pictures as far as two
+The life cycles must be equal call by call, with the shapes of all tensors; the images as far as two
 implementations of the same arithmetic agree.
 """
 
@@ -83,7 +83,7 @@ class Standalone:
         self.trace = trace
 
     def generate(self, payload: JSON) -> list[Any]:
-        """The pictures for a request in the form of the REST API."""
+        """The images for a request in the form of the REST API."""
         from modules import processing, scripts
 
         fields = {**payload, "do_not_save_samples": True, "do_not_save_grid": True}

@@ -1,4 +1,4 @@
-"""pix2pix-zero in the real WebUI, over the REST API: what becomes of pictures."""
+"""pix2pix-zero in the real WebUI, over the REST API: what becomes of images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def shapes(with_pack: WebUI) -> WebUI:
 
 
 def made(server: WebUI, runs: Runs, job: JSON, count: int = 1) -> Generation:
-    """The answer to an edit, which must be in order: pictures with their sheets, the words in the infotext."""
+    """The answer to an edit, which must be in order: images with their sheets, the words in the infotext."""
     answer = runs.first(server, job)
     assert len(answer.images) == 2 * count
     for text in answer.infotexts[:count]:
@@ -179,7 +179,7 @@ def test_strength_leads_away_from_the_picture(shapes: WebUI, runs: Runs) -> None
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
 def test_euler_a_keeps_its_noise(with_pack: WebUI, runs: Runs, eta: float) -> None:
-    """In img2img with the noise that the picture takes, in txt2img with its own."""
+    """In img2img with the noise that the image takes, in txt2img with its own."""
     for case, like in ((IMG2IMG, {**IMG2IMG, "denoising_strength": 0.0}), (TXT2IMG, None)):
         job = {**case, **SHORT, "sampler_name": "Euler a", "override_settings": {"eta_ancestral": eta}}
         plain = runs.first(with_pack, job)
@@ -230,7 +230,7 @@ def test_every_setting_counts(with_pack: WebUI, runs: Runs) -> None:
 
 
 def test_a_mask_says_where_it_may_change(shapes: WebUI, runs: Runs) -> None:
-    """The autoencoder of `shapes` looks at the whole picture, so what is kept is the same in latents only."""
+    """The autoencoder of `shapes` looks at the whole image, so what is kept is the same in latents only."""
     case = {**IMG2IMG, **SHORT}
     direct = {"inversion": "direct"}
     kept = made(shapes, runs, edited(case, strength=0, **direct))

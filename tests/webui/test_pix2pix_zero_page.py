@@ -76,7 +76,7 @@ def test_the_line_says_what_will_happen(page: WebDriver, tab: str) -> None:
 
 
 def test_an_edit_from_the_page(page: WebDriver) -> None:
-    """With the page's own sampler; the picture and the sheet are in the gallery, the settings below it."""
+    """With the page's own sampler; the image and the sheet are in the gallery, the settings below it."""
     fill(page, "#txt2img_prompt textarea", CAPTION)
     for control, value in (("steps", 5), ("width", 64), ("height", 64), ("seed", 4)):
         fill(page, f"#txt2img_{control} input[type=number]", value)

@@ -116,7 +116,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         self.overlay_images = []
         if not self.inpaint_full_res:
             mask = images.resize_image(min(self.resize_mode, 2), mask, self.width, self.height)
-            # the overlay fades out sooner than the mask, so that no seam of the old picture shows
+            # the overlay fades out sooner than the mask, so that no seam of the old image shows
             self.mask_for_overlay = mask.point(lambda value: min(255, value * 2))
             return mask, None
         self.mask_for_overlay = mask
@@ -164,7 +164,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         return to_array(image)
 
     def _mask_latents(self, latent_mask: Any, all_seeds: Any) -> None:
-        """Sets `mask` (1 where the picture stays) and `nmask` (1 where it is painted), and what latents begin with."""
+        """Sets `mask` (1 where the image stays) and `nmask` (1 where it is painted), and what latents begin with."""
         assert self.init_latent is not None
         small = latent_mask.convert("L").resize((self.init_latent.shape[3], self.init_latent.shape[2]))
         values = np.asarray(small, dtype=np.float32) / 255.0

@@ -105,7 +105,7 @@ class StableDiffusionProcessing(ProcessingFields):
         return txt2img_image_conditioning(shared.sd_model, x, width or self.width, height or self.height)
 
     def edit_image_conditioning(self, source_image: torch.Tensor) -> torch.Tensor:
-        """InstructPix2Pix: the latents of the picture, unscaled."""
+        """InstructPix2Pix: the latents of the image, unscaled."""
         encoded = shared.sd_model.encode_first_stage(source_image)
         # SDXL gives scaled latents instead of the posterior
         return encoded / shared.sd_model.scale_factor if isinstance(encoded, torch.Tensor) else encoded.mode()
@@ -117,7 +117,7 @@ class StableDiffusionProcessing(ProcessingFields):
         image_mask: Any = None,
         round_image_mask: bool = True,
     ) -> torch.Tensor:
-        """Inpainting models: the mask (1 where to paint) and the latents of the picture without what it covers."""
+        """Inpainting models: the mask (1 where to paint) and the latents of the image without what it covers."""
         self.is_using_inpainting_conditioning = True
         if image_mask is None:
             mask = source_image.new_ones(1, 1, *source_image.shape[-2:])
@@ -142,7 +142,7 @@ class StableDiffusionProcessing(ProcessingFields):
         image_mask: Any = None,
         round_image_mask: bool = True,
     ) -> torch.Tensor:
-        """What the model sees of the picture besides its latents; `source_image` (B, 3, H, W) in [-1, 1]."""
+        """What the model sees of the image besides its latents; `source_image` (B, 3, H, W) in [-1, 1]."""
         if shared.sd_model.cond_stage_key == "edit":
             return self.edit_image_conditioning(source_image)
         if self.sampler.conditioning_key in {"hybrid", "concat"} or shared.sd_model.is_sdxl_inpaint:

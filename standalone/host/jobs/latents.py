@@ -45,12 +45,12 @@ def decode_latent_batch(
 
 
 def txt2img_image_conditioning(sd_model: Any, x: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """What inpainting models see in txt2img: everything masked, and a grey picture. Zeros (B, 5, 1, 1) for others."""
+    """What inpainting models see in txt2img: everything masked, and a grey image. Zeros (B, 5, 1, 1) for others."""
     if (
         sd_model.model.conditioning_key in {"hybrid", "concat"}
         and sd_model.model.diffusion_model.config.in_channels == 8
     ):
-        return x.new_zeros(x.shape[0], 4, *x.shape[-2:])  # editing models: no picture to edit
+        return x.new_zeros(x.shape[0], 4, *x.shape[-2:])  # editing models: no image to edit
     if sd_model.model.conditioning_key in {"hybrid", "concat"} or sd_model.is_sdxl_inpaint:
         grey = torch.full((1, 3, height, width), 0.5, device=x.device)
         encoded = torch.nn.functional.interpolate(images_tensor_to_samples(grey, 0, sd_model), size=x.shape[-2:])
@@ -104,11 +104,11 @@ def fix_seed(p: Any) -> None:
 
 
 def to_image(sample: torch.Tensor) -> Image.Image:
-    """A picture of a tensor (3, H, W) in [0, 1]."""
+    """An image of a tensor (3, H, W) in [0, 1]."""
     pixels = 255.0 * np.moveaxis(sample.float().cpu().numpy(), 0, 2)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def to_array(image: Image.Image) -> np.ndarray[Any, Any]:
-    """A picture as an array (3, H, W) in [0, 1]."""
+    """An image as an array (3, H, W) in [0, 1]."""
     return np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0, 2, 0)

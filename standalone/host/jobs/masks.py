@@ -92,7 +92,7 @@ def gaussian_blur(mask: Image.Image, sigma: float, axis: int) -> Image.Image:
 def apply_overlay(
     image: Image.Image, paste_loc: tuple[int, int, int, int] | None, overlay: Image.Image | None
 ) -> tuple[Image.Image, Image.Image]:
-    """Pastes `image` at (x, y, w, h) into the whole picture and lays the unmasked original over it.
+    """Pastes `image` at (x, y, w, h) into the whole image and lays the unmasked original over it.
 
     Returns the result, and the pasted image without the overlay.
     """

@@ -22,7 +22,7 @@ MAX_GRID_PIXELS = 2**28
 
 
 def check_request(p: StableDiffusionProcessing) -> None:
-    """Raises UserError for numbers that make no picture."""
+    """Raises UserError for numbers that make no image."""
     if not (opt_f <= p.width <= MAX_SIDE and opt_f <= p.height <= MAX_SIDE):
         raise UserError(
             f"The size {p.width}x{p.height} is not possible: width and height go from {opt_f} to {MAX_SIDE} pixels."

@@ -24,7 +24,7 @@ def target_size(size: tuple[int, int], scale: float, wanted: tuple[int, int]) ->
     """Width and height in pixels that `size` is enlarged to, and how many latents are then cut off of each.
 
     By `scale`; or to the size `wanted`, where a zero stands for what keeps the proportions. With both given, the
-    picture covers the size wanted, and the rest is cut off.
+    image covers the size wanted, and the rest is cut off.
     """
     width, height = size
     x, y = wanted
@@ -41,7 +41,7 @@ def target_size(size: tuple[int, int], scale: float, wanted: tuple[int, int]) ->
 def enlarge(p: Any, samples: torch.Tensor | None, decoded: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents of the second pass, and the image conditioning for them, cut to the size wanted.
 
-    Enlarges the latents `samples`, or with an upscaler of pictures `decoded` (B, 3, H, W) in [-1, 1].
+    Enlarges the latents `samples`, or with an upscaler of images `decoded` (B, 3, H, W) in [-1, 1].
     """
     across, down = p.hr_upscale_to_x, p.hr_upscale_to_y
     if p.latent_scale_mode is not None:
@@ -79,7 +79,7 @@ def enlarge(p: Any, samples: torch.Tensor | None, decoded: torch.Tensor | None) 
 
 
 def _save_first_pass(p: Any, image: Any, index: int) -> None:
-    """Saves picture `index` of the first pass, given as an image or in the latents of all, if the settings want it."""
+    """Saves image `index` of the first pass, given as an image or in the latents of all, if the settings want it."""
     if not p.save_samples() or not opts.save_images_before_highres_fix:
         return
     if not isinstance(image, Image.Image):

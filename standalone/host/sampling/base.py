@@ -32,7 +32,7 @@ def _fit(model: Any) -> torch.Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     channels = model.latent_channels
-    # smooth latents, like a picture's: noise at half the resolution, enlarged
+    # smooth latents, like an image's: noise at half the resolution, enlarged
     coarse = torch.randn(1, channels, 8, 8, generator=generator)
     latents = torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode="bilinear").to(model.device, model.dtype)
     colours = torch.nn.functional.adaptive_avg_pool2d(model.decode_first_stage(latents).float(), (16, 16))
@@ -98,7 +98,7 @@ def samples_to_images_tensor(sample: torch.Tensor, approximation: int | None = N
 
 
 def single_sample_to_image(sample: torch.Tensor, approximation: int | None = None) -> Image.Image:
-    """The picture of one latent (C, h, w)."""
+    """The image of one latent (C, h, w)."""
     x = samples_to_images_tensor(sample.unsqueeze(0), approximation)[0]
     pixels = (x.float() * 0.5 + 0.5).clamp(0, 1).cpu().numpy()
     return Image.fromarray((255.0 * np.moveaxis(pixels, 0, 2)).astype(np.uint8))

@@ -33,7 +33,7 @@ def pass_wants_refiner(p: Any) -> bool:
 
 
 def _picture_channels(sd_model: Any) -> int:
-    """How many channels of a picture the UNet takes beside the latents."""
+    """How many channels of an image the UNet takes beside the latents."""
     config = sd_model.model.diffusion_model.config
     return int(config.in_channels - config.out_channels)
 

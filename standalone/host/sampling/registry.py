@@ -43,7 +43,7 @@ def create_sampler(name: str | None, model: Any) -> Any:
 
 
 def is_sampler_using_eta_noise_seed_delta(p: Any) -> bool:
-    """Whether the setting "Eta noise seed delta" has a part in the picture."""
+    """Whether the setting "Eta noise seed delta" has a part in the image."""
     config = find_sampler_config(p.sampler_name)
     eta = p.eta if p.eta is not None else getattr(p.sampler, "eta", None)
     return eta != 0 and bool(config is not None and config.options.get("uses_ensd", False))

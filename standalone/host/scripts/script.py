@@ -145,7 +145,7 @@ class Script:
         """An image's mask and overlay are about to be applied."""
 
     def postprocess_image_after_composite(self, p: Any, pp: PostprocessImageArgs, *args: Any) -> Any:
-        """An image is pasted back into the whole picture."""
+        """An image is pasted back into the whole image."""
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> Any:
         """The job is done. Not called after an exception."""
