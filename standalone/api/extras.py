@@ -150,7 +150,7 @@ class Extras:
         return enlarged
 
 
-_FIT, _SATURATION = 0.65, 0.5  # below these it is no drawing of the world that `shapes` knows
+_FIT, _SATURATION = 0.65, 0.5  # below these it is not an image of the world that `shapes` knows
 
 
 class InterrogateRequest(BaseModel):

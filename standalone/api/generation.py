@@ -36,7 +36,8 @@ def _titles(found: Sequence[Script]) -> str:
 
 
 def find_selectable(runner: ScriptRunner, name: str | None) -> int:
-    """The number (from 1) of the script that `script_name` chooses, 0 for none. BadRequest if there is none such."""
+    """The number (from 1) of the script that `script_name` chooses, 0 for none. BadRequest if there is no such
+    script."""
     if not name or folded(name) in ("", "none"):
         return 0
     for number, script in enumerate(runner.selectable_scripts, start=1):

@@ -1,4 +1,4 @@
-"""Keeps strangers out: other websites in the user's browser, files outside the served folders, oversized requests."""
+"""Refuses other websites in the user's browser, files outside the served folders, and oversized requests."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Guard:
         return None
 
     def _may_enter(self, path: str, headers: Headers) -> bool:
-        """Whether the login, where one is asked for, is there. The page itself asks in gradio's way."""
+        """Whether the request has the login, where one is needed. The page itself asks in gradio's way."""
         by_page = self.page_login is not None and self.page_login(headers)
         if _API.match(path):
             return by_page or self.door.knows(headers)
@@ -172,7 +172,7 @@ def _both_ways(folders: Sequence[Path]) -> list[Path]:
 
 
 def _is_of_page(url: str, host: str) -> bool:
-    """Whether an address in a file's description is data, or on this server: no other is ever asked for."""
+    """Whether an address in a file's description is data, or on this server: no other is ever requested."""
     scheme = re.match(r"[a-z][a-z0-9+.-]*:", url.strip(), re.IGNORECASE)
     if scheme is None:
         return not url.strip().startswith(("//", "\\"))

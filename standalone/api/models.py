@@ -34,7 +34,7 @@ Number = Annotated[float, BeforeValidator(_no_boolean)]
 class GenerationRequest(BaseModel):
     """What txt2img and img2img have in common."""
 
-    # allow: what this host does not know is told by `left_out`
+    # allow: `left_out` names what this host does not know
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
     _nulls = model_validator(mode="before")(without_nulls)
 

@@ -61,7 +61,7 @@ class Chunk:
 def split_prompt(prompt: str, options: TextOptions, words: Mapping[str, int] | None = None) -> tuple[list[Chunk], int]:
     """Cuts `prompt` into chunks, at least one. Returns them and the number of tokens up to the end of the text.
 
-    words: those that stand for vectors of an embedding, with how many; their tokens count on from the vocabulary's end.
+    words: names of an embedding's vectors, with how many; their tokens count on from the vocabulary's end.
 
     A word that would be torn from its clause at the end of a chunk moves to the next one with all that follows the
     last comma, when that comma is at most `options.backtrack` tokens back.
@@ -221,7 +221,7 @@ class TextEncoder(nn.Module):
         return torch.cat(parts, dim=1), pooled
 
     def encode(self, tokens: torch.Tensor, options: TextOptions) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Runs the transformer on `tokens` (B, 77); those beyond the vocabulary stand for the vectors of `words`."""
+        """Runs the transformer on `tokens` (B, 77); those beyond the vocabulary mean the vectors of `words`."""
         learnt = tokens >= VOCABULARY_SIZE
         with self._vectors_at(learnt, tokens) if self.words else nullcontext():
             output = self.transformer(input_ids=tokens.where(~learnt, 0), output_hidden_states=True)

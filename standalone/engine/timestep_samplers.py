@@ -1,7 +1,7 @@
 """Samplers in alpha space: `sample(model, x, timesteps, extra_args, callback, ...) -> x`.
 
 `model(x, timestep, **extra_args)` returns eps for a batch; `model.inner_model.inner_model.alphas_cumprod` is the noise
-schedule. `timesteps` rise; sampling goes through them backwards. Which of them are asked for, and when the callback is
+schedule. `timesteps` rise; sampling goes through them backwards. Which of them are used, and when the callback is
 called, is as in the WebUI: the same request then gives the same image there and here.
 """
 
@@ -62,7 +62,7 @@ def unipc_timesteps(abar: np.ndarray, steps: int, start: float, skip_type: str) 
         log_alpha = -0.5 * np.logaddexp(0.0, -2 * np.linspace(first, log_snr[0], steps + 1))
         return np.interp(-log_alpha, -0.5 * np.log(abar), indices)
     power = {"time_uniform": 1, "time_quadratic": 2}[skip_type]
-    # timestep t of the schedule stands for the time (t + 1) / T
+    # timestep t of the schedule is the time (t + 1) / T
     times = np.linspace(((start + 1) / total) ** (1 / power), (1 / total) ** (1 / power), steps + 1) ** power
     return np.clip(times * total - 1, 0, total - 1)
 
@@ -81,7 +81,7 @@ def sample_unipc(
 ) -> torch.Tensor:
     """UniPC (Zhao et al. 2023) by diffusers' scheduler. `variant` is "bh1" or "bh2", `skip_type` see unipc_timesteps.
 
-    As many steps as there are `timesteps`, spread anew: from the last of the schedule, in img2img from the last of
+    As many steps as there are `timesteps`, spread again: from the last of the schedule, in img2img from the last of
     `timesteps`, to the schedule's first entry. A step is done, and the callback called, when the model was asked where
     the step leads to and the corrector has used the answer: one call of the model later than in other samplers. What
     the callback writes into the latents is what the next step starts from.

@@ -56,7 +56,7 @@ class Host:
         self.queue.refuse()
 
     def close(self) -> None:
-        """Ends the jobs, tells the scripts, lets the model go. The process may start another host then."""
+        """Ends the jobs, tells the scripts, frees the model. The process may then start another host."""
         global _running
         if self.closed:
             return

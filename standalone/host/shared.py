@@ -54,7 +54,7 @@ cmd_opts = argparse.Namespace(
 
 
 class PromptStyle(NamedTuple):
-    """`{prompt}` in a style's text stands for the prompt; without it the text is appended."""
+    """`{prompt}` in a style's text is replaced by the prompt; without it the text is appended."""
 
     name: str
     prompt: str | None

@@ -13,7 +13,7 @@ NEAREST = Image.Resampling.NEAREST
 
 
 class Upscaler:
-    """Base class: `do_upscale` makes the image larger, `upscale` brings it to the size asked for."""
+    """Base class: `do_upscale` makes the image larger, `upscale` brings it to the requested size."""
 
     name: str = ""
     scalers: list[UpscalerData]

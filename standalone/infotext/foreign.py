@@ -1,6 +1,6 @@
 """Infotexts and JSON metadata of other programs, and what forums, chats and mails make of infotexts.
 
-Read are: the WebUI's own form; parameters over several lines or each in a line of its own (Easy Diffusion); everything
+Read are: the WebUI's own form; parameters over several lines or one per line (Easy Diffusion); everything
 in one line; parameters between "|" or ";", in a list or behind "Settings:"; quoted, fenced and bold text of forums;
 lines of templates after the parameters, as the Dynamic Prompts extension writes them; the negative prompt after "-"
 (Draw Things); full-width punctuation ("Steps：20，Seed：7") and decimal commas.

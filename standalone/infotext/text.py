@@ -45,7 +45,7 @@ def _prompts(head: str) -> tuple[str, str]:
 def write(prompt: str, negative_prompt: str, params: Mapping[str, Any]) -> str:
     """The infotext with these prompts and parameters; those that are None are left out.
 
-    Where a prompt would not be read back as it is, since it says "Negative prompt:" itself, it stands once more among
+    Where a prompt would not be read back as it is, since it says "Negative prompt:" itself, it is repeated among
     the parameters, in quotes. The WebUI takes it from its usual place: there such a line joins the one before, or has
     an invisible blank in front.
     """

@@ -38,7 +38,7 @@ def comment_of(image: Image.Image) -> str | None:
 
 def png_text(text: str) -> str:
     """A PNG's text; some programs write UTF-8 where the format wants Latin-1."""
-    if type(text) is str and not text.isascii():  # not of an iTXt chunk, whose text Pillow marks with a type of its own
+    if type(text) is str and not text.isascii():  # not of an iTXt chunk, whose text Pillow marks with its own type
         try:
             text = text.encode("latin-1").decode("utf-8")
         except ValueError:

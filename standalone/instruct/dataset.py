@@ -1,7 +1,7 @@
 """The folder of pairs: PNG files, `pairs.jsonl` with one line a triplet, `settings.json` with what made them.
 
 A line is written after the triplet's images, so that a stop at any moment leaves whole triplets and at most half a
-line, which is cut off when the work goes on.
+line, which is cut off when the work resumes.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def _collected(count: int, draw: Callable[[Sequence[int]], list[Edit]]) -> tuple
     drawn = usable = number = 0
     while missing := sum(wanted[task] - len(kept[task]) for task in TASKS):
         if drawn >= 20 * count + 10 * BATCH:
-            raise RuntimeError(f"Too few of the pictures are what was asked for: {count - missing} of {drawn}.")
+            raise RuntimeError(f"Too few images match their prompt: {count - missing} of {drawn}.")
         numbers: list[int] = []
         while len(numbers) < BATCH:
             task = TASKS[number % len(TASKS)]
@@ -213,7 +213,7 @@ def psnr(picture: np.ndarray, original: np.ndarray) -> float:
 def measure(asked: Sequence[Edit], pictures: Pictures) -> dict[str, float]:
     """The mean of every figure over edits.
 
-    preserved_accuracy: of all attributes but the one that is asked for. layout: the share of objects that are as many
+    preserved_accuracy: of all attributes but the edited one. layout: the share of objects that are as many
     and where they were. product: target accuracy times preserved accuracy.
     """
     values: dict[str, list[float]] = {name: [] for name in FIGURES}

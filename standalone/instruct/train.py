@@ -1,6 +1,6 @@
 """Trains an InstructPix2Pix checkpoint on pairs that are encoded once. A stopped run resumes from its last state.
 
-Everything random of a step comes from the seed and the step's number, so that a training with stops in between ends
+Everything random of a step comes from the seed and the step's number, so that a run with stops in between ends
 with the same weights as one without.
 """
 

@@ -45,7 +45,7 @@ QUICK: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibil
 """Options for events that bypass the job queue."""
 
 Fields = dict[str, Any]
-"""Controls by the name of the request's field that they set, in the order in which their values are handed over."""
+"""Controls by the name of the request's field that they set, in the order in which their values are passed."""
 
 
 @dataclass

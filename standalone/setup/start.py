@@ -1,4 +1,4 @@
-"""Sets up what is missing, then hands over to the verb."""
+"""Sets up what is missing, then runs the verb."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """Subjects for DreamBooth in the procedural world: pairs of unlike objects, images of them, and their reader.
 
-All objects of an image of the world agree in everything, so a model that was trained on it draws no two that differ. A
-subject is such a pair: the objects nearer to the upper left corner have one look, the others another ("a red circle,
-then a yellow one"). Each half is an ordinary object of the world, as the autoencoder of `shapes` carries nothing else:
-of objects with two colours, or of a colour outside the palette, it leaves a smear.
-"""
+All objects of an image of the world agree in everything, so a model that was trained on it generates no two that
+differ. A subject is such a pair: the objects nearer to the upper left corner have one look, the others another ("a red
+circle, then a yellow one"). Each half is an ordinary object of the world, as the autoencoder of `shapes` carries
+nothing else: of objects with two colours, or of a colour outside the palette, it leaves a smear. """
 
 from __future__ import annotations
 
@@ -128,7 +127,7 @@ def is_subject(subject: Subject, picture: np.ndarray) -> bool:
 
 
 def prompt_of(words: str, noun: str, place: str = "", ground: str = "") -> str:
-    """A prompt in the wording of the world's captions. words: what stands for the noun, "ohwx circles"."""
+    """A prompt in the wording of the world's captions. words: used in place of the noun, "ohwx circles"."""
     kind = next(kind for kind in KINDS if caption(_scene(kind, place, ground), ("kind",)) == noun)
     named = ["kind", *(["place"] if place else []), *(["background"] if ground else [])]
     return "a " + caption(_scene(kind, place, ground), named).replace(noun, words, 1)
@@ -154,8 +153,8 @@ def diversity(pictures: Sequence[np.ndarray]) -> float:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a model draws. plain: of the subject alone. varied: of the subject at the places and on the backgrounds of
-    `asked`. of_class: of the class noun alone."""
+    """What a model generates. plain: of the subject alone. varied: of the subject at the places and on the backgrounds
+    of `asked`. of_class: of the class noun alone."""
 
     plain: Pictures
     varied: Pictures

@@ -1,6 +1,6 @@
 """Train text encoder and UNet of `shapes` together: `python -m standalone.shapes.train --out DIR --minutes 60`.
 
-The training may be stopped at any moment and goes on from the last state (`state.pt`, written by ourselves and read
+You can stop the run at any time; it resumes from the last state (`state.pt`, written by ourselves and read
 with `weights_only`). It streams: every `REFRESH` steps a part of the images is replaced by new ones.
 """
 

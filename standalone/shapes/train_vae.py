@@ -52,7 +52,7 @@ def normalise_latents(model: AutoencoderKL, sample: torch.Tensor) -> None:
 
 
 def train(out: Path, minutes: float, batch: int, rate: float, decoder_only: bool = False, seed: int = 0) -> None:
-    """Train and write `vae.safetensors` (diffusers key names) and `vae_log.jsonl` into `out`; goes on from an earlier
+    """Train and write `vae.safetensors` (diffusers key names) and `vae_log.jsonl` into `out`; resumes an earlier
     `vae_raw`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)

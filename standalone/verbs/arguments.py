@@ -67,7 +67,7 @@ def new_file(path: Path, option: str, ending: str = ".safetensors") -> Path:
     """A file that is not there yet and can be written."""
     found = full_path(path, option)
     if found.suffix.lower() != ending:
-        raise UserError(f"{option}: the result is a {ending} file, and {path.name or path} is not one.")
+        raise UserError(f"{option}: the result must be a {ending} file; {path.name or path} is not one.")
     if found.exists():
         raise UserError(f"{option}: {path.name} already exists. Choose another name, or remove it.")
     writable_folder(found.parent, option)
@@ -83,7 +83,7 @@ def full_path(path: Path, option: str) -> Path:
 
 
 def text(value: str, option: str) -> str:
-    """Text without broken letters, which a console of another encoding hands over."""
+    """Text without broken letters, which a console of another encoding passes."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

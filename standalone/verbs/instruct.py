@@ -139,7 +139,7 @@ def _make_data(options: argparse.Namespace) -> int:
 
 def _check_training(options: argparse.Namespace, out: Path, folders: list[Path]) -> None:
     if out.suffix.lower() != ".safetensors":
-        raise UserError(f"The result is a .safetensors file, and {out.name} is not one.")
+        raise UserError(f"The result must be a .safetensors file; {out.name} is not one.")
     writable_folder(out.parent, "--out")
     for folder in folders:
         if not folder.is_dir():

@@ -24,7 +24,7 @@ ENVIRONMENT = {
     # before the first tensor: Linux gives the CPU's large ones in large pages; in small ones it was a tenth of a step
     "THP_MEM_ALLOC_ENABLE": "1",
 }
-"""Of the process of a training, where it is not set."""
+"""Of a training run's process, where it is not set."""
 
 _NEEDED = {"photos": "--photos", "class_noun": "--class", "base": "--base", "out": "--out", "name": "--name"}
 

@@ -55,7 +55,7 @@ class LoadedLora:
 
 @dataclass
 class _Merged:
-    """What is added to a model: what was asked for, what to tell the user about it, the weights without it."""
+    """What is added to a model: the request, what to tell the user about it, the weights without it."""
 
     asked: tuple[LoadedLora, ...] = ()
     problems: list[str] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """The kinds of layers in LoRA files, and what each adds to a weight: the formulas of LyCORIS and of the WebUI v1.10.1.
 
-All work on float32, and on the device "meta" when only the shapes are asked for. LyCORIS: Yeh et al. 2024,
+All work on float32, and on the device "meta" when only the shapes are needed. LyCORIS: Yeh et al. 2024,
 arXiv:2309.14859; DoRA: Liu et al. 2024, equation 5; OFT: Qiu et al. 2023; BOFT: Liu et al. 2024, arXiv:2311.06243.
 """
 

@@ -1,1 +1,1 @@
-"""Jobs: the queue, what is asked for, how it is made, and the result."""
+"""Jobs: the queue, the request, how it is run, and the result."""

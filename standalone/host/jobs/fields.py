@@ -1,4 +1,4 @@
-"""The fields of a job: what is asked for, in the WebUI's order, and what is filled in on the way."""
+"""The fields of a job: the request, in the WebUI's order, and what is filled in on the way."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class StableDiffusionProcessing(ProcessingFields):
     def note_ignored(self, asked: Mapping[str, object]) -> None:
         """Says in the comments and the infotext which fields and settings were ignored, as this host lacks them.
 
-        Values that stand for no choice (False, 0, "", "None", "Automatic" ...) are nothing to speak of.
+        Values that mean no choice (False, 0, "", "None", "Automatic" ...) are not mentioned.
         """
         for name, value in asked.items():
             chosen = value not in (None, False, 0, "", [], {}) and str(value).lower() not in ("none", "automatic")

@@ -87,7 +87,7 @@ def rng_of(p: Any, shape: Sequence[int]) -> rng.ImageRNG:
 
 
 def get_fixed_seed(seed: Any) -> Any:
-    """`seed` as a number; -1, None and what is no number give a random one below 2^32. Lists stay."""
+    """`seed` as a number; -1, None and anything that is not a number give a random one below 2^32. Lists stay."""
     if isinstance(seed, list):
         return seed
     try:

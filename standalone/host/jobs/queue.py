@@ -16,7 +16,7 @@ _numbers = itertools.count(1)
 
 
 def explain(error: BaseException) -> str:
-    """One sentence about `error` for the person who asked for the job; no paths, no traceback."""
+    """One sentence about `error` for the user whose job it was; no paths, no traceback."""
     if isinstance(error, UserError):
         return str(error)
     if out_of_memory(error):

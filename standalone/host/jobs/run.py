@@ -32,7 +32,7 @@ def check_request(p: StableDiffusionProcessing) -> None:
             raise UserError(f"The number of {name} must be a whole number from 1 on, not {value}.")
     for name, prompt in (("prompt", p.prompt), ("negative prompt", p.negative_prompt)):
         if prompt is None or prompt == []:
-            raise UserError(f"The {name} is missing; it may be empty, but must be there.")
+            raise UserError(f"The {name} is missing. It may be empty.")
     unknown = {name: value for name, value in p.override_settings.items() if name not in opts.data_labels}
     styles = {f"style {name}": name for name in p.styles if shared.prompt_styles.find(name) is None}
     p.note_ignored({"restore_faces": p.restore_faces, "tiling": p.tiling, **unknown, **styles})

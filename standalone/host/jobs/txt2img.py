@@ -23,7 +23,7 @@ from standalone.host.shared import opts, state
 def target_size(size: tuple[int, int], scale: float, wanted: tuple[int, int]) -> tuple[int, int, int, int]:
     """Width and height in pixels that `size` is enlarged to, and how many latents are then cut off of each.
 
-    By `scale`; or to the size `wanted`, where a zero stands for what keeps the proportions. With both given, the
+    By `scale`; or to the size `wanted`, where a zero means whatever keeps the proportions. With both given, the
     image covers the size wanted, and the rest is cut off.
     """
     width, height = size
@@ -138,7 +138,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.cached_hr_c = StableDiffusionProcessingTxt2Img.cached_hr_c
 
     def calculate_target_resolution(self) -> None:
-        """Sets the size of the second pass, and by how many latents it is cut down to the size asked for."""
+        """Sets the size of the second pass, and by how many latents it is cut down to the requested size."""
         wanted = self.hr_resize_x, self.hr_resize_y
         if any(wanted):
             self.extra_generation_params["Hires resize"] = f"{wanted[0]}x{wanted[1]}"

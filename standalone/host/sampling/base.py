@@ -165,7 +165,7 @@ class Sampler:
         self.options: dict[str, Any] = {}
 
     def callback_state(self, d: dict[str, Any]) -> None:
-        """Called at every step: progress, and an end that was asked for."""
+        """Called at every step: progress, and whether the job was interrupted."""
         step = d["i"]
         if self.stop_at is not None and step > self.stop_at:
             raise InterruptedException

@@ -255,7 +255,7 @@ class CFGDenoiser(torch.nn.Module):
         x_out = self._predict(x_in, sigma_in, tensor, uncond, image_cond_in, batch_size, skip_uncond, is_edit_model)
         firsts = [conds[0][0] for conds in conds_list]
         if skip_uncond:
-            x_out = torch.cat([x_out, x_out[firsts]])  # the cond answers stand in for the uncond ones
+            x_out = torch.cat([x_out, x_out[firsts]])  # the cond answers replace the uncond ones
 
         cfg_denoised_callback(CFGDenoisedParams(x_out, state.sampling_step, state.sampling_steps, self.inner_model))
 

@@ -128,7 +128,7 @@ def _or_same(name: str | None, same: str) -> str | None:
 
 
 def resolve_hires(sampler_name: str | None, scheduler_name: str | None) -> tuple[str | None, str | None]:
-    """Sampler and schedule of Hires. fix's second pass; None stands for those of the first. Raises UserError."""
+    """Sampler and schedule of Hires. fix's second pass; None means those of the first. Raises UserError."""
     sampler, scheduler = _or_same(sampler_name, "use same sampler"), _or_same(scheduler_name, "use same scheduler")
     found = resolve(sampler, scheduler)
     carried = sampler is not None and find_sampler_config(sampler) is None

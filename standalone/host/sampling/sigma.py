@@ -122,7 +122,7 @@ class KDiffusionSampler(base.Sampler):
     ) -> torch.Tensor:
         total, t_enc = base.setup_img2img_steps(p, steps)
         sigmas = self.get_sigmas(p, total)
-        # some schedules make fewer sigmas than asked for
+        # some schedules make fewer sigmas than requested
         sigmas = sigmas[max(0, len(sigmas) - 2 - t_enc) :]
         noised = x + noise * sigmas[0]
         if opts.img2img_extra_noise > 0:

@@ -95,7 +95,7 @@ class CompVisSampler(base.Sampler):
     ) -> torch.Tensor:
         total, t_enc = base.setup_img2img_steps(p, steps)
         timesteps = self.get_timesteps(p, total)
-        # noise as of one timestep more than sampling begins with: so it is in the WebUI
+        # the noise of one timestep more than sampling begins with, as in the WebUI
         abar = shared.sd_model.alphas_cumprod[timesteps[t_enc]]
         noised = x * abar.sqrt() + noise * (1 - abar).sqrt()
         if opts.img2img_extra_noise > 0:

@@ -229,7 +229,7 @@ class Options:
             aside = next(copy for copy in copies if not copy.exists() or copy.read_bytes() == text)
             if not aside.exists():
                 shutil.copyfile(self.source, aside)
-            kept = f"The file as it was is kept as {aside.name}."
+            kept = f"The old file is kept as {aside.name}."
         except OSError:
             kept = f"A copy could not be kept beside it as {copies[0].name}."
         except StopIteration:
