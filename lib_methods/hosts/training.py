@@ -149,7 +149,7 @@ def memory(device: torch.device, occupied: bool) -> int | None:
     """Bytes that a training run will find free there: what is free, and what this process holds, the host's model.
 
     occupied: by a training run, whose memory will be free again; then, as where asking would take memory, this is all
-    that the device has. """
+    that the device has."""
     if device.type != "cuda":
         return None
     if occupied or not _is_used(device):

@@ -125,7 +125,7 @@ def fit_tokens(context: Tensor, tokens: int) -> Tensor:
 
     Longer ones are cut. Shorter ones repeat their last 77 tokens, as every chunk of a prompt is embedded by itself,
     with the same begin and end tokens, and these then line up. The rule is linear; it does not matter whether the mean,
-    the difference or a combination is taken before or after it. """
+    the difference or a combination is taken before or after it."""
     have = context.shape[-2]
     if tokens <= have:
         return context[..., :tokens, :]

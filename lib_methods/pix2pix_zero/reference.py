@@ -23,7 +23,7 @@ class Reference:
 
     cond: the caption, a row an image. uncond, scale: the negative prompt and the CFG scale for images that are
     generated rather than inverted; None where the caption is on both sides, so that the guidance cancels. noise: what
-    the sampler adds at every step, None for a deterministic one. """
+    the sampler adds at every step, None for a deterministic one."""
 
     editing: Editing
     cond: Conditioning

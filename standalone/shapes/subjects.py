@@ -3,7 +3,7 @@
 All objects of an image of the world agree in everything, so a model that was trained on it generates no two that
 differ. A subject is such a pair: the objects nearer to the upper left corner have one look, the others another ("a red
 circle, then a yellow one"). Each half is an ordinary object of the world, as the autoencoder of `shapes` carries
-nothing else: of objects with two colours, or of a colour outside the palette, it leaves a smear. """
+nothing else: of objects with two colours, or of a colour outside the palette, it leaves a smear."""
 
 from __future__ import annotations
 
