@@ -15,6 +15,7 @@ from typing import Any
 
 from modules import paths, script_callbacks, scripts, ui_components
 
+from lib_methods import hosts
 from lib_methods.denoiser import Part, Sampling, picture_of
 from lib_methods.image_cfg.settings import CONTROLS, ImageCfgSettings
 from lib_methods.pictures.fit import of_the_tab
@@ -68,9 +69,16 @@ class ImageCfgScript(MethodScript, scripts.Script):
             settings = self._with_tab_mask(p, settings)
         p.image_cfg_hosts_scale = getattr(p, "image_cfg_scale", None)  # the host's own, which rests meanwhile
         p.image_cfg_scale = None
+        hosts.keep_source(p)
         super().begin(p, settings)
         if not settings.images and not getattr(p, "init_images", None):
             self.jobs.tell(p, NO_IMAGE)
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().process_before_every_sampling(p, *args, **kwargs)
+        finally:
+            hosts.end_without_picture(p)
 
     def _with_tab_mask(self, p: Any, settings: ImageCfgSettings) -> ImageCfgSettings:
         """The settings with what is painted in the inpaint tab as their mask, kept so that the infotext can name it.

@@ -9,7 +9,24 @@ from torch import Tensor
 from lib_methods.denoiser import Sampling, Unsupported
 from lib_methods.hosts.passes import is_stopped
 
-__all__ = ["is_stopped", "sampling_of"]
+__all__ = ["end_without_picture", "is_stopped", "keep_source", "sampling_of"]
+
+
+def keep_source(p: Any) -> None:
+    """Before a job of a method that shows the model an image: keep what `Picture.own` needs."""
+    if hasattr(p.sd_model, "forge_objects"):
+        from lib_methods.hosts.forge import picture
+
+        picture.keep_source(p)
+
+
+def end_without_picture(p: Any) -> None:
+    """Before a pass: where the model sees an image, no method hands it one, and the host would crash, end the job with
+    a sentence."""
+    if hasattr(p.sd_model, "forge_objects"):
+        from lib_methods.hosts.forge import picture
+
+        picture.end_without_picture(p)
 
 
 def sampling_of(p: Any, latent: Tensor | None = None, noise: Tensor | None = None) -> Sampling:

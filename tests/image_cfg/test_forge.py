@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods import hosts
-from lib_methods.denoiser import Guidance, Order, Role, Row
+from lib_methods.denoiser import Guidance, Order, Role, Row, Unsupported
+from lib_methods.errors import UserError
+from lib_methods.hosts.forge.picture import ForgePicture
 from lib_methods.hosts.forge.sampling import ForgeSampling
 from lib_methods.image_cfg.apply import ImageCfg
 from lib_methods.image_cfg.settings import ImageCfgSettings
@@ -289,3 +291,40 @@ def test_what_forge_kept_does_nothing_after_the_pass() -> None:
     sampling.current.end()
     given: Any = (forge.p.sd_model.forge_objects.unet.model, x, torch.ones(2), None, [], 7.0, {}, 0)
     assert original == {} and all(modifier(*given) == given for modifier in kept["conditioning_modifiers"])
+
+
+def test_the_image_that_the_host_starts_from_is_seen_as_the_host_encodes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut out, resized and with its mask filled; and the host does not encode it as for inpainting."""
+    forge, source = Forge(), torch.rand(2, 3, 64, 64)
+
+    def own(height: int) -> Any:
+        sampling: Any = hosts.sampling_of(forge.p, torch.zeros(2, 4, height, 8))
+        return sampling.picture.own()
+
+    forge.p.init_images = [object()]
+    with pytest.raises(Unsupported, match="does not hand over"):
+        own(8)
+    forge.p.img2img_image_conditioning = lambda *_, **__: pytest.fail("taken for inpainting")
+    hosts.keep_source(forge.p)
+    assert forge.p.img2img_image_conditioning(source, torch.zeros(2, 4, 8, 8), image_mask=None).shape == (2, 5, 1, 1)
+    assert "img2img_image_conditioning" not in vars(forge.p)
+    monkeypatch.setattr(ForgePicture, "encode", lambda _, images: nn.functional.avg_pool2d(images, 8))
+    assert torch.equal(own(8), nn.functional.avg_pool2d(source, 8))
+    assert own(16).shape == (2, 3, 16, 8), "as with latent resize"
+
+
+def test_a_job_without_the_method_ends_with_a_sentence_where_the_host_would_crash() -> None:
+    forge, (_, _, picture) = Forge(), example()
+    forge.p.sampler.launch_sampling = lambda *_: "sampled"
+    hosts.end_without_picture(forge.p)
+    with pytest.raises(UserError, match="Turn on InstructPix2Pix"):
+        forge.p.sampler.launch_sampling(4, None)
+    forge.p.sampler.launch_sampling = lambda *_: "sampled"
+    plan(forge, picture)
+    hosts.end_without_picture(forge.p)
+    assert forge.p.sampler.launch_sampling(4, None) == "sampled"
+    plain = Forge()
+    plain.unet.config = {"in_channels": 4}
+    before = dict(vars(plain.p.sampler))
+    hosts.end_without_picture(plain.p)
+    assert vars(plain.p.sampler) == before

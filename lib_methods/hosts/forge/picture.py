@@ -8,11 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.denoiser import RowPlanner, Unsupported, sees_picture
+from lib_methods.errors import UserError
 from lib_methods.hosts.forge.rows import NegativePrompt
-from lib_methods.pictures.fit import to_tensor
+from lib_methods.hosts.passes import Pass
 
 if TYPE_CHECKING:
     from lib_methods.hosts.forge.sampling import ForgeSampling
+
+
+_SOURCE, _CONDITIONING = "steer_source_image", "img2img_image_conditioning"
+_NEEDS_METHOD = (
+    "This is an InstructPix2Pix checkpoint, which this WebUI cannot run by itself. "
+    "Turn on InstructPix2Pix, or choose another checkpoint."
+)
 
 
 class ForgePicture:
@@ -63,21 +71,14 @@ class ForgePicture:
         return mode.to(self.sampling.device)
 
     def own(self) -> Tensor | None:
-        from modules import images, shared
-
-        given = getattr(self.p, "init_images", None)
-        if not given:
+        if not getattr(self.p, "init_images", None):
             return None
-        found, (width, height) = [], self.sampling.pixels
-        for image in given:  # as the host brings it to the job's size
-            flat = images.flatten(image, shared.opts.img2img_background_color)
-            mode, part = getattr(self.p, "resize_mode", 0), getattr(self.p, "paste_to", None)
-            if part is not None:  # "only masked"
-                x, y, across, down = part
-                mode, flat = 2, flat.crop((x, y, x + across, y + down))
-            found.append(to_tensor(images.resize_image(0 if mode == 3 else mode, flat, width, height)))
-        encoded = self.encode(torch.stack(found))
-        return encoded if len(encoded) > 1 else encoded.expand(self.sampling.batch[1], -1, -1, -1)
+        source: Tensor | None = getattr(self.p, _SOURCE, None)
+        if source is None:
+            raise Unsupported("This WebUI does not hand over the image that it starts from.")
+        own = self.encode(source)
+        size = self.sampling.latent_size
+        return own if tuple(own.shape[2:]) == size else nn.functional.interpolate(own, size=size, mode="bilinear")
 
     def first_pass(self) -> Tensor:
         assert self.sampling.latent is not None
@@ -91,6 +92,37 @@ class ForgePicture:
         before, current.planner = current.planner, planner
         current.taken_back_by(lambda: setattr(current, "planner", before))
         self.sampling.seam.negative = NegativePrompt.of(self.p, self.sampling.pixels)
+
+
+def keep_source(p: Any) -> None:
+    """Have a job keep the image that it will start from as it is encoded: cut out, resized and with its mask filled."""
+    original = getattr(p, _CONDITIONING, None)
+    if original is None:
+        return
+
+    def kept(source: Tensor, latent: Tensor, *args: Any, **kwargs: Any) -> Any:
+        vars(p).pop(_CONDITIONING, None)
+        setattr(p, _SOURCE, source)
+        if sees_picture(p.sd_model.forge_objects.unet.model.diffusion_model):  # which the host takes for inpainting
+            return latent.new_zeros(len(latent), 5, 1, 1)
+        return original(source, latent, *args, **kwargs)
+
+    setattr(p, _CONDITIONING, kept)
+
+
+def end_without_picture(p: Any) -> None:
+    """End the coming pass with a sentence where nobody hands its model the image that it sees."""
+    if not sees_picture(p.sd_model.forge_objects.unet.model.diffusion_model):
+        return
+    current = Pass.of(p)
+    if current.planner is not None:
+        return
+
+    def refuse(*_: Any, **__: Any) -> None:
+        current.end()
+        raise UserError(_NEEDS_METHOD)
+
+    p.sampler.launch_sampling = refuse
 
 
 def predicts_v(model: Any) -> bool:
