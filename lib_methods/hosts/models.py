@@ -122,17 +122,23 @@ def checkpoint_title(file: Path) -> str:
     return ""
 
 
+def _lora_files() -> dict[str, Path]:
+    """All LoRAs by their places in the host's folder, or in one of the further ones that Forge Neo may have."""
+    folders = [folder_of("LoRA"), *map(Path, getattr(shared.cmd_opts, "lora_dirs", None) or ())]
+    files = [(folder, file) for folder in reversed(folders) for file in folder.rglob("*")]
+    return {str(file.relative_to(folder)): file for folder, file in files if file.suffix.lower() == ".safetensors"}
+
+
 def loras() -> list[str]:
-    """The names of all LoRAs: their files' places in the host's folder."""
-    folder = folder_of("LoRA")
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix.lower() == ".safetensors")
+    """The names of all LoRAs: their files' places in the host's folders."""
+    return sorted(_lora_files())
 
 
 def lora_file(name: object) -> Path:
     """The file of a LoRA of `loras`, also without its ending. Raises SettingsError: there is none of that name."""
-    for known in loras():
+    for known, file in _lora_files().items():
         if name in (known, str(Path(known).with_suffix(""))):
-            return folder_of("LoRA") / known
+            return file
     raise SettingsError("The LoRA to continue from no longer exists. Choose another one.")
 
 

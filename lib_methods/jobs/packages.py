@@ -54,6 +54,7 @@ def folder_for(root: Path) -> Path:
 
 def use(folder: Path) -> None:
     """Lets this process import from the folder, before the host's own: there may be an older one of the same name."""
+    os.environ.setdefault("_CHECK_PEFT", "0")  # diffusers refuses a host's older PEFT, which training does not need
     if folder.is_dir() and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

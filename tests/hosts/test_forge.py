@@ -6,6 +6,7 @@ import copy
 import gc
 import sys
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from lib_methods.fabric.apply import attach
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.reference import FeatureCache
 from lib_methods.fabric.settings import FabricSettings
+from lib_methods.hosts import models
 from lib_methods.thresholding import apply as thresholding
 from lib_methods.thresholding.settings import ThresholdSettings
 from tests.fabric.small_model import Album, picture
@@ -317,3 +319,15 @@ def test_a_config_may_be_a_dict(config: Any) -> None:
     assert input_channels(unet) is None
     unet.in_channels = 8  # type: ignore[assignment]
     assert input_channels(unet) == 8
+
+
+def test_the_further_lora_folders_of_neo_are_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("own/dog", "own/sub/cat", "more/dog", "more/mug"):
+        file = tmp_path / f"{place}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    options = SimpleNamespace(lora_dir=str(tmp_path / "own"), lora_dirs=[str(tmp_path / "more")])
+    monkeypatch.setattr(models.shared, "cmd_opts", options)
+    assert models.loras() == ["dog.safetensors", "mug.safetensors", str(Path("sub/cat.safetensors"))]
+    assert models.lora_file("dog").parent.name == "own"
+    assert models.lora_file("mug.safetensors").parent.name == "more"

@@ -23,6 +23,7 @@ from lib_methods.pip import InstallError, Say
 from standalone import ROOT
 from tests.dreambooth.models import put
 from tests.standalone import tiny
+from tests.webui.hosts import HOSTS, Host, WebUIUnavailable
 
 TOY = Requirement("toy-package", "2.1", "2.2")
 
@@ -168,15 +169,13 @@ def test_pip_is_told_to_touch_nothing_else(tmp_path: Path, monkeypatch: pytest.M
     assert not {requirement.name for requirement in REQUIREMENTS} & set(HOSTS_OWN)
 
 
-def test_the_engine_and_the_trainer_import_in_the_real_webui(tmp_path: Path) -> None:
-    """With the WebUI's own interpreter, transformers and torch; diffusers from the pack's folder."""
-    root = os.environ.get("SD_WEBUI_DIR")
-    if not root:
-        pytest.skip("SD_WEBUI_DIR is not set to a checkout of the WebUI v1.10.1")
-    candidates = [Path(root) / "venv" / "bin" / "python", Path(root) / "venv" / "Scripts" / "python.exe"]
-    python = os.environ.get("SD_WEBUI_PYTHON") or next((str(path) for path in candidates if path.is_file()), None)
-    if python is None:
-        pytest.skip("the WebUI has no Python of its own there; set SD_WEBUI_PYTHON")
+@pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.title)
+def test_the_engine_and_the_trainer_import_in_the_real_webui(tmp_path: Path, host: Host) -> None:
+    """With the WebUI's own interpreter, transformers and torch; diffusers from the pack's folder where it has none."""
+    try:
+        python = str(host.python())
+    except WebUIUnavailable as reason:
+        pytest.skip(str(reason))
     code = (
         (
             "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"

@@ -49,6 +49,17 @@ class Host:
             raise WebUIUnavailable(f"{variable} names {root}, which holds no WebUI (launch.py, modules/scripts.py)")
         return root
 
+    def python(self) -> Path:
+        """Its interpreter. Raises WebUIUnavailable."""
+        root, named = self.root(), os.environ.get(f"SD_{self.variable}_PYTHON")
+        own = (root / "venv" / "bin" / "python", root / "venv" / "Scripts" / "python.exe")
+        candidates = [Path(named)] if named else own
+        for path in candidates:
+            if path.is_file():
+                return path
+        places = " or ".join(map(str, candidates))
+        raise WebUIUnavailable(f"no Python for {self.title} at {places}; set SD_{self.variable}_PYTHON")
+
     def adapted(self, payload: dict[str, Any]) -> dict[str, Any]:
         """A request in its words."""
         changed = {**self.hires, **payload} if "init_images" not in payload else dict(payload)
@@ -80,7 +91,6 @@ _OF_A1111 = {
     "test_image_cfg.py*latent resize*": "the host itself fails there before any script is asked",
     "test_image_cfg.py*off_means_off*": "without the pack an 8-channel checkpoint crashes the host",
     "test_pix2pix_zero*": "not tested there yet",
-    "test_dreambooth.py*": "not tested there yet",
     "*512x768*": "takes minutes with a UNet of the real width",
     "*one_call_or_several*": "an option of A1111",
 }

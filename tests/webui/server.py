@@ -50,15 +50,7 @@ class Installation:
     def of(cls, host: Host = A1111) -> Installation:
         """Reads the host's environment variables, see `Host`. Raises WebUIUnavailable."""
         root = host.root()
-        named = os.environ.get(f"SD_{host.variable}_PYTHON")
-        candidates = (
-            [Path(named)] if named else [root / "venv" / "bin" / "python", root / "venv" / "Scripts" / "python.exe"]
-        )
-        python = next((path for path in candidates if path.is_file()), None)
-        if python is None:
-            raise WebUIUnavailable(
-                f"no Python for {host.title} at {' or '.join(map(str, candidates))}; set SD_{host.variable}_PYTHON"
-            )
+        python = host.python()
         own = made("sd1") if host.guesses else REPO / "models" / "shapes" / "shapes.safetensors"
         checkpoint = Path(os.environ.get(f"SD_{host.variable}_CKPT") or own)
         if not checkpoint.is_file():
