@@ -1,4 +1,4 @@
-"""The verb test: ruff, mypy and pytest, one after the other, with one closing line."""
+"""The verb test: ruff, then pytest with mypy beside it, with one closing line."""
 
 from __future__ import annotations
 
@@ -8,30 +8,36 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from typing import IO
 
 from standalone import ROOT
 
-WORKERS = 2  # processes; each takes about 3 GB
+MEMORY = 3 * 2**30  # bytes that a process of pytest takes
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")
 
 
-def _stream(name: str, command: list[str]) -> tuple[int, str]:
-    """Runs a command and passes its output on; returns its exit status and its last line that counts tests."""
-    print(f"== {name}", flush=True)
+def _start(command: list[str], output: int | IO[str]) -> subprocess.Popen[str]:
     # more threads than cores that wait for each other in loops would be slower than one each
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1"}
-    closing = ""
-    with subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
         errors="replace",
         env=environment,
-    ) as process:
+    )
+
+
+def _stream(name: str, command: list[str]) -> tuple[int, str]:
+    """Runs a command and passes its output on; returns its exit status and its last line that counts tests."""
+    print(f"== {name}", flush=True)
+    closing = ""
+    with _start(command, subprocess.PIPE) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -57,11 +63,19 @@ def summary(states: dict[str, bool], closing: str) -> str:
     return f"result: {text}" if not bad else f"FAILED in {' and '.join(bad)}: {text}"
 
 
-def pytest_command(tests: Sequence[str], cores: int) -> list[str]:
+def processes() -> int:
+    """How many processes pytest gets: one more than cores, as some tests only wait for a browser; 3 at most."""
+    count = min(3, (os.cpu_count() or 1) + 1)
+    if hasattr(os, "sysconf"):
+        count = min(count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MEMORY)
+    return max(1, count)
+
+
+def pytest_command(tests: Sequence[str]) -> list[str]:
     """pytest over what is named; over everything in several processes, in the order of tests/conftest.py."""
     if tests:
         return ["pytest", *tests]
-    return ["pytest", "-n", str(max(1, min(WORKERS, cores))), "--dist", "loadfile", "--no-loadscope-reorder"]
+    return ["pytest", "-n", str(processes()), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,8 +87,11 @@ def run(options: argparse.Namespace) -> int:
         return 1
     states: dict[str, bool] = {}
     states["ruff"] = _stream("ruff", ["ruff", "check", "."])[0] == 0
-    states["mypy"] = _stream("mypy", ["mypy"])[0] == 0
-    status, closing = _stream("pytest", pytest_command(options.tests, os.cpu_count() or 1))
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output, _start(["mypy"], output) as mypy:
+        status, closing = _stream("pytest", pytest_command(options.tests))
+        states["mypy"] = mypy.wait() == 0
+        output.seek(0)
+        print("== mypy", output.read(), sep="\n", end="", flush=True)
     states["pytest"] = status == 0
     print(summary(states, closing), flush=True)
     return 0 if all(states.values()) else 1

@@ -15,8 +15,8 @@ from lib_methods.errors import CheckpointError, UserError
 from lib_methods.files import MAX_JSON_BYTES, read_json
 from standalone.engine.prompts import Timeline, parse_prompt_attention, prompt_schedule
 
-LENGTH, SECONDS = 100_000, 20.0
-"""Quadratic work on so many letters takes minutes, linear work about a second."""
+LENGTH, SECONDS = 50_000, 4.0
+"""Quadratic work on so many letters takes half a minute or more, linear work a fraction of a second."""
 DEEP = 250  # schedules nest so deep at most; deeper ones are text
 
 

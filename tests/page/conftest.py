@@ -31,12 +31,18 @@ FLAGS = (
 
 
 @pytest.fixture(scope="session")
-def page_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:  # noqa: F811
+def page_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The server's data folder."""
+    return tmp_path_factory.mktemp("page-data")
+
+
+@pytest.fixture(scope="session")
+def page_server(tiny_checkpoint: Path, page_data: Path) -> Iterator[Process]:  # noqa: F811
     """`run.py serve` with the pack's scripts and a tiny model that draws 64 x 64 in two steps."""
     _need_browser()
     defaults = {"width": 64, "height": 64, "steps": 4, "cfg_scale": 3.0, "sampler_name": "Euler"}
     (tiny_checkpoint.parent / "tiny.defaults.json").write_text(json.dumps(defaults), encoding="utf-8")
-    server = Process("--checkpoint", str(tiny_checkpoint), "--data-dir", str(tmp_path_factory.mktemp("page-data")))
+    server = Process("--checkpoint", str(tiny_checkpoint), "--data-dir", str(page_data))
     try:
         server.wait()
         yield server

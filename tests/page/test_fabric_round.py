@@ -1,12 +1,16 @@
-"""A round of feedback in the browser: generate, like, generate again with the same seed, and see another image."""
+"""A round of feedback in the browser: generate, like, see the effect, take it back; the lists, and the viewer."""
 
 from __future__ import annotations
+
+import base64
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.page.conftest import Browser
 from tests.page.test_browser import downloaded
+from tests.shared.pictures import as_file, noisy
 
 pytestmark = pytest.mark.browser
 
@@ -26,28 +30,130 @@ def opened(browser: Browser) -> None:
     browser.open()
 
 
-def test_a_liked_picture_changes_the_next_one(browser: Browser, screenshot):
+def mark(browser: Browser, kind: str) -> Any:
+    """The large thumb on the image that is shown."""
+    return browser.until(CLICKABLE, kind)
+
+
+def pressed(browser: Browser, kind: str, wanted: bool) -> None:
+    browser.until(f"return (() => {{ {CLICKABLE} }})()?.getAttribute('aria-pressed') === '{str(wanted).lower()}'", kind)
+
+
+def ids(browser: Browser, name: str, count: int) -> list[str]:
+    """The ids in a list, once it has `count` of them."""
+    value = f"document.querySelector('#fabric_txt2img_{name} :is(textarea, input)').value.split(' ').filter(Boolean)"
+    browser.until(f"return {value}.length === {count}")
+    return list(browser.js(f"return {value}"))
+
+
+def status(browser: Browser, start: str) -> None:
+    """Waits until the line below the lists starts so."""
+    browser.until(
+        "return document.querySelector('#fabric_txt2img_status .steer-status')?.textContent.trim()"
+        ".startsWith(arguments[0])",
+        start,
+    )
+
+
+def test_a_liked_picture_changes_the_next_one_until_it_is_taken_back(browser: Browser, screenshot):
     browser.type("#txt2img_prompt textarea", "a red circle")
     browser.type("#txt2img_seed input", "7")
     first = downloaded(browser.generate()[0])
     assert "FABRIC" not in first.info["parameters"]
     browser.js("window.scrollTo(0, 0)")
-    browser.until(CLICKABLE, "likes").click()
-    browser.until("return document.querySelector('#tab_txt2img .steer-fabric-mark[aria-pressed=\"true\"]') !== null")
+    mark(browser, "likes").click()
+    pressed(browser, "likes", True)
+    (like,) = ids(browser, "likes", 1)
+    status(browser, "1 like, steps 1-")
     liked = downloaded(browser.generate()[0])
-    assert "FABRIC likes: " in liked.info["parameters"]
+    assert f"FABRIC likes: {like[:16]}" in liked.info["parameters"]
     assert "Seed: 7," in liked.info["parameters"]
     assert not np.array_equal(np.asarray(first.convert("RGB")), np.asarray(liked.convert("RGB")))
     screenshot("fabric")
 
-
-def test_the_same_round_again_gives_the_same_picture(browser: Browser):
-    before = browser.images()[0]
     browser.click("#txt2img_generate")
     browser.until("return 'txt2img' in runningTasks")
     browser.finished()
-    after = browser.images()[0]
-    assert np.array_equal(np.asarray(downloaded(before)), np.asarray(downloaded(after)))
+    assert np.array_equal(np.asarray(downloaded(browser.images()[0])), np.asarray(liked))
+
+    pressed(browser, "likes", False)  # the new picture is not the liked one
+    mark(browser, "dislikes").click()
+    status(browser, "1 like, 1 dislike")
+    mark(browser, "dislikes").click()
+    ids(browser, "dislikes", 0)
+    browser.js(f"document.querySelector('[data-fabric-id=\"{like}\"] .steer-fabric-remove').click()")
+    ids(browser, "likes", 0)
+    status(browser, "No feedback yet")
+    again = downloaded(browser.generate()[0])
+    assert "FABRIC" not in again.info["parameters"]
+    assert np.array_equal(np.asarray(again), np.asarray(first))
+
+
+def test_a_grid_has_no_thumbs(browser: Browser):
+    browser.set_number("txt2img_batch_size", 2)
+    browser.generate()
+    thumbs = "document.querySelectorAll('#txt2img_gallery .thumbnails img')"
+    browser.until(f"return {thumbs}.length === 3")
+    sources = browser.js(f"return Array.from({thumbs}).map((image) => image.src)")
+    several = "return fabricPage.showsSeveral(fabricPage.tabs.txt2img, arguments[0])"
+    assert [browser.js(several, source) for source in sources] == [True, False, False]
+    shown = (
+        "const page = document.querySelector('#txt2img_gallery');"
+        "const image = page.querySelector('img:not(.steer-fabric-layer img)');"
+        "const large = page.querySelectorAll('.steer-fabric-marks:not(.steer-fabric-tiny)').length;"
+        "return image.src === arguments[0] && (large > 0) === arguments[1]"
+    )
+    for index in (0, 1, 0):
+        browser.js(f"{thumbs}[arguments[0]].click()", index)
+        browser.until(shown, sources[index], index > 0)
+
+
+def give(browser: Browser, kind: str, event: str, data: bytes) -> None:
+    """Drops or pastes a picture onto a list."""
+    browser.js(
+        "const [kind, name, text] = arguments;"
+        "const panel = document.querySelector(`[data-fabric-tab=txt2img] .steer-fabric-${kind}`); panel.focus();"
+        "const file = new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], 'a.png', {type: 'image/png'});"
+        "const held = new DataTransfer(); held.items.add(file);"
+        "panel.dispatchEvent(name === 'drop'"
+        " ? new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: held})"
+        " : new ClipboardEvent('paste', {bubbles: true, cancelable: true, clipboardData: held}));",
+        kind,
+        event,
+        base64.b64encode(data).decode("ascii"),
+    )
+
+
+def test_pictures_are_dropped_pasted_and_weighted_and_are_nobody_elses(browser: Browser):
+    from selenium.webdriver.common.keys import Keys
+
+    for seed in range(2):
+        give(browser, "likes", "drop", as_file(noisy(seed)))
+        ids(browser, "likes", seed + 1)
+    give(browser, "dislikes", "paste", as_file(noisy(0)))  # moves from the likes: the last wish counts
+    ids(browser, "dislikes", 1)
+    ids(browser, "likes", 1)
+    browser.until("return document.querySelectorAll('[data-fabric-tab=txt2img] .steer-fabric-card').length === 2")
+    weight = ".steer-fabric-likes .steer-fabric-weight input"
+    browser.type(weight, "0.5")
+    browser.find(weight).send_keys(Keys.TAB)
+    browser.until("return document.querySelector('#fabric_txt2img_likes :is(textarea, input)').value.endsWith(':0.5')")
+    give(browser, "likes", "drop", b"not a picture")
+    browser.until(
+        "return Array.from(document.querySelectorAll('.steer-toast')).some("
+        "(toast) => toast.textContent.includes('cannot be read'))"
+    )
+    ids(browser, "likes", 1)
+
+    window = browser.driver.current_window_handle
+    browser.driver.switch_to.new_window("tab")
+    try:
+        browser.open()
+        ids(browser, "likes", 0)
+        ids(browser, "dislikes", 0)
+    finally:
+        browser.driver.close()
+        browser.driver.switch_to.window(window)
 
 
 VIEWER = "return document.getElementById('lightboxModal') !== null"

@@ -117,8 +117,9 @@ def test_every_image_gets_its_own_edit(host: Running, sampler: str) -> None:
     pair = host.latents(script_args=edit(target="|".join(targets)), batch_size=2, **job)
     for index in range(2):
         assert spread(pair[index : index + 1], alone[index]) < 1e-3
-    third = host.latents(script_args=edit(target="|".join(targets)), n_iter=3, **job)
-    assert spread(third, alone[2]) < 1e-3
+    if sampler == "Euler":
+        third = host.latents(script_args=edit(target="|".join(targets)), n_iter=3, **job)
+        assert spread(third, alone[2]) < 1e-3
 
 
 @pytest.fixture
@@ -237,8 +238,7 @@ def test_the_blend_holds_the_maps(host: Running) -> None:
     assert spread(drawn(host, IMG2IMG, guidance="soft blend", strength=0, inversion="direct"), own) < 2e-4
 
 
-@pytest.mark.parametrize("sampler", STRAIGHT)
-@pytest.mark.parametrize("inversion", ["ddim", "direct"])
+@pytest.mark.parametrize(("sampler", "inversion"), [*((s, "direct") for s in STRAIGHT), ("Euler", "ddim")])
 def test_what_a_mask_keeps_is_the_reconstruction(
     host: Running, sampler: str, inversion: str, edits: list[apply.Edit]
 ) -> None:

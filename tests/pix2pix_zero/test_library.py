@@ -19,7 +19,6 @@ from lib_methods.hosts.a1111.text import interrogator
 from lib_methods.pix2pix_zero.directions import DirectionError, Origin, make_direction
 from lib_methods.pix2pix_zero.library import DirectionLibrary, Listed, clean_name, save_direction
 from lib_methods.pix2pix_zero.page import LibraryHandlers, caption_of
-from tests.fabric_ui.test_browser_like import Visitor, url, visit
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit
 from tests.pix2pix_zero.test_directions import Encoder, direction
 from tests.shared.jobs import REPO, loaded, same
@@ -141,10 +140,6 @@ def test_files_that_a_user_puts_there_are_found_by_the_name_they_hold_or_their_o
     assert torch.equal(library.get("day to night").context, direction(seed=4).context)
     assert library.delete("day to night") and library.delete("a copy") and library.delete("cat")
     assert library.get("day to night").origin == Origin("cat", "dog", 3, 4, 2, "some model")  # the friend's is left
-
-
-__all__ = ["url", "visit"]
-LIBRARY = "#pix2pix_zero_txt2img_library"
 
 
 @pytest.fixture(scope="module")
@@ -273,38 +268,3 @@ def test_the_button_is_there_only_where_the_host_can(
     monkeypatch.setattr("lib_methods.hosts.a1111.text.interrogator", lambda: str)
     assert ids(True) == {"pix2pix_zero_img2img_describe"}
     assert ids(False) == set()
-
-
-@pytest.mark.browser
-def test_a_direction_from_the_page(visit: Callable[[], Visitor], script: ModuleType) -> None:
-    """Build it, take it into the line, keep the line as one, delete both."""
-    page = visit()
-
-    def press(name: str) -> None:
-        page.js("arguments[0].click()", page.all(f"#pix2pix_zero_txt2img_{name}")[0])
-
-    def told(part: str) -> None:
-        page.wait(lambda: part in page.js(f"return document.querySelector('{LIBRARY}_status').textContent"))
-
-    page.js("document.querySelector('#pix2pix_zero_txt2img .label-wrap').click()")
-    page.wait(lambda: page.all("#pix2pix_zero_txt2img_library .label-wrap"))
-    page.js(f"document.querySelector('{LIBRARY} .label-wrap').click()")
-    page.wait(lambda: page.all("#pix2pix_zero_txt2img_build"))
-    press("build")
-    told("Give the direction a name")
-    page.fill("#pix2pix_zero_txt2img_name textarea, #pix2pix_zero_txt2img_name input", "cat to dog")
-    press("build")
-    told("Enter what the image shows")
-    page.fill("#pix2pix_zero_txt2img_source textarea, #pix2pix_zero_txt2img_source input", "cat")
-    page.fill("#pix2pix_zero_txt2img_target textarea, #pix2pix_zero_txt2img_target input", "dog")
-    press("build")
-    told('"cat to dog" is built')
-    press("add")
-    told("is used instead of the words")
-    page.fill("#pix2pix_zero_txt2img_name textarea, #pix2pix_zero_txt2img_name input", "back")
-    press("combine")
-    told('"back" is combined')
-    assert script.WORKSHOP.names() == ["back", "cat to dog"]
-    press("delete")
-    told('"back" is deleted')
-    assert script.WORKSHOP.names() == ["cat to dog"]

@@ -55,7 +55,7 @@ class Accelerated:
             with on_this_thread():
                 return process_images(p)
 
-        with closing(self.running.make(kind, **fields)) as p:
+        with closing(self.running.make(kind, **{"width": 32, "height": 32, **fields})) as p:
             return self.host.queue.run(job, p)
 
 
