@@ -22,6 +22,7 @@ _REFINER_PREFIX = "conditioner.embedders.0.model."
 _OTHER_MODELS = (  # by how names begin, without "model.diffusion_model."; the first that fits counts
     ("a HunyuanVideo", r"txt_in\.individual_token_refiner\."),
     ("a Chroma", r"distilled_guidance_layer\."),
+    ("a Flux.2", r"double_stream_modulation_img\."),
     ("a Flux", r"(double_blocks|single_transformer_blocks)\.\d"),
     ("a Stable Diffusion 3", r"joint_blocks\.\d"),
     ("an AuraFlow", r"(double_layers|joint_transformer_blocks)\.\d"),
@@ -33,6 +34,9 @@ _OTHER_MODELS = (  # by how names begin, without "model.diffusion_model."; the f
     ("a Lumina or Z-Image", r"cap_embedder\."),
     ("a Wan video", r"head\.modulation$"),
     ("a Cosmos", r"(net\.)?blocks\.block0\."),
+    ("an Anima", r"(net\.)?llm_adapter\."),
+    ("a Krea 2", r"txtfusion\."),
+    ("an ERNIE-Image", r"layers\.\d+\.mlp\.linear_fc2\."),
     ("a Mochi", r"t5_yproj\."),
     ("a Kolors or DeepFloyd IF", r"encoder_hid_proj\."),
     ("a Stable Video Diffusion", r"input_blocks\.\d+\.\d+\.(time_stack|time_mixer)\b"),
@@ -110,12 +114,17 @@ def family_of(names: Iterable[str]) -> str:
     )
 
 
+def other_model(names: Iterable[str]) -> str:
+    """Which model of another architecture a file holds, with its article; empty where it is none that is known."""
+    inner = [name.removeprefix(UNET_PREFIX) for name in names]
+    return next((what for what, pattern in _OTHER_MODELS if any(map(re.compile(pattern).match, inner))), "")
+
+
 def _check_model(names: list[str]) -> None:
     """Raises CheckpointError for another model's file, for what is no checkpoint, and for a part of one."""
+    if other := other_model(names):
+        raise CheckpointError(f"This is {other} checkpoint; {LOADABLE}")
     inner = [name.removeprefix(UNET_PREFIX) for name in names]
-    for what, pattern in _OTHER_MODELS:
-        if any(map(re.compile(pattern).match, inner)):
-            raise CheckpointError(f"This is {what} checkpoint; {LOADABLE}")
     for what, pattern in _NOT_CHECKPOINTS:
         if any(map(re.compile(pattern).search, inner)):
             raise CheckpointError(f"This is {what}")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from lib_methods.checkpoints.kinds import other_model
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import ChosenSampler, LoadedModel, sees_picture
 from lib_methods.hosts.a1111 import start
 from lib_methods.hosts.forge import editing
+from lib_methods.safetensors import read_header
 from modules import extra_networks, paths, sd_models, sd_samplers, shared
 
 Unsuited = Callable[[LoadedModel], str]
@@ -57,11 +60,28 @@ def transformer_name(model: Any) -> str:
     return _SPELLED.get(name, name)
 
 
+def _chosen(model: Any) -> Path | None:
+    """The checkpoint that Forge will load at the next job; None where it is loaded, and in other hosts."""
+    told = getattr(getattr(sd_models, "model_data", None), "forge_loading_parameters", None) or {}
+    file = getattr(told.get("checkpoint_info"), "filename", None)
+    return Path(file) if file and file != getattr(getattr(model, "sd_checkpoint_info", None), "filename", "") else None
+
+
+@lru_cache(maxsize=8)
+def _other_model(file: Path, _changed: int) -> str:
+    return other_model(read_header(file).tensors).partition(" ")[2]
+
+
 def obstacle(unsuited: Unsuited) -> str:
-    """What `unsuited` says about the loaded checkpoint: why a method cannot work with it, in one sentence; empty where
-    it can, or where nothing can be said yet. Answered once for each checkpoint, so that a page may ask at every key."""
+    """What `unsuited` says about the checkpoint of the next job: why a method cannot work with it, in one sentence;
+    empty where it can, or where nothing can be said yet. Answered once for each, so that a page may ask at every key.
+
+    Of one that is not loaded yet, its file shows whether it has a UNet at all."""
     try:
         model = current_model()
+        if (chosen := _chosen(model)) is not None:
+            name = _other_model(chosen, chosen.stat().st_mtime_ns)
+            return unsuited(LoadedModel(nn.Module(), transformer=name)) if name else ""
         if model is None:
             return ""
         unet = unet_of(model)

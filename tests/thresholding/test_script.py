@@ -9,7 +9,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from lib_methods.safetensors import write_tensors
 from lib_methods.thresholding import apply
 from lib_methods.thresholding.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
 from tests.shared import jobs
@@ -203,7 +205,7 @@ def test_where_the_box_of_another_extension_is_on_this_one_steps_back(
 
 
 def test_a_transformer_is_refused_by_name_and_not_in_the_infotext(
-    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from torch import nn
 
@@ -228,3 +230,8 @@ def test_a_transformer_is_refused_by_name_and_not_in_the_infotext(
     assert said == [f"{TITLE}: {sentence}"]
     assert p.extra_generation_params == {}
     assert models.transformer_name(shared.sd_model) == ""
+    flux = tmp_path / "flux.safetensors"  # chosen in Forge, which loads it at the next job
+    write_tensors(flux, {"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": torch.zeros(1)})
+    told = {"checkpoint_info": SimpleNamespace(filename=str(flux))}
+    monkeypatch.setattr(models.sd_models, "model_data", SimpleNamespace(forge_loading_parameters=told), raising=False)
+    assert sentence.replace("Qwen-Image", "Flux") in made.line(True, *CONTROLS.defaults.values(), 7.0, 20)

@@ -21,7 +21,7 @@ from .models import made
 
 REPO = Path(__file__).resolve().parents[2]
 PACK_NAME = "sd-webui-steer"
-START_TIMEOUT = 300.0
+START_TIMEOUT = 900.0  # a busy machine
 SETTINGS = {
     # previews without a model of their own, which the WebUI would try to download
     "show_progress_type": "Approx cheap",
