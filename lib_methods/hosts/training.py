@@ -1,7 +1,7 @@
 """The host's model leaves the device while something else needs the memory, and comes back.
 
 AUTOMATIC1111's WebUI and the standalone host have the same functions for it. The forks load their model at each job by
-themselves: there it is enough to let it go.
+themselves, in parts where memory is short: there it is enough to let it go.
 """
 
 from __future__ import annotations
@@ -116,16 +116,16 @@ def _bring_back() -> None:
 
 
 def _fits() -> bool:
-    """Whether the device has room for the model and for generating."""
-    model = current_model()
-    if model is None or memory_management() is not None or getattr(model, "lowvram", False):
+    """Whether the device has room for the model and for generating. A fork leaves on the CPU what does not fit."""
+    model, fork = current_model(), memory_management()
+    if fork is None and (model is None or getattr(model, "lowvram", False)):
         return True
     from modules import devices
 
     device = torch.device(devices.device)
     if device.type != "cuda":
         return True
-    parameters: dict[int, torch.Tensor] = {id(value): value for value in model.parameters()}
+    parameters = {} if fork is not None else {id(value): value for value in model.parameters()}
     needed = sum(value.numel() * value.element_size() for value in parameters.values() if value.device != device)
     free, _ = torch.cuda.mem_get_info(device)
     return bool(free >= needed + MARGIN)

@@ -59,6 +59,18 @@ def test_a_fork_unloads_by_its_own_memory_management(moved: list[str], monkeypat
     assert moved == []
 
 
+@pytest.mark.parametrize("free", [2**30 - 1, 2**30])
+def test_a_fork_needs_memory_for_generating_alone(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    from modules import devices
+
+    monkeypatch.setattr(training, "memory_management", lambda: SimpleNamespace(unload_all_models=lambda: None))
+    room = HostModelRoom()
+    room.release()
+    monkeypatch.setattr(devices, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 8 * 2**30))
+    assert room.before_job() == ("" if free == 2**30 else REFUSAL)
+
+
 def test_a_job_in_between_gets_the_model_back(sd1: Any, moved: list[str]) -> None:
     room = HostModelRoom()
     assert room.before_job() == ""
