@@ -46,7 +46,8 @@ class ForgeEditing(A1111Editing):
         return 1 / (predictor.sigmas.detach().float().cpu() ** 2 + 1)
 
     def _start(self) -> Start:
-        if getattr(self.p.sampler.func, "__name__", "") not in _KNOWN:
+        # the host has no sampler any more once the second pass of Hires.fix is over
+        if self._known_start is None and getattr(self.p.sampler.func, "__name__", "") not in _KNOWN:
             raise Unsupported(obstacle_of(self.p.sampler, 0))
         return super()._start()
 
