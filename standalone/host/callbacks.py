@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from standalone.host import errors, extensions
+from standalone.host import errors, paths
 
 Callback = Callable[..., Any]
 
@@ -132,7 +132,7 @@ def add_callback(
 ) -> None:
     """Appends `fun` under a unique name: extension/file/category[/name][-number]."""
     filename = filename or _caller()
-    extension = extensions.find_extension(filename)
+    extension = paths.find_extension(filename)
     base = f"{extension.canonical_name if extension else 'base'}/{os.path.basename(filename)}/{category}"
     base += f"/{name}" if name is not None else ""
     taken = {callback.name for callback in callbacks}

@@ -16,7 +16,7 @@ from lib_methods.errors import UserError, reason
 from lib_methods.files import sweep
 from standalone.engine.model import StableDiffusionModel
 from standalone.engine.weights import check_not_pickled
-from standalone.host import callbacks, checkpoints, devices, extensions, extra_networks, lora, paths, shared
+from standalone.host import callbacks, checkpoints, devices, extra_networks, lora, paths, shared
 from standalone.host.jobs.queue import Job, JobQueue
 from standalone.host.sampling import registry
 from standalone.host.scripts import loading
@@ -145,7 +145,7 @@ def start(
         sweep(outputs)
     devices.configure(device, dtype)
     shared.device = devices.device
-    extensions.use_folders(folders)
+    paths.use_extensions(folders)
 
     _load_settings(data_dir, outputs)
     chosen = _register_checkpoints(checkpoint, data_dir)

@@ -1,10 +1,11 @@
-"""The folders of the host, which `configure` sets before any script is loaded, and lists of what is in folders."""
+"""The folders of the host and of its extensions, set before any script is loaded, and lists of what is in folders."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _NUMBERS = re.compile(r"(\d+)")
@@ -16,6 +17,7 @@ extensions_dir = os.path.join(data_path, "extensions")
 extensions_builtin_dir = os.path.join(script_path, "extensions-builtin")
 default_output_dir = os.path.join(data_path, "outputs")
 cwd = os.getcwd()
+extensions: list[Extension] = []
 
 
 def configure(data_dir: Path, output_dir: Path) -> None:
@@ -64,3 +66,42 @@ def topological_sort(dependencies: Mapping[str, Sequence[str]]) -> list[str]:
     for name in dependencies:
         visit(name)
     return result
+
+
+@dataclass(eq=False)
+class Extension:
+    """One folder with `scripts/`, and possibly `javascript/` and `style.css`."""
+
+    name: str
+    path: str
+    enabled: bool = True
+    is_builtin: bool = False
+    metadata: object = None
+
+    def __post_init__(self) -> None:
+        self.canonical_name = self.name.lower()
+        self.status = self.version = ""
+
+    def list_files(self, subdir: str, extension: str) -> list[Path]:
+        """Files in `subdir` whose names end in `extension`, sorted."""
+        folder = Path(self.path) / subdir
+        if not folder.is_dir():
+            return []
+        return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() == extension)
+
+
+def active() -> list[Extension]:
+    """The extensions in use."""
+    return [extension for extension in extensions if extension.enabled]
+
+
+def find_extension(filename: str) -> Extension | None:
+    """The extension that the file belongs to, or None."""
+    parents = Path(os.path.abspath(filename)).parents
+    return next((extension for extension in extensions if Path(os.path.abspath(extension.path)) in parents), None)
+
+
+def use_extensions(folders: list[Path]) -> None:
+    """Sets the extensions to `folders`, in their order."""
+    extensions.clear()
+    extensions.extend(Extension(folder.resolve().name, str(folder.resolve())) for folder in folders)

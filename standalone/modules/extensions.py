@@ -1,6 +1,6 @@
 """The extension folders whose scripts the host loads."""
 
-from standalone.host.extensions import Extension, active, extensions, find_extension
+from standalone.host.paths import Extension, active, extensions, find_extension
 from . import lead
 
-lead(__name__, "host.extensions")
+lead(__name__, "host.paths")

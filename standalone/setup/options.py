@@ -176,17 +176,14 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     fabric.add_argument(
         "--dislike", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="images to lean away from"
     )
-    fabric.add_argument("--fabric-strength", type=real(0, 2), help="strength (default: 0.8)")
-    fabric.add_argument(
-        "--fabric-min-strength", type=real(0, 2), help="strength before start and after end (default: 0)"
-    )
-    fabric.add_argument("--fabric-start", type=real(0, 1), help="first guided share of the steps, 0 to 1 (default: 0)")
-    fabric.add_argument("--fabric-end", type=real(0, 1), help="last guided share of the steps, 0 to 1 (default: 0.8)")
-    fabric.add_argument(
-        "--fabric-negative-weight",
-        type=real(0, 2),
-        help="strength of dislikes, as a share of the likes' (default: 0.5)",
-    )
+    for name, most, words in (
+        ("strength", 2, "strength (default: 0.8)"),
+        ("min-strength", 2, "strength before start and after end (default: 0)"),
+        ("start", 1, "first guided share of the steps, 0 to 1 (default: 0)"),
+        ("end", 1, "last guided share of the steps, 0 to 1 (default: 0.8)"),
+        ("negative-weight", 2, "strength of dislikes, as a share of the likes' (default: 0.5)"),
+    ):
+        fabric.add_argument(f"--fabric-{name}", type=real(0, most), help=words)
     parser.add_argument(
         "--out", type=Path, default=Path("outputs"), metavar="DIR", help="folder for the PNG files (default: outputs)"
     )

@@ -16,14 +16,6 @@ from standalone.setup.environment import stay_local
 from . import arguments
 from .serve import data_folder, find_checkpoint, say
 
-FABRIC_FIELDS = {
-    "fabric_strength": "strength",
-    "fabric_min_strength": "min_strength",
-    "fabric_start": "start",
-    "fabric_end": "end",
-    "fabric_negative_weight": "negative_weight",
-}
-
 
 def check(options: argparse.Namespace) -> None:
     """UserError for what cannot be done whatever the checkpoint, said before torch is imported."""
@@ -46,9 +38,14 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--hires works only without --init-image. Leave one of them out.")
     if options.denoising_strength is not None and not options.hires and options.init_image is None:
         raise UserError("--denoising-strength needs --init-image or --hires.")
-    given = [name for name in FABRIC_FIELDS if getattr(options, name) is not None]
-    if given and not options.like and not options.dislike:
-        raise UserError(f"--{given[0].replace('_', '-')} needs --like or --dislike with a file.")
+    if (given := fabric_settings(options)) and not options.like and not options.dislike:
+        raise UserError(f"--fabric-{next(iter(given)).replace('_', '-')} needs --like or --dislike with a file.")
+
+
+def fabric_settings(options: argparse.Namespace) -> dict[str, float]:
+    """What the options `--fabric-...` set, by the API's names."""
+    named = {name.partition("fabric_")[2]: value for name, value in vars(options).items()}
+    return {name: value for name, value in named.items() if name and value is not None}
 
 
 def read_picture(path: Path, option: str = "file") -> str:
@@ -64,10 +61,8 @@ def fabric_args(options: argparse.Namespace) -> dict[str, Any]:
         "enabled": True,
         "likes": [read_picture(path, "--like") for path in options.like],
         "dislikes": [read_picture(path, "--dislike") for path in options.dislike],
+        **fabric_settings(options),
     }
-    for option, field in FABRIC_FIELDS.items():
-        if getattr(options, option) is not None:
-            named[field] = getattr(options, option)
     return {own_title("FABRIC"): {"args": [named]}}
 
 

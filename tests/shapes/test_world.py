@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from standalone.shapes import export, networks, train
+from standalone.shapes import networks, release, train
 from standalone.shapes.networks import MatrixOptimizer, tokenize
 from standalone.shapes.parser import parse
 from standalone.shapes.train_vae import normalise_latents, pictures
@@ -140,13 +140,13 @@ def test_training_goes_on_from_its_last_state(folder: Path) -> None:
 def test_the_export_loads_in_the_host_and_computes_the_same(folder: Path) -> None:
     trainer = train.Trainer(folder, batch=4, rate=1e-3, minutes=1)
     trainer.save()
-    target = export.export(folder, folder / "out")
+    target = release.export(folder, folder / "out")
     assert target.stat().st_size < 25 * 2**20
 
     from standalone.engine.checkpoint import load_checkpoint
 
     model = load_checkpoint(target, device=torch.device("cpu"), dtype=torch.float32)
-    unet, text, _ = export.load_networks(folder)
+    unet, text, _ = release.load_networks(folder)
     ids = tokenize(["red circles"])
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_the_export_loads_in_the_host_and_computes_the_same(folder: Path) -> Non
 def test_training_goes_on_from_an_exported_checkpoint(folder: Path) -> None:
     trainer = train.Trainer(folder, batch=4, rate=1e-3, minutes=1)
     trainer.save()
-    target = export.export(folder, folder / "out")
+    target = release.export(folder, folder / "out")
     resumed = train.Trainer(folder / "again", batch=4, rate=1e-3, minutes=1, start=target)
     for one, two in ((trainer.unet, resumed.unet), (trainer.text, resumed.text)):
         for (name, a), (_, b) in zip(one.state_dict().items(), two.state_dict().items()):

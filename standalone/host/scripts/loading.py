@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from standalone.host import callbacks, errors, extensions, paths
+from standalone.host import callbacks, errors, paths
 from standalone.host.scripts import script
 from standalone.host.scripts.runner import ScriptRunner
 from standalone.host.scripts.script import Script, ScriptBuiltinUI, ScriptClassData
@@ -66,14 +66,14 @@ def list_scripts(scriptdirname: str, extension: str, *, include_extensions: bool
         return []
     return [
         ScriptFile(ext.path, path.name, str(path))
-        for ext in extensions.active()
+        for ext in paths.active()
         for path in ext.list_files(scriptdirname, extension)
     ]
 
 
 def list_files_with_name(filename: str) -> list[str]:
     """Paths of the files called `filename` in the folders of the extensions."""
-    found = (Path(ext.path) / filename for ext in extensions.active())
+    found = (Path(ext.path) / filename for ext in paths.active())
     return [str(path) for path in found if path.is_file()]
 
 

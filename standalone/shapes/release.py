@@ -1,7 +1,7 @@
-"""Write the model card of `shapes`: `python -m standalone.shapes.card --from TRAINING_DIR`.
+"""Write `shapes` as it ships: `python -m standalone.shapes.release --from TRAINING_DIR [--out DIR]`.
 
-Measures the checkpoint in models/shapes as `python run.py evaluate shapes` does, and adds how it was trained from the
-training's logs.
+One `.safetensors` file in half precision with the original LDM key names, and the yaml with its geometry beside it; and
+the model card, with what `python run.py evaluate shapes` measures and how it was trained, from the training's logs.
 """
 
 from __future__ import annotations
@@ -11,13 +11,67 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from lib_methods.safetensors import rounded, write_tensors
+from standalone.engine.weights import ldm_clip_text, ldm_networks, ldm_unet, ldm_vae
 from standalone.shapes import networks, train
 from standalone.shapes.world import VALUES
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "models" / "shapes"
+FOLDER = Path(__file__).resolve().parents[2] / "models" / "shapes"
+
+
+def ldm_config() -> dict[str, Any]:
+    """The yaml beside the file. `version` is the folder with the tokenizer and the text encoder's sizes."""
+    unet, vae = networks.UNET_CONFIG, networks.VAE_CONFIG
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    params = {
+        "linear_start": 0.00085,
+        "linear_end": 0.012,
+        "num_timesteps_cond": 1,
+        "log_every_t": 200,
+        "timesteps": 1000,
+        "first_stage_key": "jpg",
+        "cond_stage_key": "txt",
+        "image_size": unet["sample_size"],
+        "channels": 4,
+        "cond_stage_trainable": False,
+        "conditioning_key": "crossattn",
+        "scale_factor": networks.SCALE_FACTOR,
+        "use_ema": False,
+        **ldm_networks(unet, vae, image_size=unet["sample_size"], resolution=vae["sample_size"]),
+        "cond_stage_config": {
+            "target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder",
+            "params": {"version": "text_encoder", **{name: networks.TEXT_CONFIG[name] for name in sizes}},
+        },
+    }
+    target = "ldm.models.diffusion.ddpm.LatentDiffusion"
+    return {"model": {"base_learning_rate": 1e-4, "target": target, "params": params}}
+
+
+def load_networks(training: Path) -> tuple[Any, Any, Any]:
+    """UNet, text encoder and VAE from a training folder, with the averaged weights."""
+    unet, text, vae = networks.unet(), networks.text_encoder(), networks.vae()
+    both = torch.load(training / "state.pt", weights_only=True)["average"]
+    unet.load_state_dict({k[2:]: v for k, v in both.items() if k.startswith("0.")})
+    text.load_state_dict({k[2:]: v for k, v in both.items() if k.startswith("1.")})
+    vae.load_state_dict(load_file(training / "vae.safetensors"))
+    return unet.eval(), text.eval(), vae.eval()
+
+
+def export(training: Path, out: Path) -> Path:
+    """Write `shapes.safetensors` and `shapes.yaml` into `out`; returns the checkpoint's path."""
+    unet, text, vae = load_networks(training)
+    state: dict[str, Tensor] = {**ldm_unet(unet), **ldm_vae(vae), **ldm_clip_text(text)}
+    halves = {key: rounded(key, value, torch.float16) for key, value in state.items() if value.is_floating_point()}
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / "shapes.safetensors"
+    write_tensors(target, halves, {"modelspec.title": "shapes", "modelspec.license": "MIT"})
+    target.with_suffix(".yaml").write_text(yaml.safe_dump(ldm_config(), sort_keys=False), encoding="utf-8")
+    return target
 
 
 def _log(path: Path) -> list[dict[str, float]]:
@@ -47,7 +101,7 @@ def millions(module: nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
-def write(metrics: dict[str, Any], count: int, training: Path, folder: Path = FOLDER) -> None:
+def write_card(metrics: dict[str, Any], count: int, training: Path, folder: Path) -> None:
     """Write README.md and its images beside the checkpoint."""
     log = _log(training / "train_log.jsonl")
     last = log[-1]
@@ -59,18 +113,18 @@ def write(metrics: dict[str, Any], count: int, training: Path, folder: Path = FO
         "# shapes",
         "",
         "A latent diffusion model in the layout of Stable Diffusion 1, small enough to ship and to run anywhere. It",
-        "draws two to five shapes that agree in everything. Made for measuring: a parser reads the attributes back.",
+        "generates two to five matching shapes. Made for measuring: a parser reads the attributes back.",
         "",
         "![samples](samples.png)",
         "",
         f"- **Parts:** {parts} parameters, in half precision, in the original LDM key names;",
         "  `shapes.yaml` holds the geometry.",
-        "- **Data:** images of 64x64 drawn and captioned by `standalone/shapes/world.py`, without end; nothing from",
+        "- **Data:** images of 64x64 rendered and captioned by `standalone/shapes/world.py`, without end; nothing from",
         f"  anywhere else. {world}.",
         f"- **Training:** {int(last['step'])} steps of {train.BATCH} images, {train.NO_CAPTION:.0%} without caption,",
         "  loss weighted by the SNR between 0.2 and 5, averaged weights; Muon for the matrices, Adam for the rest.",
         "  `python -m standalone.shapes.train_vae --out DIR`, `python -m standalone.shapes.train --out DIR`,",
-        "  `python -m standalone.shapes.export --from DIR`, `python -m standalone.shapes.card --from DIR`.",
+        "  `python -m standalone.shapes.release --from DIR`.",
         "- **Licence:** MIT. CLIP's BPE vocabulary (`models/clip_bpe`) is OpenAI's, MIT.",
         "",
         f"## Attributes found when the prompt names them: {metrics['accuracy']:.3f} on average",
@@ -94,17 +148,19 @@ def write(metrics: dict[str, Any], count: int, training: Path, folder: Path = FO
 
 
 def main() -> None:
-    """Measure and write."""
+    """Write, measure and describe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--from", dest="training", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=480)
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--images", type=int, default=480)
     options = parser.parse_args()
+    print(export(options.training, options.out))
     from benchmarks.evaluate_shapes import measure
     from benchmarks.studio import studio
 
-    with studio() as maker:
-        metrics = measure(maker, options.pictures, FOLDER)
-    write(metrics, options.pictures, options.training)
+    with studio(options.out / "shapes.safetensors") as maker:
+        metrics = measure(maker, options.images, options.out)
+    write_card(metrics, options.images, options.training, options.out)
     print(f"accuracy {metrics['accuracy']:.3f}")
 
 
