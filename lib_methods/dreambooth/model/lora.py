@@ -1,21 +1,23 @@
 """LoRA layers of the trainer's own: put onto a model's layers and taken off again, which leaves the model untouched.
 
-W x + alpha / rank * up(down(x)), Hu et al. 2021, equation 3. No module of the model is replaced or renamed: while they
-are on, the layers' `forward` is shadowed on the instances. The LoRA's weights are in single precision whatever the
-model's are; they are computed in the precision of the layer's input.
+W x + alpha / rank * up(down(x)), Hu et al. 2021, equation 3. Forward hooks add to what the model's layers give: none is
+replaced or renamed. The LoRA's weights are in single precision whatever the model's are; they are computed in the
+precision of the layer's input.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.errors import UserError
@@ -23,7 +25,6 @@ from lib_methods.errors import UserError
 ATTENTION = ("Transformer2DModel",)
 CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 _TEXT = "encoder.layers."
-_MARK = "_dreambooth_lora"
 
 Base = nn.Linear | nn.Conv2d
 
@@ -119,7 +120,6 @@ class LoraSet:
 
     seed: of the first random weights. start: layers to start from, by their place's key: they keep their ranks and
     alphas, also where the rest of the arguments would not have them; such text layers stay as they are without `text`.
-    A model takes one LoraSet at a time; the same one twice is the same as once.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class LoraSet:
             if first is not None:
                 layer.down.data, layer.up.data = first.down.clone(), first.up.clone()
             self.module[place.key] = layer.requires_grad_(place.part == "unet" or text)
-        self.injected = False
+        self._hooks: list[RemovableHandle] = []
         self._off = 0
         self.move()
 
@@ -164,36 +164,20 @@ class LoraSet:
     # -- on and off
 
     def inject(self) -> LoraSet:
-        """Puts the LoRA on. Raises UserError when the model has another one."""
-        if self.injected:
-            return self
-        if any(_MARK in place.base.__dict__ for place in self.places):
-            raise UserError("Another LoRA is being trained on this model; it takes one at a time.")
-        self.move()
-        for place in self.places:
-            base, before = place.base, place.base.__dict__.get("forward")
-            setattr(base, _MARK, (self, before))
-            base.forward = self._with(base.forward, self.layer(place))  # type: ignore[method-assign]
-        self.injected = True
+        """Puts the LoRA on."""
+        if not self._hooks:
+            self.move()
+            self._hooks = [p.base.register_forward_hook(partial(self._add, self.layer(p))) for p in self.places]
         return self
 
     def remove(self) -> None:
         """Takes the LoRA off; the model is what it was before, to the last bit."""
-        for place in self.places:
-            owner, before = place.base.__dict__.get(_MARK, (None, None))
-            if owner is not self:
-                continue
-            del place.base.__dict__[_MARK], place.base.__dict__["forward"]
-            if before is not None:
-                place.base.__dict__["forward"] = before
-        self.injected = False
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
-    def _with(self, forward: Callable[..., Tensor], layer: LoraLayer) -> Callable[..., Tensor]:
-        def with_lora(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            out = forward(x, *args, **kwargs)
-            return out if self._off else out + layer(x)
-
-        return with_lora
+    def _add(self, layer: LoraLayer, base: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return out if self._off else out + layer(inputs[0])
 
     def __enter__(self) -> LoraSet:
         return self.inject()
