@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,7 @@ from lib_methods.checkpoints.kinds import other_model
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import ChosenSampler, LoadedModel, sees_picture
 from lib_methods.hosts.a1111 import start
-from lib_methods.hosts.forge import editing
+from lib_methods.hosts.forge import editing, memory_management
 from lib_methods.safetensors import read_header
 from modules import extra_networks, paths, sd_models, sd_samplers, shared
 
@@ -98,16 +99,29 @@ def chosen_sampler(name: str, steps: int) -> ChosenSampler | None:
 
     steps: 0 where only the job knows how many there are (img2img).
     """
-    try:
-        model = current_model()
-        sampler = sd_samplers.create_sampler(name, model)
-        parameters = inspect.signature(sampler.func).parameters
-        given = {key: value.default for key, value in parameters.items()}
-        adapter = editing if hasattr(model, "forge_objects") else start
-        own_noise = start.own_noise(sampler.func.__name__, given) is not None
-        return ChosenSampler(adapter.obstacle_of(sampler, steps), start.needs_noise(given), own_noise)
-    except Exception:  # no model yet, or a sampler that does not go with it: the job itself will tell
+    config = sd_samplers.find_sampler_config(name)
+    if config is None:
         return None
+    adapter = start if memory_management() is None else editing
+    function = _function_of(config)
+    why = adapter.obstacle_of(SimpleNamespace(func=function, config=config), steps)
+    if why or function is None:
+        return ChosenSampler(why, False, False)
+    given = {key: value.default for key, value in inspect.signature(function).parameters.items()}
+    return ChosenSampler("", start.needs_noise(given), start.own_noise(function.__name__, given) is not None)
+
+
+def _function_of(config: Any) -> Any:
+    """The function of a sampler, without its model, which Forge loads for the first job: what makes the sampler keeps
+    it, or its name in k-diffusion. None where it is elsewhere."""
+    make = config.constructor
+    cells = [cell.cell_contents for cell in getattr(make, "__closure__", None) or ()]
+    kept = [*getattr(make, "args", ()), *(getattr(make, "__defaults__", None) or ()), *cells]
+    found = next((value for value in kept if callable(value) or isinstance(value, str)), None)
+    if not isinstance(found, str):
+        return found
+    sampling = sys.modules.get("k_diffusion.sampling")
+    return getattr(sampling, found, None) or getattr(sampling, f"sample_{found}", None)
 
 
 def checkpoints() -> list[str]:

@@ -286,8 +286,8 @@ def test_the_line_names_a_sampler_that_cannot_work_before_the_job(
         "Restart": lambda model, x, sigmas, restart_list=None: None,
     }
     if sampler in others:
-        made = SimpleNamespace(func=others[sampler], config=SimpleNamespace(name=sampler))
-        monkeypatch.setattr(sd_samplers, "create_sampler", lambda name, model: made)
+        config = SimpleNamespace(name=sampler, constructor=lambda model, funcname=others[sampler]: None)
+        monkeypatch.setattr(sd_samplers, "find_sampler_config", lambda name: config)
     method = script.Pix2PixZeroScript()
     method.is_img2img = is_img2img
     values = {**CONTROLS.defaults, "source": "cat", "target": "dog", **changed}.values()

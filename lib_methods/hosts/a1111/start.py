@@ -134,7 +134,10 @@ def _timesteps(function: str, given: dict[str, Any], levels: Levels) -> list[flo
 
 
 def obstacle_of(sampler: Any, steps: int) -> str:
-    """Why the latents of a sampler cannot be edited at so many steps, in a sentence; empty where they can."""
+    """Why the latents of a sampler cannot be edited at so many steps, in a sentence; empty where they can, or where its
+    function is not known."""
+    if sampler.func is None:
+        return ""
     parameters = inspect.signature(sampler.func).parameters
     if not {"timesteps", "sigmas", "sigma_sched"} & parameters.keys():
         return CHOOSES_LEVELS.format(_name(sampler))
