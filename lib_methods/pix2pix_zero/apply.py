@@ -41,7 +41,7 @@ Progress = Callable[[int, int], bool]
 
 NEEDS_STEADY_SAMPLER = (
     "This sampler needs new noise at every step, so the image cannot be recovered. "
-    "Choose another one, such as Euler, Euler a, DPM++ 2M, DDIM or UniPC."
+    "Choose another one, such as Euler, Euler a, DPM++ 2M or DDIM."
 )
 NEEDS_EULER_A = (
     'The inversion "ddpm" is for the sampler Euler a, with an eta above 0. Choose that sampler, or another inversion.'
