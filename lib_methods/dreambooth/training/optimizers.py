@@ -59,25 +59,12 @@ def build_optimizer(
 ) -> Stepper:
     """The optimizer `name` ("adamw", "adamw8bit", "adafactor", "prodigy") over `groups`.
 
-    clip: the largest norm of the gradients, 0 for any. fused: move the weights within the backward pass. scaled: scale
-    the loss, for fp16. seed: of the stochastic rounding. Raises `UserError` for what cannot be had together.
+    Settings and plan see to it that these go together: Adafactor alone for weights in bf16, no fused backward pass with
+    Prodigy or a scaled loss. clip: the largest norm of the gradients, 0 for any. fused: move the weights within the
+    backward pass. scaled: scale the loss, for fp16. seed: of the stochastic rounding. Raises `UserError` where a
+    package is missing.
     """
     parameters = [p for group in groups for p in group.parameters]
-    if not parameters:
-        raise UserError("There is nothing to train: no weights were chosen.")
-    if len(set(parameters)) < len(parameters):
-        raise ValueError("a weight stands in two groups")
-    if fused and scaled:
-        raise UserError(
-            "fp16 must undo steps that overflow, which the fused backward pass cannot. "
-            "Choose bf16, or switch the fused backward pass off."
-        )
-    if name == "prodigy" and fused:
-        raise UserError("Prodigy needs all gradients at once. Turn off the fused backward pass.")
-    if name != "adafactor" and any(p.dtype in (torch.bfloat16, torch.float16) for p in parameters):
-        raise UserError("AdamW needs weights in fp32. Choose Adafactor for weights in bf16.")
-    if any(p.dtype == torch.float16 for p in parameters):
-        raise UserError("Weights in fp16 are too coarse to be trained. Choose bf16 or fp32.")
     rounding = Rounding(seed)
     if fused:
         apart = [(group, [parameter]) for group in groups for parameter in group.parameters]
@@ -111,8 +98,6 @@ class Stepper:
         self.gradient_norm = math.nan
         self._norms: list[Tensor] = []  # of the fused pass, as gradients come
         if fused:
-            if not hasattr(torch.Tensor, "register_post_accumulate_grad_hook"):
-                raise UserError("The fused backward pass needs torch 2.1 or newer.")
             for parameter, optimizer in zip(self._parameters, self._optimizers):
                 parameter.register_post_accumulate_grad_hook(self._moving(optimizer))
 

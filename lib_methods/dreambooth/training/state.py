@@ -30,7 +30,7 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class State:
-    """parts: names to nests of dicts, lists, tensors, numbers, texts and None. step: optimizer steps done."""
+    """parts: names to tensors, numbers, texts, None, and dicts of these. step: optimizer steps done."""
 
     step: int
     identity: str
@@ -38,36 +38,23 @@ class State:
 
 
 def pack(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
-    """A nest as JSON, its tensors put into `tensors` under names that begin with `name`. Dicts keep their keys' types.
-
-    Raises TypeError for anything that JSON and tensors cannot hold, so that nothing is lost silently.
-    """
+    """A part for `json.dumps`, which refuses anything else, its tensors put into `tensors` under names that begin with
+    `name`."""
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
     if isinstance(value, Mapping):
-        if not all(isinstance(key, (int, str)) for key in value):
-            raise TypeError(f"{name} has keys that are neither numbers nor texts")
         return {"dict": [[key, pack(item, tensors, f"{name}/{key}")] for key, item in value.items()]}
-    if isinstance(value, (list, tuple)):
-        kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [pack(item, tensors, f"{name}/{index}") for index, item in enumerate(value)]}
-    raise TypeError(f"{name} is a {type(value).__name__}, which a state cannot hold")
+    return value
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What `pack` was given. Raises KeyError when a tensor is missing."""
     if not isinstance(value, dict):
         return value
-    ((kind, inside),) = value.items()
-    if kind == "tensor":
-        return tensors[inside]
-    if kind == "dict":
-        return {key: unpack(item, tensors) for key, item in inside}
-    items = [unpack(item, tensors) for item in inside]
-    return items if kind == "list" else tuple(items)
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return {key: unpack(item, tensors) for key, item in value["dict"]}
 
 
 def save_state(folder: Path, state: State) -> None:
