@@ -20,6 +20,7 @@ from .client import JSON, ApiError, Generation, decode_image, encode_image
 from .jobs import BASE, Runs, feedback, generate, inpainting, largest_difference, picture
 from .models import made
 from .server import PACK_NAME, REPO, Installation, WebUI, serving
+from .test_beside_built_in import built_in
 
 pytestmark = [
     pytest.mark.slow,
@@ -179,6 +180,21 @@ def test_with_feedback_images(model: WebUI, runs: Runs) -> None:
     assert runs.first(model, both).pixels != runs.first(model, job).pixels
     assert generate(model, both).pixels == runs.first(model, both).pixels
     assert "FABRIC error" not in runs.first(model, both).infotexts[0]
+
+
+@pytest.mark.parametrize("script", ["selfattention", "perturbedattention", "freeu", "dynamicthres"])
+def test_beside_what_a_fork_has_built_in(model: WebUI, runs: Runs, script: str) -> None:
+    job = edited({**BASE, "cfg_scale": 9}, image_scale=2.0)
+    made = runs.first(model, built_in(model, script, job))
+    assert "InstructPix2Pix image" in made.infotexts[0]
+    assert "InstructPix2Pix error" not in made.infotexts[0]
+    assert made.pixels != runs.first(model, job).pixels
+
+
+def test_a_step_without_uncond_rows_has_no_guidance(model: WebUI, runs: Runs) -> None:
+    job = {**SMALL, "override_settings": {"skip_early_cond": 1.0}}
+    one, other = edited(job, image_scale=1.5), edited(job, image_scale=3.0, text_scale=1.0)
+    assert largest_difference(runs.first(model, one).images[0], runs.first(model, other).images[0]) <= ROUNDING
 
 
 def test_off_means_off(model: WebUI, runs: Runs) -> None:
