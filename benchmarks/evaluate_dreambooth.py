@@ -1,6 +1,6 @@
 """DreamBooth on `shapes`: `python run.py evaluate dreambooth --out DIR [--quick]`.
 
-Subjects that the base model never draws, four images of each, trained three ways: all of the model, a LoRA, and all
+Subjects that the base model never generates, four images of each, trained three ways: all of the model, a LoRA, and all
 of the model without the prior loss, which is the paper's ablation (arXiv 2208.12242, section 4.3). The files that come
 out are loaded by the pack's host as a user would load them, and readers of pixels look at what they draw: is it the
 subject, does it follow the prompt, and what has become of the class.

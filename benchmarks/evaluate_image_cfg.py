@@ -1,6 +1,6 @@
 """InstructPix2Pix on `shapes-instruct`: `python run.py evaluate image_cfg --out DIR [--quick]`.
 
-Images that the model has never seen are drawn from the procedural world and edited by an instruction that asks for
+Images that the model has never seen are rendered from the procedural world and edited by an instruction that asks for
 one other attribute ("make it red"), over a grid of both scales. The parser reads the attributes back, so both halves of
 the trade-off are counted: is the asked attribute there, and are all others as they were. The curve is figure 8 of
 Brooks et al. 2023 (arXiv 2211.09800), with attributes in the place of CLIP.

@@ -1,4 +1,4 @@
-"""How well `shapes` draws what a prompt names: `python run.py evaluate shapes --out DIR [--quick]`.
+"""How well `shapes` shows what a prompt names: `python run.py evaluate shapes --out DIR [--quick]`.
 
 Prompts name a random part of a random scene. A parser reads the attributes back from the images; the autoencoder's
 share of the errors shows in images that only went through it.

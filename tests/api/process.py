@@ -1,4 +1,4 @@
-"""A server of its own process, for tests that need the real thing."""
+"""A server in its own process, for tests that need the real thing."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_fabrics_options_become_named_fields(tmp_path: Path):
 
 
 def test_a_method_that_could_not_run_is_told(server: Server):
-    """The images are written, and the exit status says that they are not what was asked for."""
+    """The images are written, and the exit status says that a method could not run."""
     from types import SimpleNamespace
 
     from standalone.verbs.generate import failed_methods

@@ -1,4 +1,4 @@
-"""The real command: a process of its own that is asked over the network, and stopped."""
+"""The real command: its own process, called over the network and stopped."""
 
 from __future__ import annotations
 

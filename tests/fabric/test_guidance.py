@@ -201,7 +201,7 @@ def test_fabric_gives_the_guided_prediction_the_spread_of_the_conditional_one(co
 
 
 def test_forge_asks_the_guides_of_this_pass_alone() -> None:
-    """Forge hands over clean latents, without the scale, and keeps the first pass's patched UNet for the second."""
+    """Forge passes clean latents, without the scale, and keeps the first pass's patched UNet for the second."""
     unet = small_unet()
     p = job(unet)
     p.sd_model.forge_objects = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""The browser's messages change the lists as asked; whatever else arrives changes nothing and is answered."""
+"""The browser's messages change the lists; anything else changes nothing and gets a message."""
 
 from __future__ import annotations
 

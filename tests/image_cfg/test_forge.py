@@ -234,7 +234,7 @@ def test_another_extensions_formula_is_shown_two_predictions_that_add_up(text: f
 
 
 def test_rows_that_are_run_once_more_after_the_sum_leave_it_as_it_was() -> None:
-    """As self-attention guidance does: the unconditional rows, handed over as if they were conditional ones."""
+    """As self-attention guidance does: the unconditional rows, passed as if they were conditional ones."""
     forge, (x, texts, picture) = Forge(), example()
     sampling, watch = plan(forge, picture, text_scale=5.0, image_scale=1.5), Watch()
     wanted, blind, empty = formula(x, texts, picture, 5.0, 1.5)

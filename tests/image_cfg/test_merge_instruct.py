@@ -1,4 +1,4 @@
-"""python run.py merge-instruct A B C: what is in the result, that it loads and draws, and what is said to bad files."""
+"""python run.py merge-instruct A B C: what is in the result, that it loads and generates, and the messages for bad files."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_it_follows_instructions_and_keeps_the_rest(start_host: Callable[..., Ru
 
 def test_a_fresh_checkpoint_edits_in_the_host(start_host: Callable[..., Running], model: Any, tmp_path: Path) -> None:
     unet = widened(model.model.diffusion_model)
-    with torch.no_grad():  # as a training would
+    with torch.no_grad():  # as a training run would
         unet.conv_in.weight[:, 4:].copy_(unet.conv_in.weight[:, :4] * 3)
     write_checkpoint(model, unet, tiny.ldm_yaml(tiny.build("sd1")), tmp_path / "new.safetensors")
     host = start_host(tmp_path / "new.safetensors", extension_dirs=[REPO])

@@ -1,4 +1,4 @@
-"""Stands in for the trainer's process: writes the events of a training without a model. Standard library only.
+"""In place of the trainer's process: writes the events of a run without a model. Standard library only.
 
 `python fake_trainer.py VERB RECORD [--resume]`, as worker.py is started. What it does is in the training's class noun.
 """

@@ -38,7 +38,7 @@ def page_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def page_server(tiny_checkpoint: Path, page_data: Path) -> Iterator[Process]:  # noqa: F811
-    """`run.py serve` with the pack's scripts and a tiny model that draws 64 x 64 in two steps."""
+    """`run.py serve` with the pack's scripts and a tiny model that generates 64 x 64 in two steps."""
     _need_browser()
     defaults = {"width": 64, "height": 64, "steps": 4, "cfg_scale": 3.0, "sampler_name": "Euler"}
     (tiny_checkpoint.parent / "tiny.defaults.json").write_text(json.dumps(defaults), encoding="utf-8")
@@ -142,7 +142,7 @@ class Browser:
         return self.images(tab)
 
     def outside_requests(self) -> list[str]:
-        """Addresses that the page asked for and that are not this server's."""
+        """Addresses that the page requested and that are not this server's."""
         asked = []
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]

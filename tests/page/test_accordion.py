@@ -1,4 +1,4 @@
-"""InputAccordion: a switch of its own in the header of an accordion, as extensions for the WebUI expect it."""
+"""InputAccordion: an accordion with a switch in its header, as extensions for the WebUI expect it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The DreamBooth tab in a real browser, with the real trainer: from photos to an image drawn with the LoRA."""
+"""The DreamBooth tab in a real browser, with the real trainer: from photos to an image generated with the LoRA."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_from_photos_to_a_picture(browser: Browser, tmp_path: Path, screenshot: 
     browser.until("return document.querySelector('#dreambooth_panel .steer-dreambooth-plan') !== null", seconds=120)
     screenshot("dreambooth-running")
 
-    browser.open()  # the page comes anew and finds the training again
+    browser.open()  # a new page finds the training run again
     browser.js("openTab('tab_dreambooth')")
     said(browser, "panel", '"rex" is done', seconds=240)
     browser.until("return document.querySelectorAll('#dreambooth_samples img').length > 0")

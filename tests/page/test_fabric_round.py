@@ -247,7 +247,9 @@ def test_chosen_files_survive_a_redrawn_list_and_bad_ones_are_named(browser: Bro
     try:
         browser.until("return document.querySelector('[data-fabric-tab=txt2img] .steer-fabric-card') === null")
         browser.click("[data-fabric-tab=txt2img] [data-fabric-list=likes] .steer-fabric-upload")
-        browser.js("document.querySelector('#txt2img_gallery .steer-fabric-mark').click()")  # the lists are drawn again
+        browser.js(
+            "document.querySelector('#txt2img_gallery .steer-fabric-mark').click()"
+        )  # the lists are rendered again
         browser.until(f"return (() => {{ {cards} }})() === 1")
         browser.find(".steer-fabric-picker").send_keys("\n".join(map(str, files)))
     finally:

@@ -25,7 +25,7 @@ def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -
 
 @pytest.fixture
 def clean(host: Running) -> Iterator[None]:
-    """A cache of its own for a test, and nothing on the model after it."""
+    """A separate cache for a test, and nothing on the model after it."""
     apply.CACHE.clear()
     yield
     assert left() == []

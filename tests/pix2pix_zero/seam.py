@@ -79,7 +79,7 @@ def acting(host: Running, act: Act, second: bool) -> Iterator[None]:
 
 
 def latents(host: Running, fields: dict[str, Any], act: Act | None = None) -> Tensor:
-    """What the last sampling of a job draws, with `act` as a script."""
+    """What the last sampling of a job returns, with `act` as a script."""
     if act is None:
         return host.latents(**fields)
     with acting(host, act, bool(fields.get("enable_hr"))):

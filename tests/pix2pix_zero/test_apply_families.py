@@ -51,7 +51,7 @@ def test_every_family(
 def test_sdxls_drawn_reference_has_its_empty_negative_prompt(
     start_host: Callable[..., Running], checkpoints: Callable[..., Path]
 ) -> None:
-    """All zeros, as the host has it: strength as good as 0 gives what would have been drawn."""
+    """All zeros, as the host has it: strength as good as 0 gives what would have been generated."""
     host = start_host(checkpoints("sdxl"), extension_dirs=[REPO])
     attached: list[apply.Edit] = []
     attach = apply.attach
@@ -118,7 +118,7 @@ def test_a_model_that_is_told_by_instructions_is_refused(
 def test_a_refiner_goes_on_without_the_edit(
     start_host: Callable[..., Running], checkpoints: Callable[..., Path]
 ) -> None:
-    """Its layers and its text encoder are others: it draws on with the prompt alone."""
+    """Its layers and its text encoder are others: it continues with the prompt alone."""
     from modules import sd_models, shared
 
     path = checkpoints("sd1")

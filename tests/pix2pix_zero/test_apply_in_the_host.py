@@ -80,7 +80,7 @@ def reconstruction(edit: apply.Edit) -> Tensor:
 
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DDIM"])
 def test_strength_0_gives_the_reconstruction(host: Running, sampler: str, edits: list[apply.Edit]) -> None:
-    """Also where it is not exact; and in txt2img what would have been drawn, noise and all."""
+    """Also where it is not exact; and in txt2img what would have been generated, with its noise."""
     found = drawn(host, {**IMG2IMG, "sampler_name": sampler}, strength=0)
     assert spread(found, reconstruction(edits[0])) < 2e-4
     txt2img = {**TXT2IMG, "sampler_name": sampler}

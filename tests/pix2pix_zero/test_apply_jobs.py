@@ -65,7 +65,7 @@ def test_a_blend_that_does_not_fit_says_so(host: Running) -> None:
 
 
 def test_both_passes_of_hires_fix_have_the_direction(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second with a sampler of its own, and a stochastic one if it likes."""
+    """The second with its own sampler, which may be stochastic."""
     first = host.generate(script_args=edit(show=True), **HIRES, hr_sampler_name="Euler a")
     assert CONTROLS.error_key not in first.infotexts[0]
     seen: list[bool] = []

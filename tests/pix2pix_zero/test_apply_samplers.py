@@ -1,4 +1,4 @@
-"""Edits with every sampler: drawn or refused with a reason; without the sampler's noise or with the image's."""
+"""Edits with every sampler: made or refused with a reason; without the sampler's noise or with the image's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The noises found for an ancestral sampler make it draw the image again, by our loop and by diffusers' sampler."""
+"""The noises found for an ancestral sampler make it generate the image again, by our loop and by diffusers' sampler."""
 
 from __future__ import annotations
 

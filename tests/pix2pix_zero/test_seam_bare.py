@@ -124,7 +124,7 @@ def test_a_host_that_does_not_let_the_noise_be_set_is_told() -> None:
 
 @pytest.mark.parametrize("told", [{}, {"noise_sampler": None}])
 def test_noise_is_given_to_samplers_that_draw_their_own_by_default(told: dict[str, Any]) -> None:
-    """The WebUI names no source of noise to Euler a, and its function then has one of its own."""
+    """The WebUI names no source of noise to Euler a, and its function then has its own."""
     x, asked = torch.zeros(1, 4, 8, 8), []
 
     def sample_euler_ancestral(
@@ -146,6 +146,6 @@ def test_a_host_that_shows_nothing_is_told_in_a_sentence() -> None:
     p = job(None, is_hr_pass=True)
     x = torch.zeros(1, 4, 8, 8)
     with pytest.raises(Unsupported, match="starts from"):
-        _ = editing_of(hosts.sampling_of(p, x)).sigmas  # no noise was handed over
+        _ = editing_of(hosts.sampling_of(p, x)).sigmas  # no noise was passed
     with pytest.raises(Unsupported, match="does not report its first noise level"):
         _ = editing_of(hosts.sampling_of(p, x, x.clone())).sigmas  # this sampler has no sample_img2img

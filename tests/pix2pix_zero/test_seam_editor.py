@@ -1,4 +1,4 @@
-"""Editors: what the sampler goes on with, against plain sampler loops, in the standalone host."""
+"""Editors: what the sampler continues with, against plain sampler loops, in the standalone host."""
 
 from __future__ import annotations
 

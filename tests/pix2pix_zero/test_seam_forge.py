@@ -21,7 +21,7 @@ SIGMAS = torch.linspace(0.03, 14.6, 1000)
 
 
 def attention_function(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """As SageAttention: it computes in a kernel of its own, without gradients."""
+    """As SageAttention: it computes in its own kernel, without gradients."""
     split = (part.detach().unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
     return scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
@@ -180,7 +180,7 @@ def test_latents_are_moved_in_the_samplers_own_tensor(function: Any, monkeypatch
     assert torch.allclose((denoiser.seen[1] - denoiser.seen[0]) * scales[1], torch.tensor(0.3), atol=1e-4)
     assert torch.equal(end, denoiser.seen[-1])
     assert dict(vars(denoiser)).keys() == before.keys()  # nothing is left behind
-    forge.p.sampler = None  # as after Hires.fix, when the comparison is drawn
+    forge.p.sampler = None  # as after Hires.fix, when the comparison is made
     assert torch.isfinite(editing.at_end(end)).all()
 
 

@@ -1,4 +1,4 @@
-"""A sampler without noise of its own for one batch, or with noise that it is given, in the standalone host."""
+"""A sampler without its own noise for one batch, or with noise that it is given, in the standalone host."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def batches(host: Running, fields: dict[str, Any], act: Any = None) -> list[Tens
 @pytest.mark.parametrize("kind", ["txt2img", "img2img"])
 @pytest.mark.parametrize("name", NOISY)
 def test_without_noise_a_sampler_is_steady_for_one_batch(host: Running, name: str, kind: str) -> None:
-    """And then as it was: the batch after it draws what it would have drawn, by the settings that it would have had."""
+    """Then as before: the next batch gives the same images, with the same settings, as without it."""
     usual = {"eta": None, **NOISY[name]}
     fields = job(kind, name, n_iter=2, **usual)
     steady = job(kind, name, n_iter=2, eta=0.0, s_churn=0.0)
@@ -122,7 +122,7 @@ def test_a_job_that_fails_takes_nothing_along(host: Running, kind: str, monkeypa
 @pytest.mark.parametrize("eta", [None, 0.5])
 @pytest.mark.parametrize("kind", ["txt2img", "img2img"])
 def test_euler_a_takes_the_noise_that_it_is_given(host: Running, kind: str, eta: float | None) -> None:
-    """Given what it would have drawn it gives the same image, given other noise another."""
+    """With the noise that it would have drawn it gives the same image, with other noise another."""
     fields = job(kind, "Euler a", eta=eta, batch_size=2)
     asked: list[int] = []
 

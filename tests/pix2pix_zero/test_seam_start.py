@@ -27,7 +27,7 @@ def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -
 
 
 def looked_at(host: Running, sampler: str, fields: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of a job that is started from its own start: what it draws, `sigmas`, the levels of the first denoiser call of
+    """Of a job that is started from its own start: its result, `sigmas`, the levels of the first denoiser call of
     each step, and what that start differs by from what the denoiser sees first, as a share."""
     told: list[Tensor] = []
 
@@ -125,7 +125,7 @@ def test_settings_that_move_the_start_or_the_levels(
 @pytest.mark.parametrize("steps", [1, 30])
 @pytest.mark.parametrize("sampler", ["Heun", "DDIM", "UniPC"])
 def test_any_number_of_steps(host: Running, sampler: str, steps: int) -> None:
-    """The timestep samplers take another number than the one asked for; DDIM with one takes none."""
+    """The timestep samplers take another number than the requested one; DDIM with one takes none."""
     fields = job("txt2img", sampler, steps=steps, width=32, height=32)
     if sampler == "UniPC":
         fields["override_settings"] = {"uni_pc_order": 1}
@@ -160,7 +160,7 @@ def test_what_the_host_starts_from(host: Running) -> None:
 @pytest.mark.parametrize("eta", [None, 0.0])
 @pytest.mark.parametrize("churn", [0.0, 2.0])
 def test_samplers_with_noise_of_their_own_are_known(host: Running, eta: float | None, churn: float) -> None:
-    """Against what every sampler of the host really draws while it runs."""
+    """Against the noise that every sampler of the host really draws while it runs."""
     from modules import sd_samplers
 
     told, drawn = {}, {}

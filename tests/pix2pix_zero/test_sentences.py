@@ -213,7 +213,7 @@ def test_a_local_model_writes_sentences_that_mention_the_word(writer):
     expected = torch.rand(2)
     torch.manual_seed(3)
     found = sentences_from_model(writer, "cat", 12, seed=1)
-    assert torch.equal(torch.rand(2), expected)  # the host's own generator goes on as if nothing had been
+    assert torch.equal(torch.rand(2), expected)  # the host's own generator continues as if nothing had happened
     assert len(found) >= 10 and len(set(found)) == len(found) <= 12
     assert all(mentions(sentence, "cat") and not sentence.startswith("-") for sentence in found)
     assert sentences_from_model(writer, "cat", 12, seed=1) == found

@@ -25,7 +25,7 @@ WORDS = {"source": "cat", "target": "dog"}
 
 
 class Encoder:
-    """Every sentence gets numbers of its own."""
+    """Every sentence gets its own numbers."""
 
     clip_skip, checkpoint = 2, "tiny"
 

@@ -282,7 +282,7 @@ def test_components_of_the_page(sd1: Any) -> None:
 def test_two_checkpoints_of_one_name_are_two(
     start_host: Callable[..., Running], checkpoints: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The one that was asked for is loaded, and the other can still be chosen."""
+    """The requested one is loaded, and the other can still be chosen."""
     import shutil
 
     from modules import sd_models, shared

@@ -1,4 +1,4 @@
-"""The host's model leaves the device for a training and comes back; jobs in between get it, or a sentence."""
+"""The host's model leaves the device for a training run and comes back; jobs in between get it, or a sentence."""
 
 from __future__ import annotations
 

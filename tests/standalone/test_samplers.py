@@ -114,7 +114,7 @@ def test_stochastic_samplers_keep_the_distribution(name: str) -> None:
 
 
 def test_the_two_noises_of_dpmpp_sde_belong_to_one_motion() -> None:
-    """The draw of the half step is a part of the whole step's; with eta 0 none is made at all."""
+    """The draw of the half step is a part of the whole step's; with eta 0 nothing is drawn."""
     drawn: list[tuple[float, float]] = []
 
     def count(sigma: float, after: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Requests to pix2pix-zero for the end-to-end tests, on an image of the procedural world that `shapes` draws."""
+"""Requests to pix2pix-zero for the end-to-end tests, on an image of the procedural world that `shapes` knows."""
 
 from __future__ import annotations
 

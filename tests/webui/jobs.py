@@ -1,4 +1,4 @@
-"""Requests to the WebUI for the end-to-end tests: small, seeded, with images drawn here."""
+"""Requests to the WebUI for the end-to-end tests: small, seeded, with images made here."""
 
 from __future__ import annotations
 

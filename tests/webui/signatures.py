@@ -32,7 +32,7 @@ class Signature:
 
 @dataclass
 class ClassInfo:
-    """A class with everything that it inherits from classes of its own package."""
+    """A class with everything that it inherits from classes of the same package."""
 
     methods: dict[str, Signature] = field(default_factory=dict)
     attributes: set[str] = field(default_factory=set)

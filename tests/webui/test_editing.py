@@ -1,4 +1,4 @@
-"""The editing seam inside the real WebUI, through an extension of its own (`editing_probe`)."""
+"""The editing seam inside the real WebUI, through the extension `editing_probe`."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_the_infotext_alone_gives_the_image_again(with_pack: WebUI, runs: Runs, 
 
 
 def test_the_global_random_generator_is_left_alone(with_pack: WebUI) -> None:
-    """The job after one with FABRIC, which draws from where that one stopped, is as if it had been without."""
+    """The job after one with FABRIC, with the random numbers that follow, is as if it had been without."""
     following = CASES["img2img"]
     with_pack.client.generate(BASE)
     after_plain = with_pack.client.generate(following)

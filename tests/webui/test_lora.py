@@ -281,7 +281,7 @@ def test_both_hosts_draw_the_same(hosts: tuple[WebUI, Standalone], name: str) ->
     assert len(images) == len(theirs.images)
     if max(differences) > ROUNDING:
         bare = [largest_difference(a.convert("RGB"), b) for a, b in zip(ours.generate(plain)[0], without.images)]
-        if max(bare) > ROUNDING:  # a VAE that draws visibly, each host from its own generator
+        if max(bare) > ROUNDING:  # a VAE whose random numbers show, each host with its own generator
             pytest.skip(f"the hosts differ by {max(bare)} with this model without a LoRA, too")
     assert max(differences) <= ROUNDING, differences
     effects = [largest_difference(one, other) for one, other in zip(theirs.images, without.images)]

@@ -93,7 +93,7 @@ def pressed(page: WebDriver, within: str) -> list[str]:
 
 
 def pixels(page: WebDriver) -> str:
-    """The gallery's first image, as a data URL drawn anew: without the infotext inside the file."""
+    """The gallery's first image, as a data URL drawn again: without the infotext inside the file."""
     return str(
         page.execute_async_script(
             "const done = arguments[1], image = new Image(); image.src = document.querySelector(arguments[0]).src;"

@@ -42,7 +42,7 @@ def no_error_is_logged(with_pack: WebUI):
 
 @pytest.fixture
 def shapes(with_pack: WebUI) -> WebUI:
-    """A WebUI whose model draws what the parser reads."""
+    """A WebUI whose model generates what the parser reads."""
     if with_pack.installation.checkpoint.name != "shapes.safetensors":
         pytest.skip("only `shapes` draws pictures that the parser reads")
     return with_pack

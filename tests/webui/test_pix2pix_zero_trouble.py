@@ -1,4 +1,4 @@
-"""pix2pix-zero in the real WebUI: switched off, asked for what it cannot do, interrupted, beside LoRAs."""
+"""pix2pix-zero in the real WebUI: switched off, with impossible requests, interrupted, beside LoRAs."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_stopped_in_the_middle_the_host_is_clean(
     plain = {**IMG2IMG, **SHORT, "sampler_name": sampler}
     short = edited(plain)
     before, edit_before = runs.first(with_pack, plain), runs.first(with_pack, short)
-    # a caption of its own: no other job may have left the inversion behind
+    # its own caption: no other job may have left the inversion behind
     long = edited({**IMG2IMG, **LONG, "sampler_name": sampler}, caption=f"{stage} {path} green circles")
 
     def when(progress: JSON) -> bool:
@@ -176,7 +176,7 @@ def test_stopped_in_the_middle_the_host_is_clean(
     assert len(answer.images) >= 1
     assert generate(with_pack, plain).pixels == before.pixels
     assert generate(with_pack, short).pixels == edit_before.pixels
-    whole = generate(with_pack, long)  # the inversion goes on where it was left
+    whole = generate(with_pack, long)  # the inversion continues where it was left
     assert ERROR not in whole.infotexts[0]
     assert whole.pixels[0] != answer.pixels[0]
 

@@ -56,7 +56,7 @@ class Probe(scripts.Script):
 
 
 class Chosen(scripts.Script):
-    """Selectable: does the job with a prompt of its own."""
+    """Selectable: does the job with its own prompt."""
 
     def title(self):
         return "Chosen"

@@ -58,7 +58,7 @@ def unipc_1(denoise, x, sigmas, moves):
 
 
 class Mover:
-    """Adds a move of its own at every step."""
+    """Adds its own move at every step."""
 
     def __init__(self, sampling, moves):
         self.sampling, self.moves = sampling, moves
@@ -155,7 +155,7 @@ class EditingProbe(scripts.Script):
 
 
 def note(params):
-    """The level of a denoiser call as the host hands it over, and as a sigma where it is a timestep."""
+    """The level of a denoiser call as the host passes it, and as a sigma where it is a timestep."""
     level = float(params.sigma[0])
     alphas = getattr(params.denoiser, "alphas", None)
     if alphas is not None:
