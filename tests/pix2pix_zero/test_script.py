@@ -94,7 +94,7 @@ def test_a_sheet_for_every_picture(host: Running, guidance: str) -> None:
 
 
 def test_a_sheet_has_what_there_is(host: Running) -> None:
-    """No reconstruction of what was generated, no attention of a word that is not in the caption; sizes of Hires.fix."""
+    """No reconstruction of a generated image, no attention of a word that is not in the caption; sizes of Hires.fix."""
     drawn = host.generate(script_args=edit(show=True), **TXT2IMG)
     assert drawn.images[-1].size == (3 * 100 - 8, 64 + 22)
     other = host.generate(script_args=edit(show=True, source="horse"), **IMG2IMG)

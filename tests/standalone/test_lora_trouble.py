@@ -1,4 +1,4 @@
-"""LoRAs that cannot be used: the job continues without them, and a sentence says why. Which of the others are listed."""
+"""LoRAs that cannot be used: the job continues without, and a sentence says why. Which of the others are listed."""
 
 from __future__ import annotations
 
