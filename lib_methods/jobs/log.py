@@ -171,7 +171,7 @@ class Progress:
         return replace(self, **own)
 
     def outcome_since(self, moment: float) -> str:
-        """The outcome, if it was told at this time or later: a log continues when its job is resumed."""
+        """The outcome, if it was logged at this time or later: a log continues when its job is resumed."""
         return self.outcome if (number(self.of(self.outcome).get("time")) or 0.0) >= moment else ""
 
     def of(self, event: str) -> dict[str, Any]:
@@ -180,7 +180,7 @@ class Progress:
 
     @property
     def time(self) -> float:
-        """When it told something last, in seconds since 1970."""
+        """When it last logged something, in seconds since 1970."""
         return max((number(event.get("time")) or 0.0 for event in self.fields.values()), default=0.0)
 
     @property

@@ -36,7 +36,7 @@ from lib_methods.denoiser import Unsupported
 T = TypeVar("T")
 GAP, LINE = 8, 22
 LEAST_COLUMN = 92  # for the longest name
-# dark blue, violet, orange, light yellow: told apart by brightness alone, too
+# dark blue, violet, orange, light yellow: distinct by brightness alone, too
 _RAMP = np.array([[20, 11, 82], [160, 32, 122], [240, 110, 40], [252, 245, 170]], dtype=np.float32)
 
 

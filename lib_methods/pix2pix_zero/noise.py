@@ -17,7 +17,7 @@ from lib_methods.denoiser import OwnNoise
 
 COARSEST = 8
 ROUNDS, ROLLS = 5, 5
-"""Rounds of auto-correlation steps and one KL step; and those steps of a round, each with rolls of its own."""
+"""Rounds of auto-correlation steps and one KL step; and those steps of a round, each with its own rolls."""
 CORRELATION_WEIGHT, KL_WEIGHT = 20.0, 20.0
 _TINY_VARIANCE = 1e-7  # as in the published code, so that a constant has a logarithm
 Rolls = Sequence[tuple[int, int]]

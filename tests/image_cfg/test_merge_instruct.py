@@ -1,4 +1,4 @@
-"""python run.py merge-instruct A B C: what the result holds, that it loads and generates, and messages for bad files."""
+"""python run.py merge-instruct A B C: what the result holds, that it loads, and messages for bad files."""
 
 from __future__ import annotations
 
