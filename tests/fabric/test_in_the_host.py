@@ -73,49 +73,44 @@ def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any]
     assert [name for name, module in unet.named_modules() if "forward" in module.__dict__] == []
 
 
-@pytest.fixture(scope="module")
-def sd1(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
-    return start_host(checkpoints("sd1"), extension_dirs=[REPO])
-
-
 @pytest.mark.parametrize("name", JOBS)
-def test_txt2img(sd1: Running, name: str) -> None:
-    check(sd1, "txt2img", JOBS[name])
+def test_txt2img(host: Running, name: str) -> None:
+    check(host, "txt2img", JOBS[name])
 
 
 @pytest.mark.parametrize("name", IMG2IMG)
-def test_img2img(sd1: Running, name: str) -> None:
-    check(sd1, "img2img", {"init_images": [picture(7)], **IMG2IMG[name]})
+def test_img2img(host: Running, name: str) -> None:
+    check(host, "img2img", {"init_images": [picture(7)], **IMG2IMG[name]})
 
 
 @pytest.mark.parametrize(
     "sampler", ["Euler a", "Heun", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ SDE", "DDIM", "UniPC", "LCM"]
 )
-def test_every_sampler(sd1: Running, sampler: str) -> None:
-    check(sd1, "txt2img", {"sampler_name": sampler, "steps": 4})
+def test_every_sampler(host: Running, sampler: str) -> None:
+    check(host, "txt2img", {"sampler_name": sampler, "steps": 4})
 
 
 @pytest.mark.parametrize("mode", ["reuse", "re-encode"])
-def test_hires_fix_in_both_modes(sd1: Running, mode: str) -> None:
-    check(sd1, "txt2img", JOBS["Hires.fix"], {**BOTH, "hires": mode})
+def test_hires_fix_in_both_modes(host: Running, mode: str) -> None:
+    check(host, "txt2img", JOBS["Hires.fix"], {**BOTH, "hires": mode})
 
 
-def test_hires_fix_can_be_left_alone(sd1: Running) -> None:
+def test_hires_fix_can_be_left_alone(host: Running) -> None:
     """With `hires` off the second pass runs without feedback, but what it starts from is guided."""
-    check(sd1, "txt2img", JOBS["Hires.fix"], {**BOTH, "hires": "off"})
+    check(host, "txt2img", JOBS["Hires.fix"], {**BOTH, "hires": "off"})
     off, on = (
-        sd1.generate(script_args=fabric({**BOTH, "hires": mode}), **JOBS["Hires.fix"]) for mode in ("off", "reuse")
+        host.generate(script_args=fabric({**BOTH, "hires": mode}), **JOBS["Hires.fix"]) for mode in ("off", "reuse")
     )
     assert not same(off, on)
 
 
-def test_skipped_uncond_rows(sd1: Running) -> None:
-    check(sd1, "txt2img", {"s_min_uncond": 4.0, "steps": 6, "override_settings": {"s_min_uncond_all": True}})
+def test_skipped_uncond_rows(host: Running) -> None:
+    check(host, "txt2img", {"s_min_uncond": 4.0, "steps": 6, "override_settings": {"s_min_uncond_all": True}})
 
 
-def test_a_guided_picture_does_not_depend_on_its_batch(sd1: Running) -> None:
-    pair = sd1.generate(script_args=fabric(BOTH), batch_size=2)
-    alone = sd1.generate(script_args=fabric(BOTH), seed=2)
+def test_a_guided_picture_does_not_depend_on_its_batch(host: Running) -> None:
+    pair = host.generate(script_args=fabric(BOTH), batch_size=2)
+    alone = host.generate(script_args=fabric(BOTH), seed=2)
     difference = np.abs(pixels(pair)[1].astype(int) - pixels(alone)[0].astype(int))
     assert difference.max() <= 1  # the matrix products of another batch size round differently
 

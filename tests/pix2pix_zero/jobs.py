@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lib_methods.denoiser import Sampling, editing_of
 from tests.fabric.small_model import picture
+from tests.hosts.seam import acting
 from tests.pix2pix_zero.bare import leftovers, loud
-from tests.pix2pix_zero.seam import acting
 from tests.standalone.conftest import Running
 
 SOURCE, TARGET, CAPTION = "circle", "blue square", "a red circle"

@@ -14,9 +14,9 @@ from lib_methods.denoiser import Sampling, editing_of
 from lib_methods.pix2pix_zero import apply
 from lib_methods.pix2pix_zero.directions import Direction
 from lib_methods.pix2pix_zero.settings import CONTROLS
+from tests.hosts.seam import acting, spread
 from tests.pix2pix_zero.bare import leftovers
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit, left, speak_up
-from tests.pix2pix_zero.seam import acting, spread
 from tests.shared.jobs import REPO, same
 from tests.standalone import loras
 from tests.standalone.conftest import Running

@@ -16,6 +16,7 @@ from lib_methods.pix2pix_zero.guidance import NO_GRADIENTS
 from lib_methods.pix2pix_zero.session import PSNR_KEY
 from lib_methods.pix2pix_zero.settings import CONTROLS
 from tests.fabric.small_model import picture
+from tests.hosts.seam import acting, spread
 from tests.pix2pix_zero.jobs import (
     HIRES,
     IMG2IMG,
@@ -27,7 +28,6 @@ from tests.pix2pix_zero.jobs import (
     left,
     own_latent,
 )
-from tests.pix2pix_zero.seam import acting, spread
 from tests.shared.jobs import pixels, same
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running

@@ -14,8 +14,8 @@ from lib_methods.pix2pix_zero import edit as edit_module
 from lib_methods.pix2pix_zero.inversion import Trajectory
 from lib_methods.pix2pix_zero.settings import CONTROLS
 from tests.fabric.small_model import picture
+from tests.hosts.seam import acting, spread
 from tests.pix2pix_zero.jobs import CAPTION, HIRES, IMG2IMG, TXT2IMG, drawn, edit, interrupted
-from tests.pix2pix_zero.seam import acting, spread
 from tests.shared.jobs import pixels, same
 from tests.standalone.conftest import Running
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lib_methods.denoiser import Sampling, editing_of
 from lib_methods.pix2pix_zero.sentences import built_in_sentences
+from tests.hosts.seam import acting, spread
 from tests.pix2pix_zero.jobs import CAPTION, IMG2IMG, SOURCE, TARGET, TXT2IMG, edit, left
-from tests.pix2pix_zero.seam import acting, spread
 from tests.standalone.conftest import Running
 
 

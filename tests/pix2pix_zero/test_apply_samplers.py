@@ -10,8 +10,8 @@ from PIL import Image
 from lib_methods.pix2pix_zero import apply
 from lib_methods.pix2pix_zero.session import NOTE_KEY, PSNR_KEY
 from lib_methods.pix2pix_zero.settings import CONTROLS
+from tests.hosts.seam import spread
 from tests.pix2pix_zero.jobs import HIRES, IMG2IMG, TXT2IMG, away, drawn, edit, interrupted, left, own_latent
-from tests.pix2pix_zero.seam import spread
 from tests.shared.jobs import fields_of, same
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running

@@ -13,8 +13,8 @@ from lib_methods.attention import checkpointed
 from lib_methods.denoiser import DenoiserCall, Sampling, editing_of
 from lib_methods.pix2pix_zero.guidance import gradient, map_losses, step
 from lib_methods.pix2pix_zero.maps import MapRecorder, Maps
+from tests.hosts.seam import job, latents
 from tests.pix2pix_zero.bare import leftovers
-from tests.pix2pix_zero.seam import job, latents
 from tests.standalone.conftest import Running
 
 FAMILIES = [("sd1", "DDIM"), ("sdxl", "Euler")]

@@ -10,8 +10,8 @@ import pytest
 
 from lib_methods.pix2pix_zero import apply
 from lib_methods.pix2pix_zero.settings import CONTROLS
+from tests.hosts.seam import spread
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, away, drawn, edit, left, speak_up
-from tests.pix2pix_zero.seam import spread
 from tests.shared import jobs
 from tests.shared.jobs import REPO, same
 from tests.standalone.conftest import Running

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_methods.denoiser import OwnNoise, Sampling, Unsupported, editing_of
-from tests.pix2pix_zero.seam import acting, job
+from tests.hosts.seam import acting, job
 from tests.standalone.conftest import Running
 
 NOISY: dict[str, dict[str, Any]] = {
@@ -22,11 +20,6 @@ NOISY: dict[str, dict[str, Any]] = {
     "Euler": {"s_churn": 2.0},
     "DDIM": {"eta": 0.7},
 }
-
-
-@pytest.fixture
-def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
-    return start_host(checkpoints("sd1"), extension_dirs=[])
 
 
 def batches(host: Running, fields: dict[str, Any], act: Any = None) -> list[Tensor]:

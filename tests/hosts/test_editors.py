@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +12,11 @@ import torch
 from torch import Tensor
 
 from lib_methods.denoiser import DenoiserCall, Sampling, editing_of
-from tests.pix2pix_zero.seam import Mover, job, latents, random, spread
+from tests.hosts.seam import Mover, job, latents, random, spread
 from tests.standalone.conftest import Running
 
 Denoise = Callable[[Tensor, float], Tensor]
 Move = Callable[[int, Tensor], Tensor]
-
-
-@pytest.fixture
-def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
-    return start_host(checkpoints("sd1"), extension_dirs=[])
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: list[float], move: Move) -> Tensor:

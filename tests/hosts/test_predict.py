@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lib_methods.attention import differentiable
 from lib_methods.denoiser import Conditioning, DenoiserCall, Sampling, editing_of
 from lib_methods.denoiser.levels import Levels
-from tests.pix2pix_zero.seam import job, latents, random, spread
+from tests.hosts.seam import job, latents, random, spread
 from tests.standalone.conftest import Running
 
 Start = Callable[..., Running]
@@ -79,11 +79,6 @@ def test_predictions_are_those_of_the_host(start_host: Start, checkpoints: Check
             if edits:
                 found, foretold = found[2:], foretold[1:]
             assert spread(foretold, found) < 1e-5
-
-
-@pytest.fixture
-def host(start_host: Start, checkpoints: Checkpoints) -> Running:
-    return start_host(checkpoints("sd1"), extension_dirs=[])
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])

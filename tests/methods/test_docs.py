@@ -1,4 +1,4 @@
-"""The docs' tables of controls are those of the methods. `python -m tests.webui_parts.test_docs` writes them."""
+"""The docs' tables of controls are those of the methods. `python -m tests.methods.test_docs` writes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_method_has_a_table_and_none_is_out_of_date() -> None:
     seen = set()
     for file in sorted(DOCS.glob("*.md")):
         text = file.read_text(encoding="utf-8")
-        assert update(text) == text, f"{file.name}: run python -m tests.webui_parts.test_docs"
+        assert update(text) == text, f"{file.name}: run python -m tests.methods.test_docs"
         seen |= {name for name, _ in SECTION.findall(text)}
     assert seen == METHODS
 

@@ -13,7 +13,7 @@ from lib_methods import hosts
 from lib_methods.denoiser import DenoiserCall, Editing, Unsupported, editing_of
 from lib_methods.hosts.bare import BareSampling
 from tests.fabric.small_model import small_unet
-from tests.pix2pix_zero.seam import random, spread
+from tests.hosts.seam import random, spread
 
 
 class Mover:

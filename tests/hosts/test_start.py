@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,18 +10,13 @@ from torch import Tensor
 
 from lib_methods.denoiser import Sampling, Unsupported, editing_of
 from lib_methods.hosts.passes import _LAUNCH, _PASS
-from tests.pix2pix_zero.seam import CASES, KINDS, in_sigmas, job, latents, random, spread, watched
+from tests.hosts.seam import CASES, KINDS, in_sigmas, job, latents, random, spread, watched
 from tests.standalone.conftest import Running
 
 EVERY_CASE = pytest.mark.parametrize(("sampler", "kind"), CASES)
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 ALPHA_SPACE = ("DDIM", "UniPC")
 SCHEDULES = ["Karras", "Exponential", "SGM Uniform", "Simple", "Normal", "DDIM", "KL Optimal", "Align Your Steps"]
-
-
-@pytest.fixture
-def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
-    return start_host(checkpoints("sd1"), extension_dirs=[])
 
 
 def looked_at(host: Running, sampler: str, fields: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
