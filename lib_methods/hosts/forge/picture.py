@@ -55,19 +55,15 @@ class ForgePicture:
         return bool(getattr(model, "is_sdxl", False)) and predicts_v(model.forge_objects.unet.model)
 
     def encode(self, images: Tensor) -> Tensor:
-        model = self.p.sd_model
-        quant = getattr(model.forge_objects.vae.first_stage_model, "quant_conv", None)
+        quant = getattr(self.p.sd_model.forge_objects.vae.first_stage_model, "quant_conv", None)
         if quant is None:
             raise Unsupported("This model's VAE does not show the mode of its latents.")
-        no_spread = quant.register_forward_hook(_mode)  # these hosts sample from the posterior and offer no other way
-        pixels = images.to(self.sampling.device)
+        no_spread = quant.register_forward_hook(_mode)  # these hosts draw from the posterior and hand over no other way
         try:
-            with torch.random.fork_rng(devices=[pixels.device] if pixels.is_cuda else []), torch.no_grad():
-                encoded = [model.encode_first_stage(image[None]) for image in pixels]
-                scaled = torch.cat([model.get_first_stage_encoding(part) for part in encoded])
-                mode: Tensor = self._format.process_out(scaled.float())
+            scaled = self.sampling.encode(images, [0] * len(images))  # always with the same little noise
         finally:
             no_spread.remove()
+        mode: Tensor = self._format.process_out(scaled.float())
         return mode.to(self.sampling.device)
 
     def own(self) -> Tensor | None:
