@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from .browser import PAGE_TIMEOUT, BrowserUnavailable, browser, open_accordion, open_page
 from .client import JSON, ApiError
-from .jobs import CASES, Runs, generate
+from .edits import edited
+from .hosts import NEO
+from .jobs import BASE, CASES, Runs, feedback, generate, with_fabric
 from .models import made
 from .server import PACK_NAME, REPO, Installation, WebUI, serving
 from .test_fabric import liked
@@ -29,6 +32,12 @@ CHOSEN = ("txt2img, Euler a", "txt2img, DDIM", "batch of two", "Hires.fix", "img
 METHODS: dict[str, tuple[Callable[[JSON], JSON], str]] = {
     "FABRIC": (liked, "FABRIC likes"),
     "dynamic thresholding": (on, "Dynamic thresholding mimic scale: 3"),
+}
+KEYS = {
+    "FABRIC": "fabric",
+    "Dynamic thresholding": "dynamic_thresholding",
+    "InstructPix2Pix": "image_cfg",
+    "pix2pix-zero": "pix2pix_zero",
 }
 Plain = dict[str, tuple[bytes, ...] | ApiError]
 
@@ -71,3 +80,38 @@ def test_a_method_acts_and_repeats_and_off_is_off(
     assert all(one != other for one, other in zip(off, made.pixels))
     assert generate(server, asked).pixels == made.pixels
     assert generate(server, CASES[name]).pixels == off
+
+
+@pytest.fixture(scope="module")
+def anima(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """A WebUI with the pack and a transformer."""
+    if installation.host is not NEO:
+        pytest.skip("of the WebUIs only Forge Neo loads a transformer from a small file")
+    other = dataclasses.replace(installation, checkpoint=made("anima"))
+    with serving(other, tmp_path_factory.mktemp("webui-anima"), {PACK_NAME: REPO}) as server:
+        yield server
+
+
+def test_a_transformer_is_refused_by_name_and_not_in_the_infotext(anima: WebUI) -> None:
+    case = {**BASE, "steps": 1, "width": 64, "height": 64, "cfg_scale": 1}
+    asked = edited(on(with_fabric(case, likes=feedback("red"))))
+    asked["alwayson_scripts"]["InstructPix2Pix"] = {"args": [{}]}
+    texts = [generate(anima, payload).infotexts[0] for payload in (case, asked)]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.browser
+def test_the_page_refuses_a_transformer_by_name_before_generate(anima: WebUI) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    try:
+        with browser() as window:
+            open_page(window, anima.client.url)
+            for title, key in KEYS.items():
+                open_accordion(window, title)  # which switches it on
+                line = window.find_element(By.CSS_SELECTOR, f"#{key}_txt2img_status")
+                wanted = f"{title} does not support Anima."
+                WebDriverWait(window, PAGE_TIMEOUT).until(lambda _, line=line, wanted=wanted: wanted in line.text)
+    except BrowserUnavailable as reason:
+        pytest.skip(str(reason))
