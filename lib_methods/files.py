@@ -11,8 +11,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
+from lib_methods.checks import MAX_NAME, SettingsError, clean_name
 from lib_methods.errors import UserError
 
 MAX_JSON_BYTES = 16 * 2**20
@@ -66,6 +67,88 @@ def remove(path: Path, what: str, error: type[UserError]) -> bool:
     except OSError:
         raise error(f"{what} could not be deleted. Close programs that use its file.") from None
     return True
+
+
+class NamedFiles:
+    """Files of one kind in `folder`, found by the names that they hold: FABRIC's presets, pix2pix-zero's directions.
+
+    So "../x", "CON", "a/b" or "猫" are ordinary names on every system, and none leaves the folder. Files that a user
+    puts there are listed, too. kind: what sentences call one. error: raised with a sentence.
+    """
+
+    kind: ClassVar[str]
+    suffix: ClassVar[str]
+    error: ClassVar[type[SettingsError]] = SettingsError
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    @classmethod
+    def clean_name(cls, name: object) -> str:
+        """The normalised name, see `lib_methods.checks`. Raises `error`."""
+        return clean_name(name, cls.kind, cls.error)
+
+    def read_name(self, file: Path) -> str:
+        """The name that a file holds. Raises `error` if it is damaged or something else."""
+        raise NotImplementedError
+
+    def path(self, name: str) -> Path:
+        """Where a file of this name is saved."""
+        return self.folder / f"{hashed_file_name(self.kind, name)}{self.suffix}"
+
+    def find(self, name: object) -> Path:
+        """The file of this name, damaged or not. Raises `error` if there is none."""
+        clean = self.clean_name(name)
+        file = self.files().get(clean, self.path(clean))
+        if not file.is_file():
+            raise self.error(f'There is no {self.kind} "{clean}".')
+        return file
+
+    def delete(self, name: object) -> bool:
+        """Remove a file; False if there was none."""
+        clean = self.clean_name(name)
+        return remove(self.files().get(clean, self.path(clean)), f'The {self.kind} "{clean}"', self.error)
+
+    def names(self) -> tuple[str, ...]:
+        """All names in alphabetical order. A damaged file goes by its file's name, so that it can be deleted."""
+        return tuple(sorted(self.files(), key=lambda name: (name.casefold(), name)))
+
+    def files(self) -> dict[str, Path]:
+        """The files by the names that they go by. Every name comes from here: none is ever joined to a path."""
+        try:
+            entries = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_file())
+        except OSError:  # no folder yet: nothing was saved
+            return {}
+        found: dict[str, Path] = {}
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry)
+            if suffix.casefold() != self.suffix or stem.startswith("."):
+                continue
+            file = self.folder / entry
+            try:
+                name = self.clean_name(self.read_name(file))
+            except SettingsError:
+                name = ""
+            # What we saved goes first: a copy of a file holds the same name, and is recognised by its file's.
+            if name and self.path(name).name == entry:
+                if name in found:
+                    found[self._unused(found[name].stem, found)] = found[name]
+                found[name] = file
+                continue
+            found[name if name and name not in found else self._unused(stem, found)] = file
+        return found
+
+    def _unused(self, stem: str, names: dict[str, Path]) -> str:
+        """A name for a file that holds none, or one that is taken: its stem as far as it can be seen, numbered."""
+        try:
+            base = self.clean_name(stem[:MAX_NAME])
+        except SettingsError:
+            base = "damaged"
+        name, number = base, 2
+        while name in names:
+            name = f"{base[: MAX_NAME - 6]} ({number})"
+            number += 1
+        return name
 
 
 def is_file_inside(text: str, folders: Sequence[Path]) -> bool:

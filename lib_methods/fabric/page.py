@@ -19,7 +19,7 @@ import gradio as gr
 from lib_methods.checks import SettingsError
 from lib_methods.fabric.feedback import MAX_WEIGHT, FeedbackImage, parse_images
 from lib_methods.fabric.inbox import answer_message
-from lib_methods.fabric.presets import PresetFolder, clean_name
+from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.settings import CONTROLS
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore, thumbnail
@@ -120,27 +120,28 @@ class PageHandlers:
     def save_preset(self, name: Any, *values: Any) -> list[Any]:
         """The dropdown with the new preset, and the status line."""
         try:
-            clean = clean_name(name)
+            clean = self.presets.clean_name(name)
             settings = CONTROLS.request([True, *values[1:]], self.store)
             settings, notes = settings.without_missing(self.store, skip=True)
             self.presets.save(clean, settings)
         except SettingsError as error:
             return [gr.update(), status_html(str(error), problem=True)]
         text = " ".join([f'Saved preset "{clean}".', *notes])
-        return [gr.update(choices=list(self.presets.list()), value=clean), status_html(text, problem=bool(notes))]
+        return [gr.update(choices=list(self.presets.names()), value=clean), status_html(text, problem=bool(notes))]
 
     def delete_preset(self, name: Any) -> list[Any]:
         """The dropdown without the preset, and the status line."""
         try:
-            deleted = self.presets.delete(name)
+            clean = self.presets.clean_name(name)
+            deleted = self.presets.delete(clean)
         except SettingsError as error:
             return [gr.update(), status_html(str(error), problem=True)]
-        text = f'Deleted preset "{clean_name(name)}".' if deleted else f'There is no preset "{clean_name(name)}".'
-        return [gr.update(choices=list(self.presets.list()), value=None), status_html(text, problem=not deleted)]
+        text = f'Deleted preset "{clean}".' if deleted else f'There is no preset "{clean}".'
+        return [gr.update(choices=list(self.presets.names()), value=None), status_html(text, problem=not deleted)]
 
     def refresh_presets(self) -> Any:
         """The dropdown's choices as they are on the disk now: the other tab may have saved one."""
-        return gr.update(choices=list(self.presets.list()))
+        return gr.update(choices=list(self.presets.names()))
 
 
 def add_mailboxes(widgets: Widgets) -> None:
@@ -167,7 +168,7 @@ def add_presets(widgets: Widgets, handlers: PageHandlers) -> tuple[Any, ...]:
     with gr.Row(elem_classes=["steer-fabric-presets"]):
         preset = unsaved(
             gr.Dropdown(
-                list(handlers.presets.list()),
+                list(handlers.presets.names()),
                 value=None,
                 label="Preset",
                 info="type a name to save, choose one to load",

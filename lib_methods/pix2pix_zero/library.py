@@ -1,7 +1,6 @@
 """Directions as files: a folder of our own `.safetensors`, and the `.pt` pairs of the original project.
 
-Nothing in a file is trusted. File names are made from the direction's name, but never are the name (see the presets of
-FABRIC). Files that a user puts into the folder are listed, too, by the name that they hold or else by their file's.
+Nothing in a file is trusted.
 """
 
 from __future__ import annotations
@@ -18,14 +17,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lib_methods import checks
-from lib_methods.checks import MAX_NAME, SettingsError
+from lib_methods.checks import SettingsError
 from lib_methods.errors import reason
-from lib_methods.files import hashed_file_name, remove
+from lib_methods.files import NamedFiles
 from lib_methods.pix2pix_zero.directions import MAX_STRENGTH, Direction, DirectionError, Origin, combine, fit_tokens
 from lib_methods.safetensors import NotFinite, write_tensors
 
-SUFFIX = ".safetensors"
 SEPARATORS = re.compile(r"[,:|]")
 FORMAT = "pix2pix_zero_direction"
 _VERSION = 1
@@ -45,40 +42,34 @@ class Listed:
     text_width: int | None
 
 
-def clean_name(name: object) -> str:
-    """The normalised name, see `lib_methods.checks`. Raises `DirectionError`."""
-    return checks.clean_name(name, "direction", DirectionError)
-
-
 def new_name(name: object) -> str:
     """A name for a new direction, as it is kept: without what stands between directions in "cat to dog: 1, a: -1".
 
     Raises `DirectionError`.
     """
-    clean = clean_name(name)
+    clean = DirectionLibrary.clean_name(name)
     if SEPARATORS.search(clean):
         raise DirectionError("A direction's name must not contain , : or |, which separate directions.")
     return clean
 
 
-class DirectionLibrary:
-    """Directions in `folder`, which is made when the first one is saved."""
+class DirectionLibrary(NamedFiles):
+    """Directions in a folder."""
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    kind, suffix, error = "direction", ".safetensors", DirectionError
+
+    def read_name(self, file: Path) -> str:
+        return read_record(file)[0]
 
     def save(self, name: str, direction: Direction) -> str:
         """Keep a direction under `name`, in place of an older one; returns the name as it is kept."""
-        name = clean_name(name)
-        save_direction(direction, self._path(name), name)
+        name = self.clean_name(name)
+        save_direction(direction, self.path(name), name)
         return name
 
     def get(self, name: str) -> Direction:
         """The direction. Raises `DirectionError` if there is none of that name or its file is damaged."""
-        name = clean_name(name)
-        file = self._files().get(name)
-        if file is None:
-            raise DirectionError(f'There is no direction "{name}".')
+        file = self.find(name)
         try:
             return load_direction(file)
         except DirectionError:
@@ -86,63 +77,16 @@ class DirectionLibrary:
                 f'The direction "{name}" cannot be used: its file is damaged. Build it again or delete it.'
             ) from None
 
-    def delete(self, name: str) -> bool:
-        """Remove a direction; False if there was none."""
-        name = clean_name(name)
-        file = self._files().get(name)
-        return file is not None and remove(file, f'The direction "{name}"', DirectionError)
-
     def list(self) -> tuple[Listed, ...]:
         """All directions in alphabetical order; the damaged ones as well, so that they can be deleted."""
-        listed = []
-        for name, file in self._files().items():
+        listed, files = [], self.files()
+        for name in self.names():
             try:
-                _, origin, width = read_record(file)
+                _, origin, width = read_record(files[name])
                 listed.append(Listed(name, origin, width))
             except DirectionError:
                 listed.append(Listed(name, None, None))
-        return tuple(sorted(listed, key=lambda entry: (entry.name.casefold(), entry.name)))
-
-    def _files(self) -> dict[str, Path]:
-        """The files by the names that they go by. Every name comes from here: none is ever joined to a path."""
-        try:
-            entries = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_file())
-        except OSError:  # no folder yet: nothing was saved
-            return {}
-        found: dict[str, Path] = {}
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry)
-            if suffix.casefold() != SUFFIX or stem.startswith("."):
-                continue
-            file = self.folder / entry
-            try:
-                name = clean_name(read_record(file)[0])
-            except DirectionError:
-                name = ""
-            # What we saved goes first: a copy of a file holds the same name, and is recognised by its file's.
-            if name and self._path(name).name == entry:
-                if name in found:
-                    found[_unused(found[name].stem, found)] = found[name]
-                found[name] = file
-                continue
-            found[name if name and name not in found else _unused(stem, found)] = file
-        return found
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{hashed_file_name('direction', name)}{SUFFIX}"
-
-
-def _unused(stem: str, names: dict[str, Path]) -> str:
-    """A name for a file that holds none, or one that is taken: its stem as far as it can be seen, numbered."""
-    try:
-        base = clean_name(stem[:MAX_NAME])
-    except DirectionError:
-        base = "damaged"
-    name, number = base, 2
-    while name in names:
-        name = f"{base[: MAX_NAME - 6]} ({number})"
-        number += 1
-    return name
+        return tuple(listed)
 
 
 def combined(text: str, library: DirectionLibrary) -> Direction:

@@ -31,7 +31,6 @@ from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Embed
 from lib_methods.pix2pix_zero.library import (
     SEPARATORS,
     DirectionLibrary,
-    clean_name,
     combined,
     load_direction,
     load_original,
@@ -90,7 +89,7 @@ class Workshop:
 
     def names(self) -> list[str]:
         """All directions, damaged ones, too."""
-        return [entry.name for entry in self.library.list()]
+        return list(self.library.names())
 
     def text_models(self) -> list[str]:
         """The language models that may write sentences, by the names of their folders."""
@@ -161,7 +160,7 @@ class Workshop:
 
     def delete(self, name: str) -> str:
         """Remove a direction; returns its name."""
-        clean = clean_name(name)
+        clean = self.library.clean_name(name)
         if not self.library.delete(clean):
             raise DirectionError(f'There is no direction "{clean}".')
         return clean

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_methods.fabric.page import PageHandlers, board_html
-from lib_methods.fabric.presets import PresetError, PresetFolder, clean_name
+from lib_methods.fabric.presets import PresetError, PresetFolder
 from lib_methods.fabric.settings import CONTROLS, FabricSettings
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore
@@ -140,7 +140,7 @@ def test_preset_mistakes_are_told_and_change_nothing(handlers: PageHandlers, nam
 def test_a_preset_of_impossible_settings_is_not_saved(handlers: PageHandlers) -> None:
     status = handlers.save_preset("x", *values(start=0.9, end=0.1))[1]
     assert "is after End" in status
-    assert handlers.presets.list() == ()
+    assert handlers.presets.names() == ()
 
 
 def test_a_new_picture_switches_fabric_on_and_nothing_else_switches_it(handlers: PageHandlers) -> None:
@@ -204,10 +204,10 @@ def test_hostile_names_are_ordinary_names(tmp_path: Path, name: str) -> None:
     wanted = FabricSettings(strength=0.3)
     kept = folder.save(name, wanted)
     assert_one_safe_file(tmp_path)
-    assert folder.list() == (kept,)
+    assert folder.names() == (kept,)
     assert folder.load(kept) == wanted == folder.load(name)
     assert folder.delete(name)
-    assert folder.list() == ()
+    assert folder.names() == ()
     assert not folder.delete(name)
 
 
@@ -224,7 +224,7 @@ def test_any_text_is_a_name_that_works_or_a_sentence(name: str, wanted: FabricSe
             sentence = ""
         if kept:
             assert folder.load(kept) == wanted
-            assert clean_name(kept) == kept
+            assert folder.clean_name(kept) == kept
             assert_one_safe_file(Path(root))
         else:
             assert sentence.endswith(".")
@@ -244,7 +244,7 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
     folder = PresetFolder(tmp_path)
     folder.save("x", FabricSettings(strength=0.1))
     folder.save("x", FabricSettings(strength=0.2))
-    assert folder.list() == ("x",)
+    assert folder.names() == ("x",)
     assert folder.load("x").strength == 0.2
 
 
@@ -280,11 +280,11 @@ def test_a_damaged_file_gives_a_sentence_and_can_be_deleted(tmp_path: Path, cont
     path.write_bytes(content)
     with pytest.raises(PresetError, match="damaged"):
         folder.load("x")
-    (listed,) = set(folder.list()) - {"good"}
+    (listed,) = set(folder.names()) - {"good"}
     with pytest.raises(PresetError, match="damaged"):
         folder.load(listed)
     assert folder.delete(listed)
-    assert folder.list() == ("good",)
+    assert folder.names() == ("good",)
 
 
 def test_a_preset_that_is_not_there_gives_a_sentence(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from lib_methods.denoiser import Unsupported
 from lib_methods.hosts.a1111.text import interrogator
 from lib_methods.pix2pix_zero.directions import DirectionError, Origin, make_direction
-from lib_methods.pix2pix_zero.library import DirectionLibrary, Listed, clean_name, save_direction
+from lib_methods.pix2pix_zero.library import DirectionLibrary, Listed, save_direction
 from lib_methods.pix2pix_zero.page import LibraryHandlers, caption_of
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit
 from tests.pix2pix_zero.test_directions import Encoder, direction
@@ -75,7 +75,7 @@ def test_any_text_for_a_name_is_used_or_refused_with_a_sentence(tmp_path_factory
         kept = library.save(name, direction())
     except DirectionError:
         return
-    assert [entry.name for entry in library.list()] == [kept] and kept == clean_name(name)
+    assert [entry.name for entry in library.list()] == [kept] and kept == library.clean_name(name)
     assert library.delete(name)
 
 
