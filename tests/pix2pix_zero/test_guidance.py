@@ -26,8 +26,7 @@ Predict = Callable[[Tensor, float], Maps]
 @contextmanager
 def recording(unet: Any, context: Tensor, **more: Any) -> Iterator[Predict]:
     """A callable that runs the UNet on latents in sigma space and gives its maps."""
-    size = more.pop("size", (8, 8))
-    recorder = MapRecorder(unet, size, **more)
+    recorder = MapRecorder(unet, more.pop("size", (8, 8)), **more)
 
     def run(x: Tensor, sigma: float) -> Maps:
         scaled = (x / (1 + sigma**2) ** 0.5).to(next(unet.parameters()).dtype)
@@ -83,8 +82,7 @@ def original_step(unet: Any, x: Tensor, context: Tensor, wanted: Tensor, amount:
         loss = loss + ((found - target) ** 2).sum((1, 2)).mean(0)
     loss.backward()
     optimizer.step()
-    moves = (start - twice).detach()
-    return x + moves[1:]
+    return x + (start - twice).detach()[1:]
 
 
 @pytest.mark.parametrize("codebase", MAKERS)

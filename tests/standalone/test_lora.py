@@ -133,14 +133,11 @@ def test_a_fully_connected_layer_may_come_as_a_convolution_and_the_other_way_rou
     convolution = unet.get_submodule("down_blocks.0.attentions.0.proj_in").get_parameter("weight")
     linear = unet.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q").get_parameter("weight")
     block = "lora_unet_down_blocks_0_attentions_0"
-    state = {
-        **layer(f"{block}_proj_in", convolution.shape[:2], 1),
-        **layer(f"{block}_transformer_blocks_0_attn1_to_q", (*linear.shape, 1, 1), 2),
-    }
+    names = f"{block}_proj_in", f"{block}_transformer_blocks_0_attn1_to_q"
+    state = {**layer(names[0], convolution.shape[:2], 1), **layer(names[1], (*linear.shape, 1, 1), 2)}
     originals = convolution.clone(), linear.clone()
     assert apply_loras(model, [on_disk(tmp_path / "a.safetensors", state)]) == []
-    for weight, original, name in zip((convolution, linear), originals, (f"{block}_proj_in", "")):
-        name = name or f"{block}_transformer_blocks_0_attn1_to_q"
+    for weight, original, name in zip((convolution, linear), originals, names):
         flat = plain_merge(original.flatten(1), {k: v.flatten(1) if v.ndim else v for k, v in state.items()}, name, 1.0)
         assert torch.allclose(weight.double().flatten(1), flat, atol=1e-6)
 
