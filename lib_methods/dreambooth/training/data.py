@@ -93,12 +93,11 @@ class Maker:
             self.model,
             items,
             1 if parts.one_at_a_time else _ENCODED_AT_ONCE,
-            parts.device,
+            parts,
             self.plan.autocast or torch.float32,
-            folder=self.folder / CACHE,
+            self.folder / CACHE,
             progress=lambda done, total: self.report.phase(text, done, total),
             cancelled=self.cancelled,
-            here=lambda: parts.only(self.model.vae),
         )
         for note in notes:
             self.report.warning(note)

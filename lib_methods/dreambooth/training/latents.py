@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lib_methods.dreambooth.model.model import TrainingModel, brought
+from lib_methods.dreambooth.model.model import Parts, TrainingModel
 from lib_methods.dreambooth.photos.image import Photo, Size, fit, fit_mask, micro_conditioning, read_mask, read_photo
 from lib_methods.dreambooth.training.batches import Example
 from lib_methods.errors import Cancelled, CheckpointError, UserError, out_of_memory
@@ -44,23 +44,22 @@ def encode_pictures(
     model: TrainingModel,
     items: Sequence[Item],
     batch: int,
-    device: torch.device,
+    parts: Parts,
     dtype: torch.dtype,
+    folder: Path,
     *,
-    folder: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
-    here: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> tuple[list[Example], list[str]]:
     """The items as examples in their order, on the CPU in fp32, and warnings.
 
-    batch: images of one size encoded together. dtype: what is computed in; where half precision gives no numbers
-    (SDXL's autoencoder), fp32 takes its place. folder: where the latents of each image are kept, so that an
-    interrupted encoding continues with the same numbers: a batch is encoded as a whole or not at all.
+    batch: images of one size encoded together, in halves where memory runs out. parts: how the autoencoder comes to the
+    device. dtype: what is computed in; where half precision overflows (SDXL's autoencoder), fp32 takes its place.
+    folder: where the latents of each image are kept, so that an interrupted encoding continues with the same numbers:
+    a batch is encoded as a whole or not at all.
 
-    The autoencoder goes to `device` for the time and back, or as `here` has it. Where memory runs out with a
-    batch, its images are encoded in halves. An image that can no longer be read is left out with a
-    warning; `UserError` where none is left, `Cancelled` between two batches when `cancelled`.
+    An image that can no longer be read is left out with a warning; `UserError` where none is left, `Cancelled` between
+    two batches when `cancelled`.
     """
     notes: list[str] = []
     kept: list[_Moments | None] = [None] * len(items)
@@ -74,12 +73,11 @@ def encode_pictures(
     done = len(items) - sum(map(len, missing))
     if done:
         progress(done, len(items))
-    bringing = here or (lambda: brought(device, model.vae))
-    with _at_rest(model.vae), bringing() if missing else nullcontext():
+    with parts.only(model.vae) if missing else nullcontext():
         for group in missing:
             if cancelled():
                 raise Cancelled("Stopped while the photos were encoded.")
-            for index, moments in _encode(model, items, group, device, dtype, notes):
+            for index, moments in _encode(model, items, group, parts.device, dtype, notes):
                 if kept[index] is None:
                     kept[index] = moments
                     cache.write(names[index], moments)
@@ -163,17 +161,6 @@ def _moments(model: TrainingModel, pixels: Tensor, dtype: torch.dtype) -> _Momen
     return torch.cat(means), torch.cat(stds)
 
 
-@contextmanager
-def _at_rest(vae: nn.Module) -> Iterator[None]:
-    """Within the block the autoencoder is not in training mode."""
-    training = vae.training
-    vae.eval()
-    try:
-        yield
-    finally:
-        vae.train(training)
-
-
 def _turned(image: Image.Image, flipped: bool) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
 
@@ -190,7 +177,7 @@ def _example(model: TrainingModel, item: Item, moments: _Moments, notes: list[st
             shown = fit_mask(_turned(grey, item.flipped), photo.width, photo.height, item.size)
             height, width = moments[0].shape[-2:]
             mask = nn.functional.adaptive_avg_pool2d(shown, (height, width))
-    if origin and mask is not None:
+    if mask is not None:
         origin += f" {photo.mask_sha256}"
     sizes = micro_conditioning(photo.width, photo.height, item.size)
     return Example(*moments, mask, sizes, item.text, origin, item.group, item.repeats)
@@ -200,28 +187,26 @@ class _Cache:
     """Latents by image, size and autoencoder, each in a file. What cannot be read is as if it were not there, and
     what cannot be written is done without."""
 
-    def __init__(self, folder: Path | None, model: TrainingModel, dtype: torch.dtype, notes: list[str]) -> None:
-        self._folder, self._notes = folder, notes
-        self._model = model
-        self._identity = ""
-        if folder is not None:
-            digest = hashlib.sha256()  # of the weights, as there may be another autoencoder over the same checkpoint
-            for name, tensor in sorted(model.vae.state_dict().items()):
-                plain = tensor.detach().cpu().contiguous().reshape(-1)
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-                digest.update(plain.view(torch.uint8).numpy().tobytes())
-            self._identity = f"{_VERSION} {model.sha256} {digest.hexdigest()} {dtype}"
+    def __init__(self, folder: Path, model: TrainingModel, dtype: torch.dtype, notes: list[str]) -> None:
+        self._folder, self._model, self._notes = folder, model, notes
+        digest = hashlib.sha256()  # of the weights, as there may be another autoencoder over the same checkpoint
+        for name, tensor in sorted(model.vae.state_dict().items()):
+            plain = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(plain.view(torch.uint8).numpy().tobytes())
+        self._identity = f"{_VERSION} {model.sha256} {digest.hexdigest()} {dtype}"
 
     def name(self, source: str, item: Item) -> str:
         text = f"{self._identity} {source} {item.size[0]}x{item.size[1]} {item.flipped}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def origin(self, source: str | None, item: Item) -> str:
-        """What the latents are made from; "" where nothing is known of the model."""
-        return "" if self._folder is None else self.name(item.origin or str(source), item)
+        """What the latents are made from."""
+        return self.name(item.origin or str(source), item)
 
     def read(self, name: str, size: Size) -> _Moments | None:
-        if self._folder is None or not (file := self._folder / f"{name}.safetensors").is_file():
+        file = self._folder / f"{name}.safetensors"
+        if not file.is_file():
             return None
         try:
             tensors, _ = read_tensors(file)
@@ -235,8 +220,6 @@ class _Cache:
         return found[0], found[1]
 
     def write(self, name: str, moments: _Moments) -> None:
-        if self._folder is None:
-            return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_tensors(self._folder / f"{name}.safetensors", {"mean": moments[0], "std": moments[1]}, finite=False)

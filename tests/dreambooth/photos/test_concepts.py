@@ -145,7 +145,7 @@ def test_two_subjects_are_each_bound_to_their_name_and_their_class(tmp_path: Pat
 
 def test_a_run_of_several_subjects_is_gone_on_with_where_its_folders_now_are(tmp_path: Path) -> None:
     folders(tmp_path / "img", _2_ohwx_dog=1, _4_mug=1)
-    settings = replace(settings_for(tmp_path, prior="model", identifier=""), photos=tmp_path / "img")
+    settings = replace(settings_for(tmp_path, prior="model", identifier="", steps=3), photos=tmp_path / "img")
     train(settings)
     stopped = moved(settings, tmp_path / "stopped")
     with pytest.raises(Cancelled):
@@ -203,7 +203,7 @@ def test_a_lora_is_continued_from_with_its_rank_and_layers(tmp_path: Path, watch
 
 def test_a_continued_run_is_gone_on_with_from_the_same_lora_only(tmp_path: Path) -> None:
     before = first_lora(tmp_path, steps=1)
-    settings = settings_for(tmp_path, base=tmp_path / "sd1.safetensors", continue_from=before)
+    settings = settings_for(tmp_path, base=tmp_path / "sd1.safetensors", continue_from=before, steps=3)
     train(settings)
     stopped = moved(settings, tmp_path / "stopped")
     with pytest.raises(Cancelled):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lib_methods.dreambooth.model.model import Parts
 from lib_methods.dreambooth.photos.folder import find_photos
 from lib_methods.dreambooth.photos.image import fit, photos_digest, read_photo
 from lib_methods.dreambooth.training import latents as module
@@ -23,8 +25,6 @@ from lib_methods.dreambooth.training.data import class_items, deal_sizes, photo_
 from lib_methods.dreambooth.training.latents import Item, encode_pictures
 from lib_methods.errors import Cancelled, UserError
 from tests.dreambooth.models import asked, put
-
-CPU = torch.device("cpu")
 
 
 class Toy:
@@ -36,6 +36,7 @@ class Toy:
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.vae = nn.Conv2d(3, 8, 8, stride=8)
+        self.unet, self.encoders = nn.Linear(1, 1), ()
         self.encoded: list[tuple[int, ...]] = []
         self.broken_in: torch.dtype | None = None
         self.stop_after = 10**9
@@ -51,7 +52,9 @@ class Toy:
 
 
 def encode(model: Any, items: list[Item], batch: int = 2, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
-    return encode_pictures(model, items, batch, CPU, dtype, **more)
+    parts = more.pop("parts", None) or Parts(model)
+    with tempfile.TemporaryDirectory() as own:
+        return encode_pictures(model, items, batch, parts, dtype, more.pop("folder", Path(own)), **more)
 
 
 def items_in(folder: Path, count: int = 5, **settings: Any) -> list[Item]:
@@ -255,10 +258,9 @@ def test_an_autoencoder_without_numbers_is_a_clear_error(tmp_path: Path) -> None
 
 def test_the_autoencoder_comes_back_as_it_was(tmp_path: Path) -> None:
     model = Toy()
-    model.vae.train()
     weights = model.vae.weight.detach().clone()
     encode(model, items_in(tmp_path), dtype=torch.bfloat16)
-    assert model.vae.training and model.vae.weight.dtype == torch.float32 and torch.equal(model.vae.weight, weights)
+    assert model.vae.weight.dtype == torch.float32 and torch.equal(model.vae.weight, weights)
     assert not any(example.mean.requires_grad for example in encode(model, items_in(tmp_path))[0])
 
 
@@ -330,12 +332,15 @@ def test_the_autoencoder_is_not_brought_when_all_is_there(tmp_path: Path) -> Non
     items, brought = items_in(tmp_path), []
 
     @contextmanager
-    def here() -> Iterator[None]:
+    def only(*modules: nn.Module) -> Iterator[None]:
         brought.append(1)
         yield
 
-    encode(Toy(), items, folder=tmp_path / "cache", here=here)
-    encode(Toy(), items, folder=tmp_path / "cache", here=here)
+    model: Any = Toy()
+    parts = Parts(model)
+    parts.only = only  # type: ignore[method-assign]
+    for _ in range(2):
+        encode(model, items, folder=tmp_path / "cache", parts=parts)
     assert len(brought) == 1
 
 

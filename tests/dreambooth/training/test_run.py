@@ -55,7 +55,7 @@ def test_a_lora_comes_out_with_card_preview_and_metadata(lora: tuple[TrainingSet
 
 
 def test_a_full_training_s_file_is_the_trained_model_and_the_rest_is_the_source(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, kind="full", rate=1e-3, saved_as="source")
+    settings = settings_for(tmp_path, kind="full", rate=1e-3, saved_as="source", steps=2)
     result = train(settings)
     source, new = load_file(settings.base), load_file(result.files[0])
     assert source.keys() == new.keys()
@@ -69,7 +69,7 @@ def test_a_full_training_s_file_is_the_trained_model_and_the_rest_is_the_source(
 
 
 def test_averaged_weights_are_what_comes_out(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, kind="full", prior="off", ema=0.9, saved_as="fp32")
+    settings = settings_for(tmp_path, kind="full", prior="off", ema=0.9, saved_as="fp32", steps=3)
     train(settings)
     state = state_tensors(settings)
     unet = load_training_model(settings.out / "dog1.safetensors").unet
@@ -79,7 +79,7 @@ def test_averaged_weights_are_what_comes_out(tmp_path: Path) -> None:
 
 
 def test_class_images_are_drawn_once_for_all_trainings(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, prior="images", class_images=3)
+    settings = settings_for(tmp_path, prior="images", class_images=3, steps=1)
     train(settings)
     made = {file: file.stat().st_mtime_ns for file in settings.out.rglob("*.png") if "class_images" in file.parts}
     assert len(made) == 3
@@ -172,7 +172,7 @@ class FixedJudge:
 
 
 def test_the_weights_that_score_best_come_out(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, select_best=True, sample_every=1, steps=4)
+    settings = settings_for(tmp_path, select_best=True, sample_prompts=("a {subject}",), sample_every=1, steps=4)
     judge = FixedJudge([0.1, 0.9, 0.5, 0.2])
     result = train(settings, find_judge=lambda photos, settings, device: judge)
     assert result.best_step == 2 and set(judge.prompts) == {"a ohwx dog at night"}
@@ -181,7 +181,9 @@ def test_the_weights_that_score_best_come_out(tmp_path: Path) -> None:
 
 
 def test_a_training_that_no_longer_gets_better_ends_early(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, select_best=True, sample_every=1, steps=30, prior="off")
+    settings = settings_for(
+        tmp_path, select_best=True, sample_prompts=("a {subject}",), sample_every=1, steps=30, prior="off"
+    )
     judge = FixedJudge([0.5, 0.9, *[0.3] * 28])
     result = train(settings, find_judge=lambda photos, settings, device: judge)
     assert result.best_step == 2
@@ -189,7 +191,7 @@ def test_a_training_that_no_longer_gets_better_ends_early(tmp_path: Path) -> Non
 
 
 def test_without_a_judge_the_last_weights_come_out_with_a_word_about_it(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, select_best=True)
+    settings = settings_for(tmp_path, select_best=True, steps=1)
     assert train(settings).best_step is None
     assert any("score samples" in line["text"] for line in events(settings, "warning"))
 
@@ -246,7 +248,7 @@ def test_the_log_tells_what_happens_in_its_order(lora: tuple[TrainingSettings, R
 
 @pytest.mark.parametrize("values", [{"train_text": True, "convolutions": True}, {"kind": "full", "prior": "off"}])
 def test_the_plan_foresees_the_result_s_size_and_the_time(tmp_path: Path, values: dict[str, Any]) -> None:
-    settings = settings_for(tmp_path, **values)
+    settings = settings_for(tmp_path, steps=1, **values)
     train(settings)
     plans = events(settings, "plan")
     size = (settings.out / "dog1.safetensors").stat().st_size
@@ -255,7 +257,7 @@ def test_the_plan_foresees_the_result_s_size_and_the_time(tmp_path: Path, values
 
 
 def test_a_stop_in_the_middle_of_a_look_drops_it_and_it_is_made_up_for_later(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, select_best=True, sample_every=2)
+    settings = settings_for(tmp_path, select_best=True, sample_prompts=("a {subject}",), sample_every=2)
     scores = [0.9, 0.1]
     whole = train(settings, find_judge=lambda *asked: FixedJudge(scores[:]))
     stopped = moved(settings, tmp_path / "stopped")
