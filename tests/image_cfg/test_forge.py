@@ -40,6 +40,9 @@ class Text:
     def process_cond(self, batch_size: int, device: Any, **_: Any) -> Text:
         return Text(self.cond.expand(batch_size, -1, -1))
 
+    def size(self) -> list[int]:
+        return list(self.cond.shape)
+
     def can_concat(self, other: Text) -> bool:
         return self.cond.shape == other.cond.shape
 
@@ -85,6 +88,7 @@ class Forge:
             c = {}
             for name in group[0][1]["model_conds"]:
                 parts = [entry["model_conds"][name].process_cond(len(x), x.device) for _, entry in group]
+                assert all(part.size()[0] == len(x) for part in parts)  # reForge asks for it
                 c[name] = parts[0].concat(parts[1:])
             labels = [label for label, _ in group]
             given = {"input": torch.cat([x] * len(group)), "timestep": torch.ones(len(x) * len(group)), "c": c}

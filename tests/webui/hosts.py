@@ -143,6 +143,7 @@ CLASSIC = Host(
         **_OF_A1111,
         "test_image_cfg.py*slices*": "it has no option to run cond and uncond one after the other",
         "*negative_guidance_minimum_sigma*": "it neither has the option for all steps nor names the sigma",
+        "test_image_cfg.py*DDIM CFG++*": "it has no such sampler",
     },
 )
 HOSTS = (A1111, FORGE, NEO, REFORGE, CLASSIC)

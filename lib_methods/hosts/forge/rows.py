@@ -40,6 +40,9 @@ class _Concat:
     def can_concat(self, other: Any) -> bool:
         return bool(self.cond.shape == other.cond.shape)
 
+    def size(self) -> list[int]:  # reForge estimates memory by it
+        return list(self.cond.shape)
+
     def concat(self, others: Sequence[_Concat]) -> Tensor:
         parts = [self, *others]
         self.planned.coming = [part.kind for part in parts]
