@@ -76,7 +76,7 @@ def differentiable(unet: nn.Module) -> Iterator[None]:
 
     The UNet's parameters are constants, so nothing is kept for them and none collects a gradient. The blocks of `ldm`
     and `sgm` do not checkpoint by themselves: their backward pass asks for the gradients of their parameters. The
-    weights of Forge and its forks are inference tensors, their blocks write into their own input, and some of their
+    weights of Forge and its forks may be inference tensors, their blocks write into their own input, and some of their
     attention functions (SageAttention, FlashAttention) give no gradients.
     """
     with ExitStack() as stack:
@@ -84,11 +84,11 @@ def differentiable(unet: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(own_checkpointing_off(unet))
         stack.enter_context(frozen(unet))
-        if any(parameter.is_inference() for parameter in unet.parameters()):
-            stack.enter_context(_plain_weights(unet))
-            blocks = [block for _, block in transformer_blocks(unet)]
+        stack.enter_context(_plain_weights(unet))
+        blocks = [block for _, block in transformer_blocks(unet)]
+        if functions := _attention_functions(blocks):
+            stack.enter_context(_plain_attention(functions))
             stack.enter_context(intercept((block, _on_a_copy) for block in blocks))
-            stack.enter_context(_plain_attention(blocks))
             for norm in (part for block in blocks for part in block.modules() if isinstance(part, nn.LayerNorm)):
                 stack.callback(norm.register_forward_pre_hook(lambda _, given: (given[0].clone(),)).remove)
         yield
@@ -113,18 +113,24 @@ def _plain_weights(unet: nn.Module) -> Iterator[None]:
             module._parameters[name] = weight
 
 
-@contextmanager
-def _plain_attention(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Within the block, the attention layers call PyTorch's own function, which has gradients on every device."""
+def _attention_functions(blocks: Sequence[nn.Module]) -> list[tuple[dict[str, Any], str]]:
+    """What the blocks' attention layers call in Forge and its forks: names in the layers' modules; none elsewhere."""
     homes = {type(layer).__module__ for block in blocks for layer in (block.attn1, block.attn2) if layer is not None}
-    names = [(vars(sys.modules[home]), name) for home in homes for name in _FUNCTIONS]
-    before = [(home, name, home[name]) for home, name in names if name in home]
+    return [
+        (vars(sys.modules[home]), name) for home in homes for name in _FUNCTIONS if hasattr(sys.modules[home], name)
+    ]
+
+
+@contextmanager
+def _plain_attention(functions: Sequence[tuple[dict[str, Any], str]]) -> Iterator[None]:
+    """Within the block, PyTorch's own function is called instead, which has gradients on every device."""
+    before = [home[name] for home, name in functions]
     try:
-        for home, name, _ in before:
+        for home, name in functions:
             home[name] = _attend
         yield
     finally:
-        for home, name, function in before:
+        for (home, name), function in zip(functions, before):
             home[name] = function
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -127,9 +128,16 @@ class Sampler:
 
 
 class Forge:
-    def __init__(self, function: Any = sample_euler, dtype: torch.dtype = torch.float32) -> None:
+    """loading: around the loading of the model; Forge Classic's is nothing."""
+
+    def __init__(
+        self,
+        function: Any = sample_euler,
+        dtype: torch.dtype = torch.float32,
+        loading: Callable[[], Any] = torch.inference_mode,
+    ) -> None:
         torch.manual_seed(1)
-        with torch.inference_mode():  # as Forge loads it
+        with loading():
             self.unet = Unet().to(dtype)
         patcher = SimpleNamespace(model=KModel(self.unet), model_options={})
         model = SimpleNamespace(forge_objects=SimpleNamespace(unet=patcher))
@@ -184,6 +192,26 @@ def test_latents_are_moved_in_the_samplers_own_tensor(function: Any, monkeypatch
     assert torch.isfinite(editing.at_end(end)).all()
 
 
+def test_what_an_inpainting_mask_keeps_has_the_noise_of_the_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host puts fresh noise there, which the reference has never seen."""
+    forge, given = Forge(), []
+    sampler, denoiser = forge.p.sampler, forge.p.sampler.model_wrap_cfg
+    sampling = forge.sampling(monkeypatch)
+    denoiser.mask, forward = torch.ones(1), denoiser.forward
+
+    def blending(x: Tensor, sigma: Tensor) -> Tensor:
+        rest: list[Any] = [sigma, None, [{}], 5.0, {}, None]
+        given.append((x, sampling.seam.begin(None, torch.randn_like(x), *rest)[1]))
+        return forward(x, sigma)
+
+    denoiser.forward = blending
+    sampling.editing.add_editor(Mover(sampling))
+    sampler.sample(forge.p, forge.x.clone(), None, None)
+    assert len(given) == 4
+    assert all(torch.equal(shown, own) for own, shown in given)
+    assert sampling.seam.edited is None
+
+
 def test_an_editor_that_fails_ends_its_method_and_not_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     class Part(Mover):
         """A method's part, which is a hook as well."""
@@ -212,12 +240,13 @@ def test_a_sampler_that_hands_the_model_other_latents_is_named(monkeypatch: pyte
         _ = editing_of(Forge(sample_unipc).sampling(monkeypatch)).sigmas
 
 
+@pytest.mark.parametrize("loading", [torch.inference_mode, nullcontext], ids=["inference tensors", "ordinary ones"])
 @pytest.mark.parametrize("memory", [False, True], ids=["kept", "checkpointed"])
 def test_gradients_through_inference_tensors_blocks_that_write_into_their_input_and_attention_without(
-    memory: bool, monkeypatch: pytest.MonkeyPatch
+    memory: bool, loading: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = attention_function
-    forge = Forge(dtype=torch.float64)
+    forge = Forge(dtype=torch.float64, loading=loading)
     weights = [*forge.unet.parameters()]
     with torch.inference_mode():  # as in the middle of a job
         editing = forge.sampling(monkeypatch).editing
@@ -230,6 +259,6 @@ def test_gradients_through_inference_tensors_blocks_that_write_into_their_input_
         along, h = torch.randn_like(x), 1e-5
         ends = [editing.predict(x + sign * h * along, 2.0, cond).sum() for sign in (1, -1)]
     assert float((gradient * along).sum()) == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-6)
-    assert all(now is before and now.is_inference() for now, before in zip(forge.unet.parameters(), weights))
+    assert all(now is before for now, before in zip(forge.unet.parameters(), weights))
     assert not any(module._forward_pre_hooks or "forward" in vars(module) for module in forge.unet.modules())
     assert attention_function is own

@@ -62,6 +62,7 @@ class ForgeSeam:
         self.is_summed = False  # both predictions of this call are there; others may run the UNet once more
         self.negative_text: Tensor | None = None  # of this call
         self.edit: Callable[[ForgeCall, Tensor], None] | None = None
+        self.edited: Tensor | None = None  # the sampler's own latents, where an inpainting mask hides them
         self._original, before = denoiser.forward, vars(denoiser).get("forward")
         denoiser.forward = self.forward
         current.at_end(put_back, denoiser, "forward", self.forward, before)
@@ -82,12 +83,22 @@ class ForgeSeam:
         if (edit := self.edit) is not None and not self.current.is_over:
             call = ForgeCall((), sigma, self.denoiser, self.in_alpha_space)
             self.current.guarded(lambda: edit(call, x))
-        return self._original(x, sigma, *args, **kwargs)
+            if getattr(self.denoiser, "mask", None) is not None:
+                self.edited = x
+        try:
+            return self._original(x, sigma, *args, **kwargs)
+        finally:
+            self.edited = None
 
     def begin(self, *given: Any) -> tuple[Any, ...]:
         """The arguments of a denoiser call with the method's rows, where one chooses them, and with this pass around
         the UNet and after the guidance."""
-        *rest, self.scale, options, seed = self.current.guarded(lambda: self.conditions(*given))
+        model, x, sigma, *others = given
+        if self.edited is not None:  # the host has put other noise where its mask keeps the image
+            x = self.edited.to(x)
+            if self.in_alpha_space:
+                x = x * (1 + sigma.view(-1, 1, 1, 1) ** 2) ** 0.5
+        *rest, self.scale, options, seed = self.current.guarded(lambda: self.conditions(model, x, sigma, *others))
         self.is_summed, self.negative_text = False, rest[3][0].get("cross_attn") if rest[3] else None
         inner = partial(self.run, options.get(_WRAPPER))
         options = {**options, _WRAPPER: inner, _AFTER: [self.summed, *options.get(_AFTER, ()), self.guided]}
