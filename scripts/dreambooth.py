@@ -29,7 +29,7 @@ HANDLERS = TabHandlers(JOBS, models, training)
 
 
 class DreamBoothScript(scripts.Script):
-    """No controls: a job that comes while a run has the device gets the model back, or is told why not."""
+    """No controls: a job that comes while a run has the device gets the model back, or a message says why not."""
 
     def title(self) -> str:
         return TITLE

@@ -49,7 +49,7 @@ def parse(picture: np.ndarray) -> ParsedPicture:
     """Parse an image: uint8 of shape (height, width, 3). Never raises on an odd image; it just finds no objects."""
     pixels = np.asarray(picture, dtype=np.float32)
     if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError("a picture of shape (height, width, 3) is needed")
+        raise ValueError("an image of shape (height, width, 3) is needed")
     height, width = pixels.shape[:2]
     unit = min(height, width)
     ground = _ground(pixels)

@@ -219,7 +219,7 @@ function selectCheckpoint(title) {
     (found.matches('button') ? found : found.querySelector('button')).click();
 }
 
-/** The title that was asked for, once; without one the chosen title. */
+/** The requested title, once; without one the chosen title. */
 function takeDesiredCheckpoint(chosen) {
     const title = desiredCheckpoint ?? chosen;
     desiredCheckpoint = null;

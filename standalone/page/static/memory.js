@@ -8,7 +8,7 @@ function settingsKey(tab) {
 
 const recalled = []; // tabs whose settings are back: those of a page that is left before that are not kept
 
-/** Presses the hidden buttons that hand over the values: gradio calls their scripts before the page is gone. */
+/** Presses the hidden buttons that pass the values: gradio calls their scripts before the page is gone. */
 function keepSettings() {
     for (const tab of recalled) {
         const keep = document.getElementById(`${tab}_keep_settings`);
