@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,15 +184,19 @@ def test_a_resolution_that_is_guessed_is_said(tmp_path: Path) -> None:
     assert not any("768 or 512" in note for note in plan(path, resolution=64)["notes"])
 
 
-def kept_training(tmp_path: Path, name: str = "dog1", **values: Any) -> tuple[Path, TrainingSettings]:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
+    settings = settings_for(tmp_path_factory.mktemp("trained"), steps=6)
+    train(settings)
+    return settings
+
+
+def kept_training(trained: TrainingSettings, tmp_path: Path, name: str = "dog1") -> tuple[Path, TrainingSettings]:
     """A training as the tab leaves it: its root, and its settings."""
     files = JobFiles(tmp_path / "root", name)
-    base_file = tmp_path / "sd1.safetensors"
-    settings = settings_for(tmp_path, base_file if base_file.exists() else write(tmp_path), name=name, steps=6)
-    settings = replace(settings, out=files.out, **values)
-    train(settings)
-    save_record(files, Record(name, settings.kind, "done", started=len(name)))
-    return files.root, settings
+    shutil.copytree(trained.out / trained.name, files.training)
+    save_record(files, Record(name, trained.kind, "done", started=len(name)))
+    return files.root, replace(trained, out=files.out, name=name)
 
 
 def paced(root: Path, name: str, seconds: float) -> None:
@@ -202,8 +207,10 @@ def paced(root: Path, name: str, seconds: float) -> None:
     log.write_text("".join(json.dumps(line) + "\n" for line in told), encoding="utf-8")
 
 
-def test_an_earlier_training_like_this_one_tells_the_time(tmp_path: Path, probes: list[Any]) -> None:
-    root, settings = kept_training(tmp_path)
+def test_an_earlier_training_like_this_one_tells_the_time(
+    trained: TrainingSettings, tmp_path: Path, probes: list[Any]
+) -> None:
+    root, settings = kept_training(trained, tmp_path)
     paced(root, "dog1", 2.0)
 
     def seconds(machine: Computer | None = None, **changes: Any) -> Any:
@@ -220,9 +227,9 @@ def test_an_earlier_training_like_this_one_tells_the_time(tmp_path: Path, probes
     assert seconds(Computer(CUDA, 8.0, idle=False)) is None
 
 
-def test_the_newest_training_counts_and_broken_ones_are_passed_over(tmp_path: Path) -> None:
-    root, settings = kept_training(tmp_path)
-    kept_training(tmp_path, "newer-one")
+def test_the_newest_training_counts_and_broken_ones_are_passed_over(trained: TrainingSettings, tmp_path: Path) -> None:
+    root, settings = kept_training(trained, tmp_path)
+    kept_training(trained, tmp_path, "newer-one")
     paced(root, "dog1", 2.0)
     paced(root, "newer-one", 3.0)
     asked = lambda: speed.preview(settings, 3, Computer(idle=False), root)["seconds"]  # noqa: E731
@@ -233,8 +240,8 @@ def test_the_newest_training_counts_and_broken_ones_are_passed_over(tmp_path: Pa
         assert asked() == pytest.approx(12.0), broken
 
 
-def test_asking_leaves_the_folders_as_they_are(tmp_path: Path) -> None:
-    root, settings = kept_training(tmp_path)
+def test_asking_leaves_the_folders_as_they_are(trained: TrainingSettings, tmp_path: Path) -> None:
+    root, settings = kept_training(trained, tmp_path)
 
     def everything() -> list[tuple[str, int]]:
         return sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
