@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -77,16 +78,12 @@ def test_a_checkpoint_that_cannot_be_loaded_ends_the_command_in_one_sentence(
     assert "Traceback" not in said and str(tmp_path) not in said
 
 
-def test_another_package_named_modules_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "__init__.py").write_text("", encoding="utf-8")
-    code = (
-        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(REPO)!r}]\nimport modules\n"
-        "from standalone import host\n"
-        "try:\n    host.import_modules()\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert "UserError Another package named 'modules'" in done.stdout
+def test_another_package_named_modules_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = ModuleType("modules")
+    other.__path__ = [str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "modules", other)
+    with pytest.raises(UserError, match="Another package named 'modules'"):
+        standalone_host.import_modules()
 
 
 def test_settings_are_kept(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
