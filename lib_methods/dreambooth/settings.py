@@ -253,7 +253,7 @@ def to_json(settings: TrainingSettings) -> dict[str, Any]:
     values = asdict(settings)
     for part in (values, *values["concepts"]):
         for name in set(PATHS) & set(part):
-            part[name] = None if part[name] is None else str(Path(part[name]).expanduser().resolve())
+            part[name] = None if part[name] is None else str(Path(part[name]).expanduser().absolute())
     return {**values, "sample_prompts": list(settings.sample_prompts), "concepts": list(values["concepts"])}
 
 

@@ -98,7 +98,7 @@ def settings_of(options: argparse.Namespace) -> Any:
     for part in (values, *(part for part in values.get("concepts") or [] if isinstance(part, dict))):
         for name in PATHS:
             if part.get(name) and isinstance(part[name], str):
-                part[name] = str(Path(part[name]).expanduser().resolve())
+                part[name] = str(Path(part[name]).expanduser().absolute())
     return from_json(values)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from lib_methods.jobs.packages import REQUIREMENTS
@@ -65,15 +66,16 @@ def drawn(server: WebUI, prompt: str, **more: Any) -> Any:
 
 
 def packages_of(server: WebUI) -> dict[str, str]:
-    """Versions of all packages in the WebUI's own environment, by their names in lower case."""
+    """Versions of all packages in the WebUI's own environment, by their canonical names."""
     listing = (
         "import json; from importlib import metadata;"
-        " print(json.dumps({d.name.lower(): d.version for d in metadata.distributions()}))"
+        " print(json.dumps([(d.name, d.version) for d in metadata.distributions()]))"
     )
     answer = subprocess.run(
         [server.installation.python, "-I", "-c", listing], capture_output=True, text=True, check=True
     )
-    return dict(json.loads(answer.stdout))
+    found = reversed(json.loads(answer.stdout))  # of two of a name the first one is imported
+    return {canonicalize_name(name): version for name, version in found}
 
 
 @dataclass
@@ -130,13 +132,10 @@ def test_the_forks_model_makes_room(lora: Trained, with_pack: WebUI) -> None:
 
 def test_the_hosts_packages_are_as_they_were(lora: Trained, with_pack: WebUI) -> None:
     assert packages_of(with_pack) == lora.packages
-    lacking = {
-        needed.name.lower()
-        for needed in REQUIREMENTS
-        if Version(lora.packages.get(needed.name.lower(), "0")) < Version(needed.least)
-    }
+    needed = {canonicalize_name(package.name): Version(package.least) for package in REQUIREMENTS}
+    lacking = {name for name, least in needed.items() if Version(lora.packages.get(name, "0")) < least}
     found = (with_pack.data / "dreambooth" / "packages").rglob("*.dist-info/METADATA")
-    own = {file.parent.name.split("-")[0].replace("_", "-").lower() for file in found}
+    own = {canonicalize_name(file.parent.name.split("-")[0]) for file in found}
     assert own == lacking, "what was missing is in the pack's own folder"
 
 
