@@ -89,9 +89,11 @@ def test_samplers_that_cannot_be_edited_are_known(server: WebUI) -> None:
 @pytest.mark.parametrize("case", [SMALL, IMG2IMG], ids=["txt2img", "img2img"])
 def test_the_sampler_goes_on_from_what_the_editor_returns(server: WebUI, case: JSON, sampler: str) -> None:
     """Against a plain loop over predictions of the seam, from another start."""
-    server.client.post("/sdapi/v1/options", {"uni_pc_order": 1})
+    if sampler == "UniPC":
+        server.client.post("/sdapi/v1/options", {"uni_pc_order": 1})
     _, answers = told(server, {**case, "sampler_name": sampler}, "move")
-    server.client.post("/sdapi/v1/options", {"uni_pc_order": 3})
+    if sampler == "UniPC":
+        server.client.post("/sdapi/v1/options", {"uni_pc_order": 3})
     assert answers["off"] < 1e-3
 
 
@@ -99,6 +101,8 @@ def test_the_sampler_goes_on_from_what_the_editor_returns(server: WebUI, case: J
 def test_gradients_through_blocks_with_checkpointing(server: WebUI, sampler: str) -> None:
     _, answers = told(server, {**SMALL, "sampler_name": sampler}, "gradient")
     assert answers["gradient"] == pytest.approx(answers["numeric"], rel=0.02)
-    assert answers["checkpointing"] > 0  # of ldm's blocks: it was off and is on again
+    assert (
+        answers["checkpointing"] > 0 or server.installation.host.guesses
+    )  # of ldm's blocks: it was off and is on again
     assert answers["as_before"]
     assert answers["collected"] == 0

@@ -123,9 +123,11 @@ class EditingProbe(scripts.Script):
             float(editing_of(sampling).sigmas[1]),
         )
         x = editing_of(sampling).start_latent() * sigma / float(editing_of(sampling).sigmas[0])
-        weights, along = random(x.shape, 5), random(x.shape, 6)
-        # as the configurations that come with models have it; the small ones of tests leave it out
+        with torch.inference_mode(False):  # what the forks make in inference mode no graph may keep
+            weights, along = random(x.shape, 5), random(x.shape, 6)
+        # as the configurations that come with models have it; the small ones of tests leave it out, and Forge cannot
         blocks = [block for block in unet.modules() if isinstance(getattr(block, "checkpoint", None), bool)]
+        blocks = [] if hasattr(p.sd_model, "forge_objects") else blocks
         flags = [block.checkpoint for block in blocks]
         for block in blocks:
             block.checkpoint = True
