@@ -188,6 +188,16 @@ def test_forge_adds_up_the_formula(text: float, image: float, weights: tuple[flo
     assert not slices or forge.runs <= rows + len(weights) - 1  # no row that the sum does not need
 
 
+@pytest.mark.parametrize("fields", [{}, {"hr_cfg": 1.0}], ids=["Classic", "Forge"])
+def test_the_second_pass_of_hires_fix_may_have_a_cfg_scale_of_its_own(fields: dict[str, float]) -> None:
+    """Forge Classic's has none."""
+    forge, (x, texts, picture) = Forge(), example()
+    vars(forge.p).update(is_hr_pass=True, **fields)
+    plan(forge, picture, image_scale=1.5)
+    wanted, _, _ = formula(x, texts, picture, fields.get("hr_cfg", 7.0), 1.5)
+    assert torch.allclose(forge.step(x, texts, scale=fields.get("hr_cfg", 7.0))["denoised"], wanted, atol=2e-5)
+
+
 def test_a_region_may_have_a_scale_of_its_own() -> None:
     forge, (x, texts, picture) = Forge(), example()
     white = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(2))

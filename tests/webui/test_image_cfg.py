@@ -182,7 +182,7 @@ def test_with_feedback_images(model: WebUI, runs: Runs) -> None:
     assert "FABRIC error" not in runs.first(model, both).infotexts[0]
 
 
-@pytest.mark.parametrize("script", ["selfattention", "perturbedattention", "freeu", "dynamicthres"])
+@pytest.mark.parametrize("script", ["selfattention", "perturbedattention", "dynamicthres"])
 def test_beside_what_a_fork_has_built_in(model: WebUI, runs: Runs, script: str) -> None:
     job = edited({**BASE, "cfg_scale": 9}, image_scale=2.0)
     made = runs.first(model, built_in(model, script, job))

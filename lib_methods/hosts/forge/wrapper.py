@@ -178,7 +178,8 @@ class ForgeSeam:
     def _is_skipped(self, cond_scale: float) -> bool:
         """Whether the host leaves out the unconditional rows of this call (NGMS, "skip early CFG")."""
         p = self.denoiser.p
-        return cond_scale == 1.0 and (p.hr_cfg if getattr(p, "is_hr_pass", False) else p.cfg_scale) != 1.0
+        asked = getattr(p, "hr_cfg", p.cfg_scale) if getattr(p, "is_hr_pass", False) else p.cfg_scale
+        return cond_scale == 1.0 and asked != 1.0
 
     def guided(self, arguments: dict[str, Any]) -> Tensor:
         """Ask the guides. Without unconditional rows the host passes zeros, and there is no guidance."""
