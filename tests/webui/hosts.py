@@ -24,7 +24,7 @@ class Host:
     variable: `SD_<variable>_DIR` names its checkout, `SD_<variable>_PYTHON` its interpreter (without it, the one in its
     `venv`), `SD_<variable>_CKPT` another checkpoint, `SD_<variable>_ARGS` more of its command line.
     settings: written into its config.json before it starts.
-    hires: what a request for Hires.fix needs there.
+    txt2img: what every such request needs there.
     names: what it calls values of a request otherwise.
     guesses: whether it takes a model's family from the weights, and needs a checkpoint of `models`, which is slow.
     lacks: what it cannot do, or what is not tested with it: names of tests, as of `fnmatch`, and why.
@@ -35,7 +35,7 @@ class Host:
     title: str
     arguments: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    hires: Mapping[str, Any] = field(default_factory=dict)
+    txt2img: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     guesses: bool = True
     lacks: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Host:
 
     def adapted(self, payload: dict[str, Any]) -> dict[str, Any]:
         """A request in its words."""
-        changed = {**self.hires, **payload} if "init_images" not in payload else dict(payload)
+        changed = {**self.txt2img, **payload} if "init_images" not in payload else dict(payload)
         for name, values in self.names.items():
             if changed.get(name) in values:
                 changed[name] = values[changed[name]]
@@ -114,9 +114,9 @@ _OF_A1111 = {
     "test_image_cfg.py*off_means_off*": "without the pack an 8-channel checkpoint crashes the host",
     "*one_call_or_several*": "an option of A1111",
 }
-_NO_INFOTEXT = dict.fromkeys(
-    ("*the_infotext_alone*", "*the_infotext_of_the_published*"), "its API answers 500 to every infotext"
-)
+# an infotext without them is answered with 500, as these hosts check a value against `list[str]`; the first is also
+# what Hires.fix needs
+_LISTS = {"hr_additional_modules": ["Use same choices"], "styles": []}
 _QUIET = {"live_previews_enable": False}
 
 A1111 = Host(
@@ -130,15 +130,15 @@ FORGE = Host(
     "Forge (main)",
     (*_FORKS, "--do-not-download-clip"),
     _QUIET,
-    hires={"hr_additional_modules": ["Use same choices"]},
-    lacks={**_OF_A1111, **_NO_INFOTEXT},
+    txt2img=_LISTS,
+    lacks=_OF_A1111,
 )
 NEO = Host(
     "NEO",
     "Forge Neo",
     (*_LAUNCH, "--skip-install", "--cpu", "--no-hashing", "--skip-python-version-check"),
     {**_QUIET, "VERSION_UID": "PY313"},  # without the latter it waits for Enter
-    hires={"hr_additional_modules": ["Use same choices"]},
+    txt2img=_LISTS,
     names={"hr_upscaler": {"Latent": "None", "Lanczos": "None"}},
     lacks={
         **_OF_A1111,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .client import JSON
-from .jobs import BASE, Runs, feedback, with_fabric
+from .jobs import BASE, CASES, Runs, feedback, with_fabric
 from .server import REPO, WebUI
 from .test_fabric import no_error_is_logged  # noqa: F401 (a fixture)
 from .test_thresholding import TITLE, on
@@ -23,7 +23,8 @@ TILES = {"Tile Width": 64, "Tile Height": 64, "Tile Overlap": 16}
 def built_in(server: WebUI, start: str, payload: JSON, **fields: Any) -> JSON:
     """`payload` with the host's own script switched on, whose title starts with `start`; fields: by their labels."""
     every = server.client.get("/sdapi/v1/script-info")
-    found = next((s for s in every if not s["is_img2img"] and s["name"].replace(" ", "").startswith(start)), None)
+    tab = [s for s in every if s["is_img2img"] == ("init_images" in payload)]
+    found = next((s for s in tab if s["name"].replace(" ", "").startswith(start)), None)
     if found is None:
         pytest.skip("this WebUI has no such script")
     values = [fields.get(argument["label"], argument["value"]) for argument in found["args"]]
@@ -31,10 +32,17 @@ def built_in(server: WebUI, start: str, payload: JSON, **fields: Any) -> JSON:
     return {**payload, "alwayson_scripts": scripts}
 
 
-@pytest.mark.parametrize("script", ["multidiffusion", "selfattention", "perturbedattention", "freeu", "dynamicthres"])
-def test_fabric_acts_beside(with_pack: WebUI, runs: Runs, script: str) -> None:
-    plain = built_in(with_pack, script, CASE, **TILES)
-    asked = with_fabric(CASE, likes=feedback("red"), dislikes=feedback("blue"))
+@pytest.mark.parametrize(
+    ("script", "case"),
+    [
+        ("multidiffusion", CASE),
+        ("multidiffusion", CASES["img2img"]),
+        *((name, CASE) for name in ("selfattention", "perturbedattention", "freeu", "dynamicthres")),
+    ],
+)
+def test_fabric_acts_beside(with_pack: WebUI, runs: Runs, script: str, case: JSON) -> None:
+    plain = built_in(with_pack, script, case, **TILES)
+    asked = with_fabric(case, likes=feedback("red"), dislikes=feedback("blue"))
     made = runs.first(with_pack, built_in(with_pack, script, asked, **TILES))
     assert "FABRIC likes: " in made.infotexts[0]
     assert made.pixels != runs.first(with_pack, plain).pixels

@@ -85,7 +85,7 @@ def test_without_a_webui_the_reason_is_given(
 
 
 def test_a_request_is_put_into_a_hosts_words() -> None:
-    host = Host("X", "X", (), hires={"more": 1}, names={"hr_upscaler": {"Latent": "None"}}, lacks={"*512*": "slow"})
+    host = Host("X", "X", (), txt2img={"more": 1}, names={"hr_upscaler": {"Latent": "None"}}, lacks={"*512*": "slow"})
     assert host.adapted({"hr_upscaler": "Latent"}) == {"hr_upscaler": "None", "more": 1}
     assert host.adapted({"init_images": [], "hr_upscaler": "Lanczos"}) == {"init_images": [], "hr_upscaler": "Lanczos"}
     assert host.why_not("test_fabric.py::test_x[512x768-X]") == "slow"
