@@ -30,7 +30,7 @@ from lib_methods.dreambooth.output.result import ENDING, Export, Result, activat
 from lib_methods.dreambooth.photos.image import Photo, photos_digest
 from lib_methods.dreambooth.photos.subjects import Subject, companions_told, counted, find_subjects, with_identifiers
 from lib_methods.dreambooth.settings import PATHS, TrainingSettings, to_json
-from lib_methods.dreambooth.training.data import Maker, class_texts, drawing_parts
+from lib_methods.dreambooth.training.data import Maker, class_texts, generation_parts
 from lib_methods.dreambooth.training.duration import plan_fields, seconds_needed
 from lib_methods.dreambooth.training.optimizers import check_available
 from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training, resolved
@@ -279,7 +279,7 @@ class _Run:
             lora = LoraSet(model, *shape, settings.seed, layers).inject()
         processes.spread(model.unet)
         export = Export(model, settings, lora, self.report, processes)
-        parts = drawing_parts(plan, model, None if lora is None else lora.move, movable=not processes.is_sharded)
+        parts = generation_parts(plan, model, None if lora is None else lora.move, movable=not processes.is_sharded)
         viewer = Viewer(
             model, settings, self.folder, self.report, judge, parts=parts, cancelled=self.cancelled, processes=processes
         )

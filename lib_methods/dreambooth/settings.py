@@ -225,10 +225,10 @@ class TrainingSettings:
         return (Concept(self.photos, self.class_noun, self.identifier, self.class_folder), *self.concepts)
 
     @property
-    def drawn_class_images(self) -> int:
+    def generated_class_images(self) -> int:
         """How many class images are generated, once the prior is resolved: for each class without its own images."""
-        drawn = {c.class_noun.casefold() for c in self.all_concepts if c.class_folder is None}
-        return len(drawn) * self.class_images if self.prior == "images" else 0
+        nouns = {c.class_noun.casefold() for c in self.all_concepts if c.class_folder is None}
+        return len(nouns) * self.class_images if self.prior == "images" else 0
 
     def about(self, concept: Concept) -> TrainingSettings:
         """The settings as they are for one of the subjects."""

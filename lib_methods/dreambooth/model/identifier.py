@@ -1,6 +1,6 @@
 """Short words that stand for something, so that none of them becomes a subject's name.
 
-A model that has read a word next to images draws what it saw: `sks`, the word of the first public examples, is a
+A model that has read a word next to images generates what it saw: `sks`, the word of the first public examples, is a
 rifle. Looked at were the words of two to four letters at the rare end of CLIP's vocabulary, from id 40,000 on; what is
 more frequent needs no list. Many of these stand for more than one thing; each is listed once.
 """

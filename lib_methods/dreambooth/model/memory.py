@@ -1,7 +1,7 @@
 """How much memory training takes: counted from the weights, and from tables for what a pass through the UNet holds.
 
 The tables are those of `python -m tests.dreambooth.count_memory`: the bytes that a pass (forward and backward, or
-forward alone for drawing) holds at most beside the weights, for each cell of a latent and each row of the batch. They
+forward alone for images) holds at most beside the weights, for each cell of a latent and each row of the batch. They
 grow in proportion to both, as attention is computed without its matrix (torch's `scaled_dot_product_attention`).
 """
 
@@ -32,7 +32,7 @@ _DENOISED_CELL = {
     "sd1": {"half": 16_700, "mixed": 17_400, "fp32": 33_400},
     "sdxl": {"half": 10_200, "mixed": 12_900, "fp32": 20_300},
 }
-_DRAWN_ROWS = 2  # of an image that is drawn with guidance; where there is room, several are drawn together
+_GUIDED_ROWS = 2  # of an image with guidance; where there is room, several are generated together
 # the VAE, and an image's way out of it without gradients, in fp32: bytes, and bytes a cell; its way in takes less
 _VAE, _DECODED_CELL = 4 * 83_653_863, 196_700
 _LIBRARIES = int(0.5 * GIB)  # a CUDA context with the libraries' workspaces
@@ -168,8 +168,8 @@ def estimate(sizes: ModelSizes, load: Load, way: Way) -> Estimate:
     return Estimate(*parts, overhead=_LIBRARIES + int(_GAPS * sum(parts)))
 
 
-def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False) -> int:
-    """Bytes at the worst moment while class images or samples are drawn, the VAE in fp32.
+def generation(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False) -> int:
+    """Bytes at the worst moment while class images or samples are generated, the VAE in fp32.
 
     The text encoders, where they are not trained, leave before the UNet is asked. one_part: and the UNet and the VAE
     take turns on the device; what the optimizer keeps stays there.
@@ -179,7 +179,7 @@ def drawing(sizes: ModelSizes, load: Load, way: Way, *, one_part: bool = False) 
     text = sizes.text * (2 if load.rank else 4)
     mode = _mode(way)
     cells = (load.side / sizes.pixels_per_latent) ** 2
-    denoised = _DRAWN_ROWS * cells * _DENOISED_CELL.get(sizes.family, _DENOISED_CELL["sd1"])[mode]
+    denoised = _GUIDED_ROWS * cells * _DENOISED_CELL.get(sizes.family, _DENOISED_CELL["sd1"])[mode]
     if mode == "mixed":
         denoised += 2 * sizes.unet  # autocast's copies of the weights
     decoded = _DECODED_CELL * cells

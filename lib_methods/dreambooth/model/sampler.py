@@ -1,7 +1,7 @@
 """Generates images with a model that is being trained: DPM-Solver++(2M), the same for the same seed.
 
 Lu et al. 2022 (arXiv 2211.01095), algorithm 2, on timesteps evenly spaced from the last one, with the step to sigma 0
-at the end. Each image's noise comes from its own seed, whatever else is drawn with it.
+at the end. Each image's noise comes from its own seed, whatever it is generated with.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Prompts:
 def embed_prompts(
     model: TrainingModel, prompts: Sequence[str], *, cfg_scale: float = 7.0, parts: Parts | None = None
 ) -> Prompts:
-    """The prompts for `draw`, and the empty one with the same number of tokens."""
+    """The prompts for `generate`, and the empty one with the same number of tokens."""
     with torch.no_grad(), (parts or Parts(model)).embedding():
         if cfg_scale == 1:
             return Prompts(model.embed(prompts), None)
@@ -50,7 +50,7 @@ def embed_prompts(
     return Prompts(both[slice(0, count)], TextEmbedding.cat([uncond] * count))
 
 
-def draw(
+def generate(
     model: TrainingModel,
     prompts: Sequence[str] | Prompts,
     *,
@@ -65,7 +65,7 @@ def draw(
     """Images (B, 3, H, W), fp32, in [-1, 1], on the CPU, one for each prompt and seed.
 
     size: width and height in pixels. cfg_scale 1 takes half the time. each_step: told the
-    steps done and all of them; what it raises ends the drawing. at_once: images that the UNet sees together, None for
+    steps done and all of them; what it raises ends it. at_once: images that the UNet sees together, None for
     all. parts: how the model's parts come to the device. Raises UserError when the model returns numbers that are
     not finite.
     """

@@ -41,16 +41,16 @@ def sort_files(files: Sequence[Path], in_mask_folders: Sequence[Path] = ()) -> C
     `NAME.jpg`, in any case, and so are `NAME_alpha.png`, `NAME_matte.png` and `NAME_seg.png`. `NAME-condlabel.png` is
     never a photo. A `gas-mask.png` is one where there is no `gas`.
     """
-    pictures = [file for file in files if file.suffix.lower() not in CAPTION_ENDINGS]
+    images = [file for file in files if file.suffix.lower() not in CAPTION_ENDINGS]
     by_key: dict[str, list[Path]] = {}
-    for file in pictures:
+    for file in images:
         for key in _keys(file.name):
             by_key.setdefault(key, []).append(file)
     masks: dict[Path, Path] = {}
     conditions: list[Path] = []
     spare: list[Path] = []
     used: set[Path] = set()
-    for mask in pictures:
+    for mask in images:
         stem, kind = companion_of(mask.name)
         if not kind:
             continue
@@ -70,9 +70,9 @@ def sort_files(files: Sequence[Path], in_mask_folders: Sequence[Path] = ()) -> C
             _give(masks, owners, mask, spare)
         else:
             conditions.append(mask)
-    photos = tuple(file for file in pictures if file not in used)
+    photos = tuple(file for file in images if file not in used)
     masks = {photo: mask for photo, mask in masks.items() if photo in photos}
-    captions, alone = _captions([file for file in files if file not in pictures], photos)
+    captions, alone = _captions([file for file in files if file not in images], photos)
     return Companions(photos, masks, captions, tuple(alone), tuple(conditions), tuple(spare))
 
 

@@ -25,7 +25,7 @@ _LONGEST = 40  # letters of a file's name in a sentence
 
 @dataclass(frozen=True)
 class Subject:
-    """A concept and its photos. class_photos: own images of its class; empty where these are drawn, or not needed."""
+    """A concept and its photos. class_photos: own images of its class; empty if these are generated or not needed."""
 
     concept: Concept
     photos: Sequence[Photo]
@@ -212,11 +212,11 @@ def take_in_all(subjects: Sequence[Dropped], folder: Path) -> None:
     """Copies every subject's photos, and own images of its class, to where `places_of` says. Raises as `take_in`."""
     try:
         for subject, places in zip(subjects, places_of(subjects, folder)):
-            for pictures, place in zip((subject.photos, subject.class_photos), places):
+            for images, place in zip((subject.photos, subject.class_photos), places):
                 if place is None:
                     continue
-                are_files = isinstance(pictures, (list, tuple)) and all(isinstance(file, Path) for file in pictures)
-                (take_in if are_files else take_in_encoded)(pictures, place)
+                are_files = isinstance(images, (list, tuple)) and all(isinstance(file, Path) for file in images)
+                (take_in if are_files else take_in_encoded)(images, place)
     except UserError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -248,18 +248,18 @@ def take_in(files: Iterable[Path], folder: Path) -> tuple[list[Photo], list[str]
         return find_photos(folder)
 
 
-def take_in_encoded(pictures: Any, folder: Path) -> tuple[list[Photo], list[str]]:
+def take_in_encoded(images: Any, folder: Path) -> tuple[list[Photo], list[str]]:
     """As `take_in`, for the images of a REST request: base64 texts, or objects of "image" and perhaps "caption".
 
     Raises UserError.
     """
-    if not isinstance(pictures, list) or not pictures:
+    if not isinstance(images, list) or not images:
         raise SettingsError('"photos" must be a list of images as base64 text.')
-    if len(pictures) > MOST_FILES:
+    if len(images) > MOST_FILES:
         raise SettingsError(f"There are too many photos: at most {MOST_FILES}.")
     store = ImageStore(folder).for_request(MOST_PIXELS)
     with _emptied(folder, "The photos cannot be stored: the disk is full or not writable."):
-        for entry in pictures:
+        for entry in images:
             whole = entry if isinstance(entry, dict) else {"image": entry}
             name = store.add(whole.get("image", ""))
             caption = whole.get("caption")

@@ -91,8 +91,8 @@ class TabHandlers:
 
         values: those of `CONTROLS`.
         """
-        pictures = uploaded(files)
-        return [self._line(pictures, values, with_plan=True), page.photos_html(without_companions(pictures))]
+        files = uploaded(files)
+        return [self._line(files, values, with_plan=True), page.photos_html(without_companions(files))]
 
     def _line(self, files: Sequence[Path], values: Sequence[Any], with_plan: bool) -> str:
         wanted, found = from_controls(values), sort_files(files)

@@ -158,7 +158,7 @@ def _binned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
 
 
 def samples_html(progress: Progress) -> str:
-    """The images drawn on the way, the newest first, of many only the first and the last ones; then the warnings."""
+    """The sample images, the newest first, of many only the first and the last ones; then the warnings."""
     samples = progress.samples
     shown = samples if len(samples) <= MOST_SAMPLES else [samples[0], *samples[-(MOST_SAMPLES - 1) :]]
     parts = [_sample_html(sample) for sample in reversed(shown)]
@@ -167,15 +167,15 @@ def samples_html(progress: Progress) -> str:
 
 
 def _sample_html(sample: Sample) -> str:
-    pictures = []
+    images = []
     for index, file in enumerate(sample.files):
         prompt = html.escape(sample.prompts[index] if index < len(sample.prompts) else "", quote=True)
         try:
             address = thumbnail(file, file.stat().st_mtime_ns)
         except (OSError, UserError, ValueError):  # it is not there any more, or is being written
             continue
-        pictures.append(f'<img src="{address}" alt="{prompt}" title="{prompt}">')
-    return f"<figure><figcaption>Step {sample.step}</figcaption><div>{''.join(pictures)}</div></figure>"
+        images.append(f'<img src="{address}" alt="{prompt}" title="{prompt}">')
+    return f"<figure><figcaption>Step {sample.step}</figcaption><div>{''.join(images)}</div></figure>"
 
 
 @lru_cache(maxsize=128)
@@ -187,15 +187,15 @@ def thumbnail(file: Path, modified: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def photos_html(pictures: Sequence[Path]) -> str:
+def photos_html(files: Sequence[Path]) -> str:
     """The dropped photos, small, so that one sees that they are the right ones."""
     shown = []
-    for file in pictures[:12]:
+    for file in files[:12]:
         try:
             shown.append(f'<img src="{thumbnail(file, file.stat().st_mtime_ns)}" alt="">')
         except (OSError, UserError, ValueError):
             continue
-    more = f"<span>and {len(pictures) - 12} more</span>" if len(pictures) > 12 else ""
+    more = f"<span>and {len(files) - 12} more</span>" if len(files) > 12 else ""
     return f'<div class="steer-dreambooth-photos">{"".join(shown)}{more}</div>' if shown else ""
 
 

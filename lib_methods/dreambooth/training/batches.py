@@ -67,7 +67,7 @@ class TrainingData:
     def fingerprint(self, *, bits: bool = False) -> str:
         """SHA-256 of all that is in the data, as 64 hex digits: the same for the same photos, texts and sizes.
 
-        Latents count by their origin, as an image that is drawn or encoded a second time may differ in its last bits.
+        Latents count by their origin, as an image generated or encoded again may differ in its last bits.
         bits: they count as they are, as in states of older versions.
         """
         digest = hashlib.sha256()
@@ -95,7 +95,7 @@ class Order:
         self._photos: dict[Shape, list[Member]] = {}
         for shape, members in _by_shape(data.photos).items():
             self._photos[shape] = [(i, copy) for i in members for copy in range(data.photos[i].repeats)]
-        groups = sorted({picture.group for picture in data.prior})
+        groups = sorted({example.group for example in data.prior})
         self._prior: dict[tuple[Shape, int], list[Member]] = {}
         for group in groups:
             for shape, members in _by_shape(data.prior, group).items():
@@ -115,7 +115,7 @@ class Order:
         return indices
 
     def next_prior(self, shape: Shape, n: int, group: int = 0) -> list[int]:
-        """The indices of the next `n` class images of a shape and class, drawn alike.
+        """The indices of the next `n` class images of a shape and class, chosen alike.
 
         Raises `UserError` where there is none of it.
         """
@@ -257,8 +257,8 @@ class Batches:
             batch = _together(batch, same)
         elif self.prior == "images":
             indices = [index for p in photos for index in self.order.next_prior(p.shape, 1, p.group)]
-            pictures = [self.data.prior[index] for index in indices]
-            batch = _together(batch, self._rows(pictures, [p.text for p in pictures], generator, is_prior=True))
+            prior = [self.data.prior[index] for index in indices]
+            batch = _together(batch, self._rows(prior, [p.text for p in prior], generator, is_prior=True))
         return self._varied(batch, step, part)
 
     def _varied(self, batch: Batch, step: int, part: int) -> Batch:

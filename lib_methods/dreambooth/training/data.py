@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 
 from lib_methods.dreambooth.model.model import Parts, TrainingModel
-from lib_methods.dreambooth.model.sampler import SOLVER, Prompts, draw, embed_prompts
+from lib_methods.dreambooth.model.sampler import SOLVER, Prompts, embed_prompts, generate
 from lib_methods.dreambooth.photos.image import Photo, Size, bucket_for, fit_warnings, open_photo
 from lib_methods.dreambooth.photos.subjects import Subject, caption_of
 from lib_methods.dreambooth.settings import CLASS_IMAGES, TrainingSettings
 from lib_methods.dreambooth.training.batches import TrainingData
-from lib_methods.dreambooth.training.latents import Item, encode_pictures
+from lib_methods.dreambooth.training.latents import Item, encode_images
 from lib_methods.dreambooth.training.plan import TrainingPlan
 from lib_methods.errors import Cancelled, UserError, out_of_memory
 from lib_methods.files import write_whole
@@ -53,8 +53,8 @@ class Maker:
 
     def data(self, subjects: Sequence[Subject]) -> TrainingData:
         """The photos and, with prior "images", the class images, all as latents. Cancelled when cancelled; what
-        was drawn and encoded until then is kept for the next time."""
-        items, pictures = [], []
+        was generated and encoded until then is kept for the next time."""
+        items, prior = [], []
         for subject, group in zip(subjects, class_groups(subjects)):
             about = self.settings.about(subject.concept)
             items += photo_items(subject.photos, about, self.settings.resolution, group, subject.concept.repeats)
@@ -64,16 +64,16 @@ class Maker:
         if self.settings.prior == "images":
             first = dict(reversed(list(zip(class_groups(subjects), subjects))))
             for group, subject in sorted(first.items(), key=lambda entry: entry[0]):
-                pictures += self._class_items(subject, [item for item in items if item.group == group], group)
+                prior += self._class_items(subject, [item for item in items if item.group == group], group)
         examples = self._encoded(items, "Encoding photos")
-        return TrainingData(examples, self._encoded(pictures, "Encoding class images") if pictures else [])
+        return TrainingData(examples, self._encoded(prior, "Encoding class images") if prior else [])
 
     def _class_items(self, subject: Subject, items: Sequence[Item], group: int) -> list[Item]:
         about, sizes = self.settings.about(subject.concept), [item.size for item in items]
         if subject.class_photos:
             return own_class_items(subject.class_photos, sizes, about, group)
         sizes = deal_sizes(sizes, self.settings.class_images)
-        parts = drawing_parts(self.plan, self.model)
+        parts = generation_parts(self.plan, self.model)
         # where there is room for it, the VAE stays from one batch to the next
         with nullcontext() if parts.one_at_a_time else parts.only(self.model.vae):
             files = class_images(
@@ -88,8 +88,8 @@ class Maker:
         return class_items(files, sizes, about, group)
 
     def _encoded(self, items: Sequence[Item], text: str) -> list:
-        parts = drawing_parts(self.plan, self.model)
-        examples, notes = encode_pictures(
+        parts = generation_parts(self.plan, self.model)
+        examples, notes = encode_images(
             self.model,
             items,
             1 if parts.one_at_a_time else _ENCODED_AT_ONCE,
@@ -117,12 +117,12 @@ def class_texts(subjects: Sequence[Subject], settings: TrainingSettings) -> list
     return [texts[group] for group in sorted(texts)]
 
 
-def drawing_parts(
+def generation_parts(
     plan: TrainingPlan, model: TrainingModel, follow: Callable[[], object] | None = None, *, movable: bool = True
 ) -> Parts:
-    """How the model is there for drawing, as the plan has it. follow, movable: see `Parts`.
+    """How the model is there for generating, as the plan has it. follow, movable: see `Parts`.
 
-    It computes as the training does, but for SDXL's VAE, which overflows in fp16.
+    It computes as in training, but for SDXL's VAE, which overflows in fp16.
     """
     dtype = None if plan.autocast == torch.float16 and model.family == "sdxl" else plan.autocast
     return Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=dtype, follow=follow, movable=movable)
@@ -145,7 +145,7 @@ def photo_items(
 
 
 def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0) -> list[Item]:
-    """The class images as items, each of its size, at which it was drawn. UserError for a damaged file."""
+    """The class images as items, each of its size, at which it was generated. UserError for a damaged file."""
     text = caption_of(None, settings)
     return [
         Item(open_photo(file), size, text, masked=False, origin=f"{file.parent.name}/{file.name}", group=group)
@@ -154,7 +154,7 @@ def class_items(files: Sequence[Path], sizes: Sequence[Size], settings: Training
 
 
 def own_class_items(
-    pictures: Sequence[Photo], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0
+    photos: Sequence[Photo], sizes: Sequence[Size], settings: TrainingSettings, group: int = 0
 ) -> list[Item]:
     """The user's own images of a class as items: each in the photos' size that is nearest to its shape.
 
@@ -164,16 +164,16 @@ def own_class_items(
     """
     kinds = sorted(set(sizes))
 
-    def distance(picture: Photo, size: Size) -> float:
-        return abs(math.log(picture.width / picture.height) - math.log(size[0] / size[1]))
+    def distance(photo: Photo, size: Size) -> float:
+        return abs(math.log(photo.width / photo.height) - math.log(size[0] / size[1]))
 
-    dealt = [(picture, min(kinds, key=lambda size: distance(picture, size))) for picture in pictures]
+    dealt = [(photo, min(kinds, key=lambda size: distance(photo, size))) for photo in photos]
     for size in [kind for kind in kinds if kind not in {taken for _, taken in dealt}]:
-        share = math.ceil(len(pictures) * list(sizes).count(size) / len(sizes))
-        nearest = sorted(range(len(pictures)), key=lambda index: (distance(pictures[index], size), index))
-        dealt += [(pictures[index], size) for index in sorted(nearest[:share])]
+        share = math.ceil(len(photos) * list(sizes).count(size) / len(sizes))
+        nearest = sorted(range(len(photos)), key=lambda index: (distance(photos[index], size), index))
+        dealt += [(photos[index], size) for index in sorted(nearest[:share])]
     plain = caption_of(None, settings)
-    texts = [picture.caption if settings.captions and picture.caption else plain for picture, _ in dealt]
+    texts = [photo.caption if settings.captions and photo.caption else plain for photo, _ in dealt]
     return [Item(p, size, text, masked=False, group=group) for (p, size), text in zip(dealt, texts)]
 
 
@@ -197,7 +197,7 @@ def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _ClassImage:
     path: Path
     size: Size
     seed: int
@@ -214,12 +214,12 @@ def class_images(
     batch: int = 4,
     parts: Parts | None = None,
 ) -> list[Path]:
-    """The class's PNG files, drawn where they are missing or broken, in subfolders of `folder`, one for each size.
+    """The class's PNG files, generated where they are missing or broken, in subfolders of `folder`, one for each size.
 
     sizes: width and height in pixels of each image; None for `settings.class_images` squares. batch: images of one
-    size drawn at once, fewer where memory runs out. parts: how the model's parts come to the device. progress:
+    size generated at once, fewer where memory runs out. parts: how the model's parts come to the device. progress:
     told the images done and all of them. Raises Cancelled between two batches when cancelled, and
-    UserError when the disk is full or the model draws numbers that are not finite; what was drawn before is then
+    UserError when the disk is full or the model returns numbers that are not finite; what was finished before is then
     kept.
     """
     if sizes is None:
@@ -227,11 +227,11 @@ def class_images(
         sizes = [(side, side)] * settings.class_images
     parts = parts or Parts(model)
     told = {size: _told(model, settings, size) for size in sizes}
-    pictures = _pictures(folder, sizes, {size: _key(values) for size, values in told.items()})
-    missing = {picture for picture in pictures if not _is_whole(picture)}
-    batches = [group for size in told for group in _batches([p for p in pictures if p.size == size], batch)]
-    progress(len(pictures) - len(missing), len(pictures))
-    for place, size in {picture.path.parent: picture.size for picture in missing}.items():
+    wanted = _class_images(folder, sizes, {size: _key(values) for size, values in told.items()})
+    missing = {image for image in wanted if not _is_whole(image)}
+    batches = [group for size in told for group in _batches([p for p in wanted if p.size == size], batch)]
+    progress(len(wanted) - len(missing), len(wanted))
+    for place, size in {image.path.parent: image.size for image in missing}.items():
         write_whole(place / MANIFEST, json.dumps(told[size], indent=2, ensure_ascii=False).encode("utf-8"))
     prompt: Prompts | None = None
     while missing:
@@ -244,13 +244,13 @@ def class_images(
         try:
             if prompt is None:  # once for all, as the text encoders' way to the device and back takes long
                 prompt = embed_prompts(model, [caption_of(None, settings)], cfg_scale=CFG_SCALE, parts=parts)
-            drawn = draw(
+            made = generate(
                 model,
                 prompt[torch.zeros(len(now), dtype=torch.long)],
                 size=now[0].size,
                 steps=settings.class_steps,
                 cfg_scale=CFG_SCALE,
-                seeds=[picture.seed for picture in now],
+                seeds=[image.seed for image in now],
                 parts=parts,
             )
         except (RuntimeError, MemoryError) as error:
@@ -262,29 +262,29 @@ def class_images(
                 raise UserError("Out of memory: not even one class image fits. Choose a smaller resolution.") from error
             batches = [part for group in batches for part in _batches(group, len(now) // 2)]
             continue
-        for picture, pixels in zip(now, drawn):
-            if picture in missing:
+        for image, pixels in zip(now, made):
+            if image in missing:
                 data = io.BytesIO()
                 to_image(pixels).save(data, "PNG")
-                write_whole(picture.path, data.getvalue(), "The class image")
+                write_whole(image.path, data.getvalue(), "The class image")
         missing.difference_update(now)
-        progress(len(pictures) - len(missing), len(pictures))
-    return [picture.path for picture in pictures]
+        progress(len(wanted) - len(missing), len(wanted))
+    return [image.path for image in wanted]
 
 
-def _batches(pictures: Sequence[_Picture], count: int) -> list[Sequence[_Picture]]:
-    return [pictures[start : start + count] for start in range(0, len(pictures), count)]
+def _batches(wanted: Sequence[_ClassImage], count: int) -> list[Sequence[_ClassImage]]:
+    return [wanted[start : start + count] for start in range(0, len(wanted), count)]
 
 
-def _pictures(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> list[_Picture]:
+def _class_images(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> list[_ClassImage]:
     """The images in the order of their sizes, those of each size numbered by themselves."""
     counts = dict.fromkeys(sizes, 0)
-    pictures = []
+    wanted = []
     for size in sizes:
         number = counts[size]
         counts[size] += 1
-        pictures.append(_Picture(folder / keys[size] / f"class-{number:05d}.png", size, number))
-    return pictures
+        wanted.append(_ClassImage(folder / keys[size] / f"class-{number:05d}.png", size, number))
+    return wanted
 
 
 def _told(model: TrainingModel, settings: TrainingSettings, size: Size) -> dict[str, object]:
@@ -309,11 +309,11 @@ def _key(told: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_whole(wanted: _Picture) -> bool:
+def _is_whole(wanted: _ClassImage) -> bool:
     """Whether there is an image that can be read to its end and has the right size."""
     try:
-        with Image.open(wanted.path) as picture:
-            picture.load()
-            return picture.format == "PNG" and picture.size == wanted.size
+        with Image.open(wanted.path) as image:
+            image.load()
+            return image.format == "PNG" and image.size == wanted.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

@@ -66,7 +66,7 @@ def training_seconds(settings: TrainingSettings, plan: TrainingPlan, forward: fl
     Samples, encoding and the result's writing come on top; they are short.
     """
     total = settings.steps * step_passes(settings, plan) * forward
-    return total + settings.drawn_class_images * settings.class_steps * 2 * forward / rows_of(settings, plan)
+    return total + settings.generated_class_images * settings.class_steps * 2 * forward / rows_of(settings, plan)
 
 
 def result_bytes(base: BaseModel, settings: TrainingSettings) -> int:
@@ -100,7 +100,7 @@ def plan_fields(
         "precision": plan.precision,
         "optimizer": plan.optimizer,
         "prior": settings.prior,
-        "class_images": settings.drawn_class_images,
+        "class_images": settings.generated_class_images,
         "bytes": plan.estimate.total,
         "device": device,
         "result_bytes": result_bytes(base, settings),

@@ -26,8 +26,8 @@ _Moments = tuple[Tensor, Tensor]
 class Item:
     """An image to encode: brought to `size` (width, height) in pixels, mirrored or not, with its text.
 
-    masked: its mask goes along, if it has one. origin: names what it was drawn with, "" for a file that counts by its
-    bytes. group, repeats: see `Example`.
+    masked: its mask goes along, if it has one. origin: what generated it, "" for a file that counts by its bytes.
+    group, repeats: see `Example`.
     """
 
     photo: Photo
@@ -40,7 +40,7 @@ class Item:
     repeats: int = 1
 
 
-def encode_pictures(
+def encode_images(
     model: TrainingModel,
     items: Sequence[Item],
     batch: int,
@@ -134,7 +134,7 @@ def _encode(
         read.append((index, fit(image, None, items[index].size)[0]))
     if not read:
         return
-    pixels = torch.stack([picture for _, picture in read]).to(device)
+    pixels = torch.stack([image for _, image in read]).to(device)
     mean, std = _moments(model, pixels, dtype)
     if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
         mean, std = _moments(model, pixels, torch.float32)

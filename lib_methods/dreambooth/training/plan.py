@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lib_methods.dreambooth.model.memory import DTYPES, GIB, Estimate, Load, ModelSizes, Way, drawing, estimate
+from lib_methods.dreambooth.model.memory import DTYPES, GIB, Estimate, Load, ModelSizes, Way, estimate, generation
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.optimizers import has_8bit
 from lib_methods.errors import UserError
@@ -251,7 +251,7 @@ def _plan(
     elif passes > 1:
         notes.append(f"A batch of {settings.batch_size} is accumulated over {passes} passes of {rows}.")
     load = _load(settings, sizes, rows)
-    together, in_turn = drawing(sizes, load, way), drawing(sizes, load, way, one_part=True)
+    together, in_turn = generation(sizes, load, way), generation(sizes, load, way, one_part=True)
     short = memory is not None and together > memory and way.shards == 1  # shards of the UNet stay where they are
     if memory is not None and min(together, in_turn) > memory:
         notes.append(

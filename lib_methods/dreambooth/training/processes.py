@@ -152,7 +152,7 @@ def gathered(tensor: Tensor) -> Tensor:
 
 _BUCKET = 1 << 24  # numbers that are averaged in one go
 _DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
-_PATIENCE = timedelta(hours=12)  # while the first process draws class images, the others wait
+_PATIENCE = timedelta(hours=12)  # while the first process generates class images, the others wait
 
 
 class Processes:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.dreambooth.model.model import Parts, TrainingModel
-from lib_methods.dreambooth.model.sampler import draw
+from lib_methods.dreambooth.model.sampler import generate
 from lib_methods.dreambooth.photos.subjects import with_subject
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.processes import Processes
@@ -62,7 +62,7 @@ class Best:
 
 
 class Viewer:
-    """Draws the same prompts with the same seeds at each look, and has them judged where there is a judge."""
+    """Generates the same prompts with the same seeds at each look, and has them judged where there is a judge."""
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class Viewer:
         cancelled: Callable[[], bool] = lambda: False,
         processes: Processes | None = None,
     ) -> None:
-        """parts: how the model's parts come to the device, and what is drawn in. cancelled: ends a look in its middle.
-        processes: those that draw together."""
+        """parts: how the model's parts come to the device, and the precision. cancelled: ends a look in its middle.
+        processes: those that generate together."""
         self.processes = processes or Processes()
         self.model, self.settings, self.folder, self.report = model, settings, folder, report
         self.parts, self.cancelled = parts or Parts(model), cancelled
@@ -92,7 +92,7 @@ class Viewer:
         if self.processes.any_says(self.cancelled):
             raise Cancelled("Stopped while generating samples.")
 
-    def draw(
+    def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], each_step: Callable[[int, int], None] | None = None
     ) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] on the CPU, one for each prompt and seed; where memory is short with one
@@ -100,7 +100,7 @@ class Viewer:
         side = self.settings.resolution or self.model.resolution
         while True:
             try:
-                images = draw(
+                images = generate(
                     self.model,
                     prompts,
                     size=(side, side),
@@ -119,7 +119,7 @@ class Viewer:
 
     def _spare(self, images: int) -> bool:
         """Takes less memory from here on; False where there is nothing left to spare."""
-        if not self.parts.movable:  # all devices draw together then, and one cannot change its way alone
+        if not self.parts.movable:  # all devices generate together then, and one cannot change its way alone
             return False
         together = min(self._at_once, images)
         if self.parts.spare():
@@ -130,7 +130,7 @@ class Viewer:
     def preview(self) -> Image.Image | None:
         """The subject as the model generates it now; None, with a warning, where memory runs out."""
         try:
-            return to_image(self.draw(self.prompts[:1], [self.settings.seed])[0])
+            return to_image(self.generate(self.prompts[:1], [self.settings.seed])[0])
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or not self.parts.movable:
                 raise
@@ -138,7 +138,7 @@ class Viewer:
             return None
 
     def look(self, step: int, best: Best, weights: Callable[[], Mapping[str, Tensor]]) -> bool:
-        """Draws, saves and judges; False when it was cancelled, which leaves `best` as it was.
+        """Generates, saves and judges; False when it was cancelled, which leaves `best` as it was.
 
         weights: gives what the model has now; the best are kept in a file. What fails here is said and stops nothing.
         """
@@ -165,7 +165,7 @@ class Viewer:
 
     def _samples(self, step: int) -> None:
         seeds = [self.settings.seed + number for number in range(len(self.prompts))]
-        images = self.draw(self.prompts, seeds, self._may_stop)
+        images = self.generate(self.prompts, seeds, self._may_stop)
         self.processes.on_main(lambda: self._save(step, images, seeds), None)
 
     def _save(self, step: int, images: Tensor, seeds: Sequence[int]) -> None:
@@ -179,7 +179,7 @@ class Viewer:
     def _judge(self, judge: Judge, step: int, best: Best, weights: Callable[[], Mapping[str, Tensor]]) -> None:
         prompts = [prompt for prompt in self.judged for _ in range(2)]
         seeds = [self.settings.seed + 1000 + number for number in range(len(prompts))]
-        images = self.draw(prompts, seeds, self._may_stop)
+        images = self.generate(prompts, seeds, self._may_stop)
         subject, prompt = self.processes.on_main(lambda: judge.score(images, prompts), (0.0, 0.0))
         score = math.sqrt(max(0.0, subject) * max(0.0, prompt))
         better = self.processes.main_says(lambda: score > best.score)
@@ -200,7 +200,7 @@ class Viewer:
 
 
 def prompts_of(template: str, settings: TrainingSettings) -> list[str]:
-    """A prompt as it is drawn: with `{subject}` once for each subject, else as it is where it names one of them."""
+    """What the model gets for a prompt: one with `{subject}` for each subject, else one that names a subject."""
     first, *more = (settings.about(concept) for concept in settings.all_concepts)
     if "{subject}" in template:
         return [with_subject(template, about) for about in (first, *more)]

@@ -58,7 +58,7 @@ class Trainer:
     """A run that can be stopped after each step. The model's parts are on the device before; the VAE need not be.
 
     settings: with steps and rates chosen, prior resolved. lora: injected, for kind "LoRA". identity: names all that the
-    steps depend on; a state of another one is refused, but for `older`, see `load_state`. viewer: draws and judges
+    steps depend on; a state of another one is refused, but for `older`, see `load_state`. viewer: generates and judges
     samples. keep: writes a result of the step, each `save_every` steps. class_texts: see `Batches`.
     """
 
@@ -225,7 +225,7 @@ class Trainer:
         raise Cancelled(f"Stopped after step {self.position} of {self.settings.steps}.")
 
     def _look(self) -> bool:
-        """Draws and judges samples, where the step is one for that; False when it was cancelled meanwhile."""
+        """Generates and judges samples, where the step is one for that; False when it was cancelled meanwhile."""
         every = self.settings.sample_every
         due = bool(every) and (self.position % every == 0 or self.position == self.settings.steps)
         if self.viewer is None or not due or self.looked == self.position:

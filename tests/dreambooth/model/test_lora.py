@@ -1,4 +1,4 @@
-"""LoRA layers change what the model draws while they are on, and nothing of the model itself."""
+"""LoRA layers change what the model generates while they are on, and nothing of the model itself."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
 from lib_methods.dreambooth.model import memory as sizing
-from lib_methods.dreambooth.model.memory import GIB, Load, ModelSizes, Way, drawing, estimate
+from lib_methods.dreambooth.model.memory import GIB, Load, ModelSizes, Way, estimate, generation
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
@@ -153,15 +153,15 @@ def sdxl() -> ModelSizes:
     return replace(sizes_of("sdxl"), text=817_720_320)
 
 
-def drawn(found: TrainingPlan, sizes: ModelSizes, **changes: Any) -> tuple[int, int]:
-    """What drawing takes in a plan's way with all together and with one part at a time."""
+def generated(found: TrainingPlan, sizes: ModelSizes, **changes: Any) -> tuple[int, int]:
+    """What generation takes in a plan's way with all together and with one part at a time."""
     load = planning._load(settings(**changes), sizes, found.batch_size)
-    return drawing(sizes, load, found), drawing(sizes, load, found, one_part=True)
+    return generation(sizes, load, found), generation(sizes, load, found, one_part=True)
 
 
 @pytest.mark.parametrize("changes", [{"kind": "full"}, {}, {"prior": "images"}, {"kind": "full", "train_text": True}])
 @pytest.mark.parametrize("half", ["bf16", "fp16"])
-def test_drawing_fits_where_training_does(sdxl: ModelSizes, sd1: ModelSizes, changes: Any, half: str) -> None:
+def test_generating_fits_where_training_does(sdxl: ModelSizes, sd1: ModelSizes, changes: Any, half: str) -> None:
     ways: set[tuple[str, bool]] = set()
     for gib in (2.8, 3, 4, 5, 6, 7.5, 8, 9, 10, 11, 12, 16, 24, 48, 80):
         for sizes in (sd1, sdxl):
@@ -169,7 +169,7 @@ def test_drawing_fits_where_training_does(sdxl: ModelSizes, sd1: ModelSizes, cha
                 found = plan(sizes, gib, half, **changes)
             except UserError:
                 continue
-            together, in_turn = drawn(found, sizes, **changes)
+            together, in_turn = generated(found, sizes, **changes)
             assert in_turn <= together and found.one_part_at_a_time == (together > gib * GIB)
             assert (in_turn if found.one_part_at_a_time else together) <= gib * GIB
             said = [note for note in found.notes if "one part of the model" in note]
@@ -179,13 +179,13 @@ def test_drawing_fits_where_training_does(sdxl: ModelSizes, sd1: ModelSizes, cha
 
 
 @pytest.mark.parametrize("kind", ["full", "LoRA"])
-def test_sdxl_on_8_gib_draws_one_part_at_a_time_and_on_10_all_together(sdxl: ModelSizes, kind: str) -> None:
+def test_sdxl_on_8_gib_generates_one_part_at_a_time_and_on_10_all_together(sdxl: ModelSizes, kind: str) -> None:
     found = plan(sdxl, 8, kind=kind)
-    assert found.one_part_at_a_time and drawn(found, sdxl, kind=kind)[1] < 6.5 * GIB
+    assert found.one_part_at_a_time and generated(found, sdxl, kind=kind)[1] < 6.5 * GIB
     assert not plan(sdxl, 10, kind=kind).one_part_at_a_time
 
 
-def test_it_is_said_where_training_fits_and_no_drawing_does(sd1: ModelSizes) -> None:
+def test_it_is_said_where_training_fits_and_generating_does_not(sd1: ModelSizes) -> None:
     large = replace(sd1, text=4 * sd1.text + 10**9)
     found = plan(large, 4, kind="full")
     assert found.one_part_at_a_time and any("may be skipped" in note for note in found.notes)

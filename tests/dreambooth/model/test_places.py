@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lib_methods.dreambooth.model import model as places
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import CPU, Parts
-from lib_methods.dreambooth.model.sampler import draw
+from lib_methods.dreambooth.model.sampler import generate
 from lib_methods.dreambooth.training import data as making
 from lib_methods.dreambooth.training import plan as memory
 from lib_methods.dreambooth.training import samples as showing
@@ -102,9 +102,9 @@ def test_each_part_is_there_alone_and_the_pictures_are_the_same(
 ) -> None:
     model = load(tmp_path, family)
     wanted: dict[str, Any] = {"size": (48, SIDE), "steps": 2, "seeds": [1, 2]}
-    together = draw(model, ["a dog", "a cat"], **wanted)
+    together = generate(model, ["a dog", "a cat"], **wanted)
     watched = Watched(model, monkeypatch)
-    alone = draw(model, ["a dog", "a cat"], **wanted, parts=Parts(model, one_at_a_time=True))
+    alone = generate(model, ["a dog", "a cat"], **wanted, parts=Parts(model, one_at_a_time=True))
     assert torch.equal(together, alone)
     assert {call for call, _ in watched.seen} == {"embed", "predict", "decode"}
     assert all(here == ALONE[call] for call, here in watched.seen)
@@ -116,7 +116,7 @@ def test_where_memory_suffices_the_unet_stays(model: EngineModel, monkeypatch: p
         with monkeypatch.context() as patch:
             watched = Watched(model, patch)
             parts = Parts(model, one_at_a_time=short, movable=movable)
-            draw(model, ["a dog"], size=(SIDE, SIDE), steps=2, seeds=[1], parts=parts)
+            generate(model, ["a dog"], size=(SIDE, SIDE), steps=2, seeds=[1], parts=parts)
             assert watched.trips == 0 and all("unet" in here for _, here in watched.seen)
             assert [here for call, here in watched.seen if call == "predict"] == [{"unet"}] * 2
             assert watched.here() == {"unet"}
@@ -140,10 +140,10 @@ def test_after_an_exception_every_part_is_back(
     watched.before = fails
     parts = Parts(model, one_at_a_time=one_at_a_time)
     with pytest.raises(KeyboardInterrupt):
-        draw(model, ["a dog"], size=(SIDE, SIDE), steps=2, seeds=[1], parts=parts)
+        generate(model, ["a dog"], size=(SIDE, SIDE), steps=2, seeds=[1], parts=parts)
     assert watched.seen[-1][0] == where and watched.at == before
     watched.before = lambda call, here: None
-    draw(model, ["a dog"], size=(SIDE, SIDE), steps=2, seeds=[1], parts=parts)
+    generate(model, ["a dog"], size=(SIDE, SIDE), steps=2, seeds=[1], parts=parts)
     assert watched.at == before
 
 
@@ -162,7 +162,7 @@ def test_a_part_that_finds_no_room_leaves_all_where_they_were(
 
     watched.arriving = full
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        draw(
+        generate(
             model,
             ["a dog"],
             size=(SIDE, SIDE),
@@ -203,7 +203,7 @@ def test_a_stop_between_class_pictures_leaves_all_in_place(
     assert watched.here() == {"unet"} and len(list((tmp_path / "c").rglob("*.png"))) == 2
 
 
-def test_where_all_together_does_not_fit_class_pictures_are_drawn_one_part_at_a_time(
+def test_where_all_together_does_not_fit_class_images_are_generated_one_part_at_a_time(
     tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched(model, monkeypatch)
@@ -242,11 +242,11 @@ def test_where_even_one_part_does_not_fit_it_is_said(
     assert watched.here() == {"unet"}
 
 
-def test_samples_are_drawn_in_turn_and_with_fewer_together_before_they_are_given_up(
+def test_samples_are_generated_in_turn_and_with_fewer_together_before_they_are_given_up(
     tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = ["a dog", "a cat", "a cow"]
-    expected = viewer_of(model, tmp_path, Parts(model)).draw(prompts, [1, 2, 3])
+    expected = viewer_of(model, tmp_path, Parts(model)).generate(prompts, [1, 2, 3])
     watched = Watched(model, monkeypatch)
     predict, tried = model.predict, []
 
@@ -260,16 +260,16 @@ def test_samples_are_drawn_in_turn_and_with_fewer_together_before_they_are_given
     parts = Parts(model)
     viewer = viewer_of(model, tmp_path, parts)
     steps: list[tuple[int, int]] = []
-    pictures = viewer.draw(prompts, [1, 2, 3], lambda done, total: steps.append((done, total)))
+    pictures = viewer.generate(prompts, [1, 2, 3], lambda done, total: steps.append((done, total)))
     assert torch.allclose(pictures, expected, atol=1e-4) and parts.one_at_a_time
     assert [rows for rows, _ in tried[:3]] == [6, 6, 2] and steps == [(done + 1, 6) for done in range(6)]
     tried.clear()
-    viewer.draw(prompts, [1, 2, 3])
+    viewer.generate(prompts, [1, 2, 3])
     assert {rows for rows, _ in tried} == {2}  # what is known to be too much is not tried again
     assert watched.here() == {"unet"}
 
 
-def test_with_weights_on_several_devices_samples_are_drawn_in_one_way_only(
+def test_with_weights_on_several_devices_samples_are_generated_in_one_way_only(
     tmp_path: Path, model: EngineModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched(model, monkeypatch)
@@ -281,7 +281,7 @@ def test_with_weights_on_several_devices_samples_are_drawn_in_one_way_only(
     watched.before = full
     viewer = viewer_of(model, tmp_path, Parts(model, one_at_a_time=True, movable=False))
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        viewer.draw(["a dog", "a cat"], [1, 2])
+        viewer.generate(["a dog", "a cat"], [1, 2])
     assert len(watched.seen) == 2 and watched.trips == 0 and watched.here() == {"unet"}
 
 
@@ -355,7 +355,7 @@ def test_a_whole_training_one_part_at_a_time_is_the_same_training(
         given = settings_for(place, base, prior="images", sample_every=2, memory=8.0, text_stop=0.5, **values)
         with monkeypatch.context() as patch:
             if short:
-                patch.setattr(memory, "drawing", lambda *_, one_part=False: 2**32 if one_part else 2**34)
+                patch.setattr(memory, "generation", lambda *_, one_part=False: 2**32 if one_part else 2**34)
             made: list[Watched] = []
 
             def watched(*args: Any, made: list[Watched] = made, patch: pytest.MonkeyPatch = patch) -> EngineModel:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_methods.dreambooth.model.sampler import draw
+from lib_methods.dreambooth.model.sampler import generate
 from lib_methods.dreambooth.training import data as prior
 from lib_methods.dreambooth.training.data import class_images
 from lib_methods.errors import Cancelled, UserError
@@ -41,9 +41,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
     def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
         seeds.append(list(kwargs["seeds"]))
-        return draw(*args, **kwargs)
+        return generate(*args, **kwargs)
 
-    monkeypatch.setattr(prior, "draw", watched)
+    monkeypatch.setattr(prior, "generate", watched)
     return seeds
 
 
@@ -53,7 +53,7 @@ def contents(paths: list[Path]) -> list[bytes]:
 
 def test_they_are_what_the_model_draws_of_the_class(tmp_path: Path, model: EngineModel) -> None:
     paths = class_images(model, wanted(3), tmp_path / "class_images", batch=2)
-    expected = draw(model, ["a dog"] * 3, size=(SIDE, SIDE), steps=2, cfg_scale=prior.CFG_SCALE, seeds=[0, 1, 2])
+    expected = generate(model, ["a dog"] * 3, size=(SIDE, SIDE), steps=2, cfg_scale=prior.CFG_SCALE, seeds=[0, 1, 2])
     for path, picture in zip(paths, expected, strict=True):
         assert path.suffix == ".png"
         with Image.open(path) as opened:
@@ -150,16 +150,16 @@ def test_memory_that_does_not_suffice_makes_the_batches_smaller(
         tried.append(len(kwargs["seeds"]))
         if len(kwargs["seeds"]) > 1:
             raise error
-        return draw(*args, **kwargs)
+        return generate(*args, **kwargs)
 
-    monkeypatch.setattr(prior, "draw", small)
+    monkeypatch.setattr(prior, "generate", small)
     assert len(class_images(model, wanted(2), tmp_path / "c", batch=4)) == 2
     assert tried == [2, 1, 1]
 
     def none(*args: Any, **kwargs: Any) -> torch.Tensor:
         raise error
 
-    monkeypatch.setattr(prior, "draw", none)
+    monkeypatch.setattr(prior, "generate", none)
     with pytest.raises(UserError, match="Out of memory"):
         class_images(model, wanted(2), tmp_path / "d")
 
@@ -173,7 +173,7 @@ def test_other_errors_are_not_taken_for_a_want_of_memory(
         tried.append(1)
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(prior, "draw", broken)
+    monkeypatch.setattr(prior, "generate", broken)
     with pytest.raises(RuntimeError, match="mat1"):
         class_images(model, wanted(2), tmp_path / "c")
     assert tried == [1]
@@ -191,7 +191,7 @@ def test_pictures_have_the_sizes_that_they_are_wanted_in(tmp_path: Path, model: 
             sizes.append(picture.size)
     assert sizes == MIXED
     assert len(set(paths)) == 5 and len({path.parent for path in paths}) == 3 and len(set(contents(paths))) == 5
-    expected = draw(model, ["a dog"], size=WIDE, steps=2, cfg_scale=prior.CFG_SCALE, seeds=[2])[0]
+    expected = generate(model, ["a dog"], size=WIDE, steps=2, cfg_scale=prior.CFG_SCALE, seeds=[2])[0]
     with Image.open(paths[4]) as opened:  # the third of its size
         pixels = np.asarray(opened.convert("RGB")).astype(np.float32) / 127.5 - 1
     assert np.abs(pixels - expected.permute(1, 2, 0).numpy()).max() < 0.02
@@ -204,9 +204,9 @@ def test_a_batch_has_one_size_and_a_stop_costs_nothing_of_any(
 
     def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
         batches.append((kwargs["size"], list(kwargs["seeds"])))
-        return draw(*args, **kwargs)
+        return generate(*args, **kwargs)
 
-    monkeypatch.setattr(prior, "draw", watched)
+    monkeypatch.setattr(prior, "generate", watched)
     seen: list[tuple[int, int]] = []
     with pytest.raises(Cancelled):
         class_images(

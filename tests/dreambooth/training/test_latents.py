@@ -22,7 +22,7 @@ from lib_methods.dreambooth.photos.image import fit, photos_digest, read_photo
 from lib_methods.dreambooth.training import latents as module
 from lib_methods.dreambooth.training.batches import Example
 from lib_methods.dreambooth.training.data import class_items, deal_sizes, photo_items
-from lib_methods.dreambooth.training.latents import Item, encode_pictures
+from lib_methods.dreambooth.training.latents import Item, encode_images
 from lib_methods.errors import Cancelled, UserError
 from tests.dreambooth.models import asked, put
 
@@ -54,7 +54,7 @@ class Toy:
 def encode(model: Any, items: list[Item], batch: int = 2, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
     parts = more.pop("parts", None) or Parts(model)
     with tempfile.TemporaryDirectory() as own:
-        return encode_pictures(model, items, batch, parts, dtype, more.pop("folder", Path(own)), **more)
+        return encode_images(model, items, batch, parts, dtype, more.pop("folder", Path(own)), **more)
 
 
 def items_in(folder: Path, count: int = 5, **settings: Any) -> list[Item]:

@@ -296,7 +296,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 @needs_sharding
 @pytest.mark.parametrize("kind", ["full", "LoRA"])
-def test_all_draw_and_only_the_first_writes(together: Together, base: Path, kind: str) -> None:
+def test_all_generate_and_only_the_first_writes(together: Together, base: Path, kind: str) -> None:
     settings = two_processes.sharded_settings(together[0] / kind, base, kind)
     folder = settings.out / settings.name
     assert [line["step"] for line in events(settings, "step")] == [1, 2, 3, 4]

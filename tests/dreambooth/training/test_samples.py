@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from lib_methods.checkpoints.schedule import NoiseSchedule
-from lib_methods.dreambooth.model.sampler import draw, solve
+from lib_methods.dreambooth.model.sampler import generate, solve
 from lib_methods.dreambooth.output import scores
 from lib_methods.dreambooth.output.scores import ClipAndDino, Embedder, JudgeOfPhotos, find_judge, load_judge
 from lib_methods.dreambooth.photos.image import open_photo
@@ -76,10 +76,10 @@ def test_a_schedule_down_to_no_signal_is_solved(parameterization: str) -> None:
 def test_a_picture_is_the_same_in_any_company(tmp_path: Path, family: str) -> None:
     model = load(tmp_path, family)
     prompts, seeds = ["a dog", "a ohwx dog in the snow", "a cat"], [7, 8, 9]
-    together = draw(model, prompts, size=(48, 64), steps=3, cfg_scale=4.0, seeds=seeds)
+    together = generate(model, prompts, size=(48, 64), steps=3, cfg_scale=4.0, seeds=seeds)
     assert together.shape == (3, 3, 64, 48) and together.abs().max() <= 1 and together.dtype == torch.float32
     for index in range(3):
-        alone = draw(model, [prompts[index]], size=(48, 64), steps=3, cfg_scale=4.0, seeds=[seeds[index]])
+        alone = generate(model, [prompts[index]], size=(48, 64), steps=3, cfg_scale=4.0, seeds=[seeds[index]])
         assert torch.allclose(alone[0], together[index], atol=1e-4)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
@@ -88,7 +88,7 @@ def test_guidance_leads_away_from_the_empty_prompt(tmp_path: Path) -> None:
     model = load(tmp_path)
 
     def made(prompt: str, cfg_scale: float) -> Tensor:
-        return draw(model, [prompt], size=(64, 64), steps=2, seeds=[1], cfg_scale=cfg_scale)
+        return generate(model, [prompt], size=(64, 64), steps=2, seeds=[1], cfg_scale=cfg_scale)
 
     assert not torch.equal(made("a dog", 3.0), made("a dog", 1.0))
     # guided away from itself a prompt stays what it is
@@ -97,11 +97,11 @@ def test_guidance_leads_away_from_the_empty_prompt(tmp_path: Path) -> None:
 
 def test_a_prompt_longer_than_one_chunk_is_drawn(tmp_path: Path) -> None:
     model = load(tmp_path)
-    long = draw(model, ["a dog " * 60], size=(64, 64), steps=1, seeds=[1])
-    assert not torch.allclose(long, draw(model, ["a dog " * 30], size=(64, 64), steps=1, seeds=[1]), atol=1e-3)
+    long = generate(model, ["a dog " * 60], size=(64, 64), steps=1, seeds=[1])
+    assert not torch.allclose(long, generate(model, ["a dog " * 30], size=(64, 64), steps=1, seeds=[1]), atol=1e-3)
 
 
-def test_a_stop_from_outside_ends_the_drawing(tmp_path: Path) -> None:
+def test_a_stop_from_outside_ends_it(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
     def each_step(done: int, total: int) -> None:
@@ -110,20 +110,20 @@ def test_a_stop_from_outside_ends_the_drawing(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw(load(tmp_path), ["a dog"], size=(64, 64), steps=5, seeds=[1], each_step=each_step)
+        generate(load(tmp_path), ["a dog"], size=(64, 64), steps=5, seeds=[1], each_step=each_step)
     assert seen == [(1, 5), (2, 5)]
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     model = load(tmp_path)
     with pytest.raises(UserError, match="50x64"):
-        draw(model, ["a dog"], size=(50, 64), seeds=[1])
+        generate(model, ["a dog"], size=(50, 64), seeds=[1])
     with pytest.raises(ValueError, match="one seed for each prompt"):
-        draw(model, ["a dog"], size=(64, 64), seeds=[1, 2])
+        generate(model, ["a dog"], size=(64, 64), seeds=[1, 2])
     with torch.no_grad():
         model.unet.get_parameter("conv_out.weight").fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
-        draw(model, ["a dog"], size=(64, 64), steps=1, seeds=[1])
+        generate(model, ["a dog"], size=(64, 64), steps=1, seeds=[1])
 
 
 VOCABULARY = ROOT / "models" / "clip_bpe"
