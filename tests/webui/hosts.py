@@ -110,7 +110,6 @@ _OF_A1111 = {
     "test_editing.py*cannot_be_edited*": "the editing seam of A1111",
     "test_editing.py*UniPC*": "it hands the model other latents there",
     "test_image_cfg.py*hosts_own*": "compared with A1111's own InstructPix2Pix",
-    "test_image_cfg.py*latent resize*": "the host itself fails there before any script is asked",
     "test_image_cfg.py*off_means_off*": "without the pack an 8-channel checkpoint crashes the host",
     "*one_call_or_several*": "an option of A1111",
 }
