@@ -90,8 +90,10 @@ def test_every_sampler_repeats_and_tells(with_pack: WebUI, runs: Runs, sampler: 
         assert f"{TITLE} {field}" in first.infotexts[0]
     found = PSNR.search(first.infotexts[0])
     assert found is not None
-    value = re.fullmatch(r"([0-9.]+) dB", found[1])
-    assert value is not None and float(value[1]) > 4  # hardly more with random weights
+    value = re.fullmatch(r"(-?[0-9.]+) dB", found[1])
+    assert value is not None
+    if not with_pack.installation.host.guesses:  # random weights lead anywhere
+        assert float(value[1]) > 5
 
 
 MORE: dict[str, JSON] = {
