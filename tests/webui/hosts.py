@@ -143,7 +143,7 @@ NEO = Host(
         **_OF_A1111,
         "test_image_cfg.py*slices*": "it has no option to run cond and uncond one after the other",
         "*the_infotext_alone*Hires.fix*": 'it adds "Hires schedule type" of its own to it; the image is the same',
-        "*no_row_when_uncond_is_skipped*": "it never skips the first step",
+        "*when_uncond_is_skipped*": "it never skips the first step",
         "*step_without_uncond_rows*": "it never skips the first step",
     },
 )
