@@ -1,9 +1,8 @@
 """InstructPix2Pix in the WebUI. What it does is in lib_methods/image_cfg.
 
 API: `"alwayson_scripts": {"Steer InstructPix2Pix": {"args": [...]}}`, values in the order of the controls, or one
-object of their names in the first place: `{"image": image, "image_scale": 1.5, "text_scale": 7.5}`. A request that
-cannot be used is answered with 422. A job of the page runs without the method then and says so, as does any job with a
-checkpoint that sees no image.
+object of their names in the first place: `{"image": image, "image_scale": 1.5, "text_scale": 7.5}`. A bad request
+is answered with 422. A job of the page runs without the method and says so, as does any whose checkpoint sees no image.
 """
 
 from __future__ import annotations
@@ -81,15 +80,13 @@ class ImageCfgScript(MethodScript, scripts.Script):
             hosts.end_without_picture(p)
 
     def _with_tab_mask(self, p: Any, settings: ImageCfgSettings) -> ImageCfgSettings:
-        """The settings with what is painted in the inpaint tab as their mask, kept so that the infotext can name it.
-        The host, which would keep all that is black, is left without."""
+        """The settings with the inpaint tab's mask. The host, which would keep all that is black, is left without."""
         if p.image_cfg_hosts_mask is None:
             self.jobs.tell(p, NO_MASK)
             return replace(settings, tab_mask=False)
-        inverted, blur = bool(getattr(p, "inpainting_mask_invert", 0)), float(getattr(p, "mask_blur_x", 0))
-        name = STORE.add(of_the_tab(p.image_cfg_hosts_mask, inverted, blur))
         p.image_mask = None
-        return replace(settings, mask=name, tab_mask=False)
+        mask = of_the_tab(p.image_cfg_hosts_mask, bool(p.inpainting_mask_invert), float(p.mask_blur_x))
+        return replace(settings, mask=STORE.add(mask), tab_mask=False)
 
     @classmethod
     def give_back(cls, p: Any) -> None:
