@@ -1,4 +1,4 @@
-"""The plan fits into the memory, keeps to what was asked for, and says what would fit where nothing does."""
+"""The plan fits into the memory, keeps to what was asked for, and says what would fit where nothing does; its rates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -17,7 +19,7 @@ from lib_methods.dreambooth.model.memory import GIB, Load, ModelSizes, Way, esti
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
-from lib_methods.dreambooth.training.plan import TrainingPlan, plan_training
+from lib_methods.dreambooth.training.plan import TrainingPlan, plan_training, rate_scale, text_steps
 from lib_methods.errors import UserError
 from tests.dreambooth import count_memory
 
@@ -258,3 +260,21 @@ def test_text_encoders_that_learn_are_counted_as_they_lie(sd1: ModelSizes) -> No
         lora = 4 * rank * sd1.lora_text
         assert learning.weights - without.weights == width * sd1.text + lora
         assert learning.gradients - without.gradients == (lora if rank else 4 * sd1.text)
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+@given(steps=st.integers(1, 3000), warm_up=st.integers(0, 50))
+def test_rates_rise_then_follow_the_schedule(name: str, steps: int, warm_up: int) -> None:
+    chosen = settings(schedule=name, steps=steps, warm_up=min(warm_up, steps))
+    scales = [rate_scale(chosen, step) for step in range(steps)]
+    assert all(0 < scale <= 1 for scale in scales)
+    rising, falling = scales[: chosen.warm_up], scales[chosen.warm_up :]
+    assert rising == sorted(rising) and falling == sorted(falling, reverse=True)
+    if name == "constant":
+        assert all(scale == 1 for scale in falling)
+
+
+@given(st.integers(1, 5000), st.floats(0, 1), st.booleans())
+def test_the_text_encoder_learns_for_its_share(steps: int, share: float, on: bool) -> None:
+    count = text_steps(settings(steps=steps, text_stop=share, train_text=on))
+    assert 0 <= count <= steps and (on or count == 0) and (not on or share < 1 or count == steps)

@@ -16,11 +16,9 @@ from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.photos.subjects import find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings, from_json
-from lib_methods.dreambooth.tab import html as page
 from lib_methods.dreambooth.tab.handlers import CONTROLS, FILES, SECOND, TabHandlers, from_controls
-from lib_methods.jobs.files import JobFiles, Record
-from lib_methods.jobs.job import Jobs, State
-from lib_methods.jobs.log import LogReader, Progress
+from lib_methods.jobs.files import JobFiles
+from lib_methods.jobs.job import Jobs
 from lib_methods.webui.controls import controls_of
 from standalone import ROOT
 from tests.dreambooth import models
@@ -341,28 +339,3 @@ def test_two_presses_start_one_training(handlers: TabHandlers, photos: list[Path
     assert sum("already running" in line for line in lines) == 3
     assert len(list(JobFiles(handlers.trainings.root, "rex").photos.iterdir())) == 4
     assert handlers.trainings.wait(30)
-
-
-def test_what_a_log_says_cannot_become_markup(tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script>"
-    log = tmp_path / "training.jsonl"
-    events = [
-        {"event": "start", "subject": evil},
-        {"event": "plan", "steps": 5, "device": evil, "notes": [evil], "bytes": 1e10, "seconds": 90},
-        {"event": "warning", "text": evil},
-        {"event": "phase", "text": evil, "done": 1, "total": 2},
-    ]
-    log.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
-    progress = LogReader(log).read()
-    for status in ("waiting", "running", "done", "cancelled", "failed"):
-        record = Record("rex", "LoRA", status, error=evil, prompt=evil, results=["rex.safetensors"])
-        shown = page.state_html(State(record, progress)) + page.samples_html(progress)
-        assert "<script" not in shown
-        assert "9.3 GB" in shown and "about 90 s" in shown
-
-
-def test_the_curve_of_a_long_training_stays_small() -> None:
-    progress = Progress(steps=100_000, losses=dict.fromkeys(range(1, 100001), (1.0, 0.5)))
-    assert len(page.curve_svg(progress)) < 20_000
-    assert page.curve_svg(Progress(losses={1: (1.0, None)})) == ""
-    assert "class</tspan>" not in page.curve_svg(Progress(losses={1: (0.0, None), 2: (0.0, None)}))

@@ -1,4 +1,4 @@
-"""Class images are drawn once, by the frozen model, and a stop at any moment costs nothing that was drawn."""
+"""Class images are generated once, by the frozen model, and a stop at any moment costs none that is finished."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from lib_methods.dreambooth.model.sampler import generate
 from lib_methods.dreambooth.training import data as prior
-from lib_methods.dreambooth.training.data import class_images
+from lib_methods.dreambooth.training.data import class_images, deal_sizes
 from lib_methods.errors import Cancelled, UserError
 from standalone.dreambooth import EngineModel
 from tests.dreambooth.models import load
@@ -296,3 +296,16 @@ def test_a_model_that_draws_no_numbers_writes_nothing(tmp_path: Path, model: Eng
     with pytest.raises(UserError, match="not finite"):
         class_images(model, wanted(2), tmp_path / "c")
     assert not list((tmp_path / "c").rglob("*.png"))
+
+
+@pytest.mark.parametrize(("photos", "count"), [([(64, 64)], 7), ([(64, 64)] * 3 + [(80, 48)], 8), ([(64, 64)], 0)])
+def test_class_images_are_dealt_in_proportion(photos: list[tuple[int, int]], count: int) -> None:
+    dealt = deal_sizes(photos, count)
+    assert len(dealt) == count
+    for size in set(photos) if count else ():
+        assert abs(dealt.count(size) - count * photos.count(size) / len(photos)) <= 1
+
+
+def test_every_size_gets_class_images_even_if_there_are_fewer() -> None:
+    sizes = [(64, 64), (80, 48), (48, 80)]
+    assert sorted(deal_sizes(sizes, 1)) == sorted(sizes)

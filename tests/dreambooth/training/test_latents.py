@@ -21,7 +21,7 @@ from lib_methods.dreambooth.photos.folder import find_photos
 from lib_methods.dreambooth.photos.image import fit, photos_digest, read_photo
 from lib_methods.dreambooth.training import latents as module
 from lib_methods.dreambooth.training.batches import Example
-from lib_methods.dreambooth.training.data import class_items, deal_sizes, photo_items
+from lib_methods.dreambooth.training.data import class_items, photo_items
 from lib_methods.dreambooth.training.latents import Item, encode_images
 from lib_methods.errors import Cancelled, UserError
 from tests.dreambooth.models import asked, put
@@ -262,19 +262,6 @@ def test_the_autoencoder_comes_back_as_it_was(tmp_path: Path) -> None:
     encode(model, items_in(tmp_path), dtype=torch.bfloat16)
     assert model.vae.weight.dtype == torch.float32 and torch.equal(model.vae.weight, weights)
     assert not any(example.mean.requires_grad for example in encode(model, items_in(tmp_path))[0])
-
-
-@pytest.mark.parametrize(("photos", "count"), [([(64, 64)], 7), ([(64, 64)] * 3 + [(80, 48)], 8), ([(64, 64)], 0)])
-def test_class_pictures_are_dealt_in_proportion(photos: list[tuple[int, int]], count: int) -> None:
-    dealt = deal_sizes(photos, count)
-    assert len(dealt) == count
-    for size in set(photos) if count else ():
-        assert abs(dealt.count(size) - count * photos.count(size) / len(photos)) <= 1
-
-
-def test_every_size_gets_class_pictures_even_if_there_are_fewer() -> None:
-    sizes = [(64, 64), (80, 48), (48, 80)]
-    assert sorted(deal_sizes(sizes, 1)) == sorted(sizes)
 
 
 def test_class_pictures_are_encoded_at_the_sizes_that_they_were_drawn_at(tmp_path: Path) -> None:

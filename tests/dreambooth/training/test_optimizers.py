@@ -307,3 +307,27 @@ def test_prodigy_goes_on_exactly() -> None:
     assert torch.equal(weights_of(second), weights_of(whole))
     with pytest.raises(UserError, match="another one"):
         again.load_state_dict(stepper_for(network(), "adamw").state_dict())
+
+
+@pytest.mark.parametrize(("name", "fused"), [("adamw", False), ("adamw", True), ("adafactor", True)])
+def test_weights_that_were_away_learn_on_as_if_they_had_stayed(name: str, fused: bool) -> None:
+    """A way to another device is a swap of the parameters' data, as one to fp64 and back is."""
+    results = []
+    for away in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        parameters = list(network.parameters())
+        stepper = build_optimizer([Group(parameters, 1e-2)], name, fused=fused)
+        for _ in range(3):
+            stepper.backward(network(torch.ones(2, 4)).square().sum())
+            stepper.step()
+            stepper.zero()
+            if away:
+                network.to(torch.float64)
+                network.to(torch.float32)
+        assert all(one is other for one, other in zip(parameters, network.parameters()))
+        results.append([parameter.detach().clone() for parameter in parameters])
+    torch.manual_seed(0)
+    start = nn.Linear(4, 8).weight
+    assert not torch.equal(results[0][0], start)
+    assert all(torch.equal(one, other) for one, other in zip(*results))

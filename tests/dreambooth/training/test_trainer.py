@@ -21,7 +21,7 @@ from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import trainer as trainers
 from lib_methods.dreambooth.training.batches import Batches, Example, TrainingData
-from lib_methods.dreambooth.training.plan import plan_training, rate_scale, text_steps
+from lib_methods.dreambooth.training.plan import plan_training
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import Report
@@ -241,24 +241,6 @@ def test_the_text_encoder_stops_where_it_is_told(tmp_path: Path) -> None:
         seen.append({name: value.detach().clone() for name, value in trainer.trained.parts["text"].items()})
     moved = [any(not torch.equal(a[n], b[n]) for n in a) for a, b in zip(seen, seen[1:])]
     assert moved == [True, True, False, False, False]
-
-
-@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
-@given(steps=st.integers(1, 3000), warm_up=st.integers(0, 50))
-def test_rates_rise_then_follow_the_schedule(name: str, steps: int, warm_up: int) -> None:
-    settings = settings_of(Path("x"), schedule=name, steps=steps, warm_up=min(warm_up, steps))
-    scales = [rate_scale(settings, step) for step in range(steps)]
-    assert all(0 < scale <= 1 for scale in scales)
-    rising, falling = scales[: settings.warm_up], scales[settings.warm_up :]
-    assert rising == sorted(rising) and falling == sorted(falling, reverse=True)
-    if name == "constant":
-        assert all(scale == 1 for scale in falling)
-
-
-@given(st.integers(1, 5000), st.floats(0, 1), st.booleans())
-def test_the_text_encoder_learns_for_its_share(steps: int, share: float, on: bool) -> None:
-    count = text_steps(settings_of(Path("x"), steps=steps, text_stop=share, train_text=on))
-    assert 0 <= count <= steps and (on or count == 0) and (not on or share < 1 or count == steps)
 
 
 def _spoil(model: Any, monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[], int]:
