@@ -126,10 +126,10 @@ def pad_tokens(context: Tensor, tokens: int, empty: Tensor | None = None) -> Ten
 class ContextShift:
     """A replacement (see `intercept`) that adds to the context of some rows before the original runs.
 
-    now: asked at every run of the UNet, what to add to each row that is in it: (tokens, channels), or None for a row
-    that is left alone. Where their number is not that of the rows, the call is somebody else's and passes unchanged.
-    Where one has fewer tokens than the other it is made longer, see `pad_tokens`: a direction by repeating its last
-    chunk, as every chunk of a prompt is embedded by itself, a context by `empty` if given, else in the same way.
+    now: called at every run of the UNet; returns what to add to each of its rows, (tokens, channels), or None to leave
+    a row alone. If their number is not that of the rows, the call belongs to another extension and passes unchanged.
+    If the token counts differ, the shorter one is extended, see `pad_tokens`: a direction by repeating its last chunk
+    (each chunk of a prompt is embedded separately), a context with `empty` if given, or else the same way.
 
     Works on a layer and on a transformer block, which passes its context on. Raises `Unsupported` where the direction
     is one of another kind of model.

@@ -21,8 +21,9 @@ def keep_source(p: Any) -> None:
 
 
 def end_without_picture(p: Any) -> None:
-    """Before a pass: where the model sees an image, no method hands it one, and the host would crash, end the job with
-    a sentence."""
+    """Before a pass: stop the job with a message if the model needs an image and no method provides one.
+
+    The host would crash."""
     if hasattr(p.sd_model, "forge_objects"):
         from lib_methods.hosts.forge import picture
 

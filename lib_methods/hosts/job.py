@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from lib_methods.denoiser import LATENT_CHANNELS, PIXELS_PER_LATENT, Guide, Hook, Part, Unsupported, input_channels
 from lib_methods.hosts.passes import Pass
 
-# that change what a model computes: the noise schedule by a level's timestep, the crop by what SDXL is told. Forge's
-# are its files of VAE and text encoders, and its quantised weights
+# options that change what a model computes: a noise schedule changes the timesteps, the crop SDXL's conditioning;
+# Forge's select files for VAE and text encoders, and quantised weights
 _OPTIONS = (
     "CLIP_stop_at_last_layers", "sd_vae", "sd_unet", "upcast_attn", "fp8_storage", "lora_functional",
     "sd_noise_schedule", "use_downcasted_alpha_bar", "sdxl_crop_top", "sdxl_crop_left",

@@ -146,10 +146,11 @@ def device() -> torch.device:
 
 
 def memory(device: torch.device, occupied: bool) -> int | None:
-    """Bytes that a training run will find free there: what is free, and what this process holds, the host's model.
+    """Bytes a new training run can use on a device: what is free, plus what the host's own model will release.
 
-    occupied: by a training run, whose memory will be free again; then, as where asking would take memory, this is all
-    that the device has."""
+    None for the CPU. The device's total memory if `occupied` by a run that will end first, or if CUDA is not started
+    here, since asking would take memory itself.
+    """
     if device.type != "cuda":
         return None
     if occupied or not _is_used(device):

@@ -123,9 +123,9 @@ class Direction:
 def fit_tokens(context: Tensor, tokens: int) -> Tensor:
     """An embedding, or a difference of embeddings, (..., tokens, dim), for another number of tokens.
 
-    Longer ones are cut. Shorter ones repeat their last 77 tokens, as every chunk of a prompt is embedded by itself,
-    with the same begin and end tokens, and these then line up. The rule is linear; it does not matter whether the mean,
-    the difference or a combination is taken before or after it."""
+    Longer ones are cut. Shorter ones repeat their last 77 tokens: each chunk of a prompt is embedded separately, so its
+    begin and end tokens line up. The rule is linear: the mean, difference or combination may be taken before or after.
+    """
     have = context.shape[-2]
     if tokens <= have:
         return context[..., :tokens, :]

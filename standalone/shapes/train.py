@@ -39,7 +39,7 @@ SAVE_EVERY = 500
 
 
 class Stock:
-    """Encoded images with their scenes, drawn from at random and renewed a part at a time."""
+    """Encoded images with their scenes: sampled at random, replaced a few at a time."""
 
     def __init__(self, vae: AutoencoderKL, rng: np.random.Generator, size: int) -> None:
         self.vae, self.rng, self.next = vae, rng, 0

@@ -77,7 +77,7 @@ def train(out: Path, minutes: float, batch: int, rate: float, decoder_only: bool
                 posterior = model.encode(target).latent_dist
                 rebuilt = model.decode(posterior.sample()).sample
             difference = rebuilt.float() - target
-            # most of an image is ground and learnt at once: what is drawn on it counts more (corners show the ground)
+            # most of an image is background, learnt quickly, so objects weigh more (corners show the background)
             drawn = (target - target[..., :1, :1]).abs().amax(1, keepdim=True) > 0.05
             weight = 1 + DRAWN_WEIGHT * torch.nn.functional.max_pool2d(drawn.float(), 3, 1, 1)
             kl = posterior.kl().float().mean() / (target.shape[2] * target.shape[3] // 16)

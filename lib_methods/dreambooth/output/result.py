@@ -43,7 +43,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Export:
-    """Writes the model as it is now. For `Processes.once`: the main process writes."""
+    """Saves the model's current weights. Call it within `Processes.once`; only the main process writes files."""
 
     model: TrainingModel
     settings: TrainingSettings

@@ -25,10 +25,9 @@ _ANOTHER = "The saved run used other photos, class images or another resolution,
 class Example:
     """An image as the trainer needs it, all on the CPU in fp32.
 
-    mean, std: (C, h, w), of the latents, scaled as the UNet wants them. mask: (1, h, w) in [0, 1], white where the
-    subject is, or None. sizes: (6,), SDXL's micro-conditioning. text: what the model is told. origin: names all that
-    latents and mask were made from, "" where nobody knows. group: which class it is or belongs to, where there are
-    several. repeats: how often it comes where others come once.
+    mean, std: of the latents, (C, h, w), scaled for the UNet. mask: (1, h, w) in [0, 1], white on the subject, or None.
+    sizes: (6,), SDXL's micro-conditioning. text: the caption. origin: identifies the source of latents and mask; "" if
+    unknown. group: the number of its class. repeats: times per epoch.
     """
 
     mean: Tensor
@@ -81,11 +80,11 @@ class TrainingData:
 class Order:
     """A stream of batches that is the same for the same shapes and seed, and continues from a saved place bit-exactly.
 
-    Every batch is of one shape. The examples of a shape come in epochs, each in an order of its own: every one once an
-    epoch, then the next epoch begins, within a batch too where it does not divide. The shape that was served least for
-    its number of examples comes next, so that in the long run every photo is seen equally often.
+    All examples of a batch have the same shape. Each shape has its own epochs: its examples are shuffled, each comes
+    once (or as often as it repeats), and the next epoch may begin in the middle of a batch. The next shape is the one
+    used least for its number of examples, so over time all photos are used equally often.
 
-    The orders are made from hashes and from no random generator: they are the same with every Python and torch.
+    Hashes, not a random generator, decide the order, so it is the same in every version of Python and torch.
 
     Several processes each take their own part of a batch: `next_batch(size * processes)[rank::processes]`.
     """
@@ -115,9 +114,9 @@ class Order:
         return indices
 
     def next_prior(self, shape: Shape, n: int, group: int = 0) -> list[int]:
-        """The indices of the next `n` class images of a shape and class, chosen alike.
+        """The indices of the next `n` class images of a shape and class, chosen in the same way.
 
-        Raises `UserError` where there is none of it.
+        Raises `UserError` if there are none.
         """
         key = shape, group
         if key not in self._prior:

@@ -1,9 +1,8 @@
 """A run's data: photos and class images, which the frozen model generates where they are missing, as latents.
 
-Class images keep the class from turning into the subject. They are in folders named by what they were generated with,
-size included, and serve all runs that ask for the same. Image number n of a folder has n as its seed: more are added
-to those that are there, and an interrupted generation continues. A missing one is generated in the batch that it was
-in: alone it would differ in its last bits.
+Class images keep the class from turning into the subject. Each folder is named by a hash of model, prompt, size
+and settings, and runs with the same ones share it. Image n has seed n, so more images can be added and an interrupted
+generation resumed. A missing image is generated in its original batch: alone it would differ in its last bits.
 """
 
 from __future__ import annotations

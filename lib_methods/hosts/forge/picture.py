@@ -107,7 +107,7 @@ def keep_source(p: Any) -> None:
 
 
 def end_without_picture(p: Any) -> None:
-    """End the coming pass with a sentence where nobody hands its model the image that it sees."""
+    """Stop the coming pass with a message if its model needs an image and no method provides one."""
     if not sees_picture(p.sd_model.forge_objects.unet.model.diffusion_model):
         return
     current = Pass.of(p)
