@@ -33,12 +33,13 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
 from benchmarks.studio import write_json
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
+from lib_methods.device import half_precision, release_memory
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.memory import DTYPES, GIB, ModelSizes
-from lib_methods.dreambooth.model.model import CPU, TextEmbedding, release_memory
+from lib_methods.dreambooth.model.model import CPU, TextEmbedding
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.batches import Example, TrainingData
-from lib_methods.dreambooth.training.plan import half_precision, plan_training
+from lib_methods.dreambooth.training.plan import plan_training
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.jobs.log import Report
 from standalone import ROOT

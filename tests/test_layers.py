@@ -70,13 +70,14 @@ def test_no_file_imports_itself_in_a_circle() -> None:
 
 
 FLOORS = (
-    ("errors", "checks", "files", "guidance"),
+    ("errors", "checks", "files", "guidance", "device"),
     ("denoiser",),
     ("attention",),
     ("pictures",),
     ("hosts",),
     ("webui",),
     ("fabric", "image_cfg", "pix2pix_zero", "thresholding", "jobs"),
+    ("cascade",),
     ("dreambooth",),
 )
 """The rooms of `lib_methods`, from low to high; what is in none of them is free."""

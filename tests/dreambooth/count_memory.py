@@ -10,7 +10,6 @@ counted: what the GPU's libraries take for themselves, and gaps between tensors.
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,10 +19,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from lib_methods.attention.checkpointing import checkpointed
+from lib_methods.device import LiveBytes
 
 _SD1: dict[str, Any] = {
     "sample_size": 64,
@@ -61,37 +59,6 @@ VAE: Mapping[str, Any] = {
     "layers_per_block": 2,
     "latent_channels": 4,
 }
-
-
-class LiveBytes(TorchDispatchMode):
-    """Within the block: the bytes of the tensors that live, and the most of them at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: dict[int, weakref.ref[Any]] = {}
-
-    def see(self, tensor: Tensor) -> Tensor:
-        """Count a tensor's storage until it goes; views share one."""
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        known = self._known.get(key)
-        if known is not None and known() is storage:
-            return tensor
-
-        def gone(_: object) -> None:
-            self.live -= size
-            self._known.pop(key, None)
-
-        self._known[key] = weakref.ref(storage, gone)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        return tensor
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self.see, out)
-        return out
 
 
 @dataclass(frozen=True)

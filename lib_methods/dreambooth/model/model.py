@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lib_methods.device import release_memory
 from lib_methods.errors import UserError
 
 
@@ -203,19 +203,6 @@ def computing(device: torch.device, dtype: torch.dtype | None) -> AbstractContex
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def release_memory(device: torch.device) -> None:
-    """Gives what the device's allocator holds for later back to the other programs."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def device_words(device: torch.device) -> str:
-    """What people call the device."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return "the CPU" if device.type == "cpu" else f"the {device.type} device"
-
-
 def _release(device: torch.device, homes: Sequence[torch.device]) -> None:
     """Gives back what modules have left on `device` and on their other places."""
     for place in {device, *homes} if any(home != device for home in homes) else ():
@@ -225,27 +212,3 @@ def _release(device: torch.device, homes: Sequence[torch.device]) -> None:
 def wait_for(out: torch.Tensor) -> None:
     """Until `out` is computed: a GPU is asked for one of its numbers."""
     out.flatten()[:1].tolist()
-
-
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Within the block the same input gives the same numbers, on a GPU too, where its kernels can."""
-    if device.type != "cuda":
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    options: Any = getattr(torch.utils, "deterministic", None)  # not in torch 2.1
-    filled = getattr(options, "fill_uninitialized_memory", False)
-    if options is not None:
-        options.fill_uninitialized_memory = False  # costs time, and no kernel here reads what it did not write
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = benchmark
-        if options is not None:
-            options.fill_uninitialized_memory = filled

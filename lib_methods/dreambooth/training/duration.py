@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import torch
 
 from lib_methods.checkpoints.layout import Shapes
+from lib_methods.device import device_memory, device_words
 from lib_methods.dreambooth.model.base import BaseModel, prediction_told, read_base
 from lib_methods.dreambooth.model.memory import BYTES, DTYPES, GIB
-from lib_methods.dreambooth.model.model import CPU, Parts, TrainingModel, device_words, wait_for
+from lib_methods.dreambooth.model.model import CPU, Parts, TrainingModel, wait_for
 from lib_methods.dreambooth.settings import TrainingSettings, from_json
-from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, device_memory, plan_training, resolved
+from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training, resolved
 from lib_methods.dreambooth.training.state import RECORD, read_record
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles, all_records

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from lib_methods.cascade.augmentation import augmented, enlarged, kept_signal, level_label, low_resolution
 from lib_methods.errors import UserError
 
 
@@ -131,49 +131,6 @@ def _mean_of(errors: Tensor, rows: Tensor) -> Tensor | None:
 
 LEVEL_BEFORE = 1e-3  # of the augmentation, as upscalers are trained
 LEVEL = 1e-5  # as they are fine-tuned on a subject
-
-
-def low_resolution(images: Tensor, side: int) -> Tensor:
-    """The first stage's part of a pair: images (B, C, H, W) with the short side brought down to `side` pixels,
-    (B, C, h, w), smoothed as for any smaller image. Raises ValueError where they would be enlarged."""
-    height, width = images.shape[-2:]
-    scale = side / min(height, width)
-    if side < 1 or scale > 1:
-        raise ValueError(f"images of {width}x{height} pixels have no low resolution of {side}")
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def enlarged(low: Tensor, size: tuple[int, int]) -> Tensor:
-    """Low-resolution images in full size (height, width), as IF's pipeline brings them there."""
-    return functional.interpolate(low, size, mode="bilinear", align_corners=True)
-
-
-def kept_signal(level: float, alphas_cumprod: Tensor) -> float:
-    """The cumulative alpha of an augmentation's level.
-
-    level: time of the forward process from 0, no noise, to 1, its last step (Imagen's `aug_level`, arXiv 2205.11487,
-    appendix A.1). alphas_cumprod: (T,); step i lies at time (i + 1) / T, and in between the variance grows evenly.
-    Raises ValueError.
-    """
-    if not 0 <= level <= 1:
-        raise ValueError(f"the augmentation's level must be between 0 and 1, not {level:g}")
-    place = level * len(alphas_cumprod)
-    below = min(int(place), len(alphas_cumprod) - 1)
-    before = 1.0 if below == 0 else float(alphas_cumprod[below - 1])
-    return before + (place - below) * (float(alphas_cumprod[below]) - before)
-
-
-def level_label(level: float, steps: int) -> float:
-    """What the UNet is told about the level: the number of its step. Upscalers know none below step 0, so all levels
-    up to 1 / steps are that one."""
-    return max(0.0, level * steps - 1)
-
-
-def augmented(images: Tensor, noise: Tensor, level: float, alphas_cumprod: Tensor) -> Tensor:
-    """Images with the noise of a level: sqrt(a) * images + sqrt(1 - a) * noise."""
-    kept = kept_signal(level, alphas_cumprod)
-    return kept**0.5 * images + (1 - kept) ** 0.5 * noise
 
 
 def predicted_noise(out: Tensor, channels: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lib_methods.device import device_memory, half_precision
 from lib_methods.dreambooth.model.memory import DTYPES, GIB, Estimate, Load, ModelSizes, Way, estimate, generation
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.optimizers import has_8bit
@@ -164,25 +165,6 @@ def plan_training(
         if memory is None or found.total <= memory:
             return _plan(settings, sizes, way, rows, passes, found, memory)
     raise UserError(_too_small(settings, sizes, ways, half, memory or 0))
-
-
-def device_memory(device: torch.device) -> int | None:
-    """The bytes that are free there; None where that cannot be told."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):
-        return int(torch.mps.recommended_max_memory())
-    return None
-
-
-def half_precision(device: torch.device) -> str:
-    """What the device computes quickly in: "bf16", "fp16" or "fp32"."""
-    if device.type != "cuda":
-        return "fp32"
-    # torch says yes for cards, too, that only imitate bfloat16
-    if torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8:
-        return "bf16"
-    return "fp16"
 
 
 def _ways(settings: TrainingSettings, device: torch.device, processes: int, half: str, shards: int) -> Iterator[Way]:

@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
+from lib_methods.device import LiveBytes
 from lib_methods.dreambooth.model import memory as sizing
 from lib_methods.dreambooth.model.memory import GIB, Load, ModelSizes, Way, estimate, generation
 from lib_methods.dreambooth.settings import TrainingSettings
@@ -228,7 +229,7 @@ def test_what_is_drawn_is_what_is_counted() -> None:
 
 
 def test_counting_counts_what_lives() -> None:
-    with FakeTensorMode(), count_memory.LiveBytes() as live:
+    with FakeTensorMode(), LiveBytes() as live:
         a = torch.empty(1000)
         b = a.view(10, 100)  # the same memory
         c = b * 2
@@ -242,7 +243,7 @@ def test_counting_counts_what_lives() -> None:
 
 
 def test_counting_agrees_with_a_count_by_hand() -> None:
-    with FakeTensorMode(), count_memory.LiveBytes() as live:
+    with FakeTensorMode(), LiveBytes() as live:
         weight = torch.empty(100, 100, requires_grad=True)
         x = torch.empty(50, 100)
         before = live.live

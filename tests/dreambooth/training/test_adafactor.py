@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lib_methods.device import LiveBytes
 from lib_methods.dreambooth.training import adafactor as blocks
 from lib_methods.dreambooth.training import adafactor as rounding
 from lib_methods.dreambooth.training.adafactor import Adafactor, Rounding, round_into
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
-from tests.dreambooth.count_memory import LiveBytes
 
 SHAPES = [(37, 11), (64, 3, 3, 3), (5, 40), (1, 9), (3, 1), (2, 200)]
 

@@ -10,16 +10,12 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from lib_methods.cascade.augmentation import augmented, enlarged, kept_signal, level_label, low_resolution
 from lib_methods.dreambooth.training.loss import (
     LEVEL,
     LEVEL_BEFORE,
     Draw,
     Upscaler,
-    augmented,
-    enlarged,
-    kept_signal,
-    level_label,
-    low_resolution,
     predicted_noise,
 )
 from lib_methods.errors import UserError
