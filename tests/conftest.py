@@ -17,7 +17,7 @@ SERVED = ("tests/page/", "tests/api/")  # each has one server for all its files
 # what takes longest comes first, so that no process works alone at the end
 FIRST = (
     "tests/page/",
-    "tests/standalone/test_pretended_device.py",
+    "tests/standalone/jobs/test_pretended_device.py",
     "tests/dreambooth/training/",
     "tests/pix2pix_zero/",
 )

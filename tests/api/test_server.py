@@ -90,7 +90,7 @@ def test_it_stops_when_it_is_told_to(tiny_checkpoint: Path, tmp_path: Path, proc
 
 
 def test_a_checkpoint_that_is_not_there_ends_in_one_sentence(tmp_path: Path):
-    """Before anything large is imported. Files that cannot be read: tests/standalone/test_host.py."""
+    """Before anything large is imported. Files that cannot be read: tests/standalone/host/test_host.py."""
     done = serve_once("--port", str(free_port()), "--checkpoint", str(tmp_path / "missing.safetensors"), tmp_path)
     assert done.returncode == 1
     assert "There is no checkpoint named missing.safetensors" in done.stderr.strip().splitlines()[-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from standalone.host import import_modules
-from tests.standalone.test_facade import facade_names
+from tests.standalone.host.test_facade import facade_names
 
 from .server import REPO
 from .signatures import Imported, Package, Signature, compare, differences, function_signature, missing
@@ -38,7 +38,7 @@ def packages(webui_checkout: Path) -> tuple[Package, Package]:
 
 
 def test_every_name_of_the_facade_is_one_of_the_webuis(packages: tuple[Package, Package]) -> None:
-    """The list that `tests/standalone/test_facade.py` compares with is true."""
+    """The list that `tests/standalone/host/test_facade.py` compares with is true."""
     real, _ = packages
     unknown = [f"{module}.{name}" for module, names in facade_names().items() for name in names - real.names(module)]
     assert not unknown

@@ -21,7 +21,7 @@ from lib_methods.pix2pix_zero.directions import (
     Origin,
 )
 from lib_methods.pix2pix_zero.library import load_direction, load_original, read_record, save_direction
-from tests.pix2pix_zero.test_directions import direction
+from tests.pix2pix_zero.directions.test_directions import direction
 
 
 @pytest.mark.parametrize("vector", [0, 5])

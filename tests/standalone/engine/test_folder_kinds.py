@@ -22,7 +22,7 @@ from standalone.dreambooth import load_training_model
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint
 from standalone.engine.weights import sha256_of
 from tests.standalone import tiny
-from tests.standalone.test_file_kinds import accepted, refusal
+from tests.standalone.engine.test_file_kinds import accepted, refusal
 
 
 @pytest.fixture

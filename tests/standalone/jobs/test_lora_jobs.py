@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.shared.jobs import REPO
 from tests.standalone.conftest import Running
 from tests.standalone.loras import State, layer, write
 
-REPO = Path(__file__).resolve().parents[2]
 BLOCK = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
 UNET: State = {**layer(f"{BLOCK}_attn1_to_v", (32, 32), 1), **layer(f"{BLOCK}_attn2_to_out_0", (32, 32), 2)}
 TEXT: State = layer("lora_te_text_model_encoder_layers_0_mlp_fc1", (64, 32), 3, size=1.0)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.standalone.conftest import Running
 
-PROBE = Path(__file__).resolve().parents[1] / "webui" / "probe"
+PROBE = Path(__file__).resolve().parents[2] / "webui" / "probe"
 STEP = ["cfg_denoiser", "cfg_denoised", "cfg_after_cfg"]
 START = ["setup", "before_process", "process"]
 BATCH = ["before_process_batch", "after_extra_networks_activate", "process_batch", "process_before_every_sampling"]

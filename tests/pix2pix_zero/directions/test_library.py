@@ -19,8 +19,8 @@ from lib_methods.hosts.a1111.text import interrogator
 from lib_methods.pix2pix_zero.directions import DirectionError, Origin, make_direction
 from lib_methods.pix2pix_zero.library import DirectionLibrary, Listed, save_direction
 from lib_methods.pix2pix_zero.page import LibraryHandlers, caption_of
+from tests.pix2pix_zero.directions.test_directions import Encoder, direction
 from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit
-from tests.pix2pix_zero.test_directions import Encoder, direction
 from tests.shared.jobs import REPO, loaded, same
 from tests.standalone.conftest import Running
 

@@ -18,9 +18,8 @@ from standalone import host as standalone_host
 from standalone.setup import options
 from standalone.setup.start import dispatch
 from tests.api.process import free_port
+from tests.shared.jobs import REPO
 from tests.standalone.conftest import Running
-
-REPO = Path(__file__).resolve().parents[2]
 
 
 def test_a_second_start_gives_the_same_host(checkpoints: Callable[..., Path], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from standalone.engine.denoiser import SigmaDenoiser
 from standalone.engine.model import alpha_schedule
 from standalone.engine.timestep_samplers import sample_ddim, sample_unipc
 from tests.standalone import tiny
-from tests.standalone.toy import BETAS, Guided, Toy, by_diffusers, noise
+from tests.standalone.engine.toy import BETAS, Guided, Toy, by_diffusers, noise
 
 MARKS = {"v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
 ZERO = {**BETAS, "rescale_betas_zero_snr": True}

@@ -16,7 +16,7 @@ from standalone.engine import samplers
 from standalone.engine.denoiser import LCMDenoiser, SigmaDenoiser
 from standalone.engine.timestep_samplers import sample_ddim, sample_unipc, unipc_timesteps
 from standalone.host.sampling import schedulers as schedules
-from tests.standalone.toy import ABAR, BETAS, SHAPE, Draws, Guided, Toy, assert_close, by_diffusers, noise
+from tests.standalone.engine.toy import ABAR, BETAS, SHAPE, Draws, Guided, Toy, assert_close, by_diffusers, noise
 
 # ten steps from 999 to 0 are whole timesteps, so that both sides mean the same by them
 STEPS = 10
