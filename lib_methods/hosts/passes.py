@@ -38,6 +38,7 @@ class Pass:
         self.planner: RowPlanner | None = None
         self.seam: object = None  # of the host that needs one
         self.failures: dict[type, str] = {}  # what ended early, and why, in a sentence for the user
+        self.needed: set[type] = set()  # without these the host cannot run its model
         self.is_over = False
         self._at_end = ExitStack()
         self._taken_back: ExitStack | None = None
@@ -117,7 +118,8 @@ class Pass:
 
     def guarded(self, run: Callable[[], T]) -> T:
         """`run()`, which runs the host's denoiser within the hooks. A method that makes it fail ends here, and `run` is
-        called again without it; where none is left, the error is the host's own."""
+        called again without it; where none is left, the error is the host's own. Raises UserError where the model
+        needs the method that failed."""
         while True:
             try:
                 return run()
@@ -139,6 +141,8 @@ class Pass:
             reason = "An internal error; the console has the details."
         names = ", ".join(kind.__name__ for kind in kinds)
         logging.getLogger(__name__).error("%s ended in the middle of a sampling.", names, exc_info=error)
+        if kinds & self.needed:
+            raise UserError(reason) from error
         for kind in kinds:
             self.failures[kind] = f"{reason} {_WITHOUT}"
             self.hooks.pop(kind, None)

@@ -342,3 +342,23 @@ def test_a_job_without_the_method_ends_with_a_sentence_where_the_host_would_cras
     before = dict(vars(plain.p.sampler))
     hosts.end_without_picture(plain.p)
     assert vars(plain.p.sampler) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(torch.OutOfMemoryError("no"), "Out of memory"), (UserError("The image is gone."), "The image is gone.")],
+)
+def test_a_method_that_fails_half_way_ends_a_job_that_the_host_cannot_finish(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge, (x, texts, picture) = Forge(), example()
+    plan(forge, picture)
+    forge.step(x, texts)
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ImageCfg, "base", fail)
+    monkeypatch.setattr(ImageCfg, "plan", fail)
+    with pytest.raises(UserError, match=told):
+        forge.step(x, texts)

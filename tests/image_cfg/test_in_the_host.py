@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from lib_methods.denoiser import Needs, RowPlan
+from lib_methods.errors import UserError
 from lib_methods.image_cfg import formulas
 from tests.fabric.small_model import picture
 from tests.image_cfg.jobs import OTHER, PICTURE, edit, spread, unet_runs
@@ -231,6 +232,13 @@ def test_an_exception_in_the_middle_ends_the_method_and_leaves_nothing_behind(
     unet = shared.sd_model.model.diffusion_model
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in unet.modules())
     assert np.array_equal(before, pixels(host.generate(script_args=edit())))
+    with monkeypatch.context() as patch:  # a host that takes the model for inpainting cannot go on without the method
+        patch.setattr(formulas, "base", broken)
+        patch.setattr(
+            "standalone.host.jobs.job.txt2img_image_conditioning", lambda _, x, *__: x.new_zeros(len(x), 5, 1, 1)
+        )
+        with pytest.raises(UserError, match="An internal error"):
+            host.generate(script_args=edit())
 
 
 def test_the_latents_of_the_picture_can_be_scaled(host: Running) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import Guidance, Role, Row, RowPlanner
+from lib_methods.denoiser import LATENT_CHANNELS, Guidance, Role, Row, RowPlanner
 from lib_methods.denoiser.levels import Levels
 from lib_methods.guidance import combine
-from lib_methods.hosts.a1111.rows import A1111Call, RowTakeover
+from lib_methods.hosts.a1111.rows import HOST_ARGUMENTS, A1111Call, RowTakeover
 from lib_methods.hosts.job import JobSampling
 from lib_methods.hosts.passes import Pass, put_back
 
@@ -48,10 +48,13 @@ class Seam:
         self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         call, unet = A1111Call(self.denoiser, sigma, self._rows(cond, len(x))), self.unet()
-        taken = None
-        if self.current.planner is not None:
-            taken = RowTakeover(self.current.planner, self.denoiser, self.unet, cond, bool(self.current.guides))
-            args, kwargs = (), taken.begin(call, args, kwargs, x)
+        taken, planner = None, self.current.planner
+        if planner is not None:
+            given = {**dict(zip(HOST_ARGUMENTS, args)), **kwargs}
+            if given["image_cond"].shape[1] != LATENT_CHANNELS:  # in txt2img the host takes the model for inpainting
+                self.current.needed.add(type(planner))
+            taken = RowTakeover(planner, self.denoiser, self.unet, cond, bool(self.current.guides))
+            args, kwargs = (), taken.begin(call, given, x)
         self.call, self.taken = call, taken
         entering = unet.register_forward_pre_hook(lambda _, inputs: call.enter_unet(inputs[0]) if inputs else None)
         leaving = unet.register_forward_hook(lambda *_: call.leave_unet())

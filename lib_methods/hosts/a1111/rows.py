@@ -13,7 +13,7 @@ that is computed, else e(I, 0). Before the host combines them they are moved so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lib_methods.denoiser import Needs, Role, Row, RowPlan, RowPlanner, Unsupported, sees_picture
 from lib_methods.guidance import weigh
 
-_HOST_ARGUMENTS = ("cond_scale", "s_min_uncond", "image_cond")
+HOST_ARGUMENTS = ("cond_scale", "s_min_uncond", "image_cond")
 
 
 class A1111Call:
@@ -83,9 +83,8 @@ class RowTakeover:
         self._cond_out: list[Tensor] = []
         self._image_out: list[Tensor] = []
 
-    def begin(self, call: A1111Call, args: Sequence[Any], kwargs: dict[str, Any], like: Tensor) -> dict[str, Any]:
+    def begin(self, call: A1111Call, given: dict[str, Any], like: Tensor) -> dict[str, Any]:
         """Make the plan and set the call's rows; returns the host's further arguments with the method's image."""
-        given = {**dict(zip(_HOST_ARGUMENTS, args)), **kwargs}
         multiplier = float(getattr(self.denoiser, "cond_scale_miltiplier", 1.0))
         plan = self.planner.plan(call, float(given["cond_scale"]) * multiplier, self.needs)
         self.plan, self.call = plan, call

@@ -86,6 +86,7 @@ class ForgePicture:
         self.sampling.patched()
         current = self.sampling.current
         before, current.planner = current.planner, planner
+        current.needed.add(type(planner))
         current.taken_back_by(lambda: setattr(current, "planner", before))
         self.sampling.seam.negative = NegativePrompt.of(self.p, self.sampling.pixels)
 
