@@ -34,12 +34,12 @@ from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
 from benchmarks.studio import write_json
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
 from lib_methods.device import half_precision, release_memory
+from lib_methods.dreambooth.model.base import ModelSizes
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.memory import DTYPES, GIB, ModelSizes
-from lib_methods.dreambooth.model.model import CPU, TextEmbedding
+from lib_methods.dreambooth.model.model import CPU, DTYPES, TextEmbedding
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.batches import Example, TrainingData
-from lib_methods.dreambooth.training.plan import plan_training
+from lib_methods.dreambooth.training.plan import GIB, plan_training
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.jobs.log import Report
 from standalone import ROOT
@@ -171,16 +171,17 @@ def ours(stage: Stage, half: str, kind: str, folder: Path, found: dict[str, Any]
         rate=5e-6,
         text_rate=5e-6,
         prior="images",
+        precision=half,
     )
     model: Any = stage
-    plan = plan_training(settings, full_sizes(), stage.device, MEMORY, half=half)
-    found["plan"] = {name: value for name, value in asdict(plan).items() if name not in ("notes", "estimate")}
-    found["counted"] = plan.estimate.total
+    plan = plan_training(settings, full_sizes(), stage.device, MEMORY)
+    found["plan"] = {name: value for name, value in asdict(plan).items() if name not in ("notes", "memory")}
+    found["counted"] = sum(plan.memory.values())
     started = time.perf_counter()
     examples = [_example(stage) for _ in range(8)]
     found["seconds_a_picture"] = (time.perf_counter() - started) / len(examples)
     stage.vae.to(CPU)
-    nn.Module.to(stage.unet, stage.device, plan.weight_dtype)
+    nn.Module.to(stage.unet, stage.device, DTYPES[plan.weights])
     if plan.checkpointing:
         stage.unet.enable_gradient_checkpointing()
     release_memory(stage.device)

@@ -18,16 +18,16 @@ from lib_methods.device import device_words, release_memory, repeatable
 from lib_methods.dreambooth.model.base import prediction_told, read_base
 from lib_methods.dreambooth.model.identifier import named
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.model import CPU, TrainingModel, check_weights
+from lib_methods.dreambooth.model.model import CPU, DTYPES, TrainingModel, check_weights
 from lib_methods.dreambooth.output.lora_file import LoraStart, read_lora
 from lib_methods.dreambooth.output.result import ENDING, Export, Result, activation_of, facts_of
 from lib_methods.dreambooth.photos.image import Photo, photos_digest
 from lib_methods.dreambooth.photos.subjects import Subject, companions_told, counted, find_subjects, with_identifiers
-from lib_methods.dreambooth.settings import PATHS, TrainingSettings, to_json
+from lib_methods.dreambooth.settings import PATHS, TrainingSettings, resolved, to_json
 from lib_methods.dreambooth.training.data import Maker, class_texts, generation_parts
 from lib_methods.dreambooth.training.duration import plan_fields, seconds_needed
 from lib_methods.dreambooth.training.optimizers import check_available
-from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training, resolved
+from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training
 from lib_methods.dreambooth.training.processes import Processes, start_processes
 from lib_methods.dreambooth.training.samples import Judge, Viewer, best_weights
 from lib_methods.dreambooth.training.state import (
@@ -240,10 +240,10 @@ class _Run:
     def _trainer(self, find_judge: FindJudge | None) -> tuple[Trainer, Export]:
         """The trainer, with the model on the device and the photos encoded."""
         model, settings, plan, processes = self.model, self.settings, self.plan, self.processes
-        nn.Module.to(model.unet, self.device, plan.weight_dtype)  # diffusers' own warns without a reason
+        nn.Module.to(model.unet, self.device, DTYPES[plan.weights])  # diffusers' own warns without a reason
         if settings.train_text:
             # fp16, as a LoRA's base is loaded, is for runs only that scale their loss
-            dtype = plan.weight_dtype if settings.kind == "LoRA" else torch.float32
+            dtype = DTYPES[plan.weights] if settings.kind == "LoRA" else torch.float32
             for encoder in model.encoders:
                 encoder.to(self.device, dtype)
         if self.record is None:

@@ -5,6 +5,7 @@ Standard library only, as the command's --help works before anything is installe
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -246,6 +247,45 @@ class TrainingSettings:
     @property
     def true_alpha(self) -> float:
         return self.alpha or float(self.rank)
+
+
+PAPER_UNET = 860e6  # parameters of SD1's UNet, which the usual rates are for
+FULL_RATE, LORA_RATE, PRODIGY_RATE = 5e-6, 1e-4, 1.0  # the first is the paper's
+FULL_STEPS = (250, 500, 1500)  # per photo, at least, at most; the paper: about 1000 for 4 photos
+LORA_STEPS = (250, 600, 2000)
+TEXT_SHARE = 0.5  # of the UNet's rate; the text encoder forgets faster
+LOOKS = 5  # samples over a run, and twice as many if the best is kept
+
+
+def resolved(
+    settings: TrainingSettings, *, photos: Sequence[int], resolution: int, unet_parameters: int
+) -> TrainingSettings:
+    """The settings with nothing left open. photos: the number for each subject. resolution: the model's, in pixels.
+
+    A UNet smaller than SD1's gets a higher learning rate, by the inverse of its width, the square root of its size
+    (Yang et al. 2022, arXiv 2203.03466); a larger one gets SD1's.
+    """
+    full = settings.kind == "full"
+    per_photo, least, most = FULL_STEPS if full else LORA_STEPS
+    steps = settings.steps or sum(min(most, max(least, per_photo * count)) for count in photos)
+    width = max(1.0, math.sqrt(PAPER_UNET / max(1, unet_parameters)))
+    prodigy = settings.optimizer == "prodigy"  # finds the rate by itself, one for all weights
+    rate = settings.rate or (PRODIGY_RATE if prodigy else min(1e-2, (FULL_RATE if full else LORA_RATE) * width))
+    prior = settings.prior
+    if prior == "auto":
+        own = any(concept.class_folder is not None for concept in settings.all_concepts)
+        prior = "images" if full or own else "model"
+    looks = 2 * LOOKS if settings.select_best else LOOKS
+    return replace(
+        settings,
+        steps=steps,
+        rate=rate,
+        text_rate=settings.text_rate or (rate if prodigy else TEXT_SHARE * rate),
+        prior=prior,
+        resolution=settings.resolution or resolution,
+        sample_every=settings.sample_every or max(1, math.ceil(steps / looks)),
+        warm_up=min(settings.warm_up, steps),
+    )
 
 
 def to_json(settings: TrainingSettings) -> dict[str, Any]:

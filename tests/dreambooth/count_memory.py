@@ -4,7 +4,7 @@ The UNet's forward and backward pass run on tensors without content; what is cou
 live at once, as a GPU would have to hold them: weights, what the backward pass keeps, gradients, and everything in
 between. The same for drawing: the UNet's forward pass without gradients, and an image's way through the VAE. Not
 counted: what the GPU's libraries take for themselves, and gaps between tensors. The tables in
-`lib_methods.dreambooth.model.memory` come from here.
+`lib_methods.dreambooth.training.plan` come from here.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_methods.dreambooth.model.memory import ModelSizes
+from lib_methods.dreambooth.model.base import ModelSizes
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth import EngineModel, load_training_model

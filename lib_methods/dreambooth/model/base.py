@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,6 @@ from lib_methods.checkpoints.ldm_names import (
 )
 from lib_methods.checkpoints.reader import TEXT_PARTS, Checkpoint, read_checkpoint
 from lib_methods.checkpoints.schedule import NoiseSchedule
-from lib_methods.dreambooth.model.memory import ModelSizes
 from lib_methods.errors import CheckpointError, UserError
 from lib_methods.safetensors import TensorHead
 
@@ -27,6 +27,58 @@ _TEXT_PREFIXES = {
     "sd2": (SD2_TEXT_PREFIX,),
     "sdxl": (SDXL_CLIP_PREFIX, SDXL_OPEN_CLIP_PREFIX),
 }
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """What a checkpoint is made of, in numbers (not bytes).
+
+    largest: of the UNet's tensors. factored: what Adafactor keeps of the UNet. lora, lora_convolutions, lora_text: of a
+    LoRA of rank 1 on what `lora.places` names. text_width: hidden size times layers of the text encoders.
+    """
+
+    family: str
+    resolution: int
+    pixels_per_latent: int
+    unet: int
+    text: int
+    largest: int
+    factored: int
+    lora: int
+    lora_convolutions: int
+    lora_text: int
+    text_width: int
+
+    @staticmethod
+    def of(
+        family: str, unet: Shapes, texts: Sequence[Shapes], resolution: int, pixels_per_latent: int = 8
+    ) -> ModelSizes:
+        """Counted from the shapes of the weights, by diffusers' and transformers' names."""
+        layers = {name: shape for name, shape in unet.items() if len(shape) > 1}
+        text = [(name, shape) for shapes in texts for name, shape in shapes.items()]
+        blocks = ("down_blocks.", "mid_block.", "up_blocks.")
+        return ModelSizes(
+            family=family,
+            resolution=resolution,
+            pixels_per_latent=pixels_per_latent,
+            unet=sum(map(math.prod, unet.values())),
+            text=sum(math.prod(shape) for _, shape in text),
+            largest=max(map(math.prod, unet.values())),
+            factored=sum(_rank_one(shape) if len(shape) > 1 else shape[0] for shape in unet.values()),
+            lora=sum(_rank_one(shape) for name, shape in layers.items() if ".attentions." in name),
+            lora_convolutions=sum(
+                _rank_one(shape)
+                for name, shape in layers.items()
+                if name.startswith(blocks) and ".attentions." not in name
+            ),
+            lora_text=sum(_rank_one(shape) for name, shape in text if name.startswith("encoder.") and len(shape) > 1),
+            text_width=sum(shape[0] for name, shape in text if name.endswith("layer_norm1.weight")),
+        )
+
+
+def _rank_one(shape: tuple[int, ...]) -> int:
+    """The numbers of a LoRA of rank 1 on a layer: an input row and an output column."""
+    return shape[0] + math.prod(shape[1:])
 
 
 @dataclass(frozen=True)

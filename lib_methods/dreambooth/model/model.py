@@ -113,6 +113,7 @@ def check_weights(model: TrainingModel) -> None:
 
 
 CPU = torch.device("cpu")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(module: nn.Module) -> torch.device:

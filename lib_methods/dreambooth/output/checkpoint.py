@@ -18,8 +18,7 @@ from torch import Tensor
 from lib_methods.checkpoints.kinds import EMA_PREFIX
 from lib_methods.checkpoints.ldm_names import shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK, ZERO_SNR_MARK
-from lib_methods.dreambooth.model.memory import DTYPES
-from lib_methods.dreambooth.model.model import TrainingModel
+from lib_methods.dreambooth.model.model import DTYPES, TrainingModel
 from lib_methods.errors import CheckpointError, UserError, reason
 from lib_methods.files import replacing
 from lib_methods.safetensors import NAMES, TYPES, Copied, TensorHead, TensorSource, read_header, rounded, write_tensors

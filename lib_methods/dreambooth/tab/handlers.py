@@ -30,7 +30,7 @@ from lib_methods.dreambooth.photos.subjects import (
 )
 from lib_methods.dreambooth.settings import TrainingSettings, check_name, from_json, to_json
 from lib_methods.dreambooth.tab import html as page
-from lib_methods.dreambooth.training.duration import Machine, OwnMachine, preview
+from lib_methods.dreambooth.training.duration import Machine, preview
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles
 from lib_methods.jobs.job import BUSY, Jobs
@@ -79,9 +79,9 @@ class HostLists(Protocol):
 class TabHandlers:
     """Event handlers of the tab, and what the REST routes do."""
 
-    def __init__(self, trainings: Jobs, lists: HostLists, machine: Machine | None = None) -> None:
+    def __init__(self, trainings: Jobs, lists: HostLists, machine: Machine) -> None:
         """machine: what is known of the device that a run gets."""
-        self.trainings, self.lists, self.machine = trainings, lists, machine or OwnMachine()
+        self.trainings, self.lists, self.machine = trainings, lists, machine
         self._beginning = threading.Lock()
 
     # -- what is about to happen

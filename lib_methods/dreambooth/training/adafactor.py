@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lib_methods.dreambooth.model.memory import GPU_BLOCK
-
 CPU_BLOCK = 2**18  # numbers: a megabyte in fp32
+GPU_BLOCK = 2**22
 _TOGETHER = 4  # rows: random numbers are drawn by fours, see `rounding`
 
 

@@ -23,7 +23,7 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.batches import Batch, Batches, TrainingData
 from lib_methods.dreambooth.training.loss import noised, training_loss
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
-from lib_methods.dreambooth.training.plan import TrainingPlan, rate_scale, text_steps
+from lib_methods.dreambooth.training.plan import TrainingPlan
 from lib_methods.dreambooth.training.processes import Processes
 from lib_methods.dreambooth.training.samples import Best, Viewer
 from lib_methods.dreambooth.training.state import STATE, State, load_state, save_state
@@ -52,6 +52,16 @@ class StepReport:
     subject: float
     prior: float
     rate: float
+
+
+def rate_scale(settings: TrainingSettings, step: int) -> float:
+    """What the learning rates are multiplied by at a step (from 0 on): warm-up, then the schedule, never zero."""
+    warm = min(1.0, (step + 1) / settings.warm_up) if settings.warm_up else 1.0
+    if settings.schedule == "constant":
+        return warm
+    length = max(1, settings.steps - settings.warm_up)
+    left = 1 - min(1.0, max(0.0, (step - settings.warm_up) / length))
+    return warm * (0.5 * (1 - math.cos(math.pi * left)) if settings.schedule == "cosine" else left)
 
 
 class Trainer:
@@ -93,7 +103,7 @@ class Trainer:
             weight_decay=settings.weight_decay,
             clip=settings.clip_gradients,
             fused=plan.fused_backward,
-            scaled=plan.scaled,
+            scaled=plan.precision == "fp16",
             seed=settings.seed,
         )
         self.ema = Ema(self.trained.parameters(), settings.ema) if settings.ema else None
@@ -117,7 +127,7 @@ class Trainer:
             model,
             self.batches.texts(),
             self.trained,
-            learns_until=text_steps(settings),
+            learns_until=math.ceil(settings.steps * settings.text_stop) if settings.train_text else 0,
             stays=settings.train_text,
             one_at_a_time=plan.one_part_at_a_time,
         )

@@ -16,7 +16,7 @@ from lib_methods.checkpoints.ldm_names import UNET_PREFIX
 from lib_methods.dreambooth.model import base as header_sizes
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.lora import places
-from lib_methods.dreambooth.training.duration import count_work
+from lib_methods.dreambooth.training.duration import multiply_adds
 from lib_methods.errors import UserError
 from standalone import ROOT
 from standalone.dreambooth import EngineModel, load_training_model
@@ -38,7 +38,7 @@ def compare(path: Path) -> header_sizes.BaseModel:
     attention, more = rank_one(model), rank_one(model, convolutions=True)
     assert (base.sizes.lora, base.sizes.lora_convolutions) == (attention, more - attention)
     assert base.sizes.lora_text == rank_one(model, text=True) - attention
-    assert count_work(base.unet_shapes).layers == sum(weight.dim() > 1 for weight in model.unet.parameters())
+    assert sorted(base.unet_shapes.values()) == sorted(tuple(weight.shape) for weight in model.unet.parameters())
     return base
 
 
@@ -77,7 +77,7 @@ def test_the_work_is_what_the_layers_do(tmp_path: Path) -> None:
         for side in (8, 16):
             with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 model.predict(torch.zeros(1, 4, side, side), torch.tensor([5]), text)
-            counted = 2 * count_work(base.unet_shapes).multiply_adds(side, side)
+            counted = 2 * multiply_adds(base.unet_shapes, side, side)
             assert counted == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from lib_methods.dreambooth.output.result import write_sidecar
-from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training.plan import resolved
+from lib_methods.dreambooth.settings import TrainingSettings, resolved
 from lib_methods.errors import UserError
 from lib_methods.jobs import log as progress_module
 from lib_methods.jobs.log import Pace, Report, duration
@@ -21,11 +20,11 @@ from lib_methods.jobs.log import Pace, Report, duration
 
 def test_what_is_left_open_is_chosen() -> None:
     asked = TrainingSettings(Path("p"), Path("b"), Path("o"), "x", "dog", kind="full")
-    chosen = resolved(asked, photos=4, resolution=512, unet_parameters=860_000_000)
+    chosen = resolved(asked, photos=[4], resolution=512, unet_parameters=860_000_000)
     assert (chosen.steps, chosen.rate, chosen.prior, chosen.resolution) == (1000, 5e-6, "images", 512)
-    assert resolved(replace(asked, kind="LoRA"), photos=4, resolution=512, unet_parameters=10**9).prior == "model"
+    assert resolved(replace(asked, kind="LoRA"), photos=[4], resolution=512, unet_parameters=10**9).prior == "model"
     mine = replace(asked, steps=7, rate=0.5, text_rate=0.25, prior="off", resolution=64, sample_every=3)
-    assert resolved(mine, photos=4, resolution=512, unet_parameters=10) == mine
+    assert resolved(mine, photos=[4], resolution=512, unet_parameters=10) == mine
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from lib_methods.dreambooth import run
 from lib_methods.dreambooth.photos.subjects import find_subjects
-from lib_methods.dreambooth.settings import Concept, TrainingSettings
-from lib_methods.dreambooth.training.plan import resolved
+from lib_methods.dreambooth.settings import Concept, TrainingSettings, resolved
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.errors import Cancelled, UserError
 from standalone.dreambooth import load_training_model
@@ -90,9 +89,9 @@ def test_class_images_in_kohya_s_folders_go_with_their_class(tmp_path: Path) -> 
 
 def test_each_subject_gets_its_steps() -> None:
     chosen = resolved(asked(), photos=[4, 4], resolution=512, unet_parameters=860_000_000)
-    assert chosen.steps == 2 * resolved(asked(), photos=4, resolution=512, unet_parameters=860_000_000).steps
-    own = resolved(asked(class_folder=Path("x")), photos=4, resolution=512, unet_parameters=860_000_000)
-    prodigy = resolved(asked(optimizer="prodigy"), photos=4, resolution=512, unet_parameters=860_000_000)
+    assert chosen.steps == 2 * resolved(asked(), photos=[4], resolution=512, unet_parameters=860_000_000).steps
+    own = resolved(asked(class_folder=Path("x")), photos=[4], resolution=512, unet_parameters=860_000_000)
+    prodigy = resolved(asked(optimizer="prodigy"), photos=[4], resolution=512, unet_parameters=860_000_000)
     assert own.prior == "images" and (prodigy.rate, prodigy.text_rate) == (1.0, 1.0)
 
 

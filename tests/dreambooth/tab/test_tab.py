@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.output.result import deliver_to
@@ -85,7 +86,10 @@ class Room:
 def handlers(tmp_path: Path) -> TabHandlers:
     lists = Lists(tmp_path)
     trainings = Jobs(tmp_path / "data", Room(), deliver_to(lists.folder_of), worker=FAKE)
-    return TabHandlers(trainings, lists)
+    machine = SimpleNamespace(
+        device=lambda: torch.device("cpu"), memory=lambda device, occupied: None, may_compute=lambda device: True
+    )
+    return TabHandlers(trainings, lists, machine)
 
 
 @pytest.fixture

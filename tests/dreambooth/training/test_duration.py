@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from lib_methods.checkpoints.layout import unet_shapes
+from lib_methods.checkpoints.layout import Shapes, unet_shapes
 from lib_methods.dreambooth.model.base import read_base
-from lib_methods.dreambooth.model.memory import GIB
 from lib_methods.dreambooth.photos.subjects import companions_told, find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import duration as speed
 from lib_methods.dreambooth.training import plan as planning
-from lib_methods.dreambooth.training.duration import Work, count_work
+from lib_methods.dreambooth.training.duration import multiply_adds
+from lib_methods.dreambooth.training.plan import GIB
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles, Record, save_record
 from tests.dreambooth.count_memory import GEOMETRY
@@ -77,7 +77,7 @@ def plan(base: Path, machine: Computer | None = None, photos: int = 4, **changes
     root = changes.pop("root", Path("nowhere"))
     running = changes.pop("running", False)
     settings = TrainingSettings(Path("photos"), base, Path("out"), "rex", "dog", **changes)
-    return speed.preview(settings, photos, machine or Computer(), root, running)
+    return speed.preview(settings, [photos], machine or Computer(), root, running)
 
 
 def test_what_was_left_open_is_chosen_as_the_trainer_chooses_it(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_it_is_what_the_training_itself_tells(tmp_path: Path, diffusers: bool, v
     train(settings)
     told = events(settings, "plan")[0]
     subjects, _ = find_subjects(settings)
-    found = speed.preview(settings, 3, Computer(), tmp_path, told=companions_told(subjects, settings))
+    found = speed.preview(settings, [3], Computer(), tmp_path, told=companions_told(subjects, settings))
     for name in set(told) - {"event", "time", "seconds", "device"}:
         assert found[name] == told[name], name
 
@@ -151,7 +151,7 @@ def test_the_probe_measures_and_gives_up_where_nothing_can_be() -> None:
 
 
 def test_a_gpu_computes_while_layers_are_started_and_a_cpu_does_not() -> None:
-    work = Work((1000,), (0,), (0,), 0, 0, 100)
+    work: Shapes = {f"conv_{number}.weight": (2, 5) for number in range(100)}
     slow, fast = 1e5, 1e12
     for device in (CPU, CUDA):
         assert speed.forward_seconds(work, 1, (10, 10), device, fast) == pytest.approx(0.01, rel=0.2)
@@ -214,7 +214,7 @@ def test_an_earlier_training_like_this_one_tells_the_time(
     paced(root, "dog1", 2.0)
 
     def seconds(machine: Computer | None = None, **changes: Any) -> Any:
-        return speed.preview(replace(settings, **changes), 3, machine or Computer(), root)["seconds"]
+        return speed.preview(replace(settings, **changes), [3], machine or Computer(), root)["seconds"]
 
     assert seconds() == pytest.approx(12.0) and seconds(steps=100) == pytest.approx(200.0)
     assert seconds(Computer(idle=False)) == pytest.approx(12.0)
@@ -232,7 +232,7 @@ def test_the_newest_training_counts_and_broken_ones_are_passed_over(trained: Tra
     kept_training(trained, tmp_path, "newer-one")
     paced(root, "dog1", 2.0)
     paced(root, "newer-one", 3.0)
-    asked = lambda: speed.preview(settings, 3, Computer(idle=False), root)["seconds"]  # noqa: E731
+    asked = lambda: speed.preview(settings, [3], Computer(idle=False), root)["seconds"]  # noqa: E731
     assert asked() == pytest.approx(18.0)
     newer = JobFiles(root, "newer-one").training / "training.json"
     for broken in ("{", "[]", "{}", '{"resolved": 5, "plan": 5}', '{"resolved": {"photos": "x"}, "plan": {}}'):
@@ -247,12 +247,11 @@ def test_asking_leaves_the_folders_as_they_are(trained: TrainingSettings, tmp_pa
         return sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
 
     before = everything()
-    speed.preview(replace(settings, name="another"), 3, Computer(), root)
-    speed.preview(settings, 3, Computer(), tmp_path / "no root yet")
+    speed.preview(replace(settings, name="another"), [3], Computer(), root)
+    speed.preview(settings, [3], Computer(), tmp_path / "no root yet")
     assert everything() == before
 
 
 def test_the_work_of_sd15_is_as_published() -> None:
     """860 million parameters, about 0.8 TFLOP for a latent of 64 x 64."""
-    work = count_work(unet_shapes(GEOMETRY["sd1"]))
-    assert 2 * work.multiply_adds(64, 64) == pytest.approx(0.8e12, rel=0.02)
+    assert 2 * multiply_adds(unet_shapes(GEOMETRY["sd1"]), 64, 64) == pytest.approx(0.8e12, rel=0.02)

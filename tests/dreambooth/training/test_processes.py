@@ -222,9 +222,9 @@ def test_the_plan_counts_a_part_of_the_unet(base: Path, tmp_path: Path) -> None:
     parts = plan_training(settings, sizes, cpu, processes=2, sharded=True)
     assert parts.optimizer == "adamw" and not parts.fused_backward
     assert alone.optimizer == "adamw"
-    assert parts.estimate.optimizer == pytest.approx(alone.estimate.optimizer / 2, rel=0.01)
-    assert parts.estimate.gradients == pytest.approx(alone.estimate.gradients / 2, rel=0.01)
-    assert alone.estimate.weights / 2 < parts.estimate.weights < alone.estimate.weights
+    assert parts.memory["optimizer"] == pytest.approx(alone.memory["optimizer"] / 2, rel=0.01)
+    assert parts.memory["gradients"] == pytest.approx(alone.memory["gradients"] / 2, rel=0.01)
+    assert alone.memory["weights"] / 2 < parts.memory["weights"] < alone.memory["weights"]
     with pytest.raises(UserError, match="the optimizer is AdamW"):
         plan_training(settings_for(tmp_path, base, optimizer="adafactor"), sizes, cpu, processes=2, sharded=True)
 
