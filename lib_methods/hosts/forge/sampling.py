@@ -20,7 +20,7 @@ from lib_methods.hosts.forge.wrapper import ForgeSeam, PassModifier
 from lib_methods.hosts.job import JobSampling
 
 _MODIFIERS = "conditioning_modifiers"
-_RESERVED = "_steer_reserved"
+_RESERVED = "steer_reserved"
 
 
 class ForgeSampling(JobSampling):
@@ -90,8 +90,9 @@ class ForgeSampling(JobSampling):
         patcher = self.patched()
         tell = getattr(patcher, "add_extra_preserved_memory_during_sampling", None)
         if tell is not None:
-            tell(size - vars(patcher).get(_RESERVED, 0))  # a pass that is announced twice asks twice
-            setattr(patcher, _RESERVED, size)
+            # a pass that is announced twice asks twice; others' clones keep both what is reserved and the options
+            tell(size - patcher.model_options.get(_RESERVED, 0))
+            patcher.model_options[_RESERVED] = size
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         model = self.p.sd_model.forge_objects.unet.model
