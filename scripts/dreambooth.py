@@ -2,7 +2,7 @@
 lib_methods/dreambooth.
 
 API, where the host offers one: `/dreambooth/v1/status`, `/plan`, `/start`, `/cancel`, `/resume` and `/use`, see
-lib_methods/dreambooth/tab/api.py.
+lib_methods/dreambooth/tab/handlers.py.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from typing import Any
 
 from modules import paths, script_callbacks, scripts, shared, ui_components
 
-from lib_methods.dreambooth.output.result import deliver_to
-from lib_methods.dreambooth.tab.api import add_routes
-from lib_methods.dreambooth.tab.handlers import TabHandlers
-from lib_methods.dreambooth.tab.layout import build_tab
+from lib_methods.jobs.files import deliver_to
+from lib_methods.dreambooth.tab.handlers import TabHandlers, add_routes
+from lib_methods.dreambooth.tab.page import build_tab
 from lib_methods.hosts import models, training
 from lib_methods.hosts.training import device_environment, room_of_host
 from lib_methods.jobs.job import Jobs

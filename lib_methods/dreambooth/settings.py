@@ -6,6 +6,7 @@ Standard library only, as the command's --help works before anything is installe
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -40,6 +41,15 @@ def check_name(name: object) -> str:
     if name.casefold() == CLASS_IMAGES:
         raise SettingsError(f'The folder "{name}" is used for class images. Choose another name.')
     return unicodedata.normalize("NFC", name)
+
+
+def clean_name(text: object, class_noun: object) -> str:
+    """The name of a run: the given one, else one from the class noun. Raises SettingsError where it is no file name."""
+    given = str(text or "").strip()
+    if given:
+        return check_name(given)
+    words = re.sub(r"[^\w]+", "-", str(class_noun or "").strip().casefold()).strip("-_")[:40]
+    return f"my-{words}" if words else "my-subject"
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lib_methods.errors import UserError
 from lib_methods.files import read_json as read_file
 from lib_methods.files import replacing
 
@@ -190,3 +193,66 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, shared=True) as file:
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8"))
+
+
+SIDECARS = (".json", ".preview.png", ".png", ".yaml")
+
+
+def deliver_to(folder_of: Callable[[str], Path]) -> Callable[[JobFiles, Mapping[str, Any], Sequence[str]], list[str]]:
+    """What `Jobs` wants. folder_of: the host's folder for "LoRA" or "full"."""
+    return lambda files, settings, names: move_results(files, settings, names, folder_of(settings["kind"]))
+
+
+def move_results(files: JobFiles, settings: Mapping[str, Any], names: Sequence[str], folder: Path) -> list[str]:
+    """Moves the model, and what is called like it, into `folder`; returns the new names, the model's first.
+
+    A checkpoint gets its base's `.yaml`, if there is one and the trainer made none: the WebUI tells by it what a model
+    is. Raises UserError.
+    """
+    model = next((files.out / Path(name).name for name in names if name.endswith(".safetensors")), None)
+    if model is None or not model.is_file():
+        raise UserError("Training ended without a result. Its console file says why.")
+    stem = model.name.removesuffix(".safetensors")
+    before = load_record(files)
+    own = before.result if before is not None else ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        target = _free(folder, stem, own.removesuffix(".safetensors"))
+        moved = []
+        for ending in (".safetensors", *SIDECARS):
+            source = files.out / f"{stem}{ending}"
+            if source.is_file():
+                _move(source, folder / f"{target}{ending}")
+                moved.append(f"{target}{ending}")
+        beside = Path(settings["base"]).with_suffix(".yaml")
+        if settings["kind"] == "full" and f"{target}.yaml" not in moved and beside.is_file():
+            shutil.copyfile(beside, folder / f"{target}.yaml")
+            moved.append(f"{target}.yaml")
+    except OSError as error:
+        full = getattr(error, "errno", None) == 28
+        reason = "the disk is full" if full else "its folder cannot be written"
+        raise UserError(f"The result could not be moved to the WebUI's models: {reason}.") from None
+    return moved
+
+
+def _free(folder: Path, stem: str, own: str) -> str:
+    """The stem, or with a number behind it where another model is called so. own: one that may be written over."""
+    number, free = 1, stem
+    while free != own and any((folder / f"{free}{ending}").exists() for ending in (".safetensors", ".ckpt", ".pt")):
+        number += 1
+        free = f"{stem}-{number}"
+    return free
+
+
+def _move(source: Path, target: Path) -> None:
+    """Renames; onto another disk it is copied under another name first, so that nobody sees half of it."""
+    try:
+        os.replace(source, target)
+    except OSError:
+        part = target.with_name(target.name + ".part")
+        try:
+            shutil.copyfile(source, part)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+        source.unlink()

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.state import to_json
 from lib_methods.errors import UserError
-from lib_methods.jobs.files import JobFiles, Record, all_records, is_held, save_record
+from lib_methods.jobs.files import JobFiles, Record, all_records, deliver_to, is_held, save_record
 from lib_methods.jobs.job import Jobs
 from standalone import ROOT
 

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_methods.dreambooth.tab import api as dreambooth
+from lib_methods.dreambooth.tab import handlers as dreambooth
 from lib_methods.pix2pix_zero import workshop as pix2pix_zero
 from lib_methods.webui import door as rules
 from lib_methods.webui.api_guard import _all_routes, guard_script

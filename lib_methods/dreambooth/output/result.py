@@ -1,32 +1,40 @@
-"""The result of a training run: the file a WebUI loads, its sidecar and its preview."""
+"""The result of a training run: the file a WebUI loads, its card and its preview.
+
+A checkpoint is built on the source's own weights. What was not trained has the source's bytes and precision, also what
+this pack knows nothing about. What was trained is found by comparing with what the source holds, in the precision that
+the model has in memory. Moving averages that the source keeps of its UNet (`model_ema.*`) become the trained weights,
+too: a program that prefers them would otherwise draw with the model as it was before.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import torch
 from PIL import Image
+from torch import Tensor
 
+from lib_methods.checkpoints.kinds import EMA_PREFIX
+from lib_methods.checkpoints.ldm_names import shared_text_name
+from lib_methods.checkpoints.schedule import V_MARK, ZERO_SNR_MARK
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.model import TrainingModel
-from lib_methods.dreambooth.output.checkpoint import DTYPES, save_checkpoint
+from lib_methods.dreambooth.model.model import DTYPES, TrainingModel
 from lib_methods.dreambooth.output.lora_file import save_lora, tag_frequency
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.processes import Processes, gathered
 from lib_methods.dreambooth.training.samples import Viewer
 from lib_methods.dreambooth.training.trainer import Trainer
-from lib_methods.errors import UserError
-from lib_methods.files import write_whole
-from lib_methods.jobs.files import JobFiles, load_record, read_json
+from lib_methods.errors import CheckpointError, UserError, reason
+from lib_methods.files import replacing, write_whole
+from lib_methods.jobs.files import read_json
 from lib_methods.jobs.log import Report
+from lib_methods.safetensors import NAMES, TYPES, Copied, TensorHead, TensorSource, read_header, rounded, write_tensors
 
 ENDING = ".safetensors"
 
@@ -85,8 +93,8 @@ class Export:
             self.write(path, facts)
             return self.processes.on_main(lambda: (path, *card()), ())
         except (OSError, UserError) as error:
-            reason = error if isinstance(error, UserError) else f"{path.name} cannot be written."
-            raise UserError(f"{reason} The run is saved: fix that, then continue with --resume.") from error
+            what = error if isinstance(error, UserError) else f"{path.name} cannot be written."
+            raise UserError(f"{what} The run is saved: fix that, then continue with --resume.") from error
 
 
 def activation_of(settings: TrainingSettings) -> str:
@@ -156,68 +164,158 @@ def write_sidecar(
     return written
 
 
-SIDECARS = (".json", ".preview.png", ".png", ".yaml")
+# -- a checkpoint
+
+Progress = Callable[[int, int], None]
+# fewer bits cannot hold what was learnt
+_FLOATS = {NAMES[dtype]: dtype for dtype in (*DTYPES.values(), torch.float64)}
+_STALE = ("modelspec.hash_sha256", "modelspec.thumbnail", "sshs_model_hash", "sshs_legacy_hash")
+_PIECE = 16 << 20
 
 
-def deliver_to(folder_of: Callable[[str], Path]) -> Callable[[JobFiles, Mapping[str, Any], Sequence[str]], list[str]]:
-    """What `Jobs` wants. folder_of: the host's folder for "LoRA" or "full"."""
+def save_checkpoint(
+    path: Path,
+    source: Path,
+    model: TrainingModel,
+    saved_as: str = "fp16",
+    progress: Progress | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes `model`, which was loaded from `source`, to `path`, whole or not at all, and the source's yaml beside it.
 
-    def deliver(files: JobFiles, settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-        return move_results(files, settings, names, folder_of(settings["kind"]))
-
-    return deliver
-
-
-def move_results(files: JobFiles, settings: Mapping[str, Any], names: Sequence[str], folder: Path) -> list[str]:
-    """Moves the model, and what is called like it, into `folder`; returns the new names, the model's first.
-
-    A checkpoint gets its base's `.yaml`, if there is one and the trainer made none: the WebUI tells by it what a model
-    is. Raises UserError.
+    saved_as: the precision of what was trained, "fp16", "bf16", "fp32" or the "source"'s own. progress: told the
+    tensors done and all of them. weights: the model's `file_weights`, where they had to be gathered. A diffusers folder
+    becomes one file in LDM's names. Raises UserError when the weights are not finite, when the disk is full, or
+    when the source has changed meanwhile; `path` is then as before.
     """
-    model = next((files.out / Path(name).name for name in names if name.endswith(".safetensors")), None)
-    if model is None or not model.is_file():
-        raise UserError("Training ended without a result. Its console file says why.")
-    stem = model.name.removesuffix(".safetensors")
-    before = load_record(files)
-    own = before.result if before is not None else ""
+    if path.exists() and source.exists() and path.samefile(source):
+        raise UserError(f"{path.name} is the base model itself; give the result another name.")
+    dtype = None if saved_as == "source" else DTYPES[saved_as]
+    weights = model.file_weights() if weights is None else weights
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        target = _free(folder, stem, own.removesuffix(".safetensors"))
-        moved = []
-        for ending in (".safetensors", *SIDECARS):
-            source = files.out / f"{stem}{ending}"
-            if source.is_file():
-                _move(source, folder / f"{target}{ending}")
-                moved.append(f"{target}{ending}")
-        beside = Path(settings["base"]).with_suffix(".yaml")
-        if settings["kind"] == "full" and f"{target}.yaml" not in moved and beside.is_file():
-            shutil.copyfile(beside, folder / f"{target}.yaml")
-            moved.append(f"{target}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            tensors = _from_memory(model.source_weights(source), weights, dtype)
+            write_tensors(path, *_marked(tensors, {"format": "pt"}, model), progress=progress)
+            return
+        yaml = source.with_suffix(".yaml")
+        with _Source(source) as opened:
+            tensors = dict(opened.tensors(weights, dtype))
+            metadata = {key: value for key, value in opened.metadata.items() if key not in _STALE}
+            if "modelspec.title" in metadata:
+                metadata["modelspec.title"] = path.stem
+            if yaml.is_file():
+                with replacing(path.with_suffix(".yaml")) as file:
+                    file.write(yaml.read_bytes())
+            write_tensors(path, *_marked(tensors, {"format": "pt", **metadata}, model), progress=progress)
+    except CheckpointError as problem:
+        raise UserError(f"The result cannot be saved: {problem}") from problem
     except OSError as error:
-        full = getattr(error, "errno", None) == 28
-        reason = "the disk is full" if full else "its folder cannot be written"
-        raise UserError(f"The result could not be moved to the WebUI's models: {reason}.") from None
-    return moved
+        raise UserError(f"{path.name} cannot be written. {reason(error)}") from error
 
 
-def _free(folder: Path, stem: str, own: str) -> str:
-    """The stem, or with a number behind it where another model is called so. own: one that may be written over."""
-    number, free = 1, stem
-    while free != own and any((folder / f"{free}{ending}").exists() for ending in (".safetensors", ".ckpt", ".pt")):
-        number += 1
-        free = f"{stem}-{number}"
-    return free
+def _marked(
+    tensors: Mapping[str, TensorSource], metadata: Mapping[str, str], model: TrainingModel
+) -> tuple[dict[str, TensorSource], dict[str, str]]:
+    """With what other programs recognise v-prediction and a zero terminal SNR by, whatever told it of the source."""
+    marks: dict[str, TensorSource] = {}
+    told = dict(metadata)
+    if model.parameterization == "v":
+        marks[V_MARK] = torch.empty(0)
+        told["modelspec.prediction_type"] = "v"
+    if model.zero_terminal_snr:
+        marks[ZERO_SNR_MARK] = torch.empty(0)
+        told["ss_zero_terminal_snr"] = "True"
+    return {**marks, **tensors}, told
 
 
-def _move(source: Path, target: Path) -> None:
-    """Renames; onto another disk it is copied under another name first, so that nobody sees half of it."""
-    try:
-        os.replace(source, target)
-    except OSError:
-        part = target.with_name(target.name + ".part")
-        try:
-            shutil.copyfile(source, part)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-        source.unlink()
+# -- the source
+
+
+class _Source:
+    """A .safetensors file: its tensors as numbers, and as the bytes that they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> _Source:
+        if not self.path.exists():
+            raise UserError(f"The base model {self.path.name} no longer exists, and the result needs it.")
+        header = read_header(self.path)
+        self.metadata, self._heads, self._start = header.metadata, header.tensors, header.data
+        self._bytes: IO[bytes] = self.path.open("rb")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bytes.close()
+
+    def tensors(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> Iterator[tuple[str, TensorSource]]:
+        names = {shared_text_name(name): name for name in self._heads}
+        missing = [name for name in weights if name not in names]
+        if missing:
+            raise UserError(f"The base model {self.path.name} has changed since the start: '{missing[0]}' is missing.")
+        averages = {EMA_PREFIX + name.removeprefix("model.").replace(".", ""): name for name in weights}
+        for name, own in names.items():
+            head = self._heads[own]
+            weight = weights.get(name, weights.get(averages.get(name, "")))
+            source = self._heads[names[averages.get(name, name)]]
+            trained = None if weight is None else _trained(name, weight, self._read(source))
+            if trained is None:
+                yield name, Copied(head.dtype, head.shape, head.size, self._piecewise(head.start, head.size))
+            else:
+                yield name, _source(name, trained, dtype or _FLOATS.get(head.dtype, torch.float16))
+
+    def _read(self, head: TensorHead) -> Tensor:
+        data = b"".join(self._piecewise(head.start, head.size)())
+        return torch.frombuffer(bytearray(data), dtype=TYPES[head.dtype]).reshape(head.shape)
+
+    def _piecewise(self, first: int, size: int) -> Callable[[], Iterator[bytes]]:
+        def pieces() -> Iterator[bytes]:
+            self._bytes.seek(self._start + first)
+            left = size
+            while left:
+                piece = self._bytes.read(min(left, _PIECE))
+                if not piece:
+                    raise UserError(f"The base model {self.path.name} has become shorter since the start.")
+                left -= len(piece)
+                yield piece
+
+        return pieces
+
+
+# -- what was trained
+
+
+def _trained(name: str, weight: Tensor, source: Tensor) -> Tensor | None:
+    """The weight in the source's shape if it is another than the source's; None if it is the same."""
+    if weight.numel() != source.numel():
+        raise UserError(f"The base model has changed since the start: '{name}' has another size.")
+    own = weight.detach().reshape(source.shape)
+    if torch.equal(source.to(own.dtype), own.to("cpu")):
+        return None
+    if not bool(torch.isfinite(own).all()):
+        raise UserError(
+            f"The trained weights are not finite (NaN or infinite, in '{name}'), so nothing was written. The learning "
+            "rate was too high: train again with a lower one."
+        )
+    return own
+
+
+def _source(name: str, tensor: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """The tensor in the result's precision, made when its turn comes; NotFinite, before anything is written, when it
+    is too large for that."""
+    if tensor.numel() and float(tensor.abs().max()) > torch.finfo(dtype).max:
+        rounded(name, tensor, dtype)
+    return lambda: rounded(name, tensor, dtype)
+
+
+def _from_memory(
+    source: Mapping[str, Tensor], weights: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> dict[str, TensorSource]:
+    """The tensors when the source's weights are in memory, under the result's names."""
+    found: dict[str, TensorSource] = {}
+    for name, own in source.items():
+        trained = _trained(name, weights[name], own) if name in weights else None
+        kept = dtype or _FLOATS.get(NAMES[own.dtype], torch.float16)
+        found[name] = own if trained is None else _source(name, trained, kept)
+    return found

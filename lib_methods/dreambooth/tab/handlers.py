@@ -1,12 +1,21 @@
-"""Event handlers of the tab's controls: values in, values out. All state is on disk."""
+"""What the tab's buttons and the REST routes do: values in, values out. All state is on disk.
+
+- `GET /dreambooth/v1/status`: the last run, how far it is, what it told.
+- `POST /dreambooth/v1/start` with {"photos": [base64, {"image": base64, "caption": text}], "class_noun", "base", ...}:
+  the fields of `TrainingSettings`; "base" is the title of a checkpoint, by default the one in use.
+- `POST /dreambooth/v1/plan` with the same fields: what that run would take. "photos" may be their number alone.
+- `POST /dreambooth/v1/cancel`, `/resume`, `/use`. `use` answers the prompt (and the checkpoint) that draw the subject.
+
+What cannot be done is answered with 422 and a sentence. The host's logins are asked for, and other websites refused.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,51 +37,29 @@ from lib_methods.dreambooth.photos.subjects import (
     take_in_all,
     uploaded,
 )
-from lib_methods.dreambooth.settings import TrainingSettings, check_name, from_json, to_json
-from lib_methods.dreambooth.tab import html as page
+from lib_methods.dreambooth.settings import TrainingSettings, clean_name, from_json, to_json
+from lib_methods.dreambooth.tab import page
+from lib_methods.dreambooth.tab.page import CONTROLS, FILES, SECOND
 from lib_methods.dreambooth.training.duration import Machine, preview
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles
 from lib_methods.jobs.job import BUSY, Jobs
+from lib_methods.webui.door import Door, guarded_router
 from lib_methods.webui.widgets import status_html
 
-ROWS = (
-    ("name", "identifier"),
-    ("steps", "rate", "batch_size", "resolution"),
-    ("train_text", "convolutions", "rank"),
-    ("prior", "class_images", "prior_weight"),
-    ("captions", "masks", "flip", "select_best"),
-    ("sample_every", "save_every", "seed"),
-    ("memory", "precision", "optimizer", "saved_as"),
-)
-"""Controls with good defaults, side by side."""
 MOST_PROMPTS = 16
-SECOND = "second_"
-FILES = ("class_photos", "second_photos")
-CONTROLS = (
-    *("class_noun", "base", "kind", *(name for row in ROWS for name in row), "sample_prompts"),
-    *("continue_from", "caption_dropout", "noise_offset", "second_class_noun", "second_identifier", *FILES),
-)
-"""The form: settings by name, files, and the second subject's."""
 
 
 class HostLists(Protocol):
     """What the tab asks the host: `lib_methods.hosts.models`."""
 
     def checkpoints(self) -> list[str]: ...
-
     def loaded(self) -> str: ...
-
     def checkpoint_file(self, title: object) -> Path: ...
-
     def checkpoint_title(self, file: Path) -> str: ...
-
     def loras(self) -> list[str]: ...
-
     def lora_file(self, name: object) -> Path: ...
-
     def folder_of(self, kind: str) -> Path: ...
-
     def refresh(self) -> None: ...
 
 
@@ -80,7 +67,6 @@ class TabHandlers:
     """Event handlers of the tab, and what the REST routes do."""
 
     def __init__(self, trainings: Jobs, lists: HostLists, machine: Machine) -> None:
-        """machine: what is known of the device that a run gets."""
         self.trainings, self.lists, self.machine = trainings, lists, machine
         self._beginning = threading.Lock()
 
@@ -154,14 +140,18 @@ class TabHandlers:
             {"photos": photos, "class_noun": s.class_noun, "identifier": s.identifier, "class_folder": own}
             for s, (photos, own) in zip(subjects[1:], more)
         ]
-        places = {
-            "photos": files.photos,
-            "base": self.lists.checkpoint_file(wanted.get("base")),
-            "out": files.out,
-            "continue_from": self.lists.lora_file(lora) if lora else None,
-            "class_folder": class_folder,
-        }
-        settings = from_json({**wanted, **places, "name": name, "concepts": concepts})
+        settings = from_json(
+            {
+                **wanted,
+                "photos": files.photos,
+                "base": self.lists.checkpoint_file(wanted.get("base")),
+                "out": files.out,
+                "continue_from": self.lists.lora_file(lora) if lora else None,
+                "class_folder": class_folder,
+                "name": name,
+                "concepts": concepts,
+            }
+        )
         if len(settings.sample_prompts) > MOST_PROMPTS:
             raise UserError(f"There are too many sample prompts: at most {MOST_PROMPTS}.")
         return settings
@@ -169,14 +159,11 @@ class TabHandlers:
     # -- buttons
 
     def train(self, files: Any, *values: Any) -> list[Any]:
-        """Begins; returns the line below the form, without the plan, which the panel now tells, and `look`'s
-        outputs."""
+        """Begins; the line below the form then has no plan, as the panel tells it."""
         given = uploaded(files)
-        try:
-            self.begin(from_controls(values), given)
-        except UserError as error:
-            return [status_html(str(error), problem=True), *self.look("")]
-        return [self._line(given, values, with_plan=False), *self.look("")]
+        return self._pressed(
+            lambda: self.begin(from_controls(values), given), lambda: self._line(given, values, with_plan=False)
+        )
 
     def begin(self, wanted: dict[str, Any], photos: Sequence[Path] | list[Any]) -> TrainingSettings:
         """A new run. photos: files, or encoded images of a REST request. Raises UserError; then nothing was begun."""
@@ -194,18 +181,19 @@ class TabHandlers:
             return settings
 
     def cancel(self) -> list[Any]:
-        """Returns the line and `look`'s outputs, as the other buttons do."""
         return self._pressed(self.trainings.cancel)
 
     def resume(self, name: Any = "") -> list[Any]:
         return self._pressed(lambda: self.trainings.resume(str(name or "")))
 
-    def _pressed(self, action: Callable[[], None]) -> list[Any]:
+    def _pressed(self, action: Callable[[], object], line: Callable[[], Any] = gr.update) -> list[Any]:
+        """The line below the form and `look`'s outputs."""
         try:
             action()
+            told = line()
         except UserError as error:
-            return [status_html(str(error), problem=True), *self.look("")]
-        return [gr.update(), *self.look("")]
+            told = status_html(str(error), problem=True)
+        return [told, *self.look("")]
 
     def use(self) -> list[str]:
         """The line, and for the page's script what to put where, as JSON; "" when there is nothing to use."""
@@ -252,6 +240,25 @@ class TabHandlers:
             f"{told}|{shown}",
         ]
 
+    def status(self) -> dict[str, Any]:
+        """What there is to know, for programs: names of files, never where they are."""
+        state = self.trainings.state()
+        progress = state.progress
+        return {
+            "training": None if state.record is None else asdict(state.record),
+            "running": state.is_running,
+            "stopping": state.stopping,
+            "step": progress.step,
+            "steps": progress.steps,
+            "seconds_left": progress.seconds_left,
+            "subject": progress.subject,
+            "plan": {key: value for key, value in progress.of("plan").items() if key not in ("event", "time")},
+            "phase": progress.of("phase").get("text", ""),
+            "warnings": list(progress.warnings),
+            "losses": [[step, *progress.losses[step]] for step in sorted(progress.losses)[-1000:]],
+            "samples": [{"step": s.step, "files": [f.name for f in s.files]} for s in progress.samples],
+        }
+
     def bases(self) -> Any:
         """The base models as they are on the disk now."""
         self.lists.refresh()
@@ -281,13 +288,60 @@ def from_controls(values: Sequence[Any]) -> dict[str, Any]:
     return wanted
 
 
-def clean_name(text: object, class_noun: object) -> str:
-    """A name for a run that is a file's name on every system: the given one, or else one from the class noun.
+# -- for programs
 
-    Raises SettingsError where the given one cannot be one.
-    """
-    given = str(text or "").strip()
-    if given:
-        return check_name(given)
-    words = re.sub(r"[^\w]+", "-", str(class_noun or "").strip().casefold()).strip("-_")[:40]
-    return f"my-{words}" if words else "my-subject"
+PREFIX = "/dreambooth/v1"
+_MOST_BYTES = 256 * 2**20
+
+
+def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> None:
+    """Adds the routes to a FastAPI application. door: whom they answer."""
+    from fastapi import HTTPException, Request
+    from starlette.concurrency import run_in_threadpool
+
+    router = guarded_router(door or Door())
+
+    async def answer(action: Callable[[], Any]) -> Any:
+        try:
+            return await run_in_threadpool(action)
+        except UserError as error:
+            raise HTTPException(422, str(error)) from None
+
+    async def fields_of(request: Request) -> dict[str, Any]:
+        if int(request.headers.get("content-length") or 0) > _MOST_BYTES:
+            raise HTTPException(413, "The photos are too large.")
+        try:
+            fields = await request.json()
+        except ValueError:
+            raise HTTPException(422, "The request is not JSON.") from None
+        if not isinstance(fields, dict):
+            raise HTTPException(422, "The request must be an object of named fields.")
+        return {"base": await run_in_threadpool(handlers.lists.loaded), **fields}
+
+    async def start(request: Request) -> Any:
+        wanted = await fields_of(request)
+        settings = await answer(lambda: handlers.begin(wanted, wanted.pop("photos", None) or []))
+        return {"name": settings.name}
+
+    async def plan(request: Request) -> Any:
+        wanted = await fields_of(request)
+        return await answer(lambda: handlers.plan(wanted, wanted.pop("photos", None)))
+
+    async def status(request: Request) -> Any:
+        return await answer(handlers.status)
+
+    async def cancel(request: Request) -> Any:
+        return await answer(handlers.trainings.cancel) or {}
+
+    async def resume(request: Request) -> Any:
+        return await answer(handlers.trainings.resume) or {}
+
+    async def use(request: Request) -> Any:
+        return await answer(handlers.usage)
+
+    # The module has postponed annotations, and `Request` is local to this function: give FastAPI the class itself.
+    for route in (start, plan, status, cancel, resume, use):
+        route.__annotations__["request"] = Request
+        method = "GET" if route is status else "POST"
+        router.add_api_route(f"{PREFIX}/{route.__name__}", route, methods=[method])
+    app.include_router(router)

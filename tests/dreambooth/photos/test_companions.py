@@ -13,11 +13,8 @@ from PIL import Image
 from lib_methods.checks import SettingsError
 from lib_methods.dreambooth.photos.folder import find_photos
 from lib_methods.dreambooth.photos.image import read_mask
-from lib_methods.dreambooth.photos.subjects import take_in, take_in_encoded
-from lib_methods.dreambooth.tab.handlers import (
-    clean_name,
-    uploaded,
-)
+from lib_methods.dreambooth.photos.subjects import take_in, take_in_encoded, uploaded
+from lib_methods.dreambooth.settings import clean_name
 from lib_methods.errors import UserError
 from lib_methods.files import as_file_name, is_file_name
 from tests.dreambooth.models import picture, put

@@ -11,8 +11,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lib_methods.dreambooth.tab.api import PREFIX, add_routes
-from lib_methods.dreambooth.tab.handlers import TabHandlers
+from lib_methods.dreambooth.tab.handlers import PREFIX, TabHandlers, add_routes
 from lib_methods.webui.door import Door, parse_accounts
 from tests.dreambooth.models import picture
 from tests.dreambooth.tab.test_tab import handlers  # noqa: F401 - a fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lib_methods.dreambooth.tab import html as page
+from lib_methods.dreambooth.tab import page
 from lib_methods.jobs.files import Record
 from lib_methods.jobs.job import State
 from lib_methods.jobs.log import LogReader, Progress

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from lib_methods.checks import SettingsError
-from lib_methods.dreambooth.output.result import deliver_to
 from lib_methods.dreambooth.photos.subjects import find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings, from_json
-from lib_methods.dreambooth.tab.handlers import CONTROLS, FILES, SECOND, TabHandlers, from_controls
-from lib_methods.jobs.files import JobFiles
+from lib_methods.dreambooth.tab.handlers import TabHandlers, from_controls
+from lib_methods.dreambooth.tab.page import CONTROLS, FILES, SECOND
+from lib_methods.jobs.files import JobFiles, deliver_to
 from lib_methods.jobs.job import Jobs
 from lib_methods.webui.controls import controls_of
 from standalone import ROOT

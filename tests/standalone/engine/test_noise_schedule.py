@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from lib_methods.checkpoints.schedule import NoiseSchedule, of_scheduler
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.output.checkpoint import save_checkpoint
 from lib_methods.dreambooth.output.lora_file import lora_metadata
+from lib_methods.dreambooth.output.result import save_checkpoint
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import CheckpointError, UserError
 from standalone.dreambooth import load_training_model
