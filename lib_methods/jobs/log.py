@@ -88,10 +88,13 @@ class Report:
         if self._board is not None:
             for name, value in {**losses, "rate": rate}.items():
                 self._board.add_scalar(name, value, step)
-        if step >= steps or time.monotonic() - self._told >= SAY_EVERY:
+        self.progress(f"Step {step} of {steps}, loss {losses['loss']:.4f}", step >= steps, left)
+
+    def progress(self, text: str, is_over: bool, left: float | None) -> None:
+        """How far something long is and the seconds that are left; said on the console now and then, and at its end."""
+        if is_over or time.monotonic() - self._told >= SAY_EVERY:
             self._told = time.monotonic()
-            told = "" if left is None or step >= steps else f", about {duration(left)} left"
-            self.say(f"Step {step} of {steps}, loss {losses['loss']:.4f}{told}")
+            self.say(text if left is None or is_over else f"{text}, about {duration(left)} left")
 
     def close(self) -> None:
         """Writes what TensorBoard still holds."""
