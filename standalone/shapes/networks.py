@@ -116,7 +116,7 @@ class MatrixOptimizer:
     better.
     """
 
-    EDGES = ("conv_in", "conv_out", "quant_conv", "embedding", "time_emb_proj")
+    EDGES = ("conv_in", "conv_out", "quant_conv", "embedding", "time_emb_proj", "shared", "attention_bias")
 
     def __init__(self, modules: Iterable[nn.Module], matrix_rate: float, rest_rate: float) -> None:
         named = [(name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad]

@@ -74,7 +74,8 @@ def export(training: Path, out: Path) -> Path:
     return target
 
 
-def _log(path: Path) -> list[dict[str, float]]:
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The entries of a training log, one JSON object a line."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -86,7 +87,7 @@ def loss_curves(training: Path, target: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    vae, unet = _log(training / "vae_log.jsonl"), _log(training / "train_log.jsonl")
+    vae, unet = read_log(training / "vae_log.jsonl"), read_log(training / "train_log.jsonl")
     left.plot([entry["l1"] for entry in vae])
     left.set(title="autoencoder: L1", xlabel="log entry (every 50 steps, over all runs)", yscale="log")
     right.plot([entry["step"] for entry in unet], [entry["loss"] for entry in unet])
@@ -103,7 +104,7 @@ def millions(module: nn.Module) -> float:
 
 def write_card(metrics: dict[str, Any], count: int, training: Path, folder: Path) -> None:
     """Write README.md and its images beside the checkpoint."""
-    log = _log(training / "train_log.jsonl")
+    log = read_log(training / "train_log.jsonl")
     last = log[-1]
     jump = next((int(a["step"]) for a, b in zip(log, log[1:]) if a["snr_floor"] != b["snr_floor"]), None)
     sizes = {"UNet": networks.unet(), "autoencoder": networks.vae(), "text encoder": networks.text_encoder()}

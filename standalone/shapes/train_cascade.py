@@ -1,0 +1,232 @@
+"""Train a stage of `shapes-cascade`: `python -m standalone.shapes.train_cascade --out DIR --stage 1 --minutes 60`.
+
+You can stop the run at any time; it resumes from the last state (`stage1.pt`, `stage2.pt`). T5 learns with stage I
+for its first `TEXT_STEPS` steps and is fixed from then on; stage II takes it from stage I's state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from standalone.shapes import cascade
+from standalone.shapes.networks import MatrixOptimizer
+from standalone.shapes.styles import CELL, SIDE, STYLES, paint_aligned, restyle, styled_caption
+from standalone.shapes.train import NO_CAPTION, SNR_CAP, SNR_FLOOR
+from standalone.shapes.world import Scene, random_named, random_scene
+
+BATCH = {1: 16, 2: 8}
+STOCK = {1: 3_000, 2: 1_000}  # images held at a time
+REFRESH = 100  # steps between refreshes
+FRESH = 256  # images replaced at a refresh
+SAVE_EVERY = 250
+TEXT_STEPS = 1_200
+NO_STYLE = 0.15  # share of captions that leave the style open
+# Share of stage II's small images that show the same scene in another style than the caption names, so that the
+# style is the prompt's to decide.
+OTHER_STYLE = 0.3
+WEIGHT_CAP = 20.0  # the noisiest steps' errors are almost pure noise
+VARIANCE_WEIGHT = 0.001  # of the variational bound (Nichol and Dhariwal 2021, arXiv 2102.09672)
+
+
+class Stock:
+    """Rendered images with their scenes and styles: sampled at random, replaced a few at a time."""
+
+    def __init__(self, stage: int, rng: np.random.Generator, size: int) -> None:
+        self.stage, self.rng, self.next = stage, rng, 0
+        self.known: list[tuple[Scene, str, bool]] = []  # scene, style, whether the caption must name the style
+        self.small = torch.empty(size, 3, cascade.SMALL, cascade.SMALL, dtype=torch.uint8)
+        self.large = torch.empty(size if stage == 2 else 0, 3, SIDE, SIDE, dtype=torch.uint8)
+        self.draw(size)
+
+    def draw(self, count: int) -> None:
+        """Replace `count` images, oldest first."""
+        for _ in range(count):
+            scene, style = random_scene(self.rng), STYLES[self.rng.integers(len(STYLES))]
+            plain = paint_aligned(scene, self.rng)
+            picture = restyle(plain, style, self.rng)
+            other = self.stage == 2 and self.rng.random() < OTHER_STYLE
+            source = restyle(plain, STYLES[self.rng.integers(len(STYLES))], self.rng) if other else picture
+            cells = source.reshape(cascade.SMALL, CELL, cascade.SMALL, CELL, 3).mean((1, 3)).round()
+            self.small[self.next] = torch.from_numpy(cells.astype(np.uint8)).permute(2, 0, 1)
+            if self.stage == 2:
+                self.large[self.next] = torch.from_numpy(picture).permute(2, 0, 1)
+            self.known[self.next : self.next + 1] = [(scene, style, other)]
+            self.next = (self.next + 1) % len(self.small)
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Small and large images in [-1, 1] (large ones for stage II alone), and a caption for each that names a
+        random part of the scene."""
+        chosen = self.rng.integers(0, len(self.known), count)
+        captions = []
+        for scene, style, must in (self.known[i] for i in chosen):
+            named = style if must or self.rng.random() >= NO_STYLE else None
+            drop = not must and self.rng.random() < NO_CAPTION
+            captions.append("" if drop else styled_caption(scene, named, random_named(self.rng), self.rng))
+        index = torch.from_numpy(chosen)
+        large = self.large[index].float() / 127.5 - 1 if self.stage == 2 else torch.empty(0)
+        return self.small[index].float() / 127.5 - 1, large, captions
+
+
+class Loss:
+    """Noise prediction, weighted by the SNR, and the variational bound for the variance."""
+
+    def __init__(self) -> None:
+        self.alphas = cascade.schedule(1).alphas_cumprod.double()
+        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas[:-1]])
+        betas = 1 - self.alphas / before
+        snr = self.alphas / (1 - self.alphas)
+        self.weight = (snr.clamp(SNR_FLOOR, SNR_CAP) / snr).clamp(max=WEIGHT_CAP).float()
+        posterior = betas * (1 - before) / (1 - self.alphas)
+        posterior[0] = posterior[1]
+        self.least, self.most = posterior.log().float(), betas.log().float()
+        # how far the posterior's mean moves with the noise
+        self.shift = (betas / ((1 - self.alphas) * (self.alphas / before)).sqrt()).float()
+
+    def noisy(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Images at given noise levels."""
+        alpha = self.alphas[times].float().view(-1, 1, 1, 1)
+        return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+    def __call__(self, predicted: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        """The two losses of a prediction of shape (images, 6, height, width)."""
+        mean, variance = predicted.float().chunk(2, dim=1)
+        error = ((mean - noise).pow(2).mean((1, 2, 3)) * self.weight[times]).mean()
+        least, most, shift = (part[times].view(-1, 1, 1, 1) for part in (self.least, self.most, self.shift))
+        share = (variance + 1) / 2
+        log_variance = share * most + (1 - share) * least
+        apart = (shift * (mean.detach() - noise)).pow(2)
+        bound = 0.5 * (log_variance - least - 1 + (least - log_variance).exp() + apart * (-log_variance).exp())
+        return error, bound.mean()
+
+
+class Trainer:
+    """A stage's UNet with T5, their averaged copies, and everything needed to resume."""
+
+    def __init__(self, out: Path, stage: int, batch: int, rate: float, minutes: float, seed: int = 0) -> None:
+        self.out, self.stage, self.batch, self.minutes = out, stage, batch, minutes
+        torch.manual_seed(seed)
+        self.unet, self.text = cascade.unet(stage), cascade.text_encoder()
+        self.words, self.loss, self.noising = cascade.tokenizer(), Loss(), cascade.noising_schedule()
+        if stage == 2:
+            self.text.load_state_dict(finished_text(out))
+            self.text.requires_grad_(False)
+        self.networks = nn.ModuleList([self.unet, self.text])
+        self.average = copy.deepcopy(self.networks).requires_grad_(False)
+        self.optimizer = MatrixOptimizer([self.unet, self.text], rate, rate / 2)
+        self.rng, self.generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        self.step, self.spent = 0, 0.0
+        self.state = out / f"stage{stage}.pt"
+        if self.state.exists():
+            self._load()
+
+    def _load(self) -> None:
+        state = torch.load(self.state, weights_only=True)
+        for name in ("networks", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.spent = state["step"], state["spent"]
+        self.rng.bit_generator.state = state["rng"]
+        self.generator.set_state(state["generator"])
+        if self.step >= TEXT_STEPS:
+            self.text.requires_grad_(False)
+
+    def save(self) -> None:
+        """Write the whole state, so that a stop at any moment leaves the old or the new one."""
+        state: dict[str, Any] = {
+            name: getattr(self, name).state_dict() for name in ("networks", "average", "optimizer")
+        }
+        state |= {"step": self.step, "spent": self.spent, "rng": self.rng.bit_generator.state}
+        self.out.mkdir(parents=True, exist_ok=True)
+        torch.save(state | {"generator": self.generator.get_state()}, self.state.with_suffix(".new"))
+        os.replace(self.state.with_suffix(".new"), self.state)
+
+    def _share_of_rate(self) -> float:
+        """Warm-up over 200 steps, then half a cosine over the time that the whole training has."""
+        done = min(1.0, self.spent / (self.minutes * 60))
+        return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def train_step(self, stock: Stock) -> tuple[float, float]:
+        """One step; returns the noise loss and the variational bound."""
+        if self.stage == 1 and self.step == TEXT_STEPS:
+            self.text.load_state_dict(self.average[1].state_dict())
+            self.text.requires_grad_(False)
+        small, large, captions = stock.batch(self.batch)
+        # stratified: every batch covers the whole range of noise levels
+        share = (torch.arange(self.batch) + torch.rand(self.batch, generator=self.generator)) / self.batch
+        times = (share * 1000).long().clamp(max=999)
+        clean = small if self.stage == 1 else large
+        noise = torch.randn(clean.shape, generator=self.generator)
+        given, levels = self.loss.noisy(clean, noise, times), None
+        if self.stage == 2:
+            levels = (torch.rand(self.batch, generator=self.generator).square() * 1000).long()
+            big = cascade.upscaled(small)
+            big = self.noising.add_noise(big, torch.randn(big.shape, generator=self.generator), levels)
+            given = torch.cat([given, big], dim=1)
+        ids, mask = cascade.tokenize(self.words, captions)
+        with torch.autocast("cpu", torch.bfloat16):
+            context = self.text(ids, attention_mask=mask).last_hidden_state
+            predicted = self.unet(given, times, context, class_labels=levels).sample
+        error, bound = self.loss(predicted, noise, times)
+        (error + VARIANCE_WEIGHT * bound).backward()
+        self.optimizer.step(self._share_of_rate())
+        self.step += 1
+        decay = min(0.999, 1 - 1 / (1 + self.step / 5))
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.networks.parameters(), strict=True):
+                slow.lerp_(fast, 1 - decay)
+        return error.item(), bound.item()
+
+    def run(self) -> None:
+        """Train until the time is over, counting what earlier runs spent."""
+        stock = Stock(self.stage, self.rng, STOCK[self.stage])
+        losses: list[tuple[float, float]] = []
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (self.out / f"stage{self.stage}_log.jsonl").open("a") as log:
+            while self.spent < self.minutes * 60:
+                started = time.monotonic()
+                losses.append(self.train_step(stock))
+                if self.step % REFRESH == 0:
+                    error, bound = np.mean(losses, axis=0)
+                    entry = {"step": self.step, "loss": round(float(error), 5), "bound": round(float(bound), 4)}
+                    print(entry, f"{self.spent:.0f} s", flush=True)
+                    log.write(json.dumps(entry) + "\n")
+                    log.flush()
+                    losses = []
+                    stock.draw(FRESH)
+                self.spent += time.monotonic() - started
+                if self.step % SAVE_EVERY == 0:
+                    self.save()
+        self.save()
+
+
+def finished_text(out: Path) -> dict[str, Tensor]:
+    """T5's weights from stage I's state; SystemExit while it is still learning."""
+    path = out / "stage1.pt"
+    state: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {"step": 0}
+    if state["step"] <= TEXT_STEPS:
+        raise SystemExit(
+            f"Train stage 1 for more than {TEXT_STEPS} steps first: stage 2 takes the text encoder from it."
+        )
+    return {name[2:]: value for name, value in state["networks"].items() if name.startswith("1.")}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--minutes", type=float, default=60, help="length of training, over all runs")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    options = parser.parse_args()
+    batch = options.batch or BATCH[options.stage]
+    Trainer(options.out, options.stage, batch, options.rate, options.minutes).run()
