@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,7 +70,15 @@ def _chosen(model: Any) -> Path | None:
 
 @lru_cache(maxsize=8)
 def _other_model(file: Path, _changed: int) -> str:
-    return other_model(read_header(file).tensors).partition(" ")[2]
+    return other_model(_tensor_names(file)).partition(" ")[2]
+
+
+def _tensor_names(file: Path) -> Iterable[str]:
+    if file.suffix.lower() != ".gguf":
+        return read_header(file).tensors
+    bundled = ("gguf", "modules_forge.packages.gguf")  # with every fork that reads such files
+    reader = next(kind for name in bundled if (kind := getattr(sys.modules.get(name), "GGUFReader", None)) is not None)
+    return [str(tensor.name) for tensor in reader(str(file)).tensors]
 
 
 def obstacle(unsuited: Unsuited) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -235,3 +236,9 @@ def test_a_transformer_is_refused_by_name_and_not_in_the_infotext(
     told = {"checkpoint_info": SimpleNamespace(filename=str(flux))}
     monkeypatch.setattr(models.sd_models, "model_data", SimpleNamespace(forge_loading_parameters=told), raising=False)
     assert sentence.replace("Qwen-Image", "Flux") in made.line(True, *CONTROLS.defaults.values(), 7.0, 20)
+    (chroma := tmp_path / "chroma-Q4_K.gguf").touch()
+    told["checkpoint_info"].filename = str(chroma)
+    read = {str(chroma): ["distilled_guidance_layer.in_proj.weight", "double_blocks.0.img_attn.qkv.weight"]}
+    reader = lambda file: SimpleNamespace(tensors=[SimpleNamespace(name=name) for name in read[file]])  # noqa: E731
+    monkeypatch.setitem(sys.modules, "gguf", SimpleNamespace(GGUFReader=reader))
+    assert sentence.replace("Qwen-Image", "Chroma") in made.line(True, *CONTROLS.defaults.values(), 7.0, 20)
