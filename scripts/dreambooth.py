@@ -28,7 +28,8 @@ HANDLERS = TabHandlers(JOBS, models, training)
 
 
 class DreamBoothScript(scripts.Script):
-    """No controls: a job that comes while a run has the device gets the model back, or a message says why not."""
+    """No controls: a job that comes while a run or the cascade has the device gets the model back, or a message says
+    why not."""
 
     def title(self) -> str:
         return TITLE
@@ -42,9 +43,9 @@ class DreamBoothScript(scripts.Script):
     def before_process(self, p: Any, *args: Any) -> None:
         sentence = ROOM.before_job()
         if sentence:
-            p.comment(f"{TITLE}: {sentence}")
+            p.comment(sentence)
             if not getattr(p, "is_api", False):
-                warn(f"{TITLE}: {sentence}")
+                warn(sentence)
             shared.state.interrupt()
 
 

@@ -19,21 +19,21 @@ from lib_methods.hosts.models import current_model
 
 MARGIN = 2**30
 """Bytes that generating an image needs beside the model's weights, at least."""
-REFUSAL = "Training is running and leaves no memory for generating images. Wait until it ends, or cancel it."
 
 
 class HostModelRoom:
-    """Remembers only whether the model is away; jobs and training runs may come in any order."""
+    """Remembers whether the model is away and why; the host's jobs and the pack's may come in any order."""
 
     def __init__(self) -> None:
         self._guard = threading.RLock()
         self._away = False
+        self._why = ""
 
-    def release(self) -> None:
-        """The model leaves the device, after the job that runs now."""
+    def release(self, why: str) -> None:
+        """The model leaves the device, after the job that runs now. why: as in "DreamBooth: Training is running"."""
         with _no_job():
             with self._guard:
-                self._away = True
+                self._away, self._why = True, why
                 _send_away()
 
     def restore(self) -> None:
@@ -53,7 +53,7 @@ class HostModelRoom:
             if not self._away:
                 return ""
             if not _fits():
-                return REFUSAL
+                return f"{self._why} and leaves no memory for generating images. Wait until it ends, or cancel it."
             self._away = False
             _bring_back()
             return ""

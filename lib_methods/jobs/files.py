@@ -1,4 +1,4 @@
-"""Where a run that the tab starts keeps what, and its record: everything that outlives the page and the host."""
+"""The kinds of jobs, and the files of a run that a tab starts: what outlives the page and the host."""
 
 from __future__ import annotations
 
@@ -24,16 +24,53 @@ _CURRENT_BEFORE = "current.json"  # where it was; a run called "current" has its
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What a job does. verb: of run.py. title: of its tab. name: what sentences call it. runs: the folder that holds
+    those of its runs. state: the file in a run's folder that it can be resumed from. packages: their folder, which the
+    kinds of one host share. spare: how to need less memory."""
+
+    verb: str
+    title: str
+    name: str
+    runs: str
+    state: str
+    packages: str
+    spare: str
+
+
+TRAINING = Kind(
+    verb="train-dreambooth",
+    title="DreamBooth",
+    name="Training",
+    runs="trainings",
+    state="training.json",
+    packages="packages",
+    spare="a LoRA, a smaller resolution or a lower memory limit",
+)
+CASCADE = Kind(
+    verb="cascade",
+    title="Cascade",
+    name="The cascade",
+    runs="images",
+    state="request.json",
+    packages="../dreambooth/packages",
+    spare="one part at a time, a smaller batch or fp16",
+)
+KINDS = {kind.verb: kind for kind in (TRAINING, CASCADE)}
+
+
+@dataclass(frozen=True)
 class JobFiles:
     """The files of the run called `name`, all below `root`."""
 
     root: Path
     name: str
+    kind: Kind = TRAINING
 
     @classmethod
-    def of(cls, record: Path) -> JobFiles:
+    def of(cls, record: Path, kind: Kind = TRAINING) -> JobFiles:
         """Those of a record's path, as `record` gives it."""
-        return cls(record.parent.parent, record.name.removesuffix(".json"))
+        return cls(record.parent.parent, record.name.removesuffix(".json"), kind)
 
     @property
     def record(self) -> Path:
@@ -41,12 +78,12 @@ class JobFiles:
 
     @property
     def settings(self) -> Path:
-        """The trainer's settings, in one file."""
+        """The job's settings, in one file."""
         return self.root / "jobs" / f"{self.name}.settings"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains."""
+        """Held by the job's process."""
         return self.root / "jobs" / f"{self.name}.lock"
 
     @property
@@ -56,7 +93,7 @@ class JobFiles:
 
     @property
     def notes(self) -> Path:
-        """Events before the trainer's own log begins."""
+        """Events before the job's own log begins."""
         return self.root / "jobs" / f"{self.name}.events"
 
     @property
@@ -65,26 +102,26 @@ class JobFiles:
 
     @property
     def out(self) -> Path:
-        """Where the trainer puts its results: the same for all runs, which share the images of the classes."""
-        return self.root / "trainings"
+        """Where results go: the same for all runs, which share the images of the classes, or text embeddings."""
+        return self.root / self.kind.runs
 
     @property
-    def training(self) -> Path:
-        """The trainer's own folder: its state, its log, the samples."""
+    def folder(self) -> Path:
+        """The run's own: its state, its log, its images."""
         return self.out / self.name
 
     @property
     def log(self) -> Path:
-        return self.training / LOG
+        return self.folder / LOG
 
     @property
     def cancel(self) -> Path:
-        """While this file is there, the training stops at the end of its step."""
-        return self.training / "cancel"
+        """While this file is there, the job stops at the end of its step."""
+        return self.folder / "cancel"
 
     @property
     def packages(self) -> Path:
-        return self.root / "packages"
+        return Path(os.path.normpath(self.root / self.kind.packages))
 
     def note(self, event: str, **values: Any) -> None:
         """Adds an event to `notes`."""
@@ -172,9 +209,9 @@ def _recorded(root: Path) -> list[str]:
     return [path.name.removesuffix(".json") for path in (root / "jobs").glob("*.json") if path.name != _CURRENT]
 
 
-def names(root: Path) -> set[str]:
+def names(root: Path, kind: Kind = TRAINING) -> set[str]:
     """The names that are taken, with case folded, as Windows and macOS do not tell "Rex" from "rex"."""
-    out = JobFiles(root, "").out
+    out = JobFiles(root, "", kind).out
     found = [*_recorded(root), *(path.name for path in out.iterdir())] if out.is_dir() else _recorded(root)
     return {unicodedata.normalize("NFC", name).casefold() for name in found}
 

@@ -1,8 +1,8 @@
 """Jobs in their own processes: start, cancel, resume, and their outcome.
 
-One runs at a time. Its process is `worker.py` with the host's interpreter; a thread of the host waits for its end.
-Nothing here blocks: `start` returns at once. The host's model leaves before the process starts and comes back after
-its end, whatever that is.
+One runs at a time, of all kinds, as two would not fit on one GPU. Its process is `worker.py` with the host's
+interpreter; a thread of the host waits for its end. Nothing here blocks: `start` returns at once. The host's model
+leaves before the process starts and comes back after its end, whatever that is.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from typing import Any, Protocol
 from lib_methods.errors import NO_MEMORY, UserError
 from lib_methods.files import is_file_name
 from lib_methods.jobs import files as job_files
-from lib_methods.jobs.files import JobFiles, Record, is_held
+from lib_methods.jobs.files import TRAINING, JobFiles, Kind, Record, is_held
 from lib_methods.jobs.log import LogReader, Progress
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 STOPPED = 130
 """The exit status of a process that was asked to stop."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-BUSY = "Training is already running. Wait until it ends, or cancel it first."
 _DAMAGED = "The settings of this run are damaged. Start again under another name."
 _LOOK = 0.5  # seconds between two looks at a process of an earlier host
 
@@ -37,15 +36,15 @@ _LOOK = 0.5  # seconds between two looks at a process of an earlier host
 class ModelRoom(Protocol):
     """The host's model, which makes room for a job."""
 
-    def release(self) -> None:
-        """The model leaves the device, as soon as the host generates nothing."""
+    def release(self, why: str) -> None:
+        """The model leaves the device, as soon as the host generates nothing. why: the beginning of a sentence."""
 
     def restore(self) -> None:
         """The model comes back."""
 
 
 _KNOWN: dict[str, Jobs] = {}
-_KNOWN_GUARD = threading.Lock()
+_KNOWN_GUARD = threading.RLock()
 
 Settings = Mapping[str, Any]  # as JSON values, for the verb
 Deliver = Callable[[JobFiles, Settings, Sequence[str]], list[str]]
@@ -70,19 +69,19 @@ class State:
 
 
 class Jobs:
-    """The jobs of one kind of one host, kept in the folder `root`. verb: of run.py, which does the work."""
+    """The jobs of one kind of one host, kept in the folder `root`."""
 
     def __init__(
         self,
         root: Path,
         room: ModelRoom,
         deliver: Deliver,
-        verb: str = "train-dreambooth",
+        kind: Kind = TRAINING,
         *,
         python: str = sys.executable,
         worker: Path = WORKER,
     ) -> None:
-        self.root, self.room, self.deliver, self.verb = root, room, deliver, verb
+        self.root, self.room, self.deliver, self.kind = root, room, deliver, kind
         self.python, self.worker = python, worker
         self.environment: Mapping[str, str] = {}
         self._guard = threading.RLock()
@@ -94,7 +93,12 @@ class Jobs:
 
     @classmethod
     def in_folder(
-        cls, root: Path, room: ModelRoom, deliver: Deliver, environment: Mapping[str, str] | None = None
+        cls,
+        root: Path,
+        room: ModelRoom,
+        deliver: Deliver,
+        environment: Mapping[str, str] | None = None,
+        kind: Kind = TRAINING,
     ) -> Jobs:
         """Those of a folder: the same object for the whole life of the process, also after "Reload UI".
 
@@ -103,19 +107,23 @@ class Jobs:
         with _KNOWN_GUARD:
             key = str(root.resolve())
             if key not in _KNOWN:
-                _KNOWN[key] = cls(root, room, deliver)
+                _KNOWN[key] = cls(root, room, deliver, kind)
             known = _KNOWN[key]
             known.deliver, known.environment = deliver, environment or {}
             return known
 
     # -- asking
 
+    def files(self, name: str) -> JobFiles:
+        """Those of the run of this name."""
+        return JobFiles(self.root, name, self.kind)
+
     def state(self, name: str = "") -> State:
         """The job of this name, by default the last one."""
         name = name or job_files.current_name(self.root)
         if not name:
             return State(None, Progress())
-        files = JobFiles(self.root, name)
+        files = self.files(name)
         with self._guard:
             record = job_files.load_record(files)
             setup, training = self._readers.setdefault(name, (LogReader(files.notes), LogReader(files.log)))
@@ -129,6 +137,13 @@ class Jobs:
         """Whether a job runs or is about to."""
         return self.state().is_running
 
+    def check_free(self) -> None:
+        """Raises UserError while a job of any kind runs."""
+        with _KNOWN_GUARD:
+            busy = next((jobs for jobs in (self, *_KNOWN.values()) if jobs.is_running), None)
+        if busy is not None:
+            raise UserError(f"{busy.kind.name} is already running. Wait until it ends, or cancel it first.")
+
     def unfinished(self) -> list[str]:
         """The names of jobs that can be resumed, the newest first."""
         return [r.name for r in job_files.all_records(self.root) if r.status in ("cancelled", "failed")]
@@ -136,7 +151,7 @@ class Jobs:
     def free_name(self, wanted: str) -> str:
         """The name, or with a number behind it where a job of that name is there."""
         with self._guard:
-            number, name, taken = 1, wanted, job_files.names(self.root)
+            number, name, taken = 1, wanted, job_files.names(self.root, self.kind)
             while name.casefold() in taken:
                 number += 1
                 name = f"{wanted[:74]}-{number}"
@@ -146,20 +161,17 @@ class Jobs:
 
     def start(self, name: str, kind: str, settings: Settings) -> None:
         """Begins a new job. Raises UserError: one runs, the name is taken, or the disk is full."""
-        files = JobFiles(self.root, name)
-        with self._guard:
-            if self.is_running:
-                raise UserError(BUSY)
-            if name.casefold() in job_files.names(self.root):
+        with _KNOWN_GUARD, self._guard:
+            self.check_free()
+            if name.casefold() in job_files.names(self.root, self.kind):
                 raise UserError(f'A run called "{name}" already exists. Choose another name.')
-            self._launch(files, Record(name, kind, started=time.time()), settings, resume=False)
+            self._launch(self.files(name), Record(name, kind, started=time.time()), settings, resume=False)
 
     def resume(self, name: str = "") -> None:
         """Continues a job that was stopped or failed. Raises UserError: there is none, or one runs."""
-        files = JobFiles(self.root, name or job_files.current_name(self.root))
-        with self._guard:
-            if self.is_running:
-                raise UserError(BUSY)
+        files = self.files(name or job_files.current_name(self.root))
+        with _KNOWN_GUARD, self._guard:
+            self.check_free()
             record = job_files.load_record(files) if is_file_name(files.name) else None  # names come from pages
             if record is None or record.status not in ("cancelled", "failed"):
                 raise UserError("There is no run to resume.")
@@ -167,7 +179,7 @@ class Jobs:
             if not settings:
                 raise UserError(_DAMAGED)
             record = Record(record.name, record.kind, started=time.time())
-            self._launch(files, record, settings, resume=(files.training / "training.json").exists())
+            self._launch(files, record, settings, resume=(files.folder / self.kind.state).exists())
 
     def cancel(self) -> None:
         """Asks the running job to stop at the end of its step; asked again, ends its process.
@@ -177,12 +189,12 @@ class Jobs:
         with self._guard:
             state = self.state()
             if state.record is None or not state.is_running:
-                raise UserError("No training is running.")
+                raise UserError(f"{self.kind.name} is not running.")
             if self._cancelled and self._process is not None:
                 self._process.kill()
                 return
             self._cancelled = True
-            self._ask_to_stop(JobFiles(self.root, state.record.name))
+            self._ask_to_stop(self.files(state.record.name))
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits for the end of the running job; False when the time was too short."""
@@ -201,12 +213,12 @@ class Jobs:
             job_files.save_record(files, record)
         except OSError:
             raise UserError(
-                "Training cannot be prepared: the disk is full or not writable. Make room, or check permissions."
+                f"{self.kind.name} cannot start: the disk is full or not writable. Make room, or check permissions."
             ) from None
         self._readers.pop(record.name, None)
         self._cancelled = False
         self._thread = threading.Thread(
-            target=self._run, args=(files, record, settings, resume), name="training", daemon=True
+            target=self._run, args=(files, record, settings, resume), name=self.kind.verb, daemon=True
         )
         self._thread.start()
 
@@ -214,17 +226,17 @@ class Jobs:
         """The thread of one job."""
         status: int | None = None
         try:
-            self.room.release()
+            self.room.release(f"{self.kind.title}: {self.kind.name} is running")
             with self._guard:
                 if not self._cancelled:
                     record.status = "running"
                     job_files.save_record(files, record)
-                    command = [self.python, str(self.worker), self.verb, str(files.record)]
+                    command = [self.python, str(self.worker), self.kind.verb, str(files.record)]
                     self._process = open_process(command, files.console, resume, self.environment)
             status = self._wait(files)
         except Exception:
             traceback.print_exc()
-            record.error = "Training could not start. The WebUI's console says why."
+            record.error = f"{self.kind.name} could not start. The WebUI's console says why."
         finally:
             with self._guard:
                 self._process = None
@@ -235,7 +247,7 @@ class Jobs:
             self._finish(files, record, settings, status)
 
     def _wait(self, files: JobFiles) -> int:
-        """Waits for the process's end. The trainer clears its folder when it begins: then it is asked once more."""
+        """Waits for the process's end. It clears its folder when it begins: then it is asked once more."""
         process = self._process
         if process is None:
             return STOPPED
@@ -248,7 +260,7 @@ class Jobs:
 
     def _ask_to_stop(self, files: JobFiles) -> None:
         with suppress(OSError):  # a full disk: the second press still works
-            files.training.mkdir(parents=True, exist_ok=True)
+            files.folder.mkdir(parents=True, exist_ok=True)
             files.cancel.touch()
 
     def _finish(self, files: JobFiles, record: Record, settings: Settings, status: int | None) -> None:
@@ -259,7 +271,8 @@ class Jobs:
         outcome = progress.outcome_since(record.started)
         if outcome == "done":
             record.status = "done"
-            record.prompt = str(progress.of("done").get("activation") or f"a {progress.subject}")
+            subject = f"a {progress.subject}" if progress.subject else ""
+            record.prompt = str(progress.of("done").get("activation") or subject)
             named = progress.of("done").get("files")
             names = [str(name) for name in named] if isinstance(named, list) else []
             try:
@@ -274,7 +287,7 @@ class Jobs:
         else:
             record.status = "failed"
             told = progress.error if outcome == "error" else ""
-            record.error = record.error or told or why(files.console, status)
+            record.error = record.error or told or why(files, status)
         record.ended = time.time()
         try:
             job_files.save_record(files, record)
@@ -284,7 +297,7 @@ class Jobs:
     def _recover(self) -> None:
         """Looks at what an earlier host has left: a job that still saves its state, or one that ended with it."""
         name = job_files.current_name(self.root)
-        files = JobFiles(self.root, name)
+        files = self.files(name)
         record = job_files.load_record(files) if name else None
         if record is None or record.is_over:
             return
@@ -301,7 +314,7 @@ class Jobs:
             self._finish(files, record, settings, STOPPED)  # where it did not say more: it ended with its host
 
         if is_held(files.lock):
-            self._thread = threading.Thread(target=follow, name="training", daemon=True)
+            self._thread = threading.Thread(target=follow, name=self.kind.verb, daemon=True)
             self._thread.start()
         else:
             follow()
@@ -331,17 +344,20 @@ def open_process(
         )
 
 
-def why(console: Path, status: int | None) -> str:
+def why(files: JobFiles, status: int | None) -> str:
     """A sentence about a process that ended without one: no path, no traceback."""
     try:
-        lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = files.console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         lines = []
     text = "\n".join(lines[-40:])
     if "MemoryError" in text or any(words in text.lower() for words in NO_MEMORY):
-        return "Out of memory. Choose a LoRA, a smaller resolution or a lower memory limit under More, then resume."
+        return f"Out of memory. Choose {files.kind.spare} under More, then resume."
     if status is not None and status < 0:
-        return "The system ended the training process, often because memory ran out. You can resume it."
+        return "The system ended the process, often because memory ran out. You can resume it."
     if "No space left" in text:
         return "The disk is full. Make room, then resume."
-    return "Training stopped because of an internal error. Its console output is in the WebUI's folder dreambooth/jobs."
+    return (
+        f"{files.kind.name} stopped because of an internal error. Its console output is in the WebUI's folder "
+        f"{files.root.name}/jobs."
+    )

@@ -1,4 +1,4 @@
-"""Packages for training that the host lacks, in a folder of the pack: the host's packages never change.
+"""Packages for jobs that the host lacks, in a folder of the pack: the host's packages never change.
 
 Tested versions: diffusers 0.35.2 works with transformers 4.30 (AUTOMATIC1111) and 5.x alike; from 0.36 on it needs a
 newer transformers. A host that has a newer diffusers keeps that one.
@@ -41,8 +41,11 @@ REQUIREMENTS = (
     Requirement("filelock", "3", "4.1.0"),
     Requirement("PyYAML", "5.1", "6.0.2"),
 )
-OPTIONAL = {"prodigy": Requirement("prodigyopt", "1.1", "1.1.2")}
-"""What only some runs need, by the optimizer's name."""
+OPTIONAL = {
+    "prodigy": Requirement("prodigyopt", "1.1", "1.1.2"),
+    "cascade": Requirement("sentencepiece", "0.1.97", "0.2.0"),
+}
+"""What only some runs need, by the optimizer's or the command's name."""
 HOSTS_OWN = ("torch", "transformers", "numpy", "Pillow")
 """What every host provides."""
 
@@ -54,7 +57,7 @@ def folder_for(root: Path) -> Path:
 
 def use(folder: Path) -> None:
     """Lets this process import from the folder, before the host's own: there may be an older one of the same name."""
-    os.environ.setdefault("_CHECK_PEFT", "0")  # diffusers refuses a host's older PEFT, which training does not need
+    os.environ.setdefault("_CHECK_PEFT", "0")  # diffusers refuses a host's older PEFT, which jobs do not need
     if folder.is_dir() and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
@@ -85,11 +88,11 @@ def outdated(folder: Path) -> list[Requirement]:
     return [needed for needed, version in there if version is not None and version < Version(needed.install)]
 
 
-def ensure(folder: Path, say: Say, cancelled: Callable[[], bool] = lambda: False, optimizer: str = "") -> None:
+def ensure(folder: Path, say: Say, cancelled: Callable[[], bool] = lambda: False, also: str = "") -> None:
     """Installs what is missing into the folder, all of it or nothing, and lets this process use it.
 
-    Older versions from an earlier pack are replaced, or stay where that fails. optimizer: may need a package of
-    `OPTIONAL`. Raises `InstallError` with a sentence, `Cancelled`.
+    Older versions from an earlier pack are replaced, or stay where that fails. also: a key of `OPTIONAL`, where
+    it is one. Raises `InstallError` with a sentence, `Cancelled`.
     """
     absent = [name for name in HOSTS_OWN if _version(name, sys.path) is None]
     if absent:
@@ -98,7 +101,7 @@ def ensure(folder: Path, say: Say, cancelled: Callable[[], bool] = lambda: False
         _put(outdated(folder), folder, say, cancelled)
     except InstallError as error:
         print(f"{error} The installed version is used.", flush=True)
-    optional = [OPTIONAL[optimizer]] if optimizer in OPTIONAL else []
+    optional = [OPTIONAL[also]] if also in OPTIONAL else []
     _put(missing(folder, [*REQUIREMENTS, *optional]), folder, say, cancelled)
     use(folder)
 
@@ -117,7 +120,7 @@ def _put(needed: Sequence[Requirement], folder: Path, say: Say, cancelled: Calla
         try:
             install(Path(sys.executable), arguments, log, lambda line: None, cancelled=cancelled)
         except InstallError as error:
-            raise InstallError(f"Training needs {names}, which cannot be installed. {error}") from None
+            raise InstallError(f"Missing packages cannot be installed ({names}). {error}") from None
         finally:
             if log.exists():  # the run's console file keeps it
                 print(log.read_text(encoding="utf-8", errors="replace"), flush=True)
@@ -128,4 +131,4 @@ def _put(needed: Sequence[Requirement], folder: Path, say: Say, cancelled: Calla
             if (folder / entry.name).is_dir():
                 shutil.rmtree(folder / entry.name)
             os.replace(entry, folder / entry.name)
-    say("Installed packages for training", len(needed), len(needed))
+    say("Installed missing packages", len(needed), len(needed))

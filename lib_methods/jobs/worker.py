@@ -26,14 +26,15 @@ def main(arguments: list[str]) -> int:
 
     from lib_methods.errors import Cancelled, UserError
     from lib_methods.jobs import packages
-    from lib_methods.jobs.files import JobFiles, read_json
+    from lib_methods.jobs.files import KINDS, JobFiles, read_json
 
-    files = JobFiles.of(Path(arguments[1]))
+    verb, record, *more = arguments
+    files = JobFiles.of(Path(record), KINDS[verb])
     lock = FileLock(files.lock)
     try:
         lock.acquire(timeout=_PATIENCE)
     except Timeout:
-        files.note("error", text="This training is already running in another process.")
+        files.note("error", text="This run is already going on in another process.")
         return FAILED
     threading.Thread(target=_stop_with_host, args=(files.cancel,), daemon=True).start()
     try:
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
             packages.folder_for(files.packages),
             lambda text, done, total: files.note("phase", text=text, done=done, total=total),
             files.cancel.exists,
-            str(read_json(files.settings).get("optimizer", "")),
+            str(read_json(files.settings).get("optimizer") or verb),
         )
     except Cancelled:
         files.note("cancelled", step=0)
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> int:
     if files.cancel.exists():
         return STOPPED
     os.environ["STEER_NO_VENV"] = "1"  # this interpreter is the one that was meant
-    sys.argv = [str(ROOT / "run.py"), arguments[0], "--settings", str(files.settings), *arguments[2:]]
+    sys.argv = [str(ROOT / "run.py"), verb, "--settings", str(files.settings), *more]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:

@@ -15,7 +15,8 @@ from filelock import FileLock
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.state import to_json
 from lib_methods.errors import UserError
-from lib_methods.jobs.files import JobFiles, Record, all_records, deliver_to, is_held, save_record
+from lib_methods.jobs import job
+from lib_methods.jobs.files import CASCADE, JobFiles, Record, all_records, deliver_to, is_held, save_record
 from lib_methods.jobs.job import Jobs
 from standalone import ROOT
 
@@ -29,7 +30,7 @@ class Room:
         self.calls: list[str] = []
         self.refuses = refuses
 
-    def release(self) -> None:
+    def release(self, why: str) -> None:
         self.calls.append("release")
         if self.refuses == "release":
             raise RuntimeError("the host is in trouble")
@@ -114,6 +115,23 @@ def test_only_one_runs_at_a_time(trainings: Jobs, tmp_path: Path) -> None:
         trainings.resume()
     trainings.cancel()
     assert trainings.wait(30)
+
+
+def test_only_one_runs_at_a_time_of_all_kinds(tmp_path: Path, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_KNOWN", {})
+    deliver = deliver_to(lambda kind: models(tmp_path))
+    trainings = Jobs.in_folder(tmp_path / "dreambooth", room, deliver)
+    cascades = Jobs.in_folder(tmp_path / "cascade", room, deliver, kind=CASCADE)
+    trainings.worker = FAKE
+    start(trainings, settings(tmp_path / "dreambooth", "slow thing"))
+    with pytest.raises(UserError, match="Training is already running"):
+        cascades.start("red-cat", "cascade", {})
+    with pytest.raises(UserError, match="The cascade is not running"):
+        cascades.cancel()
+    trainings.cancel()
+    assert trainings.wait(30)
+    assert room.calls == ["release", "restore"]
+    assert cascades.files("x").packages == trainings.files("x").packages
 
 
 def test_cancel_then_resume_to_the_end(trainings: Jobs, room: Room, tmp_path: Path) -> None:
@@ -289,7 +307,7 @@ def test_another_host_finds_the_training_again(trainings: Jobs, tmp_path: Path) 
 @pytest.mark.parametrize("held", [False, True], ids=["its process is gone", "its process still saves"])
 def test_a_training_whose_host_has_ended_can_be_resumed(tmp_path: Path, held: bool) -> None:
     files = JobFiles(tmp_path, "rex")
-    files.training.mkdir(parents=True)
+    files.folder.mkdir(parents=True)
     save_record(files, Record("rex", "LoRA", "running", started=time.time()))
     files.settings.write_text(json.dumps(to_json(settings(tmp_path))), encoding="utf-8")
     lock = FileLock(files.lock)
@@ -328,7 +346,7 @@ def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
 def test_a_log_is_data(trainings: Jobs, tmp_path: Path) -> None:
     """Broken lines, strange values and files elsewhere are passed over."""
     files = JobFiles(tmp_path, "rex")
-    files.training.mkdir(parents=True)
+    files.folder.mkdir(parents=True)
     save_record(files, Record("rex", "LoRA", "done", started=1.0))
     lines = [
         "{", "[]", '{"event": 1}', '{"event": "step", "step": "x"}', '{"event": "step", "step": 3, "loss": NaN}',

@@ -113,9 +113,9 @@ def test_only_who_asks_for_prodigy_gets_its_package(toy: None, tmp_path: Path, m
     monkeypatch.setattr(packages, "REQUIREMENTS", ())
     monkeypatch.setattr(packages, "OPTIONAL", {"prodigy": TOY})
     monkeypatch.setattr(packages, "install", fake_pip)
-    ensure(tmp_path / "own", quiet, optimizer="adamw")
+    ensure(tmp_path / "own", quiet, also="adamw")
     assert not (tmp_path / "own").exists()
-    ensure(tmp_path / "own", quiet, optimizer="prodigy")
+    ensure(tmp_path / "own", quiet, also="prodigy")
     assert packages.missing(tmp_path / "own", [TOY]) == []
 
 
@@ -205,7 +205,7 @@ PATIENCE = 300.0  # a busy machine
 
 
 class Room:
-    def release(self) -> None:
+    def release(self, why: str) -> None:
         """There is no model."""
 
     def restore(self) -> None:
@@ -287,6 +287,6 @@ def test_a_training_ends_with_its_host_and_keeps_its_state(tmp_path: Path, base:
         process.kill()
         process.wait(10)
     assert not is_held(files.lock)
-    assert (files.training / "state.safetensors").is_file()
+    assert (files.folder / "state.safetensors").is_file()
     trainings = Jobs(tmp_path, Room(), deliver_to(lambda kind: tmp_path / kind))
     assert trainings.state().can_resume

@@ -43,7 +43,7 @@ from lib_methods.dreambooth.tab.page import CONTROLS, FILES, SECOND
 from lib_methods.dreambooth.training.duration import Machine, preview
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles
-from lib_methods.jobs.job import BUSY, Jobs
+from lib_methods.jobs.job import Jobs
 from lib_methods.webui.door import Door, guarded_router
 from lib_methods.webui.widgets import status_html
 
@@ -168,8 +168,7 @@ class TabHandlers:
     def begin(self, wanted: dict[str, Any], photos: Sequence[Path] | list[Any]) -> TrainingSettings:
         """A new run. photos: files, or encoded images of a REST request. Raises UserError; then nothing was begun."""
         with self._beginning:  # a second press of the button must not take the first one's photos away
-            if self.trainings.is_running:
-                raise UserError(BUSY)
+            self.trainings.check_free()
             if not photos:
                 raise UserError(NO_PHOTOS)
             name = self.trainings.free_name(clean_name(wanted.get("name"), wanted.get("class_noun")))

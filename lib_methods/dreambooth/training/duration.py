@@ -155,7 +155,7 @@ def _earlier_pace(
     for record in all_records(root)[:_MOST_LOOKED_AT]:
         files = JobFiles(root, record.name)
         try:
-            kept = read_record(files.training) or {}
+            kept = read_record(files.folder) or {}
             before = from_json(kept["resolved"])
             same = all(getattr(before, name) == getattr(settings, name) for name in _SETTINGS)
             same = same and all(kept["plan"][name] == value for name, value in plan.fields.items())

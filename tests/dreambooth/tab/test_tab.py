@@ -75,7 +75,7 @@ class Lists:
 
 
 class Room:
-    def release(self) -> None:
+    def release(self, why: str) -> None:
         """There is no model."""
 
     def restore(self) -> None:
@@ -320,7 +320,7 @@ def test_advanced_mistakes_are_sentences(
 
 
 def test_cancel_and_resume_from_the_page(handlers: TabHandlers, photos: list[Path]) -> None:
-    assert "No training is running" in handlers.cancel()[0]
+    assert "Training is not running" in handlers.cancel()[0]
     assert "no run to resume" in handlers.resume()[0]
     handlers.train([str(photo) for photo in photos], *values(class_noun="slow thing"))
     line, *_ = handlers.train([str(photo) for photo in photos], *values(class_noun="cat"))

@@ -194,7 +194,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
 def kept_training(trained: TrainingSettings, tmp_path: Path, name: str = "dog1") -> tuple[Path, TrainingSettings]:
     """A training as the tab leaves it: its root, and its settings."""
     files = JobFiles(tmp_path / "root", name)
-    shutil.copytree(trained.out / trained.name, files.training)
+    shutil.copytree(trained.out / trained.name, files.folder)
     save_record(files, Record(name, trained.kind, "done", started=len(name)))
     return files.root, replace(trained, out=files.out, name=name)
 
@@ -234,7 +234,7 @@ def test_the_newest_training_counts_and_broken_ones_are_passed_over(trained: Tra
     paced(root, "newer-one", 3.0)
     asked = lambda: speed.preview(settings, [3], Computer(idle=False), root)["seconds"]  # noqa: E731
     assert asked() == pytest.approx(18.0)
-    newer = JobFiles(root, "newer-one").training / "training.json"
+    newer = JobFiles(root, "newer-one").folder / "training.json"
     for broken in ("{", "[]", "{}", '{"resolved": 5, "plan": 5}', '{"resolved": {"photos": "x"}, "plan": {}}'):
         newer.write_text(broken, encoding="utf-8")
         assert asked() == pytest.approx(12.0), broken

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from lib_methods.hosts import training
-from lib_methods.hosts.training import REFUSAL, HostModelRoom, device_environment
+from lib_methods.hosts.training import HostModelRoom, device_environment
+
+WHY = "DreamBooth: Training is running"
+REFUSAL = f"{WHY} and leaves no memory for generating images. Wait until it ends, or cancel it."
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_away_and_back(sd1: Any, moved: list[str]) -> None:
     room.restore()
     assert moved == [], "nothing to bring back"
     before = sd1.generate().images[0].tobytes()
-    room.release()
+    room.release(WHY)
     room.restore()
     room.restore()
     assert moved == ["cpu", "device"]
@@ -51,9 +54,9 @@ def test_a_fork_unloads_by_its_own_memory_management(moved: list[str], monkeypat
     for model in (None, SimpleNamespace()):
         monkeypatch.setattr(training, "current_model", lambda model=model: model)
         room = HostModelRoom()
-        room.release()
+        room.release(WHY)
         assert room.before_job() == ""
-        room.release()
+        room.release(WHY)
         room.restore()
     assert unloaded == ["all"] * 4
     assert moved == []
@@ -65,7 +68,7 @@ def test_a_fork_needs_memory_for_generating_alone(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(training, "memory_management", lambda: SimpleNamespace(unload_all_models=lambda: None))
     room = HostModelRoom()
-    room.release()
+    room.release(WHY)
     monkeypatch.setattr(devices, "device", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 8 * 2**30))
     assert room.before_job() == ("" if free == 2**30 else REFUSAL)
@@ -75,7 +78,7 @@ def test_a_job_in_between_gets_the_model_back(sd1: Any, moved: list[str]) -> Non
     room = HostModelRoom()
     assert room.before_job() == ""
     assert moved == []
-    room.release()
+    room.release(WHY)
     assert sd1.host.queue.run(room.before_job) == ""
     assert sd1.host.queue.run(room.before_job) == ""
     room.restore()
@@ -86,7 +89,7 @@ def test_a_job_is_told_where_there_is_no_memory(sd1: Any, moved: list[str], monk
     from modules import devices
 
     room = HostModelRoom()
-    room.release()
+    room.release(WHY)
     with monkeypatch.context() as small:
         small.setattr(devices, "device", torch.device("cuda"))
         small.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 8 * 2**30))
@@ -108,7 +111,7 @@ def test_the_model_is_not_taken_from_under_a_job(sd1: Any, moved: list[str]) -> 
 
     job = sd1.host.queue.submit(work)
     assert begun.wait(30)
-    taking = threading.Thread(target=HostModelRoom().release)
+    taking = threading.Thread(target=HostModelRoom().release, args=(WHY,))
     taking.start()
     time.sleep(0.2)
     assert moved == []
