@@ -22,6 +22,12 @@ def enlarged(low: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(low, size, mode="bilinear", align_corners=True)
 
 
+def noised(images: Tensor, noise: Tensor, kept: Tensor) -> Tensor:
+    """sqrt(a) * images + sqrt(1 - a) * noise. kept: a, the schedule's cumulative alpha at one step."""
+    kept = kept.to(images)
+    return kept.sqrt() * images + (1 - kept).sqrt() * noise
+
+
 def kept_signal(level: float, alphas_cumprod: Tensor) -> float:
     """The cumulative alpha of an augmentation's level.
 

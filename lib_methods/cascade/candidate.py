@@ -31,14 +31,15 @@ class Candidate:
     """An image of a stage, and all that it depends on.
 
     stage: 1, 2 or 3. settings: of the job, with this image's own seed. models: of the stages until here, by number:
-    the folder's name and the digest of its UNet. side: of stage I's usual images, which says how much stage II
-    enlarges. source: the digest of the image that was changed, if one was.
+    the folder's name and the digest of its UNet. thresholds: what was done, likewise. side: of stage I's usual images,
+    which says how much stage II enlarges. source: the digest of the image that was changed, if one was.
     """
 
     image: Image.Image
     stage: int
     settings: CascadeSettings
     models: Mapping[str, str] = field(default_factory=dict)
+    thresholds: Mapping[str, str] = field(default_factory=dict)
     side: int = 64
     source: str = ""
 
@@ -53,7 +54,6 @@ class Candidate:
     def infotext(self) -> str:
         """What the WebUI's PNG Info shows."""
         asked = self.settings.stage(1)
-        later = {"Cascade stage": str(self.stage)}
         fields = {
             "Steps": str(asked.steps),
             "Sampler": asked.solver,
@@ -61,7 +61,9 @@ class Candidate:
             "Seed": str(self.settings.seed),
             "Size": f"{self.image.width}x{self.image.height}",
             "Model": ", ".join(name.rpartition(" ")[0] for name in self.models.values()),
-            **later,
+            "Cascade stage": str(self.stage),
+            "Cascade threshold": self.thresholds.get("1", ""),
+            "Cascade stage2 threshold": self.thresholds.get("2", ""),
             **TABLE.to_infotext(self.settings),
         }
         line = ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items() if value)
@@ -76,6 +78,7 @@ class Candidate:
                 "stage": self.stage,
                 "settings": asdict(self.settings),
                 "models": dict(self.models),
+                "thresholds": dict(self.thresholds),
                 "side": self.side,
                 "source": self.source,
                 "size": list(self.image.size),
@@ -123,10 +126,13 @@ def read_candidate(path: Path) -> Candidate:
             raise UserError(f"{path.name} was resized after it was made. Take up the original file.")
         known = {control.attribute for control in TABLE.controls}
         settings = CascadeSettings(**{name: value for name, value in data["settings"].items() if name in known})
-        models = {str(number): str(name)[:300] for number, name in data["models"].items()}
+        models, thresholds = (
+            {str(number)[:2]: str(text)[:300] for number, text in data[name].items()}
+            for name in ("models", "thresholds")
+        )
         if settings.seed < 0:
             raise ValueError("seed")
-        return Candidate(image, stage, settings, models, side, str(data.get("source", ""))[:100])
+        return Candidate(image, stage, settings, models, thresholds, side, str(data.get("source", ""))[:100])
     except SettingsError as error:
         raise UserError(f"{path.name} was made with settings that are not possible here. {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

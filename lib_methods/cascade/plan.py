@@ -7,7 +7,7 @@ bytes of all tensors that live at once are added up.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -32,16 +32,21 @@ _MOST_AT_ONCE = 16  # images, beyond which a batch is no faster
 
 @dataclass(frozen=True)
 class PartPlan:
-    """A part's memory in bytes. activations: of one image. on: the device that it runs on."""
+    """A part's memory in bytes. activations: of one image. on: the device that it runs on. images: at once."""
 
     what: str
     weights: int
     activations: int
     on: torch.device
+    images: int = 1
+
+    @property
+    def working(self) -> int:
+        return self.activations * self.images
 
     @property
     def total(self) -> int:
-        return self.weights + self.activations
+        return self.weights + self.working
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,14 @@ class CascadePlan:
     def together(self) -> int:
         """Bytes at the worst moment where all parts stay."""
         here = [part for part in self.parts if part.on == self.device]
-        return sum(part.weights for part in here) + max((part.activations for part in here), default=0)
+        return sum(part.weights for part in here) + max((part.working for part in here), default=0)
 
     def notes(self) -> list[str]:
         """Sentences for the user."""
         largest = self.largest
         told = [
-            f"The largest part is {largest.what}: {_size(largest.weights)} of weights and {_size(largest.activations)} "
-            "an image while it works."
+            f"The largest part is {largest.what}: {_size(largest.weights)} of weights and {_size(largest.working)} "
+            f"while it works on {largest.images} at once."
         ]
         if self.keep_all:
             told.append(f"All parts stay in memory, {_size(self.together)} together.")
@@ -121,10 +126,11 @@ def plan_cascade(
         for part in _stage_parts(stage, sizes[stage.number], precision, device, settings.stage(stage.number).guidance):
             if room is not None and part.total > room:
                 raise UserError(_too_small(part, room))
+            if part.what.endswith("UNet"):
+                fits = _MOST_AT_ONCE if room is None else (room - part.weights) // max(1, part.activations)
+                batch[stage.number] = max(1, min(count, fits, settings.batch or _MOST_AT_ONCE))
+                part = replace(part, images=batch[stage.number])
             parts.append(part)
-        unet = next(part for part in parts[::-1] if part.what.endswith("UNet"))
-        fits = _MOST_AT_ONCE if room is None else int((room - unet.weights) / max(1, unet.activations))
-        batch[stage.number] = max(1, min(count, fits, settings.batch or _MOST_AT_ONCE))
     encoders = {}
     for stage in cascade.stages:
         if stage.text is not None:
@@ -133,15 +139,14 @@ def plan_cascade(
             planned = _text_plan(encoder)
             if planned not in parts:
                 parts.append(planned)
-    plan = CascadePlan(device, precision, tuple(parts), False, batch, encoders, memory)
-    keep_all = settings.residence == "all"
-    if keep_all and room is not None and plan.together > room:
+    plan = CascadePlan(device, precision, tuple(parts), settings.residence == "all", batch, encoders, memory)
+    if plan.keep_all and room is not None and plan.together > room:
         raise UserError(
             f"All parts together take about {_size(plan.together)}, and {_size(room)} are there. Choose one at a time."
         )
     if settings.residence == "auto":
-        keep_all = room is not None and plan.together <= room
-    return CascadePlan(device, precision, tuple(parts), keep_all, batch, encoders, memory)
+        return replace(plan, keep_all=room is not None and plan.together <= room)
+    return plan
 
 
 def choose_encoder(part: Part, settings: CascadeSettings, device: torch.device, room: int | None) -> Encoder:

@@ -15,6 +15,7 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.pipelines.deepfloyd_if import timesteps as published
 from torch import Tensor
 
+from lib_methods.cascade.augmentation import noised
 from lib_methods.cascade.settings import SOLVERS, TIMESTEPS
 from lib_methods.checks import SettingsError
 
@@ -79,5 +80,4 @@ class Solver:
 
     def noised(self, images: Tensor, noise: Tensor) -> Tensor:
         """Images at the noise of the first timestep. images, noise: (B, C, H, W)."""
-        kept = self.alphas_cumprod[self.timesteps[0]].to(images)
-        return kept.sqrt() * images + (1 - kept).sqrt() * noise
+        return noised(images, noise, self.alphas_cumprod[self.timesteps[0]])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.cascade.augmentation import augmented, enlarged
+from lib_methods.cascade.augmentation import enlarged, noised
 from lib_methods.cascade.folder import Stage
 from lib_methods.cascade.settings import CascadeSettings
 from lib_methods.cascade.solvers import Solver, timestep_list
@@ -123,7 +123,7 @@ def _condition(stage: Stage, small: Tensor, size: tuple[int, int], level: int, n
     alphas = DDPMScheduler.from_config(dict(stage.noising or {})).alphas_cumprod
     if level >= len(alphas):
         raise SettingsError(f"{stage.folder.name} knows noise levels up to {len(alphas) - 1}, not {level}.")
-    return augmented(enlarged(small, size), noise, (level + 1) / len(alphas), alphas), level
+    return noised(enlarged(small, size), noise, alphas[level]), level
 
 
 def _predicted(

@@ -39,6 +39,11 @@ class Threshold:
             settings.upper_bound or float(scheduler.get("sample_max_value", 1.0)),
         )
 
+    def __str__(self) -> str:
+        if self.kind != "dynamic":
+            return self.kind
+        return f"dynamic {self.percentile:g} up to {self.upper_bound:g}"
+
     def __call__(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), the predicted ones. An image's result does not depend on its batch."""
         if self.kind == "none":

@@ -10,7 +10,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from lib_methods.cascade.augmentation import augmented
+from lib_methods.cascade.augmentation import noised
 from lib_methods.cascade.folder import Stage
 from lib_methods.cascade.settings import StageSettings
 from lib_methods.cascade.stages import Texts, Tick, draw
@@ -49,8 +49,8 @@ def latent_stage(
     most = min(len(low.alphas_cumprod), int(stage.unet.config.get("num_class_embeds") or 1000)) - 1
     if asked.noise_level > most:
         raise SettingsError(f"{stage.folder.name} knows noise levels up to {most}, not {asked.noise_level}.")
-    level = (asked.noise_level + 1) / len(low.alphas_cumprod)
-    seen = augmented(images.to(device).float(), draw(images.shape[1:], chance).to(device), level, low.alphas_cumprod)
+    noise = draw(images.shape[1:], chance).to(device)
+    seen = noised(images.to(device).float(), noise, low.alphas_cumprod[asked.noise_level])
     scheduler = scheduler_of(stage)
     scheduler.set_timesteps(asked.steps, device=device)
     latents = draw((stage.channels, *images.shape[2:]), chance).to(device) * scheduler.init_noise_sigma

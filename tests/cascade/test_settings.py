@@ -31,8 +31,9 @@ def test_a_stage_has_its_own_seed_or_one_that_follows_from_the_image() -> None:
 
 def test_a_request_survives_json(tmp_path: Path) -> None:
     settings = CascadeSettings(prompt='a "cat", red', seed=3, thresholding="static", stage2_noise_level=100)
-    files = {"image": tmp_path / "a.png", "mask": tmp_path / "b.png", "embeddings": tmp_path / "e"}
-    request = CascadeRequest((tmp_path / "I", tmp_path / "II"), tmp_path, "one", settings, **files)
+    image, mask = tmp_path / "a.png", tmp_path / "b.png"
+    folders = tmp_path / "I", tmp_path / "II"
+    request = CascadeRequest(folders, tmp_path, "one", settings, image, mask, embeddings=tmp_path / "e")
     assert from_json(to_json(request)) == request
 
 
