@@ -103,12 +103,11 @@ class Candidate:
 def read_candidate(path: Path) -> Candidate:
     """The candidate of a PNG file. Raises UserError, which names the file: it is missing, no image, or carries no data
     of the cascade."""
+    _check_there(path)
     try:
         opened = open_image(path, formats=("PNG",))
         image = to_rgb(opened)
         text = getattr(opened, "text", {}).get(KEY)
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path.name}. Check its path.") from None
     except ImageError as error:
         raise UserError(f"{path.name} cannot be taken up again. {error}") from None
     if not isinstance(text, str) or len(text) > _LONGEST:
@@ -155,13 +154,17 @@ def to_pixels(images: Sequence[Image.Image]) -> Tensor:
 
 def open_source(path: Path, mask: bool = False) -> Image.Image:
     """An image to change, or its mask. Raises UserError."""
+    _check_there(path)
     try:
         opened = open_image(path)
         return to_mask(opened) if mask else to_rgb(opened)
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path.name}. Check its path.") from None
     except ImageError as error:
         raise UserError(f"{path.name} cannot be used. {error}") from None
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"There is no file {path.name}. Check its path.")
 
 
 def _quoted(value: Any) -> str:

@@ -52,7 +52,7 @@ def test_variants_and_shards_are_found(folders: Folders, tmp_path: Path, how: st
         if how == "variant":
             write_tensors(file.with_name(f"{stem}.fp16.safetensors"), {k: v.half() for k, v in tensors.items()})
             continue
-        names, listed = sorted(tensors), {}
+        names, listed = sorted(tensors), dict[str, str]()
         for number, chosen in enumerate((names[::2], names[1::2]), 1):
             shard = f"{stem}{ending}-{number:05d}-of-00002.safetensors"
             write_tensors(file.with_name(shard), {name: tensors[name] for name in chosen})
@@ -61,8 +61,8 @@ def test_variants_and_shards_are_found(folders: Folders, tmp_path: Path, how: st
         index.write_text(json.dumps({"metadata": {}, "weight_map": listed}), "utf-8")
     stage, original = read_stage(folder), read_stage(folders[0])
     assert stage.text is not None and original.text is not None
-    for part, other in ((stage.unet, original.unet), (stage.text, original.text)):
-        ours = load(part, CPU, torch.float32).state_dict()
+    for own, other in ((stage.unet, original.unet), (stage.text, original.text)):
+        ours = load(own, CPU, torch.float32).state_dict()
         for name, tensor in load(other, CPU, torch.float32).state_dict().items():
             torch.testing.assert_close(ours[name], tensor, atol=2e-3, rtol=2e-3)
 
