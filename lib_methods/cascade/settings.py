@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -63,24 +64,39 @@ class CascadeSettings:
         about="changes the style on the way up and keeps the content; `{subject}` stands for the prompt",
     )  # fmt: skip
     stage3_prompt: str = text(
-        "Prompt of stage 3", "empty: as in stage 2", longest=MAX_PROMPT, kept=False, about="empty: as in stage 2"
-    )
+        "Prompt of stage 3", "empty: as in stage 2", longest=MAX_PROMPT, kept=False,
+        about="prompt of stage 3 (default: as in stage 2)",
+    )  # fmt: skip
     stage2_negative_prompt: str = text(
-        "Negative prompt of stage 2", "empty: as above", longest=MAX_PROMPT, kept=False, about="empty: as in stage 1"
-    )
+        "Negative prompt of stage 2", "empty: as above", longest=MAX_PROMPT, kept=False,
+        about="negative prompt of stage 2 (default: as in stage 1)",
+    )  # fmt: skip
     stage3_negative_prompt: str = text(
         "Negative prompt of stage 3", "empty: as in stage 2", longest=MAX_PROMPT, kept=False,
-        about="empty: as in stage 2",
+        about="negative prompt of stage 3 (default: as in stage 2)",
     )  # fmt: skip
-    width: int = number(0, 0, 1024, "Width", "of stage 1, 0: the model's own", whole=True, key=None)
-    height: int = number(0, 0, 1024, "Height", "of stage 1, 0: the model's own", whole=True, key=None)
-    seed: int = number(-1, -1, MAX_SEED, "Seed", "-1: random; the next candidate has the next", whole=True, always=True)
-    steps: int = slider(100, 1, 1000, 1, "Steps", whole=True, end=200, about="of stage 1")
-    guidance: float = slider(7.0, 1, 100, 0.5, "Guidance scale", end=30, about="of stage 1; 1 is without guidance")
-    solver: str = dropdown("DDPM", SOLVERS, "Solver", about="of stage 1; DDPM uses the variance that IF has learned")
+    width: int = number(
+        0, 0, 1024, "Width", "of stage 1, 0: the model's own", whole=True, key=None,
+        about="width of stage 1 (default: the model's own)",
+    )  # fmt: skip
+    height: int = number(
+        0, 0, 1024, "Height", "of stage 1, 0: the model's own", whole=True, key=None,
+        about="height of stage 1 (default: the model's own)",
+    )  # fmt: skip
+    seed: int = number(
+        -1, -1, MAX_SEED, "Seed", "-1: random; the next candidate has the next", whole=True, always=True,
+        about="seed of the first candidate, the next has the next (default: a random one)",
+    )  # fmt: skip
+    steps: int = slider(100, 1, 1000, 1, "Steps", whole=True, end=200, about="steps of stage 1")
+    guidance: float = slider(
+        7.0, 1, 100, 0.5, "Guidance scale", end=30, about="guidance scale of stage 1; 1 is without guidance"
+    )
+    solver: str = dropdown(
+        "DDPM", SOLVERS, "Solver", about="solver of stage 1; DDPM uses the variance that IF has learned"
+    )
     timesteps: str = dropdown(
         "even", TIMESTEPS, "Timesteps", "a list replaces the steps",
-        about="of stage 1: evenly spaced, or a published list, whose number says how many steps it has",
+        about="timesteps of stage 1: evenly spaced, or a published list, whose number says how many steps it has",
     )  # fmt: skip
     thresholding: str = radio(
         "model", THRESHOLDS, "Thresholding", "keeps high guidance from burning",
@@ -88,11 +104,11 @@ class CascadeSettings:
     )  # fmt: skip
     percentile: float = slider(
         0.0, 0, 1, 0.005, "Percentile", "0: the model's own",
-        about="of dynamic thresholding: the share of values that stay within the range, 0.95 in IF",
+        about="of dynamic thresholding: the share of values to keep in range (default: the model's, 0.95 in IF)",
     )  # fmt: skip
     upper_bound: float = slider(
         0.0, 0, 100, 0.1, "Upper bound", "0: the model's own", end=5,
-        about="of dynamic thresholding: the largest range that is scaled back, 1.5 in IF's stage 1",
+        about="of dynamic thresholding: the largest range to scale back (default: the model's, 1.5 in stage 1)",
     )  # fmt: skip
     strength: float = slider(
         0.7, 0, 1, 0.05, "Strength", "of the change, with an image", about="with an image: how much of it changes"
@@ -108,19 +124,24 @@ class CascadeSettings:
         about="of every image in stage 2; -1: each has one that follows from its own",
     )  # fmt: skip
     stage2_solver: str = dropdown("DDPM", SOLVERS, "Solver of stage 2")
-    stage2_timesteps: str = dropdown("even", TIMESTEPS, "Timesteps of stage 2", "a list replaces the steps")
+    stage2_timesteps: str = dropdown(
+        "even", TIMESTEPS, "Timesteps of stage 2", "a list replaces the steps", about="timesteps of stage 2"
+    )
     stage2_strength: float = slider(
         0.8, 0, 1, 0.05, "Strength in stage 2", "with an image", about="with an image: how much of it stage 2 changes"
     )
     stage3_steps: int = slider(75, 1, 1000, 1, "Steps of stage 3", whole=True, end=200)
     stage3_guidance: float = slider(9.0, 1, 100, 0.5, "Guidance scale of stage 3", end=30)
     stage3_noise_level: int = slider(100, 0, 999, 1, "Noise level of stage 3", whole=True, end=350)
-    stage3_seed: int = number(-1, -1, MAX_SEED, "Seed of stage 3", "-1: from each candidate's own", whole=True)
+    stage3_seed: int = number(
+        -1, -1, MAX_SEED, "Seed of stage 3", "-1: from each candidate's own", whole=True,
+        about="of every image in stage 3; -1: each has one that follows from its own",
+    )  # fmt: skip
     batch: int = number(
         0, 0, 256, "Batch", "images at once, 0: what fits", whole=True, key=None,
-        about="images at once; more than fits runs in slices, and the images stay the same",
+        about="images at once; more run in slices, and the images stay the same (default: what fits)",
     )  # fmt: skip
-    precision: str = dropdown("auto", PRECISIONS, "Precision", about="of the UNets", key=None)
+    precision: str = dropdown("auto", PRECISIONS, "Precision", about="precision of the UNets", key=None)
     text_precision: str = dropdown(
         "auto", TEXT_PRECISIONS, "Text encoder's precision", about="8 bit needs bitsandbytes and a GPU", key=None
     )
@@ -207,8 +228,8 @@ class CascadeRequest:
         return replace(self, settings=replace(self.settings, **changes))
 
 
-_PATHS = ("out", "image", "mask", "embeddings")
-_LISTS = ("folders", "resume_from")
+PATHS = ("out", "image", "mask", "embeddings")
+LISTS = ("folders", "resume_from")
 
 
 def to_json(request: CascadeRequest) -> dict[str, Any]:
@@ -220,8 +241,8 @@ def to_json(request: CascadeRequest) -> dict[str, Any]:
     return {
         "name": request.name,
         "settings": asdict(request.settings),
-        **{name: None if (path := getattr(request, name)) is None else text_of(path) for name in _PATHS},
-        **{name: [text_of(path) for path in getattr(request, name)] for name in _LISTS},
+        **{name: None if (path := getattr(request, name)) is None else text_of(path) for name in PATHS},
+        **{name: [text_of(path) for path in getattr(request, name)] for name in LISTS},
     }
 
 
@@ -234,15 +255,27 @@ def from_json(values: Mapping[str, Any]) -> CascadeRequest:
     settings = given.get("settings", {})
     if not isinstance(settings, Mapping):
         raise SettingsError("The setting settings must be an object.")
-    for name in _LISTS:
+    for name in LISTS:
         listed = given.get(name, [])
         if not isinstance(listed, Sequence) or isinstance(listed, str) or not all(isinstance(e, str) for e in listed):
             raise SettingsError(f"The setting {name} must be a list of paths.")
         given[name] = tuple(map(Path, listed))
-    for name in set(_PATHS) & set(given):
+    for name in set(PATHS) & set(given):
         if not isinstance(given[name], str):
             raise SettingsError(f"The setting {name} must be a path.")
         given[name] = Path(given[name])
     if not isinstance(given.get("name", ""), str):
         raise SettingsError("The setting name must be text.")
     return CascadeRequest(**{**given, "settings": TABLE.settings_from(settings)})
+
+
+def free_name(prompt: str, out: Path) -> str:
+    """A name for a run from its prompt, such as "a-red-cat", that nothing in `out` has yet."""
+    words = re.sub(r"[^\w]+", "-", prompt.casefold()).strip("-_")[:40].strip("-_")
+    name = words if is_file_name(words) and words != "text_embeddings" else "cascade"
+    taken = {path.name.casefold() for path in out.iterdir()} if out.is_dir() else set()
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free

@@ -1,4 +1,7 @@
-"""Everything made from a method's controls: request, infotext, paste fields, and a table for the docs."""
+"""Everything made from a method's controls: request, infotext, paste fields, and a table for the docs.
+
+Standard library only until images are asked for, as commands show their options before anything is installed.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_methods.checks import SettingsError, check_switch, refuse_unknown
-from lib_methods.pictures.store import ImageStore, check_there, short_names, whole_names
 from lib_methods.webui.controls import Control, controls_of
+
+if TYPE_CHECKING:
+    from lib_methods.pictures.store import ImageStore
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Table:
         named = {**named_fields(arguments, self.names, self.title), **(overrides or {})}
         if not check_switch('"enabled"', named.pop("enabled", False)):
             return None
+        from lib_methods.pictures.store import check_there
+
         settings = self.settings_from(named, store.for_request() if store is not None else None)
         for control in self.controls:
             if store is not None and control.images is not None and control.images.kind:
@@ -118,7 +125,10 @@ class Table:
         written = {}
         for control in chosen or ([self[self.main]] if self.main else []):
             value = values[control.name]
-            value = short_names(value, store) if control.images else value
+            if control.images:
+                from lib_methods.pictures.store import short_names
+
+                value = short_names(value, store)
             written[self.keys[control.name]] = _text(self.keys[control.name], value, self.switch)
         return written
 
@@ -132,6 +142,8 @@ class Table:
         """
         texts = dict(_found(self.keys, fields))
         is_old = not texts and old and self.is_old(fields)
+        from lib_methods.pictures.store import whole_names
+
         if is_old:
             texts = {control.name: text for control in self.controls if (text := control.older(fields)) is not None}
         elif not texts:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from lib_methods.errors import UserError
 
-from .training_options import add_training_options
+from .job_options import add_cascade_options, add_training_options
 
 VERBS = {
     "serve": "open the page and the WebUI's API (the default command)",
@@ -24,6 +24,7 @@ VERBS = {
     "make-instruct-data": "generate pairs of images with an instruction, to train an InstructPix2Pix checkpoint",
     "train-instruct": "train an InstructPix2Pix checkpoint on such pairs",
     "train-dreambooth": "train a LoRA or a new checkpoint on 3 to 5 photos of a subject",
+    "cascade": "generate images with a pixel cascade (DeepFloyd IF): small candidates, then larger",
 }
 
 
@@ -304,6 +305,7 @@ _BUILDERS = {
     "make-instruct-data": _make_instruct_data,
     "train-instruct": _train_instruct,
     "train-dreambooth": add_training_options,
+    "cascade": add_cascade_options,
 }
 
 

@@ -24,13 +24,13 @@ ENVIRONMENT = {
     # before the first tensor: Linux gives the CPU's large ones in large pages; in small ones it was a tenth of a step
     "THP_MEM_ALLOC_ENABLE": "1",
 }
-"""Of a training run's process, where it is not set."""
+"""Of a job's process, where it is not set."""
 
 _NEEDED = {"photos": "--photos", "class_noun": "--class", "base": "--base", "out": "--out", "name": "--name"}
 
 
-class _Interrupt:
-    """Ctrl-C: the first time the step is ended and the state saved, the second time the program stops at once."""
+class Interrupt:
+    """Ctrl-C: the first time the job ends after its step, the second time the program stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -52,21 +52,20 @@ class _Interrupt:
                 signal.signal(name, handler)
 
 
-def _from_file(options: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
-    """The values in the file of --settings, which stands alone."""
-    from lib_methods.errors import UserError
+def settings_file(file: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The values in the file of --settings, which stands alone. Raises UserError."""
     from lib_methods.files import read_json
 
     if given:
         raise UserError("--settings replaces the other options. Use one or the other.")
     try:
-        values = read_json(options.settings.expanduser())
+        values = read_json(file.expanduser())
     except OSError as error:
-        raise UserError(f"{options.settings.name} cannot be read. {reason(error)}") from error
+        raise UserError(f"{file.name} cannot be read. {reason(error)}") from error
     except ValueError as error:
-        raise UserError(f"{options.settings.name} is not valid JSON.") from error
+        raise UserError(f"{file.name} is not valid JSON.") from error
     if not isinstance(values, dict):
-        raise UserError(f"{options.settings.name} must be one JSON object with the settings by name.")
+        raise UserError(f"{file.name} must be one JSON object with the settings by name.")
     return values
 
 
@@ -82,7 +81,7 @@ def settings_of(options: argparse.Namespace) -> Any:
     known = {field.name for field in fields(TrainingSettings)}
     given = {name: value for name, value in vars(options).items() if name in known and value is not None}
     if options.settings is not None:
-        values = _from_file(options, given)
+        values = settings_file(options.settings, given)
     else:
         values = {name: str(value) if name in PATHS else value for name, value in given.items()}
         if options.resume and "out" in values and "name" in values:
@@ -118,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)
     from lib_methods.errors import Cancelled
 
-    interrupt = _Interrupt()
+    interrupt = Interrupt()
     try:
         with interrupt.listening():
             settings = settings_of(options)

@@ -177,6 +177,18 @@ CASES: list[tuple[list[str], int, str]] = [
     (["train-dreambooth", "--photos", ".", "--base", "notes.txt", *NEEDED, "--steps", "-1"], 1, "Steps must"),
     (["train-dreambooth", "--settings", "gone"], 1, "gone cannot be read"),
     (["train-dreambooth"], 1, "--photos"),
+    (["cascade"], 1, "a prompt, --stages, --out"),
+    (["cascade", "a", "--stages", "gone", "--out", "o"], 1, "no folder gone"),
+    (["cascade", "a", "--stages", ".", "--out", "notes.txt"], 1, "notes.txt is a file"),
+    (["cascade", "a\ud800", "--stages", ".", "--out", "o"], 1, "letters cannot be read"),
+    (["cascade", "a", "--stages", ".", "--out", "o", "--solver", "nope"], 1, "Solver must be one of"),
+    (["cascade", "a", "--stages", ".", "--out", "o", "--guidance", "500"], 1, "Guidance scale must be"),
+    (["cascade", "a", "--stages", ".", "--out", "o", "--image", "cut.png"], 1, "cut.png is not an image"),
+    (["cascade", "a", "--stages", ".", "--out", "o", "--mask", "IMAGE"], 1, "A mask needs an image"),
+    (["cascade", "--stages", ".", "--out", "o", "--resume-from", "gone"], 1, "no file gone"),
+    (["cascade", "--resume", "--out", "o", "--name", "none"], 1, "no run called none"),
+    (["cascade", "--settings", "notes.txt"], 1, "notes.txt is not valid JSON"),
+    (["cascade", "a", "--memory", "much"], 2, "not an amount of memory"),
 ]
 
 

@@ -1,4 +1,5 @@
-"""The options of train-dreambooth, made from its settings; what is not given stays None, for the training to choose."""
+"""The options of train-dreambooth and cascade, made from their settings; what is not given stays None, for the job to
+choose."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lib_methods.cascade.settings import CascadeSettings
 from lib_methods.dreambooth.settings import KINDS, TrainingSettings
 from lib_methods.webui.controls import Control, controls_of
 
@@ -54,11 +56,12 @@ class _Concepts(argparse.Action):
 
 def _add(group: argparse._ArgumentGroup | argparse.ArgumentParser, control: Control) -> None:
     flag, words, default = control.name.replace("_", "-"), control.about or control.help, control.default
+    words = words or f"{control.label[:1].lower()}{control.label[1:]}"
     if control.kind == "checkbox":
         name, words = (f"--no-{flag}", f"do not {words}") if default else (f"--{flag}", words)
         group.add_argument(name, dest=control.name, action="store_const", const=not default, help=words)
         return
-    if "(default" not in words:
+    if "(default" not in words and default != "":
         words += f" (default: {default if isinstance(default, str) else f'{default:g}'})"
     kind: Any = str if control.choices or control.kind == "text" else int if control.whole else float
     metavar = "|".join(control.choices).lower() or {str: "TEXT", int: "N", float: "X"}[kind]
@@ -112,3 +115,58 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help='with {subject}, for example "a {subject} in the snow"; may be given more than once',
     )
+
+
+_CASCADE_GROUPS = {
+    "stage 1": "negative_prompt seed steps guidance solver timesteps width height",
+    "stage 2": "stage2_negative_prompt stage2_steps stage2_guidance stage2_noise_level stage2_seed stage2_solver "
+    "stage2_timesteps",
+    "stage 3": "stage3_prompt stage3_negative_prompt stage3_steps stage3_guidance stage3_noise_level stage3_seed",
+    "thresholding (keeps high guidance from burning)": "thresholding percentile upper_bound",
+    "the machine": "batch precision text_precision memory residence",
+}
+
+
+def add_cascade_options(parser: argparse.ArgumentParser) -> None:
+    """Every setting as an option."""
+    declared = {control.name: control for control in controls_of(CascadeSettings)}
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to generate; candidates keep their own")
+    parser.add_argument(
+        "--stages",
+        dest="folders",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="the folders of stages I, II and III, as many as there are, or one folder that holds them",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the images; a run's own are in DIR/NAME")
+    parser.add_argument("--name", help="the run's name (default: from the prompt)")
+    _add(parser, declared["count"])
+    _add(parser, declared["last_stage"])
+    parser.add_argument(
+        "--style",
+        dest="stage2_prompt",
+        metavar="TEXT",
+        help='prompt of stage 2 and up, such as "an oil painting of {subject}"; {subject} stands for the prompt',
+    )
+    parser.add_argument(
+        "--resume-from",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="candidates (PNG files of an earlier run) to take up again, instead of new ones",
+    )
+    parser.add_argument("--resume", action="store_true", help="resume; only --out and --name are required")
+    parser.add_argument("--plan", action="store_true", help="only print what would be done, and the memory it takes")
+    parser.add_argument(
+        "--settings", type=Path, metavar="FILE", help="a JSON file with the whole job, instead of options"
+    )
+    source = parser.add_argument_group("an image to change")
+    source.add_argument("--image", type=Path, metavar="FILE", help="start from this image")
+    source.add_argument("--mask", type=Path, metavar="FILE", help="change only where this mask is white")
+    _add(source, declared["strength"])
+    _add(source, declared["stage2_strength"])
+    for title, names in _CASCADE_GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names.split():
+            _add(group, declared[name])
