@@ -24,11 +24,12 @@ from lib_methods.dreambooth.output.result import ENDING, Export, Result, activat
 from lib_methods.dreambooth.photos.image import Photo, photos_digest
 from lib_methods.dreambooth.photos.subjects import Subject, companions_told, counted, find_subjects, with_identifiers
 from lib_methods.dreambooth.settings import PATHS, TrainingSettings, resolved, to_json
-from lib_methods.dreambooth.training.data import Maker, class_texts, generation_parts
+from lib_methods.dreambooth.training.data import Maker, class_texts
 from lib_methods.dreambooth.training.duration import plan_fields, seconds_needed
 from lib_methods.dreambooth.training.optimizers import check_available
 from lib_methods.dreambooth.training.plan import PLAN_FIELDS, TrainingPlan, plan_training
 from lib_methods.dreambooth.training.processes import Processes, start_processes
+from lib_methods.dreambooth.training.sampler import generation_parts
 from lib_methods.dreambooth.training.samples import Judge, Viewer, best_weights
 from lib_methods.dreambooth.training.state import (
     ANOTHER,

@@ -258,14 +258,9 @@ def bucket_for(width: int, height: int, resolution: int) -> Size:
     return min(bucket_sizes(resolution), key=distance)
 
 
-def fit(image: Image.Image, mask: Image.Image | None, bucket: Size) -> tuple[Tensor, Tensor | None, Tensor]:
-    """An image at the size of its bucket: the largest centred part of that aspect, resized.
-
-    Returns its pixels (3, H, W) in [-1, 1], its mask (1, H, W) in [0, 1] or None, and `micro_conditioning`. The mask is
-    brought to the image's size first, where it has another.
-    """
-    shown = None if mask is None else fit_mask(mask, image.width, image.height, bucket)
-    return to_tensor(crop_to_fill(image, *bucket)), shown, micro_conditioning(image.width, image.height, bucket)
+def fit(image: Image.Image, bucket: Size) -> Tensor:
+    """An image at the size of its bucket, (3, H, W) in [-1, 1]: the largest centred part of that aspect, resized."""
+    return to_tensor(crop_to_fill(image, *bucket))
 
 
 def fit_mask(mask: Image.Image, width: int, height: int, bucket: Size) -> Tensor:

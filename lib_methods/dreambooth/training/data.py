@@ -1,42 +1,42 @@
-"""A run's data: photos and class images, which the frozen model generates where they are missing, as latents.
-
-Class images keep the class from turning into the subject. Each folder is named by a hash of model, prompt, size
-and settings, and runs with the same ones share it. Image n has seed n, so more images can be added and an interrupted
-generation resumed. A missing image is generated in its original batch: alone it would differ in its last bits.
-"""
+"""A run's data: photos and class images as latents. Mean and deviation are kept, so the VAE is not needed again."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from lib_methods.dreambooth.model.model import Parts, TrainingModel
-from lib_methods.dreambooth.model.sampler import SOLVER, Prompts, embed_prompts, generate
-from lib_methods.dreambooth.photos.image import Photo, Size, bucket_for, fit_warnings, open_photo
+from lib_methods.dreambooth.photos.image import (
+    Photo,
+    Size,
+    bucket_for,
+    fit,
+    fit_mask,
+    fit_warnings,
+    micro_conditioning,
+    open_photo,
+    read_mask,
+    read_photo,
+)
 from lib_methods.dreambooth.photos.subjects import Subject, caption_of
 from lib_methods.dreambooth.settings import CLASS_IMAGES, TrainingSettings
-from lib_methods.dreambooth.training.batches import TrainingData
-from lib_methods.dreambooth.training.latents import Item, encode_images
+from lib_methods.dreambooth.training.batches import Example, TrainingData
 from lib_methods.dreambooth.training.plan import TrainingPlan
-from lib_methods.errors import Cancelled, UserError, out_of_memory
-from lib_methods.files import write_whole
+from lib_methods.dreambooth.training.sampler import class_images, deal_sizes, generation_parts
+from lib_methods.errors import Cancelled, CheckpointError, UserError, out_of_memory
 from lib_methods.jobs.log import Report
-from lib_methods.pictures.fit import to_image
+from lib_methods.safetensors import read_tensors, write_tensors
 
 CACHE = "cache"  # in the run's folder
-_ENCODED_AT_ONCE = 4
-CFG_SCALE = 7.0
-MANIFEST = "manifest.json"
-_VERSION = 1  # counts up when the same words would give other images
+ENCODED_AT_ONCE = 4  # images, where memory is not short
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,13 @@ class Maker:
     cancelled: Callable[[], bool]
 
     def data(self, subjects: Sequence[Subject]) -> TrainingData:
-        """The photos and, with prior "images", the class images, all as latents. Cancelled when cancelled; what
-        was generated and encoded until then is kept for the next time."""
+        """Photos and, with prior "images", class images. Raises Cancelled; what was made until then is kept."""
         items, prior = [], []
         for subject, group in zip(subjects, class_groups(subjects)):
             about = self.settings.about(subject.concept)
-            items += photo_items(subject.photos, about, self.settings.resolution, group, subject.concept.repeats)
-        photos = [photo for subject in subjects for photo in subject.photos]
-        for text in fit_warnings(photos, list({item.photo.path: item.size for item in items}.values())):
+            items += photo_items(subject.photos, about, group, subject.concept.repeats)
+        sizes = {item.photo.path: item.size for item in items}
+        for text in fit_warnings([photo for subject in subjects for photo in subject.photos], list(sizes.values())):
             self.report.warning(text)
         if self.settings.prior == "images":
             first = dict(reversed(list(zip(class_groups(subjects), subjects))))
@@ -91,7 +90,7 @@ class Maker:
         examples, notes = encode_images(
             self.model,
             items,
-            1 if parts.one_at_a_time else _ENCODED_AT_ONCE,
+            1 if parts.one_at_a_time else ENCODED_AT_ONCE,
             parts,
             self.plan.autocast or torch.float32,
             self.folder / CACHE,
@@ -116,27 +115,14 @@ def class_texts(subjects: Sequence[Subject], settings: TrainingSettings) -> list
     return [texts[group] for group in sorted(texts)]
 
 
-def generation_parts(
-    plan: TrainingPlan, model: TrainingModel, follow: Callable[[], object] | None = None, *, movable: bool = True
-) -> Parts:
-    """How the model is there for generating, as the plan has it. follow, movable: see `Parts`.
-
-    It computes as in training, but for SDXL's VAE, which overflows in fp16.
-    """
-    dtype = None if plan.autocast == torch.float16 and model.family == "sdxl" else plan.autocast
-    return Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=dtype, follow=follow, movable=movable)
-
-
-def photo_items(
-    photos: Sequence[Photo], settings: TrainingSettings, resolution: int, group: int = 0, repeats: int = 1
-) -> list[Item]:
+def photo_items(photos: Sequence[Photo], settings: TrainingSettings, group: int = 0, repeats: int = 1) -> list[Item]:
     """The photos as items: each in its bucket, or in a square, and with `flip` a mirrored one after each.
 
     A mirrored photo is encoded as such: an autoencoder's latents of it are not the mirrored latents.
     """
-    items = []
+    items, side = [], settings.resolution
     for photo in photos:
-        size = bucket_for(photo.width, photo.height, resolution) if settings.buckets else (resolution, resolution)
+        size = bucket_for(photo.width, photo.height, side) if settings.buckets else (side, side)
         for flipped in (False, True) if settings.flip else (False,):
             text = caption_of(photo, settings)
             items.append(Item(photo, size, text, flipped, settings.masks, group=group, repeats=repeats))
@@ -176,143 +162,189 @@ def own_class_items(
     return [Item(p, size, text, masked=False, group=group) for (p, size), text in zip(dealt, texts)]
 
 
-def deal_sizes(sizes: Sequence[Size], count: int) -> list[Size]:
-    """`count` sizes for class images in the proportions of the photos' `sizes`, as a batch has one size.
+# -- latents
 
-    Each comes at least once, so that there may come out more than `count`. The first so many are in these proportions
-    too. Nothing for nothing.
-    """
-    if count < 1 or not sizes:
-        return []
-    kinds = sorted(set(sizes))
-    dealt = dict.fromkeys(kinds, 0)
-    order: list[Size] = []
-    for _ in range(max(count, len(kinds))):
-        # a size that has none yet comes first, then whoever is furthest behind its share
-        size = min(kinds, key=lambda kind: (dealt[kind] > 0, (dealt[kind] + 1) / sizes.count(kind), kind))
-        dealt[size] += 1
-        order.append(size)
-    return order
+_ENCODING_VERSION = 1  # of what is done to an image before it is encoded
+_Moments = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class _ClassImage:
-    path: Path
+class Item:
+    """An image to encode: brought to `size` (width, height) in pixels, mirrored or not, with its text.
+
+    masked: with its mask, if any. origin: what generated it, "" for a file. group, repeats: see `Example`.
+    """
+
+    photo: Photo
     size: Size
-    seed: int
+    text: str
+    flipped: bool = False
+    masked: bool = True
+    origin: str = ""
+    group: int = 0
+    repeats: int = 1
 
 
-def class_images(
+def encode_images(
     model: TrainingModel,
-    settings: TrainingSettings,
+    items: Sequence[Item],
+    batch: int,
+    parts: Parts,
+    dtype: torch.dtype,
     folder: Path,
+    *,
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
-    *,
-    sizes: Sequence[Size] | None = None,
-    batch: int = 4,
-    parts: Parts | None = None,
-) -> list[Path]:
-    """The class's PNG files, generated where they are missing or broken, in subfolders of `folder`, one for each size.
+) -> tuple[list[Example], list[str]]:
+    """The items as examples in their order, on the CPU in fp32, and warnings.
 
-    sizes: width and height in pixels of each image; None for `settings.class_images` squares. batch: images of one
-    size generated at once, fewer where memory runs out. parts: how the model's parts come to the device. progress:
-    told the images done and all of them. Raises Cancelled between two batches when cancelled, and
-    UserError when the disk is full or the model returns numbers that are not finite; what was finished before is then
-    kept.
+    batch: images of one size encoded together, in halves where memory runs out. dtype: computed in; where half
+    precision overflows (SDXL's autoencoder), fp32 takes its place. folder: keeps the latents of each image, so that an
+    interrupted encoding continues with the same numbers: a batch is encoded as a whole or not at all.
+
+    An image that can no longer be read is left out with a warning. Raises UserError where none is left, and Cancelled.
     """
-    if sizes is None:
-        side = settings.resolution or model.resolution
-        sizes = [(side, side)] * settings.class_images
-    parts = parts or Parts(model)
-    told = {size: _told(model, settings, size) for size in sizes}
-    wanted = _class_images(folder, sizes, {size: _key(values) for size, values in told.items()})
-    missing = {image for image in wanted if not _is_whole(image)}
-    batches = [group for size in told for group in _batches([p for p in wanted if p.size == size], batch)]
-    progress(len(wanted) - len(missing), len(wanted))
-    for place, size in {image.path.parent: image.size for image in missing}.items():
-        write_whole(place / MANIFEST, json.dumps(told[size], indent=2, ensure_ascii=False).encode("utf-8"))
-    prompt: Prompts | None = None
-    while missing:
-        if cancelled():
-            raise Cancelled("Stopped while generating class images. Finished images are kept.")
-        now = batches[0]
-        if missing.isdisjoint(now):
-            del batches[0]
-            continue
+    notes: list[str] = []
+    cache = _Cache(folder, model, dtype, notes)
+    sources: dict[int, str] = {}
+    kept: dict[int, _Moments | None] = {}
+    by_size: dict[Size, list[int]] = {}
+    for index, item in enumerate(items):
         try:
-            if prompt is None:  # once for all, as the text encoders' way to the device and back takes long
-                prompt = embed_prompts(model, [caption_of(None, settings)], cfg_scale=CFG_SCALE, parts=parts)
-            made = generate(
-                model,
-                prompt[torch.zeros(len(now), dtype=torch.long)],
-                size=now[0].size,
-                steps=settings.class_steps,
-                cfg_scale=CFG_SCALE,
-                seeds=[image.seed for image in now],
-                parts=parts,
-            )
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            if parts.spare():
-                continue
-            if len(now) == 1:
-                raise UserError("Out of memory: not even one class image fits. Choose a smaller resolution.") from error
-            batches = [part for group in batches for part in _batches(group, len(now) // 2)]
+            sources[index] = item.photo.sha256
+        except UserError as error:
+            notes.append(f"{error} It is left out.")
             continue
-        for image, pixels in zip(now, made):
-            if image in missing:
-                data = io.BytesIO()
-                to_image(pixels).save(data, "PNG")
-                write_whole(image.path, data.getvalue(), "The class image")
-        missing.difference_update(now)
-        progress(len(wanted) - len(missing), len(wanted))
-    return [image.path for image in wanted]
+        kept[index] = cache.read(cache.name(sources[index], item), item.size)
+        by_size.setdefault(item.size, []).append(index)
+    groups = [same[start : start + batch] for same in by_size.values() for start in range(0, len(same), batch)]
+    missing = [group for group in groups if any(kept[index] is None for index in group)]
+    done = len(items) - sum(map(len, missing))
+    if done:
+        progress(done, len(items))
+    with parts.only(model.vae) if missing else nullcontext():
+        for group in missing:
+            if cancelled():
+                raise Cancelled("Stopped while the photos were encoded.")
+            for index, moments in _encode(model, items, group, parts.device, dtype, notes):
+                if kept[index] is None:
+                    kept[index] = moments
+                    cache.write(cache.name(sources[index], items[index]), moments)
+            done += len(group)
+            progress(done, len(items))
+    examples = [
+        _example(items[index], moments, notes, cache.name(items[index].origin or sources[index], items[index]))
+        for index, moments in kept.items()
+        if moments is not None
+    ]
+    if items and not examples:
+        raise UserError("None of the images can be read any more.")
+    return examples, list(dict.fromkeys(notes))
 
 
-def _batches(wanted: Sequence[_ClassImage], count: int) -> list[Sequence[_ClassImage]]:
-    return [wanted[start : start + count] for start in range(0, len(wanted), count)]
+def _encode(
+    model: TrainingModel,
+    items: Sequence[Item],
+    group: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+    notes: list[str],
+) -> Iterator[tuple[int, _Moments]]:
+    """The moments of a group's images, each with its index."""
+    read: list[tuple[int, Tensor]] = []
+    for index in group:
+        try:
+            image = _turned(read_photo(items[index].photo), items[index].flipped)
+        except UserError as error:
+            notes.append(f"{error} It is left out.")
+            continue
+        read.append((index, fit(image, items[index].size)))
+    if not read:
+        return
+    pixels = torch.stack([image for _, image in read]).to(device)
+    mean, std = _moments(model, pixels, dtype)
+    if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
+        mean, std = _moments(model, pixels, torch.float32)
+    for row, (index, _) in enumerate(read):
+        if not (torch.isfinite(mean[row]).all() and torch.isfinite(std[row]).all()):
+            raise UserError(
+                f'The model\'s autoencoder (VAE) returns NaN or infinite values for "{items[index].photo.path.name}". '
+                "The base model may be damaged."
+            )
+        yield index, (mean[row].clone(), std[row].clone())
 
 
-def _class_images(folder: Path, sizes: Sequence[Size], keys: dict[Size, str]) -> list[_ClassImage]:
-    """The images in the order of their sizes, those of each size numbered by themselves."""
-    counts = dict.fromkeys(sizes, 0)
-    wanted = []
-    for size in sizes:
-        number = counts[size]
-        counts[size] += 1
-        wanted.append(_ClassImage(folder / keys[size] / f"class-{number:05d}.png", size, number))
-    return wanted
-
-
-def _told(model: TrainingModel, settings: TrainingSettings, size: Size) -> dict[str, object]:
-    """All that the images depend on, but for their number."""
-    width, height = size
-    return {
-        "version": _VERSION,
-        "model": model.name,
-        "sha256": model.sha256,
-        "parameterization": model.parameterization,
-        "prompt": caption_of(None, settings),
-        "steps": settings.class_steps,
-        "cfg_scale": CFG_SCALE,
-        **({"side": width} if width == height else {"size": [width, height]}),
-        "solver": SOLVER,
-    }
-
-
-def _key(told: dict[str, object]) -> str:
-    """The name of a set's folder. The model's file may be renamed."""
-    kept = {name: value for name, value in told.items() if name != "model"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _is_whole(wanted: _ClassImage) -> bool:
-    """Whether there is an image that can be read to its end and has the right size."""
+def _moments(model: TrainingModel, pixels: Tensor, dtype: torch.dtype) -> _Moments:
+    half = dtype in (torch.float16, torch.bfloat16)
     try:
-        with Image.open(wanted.path) as image:
-            image.load()
-            return image.format == "PNG" and image.size == wanted.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+        # autocast leaves the weights as they are; casting them there and back would lose digits
+        with torch.no_grad(), torch.autocast(pixels.device.type, dtype if half else torch.bfloat16, enabled=half):
+            mean, std = model.moments(pixels)
+        return mean.float().cpu(), std.float().cpu()
+    except (RuntimeError, MemoryError) as error:
+        if len(pixels) == 1 or not out_of_memory(error):
+            raise
+    means, stds = zip(*(_moments(model, part, dtype) for part in pixels.chunk(2)))
+    return torch.cat(means), torch.cat(stds)
+
+
+def _turned(image: Image.Image, flipped: bool) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
+
+
+def _example(item: Item, moments: _Moments, notes: list[str], origin: str) -> Example:
+    photo, mask = item.photo, None
+    if item.masked and photo.mask_path is not None:
+        try:
+            grey = read_mask(photo)
+        except UserError as error:
+            notes.append(f"{error} The photo is used without its mask.")
+            grey = None
+        if grey is not None:
+            shown = fit_mask(_turned(grey, item.flipped), photo.width, photo.height, item.size)
+            height, width = moments[0].shape[-2:]
+            mask = nn.functional.adaptive_avg_pool2d(shown, (height, width))
+    if mask is not None:
+        origin += f" {photo.mask_sha256}"
+    sizes = micro_conditioning(photo.width, photo.height, item.size)
+    return Example(*moments, mask, sizes, item.text, origin, item.group, item.repeats)
+
+
+class _Cache:
+    """Latents by image, size and autoencoder, each in a file. What cannot be read is as if it were not there, and
+    what cannot be written is done without."""
+
+    def __init__(self, folder: Path, model: TrainingModel, dtype: torch.dtype, notes: list[str]) -> None:
+        self._folder, self._model, self._notes = folder, model, notes
+        digest = hashlib.sha256()  # of the weights, as there may be another autoencoder over the same checkpoint
+        for name, tensor in sorted(model.vae.state_dict().items()):
+            plain = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(plain.view(torch.uint8).numpy().tobytes())
+        self._identity = f"{_ENCODING_VERSION} {model.sha256} {digest.hexdigest()} {dtype}"
+
+    def name(self, source: str, item: Item) -> str:
+        text = f"{self._identity} {source} {item.size[0]}x{item.size[1]} {item.flipped}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def read(self, name: str, size: Size) -> _Moments | None:
+        file = self._folder / f"{name}.safetensors"
+        if not file.is_file():
+            return None
+        try:
+            tensors, _ = read_tensors(file)
+        except CheckpointError:
+            return None
+        side = self._model.pixels_per_latent
+        shape = (self._model.latent_channels, size[1] // side, size[0] // side)
+        found = [t for t in (tensors.get("mean"), tensors.get("std")) if t is not None and tuple(t.shape) == shape]
+        if len(found) < 2 or any(t.dtype != torch.float32 or not torch.isfinite(t).all() for t in found):
+            return None
+        return found[0], found[1]
+
+    def write(self, name: str, moments: _Moments) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_tensors(self._folder / f"{name}.safetensors", {"mean": moments[0], "std": moments[1]}, finite=False)
+        except OSError:
+            self._notes.append("Encoded images cannot be cached: the disk is full or the folder is read-only.")

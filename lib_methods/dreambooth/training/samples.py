@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.dreambooth.model.model import Parts, TrainingModel
-from lib_methods.dreambooth.model.sampler import generate
 from lib_methods.dreambooth.photos.subjects import with_subject
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.processes import Processes
+from lib_methods.dreambooth.training.sampler import generate
 from lib_methods.errors import Cancelled, UserError, out_of_memory
 from lib_methods.jobs.log import Report
 from lib_methods.pictures.fit import to_image

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from lib_methods.dreambooth.model import model as places
 from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.model import CPU, Parts
-from lib_methods.dreambooth.model.sampler import generate
 from lib_methods.dreambooth.training import data as making
 from lib_methods.dreambooth.training import plan as memory
 from lib_methods.dreambooth.training import samples as showing
-from lib_methods.dreambooth.training.data import class_images
+from lib_methods.dreambooth.training.sampler import class_images, generate
 from lib_methods.dreambooth.training.samples import Best, Viewer
 from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import Report
@@ -317,7 +316,7 @@ def test_a_lora_comes_along(model: EngineModel, monkeypatch: pytest.MonkeyPatch)
 def test_a_whole_training_one_part_at_a_time_is_the_same_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(making, "_ENCODED_AT_ONCE", 1)
+    monkeypatch.setattr(making, "ENCODED_AT_ONCE", 1)
     base = write(tmp_path)
     states: list[dict[str, Tensor]] = []
     files: list[dict[str, bytes]] = []
@@ -327,7 +326,7 @@ def test_a_whole_training_one_part_at_a_time_is_the_same_training(
         given = settings_for(place, base, prior="images", sample_every=2, memory=8.0, text_stop=0.5, **values)
         with monkeypatch.context() as patch:
             if short:
-                patch.setattr(memory, "generation", lambda *_, one_part=False: 2**32 if one_part else 2**34)
+                patch.setattr(memory, "generation", lambda *_: (2**34, 2**32))
             made: list[Watched] = []
 
             def watched(*args: Any, made: list[Watched] = made, patch: pytest.MonkeyPatch = patch) -> EngineModel:

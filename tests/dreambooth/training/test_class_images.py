@@ -14,9 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_methods.dreambooth.model.sampler import generate
-from lib_methods.dreambooth.training import data as prior
-from lib_methods.dreambooth.training.data import class_images, deal_sizes
+from lib_methods.dreambooth.training import sampler as prior
+from lib_methods.dreambooth.training.sampler import class_images, deal_sizes, generate
 from lib_methods.errors import Cancelled, UserError
 from standalone.dreambooth import EngineModel
 from tests.dreambooth.models import load

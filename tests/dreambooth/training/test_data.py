@@ -20,6 +20,7 @@ from lib_methods.dreambooth.photos.image import (
     bucket_for,
     bucket_sizes,
     fit,
+    fit_mask,
     fit_warnings,
     micro_conditioning,
     step_for,
@@ -86,29 +87,31 @@ def test_sizes_that_are_none_are_errors(bad: tuple[int, int, int]) -> None:
 
 def test_a_picture_of_the_buckets_size_is_not_touched() -> None:
     image = picture(64, 48)
-    pixels, mask, sizes = fit(image, None, (64, 48))
-    assert torch.equal(pixels, to_tensor(image)) and mask is None
-    assert sizes.tolist() == [48, 64, 0, 0, 48, 64]
+    assert torch.equal(fit(image, (64, 48)), to_tensor(image))
+    assert micro_conditioning(64, 48, (64, 48)).tolist() == [48, 64, 0, 0, 48, 64]
 
 
 @settings(deadline=None)
 @given(width=st.integers(16, 200), height=st.integers(16, 200))
 def test_fitted_pictures_have_the_buckets_size_and_range(width: int, height: int) -> None:
     bucket = bucket_for(width, height, 64)
-    pixels, mask, sizes = fit(picture(width, height), Image.new("L", (7, 9), 255), bucket)
+    pixels = fit(picture(width, height), bucket)
+    mask = fit_mask(Image.new("L", (7, 9), 255), width, height, bucket)
+    sizes = micro_conditioning(width, height, bucket)
     assert pixels.shape == (3, bucket[1], bucket[0]) and pixels.dtype == torch.float32
     assert pixels.abs().max() <= 1
-    assert mask is not None and mask.shape == (1, bucket[1], bucket[0]) and torch.equal(mask, torch.ones_like(mask))
+    assert mask.shape == (1, bucket[1], bucket[0]) and torch.equal(mask, torch.ones_like(mask))
     assert sizes.shape == (6,) and sizes[4:].tolist() == [bucket[1], bucket[0]]
 
 
 def test_the_middle_is_kept_and_the_mask_goes_with_it() -> None:
     image = Image.new("RGB", (300, 100))
     image.paste((255, 255, 255), (100, 0, 200, 100))
-    pixels, mask, sizes = fit(image, image.convert("L").resize((150, 50)), (64, 64))
+    pixels = fit(image, (64, 64))
+    mask = fit_mask(image.convert("L").resize((150, 50)), 300, 100, (64, 64))
     assert pixels[:, 4:-4, 4:-4].min() > 0.99
-    assert mask is not None and mask[:, 4:-4, 4:-4].min() > 0.99
-    assert sizes.tolist() == [100, 300, 0, 64, 64, 64]
+    assert mask[:, 4:-4, 4:-4].min() > 0.99
+    assert micro_conditioning(300, 100, (64, 64)).tolist() == [100, 300, 0, 64, 64, 64]
 
 
 @settings(deadline=None)

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from lib_methods.dreambooth.model.model import Parts
 from lib_methods.dreambooth.photos.folder import find_photos
-from lib_methods.dreambooth.photos.image import fit, photos_digest, read_photo
-from lib_methods.dreambooth.training import latents as module
+from lib_methods.dreambooth.photos.image import fit, micro_conditioning, photos_digest, read_photo
+from lib_methods.dreambooth.training import data as module
 from lib_methods.dreambooth.training.batches import Example
-from lib_methods.dreambooth.training.data import class_items, photo_items
-from lib_methods.dreambooth.training.latents import Item, encode_images
+from lib_methods.dreambooth.training.data import Item, class_items, encode_images, photo_items
 from lib_methods.errors import Cancelled, UserError
 from tests.dreambooth.models import asked, put
 
@@ -60,7 +59,7 @@ def encode(model: Any, items: list[Item], batch: int = 2, dtype: torch.dtype = t
 def items_in(folder: Path, count: int = 5, **settings: Any) -> list[Item]:
     for index in range(count):
         put(folder, f"{index}.png", *((96, 64) if index % 2 else (64, 64)), seed=index)
-    return photo_items(find_photos(folder)[0], asked(**settings), 64)
+    return photo_items(find_photos(folder)[0], asked(resolution=64, **settings))
 
 
 def same(first: list[Example], second: list[Example]) -> bool:
@@ -75,7 +74,8 @@ def test_examples_are_what_the_autoencoder_says_of_each_picture(tmp_path: Path) 
     examples, notes = encode(model, items)
     assert notes == [] and len(examples) == 5
     for item, example in zip(items, examples):
-        pixels, _, sizes = fit(read_photo(item.photo), None, item.size)
+        image = read_photo(item.photo)
+        pixels, sizes = fit(image, item.size), micro_conditioning(*image.size, item.size)
         with torch.no_grad():
             mean, std = model.moments(pixels[None])
         assert torch.allclose(example.mean, mean[0], atol=1e-6) and torch.allclose(example.std, std[0], atol=1e-6)
@@ -98,7 +98,7 @@ def test_mirrored_photos_are_encoded_and_not_mirrored_latents(tmp_path: Path) ->
     items, model = items_in(tmp_path, 1, flip=True), Toy()
     assert [item.flipped for item in items] == [False, True]
     (plain, mirrored), _ = encode(model, items)
-    pixels = fit(read_photo(items[0].photo), None, items[0].size)[0]
+    pixels = fit(read_photo(items[0].photo), items[0].size)
     with torch.no_grad():
         expected = model.moments(pixels.flip(-1)[None])[0][0]
     assert torch.allclose(mirrored.mean, expected, atol=1e-6)
@@ -111,11 +111,11 @@ def test_masks_are_shares_of_white_at_each_latent_and_mirror_too(tmp_path: Path)
     mask.paste(255, (0, 0, 20, 64))
     mask.save(tmp_path / "a.mask.png")
     photos = find_photos(tmp_path)[0]
-    (plain, mirrored), _ = encode(Toy(), photo_items(photos, asked(flip=True), 64))
+    (plain, mirrored), _ = encode(Toy(), photo_items(photos, asked(flip=True, resolution=64)))
     assert plain.mask is not None and plain.mask.shape == (1, 8, 8)
     assert torch.allclose(plain.mask[0, 3], torch.tensor([1, 1, 0.5, 0, 0, 0, 0, 0]), atol=1e-5)
     assert torch.equal(mirrored.mask, plain.mask.flip(-1))
-    (unmasked,), _ = encode(Toy(), photo_items(photos, asked(masks=False), 64))
+    (unmasked,), _ = encode(Toy(), photo_items(photos, asked(masks=False, resolution=64)))
     assert unmasked.mask is None
 
 
@@ -138,7 +138,7 @@ def test_other_pictures_models_autoencoders_and_precisions_do_not_share_a_cache(
         assert len(model.encoded) == 1
     put(tmp_path, "0.png", 64, 64, seed=9)
     model = Toy()
-    encode(model, photo_items(find_photos(tmp_path)[0], asked(), 64), folder=cache)
+    encode(model, photo_items(find_photos(tmp_path)[0], asked(resolution=64)), folder=cache)
     assert len(model.encoded) == 1
 
 
@@ -147,7 +147,7 @@ def test_a_renamed_photo_is_known_again(tmp_path: Path) -> None:
     encode(Toy(), items_in(tmp_path, 1), folder=tmp_path / "cache")
     (tmp_path / "0.png").rename(tmp_path / "z.png")
     model = Toy()
-    encode(model, photo_items(find_photos(tmp_path)[0], asked(), 64), folder=tmp_path / "cache")
+    encode(model, photo_items(find_photos(tmp_path)[0], asked(resolution=64)), folder=tmp_path / "cache")
     assert model.encoded == []
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lib_methods.dreambooth.settings import TrainingSettings
-from lib_methods.dreambooth.training import latents
+from lib_methods.dreambooth.training import data as latents
 from lib_methods.dreambooth.training.batches import TrainingData
 from lib_methods.dreambooth.training.data import CACHE, CLASS_IMAGES
 from lib_methods.dreambooth.training.state import to_json

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib_methods.dreambooth.model import sampler
 from lib_methods.dreambooth.output.result import Result
 from lib_methods.dreambooth.photos import folder as photo_folder
 from lib_methods.dreambooth.photos import image as photo_image
 from lib_methods.dreambooth.photos.image import bucket_for
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.training import sampler
 from lib_methods.dreambooth.training import samples as showing
 from lib_methods.errors import Cancelled
 from standalone.dreambooth import load_training_model

@@ -16,11 +16,11 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from lib_methods.checkpoints.schedule import NoiseSchedule
-from lib_methods.dreambooth.model.sampler import generate, solve
 from lib_methods.dreambooth.output import scores
 from lib_methods.dreambooth.output.scores import ClipAndDino, Embedder, JudgeOfPhotos, find_judge, load_judge
 from lib_methods.dreambooth.photos.image import open_photo
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.training.sampler import generate, solve
 from lib_methods.errors import UserError
 from standalone import ROOT
 from standalone.engine.model import alpha_schedule
