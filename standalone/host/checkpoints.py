@@ -88,7 +88,8 @@ def list_models() -> None:
 
 
 def _checkpoints_in(folder: Path, depth: str) -> list[Path]:
-    """The .safetensors files in `folder` that are no LoRA and no part of a diffusers folder, and those folders."""
+    """The .safetensors files in `folder` that are no LoRA and no part of a diffusers folder, and those folders,
+    stages of a pixel cascade aside."""
     files = [
         path
         for path in sorted(folder.glob(f"{depth}*"))
@@ -98,7 +99,14 @@ def _checkpoints_in(folder: Path, depth: str) -> list[Path]:
         and not any(map(loader.is_diffusers_folder, path.parents))
         and "Lora" not in path.relative_to(folder).parts[:-1]
     ]
-    return files + [config.parent.parent for config in sorted(folder.glob(f"{depth}*/unet/config.json"))]
+    folders = [config.parent.parent for config in sorted(folder.glob(f"{depth}*/unet/config.json"))]
+    return files + [path for path in folders if not _is_cascade_stage(path)]
+
+
+def _is_cascade_stage(folder: Path) -> bool:
+    """Whether a diffusers folder holds a stage of DeepFloyd IF, which is no checkpoint for a job."""
+    index = folder / "model_index.json"
+    return index.is_file() and '"_class_name": "IF' in index.read_text(encoding="utf-8", errors="replace")
 
 
 def checkpoint_tiles(use_short: bool = False) -> list[str]:

@@ -29,12 +29,13 @@ BATCH = {1: 16, 2: 8}
 STOCK = {1: 3_000, 2: 1_000}  # images held at a time
 REFRESH = 100  # steps between refreshes
 FRESH = 256  # images replaced at a refresh
-SAVE_EVERY = 250
-TEXT_STEPS = 1_200
+SAVE_EVERY = 100
+TEXT_STEPS = 750
 NO_STYLE = 0.15  # share of captions that leave the style open
 # Share of stage II's small images that show the same scene in another style than the caption names, so that the
 # style is the prompt's to decide.
 OTHER_STYLE = 0.3
+CROP, WHOLE_FROM = 64, 0.75  # stage II learns from squares of this side until this share of its time is over
 WEIGHT_CAP = 20.0  # the noisiest steps' errors are almost pure noise
 VARIANCE_WEIGHT = 0.001  # of the variational bound (Nichol and Dhariwal 2021, arXiv 2102.09672)
 
@@ -150,10 +151,14 @@ class Trainer:
         torch.save(state | {"generator": self.generator.get_state()}, self.state.with_suffix(".new"))
         os.replace(self.state.with_suffix(".new"), self.state)
 
+    @property
+    def done(self) -> float:
+        """Which share of the training's time is over."""
+        return min(1.0, self.spent / (self.minutes * 60))
+
     def _share_of_rate(self) -> float:
         """Warm-up over 200 steps, then half a cosine over the time that the whole training has."""
-        done = min(1.0, self.spent / (self.minutes * 60))
-        return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.done)))
 
     def train_step(self, stock: Stock) -> tuple[float, float]:
         """One step; returns the noise loss and the variational bound."""
@@ -164,12 +169,17 @@ class Trainer:
         # stratified: every batch covers the whole range of noise levels
         share = (torch.arange(self.batch) + torch.rand(self.batch, generator=self.generator)) / self.batch
         times = (share * 1000).long().clamp(max=999)
-        clean = small if self.stage == 1 else large
+        if self.stage == 1:
+            clean, big = small, small
+        else:
+            clean, big = large, cascade.upscaled(small)
+            if self.done < WHOLE_FROM:  # at whole cells of the deepest level
+                y, x = (int(16 * i) for i in self.rng.integers(0, (SIDE - CROP) // 16 + 1, 2))
+                clean, big = (part[..., y : y + CROP, x : x + CROP] for part in (clean, big))
         noise = torch.randn(clean.shape, generator=self.generator)
         given, levels = self.loss.noisy(clean, noise, times), None
         if self.stage == 2:
             levels = (torch.rand(self.batch, generator=self.generator).square() * 1000).long()
-            big = cascade.upscaled(small)
             big = self.noising.add_noise(big, torch.randn(big.shape, generator=self.generator), levels)
             given = torch.cat([given, big], dim=1)
         ids, mask = cascade.tokenize(self.words, captions)

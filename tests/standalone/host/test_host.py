@@ -232,16 +232,18 @@ def test_checkpoints_are_looked_for_nearby_but_not_everywhere(sd1: Any, tmp_path
     for name in ("beside.safetensors", "deep/deeper.safetensors", "some.vae.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    folder = tmp_path / "folder"
-    (folder / "unet").mkdir(parents=True)
-    (folder / "unet" / "config.json").write_text("{}", encoding="utf-8")
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    for folder in (tmp_path / "folder", tmp_path / "cascade-stage"):
+        (folder / "unet").mkdir(parents=True)
+        (folder / "unet" / "config.json").write_text("{}", encoding="utf-8")
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    (folder / "model_index.json").write_text('{\n  "_class_name": "IFPipeline"\n}', encoding="utf-8")
     checkpoint_lists.nearby_dirs.append(tmp_path)
     try:
         sd_models.list_models()
         names = {info.name for info in sd_models.checkpoints_list.values()}
         assert {"beside.safetensors", "folder"} <= names
         assert not names & {"deeper.safetensors", "diffusion_pytorch_model.safetensors", "some.vae.safetensors"}
+        assert "cascade-stage" not in names
         checkpoint_lists.checkpoint_dirs.append(tmp_path)
         sd_models.list_models()
         assert "deeper.safetensors" in {info.name for info in sd_models.checkpoints_list.values()}
