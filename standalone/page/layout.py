@@ -23,7 +23,7 @@ from standalone.host.jobs.queue import JobQueue
 from standalone.host.scripts import loading
 from standalone.infotext.fields import IMG2IMG, TABLES
 
-from . import img2img, paste, settings_tab, txt2img
+from . import generation, paste, settings_tab
 from .controls import QUICK
 from .results import infotext_of
 from .tab import Tab
@@ -60,9 +60,9 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
         labels: dict[str, str] = {}
         with gr.Column(elem_id="tabs"):
             with _tab(labels, "txt2img", "txt2img"), loading.watch_components(False):
-                text = txt2img.build(first)
+                text = generation.txt2img(first)
             with _tab(labels, "img2img", "img2img"), loading.watch_components(True):
-                image = img2img.build(first)
+                image = generation.img2img(first)
             with _tab(labels, "pnginfo", "PNG Info"):
                 info = paste.build_png_info()
             for interface, label, ident in others:

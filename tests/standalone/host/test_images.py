@@ -321,11 +321,11 @@ def test_the_boxes_of_the_page_measure_first_and_then_read_as_every_door(
 
     from modules import images, shared
     from standalone.host.checkpoints import defaults_of
-    from standalone.page import img2img
+    from standalone.page import generation
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # where uploads are
     with gr.Blocks():
-        fields, _, _ = img2img._sources(defaults_of(shared.sd_model))
+        fields, _, _ = generation._sources(defaults_of(shared.sd_model))
     deep, bomb = tmp_path / "deep.png", tmp_path / "bomb.png"
     deep.write_bytes(GREYS["16-bit PNG"])
     bomb.write_bytes(claims(9000, 9000))
