@@ -211,11 +211,18 @@ class _Job:
     def _stage(self, stage: Stage) -> None:
         """One stage for all images, in slices; each slice is on disk before the next one begins."""
         waiting = self.images.waiting(stage)
-        if not waiting:
-            return
-        self._stop()
         size = self.plan.batch[stage.number]
         slices = [waiting[start : start + size] for start in range(0, len(waiting), size)]
+        latents = self._denoise(stage, slices) if slices else []
+        if stage.vae is not None and latents:
+            with self.parts.use(stage.vae, self.device, torch.float32) as vae:
+                for item, row in zip(waiting, torch.cat(latents)):
+                    self._stop()
+                    self._keep(stage, [item], decoded(vae, row[None].to(self.device)))
+
+    def _denoise(self, stage: Stage, slices: Sequence[Sequence[Item]]) -> list[Tensor]:
+        """Keeps the images of a pixel stage, and returns the latents of the latent one. The UNet is gone at its end."""
+        self._stop()
         self.report.phase(f"Loading {stage.folder.name}", 0, 1)
         latents: list[Tensor] = []
         progress = _Progress(self.report, stage.number, len(slices))
@@ -233,13 +240,7 @@ class _Job:
                     latents.append(made.cpu())
                 else:
                     self._keep(stage, items, made)
-        if stage.vae is None:
-            return
-        with self.parts.use(stage.vae, self.device, torch.float32) as vae:
-            for items, rows in zip(slices, latents):
-                for item, row in zip(items, rows):
-                    self._stop()
-                    self._keep(stage, [item], decoded(vae, row[None].to(self.device)))
+        return latents
 
     def _made(self, unet: Any, stage: Stage, items: Sequence[Item], tick: Callable[[int, int], None]) -> Tensor:
         """The pixels of one slice, in stage III its latents."""

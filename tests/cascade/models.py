@@ -120,7 +120,7 @@ def third_stage(out: Path | None) -> StableDiffusionUpscalePipeline:
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(4, 4, 8),
+        block_out_channels=(8, 8, 16),
         norm_num_groups=4,
         latent_channels=4,
         scaling_factor=0.08333,
@@ -155,7 +155,7 @@ def _lively(unet: UNet2DConditionModel) -> None:
     """Random weights make little of a text; these make more."""
     with torch.no_grad():
         for parameter in unet.parameters():
-            parameter.mul_(1.5)
+            parameter.mul_(1.2)
 
 
 def _clip_tokenizer() -> CLIPTokenizer:
