@@ -5,6 +5,7 @@ An embedding is kept by the prompt, the encoder and its precision, so a known pr
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from lib_methods.cascade.folder import TOKENS, Part
 from lib_methods.cascade.parts import Parts, load
 from lib_methods.errors import CheckpointError, UserError, known_reason
+from lib_methods.files import read_json
 from lib_methods.safetensors import read_tensors, write_tensors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "8 bit": torch.float16}
@@ -92,6 +94,8 @@ def load_tokenizer(part: Part) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # whatever a library raises at files that it cannot use
+        with suppress(Exception):
+            return unigram_tokenizer(folder / "tokenizer.json")
         if importlib.util.find_spec("sentencepiece") is None and not (folder / "tokenizer.json").is_file():
             raise UserError(
                 "T5's tokenizer needs the package sentencepiece. Install it with: pip install sentencepiece"
@@ -99,6 +103,24 @@ def load_tokenizer(part: Part) -> Any:
         raise CheckpointError(
             f"The tokenizer in the folder {part.folder.name} cannot be read; download it again."
         ) from error
+
+
+def unigram_tokenizer(file: Path) -> Any:
+    """T5's tokenizer from a tokenizer.json that a newer library wrote: older ones cannot read it."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    content = read_json(file)
+    vocabulary = [(str(piece), float(score)) for piece, score in content["model"]["vocab"]]
+    made = Tokenizer(models.Unigram(vocabulary, content["model"].get("unk_id", 2)))
+    normalizer = content.get("normalizer") or {}
+    if normalizer.get("type") == "Precompiled":
+        made.normalizer = normalizers.Precompiled(base64.b64decode(normalizer["precompiled_charsmap"]))
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    made.decoder = decoders.Metaspace()
+    end = [piece for piece, _ in vocabulary].index("</s>")
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
 
 
 def tokens(tokenizer: Any, prompt: str) -> tuple[Tensor, Tensor, str]:
