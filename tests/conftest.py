@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, settings
 # a busy machine is no failure: neither the time of one example nor that of making them
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# the libraries hold a million objects: looking through them as often as Python does takes a tenth of the tests' time
+gc.set_threshold(20_000, 20, 20)
 
 SERVED = ("tests/page/", "tests/api/")  # each has one server for all its files
 # what takes longest comes first, so that no process works alone at the end
