@@ -42,10 +42,13 @@ def liked(browser: Browser) -> str:
     return lines(browser)[0]
 
 
-def keep(browser: Browser, tab: str, kept: str) -> None:
-    """Opens the page with something in the storage of the browser's tab."""
-    browser.open()
-    browser.js("sessionStorage.setItem(`fabric_lists_${arguments[0]}`, arguments[1])", tab, kept)
+def keep(browser: Browser, **kept: str) -> None:
+    """Loads the page with this in the storage of the browser's tab, by tabs of the page."""
+    browser.js(
+        "recalled.length = 0; sessionStorage.clear();"
+        "Object.entries(arguments[0]).forEach(([tab, text]) => sessionStorage.setItem(`fabric_lists_${tab}`, text))",
+        kept,
+    )
     browser.open(fresh=False)
 
 
@@ -64,7 +67,7 @@ def test_a_like_is_still_there_after_a_reload(browser: Browser, liked: str):
 
 
 def test_only_ids_and_weights_are_kept(browser: Browser, liked: str):
-    keep(browser, "txt2img", json.dumps({"likes": f"{liked}:0.5", "dislikes": ""}))
+    keep(browser, txt2img=json.dumps({"likes": f"{liked}:0.5", "dislikes": ""}))
     becomes(browser, f"{liked}:0.5", "")
     kept = browser.js("return Object.entries(sessionStorage).filter(([key]) => key.startsWith('fabric'))")
     assert [(key, json.loads(text)) for key, text in kept] == [
@@ -74,7 +77,7 @@ def test_only_ids_and_weights_are_kept(browser: Browser, liked: str):
 
 
 def test_a_picture_that_is_gone_is_left_out_and_told_once(browser: Browser, liked: str):
-    keep(browser, "txt2img", json.dumps({"likes": f"{UNKNOWN} {liked}", "dislikes": ""}))
+    keep(browser, txt2img=json.dumps({"likes": f"{UNKNOWN} {liked}", "dislikes": ""}))
     becomes(browser, liked, "")
     browser.until(
         "return document.querySelector('.steer-toast')?.textContent.includes('aaaaaaaa… is not on this machine')"
@@ -84,28 +87,42 @@ def test_a_picture_that_is_gone_is_left_out_and_told_once(browser: Browser, like
     assert browser.text(".steer-toast") == ""
 
 
-@pytest.mark.parametrize(
-    ("kept", "sentence"),
-    [
-        ("rubbish", ""),
-        ("null", ""),
-        ("[1, 2]", ""),
-        ('{"likes": 7, "dislikes": {"a": 1}}', "invalid message"),
-        ('{"likes": "../../etc/passwd", "dislikes": ""}', "named by its hash"),
-        ('{"likes": "", "dislikes": "<img src=x onerror=alert(1)>"}', "named by its hash"),
-        (json.dumps({"likes": f"{UNKNOWN}:99", "dislikes": ""}), "weight"),
-    ],
-)
-def test_whatever_else_the_storage_holds_does_no_harm(browser: Browser, liked: str, kept: str, sentence: str):
-    keep(browser, "img2img", kept)
-    if sentence:
-        browser.until(
-            "return (document.querySelector('.steer-toast')?.textContent ?? '').includes(arguments[0])", sentence
-        )
-        browser.open(fresh=False)  # what cannot be read is told once
+def told(browser: Browser, sentence: str) -> None:
+    browser.until("return (document.querySelector('.steer-toast')?.textContent ?? '').includes(arguments[0])", sentence)
+
+
+def silent(browser: Browser) -> None:
     browser.js("return new Promise((resolve) => setTimeout(resolve, 500))")
     assert browser.text(".steer-toast") == ""
+
+
+@pytest.mark.parametrize(
+    ("txt2img", "img2img", "sentence"),
+    [
+        ("rubbish", "null", ""),
+        ("[1, 2]", '{"likes": 7, "dislikes": {"a": 1}}', "invalid message"),
+        ("", '{"likes": "../../etc/passwd", "dislikes": ""}', "named by its hash"),
+        ("", '{"likes": "", "dislikes": "<img src=x onerror=alert(1)>"}', "named by its hash"),
+        ("", json.dumps({"likes": f"{UNKNOWN}:99", "dislikes": ""}), "weight"),
+    ],
+)
+def test_whatever_else_the_storage_holds_does_no_harm(
+    browser: Browser, liked: str, txt2img: str, img2img: str, sentence: str
+):
+    keep(browser, txt2img=txt2img, img2img=img2img)
+    if sentence:
+        told(browser, sentence)
+    else:
+        silent(browser)
     assert lines(browser, "img2img") == lines(browser) == ["", ""]
+
+
+def test_what_cannot_be_read_is_told_once(browser: Browser, liked: str):
+    keep(browser, img2img='{"likes": 7, "dislikes": ""}')
+    told(browser, "invalid message")
+    browser.open(fresh=False)
+    silent(browser)
+    assert lines(browser, "img2img") == ["", ""]
 
 
 SHOWN = "return getComputedStyle(document.getElementById('txt2img_{}')).display"
