@@ -1,4 +1,4 @@
-"""LoRA layers of the trainer's own: put onto a model's layers and taken off again, which leaves the model untouched.
+"""LoRA layers of the trainer's own, put onto a model's layers, whose weights stay untouched.
 
 W x + alpha / rank * up(down(x)), Hu et al. 2021, equation 3. Forward hooks add to what the model's layers give: none is
 replaced or renamed. The LoRA's weights are in single precision whatever the model's are; they are computed in the
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.errors import UserError
@@ -116,7 +115,7 @@ def _layers(root: nn.Module) -> Iterator[tuple[str, Base]]:
 
 
 class LoraSet:
-    """A LoRA for a model. `inject` puts it on, `remove` takes it off; as a context manager it does both.
+    """A LoRA for a model, which `inject` puts on for good.
 
     seed: of the first random weights. start: layers to start from, by their place's key: they keep their ranks and
     alphas, also where the rest of the arguments would not have them; such text layers stay as they are without `text`.
@@ -147,7 +146,6 @@ class LoraSet:
             if first is not None:
                 layer.down.data, layer.up.data = first.down.clone(), first.up.clone()
             self.module[place.key] = layer.requires_grad_(place.part == "unet" or text)
-        self._hooks: list[RemovableHandle] = []
         self._off = 0
         self.move()
 
@@ -165,25 +163,13 @@ class LoraSet:
 
     def inject(self) -> LoraSet:
         """Puts the LoRA on."""
-        if not self._hooks:
-            self.move()
-            self._hooks = [p.base.register_forward_hook(partial(self._add, self.layer(p))) for p in self.places]
+        self.move()
+        for place in self.places:
+            place.base.register_forward_hook(partial(self._add, self.layer(place)))
         return self
-
-    def remove(self) -> None:
-        """Takes the LoRA off; the model is what it was before, to the last bit."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
 
     def _add(self, layer: LoraLayer, base: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
         return out if self._off else out + layer(inputs[0])
-
-    def __enter__(self) -> LoraSet:
-        return self.inject()
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

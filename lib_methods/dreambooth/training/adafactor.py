@@ -8,7 +8,7 @@ kernel, so that it needs as little.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -96,10 +96,10 @@ _DECAY = 0.8
 
 
 class Adafactor(torch.optim.Optimizer):
-    """One step: the gradient over the root of its mean square, the whole update's RMS at most `threshold`, times `lr`.
+    """One step: the gradient over the root of its mean square, the whole update's RMS at most 1, times `lr`.
 
-    Weights in bfloat16 are rounded stochastically. numbers: which generator each weight draws from, as they come where
-    not given. The state is kept in fp32: `row` and `column`, or `square` for vectors; and `steps`.
+    Weights in bfloat16 are rounded stochastically. first_number: of the generators that the weights draw from, one
+    each. The state is kept in fp32: `row` and `column`, or `square` for vectors; and `steps`.
     """
 
     def __init__(
@@ -107,27 +107,21 @@ class Adafactor(torch.optim.Optimizer):
         params: Iterable[Any],
         lr: float = 1e-5,
         weight_decay: float = 0.0,
-        threshold: float = 1.0,
         rounding: Rounding | None = None,
         first_number: int = 0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "threshold": threshold})
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.rounding = rounding or Rounding(0)
         parameters = [p for group in self.param_groups for p in group["params"]]
         self._numbers = {p: first_number + place for place, p in enumerate(parameters)}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every weight that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             for weights in group["params"]:
                 if weights.grad is not None:
                     self._move(weights, weights.grad, group)
-        return loss
 
     def _move(self, weights: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weights]
@@ -141,10 +135,10 @@ class Adafactor(torch.optim.Optimizer):
             vector = gradient.float()
             state["square"].lerp_(vector.square().add_(_SMALLEST), state["steps"] ** -_DECAY)
             update = state["square"].rsqrt().mul_(vector)
-            _add(weights, update, _bound(torch.dot(update, update), update.numel(), group).rsqrt_(), group, generator)
+            _add(weights, update, _bound(torch.dot(update, update), update.numel()).rsqrt_(), group, generator)
             return
         matrix, moved = (values.reshape(len(weights), -1) for values in (gradient, weights))
-        factors = _factors(matrix, state, group)
+        factors = _factors(matrix, state)
         for block in factors.blocks:
             update = matrix[block] * factors.by_column if factors.whole is None else factors.whole
             _add(moved[block], update, factors.by_row[block], group, generator)
@@ -171,7 +165,7 @@ def _start(state: dict[str, Any], weights: Tensor) -> None:
     state["column"] = torch.zeros(columns, device=weights.device)
 
 
-def _factors(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> _Factors:
+def _factors(gradient: Tensor, state: dict[str, Any]) -> _Factors:
     """The running means move on. Of several blocks none is kept: for the RMS they are gone through once more."""
     row, column = state["row"], state["column"]
     new = state["steps"] ** -_DECAY  # 1 - beta2, 1 in the first step
@@ -189,13 +183,13 @@ def _factors(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> 
         norms.append(torch.linalg.vector_norm(update, dim=1))
     torch.div(row.mean(), row, out=by_row)
     squares = torch.dot(torch.cat(norms).square_(), by_row)
-    by_row.div_(_bound(squares, gradient.numel(), group)).sqrt_()
+    by_row.div_(_bound(squares, gradient.numel())).sqrt_()
     return _Factors(by_row.unsqueeze(1), by_column, blocks, update if len(blocks) == 1 else None)
 
 
-def _bound(squares: Tensor, count: int, group: dict[str, Any]) -> Tensor:
-    """What the update's `squares` are divided by, so that its RMS is at most the threshold."""
-    return squares.div_(count * group["threshold"] ** 2).clamp_(min=1.0)
+def _bound(squares: Tensor, count: int) -> Tensor:
+    """What the update's `squares` are divided by, so that its RMS is at most 1."""
+    return squares.div_(float(count)).clamp_(min=1.0)
 
 
 def _add(

@@ -10,6 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import UserError
 
 Shape = tuple[int, int]
@@ -58,10 +59,6 @@ class TrainingData:
         missing = {(photo.shape, photo.group) for photo in self.photos} - {(p.shape, p.group) for p in self.prior}
         if self.prior and missing:
             raise UserError("Class images are missing for some of the photos' sizes.")
-
-    def order(self, seed: int) -> Order:
-        """The order in which the examples come, at its start."""
-        return Order(self, seed)
 
     def fingerprint(self, *, bits: bool = False) -> str:
         """SHA-256 of all that is in the data, as 64 hex digits: the same for the same photos, texts and sizes.
@@ -212,9 +209,8 @@ def generator_for(seed: int, *numbers: int) -> torch.Generator:
 class Batches:
     """Draws the passes of a run. `order` is its only state; all else comes from the seed and the step's number.
 
-    prior: "images" (class images of the data), "model" (the photos again, told to be of the class) or "off".
-    class_texts: what stands for each class, by the examples' group. noise_offset: each channel's noise is shifted as a
-    whole by this times a normal number. caption_dropout: the share of rows whose text is empty.
+    settings: with the prior resolved: "images" (class images of the data), "model" (the photos again, told to be of the
+    class) or "off". class_texts: what stands for each class, by the examples' group. timesteps: of the schedule.
     processes: of a run on several devices. Each draws the whole batch and takes its own rows, so that together
     they do what one would do with a batch of that size.
     """
@@ -222,39 +218,34 @@ class Batches:
     def __init__(
         self,
         data: TrainingData,
-        *,
-        seed: int,
+        settings: TrainingSettings,
         batch_size: int,
-        prior: str,
         class_texts: Sequence[str],
         timesteps: int,
-        noise_offset: float = 0.0,
-        caption_dropout: float = 0.0,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        self.data, self.seed, self.prior, self.class_texts = data, seed, prior, list(class_texts)
-        self.noise_offset, self.caption_dropout = noise_offset, caption_dropout
+        self.data, self.settings, self.class_texts = data, settings, list(class_texts)
         self.timesteps, self.rank, self.processes = timesteps, rank, processes
         self.count = batch_size * processes
-        self.order = data.order(seed)
+        self.order = Order(data, settings.seed)
         self.masked = any(example.mask is not None for example in data.photos)
 
     def texts(self) -> list[str]:
         """Every text that a batch may have."""
-        dropped = [""] if self.caption_dropout else []
+        dropped = [""] if self.settings.caption_dropout else []
         told = [example.text for example in (*self.data.photos, *self.data.prior)]
         return list(dict.fromkeys([*told, *self.class_texts, *dropped]))
 
     def draw(self, step: int, part: int) -> Batch:
         """The pass number `part` of a step. Moves `order` on."""
         photos = [self.data.photos[index] for index in self.order.next_batch(self.count)]
-        generator = generator_for(self.seed, step, part)
+        generator = generator_for(self.settings.seed, step, part)
         batch = self._rows(photos, [photo.text for photo in photos], generator, is_prior=False)
-        if self.prior == "model":
+        if self.settings.prior == "model":
             same = self._rows(photos, [self.class_texts[p.group] for p in photos], generator, is_prior=True)
             batch = _together(batch, same)
-        elif self.prior == "images":
+        elif self.settings.prior == "images":
             indices = [index for p in photos for index in self.order.next_prior(p.shape, 1, p.group)]
             prior = [self.data.prior[index] for index in indices]
             batch = _together(batch, self._rows(prior, [p.text for p in prior], generator, is_prior=True))
@@ -263,14 +254,14 @@ class Batches:
     def _varied(self, batch: Batch, step: int, part: int) -> Batch:
         """The batch with shifted noise and without some texts. Drawn by separate generators, so that whatever is
         not asked for changes nothing."""
-        mine, count = slice(self.rank, None, self.processes), len(batch.texts)
-        if self.noise_offset:
+        mine, count, settings = slice(self.rank, None, self.processes), len(batch.texts), self.settings
+        if settings.noise_offset:
             shape = (count * self.processes, batch.noise.shape[1], 1, 1)
-            shift = torch.randn(shape, generator=generator_for(self.seed, step, part, _NOISE))[mine]
-            batch = replace(batch, noise=batch.noise + self.noise_offset * shift)
-        if self.caption_dropout:
-            draws = torch.rand(count * self.processes, generator=generator_for(self.seed, step, part, _TEXT))[mine]
-            kept = (draws >= self.caption_dropout).tolist()
+            shift = torch.randn(shape, generator=generator_for(settings.seed, step, part, _NOISE))[mine]
+            batch = replace(batch, noise=batch.noise + settings.noise_offset * shift)
+        if settings.caption_dropout:
+            draws = torch.rand(count * self.processes, generator=generator_for(settings.seed, step, part, _TEXT))[mine]
+            kept = (draws >= settings.caption_dropout).tolist()
             batch = replace(batch, texts=[text if keep else "" for text, keep in zip(batch.texts, kept)])
         return batch
 

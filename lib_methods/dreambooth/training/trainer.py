@@ -108,17 +108,9 @@ class Trainer:
         )
         self.ema = Ema(self.trained.parameters(), settings.ema) if settings.ema else None
         self.alphas = model.alphas_cumprod.float().to(self.device)
+        texts = class_texts or [caption_of(None, settings)]
         self.batches = Batches(
-            data,
-            seed=settings.seed,
-            batch_size=plan.batch_size,
-            prior=settings.prior,
-            class_texts=class_texts or [caption_of(None, settings)],
-            timesteps=len(self.alphas),
-            noise_offset=settings.noise_offset,
-            caption_dropout=settings.caption_dropout,
-            rank=self.processes.rank,
-            processes=self.processes.count,
+            data, settings, plan.batch_size, texts, len(self.alphas), self.processes.rank, self.processes.count
         )
         self.position = self.saved = self.looked = self.skipped = 0
         self.best = Best()

@@ -65,8 +65,8 @@ def trained(model: EngineModel, alpha: float = 3.0, convolutions: bool = True) -
     """A LoRA as a run writes it, and the images the model generates with it."""
     lora = LoraSet(model, 4, alpha, convolutions=convolutions, text=True)
     randomise(lora)
-    with lora:
-        return lora, prediction(model)
+    lora.inject()
+    return lora, prediction(model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -327,14 +327,14 @@ def test_trained_by_gradients_the_file_holds_what_was_learnt(tmp_path: Path) -> 
     def loss(of: EngineModel) -> Tensor:
         return (of.predict(latents, timesteps, of.embed(["a ohwx dog", "a dog"])) - goal).square().mean()
 
-    with lora:
-        first = float(loss(model).detach())
-        for _ in range(15):
-            optimizer.zero_grad()
-            loss(model).backward()
-            optimizer.step()
-        with torch.no_grad():
-            reached = float(loss(model))
+    lora.inject()
+    first = float(loss(model).detach())
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+    with torch.no_grad():
+        reached = float(loss(model))
     assert reached < 0.9 * first
     save_lora(tmp_path / "dog.safetensors", lora, model, settings(), dtype=torch.float32)
     other = load_training_model(base)

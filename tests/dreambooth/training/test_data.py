@@ -163,7 +163,7 @@ def data(photos: Sequence[Shape], prior: Sequence[Shape] = ()) -> TrainingData:
 @settings(deadline=None)
 @given(photos=shapes, seed=seeds, batch=st.integers(1, 5))
 def test_every_batch_is_full_and_of_one_shape(photos: list[Shape], seed: int, batch: int) -> None:
-    order = data(photos).order(seed)
+    order = Order(data(photos), seed)
     for _ in range(12):
         indices = order.next_batch(batch)
         assert len(indices) == batch
@@ -173,7 +173,7 @@ def test_every_batch_is_full_and_of_one_shape(photos: list[Shape], seed: int, ba
 @settings(deadline=None)
 @given(photos=shapes, seed=seeds, batch=st.integers(1, 5))
 def test_within_a_shape_every_photo_comes_once_an_epoch(photos: list[Shape], seed: int, batch: int) -> None:
-    order = data(photos).order(seed)
+    order = Order(data(photos), seed)
     streams: dict[Shape, list[int]] = {}
     for _ in range(20):
         indices = order.next_batch(batch)
@@ -187,7 +187,7 @@ def test_within_a_shape_every_photo_comes_once_an_epoch(photos: list[Shape], see
 @settings(deadline=None)
 @given(photos=shapes, seed=seeds)
 def test_one_by_one_every_photo_comes_once_an_epoch(photos: list[Shape], seed: int) -> None:
-    order = data(photos).order(seed)
+    order = Order(data(photos), seed)
     for _ in range(3):
         assert sorted(order.next_batch(1)[0] for _ in photos) == list(range(len(photos)))
 
@@ -195,7 +195,7 @@ def test_one_by_one_every_photo_comes_once_an_epoch(photos: list[Shape], seed: i
 @settings(deadline=None)
 @given(photos=shapes, seed=seeds, batch=st.integers(1, 4))
 def test_in_the_long_run_photos_are_seen_equally_often(photos: list[Shape], seed: int, batch: int) -> None:
-    order = data(photos).order(seed)
+    order = Order(data(photos), seed)
     seen = Counter(index for _ in range(100) for index in order.next_batch(batch))
     counts = [seen[index] for index in range(len(photos))]
     # a shape may be ahead by one batch over its photos, and a photo by one epoch
@@ -214,13 +214,13 @@ def test_it_goes_on_from_any_place_bit_exactly(photos: list[Shape], seed: int, b
             taken.append(order.next_prior(photos[taken[-1][0]], size))
         return taken
 
-    order = everything.order(seed)
+    order = Order(everything, seed)
     for step in range(before):
         shape = photos[order.next_batch(1 + step % 3)[0]]
         order.next_prior(shape, 2)
     saved = json.loads(json.dumps(order.state()))
     expected = take(order)
-    fresh = everything.order(seed)
+    fresh = Order(everything, seed)
     fresh.restore(saved)
     assert take(fresh) == expected
     order.restore(saved)
@@ -228,16 +228,16 @@ def test_it_goes_on_from_any_place_bit_exactly(photos: list[Shape], seed: int, b
 
 
 def test_the_order_is_the_same_in_every_version() -> None:
-    order = data([(8, 8)] * 4 + [(6, 10)] * 2, [(8, 8)] * 3 + [(6, 10)] * 2).order(1234)
+    order = Order(data([(8, 8)] * 4 + [(6, 10)] * 2, [(8, 8)] * 3 + [(6, 10)] * 2), 1234)
     assert [order.next_batch(2) for _ in range(6)] == [[3, 0], [4, 5], [1, 2], [4, 5], [0, 2], [1, 3]]
     assert order.next_prior((8, 8), 6) == [1, 2, 0, 2, 1, 0]
 
 
 def test_seeds_and_epochs_give_other_orders() -> None:
     eight = data([(8, 8)] * 8)
-    first = [eight.order(seed).next_batch(8) for seed in range(10)]
+    first = [Order(eight, seed).next_batch(8) for seed in range(10)]
     assert len(set(map(tuple, first))) > 5
-    order = eight.order(0)
+    order = Order(eight, 0)
     assert len({tuple(order.next_batch(8)) for _ in range(10)}) > 5
 
 
@@ -245,7 +245,7 @@ def test_seeds_and_epochs_give_other_orders() -> None:
 @given(photos=shapes, n=st.integers(1, 9), seed=seeds)
 def test_class_pictures_are_of_the_batchs_shape_and_drawn_alike(photos: list[Shape], n: int, seed: int) -> None:
     prior = [*photos, *photos, (8, 8)]
-    order = data(photos, prior).order(seed)
+    order = Order(data(photos, prior), seed)
     for shape in set(photos):
         members = [index for index, other in enumerate(prior) if other == shape]
         stream = [index for _ in range(len(members)) for index in order.next_prior(shape, n)]
@@ -253,7 +253,7 @@ def test_class_pictures_are_of_the_batchs_shape_and_drawn_alike(photos: list[Sha
 
 
 def test_processes_share_a_batch_without_meeting() -> None:
-    whole = data([(8, 8)] * 6).order(3)
+    whole = Order(data([(8, 8)] * 6), 3)
     batch = whole.next_batch(4)
     assert sorted(batch[0::2] + batch[1::2]) == sorted(batch) and len(set(batch)) == 4
 
@@ -264,9 +264,9 @@ def test_there_is_no_training_without_photos_and_no_prior_of_other_sizes() -> No
     with pytest.raises(UserError, match="size"):
         data([(8, 8), (6, 10)], [(8, 8)])
     with pytest.raises(UserError, match="no class images"):
-        data([(8, 8)]).order(0).next_prior((8, 8), 1)
+        Order(data([(8, 8)]), 0).next_prior((8, 8), 1)
     with pytest.raises(ValueError):
-        data([(8, 8)]).order(0).next_batch(0)
+        Order(data([(8, 8)]), 0).next_batch(0)
 
 
 @pytest.mark.parametrize(
@@ -281,14 +281,14 @@ def test_there_is_no_training_without_photos_and_no_prior_of_other_sizes() -> No
     ],
 )
 def test_a_place_in_other_or_damaged_data_is_refused_and_changes_nothing(change: dict) -> None:
-    order = data([(8, 8)] * 3).order(1)
+    order = Order(data([(8, 8)] * 3), 1)
     order.next_batch(2)
     before = order.state()
     with pytest.raises(UserError):
         order.restore({**before, **change})
     assert order.state() == before
     with pytest.raises(UserError):
-        data([(6, 10)]).order(1).restore(before)
+        Order(data([(6, 10)]), 1).restore(before)
 
 
 def test_the_fingerprint_is_that_of_the_content() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lib_methods.dreambooth.training.plan import plan_training
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import Report
-from tests.dreambooth.models import FAMILIES, load, sizes_of
+from tests.dreambooth.models import FAMILIES, asked, load, sizes_of
 from tests.dreambooth.runs import events
 
 CPU = torch.device("cpu")
@@ -48,6 +48,18 @@ def settings_of(tmp_path: Path, **values: Any) -> TrainingSettings:
     wanted: dict[str, Any] = {"steps": 6, "rate": 1e-3, "text_rate": 1e-3, "prior": "images", "rank": 2}
     wanted.update(values)
     return TrainingSettings(tmp_path, tmp_path, tmp_path, "dog1", "dog", identifier="ohwx", **wanted)
+
+
+def batches_of(
+    data: TrainingData,
+    batch_size: int = 3,
+    texts: Sequence[str] = ("a dog",),
+    rank: int = 0,
+    count: int = 1,
+    **values: Any,
+) -> Batches:
+    settings = asked(**{"seed": 7, "prior": "images", **values})
+    return Batches(data, settings, batch_size, texts, 1000, rank, count)
 
 
 def trainer_of(
@@ -115,7 +127,7 @@ def test_a_step_is_the_paper_s_loss(tmp_path: Path, family: str) -> None:
         model.parameterization = "v"
         model.alphas_cumprod = torch.from_numpy(NoiseSchedule("v", zero_terminal_snr=True).alphas_cumprod()).float()
     trainer = trainer_of(tmp_path, model, kind="full", prior_weight=0.7, snr_gamma=5.0)
-    batch = Batches(data_of(), seed=0, batch_size=1, prior="images", class_texts=["a dog"], timesteps=1000).draw(0, 0)
+    batch = batches_of(data_of(), 1, seed=0).draw(0, 0)
     expected = 0.0
     for row, weight in ((0, 1.0), (1, 0.7)):
         kept = model.alphas_cumprod[batch.timesteps[row]]
@@ -135,10 +147,9 @@ def test_a_step_is_the_paper_s_loss(tmp_path: Path, family: str) -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.sampled_from(["images", "model", "off"]), st.booleans())
 def test_processes_share_the_batch_of_one(seed: int, size: int, prior: str, masked: bool) -> None:
     data = data_of(prior=2 if prior == "images" else 0, masked=masked)
-    fixed: dict[str, Any] = {"seed": seed, "prior": prior, "class_texts": ["a dog"], "timesteps": 1000}
-    fixed.update(noise_offset=0.1, caption_dropout=0.5)
-    whole = Batches(data, batch_size=2 * size, **fixed).draw(3, 1)
-    parts = [Batches(data, batch_size=size, rank=rank, processes=2, **fixed).draw(3, 1) for rank in (0, 1)]
+    fixed: dict[str, Any] = {"seed": seed, "prior": prior, "noise_offset": 0.1, "caption_dropout": 0.5}
+    whole = batches_of(data, 2 * size, **fixed).draw(3, 1)
+    parts = [batches_of(data, size, rank=rank, count=2, **fixed).draw(3, 1) for rank in (0, 1)]
     for name in ("latents", "noise", "timesteps", "sizes"):
         for is_prior in (False, True):
             rows = [getattr(part, name)[part.is_prior == is_prior] for part in parts]
@@ -148,12 +159,9 @@ def test_processes_share_the_batch_of_one(seed: int, size: int, prior: str, mask
     assert [text for pair in zip(*of_photos) for text in pair] == whole.texts[: 2 * size]
 
 
-FIXED: dict[str, Any] = {"seed": 7, "batch_size": 3, "prior": "images", "class_texts": ["a dog"], "timesteps": 1000}
-
-
 def test_noise_offset_shifts_each_channel_of_the_noise_as_a_whole() -> None:
     """noise + offset * randn(B, C, 1, 1), and nothing else of the batch changes."""
-    plain, shifted = Batches(data_of(), **FIXED), Batches(data_of(), noise_offset=0.1, **FIXED)
+    plain, shifted = batches_of(data_of()), batches_of(data_of(), noise_offset=0.1)
     shifts = []
     for step in range(200):
         one, other = plain.draw(step, 0), shifted.draw(step, 0)
@@ -171,7 +179,7 @@ def test_noise_offset_shifts_each_channel_of_the_noise_as_a_whole() -> None:
 
 
 def test_caption_dropout_leaves_that_share_of_the_texts_empty() -> None:
-    plain, dropping = Batches(data_of(), **FIXED), Batches(data_of(), caption_dropout=0.2, **FIXED)
+    plain, dropping = batches_of(data_of()), batches_of(data_of(), caption_dropout=0.2)
     assert "" in dropping.texts() and "" not in plain.texts()
     empty = total = 0
     for step in range(400):
@@ -189,7 +197,7 @@ def test_every_photo_is_accompanied_by_its_own_class() -> None:
     texts = ["class 0", "class 1"]
     for kind in ("images", "model"):
         data = TrainingData(photos, prior if kind == "images" else [])
-        batches = Batches(data, **{**FIXED, "prior": kind, "class_texts": texts})
+        batches = batches_of(data, texts=texts, prior=kind)
         seen: list[str] = []
         for step in range(80):
             told = batches.draw(step, 0).texts
@@ -200,8 +208,7 @@ def test_every_photo_is_accompanied_by_its_own_class() -> None:
 
 
 def test_the_draws_of_a_step_do_not_depend_on_what_was_drawn_before() -> None:
-    fixed: dict[str, Any] = {"batch_size": 2, "prior": "off", "class_texts": ["a dog"], "timesteps": 1000}
-    one, other = (Batches(data_of(prior=0), seed=4, **fixed) for _ in range(2))
+    one, other = (batches_of(data_of(prior=0), 2, seed=4, prior="off") for _ in range(2))
     for step in range(3):
         one.draw(step, 0)
     place = one.order.state()
@@ -209,11 +216,11 @@ def test_the_draws_of_a_step_do_not_depend_on_what_was_drawn_before() -> None:
     a, b = one.draw(3, 0), other.draw(3, 0)
     assert torch.equal(a.latents, b.latents) and torch.equal(a.noise, b.noise)
     assert not torch.equal(a.noise, one.draw(3, 1).noise)
-    assert not torch.equal(a.noise, Batches(data_of(prior=0), seed=5, **fixed).draw(3, 0).noise)
+    assert not torch.equal(a.noise, batches_of(data_of(prior=0), 2, seed=5, prior="off").draw(3, 0).noise)
 
 
 def test_timesteps_reach_over_the_whole_schedule() -> None:
-    batches = Batches(data_of(prior=0), seed=0, batch_size=4, prior="off", class_texts=[""], timesteps=1000)
+    batches = batches_of(data_of(prior=0), 4, prior="off")
     drawn = torch.stack([batches.draw(step, 0).timesteps.sort().values for step in range(200)])
     assert drawn.min() < 20 and drawn.max() > 980
     quarters = torch.arange(4) * 250
