@@ -44,12 +44,14 @@ class Candidate:
     source: str = ""
 
     def continued(self, settings: CascadeSettings) -> CascadeSettings:
-        """The settings for going on with it: its own seed, and where the prompt is empty, its own prompts."""
-        own: dict[str, Any] = {"seed": self.settings.seed}
+        """The settings for going on with it: its own seed and, where the prompt is empty, its own in place of all that
+        have their default."""
+        own: dict[str, Any] = {}
         if not settings.prompt:
-            names = [name for name in asdict(settings) if name.endswith("prompt")]
-            own |= {name: getattr(settings, name) or getattr(self.settings, name) for name in names}
-        return replace(settings, **own)
+            written = [control for control in TABLE.controls if control.key is not None]
+            left = [control.attribute for control in written if getattr(settings, control.attribute) == control.default]
+            own = {name: getattr(self.settings, name) for name in left}
+        return replace(settings, **{**own, "seed": self.settings.seed})
 
     def infotext(self) -> str:
         """What the WebUI's PNG Info shows."""

@@ -109,7 +109,7 @@ def read_cascade(folders: Sequence[Path]) -> Cascade:
     """
     stages: list[Stage] = []
     for folder in folders:
-        stages += _within(Path(folder))
+        stages += _within(Path(folder).expanduser())
     for before, after in zip(stages, stages[1:]):
         if before.number == after.number:
             raise CheckpointError(

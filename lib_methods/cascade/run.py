@@ -23,8 +23,8 @@ from lib_methods.cascade.settings import CascadeRequest, to_json
 from lib_methods.cascade.stages import Texts, generators, pixel_stage
 from lib_methods.cascade.text import embeddings
 from lib_methods.cascade.upscaler import decoded, latent_stage
-from lib_methods.device import repeatable
-from lib_methods.errors import Cancelled, UserError, known_reason, out_of_memory
+from lib_methods.device import release_memory, repeatable
+from lib_methods.errors import Cancelled, UserError, known_reason, out_of_memory, reason
 from lib_methods.jobs.files import write_json
 from lib_methods.jobs.log import Pace, Report, Say, duration
 
@@ -88,6 +88,8 @@ def _taken(folder: Path, resume: bool) -> Iterator[None]:
             yield
     except Timeout:
         raise UserError(f'The run "{folder.name}" is already running. Wait until it ends, or cancel it.') from None
+    except OSError as error:
+        raise UserError(f"The folder {folder.name} cannot be used. {reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -166,6 +168,9 @@ class _Job:
 
     def run(self) -> CascadeResult:
         started, images = time.monotonic(), self.images
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
         write_json(images.folder / REQUEST, to_json(self.request.with_settings(seed=self.settings.seed)))
         self._encode()
         for stage in images.stages:
@@ -173,7 +178,8 @@ class _Job:
         by_stage = {stage.number: tuple(file for _, file in images.there(stage)) for stage in images.stages}
         files = by_stage[images.stages[-1].number]
         seconds = time.monotonic() - started
-        self.report.event("done", files=[file.name for file in files], seconds=round(seconds, 1))
+        peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else None
+        self.report.event("done", files=[file.name for file in files], seconds=round(seconds, 1), peak_memory=peak)
         self.report.say(f"Done after {duration(seconds)}.")
         return CascadeResult(files, by_stage)
 
@@ -235,12 +241,24 @@ class _Job:
                     self._stop()
 
                 self._stop()
-                made = self._made(unet, stage, items, tick)
+                made = self._split(unet, stage, items, tick)
                 if stage.number == 3:
                     latents.append(made.cpu())
                 else:
                     self._keep(stage, items, made)
         return latents
+
+    def _split(self, unet: Any, stage: Stage, items: Sequence[Item], tick: Callable[[int, int], None]) -> Tensor:
+        """As `_made`, in halves where the memory turns out to be too small for all at once."""
+        try:
+            return self._made(unet, stage, items, tick)
+        except Exception as error:
+            if len(items) == 1 or not out_of_memory(error):
+                raise
+        release_memory(self.device)
+        half = (len(items) + 1) // 2
+        self.report.warning(f"Memory is too small for {len(items)} images at once in stage {stage.number}; now {half}.")
+        return torch.cat([self._split(unet, stage, part, tick) for part in (items[:half], items[half:])])
 
     def _made(self, unet: Any, stage: Stage, items: Sequence[Item], tick: Callable[[int, int], None]) -> Tensor:
         """The pixels of one slice, in stage III its latents."""

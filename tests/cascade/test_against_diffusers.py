@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     IFImg2ImgPipeline,
     IFImg2ImgSuperResolutionPipeline,
@@ -108,6 +110,22 @@ def test_stage_one_with_a_published_list_and_another_shape(folders: Folders, tmp
     stage, unet = stage_of(folders[0])
     settings = CascadeSettings(prompt=PROMPT, timesteps="fast27", guidance=3.0)
     close(pixel_stage(unet, stage, settings, texts(folders, tmp_path), generators(SEEDS), (16, 24)), other)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prediction_type": "v_prediction"}, {"variance_type": "fixed_small"}, {"thresholding": False}]
+)
+def test_stage_one_with_another_schedule(folders: Folders, tmp_path: Path, changes: dict[str, Any]) -> None:
+    stage, unet = stage_of(folders[0])
+    stage = replace(stage, scheduler={**stage.scheduler, **changes})
+    pipeline = theirs(IFPipeline, folders[0])
+    before, pipeline.scheduler = pipeline.scheduler, DDPMScheduler.from_config(stage.scheduler)
+    try:
+        other = pipeline(**asked(folders, num_inference_steps=4, guidance_scale=7.0)).images
+    finally:
+        pipeline.scheduler = before
+    settings = CascadeSettings(prompt=PROMPT, steps=4)
+    close(pixel_stage(unet, stage, settings, texts(folders, tmp_path), generators(SEEDS), (16, 16)), other)
 
 
 def test_stage_one_without_guidance(folders: Folders, tmp_path: Path) -> None:

@@ -97,6 +97,10 @@ def test_a_candidate_goes_on_from_its_file(folders: Folders, tmp_path: Path, fin
     assert_same(went_on.files[0], finished.files[1])
     made = read_candidate(went_on.files[0])
     assert (made.stage, made.settings.seed, made.settings.prompt) == (3, 6, "a photo of a cat")
+    # what it was made with stays, too, where nothing else is asked for
+    plain = CascadeSettings(prompt="", stage2_steps=7)
+    kept = read_candidate(chosen).continued(plain)
+    assert (kept.steps, kept.stage2_steps, kept.seed) == (3, 7, 6)
     # another style on the way up
     styled = request(folders, tmp_path / "styled", resume_from=(chosen,), stage2_prompt="an oil painting of {subject}")
     assert (pixels(run(styled).files[0]) != pixels(finished.files[1])).any()
@@ -276,6 +280,33 @@ def test_a_full_disk_is_named_and_finished_images_stay(
         "000-stage1.png", "000-stage2.png", "001-stage1.png",
     ]  # fmt: skip
     assert LogReader(asked.folder / "training.jsonl").read().error
+
+
+def test_a_batch_that_does_not_fit_is_split_and_gives_the_same_images(
+    folders: Folders, tmp_path: Path, finished: CascadeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib_methods.cascade import run as job
+
+    real, sizes = job.pixel_stage, []
+
+    def small_card(unet: Any, stage: Any, settings: Any, texts: Any, chance: Any, *rest: Any, **more: Any) -> Any:
+        sizes.append(len(chance))
+        if len(chance) > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(unet, stage, settings, texts, chance, *rest, **more)
+
+    monkeypatch.setattr(job, "pixel_stage", small_card)
+    asked = request(folders[:2], tmp_path / "out")
+    for one, other in zip(run(asked).files, finished.by_stage[2]):
+        assert_same(one, other)
+    assert sizes == [2, 1, 1] * 2
+    assert "too small for 2 images at once" in LogReader(asked.folder / "training.jsonl").read().warnings[0]
+
+
+def test_a_folder_that_cannot_be_made_is_named(folders: Folders, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", "utf-8")
+    with pytest.raises(UserError, match="The folder cascade cannot be used"):
+        run(request(folders[:1], tmp_path / "file"))
 
 
 def plain(path: Path) -> None:
