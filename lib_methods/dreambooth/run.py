@@ -172,7 +172,7 @@ class _Run:
         if record is not None:
             plan = replace(plan, **planned(record, PLAN_FIELDS))
         told = *companions_told(subjects, settings), *prediction_told(model.parameterization, model.zero_terminal_snr)
-        self.plan = replace(plan, notes=(*told, *plan.notes))
+        self.plan = replace(plan, notes=(*told, *plan.notes, *self.processes.notes))
         self._tell()
 
     def train(self, find_judge: FindJudge | None) -> Result:
@@ -214,14 +214,13 @@ class _Run:
             f"{what} of {names} from {counted(photos, 'photo')}: {settings.steps} steps with {plan.optimizer} in "
             f"{plan.precision} on {device_words(self.device)}."
         )
-        for note in (*plan.notes, *self.processes.notes):
+        for note in plan.notes:
             self.report.say(note)
         self._plan_event(None)
 
     def _plan_event(self, seconds: float | None) -> None:
         base, words = read_base(self.settings.base), device_words(self.device)
-        told = plan_fields(self.settings, self.plan, base, words, seconds, self.processes.notes)
-        self.report.event("plan", **told)
+        self.report.event("plan", **plan_fields(self.settings, self.plan, base, words, seconds))
 
     def _keep_record(self) -> None:
         """Keeps what the run is, or compares it with what was kept. UserError when base or photos differ."""

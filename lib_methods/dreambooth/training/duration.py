@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,26 +58,19 @@ def preview(
         side = chosen.resolution // base.sizes.pixels_per_latent
         forward = forward_seconds(base.unet_shapes, _rows(chosen, plan), (side, side), device, speed)
     seconds = None if forward is None else _run_seconds(chosen, plan, forward)
-    told = (*told, *prediction_told(base.schedule.prediction, base.schedule.zero_terminal_snr))
-    notes = []
+    told = (*told, *prediction_told(base.schedule.prediction, base.schedule.zero_terminal_snr), *plan.notes)
     if base.guessed and not settings.resolution:
-        notes.append(
+        told += (
             "Whether this SD 2 model is for 768 or 512 pixels is known when it is loaded; this plan assumes "
-            f"{chosen.resolution}."
+            f"{chosen.resolution}.",
         )
-    plan = replace(plan, notes=(*told, *plan.notes))
-    return {**plan_fields(chosen, plan, base, words, seconds, notes), "estimated": True}
+    return {**plan_fields(chosen, replace(plan, notes=told), base, words, seconds), "estimated": True}
 
 
 def plan_fields(
-    settings: TrainingSettings,
-    plan: TrainingPlan,
-    base: BaseModel,
-    device: str,
-    seconds: float | None,
-    notes: Iterable[str] = (),
+    settings: TrainingSettings, plan: TrainingPlan, base: BaseModel, device: str, seconds: float | None
 ) -> dict[str, Any]:
-    """The plan as log, page and programs read it. settings: with nothing left open. notes: more of them."""
+    """The plan as log, page and programs read it. settings: with nothing left open."""
     return {
         "steps": settings.steps,
         "rate": settings.rate,
@@ -91,7 +84,7 @@ def plan_fields(
         "device": device,
         "result_bytes": _result_bytes(base, settings),
         "seconds": seconds,
-        "notes": [*plan.notes, *notes],
+        "notes": list(plan.notes),
     }
 
 
