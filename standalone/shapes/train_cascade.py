@@ -36,7 +36,6 @@ NO_STYLE = 0.15  # share of captions that leave the style open
 # style is the prompt's to decide.
 OTHER_STYLE = 0.3
 CROP, WHOLE_FROM = 64, 0.75  # stage II learns from squares of this side until this share of its time is over
-WEIGHT_CAP = 20.0  # the noisiest steps' errors are almost pure noise
 VARIANCE_WEIGHT = 0.001  # of the variational bound (Nichol and Dhariwal 2021, arXiv 2102.09672)
 
 
@@ -80,33 +79,35 @@ class Stock:
 
 
 class Loss:
-    """Noise prediction, weighted by the SNR, and the variational bound for the variance."""
+    """The error of the predicted velocity, weighted by the SNR, and the variational bound for the variance."""
 
     def __init__(self) -> None:
         self.alphas = cascade.schedule(1).alphas_cumprod.double()
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas[:-1]])
         betas = 1 - self.alphas / before
         snr = self.alphas / (1 - self.alphas)
-        self.weight = (snr.clamp(SNR_FLOOR, SNR_CAP) / snr).clamp(max=WEIGHT_CAP).float()
+        # the clean image's error is that of the velocity times the noise's variance
+        self.weight = (snr.clamp(SNR_FLOOR, SNR_CAP) * (1 - self.alphas)).float()
         posterior = betas * (1 - before) / (1 - self.alphas)
         posterior[0] = posterior[1]
         self.least, self.most = posterior.log().float(), betas.log().float()
-        # how far the posterior's mean moves with the noise
-        self.shift = (betas / ((1 - self.alphas) * (self.alphas / before)).sqrt()).float()
+        # how far the posterior's mean moves with the velocity
+        self.shift = (betas * (before / (1 - self.alphas)).sqrt()).float()
 
-    def noisy(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """Images at given noise levels."""
+    def mixed(self, times: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        """`one` by the signal's share and `other` by the noise's at each time."""
         alpha = self.alphas[times].float().view(-1, 1, 1, 1)
-        return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        return alpha.sqrt() * one + (1 - alpha).sqrt() * other
 
-    def __call__(self, predicted: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, predicted: Tensor, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         """The two losses of a prediction of shape (images, 6, height, width)."""
-        mean, variance = predicted.float().chunk(2, dim=1)
-        error = ((mean - noise).pow(2).mean((1, 2, 3)) * self.weight[times]).mean()
+        velocity, variance = predicted.float().chunk(2, dim=1)
+        off = velocity - self.mixed(times, noise, -clean)
+        error = (off.pow(2).mean((1, 2, 3)) * self.weight[times]).mean()
         least, most, shift = (part[times].view(-1, 1, 1, 1) for part in (self.least, self.most, self.shift))
         share = (variance + 1) / 2
         log_variance = share * most + (1 - share) * least
-        apart = (shift * (mean.detach() - noise)).pow(2)
+        apart = (shift * off.detach()).pow(2)
         bound = 0.5 * (log_variance - least - 1 + (least - log_variance).exp() + apart * (-log_variance).exp())
         return error, bound.mean()
 
@@ -161,7 +162,7 @@ class Trainer:
         return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.done)))
 
     def train_step(self, stock: Stock) -> tuple[float, float]:
-        """One step; returns the noise loss and the variational bound."""
+        """One step; returns the velocity's loss and the variational bound."""
         if self.stage == 1 and self.step == TEXT_STEPS:
             self.text.load_state_dict(self.average[1].state_dict())
             self.text.requires_grad_(False)
@@ -177,7 +178,7 @@ class Trainer:
                 y, x = (int(16 * i) for i in self.rng.integers(0, (SIDE - CROP) // 16 + 1, 2))
                 clean, big = (part[..., y : y + CROP, x : x + CROP] for part in (clean, big))
         noise = torch.randn(clean.shape, generator=self.generator)
-        given, levels = self.loss.noisy(clean, noise, times), None
+        given, levels = self.loss.mixed(times, clean, noise), None
         if self.stage == 2:
             levels = (torch.rand(self.batch, generator=self.generator).square() * 1000).long()
             big = self.noising.add_noise(big, torch.randn(big.shape, generator=self.generator), levels)
@@ -186,7 +187,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             context = self.text(ids, attention_mask=mask).last_hidden_state
             predicted = self.unet(given, times, context, class_labels=levels).sample
-        error, bound = self.loss(predicted, noise, times)
+        error, bound = self.loss(predicted, clean, noise, times)
         (error + VARIANCE_WEIGHT * bound).backward()
         self.optimizer.step(self._share_of_rate())
         self.step += 1

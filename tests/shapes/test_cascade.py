@@ -83,11 +83,19 @@ def test_every_word_of_a_caption_is_one_token(tmp_path: Path) -> None:
     assert words.unk_token_id not in words("a photo of a sks dog, 2 kites").input_ids
 
 
-def test_the_bound_is_least_at_the_true_variance() -> None:
-    """With the noise predicted exactly, the posterior's own variance is right: the lower end of the learned range."""
-    loss, noise, times = Loss(), torch.randn(4, 3, 4, 4), torch.tensor([3, 100, 500, 900])
-    bounds = [
-        float(loss(torch.cat([noise, torch.full_like(noise, value)], dim=1), noise, times)[1]) for value in (-1, 0, 1)
+def test_the_losses_are_least_where_everything_is_right() -> None:
+    """With the velocity predicted exactly, the posterior's own variance is right: the lower end of the range."""
+    loss, clean, noise, times = (
+        Loss(),
+        torch.rand(4, 3, 4, 4),
+        torch.randn(4, 3, 4, 4),
+        torch.tensor([3, 100, 500, 900]),
+    )
+    velocity = cascade.schedule(1).get_velocity(clean, noise, times)
+    losses = [
+        loss(torch.cat([velocity, torch.full_like(noise, value)], dim=1), clean, noise, times) for value in (-1, 0, 1)
     ]
+    assert [float(error) for error, _ in losses] == pytest.approx([0, 0, 0], abs=1e-5)
+    bounds = [float(bound) for _, bound in losses]
     assert bounds[0] == pytest.approx(0, abs=1e-5)
     assert bounds[0] < bounds[1] < bounds[2]
