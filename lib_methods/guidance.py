@@ -43,3 +43,17 @@ def rescale(guided: Tensor, cond: Tensor, share: float = 0.7) -> Tensor:
     wanted, found = (x.float().std((1, 2, 3), keepdim=True) for x in (cond, guided))
     factor = wanted / found.clamp(min=TINY)
     return guided * (share * factor + (1 - share)).to(guided.dtype)
+
+
+def quantile(x: Tensor, share: float, dims: tuple[int, ...]) -> Tensor:
+    """Quantile with linear interpolation over the last dimensions, which stay with size 1.
+
+    `torch.quantile` takes at most 2^24 values, fewer than a large image has.
+    """
+    if share == 1:
+        return x.amax(dims, keepdim=True)
+    ordered = x.flatten(dims[0]).sort(-1).values
+    place = share * (ordered.shape[-1] - 1)
+    low = int(place)
+    found = torch.lerp(ordered[..., low], ordered[..., min(low + 1, ordered.shape[-1] - 1)], place - low)
+    return found.reshape(*x.shape[: dims[0]], *[1] * len(dims))

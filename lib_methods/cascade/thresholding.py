@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lib_methods.cascade.settings import CascadeSettings
+from lib_methods.guidance import quantile
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,6 @@ class Threshold:
 def dynamic_threshold(images: Tensor, percentile: float, upper_bound: float) -> Tensor:
     """Clips each image to [-s, s] and divides by s, where s is the percentile of its absolute values, from 1 to
     `upper_bound` at most. images: (B, C, H, W)."""
-    values = images.flatten(1).float()
-    count = values.shape[1]
-    # torch.quantile takes 16 million values at most
-    place = percentile * (count - 1)
-    below = min(int(place), count - 1)
-    ordered = values.abs().sort(dim=1).values
-    low, high = ordered[:, below], ordered[:, min(below + 1, count - 1)]
-    span = torch.lerp(low, high, place - below).clamp(1.0, max(1.0, upper_bound))[:, None]
-    return (values.clamp(-span, span) / span).view_as(images).to(images.dtype)
+    values = images.float()
+    span = quantile(values.abs(), percentile, (1, 2, 3)).clamp(1.0, max(1.0, upper_bound))
+    return (values.clamp(-span, span) / span).to(images.dtype)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from lib_methods.guidance import TINY
+from lib_methods.guidance import TINY, quantile
 
 SCHEDULES = (
     "Constant",
@@ -73,7 +73,7 @@ def mimic_threshold(
     if variability == "STD":
         wanted, found = _std(like, dims), _std(centred, dims)
     else:
-        wanted, found = like.abs().amax(dims, keepdim=True), _quantile(centred.abs(), share, dims)
+        wanted, found = like.abs().amax(dims, keepdim=True), quantile(centred.abs(), share, dims)
         if startpoint == "MEAN":
             found = torch.maximum(wanted, found)
             centred = centred.clamp(-found, found)
@@ -117,17 +117,3 @@ def _std(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Standard deviation with n - 1, or 0 for a single value."""
     count = math.prod(x.shape[dim] for dim in dims)
     return x.std(dims, correction=min(1, count - 1), keepdim=True)
-
-
-def _quantile(x: Tensor, share: float, dims: tuple[int, ...]) -> Tensor:
-    """Quantile with linear interpolation over the last dimensions, which stay with size 1.
-
-    `torch.quantile` takes at most 2^24 values, fewer than a large image has.
-    """
-    if share == 1:
-        return x.amax(dims, keepdim=True)
-    ordered = x.flatten(dims[0]).sort(-1).values
-    place = share * (ordered.shape[-1] - 1)
-    low = int(place)
-    found = torch.lerp(ordered[..., low], ordered[..., min(low + 1, ordered.shape[-1] - 1)], place - low)
-    return found.reshape(*x.shape[: dims[0]], *[1] * len(dims))
