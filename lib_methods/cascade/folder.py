@@ -123,6 +123,16 @@ def read_cascade(folders: Sequence[Path]) -> Cascade:
     return Cascade(tuple(_with_text(stage, stages) for stage in stages))
 
 
+def find_folders(places: Sequence[Path]) -> dict[str, Path]:
+    """The folders in `places` that look like stages, or like several, by name; the first of a name counts."""
+    found: dict[str, Path] = {}
+    for place in places:
+        for folder in sorted(place.iterdir()) if place.is_dir() else ():
+            if any(next(folder.glob(f"{inner}unet/config.json"), None) for inner in ("", "*/", "snapshots/*/")):
+                found.setdefault(folder.name, folder)
+    return found
+
+
 def _within(folder: Path) -> list[Stage]:
     """The stage of a folder, or those of the folders in it."""
     if not folder.is_dir():

@@ -48,8 +48,8 @@ class CascadeSettings:
     stands for it. Seed -1 is a random one; the later stages' -1 follows from the image's own. Raises `SettingsError`.
     """
 
-    prompt: str = text("Prompt", longest=MAX_PROMPT, important=True, kept=False, always=True)
-    negative_prompt: str = text("Negative prompt", longest=MAX_PROMPT, important=True, kept=False)
+    prompt: str = text("Prompt", longest=MAX_PROMPT, lines=3, important=True, kept=False, always=True)
+    negative_prompt: str = text("Negative prompt", longest=MAX_PROMPT, lines=2, important=True, kept=False)
     count: int = slider(
         8, 1, MAX_COUNT, 1, "How many candidates", whole=True, end=64, important=True, key=None,
         about="how many small images to choose from",
@@ -269,10 +269,15 @@ def from_json(values: Mapping[str, Any]) -> CascadeRequest:
     return CascadeRequest(**{**given, "settings": TABLE.settings_from(settings)})
 
 
-def free_name(prompt: str, out: Path) -> str:
-    """A name for a run from its prompt, such as "a-red-cat", that nothing in `out` has yet."""
+def name_from(prompt: str) -> str:
+    """A name for a run from its prompt, such as "a-red-cat"."""
     words = re.sub(r"[^\w]+", "-", prompt.casefold()).strip("-_")[:40].strip("-_")
-    name = words if is_file_name(words) and words != "text_embeddings" else "cascade"
+    return words if is_file_name(words) and words != "text_embeddings" else "cascade"
+
+
+def free_name(prompt: str, out: Path) -> str:
+    """As `name_from`, with a number behind it where `out` has that name already."""
+    name = name_from(prompt)
     taken = {path.name.casefold() for path in out.iterdir()} if out.is_dir() else set()
     number, free = 1, name
     while free in taken:

@@ -192,6 +192,11 @@ def folder_of(kind: str) -> Path:
     return Path(given) if given and Path(given).is_dir() else Path(paths.models_path) / "Stable-diffusion"
 
 
+def cascade_places() -> list[Path]:
+    """Where folders of pixel cascades are looked for: the host's models/cascade, and what ships with the pack."""
+    return [Path(paths.models_path) / "cascade", Path(__file__).resolve().parents[2] / "models"]
+
+
 def refresh() -> None:
     """Looks through the folders again."""
     sd_models.list_models()

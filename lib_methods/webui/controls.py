@@ -56,7 +56,7 @@ class Control:
     default: of the settings' field.
     label, help: on the page. about: what it does, for the docs; `help` if empty.
     low, high, step, whole: of numbers. end: of a slider that does not go as far as `high`.
-    choices: of a radio or a dropdown. longest, example: of texts.
+    choices: of a radio or a dropdown. longest, example, lines: of texts.
     subject: what sentences call it; the label if empty.
     key: its infotext key without the method's title; the name with blanks if empty, None if it is not written.
     old: keys of earlier versions and of other extensions that are read.
@@ -79,6 +79,7 @@ class Control:
     choices: tuple[str, ...] = ()
     longest: int = 0
     example: str = ""
+    lines: int = 1
     images: Images | None = None
     about: str = ""
     subject: str = ""

@@ -122,11 +122,10 @@ class Door:
             return getattr(options, name, None)
 
         accounts = parse_accounts(given("api_auth")) or page_accounts(options)
-        reachable = any(given(name) for name in ("listen", "share", "ngrok", "server_name", "subpath"))
         origins = tuple(text.strip() for text in (given("cors_allow_origins") or "").split(",") if text.strip())
         return cls(
             accounts,
-            local_only=not reachable and not accounts,  # a rebound name comes without the login
+            local_only=not is_reachable(options) and not accounts,  # a rebound name comes without the login
             hosts=tuple(given("allowed_hosts") or ()) + tuple(host_name(text.partition("://")[2]) for text in origins),
             origins=origins,
             origins_regex=given("cors_allow_origins_regex"),
@@ -162,6 +161,11 @@ class Door:
             return named or (self.origins_regex is not None and bool(re.fullmatch(self.origins_regex, origin)))
         opened = headers.get("sec-fetch-mode") == "navigate" and method in READING
         return origin is not None or site != "cross-site" or opened
+
+
+def is_reachable(options: Any) -> bool:
+    """Whether a host's command line lets other machines in."""
+    return any(getattr(options, name, None) for name in ("listen", "share", "ngrok", "server_name", "subpath"))
 
 
 def page_accounts(options: Any) -> tuple[tuple[str, str], ...]:

@@ -122,5 +122,7 @@ _MAKERS: dict[str, Any] = {
     "checkbox": lambda control, shown: gr.Checkbox(control.default, **shown),
     "radio": lambda control, shown: gr.Radio(list(control.choices), value=control.default, **shown),
     "dropdown": lambda control, shown: gr.Dropdown(list(control.choices), value=control.default, **shown),
-    "text": lambda control, shown: gr.Textbox(value=control.default, placeholder=control.example, lines=1, **shown),
+    "text": lambda control, shown: gr.Textbox(
+        value=control.default, placeholder=control.example, lines=control.lines, **shown
+    ),
 }

@@ -42,9 +42,10 @@ from lib_methods.dreambooth.tab import page
 from lib_methods.dreambooth.tab.page import CONTROLS, FILES, SECOND
 from lib_methods.dreambooth.training.duration import Machine, preview
 from lib_methods.errors import UserError
+from lib_methods.jobs import routes
 from lib_methods.jobs.files import JobFiles
 from lib_methods.jobs.job import Jobs
-from lib_methods.webui.door import Door, guarded_router
+from lib_methods.webui.door import Door
 from lib_methods.webui.widgets import status_html
 
 MOST_PROMPTS = 16
@@ -106,7 +107,7 @@ class TabHandlers:
         few = " 3 to 5 photos work better." if counts[0] < 3 else ""
         verb = "becomes" if sum(counts) == 1 else "become"
         line = status_html(f'{photos} {verb} {what} of "{wanted.get("base")}"{steps}.{few}')
-        return f'<div class="steer-dreambooth-panel">{line}{page.plan_html(plan, folded=True)}</div>'
+        return f'<div class="steer-job-panel">{line}{page.plan_html(plan, folded=True)}</div>'
 
     def _plan(self, settings: TrainingSettings, photos: Sequence[int], told: Sequence[str] = ()) -> dict[str, Any]:
         return preview(settings, photos, self.machine, self.trainings.root, self.trainings.is_running, told)
@@ -290,57 +291,29 @@ def from_controls(values: Sequence[Any]) -> dict[str, Any]:
 # -- for programs
 
 PREFIX = "/dreambooth/v1"
-_MOST_BYTES = 256 * 2**20
 
 
 def add_routes(app: Any, handlers: TabHandlers, door: Door | None = None) -> None:
     """Adds the routes to a FastAPI application. door: whom they answer."""
-    from fastapi import HTTPException, Request
-    from starlette.concurrency import run_in_threadpool
 
-    router = guarded_router(door or Door())
+    def start(fields: dict[str, Any]) -> dict[str, str]:
+        wanted = {"base": handlers.lists.loaded(), **fields}
+        return {"name": handlers.begin(wanted, wanted.pop("photos", None) or []).name}
 
-    async def answer(action: Callable[[], Any]) -> Any:
-        try:
-            return await run_in_threadpool(action)
-        except UserError as error:
-            raise HTTPException(422, str(error)) from None
+    def plan(fields: dict[str, Any]) -> dict[str, Any]:
+        wanted = {"base": handlers.lists.loaded(), **fields}
+        return handlers.plan(wanted, wanted.pop("photos", None))
 
-    async def fields_of(request: Request) -> dict[str, Any]:
-        if int(request.headers.get("content-length") or 0) > _MOST_BYTES:
-            raise HTTPException(413, "The photos are too large.")
-        try:
-            fields = await request.json()
-        except ValueError:
-            raise HTTPException(422, "The request is not JSON.") from None
-        if not isinstance(fields, dict):
-            raise HTTPException(422, "The request must be an object of named fields.")
-        return {"base": await run_in_threadpool(handlers.lists.loaded), **fields}
-
-    async def start(request: Request) -> Any:
-        wanted = await fields_of(request)
-        settings = await answer(lambda: handlers.begin(wanted, wanted.pop("photos", None) or []))
-        return {"name": settings.name}
-
-    async def plan(request: Request) -> Any:
-        wanted = await fields_of(request)
-        return await answer(lambda: handlers.plan(wanted, wanted.pop("photos", None)))
-
-    async def status(request: Request) -> Any:
-        return await answer(handlers.status)
-
-    async def cancel(request: Request) -> Any:
-        return await answer(handlers.trainings.cancel) or {}
-
-    async def resume(request: Request) -> Any:
-        return await answer(handlers.trainings.resume) or {}
-
-    async def use(request: Request) -> Any:
-        return await answer(handlers.usage)
-
-    # The module has postponed annotations, and `Request` is local to this function: give FastAPI the class itself.
-    for route in (start, plan, status, cancel, resume, use):
-        route.__annotations__["request"] = Request
-        method = "GET" if route is status else "POST"
-        router.add_api_route(f"{PREFIX}/{route.__name__}", route, methods=[method])
-    app.include_router(router)
+    routes.add_routes(
+        app,
+        PREFIX,
+        door or Door(),
+        asking={"status": lambda fields: handlers.status()},
+        doing={
+            "start": start,
+            "plan": plan,
+            "cancel": lambda fields: handlers.trainings.cancel(),
+            "resume": lambda fields: handlers.trainings.resume(),
+            "use": lambda fields: handlers.usage(),
+        },
+    )

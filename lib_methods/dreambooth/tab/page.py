@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +15,7 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import UserError
 from lib_methods.jobs.job import State
 from lib_methods.jobs.log import Progress, Sample, duration, number
+from lib_methods.jobs.page import aside_html, bar_html, data_url, headline, notes_html, warnings_html
 from lib_methods.webui.gradio_compat import (
     HIDDEN_CLASS,
     follow,
@@ -63,7 +62,7 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
 
     def beside(name: str, label: str, choices: list[str], value: str | None, refresh: str, again: Any) -> None:
         """A dropdown of the host's files, with a button that looks at the disk again."""
-        with gr.Row(elem_classes=["steer-dreambooth-beside"]):
+        with gr.Row(elem_classes=["steer-beside"]):
             made[name] = unsaved(gr.Dropdown(choices, value=value, **_named(name, label)))
             button = tool_button(value=REFRESH, elem_id=f"dreambooth_{refresh}")
         listen(button.click, again, [], [made[name]])
@@ -103,7 +102,7 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
                             made["second_class_noun"] = _text("second_class_noun", label, "empty: none")
                             made["second_identifier"] = _text("second_identifier", "Its rare word", "empty: chosen")
                         made["second_photos"] = _files("second_photos", "Photos of the second subject")
-                    with gr.Row(elem_classes=["steer-dreambooth-beside"]):
+                    with gr.Row(elem_classes=["steer-beside"]):
                         earlier = unsaved(gr.Dropdown([], label="Unfinished runs", elem_id="dreambooth_earlier"))
                         find = tool_button(value=REFRESH, elem_id="dreambooth_unfinished")
                         go_on = gr.Button("Resume it", elem_id="dreambooth_resume_earlier")
@@ -154,50 +153,19 @@ def state_html(state: State) -> str:
     record, progress = state.record, state.progress
     if record is None:
         return status_html("Nothing has been trained yet.")
-    parts = [headline(state)]
+    result = f" {record.result}: use it with “{record.usage}”." if record.result else ""
+    parts = [headline(state, "Training", result)]
     if record.status == "done" and record.error:
         parts.append(status_html(record.error, problem=True))
     pace = number(progress.of("step").get("seconds_per_step"))
     parts.append(plan_html(progress.of("plan"), subject=progress.subject, pace=pace))
     if not record.is_over:
-        parts.append(bar_html(progress))
-        parts.append('<p class="steer-dreambooth-aside">You can close this page: training continues.</p>')
+        phase = progress.of("phase")
+        done = progress.step if progress.steps else number(phase.get("done")) or 0.0
+        parts.append(bar_html(done, progress.steps or number(phase.get("total")) or 0.0))
+        parts.append(aside_html("You can close this page: training continues."))
     parts.append(curve_svg(progress))
-    return '<div class="steer-dreambooth-panel">' + "".join(parts) + "</div>"
-
-
-def headline(state: State) -> str:
-    """The one line about what is going on."""
-    record, progress = state.record, state.progress
-    assert record is not None
-    name = f'"{record.name}"'
-    if state.is_running and state.stopping:
-        return status_html(f"{name} stops at the end of this step. Cancel once more to end it at once.")
-    if record.status == "waiting":
-        return status_html(f"{name} waits for the image that is being generated.")
-    if record.status == "running":
-        return status_html(f"Training {name}: {_doing(progress)}")
-    if record.status == "done":
-        took = record.ended - record.started
-        result = f" {record.result}: use it with “{record.usage}”." if record.result else ""
-        return status_html(f"{name} is done in {duration(took)}.{result}")
-    if record.status == "cancelled":
-        where = f" after step {progress.step}" if progress.step else ""
-        return status_html(f"{name} was cancelled{where}. Nothing is lost: it can be resumed.")
-    return status_html(f"{name} failed. {record.error}", problem=True)
-
-
-def _doing(progress: Progress) -> str:
-    if progress.steps:
-        left = "" if progress.seconds_left is None else f", about {duration(progress.seconds_left)} left"
-        return f"step {progress.step} of {progress.steps}{left}."
-    phase = progress.of("phase")
-    text = str(phase.get("text", "")).strip().rstrip(".")
-    if not text:
-        return "starting."
-    total = number(phase.get("total"))
-    done = f" ({int(number(phase.get('done')) or 0)} of {int(total)})" if total else ""
-    return f"{text[:1].lower()}{text[1:]}{done}."
+    return '<div class="steer-job-panel">' + "".join(parts) + "</div>"
 
 
 def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = None, folded: bool = False) -> str:
@@ -222,24 +190,10 @@ def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = N
     ]
     cells = "".join(f"<div><dt>{name}</dt><dd>{html.escape(text)}</dd></div>" for name, text in entries if text)
     listed = plan.get("notes")
-    notes = [str(note) for note in listed] if isinstance(listed, list) else []
-    said = f'<ul class="steer-dreambooth-notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
-    if folded:
+    said = notes_html(listed) if isinstance(listed, list) else ""
+    if folded and said:
         said = f'<details class="steer-dreambooth-fold"><summary>How it is trained</summary>{said}</details>'
-    return f'<dl class="steer-dreambooth-plan">{cells}</dl>{said if notes else ""}'
-
-
-def bar_html(progress: Progress) -> str:
-    """How far: of the steps, or of what comes before them."""
-    done, total = float(progress.step), float(progress.steps)
-    if not total:
-        phase = progress.of("phase")
-        done, total = number(phase.get("done")) or 0.0, number(phase.get("total")) or 0.0
-    share = min(max(done / total, 0.0), 1.0) if total else 0.0
-    return (
-        f'<div class="steer-dreambooth-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{100 * share:.0f}"><div style="width:{100 * share:.1f}%"></div></div>'
-    )
+    return f'<dl class="steer-dreambooth-plan">{cells}</dl>{said}'
 
 
 def curve_svg(progress: Progress) -> str:
@@ -257,7 +211,7 @@ def curve_svg(progress: Progress) -> str:
             f"{_LEFT + (_WIDTH - _LEFT) * step / last:.1f},{(_HEIGHT - _BOTTOM) * (1 - loss / top) + 4:.1f}"
             for step, loss in points
         )
-        return f'<polyline class="dreambooth-{name}" points="{at}"/>' if points else ""
+        return f'<polyline class="steer-dreambooth-{name}" points="{at}"/>' if points else ""
 
     ground = _HEIGHT - _BOTTOM + 4
     labels = (
@@ -288,8 +242,8 @@ def samples_html(progress: Progress) -> str:
     samples = progress.samples
     shown = samples if len(samples) <= MOST_SAMPLES else [samples[0], *samples[-(MOST_SAMPLES - 1) :]]
     parts = [_sample_html(sample) for sample in reversed(shown)]
-    parts += [f'<p class="steer-dreambooth-note">{html.escape(text)}</p>' for text in progress.warnings]
-    return '<div class="steer-dreambooth-samples">' + "".join(parts) + "</div>" if parts else ""
+    parts.append(warnings_html(progress.warnings))
+    return '<div class="steer-dreambooth-samples">' + "".join(parts) + "</div>" if any(parts) else ""
 
 
 def _sample_html(sample: Sample) -> str:
@@ -307,10 +261,7 @@ def _sample_html(sample: Sample) -> str:
 @lru_cache(maxsize=128)
 def thumbnail(file: Path, modified: int) -> str:
     """An image, small, as data URL. `modified` is part of the key, so that a file that changed is read again."""
-    image = read_small(file, SAMPLE_SIDE)
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_url(read_small(file, SAMPLE_SIDE))
 
 
 def photos_html(files: Sequence[Path]) -> str:

@@ -1,0 +1,1 @@
+"""The tab and the REST routes."""
