@@ -24,7 +24,7 @@ from lib_methods.cascade.stages import Texts, generators, pixel_stage
 from lib_methods.cascade.text import embeddings
 from lib_methods.cascade.upscaler import decoded, latent_stage
 from lib_methods.device import release_memory, repeatable
-from lib_methods.errors import Cancelled, UserError, known_reason, out_of_memory, reason
+from lib_methods.errors import Cancelled, UserError, out_of_memory, reason
 from lib_methods.jobs.files import write_json
 from lib_methods.jobs.log import Pace, Report, Say, duration
 
@@ -61,12 +61,14 @@ def run_cascade(
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = request.folder.expanduser()
+    memory = "Choose one part at a time, a smaller batch or fp16; finished stages are kept."
+    words = "The cascade", memory, "Finished images are kept."
     if plan_only:
-        with _told(Report(None, say)) as report:
+        with Report(None, say).ending(*words) as report:
             _Job(request, report, device, cancelled, parts or Parts(), resume)
         return CascadeResult((), {})
     with _taken(folder, resume):
-        with _told(Report(folder, say, tensorboard=False)) as report, repeatable(device):
+        with Report(folder, say, tensorboard=False).ending(*words) as report, repeatable(device):
             stop = folder / CANCEL
             with contextlib.closing(Parts()) as own:
                 asked = lambda: cancelled() or stop.exists()  # noqa: E731
@@ -90,31 +92,6 @@ def _taken(folder: Path, resume: bool) -> Iterator[None]:
         raise UserError(f'The run "{folder.name}" is already running. Wait until it ends, or cancel it.') from None
     except OSError as error:
         raise UserError(f"The folder {folder.name} cannot be used. {reason(error)}") from error
-
-
-@contextlib.contextmanager
-def _told(report: Report) -> Iterator[Report]:
-    """Ends in a sentence, which is in the log, too."""
-    try:
-        yield report
-    except Cancelled:
-        report.event("cancelled")
-        raise
-    except UserError as error:
-        report.event("error", text=str(error))
-        raise
-    except Exception as error:
-        text = None
-        if out_of_memory(error):
-            text = "Out of memory. Choose one part at a time, a smaller batch or fp16; finished stages are kept."
-        elif isinstance(error, OSError):
-            text = f"The disk gave an error. {known_reason(error) or error.strerror or ''} Finished images are kept."
-        report.event("error", text=text or f"The cascade failed unexpectedly ({type(error).__name__}).")
-        if text is None:
-            raise  # a mistake of the program's, for the console to show whole
-        raise UserError(text) from error
-    finally:
-        report.close()
 
 
 class _Job:

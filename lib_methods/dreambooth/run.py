@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from lib_methods.dreambooth.training.state import (
     write_record,
 )
 from lib_methods.dreambooth.training.trainer import Trainer
-from lib_methods.errors import Cancelled, UserError, out_of_memory
+from lib_methods.errors import UserError
 from lib_methods.jobs.log import Report, Say, duration
 
 KEPT = "saved"  # the folder of the results that save_every keeps
@@ -79,41 +79,14 @@ def run_training(
             processes.on_main(lambda: take_folder(folder, result, lock, resume), None)
         processes.wait()
         report = Report(None if plan_only else folder, say, quiet=processes.rank > 0)
-        with _told(report), repeatable(processes.device):
+        memory, kept = "Set a limit, for example --memory 8GB.", "What was saved before is still there."
+        with report.ending("Training", memory, kept), repeatable(processes.device):
             run = _Run(settings, folder, report, processes, lambda: cancelled() or (folder / CANCEL).exists())
             run.prepare(load_model, resume)
             return Result((), run.settings.subjects) if plan_only else run.train(find_judge)
     finally:
         lock.release()
         processes.close()
-
-
-@contextlib.contextmanager
-def _told(report: Report) -> Iterator[None]:
-    """Ends in a sentence, which is in the log, too."""
-    try:
-        yield
-    except Cancelled:
-        if report.last != "cancelled":
-            report.event("cancelled")
-        raise
-    except UserError as error:
-        report.event("error", text=str(error))
-        raise
-    except Exception as error:
-        text = None
-        if out_of_memory(error):
-            text = "Out of memory. Set a limit, for example --memory 8GB."
-        elif isinstance(error, OSError):
-            text = (
-                f"The disk gave an error ({error.strerror or 'it may be full'}). What was saved before is still there."
-            )
-        report.event("error", text=text or f"Training failed unexpectedly ({type(error).__name__}).")
-        if text is None:
-            raise  # a mistake of the program's, for the console to show whole
-        raise UserError(text) from error
-    finally:
-        report.close()
 
 
 class _Run:

@@ -11,12 +11,13 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lib_methods.errors import Cancelled, UserError, out_of_memory, reason
 from lib_methods.jobs.files import LOG
 
 SAY_EVERY = 5.0  # seconds between two lines about steps on the console
@@ -96,10 +97,34 @@ class Report:
             self._told = time.monotonic()
             self.say(text if left is None or is_over else f"{text}, about {duration(left)} left")
 
-    def close(self) -> None:
-        """Writes what TensorBoard still holds."""
-        if self._board is not None:
-            self._board.close()
+    @contextlib.contextmanager
+    def ending(self, what: str, no_memory: str, kept: str) -> Iterator[Report]:
+        """Ends a run in a sentence, which is in the log, too. Raises Cancelled, UserError, and what nobody expected.
+
+        what: the run's name in a sentence. no_memory: what to do where it ran out. kept: what a failing disk leaves.
+        """
+        try:
+            yield self
+        except Cancelled:
+            if self.last != "cancelled":
+                self.event("cancelled")
+            raise
+        except UserError as error:
+            self.event("error", text=str(error))
+            raise
+        except Exception as error:
+            text = None
+            if out_of_memory(error):
+                text = f"Out of memory. {no_memory}"
+            elif isinstance(error, OSError):
+                text = f"The disk gave an error. {reason(error)} {kept}"
+            self.event("error", text=text or f"{what} failed unexpectedly ({type(error).__name__}).")
+            if text is None:
+                raise  # a mistake of the program's, for the console to show whole
+            raise UserError(text) from error
+        finally:
+            if self._board is not None:
+                self._board.close()
 
 
 def _plain(value: Any) -> Any:

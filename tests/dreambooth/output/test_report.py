@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_methods.dreambooth.output.result import write_sidecar
 from lib_methods.dreambooth.settings import TrainingSettings, resolved
-from lib_methods.errors import UserError
+from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs import log as progress_module
 from lib_methods.jobs.log import Pace, Report, duration
 
@@ -73,10 +73,33 @@ def test_tensorboard_gets_the_losses_where_it_is_installed(tmp_path: Path, monke
     writer = Writer("")
     module = type("Module", (), {"SummaryWriter": lambda folder: writer})
     monkeypatch.setattr(progress_module.importlib, "import_module", lambda name: module)
-    report = Report(tmp_path, lambda text: None)
-    report.step(3, 9, {"loss": 0.5, "subject": 0.25, "prior": 0.25}, 1e-4, 1.0)
-    report.close()
+    with Report(tmp_path, lambda text: None).ending("The run", "", "") as report:
+        report.step(3, 9, {"loss": 0.5, "subject": 0.25, "prior": 0.25}, 1e-4, 1.0)
     assert ("loss", 0.5, 3) in writer.seen and ("rate", 1e-4, 3) in writer.seen and writer.closed
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "told"),
+    [
+        (MemoryError(), UserError, "Out of memory. Save some."),
+        (OSError(28, "No space left on device"), UserError, "The disk gave an error. The disk is full"),
+        (UserError("No photos."), UserError, "No photos."),
+        (KeyError("x"), KeyError, "The run failed unexpectedly (KeyError)."),
+        (Cancelled("Stopped."), Cancelled, None),
+    ],
+)
+def test_whatever_ends_a_run_is_in_its_log(
+    tmp_path: Path, error: Exception, raised: type[Exception], told: str | None
+) -> None:
+    with (
+        pytest.raises(raised),
+        Report(tmp_path, print, tensorboard=False).ending("The run", "Save some.", "All is kept."),
+    ):
+        raise error
+    last = json.loads((tmp_path / "training.jsonl").read_bytes().splitlines()[-1])
+    assert last["event"] == ("cancelled" if told is None else "error") and str(last.get("text", "")).startswith(
+        told or ""
+    )
 
 
 def card(path: Path) -> dict[str, object]:
