@@ -55,13 +55,22 @@ def infotext(browser: Browser) -> str:
     return str(downloaded(browser.generate()[0]).info["parameters"])
 
 
-@pytest.fixture
-def page(browser: Browser) -> Browser:
+@pytest.fixture(scope="module")
+def opened(browser: Browser) -> Browser:
     browser.open()
     becomes(browser, ticked=False, opened=True)  # FABRIC is open on a fresh page
-    browser.click(HEADER)
-    becomes(browser, ticked=False, opened=False)
     return browser
+
+
+@pytest.fixture
+def page(opened: Browser) -> Browser:
+    """With the accordion unticked and closed."""
+    if opened.js(f"return document.querySelector('{SWITCH}').checked"):
+        opened.click(SWITCH)
+    if opened.js(f"return document.querySelector('{HEADER}').classList.contains('open')"):
+        opened.click(HEADER)
+    becomes(opened, ticked=False, opened=False)
+    return opened
 
 
 @pytest.mark.browser

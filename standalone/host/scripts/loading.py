@@ -113,9 +113,9 @@ def prepare_headless() -> None:
     """
     import gradio as gr
 
-    for is_img2img in (False, True):
-        runner = runner_of(is_img2img)
-        with gr.Blocks():
+    with gr.Blocks():
+        for is_img2img in (False, True):
+            runner = runner_of(is_img2img)
             runner.initialize_scripts(is_img2img)
             runner.prepare_ui()
             runner.setup_ui()
