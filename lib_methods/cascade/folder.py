@@ -219,7 +219,8 @@ def _with_text(stage: Stage, stages: Sequence[Stage]) -> Stage:
     others = [other.text for other in stages if other.text is not None and stage.number < 3 and other.number < 3]
     for text in ([stage.text] if stage.text is not None else []) + others:
         if encoder_width(text) == wanted:
-            return replace(stage, text=text)
+            # stages are published with the same encoder each: then the first one's is loaded for all
+            return replace(stage, text=next((other for other in others if other.digest == text.digest), text))
     found = stage.text or (others[0] if others else None)
     if found is None:
         return stage  # with embeddings on disk, it can do without

@@ -41,7 +41,11 @@ def skeleton(part: Part) -> nn.Module:
 def _unet(config: dict[str, Any], what: str) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
-    check_numbers(config, what)
+    depths = config.get("layers_per_block", 2)
+    for depth in depths if isinstance(depths, list) else [depths]:  # an efficient UNet has none at its full size
+        if not isinstance(depth, int) or not 0 <= depth <= _MOST_LAYERS:
+            raise CheckpointError(f"The {what} cannot be built from its configuration: it has {depth!r:.20} layers.")
+    check_numbers({**config, "layers_per_block": None}, what)
     return UNet2DConditionModel.from_config(config)
 
 

@@ -32,6 +32,12 @@ def test_stages_are_known_by_their_configurations(folders: Folders) -> None:
     assert second.text is first.text  # stage II is often downloaded without one
 
 
+def test_an_encoder_that_comes_with_both_stages_is_loaded_once(folders: Folders, with_text: Path) -> None:
+    first, second = read_cascade([folders[0], with_text]).stages
+    assert first.text is not None and second.text is first.text
+    assert read_stage(with_text).text is not first.text
+
+
 def test_any_subset_and_one_folder_for_all(folders: Folders) -> None:
     assert [stage.number for stage in read_cascade(folders[1:]).stages] == [2, 3]
     assert [stage.number for stage in read_cascade([folders[0].parent]).stages] == [1, 2, 3]
@@ -129,7 +135,8 @@ def test_the_wrong_order_and_the_same_stage_twice(folders: Folders) -> None:
     [
         ({"block_out_channels": [8, 32]}, "has the shape"),
         ({"layers_per_block": 2}, "lack 'down_blocks"),
-        ({"layers_per_block": 10**9}, "too many layers"),
+        ({"layers_per_block": 10**9}, "has 1000000000 layers"),
+        ({"layers_per_block": [1, -1]}, "has -1 layers"),
         ({"act_fn": "nothing"}, "cannot be built"),
         ({"down_block_types": ["Nonsense", "Nonsense"]}, "cannot be built"),
     ],
