@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .browser import PAGE_TIMEOUT, BrowserUnavailable, browser, fill, open_accordion, open_page, page_errors
-from .server import REPO, WebUI
+from tests.webui.browser import PAGE_TIMEOUT, BrowserUnavailable, browser, fill, open_accordion, open_page, page_errors
+from tests.webui.server import REPO, WebUI
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver

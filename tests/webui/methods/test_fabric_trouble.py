@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from .client import JSON, ApiError, Generation
-from .jobs import BASE, Runs, feedback, generate
-from .server import REPO, WebUI
-from .test_fabric import liked
+from tests.webui.client import JSON, ApiError, Generation
+from tests.webui.jobs import BASE, Runs, feedback, generate
+from tests.webui.methods.test_fabric import liked
+from tests.webui.server import REPO, WebUI
 
 pytestmark = [
     pytest.mark.slow,

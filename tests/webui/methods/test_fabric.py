@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .client import JSON
-from .jobs import BASE, CASES, Runs, feedback, generate, with_fabric
-from .server import REPO, WebUI
+from tests.webui.client import JSON
+from tests.webui.jobs import BASE, CASES, Runs, feedback, generate, with_fabric
+from tests.webui.server import REPO, WebUI
 
 pytestmark = [
     pytest.mark.slow,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from .client import JSON, ApiError
-from .jobs import BASE, CASES, Runs, feedback, generate
-from .server import REPO, WebUI
+from tests.webui.client import JSON, ApiError
+from tests.webui.jobs import BASE, CASES, Runs, feedback, generate
+from tests.webui.server import REPO, WebUI
 
 TITLE = "Dynamic thresholding"
 pytestmark = [

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .checkpoint import TEXT_PREFIX, CheckpointUnusable, prepare
-from .client import Client, ServerDied
-from .hosts import HOSTS, Host, WebUIUnavailable
-from .server import link_folder, logged_errors, remove_link
+from tests.webui.checkpoint import TEXT_PREFIX, CheckpointUnusable, prepare
+from tests.webui.client import Client, ServerDied
+from tests.webui.hosts import HOSTS, Host, WebUIUnavailable
+from tests.webui.server import link_folder, logged_errors, remove_link
 
 LOG = """Launching Web UI with arguments: --api
 *** Error calling: /somewhere/extensions/pack/scripts/fabric.py/process

@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from tests.standalone.loras import State, layer, write
-
-from .checkpoint import weight_shapes
-from .client import JSON, Generation
-from .jobs import BASE, CASES, feedback, generate, largest_difference, with_fabric
-from .server import PACK_NAME, REPO, Installation, WebUI, serving
+from tests.webui.checkpoint import weight_shapes
+from tests.webui.client import JSON, Generation
+from tests.webui.jobs import BASE, CASES, feedback, generate, largest_difference, with_fabric
+from tests.webui.server import PACK_NAME, REPO, Installation, WebUI, serving
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .client import JSON, decode_image
-from .conftest import PROBE
-from .jobs import generate, inpainting, largest_difference, picture
-from .server import Installation, WebUI
-from .test_lifecycle import read_trace
+from tests.webui.client import JSON, decode_image
+from tests.webui.conftest import PROBE
+from tests.webui.host.test_lifecycle import read_trace
+from tests.webui.jobs import generate, inpainting, largest_difference, picture
+from tests.webui.server import Installation, WebUI
 
 pytestmark = pytest.mark.slow
 ROUNDING = 3  # of 255

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from .client import JSON
-from .jobs import BASE, Runs, feedback, generate, largest_difference, with_fabric
-from .server import REPO, WebUI
-from .test_fabric import liked, no_error_is_logged  # noqa: F401 (a fixture)
+from tests.webui.client import JSON
+from tests.webui.jobs import BASE, Runs, feedback, generate, largest_difference, with_fabric
+from tests.webui.methods.test_fabric import liked, no_error_is_logged  # noqa: F401 (a fixture)
+from tests.webui.server import REPO, WebUI
 
 pytestmark = [
     pytest.mark.slow,

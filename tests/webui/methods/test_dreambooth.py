@@ -21,11 +21,10 @@ from packaging.version import Version
 
 from lib_methods.jobs.packages import REQUIREMENTS
 from tests.dreambooth.models import picture, put
-
-from .browser import BrowserUnavailable, browser, fill, open_page, page_errors
-from .client import JSON, ApiError, encode_image
-from .server import REPO, WebUI
-from .test_page import text_of, wait
+from tests.webui.browser import BrowserUnavailable, browser, fill, open_page, page_errors
+from tests.webui.client import JSON, ApiError, encode_image
+from tests.webui.methods.test_page import text_of, wait
+from tests.webui.server import REPO, WebUI
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .checkpoint import weight_shapes
-from .client import JSON, ApiError, Generation, decode_image, encode_image
-from .jobs import BASE, Runs, feedback, generate, inpainting, largest_difference, picture
-from .models import made
-from .server import PACK_NAME, REPO, Installation, WebUI, serving
-from .test_beside_built_in import built_in
+from tests.webui.checkpoint import weight_shapes
+from tests.webui.client import JSON, ApiError, Generation, decode_image, encode_image
+from tests.webui.jobs import BASE, Runs, feedback, generate, inpainting, largest_difference, picture
+from tests.webui.methods.test_beside_built_in import built_in
+from tests.webui.models import made
+from tests.webui.server import PACK_NAME, REPO, Installation, WebUI, serving
 
 pytestmark = [
     pytest.mark.slow,

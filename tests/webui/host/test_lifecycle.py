@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .client import encode_image
-from .server import WebUI
+from tests.webui.client import encode_image
+from tests.webui.server import WebUI
 
 BASE = {"prompt": "a red circle", "seed": 3, "width": 64, "height": 64, "sampler_name": "Euler", "cfg_scale": 5}
 STEP = ["cfg_denoiser", "cfg_denoised", "cfg_after_cfg"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from .client import JSON
-from .jobs import BASE, CASES, Runs, feedback, with_fabric
-from .server import REPO, WebUI
-from .test_fabric import no_error_is_logged  # noqa: F401 (a fixture)
-from .test_thresholding import TITLE, on
+from tests.webui.client import JSON
+from tests.webui.jobs import BASE, CASES, Runs, feedback, with_fabric
+from tests.webui.methods.test_fabric import no_error_is_logged  # noqa: F401 (a fixture)
+from tests.webui.methods.test_thresholding import TITLE, on
+from tests.webui.server import REPO, WebUI
 
 pytestmark = [
     pytest.mark.slow,

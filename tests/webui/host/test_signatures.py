@@ -9,9 +9,8 @@ import pytest
 
 from standalone.host import import_modules
 from tests.standalone.host.test_facade import facade_names
-
-from .server import REPO
-from .signatures import Imported, Package, Signature, compare, differences, function_signature, missing
+from tests.webui.host.signatures import Imported, Package, Signature, compare, differences, function_signature, missing
+from tests.webui.server import REPO
 
 OURS = REPO / "standalone" / "modules"
 

@@ -8,10 +8,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .client import JSON, Generation, encode_image
-from .edits import CAPTION, ERROR, IMG2IMG, SCENE, SHORT, SIDE, SOURCE, TITLE, TXT2IMG, edited, half, panels, psnr, seen
-from .jobs import Runs, feedback, generate, largest_difference
-from .server import REPO, WebUI
+from tests.webui.client import JSON, Generation, encode_image
+from tests.webui.edits import (
+    CAPTION,
+    ERROR,
+    IMG2IMG,
+    SCENE,
+    SHORT,
+    SIDE,
+    SOURCE,
+    TITLE,
+    TXT2IMG,
+    edited,
+    half,
+    panels,
+    psnr,
+    seen,
+)
+from tests.webui.jobs import Runs, feedback, generate, largest_difference
+from tests.webui.server import REPO, WebUI
 
 pytestmark = [
     pytest.mark.slow,

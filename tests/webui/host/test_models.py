@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from .browser import PAGE_TIMEOUT, BrowserUnavailable, browser, open_accordion, open_page
-from .client import JSON, ApiError
-from .edits import edited
-from .hosts import NEO
-from .jobs import BASE, CASES, Runs, feedback, generate, with_fabric
-from .models import made
-from .server import PACK_NAME, REPO, Installation, WebUI, serving
-from .test_fabric import liked
-from .test_thresholding import on
+from tests.webui.browser import PAGE_TIMEOUT, BrowserUnavailable, browser, open_accordion, open_page
+from tests.webui.client import JSON, ApiError
+from tests.webui.edits import edited
+from tests.webui.hosts import NEO
+from tests.webui.jobs import BASE, CASES, Runs, feedback, generate, with_fabric
+from tests.webui.methods.test_fabric import liked
+from tests.webui.methods.test_thresholding import on
+from tests.webui.models import made
+from tests.webui.server import PACK_NAME, REPO, Installation, WebUI, serving
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from .client import JSON, Generation
-from .conftest import _serve
-from .jobs import BASE, CASES, generate
-from .server import PACK_NAME, REPO, Installation, WebUI
-from .test_lifecycle import read_trace
+from tests.webui.client import JSON, Generation
+from tests.webui.conftest import _serve
+from tests.webui.host.test_lifecycle import read_trace
+from tests.webui.jobs import BASE, CASES, generate
+from tests.webui.server import PACK_NAME, REPO, Installation, WebUI
 
 pytestmark = pytest.mark.slow
-PROBE = Path(__file__).resolve().parent / "editing_probe"
+PROBE = Path(__file__).resolve().parents[1] / "editing_probe"
 SMALL: JSON = {**BASE, "width": 64, "height": 64, "steps": 4}
 HIRES: JSON = {**CASES["Hires.fix"], "width": 64, "height": 64, "steps": 4, "hr_second_pass_steps": 3}
 IMG2IMG: JSON = {**CASES["img2img"], "width": 64, "height": 64, "steps": 5}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .browser import BrowserUnavailable, browser, fill, open_accordion, open_page, page_errors
-from .edits import CAPTION, TITLE
-from .server import REPO, WebUI
-from .test_page import INFO, generate, text_of, wait
+from tests.webui.browser import BrowserUnavailable, browser, fill, open_accordion, open_page, page_errors
+from tests.webui.edits import CAPTION, TITLE
+from tests.webui.methods.test_page import INFO, generate, text_of, wait
+from tests.webui.server import REPO, WebUI
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver

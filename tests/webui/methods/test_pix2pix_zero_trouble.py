@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from .client import JSON, ApiError
-from .edits import ERROR, IMG2IMG, SHORT, TITLE, TXT2IMG, edited, half, stopped
-from .jobs import Runs, generate
-from .server import REPO, WebUI
-from .test_lora import tagged, with_loras
+from tests.webui.client import JSON, ApiError
+from tests.webui.edits import ERROR, IMG2IMG, SHORT, TITLE, TXT2IMG, edited, half, stopped
+from tests.webui.host.test_lora import tagged, with_loras
+from tests.webui.jobs import Runs, generate
+from tests.webui.server import REPO, WebUI
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from .server import PACK_NAME, REPO, Installation, WebUI
+from tests.webui.server import PACK_NAME, REPO, Installation, WebUI
 
 SMALL = {"prompt": "a red circle", "seed": 1, "steps": 2, "width": 128, "height": 128, "sampler_name": "Euler a"}
 needs_fabric = pytest.mark.skipif(
