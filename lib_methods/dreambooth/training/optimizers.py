@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.dreambooth.training.adafactor import Adafactor, Rounding, norm_of
-from lib_methods.dreambooth.training.processes import clip_gradients
-from lib_methods.dreambooth.training.state import GROUP, read_groups, read_states, write_groups, write_states
+from lib_methods.dreambooth.training.processes import clip_gradients, gathered, is_sharded, sharded_like
 from lib_methods.errors import UserError
 from lib_methods.jobs.packages import OPTIONAL
+
+_OF_GROUPS = ("d", "d_max", "d_numerator", "k")  # what Prodigy (prodigyopt) keeps of all weights together
 
 
 @dataclass(frozen=True)
@@ -138,28 +139,66 @@ class Stepper:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that a later process needs to continue as if there had been no pause: tensors only, in flat names.
+        """All that a later process needs to continue as if there had been no pause: tensors on the CPU, in flat names,
+        exactly, as torch would cast them to the weights' type on loading.
 
+        `weights` is their number, `<number>.<name>` a state of one of them, with `#` behind where it is a plain number.
         Of sharded weights the main process has it; see `processes.gathered`.
         """
-        # .get, as `state` makes an empty entry for whoever asks
-        states = [self._optimizer_of(n).state.get(p, {}) for n, p in enumerate(self._parameters)]
-        state = {**write_states(states), **write_groups(self._optimizers[0])}
+        flat = {"weights": torch.tensor(len(self._parameters))}
+        for number, parameter in enumerate(self._parameters):
+            # .get, as `state` makes an empty entry for whoever asks
+            for name, value in self._optimizer_of(number).state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    flat[f"{number}.{name}"] = gathered(value).to("cpu", copy=True).contiguous()
+                elif isinstance(value, (int, float)):
+                    kind = torch.int64 if isinstance(value, int) else torch.float64
+                    flat[f"{number}.{name}#"] = torch.tensor(value, dtype=kind)
+                else:
+                    raise TypeError(f"the optimizer keeps {name!r} as {type(value).__name__}, which cannot be saved")
+        first = self._optimizers[0].param_groups[0]
+        for name in [name for name in _OF_GROUPS if name in first]:
+            flat[f"group.{name}"] = torch.tensor(float(first[name]), dtype=torch.float64)
         if self.scale is not None:
-            state.update({f"scale.{name}": value for name, value in self.scale.state_dict().items()})
-        return state
+            flat["scale.value"] = torch.tensor(self.scale.value, dtype=torch.float64)
+            flat["scale.good"] = torch.tensor(self.scale.good)
+        return flat
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state_dict` gave, fused or not. Raises `UserError` where it does not fit."""
-        own = {name: value for name, value in state.items() if not name.startswith(("scale.", GROUP))}
-        read_groups(self._optimizers[0], state)
-        for number, values in enumerate(read_states(own, self._parameters)):
-            self._optimizer_of(number).state[self._parameters[number]] = values
+        for group in self._optimizers[0].param_groups:
+            for name in [name for name in _OF_GROUPS if name in group]:
+                if f"group.{name}" not in state:
+                    raise UserError("The saved optimizer is another one: this run cannot be resumed.")
+                group[name] = type(group[name])(state[f"group.{name}"].item())
+        other = UserError("The saved optimizer belongs to other weights: this run cannot be resumed.")
+        if "weights" not in state or int(state["weights"]) != len(self._parameters):
+            raise other
+        states: list[dict[str, Any]] = [{} for _ in self._parameters]
+        for key, value in state.items():
+            number, _, name = key.partition(".")
+            if not number.isdecimal():
+                continue
+            parameter, values = self._parameters[int(number)], states[int(number)]
+            if name.endswith("#"):
+                values[name[:-1]] = value.item()
+                continue
+            # second moments by rows and columns are smaller, and 8-bit states have tables besides
+            whole = name in ("exp_avg", "exp_avg_sq", "square")
+            if (whole and value.shape != parameter.shape) or (name == "row" and len(value) != parameter.shape[0]):
+                raise other
+            if is_sharded(parameter) and value.ndim:
+                values[name] = sharded_like(parameter, value)
+            else:
+                # torch's AdamW counts its steps on the CPU, but for its fused form, which runs on the GPU
+                place = parameter.device if value.ndim or parameter.is_cuda else torch.device("cpu")
+                values[name] = value.to(place, copy=True)
+        for index, (parameter, values) in enumerate(zip(self._parameters, states)):
+            self._optimizer_of(index).state[parameter] = values
         if self.scale is not None:
-            scale = {name[6:]: value for name, value in state.items() if name.startswith("scale.")}
-            if not scale:
+            if "scale.value" not in state:
                 raise UserError("The saved run did not use fp16: its loss scale is missing.")
-            self.scale.load_state_dict(scale)
+            self.scale.value, self.scale.good = float(state["scale.value"]), int(state["scale.good"])
 
     @property
     def step_size(self) -> float:
@@ -249,9 +288,3 @@ class LossScale:
         self.good += 1
         if self.good >= self.patience:
             self.value, self.good = min(self.value * 2, 2.0**24), 0
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"value": torch.tensor(self.value, dtype=torch.float64), "good": torch.tensor(self.good)}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.value, self.good = float(state["value"]), int(state["good"])

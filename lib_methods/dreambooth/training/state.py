@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import BaseFileLock, Timeout
 from torch import Tensor
 
 from lib_methods.dreambooth.settings import PATHS, TrainingSettings, from_json, to_json
-from lib_methods.dreambooth.training.processes import gathered, is_sharded, sharded_like
 from lib_methods.errors import UserError
 from lib_methods.files import read_json, replacing
 from lib_methods.safetensors import read_tensors, write_tensors
@@ -83,76 +81,6 @@ def load_state(folder: Path, identity: str, older: str = "") -> State | None:
         return State(int(metadata["step"]), identity, {name: unpack(part, tensors) for name, part in tree.items()})
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{STATE} is damaged. Start training again.") from error
-
-
-# -- an optimizer's state as flat tensors and back, exactly: torch casts it to the weights' type on loading
-
-
-_NUMBER = "#"  # ends the name of what is a plain number in the optimizer
-
-GROUP = "group."
-_OTHER_WEIGHTS = "The saved optimizer belongs to other weights: this run cannot be resumed."
-_OF_GROUPS = ("d", "d_max", "d_numerator", "k")  # what Prodigy (prodigyopt) keeps of all weights together
-
-
-def write_groups(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimizer keeps beside the states of its weights; nothing for most."""
-    first = optimizer.param_groups[0]
-    return {
-        f"{GROUP}{name}": torch.tensor(float(first[name]), dtype=torch.float64) for name in _OF_GROUPS if name in first
-    }
-
-
-def read_groups(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
-    """Puts back what `write_groups` was given. Raises `UserError` where it is missing."""
-    for group in optimizer.param_groups:
-        for name in [name for name in _OF_GROUPS if name in group]:
-            if f"{GROUP}{name}" not in flat:
-                raise UserError("The saved optimizer is another one: this run cannot be resumed.")
-            group[name] = type(group[name])(flat[f"{GROUP}{name}"].item())
-
-
-def write_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Tensors on the CPU under `<number of the weight>.<name>`, and the count of weights under `weights`; see
-    `processes.gathered`."""
-    flat = {"weights": torch.tensor(len(states))}
-    for number, state in enumerate(states):
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                flat[f"{number}.{name}"] = gathered(value).to("cpu", copy=True).contiguous()
-            elif isinstance(value, (int, float)):
-                kind = torch.int64 if isinstance(value, int) else torch.float64
-                flat[f"{number}.{name}{_NUMBER}"] = torch.tensor(value, dtype=kind)
-            else:
-                raise TypeError(f"the optimizer keeps {name!r} as {type(value).__name__}, which cannot be saved")
-    return flat
-
-
-def read_states(flat: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """What `write_states` was given, on the weights' devices. Raises `UserError` where the weights differ."""
-    if "weights" not in flat or int(flat["weights"]) != len(parameters):
-        raise UserError(_OTHER_WEIGHTS)
-    states: list[dict[str, Any]] = [{} for _ in parameters]
-    for key, value in flat.items():
-        if key == "weights":
-            continue
-        number, name = int(key.split(".", 1)[0]), key.split(".", 1)[1]
-        parameter = parameters[number]
-        if name.endswith(_NUMBER):
-            states[number][name[: -len(_NUMBER)]] = value.item()
-        else:
-            # second moments by rows and columns are smaller, and 8-bit states have tables besides
-            if (name in ("exp_avg", "exp_avg_sq", "square") and value.shape != parameter.shape) or (
-                name == "row" and len(value) != parameter.shape[0]
-            ):
-                raise UserError(_OTHER_WEIGHTS)
-            if is_sharded(parameter) and value.ndim:
-                states[number][name] = sharded_like(parameter, value)
-                continue
-            # torch's AdamW counts its steps on the CPU, but for its fused form, which runs on the GPU
-            place = parameter.device if value.ndim or parameter.is_cuda else torch.device("cpu")
-            states[number][name] = value.to(place, copy=True)
-    return states
 
 
 RECORD = "training.json"
