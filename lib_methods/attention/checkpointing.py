@@ -160,8 +160,8 @@ def _forgetful(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any)
         with nullcontext() if first else _running_again():
             return original(hidden, *args, **kept)
 
-    # nothing in a UNet draws random numbers outside of training
-    return checkpoint(run, hidden, *args, use_reentrant=False, preserve_rng_state=False)
+    # with its random numbers: the forks' token merging draws some
+    return checkpoint(run, hidden, *args, use_reentrant=False, preserve_rng_state=True)
 
 
 @contextmanager

@@ -4,8 +4,8 @@ VAE, and what the UNet is given for an empty prompt."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable
-from contextlib import AbstractContextManager
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,14 @@ _OPTIONS = (
     "forge_additional_modules", "forge_unet_storage_dtype",
 )  # fmt: skip
 _RESIZE_MODES = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}  # the last stretches latents
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within the block the global generators start from a seed of ours; afterwards they continue where they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 class JobSampling:
@@ -99,9 +107,7 @@ class JobSampling:
         latents = []
         for image, seed in zip(images, seeds):
             pixels = image[None].to(devices.device, devices.dtype_vae)
-            # some of the hosts' autoencoders draw from the global generator: give them ours, and give theirs back
-            with torch.random.fork_rng(devices=[pixels.device] if pixels.is_cuda else []), torch.no_grad():
-                torch.manual_seed(seed)
+            with seeded(seed, pixels.device), torch.no_grad():  # some autoencoders draw from the global generator
                 latents.append(model.get_first_stage_encoding(model.encode_first_stage(pixels)))
         encoded = torch.cat(latents).to(self.device)
         return encoded if self.latent is None else encoded.to(self.latent.dtype)

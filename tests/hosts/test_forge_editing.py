@@ -41,7 +41,9 @@ class Attention(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """As Forge's: writes into its own input, and into what its norms have seen."""
+    """As Forge's: writes into its own input, and into what its norms have seen. draws: as token merging does."""
+
+    draws = False
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,6 +52,8 @@ class BasicTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         x += self.attn1(self.norm1(x)).sin()
+        if self.draws:
+            x *= torch.rand(x.shape[1], 1, dtype=x.dtype)
         x += self.attn2(self.norm2(x), context).tanh()
         return x
 
@@ -242,20 +246,23 @@ def test_a_sampler_that_hands_the_model_other_latents_is_named(monkeypatch: pyte
 
 @pytest.mark.parametrize("loading", [torch.inference_mode, nullcontext], ids=["inference tensors", "ordinary ones"])
 @pytest.mark.parametrize("memory", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("draws", [False, True], ids=["", "token merging"])
 def test_gradients_through_inference_tensors_blocks_that_write_into_their_input_and_attention_without(
-    memory: bool, loading: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    draws: bool, memory: bool, loading: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = attention_function
+    monkeypatch.setattr(BasicTransformerBlock, "draws", draws)
     forge = Forge(dtype=torch.float64, loading=loading)
     weights = [*forge.unet.parameters()]
     with torch.inference_mode():  # as in the middle of a job
         editing = forge.sampling(monkeypatch).editing
         cond = Conditioning(torch.randn(1, 77, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))
-        x = forge.x.double()
+        x, coming = forge.x.double(), torch.get_rng_state()
         with differentiable(forge.unet), checkpointed(forge.unet) if memory else nullcontext():
             leaf = x.clone().requires_grad_()
             found = editing.predict(leaf, 2.0, cond, gradients=True)
             (gradient,) = torch.autograd.grad(found.sum(), leaf)
+        assert torch.equal(torch.get_rng_state(), coming)
         along, h = torch.randn_like(x), 1e-5
         ends = [editing.predict(x + sign * h * along, 2.0, cond).sum() for sign in (1, -1)]
     assert float((gradient * along).sum()) == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-6)

@@ -11,6 +11,7 @@ from lib_methods.denoiser import Conditioning, Unsupported
 from lib_methods.hosts.a1111 import start
 from lib_methods.hosts.a1111.editing import A1111Editing
 from lib_methods.hosts.a1111.start import Start
+from lib_methods.hosts.job import seeded
 
 if TYPE_CHECKING:
     from lib_methods.hosts.forge.sampling import ForgeSampling
@@ -60,7 +61,10 @@ class ForgeEditing(A1111Editing):
 
     def predict(self, x: Tensor, sigma: float, cond: Conditioning, gradients: bool = False) -> Tensor:
         self.job.load_unet()
-        return super().predict(x, sigma, cond, gradients)
+        with seeded(
+            0, x.device
+        ):  # token merging draws: an inversion is the same each time, and the host's calls are, too
+            return super().predict(x, sigma, cond, gradients)
 
     def _denoised(self, x: Tensor, sigma: float, cond: Conditioning) -> Tensor:
         count = len(x)

@@ -17,7 +17,7 @@ from lib_methods.hosts.forge import memory_management
 from lib_methods.hosts.forge.editing import ForgeEditing
 from lib_methods.hosts.forge.picture import ForgePicture
 from lib_methods.hosts.forge.wrapper import ForgeSeam, PassModifier
-from lib_methods.hosts.job import JobSampling
+from lib_methods.hosts.job import JobSampling, seeded
 
 _MODIFIERS = "conditioning_modifiers"
 _RESERVED = "steer_reserved"
@@ -115,5 +115,6 @@ class ForgeSampling(JobSampling):
             arguments["c_crossattn"] = empty.to(noisy).expand(count, -1, -1)
         if self.extra_channels() > 0:
             arguments["c_concat"] = self.no_picture(count, noisy)
-        with without_overrides(self.unet), torch.no_grad():
+        # token merging draws from the global generator: the host's own calls draw as without this one
+        with seeded(0, noisy.device), without_overrides(self.unet), torch.no_grad():
             apply(noisy, level.to(noisy.device).expand(count), **arguments)
