@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from lib_methods.cascade.settings import TABLE, CascadeSettings
+from lib_methods.cascade.settings import CONTROLS, CascadeSettings
 from lib_methods.checks import SettingsError
 from lib_methods.errors import UserError, reason
 from lib_methods.files import replacing
@@ -48,7 +48,7 @@ class Candidate:
         have their default."""
         own: dict[str, Any] = {}
         if not settings.prompt:
-            written = [control for control in TABLE.controls if control.key is not None]
+            written = [control for control in CONTROLS.controls if control.key is not None]
             left = [control.attribute for control in written if getattr(settings, control.attribute) == control.default]
             own = {name: getattr(self.settings, name) for name in left}
         return replace(settings, **{**own, "seed": self.settings.seed})
@@ -66,7 +66,7 @@ class Candidate:
             "Cascade stage": str(self.stage),
             "Cascade threshold": self.thresholds.get("1", ""),
             "Cascade stage2 threshold": self.thresholds.get("2", ""),
-            **TABLE.to_infotext(self.settings),
+            **CONTROLS.to_infotext(self.settings),
         }
         line = ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items() if value)
         negative = f"\nNegative prompt: {self.settings.negative_prompt}" if self.settings.negative_prompt else ""
@@ -125,7 +125,7 @@ def read_candidate(path: Path) -> Candidate:
             raise ValueError("numbers")
         if list(image.size) != data["size"]:
             raise UserError(f"{path.name} was resized after it was made. Take up the original file.")
-        known = {control.attribute for control in TABLE.controls}
+        known = {control.attribute for control in CONTROLS.controls}
         settings = CascadeSettings(**{name: value for name, value in data["settings"].items() if name in known})
         models, thresholds = (
             {str(number)[:2]: str(text)[:300] for number, text in data[name].items()}

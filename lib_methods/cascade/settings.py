@@ -181,7 +181,7 @@ class CascadeSettings:
         return chosen if chosen >= 0 else (own + (number - 1) * _STAGE_SEEDS) % (MAX_SEED + 1)
 
 
-TABLE = Table("Cascade", CascadeSettings, main="seed")
+CONTROLS = Table("Cascade", CascadeSettings, main="seed")
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ def from_json(values: Mapping[str, Any]) -> CascadeRequest:
         given[name] = Path(given[name])
     if not isinstance(given.get("name", ""), str):
         raise SettingsError("The setting name must be text.")
-    return CascadeRequest(**{**given, "settings": TABLE.settings_from(settings)})
+    return CascadeRequest(**{**given, "settings": CONTROLS.settings_from(settings)})
 
 
 def name_from(prompt: str) -> str:

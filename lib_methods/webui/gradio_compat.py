@@ -15,6 +15,10 @@ HIDDEN_CLASS = "steer-hidden"
 cannot reach it."""
 
 
+TYPES_MANY = not gr.__version__.startswith("3.")
+"""Whether values of one's own can be typed into a dropdown of several."""
+
+
 def hidden_row() -> AbstractContextManager[Any]:
     """A place for components that only scripts use."""
     row: AbstractContextManager[Any] = gr.Row(elem_classes=[HIDDEN_CLASS])

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lib_methods.cascade.settings import LISTS, PATHS, TABLE, CascadeRequest, free_name, from_json
+from lib_methods.cascade.settings import CONTROLS, LISTS, PATHS, CascadeRequest, free_name, from_json
 from lib_methods.errors import Cancelled, UserError
 from lib_methods.files import read_json
 
@@ -22,7 +22,7 @@ def request_of(options: argparse.Namespace) -> CascadeRequest:
 
     Raises UserError with a sentence.
     """
-    controls = [control.name for control in TABLE.controls]
+    controls = [control.name for control in CONTROLS.controls]
     given = {name: value for name, value in vars(options).items() if name in controls and value is not None}
     files: dict[str, Any] = {}
     for name in (*PATHS, *LISTS, "name"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lib_methods.cascade.settings import TABLE, CascadeRequest, CascadeSettings, from_json, to_json
+from lib_methods.cascade.settings import CONTROLS, CascadeRequest, CascadeSettings, from_json, to_json
 from lib_methods.checks import SettingsError
 
 
@@ -39,9 +39,9 @@ def test_a_request_survives_json(tmp_path: Path) -> None:
 
 def test_the_infotext_brings_the_settings_back() -> None:
     settings = CascadeSettings(prompt="a cat", seed=3, solver="DPM++ 2M", percentile=0.9, stage2_prompt="oil {subject}")
-    values = TABLE.from_infotext(TABLE.to_infotext(settings))
+    values = CONTROLS.from_infotext(CONTROLS.to_infotext(settings))
     values.pop("enabled")
-    assert TABLE.settings_from(values) == settings
+    assert CONTROLS.settings_from(values) == settings
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from lib_methods.cascade.candidate import Candidate, read_candidate
-from lib_methods.cascade.settings import TABLE, CascadeSettings
+from lib_methods.cascade.settings import CONTROLS, CascadeSettings
 from lib_methods.cascade.tab.handlers import PREFIX, TabHandlers, add_routes
 from lib_methods.cascade.tab.page import NAMES, build_tab
 from lib_methods.errors import UserError
@@ -48,7 +48,7 @@ def client(handlers: TabHandlers) -> TestClient:
 
 def values(**changed: Any) -> list[Any]:
     """The controls as they are on a new page, with some changed."""
-    return [{**TABLE.defaults, **changed}[name] for name in NAMES]
+    return [{**CONTROLS.defaults, **changed}[name] for name in NAMES]
 
 
 def ticks(sheet: str) -> list[str]:
@@ -97,6 +97,24 @@ def test_the_order_in_which_folders_are_chosen_is_all_one(handlers: TabHandlers)
     assert [stage.number for stage in cascade.stages] == [1, 2, 3]
 
 
+def test_where_none_is_chosen_those_of_the_first_place_are_meant(handlers: TabHandlers, tmp_path: Path) -> None:
+    (own,) = handlers.places()
+    (tmp_path / "pack" / "other" / "unet").mkdir(parents=True)
+    (tmp_path / "pack" / "other" / "unet" / "config.json").write_text("{}")
+    handlers.places = lambda: [tmp_path / "none", own, tmp_path / "pack"]
+    assert [folder.name for folder in handlers._folders([])[0]] == handlers.usual() == ["IF-I", "IF-II", "x4-upscaler"]
+    assert handlers.stages() == [*handlers.usual(), "other"]
+    assert handlers.refreshed([])["value"] == handlers.usual()
+    handlers.places = lambda: [own]
+    assert handlers.refreshed(["IF-I"])["value"] == ["IF-I"]
+    generate(handlers)
+    handlers.places = lambda: []
+    with pytest.raises(UserError, match="no stages of a cascade yet"):
+        handlers.begin({"prompt": "a", "stages": []})
+    handlers.begin({"resume_from": ["a-red-cat/000-stage1.png"]})  # the candidates' own
+    assert handlers.jobs.wait(60)
+
+
 def test_an_image_and_its_mask_go_along(handlers: TabHandlers) -> None:
     generate(handlers, Image.new("RGB", (40, 24), "red"), Image.new("L", (40, 24), 255))
     request = json.loads(handlers.jobs.files("a-red-cat").settings.read_text("utf-8"))
@@ -107,7 +125,6 @@ def test_an_image_and_its_mask_go_along(handlers: TabHandlers) -> None:
     ("fields", "said"),
     [
         ({"prompt": " "}, "Write a prompt first"),
-        ({"stages": []}, "Choose the folders"),
         ({"stages": ["/etc"]}, 'no folder "/etc" in models/cascade'),
         ({"stages": "IF-I"}, "must be a list"),
         ({"guidance": 500}, "Guidance scale must be"),

@@ -27,7 +27,7 @@ from PIL import Image
 
 from lib_methods.cascade.candidate import read_candidate
 from lib_methods.cascade.folder import Cascade, find_folders, read_cascade
-from lib_methods.cascade.settings import TABLE, CascadeRequest, name_from, to_json
+from lib_methods.cascade.settings import CONTROLS, CascadeRequest, name_from, to_json
 from lib_methods.cascade.tab import page
 from lib_methods.cascade.tab.page import NAMES
 from lib_methods.checks import SettingsError
@@ -60,19 +60,29 @@ class TabHandlers:
         """The names of the folders there are."""
         return list(find_folders(self.places()))
 
-    def refreshed(self) -> Any:
-        return gr.update(choices=self.stages())
+    def usual(self) -> list[str]:
+        """What is meant where none is chosen: all of the first place that has any."""
+        return next((list(found) for place in self.places() if (found := find_folders([place]))), [])
+
+    def refreshed(self, chosen: Any) -> Any:
+        """The list of folders as it is on the disk now."""
+        return gr.update(choices=self.stages(), value=chosen or self.usual())
 
     def _folders(self, chosen: Any) -> tuple[list[Path], Cascade]:
-        """Folders by name, in the stages' order whatever the order they were chosen in. Raises UserError."""
+        """Folders by name, in the stages' order whatever the order they were chosen in; the usual ones where none were.
+
+        Raises UserError.
+        """
+        known = find_folders(self.places())
+        chosen = self.usual() if chosen is None or chosen == [] else chosen
         if not isinstance(chosen, (list, tuple)) or not all(isinstance(name, str) for name in chosen):
             raise SettingsError("The stages must be a list of folders.")
         if not chosen:
             raise UserError(
-                "Choose the folders of the cascade's stages. They belong into the folder models/cascade: download "
-                "DeepFloyd IF's stages there, then press the button beside the list."
+                "There are no stages of a cascade yet. Download DeepFloyd IF's folders into models/cascade, then press "
+                "the button beside the list."
             )
-        known, found = find_folders(self.places()), []
+        found = []
         for name in chosen[:10]:
             folder = known.get(name) or (Path(name).expanduser() if self.paths else None)
             if folder is None:
@@ -80,6 +90,11 @@ class TabHandlers:
             found.append((read_cascade([folder]).stages[0].number, folder))
         folders = [folder for _, folder in sorted(found, key=lambda each: each[0])]
         return folders, read_cascade(folders)
+
+    def _folders_of(self, run: str) -> list[Path]:
+        """Those that an earlier run used. Raises UserError."""
+        kept = read_json(self.jobs.files(run).settings).get("folders")
+        return [Path(folder) for folder in kept] if isinstance(kept, list) and kept else self._folders(None)[0]
 
     # -- buttons
 
@@ -105,10 +120,11 @@ class TabHandlers:
         wanted = dict(wanted)
         with self._beginning:  # a second press of the button
             self.jobs.check_free()
-            folders, _ = self._folders(wanted.pop("stages", None) or [])
+            chosen = wanted.pop("stages", None)
             images = {name: wanted.pop(name, None) for name in ("image", "mask")}
             taken_up = self._images(wanted.pop("resume_from", None) or [])
-            settings = TABLE.settings_from(wanted)
+            folders = self._folders(chosen)[0] if chosen or not taken_up else self._folders_of(taken_up[0].parent.name)
+            settings = CONTROLS.settings_from(wanted)
             if not settings.prompt and not taken_up:
                 raise UserError(_NO_PROMPT)
             base = f"{taken_up[0].parent.name}-up" if taken_up else name_from(settings.prompt)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from lib_methods.cascade.candidate import read_candidate
-from lib_methods.cascade.settings import TABLE
+from lib_methods.cascade.settings import CONTROLS
 from lib_methods.errors import UserError
 from lib_methods.jobs.job import State
 from lib_methods.jobs.log import number
 from lib_methods.jobs.page import aside_html, bar_html, data_url, headline, notes_html, warnings_html
 from lib_methods.webui.gradio_compat import (
     HIDDEN_CLASS,
+    TYPES_MANY,
     hidden_row,
     hidden_textbox,
     listen,
@@ -31,7 +32,7 @@ from lib_methods.webui.widgets import Widgets, status_html
 if TYPE_CHECKING:
     from lib_methods.cascade.tab.handlers import TabHandlers
 
-NAMES = TABLE.names[1:]
+NAMES = CONTROLS.names[1:]
 """The form's controls, in the order of the values that handlers get."""
 MORE = (
     ("seed", "steps", "guidance"),
@@ -56,7 +57,7 @@ SIDE = 384  # pixels of the sheet's images, at most
 
 def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
     """The tab as a `gr.Blocks`. tool_button: the host's small button."""
-    form = Widgets(TABLE, "cascade")
+    form, typed = Widgets(CONTROLS, "cascade"), on.paths and TYPES_MANY
     with gr.Blocks(analytics_enabled=False) as tab:
         with hidden_row():
             seen = hidden_textbox("Seen", "cascade_seen")
@@ -66,15 +67,14 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
         with gr.Row(elem_id="cascade_columns"):
             with gr.Column(elem_id="cascade_form"):
                 with gr.Row(elem_classes=["steer-beside"]):
-                    known = on.stages()
                     stages = unsaved(
                         gr.Dropdown(
-                            known,
-                            value=known,
+                            on.stages(),
+                            value=on.usual(),
                             multiselect=True,
-                            allow_custom_value=on.paths,
+                            allow_custom_value=typed,
                             label="Stages",
-                            info="DeepFloyd IF's folders in models/cascade" + (", or their paths" if on.paths else ""),
+                            info="DeepFloyd IF's folders in models/cascade" + (", or their paths" if typed else ""),
                             elem_id="cascade_stages",
                         )
                     )
@@ -119,7 +119,7 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
                 sheet = gr.HTML("", elem_id="cascade_sheet")
         controls = [form[name] for name in NAMES]
         outputs = [panel, sheet, generate, cancel, resume, actions, seen]
-        listen(again.click, on.refreshed, [], [stages])
+        listen(again.click, on.refreshed, [stages], [stages])
         listen(generate.click, on.generate, [stages, image, mask, *controls], [line, *outputs])
         listen(upscale.click, on.upscale, [ticked, stages, *controls], [line, *outputs])
         listen(cancel.click, on.cancel, [], [line, *outputs])
