@@ -19,6 +19,11 @@ from lib_methods.errors import CheckpointError
 NAMES = {1: "stage I (text to image)", 2: "stage II (super-resolution)", 3: "stage III (latent upscaler)"}
 TOKENS = 77  # that IF was trained with, though T5 takes more
 _HASHED = 2**16  # bytes at a file's ends and middle, which tell two models of one shape apart
+_LARGEST = 100_000  # number in a configuration
+_WHOLE = (
+    "sample_size", "block_out_channels", "cross_attention_dim", "encoder_hid_dim", "latent_channels",
+    "num_class_embeds", "d_model", "d_ff", "num_heads", "hidden_size", "intermediate_size", "num_attention_heads",
+)  # fmt: skip
 _NOISE_SCHEDULERS = {2: "image_noising_scheduler", 3: "low_res_scheduler"}
 
 
@@ -155,6 +160,11 @@ def read_stage(folder: Path) -> Stage:
     kind = ""
     if (folder / "model_index.json").is_file():
         kind = str(read_json(folder, "model_index.json").get("_class_name", ""))
+    if kind and not (folder / "unet").is_dir():
+        raise CheckpointError(
+            f"The folder {folder.name} holds {kind[:60]} without a UNet, not a stage of a pixel cascade. Choose a "
+            "DeepFloyd IF folder."
+        )
     config = read_json(folder, "unet/config.json")
     has_vae = (folder / "vae").is_dir()
     number = _number(folder, config, has_vae, kind)
@@ -177,6 +187,12 @@ def read_stage(folder: Path) -> Stage:
 
 def _part(folder: Path, name: str, stem: str) -> Part:
     config = read_json(folder, f"{name}/config.json")
+    for key in _WHOLE:
+        value = config.get(key)
+        for number in [] if value is None else value if isinstance(value, list) else [value]:
+            if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _LARGEST:
+                told = f"{name}/config.json in the folder {folder.name} is damaged: {key} is {str(value)[:40]!r}."
+                raise CheckpointError(f"{told} Download it again.")
     return Part(name, folder, config, part_weights(folder, name, stem))
 
 
@@ -197,9 +213,10 @@ def _number(folder: Path, config: Mapping[str, Any], has_vae: bool, kind: str) -
             f"The folder {folder.name} holds a latent diffusion model such as Stable Diffusion{named}, not a stage of "
             "a pixel cascade. Choose a DeepFloyd IF folder, or the x4 upscaler as the third."
         )
-    if config.get("class_embed_type") == "timestep" and taken % 2 == 0 and made in (taken // 2, taken):
+    # red, green and blue, and perhaps the variance of each
+    if config.get("class_embed_type") == "timestep" and taken == 6 and made in (3, 6):
         return 2
-    if config.get("class_embed_type") is None and made in (taken, 2 * taken):
+    if config.get("class_embed_type") is None and taken == 3 and made in (3, 6):
         return 1
     raise CheckpointError(
         f"The folder {folder.name} holds no stage of a cascade that is known here: its UNet takes {taken} channels and "
@@ -208,9 +225,27 @@ def _number(folder: Path, config: Mapping[str, Any], has_vae: bool, kind: str) -
 
 
 def _check_schedule(config: Mapping[str, Any], folder: Path, name: str) -> None:
+    """Raises CheckpointError for a noise schedule that cannot be used."""
+    from diffusers import DDPMScheduler
+
+    damaged = f"{name} in the folder {folder.name} is damaged: "
     steps = config.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or isinstance(steps, bool) or not 2 <= steps <= 100_000:
-        raise CheckpointError(f"{name} in the folder {folder.name} is damaged: num_train_timesteps is {steps!r:.40}.")
+        raise CheckpointError(f"{damaged}num_train_timesteps is {str(steps)[:40]!r}. Download it again.")
+    if config.get("prediction_type", "epsilon") not in ("epsilon", "sample", "v_prediction"):
+        raise CheckpointError(
+            f"{damaged}prediction_type is {str(config['prediction_type'])[:40]!r}. Download it again."
+        )
+    for key, most in (("dynamic_thresholding_ratio", 1.0), ("sample_max_value", 1e6)):
+        value = config.get(key, 1.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+            raise CheckpointError(f"{damaged}{key} is {str(value)[:40]!r}. Download it again.")
+    try:
+        alphas = DDPMScheduler.from_config(dict(config)).alphas_cumprod
+    except Exception as error:  # whatever a library raises at settings that it cannot use
+        raise CheckpointError(f"{damaged}no schedule can be made of it. Download it again.") from error
+    if len(alphas) != steps or not bool(((alphas >= 0) & (alphas <= 1)).all()):
+        raise CheckpointError(f"{damaged}its betas are no noise schedule. Download it again.")
 
 
 def _with_text(stage: Stage, stages: Sequence[Stage]) -> Stage:

@@ -19,6 +19,7 @@ from tests.cascade.models import text_encoder
 
 CPU = torch.device("cpu")
 Folders = tuple[Path, Path, Path]
+SCHEDULER = "scheduler/scheduler_config.json"
 UNET = "diffusion_pytorch_model"
 
 
@@ -101,8 +102,16 @@ def other_width(folder: Path) -> None:
         (0, lambda f: shutil.rmtree(f / "tokenizer"), "no tokenizer"),
         (0, other_width, "embeddings of width 24, but the UNet of IF-I takes 16"),
         (0, lambda f: edited(f, "unet/config.json", in_channels="3"), "does not say its channels"),
-        (0, lambda f: edited(f, "unet/config.json", in_channels=5), "takes 5 channels"),
-        (0, lambda f: edited(f, "scheduler/scheduler_config.json", num_train_timesteps=-1), "num_train_timesteps"),
+        (0, lambda f: edited(f, "unet/config.json", in_channels=4, out_channels=4), "takes 4 channels"),
+        (0, lambda f: shutil.rmtree(f / "unet"), "holds IFPipeline without a UNet"),
+        (0, lambda f: edited(f, "unet/config.json", sample_size="64"), "sample_size is '64'"),
+        (0, lambda f: edited(f, "unet/config.json", encoder_hid_dim=[16, {}]), "encoder_hid_dim"),
+        (0, lambda f: edited(f, "text_encoder/config.json", d_model=-1), "d_model is '-1'"),
+        (0, lambda f: edited(f, SCHEDULER, num_train_timesteps=-1), "num_train_timesteps"),
+        (0, lambda f: edited(f, SCHEDULER, prediction_type="flow"), "prediction_type is 'flow'"),
+        (0, lambda f: edited(f, SCHEDULER, dynamic_thresholding_ratio="x"), "dynamic_thresholding_ratio"),
+        (0, lambda f: edited(f, SCHEDULER, beta_schedule="none"), "no schedule can be made"),
+        (0, lambda f: edited(f, SCHEDULER, trained_betas=[3.0] * 1000), "no noise schedule"),
         (1, lambda f: shutil.rmtree(f / "image_noising_scheduler"), "no image_noising_scheduler/scheduler_config.json"),
         (2, lambda f: shutil.rmtree(f / "text_encoder"), "no text_encoder/config.json"),
         (2, lambda f: edited(f, "unet/config.json", in_channels=4), "latent diffusion model such as Stable Diffusion"),
