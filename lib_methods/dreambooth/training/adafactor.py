@@ -16,7 +16,7 @@ from torch import Tensor
 
 CPU_BLOCK = 2**18  # numbers: a megabyte in fp32
 GPU_BLOCK = 2**22
-_TOGETHER = 4  # rows: random numbers are drawn by fours, see `rounding`
+_TOGETHER = 4  # rows: random numbers are drawn by fours, see `_noise`
 
 
 def on_cpu(device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 Each process has its share of each batch; gradients are averaged between backward pass and step, so that weights stay
 the same everywhere. Each holds the whole model, unless the launcher's configuration is one for FSDP or DeepSpeed: then
-the UNet is sharded (`sharding.py`), which averages its gradients by itself.
+the UNet is sharded, which averages its gradients by itself.
 """
 
 from __future__ import annotations
@@ -39,26 +39,22 @@ class Sharding:
 
 
 def asked_sharding(environment: Mapping[str, str] = os.environ) -> Sharding | None:
-    """What the configuration of `accelerate launch` asks for; None for whole copies."""
+    """What the configuration of `accelerate launch` asks for; None for whole copies. Raises UserError."""
     if is_on(environment, "ACCELERATE_USE_FSDP"):
         names = ("FSDP_SHARDING_STRATEGY", "FSDP_RESHARD_AFTER_FORWARD")
         asked = {environment.get(name, "").lower() for name in names}
         return None if asked & _WHOLE else Sharding("FSDP", frees=not asked & _KEPT)
-    if is_on(environment, _DEEPSPEED):
-        stage = _zero_stage(environment)
-        return None if stage == 0 else Sharding("DeepSpeed", frees=stage == 3)
-    return None
-
-
-def _zero_stage(environment: Mapping[str, str]) -> int:
-    """DeepSpeed's stage, from its configuration file if there is one. Raises UserError."""
+    if not is_on(environment, _DEEPSPEED):
+        return None
     try:
         file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
         if file and file.lower() != "none":
-            return int(read_json(Path(file)).get("zero_optimization", {}).get("stage", 0))
-        return int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+            stage = int(read_json(Path(file)).get("zero_optimization", {}).get("stage", 0))
+        else:
+            stage = int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError("The launcher's configuration for DeepSpeed cannot be read.") from error
+    return None if stage == 0 else Sharding("DeepSpeed", frees=stage == 3)
 
 
 def is_on(environment: Mapping[str, str], variable: str) -> bool:

@@ -143,7 +143,9 @@ class Viewer:
         weights: gives what the model has now; the best are kept in a file. What fails here is said and stops nothing.
         """
         try:
-            self._samples(step)
+            seeds = [self.settings.seed + number for number in range(len(self.prompts))]
+            images = self.generate(self.prompts, seeds, self._may_stop)
+            self.processes.on_main(lambda: self._save(step, images, seeds), None)
             if self.judge is not None:
                 self._judge(self.judge, step, best, weights)
         except Cancelled:
@@ -162,11 +164,6 @@ class Viewer:
         except OSError as error:
             reason = error.strerror or "the disk may be full"
             self.report.warning(f"The samples of step {step} could not be saved ({reason}). Training continues.")
-
-    def _samples(self, step: int) -> None:
-        seeds = [self.settings.seed + number for number in range(len(self.prompts))]
-        images = self.generate(self.prompts, seeds, self._may_stop)
-        self.processes.on_main(lambda: self._save(step, images, seeds), None)
 
     def _save(self, step: int, images: Tensor, seeds: Sequence[int]) -> None:
         with self._writing(step):

@@ -46,12 +46,6 @@ class Trained:
     def parameters(self) -> list[nn.Parameter]:
         return list(self.named().values())
 
-    def freeze_text(self) -> None:
-        """From here on the text encoders stay as they are."""
-        for parameter in self.parts.get("text", {}).values():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-
     def follow(self) -> None:
         """Brings a LoRA's layers to where the model's have been moved."""
         if self.lora is not None:
@@ -189,7 +183,9 @@ class TextSource:
             embedding = self.model.embed(list(rows))
             return embedding[torch.tensor([rows[text] for text in texts], device=embedding.hidden.device)]
         if self._still is None:
-            self.trained.freeze_text()
+            for parameter in self.trained.parts.get("text", {}).values():
+                parameter.requires_grad_(False)
+                parameter.grad = None
             with self._parts.embedding():
                 self._still = TextCache(self.model, self._all)
             if not self.stays:

@@ -92,7 +92,7 @@ def test_the_memory_format_changes_nothing() -> None:
 def test_a_step_takes_the_working_space_that_is_planned_for(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four numbers in fp32 for each of a block (`sizes`), beside the state's rows and columns."""
+    """Four numbers in fp32 for each of a block (`plan.estimate`), beside the state's rows and columns."""
     monkeypatch.setattr(blocks, "GPU_BLOCK", 4096)
     monkeypatch.setattr(blocks, "on_cpu", lambda device: False)
     for shape in ((128, 256), (16, 128), (2000,)):
