@@ -40,18 +40,26 @@ class Solver:
     """Takes a batch from noise to images, step by step; one object for one batch.
 
     name: one of `SOLVERS`. config: of the stage's scheduler. threshold: on predicted images. timesteps: descending.
+    has_variance: whether the UNet's output has the variance in its second half.
     """
 
     def __init__(
-        self, name: str, config: Mapping[str, Any], threshold: Callable[[Tensor], Tensor], timesteps: Sequence[int]
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        threshold: Callable[[Tensor], Tensor],
+        timesteps: Sequence[int],
+        has_variance: bool = True,
     ) -> None:
         if name not in SOLVERS:
             raise SettingsError(f"The solver must be one of: {', '.join(SOLVERS)}.")
         self.is_ddpm = name == "DDPM"
         common = {"thresholding": True, "clip_sample": False}
-        self.learned = str(config.get("variance_type")) in ("learned", "learned_range")
+        learned = config.get("variance_type") in ("learned", "learned_range")
+        self.uses_variance = self.is_ddpm and learned and has_variance
         if self.is_ddpm:
-            self._scheduler: Any = DDPMScheduler.from_config(dict(config), **common)
+            variance = {"variance_type": "fixed_small"} if learned and not has_variance else {}
+            self._scheduler: Any = DDPMScheduler.from_config(dict(config), **common, **variance)
         else:
             own = {"algorithm_type": "dpmsolver++", "solver_order": 1 if name == "DDIM" else 2, "variance_type": None}
             spaced = {"use_karras_sigmas": False, "use_lu_lambdas": False, "final_sigmas_type": "zero"}
@@ -68,13 +76,9 @@ class Solver:
     def step(self, out: Tensor, timestep: int, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """The images at the next timestep, in fp32. out: (B, C or 2C, H, W), the UNet's, guided. images: (B, C, H, W).
         generators: one for each image, which draws the noise that DDPM adds."""
-        channels = images.shape[1]
-        if out.shape[1] == 2 * channels and not (self.is_ddpm and self.learned):
-            out = out[:, :channels]
+        if not self.uses_variance:
+            out = out[:, : images.shape[1]]
         options: dict[str, Any] = {"generator": list(generators)} if self.is_ddpm else {}
-        if self.is_ddpm and self.learned and out.shape[1] == channels:
-            self._scheduler.variance_type = "fixed_small"
-            self._scheduler.register_to_config(variance_type="fixed_small")
         step = torch.tensor(timestep)
         return self._scheduler.step(out.float(), step, images, **options, return_dict=False)[0]
 

@@ -93,7 +93,11 @@ def pixel_stage(
         timesteps = timesteps[len(timesteps) - min(int(len(timesteps) * start.strength), len(timesteps)) :]
         if not timesteps:
             return start.image.to(device).float().expand(len(chance), -1, -1, -1)
-    solver = Solver(asked.solver, stage.scheduler, Threshold.of(settings, stage.scheduler), timesteps)
+    threshold, has_variance = (
+        Threshold.of(settings, stage.scheduler),
+        stage.unet.config["out_channels"] > stage.channels,
+    )
+    solver = Solver(asked.solver, stage.scheduler, threshold, timesteps, has_variance)
     shape = (stage.channels, *size)
     images = draw(shape, chance).to(device)
     mask = None

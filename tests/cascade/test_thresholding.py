@@ -79,6 +79,16 @@ def test_every_solver_thresholds_every_step(name: str, timesteps: str) -> None:
     assert images.isfinite().all() and images.abs().max() <= 1 + 1e-5
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_unet_without_variance_is_solved_too(name: str) -> None:
+    steps = timestep_list("even", 5, COSINE)
+    solver = Solver(name, COSINE, Threshold("static"), steps, has_variance=False)
+    images, chance = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)), generators([1])
+    for step in steps:
+        images = solver.step(torch.tanh(images), step, images, chance)
+    assert images.shape == (1, 3, 8, 8) and images.abs().max() <= 1 + 1e-5
+
+
 def test_steps_that_the_model_does_not_have_are_named() -> None:
     few: dict[str, Any] = {**COSINE, "num_train_timesteps": 100}
     assert len(timestep_list("even", 100, few)) == 100
