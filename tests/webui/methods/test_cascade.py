@@ -17,11 +17,10 @@ import pytest
 from PIL import Image
 
 from tests.cascade import models
-
-from .browser import BrowserUnavailable, browser, fill, open_page
-from .client import JSON, ApiError
-from .server import REPO, WebUI
-from .test_page import text_of, wait
+from tests.webui.browser import BrowserUnavailable, browser, fill, open_page
+from tests.webui.client import JSON, ApiError
+from tests.webui.methods.test_page import text_of, wait
+from tests.webui.server import REPO, WebUI
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
