@@ -48,7 +48,7 @@ class Process:
         assert self.process.stdout is not None
         self.lines.extend(self.process.stdout)
 
-    def wait(self, seconds: float = 120.0) -> None:
+    def wait(self, seconds: float = 300.0) -> None:
         end = time.monotonic() + seconds
         while not any("The page is at" in line for line in self.lines):
             assert self.process.poll() is None, "".join(self.lines)
@@ -74,3 +74,10 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(10)
+
+    def stopped_in_silence(self) -> None:
+        """Whether the console shows that it was stopped, and no error."""
+        self.reader.join(10)
+        said = "".join(self.lines)
+        assert "Stopped." in said
+        assert not any(word in said for word in ("Traceback", "ERROR", "terminate")), said

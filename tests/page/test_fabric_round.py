@@ -167,7 +167,6 @@ PRESSED = (
 def test_the_viewer_fills_the_screen_and_has_arrows_likes_and_zoom(browser: Browser, screenshot):
     from selenium.webdriver.common.keys import Keys
 
-    browser.open()
     browser.set_number("txt2img_batch_size", 3)
     images = browser.generate()
     browser.click("#txt2img_gallery .preview .media-button")

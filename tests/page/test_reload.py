@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 
 import pytest
 
@@ -198,3 +200,13 @@ def test_after_a_restart_of_the_server_the_settings_are_there_and_one_line_says_
 
 def test_nothing_went_wrong_in_the_browser(browser: Browser):
     assert browser.errors() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals there")
+def test_told_twice_to_stop_the_server_waits_for_nothing(browser: Browser, page_server: Process):
+    """In mid-job, and in silence. No test after this one has a server."""
+    start_a_long_job(browser)
+    for _ in range(2):
+        page_server.process.send_signal(signal.SIGINT)
+    assert page_server.process.wait(60) in (0, 130)
+    page_server.stopped_in_silence()
