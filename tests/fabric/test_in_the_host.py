@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.fabric.small_model import picture
+from tests.shared import jobs
 from tests.shared.jobs import REPO, pixels, same
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running
@@ -59,18 +60,7 @@ def fabric(request: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any] = BOTH) -> None:
-    """Every image changes, a repeat is identical, and afterwards the host is as it was."""
-    from modules import shared
-
-    before = host.generate(kind, **job)
-    guided = host.generate(kind, script_args=fabric(request), **job)
-    assert "FABRIC error" not in guided.infotexts[0]
-    assert "FABRIC likes" in guided.infotexts[0]
-    assert not any(np.array_equal(a, b) for a, b in zip(pixels(before), pixels(guided), strict=True))
-    assert same(guided, host.generate(kind, script_args=fabric(request), **job))
-    assert same(before, host.generate(kind, **job))
-    unet = shared.sd_model.model.diffusion_model
-    assert [name for name, module in unet.named_modules() if "forward" in module.__dict__] == []
+    jobs.check(host, kind, job, fabric(request), "FABRIC")
 
 
 @pytest.mark.parametrize("name", JOBS)

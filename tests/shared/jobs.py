@@ -64,6 +64,30 @@ def same(one: Any, other: Any) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(pixels(one), pixels(other), strict=True))
 
 
+def left_on_the_model() -> list[str]:
+    """What a method has left on the loaded model: layers with hooks, or with another `forward`."""
+    from modules import shared
+
+    unet = shared.sd_model.model.diffusion_model
+    hooks = [name for name, module in unet.named_modules() if module._forward_hooks or module._forward_pre_hooks]
+    return hooks + [name for name, module in unet.named_modules() if "forward" in module.__dict__]
+
+
+def check(host: Running, kind: str, job: dict[str, Any], script_args: dict[str, list[Any]], title: str) -> None:
+    """A method changes every image, a repeat is identical, and afterwards the host is as it was.
+
+    title: with which its fields in the infotext begin.
+    """
+    before = host.generate(kind, **job)
+    made = host.generate(kind, script_args=script_args, **job)
+    assert f"{title} " in made.infotexts[0]
+    assert f"{title} error" not in made.infotexts[0]
+    assert not any(np.array_equal(a, b) for a, b in zip(pixels(before), pixels(made), strict=True))
+    assert same(made, host.generate(kind, script_args=script_args, **job))
+    assert same(before, host.generate(kind, **job))
+    assert left_on_the_model() == []
+
+
 def fields_of(processed: Any, title: str) -> dict[str, Any]:
     """The fields of the infotext that carry a method's title."""
     from modules.infotext_utils import parse_generation_parameters

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from lib_methods.thresholding.apply import ThresholdGuide
-from lib_methods.thresholding.settings import CONTROLS, RESCALE
+from lib_methods.thresholding.settings import RESCALE
 from tests.fabric.small_model import picture
 from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS
-from tests.shared.jobs import REPO, pixels, same
+from tests.shared import jobs
+from tests.shared.jobs import REPO, left_on_the_model, pixels, same
 from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running, checkpoints, start_host
 
@@ -27,26 +28,8 @@ def thresholding(**request: Any) -> dict[str, list[Any]]:
     return {"dynamic thresholding": [{**ON, **request}]}
 
 
-def guidance_left() -> list[str]:
-    """What a method has left on the loaded model."""
-    from modules import shared
-
-    unet = shared.sd_model.model.diffusion_model
-    hooks = [name for name, module in unet.named_modules() if module._forward_hooks or module._forward_pre_hooks]
-    return hooks + [name for name, module in unet.named_modules() if "forward" in module.__dict__]
-
-
 def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any] = ON) -> None:
-    """Every image changes, a repeat is identical, and afterwards the host is as it was."""
-    job = {"cfg_scale": 9.0, **job}
-    before = host.generate(kind, **job)
-    on = host.generate(kind, script_args=thresholding(**request), **job)
-    assert f"{CONTROLS.title} " in on.infotexts[0]
-    assert CONTROLS.error_key not in on.infotexts[0]
-    assert not any(np.array_equal(a, b) for a, b in zip(pixels(before), pixels(on), strict=True))
-    assert same(on, host.generate(kind, script_args=thresholding(**request), **job))
-    assert same(before, host.generate(kind, **job))
-    assert guidance_left() == []
+    jobs.check(host, kind, {"cfg_scale": 9.0, **job}, thresholding(**request), "Dynamic thresholding")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +118,7 @@ def assert_together(
     assert not any(same(first, host.generate(script_args={name: both[name]}, **job)) for name in both)
     monkeypatch.setattr(runner, "alwayson_scripts", list(reversed(runner.alwayson_scripts)))
     assert same(first, host.generate(script_args=both, **job))
-    assert guidance_left() == []
+    assert left_on_the_model() == []
 
 
 def test_an_exception_in_the_middle_ends_the_method_and_leaves_nothing_behind(
@@ -156,7 +139,7 @@ def test_an_exception_in_the_middle_ends_the_method_and_leaves_nothing_behind(
     assert "Dynamic thresholding error: An internal error; " in infotext
     assert "Dynamic thresholding mimic scale" not in infotext
     assert calls == [0, 1]
-    assert guidance_left() == []
+    assert left_on_the_model() == []
     assert same(before, sd1.generate(cfg_scale=9.0))
 
 
