@@ -140,42 +140,40 @@ def state_of_host() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("stage", "error"), zip(STAGES, cycle([Killed(), RuntimeError("broken")])))
-def test_a_job_that_was_killed_leaves_nothing(
-    host: Running, fresh: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException
-) -> None:
-    from lib_methods.fabric.apply import SHARED_CACHE
-
-    before = state_of_host()
-    SHARED_CACHE.clear()
-    target, count = STAGES[stage]
-    with killing(target, count, error, monkeypatch) as calls, suppress(type(error), JobEnded):
-        PROBES["all of it"](host)
-    assert len(calls) >= count, "the job never came to this stage"
-    assert state_of_host() == before
-    for name in ("all of it", "plain"):
-        assert same(PROBES[name](host), fresh[name]), name
-
-
 EDIT_STAGES: dict[str, tuple[str, int]] = {
     "in the inversion": ("lib_methods.hosts.a1111.editing:A1111Editing.predict", 2),
     "at a gradient": ("lib_methods.pix2pix_zero.guidance:gradient", 2),
     "in the edit of the second batch": ("lib_methods.pix2pix_zero.edit:Edit.before", 5),
 }
+ERRORS = [Killed(), RuntimeError("broken")]
 
 
-@pytest.mark.parametrize(("stage", "error"), zip(EDIT_STAGES, cycle([Killed(), RuntimeError("broken")])))
-def test_an_edit_that_was_killed_leaves_nothing(
-    host: Running, fresh: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException
+@pytest.mark.parametrize(
+    ("job", "stage", "error"),
+    [
+        *(("all of it", stage, error) for stage, error in zip(STAGES.values(), cycle(ERRORS))),
+        *(("edit", stage, error) for stage, error in zip(EDIT_STAGES.values(), cycle(ERRORS))),
+    ],
+    ids=[*STAGES, *EDIT_STAGES],
+)
+def test_a_job_that_was_killed_leaves_nothing(
+    host: Running,
+    fresh: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    job: str,
+    stage: tuple[str, int],
+    error: BaseException,
 ) -> None:
+    from lib_methods.fabric.apply import SHARED_CACHE
     from lib_methods.pix2pix_zero.apply import CACHE
 
     before = state_of_host()
+    SHARED_CACHE.clear()
     CACHE.clear()
-    target, count = EDIT_STAGES[stage]
+    target, count = stage
     with killing(target, count, error, monkeypatch) as calls, suppress(type(error), JobEnded):
-        PROBES["edit"](host)
+        PROBES[job](host)
     assert len(calls) >= count, "the job never came to this stage"
     assert state_of_host() == before
-    for name in ("edit", "plain"):
+    for name in (job, "plain"):
         assert same(PROBES[name](host), fresh[name]), name
