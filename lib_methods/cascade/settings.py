@@ -48,8 +48,12 @@ class CascadeSettings:
     stands for it. Seed -1 is a random one; the later stages' -1 follows from the image's own. Raises `SettingsError`.
     """
 
-    prompt: str = text("Prompt", longest=MAX_PROMPT, lines=3, important=True, kept=False, always=True)
-    negative_prompt: str = text("Negative prompt", longest=MAX_PROMPT, lines=2, important=True, kept=False)
+    prompt: str = text(
+        "Prompt", longest=MAX_PROMPT, lines=3, important=True, kept=False, always=True, about="what to generate"
+    )
+    negative_prompt: str = text(
+        "Negative prompt", longest=MAX_PROMPT, lines=2, important=True, kept=False, about="what to avoid"
+    )
     count: int = slider(
         8, 1, MAX_COUNT, 1, "How many candidates", whole=True, end=64, important=True, key=None,
         about="how many small images to choose from",
@@ -181,7 +185,7 @@ class CascadeSettings:
         return chosen if chosen >= 0 else (own + (number - 1) * _STAGE_SEEDS) % (MAX_SEED + 1)
 
 
-CONTROLS = Table("Cascade", CascadeSettings, main="seed")
+CONTROLS = Table("Cascade", CascadeSettings, main="seed", lists=False)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Table:
     objects, `unused` is asked for the names of controls that change nothing and are not written. switch: the words for
     off and on in the infotext. main: the control that is written where nothing differs from its default; without a
     key the method was off. is_old: whether an infotext without our keys has old ones that are meant for us.
+    lists: whether the API takes the controls as a list, too.
     unsaid: what an infotext means by leaving a control out, where that is not its default: asked with its texts by
     control, and whether they come from old keys.
     """
@@ -35,6 +36,7 @@ class Table:
     settings: Any
     switch: tuple[str, str] = ("False", "True")
     main: str = ""
+    lists: bool = True
     is_old: Callable[[Mapping[str, Any]], bool] = lambda fields: False
     unsaid: Callable[[Mapping[str, str], bool], Mapping[str, Any]] = lambda texts, is_old: {}
 
@@ -179,7 +181,7 @@ class Table:
         rows = [f"| {control.label} | {_values(control)} | {control.about or control.help} |" for control in ranked]
         head = ["| control | API field, values, **default** | what it does |", "|---|---|---|"]
         order = f"A list in the API has this order: {', '.join(f'`{name}`' for name in self.names)}."
-        return "\n".join([*head, *rows, "", order])
+        return "\n".join([*head, *rows, *(["", order] if self.lists else [])])
 
 
 class PasteKey(str):

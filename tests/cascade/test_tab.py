@@ -115,6 +115,14 @@ def test_where_none_is_chosen_those_of_the_first_place_are_meant(handlers: TabHa
     assert handlers.jobs.wait(60)
 
 
+def test_a_path_is_taken_only_where_paths_may_be_named(handlers: TabHandlers) -> None:
+    (place,) = handlers.places()
+    with pytest.raises(UserError, match="in models/cascade"):
+        handlers._folders([str(place / "IF-II")])
+    handlers.paths = True
+    assert handlers._folders([str(place / "IF-II")])[0] == [place / "IF-II"]
+
+
 def test_an_image_and_its_mask_go_along(handlers: TabHandlers) -> None:
     generate(handlers, Image.new("RGB", (40, 24), "red"), Image.new("L", (40, 24), 255))
     request = json.loads(handlers.jobs.files("a-red-cat").settings.read_text("utf-8"))
