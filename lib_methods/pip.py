@@ -90,10 +90,10 @@ class Progress:
 
 
 def pip_command(python: Path) -> list[str]:
-    """pip of an interpreter. As with uv, a module is compiled when it is first imported: few of them ever are."""
+    """pip of an interpreter."""
     return [
         *(str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"),
-        *("install", "--no-compile", "--progress-bar=off"),
+        *("install", "--progress-bar=off"),
     ]
 
 
