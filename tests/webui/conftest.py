@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from .checkpoint import CheckpointUnusable
-from .hosts import A1111, HOSTS, Host, WebUIUnavailable, chosen
-from .jobs import Runs
-from .server import PACK_NAME, REPO, Installation, WebUI, serving
+from tests.webui.checkpoint import CheckpointUnusable
+from tests.webui.hosts import A1111, HOSTS, Host, WebUIUnavailable, chosen
+from tests.webui.jobs import Runs
+from tests.webui.server import PACK_NAME, REPO, Installation, WebUI, serving
 
 PROBE = Path(__file__).resolve().parent / "probe"
 
