@@ -18,8 +18,8 @@ from PIL import Image
 from lib_methods.cascade.candidate import Candidate, read_candidate
 from lib_methods.cascade.settings import from_json
 from lib_methods.jobs.files import CASCADE, JobFiles
-from lib_methods.jobs.job import STOPPED
 from lib_methods.jobs.log import Report
+from lib_methods.jobs.process import STOPPED
 
 
 def main() -> int:

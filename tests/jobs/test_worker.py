@@ -16,8 +16,9 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.state import to_json
 from lib_methods.jobs import packages
 from lib_methods.jobs.files import JobFiles, Record, deliver_to, is_held, save_record
-from lib_methods.jobs.job import STOPPED, WORKER, Jobs
+from lib_methods.jobs.job import Jobs
 from lib_methods.jobs.packages import HOSTS_OWN, REQUIREMENTS, Requirement, ensure, missing
+from lib_methods.jobs.process import STOPPED, WORKER
 from lib_methods.pip import InstallError, Say
 from standalone import ROOT
 from tests.dreambooth.models import put
