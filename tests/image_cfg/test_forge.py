@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from lib_methods import hosts
 from lib_methods.denoiser import Guidance, Order, Role, Row, Unsupported
-from lib_methods.errors import UserError
 from lib_methods.hosts.forge.picture import ForgePicture
 from lib_methods.hosts.forge.sampling import ForgeSampling
 from lib_methods.image_cfg.apply import ImageCfg
@@ -325,40 +324,3 @@ def test_the_image_that_the_host_starts_from_is_seen_as_the_host_encodes_it(monk
     monkeypatch.setattr(ForgePicture, "encode", lambda _, images: nn.functional.avg_pool2d(images, 8))
     assert torch.equal(own(8), nn.functional.avg_pool2d(source, 8))
     assert own(16).shape == (2, 3, 16, 8), "as with latent resize"
-
-
-def test_a_job_without_the_method_ends_with_a_sentence_where_the_host_would_crash() -> None:
-    forge, (_, _, picture) = Forge(), example()
-    forge.p.sampler.launch_sampling = lambda *_: "sampled"
-    hosts.end_without_picture(forge.p)
-    with pytest.raises(UserError, match="Turn on InstructPix2Pix"):
-        forge.p.sampler.launch_sampling(4, None)
-    forge.p.sampler.launch_sampling = lambda *_: "sampled"
-    plan(forge, picture)
-    hosts.end_without_picture(forge.p)
-    assert forge.p.sampler.launch_sampling(4, None) == "sampled"
-    plain = Forge()
-    plain.unet.config = {"in_channels": 4}
-    before = dict(vars(plain.p.sampler))
-    hosts.end_without_picture(plain.p)
-    assert vars(plain.p.sampler) == before
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [(torch.OutOfMemoryError("no"), "Out of memory"), (UserError("The image is gone."), "The image is gone.")],
-)
-def test_a_method_that_fails_half_way_ends_a_job_that_the_host_cannot_finish(
-    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forge, (x, texts, picture) = Forge(), example()
-    plan(forge, picture)
-    forge.step(x, texts)
-
-    def fail(*_: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(ImageCfg, "base", fail)
-    monkeypatch.setattr(ImageCfg, "plan", fail)
-    with pytest.raises(UserError, match=told):
-        forge.step(x, texts)

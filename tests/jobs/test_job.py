@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.state import to_json
 from lib_methods.errors import UserError
 from lib_methods.jobs import job
-from lib_methods.jobs.files import CASCADE, JobFiles, Record, all_records, deliver_to, is_held, save_record
+from lib_methods.jobs.files import CASCADE, JobFiles, Record, all_records, deliver_to, save_record
 from lib_methods.jobs.job import Jobs
 from standalone import ROOT
 
@@ -323,24 +322,6 @@ def test_a_training_whose_host_has_ended_can_be_resumed(tmp_path: Path, held: bo
     assert trainings.wait(30)
     record = trainings.state().record
     assert record is not None and record.status == "done"
-
-
-def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    code = (
-        "import sys, time; from filelock import FileLock\n"
-        "lock = FileLock(sys.argv[1]); lock.acquire(timeout=0); print(True, flush=True); time.sleep(60)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, cwd=ROOT, text=True)
-    try:
-        assert process.stdout is not None and process.stdout.readline().strip() == "True"
-        assert is_held(path)
-    finally:
-        process.kill()
-        process.wait(10)
-        if process.stdout is not None:
-            process.stdout.close()
-    assert not is_held(path)
 
 
 def test_a_log_is_data(trainings: Jobs, tmp_path: Path) -> None:

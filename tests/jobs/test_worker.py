@@ -291,3 +291,21 @@ def test_a_training_ends_with_its_host_and_keeps_its_state(tmp_path: Path, base:
     assert (files.folder / "state.safetensors").is_file()
     trainings = Jobs(tmp_path, Room(), deliver_to(lambda kind: tmp_path / kind))
     assert trainings.state().can_resume
+
+
+def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    code = (
+        "import sys, time; from filelock import FileLock\n"
+        "lock = FileLock(sys.argv[1]); lock.acquire(timeout=0); print(True, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline().strip() == "True"
+        assert is_held(path)
+    finally:
+        process.kill()
+        process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
+    assert not is_held(path)

@@ -21,6 +21,8 @@ from lib_methods.dreambooth.training.state import State, load_state, pack, save_
 from lib_methods.dreambooth.training.weights import Ema
 from lib_methods.errors import CheckpointError, UserError
 from lib_methods.safetensors import read_tensors, write_tensors
+from tests.dreambooth.models import load
+from tests.dreambooth.training.test_trainer import trainer_of
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 DTYPES = [*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool]
@@ -227,3 +229,14 @@ def test_averages_of_other_weights_are_refused() -> None:
     for other in ([nn.Parameter(torch.zeros(5))], [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(1))]):
         with pytest.raises(UserError, match="other weights"):
             ema.load_state_dict(Ema(other, 0.9).state_dict())
+
+
+def test_a_state_of_another_training_changes_nothing(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, load(tmp_path), more={"identity": "one"})
+    trainer.step()
+    trainer.save()
+    other = trainer_of(tmp_path, load(tmp_path), more={"identity": "other"})
+    before = {name: value.clone() for name, value in other.trained.state_dict().items()}
+    with pytest.raises(UserError, match="another run"):
+        other.restore()
+    assert all(torch.equal(value, before[name]) for name, value in other.trained.state_dict().items())

@@ -341,14 +341,3 @@ def test_a_cancelled_training_ends_at_a_step_with_its_state_saved(tmp_path: Path
     assert again.restore() and again.position == 2
     after = again.trained.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in trainer.trained.state_dict().items())
-
-
-def test_a_state_of_another_training_changes_nothing(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, load(tmp_path), more={"identity": "one"})
-    trainer.step()
-    trainer.save()
-    other = trainer_of(tmp_path, load(tmp_path), more={"identity": "other"})
-    before = {name: value.clone() for name, value in other.trained.state_dict().items()}
-    with pytest.raises(UserError, match="another run"):
-        other.restore()
-    assert all(torch.equal(value, before[name]) for name, value in other.trained.state_dict().items())
