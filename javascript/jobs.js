@@ -45,7 +45,7 @@ window.steerJobs = (function () {
         const box = part(`#${tab}_prompt textarea`);
         if (!box || box.value.includes(text)) return;
         const before = box.value.trim();
-        box.value = before ? `${text}, ${before}` : text; // what is there stays
+        box.value = before ? `${text}, ${before}` : text; // keep the prompt
         updateInput(box);
     }
 

@@ -1,4 +1,4 @@
-"""The small image that a super-resolution stage is shown: enlarged, with noise of a level that the stage is told."""
+"""Noise augmentation: the enlarged, noisy image on which super-resolution is conditioned (arXiv 2205.11487)."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def kept_signal(level: float, alphas_cumprod: Tensor) -> float:
 
 
 def level_label(level: float, steps: int) -> float:
-    """What the UNet is told about the level: the number of its step. Upscalers know none below step 0, so all levels
-    up to 1 / steps are that one."""
+    """The class label for a noise level: its timestep. Levels up to 1 / steps all map to timestep 0."""
     return max(0.0, level * steps - 1)
 
 

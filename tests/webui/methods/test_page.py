@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.webui.browser import PAGE_TIMEOUT, BrowserUnavailable, browser, fill, open_accordion, open_page, page_errors
+from tests.webui.browser import PAGE_TIMEOUT, fill, open_accordion, open_page, page_errors
 from tests.webui.server import REPO, WebUI
 
 if TYPE_CHECKING:
@@ -23,16 +23,6 @@ GALLERY = "#txt2img_gallery img"
 INFO = "#html_info_txt2img"
 LIST = "#fabric_txt2img_{} :is(textarea, input)"
 VIEWER = "#lightboxModal"
-
-
-@pytest.fixture(scope="module")
-def window(with_pack: WebUI) -> Iterator[WebDriver]:
-    """A browser window."""
-    try:
-        with browser() as opened:
-            yield opened
-    except BrowserUnavailable as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.webui.browser import BrowserUnavailable, browser, fill, open_accordion, open_page, page_errors
+from tests.webui.browser import fill, open_accordion, open_page, page_errors
 from tests.webui.edits import CAPTION, TITLE
 from tests.webui.methods.test_page import INFO, generate, text_of, wait
 from tests.webui.server import REPO, WebUI
@@ -22,16 +22,6 @@ pytestmark = [
     pytest.mark.skipif(not (REPO / "scripts" / "pix2pix_zero.py").is_file(), reason="the script is not there"),
 ]
 TAB = pytest.mark.parametrize("tab", ["txt2img", "img2img"])
-
-
-@pytest.fixture(scope="module")
-def window(with_pack: WebUI) -> Iterator[WebDriver]:
-    """A browser window."""
-    try:
-        with browser() as opened:
-            yield opened
-    except BrowserUnavailable as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture
