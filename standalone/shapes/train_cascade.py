@@ -30,7 +30,7 @@ STOCK = {1: 3_000, 2: 1_000}  # images held at a time
 REFRESH = 100  # steps between refreshes
 FRESH = 256  # images replaced at a refresh
 SAVE_EVERY = 100
-TEXT_STEPS = 750
+TEXT_STEPS = 2_000
 NO_STYLE = 0.15  # share of captions that leave the style open
 # Share of stage II's small images that show the same scene in another style than the caption names, so that the
 # style is the prompt's to decide.

@@ -80,7 +80,13 @@ def pytest_command(tests: Sequence[str]) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the linters over everything, and the tests named in `options.tests` (all by default)."""
-    needed = {"ruff": "ruff", "mypy": "mypy", "pytest": "pytest", "pytest-xdist": "xdist"}
+    needed = {
+        "ruff": "ruff",
+        "mypy": "mypy",
+        "pytest": "pytest",
+        "pytest-xdist": "xdist",
+        "pytest-rerunfailures": "pytest_rerunfailures",
+    }
     absent = [name for name, module in needed.items() if importlib.util.find_spec(module) is None]
     if absent:
         print(f"This Python lacks {', '.join(absent)}: start without STEER_NO_VENV.", file=sys.stderr)
