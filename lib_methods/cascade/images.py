@@ -46,6 +46,7 @@ class Item:
 class Images:
     """All images of a request. cascade: the stages that run. sizes: (height, width) of what each one makes. source,
     mask: the image to change.
+    enlarges_source: whether that goes into a later stage as it is, in place of a candidate.
 
     Raises UserError, with the cause: folders, files, sizes, or stages that are missing in between.
     """
@@ -64,6 +65,7 @@ class Images:
         if request.image is not None:
             self.source = open_source(request.image)
             self.mask = None if request.mask is None else open_source(request.mask, mask=True)
+        self.enlarges_source = request.image is not None and not request.resume_from and self.cascade.stage(1) is None
         self._check_order(whole, first)
         self._measure(whole)
         if resume:
@@ -91,7 +93,7 @@ class Images:
 
     def start(self, stage: Stage) -> Start | None:
         """The image to change, in a stage's own size; None where a stage begins with noise."""
-        if self.source is None or self.stages[0].number != 1:
+        if self.source is None or self.enlarges_source:
             return None
         height, width = self.sizes[stage.number]
 
@@ -129,10 +131,9 @@ class Images:
             raise UserError(
                 f"The folders hold no stage to run: {NAMES[first]} is needed. Add its folder to the stages."
             )
-        given = self.source is not None and numbers[0] != 1
-        if given and self.mask is not None:
+        if self.enlarges_source and self.mask is not None:
             raise UserError("A mask needs stage I. Add its folder to the stages, before the others.")
-        begin = numbers[0] if given else first  # an image of one's own goes into the first stage that is there
+        begin = numbers[0] if self.enlarges_source else first
         missing = [number for number in range(begin, max(numbers) + 1) if number not in numbers]
         if missing:
             there = ", ".join(stage.folder.name for stage in whole.stages)
@@ -155,7 +156,7 @@ class Images:
             if len({item.done.image.size for item in self.items if item.done is not None}) > 1:
                 raise UserError("The candidates have different sizes. Take up those of one size at a time.")
             self.side, before = candidate.side, (candidate.image.height, candidate.image.width)
-        elif self.source is not None and 1 not in stages:
+        elif self.source is not None and self.enlarges_source:
             before = self.source.height, self.source.width
             self.side = min(before) if 2 in stages else self.side
         if 1 in stages:

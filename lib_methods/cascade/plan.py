@@ -1,7 +1,7 @@
 """What a job takes, before anything is loaded: each part's memory from its headers, and which parts stay.
 
 Activations are counted, not guessed: the network of the configuration runs once on tensors without content, and the
-bytes of all tensors that live at once are added up.
+bytes of all tensors that live at once are added up, as are its operations, which say how long it takes beside others.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from lib_methods.cascade.folder import TOKENS, Cascade, Part, Stage, encoder_width
 from lib_methods.cascade.parts import put, skeleton
@@ -32,13 +33,15 @@ _MOST_AT_ONCE = 16  # images, beyond which a batch is no faster
 
 @dataclass(frozen=True)
 class PartPlan:
-    """A part's memory in bytes. activations: of one image. on: the device that it runs on. images: at once."""
+    """A part's memory in bytes. activations: of one image. on: the device that it runs on. images: at once. operations:
+    of one pass with one image, where they are counted."""
 
     what: str
     weights: int
     activations: int
     on: torch.device
     images: int = 1
+    operations: int = 0
 
     @property
     def working(self) -> int:
@@ -51,14 +54,16 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class CascadePlan:
-    """How a job runs. keep_all: all parts stay. batch: images at once, by stage. encoders: by stage, where the text has
-    to be encoded or may be. memory: that of the device, in bytes, where it is known."""
+    """How a job runs. keep_all: all parts stay. batch: images at once, by stage. operations: of a step with one image,
+    by stage. encoders: by stage, where the text has to be encoded or may be. memory: that of the device, in bytes,
+    where it is known."""
 
     device: torch.device
     precision: str
     parts: tuple[PartPlan, ...]
     keep_all: bool
     batch: dict[int, int]
+    operations: dict[int, int]
     encoders: dict[int, Encoder]
     memory: int | None = None
 
@@ -122,6 +127,7 @@ def plan_cascade(
     precision = half_precision(device) if settings.precision == "auto" else settings.precision
     parts: list[PartPlan] = []
     batch: dict[int, int] = {}
+    operations: dict[int, int] = {}
     for stage in cascade.stages:
         for part in _stage_parts(stage, sizes[stage.number], precision, device, settings.stage(stage.number).guidance):
             if room is not None and part.total > room:
@@ -130,6 +136,7 @@ def plan_cascade(
                 fits = _MOST_AT_ONCE if room is None else (room - part.weights) // max(1, part.activations)
                 batch[stage.number] = max(1, min(count, fits, settings.batch or _MOST_AT_ONCE))
                 part = replace(part, images=batch[stage.number])
+                operations[stage.number] = part.operations
             parts.append(part)
     encoders = {}
     for stage in cascade.stages:
@@ -139,7 +146,8 @@ def plan_cascade(
             planned = _text_plan(encoder)
             if planned not in parts:
                 parts.append(planned)
-    plan = CascadePlan(device, precision, tuple(parts), settings.residence == "all", batch, encoders, memory)
+    keep_all = settings.residence == "all"
+    plan = CascadePlan(device, precision, tuple(parts), keep_all, batch, operations, encoders, memory)
     if plan.keep_all and room is not None and plan.together > room:
         raise UserError(
             f"All parts together take about {_size(plan.together)}, and {_size(room)} are there. Choose one at a time."
@@ -183,11 +191,11 @@ def _stage_parts(
     worked = size[0] // stage.factor, size[1] // stage.factor
     rows = 2 if guidance > 1 else 1
     name = f"{stage.folder.name}'s"
-    unet = _counted(_Counted(stage.unet), worked, rows, precision, stage.text_width)
-    width = int(stage.unet.numbers * _BYTES[precision])
-    found = [PartPlan(f"{name} UNet", width, unet, device)]
+    activations, operations = _counted(_Counted(stage.unet), worked, rows, precision, stage.text_width)
+    weights = int(stage.unet.numbers * _BYTES[precision])
+    found = [PartPlan(f"{name} UNet", weights, activations, device, operations=operations)]
     if stage.vae is not None:
-        decoded = _counted(_Counted(stage.vae), worked, 1, "fp32", 0)
+        decoded, _ = _counted(_Counted(stage.vae), worked, 1, "fp32", 0)
         found.append(PartPlan(f"{name} VAE", int(4 * stage.vae.numbers), decoded, device))
     return found
 
@@ -206,18 +214,18 @@ class _Counted:
 
 
 @lru_cache(maxsize=64)
-def _counted(counted: _Counted, size: tuple[int, int], rows: int, precision: str, width: int) -> int:
-    """Bytes that a pass holds at most beside the weights."""
+def _counted(counted: _Counted, size: tuple[int, int], rows: int, precision: str, width: int) -> tuple[int, int]:
+    """Bytes that a pass holds at most beside the weights, and its operations."""
     config, dtype = counted.part.config, DTYPES[precision]
     with torch.device("meta"):
         module: Any = skeleton(counted.part)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    with torch.no_grad(), FakeTensorMode(), LiveBytes() as live:
+    with torch.no_grad(), FakeTensorMode(), LiveBytes() as live, FlopCounterMode(display=False) as work:
         for name, shape in shapes.items():
             put(module, name, torch.empty(shape, dtype=dtype))
         live.peak = before = live.live
         _pass(module, config, size, rows, dtype, width)
-        return live.peak - before
+        return live.peak - before, int(work.get_total_flops())
 
 
 def _pass(module: Any, config: Any, size: tuple[int, int], rows: int, dtype: torch.dtype, width: int) -> None:

@@ -20,7 +20,7 @@ from lib_methods.cascade.images import REQUEST, Images, Item
 from lib_methods.cascade.parts import Parts
 from lib_methods.cascade.plan import plan_cascade
 from lib_methods.cascade.settings import CascadeRequest, to_json
-from lib_methods.cascade.stages import Texts, generators, pixel_stage
+from lib_methods.cascade.stages import Texts, generators, pixel_stage, stage_timesteps
 from lib_methods.cascade.text import embeddings
 from lib_methods.cascade.upscaler import decoded, latent_stage
 from lib_methods.device import release_memory, repeatable
@@ -55,7 +55,7 @@ def run_cascade(
     asked between any two steps, as is whether the folder has a file "cancel". device: None for the GPU if there is one.
     parts: keeps networks from one job to the next, where the caller has many.
 
-    The log has the events start, plan, phase, step (with stage, step, steps and seconds_left, all of the stage),
+    The log has the events start, plan, phase, step (with stage, its step and steps, and seconds_left of the whole job),
     sample (step is the stage, files its images so far) and done, cancelled or error. Raises Cancelled when cancelled
     and UserError, both with a sentence.
     """
@@ -208,9 +208,11 @@ class _Job:
         self._stop()
         self.report.phase(f"Loading {stage.folder.name}", 0, 1)
         latents: list[Tensor] = []
-        progress = _Progress(self.report, stage.number, len(slices))
+        later = [other for other in self.images.stages if other.number > stage.number]
+        work = self._work(stage), sum(map(self._work, later))
         with self.parts.use(stage.unet, self.device, self.plan.dtype) as unet:
             self.report.phase(f"Loading {stage.folder.name}", 1, 1)
+            progress = _Progress(self.report, stage.number, len(slices), *work)
             for number, items in enumerate(slices):
 
                 def tick(done: int, total: int, number: int = number) -> None:
@@ -224,6 +226,14 @@ class _Job:
                 else:
                     self._keep(stage, items, made)
         return latents
+
+    def _work(self, stage: Stage) -> float:
+        """The operations that a stage still has before it."""
+        settings = self.settings
+        steps = settings.stage3_steps
+        if stage.number < 3:
+            steps = len(stage_timesteps(stage, settings, self.images.start(stage)))
+        return float(len(self.images.waiting(stage)) * steps * self.plan.operations[stage.number])
 
     def _split(self, unet: Any, stage: Stage, items: Sequence[Item], tick: Callable[[int, int], None]) -> Tensor:
         """As `_made`, in halves where the memory turns out to be too small for all at once."""
@@ -265,10 +275,12 @@ class _Job:
 
 
 class _Progress:
-    """Tells how far a stage is, over all its slices."""
+    """Tells how far a stage is, over all its slices, and how long the job still takes. work, later: the operations of
+    the stage and of those after it."""
 
-    def __init__(self, report: Report, stage: int, slices: int) -> None:
+    def __init__(self, report: Report, stage: int, slices: int, work: float, later: float) -> None:
         self.report, self.stage, self.slices = report, stage, slices
+        self.after = later / max(1.0, work)
         self.pace, self.last = Pace(), time.monotonic()
 
     def step(self, number: int, done: int, total: int) -> None:
@@ -276,6 +288,6 @@ class _Progress:
         self.pace.add(now - self.last)
         self.last = now
         step, steps = number * total + done, self.slices * total
-        left = None if self.pace.seconds is None else self.pace.seconds * (steps - step)
+        left = None if self.pace.seconds is None else self.pace.seconds * (steps - step + self.after * steps)
         self.report.event("step", stage=self.stage, step=step, steps=steps, seconds_left=left)
         self.report.progress(f"Stage {self.stage}: step {step} of {steps}", step >= steps, left)

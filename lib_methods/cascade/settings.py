@@ -194,9 +194,9 @@ class CascadeRequest:
 
     folders: of stages I, II and III in this order, as many as there are, or one folder that holds them. out, name: the
     images go to `out/name`. image: changed by the prompt instead of starting from noise (img2img), with `mask` only
-    where the mask is white. resume_from: candidates to take up again, instead of new ones; where the prompt is empty,
-    each keeps its own prompts. embeddings: the folder that keeps text embeddings, `out/text_embeddings` where it is
-    None. Raises `SettingsError`.
+    where the mask is white; stage II follows both, too. resume_from: candidates to take up again, instead of new ones,
+    perhaps with the image that they were made from; where the prompt is empty, each keeps its own prompts. embeddings:
+    the folder that keeps text embeddings, `out/text_embeddings` where it is None. Raises `SettingsError`.
     """
 
     folders: tuple[Path, ...]
@@ -215,8 +215,6 @@ class CascadeRequest:
             raise SettingsError(f'"{self.name[:80]}" cannot be the name of a folder here. Choose another name.')
         if self.mask is not None and self.image is None:
             raise SettingsError("A mask needs an image. Choose the image that it belongs to.")
-        if self.image is not None and self.resume_from:
-            raise SettingsError("Choose either an image to change or candidates to take up again, not both.")
         check_whole("The number of candidates", len(self.resume_from), 0, MAX_COUNT)
 
     @property

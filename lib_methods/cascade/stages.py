@@ -66,6 +66,13 @@ def check_size(stage: Stage, width: int, height: int) -> None:
         )
 
 
+def stage_timesteps(stage: Stage, settings: CascadeSettings, start: Start | None) -> list[int]:
+    """Those that a pixel stage goes through, descending; none where an image is to stay as it is."""
+    asked = settings.stage(stage.number)
+    found = timestep_list(asked.timesteps, asked.steps, stage.scheduler)
+    return found if start is None else found[len(found) - min(int(len(found) * start.strength), len(found)) :]
+
+
 @torch.no_grad()
 def pixel_stage(
     unet: nn.Module,
@@ -88,11 +95,9 @@ def pixel_stage(
     asked = settings.stage(stage.number)
     check_size(stage, size[1], size[0])
     device = device or next(unet.parameters()).device
-    timesteps = timestep_list(asked.timesteps, asked.steps, stage.scheduler)
-    if start is not None:
-        timesteps = timesteps[len(timesteps) - min(int(len(timesteps) * start.strength), len(timesteps)) :]
-        if not timesteps:
-            return start.image.to(device).float().expand(len(chance), -1, -1, -1)
+    timesteps = stage_timesteps(stage, settings, start)
+    if start is not None and not timesteps:
+        return start.image.to(device).float().expand(len(chance), -1, -1, -1)
     threshold, has_variance = (
         Threshold.of(settings, stage.scheduler),
         stage.unet.config["out_channels"] > stage.channels,

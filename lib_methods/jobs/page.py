@@ -40,7 +40,8 @@ def doing(progress: Progress) -> str:
     loading = stage and (number(phase.get("time")) or 0.0) > (number(step.get("time")) or 0.0)
     if progress.steps and not loading:
         left = "" if progress.seconds_left is None else f", about {duration(progress.seconds_left)} left"
-        return f"{f'stage {stage:.0f}, ' if stage else ''}step {progress.step} of {progress.steps}{left}."
+        where = f"stage {stage:.0f}, " if stage else ""
+        return f"{where}step {progress.step} of {progress.steps}{left}{' in all' if where and left else ''}."
     text = str(phase.get("text", "")).strip().rstrip(".")
     if not text:
         return "starting."

@@ -29,6 +29,10 @@ def test_every_stage_makes_its_images_and_the_log_tells(finished: CascadeResult)
     assert progress.outcome == "done"
     assert {sample.step: len(sample.files) for sample in progress.samples} == {1: 2, 2: 2, 3: 2}
     assert (progress.of("step")["stage"], progress.step, progress.steps) == (3, 3, 3)
+    lines = (finished.files[0].parent / "training.jsonl").read_text("utf-8").splitlines()
+    steps = [event for event in map(json.loads, lines) if event["event"] == "step"]
+    left = {event["stage"]: event["seconds_left"] for event in steps}
+    assert left[1] > 0 and left[2] > 0 and left[3] == 0, "after the last step of each stage, the later ones are left"
 
 
 def test_the_same_request_gives_the_same_images_in_any_batch(
@@ -74,6 +78,10 @@ def test_an_image_is_changed_and_outside_of_the_mask_it_stays(
     changed = (pixels(found.files[0]) != pixels(tmp_path / "image.png")).any(axis=(0, 2))
     assert changed[:14].any()
     assert not changed[18:].any()
+    # the same in two jobs, as the tab does it
+    first = run(request(folders[:2], tmp_path / "first", count=1, last_stage=1, **files))
+    second = run(request(folders[:2], tmp_path / "second", prompt="", resume_from=first.files, **files))
+    assert (pixels(second.files[0]) == pixels(found.files[0])).all()
     # without stage I, an image of one's own is enlarged
     alone = run(request([with_text], tmp_path / "alone", count=1, image=tmp_path / "image.png"))
     assert Image.open(alone.files[0]).size == (48, 32)

@@ -67,7 +67,6 @@ def test_wrong_settings_are_named(changes: dict[str, Any], sentence: str) -> Non
         ({"out": None}, "out is missing"),
         ({"name": "../x"}, "name of a folder"),
         ({"mask": "m.png"}, "mask needs an image"),
-        ({"image": "a.png", "resume_from": ["b.png"]}, "not both"),
         ({"settings": {"stepz": 3}}, "steps"),
         ({"colour": "red"}, "no field"),
     ],

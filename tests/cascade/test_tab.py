@@ -127,6 +127,10 @@ def test_an_image_and_its_mask_go_along(handlers: TabHandlers) -> None:
     generate(handlers, Image.new("RGB", (40, 24), "red"), Image.new("L", (40, 24), 255))
     request = json.loads(handlers.jobs.files("a-red-cat").settings.read_text("utf-8"))
     assert Image.open(request["image"]).size == Image.open(request["mask"]).size == (40, 24)
+    handlers.upscale("a-red-cat/000-stage1.png", handlers.stages(), *values(**LATER))
+    assert handlers.jobs.wait(60)
+    later = json.loads(handlers.jobs.files("a-red-cat-up").settings.read_text("utf-8"))
+    assert [later[key] for key in ("image", "mask")] == [request[key] for key in ("image", "mask")]
 
 
 @pytest.mark.parametrize(

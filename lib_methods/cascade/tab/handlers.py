@@ -2,7 +2,8 @@
 
 - `GET /cascade/v1/status`: the last run, how far it is, what it told.
 - `POST /cascade/v1/start` with {"prompt", "stages": [names of folders], ...}: the controls of the table. "image" and
-  "mask" are base64; "resume_from" are names of images, as "images" answers them.
+  "mask" are base64; "resume_from" are names of images, as "images" answers them, which bring the image and the mask
+  that they were made from.
 - `GET /cascade/v1/images`, perhaps with `?run=NAME`: the names of a run's images, their stages and infotexts.
 - `GET /cascade/v1/image?name=NAME`: one of them, as base64.
 - `GET /cascade/v1/stages`: the names of the folders there are.
@@ -96,6 +97,14 @@ class TabHandlers:
         kept = read_json(self.jobs.files(run).settings).get("folders")
         return [Path(folder) for folder in kept] if isinstance(kept, list) and kept else self._folders(None)[0]
 
+    def _sources(self, taken_up: Sequence[Path]) -> dict[str, Path]:
+        """The image and the mask that candidates were made from, as far as they are still there. Raises UserError."""
+        kept = [read_json(self.jobs.files(run).settings) for run in {file.parent.name for file in taken_up}]
+        found = [{key: Path(each[key]) for key in ("image", "mask") if isinstance(each.get(key), str)} for each in kept]
+        if any(each != found[0] for each in found):
+            raise UserError("The images were made from different images or masks. Tick those of one run.")
+        return found[0] if found and all(file.is_file() for file in found[0].values()) else {}
+
     # -- buttons
 
     def generate(self, stages: Any, image: Any, mask: Any, *values: Any) -> list[Any]:
@@ -131,8 +140,9 @@ class TabHandlers:
             name = self.jobs.free_name(base)
             files = self.jobs.files(name)
             places = {key: files.root / "sources" / name / f"{key}.png" for key, value in images.items() if value}
+            sources = places or self._sources(taken_up)
             request = CascadeRequest(
-                tuple(folders), files.out, name, settings, places.get("image"), places.get("mask"), tuple(taken_up)
+                tuple(folders), files.out, name, settings, sources.get("image"), sources.get("mask"), tuple(taken_up)
             )
             for key, place in places.items():
                 _keep(images[key], place, is_mask=key == "mask")
