@@ -206,8 +206,11 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
     log = read_log(training / "stage1_log.jsonl")
     jump = next((a["step"] for a, b in zip(log, log[1:]) if a.get("noisiest") != b.get("noisiest")), None)
     if jump is not None:
-        lines += ["", f"Since step {jump} of stage I, a quarter of each batch is in the noisiest {train_cascade.NOISIEST}"]
-        lines += ["timesteps (`NOISIEST` in `train_cascade.py`), where the loss jumps."]
+        lines += [
+            "",
+            f"Since step {jump} of stage I, a quarter of each batch is in the noisiest {train_cascade.NOISIEST}",
+            "timesteps (`NOISIEST` in `train_cascade.py`), where the loss jumps.",
+        ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     loss_curves(training, folder / "loss.png")
 
