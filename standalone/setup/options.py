@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lib_methods.errors import UserError
 
@@ -202,6 +202,22 @@ def _method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a short run, as a smoke test")
 
 
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    _method(parser)
+    folders: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "DIR"}
+    parser.add_argument("--stages", **folders, help="for cascade: the stages' folders (default: shapes-cascade)")
+    parser.add_argument(
+        "--text-encoders", **folders, help="for cascade: training folders of stage 1 whose text encoders to compare"
+    )
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    _method(parser)
+    parser.add_argument(
+        "--size", choices=("tiny", "full"), help="for cascade: size of the networks (default: full on a GPU, else tiny)"
+    )
+
+
 def _merge_instruct(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", type=Path, help="the checkpoint to make an instruct version of")
     parser.add_argument("b", metavar="B", type=Path, help="an InstructPix2Pix checkpoint (8 input channels)")
@@ -299,8 +315,8 @@ _BUILDERS = {
     "serve": _serve,
     "generate": _generate,
     "test": _test,
-    "evaluate": _method,
-    "bench": _method,
+    "evaluate": _evaluate,
+    "bench": _bench,
     "merge-instruct": _merge_instruct,
     "make-instruct-data": _make_instruct_data,
     "train-instruct": _train_instruct,

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
-from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModel, T5Config, T5EncoderModel, T5TokenizerFast
 
+from standalone.shapes import networks
 from standalone.shapes.styles import CELL, SIDE
 
 TOKENS = 77  # what IFPipeline pads every prompt to
@@ -76,8 +77,11 @@ def tokenizer() -> T5TokenizerFast:
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TOKENS)
 
 
-def text_encoder() -> T5EncoderModel:
-    """A small T5 encoder (version 1.1: gated GELU) with fresh weights."""
+def text_encoder(kind: str = "t5") -> T5EncoderModel | CLIPTextModel:
+    """A small T5 encoder (version 1.1: gated GELU) with fresh weights, or to compare it with, the CLIP text encoder of
+    `shapes` ("clip")."""
+    if kind == "clip":
+        return networks.text_encoder()
     return T5EncoderModel(
         T5Config(
             vocab_size=128,
@@ -94,8 +98,11 @@ def text_encoder() -> T5EncoderModel:
     )
 
 
-def tokenize(words: T5TokenizerFast, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, each of shape (captions, 77), as IFPipeline makes them."""
+def tokenize(words: T5TokenizerFast | None, captions: list[str]) -> tuple[Tensor, Tensor | None]:
+    """Token ids and attention mask, each of shape (captions, 77), as IFPipeline makes them; for CLIP, which has no
+    `words` of its own and no mask, as `shapes` has them."""
+    if words is None:
+        return networks.tokenize(captions), None
     found = words(captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
     return found.input_ids, found.attention_mask
 

@@ -16,6 +16,7 @@ import torch
 from diffusers import IFPipeline, IFSuperResolutionPipeline
 from torch import Tensor
 
+from standalone.engine.text import clip_tokenizer
 from standalone.shapes import cascade, train, train_cascade
 from standalone.shapes.release import millions, read_log
 from standalone.shapes.styles import CELL, SIDE, STYLES, ParsedStyle, parse_styled, render_styled, styled_caption
@@ -31,24 +32,36 @@ _NONE: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "wat
 def export(training: Path, out: Path) -> None:
     """Write both stages, with the averaged weights, as folders `stage-1` and `stage-2` of `out`."""
     for stage, name in enumerate(STAGES, 1):
-        weights = torch.load(training / f"stage{stage}.pt", weights_only=True)["average"]
-        unet, text = cascade.unet(stage), cascade.text_encoder()
-        for part, module in enumerate((unet, text)):
-            module.load_state_dict({k[2:]: v for k, v in weights.items() if k.startswith(f"{part}.")})
-            module.half()
-        parts: dict[str, Any] = {"unet": unet, "scheduler": cascade.schedule(stage), **_NONE}
-        if stage == 1:
-            pipe = IFPipeline(tokenizer=cascade.tokenizer(), text_encoder=text, requires_safety_checker=False, **parts)
-        else:
-            pipe = IFSuperResolutionPipeline(
-                tokenizer=None,
-                text_encoder=None,
-                image_noising_scheduler=cascade.noising_schedule(),
-                requires_safety_checker=False,
-                **parts,
-            )
-        pipe.save_pretrained(out / name)
-        _name_fast_tokenizer(out / name / "model_index.json")
+        export_stage(training, stage, out / name)
+
+
+def export_stage(training: Path, stage: int, folder: Path) -> tuple[str, int]:
+    """Write stage 1 or 2 as a folder; the kind of its text encoder, and how many steps it was trained for."""
+    state = torch.load(training / f"stage{stage}.pt", weights_only=True)
+    kind: str = state.get("text", "t5")
+    unet, text = cascade.unet(stage), cascade.text_encoder(kind)
+    for part, module in enumerate((unet, text)):
+        module.load_state_dict({k[2:]: v for k, v in state["average"].items() if k.startswith(f"{part}.")})
+        module.half()
+    write_stage(stage, folder, unet, text, cascade.tokenizer() if kind == "t5" else clip_tokenizer())
+    return kind, int(state["step"])
+
+
+def write_stage(stage: int, folder: Path, unet: Any, text: Any, tokenizer: Any) -> None:
+    """Write networks as stage 1, or as stage 2, which has no text encoder."""
+    parts: dict[str, Any] = {"unet": unet, "scheduler": cascade.schedule(stage), **_NONE}
+    if stage == 1:
+        pipe = IFPipeline(tokenizer=tokenizer, text_encoder=text, requires_safety_checker=False, **parts)
+    else:
+        pipe = IFSuperResolutionPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            image_noising_scheduler=cascade.noising_schedule(),
+            requires_safety_checker=False,
+            **parts,
+        )
+    pipe.save_pretrained(folder)
+    _name_fast_tokenizer(folder / "model_index.json")
 
 
 def _name_fast_tokenizer(index: Path) -> None:

@@ -1,7 +1,8 @@
 """Train a stage of `shapes-cascade`: `python -m standalone.shapes.train_cascade --out DIR --stage 1 --minutes 60`.
 
 You can stop the run at any time; it resumes from the last state (`stage1.pt`, `stage2.pt`). T5 learns with stage I
-for its first `TEXT_STEPS` steps and is fixed from then on; stage II takes it from stage I's state.
+for its first `TEXT_STEPS` steps and is fixed from then on; stage II takes it from stage I's state. To compare text
+encoders, train stage I for equal `--steps` with `--text t5` and with `--text clip`.
 """
 
 from __future__ import annotations
@@ -117,11 +118,24 @@ class Loss:
 class Trainer:
     """A stage's UNet with T5, their averaged copies, and everything needed to resume."""
 
-    def __init__(self, out: Path, stage: int, batch: int, rate: float, minutes: float, seed: int = 0) -> None:
-        self.out, self.stage, self.batch, self.minutes = out, stage, batch, minutes
+    def __init__(
+        self,
+        out: Path,
+        stage: int,
+        batch: int,
+        rate: float,
+        minutes: float,
+        seed: int = 0,
+        *,
+        text: str = "t5",
+        steps: int | None = None,
+    ) -> None:
+        """text: "t5" or "clip". steps: the training's length, in place of `minutes`."""
+        self.out, self.stage, self.batch, self.minutes, self.steps = out, stage, batch, minutes, steps
         torch.manual_seed(seed)
-        self.unet, self.text = cascade.unet(stage), cascade.text_encoder()
-        self.words, self.loss, self.noising = cascade.tokenizer(), Loss(), cascade.noising_schedule()
+        self.kind, self.unet, self.text = text, cascade.unet(stage), cascade.text_encoder(text)
+        self.words = cascade.tokenizer() if text == "t5" else None
+        self.loss, self.noising = Loss(), cascade.noising_schedule()
         if stage == 2:
             self.text.load_state_dict(finished_text(out))
             self.text.requires_grad_(False)
@@ -136,6 +150,8 @@ class Trainer:
 
     def _load(self) -> None:
         state = torch.load(self.state, weights_only=True)
+        if state.get("text", "t5") != self.kind:
+            raise SystemExit(f"{self.state} was trained with another text encoder. Choose another folder for --out.")
         for name in ("networks", "average", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.step, self.spent = state["step"], state["spent"]
@@ -149,14 +165,16 @@ class Trainer:
         state: dict[str, Any] = {
             name: getattr(self, name).state_dict() for name in ("networks", "average", "optimizer")
         }
-        state |= {"step": self.step, "spent": self.spent, "rng": self.rng.bit_generator.state}
+        state |= {"text": self.kind, "step": self.step, "spent": self.spent, "rng": self.rng.bit_generator.state}
         self.out.mkdir(parents=True, exist_ok=True)
         torch.save(state | {"generator": self.generator.get_state()}, self.state.with_suffix(".new"))
         os.replace(self.state.with_suffix(".new"), self.state)
 
     @property
     def done(self) -> float:
-        """Which share of the training's time is over."""
+        """Which share of the training is over."""
+        if self.steps is not None:
+            return min(1.0, self.step / self.steps)
         return min(1.0, self.spent / (self.minutes * 60))
 
     def _share_of_rate(self) -> float:
@@ -205,12 +223,12 @@ class Trainer:
         return error.item(), bound.item()
 
     def run(self) -> None:
-        """Train until the time is over, counting what earlier runs spent."""
+        """Train until the end, counting what earlier runs did."""
         stock = Stock(self.stage, self.rng, STOCK[self.stage])
         losses: list[tuple[float, float]] = []
         self.out.mkdir(parents=True, exist_ok=True)
         with (self.out / f"stage{self.stage}_log.jsonl").open("a") as log:
-            while self.spent < self.minutes * 60:
+            while self.done < 1:
                 started = time.monotonic()
                 losses.append(self.train_step(stock))
                 if self.step % REFRESH == 0:
@@ -244,8 +262,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1)
     parser.add_argument("--minutes", type=float, default=60, help="length of training, over all runs")
+    parser.add_argument("--steps", type=int, help="length of training in steps instead, over all runs")
+    parser.add_argument("--text", choices=("t5", "clip"), default="t5", help="text encoder of stage 1")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float, default=2e-3)
     options = parser.parse_args()
     batch = options.batch or BATCH[options.stage]
-    Trainer(options.out, options.stage, batch, options.rate, options.minutes).run()
+    if options.stage == 2 and options.text != "t5":
+        parser.error("stage 2 takes T5 from stage 1")
+    given = {"text": options.text, "steps": options.steps}
+    Trainer(options.out, options.stage, batch, options.rate, options.minutes, **given).run()

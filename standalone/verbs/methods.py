@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 from pathlib import Path
 
 from lib_methods.errors import UserError, reason
@@ -14,7 +15,7 @@ from .arguments import writable_folder
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the method's `main(out, quick)` and returns its exit status."""
+    """Runs the method's `main(out, quick)`, perhaps with options of its own, and returns its exit status."""
     kind = options.verb
     methods = sorted(path.stem[len(kind) + 1 :] for path in (ROOT / "benchmarks").glob(f"{kind}_*.py"))
     name = str(options.method).replace("-", "_")
@@ -26,5 +27,8 @@ def run(options: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out: the folder cannot be made. {reason(error)}") from None
-    module = importlib.import_module(f"benchmarks.{kind}_{name}")
-    return int(module.main(out, bool(options.quick)))
+    main = importlib.import_module(f"benchmarks.{kind}_{name}").main
+    given = {key: value for key in ("stages", "text_encoders", "size") if (value := getattr(options, key, None))}
+    for key in given.keys() - inspect.signature(main).parameters.keys():
+        raise UsageError(f"'{kind} {options.method}' has no option --{key.replace('_', '-')}.")
+    return int(main(out, bool(options.quick), **given))

@@ -1,0 +1,82 @@
+"""The program `evaluate cascade`: every figure is there, and burnt pixels are those that a plain count finds."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import evaluate_cascade as program
+from benchmarks.evaluate_thresholding import burnt
+from standalone.shapes.styles import STYLES, paint_aligned, restyle
+from standalone.shapes.world import random_scene
+from tests.cascade.runs import Folders
+
+FEW = {"steps": 1, "stage2_steps": 1}
+
+
+def test_every_figure_is_there_and_finite(folders: Folders, tmp_path: Path) -> None:
+    assert program.evaluate(tmp_path, 2, folders[:2], steps=FEW) == 0
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    metrics, settings = report["metrics"], report["settings"]
+    wanted = {
+        f"{name}_{kind}_{guidance}"
+        for name in ("accuracy", "burnt")
+        for kind in ("none", "static", "dynamic")
+        for guidance in (5, 10, 20, 30)
+    }
+    wanted |= {f"{way}{name}" for way in ("", "style_first_") for name in ("style_changed", "content_kept")}
+    wanted |= {f"memory_{name}" for name in ("one_at_a_time", "all", "largest_part")}
+    assert wanted <= metrics.keys()
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["memory_largest_part"] <= metrics["memory_one_at_a_time"] < metrics["memory_all"]
+    assert metrics["memory_measured_to_largest_part"] <= 1.10
+    assert (settings["pictures_per_figure"], settings["stages"]) == (2, ["IF-I", "IF-II"])
+    assert {file.name for file in tmp_path.glob("*.png")} == {"report.png", "thresholds.png", "styles.png"}
+
+
+def test_burnt_pixels_are_those_that_a_plain_count_finds() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(3, 253, (8, 8, 3), dtype=np.uint8)
+    assert burnt([picture]) == 0
+    for place, channel, level in (((0, 0), 0, 255), ((0, 0), 1, 0), ((3, 4), 2, 253), ((7, 7), 1, 2)):
+        picture[(*place, channel)] = level
+    count = sum(any(level <= 2 or level >= 253 for level in pixel) for pixel in picture.reshape(-1, 3).tolist())
+    assert count == 3
+    assert burnt([picture, picture]) == count / 64
+
+
+def test_rendered_images_are_the_best_that_can_be_reached() -> None:
+    """No pixel of theirs is burnt, and a change of style that keeps everything is found to do so."""
+    rng = np.random.default_rng(1)
+    scenes = [random_scene(rng) for _ in range(6)]
+    plain = [paint_aligned(scene, rng) for scene in scenes]
+    small = [program.reduced(picture) for picture in plain]
+    assert burnt(small) == 0
+    assert program.accuracy(scenes, small) > 0.9
+    wanted = [STYLES[1 + i % 3] for i in range(6)]
+    restyled = [restyle(picture, style, rng) for picture, style in zip(plain, wanted)]
+    found = program.kept(small, restyled, wanted)
+    assert found["style_changed"] == 1 and found["content_kept"] > 0.9
+    other = program.kept(small[1:] + small[:1], restyled, [STYLES[0]] * 6)
+    assert other["style_changed"] == 0 and other["content_kept"] < found["content_kept"] - 0.2
+
+
+def test_training_runs_of_two_text_encoders_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from standalone.shapes import train_cascade
+
+    monkeypatch.setitem(train_cascade.STOCK, 1, 2)
+    monkeypatch.setattr(train_cascade, "REFRESH", 1000)
+    for kind in ("t5", "clip"):
+        made = train_cascade.Trainer(tmp_path / kind, 1, batch=4, rate=1e-3, minutes=1, text=kind, steps=1)
+        made.run()
+    with pytest.raises(SystemExit, match="another text encoder"):
+        train_cascade.Trainer(tmp_path / "clip", 1, batch=4, rate=1e-3, minutes=1)
+    scenes = [random_scene(np.random.default_rng(1))]
+    found = program.compare_texts([tmp_path / "t5", tmp_path / "clip"], scenes, tmp_path, FEW)
+    assert found.keys() == {"text_t5", "text_t5_steps", "text_clip", "text_clip_steps"}
+    assert found["text_t5_steps"] == found["text_clip_steps"] == 1
+    assert all(0 <= value <= 1 for value in found.values())
