@@ -14,9 +14,7 @@ size. VAE and text encoder run once for each image in ours, before the training:
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +28,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.full_size import PeakMemory, environment, sd15_unet, settle
+from benchmarks.full_size import PeakMemory, apart, environment, sd15_unet, settle
 from benchmarks.studio import write_json
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
 from lib_methods.device import half_precision, release_memory
@@ -42,7 +40,6 @@ from lib_methods.dreambooth.training.batches import Example, TrainingData
 from lib_methods.dreambooth.training.plan import GIB, plan_training
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.jobs.log import Report
-from standalone import ROOT
 from standalone.verbs.train_dreambooth import ENVIRONMENT
 
 STEPS, PICTURES = 800, 104
@@ -235,7 +232,9 @@ def main(out: Path, quick: bool) -> int:
     runs: dict[str, list[dict[str, Any]]] = {loop: [] for loop in LOOPS}
     for turn in range(rounds):
         for loop in LOOPS:
-            found = run(loop, out, quick)
+            variables = {} if loop == "plain" else ENVIRONMENT
+            options = [loop, "--quick" if quick else ""]
+            found = apart("benchmarks.bench_dreambooth", options, out / f"{loop}.json", variables)
             if found is None:
                 print(f"The loop '{loop}' failed, most likely for want of memory.", file=sys.stderr)
                 return 1
@@ -246,19 +245,6 @@ def main(out: Path, quick: bool) -> int:
             _write(out, runs, quick)
     print(f"Written to {out.name}: bench.json.")
     return 0
-
-
-def run(loop: str, out: Path, quick: bool) -> dict[str, Any] | None:
-    """The result of `measure` in a separate process; None if that failed."""
-    report = out / f"{loop}.json"
-    report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.bench_dreambooth", loop, str(report), *(["--quick"] if quick else [])]
-    variables = {**({} if loop == "plain" else ENVIRONMENT), **os.environ}
-    if subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode != 0 or not report.exists():
-        return None
-    found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-    report.unlink()
-    return found
 
 
 def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
@@ -308,5 +294,5 @@ def _write(out: Path, runs: dict[str, list[dict[str, Any]]], quick: bool) -> Non
 
 
 if __name__ == "__main__":
-    name, report, *flags = sys.argv[1:]
-    Path(report).write_text(json.dumps(measure(name, "--quick" in flags)), encoding="utf-8")
+    name, flag, report = sys.argv[1:]
+    Path(report).write_text(json.dumps(measure(name, flag == "--quick")), encoding="utf-8")

@@ -35,7 +35,7 @@ from standalone.shapes.styles import CELL, SIDE, STYLES, paint_aligned, parse_st
 from standalone.shapes.world import ATTRIBUTES, Scene, random_named, random_scene
 
 FOLDER = ROOT / "models" / "shapes-cascade"
-STEPS = {"steps": 50, "stage2_steps": 25}
+STEPS = {"steps": 25, "stage2_steps": 25}
 BATCH, SEED, MIB = 16, 1_000_000, 2**20
 THRESHOLDS = ("none", "static", "dynamic")
 GUIDANCE = (5, 10, 20, 30)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from benchmarks.studio import line_of, write_json
+from standalone import ROOT
 
 STATM = Path("/proc/self/statm")
 
@@ -131,6 +136,19 @@ class Rounds:
         medians = {name: statistics.median(values) for name, values in self.rounds.items()}
         rounds = {name: len(values) for name, values in self.rounds.items()}
         write_json(self.out / "bench.json", {**self.once, **medians}, {**settings, "rounds": rounds})
+
+
+def apart(module: str, options: Sequence[str], report: Path, variables: Mapping[str, str] | None = None) -> Any | None:
+    """What a program in a process of its own writes as JSON into the file that is its last option; None if it failed.
+    variables: of the environment, where they are not set."""
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", module, *options, str(report)]
+    done = subprocess.run(command, cwd=ROOT, env={**(variables or {}), **os.environ}, check=False)
+    if done.returncode != 0 or not report.exists():
+        return None
+    found = json.loads(report.read_text(encoding="utf-8"))
+    report.unlink()
+    return found
 
 
 class PeakMemory:

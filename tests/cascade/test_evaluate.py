@@ -1,4 +1,4 @@
-"""The program `evaluate cascade`: every figure is there, and burnt pixels are those that a plain count finds."""
+"""The programs `evaluate cascade` and `bench cascade`: every figure is there and means what its name says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks import bench_cascade
 from benchmarks import evaluate_cascade as program
 from benchmarks.evaluate_thresholding import burnt
 from standalone.shapes.styles import STYLES, paint_aligned, restyle
@@ -80,3 +82,20 @@ def test_training_runs_of_two_text_encoders_are_read(tmp_path: Path, monkeypatch
     assert found.keys() == {"text_t5", "text_t5_steps", "text_clip", "text_clip_steps"}
     assert found["text_t5_steps"] == found["text_clip_steps"] == 1
     assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_the_bench_compares_our_job_with_diffusers_pipelines(tmp_path: Path) -> None:
+    bench_cascade.build(tmp_path, False, torch.device("cpu"))
+    runs = {way: [bench_cascade.measure(way, tmp_path, (1, 1), False)] for way in ("diffusers", "one_at_a_time")}
+    found = bench_cascade.figures(runs)
+    for name in ("stage_1", "stage_2", "whole"):
+        pair = found[f"seconds_{name}_one_at_a_time"], found[f"seconds_{name}_diffusers"]
+        assert found[f"ratio_{name}_one_at_a_time"] == pytest.approx(pair[0] / pair[1])
+    seconds = runs["one_at_a_time"][0]["seconds"]
+    assert 0 < sum(value for name, value in seconds.items() if name != "whole") <= seconds["whole"] + 0.1
+
+
+@pytest.mark.parametrize(("stage", "size", "published"), [(1, "M", 400), (1, "L", 900), (2, "M", 450), (2, "L", 1200)])
+def test_the_bench_has_the_published_sizes(stage: int, size: str, published: int) -> None:
+    part = bench_cascade.on_paper("unet", bench_cascade.unet_config(stage, size, 4096))
+    assert part.numbers / 1e6 == pytest.approx(published, rel=0.08)
