@@ -216,13 +216,13 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
         cells = ["" if name == "style" and i == 2 else f"{column[name]:.3f}" for i, column in enumerate(columns)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "![loss](loss.png)"]
-    log = read_log(training / "stage1_log.jsonl")
-    jump = next((a["step"] for a, b in zip(log, log[1:]) if a.get("noisiest") != b.get("noisiest")), None)
-    if jump is not None:
+    first = read_log(training / "stage1_log.jsonl")
+    jumps = [str(b["step"]) for a, b in zip(first, first[1:]) if a.get("noisiest") != b.get("noisiest")]
+    if jumps:
         lines += [
             "",
-            f"Since step {jump} of stage I, a quarter of each batch is in the noisiest {train_cascade.NOISIEST}",
-            "timesteps (`NOISIEST` in `train_cascade.py`), where the loss jumps.",
+            f"The recipe of stage I changed on the way, where the loss jumps (steps {' and '.join(jumps)}): more",
+            "of each batch is in the noisiest timesteps, and more captions name everything. What is above is the last.",
         ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     loss_curves(training, folder / "loss.png")

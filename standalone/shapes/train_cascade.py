@@ -24,7 +24,7 @@ from standalone.shapes import cascade
 from standalone.shapes.networks import MatrixOptimizer
 from standalone.shapes.styles import CELL, SIDE, STYLES, paint_aligned, restyle, styled_caption
 from standalone.shapes.train import NO_CAPTION, SNR_CAP, SNR_FLOOR
-from standalone.shapes.world import Scene, random_named, random_scene
+from standalone.shapes.world import ATTRIBUTES, Scene, random_named, random_scene
 
 BATCH = {1: 16, 2: 8}
 STOCK = {1: 3_000, 2: 1_000}  # images held at a time
@@ -37,8 +37,9 @@ NO_STYLE = 0.15  # share of captions that leave the style open
 # style is the prompt's to decide.
 OTHER_STYLE = 0.3
 CROP, WHOLE_FROM = 64, 0.75  # stage II learns from squares of this side until this share of its time is over
-# Where the objects stand is decided in the last timesteps; one image in ten there learned every word but the places.
-NOISIEST = 120
+# Where the objects stand is decided in the last timesteps: before, the noisy image itself shows it. Stage I learned all
+# words but those for places until half of each batch was there, and captions left the place open less often.
+NOISIEST, ALL_NAMED = 80, 0.5
 VARIANCE_WEIGHT = 0.001  # of the variational bound (Nichol and Dhariwal 2021, arXiv 2102.09672)
 
 
@@ -75,7 +76,8 @@ class Stock:
         for scene, style, must in (self.known[i] for i in chosen):
             named = style if must or self.rng.random() >= NO_STYLE else None
             drop = not must and self.rng.random() < NO_CAPTION
-            captions.append("" if drop else styled_caption(scene, named, random_named(self.rng), self.rng))
+            parts = ATTRIBUTES if self.rng.random() < ALL_NAMED else random_named(self.rng)
+            captions.append("" if drop else styled_caption(scene, named, parts, self.rng))
         index = torch.from_numpy(chosen)
         large = self.large[index].float() / 127.5 - 1 if self.stage == 2 else torch.empty(0)
         return self.small[index].float() / 127.5 - 1, large, captions
@@ -182,8 +184,8 @@ class Trainer:
         return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.done)))
 
     def _times(self) -> Tensor:
-        """Timesteps: stratified, so that every batch covers the whole range; of stage I, a quarter in `NOISIEST`."""
-        extra = self.batch // 4 if self.stage == 1 else 0
+        """Timesteps: stratified over the whole range, with half of stage I's in the last `NOISIEST`."""
+        extra = self.batch // 2 if self.stage == 1 else 0
         share, end = torch.rand(self.batch, generator=self.generator), 1000 - NOISIEST
         times = 1000 * (torch.arange(self.batch - extra) + share[extra:]) / (self.batch - extra)
         return torch.cat([end + NOISIEST * share[:extra], times]).long().clamp(max=999)
