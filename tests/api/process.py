@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -17,9 +19,12 @@ from standalone import ROOT
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port below those that systems give to connections, one of which may take it before the server does."""
+    while True:
+        port = random.SystemRandom().randint(10_000, 29_999)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Process:
@@ -73,11 +78,11 @@ class Process:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(10)
+                self.process.wait()
 
     def stopped_in_silence(self) -> None:
         """Whether the console shows that it was stopped, and no error."""
-        self.reader.join(10)
+        self.reader.join(60)
         said = "".join(self.lines)
         assert "Stopped." in said
         assert not any(word in said for word in ("Traceback", "ERROR", "terminate")), said

@@ -59,7 +59,7 @@ def generate(handlers: TabHandlers, image: Any = None, mask: Any = None, **chang
     """Presses Generate and waits; what a new page shows then."""
     line = handlers.generate(handlers.stages(), image, mask, *values(**{"prompt": "a red cat", "count": 3, **changed}))
     assert "alert" not in line[0], line[0]
-    assert handlers.jobs.wait(60)
+    assert handlers.jobs.wait(300)
     return handlers.look("")
 
 
@@ -71,7 +71,7 @@ def test_candidates_are_ticked_and_upscaled_and_a_new_page_shows_both(handlers: 
     chosen = [names[0], names[2]]
     line = handlers.upscale("\n".join(chosen), handlers.stages(), *values(prompt="something else by now", **LATER))
     assert "alert" not in line[0], line[0]
-    assert handlers.jobs.wait(60)
+    assert handlers.jobs.wait(300)
     panel, sheet, *_ = handlers.look("")
     upscaled = ["a-red-cat-up/000-stage2.png", "a-red-cat-up/001-stage2.png"]
     assert ticks(sheet) == [*upscaled, *names], "the candidates stay to choose from"
@@ -112,7 +112,7 @@ def test_where_none_is_chosen_those_of_the_first_place_are_meant(handlers: TabHa
     with pytest.raises(UserError, match="no stages of a cascade yet"):
         handlers.begin({"prompt": "a", "stages": []})
     handlers.begin({"resume_from": ["a-red-cat/000-stage1.png"]})  # the candidates' own
-    assert handlers.jobs.wait(60)
+    assert handlers.jobs.wait(300)
 
 
 def test_a_path_is_taken_only_where_paths_may_be_named(handlers: TabHandlers) -> None:
@@ -128,7 +128,7 @@ def test_an_image_and_its_mask_go_along(handlers: TabHandlers) -> None:
     request = json.loads(handlers.jobs.files("a-red-cat").settings.read_text("utf-8"))
     assert Image.open(request["image"]).size == Image.open(request["mask"]).size == (40, 24)
     handlers.upscale("a-red-cat/000-stage1.png", handlers.stages(), *values(**LATER))
-    assert handlers.jobs.wait(60)
+    assert handlers.jobs.wait(300)
     later = json.loads(handlers.jobs.files("a-red-cat-up").settings.read_text("utf-8"))
     assert [later[key] for key in ("image", "mask")] == [request[key] for key in ("image", "mask")]
 
@@ -162,7 +162,7 @@ def test_programs_start_look_and_fetch(client: TestClient, handlers: TabHandlers
     body = {"prompt": "a dog", "stages": client.get(f"{PREFIX}/stages").json()["stages"], "count": 2, "last_stage": 1}
     body |= {"image": encode_image(Image.new("RGB", (8, 8)))}
     assert client.post(f"{PREFIX}/start", json=body).json() == {"name": "a-dog"}
-    assert handlers.jobs.wait(60)
+    assert handlers.jobs.wait(300)
     status = client.get(f"{PREFIX}/status").json()
     assert (status["job"]["status"], status["running"], status["stage"]) == ("done", False, 1)
     found = client.get(f"{PREFIX}/images", params={"run": "a-dog"}).json()["images"]
@@ -181,10 +181,10 @@ def test_cancel_and_resume(client: TestClient, handlers: TabHandlers) -> None:
     again = client.post(f"{PREFIX}/start", json=body)
     assert again.status_code == 422 and "already running" in again.json()["detail"]
     assert client.post(f"{PREFIX}/cancel").status_code == 200
-    assert handlers.jobs.wait(60)
+    assert handlers.jobs.wait(300)
     assert client.get(f"{PREFIX}/status").json()["job"]["status"] == "cancelled"
     assert client.post(f"{PREFIX}/resume").json() == {}
-    assert handlers.jobs.wait(60)
+    assert handlers.jobs.wait(300)
     assert client.get(f"{PREFIX}/status").json()["job"]["status"] == "done"
 
 

@@ -29,6 +29,14 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
+REMEMBER_TOASTS = """
+window.toastsShown = [];
+new MutationObserver(() => {
+    const text = document.querySelector(".steer-toast")?.textContent;
+    if (text && text !== toastsShown.at(-1)) toastsShown.push(text);
+}).observe(document, {childList: true, subtree: true});
+"""
+
 
 @pytest.fixture(scope="session")
 def page_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -68,7 +76,7 @@ class Browser:
         if fresh and self.driver.current_url.startswith(self.address):
             self.js("recalled.length = 0; sessionStorage.clear()")  # memory.js keeps the settings when the page is left
         self.driver.get(self.address)
-        self.until("return typeof uiIsLoaded !== 'undefined' && uiIsLoaded", seconds=120.0)
+        self.until("return typeof uiIsLoaded !== 'undefined' && uiIsLoaded")
         self.until("return Object.keys(opts).length > 0")
         self.js(
             "const finish = taskFinished; window.finishedJobs = 0;"
@@ -78,8 +86,8 @@ class Browser:
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
 
-    def until(self, code: str, *arguments: Any, seconds: float = 60.0) -> Any:
-        """Waits until the script gives something true, and returns that."""
+    def until(self, code: str, *arguments: Any, seconds: float = 300.0) -> Any:
+        """Waits until the script gives something true, and returns that; as long as a busy machine may take."""
         end = time.monotonic() + seconds
         while True:
             value = self.js(code, *arguments)
@@ -87,6 +95,10 @@ class Browser:
                 return value
             assert time.monotonic() < end, f"waited in vain for: {code}\n{self.text('#html_log_txt2img')}"
             time.sleep(0.05)
+
+    def told(self, sentence: str) -> None:
+        """Waits until the page has shown a message with these words; it takes them away again after a while."""
+        self.until("return toastsShown.some((text) => text.includes(arguments[0]))", sentence)
 
     def find(self, selector: str) -> Any:
         from selenium.webdriver.common.by import By
@@ -121,9 +133,9 @@ class Browser:
         )
         return list(dict.fromkeys(found))
 
-    def finished(self, tab: str = "txt2img", seconds: float = 120.0) -> None:
+    def finished(self, tab: str = "txt2img") -> None:
         """Waits for the end of the job that was started."""
-        self.until(f"return !('{tab}' in runningTasks)", seconds=seconds)
+        self.until(f"return !('{tab}' in runningTasks)")
         self.until(f"return document.querySelector('#html_log_{tab}').textContent.trim().length > 0")
 
     def generate(self, tab: str = "txt2img") -> list[str]:
@@ -131,7 +143,7 @@ class Browser:
         before = self.images(tab)
         done = self.js("return window.finishedJobs")
         self.click(f"#{tab}_generate")
-        self.until("return window.finishedJobs > arguments[0]", done, seconds=60.0)
+        self.until("return window.finishedJobs > arguments[0]", done)
         self.finished(tab)
         if not self.text(f"#html_log_{tab} .error"):
             self.until(
@@ -171,6 +183,7 @@ def browser(page_server: Process, tmp_path_factory: pytest.TempPathFactory) -> I
             "Emulation.setDeviceMetricsOverride",
             {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False},
         )
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": REMEMBER_TOASTS})
         yield Browser(driver, f"http://127.0.0.1:{page_server.port}/")
     finally:
         driver.quit()

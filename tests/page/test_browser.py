@@ -233,9 +233,12 @@ def test_inpainting_paints_a_mask(browser: Browser, screenshot):
     ActionChains(browser.driver).move_to_element(canvas).click_and_hold().move_by_offset(20, 10).move_by_offset(
         20, 0
     ).release().perform()
-    browser.js("return new Promise((resolve) => setTimeout(resolve, 800))")
+    for _ in range(10):  # the canvas hands its strokes over a little later, without a sign
+        browser.js("return new Promise((resolve) => setTimeout(resolve, 800))")
+        images = browser.generate("img2img")
+        if browser.text("#html_log_img2img .error") == "":
+            break
     screenshot("inpaint")
-    images = browser.generate("img2img")
     assert browser.text("#html_log_img2img .error") == ""
     assert len(images) == 1
     browser.js("switch_to_txt2img()")

@@ -14,18 +14,17 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TICKS = "#cascade_sheet .steer-cascade-tick"
 
 
-def said(browser: Browser, where: str, text: str, seconds: float = 240.0) -> None:
+def said(browser: Browser, where: str, text: str) -> None:
     """Waits until a part of the tab says so."""
     browser.until(
         "return document.querySelector(arguments[0]).textContent.includes(arguments[1])",
         f"#cascade_{where}",
         text,
-        seconds=seconds,
     )
 
 
 def shown(browser: Browser, count: int) -> None:
-    browser.until("return document.querySelectorAll(arguments[0]).length === arguments[1]", TICKS, count, seconds=240.0)
+    browser.until("return document.querySelectorAll(arguments[0]).length === arguments[1]", TICKS, count)
 
 
 def test_generate_tick_upscale_reload(browser: Browser, page_data: Path, screenshot: Callable[[str], None]) -> None:

@@ -61,13 +61,12 @@ def cells(browser: Browser) -> dict[str, str]:
     return {str(name): str(text) for name, text in found}
 
 
-def said(browser: Browser, where: str, text: str, seconds: float = 60.0) -> None:
+def said(browser: Browser, where: str, text: str) -> None:
     """Waits until a part of the tab says so."""
     browser.until(
         "return document.querySelector(arguments[0]).textContent.includes(arguments[1])",
         f"#dreambooth_{where}",
         text,
-        seconds=seconds,
     )
 
 
@@ -102,12 +101,12 @@ def test_from_photos_to_a_picture(browser: Browser, tmp_path: Path, screenshot: 
     screenshot("dreambooth-more")
     browser.click("#dreambooth_train")
     said(browser, "panel", 'Training "rex"')
-    browser.until("return document.querySelector('#dreambooth_panel .steer-dreambooth-plan') !== null", seconds=120)
+    browser.until("return document.querySelector('#dreambooth_panel .steer-dreambooth-plan') !== null")
     screenshot("dreambooth-running")
 
     browser.open()  # a new page finds the training run again
     browser.js("openTab('tab_dreambooth')")
-    said(browser, "panel", '"rex" is done', seconds=240)
+    said(browser, "panel", '"rex" is done')
     browser.until("return document.querySelectorAll('#dreambooth_samples img').length > 0")
     assert "rex.safetensors" in browser.text("#dreambooth_panel")
     assert browser.js("return document.querySelector('#dreambooth_panel svg polyline') !== null")
@@ -129,9 +128,9 @@ def test_cancel_and_resume(browser: Browser, tmp_path: Path, screenshot: Callabl
     for button in ("train", "resume"):
         browser.click(f"#dreambooth_{button}")
         said(browser, "panel", 'Training "my-cat"')
-        browser.until(running, seconds=120)
+        browser.until(running)
         browser.click("#dreambooth_cancel")
-        said(browser, "panel", "was cancelled after step", seconds=120)
+        said(browser, "panel", "was cancelled after step")
         screenshot(f"dreambooth-cancelled-{button}")
     assert browser.js("return document.querySelector('#dreambooth_use')?.offsetParent") is None
 

@@ -139,10 +139,7 @@ def test_pictures_are_dropped_pasted_and_weighted_and_are_nobody_elses(browser: 
     browser.find(weight).send_keys(Keys.TAB)
     browser.until("return document.querySelector('#fabric_txt2img_likes :is(textarea, input)').value.endsWith(':0.5')")
     give(browser, "likes", "drop", b"not a picture")
-    browser.until(
-        "return Array.from(document.querySelectorAll('.steer-toast')).some("
-        "(toast) => toast.textContent.includes('cannot be read'))"
-    )
+    browser.told("cannot be read")
     ids(browser, "likes", 1)
 
     window = browser.driver.current_window_handle
@@ -253,10 +250,7 @@ def test_chosen_files_survive_a_redrawn_list_and_bad_ones_are_named(browser: Bro
         browser.find(".steer-fabric-picker").send_keys("\n".join(map(str, files)))
     finally:
         browser.driver.execute_cdp_cmd("Page.setInterceptFileChooserDialog", {"enabled": False})
-    browser.until(
-        "return document.querySelector('.steer-toast')?.textContent"
-        " === '3 of 8 images could not be read: a.png, b.png, c.png.'"
-    )
+    browser.told("3 of 8 images could not be read: a.png, b.png, c.png.")
     browser.until(f"return (() => {{ {cards} }})() === 6")
 
 

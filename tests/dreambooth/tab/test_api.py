@@ -34,7 +34,7 @@ def test_from_start_to_use(client: TestClient, handlers: TabHandlers, tmp_path: 
     assert client.post(f"{PREFIX}/use").status_code == 422
     answer = client.post(f"{PREFIX}/start", json={"photos": photos(), "class_noun": "dog", "name": "rex", "steps": 40})
     assert (answer.status_code, answer.json()) == (200, {"name": "rex"})
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)
     status = client.get(f"{PREFIX}/status").json()
     assert status["training"]["status"] == "done"
     assert (status["running"], status["step"], len(status["losses"])) == (False, 40, 40)
@@ -53,7 +53,7 @@ def test_concepts_and_own_class_images_come_as_pictures_and_never_as_places(
     plan = client.post(f"{PREFIX}/plan", json=wanted).json()
     assert plan["class_images"] == 0 and any("mug: 1 photo. Captions: none" in note for note in plan["notes"])
     assert client.post(f"{PREFIX}/start", json=wanted).status_code == 200
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)
     kept = sorted(
         str(f.parent.relative_to(tmp_path / "data" / "photos")) for f in tmp_path.rglob("photos/rex/**/*.png")
     )
@@ -78,12 +78,12 @@ def test_cancel_and_resume(client: TestClient, handlers: TabHandlers) -> None:  
     assert client.post(f"{PREFIX}/start", json={"photos": photos(), "class_noun": "slow thing"}).status_code == 200
     assert client.post(f"{PREFIX}/start", json={"photos": photos(), "class_noun": "dog"}).status_code == 422
     assert client.post(f"{PREFIX}/cancel").json() == {}
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)
     assert client.post(f"{PREFIX}/resume").json() == {}
     time.sleep(0.1)
     assert client.get(f"{PREFIX}/status").json()["running"]
     assert client.post(f"{PREFIX}/cancel").status_code == 200
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)
 
 
 def test_a_plan_is_made_and_nothing_begun(client: TestClient, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_bad_requests_get_a_sentence(client: TestClient, handlers: TabHandlers, 
 def test_places_are_not_taken_from_a_request(client: TestClient, handlers: TabHandlers, tmp_path: Path) -> None:  # noqa: F811
     body = {"photos": photos(), "class_noun": "dog", "out": str(tmp_path / "elsewhere"), "steps": 5}
     assert client.post(f"{PREFIX}/start", json=body).status_code == 200
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -234,7 +234,7 @@ def test_a_base_model_that_cannot_be_trained_is_told(
 def test_after_train_the_plan_is_the_trainings_own(handlers: TabHandlers, photos: list[Path]) -> None:
     line, panel, *_ = handlers.train([str(photo) for photo in photos], *values())
     assert "4 photos of a dog" in line and "steer-dreambooth-plan" not in line
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)
     assert "a note" in handlers.look("")[0]
 
 
@@ -249,7 +249,7 @@ def test_from_the_form_to_the_prompt(handlers: TabHandlers, photos: list[Path], 
     assert sorted(path.name for path in files.photos.iterdir()) == [photo.name for photo in photos]
     told = json.loads(files.settings.read_text(encoding="utf-8"))
     assert (told["class_noun"], told["kind"], told["base"]) == ("dog", kind, str(tmp_path / "base.safetensors"))
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)
     panel, samples, _, cancel, resume, use, seen = handlers.look("")
     assert '"rex" is done' in html.unescape(panel)
     assert samples.count("data:image/jpeg") == 2
@@ -270,7 +270,7 @@ def test_from_the_form_to_the_prompt(handlers: TabHandlers, photos: list[Path], 
 def test_the_same_name_twice_gets_a_number(handlers: TabHandlers, photos: list[Path]) -> None:
     for _ in range(2):
         handlers.train([str(photo) for photo in photos], *values())
-        assert handlers.trainings.wait(30)
+        assert handlers.trainings.wait(300)
     record = handlers.trainings.state().record
     assert record is not None and record.name == "my-dog-2"
 
@@ -292,7 +292,7 @@ def test_what_stands_behind_advanced_reaches_the_training(handlers: TabHandlers,
     line, _ = handlers.form(files, *chosen)
     assert "2 photos of a dog (1 with a caption, 1 with a mask) and 1 of a mug become a LoRA" in line
     handlers.train(files, *chosen)
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)
     settings = from_json(json.loads((handlers.trainings.root / "jobs" / "rex.settings").read_text(encoding="utf-8")))
     assert (settings.caption_dropout, settings.noise_offset, settings.optimizer) == (0.1, 0.05, "prodigy")
     subjects, _ = find_subjects(settings)
@@ -328,7 +328,7 @@ def test_cancel_and_resume_from_the_page(handlers: TabHandlers, photos: list[Pat
     _, panel, _, train, cancel, *_ = handlers.cancel()
     assert "stops at the end" in panel
     assert (train["interactive"], cancel["visible"]) == (False, True)
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)
     panel, _, train, cancel, resume, use, _ = handlers.look("")
     assert "cancelled" in panel
     assert (train["interactive"], cancel["visible"], resume["visible"], use["visible"]) == (True, False, True, False)
@@ -342,4 +342,4 @@ def test_two_presses_start_one_training(handlers: TabHandlers, photos: list[Path
         lines = list(pool.map(lambda _: handlers.train([str(p) for p in photos], *values(name="rex"))[0], range(4)))
     assert sum("already running" in line for line in lines) == 3
     assert len(list(JobFiles(handlers.trainings.root, "rex").photos.iterdir())) == 4
-    assert handlers.trainings.wait(30)
+    assert handlers.trainings.wait(300)

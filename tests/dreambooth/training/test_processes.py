@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +30,7 @@ from lib_methods.dreambooth.training.processes import (
 from lib_methods.errors import UserError
 from standalone import ROOT
 from standalone.dreambooth import load_training_model
+from tests.api.process import free_port
 from tests.dreambooth import two_processes
 from tests.dreambooth.models import write
 from tests.dreambooth.runs import events, settings_for, state_tensors, train, write_photos
@@ -44,12 +44,6 @@ needs_sharding = pytest.mark.skipif(
     reason="sharding needs the package accelerate and PyTorch 2.6",
 )
 Together = tuple[Path, list[dict[str, Any]]]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +68,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Together:
     out: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     launcher = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **here}, **out)
     try:
-        said = launcher.communicate(timeout=400)[0]
+        said = launcher.communicate(timeout=1200)[0]
     except subprocess.TimeoutExpired:
         launcher.terminate()  # it then ends its processes, too
         said = launcher.communicate(timeout=60)[0]

@@ -108,12 +108,17 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path) -> 
     train(replace(settings, save_every=0))
     killed = moved(settings, tmp_path / "killed")
     chance = random.Random()
-    process = _start(killed, tmp_path / "settings.json")
-    try:
-        assert _kill_once_it_has(killed, process, lines=chance.randint(3, 16), pause=chance.random() * 0.05)
-    finally:
-        process.kill()
-        process.wait()
+    for latest in (16, 8, 4):  # on a busy machine it may be done before anybody sees the line
+        shutil.rmtree(killed.out, ignore_errors=True)
+        process = _start(killed, tmp_path / "settings.json")
+        try:
+            if _kill_once_it_has(killed, process, lines=chance.randint(3, latest), pause=chance.random() * 0.05):
+                break
+        finally:
+            process.kill()
+            process.wait()
+    else:
+        pytest.fail("the process was always done before it could be killed")
     train(killed, resume=True)
     assert equal(state_tensors(settings), state_tensors(killed))
     assert equal(load_file(settings.out / "dog1.safetensors"), load_file(killed.out / "dog1.safetensors"))
@@ -127,7 +132,7 @@ def test_an_interrupt_ends_the_step_and_saves(tmp_path: Path) -> None:
         while not events(settings, "step") and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=300) == 130
     finally:
         process.kill()
         process.wait()
