@@ -1,7 +1,7 @@
-"""Trains an InstructPix2Pix checkpoint on pairs that are encoded once. A stopped run resumes from its last state.
+"""Widens a UNet for a second image, trains it on pairs that are encoded once, and writes the checkpoint.
 
-Everything random of a step comes from the seed and the step's number, so that a run with stops in between ends
-with the same weights as one without.
+A stopped run resumes from its last state. Everything random of a step comes from the seed and the step's number, so
+that a run with stops in between ends with the same weights as one without.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ import os
 import pickle
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 
 from lib_methods.errors import UserError
 from lib_methods.jobs.log import duration
+from lib_methods.safetensors import rounded, write_tensors
 from standalone.engine.checkpoint import load_checkpoint
+from standalone.engine.weights import ldm_clip_text, ldm_networks, ldm_unet, ldm_vae
 from standalone.host.checkpoints import CheckpointInfo, Defaults, defaults_of
-from standalone.instruct.dataset import Pair
-from standalone.instruct.widen import widened
+from standalone.instruct.dataset import Pair, write_whole
 from standalone.shapes.networks import MatrixOptimizer
 from standalone.shapes.train import SNR_CAP, SNR_FLOOR
 
+TARGET = "modules.models.diffusion.ddpm_edit.LatentDiffusion"
+"""The class that the WebUI's own configuration of InstructPix2Pix names."""
 DROPPED = 0.05  # share of examples without text, without image, and without both (Brooks et al. 2023, section 3.2.1)
 ENCODED_AT_ONCE = 16
 TEXTS_HELD = 4096
@@ -251,3 +256,56 @@ class Trainer:
                 saved = time.monotonic()
         self.save(state)
         return mean
+
+
+def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy with twice the input channels. The new weights are zero, so that it computes what `unet` computes,
+    whatever the image."""
+    channels = int(unet.config.in_channels)
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    wide = UNet2DConditionModel(**{**config, "in_channels": 2 * channels})
+    state = dict(unet.state_dict())
+    old = state["conv_in.weight"]
+    state["conv_in.weight"] = torch.cat([old, torch.zeros_like(old)], dim=1)
+    wide.load_state_dict(state)
+    return wide.to(unet.device)
+
+
+def edit_config(model: Any, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The yaml for the WebUI: the checkpoint's own one, or one of SD1's form with the model's sizes, made one of an
+    InstructPix2Pix model."""
+    known = copy.deepcopy(dict(config)) if config is not None else {}
+    top = known.get("model")
+    if not isinstance(top, dict) or not isinstance(top.get("params"), dict) or "unet_config" not in top["params"]:
+        known = {"model": {"params": _sd1_params(model)}}
+    known["model"]["target"] = TARGET
+    params = known["model"]["params"]
+    params |= {"first_stage_key": "edited", "cond_stage_key": "edit", "conditioning_key": "hybrid", "use_ema": False}
+    params["unet_config"].setdefault("params", {})["in_channels"] = 2 * model.latent_channels
+    return {"model": known["model"]}
+
+
+def _sd1_params(model: Any) -> dict[str, Any]:
+    unet, vae = model.model.diffusion_model.config, model.first_stage_model.config
+    return {
+        "linear_start": 0.00085,
+        "linear_end": 0.012,
+        "num_timesteps_cond": 1,
+        "timesteps": len(model.alphas_cumprod),
+        "image_size": 64,
+        "channels": model.latent_channels,
+        "scale_factor": model.scale_factor,
+        **ldm_networks(unet, vae, image_size=32, resolution=256),
+        "cond_stage_config": {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"},
+    }
+
+
+def write_checkpoint(model: Any, unet: UNet2DConditionModel, config: Mapping[str, Any] | None, out: Path) -> None:
+    """Writes `unet` with the model's VAE and text encoder to one file in LDM's names and half precision, and the yaml
+    beside it. Both appear whole; the yaml first."""
+    state = {**ldm_unet(unet), **ldm_vae(model.first_stage_model), **ldm_clip_text(model.cond_stage_model.transformer)}
+    halves = {k: rounded(k, value, torch.float16) for k, value in state.items() if value.is_floating_point()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(edit_config(model, config), sort_keys=False)
+    write_whole(out.with_suffix(".yaml"), text.encode())
+    write_tensors(out, halves, {"format": "pt", "modelspec.title": out.stem})

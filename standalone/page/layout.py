@@ -15,7 +15,7 @@ from PIL import Image
 from lib_methods.pictures.convert import ImageError, open_image, to_rgba
 from lib_methods.webui.gradio_compat import as_toast, warn
 from standalone.api.errors import sentence_for
-from standalone.api.listings import set_options
+from standalone.api.listings import check_options, set_options
 from standalone.api.routes import in_turn
 from standalone.host import callbacks, checkpoints, pasting, shared
 from standalone.host.components import ToolButton
@@ -23,9 +23,9 @@ from standalone.host.jobs.queue import JobQueue
 from standalone.host.scripts import loading
 from standalone.infotext.fields import IMG2IMG, TABLES
 
-from . import generation, paste, settings_tab
+from . import generation, paste
 from .controls import QUICK
-from .results import infotext_of
+from .results import as_html, error_html, infotext_of
 from .tab import Tab
 
 TITLE = "Steer"
@@ -69,7 +69,7 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
                 with _tab(labels, ident, label):
                     interface.render()
             with _tab(labels, "settings", "Settings"):
-                settings_tab.build(queue)
+                _settings(queue)
         gr.HTML(json.dumps(labels), elem_id="tab_labels", visible="hidden")
         versions = f"python {sys.version.split()[0]} • torch {torch.__version__} • gradio {gr.__version__}"
         gr.HTML(f"<div class='versions'>{versions}</div>", elem_id="footer")
@@ -227,3 +227,68 @@ def _send_text(tab: Tab) -> Callable[[str, int | None], list[Any]]:
         return paste.updates(params, tab.paste_fields)
 
     return send
+
+
+def _component(key: str, info: Any) -> Any:
+    """The control for one setting: its own, or one for the type of its default."""
+    args = info.component_args() if callable(info.component_args) else dict(info.component_args or {})
+    value = shared.opts.data.get(key, info.default)
+    common = {"label": info.label, "value": value, "elem_id": f"setting_{key}"}
+    if info.component is not None:
+        return info.component(**common, **args)
+    if isinstance(info.default, bool):
+        return gr.Checkbox(**common, **args)
+    if isinstance(info.default, (int, float)):
+        precision = {"precision": 0} if isinstance(info.default, int) else {}
+        return gr.Number(**common, **{**precision, **args})
+    return gr.Textbox(**common, **args)
+
+
+def is_shown(key: str, info: Any) -> bool:
+    """Whether the tab has a control for this setting: none for folders of the server and for what is elsewhere."""
+    args = info.component_args
+    hidden = isinstance(args, dict) and args.get("visible") is False
+    plain = isinstance(info.default, (bool, int, float, str)) or info.component is not None
+    return plain and not hidden and not info.do_not_save and not info.restrict_api and key != "sd_model_checkpoint"
+
+
+def apply_settings(values: dict[str, Any]) -> int:
+    """Sets and saves what changed; how many settings that were. BadRequest with a sentence."""
+    wanted = check_options({key: value for key, value in values.items() if value is not None})
+    changed = {key: value for key, value in wanted.items() if shared.opts.data.get(key) != value}
+    set_options(changed)
+    return len(changed)
+
+
+def _settings(queue: JobQueue) -> None:
+    """The tab Settings, made from the descriptions of the settings, those of extensions included."""
+    with gr.Row(elem_classes="settings-head"):
+        apply = gr.Button("Apply settings", variant="primary", elem_id="settings_submit", scale=0, min_width=180)
+        result = gr.HTML(elem_id="settings_result")
+    sections: dict[tuple[Any, ...], list[tuple[str, Any]]] = {}
+    for key, info in shared.opts.data_labels.items():
+        if is_shown(key, info):
+            sections.setdefault(tuple(info.section or (None, "Other")), []).append((key, info))
+    components: dict[str, Any] = {}
+    for number, ((name, title), items) in enumerate(sections.items()):
+        with gr.Accordion(title or "Other", open=number == 0, elem_id=f"settings_{name}"):
+            for key, info in items:
+                components[key] = _component(key, info)
+                if info.comment_after:
+                    gr.HTML(info.comment_after, elem_classes="setting-comment")
+    shared.settings_components = components
+
+    async def submit(*values: Any) -> str:
+        try:
+            count = await in_turn(queue, lambda: apply_settings(dict(zip(components, values))), "settings")
+        except Exception as error:  # the page shows a message, whatever it is
+            return error_html(sentence_for(error)[0])
+        return as_html(f"{count} setting{'' if count == 1 else 's'} changed." if count else "Nothing has changed.")
+
+    apply.click(
+        fn=submit,
+        inputs=list(components.values()),
+        outputs=[result],
+        api_visibility="private",
+        concurrency_limit=None,
+    )

@@ -183,8 +183,7 @@ def _train(options: argparse.Namespace) -> int:
         checkpoint = find_checkpoint(options.checkpoint)
         from lib_methods.checkpoints.ldm_names import read_yaml
         from standalone.instruct.dataset import read_pairs
-        from standalone.instruct.train import Examples, Length, Trainer, load_plain
-        from standalone.instruct.widen import write_checkpoint
+        from standalone.instruct.train import Examples, Length, Trainer, load_plain, write_checkpoint
 
         pairs = [pair for folder in folders for pair in read_pairs(folder)]
         model, _ = load_plain(checkpoint)

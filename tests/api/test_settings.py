@@ -183,7 +183,7 @@ def test_settings_that_cannot_be_saved_are_not_kept_in_memory_either(
 
 def test_the_settings_tab_follows_the_same_rule(server: Server):
     from standalone.api.errors import BadRequest
-    from standalone.page.settings_tab import apply_settings
+    from standalone.page.layout import apply_settings
 
     with pytest.raises(BadRequest, match="uni_pc_order"):
         server.host.queue.run(lambda: apply_settings({"uni_pc_order": 9, "jpeg_quality": 12}))
@@ -327,7 +327,7 @@ def test_damaged_files_are_kept_side_by_side(tmp_path: Path, capsys: Any):
     assert "No copy was kept" in capsys.readouterr().err
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 400), st.binary(max_size=8))
 def test_no_damage_to_the_file_stops_the_start(tmp_path: Path, where: int, what: bytes):
     whole = f'{{\n{GOOD},\n    "samples_format": "webp",\n    "hide_samplers": ["Heun"]\n}}'.encode()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from standalone import ROOT
 from standalone.instruct.instructions import edits, measure
-from standalone.instruct.widen import widened, write_checkpoint
+from standalone.instruct.train import widened, write_checkpoint
 from tests.image_cfg.jobs import OTHER, edit
 from tests.shared.jobs import REPO, pixels
 from tests.shared.pictures import encoded

@@ -14,8 +14,17 @@ from PIL import Image
 from lib_methods.errors import UserError
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.instruct.dataset import Pair, read_pairs
-from standalone.instruct.train import DROPPED, Examples, Length, Trainer, dropout, read_picture
-from standalone.instruct.widen import TARGET, edit_config, widened
+from standalone.instruct.train import (
+    DROPPED,
+    TARGET,
+    Examples,
+    Length,
+    Trainer,
+    dropout,
+    edit_config,
+    read_picture,
+    widened,
+)
 from standalone.setup import options
 from standalone.setup.start import dispatch
 from tests.instruct.conftest import same_weights

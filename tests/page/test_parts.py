@@ -19,7 +19,7 @@ standalone_host.import_modules()
 
 from standalone.host import checkpoints  # noqa: E402
 from standalone.infotext.fields import TXT2IMG  # noqa: E402
-from standalone.page import controls, paste, results, settings_tab, tab  # noqa: E402
+from standalone.page import controls, layout, paste, results, tab  # noqa: E402
 
 
 def layer(box: tuple[int, int, int, int], alpha: int = 255, size: tuple[int, int] = (32, 16)) -> Image.Image:
@@ -222,7 +222,7 @@ def test_the_controls_begin_with_todays_names_of_a_checkpoints_own_sampler():
 def test_settings_with_folders_of_the_server_have_no_control():
     from modules import shared
 
-    shown = [key for key, info in shared.opts.data_labels.items() if settings_tab.is_shown(key, info)]
+    shown = [key for key, info in shared.opts.data_labels.items() if layout.is_shown(key, info)]
     assert "CLIP_stop_at_last_layers" in shown
     assert not any(key.startswith("outdir_") for key in shown)
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from standalone.host import devices, images, shared
+from standalone.host.callbacks import ExtraNoiseParams, extra_noise_callback
 from standalone.host.sampling.refiner import apply_refiner as apply_refiner
 from standalone.host.shared import opts, state
 
@@ -234,13 +235,60 @@ class Sampler:
             "s_min_uncond": self.s_min_uncond,
         }
 
-    def sample(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Latents from unit noise `x` (B, C, h, w)."""
+    def from_noise(self, p: Any, x: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What sampling begins with, made of unit noise, and its noise levels: sigmas, or timesteps."""
         raise NotImplementedError
 
-    def sample_img2img(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Latents from the latents `x`, to which `noise` is added by the denoising strength of `p`."""
+    def from_image(
+        self, p: Any, x: torch.Tensor, noise: torch.Tensor, steps: int, t_enc: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | float]:
+        """The latents `x` with noise for the last `t_enc + 1` of `steps` steps, these steps' noise levels, and the
+        factor for extra noise."""
         raise NotImplementedError
+
+    def sample(
+        self,
+        p: Any,
+        x: torch.Tensor,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        steps: int | None = None,
+        image_conditioning: Any = None,
+    ) -> torch.Tensor:
+        """Latents from unit noise `x` (B, C, h, w)."""
+        steps = steps or p.steps
+        x, levels = self.from_noise(p, x, steps)
+        return self._run(p, steps, x, levels, conditioning, unconditional_conditioning, image_conditioning)
+
+    def sample_img2img(
+        self,
+        p: Any,
+        x: torch.Tensor,
+        noise: torch.Tensor,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        steps: int | None = None,
+        image_conditioning: Any = None,
+    ) -> torch.Tensor:
+        """Latents from the latents `x`, to which `noise` is added by the denoising strength of `p`."""
+        total, t_enc = setup_img2img_steps(p, steps)
+        noised, levels, factor = self.from_image(p, x, noise, total, t_enc)
+        if opts.img2img_extra_noise > 0:
+            p.extra_generation_params["Extra noise"] = opts.img2img_extra_noise
+            params = ExtraNoiseParams(noise, x, noised)
+            extra_noise_callback(params)
+            noised = params.xi + params.noise * opts.img2img_extra_noise * factor
+        self.model_wrap_cfg.init_latent = x
+        return self._run(
+            p,
+            t_enc + 1,
+            noised,
+            levels,
+            conditioning,
+            unconditional_conditioning,
+            image_conditioning,
+            is_img2img=True,
+        )
 
     def _run(
         self,
@@ -253,7 +301,7 @@ class Sampler:
         image_cond: Any,
         is_img2img: bool = False,
     ) -> torch.Tensor:
-        """Runs the sampler's function over its noise `levels`: sigmas, or timesteps."""
+        """Runs the sampler's function over its noise `levels`."""
         kwargs = self.initialize(p)
         if is_img2img and "is_img2img" in inspect.signature(self.func).parameters:
             kwargs["is_img2img"] = True

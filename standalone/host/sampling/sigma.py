@@ -12,7 +12,6 @@ from lib_methods.errors import UserError
 from standalone.engine import names, samplers
 from standalone.engine.denoiser import LCMDenoiser, SigmaDenoiser
 from standalone.host import devices, shared
-from standalone.host.callbacks import ExtraNoiseParams, extra_noise_callback
 from standalone.host.sampling import base, schedulers
 from standalone.host.sampling.cfg_denoiser import CFGDenoiser
 from standalone.host.shared import opts
@@ -110,46 +109,20 @@ class KDiffusionSampler(base.Sampler):
         sigmas = sigmas.cpu()
         return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
 
-    def sample_img2img(
-        self,
-        p: Any,
-        x: torch.Tensor,
-        noise: torch.Tensor,
-        conditioning: Any,
-        unconditional_conditioning: Any,
-        steps: int | None = None,
-        image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        total, t_enc = base.setup_img2img_steps(p, steps)
-        sigmas = self.get_sigmas(p, total)
-        # some schedules make fewer sigmas than requested
-        sigmas = sigmas[max(0, len(sigmas) - 2 - t_enc) :]
-        noised = x + noise * sigmas[0]
-        if opts.img2img_extra_noise > 0:
-            p.extra_generation_params["Extra noise"] = opts.img2img_extra_noise
-            params = ExtraNoiseParams(noise, x, noised)
-            extra_noise_callback(params)
-            noised = params.xi + params.noise * opts.img2img_extra_noise
-        self.model_wrap_cfg.init_latent = x
-        return self._run(p, t_enc + 1, noised, sigmas, conditioning, unconditional_conditioning, image_conditioning)
-
-    def sample(
-        self,
-        p: Any,
-        x: torch.Tensor,
-        conditioning: Any,
-        unconditional_conditioning: Any,
-        steps: int | None = None,
-        image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        steps = steps or p.steps
+    def from_noise(self, p: Any, x: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         sigmas = self.get_sigmas(p, steps)
         if opts.sgm_noise_multiplier:
             p.extra_generation_params["SGM noise multiplier"] = True
-            x = x * torch.sqrt(1.0 + sigmas[0] ** 2.0)
-        else:
-            x = x * sigmas[0]
-        return self._run(p, steps, x, sigmas, conditioning, unconditional_conditioning, image_conditioning)
+            return x * torch.sqrt(1.0 + sigmas[0] ** 2.0), sigmas
+        return x * sigmas[0], sigmas
+
+    def from_image(
+        self, p: Any, x: torch.Tensor, noise: torch.Tensor, steps: int, t_enc: int
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        sigmas = self.get_sigmas(p, steps)
+        # some schedules make fewer sigmas than requested
+        sigmas = sigmas[max(0, len(sigmas) - 2 - t_enc) :]
+        return x + noise * sigmas[0], sigmas, 1.0
 
 
 def sampler_table(rows: list[Row], cls: type[KDiffusionSampler]) -> list[base.SamplerData]:

@@ -12,7 +12,6 @@ from standalone.engine import names
 from standalone.engine.denoiser import TimestepDenoiser, per_row
 from standalone.engine.timestep_samplers import sample_ddim, sample_unipc
 from standalone.host import shared
-from standalone.host.callbacks import ExtraNoiseParams, extra_noise_callback
 from standalone.host.sampling import base
 from standalone.host.sampling.cfg_denoiser import CFGDenoiser
 from standalone.host.shared import opts
@@ -83,50 +82,16 @@ class CompVisSampler(base.Sampler):
             steps += 1
         return (torch.arange(0, total, max(1, total // steps)) + 1).clamp(0, total - 1)
 
-    def sample_img2img(
-        self,
-        p: Any,
-        x: torch.Tensor,
-        noise: torch.Tensor,
-        conditioning: Any,
-        unconditional_conditioning: Any,
-        steps: int | None = None,
-        image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        total, t_enc = base.setup_img2img_steps(p, steps)
-        timesteps = self.get_timesteps(p, total)
+    def from_noise(self, p: Any, x: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, self.get_timesteps(p, steps)
+
+    def from_image(
+        self, p: Any, x: torch.Tensor, noise: torch.Tensor, steps: int, t_enc: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        timesteps = self.get_timesteps(p, steps)
         # the noise of one timestep more than sampling begins with, as in the WebUI
         abar = shared.sd_model.alphas_cumprod[timesteps[t_enc]]
-        noised = x * abar.sqrt() + noise * (1 - abar).sqrt()
-        if opts.img2img_extra_noise > 0:
-            p.extra_generation_params["Extra noise"] = opts.img2img_extra_noise
-            params = ExtraNoiseParams(noise, x, noised)
-            extra_noise_callback(params)
-            noised = params.xi + params.noise * opts.img2img_extra_noise * abar.sqrt()
-        self.model_wrap_cfg.init_latent = x
-        return self._run(
-            p,
-            t_enc + 1,
-            noised,
-            timesteps[:t_enc],
-            conditioning,
-            unconditional_conditioning,
-            image_conditioning,
-            is_img2img=True,
-        )
-
-    def sample(
-        self,
-        p: Any,
-        x: torch.Tensor,
-        conditioning: Any,
-        unconditional_conditioning: Any,
-        steps: int | None = None,
-        image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        steps = steps or p.steps
-        timesteps = self.get_timesteps(p, steps)
-        return self._run(p, steps, x, timesteps, conditioning, unconditional_conditioning, image_conditioning)
+        return x * abar.sqrt() + noise * (1 - abar).sqrt(), timesteps[:t_enc], abar.sqrt()
 
 
 samplers_timesteps: list[tuple[str, Callable[..., torch.Tensor], list[str], dict[str, Any]]] = [

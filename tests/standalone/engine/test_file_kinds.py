@@ -19,7 +19,7 @@ from lib_methods.safetensors import NotFinite, read_header, rounded, write_tenso
 from standalone.dreambooth import load_training_model
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.engine.model import StableDiffusionModel
-from standalone.instruct.widen import widened, write_checkpoint
+from standalone.instruct.train import widened, write_checkpoint
 from tests.standalone import tiny
 
 State = dict[str, torch.Tensor]
