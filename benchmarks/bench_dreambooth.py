@@ -31,13 +31,13 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from benchmarks.full_size import PeakMemory, apart, environment, sd15_unet, settle
 from benchmarks.studio import write_json
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
-from lib_methods.device import half_precision, release_memory
+from lib_methods.device import CPU, DTYPES, GIB, half_precision, release_memory
 from lib_methods.dreambooth.model.base import ModelSizes
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.model import CPU, DTYPES, TextEmbedding
+from lib_methods.dreambooth.model.model import TextEmbedding
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.batches import Example, TrainingData
-from lib_methods.dreambooth.training.plan import GIB, plan_training
+from lib_methods.dreambooth.training.plan import plan_training
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.jobs.log import Report
 from standalone.verbs.train_dreambooth import ENVIRONMENT

@@ -13,6 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+GIB = 2**30
+CPU = torch.device("cpu")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def device_memory(device: torch.device) -> int | None:
     """The bytes that are free there; None where that cannot be told."""
@@ -97,5 +101,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self.see, out)
+        if isinstance(out, Tensor):  # the usual case, without the tree's cost
+            return self.see(out)
+        tree_map_only(Tensor, self.see, out)
         return out

@@ -14,11 +14,11 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from lib_methods.device import device_words, release_memory, repeatable
+from lib_methods.device import CPU, DTYPES, device_words, release_memory, repeatable
 from lib_methods.dreambooth.model.base import prediction_told, read_base
 from lib_methods.dreambooth.model.identifier import named
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.model import CPU, DTYPES, TrainingModel, check_weights
+from lib_methods.dreambooth.model.model import TrainingModel, check_weights
 from lib_methods.dreambooth.output.lora_file import LoraStart, read_lora
 from lib_methods.dreambooth.output.result import ENDING, Export, Result, activation_of, facts_of
 from lib_methods.dreambooth.photos.image import Photo, photos_digest

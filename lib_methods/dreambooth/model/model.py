@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lib_methods.device import release_memory
+from lib_methods.device import CPU, release_memory
 from lib_methods.errors import UserError
 
 
@@ -110,10 +110,6 @@ def check_weights(model: TrainingModel) -> None:
                 f"The base model {model.name} is damaged: {len(bad)} tensors of its {what} hold NaN or infinite "
                 f"weights (the first is {bad[0]}). Download it again, or choose another base model."
             )
-
-
-CPU = torch.device("cpu")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(module: nn.Module) -> torch.device:

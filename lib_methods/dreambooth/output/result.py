@@ -23,8 +23,9 @@ from torch import Tensor
 from lib_methods.checkpoints.kinds import EMA_PREFIX
 from lib_methods.checkpoints.ldm_names import shared_text_name
 from lib_methods.checkpoints.schedule import V_MARK, ZERO_SNR_MARK
+from lib_methods.device import DTYPES
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.model import DTYPES, TrainingModel
+from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.dreambooth.output.lora_file import save_lora, tag_frequency
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.processes import Processes, gathered

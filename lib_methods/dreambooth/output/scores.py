@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib_methods.dreambooth.model.model import CPU, brought
+from lib_methods.device import CPU
+from lib_methods.dreambooth.model.model import brought
 from lib_methods.dreambooth.photos.image import Photo, read_photo
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import UserError

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import torch
 
 from lib_methods.checkpoints.layout import Shapes
-from lib_methods.device import device_words
+from lib_methods.device import DTYPES, GIB, device_words
 from lib_methods.dreambooth.model.base import BaseModel, prediction_told, read_base
-from lib_methods.dreambooth.model.model import DTYPES, Parts, TrainingModel, wait_for
+from lib_methods.dreambooth.model.model import Parts, TrainingModel, wait_for
 from lib_methods.dreambooth.settings import TrainingSettings, from_json, resolved
-from lib_methods.dreambooth.training.plan import GIB, TrainingPlan, plan_training
+from lib_methods.dreambooth.training.plan import TrainingPlan, plan_training
 from lib_methods.dreambooth.training.state import read_record
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles, all_records

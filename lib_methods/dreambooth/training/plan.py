@@ -14,15 +14,12 @@ from typing import Any
 
 import torch
 
-from lib_methods.device import device_memory, half_precision
+from lib_methods.device import DTYPES, GIB, device_memory, half_precision
 from lib_methods.dreambooth.model.base import ModelSizes
-from lib_methods.dreambooth.model.model import DTYPES
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training.adafactor import GPU_BLOCK
 from lib_methods.dreambooth.training.optimizers import has_8bit
 from lib_methods.errors import UserError
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)

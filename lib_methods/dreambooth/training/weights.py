@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lib_methods.device import release_memory
+from lib_methods.device import CPU, release_memory
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.model import CPU, Parts, TextEmbedding, TrainingModel, device_of
+from lib_methods.dreambooth.model.model import Parts, TextEmbedding, TrainingModel, device_of
 from lib_methods.dreambooth.training.processes import gathered, joined, local, sharded_like
 from lib_methods.errors import UserError
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lib_methods.device import CPU
 from lib_methods.dreambooth.model import model as places
 from lib_methods.dreambooth.model.lora import LoraSet
-from lib_methods.dreambooth.model.model import CPU, Parts
+from lib_methods.dreambooth.model.model import Parts
 from lib_methods.dreambooth.training import data as making
 from lib_methods.dreambooth.training import plan as memory
 from lib_methods.dreambooth.training import samples as showing

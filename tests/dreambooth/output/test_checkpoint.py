@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_methods import safetensors as tensor_files
-from lib_methods.dreambooth.model.model import DTYPES
+from lib_methods.device import DTYPES
 from lib_methods.dreambooth.output.result import save_checkpoint
 from lib_methods.errors import UserError
 from standalone.dreambooth import EngineModel, load_training_model

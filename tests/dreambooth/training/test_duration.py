@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from lib_methods.checkpoints.layout import Shapes, unet_shapes
+from lib_methods.device import GIB
 from lib_methods.dreambooth.model.base import read_base
 from lib_methods.dreambooth.photos.subjects import companions_told, find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import duration as speed
 from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.duration import multiply_adds
-from lib_methods.dreambooth.training.plan import GIB
 from lib_methods.errors import UserError
 from lib_methods.jobs.files import JobFiles, Record, save_record
 from tests.dreambooth.count_memory import GEOMETRY

@@ -14,13 +14,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
-from lib_methods.device import LiveBytes
+from lib_methods.device import DTYPES, GIB, LiveBytes
 from lib_methods.dreambooth.model.base import ModelSizes
-from lib_methods.dreambooth.model.model import DTYPES
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.dreambooth.training import plan as planning
 from lib_methods.dreambooth.training.optimizers import Group, build_optimizer
-from lib_methods.dreambooth.training.plan import GIB, TrainingPlan, Way, estimate, generation, plan_training
+from lib_methods.dreambooth.training.plan import TrainingPlan, Way, estimate, generation, plan_training
 from lib_methods.dreambooth.training.trainer import rate_scale
 from lib_methods.errors import UserError
 from tests.dreambooth import count_memory
