@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-# a busy machine is no failure: neither the time of one example nor that of making them
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# a busy machine is no failure: neither the time of one example nor that of making them; each run draws others
+settings.register_profile("any machine", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 # the libraries hold a million objects: looking through them as often as Python does takes a tenth of the tests' time
@@ -32,6 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("browser"):  # a second try for what a busy machine held up; the summary counts it
             item.add_marker(pytest.mark.flaky(reruns=1))
     items.sort(key=lambda item: next((i for i, part in enumerate(FIRST) if item.nodeid.startswith(part)), len(FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what the libraries hold stays; looking through it again would cost a third of a second each time
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -317,7 +317,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(FIELDS, JSON, min_size=1, max_size=3))
 def test_no_request_whatsoever_breaks_the_server(server: Server, fields: dict[str, Any]):
     """Either an image, or a refusal in one sentence; never an error of the server."""

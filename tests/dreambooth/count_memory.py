@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.modeling_utils import no_init_weights
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -103,7 +104,8 @@ def count_denoising(family: str, side: int, rows: int, mode: str) -> Counted:
 def count_autoencoder(side: int, *, encoding: bool = False) -> Counted:
     """One image of `side` x `side` latents through the VAE in fp32: decoded, or encoded."""
     with torch.no_grad(), FakeTensorMode(), LiveBytes() as live:
-        vae = AutoencoderKL(**VAE).eval()
+        with no_init_weights():
+            vae = AutoencoderKL(**VAE).eval()
         for parameter in vae.parameters():
             live.see(parameter)
         weights = live.live
@@ -120,7 +122,8 @@ def _unet(
     dtype, before = torch.bfloat16 if mode == "half" else torch.float32, torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        unet = UNet2DConditionModel(**GEOMETRY[family]).train()
+        with no_init_weights():
+            unet = UNet2DConditionModel(**GEOMETRY[family]).train()
     finally:
         torch.set_default_dtype(before)
     if lora_rank:

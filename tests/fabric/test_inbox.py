@@ -161,7 +161,7 @@ json_values = st.recursive(
 
 
 @given(message=st.one_of(st.text(max_size=200), json_values.map(json.dumps)), likes=st.text(max_size=100))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_message_is_answered(page: Page, message: str, likes: str) -> None:
     outcome = answer_message(message, likes, "", page.store)
     assert set(json.loads(outcome.answer)) == {"nonce", "ids", "note"}

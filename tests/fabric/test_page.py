@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.fabric.page import PageHandlers, board_html
@@ -212,7 +212,6 @@ def test_hostile_names_are_ordinary_names(tmp_path: Path, name: str) -> None:
 
 
 @given(name=st.text(max_size=100), wanted=fabric_settings())
-@settings(max_examples=150, deadline=None)
 def test_any_text_is_a_name_that_works_or_a_sentence(name: str, wanted: FabricSettings) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = PresetFolder(Path(root) / "presets")

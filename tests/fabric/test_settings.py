@@ -43,7 +43,6 @@ def store(tmp_path: Path) -> ImageStore:
 
 
 @given(wanted=fabric_settings())
-@settings(max_examples=100)
 def test_fields_round_trip(wanted: FabricSettings) -> None:
     assert CONTROLS.settings_from(CONTROLS.values(wanted)) == wanted
     lists = {
@@ -54,7 +53,6 @@ def test_fields_round_trip(wanted: FabricSettings) -> None:
 
 
 @given(wanted=fabric_settings())
-@settings(max_examples=100)
 def test_the_line_that_carries_a_list_round_trips(wanted: FabricSettings) -> None:
     assert parse_images(format_images(wanted.likes), "likes", None) == wanted.likes
 
@@ -180,7 +178,7 @@ json_values = st.recursive(
 
 
 @given(named=st.dictionaries(st.sampled_from(NAMES), json_values, max_size=5), rest=st.lists(json_values, max_size=14))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_is_settings_or_a_sentence(store: ImageStore, named: dict[str, Any], rest: list[Any]) -> None:
     for arguments in ([named, *rest], [True, *rest]):
         sentence = "."
@@ -209,7 +207,6 @@ def through_a_webui(fields: dict[str, str]) -> dict[str, str]:
 
 
 @given(wanted=fabric_settings())
-@settings(max_examples=200)
 def test_settings_survive_the_infotext(wanted: FabricSettings) -> None:
     fields = CONTROLS.to_infotext(wanted)
     assert all(key.startswith("FABRIC ") for key in fields)
@@ -268,7 +265,6 @@ def test_fields_that_contradict_each_other_get_a_sentence() -> None:
         max_size=6,
     )
 )
-@settings(max_examples=300)
 def test_rubbish_in_an_infotext_never_raises_and_never_names_a_file(fields: dict[str, Any]) -> None:
     values = CONTROLS.from_infotext(fields)
     assert set(values) == set(CONTROLS.names)

@@ -41,7 +41,6 @@ def follow(plan: RowPlan, cond: torch.Tensor, image: torch.Tensor, empty: torch.
 
 
 @given(s_t=SCALES, s_i=SCALES, base=st.booleans(), empty=st.booleans(), seed=st.integers(0, 99))
-@settings(deadline=None)
 def test_every_plan_gives_the_published_sum(s_t: float, s_i: float, base: bool, empty: bool, seed: int) -> None:
     rows = torch.randn(3, 2, 4, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     plan = formulas.plan(s_t, s_i, Needs(base=base, empty=empty))
@@ -53,7 +52,6 @@ def test_every_plan_gives_the_published_sum(s_t: float, s_i: float, base: bool, 
 
 
 @given(s_t=SCALES, s_i=SCALES, weights=st.lists(st.sampled_from([0.3, 0.7, 1.0]), min_size=2, max_size=3))
-@settings(deadline=None)
 def test_weights_under_and_that_do_not_add_up_to_one_cost_no_term(s_t: float, s_i: float, weights: list[float]) -> None:
     generator = torch.Generator().manual_seed(1)
     image, empty, *parts = torch.randn(2 + len(weights), 2, 4, 3, 3, generator=generator, dtype=torch.float64)
@@ -120,7 +118,7 @@ def test_settings_say_what_is_wrong(fields: dict[str, object], sentence: str) ->
     width=st.integers(1, 200), height=st.integers(1, 200), to=st.tuples(st.integers(1, 96), st.integers(1, 96)),
     how=st.sampled_from(FITS),
 )  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=50)
 def test_any_picture_fits_any_size_without_foreign_colour(
     width: int, height: int, to: tuple[int, int], how: str
 ) -> None:

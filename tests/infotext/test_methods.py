@@ -71,7 +71,6 @@ HOSTS = pytest.mark.parametrize("host", [ours, webui])
     switch=st.booleans(),
     mask=st.sampled_from(["", *PICTURES]),
 )
-@settings(max_examples=300, deadline=None)
 def test_pix2pix_zero_comes_back(host: Any, source: str, target: str, caption: str, strength: float, share: float,
                                  choices: Any, switch: bool, mask: str) -> None:  # fmt: skip
     names = ("guidance", "layers", "inversion", "regularisation")
@@ -94,7 +93,6 @@ def test_pix2pix_zero_comes_back(host: Any, source: str, target: str, caption: s
         end=st.just(1.0),
     )
 )
-@settings(max_examples=100, deadline=None)
 def test_instruct_pix2pix_comes_back(host: Any, wanted: ImageCfgSettings) -> None:
     found = image_cfg.from_infotext(host(image_cfg.to_infotext(wanted)))
     assert found == {"enabled": True, **image_cfg.values(wanted)}
@@ -105,7 +103,6 @@ LIKES = st.lists(st.builds(FeedbackImage, st.sampled_from(PICTURES), st.floats(0
 
 @HOSTS
 @given(wanted=any_settings(fabric, likes=LIKES, end=st.just(1.0), strength=st.floats(0.1, 2)))
-@settings(max_examples=100, deadline=None)
 def test_fabric_comes_back(host: Any, wanted: FabricSettings) -> None:
     found = fabric.from_infotext(host(fabric.to_infotext(wanted)))
     assert found.pop("enabled") is True
@@ -114,7 +111,6 @@ def test_fabric_comes_back(host: Any, wanted: FabricSettings) -> None:
 
 @HOSTS
 @given(wanted=any_settings(THRESHOLDING))
-@settings(max_examples=100, deadline=None)
 def test_thresholding_comes_back(host: Any, wanted: ThresholdSettings) -> None:
     written = THRESHOLDING.to_infotext(wanted)
     found = THRESHOLDING.from_infotext(host(written))

@@ -258,7 +258,6 @@ def test_images_of_novelai_have_an_infotext() -> None:
 
 
 @given(st.one_of(TEXTS, st.text(alphabet='ab1,:"\\\n\r |{[]}-/x', max_size=200)))
-@settings(max_examples=300, deadline=None)
 def test_any_text_can_be_read(words: str) -> None:
     text.read(words)
     text.read(f"{words}\n{STANDARD}{words}")

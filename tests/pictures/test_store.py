@@ -86,7 +86,7 @@ def test_a_path_is_never_an_id(store: ImageStore, name: str) -> None:
 
 
 @given(name=st.text(max_size=80))
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_text_reaches_a_file_outside_the_folder(store: ImageStore, name: str) -> None:
     try:
         assert store.exists(name) is False
@@ -95,7 +95,7 @@ def test_no_text_reaches_a_file_outside_the_folder(store: ImageStore, name: str)
 
 
 @given(data=st.binary(max_size=400))
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rubbish_gives_a_sentence_and_leaves_no_file(store: ImageStore, data: bytes) -> None:
     with pytest.raises(StoreError, match=r"\.$"):
         store.add(data)
@@ -103,7 +103,7 @@ def test_rubbish_gives_a_sentence_and_leaves_no_file(store: ImageStore, data: by
 
 
 @given(cut=st.integers(0, 10_000), flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), max_size=8))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_damaged_files_are_read_or_refused_with_a_sentence(
     store: ImageStore, file_format: str, cut: int, flips: list[tuple[int, int]]

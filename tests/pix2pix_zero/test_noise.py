@@ -62,7 +62,6 @@ def whiteness(noise: Tensor) -> float:
     return float(torch.stack(found).mean())
 
 
-@settings(max_examples=60, deadline=None)
 @given(SHAPES, st.booleans(), st.integers(0, 1000))
 def test_autocorrelation_has_the_loss_and_the_gradient_that_autograd_finds(shape, keep_variance, seed):
     rolls = draw_rolls(shape[2], shape[3], gen(seed))

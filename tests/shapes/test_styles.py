@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from standalone.shapes.styles import STYLES, paint_aligned, parse_styled, render_styled, restyle, styled_caption
@@ -45,7 +45,6 @@ def test_another_style_is_told_from_the_one_before() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=50, deadline=None)
 def test_captions_name_the_style_and_what_they_are_asked_to(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scene, named = random_scene(rng), random_named(rng)

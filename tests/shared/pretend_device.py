@@ -13,6 +13,7 @@ kernels. Needs torch 2.9 or newer. A job queue's thread enters `on_this_thread()
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -109,6 +110,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
                 raise RuntimeError(f"Expected all tensors on the same device, found {NAME} and {x.device} in {func}")
     if func is aten._fused_sdp_choice.default:
         return 0  # the plain form
+    if not pretended and device is None:
+        return func(*args, **kwargs)
     there = torch.device(device).type == NAME if device is not None else pretended
     if device is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
@@ -121,8 +124,13 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if not there:
         return out
     wrapped = _map(lambda x: x if isinstance(x, Pretended) else Pretended(x), out)
-    changes = any(a.alias_info is not None for a in func._schema.arguments)
-    return return_and_correct_aliasing(func, args, kwargs, wrapped) if pretended and changes else wrapped
+    return return_and_correct_aliasing(func, args, kwargs, wrapped) if pretended and _changes(func) else wrapped
+
+
+@functools.cache
+def _changes(func: Any) -> bool:
+    """Whether the operation gives a view of its argument, or writes to it."""
+    return any(argument.alias_info is not None for argument in func._schema.arguments)
 
 
 @contextlib.contextmanager

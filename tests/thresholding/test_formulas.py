@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.guidance import rescale
@@ -45,7 +45,6 @@ def latents(seed: int, shape: Any, scale: float = 1.0) -> np.ndarray:
     return scale * rng.normal(rng.normal(0, 1, (1, shape[1], 1, 1)), 1 + rng.random(), shape)
 
 
-@settings(deadline=None)
 @given(SHAPES, st.integers(0, 1000), FORMS, st.floats(0.2, 5.0))
 def test_the_mimic_scale_equals_the_reference(shape: Any, seed: int, form: dict[str, Any], scale: float) -> None:
     guided, model = latents(seed, shape, scale), latents(seed + 1, shape)

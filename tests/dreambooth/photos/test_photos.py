@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -138,7 +138,6 @@ def test_a_photo_that_is_cut_short_is_found_before_the_training(tmp_path: Path, 
         find_photos(tmp_path)
 
 
-@settings(max_examples=60, deadline=None)
 @given(cut=st.integers(0, 400), junk=st.binary(max_size=64), place=st.integers(0, 400))
 def test_no_damage_gets_past_as_anything_but_a_warning(
     tmp_path_factory: pytest.TempPathFactory, cut: int, junk: bytes, place: int
@@ -212,7 +211,6 @@ def test_only_tiny_pictures_are_an_error_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@settings(max_examples=60, deadline=None)
 @given(exif=st.binary(max_size=120))
 def test_metadata_of_any_kind_is_no_error(tmp_path_factory: pytest.TempPathFactory, exif: bytes) -> None:
     folder = tmp_path_factory.mktemp("exif")
@@ -224,7 +222,6 @@ def test_metadata_of_any_kind_is_no_error(tmp_path_factory: pytest.TempPathFacto
     assert {read_photo(photo).size for photo in photos} == {(24, 24)}
 
 
-@settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=600))
 def test_junk_is_never_taken_for_a_photo(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("junk")

@@ -68,7 +68,6 @@ def test_signs_in_a_noun_are_signs_and_no_pattern() -> None:
     assert with_subject("abc", asked(class_noun="a.c")) == "ohwx a.c, abc"
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_every_caption_names_the_subject_and_asking_twice_changes_nothing(text: str) -> None:
     told = with_subject(text, asked())
@@ -77,7 +76,6 @@ def test_every_caption_names_the_subject_and_asking_twice_changes_nothing(text: 
     assert "{subject}" not in told
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_without_an_identifier_the_noun_is_enough(text: str) -> None:
     told = with_subject(text, asked(identifier=""))
@@ -94,7 +92,6 @@ def test_latin_1_is_read_too() -> None:
     assert caption_text("Käfer".encode("latin-1")) == "Käfer"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_become_one_plain_line(data: bytes) -> None:
     text = caption_text(data)
@@ -212,7 +209,6 @@ def test_every_pick_and_no_word_at_all_are_fine() -> None:
         assert check_identifier(word, words(), tokens, "dog") == []
 
 
-@settings(max_examples=60, deadline=None)
 @given(word=st.text(max_size=30), noun=st.text(max_size=20))
 def test_any_text_gets_sentences_and_no_error(word: str, noun: str) -> None:
     assert all(note.endswith(".") for note in check_identifier(word, words(), tokens, noun))

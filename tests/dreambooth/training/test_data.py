@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -34,7 +34,6 @@ sides = st.integers(16, 6000)
 resolutions = st.sampled_from([32, 64, 96, 256, 512, 520, 640, 768, 1024])
 
 
-@settings(deadline=None)
 @given(width=sides, height=sides, resolution=resolutions)
 def test_a_bucket_has_about_the_area_and_never_more(width: int, height: int, resolution: int) -> None:
     w, h = bucket_for(width, height, resolution)
@@ -44,7 +43,6 @@ def test_a_bucket_has_about_the_area_and_never_more(width: int, height: int, res
     assert resolution // 2 - step < min(w, h) and max(w, h) <= 2 * resolution
 
 
-@settings(deadline=None)
 @given(width=sides, height=sides, resolution=resolutions)
 def test_no_other_bucket_is_nearer_in_shape(width: int, height: int, resolution: int) -> None:
     chosen = bucket_for(width, height, resolution)
@@ -55,7 +53,6 @@ def test_no_other_bucket_is_nearer_in_shape(width: int, height: int, resolution:
     assert off(chosen) <= min(map(off, bucket_sizes(resolution))) + 1e-6
 
 
-@settings(deadline=None)
 @given(width=sides, height=sides, resolution=resolutions)
 def test_turning_a_picture_turns_its_bucket(width: int, height: int, resolution: int) -> None:
     w, h = bucket_for(width, height, resolution)
@@ -64,7 +61,6 @@ def test_turning_a_picture_turns_its_bucket(width: int, height: int, resolution:
     assert sorted(turned) == sorted((w, h))
 
 
-@settings(deadline=None)
 @given(side=sides, resolution=resolutions)
 def test_squares_stay_square(side: int, resolution: int) -> None:
     w, h = bucket_for(side, side, resolution)
@@ -91,7 +87,6 @@ def test_a_picture_of_the_buckets_size_is_not_touched() -> None:
     assert micro_conditioning(64, 48, (64, 48)).tolist() == [48, 64, 0, 0, 48, 64]
 
 
-@settings(deadline=None)
 @given(width=st.integers(16, 200), height=st.integers(16, 200))
 def test_fitted_pictures_have_the_buckets_size_and_range(width: int, height: int) -> None:
     bucket = bucket_for(width, height, 64)
@@ -114,7 +109,6 @@ def test_the_middle_is_kept_and_the_mask_goes_with_it() -> None:
     assert micro_conditioning(300, 100, (64, 64)).tolist() == [100, 300, 0, 64, 64, 64]
 
 
-@settings(deadline=None)
 @given(width=sides, height=sides, resolution=resolutions)
 def test_the_crop_that_sdxl_is_told_lies_inside_the_resized_picture(width: int, height: int, resolution: int) -> None:
     w, h = bucket_for(width, height, resolution)
@@ -130,7 +124,6 @@ def photo(width: int, height: int) -> Photo:
     return Photo(Path("dir") / "a.jpg", None, None, width, height)
 
 
-@settings(deadline=None)
 @given(width=st.integers(16, 1500), height=st.integers(16, 1500))
 def test_enlarging_is_never_silent(width: int, height: int) -> None:
     bucket = bucket_for(width, height, 512)
@@ -160,7 +153,6 @@ def data(photos: Sequence[Shape], prior: Sequence[Shape] = ()) -> TrainingData:
     return TrainingData([example(shape) for shape in photos], [example(shape) for shape in prior])
 
 
-@settings(deadline=None)
 @given(photos=shapes, seed=seeds, batch=st.integers(1, 5))
 def test_every_batch_is_full_and_of_one_shape(photos: list[Shape], seed: int, batch: int) -> None:
     order = Order(data(photos), seed)
@@ -170,7 +162,6 @@ def test_every_batch_is_full_and_of_one_shape(photos: list[Shape], seed: int, ba
         assert len({photos[index] for index in indices}) == 1
 
 
-@settings(deadline=None)
 @given(photos=shapes, seed=seeds, batch=st.integers(1, 5))
 def test_within_a_shape_every_photo_comes_once_an_epoch(photos: list[Shape], seed: int, batch: int) -> None:
     order = Order(data(photos), seed)
@@ -184,7 +175,6 @@ def test_within_a_shape_every_photo_comes_once_an_epoch(photos: list[Shape], see
             assert sorted(stream[start : start + len(members)]) == members
 
 
-@settings(deadline=None)
 @given(photos=shapes, seed=seeds)
 def test_one_by_one_every_photo_comes_once_an_epoch(photos: list[Shape], seed: int) -> None:
     order = Order(data(photos), seed)
@@ -192,7 +182,6 @@ def test_one_by_one_every_photo_comes_once_an_epoch(photos: list[Shape], seed: i
         assert sorted(order.next_batch(1)[0] for _ in photos) == list(range(len(photos)))
 
 
-@settings(deadline=None)
 @given(photos=shapes, seed=seeds, batch=st.integers(1, 4))
 def test_in_the_long_run_photos_are_seen_equally_often(photos: list[Shape], seed: int, batch: int) -> None:
     order = Order(data(photos), seed)
@@ -202,7 +191,6 @@ def test_in_the_long_run_photos_are_seen_equally_often(photos: list[Shape], seed
     assert max(counts) - min(counts) <= batch + 1
 
 
-@settings(deadline=None)
 @given(photos=shapes, seed=seeds, before=st.integers(0, 15), sizes=st.lists(st.integers(1, 4), min_size=6, max_size=6))
 def test_it_goes_on_from_any_place_bit_exactly(photos: list[Shape], seed: int, before: int, sizes: list[int]) -> None:
     everything = data(photos, [*photos, *photos, (8, 8)])
@@ -241,7 +229,6 @@ def test_seeds_and_epochs_give_other_orders() -> None:
     assert len({tuple(order.next_batch(8)) for _ in range(10)}) > 5
 
 
-@settings(deadline=None)
 @given(photos=shapes, n=st.integers(1, 9), seed=seeds)
 def test_class_pictures_are_of_the_batchs_shape_and_drawn_alike(photos: list[Shape], n: int, seed: int) -> None:
     prior = [*photos, *photos, (8, 8)]

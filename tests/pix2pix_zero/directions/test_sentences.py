@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
@@ -162,7 +162,6 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
             read_text(place)
 
 
-@settings(max_examples=50)
 @given(st.text(max_size=400))
 def test_any_text_is_used_or_refused_with_a_sentence(text):
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lycoris.modules.base import LycorisBaseModule
 from lycoris.modules.boft import ButterflyOFTModule
@@ -241,7 +241,6 @@ PARTS = sorted(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(KINDS), dyn=st.none() | SIDE)
 def test_whatever_the_shapes_a_layer_fits_or_does_not(data: st.DataObject, kind: Kind, dyn: int | None) -> None:
     """And what is found to fit without computing does."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from standalone.engine.checkpoint import load_checkpoint
@@ -54,7 +54,6 @@ def test_weights(text: str, expected: list[Any]) -> None:
 
 
 @given(st.one_of(ANY_TEXT, SYNTAX))
-@settings(max_examples=200)
 def test_any_text_has_weights(text: str) -> None:
     pieces = parse_prompt_attention(text)
     assert pieces
@@ -114,7 +113,6 @@ def test_the_second_pass_goes_on_counting() -> None:
 
 
 @given(st.one_of(ANY_TEXT, SYNTAX), st.integers(1, 30))
-@settings(max_examples=200)
 def test_any_text_has_a_schedule(prompt: str, steps: int) -> None:
     found = schedule(prompt, steps)
     ends = [end for end, _ in found]
@@ -221,7 +219,6 @@ def test_long_prompts_are_encoded_chunk_by_chunk(encoder: TextEncoder) -> None:
 
 
 @given(WORDS, st.integers(0, 40))
-@settings(max_examples=60, deadline=None)
 def test_no_token_is_lost_and_no_chunk_too_long(words: list[str], backtrack: int) -> None:
     prompt = " ".join(words)
     chunks, count = split_prompt(prompt, TextOptions(backtrack=backtrack))

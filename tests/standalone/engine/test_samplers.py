@@ -133,7 +133,6 @@ def test_the_two_noises_of_dpmpp_sde_belong_to_one_motion() -> None:
 
 
 @given(st.floats(0.0, 999.0))
-@settings(max_examples=50)
 def test_timesteps_and_sigmas_are_inverse(t: float) -> None:
     denoiser = SigmaDenoiser(Toy())
     back = denoiser.sigma_to_t(denoiser.t_to_sigma(torch.tensor([t])))
@@ -161,7 +160,6 @@ def test_timesteps_and_sigmas_are_inverse(t: float) -> None:
         ]
     ),
 )
-@settings(max_examples=60, deadline=None)
 def test_schedules_fall_from_the_largest_sigma(n: int, name: str) -> None:
     denoiser = SigmaDenoiser(Toy())
     low, high = float(denoiser.sigma_min), float(denoiser.sigma_max)

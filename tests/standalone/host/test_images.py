@@ -17,7 +17,7 @@ from lib_methods.pictures.convert import open_image
 from tests.pictures.test_convert import GREYS, HOLES, RAMP, claims
 from tests.standalone.pictures import half_mask
 
-PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIDES = st.integers(1, 90)
 
 

@@ -16,7 +16,7 @@ from lib_methods.errors import UserError
 from standalone.infotext import user_comment
 
 LINES = st.text(alphabet=st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=40).map(str.strip)
-PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_what_is_written_can_be_read(sd1: Any) -> None:

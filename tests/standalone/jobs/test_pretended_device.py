@@ -47,6 +47,7 @@ class Accelerated:
 
         self.host = host
         self.running = Running(host, output)
+        self._plain: dict[str, Any] = {}
 
     def generate(self, kind: str = "txt2img", **fields: Any) -> Any:
         from modules.processing import process_images
@@ -57,6 +58,13 @@ class Accelerated:
 
         with closing(self.running.make(kind, **{"width": 32, "height": 32, **fields})) as p:
             return self.host.queue.run(job, p)
+
+    def plain(self, kind: str, **fields: Any) -> Any:
+        """The job without a method, generated once."""
+        name = f"{kind} {fields}"
+        if name not in self._plain:
+            self._plain[name] = self.generate(kind, **fields)
+        return self._plain[name]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +99,7 @@ def accelerated(
 
 
 def check(host: Accelerated, kind: str, script_args: dict[str, list[Any]], key: str, **job: Any) -> None:
-    plain = host.generate(kind, **job)
+    plain = host.plain(kind, **job)
     guided = host.generate(kind, script_args=script_args, **job)
     assert key in guided.infotexts[0]
     assert " error" not in guided.infotexts[0]
