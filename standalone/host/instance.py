@@ -133,13 +133,13 @@ def start(
         known = (_running.checkpoint, _running.data_dir, _running.output_dir, _running.extension_dirs)
         if known == (checkpoint, data_dir, outputs, folders):
             return _running
-        raise UserError("A host is running in this process already; close it first.")
+        raise UserError("A host is already running in this process. Close it first.")
     import_modules()
     say = progress or (lambda text: None)
     try:
         paths.configure(data_dir, outputs)
     except OSError as error:
-        raise UserError(f"The folder for the host's data cannot be made. {reason(error)}") from error
+        raise UserError(f"The data folder cannot be created. {reason(error)}") from error
     sweep(data_dir)
     if not outputs.is_relative_to(data_dir):
         sweep(outputs)

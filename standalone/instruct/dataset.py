@@ -60,16 +60,16 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         try:
             known = read_json(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"{SETTINGS} in {folder.name} cannot be read; give another folder.") from error
+            raise UserError(f"{SETTINGS} in {folder.name} cannot be read. Choose another folder.") from error
         wanted = json.loads(json.dumps(dict(settings)))
         if not isinstance(known, dict) or known != wanted:
             differ = [name for name in wanted if not isinstance(known, dict) or known.get(name) != wanted[name]]
             raise UserError(
                 f"{folder.name} holds pairs made with other settings ({', '.join(differ) or 'of another version'}); "
-                "give another folder, or use the same settings to resume."
+                "choose another folder, or use the same settings to resume."
             )
     elif any(folder.iterdir()):
-        raise UserError(f"{folder.name} is not empty, and what is in it was not made by this command.")
+        raise UserError(f"{folder.name} holds files that this command did not make. Choose an empty folder.")
     else:
         write_whole(path, (json.dumps(dict(settings), indent=2) + "\n").encode())
 

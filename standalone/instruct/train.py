@@ -46,7 +46,7 @@ SAY_EVERY = 10.0  # seconds
 
 
 def dropout(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which of `count` examples lose their text and which their picture: two bool tensors (count,).
+    """Which of `count` examples lose their text and which their image: two bool tensors (count,).
 
     5 % lose the text only, 5 % both, 5 % the image only.
     """
@@ -200,7 +200,7 @@ class Trainer:
         differ = [name for name, value in self._settings().items() if settings.get(name) != value]
         if differ:
             told = ", ".join({"identity": "checkpoint or pairs"}.get(name, name) for name in differ)
-            raise UserError(f"{path.name} belongs to a run with other settings ({told}). Use the same ones.")
+            raise UserError(f"{path.name} was saved with other settings ({told}). Use the same settings to resume.")
         self.unet.load_state_dict(state["unet"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

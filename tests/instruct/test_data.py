@@ -152,7 +152,7 @@ def test_a_folder_is_not_mixed_with_other_settings_or_files(tmp_path: Path, caps
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("private")
     assert run_make(tmp_path / "mine", "--rendered", "--count", "1") == 1
-    assert "not empty" in capsys.readouterr().err
+    assert "did not make" in capsys.readouterr().err
     assert contents(tmp_path / "pairs") == before and [*contents(tmp_path / "mine")] == ["diary.txt"]
 
 

@@ -24,12 +24,10 @@ MAX_GRID_PIXELS = 2**28
 def check_request(p: StableDiffusionProcessing) -> None:
     """Raises UserError for numbers that make no image."""
     if not (opt_f <= p.width <= MAX_SIDE and opt_f <= p.height <= MAX_SIDE):
-        raise UserError(
-            f"The size {p.width}x{p.height} is not possible: width and height go from {opt_f} to {MAX_SIDE} pixels."
-        )
-    for name, value in (("steps", p.steps), ("batch size", p.batch_size), ("batch count", p.n_iter)):
+        raise UserError(f"The size {p.width}x{p.height} is not possible: use {opt_f} to {MAX_SIDE} pixels a side.")
+    for name, value in (("number of steps", p.steps), ("batch size", p.batch_size), ("batch count", p.n_iter)):
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"The number of {name} must be a whole number from 1 on, not {value}.")
+            raise UserError(f"The {name} must be a whole number of at least 1, not {value}.")
     for name, prompt in (("prompt", p.prompt), ("negative prompt", p.negative_prompt)):
         if prompt is None or prompt == []:
             raise UserError(f"The {name} is missing. It may be empty.")

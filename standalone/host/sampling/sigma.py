@@ -94,7 +94,7 @@ class KDiffusionSampler(base.Sampler):
                     kwargs[key] = params[label] = value
             if not kwargs["sigma_min"] < kwargs["sigma_max"]:
                 raise UserError(
-                    "In the settings, sigma min must be below sigma max. Set both to 0 for the model's own."
+                    "In the settings, sigma min must be below sigma max. Set both to 0 to use the model's range."
                 )
             if scheduler.default_rho != -1 and opts.rho not in (0, scheduler.default_rho):
                 kwargs["rho"] = params["Schedule rho"] = opts.rho
@@ -103,8 +103,8 @@ class KDiffusionSampler(base.Sampler):
             sigmas = scheduler.function(n=count, **kwargs, device=devices.cpu)
             if not bool((sigmas[:-1] > 0).all()):  # a small rho is rounded away
                 raise UserError(
-                    "With sigma min, sigma max and rho as in the settings the noise ends before the last step. "
-                    "Set them to 0 for the schedule's own."
+                    "With these settings of sigma min, sigma max and rho the noise ends before the last step. "
+                    "Set them to 0 to use the schedule's defaults."
                 )
         sigmas = sigmas.cpu()
         return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas

@@ -177,7 +177,7 @@ class Options:
             text = json.dumps(self.data, indent=4, ensure_ascii=False, allow_nan=False).encode("utf-8")
         except (ValueError, TypeError, RecursionError):
             bad = sorted(key for key, value in self.data.items() if not storable(value))
-            raise UserError(f"The settings cannot be saved because of: {', '.join(bad)}.") from None
+            raise UserError(f"These settings cannot be saved: {', '.join(bad)}.") from None
         with replacing(Path(filename)) as file:
             file.write(text)
 
