@@ -17,11 +17,17 @@ from typing import Any
 
 from standalone import ROOT
 
+_GIVEN: set[int] = set()
+
 
 def free_port() -> int:
-    """A free port below those that systems give to connections, one of which may take it before the server does."""
+    """A free port, each once, below those that systems give to connections: one of these could take it before the
+    server does."""
     while True:
         port = random.SystemRandom().randint(10_000, 29_999)
+        if port in _GIVEN:
+            continue
+        _GIVEN.add(port)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
