@@ -21,6 +21,7 @@ from lib_methods.checkpoints.ldm_names import (
 )
 from lib_methods.checkpoints.reader import TEXT_PARTS
 from lib_methods.dreambooth.model.base import checked_base
+from lib_methods.dreambooth.model.identifier import RAREST_FROM
 from lib_methods.dreambooth.model.model import TextEmbedding
 from lib_methods.errors import UserError, reason
 from standalone.engine.checkpoint import checkpoint_sha256, load_checkpoint, part_state, read
@@ -46,6 +47,7 @@ class EngineModel:
         self.zero_terminal_snr = model.noise_schedule.zero_terminal_snr
         self.pixels_per_latent = 2 ** (len(model.first_stage_model.config.block_out_channels) - 1)
         self.latent_channels = model.latent_channels
+        self.limit, self.rare_from = None, RAREST_FROM
         # the schedule itself: the model's own, which samplers divide by, does not end at zero
         self.alphas_cumprod = torch.from_numpy(model.noise_schedule.alphas_cumprod()).float()
         for encoder in self.encoders:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -191,16 +192,16 @@ def _stage_parts(
     worked = size[0] // stage.factor, size[1] // stage.factor
     rows = 2 if guidance > 1 else 1
     name = f"{stage.folder.name}'s"
-    activations, operations = _counted(_Counted(stage.unet), worked, rows, precision, stage.text_width)
+    activations, operations = _counted(Counted(stage.unet), worked, rows, precision, stage.text_width)
     weights = int(stage.unet.numbers * _BYTES[precision])
     found = [PartPlan(f"{name} UNet", weights, activations, device, operations=operations)]
     if stage.vae is not None:
-        decoded, _ = _counted(_Counted(stage.vae), worked, 1, "fp32", 0)
+        decoded, _ = _counted(Counted(stage.vae), worked, 1, "fp32", 0)
         found.append(PartPlan(f"{name} VAE", int(4 * stage.vae.numbers), decoded, device))
     return found
 
 
-class _Counted:
+class Counted:
     """A part as a key: equal configurations take equal memory."""
 
     def __init__(self, part: Part) -> None:
@@ -210,11 +211,11 @@ class _Counted:
         return hash(self.key)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Counted) and other.key == self.key
+        return isinstance(other, Counted) and other.key == self.key
 
 
 @lru_cache(maxsize=64)
-def _counted(counted: _Counted, size: tuple[int, int], rows: int, precision: str, width: int) -> tuple[int, int]:
+def _counted(counted: Counted, size: tuple[int, int], rows: int, precision: str, width: int) -> tuple[int, int]:
     """Bytes that a pass holds at most beside the weights, and its operations."""
     config, dtype = counted.part.config, DTYPES[precision]
     with torch.device("meta"):
@@ -224,25 +225,24 @@ def _counted(counted: _Counted, size: tuple[int, int], rows: int, precision: str
         for name, shape in shapes.items():
             put(module, name, torch.empty(shape, dtype=dtype))
         live.peak = before = live.live
-        _pass(module, config, size, rows, dtype, width)
+        one_pass(module, config, size, rows, dtype, width)
         return live.peak - before, int(work.get_total_flops())
 
 
-def _pass(module: Any, config: Any, size: tuple[int, int], rows: int, dtype: torch.dtype, width: int) -> None:
-    """Once through a UNet, or for a VAE's configuration, out of it."""
+def one_pass(module: Any, config: Any, size: tuple[int, int], rows: int, dtype: torch.dtype, width: int) -> Tensor:
+    """Once through a UNet, or for a VAE's configuration, out of it; what comes out."""
     if "latent_channels" in config:
-        module.decode(torch.empty(1, config["latent_channels"], *size, dtype=dtype), return_dict=False)
-        return
+        return module.decode(torch.empty(1, config["latent_channels"], *size, dtype=dtype), return_dict=False)[0]
     options: dict[str, Any] = {}
     if config.get("class_embed_type") == "timestep" or config.get("num_class_embeds"):
         options["class_labels"] = torch.zeros(rows, dtype=torch.long)
-    module(
+    return module(
         torch.empty(rows, config["in_channels"], *size, dtype=dtype),
         torch.zeros((), dtype=torch.long),
         encoder_hidden_states=torch.empty(rows, TOKENS, width, dtype=dtype),
         return_dict=False,
         **options,
-    )
+    )[0]
 
 
 def _too_small(part: PartPlan, room: int) -> str:

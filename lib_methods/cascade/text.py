@@ -25,7 +25,7 @@ from lib_methods.safetensors import read_tensors, write_tensors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "8 bit": torch.float16}
 MOST_KEPT = 2000  # embeddings; T5-XXL's take 0.6 MB each
-Warn = Callable[[str], None]
+Warn = Callable[[str], object]
 
 
 @dataclass(frozen=True)

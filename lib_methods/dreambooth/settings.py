@@ -192,6 +192,10 @@ class TrainingSettings:
     select_best: bool = checkbox(
         False, "Keep the best, not the last", about="keep the best-scoring weights and stop early"
     )
+    stages: str = dropdown("both", ("both", "1", "2"), "Stages", about="of a cascade: stage 1, its upscaler (2), both")
+    small_image_noise: float = number(
+        1e-5, 0, 1, "Noise on the small image", about="that a cascade's upscaler learns from; more blurs fine detail"
+    )
     saved_as: str = dropdown("fp16", SAVED_AS, "Result's precision", about="precision of the result")
 
     def __post_init__(self) -> None:

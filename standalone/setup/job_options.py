@@ -16,6 +16,7 @@ _GROUPS = {
     "warm_up weight_decay clip_gradients ema snr_gamma",
     "prior preservation (keeps the class as it is)": "prior prior_weight class_prompt class_images class_steps",
     "the photos": "resolution buckets flip captions masks caption_dropout noise_offset",
+    "a pixel cascade": "stages small_image_noise",
     "the machine": "memory precision optimizer fused_backward checkpointing seed",
     "samples and saving": "sample_every save_every select_best saved_as",
 }
@@ -75,7 +76,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     declared = {control.name: control for control in controls_of(TrainingSettings)}
     parser.add_argument("--photos", type=Path, metavar="DIR", help="folder with 3 to 5 photos of the subject")
     parser.add_argument("--class", dest="class_noun", metavar="NOUN", help='what the subject is, for example "dog"')
-    parser.add_argument("--base", type=Path, metavar="FILE", help="a .safetensors checkpoint or a diffusers folder")
+    parser.add_argument(
+        "--base", type=Path, metavar="FILE", help="a .safetensors checkpoint, a diffusers folder or a pixel cascade's"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the result; the run itself is in DIR/NAME")
     parser.add_argument("--name", help="the result's name")
     _add(parser, declared["kind"])
@@ -89,7 +92,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     for title, names in _GROUPS.items():
         for name in names.split():
             _add(groups[title], declared[name])
-    training, prior, photos, _, samples = groups.values()
+    training, prior, photos, *_, samples = groups.values()
     training.add_argument(
         "--continue-from", type=Path, metavar="LORA", help="start from a LoRA, with its ranks and layers"
     )

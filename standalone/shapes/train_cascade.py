@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib_methods.cascade.variance import variance_bound
+from lib_methods.dreambooth.training.loss import noised, targets
 from standalone.shapes import cascade
 from standalone.shapes.networks import MatrixOptimizer
 from standalone.shapes.styles import CELL, SIDE, STYLES, paint_aligned, restyle, styled_caption
@@ -87,34 +89,17 @@ class Loss:
     """The error of the predicted velocity, weighted by the SNR, and the variational bound for the variance."""
 
     def __init__(self) -> None:
-        self.alphas = cascade.schedule(1).alphas_cumprod.double()
-        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas[:-1]])
-        betas = 1 - self.alphas / before
+        self.alphas = cascade.schedule(1).alphas_cumprod
         snr = self.alphas / (1 - self.alphas)
         # the clean image's error is that of the velocity times the noise's variance
-        self.weight = (snr.clamp(SNR_FLOOR, SNR_CAP) * (1 - self.alphas)).float()
-        posterior = betas * (1 - before) / (1 - self.alphas)
-        posterior[0] = posterior[1]
-        self.least, self.most = posterior.log().float(), betas.log().float()
-        # how far the posterior's mean moves with the velocity
-        self.shift = (betas * (before / (1 - self.alphas)).sqrt()).float()
-
-    def mixed(self, times: Tensor, one: Tensor, other: Tensor) -> Tensor:
-        """`one` by the signal's share and `other` by the noise's at each time."""
-        alpha = self.alphas[times].float().view(-1, 1, 1, 1)
-        return alpha.sqrt() * one + (1 - alpha).sqrt() * other
+        self.weight = snr.clamp(SNR_FLOOR, SNR_CAP) * (1 - self.alphas)
 
     def __call__(self, predicted: Tensor, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         """The two losses of a prediction of shape (images, 6, height, width)."""
         velocity, variance = predicted.float().chunk(2, dim=1)
-        off = velocity - self.mixed(times, noise, -clean)
+        off = velocity - targets(clean, noise, times, self.alphas, "v")
         error = (off.pow(2).mean((1, 2, 3)) * self.weight[times]).mean()
-        least, most, shift = (part[times].view(-1, 1, 1, 1) for part in (self.least, self.most, self.shift))
-        share = (variance + 1) / 2
-        log_variance = share * most + (1 - share) * least
-        apart = (shift * off.detach()).pow(2)
-        bound = 0.5 * (log_variance - least - 1 + (least - log_variance).exp() + apart * (-log_variance).exp())
-        return error, bound.mean()
+        return error, variance_bound(variance, off, times, self.alphas, "v").mean()
 
 
 class Trainer:
@@ -205,7 +190,7 @@ class Trainer:
                 y, x = (int(16 * i) for i in self.rng.integers(0, (SIDE - CROP) // 16 + 1, 2))
                 clean, big = (part[..., y : y + CROP, x : x + CROP] for part in (clean, big))
         noise = torch.randn(clean.shape, generator=self.generator)
-        given, levels = self.loss.mixed(times, clean, noise), None
+        given, levels = noised(clean, noise, times, self.loss.alphas), None
         if self.stage == 2:
             levels = (torch.rand(self.batch, generator=self.generator).square() * 1000).long()
             big = self.noising.add_noise(big, torch.randn(big.shape, generator=self.generator), levels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +34,8 @@ class ModelSizes:
     """What a checkpoint is made of, in numbers (not bytes).
 
     largest: of the UNet's tensors. factored: what Adafactor keeps of the UNet. lora, lora_convolutions, lora_text: of a
-    LoRA of rank 1 on what `lora.places` names. text_width: hidden size times layers of the text encoders.
+    LoRA of rank 1 on what `lora.places` names. text_width: hidden size times layers of the text encoders. words: what
+    it is called, where the family does not say it. cell_bytes: `plan.CELL_BYTES` of a model that is in no table.
     """
 
     family: str
@@ -48,10 +49,18 @@ class ModelSizes:
     lora_convolutions: int
     lora_text: int
     text_width: int
+    words: str = ""
+    cell_bytes: Callable[[str, int], float] | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def of(
-        family: str, unet: Shapes, texts: Sequence[Shapes], resolution: int, pixels_per_latent: int = 8
+        family: str,
+        unet: Shapes,
+        texts: Sequence[Shapes],
+        resolution: int,
+        pixels_per_latent: int = 8,
+        words: str = "",
+        cell_bytes: Callable[[str, int], float] | None = None,
     ) -> ModelSizes:
         """Counted from the shapes of the weights, by diffusers' and transformers' names."""
         layers = {name: shape for name, shape in unet.items() if len(shape) > 1}
@@ -73,6 +82,8 @@ class ModelSizes:
             ),
             lora_text=sum(_rank_one(shape) for name, shape in text if name.startswith("encoder.") and len(shape) > 1),
             text_width=sum(shape[0] for name, shape in text if name.endswith("layer_norm1.weight")),
+            words=words,
+            cell_bytes=cell_bytes,
         )
 
 

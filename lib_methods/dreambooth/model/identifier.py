@@ -17,6 +17,8 @@ from lib_methods.errors import UserError
 
 RAREST_FROM = 40_000
 """Token ids from here on are rare words; CLIP has 49,406 of them."""
+RAREST_T5 = 5_000
+"""Of T5, which has 32,000 (the paper's range begins here)."""
 
 Tokens = Callable[[str], list[int]]
 """The token ids of a text without start, end and padding."""
@@ -27,7 +29,12 @@ _CONSONANTS = re.compile(r"[^aeiou]{3}")
 
 
 def pick_identifier(
-    words: Mapping[str, int], tokens: Tokens, seed: int, count: int = 1, avoid: Collection[str] = ()
+    words: Mapping[str, int],
+    tokens: Tokens,
+    seed: int,
+    count: int = 1,
+    avoid: Collection[str] = (),
+    rare_from: int = RAREST_FROM,
 ) -> list[str]:
     """`count` rare words, the same ones for the same seed, the best first.
 
@@ -35,13 +42,17 @@ def pick_identifier(
     taken, in either case. Words of three letters come first, then those of four that nobody would speak, then two.
     Raises `UserError` where the vocabulary does not hold as many.
     """
-    found = sorted(_candidates(words, tokens, avoid), key=lambda word: (_LENGTHS.index(len(word)), _rank(seed, word)))
+    found = sorted(
+        _candidates(words, tokens, avoid, rare_from), key=lambda word: (_LENGTHS.index(len(word)), _rank(seed, word))
+    )
     if len(found) < count:
         raise UserError("This model's vocabulary has no rare word left for the subject. Choose an identifier yourself.")
     return found[:count]
 
 
-def check_identifier(word: str, words: Mapping[str, int], tokens: Tokens, class_noun: str = "") -> list[str]:
+def check_identifier(
+    word: str, words: Mapping[str, int], tokens: Tokens, class_noun: str = "", rare_from: int = RAREST_FROM
+) -> list[str]:
     """Sentences about what is doubtful in a word that the user chose; none for a good one and for an empty one.
 
     words, tokens: as in `pick_identifier`.
@@ -63,21 +74,21 @@ def check_identifier(word: str, words: Mapping[str, int], tokens: Tokens, class_
     if len(ids) > 1 and " " not in plain:
         notes.append(
             f'The model reads "{plain}" as {len(ids)} tokens, which mean something elsewhere. A single token is '
-            f"learned better{_for_example(words, tokens, plain, nouns)}."
+            f"learned better{_for_example(words, tokens, rare_from, plain, nouns)}."
         )
     elif len(ids) == 1 and plain in DENIED:
         notes.append(f'"{plain}" already means something, and the model may generate that, too.')
-    elif len(ids) == 1 and ids[0] < RAREST_FROM and plain != nouns:
+    elif len(ids) == 1 and ids[0] < rare_from and plain != nouns:
         notes.append(
             f'"{plain}" is a common word: the model already knows it, and that mixes with the subject'
-            f"{_for_example(words, tokens, plain, nouns)}."
+            f"{_for_example(words, tokens, rare_from, plain, nouns)}."
         )
     elif not ids:
         notes.append(f'The model\'s tokenizer drops "{plain}" altogether, so it cannot stand for the subject.')
     return notes
 
 
-def check_class_noun(noun: str, tokens: Tokens) -> list[str]:
+def check_class_noun(noun: str, tokens: Tokens, rare_from: int = RAREST_FROM) -> list[str]:
     """Sentences about a class noun that the model hardly knows. The subject is learnt from what it knows of the class:
     with a wrong one fidelity (DINO) was .454 instead of .744 (Ruiz et al. 2022, section 4.3). Whether the photos show
     that class nobody can tell here.
@@ -95,7 +106,7 @@ def check_class_noun(noun: str, tokens: Tokens) -> list[str]:
                 f'The model reads "{word}" as {len(ids)} tokens and may not know what that is. If there is a more '
                 'common word for the class, use it ("dog", "person", "toy").'
             )
-        elif len(ids) == 1 and len(word) in _LENGTHS and ids[0] >= RAREST_FROM:
+        elif len(ids) == 1 and len(word) in _LENGTHS and ids[0] >= rare_from:
             notes.append(f'"{word}" is a rare word, good for an identifier; the class must be a common one ("dog").')
     return notes
 
@@ -106,25 +117,25 @@ def named(subjects: Sequence[Subject], seed: int, model: TrainingModel, warn: Ca
     taken = [subject.concept.identifier for subject in subjects if subject.concept.identifier.strip()]
     identifiers = []
     for concept in (subject.concept for subject in subjects):
-        for text in check_class_noun(concept.class_noun, model.tokens):
+        for text in check_class_noun(concept.class_noun, model.tokens, model.rare_from):
             warn(text)
         identifier = concept.identifier
         if identifier.strip():
-            for text in check_identifier(identifier, words, model.tokens, concept.class_noun):
+            for text in check_identifier(identifier, words, model.tokens, concept.class_noun, model.rare_from):
                 warn(text)
         else:
-            identifier = pick_identifier(words, model.tokens, seed, avoid=taken)[0]
+            identifier = pick_identifier(words, model.tokens, seed, avoid=taken, rare_from=model.rare_from)[0]
             taken.append(identifier)
         identifiers.append(identifier)
     return with_identifiers(subjects, identifiers)
 
 
-def _candidates(words: Mapping[str, int], tokens: Tokens, avoid: Collection[str]) -> list[str]:
+def _candidates(words: Mapping[str, int], tokens: Tokens, avoid: Collection[str], rare_from: int) -> list[str]:
     avoided = {part for text in avoid for part in text.casefold().split()}
     found = []
     for spelling, number in words.items():
         word = spelling[: -len(_END)]
-        if number < RAREST_FROM or not spelling.endswith(_END) or len(word) not in _LENGTHS:
+        if number < rare_from or not spelling.endswith(_END) or len(word) not in _LENGTHS:
             continue
         if not (word.isascii() and word.isalpha() and word.islower()) or word in DENIED or word in avoided:
             continue
@@ -135,9 +146,9 @@ def _candidates(words: Mapping[str, int], tokens: Tokens, avoid: Collection[str]
     return found
 
 
-def _for_example(words: Mapping[str, int], tokens: Tokens, *avoid: str) -> str:
+def _for_example(words: Mapping[str, int], tokens: Tokens, rare_from: int, *avoid: str) -> str:
     try:
-        return f', for example "{pick_identifier(words, tokens, 0, 1, avoid)[0]}"'
+        return f', for example "{pick_identifier(words, tokens, 0, 1, avoid, rare_from)[0]}"'
     except UserError:
         return ""
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from lib_methods.dreambooth.model.model import TrainingModel
 from lib_methods.errors import UserError
 
-ATTENTION = ("Transformer2DModel",)
+ATTENTION = ("Transformer2DModel", "Attention")  # the second stands alone in a pixel cascade
 CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 _TEXT = "encoder.layers."
 
@@ -44,6 +44,10 @@ class LoraLayer(nn.Module):
         start = torch.rand(rank, inputs, *kernel, generator=generator) * (2 * bound) - bound
         self.down = nn.Parameter(start)
         self.up = nn.Parameter(torch.zeros(outputs, rank, *ones))
+
+    def change(self) -> Tensor:
+        """What it adds to the layer's weight, in fp32."""
+        return self.scale * (self.up.flatten(1) @ self.down.flatten(1)).view(-1, *self.down.shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         down, up = self.down.to(x.dtype), self.up.to(x.dtype)

@@ -40,7 +40,9 @@ class TrainingModel(Protocol):
     """A checkpoint of Stable Diffusion that can be trained and written back.
 
     family: "sd1", "sd2" or "sdxl". parameterization: "eps" or "v". alphas_cumprod: (1000,), fp32. resolution: the side
-    in pixels that the model was trained for. Latents are scaled as the UNet wants them (unit variance).
+    in pixels that the model was trained for. Latents are scaled as the UNet wants them (unit variance); of a pixel
+    cascade's stage (family "if") they are the images themselves. limit: of a pixel model, brings predicted images into
+    their range. rare_from: token ids from here on are rare words.
     """
 
     name: str
@@ -51,6 +53,10 @@ class TrainingModel(Protocol):
     resolution: int
     pixels_per_latent: int
     latent_channels: int
+    rare_from: int
+
+    @property
+    def limit(self) -> Callable[[Tensor], Tensor] | None: ...
 
     @property
     def alphas_cumprod(self) -> Tensor: ...
@@ -76,6 +82,8 @@ class TrainingModel(Protocol):
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextEmbedding, sizes: Tensor | None = None) -> Tensor:
         """The UNet's output, eps or v, (B, C, h, w), for noisy latents in alpha space at integer timesteps (B,).
+
+        A variance may stand behind it, (B, 2C, h, w).
 
         sizes: (B, 6), SDXL's original height and width, crop top and left, target height and width; None: the image's
         own size, uncropped.

@@ -77,7 +77,7 @@ class Export:
 
         self.processes.on_main(write, None)
 
-    def write_all(self, path: Path, facts: Mapping[str, str], viewer: Viewer, note: str) -> tuple[Path, ...]:
+    def write_all(self, path: Path, facts: Mapping[str, str], viewer: Viewer | None, note: str) -> tuple[Path, ...]:
         """The result with sidecar and preview, in the main process. UserError when the disk does not take it."""
         subjects = [concept.subject for concept in self.settings.all_concepts]
         card = partial(
@@ -88,7 +88,7 @@ class Export:
             description=f"DreamBooth of {' and '.join(subjects)}, from {self.model.name}",
             weight=1.0 if self.lora is not None else 0.0,
             notes=note,
-            preview=viewer.preview(),
+            preview=None if viewer is None else viewer.preview(),
         )
         try:
             self.write(path, facts)

@@ -18,7 +18,7 @@ Shape = tuple[int, int]
 Member = tuple[int, int]
 """An example's index, and which of its repeats it is."""
 
-_NOISE, _TEXT = 1, 2  # streams of their own
+_NOISE, _TEXT, _CONDITION = 1, 2, 3  # streams of their own
 _ANOTHER = "The saved run used other photos, class images or another resolution, so it cannot be resumed."
 
 
@@ -189,6 +189,7 @@ class Batch:
     """The photos' rows and after them those of the class, on the CPU.
 
     latents, noise: (B, C, h, w). timesteps: (B,), integers. is_prior: (B,). mask: (B, 1, h, w) or None. sizes: (B, 6).
+    condition_noise: (B, C, h, w), of the condition of a super-resolution stage, else None.
     """
 
     latents: Tensor
@@ -198,6 +199,7 @@ class Batch:
     mask: Tensor | None
     sizes: Tensor
     texts: list[str]
+    condition_noise: Tensor | None = None
 
 
 def generator_for(seed: int, *numbers: int) -> torch.Generator:
@@ -211,8 +213,8 @@ class Batches:
 
     settings: with the prior resolved: "images" (class images of the data), "model" (the photos again, told to be of the
     class) or "off". class_texts: what stands for each class, by the examples' group. timesteps: of the schedule.
-    processes: of a run on several devices. Each draws the whole batch and takes its own rows, so that together
-    they do what one would do with a batch of that size.
+    processes: of a run on several devices. Each draws the whole batch and takes its own rows, so that together they do
+    what one would do with a batch of that size. conditioned: whether batches have `condition_noise`.
     """
 
     def __init__(
@@ -224,7 +226,9 @@ class Batches:
         timesteps: int,
         rank: int = 0,
         processes: int = 1,
+        conditioned: bool = False,
     ) -> None:
+        self.conditioned = conditioned
         self.data, self.settings, self.class_texts = data, settings, list(class_texts)
         self.timesteps, self.rank, self.processes = timesteps, rank, processes
         self.count = batch_size * processes
@@ -259,6 +263,10 @@ class Batches:
             shape = (count * self.processes, batch.noise.shape[1], 1, 1)
             shift = torch.randn(shape, generator=generator_for(settings.seed, step, part, _NOISE))[mine]
             batch = replace(batch, noise=batch.noise + settings.noise_offset * shift)
+        if self.conditioned:
+            shape = (count * self.processes, *batch.noise.shape[1:])
+            drawn = torch.randn(shape, generator=generator_for(settings.seed, step, part, _CONDITION))[mine]
+            batch = replace(batch, condition_noise=drawn)
         if settings.caption_dropout:
             draws = torch.rand(count * self.processes, generator=generator_for(settings.seed, step, part, _TEXT))[mine]
             kept = (draws >= settings.caption_dropout).tolist()

@@ -106,7 +106,8 @@ def seconds_needed(model: TrainingModel, settings: TrainingSettings, plan: Train
     parts = Parts(model, one_at_a_time=plan.one_part_at_a_time, dtype=plan.autocast)
     device, rows = parts.device, _rows(settings, plan)
     side = settings.resolution // model.pixels_per_latent
-    latents = torch.zeros(rows, model.latent_channels, side, side, device=device)
+    unet: Any = model.unet
+    latents = torch.zeros(rows, unet.config.in_channels, side, side, device=device)
     with torch.no_grad(), parts.embedding():
         text = model.embed([""] * rows)
     with torch.no_grad(), parts.denoising():

@@ -130,9 +130,10 @@ def generation(sizes: ModelSizes, settings: TrainingSettings, way: Way, memory: 
     text = sizes.text * (2 if settings.kind == "LoRA" else 4)
     learning = sizes.text * _text_width(settings, way) if settings.train_text else 0
     denoised = _pass_bytes(sizes, settings, way, _GUIDED_ROWS, 2)
-    decoded = DECODED_CELL_BYTES * _cells(sizes, settings)
-    together = memory["weights"] + VAE_BYTES + max(0 if settings.train_text else text, denoised, decoded)
-    in_turn = max(text, memory["weights"] - learning + denoised, VAE_BYTES + decoded)
+    latent = sizes.pixels_per_latent > 1  # a pixel stage has no VAE
+    vae, decoded = VAE_BYTES * latent, DECODED_CELL_BYTES * _cells(sizes, settings) * latent
+    together = memory["weights"] + vae + max(0 if settings.train_text else text, denoised, decoded)
+    in_turn = max(text, memory["weights"] - learning + denoised, vae + decoded)
     whole, least = (_LIBRARIES + int((1 + _GAPS) * (taken + memory["optimizer"])) for taken in (together, in_turn))
     return whole, least
 
@@ -150,7 +151,9 @@ def _pass_bytes(sizes: ModelSizes, settings: TrainingSettings, way: Way, rows: i
     """kind: the column of `CELL_BYTES`."""
     half = DTYPES[way.weights].itemsize == 2
     mode = "half" if half else "fp32" if way.precision == "fp32" else "mixed"
-    taken = CELL_BYTES.get(sizes.family, CELL_BYTES["sd1"])[mode][kind] * _cells(sizes, settings) * rows
+    table = CELL_BYTES.get(sizes.family, CELL_BYTES["sd1"])
+    cell = table[mode][kind] if sizes.cell_bytes is None else sizes.cell_bytes(mode, kind)
+    taken = cell * _cells(sizes, settings) * rows
     return taken + 2 * sizes.unet * (mode == "mixed")  # autocast's copies of the weights
 
 
@@ -253,7 +256,7 @@ def _notes(
     settings: TrainingSettings, sizes: ModelSizes, way: Way, taken: dict[str, int], memory: int | None
 ) -> list[str]:
     what = "A LoRA" if settings.kind == "LoRA" else "Full training"
-    model = {"sd1": "SD 1", "sd2": "SD 2", "sdxl": "SDXL"}[sizes.family]
+    model = sizes.words or {"sd1": "SD 1", "sd2": "SD 2", "sdxl": "SDXL"}[sizes.family]
     side = settings.resolution or sizes.resolution
     there = "" if memory is None else f" of {memory / GIB:.1f}"
     notes = [
@@ -287,7 +290,8 @@ def _too_small(
         lora = least(replace(settings, kind="LoRA", rank=16), [Way(half, half, "adamw", False, True)])
         if lora <= memory:
             would.append(f"a LoRA would fit ({lora / GIB:.1f} GiB)")
-    for side in (768, 640, 512, 384, 256):
+    sides = (768, 640, 512, 384, 256) if sizes.cell_bytes is None else ()  # a cascade has its own
+    for side in sides:
         if side < (settings.resolution or sizes.resolution):
             smaller = least(replace(settings, resolution=side), ways)
             if smaller <= memory:

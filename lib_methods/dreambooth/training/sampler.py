@@ -129,7 +129,8 @@ def _denoised(
     for start in starts:
         rows = slice(start, start + at_once)
         predict = _guided(model, texts[rows], cfg_scale)
-        clean.append(solve(predict, noise[rows], model.alphas_cumprod, model.parameterization, steps, told))
+        kind, limit = model.parameterization, model.limit
+        clean.append(solve(predict, noise[rows], model.alphas_cumprod, kind, steps, told, limit))
     return torch.cat(clean)
 
 
@@ -140,8 +141,10 @@ def solve(
     parameterization: str,
     steps: int,
     each_step: Callable[[int, int], None] | None = None,
+    limit: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Takes noise (B, C, h, w) in alpha space to clean latents. predict: eps or v for latents and a timestep."""
+    """Takes noise (B, C, h, w) in alpha space to clean latents. predict: eps or v for latents and a timestep. limit:
+    brings every prediction of the clean latents into range."""
     kept = alphas_cumprod.double().cpu()
     if parameterization == "eps":
         kept = kept.clamp(min=_SMALLEST)
@@ -156,6 +159,7 @@ def solve(
         alpha, sigma = float(alphas[index]), float(sigmas[index])
         out = predict(latents, time)
         clean = alpha * latents - sigma * out if parameterization == "v" else (latents - sigma * out) / alpha
+        clean = clean if limit is None else limit(clean)
         final = index == len(times) - 1
         towards = clean
         if before is not None and not final:
@@ -177,7 +181,7 @@ def _guided(model: TrainingModel, texts: Prompts, cfg_scale: float) -> Callable[
     def predict(latents: Tensor, time: int) -> Tensor:
         doubled = latents if uncond is None else torch.cat([latents, latents])
         times = torch.full((len(doubled),), time, device=latents.device)
-        out = model.predict(doubled, times, text)
+        out = model.predict(doubled, times, text)[:, : latents.shape[1]]
         if uncond is None:
             return out
         wanted, plain = out.chunk(2)

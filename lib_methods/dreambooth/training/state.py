@@ -89,7 +89,13 @@ LOCK = "lock"
 FREE = frozenset((*PATHS, "sample_prompts", "sample_every", "save_every", "saved_as", "memory", "steps"))
 """May differ when a run is resumed: the steps do not depend on them, or they are compared by their content."""
 
-_ADDED: dict[str, Any] = {"concepts": [], "caption_dropout": 0.0, "noise_offset": 0.0}
+_ADDED: dict[str, Any] = {
+    "concepts": [],
+    "caption_dropout": 0.0,
+    "noise_offset": 0.0,
+    "stages": "both",
+    "small_image_noise": 1e-5,
+}
 """Settings that older versions did not have: as they were then, they do not make another training."""
 _DAMAGED = "training.json is damaged; start again under another name."
 ANOTHER = "start again under another name, or remove this run's folder"

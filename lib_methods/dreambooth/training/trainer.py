@@ -69,7 +69,9 @@ class Trainer:
 
     settings: with steps and rates chosen, prior resolved. lora: injected, for kind "LoRA". identity: names all that the
     steps depend on; a state of another one is refused, but for `older`, see `load_state`. viewer: generates and judges
-    samples. keep: writes a result of the step, each `save_every` steps. class_texts: see `Batches`.
+    samples. keep: writes a result of the step, each `save_every` steps. class_texts: see `Batches`. condition: makes of
+    clean latents and fresh noise, (B, C, h, w) each, what the UNet is shown beside the noisy ones. variance: see
+    `training_loss`.
     """
 
     def __init__(
@@ -89,7 +91,10 @@ class Trainer:
         processes: Processes | None = None,
         viewer: Viewer | None = None,
         keep: Callable[[int], None] | None = None,
+        condition: Callable[[Tensor, Tensor], Tensor] | None = None,
+        variance: str = "",
     ) -> None:
+        self.condition, self.variance = condition, variance
         self.model, self.settings, self.plan, self.folder = model, settings, plan, folder
         self.report, self.cancelled, self.identity, self.older = report, cancelled, identity, older
         self.viewer, self._keep = viewer, keep
@@ -110,7 +115,14 @@ class Trainer:
         self.alphas = model.alphas_cumprod.float().to(self.device)
         texts = class_texts or [caption_of(None, settings)]
         self.batches = Batches(
-            data, settings, plan.batch_size, texts, len(self.alphas), self.processes.rank, self.processes.count
+            data,
+            settings,
+            plan.batch_size,
+            texts,
+            len(self.alphas),
+            self.processes.rank,
+            self.processes.count,
+            conditioned=condition is not None,
         )
         self.position = self.saved = self.looked = self.skipped = 0
         self.best = Best()
@@ -153,12 +165,15 @@ class Trainer:
         latents, noise = batch.latents.to(self.device), batch.noise.to(self.device)
         timesteps, sizes = batch.timesteps.to(self.device), batch.sizes.to(self.device)
         noisy = noised(latents, noise, timesteps, self.alphas)
+        if self.condition is not None and batch.condition_noise is not None:
+            noisy = torch.cat([noisy, self.condition(latents, batch.condition_noise.to(self.device))], dim=1)
         prior_target = None
         if self.settings.prior == "model":
             mine = batch.is_prior.to(self.device)
             text = self.texts.frozen([told for told, prior in zip(batch.texts, batch.is_prior.tolist()) if prior])
             with torch.no_grad(), self.trained.frozen_model(), computing(self.device, self.plan.autocast):
                 prior_target = self.model.predict(noisy[mine], timesteps[mine], text, sizes[mine])
+                prior_target = prior_target[:, : latents.shape[1]]
         with computing(self.device, self.plan.autocast):
             out = self.model.predict(noisy, timesteps, self.texts.embed(batch.texts, self.position), sizes)
         loss, parts = training_loss(
@@ -173,6 +188,7 @@ class Trainer:
             snr_gamma=self.settings.snr_gamma,
             mask=None if batch.mask is None else batch.mask.to(self.device),
             prior_target=prior_target,
+            variance=self.variance,
         )
         zero = loss.new_zeros(())
         return loss, zero if parts.subject is None else parts.subject, zero if parts.prior is None else parts.prior

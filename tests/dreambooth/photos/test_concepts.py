@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lib_methods.dreambooth import run
+from lib_methods.dreambooth import job
 from lib_methods.dreambooth.photos.subjects import find_subjects
 from lib_methods.dreambooth.settings import Concept, TrainingSettings, resolved
 from lib_methods.dreambooth.training.trainer import Trainer
@@ -107,7 +107,7 @@ class Watched(Trainer):
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
-    monkeypatch.setattr(run, "Trainer", Watched)
+    monkeypatch.setattr(job, "Trainer", Watched)
     return Watched
 
 

@@ -68,6 +68,8 @@ FLAGS = {
     "sample_prompts": ["--sample-prompt", "a {subject}", "--sample-prompt", "two"],
     "save_every": ["--save-every", "20"],
     "select_best": ["--select-best"],
+    "stages": ["--stages", "1"],
+    "small_image_noise": ["--small-image-noise", "0.001"],
     "saved_as": ["--saved-as", "bf16"],
 }
 
