@@ -31,11 +31,11 @@ from benchmarks.full_size import PeakMemory, apart, environment, settle
 from benchmarks.studio import write_json
 from lib_methods.cascade.folder import Cascade, Part, Stage
 from lib_methods.cascade.parts import skeleton
-from lib_methods.cascade.plan import DTYPES, GIB, plan_cascade
+from lib_methods.cascade.plan import plan_cascade
 from lib_methods.cascade.run import run_cascade
 from lib_methods.cascade.settings import CascadeRequest, CascadeSettings
 from lib_methods.checkpoints.folder import Weights
-from lib_methods.device import half_precision
+from lib_methods.device import DTYPES, GIB, half_precision
 from lib_methods.jobs.files import LOG
 from lib_methods.safetensors import TensorHead
 from standalone.shapes import cascade as shapes
