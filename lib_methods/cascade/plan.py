@@ -20,12 +20,9 @@ from lib_methods.cascade.folder import TOKENS, Cascade, Part, Stage, encoder_wid
 from lib_methods.cascade.parts import put, skeleton
 from lib_methods.cascade.settings import CascadeSettings
 from lib_methods.cascade.text import Encoder, has_8_bits
-from lib_methods.device import LiveBytes, device_memory, half_precision
+from lib_methods.device import CPU, DTYPES, GIB, LiveBytes, device_memory, half_precision
 from lib_methods.errors import UserError
 
-GIB = 2**30
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CPU = torch.device("cpu")
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "8 bit": 1.1}
 _LARGE = 500_000_000  # numbers of a text encoder that the CPU runs in bf16
 _LIBRARIES = GIB // 2  # a CUDA context with the libraries' workspaces
