@@ -130,7 +130,8 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         server.force_exit = True
     say("Stopped.")
-    if server.force_exit:  # asked twice: not even a step is waited for, and a thread that computes cannot be ended
+    # asked twice, or a step that takes too long: Python cannot end a thread that computes, and would abort
+    if server.force_exit or not host.queue.has_ended:
         sys.stdout.flush()
         os._exit(130)
     return 0

@@ -68,7 +68,7 @@ def test_a_port_in_use_is_told_in_one_sentence(process: Process, tiny_checkpoint
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals there")
 def test_it_stops_when_it_is_told_to(process: Process):
     """In mid-job, and in silence: the client gets a sentence. Told twice: tests/page/test_reload.py."""
-    request = {"prompt": "x", "steps": 1000, "width": 512, "height": 512}
+    request = {"prompt": "x", "steps": 1000, "width": 256, "height": 256}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(process.ask, "/sdapi/v1/txt2img", request)
         while not json.loads(process.ask("/sdapi/v1/progress")[1])["current_task"]:

@@ -167,6 +167,11 @@ class JobQueue:
         """Takes no more jobs. Takes no lock either: a signal handler may call it."""
         self.refuses = True
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread is over. After `close` it may still be in a step that takes longer than the timeout."""
+        return not self._thread.is_alive()
+
     def close(self, timeout: float = 30.0) -> None:
         """Cancels what waits, lets the running job end, and stops the thread."""
         for job in self.pending:

@@ -264,6 +264,23 @@ def test_waiting_jobs_have_a_place_and_can_be_cancelled(queue: JobQueue) -> None
     assert first.done
 
 
+def test_a_job_that_outlasts_the_close_is_known(queue: JobQueue) -> None:
+    gate, started = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        started.set()
+        gate.wait()
+
+    job = queue.submit(hold)
+    started.wait()
+    queue.close(timeout=0)
+    assert not queue.has_ended
+    gate.set()
+    job.result(60)
+    queue.close()
+    assert queue.has_ended
+
+
 def test_a_job_may_ask_the_queue(queue: JobQueue) -> None:
     assert queue.run(lambda: queue.run(lambda: 7)) == 7
 
