@@ -60,10 +60,12 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
     form = Widgets(Table("DreamBooth", TrainingSettings), "dreambooth")
     made = form.made
 
-    def beside(name: str, label: str, choices: list[str], value: str | None, refresh: str, again: Any) -> None:
+    def beside(
+        name: str, label: str, choices: list[str], value: str | None, refresh: str, again: Any, info: str | None = None
+    ) -> None:
         """A dropdown of the host's files, with a button that looks at the disk again."""
         with gr.Row(elem_classes=["steer-beside"]):
-            made[name] = unsaved(gr.Dropdown(choices, value=value, **_named(name, label)))
+            made[name] = unsaved(gr.Dropdown(choices, value=value, info=info, **_named(name, label)))
             button = tool_button(value=REFRESH, elem_id=f"dreambooth_{refresh}")
         listen(button.click, again, [], [made[name]])
 
@@ -77,7 +79,9 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
                 files = _files("photos", PHOTOS)
                 shown = gr.HTML("", elem_id="dreambooth_photos_shown")
                 form.add("class_noun")
-                beside("base", "Base model", on.lists.checkpoints(), on.lists.loaded() or None, "refresh", on.bases)
+                told = "pixel cascades (DeepFloyd IF) train from the command line"
+                loaded = on.lists.loaded() or None
+                beside("base", "Base model", on.lists.checkpoints(), loaded, "refresh", on.bases, told)
                 form.add("kind")
                 train = gr.Button("Train", variant="primary", elem_id="dreambooth_train")
                 line = gr.HTML(on.form(None)[0], elem_id="dreambooth_line")
