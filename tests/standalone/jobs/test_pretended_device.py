@@ -106,10 +106,13 @@ def check(host: Accelerated, kind: str, script_args: dict[str, list[Any]], key: 
     assert not any(np.array_equal(one, other) for one, other in zip(pixels(plain), pixels(guided)))
 
 
-@pytest.mark.parametrize(
-    ("accelerated", "job"), [(torch.float16, "Hires.fix"), (torch.bfloat16, "inpainting")], indirect=["accelerated"]
-)
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("accelerated", "job"),
+    [(torch.float16, "Hires.fix"), (torch.bfloat16, "inpainting")],
+    indirect=["accelerated"],
+    scope="module",  # or each test would start a host
+)
 def test_every_method_stays_on_its_device(accelerated: Callable[[str], Accelerated], method: str, job: str) -> None:
     model, script_args, key = METHODS[method]
     if job == "inpainting":
@@ -124,6 +127,7 @@ def test_every_method_stays_on_its_device(accelerated: Callable[[str], Accelerat
     ("accelerated", "sampler"),
     [(torch.float16, "Heun"), (torch.float16, "DPM++ 2M SDE"), (torch.bfloat16, "UniPC"), (torch.bfloat16, "LCM")],
     indirect=["accelerated"],
+    scope="module",
 )
 def test_every_sampler_and_a_lora_stay_on_their_device(accelerated: Callable[[str], Accelerated], sampler: str) -> None:
     job: dict[str, Any] = {"sampler_name": sampler, "steps": 4, "cfg_scale": 9.0}
