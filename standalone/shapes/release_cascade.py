@@ -193,7 +193,8 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
         f"- **Training:** stage I {steps[0]} steps of {train_cascade.BATCH[1]} images, stage II {steps[1]} of",
         f"  {train_cascade.BATCH[2]}. T5 learned with stage I for its first {train_cascade.TEXT_STEPS} steps and is",
         f"  fixed since. {train.NO_CAPTION:.0%} without caption, {train_cascade.NO_STYLE:.0%} without style;",
-        "  velocity as the target, weighted by the SNR, and the variational bound at a weight of",
+        "  velocity as the target, in stage I weighted by the SNR and with half of a batch in the last",
+        f"  {train_cascade.NOISIEST} timesteps; the variational bound at a weight of",
         f"  {train_cascade.VARIANCE_WEIGHT:g} for the variance;",
         "  averaged weights; Muon for the matrices, Adam for the rest. Stage II's small images get noise of level 0 to",
         f"  999; {train_cascade.OTHER_STYLE:.0%} of them show the scene in another style than the caption names.",
@@ -221,8 +222,9 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
     if jumps:
         lines += [
             "",
-            f"The recipe of stage I changed on the way, where the loss jumps (steps {' and '.join(jumps)}): more",
-            "of each batch is in the noisiest timesteps, and more captions name everything. What is above is the last.",
+            "The recipe changed on the way, where the losses jump; what is above is the last. Stage I: from steps",
+            f"{' and '.join(jumps)} on, more of each batch is in the noisiest timesteps, and more captions name",
+            "everything. Stage II: its first 5,500 steps were weighted by the SNR, too.",
         ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     loss_curves(training, folder / "loss.png")

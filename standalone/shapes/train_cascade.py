@@ -86,13 +86,15 @@ class Stock:
 
 
 class Loss:
-    """The error of the predicted velocity, weighted by the SNR, and the variational bound for the variance."""
+    """The velocity's error, in stage I weighted by the SNR, and the variational bound for the variance."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: int) -> None:
         self.alphas = cascade.schedule(1).alphas_cumprod
         snr = self.alphas / (1 - self.alphas)
         # the clean image's error is that of the velocity times the noise's variance
         self.weight = snr.clamp(SNR_FLOOR, SNR_CAP) * (1 - self.alphas)
+        if stage == 2:  # those weights hardly count little noise, where the fine patterns of styles are decided
+            self.weight = torch.ones_like(self.alphas)
 
     def __call__(self, predicted: Tensor, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         """The two losses of a prediction of shape (images, 6, height, width)."""
@@ -122,7 +124,7 @@ class Trainer:
         torch.manual_seed(seed)
         self.kind, self.unet, self.text = text, cascade.unet(stage), cascade.text_encoder(text)
         self.words = cascade.tokenizer() if text == "t5" else None
-        self.loss, self.noising = Loss(), cascade.noising_schedule()
+        self.loss, self.noising = Loss(stage), cascade.noising_schedule()
         if stage == 2:
             self.text.load_state_dict(finished_text(out))
             self.text.requires_grad_(False)

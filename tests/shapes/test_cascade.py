@@ -86,7 +86,7 @@ def test_every_word_of_a_caption_is_one_token(tmp_path: Path) -> None:
 def test_the_losses_are_least_where_everything_is_right() -> None:
     """With the velocity predicted exactly, the posterior's own variance is right: the lower end of the range."""
     loss, clean, noise, times = (
-        Loss(),
+        Loss(1),
         torch.rand(4, 3, 4, 4),
         torch.randn(4, 3, 4, 4),
         torch.tensor([3, 100, 500, 900]),
