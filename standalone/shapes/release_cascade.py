@@ -224,7 +224,8 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
             "",
             "The recipe changed on the way, where the losses jump; what is above is the last. Stage I: from steps",
             f"{' and '.join(jumps)} on, more of each batch is in the noisiest timesteps, and more captions name",
-            "everything. Stage II: its first 5,500 steps were weighted by the SNR, too.",
+            "everything. Stage II: its first 5,500 steps were weighted by the SNR, too. Both: the variational bound",
+            "had a weight of 0.001 until the last few hundred steps, which left too much noise in the images.",
         ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     loss_curves(training, folder / "loss.png")

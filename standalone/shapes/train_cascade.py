@@ -42,7 +42,7 @@ CROP, WHOLE_FROM = 64, 0.75  # stage II learns from squares of this side until t
 # Where the objects stand is decided in the last timesteps: before, the noisy image itself shows it. Stage I learned all
 # words but those for places until half of each batch was there, and captions left the place open less often.
 NOISIEST, ALL_NAMED = 80, 0.5
-VARIANCE_WEIGHT = 0.001  # of the variational bound (Nichol and Dhariwal 2021, arXiv 2102.09672)
+VARIANCE_WEIGHT = 1.0  # of the variational bound (Nichol and Dhariwal 2021, arXiv 2102.09672)
 
 
 class Stock:
