@@ -32,7 +32,7 @@ def test_a_second_start_gives_the_same_host(checkpoints: Callable[..., Path], tm
     }
     with standalone_host.start(**arguments, progress=said.append) as host:
         assert standalone_host.start(**arguments) is host
-        with pytest.raises(UserError, match="close it first"):
+        with pytest.raises(UserError, match="Close it first"):
             standalone_host.start(**{**arguments, "data_dir": tmp_path / "other"})
         assert any("Reading" in line for line in said)
         assert host.output_dir == tmp_path / "outputs"
