@@ -2,12 +2,12 @@
 
 The pack's cascade, one part in memory at a time and with all parts in memory, against diffusers' IFPipeline and
 IFSuperResolutionPipeline with everything on the device: the same folders with random weights, prompt, steps and
-precision, each in a process of its own, in turn; medians over the rounds. Seconds of a stage are those of its steps;
-planning, loading and the text (in ours with the encoder's loading) are figures of their own, and all of it is in
-`seconds_whole_...`. full: IF-I-M with T5-base, and IF-II's layers at IF-II-M's 450 M parameters, 64 and 256 pixels; the
-default on a GPU. tiny: `shapes-cascade`'s networks. Peak memory is torch's on a GPU, at full size on the CPU the
-process's resident size. `counted_gib_...` is what the plan counts for published sizes with T5-XXL in fp16, whatever
-this machine has.
+precision, each in a separate process, one after the other; medians over the rounds. A stage's seconds are those of
+its steps; planning, loading and the text (in ours with loading the encoder) are separate figures, and
+`seconds_whole_...` is the sum. full: IF-I-M with T5-base, and IF-II's layers at IF-II-M's 450 M parameters, 64 and 256
+pixels; the default on a GPU. tiny: `shapes-cascade`'s networks. Peak memory is torch's on a GPU; at full size on the
+CPU it is the process's resident size. `counted_gib_...` is what the plan counts for the published sizes with T5-XXL in
+fp16, on any machine.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def main(out: Path, quick: bool, size: str | None = None) -> int:
                 options = [way, name, str(steps[0]), str(steps[1]), "memory" if watch_memory else ""]
                 found = apart("benchmarks.bench_cascade", options, report)
                 if found is None:
-                    print(f"The way '{way}' failed, most likely for want of memory.", file=sys.stderr)
+                    print(f"'{way}' failed, probably because memory ran out.", file=sys.stderr)
                     return 1
                 runs[way].append(found)
                 told = ", ".join(f"{part} {value:.2f} s" for part, value in found["seconds"].items())

@@ -2,7 +2,7 @@
 
 The pack's trainer against a plain loop written as diffusers' example has it (see `plain`), at SD1.5's size
 with random weights, 512x512, a photo and a class image each step (`--quick`: something tiny). The loops run in turn,
-each in a process of its own so that its memory is its own, ours with the environment that the verb gives a training;
+each in a separate process, so that memory is measured apart, ours with the environment that the verb gives a training;
 the figures are medians over the rounds, written after each.
 `speedup`: the plain loop's seconds a step over ours; without a GPU `speedup_of_cpu_seconds` is the same of the
 processes' own seconds, which other programs on the machine disturb less. `memory_ratio`: our peak over the plain

@@ -139,7 +139,7 @@ class Rounds:
 
 
 def apart(module: str, options: Sequence[str], report: Path, variables: Mapping[str, str] | None = None) -> Any | None:
-    """What a program in a process of its own writes as JSON into the file that is its last option; None if it failed.
+    """Runs a program in a separate process and reads the JSON that it writes to its last option; None if it failed.
     variables: of the environment, where they are not set."""
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", module, *options, str(report)]

@@ -133,20 +133,30 @@ def find_folders(places: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place in places:
         for folder in sorted(place.iterdir()) if place.is_dir() else ():
-            if any(next(folder.glob(f"{inner}unet/config.json"), None) for inner in ("", "*/", "snapshots/*/")):
+            if holds_stages(folder):
                 found.setdefault(folder.name, folder)
     return found
+
+
+def holds_stages(folder: Path) -> bool:
+    """Whether a folder looks like a stage, or holds folders that do."""
+    return any((inner / "unet" / "config.json").is_file() for inner in _stage_folders(folder))
+
+
+def _stage_folders(folder: Path) -> list[Path]:
+    """The folder itself if a model is in it, otherwise the model folders within, also as in the hub's cache."""
+    if (folder / "unet").is_dir() or (folder / "model_index.json").is_file():
+        return [folder]
+    return sorted(
+        {path.parents[1] for pattern in ("*", "snapshots/*") for path in folder.glob(f"{pattern}/unet/config.json")}
+    )
 
 
 def _within(folder: Path) -> list[Stage]:
     """The stage of a folder, or those of the folders in it."""
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder.name}. Check the path of the cascade's stage.")
-    if (folder / "unet").is_dir() or (folder / "model_index.json").is_file():
-        return [read_stage(folder)]
-    inner = sorted(
-        {path.parents[1] for pattern in ("*", "snapshots/*") for path in folder.glob(f"{pattern}/unet/config.json")}
-    )
+    inner = _stage_folders(folder)
     if not inner:
         raise CheckpointError(
             f"The folder {folder.name} holds no stage of a cascade: it has no unet/config.json. Choose the folder that "

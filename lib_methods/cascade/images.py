@@ -46,7 +46,7 @@ class Item:
 class Images:
     """All images of a request. cascade: the stages that run. sizes: (height, width) of what each one makes. source,
     mask: the image to change.
-    enlarges_source: whether that goes into a later stage as it is, in place of a candidate.
+    enlarges_source: whether a later stage enlarges the source itself, without a candidate.
 
     Raises UserError, with the cause: folders, files, sizes, or stages that are missing in between.
     """

@@ -67,7 +67,7 @@ def check_size(stage: Stage, width: int, height: int) -> None:
 
 
 def stage_timesteps(stage: Stage, settings: CascadeSettings, start: Start | None) -> list[int]:
-    """Those that a pixel stage goes through, descending; none where an image is to stay as it is."""
+    """A pixel stage's timesteps, descending; none where the image must not change."""
     asked = settings.stage(stage.number)
     found = timestep_list(asked.timesteps, asked.steps, stage.scheduler)
     return found if start is None else found[len(found) - min(int(len(found) * start.strength), len(found)) :]

@@ -2,7 +2,7 @@
 fine detail.
 
 The second is trained on pairs of a photo and its small copy, with next to no noise on the copy: as published it invents
-detail from what it knows of the class, and noise on the small image blurs it. Each stage is a run of its own in the
+detail from what it knows of the class, and noise on the small image blurs it. Each stage is a separate run in the
 job's folder, so that both can be stopped and resumed at any step.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lib_methods.cascade.folder import NAMES, Cascade, Stage, read_cascade
+from lib_methods.cascade.folder import NAMES, Cascade, Stage, holds_stages, read_cascade
 from lib_methods.device import release_memory
 from lib_methods.dreambooth.job import FindJudge, Run
 from lib_methods.dreambooth.model.base import BaseModel
@@ -40,10 +40,7 @@ TEXTS = "text_embeddings"  # in the job's folder
 
 def is_cascade(base: Path) -> bool:
     """Whether a base model is a folder of a pixel cascade: a stage without a VAE, or a folder that holds stages."""
-    if (base / "unet").is_dir() or (base / "model_index.json").is_file():
-        return not (base / "vae").is_dir() and (base / "unet" / "config.json").is_file()
-    patterns = ("*/unet/config.json", "snapshots/*/unet/config.json")
-    return base.is_dir() and any(next(base.glob(pattern), None) for pattern in patterns)
+    return not (base / "vae").is_dir() and holds_stages(base)
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,9 @@ class CascadeJob:
             release_memory(self.processes.device)
         self.processes.once(lambda: self.processes.on_main(lambda: self._complete(result), None), None)
         if any(phase.stage.number == 2 for phase in self.phases):
-            self.report.say("The upscaler knows the subject by little noise: use --stage2-noise-level 0 with it.")
+            self.report.say(
+                "The upscaler was trained with almost no noise: use the result with --stage2-noise-level 0."
+            )
         return Result((result,), subject)
 
     def _plan(self, tell: bool) -> None:
@@ -199,7 +198,7 @@ def _phases(asked: TrainingSettings, cascade: Cascade) -> Sequence[_Phase]:
         raise UserError(f"{name} holds no stage II (super-resolution). Choose a folder that holds both stages.")
     refused = {
         "resolution": (asked.resolution, "a cascade's stages have their own sizes. Leave it at 0"),
-        "train_text": (asked.train_text, "a cascade's T5 stays as it is. Turn it off"),
+        "train_text": (asked.train_text, "a cascade's T5 is not trained. Turn it off"),
         "continue_from": (asked.continue_from, "a cascade's LoRA is part of its result. Use that as the base model"),
     }
     for setting, (is_set, why) in refused.items():

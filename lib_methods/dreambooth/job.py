@@ -56,7 +56,7 @@ class Run:
     subjects: Sequence[Subject]
     plan: TrainingPlan
     is_last = True
-    """Whether the job is over when it is."""
+    """Whether the job ends with this run."""
 
     def __init__(
         self, asked: TrainingSettings, folder: Path, report: Report, processes: Processes, cancelled: Callable[[], bool]
@@ -86,7 +86,7 @@ class Run:
         for note in notes:
             self.report.warning(note)
         self.report.say(f"Loading {settings.base.name}")
-        # a LoRA leaves the model as it is, and most files are in half precision anyway
+        # a LoRA does not change the model, and most files are in half precision anyway
         half = settings.kind == "LoRA" and self.device.type == "cuda"
         self.model = model = load_model(settings.base, CPU, torch.float16 if half else torch.float32)
         check_weights(model)

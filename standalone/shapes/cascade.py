@@ -99,8 +99,8 @@ def text_encoder(kind: str = "t5") -> T5EncoderModel | CLIPTextModel:
 
 
 def tokenize(words: T5TokenizerFast | None, captions: list[str]) -> tuple[Tensor, Tensor | None]:
-    """Token ids and attention mask, each of shape (captions, 77), as IFPipeline makes them; for CLIP, which has no
-    `words` of its own and no mask, as `shapes` has them."""
+    """Token ids and attention mask, each of shape (captions, 77), as IFPipeline makes them; for CLIP, which has
+    neither `words` nor a mask, as `shapes` has them."""
     if words is None:
         return networks.tokenize(captions), None
     found = words(captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")

@@ -119,7 +119,7 @@ class Trainer:
         text: str = "t5",
         steps: int | None = None,
     ) -> None:
-        """text: "t5" or "clip". steps: the training's length, in place of `minutes`."""
+        """text: "t5" or "clip". steps: the length of training, in place of `minutes`."""
         self.out, self.stage, self.batch, self.minutes, self.steps = out, stage, batch, minutes, steps
         torch.manual_seed(seed)
         self.kind, self.unet, self.text = text, cascade.unet(stage), cascade.text_encoder(text)
@@ -161,7 +161,7 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """Which share of the training is over."""
+        """The share of training that is done."""
         if self.steps is not None:
             return min(1.0, self.step / self.steps)
         return min(1.0, self.spent / (self.minutes * 60))

@@ -15,7 +15,7 @@ from .arguments import writable_folder
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the method's `main(out, quick)`, perhaps with options of its own, and returns its exit status."""
+    """Runs `main(out, quick)` of the method, with its own options if it has any, and returns its exit status."""
     kind = options.verb
     methods = sorted(path.stem[len(kind) + 1 :] for path in (ROOT / "benchmarks").glob(f"{kind}_*.py"))
     name = str(options.method).replace("-", "_")

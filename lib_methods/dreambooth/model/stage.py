@@ -47,7 +47,7 @@ class StageModel:
     """
 
     family, zero_terminal_snr, pixels_per_latent, rare_from = FAMILY, False, 1, RAREST_T5
-    encoders: Sequence[nn.Module] = ()  # T5 stays as it is
+    encoders: Sequence[nn.Module] = ()  # T5 is not trained
 
     def __init__(
         self, stage: Stage, device: torch.device, dtype: torch.dtype, *, texts: Path, small: int = 0, level: float = 0.0

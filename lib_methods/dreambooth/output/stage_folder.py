@@ -1,4 +1,4 @@
-"""The result of training a cascade's stage: a folder in the base's layout, with a UNet of its own."""
+"""The result of training a cascade's stage: a folder in the base's layout, with the trained UNet."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def write_stage(
 ) -> None:
     """Writes a stage to the folder `target`, whole or not at all. weights: of its UNet, None for those it has.
 
-    What is not trained takes no room on the same disk, as its files are hard links to the base's; on another disk they
+    Files of untrained parts are hard links to the base's and take no extra space; on another disk they
     are copied. Raises OSError, and CheckpointError for weights that are not finite.
     """
     partial_folder = target.with_name(f"{target.name}.partial")

@@ -298,7 +298,7 @@ def _free(folder: Path, name: str) -> str:
 def caption_of(photo: Photo | None, settings: TrainingSettings) -> str:
     """The text for a photo, or with None for an image of the class.
 
-    A photo without a caption of its own is "a [identifier] [class noun]", as in the paper. In a caption `{subject}`
+    A photo without a caption file is "a [identifier] [class noun]", as in the paper. In a caption `{subject}`
     becomes identifier and noun. One that says neither that nor the identifier gets the identifier before the noun's
     first occurrence, or else the subject at its start.
     """

@@ -18,7 +18,7 @@ Shape = tuple[int, int]
 Member = tuple[int, int]
 """An example's index, and which of its repeats it is."""
 
-_NOISE, _TEXT, _CONDITION = 1, 2, 3  # streams of their own
+_NOISE, _TEXT, _CONDITION = 1, 2, 3  # separate random streams
 _ANOTHER = "The saved run used other photos, class images or another resolution, so it cannot be resumed."
 
 

@@ -221,7 +221,7 @@ def test_bad_input_is_answered_with_a_sentence(base: Path, tmp_path: Path) -> No
     assert "holds no stage I " in said(base / "IF-II")
     assert "holds no stage II" in said(base / "IF-I", stages="2")
     assert "Leave it at 0" in said(base, resolution=64)
-    assert "T5 stays as it is" in said(base, train_text=True)
+    assert "T5 is not trained" in said(base, train_text=True)
     lora = tmp_path / "some.safetensors"
     assert "part of its result" in said(base, kind="LoRA", continue_from=lora)
     Image.new("RGB", (LARGE, LARGE - 1)).save(tmp_path / "photos" / "tiny.png")
