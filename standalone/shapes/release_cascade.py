@@ -191,8 +191,8 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
         "- **Data:** images rendered and captioned by `standalone/shapes/styles.py`, without end; nothing from",
         f"  anywhere else. {world}.",
         f"- **Training:** stage I {steps[0]} steps of {train_cascade.BATCH[1]} images, stage II {steps[1]} of",
-        f"  {train_cascade.BATCH[2]}. T5 learned with stage I for its first {train_cascade.TEXT_STEPS} steps and is",
-        f"  fixed since. {train.NO_CAPTION:.0%} without caption, {train_cascade.NO_STYLE:.0%} without style;",
+        f"  {train_cascade.BATCH[2]}. T5 learned with stage I for its first {train_cascade.TEXT_STEPS} steps and was",
+        f"  frozen then. {train.NO_CAPTION:.0%} without caption, {train_cascade.NO_STYLE:.0%} without style;",
         "  velocity as the target, in stage I weighted by the SNR and with half of a batch in the last",
         f"  {train_cascade.NOISIEST} timesteps; the variational bound at a weight of",
         f"  {train_cascade.VARIANCE_WEIGHT:g} for the variance;",
@@ -222,10 +222,10 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
     if jumps:
         lines += [
             "",
-            "The recipe changed on the way, where the losses jump; what is above is the last. Stage I: from steps",
-            f"{' and '.join(jumps)} on, more of each batch is in the noisiest timesteps, and more captions name",
-            "everything. Stage II: its first 5,500 steps were weighted by the SNR, too. Both: the variational bound",
-            "had a weight of 0.001 until the last few hundred steps, which left too much noise in the images.",
+            "The recipe changed during training, where the losses jump; the settings above are the final ones.",
+            f"Stage I: from steps {' and '.join(jumps)} on, more of each batch is in the noisiest timesteps, and more",
+            "captions name everything. Stage II: its first 5,500 steps were weighted by the SNR, too. Both: the",
+            "variational bound had a weight of 0.001 until the last few hundred steps, which left too much noise.",
         ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     loss_curves(training, folder / "loss.png")
