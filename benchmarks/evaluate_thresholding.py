@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.evaluate_fabric import saturation
 from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Report, Studio, sheet, studio
-from lib_methods.thresholding.settings import CONTROLS, RESCALE
+from lib_methods.guiders.settings import CONTROLS, RESCALE
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, Scene, caption, random_scene, render
 

@@ -1,4 +1,4 @@
-"""Dynamic thresholding in the WebUI. What it does is in lib_methods/thresholding.
+"""Dynamic thresholding in the WebUI. What it does is in lib_methods/guiders.
 
 API: `"alwayson_scripts": {"Steer Dynamic thresholding": {"args": [...]}}`, values in the order of the controls, or one
 object of their names in the first place: `{"mimic_scale": 5, "threshold_percentile": 99.5}`. A request that cannot be
@@ -14,7 +14,7 @@ from typing import Any
 
 from modules import script_callbacks, scripts, ui_components
 
-from lib_methods.thresholding.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
+from lib_methods.guiders.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
 from lib_methods.webui.method_script import MethodScript, Tab, switched_off
 from lib_methods.webui.widgets import Widgets
 
@@ -22,7 +22,7 @@ from lib_methods.webui.widgets import Widgets
 class DynamicThresholdingScript(MethodScript, scripts.Script):
     table = CONTROLS
     key = "dynamic_thresholding"
-    room = "lib_methods.thresholding"
+    room = "lib_methods.guiders"
     subject = "It"
     follows = ("cfg_scale", "steps")
     peer = "Dynamic Thresholding (CFG Scale Fix)"

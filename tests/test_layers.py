@@ -76,7 +76,7 @@ FLOORS = (
     ("pictures",),
     ("hosts",),
     ("webui",),
-    ("fabric", "image_cfg", "pix2pix_zero", "thresholding", "jobs"),
+    ("fabric", "image_cfg", "pix2pix_zero", "guiders", "jobs"),
     ("cascade",),
     ("dreambooth",),
 )
@@ -95,9 +95,9 @@ def test_no_floor_imports_a_higher_one() -> None:
     assert [(a, b) for a, b in arrows if floor(b) > floor(a) or b.split(".")[0] in outside] == []
 
 
-@pytest.mark.parametrize("method", ["fabric", "image_cfg", "pix2pix_zero", "thresholding"])
+@pytest.mark.parametrize("method", ["fabric", "image_cfg", "pix2pix_zero", "guiders"])
 def test_methods_do_not_import_each_other(method: str) -> None:
-    others = {"fabric", "image_cfg", "pix2pix_zero", "thresholding"} - {method}
+    others = {"fabric", "image_cfg", "pix2pix_zero", "guiders"} - {method}
     for file in (ROOT / "lib_methods" / method).rglob("*.py"):
         assert not [found for found in _imports(file, False) if set(found.split(".")[1:2]) & others]
 

@@ -21,9 +21,9 @@ from lib_methods.fabric.apply import attach
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.reference import FeatureCache
 from lib_methods.fabric.settings import FabricSettings
+from lib_methods.guiders import apply as thresholding
+from lib_methods.guiders.settings import ThresholdSettings
 from lib_methods.hosts import models
-from lib_methods.thresholding import apply as thresholding
-from lib_methods.thresholding.settings import ThresholdSettings
 from tests.fabric.small_model import Album, picture
 from tests.hosts.doubles import Launched, NeoPatcher, Patcher, job
 

@@ -16,13 +16,13 @@ from lib_methods.checks import SettingsError
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.settings import CONTROLS as fabric
 from lib_methods.fabric.settings import FabricSettings
+from lib_methods.guiders.settings import CONTROLS as THRESHOLDING
+from lib_methods.guiders.settings import RESCALE, ThresholdSettings
 from lib_methods.image_cfg.settings import CONTROLS as image_cfg
 from lib_methods.image_cfg.settings import ImageCfgSettings
 from lib_methods.pictures.store import ImageStore
 from lib_methods.pix2pix_zero.settings import CONTROLS as pix2pix_zero
 from lib_methods.pix2pix_zero.settings import GUIDANCES, INVERSIONS, LAYERS, REGULARISATIONS, Pix2PixZeroSettings
-from lib_methods.thresholding.settings import CONTROLS as THRESHOLDING
-from lib_methods.thresholding.settings import RESCALE, ThresholdSettings
 from standalone.infotext import text
 from tests.shared.any_settings import any_settings
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
 from lib_methods.fabric.settings import CONTROLS as FABRIC
+from lib_methods.guiders.settings import CONTROLS as THRESHOLDING
 from lib_methods.image_cfg.settings import CONTROLS as IMAGE_CFG
 from lib_methods.pix2pix_zero.settings import CONTROLS as PIX2PIX_ZERO
-from lib_methods.thresholding.settings import CONTROLS as THRESHOLDING
 from lib_methods.webui.table import Table
 
 NAME = "0123456789abcdef" * 4

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lib_methods.thresholding.formulas import SCHEDULES, STARTPOINTS, VALUED_SCHEDULES, VARIABILITIES, scheduled
+from lib_methods.guiders.mimic import SCHEDULES, STARTPOINTS, VALUED_SCHEDULES, VARIABILITIES, scheduled
 from lib_methods.webui.controls import Old, check, checkbox, dropdown, radio, slider
 from lib_methods.webui.table import Table
 

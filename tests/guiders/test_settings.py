@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
-from lib_methods.thresholding.formulas import SCHEDULES
-from lib_methods.thresholding.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
+from lib_methods.guiders.mimic import SCHEDULES
+from lib_methods.guiders.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
 from lib_methods.webui.controls import Control
 from tests.shared.any_settings import any_settings
 

@@ -60,3 +60,29 @@ def schedule(scale: float, name: str, minimum: float, step: int, steps: int, val
         down = math.cos(share) if name.startswith("Half") else math.cos(share * math.pi / 2)
         factor = 1 - down if name.endswith("Up") else down
     return minimum + (scale - minimum) * factor
+
+
+def skim(base: np.ndarray, cond: np.ndarray, scale: float, skimming: float) -> np.ndarray:
+    """Skimmed CFG, value by value."""
+    out = np.empty_like(base)
+    for place in np.ndindex(*base.shape):
+        u, c = base[place], cond[place]
+        full, low = (u + w * (c - u) for w in (scale, min(scale, skimming)))
+        outward = np.sign(c - u) == np.sign(c) and np.sign(full) == np.sign(c)
+        out[place] = low if outward else full
+    return out
+
+
+def mahiro(base: np.ndarray, cond: np.ndarray, scale: float) -> np.ndarray:
+    """MaHiRo, image by image and position by position, in the order of ComfyUI's node."""
+    out = np.empty_like(base)
+    for i in range(len(base)):
+        leap, guided = scale * cond[i], base[i] + scale * (cond[i] - base[i])
+        merge, start = (leap + guided) / 2, scale * base[i]
+        cosines = []
+        for y, x in np.ndindex(*merge.shape[1:]):
+            one, two = (np.sign(v[:, y, x]) * np.sqrt(np.abs(v[:, y, x])) for v in (start, merge))
+            cosines.append(one @ two / (np.linalg.norm(one) * np.linalg.norm(two)))
+        share = 2 * (np.mean(cosines) + 1)
+        out[i] = (share * guided + (4 - share) * leap) / 4
+    return out

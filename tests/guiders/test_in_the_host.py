@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib_methods.thresholding.apply import ThresholdGuide
-from lib_methods.thresholding.settings import RESCALE
+from lib_methods.guiders.apply import ThresholdGuide
+from lib_methods.guiders.settings import RESCALE
 from tests.fabric.small_model import picture
 from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS
 from tests.shared import jobs

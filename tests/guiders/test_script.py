@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from lib_methods.guiders import apply
+from lib_methods.guiders.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
 from lib_methods.safetensors import write_tensors
-from lib_methods.thresholding import apply
-from lib_methods.thresholding.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
 from tests.shared import jobs
 from tests.shared.jobs import REPO, loaded, same
 from tests.standalone.conftest import Running, checkpoints, start_host

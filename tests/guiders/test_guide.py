@@ -12,10 +12,10 @@ from torch import Tensor
 from lib_methods import hosts
 from lib_methods.denoiser import Guidance
 from lib_methods.guidance import rescale
+from lib_methods.guiders.apply import ThresholdGuide, attach
+from lib_methods.guiders.mimic import SCHEDULES, mimic_threshold
+from lib_methods.guiders.settings import MIMIC, RESCALE, ThresholdSettings
 from lib_methods.hosts.bare import BareSampling
-from lib_methods.thresholding.apply import ThresholdGuide, attach
-from lib_methods.thresholding.formulas import SCHEDULES, mimic_threshold
-from lib_methods.thresholding.settings import MIMIC, RESCALE, ThresholdSettings
 from tests.fabric.small_model import small_unet
 from tests.fabric.test_guidance import ALPHAS, STEP, Twist, call, running
 

@@ -1,4 +1,4 @@
-"""The formulas, as pure functions of tensors. No host, no settings.
+"""The mimic scale and its schedules, as pure functions of tensors. No host, no settings.
 
 The mimic scale of the sd-dynamic-thresholding extension (Birch-san, dtan3847, mcmonkey4eva), which carries Imagen's
 dynamic thresholding (arXiv 2205.11487, section 2.3) over to latents. An image's result does not depend on its batch.

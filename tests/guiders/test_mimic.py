@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.guidance import rescale
-from lib_methods.thresholding.formulas import (
+from lib_methods.guiders.mimic import (
     SCHEDULES,
     STARTPOINTS,
     VARIABILITIES,
     mimic_threshold,
     scheduled,
 )
-from tests.thresholding import reference
+from tests.guiders import reference
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(2, 9), st.integers(2, 9))
 FORMS = st.fixed_dictionaries(

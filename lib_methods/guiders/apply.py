@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lib_methods.denoiser import DenoiserCall, Guidance, Order, Sampling
 from lib_methods.guidance import rescale
-from lib_methods.thresholding.formulas import mimic_threshold
-from lib_methods.thresholding.settings import NO_GUIDANCE, RESCALE, ThresholdSettings
+from lib_methods.guiders.mimic import mimic_threshold
+from lib_methods.guiders.settings import NO_GUIDANCE, RESCALE, ThresholdSettings
 
 
 def attach(sampling: Sampling, settings: ThresholdSettings) -> ThresholdGuide | None:

@@ -1,0 +1,1 @@
+"""Guidance: ways to combine the predictions with and without the prompt that avoid burnt colours."""

@@ -1,1 +1,0 @@
-"""Dynamic thresholding: corrections of the guided prediction that avoid burnt colours."""
