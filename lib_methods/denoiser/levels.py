@@ -26,6 +26,10 @@ class Levels:
         """The noise at a timestep, which may lie between two of the model's."""
         return math.sqrt(math.expm1(-float(np.interp(timestep, self._steps, self._log_abar))))
 
+    def nearest(self, sigma: float) -> float:
+        """The noise within the model's range that is nearest to this."""
+        return min(max(sigma, self.sigma(0)), self.sigma(self.last))
+
     def timestep(self, sigma: float) -> float:
         """The timestep of a sigma, between two of the model's where need be; the ends for what lies beyond them."""
         log_abar = -math.log1p(sigma**2)

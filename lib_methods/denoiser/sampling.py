@@ -5,7 +5,8 @@ end with the pass. To support another host, write one class with the members of 
 
 - facts, mostly one line each: `steps`, `is_hires`, `batch`, the latent sizes, `own_frame`, `device`, `unet`, and the
   two keys, by which methods know what they may keep from one job to the next;
-- `encode` (the VAE), `noisy` (the host's noise scale) and `run_unet` (the UNet with the empty prompt);
+- `encode` (the VAE), `sigma`, `level` and `noisy` (the host's noise scale) and `run_unet` (the UNet with the empty
+  prompt);
 - `add_hook`, `add_guide` and `registering`: `hosts.passes.Pass` keeps what is registered and takes it back, so the
   adapter only enters the hooks around the UNet, with the rows that are in it, and asks the guides after it;
 - `picture` and `editing`, each an object of its own, or None. None costs nothing: the methods that need one say that
@@ -96,6 +97,13 @@ class Sampling(Protocol):
     def encode(self, images: Tensor, seeds: list[int]) -> Tensor:
         """Encode images of shape (N, 3, H, W) in [-1, 1] to latents (N, 4, H/8, W/8), image by image, each with its
         own seed."""
+
+    def sigma(self, level: Tensor) -> float:
+        """The noise of a denoiser call's level."""
+
+    def level(self, sigma: float) -> Tensor:
+        """The level, (1,), with this noise, or with the nearest that the model knows: of every call with the same noise
+        in samplings of the same kind."""
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """The latents at a noise level, in the scale that `run_unet` takes."""

@@ -100,6 +100,12 @@ class BareSampling:
     def own_frame(self) -> tuple[str, tuple[float, float, float, float]]:
         return "crop", (0.0, 0.0, 1.0, 1.0)
 
+    def sigma(self, level: Tensor) -> float:
+        return float(level.item())
+
+    def level(self, sigma: float) -> Tensor:
+        return torch.tensor([self.levels.nearest(sigma)])
+
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return latents + noise * level.to(latents)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_methods.denoiser import LATENT_CHANNELS, PIXELS_PER_LATENT, Guide, Hook, Part, Unsupported, input_channels
+from lib_methods.denoiser.levels import Levels
 from lib_methods.hosts.passes import Pass
 
 # options that change what a model computes: a noise schedule changes the timesteps, the crop SDXL's conditioning;
@@ -60,6 +61,22 @@ class JobSampling:
     def batch(self) -> tuple[int, int]:
         size = int(self.p.batch_size) if self.latent is None else len(self.latent)
         return int(getattr(self.p, "iteration", 0)) * int(self.p.batch_size), size
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The model's noise schedule, (timesteps,)."""
+        alphas: Tensor = self.p.sd_model.alphas_cumprod
+        return alphas
+
+    @cached_property
+    def levels(self) -> Levels:
+        return Levels(self.alphas_cumprod)
+
+    def sigma(self, level: Tensor) -> float:
+        return float(level.item())
+
+    def level(self, sigma: float) -> Tensor:
+        return torch.tensor([self.levels.nearest(sigma)])
 
     def own_frame(self) -> tuple[str, tuple[float, float, float, float]]:
         part = getattr(self.p, "paste_to", None)  # "only masked": x, y, width and height in pixels of the image

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lib_methods.denoiser import Row
 
+SIGMAS = torch.logspace(-1.5, 1.15, 1000)
 EMPTY = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(3))
 
 
@@ -21,6 +22,7 @@ class Model:
 
     is_sdxl = False
     cond_stage_key = "txt"
+    alphas_cumprod = 1 / (1 + SIGMAS**2)
     sd_checkpoint_info = SimpleNamespace(sha256="1", filename="m.safetensors", title="m")
 
     def get_learned_conditioning(self, prompts: Any) -> Tensor:
@@ -124,7 +126,7 @@ class Patcher:
     """A fork's `UnetPatcher` as far as the adapter uses it: all of them carry what is reserved into a clone."""
 
     def __init__(self, unet: nn.Module, options: dict[str, Any] | None = None, reserved: int = 0) -> None:
-        self.model = SimpleNamespace(diffusion_model=unet)
+        self.model = SimpleNamespace(diffusion_model=unet, predictor=SimpleNamespace(sigmas=SIGMAS))
         self.model_options = options or {}
         self.extra_preserved_memory_during_sampling = reserved
 

@@ -64,14 +64,9 @@ class A1111Editing:
     def _edits(self) -> Edits:
         found = getattr(self.seam.edit, "__self__", None)
         if not isinstance(found, Edits):
-            found = Edits(self.seam, self.p.sampler, Levels(self._alphas_cumprod))
+            found = Edits(self.seam, self.p.sampler, self.job.levels)
             self.seam.edit = found.before
         return found
-
-    @property
-    def _alphas_cumprod(self) -> Tensor:
-        alphas: Tensor = self.p.sd_model.alphas_cumprod
-        return alphas
 
     def _start(self) -> Start:
         if self._known_start is None:

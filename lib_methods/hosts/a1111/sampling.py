@@ -41,6 +41,17 @@ class A1111Sampling(JobSampling):
     def editing(self) -> A1111Editing:
         return A1111Editing(self, self.seam, self._noise)
 
+    def sigma(self, level: Tensor) -> float:
+        return self.levels.sigma(float(level.item())) if self._in_timesteps else super().sigma(level)
+
+    def level(self, sigma: float) -> Tensor:
+        nearest = super().level(sigma)
+        return torch.tensor([round(self.levels.timestep(float(nearest)))]) if self._in_timesteps else nearest
+
+    @property
+    def _in_timesteps(self) -> bool:
+        return getattr(self.p.sampler.model_wrap_cfg, "alphas", None) is not None
+
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         alphas = getattr(self.p.sampler.model_wrap_cfg, "alphas", None)
         if alphas is None:  # k-diffusion: the model takes latents plus sigma times noise

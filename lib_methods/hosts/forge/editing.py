@@ -40,12 +40,6 @@ class ForgeEditing(A1111Editing):
 
     job: ForgeSampling
 
-    @property
-    def _alphas_cumprod(self) -> Tensor:
-        model = self.job.patcher.model
-        predictor = getattr(model, "predictor", None) or model.model_sampling
-        return 1 / (predictor.sigmas.detach().float().cpu() ** 2 + 1)
-
     def _start(self) -> Start:
         # the host has no sampler any more once the second pass of Hires.fix is over
         if self._known_start is None and getattr(self.p.sampler.func, "__name__", "") not in _KNOWN:

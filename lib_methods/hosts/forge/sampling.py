@@ -94,9 +94,18 @@ class ForgeSampling(JobSampling):
             tell(size - patcher.model_options.get(_RESERVED, 0))
             patcher.model_options[_RESERVED] = size
 
-    def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    @property
+    def _predictor(self) -> Any:
+        """The host's own object that knows the model's noise schedule."""
         model = self.p.sd_model.forge_objects.unet.model
-        predictor: Any = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
+        return getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        return 1 / (self._predictor.sigmas.detach().float().cpu() ** 2 + 1)
+
+    def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        predictor = self._predictor
         if not hasattr(predictor, "noise_scaling"):
             return latents + noise * level.to(latents)
         noisy: Tensor = predictor.noise_scaling(level.flatten()[:1].to(latents), noise.clone(), latents)
