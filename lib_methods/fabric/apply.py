@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,9 @@ from lib_methods.denoiser import (
     Unsupported,
 )
 from lib_methods.fabric.attention import attention_with_lse, log_weights, merge, reference_attention
-from lib_methods.fabric.reference import FeatureCache, Features, References, image_seed
-from lib_methods.fabric.settings import FabricSettings
-from lib_methods.guidance import rescale
+from lib_methods.fabric.reference import LADDER, LOW, FeatureCache, Features, References, image_seed
+from lib_methods.fabric.settings import EVERY, ONE, SIX, FabricSettings
+from lib_methods.guidance import TINY, rescale
 from lib_methods.pictures.fit import crop_to_fill, to_tensor
 
 RESCALE = 0.7  # share of the colour correction's rescaling, as Lin et al. use it (arXiv 2305.08891)
@@ -35,6 +36,7 @@ NO_STEP = "No step used the feedback. Check Start and End; dislikes need a CFG s
 NOT_READ = (
     "self-attention layers read the feedback. Turn off token merging and other extensions that change self-attention."
 )
+_FIXED = {SIX: LADDER, ONE: LOW, EVERY: ()}  # noise levels at which the images are read, whatever the step's
 SHARED_CACHE = FeatureCache()  # shared by both tabs, and kept from one Generate click to the next
 
 NO_LAYERS = "FABRIC cannot be used with this checkpoint: its UNet has no self-attention layers."
@@ -74,8 +76,8 @@ def attach(
     latents = torch.cat([_latent(sampling, i, height, width, load_image, cache) for i in ids])
     references = References.of(ids, latents, settings.seed, settings.detail == "half")
     reads = sum(settings.strength_at(step, sampling.steps) > 0 for step in range(sampling.steps))
-    sampling.reserve(references.expected_size(layers, reads, settings.cache_limit_mb << 20))
     hook = FabricHook(sampling, settings, references, cache)
+    sampling.reserve(references.expected_size(layers, min(reads, hook.levels), settings.cache_limit_mb << 20))
     sampling.add_hook(hook)
     if settings.colour_correction:
         sampling.add_guide(hook)
@@ -122,6 +124,8 @@ class FabricHook:
         self, sampling: Sampling, settings: FabricSettings, references: References, cache: FeatureCache
     ) -> None:
         self.sampling, self.settings, self.references, self.cache = sampling, settings, references, cache
+        self._ladder = [sampling.level(sigma) for sigma in _FIXED[settings.reference_levels]]
+        self._held: tuple[Hashable, Features] | None = None
         self._offered: set[str] = set()  # names of the layers that could have read the feedback
         self._read: set[str] = set()  # of those that did
         self._read_at = -1  # the last step at which one did
@@ -149,10 +153,33 @@ class FabricHook:
             return
         layers = self_attentions(self.sampling.unet)
         self._offered.update(layer.name for layer in layers)
-        limit = self.settings.cache_limit_mb << 20
-        features = self.references.features(self.sampling, layers, call.level, self.cache, limit)
+        features = self._features(layers, self._reference_level(call))
         with intercept((layer.module, self._reader(layer, call, groups, features)) for layer in layers):
             yield
+
+    @property
+    def levels(self) -> int:
+        """At how many noise levels the images are read at most."""
+        return min(len(self._ladder) or self.sampling.steps, self.sampling.steps)
+
+    def _reference_level(self, call: DenoiserCall) -> Tensor:
+        """Of the fixed levels the one whose noise has the smallest ratio to the call's; the call's own without any."""
+        if not self._ladder:
+            return call.level
+        noise = math.log(max(self.sampling.sigma(call.level), TINY))
+        return min(self._ladder, key=lambda level: abs(math.log(self.sampling.sigma(level)) - noise))
+
+    def _features(self, layers: Sequence[SelfAttention], level: Tensor) -> Features:
+        """What the images' layers see at this level; held until the next one, as the cache may be too small for it."""
+        key, limit = (self.sampling.model_key(), float(level.item())), self.settings.cache_limit_mb << 20
+        if self._held is None or self._held[0] != key:
+            self._held = None  # first, so that there are never two
+            features = self.references.features(self.sampling, layers, level, self.cache, limit, self.levels)
+            if self._ladder and not features.projected and 2 * features.size <= limit:
+                with torch.no_grad():
+                    features = features.with_projections(layers)
+            self._held = key, features
+        return self._held[1]
 
     def guide(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
         """Colour correction: what the feedback adds to one half of the guidance is multiplied by the CFG scale, and

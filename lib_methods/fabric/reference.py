@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,11 @@ from lib_methods.attention.layers import running_precision, token_grid
 from lib_methods.denoiser import Sampling
 from lib_methods.fabric.attention import pool_tokens
 
+LADDER = tuple(float(sigma) for sigma in np.geomspace(0.03, 14.6, 6))
+"""The noise levels of *six*: Stable Diffusion's schedule in equal ratios. `python run.py evaluate fabric` compares them
+with every step's own."""
+LOW = (0.5,)
+"""The noise level of *one*: nearly clean images, found by measurement."""
 MAX_BATCH = 8  # images in one run of the UNet; more are split, always in the same way
 
 
@@ -162,9 +168,16 @@ class References:
         return References(tuple(ids), latents, noise, half, (tuple(ids), tuple(latents.shape[2:]), seed, half))
 
     def features(
-        self, sampling: Sampling, layers: Sequence[SelfAttention], level: Tensor, cache: FeatureCache, limit: int
+        self,
+        sampling: Sampling,
+        layers: Sequence[SelfAttention],
+        level: Tensor,
+        cache: FeatureCache,
+        limit: int,
+        levels: int,
     ) -> Features:
-        """Features at a noise level, from the cache or from one run of the UNet over all images.
+        """Features at a noise level, of `levels` in this job, from the cache or from one run of the UNet over all
+        images.
 
         The key is the whole group: computing an image in another batch may differ in the last bit, and a cached job
         must be bit-identical to the first one whatever the cache holds.
@@ -173,21 +186,21 @@ class References:
         features = cache.get(group, key)
         if features is None:
             features = self._run(sampling, layers, level)
-            if 2 * features.size * sampling.steps <= limit:  # room for all steps of the job, with twice the memory
+            if 2 * features.size * levels <= limit:  # room for all levels of the job, with twice the memory
                 with torch.no_grad():
                     features = features.with_projections(layers)
             cache.put(group, key, features, limit)
         return features
 
-    def expected_size(self, layers: Sequence[SelfAttention], steps: int, limit: int) -> int:
-        """Bytes of the features of so many steps, at most `limit`, and of one more with its projections: an estimate
-        from the layers' widths, as a layer of twice the width has a quarter of the tokens."""
+    def expected_size(self, layers: Sequence[SelfAttention], levels: int, limit: int) -> int:
+        """Bytes of the features at so many noise levels, at most `limit`, and of one more with its projections: an
+        estimate from the layers' widths, as a layer of twice the width has a quarter of the tokens."""
         weights = [cast(Tensor, cast(nn.Module, layer.module.to_k).weight) for layer in layers]
         narrowest = min(weight.shape[-1] for weight in weights)
         pixels = self.latents.shape[0] * self.latents.shape[2] * self.latents.shape[3]
         elements = sum(pixels * narrowest**2 // weight.shape[-1] for weight in weights)
         one = elements * self.latents.element_size() // (4 if self.half else 1)
-        return min(one * steps, limit) + 3 * one
+        return min(one * levels, limit) + 3 * one
 
     def _run(self, sampling: Sampling, layers: Sequence[SelfAttention], level: Tensor) -> Features:
         height, width = self.latents.shape[2:]

@@ -15,6 +15,7 @@ from lib_methods.webui.table import Table
 WEIGHTINGS = ("shared", "as published")
 DETAILS = ("full", "half")
 HIRES_MODES = ("off", "reuse", "re-encode")
+SIX, EVERY, ONE = REFERENCE_LEVELS = ("six", "every step", "one")
 
 MAX_STRENGTH = 2.0
 
@@ -90,6 +91,14 @@ class FabricSettings(Span):
         0, 0, 2**32 - 1, "Noise seed", "other noise on the same images", whole=True, key="seed",
         about="other noise on the feedback images",
     )  # fmt: skip
+    reference_levels: str = radio(
+        SIX, REFERENCE_LEVELS, "Reference levels",
+        "noise levels at which the images are read: one is fastest and strongest",
+        about="the noise levels at which the feedback images are read. *six*: fixed ones, of which each step takes the "
+        "nearest. *every step*: each step's own, as in the paper; a first round takes longer. *one*: a low one for "
+        "all steps, which is fastest and follows the likes more closely",
+        always=True, axis="Reference levels",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)
@@ -155,6 +164,8 @@ class FabricSettings(Span):
             parts.append(f"{self.min_strength:g} on the other steps")
         if self.detail == "half":
             parts.append("half detail")
+        if self.reference_levels != SIX:
+            parts.append("read at one noise level" if self.reference_levels == ONE else "read at every step's noise")
         return ", ".join(parts)
 
     def _counts(self) -> str:
@@ -177,6 +188,7 @@ def _unsaid(texts: Mapping[str, str], is_old: bool) -> dict[str, Any]:
     unsaid: dict[str, Any] = {"cache_limit_mb": None}
     if is_old:
         unsaid |= {"weighting": "as published", "colour_correction": False, "hires": "off"}
+    unsaid["reference_levels"] = EVERY  # all that earlier versions knew
     return unsaid
 
 

@@ -139,8 +139,8 @@ class Table:
     ) -> dict[str, Any]:
         """The value of every control for a pasted infotext; None leaves the control as it is.
 
-        An infotext without the method switches it off and touches nothing else. A field that cannot be read falls back
-        to the default. store: where the images are looked up. old: read old keys, too.
+        An infotext without the method switches it off and touches nothing else. A field that cannot be read counts as
+        left out. store: where the images are looked up. old: read old keys, too.
         """
         texts = dict(_found(self.keys, fields))
         is_old = not texts and old and self.is_old(fields)
@@ -150,8 +150,7 @@ class Table:
             texts = {control.name: text for control in self.controls if (text := control.older(fields)) is not None}
         elif not texts:
             return {"enabled": False, **dict.fromkeys(self.names[1:])}
-        values: dict[str, Any] = {"enabled": True, **self.defaults}
-        values |= {name: value for name, value in self.unsaid(texts, is_old).items() if name not in texts}
+        values: dict[str, Any] = {"enabled": True, **self.defaults, **self.unsaid(texts, is_old)}
         for control in self.controls:
             if control.name in texts:
                 # one by one; whether they go together is checked where they are used

@@ -51,10 +51,12 @@ def plain_fabric(
     context: Tensor,
     rows: tuple[Row, ...],
     level: float,
+    noise: float,
     per_role: dict[Role, list[tuple[Tensor, Callable[[int, int], float]]]],
     pooled: bool,
 ) -> Tensor:
-    """The whole call, row by row: reference images through the UNet one by one, then dense attention in every layer."""
+    """The whole call, row by row: reference images through the UNet one by one, at the level `noise`, then dense
+    attention in every layer."""
     unet = sampling.unet
     layers = [(n, m) for n, m in unet.named_modules() if n.endswith(".attn1")]
 
@@ -66,7 +68,7 @@ def plain_fabric(
             )
             for n, m in layers
         ]
-        unet(image[None], torch.tensor([level]), sampling.empty)
+        unet(image[None], torch.tensor([noise]), sampling.empty)
         for handle in handles:
             handle.remove()
         return {n: h[0] for n, h in store.items()}
@@ -108,10 +110,17 @@ def _noised(image, image_id: str, size: tuple[int, int], seed: int, level: float
     return latent + level * reference_noise(image_id, seed, (4, *size))
 
 
+# 1.5 lies between 0.357, 1.232 and 4.249, of six levels from 0.03 to 14.6 whose ratios are equal
+LEVELS = [("six", 0.03 * (14.6 / 0.03) ** (3 / 5)), ("every step", 1.5), ("one", 0.5)]
+
+
+@pytest.mark.parametrize(("levels", "noise"), LEVELS)
 @pytest.mark.parametrize("weighting", ["shared", "as published"])
 @pytest.mark.parametrize(("conds", "unconds", "slices"), [(1, 1, None), (3, 2, None), (2, 2, 2), (2, 1, 1)])
 @torch.no_grad()
-def test_equals_the_plain_form(weighting: str, conds: int, unconds: int, slices: int | None) -> None:
+def test_equals_the_plain_form(
+    weighting: str, conds: int, unconds: int, slices: int | None, levels: str, noise: float
+) -> None:
     rows = rows_of(conds, unconds)
     unet, album = small_unet(), Album()
     sampling = BareSampling(unet)
@@ -123,6 +132,7 @@ def test_equals_the_plain_form(weighting: str, conds: int, unconds: int, slices:
         strength=0.8,
         negative_weight=0.5,
         weighting=weighting,
+        reference_levels=levels,
     )
     assert attach(sampling, asked, album.load, FeatureCache())
     x, context = torch.randn(len(rows), 4, 8, 8), torch.randn(len(rows), 7, 16)
@@ -131,11 +141,11 @@ def test_equals_the_plain_form(weighting: str, conds: int, unconds: int, slices:
     share = 0.5 if weighting == "shared" else 1.0  # two likes share one budget
 
     def part(index: int, strength: float):
-        return _noised(pictures[index], ids[index], (8, 8), 0, 1.5), lambda own, full: strength * own / full
+        return _noised(pictures[index], ids[index], (8, 8), 0, noise), lambda own, full: strength * own / full
 
     likes = [part(0, 0.8 * share), part(1, 0.8 * 0.5 * share)]
     per_role = {Role.COND: likes, Role.UNCOND: [part(2, 0.4)]}
-    expected = plain_fabric(sampling, x, context, rows, 1.5, per_role, False)
+    expected = plain_fabric(sampling, x, context, rows, 1.5, noise, per_role, False)
     assert (got - expected).abs().max() < 1e-5
 
 

@@ -238,7 +238,8 @@ def test_the_bare_sampling_takes_guides() -> None:
 def test_keys_and_values_are_kept_where_there_is_room_and_are_the_same_to_the_last_bit() -> None:
     unet = small_unet()
     album, ids = album_of(3)
-    asked = FabricSettings(likes=tuple(map(FeedbackImage, ids[:2])), dislikes=(FeedbackImage(ids[2]),))
+    likes, dislikes = tuple(map(FeedbackImage, ids[:2])), (FeedbackImage(ids[2]),)
+    asked = FabricSettings(likes=likes, dislikes=dislikes, reference_levels="every step")
     roomy, tight = FeatureCache(), FeatureCache()
     results = []
     for cache, megabytes in ((roomy, 1024), (tight, 1)):

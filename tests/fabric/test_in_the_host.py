@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from lib_methods.denoiser import Sampling
+from lib_methods.fabric.reference import LADDER
 from tests.fabric.small_model import picture
+from tests.hosts.seam import acting
 from tests.shared import jobs
 from tests.shared.jobs import REPO, pixels, same
 from tests.shared.pictures import encoded
+from tests.standalone import tiny
 from tests.standalone.conftest import Running
 
 LIKE, OTHER, DISLIKE = (encoded(picture(i, 80, 48)) for i in range(3))
@@ -118,3 +123,31 @@ def test_every_family(
     check(host, "img2img", {"init_images": [picture(7)], "denoising_strength": 0.7})
     if options.get("in_channels") == 8:  # three rows an image: the last two are both unconditional
         check(host, "img2img", {"init_images": [picture(7)], "denoising_strength": 0.7, "image_cfg_scale": 2.0})
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl, zero SNR"])
+def test_the_fixed_noise_levels_are_the_models_own(
+    start_host: Callable[..., Running], tmp_path: Path, family: str
+) -> None:
+    """Each is where it belongs in the model's schedule, for samplers in sigmas and in timesteps, also where that goes
+    on to infinity; and a job reads the images there and nowhere else."""
+    model, path = tiny.build(family.split(",")[0]), tmp_path / "model.safetensors"
+    if "zero" in family:
+        model.extra.update({"v_pred": torch.empty(0), "ztsnr": torch.empty(0)})
+    host = start_host(tiny.write_file(model, path, with_yaml="zero" not in family), extension_dirs=[REPO])
+    clean, noise = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    found: dict[str, list[float]] = {}
+
+    def look(sampling: Sampling) -> None:
+        levels = [sampling.level(sigma) for sigma in (*LADDER, 1e9, 1e-9)]
+        mixed = [(sampling.noisy(clean, noise, level), sampling.noisy(noise, clean, level)) for level in levels]
+        found[sampler] = [float((up / signal).mean()) for up, signal in mixed]
+        assert [sampling.sigma(level) for level in levels] == pytest.approx(found[sampler], rel=1e-3)
+
+    for sampler in ("Euler", "DDIM"):
+        with acting(host, look, False):
+            host.latents(sampler_name=sampler, script_args=fabric(BOTH), steps=6)
+    assert found["Euler"][:6] == pytest.approx(list(LADDER), rel=0.03)
+    assert found["DDIM"] == pytest.approx(found["Euler"], rel=0.03)  # the nearest timestep
+    assert (found["Euler"][6] > 1000) == ("zero" in family)
+    assert found["Euler"][7] == pytest.approx(0.0292, rel=0.01)

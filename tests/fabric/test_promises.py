@@ -4,6 +4,8 @@ nothing."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +113,44 @@ def test_repeats_and_cache_hits_are_bit_identical(unet) -> None:
     assert torch.equal(sampling.denoise(X, CONTEXT, ROWS), first)
     assert sampling.unet_runs == []  # no reference pass was needed
     assert torch.equal(guided(unet, asked, album), first)
+
+
+def steps(sampling: BareSampling, levels: Iterable[float]) -> list[torch.Tensor]:
+    """One denoiser call at each of these noise levels."""
+    return [sampling.denoise(X, CONTEXT, ROWS, level=level, step=step) for step, level in enumerate(levels)]
+
+
+@pytest.mark.parametrize("cache_limit_mb", [0, 1024])
+@pytest.mark.parametrize(("reference_levels", "passes"), [("six", 5), ("every step", 16), ("one", 1)])
+def test_images_are_read_at_few_levels_whatever_the_cache_holds(
+    unet, reference_levels: str, passes: int, cache_limit_mb: int
+) -> None:
+    album, ids = album_of(2)
+    asked = FabricSettings(
+        likes=tuple(map(FeedbackImage, ids)), reference_levels=reference_levels, cache_limit_mb=cache_limit_mb
+    )
+    levels, cache, made = np.geomspace(14.6, 0.03, 20), FeatureCache(), []
+    for expected in (passes, passes if cache_limit_mb == 0 else 0):
+        sampling = BareSampling(unet, steps=20)
+        attach(sampling, asked, album.load, cache)
+        made.append(steps(sampling, levels))
+        assert len(sampling.unet_runs) == expected
+    without = BareSampling(unet, steps=20)
+    attach(without, replace(asked, cache_limit_mb=1024 - cache_limit_mb), album.load, FeatureCache())
+    made.append(steps(without, levels))
+    assert all(torch.equal(one, other) for one, *others in zip(*made) for other in others)
+
+
+def test_other_steps_and_samplers_find_the_features_of_the_fixed_levels(unet) -> None:
+    album, (one,) = album_of(1)
+    asked, cache = FabricSettings(likes=(FeedbackImage(one),), end=1.0), FeatureCache()
+    first = BareSampling(unet, steps=20)
+    attach(first, asked, album.load, cache)
+    steps(first, np.geomspace(14.6, 0.03, 20))
+    second = BareSampling(unet, steps=7)
+    attach(second, asked, album.load, cache)
+    steps(second, np.linspace(11.0, 0.04, 7))
+    assert second.unet_runs == []
 
 
 def test_reference_images_go_through_the_unet_in_one_batch_for_all_slices(unet) -> None:

@@ -61,7 +61,12 @@ def test_a_like_changes_the_picture_and_the_infotext_brings_it_back(host: Runnin
     assert not np.array_equal(pixels(run(host)), pixels(job))
     fields = fields_of(job)
     wanted = FabricSettings(likes=(FeedbackImage(liked, 0.5),), strength=1.0, end=1.0)
-    assert fields == {"FABRIC likes": f"{liked[:16]}:0.5", "FABRIC strength": "1", "FABRIC end": "1"}
+    assert fields == {
+        "FABRIC likes": f"{liked[:16]}:0.5",
+        "FABRIC strength": "1",
+        "FABRIC end": "1",
+        "FABRIC reference levels": "six",
+    }
     pasted = [key(fields) for key in CONTROLS.paste_keys(script.STORE)]
     assert pasted[1] == f"{liked}:0.5"
     assert dict(zip(CONTROLS.names, pasted, strict=True)) == {
@@ -177,7 +182,8 @@ def test_axes_are_added_once_and_cells_do_not_share_values(
 ) -> None:
     axes = jobs.plot_axes(script, monkeypatch)
     names = [axis.label for axis in axes]
-    assert names == ["[FABRIC] Strength", "[FABRIC] Start", "[FABRIC] End", "[FABRIC] Negative weight"]
+    expected = ("Strength", "Start", "End", "Negative weight", "Reference levels")
+    assert names == [f"[FABRIC] {name}" for name in expected]
     cell = SimpleNamespace()
     axes[0].apply(cell, 0.5, [0.5, 1.0])
     copied = SimpleNamespace(**vars(cell))

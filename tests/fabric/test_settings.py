@@ -75,6 +75,7 @@ def test_positional_named_and_both_mean_the_same(store: ImageStore) -> None:
         1.5,
         64.0,
         3.0,
+        "one",
     ]
     assert len(positional) == len(NAMES)
     named = dict(zip(NAMES, positional, strict=True)) | {"likes": [{"image": name, "weight": 0.5}]}
@@ -92,7 +93,9 @@ def test_positional_named_and_both_mean_the_same(store: ImageStore) -> None:
         hires_strength=1.5,
         cache_limit_mb=64,
         seed=3,
+        reference_levels="one",
     )
+    assert parse_request(positional[:-1], store) == replace(expected, reference_levels="six")
     assert parse_request(positional, store) == expected
     assert parse_request([named], store) == expected
     assert parse_request([{"strength": 0.7}, *positional[1:]], store).strength == 0.7
@@ -238,6 +241,7 @@ def test_infotexts_of_the_first_extension_mean_the_published_weighting() -> None
         weighting="as published",
         colour_correction=False,
         hires="re-encode",
+        reference_levels="every step",
     )
     assert foreign_images(fields) == 2
     assert CONTROLS.from_infotext({**fields, "fabric_feedback_during_high_res_fix": "False"})["hires"] == "off"

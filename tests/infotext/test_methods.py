@@ -121,7 +121,7 @@ def test_thresholding_comes_back(host: Any, wanted: ThresholdSettings) -> None:
 
 def test_defaults_are_not_written() -> None:
     like = (FeedbackImage(PICTURES[0]),)
-    assert list(fabric.to_infotext(FabricSettings(likes=like))) == ["FABRIC likes"]
+    assert list(fabric.to_infotext(FabricSettings(likes=like))) == ["FABRIC likes", "FABRIC reference levels"]
     words = pix2pix_zero.to_infotext(Pix2PixZeroSettings(source="cat", target="dog"))
     assert words == {"pix2pix-zero source": "cat", "pix2pix-zero target": "dog"}
     assert list(image_cfg.to_infotext(ImageCfgSettings(images=(PICTURES[0],)))) == ["InstructPix2Pix image"]
