@@ -2,8 +2,8 @@
 
 The UNet has SD1.5's geometry with random weights, at 512x512 (`--quick`: 256x256, batch 1, fewer likes). Every figure
 is a ratio to plain sampling measured side by side in the same run: all forms are timed in turn, round after round, and
-the median of the rounds' ratios is reported. bench.json is written after every line, so you can stop a long run. On a
-CUDA device it runs in half precision, elsewhere in fp32.
+the median of the rounds' ratios is reported; whole jobs of 20 steps with four likes are timed once. bench.json is
+written after every line, so you can stop a long run. On a CUDA device it runs in half precision, elsewhere in fp32.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from benchmarks.full_size import PeakMemory, Rounds, environment, sd15_unet, set
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.reference import FeatureCache
-from lib_methods.fabric.settings import FabricSettings
+from lib_methods.fabric.settings import EVERY, ONE, SIX, FabricSettings
 from lib_methods.hosts.bare import BareSampling, rows_of
+
+STEPS = 20
+JOB_LIKES = 4
 
 
 class Case:
@@ -36,7 +39,7 @@ class Case:
         self.level = 1.0
 
     def sampling(self) -> BareSampling:
-        return BareSampling(self.unet, (self.side, self.side))
+        return BareSampling(self.unet, (self.side, self.side), STEPS)
 
     def call(self, sampling: BareSampling, level: float) -> float:
         """Seconds for one denoiser call over `batch` cond and `batch` uncond rows."""
@@ -46,16 +49,34 @@ class Case:
         settle()
         return time.perf_counter() - started
 
-    def with_likes(self, count: int, detail: str) -> BareSampling:
-        """A sampling with FABRIC attached, `count` likes of noise and an empty cache."""
+    def job(self, sampling: BareSampling) -> float:
+        """Seconds for the denoiser calls of a whole job, by Euler's steps."""
+        settle()
+        started = time.perf_counter()
+        for step, level in enumerate(sampling.sigmas[:-1]):
+            rows = rows_of(self.batch, self.batch)
+            sampling.denoise(self.x, self.context, rows, level=float(level), step=step)
+        settle()
+        return time.perf_counter() - started
+
+    def jobs(self, detail: str, levels: str) -> tuple[float, float]:
+        """Seconds of a job of a first round, and of one like it whose features are in the cache."""
+        cache = FeatureCache()
+        first, again = (self.job(self.with_likes(JOB_LIKES, detail, levels, cache)) for _ in range(2))
+        return first, again
+
+    def with_likes(
+        self, count: int, detail: str, levels: str = EVERY, cache: FeatureCache | None = None
+    ) -> BareSampling:
+        """A sampling with FABRIC attached, `count` likes of noise and an empty cache, if none is given."""
         album = {}
         for number in range(count):
             noise = np.random.default_rng(number).integers(0, 256, (512, 512, 3), dtype=np.uint8)
             album[f"{number:064x}"] = Image.fromarray(noise)
         sampling = self.sampling()
         images = tuple(FeedbackImage(name) for name in album)
-        settings = FabricSettings(likes=images, detail=detail, cache_limit_mb=8192)
-        attach(sampling, settings, album.__getitem__, FeatureCache())
+        settings = FabricSettings(likes=images, detail=detail, cache_limit_mb=8192, reference_levels=levels)
+        attach(sampling, settings, album.__getitem__, cache or FeatureCache())
         return sampling
 
     def ratios(self, count: int, level: float) -> dict[str, float]:
@@ -90,6 +111,15 @@ def main(out: Path, quick: bool) -> int:
     unet = sd15_unet(device, dtype).eval()
     counts, batches, side = ((0, 1, 4), (1,), 32) if quick else ((0, 1, 2, 4, 6), (1, 4), 64)
     rounds = Rounds(out)
+    case = Case(unet, side, 1)
+    case.call(case.sampling(), 1.0)  # warm-up
+    alone = case.job(case.sampling())
+    for levels, kind in ((SIX, ""), (ONE, "one_"), (EVERY, "every_step_")):
+        for detail, mark in (("full", ""), ("half", "half_")):
+            first, cached = case.jobs(detail, levels)
+            ending = f"{kind}{mark}{JOB_LIKES}"
+            figures = {f"job_first_{ending}": first / alone, f"job_cached_{ending}": cached / alone}
+            rounds.add(f"jobs, {levels}, {detail} detail", figures, environment(dtype, size=side * 8))
     for turn in range(3):
         for batch in batches:
             case = Case(unet, side, batch)

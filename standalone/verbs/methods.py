@@ -28,7 +28,9 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"--out: the folder cannot be made. {reason(error)}") from None
     main = importlib.import_module(f"benchmarks.{kind}_{name}").main
-    given = {key: value for key in ("stages", "text_encoders", "size") if (value := getattr(options, key, None))}
+    given = {
+        key: value for key in ("stages", "text_encoders", "size", "images") if (value := getattr(options, key, None))
+    }
     for key in given.keys() - inspect.signature(main).parameters.keys():
         raise UsageError(f"'{kind} {options.method}' has no option --{key.replace('_', '-')}.")
     return int(main(out, bool(options.quick), **given))
