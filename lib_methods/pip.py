@@ -90,10 +90,12 @@ class Progress:
 
 
 def pip_command(python: Path) -> list[str]:
-    """pip of an interpreter."""
+    """pip of an interpreter; like uv, it leaves compiling to the first import, where Python may keep the result."""
+    # it would compile every file of every package, one after the other: half of the time that it takes
+    later = [] if sys.dont_write_bytecode else ["--no-compile"]
     return [
         *(str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"),
-        *("install", "--progress-bar=off"),
+        *("install", "--progress-bar=off", *later),
     ]
 
 

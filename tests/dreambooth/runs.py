@@ -55,7 +55,7 @@ def settings_for(tmp_path: Path, base: Path | None = None, **values: Any) -> Tra
     wanted.update(values)
     return TrainingSettings(
         photos=photos,
-        base=base or write(tmp_path),
+        base=base or write(tmp_path, levels=1),  # loading and training cost by the number of layers
         out=tmp_path / "out",
         name=wanted.pop("name", "dog1"),
         class_noun="dog",

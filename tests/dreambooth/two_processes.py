@@ -164,7 +164,7 @@ def sharded(folder: Path, base: Path, found: dict[str, Any]) -> None:
         stops = kind == "full" and not resume
         meet_again()
         try:
-            cancelled = stop_after(2, settings) if stops else lambda: False
+            cancelled = stop_after(1, settings) if stops else lambda: False
             train(settings, resume=resume, cancelled=cancelled, find_judge=first_is_best)
         except Cancelled:
             found["stopped"] = stops
@@ -213,8 +213,9 @@ def sharded_settings(folder: Path, base: Path, kind: str, batch_size: int = 1) -
         train_text=kind == "full",
         ema=0.5,
         select_best=kind == "LoRA",
-        sample_every=2,
-        save_every=3,
+        steps=2,
+        sample_every=1,
+        save_every=1,
     )
 
 
@@ -233,7 +234,7 @@ def whole_copies(folder: Path, base: Path, found: dict[str, Any]) -> None:
         }
     said: list[str] = []
     meet_again()
-    train(settings_for(folder / "whole", base, prior="images", batch_size=1), say=said.append)
+    train(settings_for(folder / "whole", base, prior="images", batch_size=1, steps=2), say=said.append)
     found["said"] = len(said)
 
 

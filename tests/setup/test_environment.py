@@ -203,6 +203,12 @@ def test_a_failing_pip_ends_in_its_sentence(tmp_path: Path):
     assert "surely-not-there" in log.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_pip_compiles_only_what_python_would_compile_at_every_start(kept: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", not kept)
+    assert ("--no-compile" in pip.pip_command(Path("python"))) == kept
+
+
 def test_cancelling_ends_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
     monkeypatch.setattr(pip, "uv_command", lambda python: None)

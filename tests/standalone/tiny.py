@@ -57,8 +57,13 @@ def _text(gelu: bool, *, layers: int = 2, projection: bool = False) -> Any:
     return model.eval()
 
 
-def build(family: str = "sd1", *, in_channels: int = 4, parameterization: str | None = None, seed: int = 0) -> Tiny:
-    """A model of `family` (sd1, sd2, sdxl) with random weights; about two million of them, most in the vocabulary."""
+def build(
+    family: str = "sd1", *, in_channels: int = 4, parameterization: str | None = None, seed: int = 0, levels: int = 2
+) -> Tiny:
+    """A model of `family` (sd1, sd2, sdxl) with random weights; about two million of them, most in the vocabulary.
+
+    levels: resolutions of the UNet, 1 or 2; a single one has half as many layers, as yet for SD1 alone.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         sdxl = family == "sdxl"
@@ -66,12 +71,12 @@ def build(family: str = "sd1", *, in_channels: int = 4, parameterization: str | 
             "sample_size": 8,
             "in_channels": in_channels,
             "out_channels": 4,
-            "block_out_channels": (32, 64),
+            "block_out_channels": (32, 64)[:levels],
             "layers_per_block": 1,
             "cross_attention_dim": 2 * TEXT if sdxl else TEXT,
             "norm_num_groups": 32,
-            "down_block_types": ("DownBlock2D" if sdxl else "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D" if sdxl else "CrossAttnUpBlock2D"),
+            "down_block_types": ("DownBlock2D" if sdxl else "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")[:levels],
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D" if sdxl else "CrossAttnUpBlock2D")[:levels],
             "attention_head_dim": 4,
             "use_linear_projection": family != "sd1",
         }
@@ -190,10 +195,10 @@ def ldm_yaml(model: Tiny) -> dict[str, Any]:
             "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
             "params": {
                 "model_channels": 32,
-                "channel_mult": [1, 2],
+                "channel_mult": [1, 2][: len(model.unet.config.block_out_channels)],
                 "num_res_blocks": 1,
                 "num_heads": 4,
-                "attention_resolutions": [1, 2],
+                "attention_resolutions": [1, 2][: len(model.unet.config.block_out_channels)],
                 "in_channels": model.unet.config.in_channels,
             },
         },
