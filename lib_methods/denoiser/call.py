@@ -95,7 +95,7 @@ class Order(IntEnum):
     """
 
     RANGE = 50
-    """Brings the guided prediction back into the range of clean latents (dynamic thresholding, CFG rescale)."""
+    """Combines the predictions so that the result stays in the range of clean latents (Guidance)."""
     EDIT = 80
     """Moves it, or keeps a part of the image (pix2pix-zero)."""
     COLOUR = 90

@@ -1,17 +1,19 @@
-"""Settings of dynamic thresholding: one validated, immutable object."""
+"""Settings of Guidance: one validated, immutable object."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lib_methods.guiders.mimic import SCHEDULES, STARTPOINTS, VALUED_SCHEDULES, VARIABILITIES, scheduled
 from lib_methods.webui.controls import Old, check, checkbox, dropdown, radio, slider
+from lib_methods.webui.former import Former
 from lib_methods.webui.table import Table
 
-MIMIC, RESCALE = "mimic scale", "CFG rescale only"
-METHODS = (MIMIC, RESCALE)
+SKIMMED, MIMIC, APG, ZERO_STAR, MAHIRO, OFF = "Skimmed CFG", "mimic scale", "APG", "CFG-Zero*", "MaHiRo", "off"
+METHODS = (SKIMMED, MIMIC, APG, ZERO_STAR, MAHIRO, OFF)
 
 MAX_SCALE = 30.0
 NO_GUIDANCE = 1.001
@@ -19,17 +21,51 @@ NO_GUIDANCE = 1.001
 
 
 @dataclass(frozen=True)
-class ThresholdSettings:
-    """Settings of dynamic thresholding for one job; names and meaning as in the sd-dynamic-thresholding extension.
+class GuidanceSettings:
+    """Settings of Guidance for one job; those of the mimic scale as in the sd-dynamic-thresholding extension.
 
     Raises `SettingsError` with a sentence for the user.
     """
 
+    method: str = radio(
+        SKIMMED, METHODS, "Method", f"how the CFG scale is applied. {OFF}: only the interval and CFG rescale below",
+        about="*Skimmed CFG*: values that guidance would burn come out as at the skimming scale. *mimic scale*: the "
+        "image keeps the range of a lower CFG scale. *APG*: drops the part of the guidance that saturates. "
+        "*CFG-Zero\\**: first scales the prediction without the prompt. *MaHiRo*: leans towards the prompt's own "
+        "prediction. *off*: plain guidance, for the interval and CFG rescale alone",
+        important=True, always=True, axis="Method",
+    )  # fmt: skip
+    skimming_scale: float = slider(
+        5.0, 0.0, MAX_SCALE, 0.5, "Skimming scale", f"for {SKIMMED}: the CFG scale your checkpoint looks good at",
+        about="for *Skimmed CFG*: the CFG scale of the values that would burn. It must be below the CFG scale, or "
+        "nothing changes",
+        important=True, always=True, axis="Skimming scale",
+    )  # fmt: skip
+    rescale: float = slider(
+        0.0, 0.0, 1.0, 0.05, "CFG rescale", "0 is off; with any method",
+        about="with any method: how far contrast goes back to that of the unguided image. 0 is off; the paper uses 0.7",
+        important=True, key="CFG rescale", axis="CFG rescale",
+    )  # fmt: skip
+    highest_sigma: float = slider(
+        5.42, 0.0, 10_000.0, 0.01, "Interval: highest sigma", "earlier steps take the scale below. 0: from the start",
+        about="steps with more noise than this, the first ones, take the CFG scale outside. 0: from the start",
+        end=15.0, important=True, always=True, key="highest sigma", axis="Interval: highest sigma",
+    )  # fmt: skip
+    lowest_sigma: float = slider(
+        0.28, 0.0, 10_000.0, 0.01, "Interval: lowest sigma", "later steps take the scale below. 0: to the end",
+        about="steps with this much noise or less, the last ones, take the CFG scale outside. 0: to the end",
+        end=5.0, important=True, always=True, key="lowest sigma", axis="Interval: lowest sigma",
+    )  # fmt: skip
+    outside_scale: float = slider(
+        5.0, 1.0, MAX_SCALE, 0.5, "CFG scale outside", "at most this outside the interval. 1: no guidance there",
+        about="outside the interval, the CFG scale is at most this. 1: no guidance there, as in the paper",
+        important=True, always=True, key="CFG scale outside", axis="CFG scale outside",
+    )  # fmt: skip
     mimic_scale: float = slider(
         5.0, 0.0, MAX_SCALE, 0.5, "Mimic scale", "the CFG scale whose range is taken",
         about="the CFG scale whose range is used. It must be below the CFG scale, or nothing changes (unless a "
         "schedule moves one of them)",
-        important=True, always=True, axis="Mimic scale (0 is off)", old=("Mimic scale", "dynthres_mimic_scale"),
+        always=True, axis="Mimic scale (0 is off)", old=("Mimic scale", "dynthres_mimic_scale"),
     )  # fmt: skip
     threshold_percentile: float = slider(
         100.0, 50.0, 100.0, 0.05, "Threshold percentile", "values beyond it are clipped",
@@ -83,18 +119,18 @@ class ThresholdSettings:
         about="amount of the effect; 1 is all of it",
         old=("Interpolate Phi", "dynthres_interpolate_phi"),
     )  # fmt: skip
-    method: str = radio(
-        MIMIC, METHODS, "Method",
-        f"{MIMIC}: the range that a lower CFG scale gives. {RESCALE}: the contrast that no guidance gives",
-        about="*mimic scale*: gives the guided prediction the range it would have at a lower CFG scale. *CFG "
-        "rescale only*: gives it the standard deviation of the unguided prediction; of the other controls, "
-        "only *Rescale* counts",
-        important=True,
+    apg_eta: float = slider(
+        0.0, 0.0, 1.0, 0.05, "APG eta", "how much of the part that saturates stays",
+        about="how much of the guidance along the image, which saturates, stays. 1 is plain guidance",
     )  # fmt: skip
-    rescale: float = slider(
-        0.7, 0.0, 1.0, 0.05, "Rescale", f"how much of it, for {RESCALE}",
-        about="amount of CFG rescale; the paper uses 0.7",
-        important=True, key="CFG rescale", axis="CFG rescale (0 is off)",
+    apg_norm: float = slider(
+        0.0, 0.0, 200.0, 0.5, "APG norm", "limit of the guidance's length, 0 is none",
+        about="limit of the L2 norm of the guidance over an image, 0 is none. The paper: 7.5 for SD2, 15 for SDXL",
+        end=50.0,
+    )  # fmt: skip
+    apg_momentum: float = slider(
+        0.0, -0.95, 0.95, 0.05, "APG momentum", "of the guidance over the steps, 0 is none",
+        about="how much of the earlier steps' guidance is added. The paper: -0.5",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -103,28 +139,51 @@ class ThresholdSettings:
     @property
     def unused(self) -> set[str]:
         """The controls that change nothing with these settings."""
-        if self.method == RESCALE:
-            return {control.name for control in CONTROLS.controls} - {"method", "rescale"}
-        unused = {f"{which}_scale_min" for which in ("mimic", "cfg") if getattr(self, f"{which}_mode") == "Constant"}
-        return unused | {"rescale"} | (set() if self.uses_schedule_value else {"schedule_value"})
+        owners = {SKIMMED: ("skimming",), MIMIC: _OF_MIMIC, APG: ("apg",)}
+        others = tuple(part for method, parts in owners.items() if method != self.method for part in parts)
+        unused = {control.name for control in CONTROLS.controls if control.name.startswith(others)}
+        unused |= {f"{which}_scale_min" for which in ("mimic", "cfg") if getattr(self, f"{which}_mode") == "Constant"}
+        if not self.uses_schedule_value:
+            unused.add("schedule_value")
+        return unused if self.has_interval else unused | {"outside_scale"}
 
     @property
     def active(self) -> bool:
-        """Whether a guided prediction can come out changed."""
-        if self.method == RESCALE:
-            return self.rescale > 0
-        return self.interpolate_phi > 0 or self.cfg_mode != "Constant"
+        """Whether a guided prediction can come out changed, at any CFG scale."""
+        return self.acts_at(math.inf)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether some noise levels take another scale."""
+        return self.highest_sigma > 0 or self.lowest_sigma > 0
 
     @property
     def scheduled(self) -> bool:
-        """Whether one of the scales changes over the steps."""
+        """Whether one of the mimic scale's scales changes over the steps."""
         return not self.mimic_mode == self.cfg_mode == "Constant"
 
     def acts_at(self, cfg_scale: float) -> bool:
         """Whether a job with this CFG scale can come out changed."""
-        if not self.active or cfg_scale <= NO_GUIDANCE:
+        if cfg_scale <= NO_GUIDANCE:
             return False
-        return self.method == RESCALE or self.scheduled or self.takes_range(cfg_scale, self.mimic_scale)
+        outside = self.has_interval and self.outside_scale < cfg_scale
+        return self.rescale > 0 or outside or self.combines_at(cfg_scale)
+
+    def combines_at(self, cfg_scale: float) -> bool:
+        """Whether the method itself changes a job with this CFG scale."""
+        if self.method == SKIMMED:
+            return self.skimming_scale < cfg_scale
+        if self.method == MIMIC:
+            moved = self.cfg_mode != "Constant" or (self.scheduled and self.interpolate_phi > 0)
+            return moved or self.takes_range(cfg_scale, self.mimic_scale)
+        if self.method == APG:
+            return self.apg_eta < 1 or self.apg_norm > 0 or self.apg_momentum != 0
+        return self.method != OFF
+
+    def scale_at_sigma(self, cfg_scale: float, sigma: float) -> float:
+        """The CFG scale at a noise level: at most `outside_scale` outside the interval."""
+        inside = self.lowest_sigma < sigma and (self.highest_sigma == 0 or sigma <= self.highest_sigma)
+        return cfg_scale if inside else min(cfg_scale, self.outside_scale)
 
     def takes_range(self, cfg_scale: float, mimic_scale: float) -> bool:
         """Whether a step with these scales takes the mimic scale's range.
@@ -148,23 +207,59 @@ class ThresholdSettings:
         return self.mimic_mode in VALUED_SCHEDULES or self.cfg_mode in VALUED_SCHEDULES
 
     def describe(self, cfg_scale: float, steps: int) -> str:
-        """What will happen, in one plain line: "At CFG 15, colours and contrast stay in the range of CFG 5"."""
+        """What will happen, in one plain line: "At CFG 20, values that would burn come out as at CFG 5, ..."."""
         at = f"At CFG {cfg_scale:g}"
         if cfg_scale <= NO_GUIDANCE:
             return f"{at} there is no guidance that could burn colours, so nothing changes."
-        if not self.active:
-            setting = "Rescale" if self.method == RESCALE else "Interpolate phi"
-            return f"{setting} is 0, so nothing changes."
-        if self.method == RESCALE:
-            return f"{at}, contrast moves {self.rescale:.0%} of the way back to that of the unguided image"
+        if not self.acts_at(cfg_scale):
+            return self._why_nothing(at)
+        parts = [at]
+        if self.combines_at(cfg_scale):
+            parts = self._mimicking(cfg_scale, steps) if self.method == MIMIC else [at, self._combining()]
+        if self.rescale:
+            parts.append(f"contrast moves {self.rescale:.0%} of the way back to that of the unguided image")
+        if self.has_interval and self.outside_scale < cfg_scale:
+            above = f"above sigma {self.highest_sigma:g}" if self.highest_sigma else ""
+            below = f"below sigma {self.lowest_sigma:g}" if self.lowest_sigma else ""
+            where = " and ".join(filter(None, (above, below)))
+            if 0 < self.highest_sigma <= self.lowest_sigma:
+                where = "at every sigma (the highest is not above the lowest)"
+            parts.append(f"the CFG scale is {self.outside_scale:g} {where}")
+        return ", ".join(parts)
+
+    def _why_nothing(self, at: str) -> str:
+        """Why a job with guidance stays as it is, and what to change."""
+        if self.method == MIMIC and self.interpolate_phi == 0:
+            return "Interpolate phi is 0, so nothing changes."
+        if self.method in (MIMIC, SKIMMED):
+            name, scale = ("mimic", self.mimic_scale) if self.method == MIMIC else ("skimming", self.skimming_scale)
+            return (
+                f"{at} nothing changes, because the {name} scale ({scale:g}) is not below it. "
+                f"Lower the {name} scale or raise the CFG scale."
+            )
+        if self.method == APG:
+            return "APG with eta 1, no norm and no momentum is plain guidance, so nothing changes."
+        return "The method and CFG rescale are off, and no step takes another CFG scale, so nothing changes."
+
+    def _combining(self) -> str:
+        if self.method == SKIMMED:
+            return f"values that would burn come out as at CFG {self.skimming_scale:g}"
+        if self.method == ZERO_STAR:
+            return "the prediction without the prompt is first scaled to that with it"
+        if self.method == MAHIRO:
+            return "guidance leans towards the prompt's own prediction"
+        kept = f"only {self.apg_eta:.0%} of" if self.apg_eta else "nothing of"
+        parts = [] if self.apg_eta == 1 else [f"{kept} the guidance that saturates is used"]
+        if self.apg_norm:
+            parts.append(f"its norm is at most {self.apg_norm:g}")
+        if self.apg_momentum:
+            parts.append(f"momentum {self.apg_momentum:g}")
+        return ", ".join(parts)
+
+    def _mimicking(self, cfg_scale: float, steps: int) -> list[str]:
         cfg = self._span(cfg_scale, self.cfg_mode, self.cfg_scale_min, steps)
         if self.interpolate_phi == 0:
-            return f"The CFG scale is {cfg}; colours and contrast are left alone (interpolate phi is 0)"
-        if not self.acts_at(cfg_scale):
-            return (
-                f"{at} nothing changes, because the mimic scale ({self.mimic_scale:g}) is not below it. "
-                "Lower the mimic scale or raise the CFG scale."
-            )
+            return [f"The CFG scale is {cfg}; colours and contrast are left alone (interpolate phi is 0)"]
         mimic = self._span(self.mimic_scale, self.mimic_mode, self.mimic_scale_min, steps)
         parts = [f"At CFG {cfg}, colours and contrast stay in the range of CFG {mimic}"]
         if self.variability_measure == "STD":
@@ -178,7 +273,7 @@ class ThresholdSettings:
             parts.append("the mean of each channel is kept")
         if self.interpolate_phi < 1:
             parts.append(f"{self.interpolate_phi:.0%} of the effect")
-        return ", ".join(parts)
+        return parts
 
     def _span(self, scale: float, schedule: str, minimum: float, steps: int) -> str:
         """A scale over the steps: "15", "15 to 3 (Linear Down)", "3 to 15 and back (Sawtooth)"."""
@@ -192,14 +287,44 @@ class ThresholdSettings:
         return f"{first:.3g} to {last:.3g} ({schedule})"
 
 
+_OF_MIMIC = ("mimic", "threshold", "cfg_", "schedule", "separate", "scaling", "variability", "interpolate")
+OLD_TITLE, OLD_RESCALE = "Dynamic thresholding", "CFG rescale only"
+OLD_NAMES = (
+    "enabled", "mimic_scale", "threshold_percentile", "mimic_mode", "mimic_scale_min", "cfg_mode", "cfg_scale_min",
+    "schedule_value", "separate_feature_channels", "scaling_startpoint", "variability_measure", "interpolate_phi",
+    "method", "rescale",
+)  # fmt: skip
+"""The order of a list when the box was called Dynamic thresholding; the first twelve are the published extension's."""
+
+
+def of_old(named: Mapping[str, Any]) -> dict[str, Any]:
+    """What fields meant when the box was called Dynamic thresholding, in today's fields."""
+    off = {"highest_sigma": 0.0, "lowest_sigma": 0.0}
+    if named.get("method") == OLD_RESCALE:
+        return {**named, **off, "method": OFF, "rescale": named.get("rescale", 0.7)}
+    return {"method": MIMIC, **named, **off, "rescale": 0.0}
+
+
 def _is_old(fields: Mapping[str, Any]) -> bool:
     """An infotext of the sd-dynamic-thresholding extension, or of the form that Forge has built in."""
     return "Dynamic thresholding enabled" in fields or str(fields.get("dynthres_enabled")) == "True"
 
 
 def _unsaid(texts: Mapping[str, str], is_old: bool) -> dict[str, Any]:
-    """Earlier versions and the extensions do not write their default."""
-    return {} if texts.get("method") == RESCALE else {"scaling_startpoint": "MEAN"}
+    """Earlier versions and the extensions do not write their defaults."""
+    if not is_old:
+        return {}
+    meant = of_old({"method": texts["method"]} if "method" in texts else {})
+    return meant if meant["method"] == OFF else {**meant, "scaling_startpoint": "MEAN"}
 
 
-CONTROLS = Table("Dynamic thresholding", ThresholdSettings, ("off", "on"), is_old=_is_old, unsaid=_unsaid)
+_FORMER = Former(
+    OLD_TITLE,
+    OLD_NAMES,
+    of_old,
+    script="dynamic_thresholding.py",
+    labels={"rescale": "Rescale"},
+    defaults={"method": MIMIC, "rescale": 0.7},
+    peers=("Dynamic Thresholding (CFG Scale Fix)",),
+)
+CONTROLS = Table("Guidance", GuidanceSettings, ("off", "on"), is_old=_is_old, unsaid=_unsaid, former=_FORMER)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from lib_methods.webui.door import Door, is_json
+from lib_methods.webui.former import Former
 
 ROUTES = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img")
 
@@ -26,9 +27,16 @@ def namesake(scripts: Iterable[Any], method: str) -> Any | None:
     return next((script for script in scripts if str(script.title()).lower() == method.lower()), None)
 
 
-def guard_method(app: Any, scripts: Any, method: str, check: Callable[[Any], object]) -> int:
+Aliases = Mapping[str, Callable[[Any], Any]]
+"""Further names of a script, and what makes their arguments the script's own."""
+
+
+def guard_method(
+    app: Any, scripts: Any, method: str, check: Callable[[Any], object], former: Former | None = None
+) -> int:
     """As `guard_script`, for a method's script among the host's `scripts` (`scripts_txt2img`), under its own title, and
-    under the method's short name as long as that is no other extension's. Says in the log where it is."""
+    under the method's short name and its former ones as long as they are no other extension's. Says in the log where
+    the short name is."""
     other = namesake(scripts.scripts, method)
     if other is not None:
         logging.getLogger(__name__).warning(
@@ -39,7 +47,14 @@ def guard_method(app: Any, scripts: Any, method: str, check: Callable[[Any], obj
             method,
             own_title(method),
         )
-    return guard_script(app, own_title(method), check, method, lambda: namesake(scripts.scripts, method) is not None)
+    names: dict[str, Callable[[Any], Any]] = {method: lambda arguments: arguments}
+    if former is not None:
+        names |= dict.fromkeys((own_title(former.title), former.title, *former.peers), former.request)
+
+    def free() -> Aliases:
+        return {name: read for name, read in names.items() if namesake(scripts.scripts, name) is None}
+
+    return guard_script(app, own_title(method), check, method, free)
 
 
 def guard_script(
@@ -47,7 +62,7 @@ def guard_script(
     script_title: str,
     check: Callable[[Any], object],
     short_name: str = "",
-    is_taken: Callable[[], bool] = lambda: False,
+    aliases: Callable[[], Aliases] = dict,
 ) -> int:
     """Check a script's arguments in every generation request; returns how many routes are guarded.
 
@@ -55,8 +70,8 @@ def guard_script(
         app: the host's FastAPI application, its routes already added.
         script_title: the script's key in "alwayson_scripts"; upper and lower case are the same.
         check: called with the value of "args" in a worker thread; raises `ValueError` with a sentence for the caller.
-        short_name: another key that is accepted, and replaced by the title in the request.
-        is_taken: asked for every request whether the short name belongs to another extension; then it is left alone.
+        short_name: what sentences call it.
+        aliases: asked for every request for further keys that are accepted; they are replaced by the title.
     """
     from fastapi import Depends, HTTPException, Request
     from fastapi.dependencies.utils import get_parameterless_sub_dependant
@@ -72,7 +87,7 @@ def guard_script(
         except ValueError:  # not JSON: the route itself says so
             return
         try:
-            for arguments in _arguments(body, script_title, "" if is_taken() else short_name):
+            for arguments in _arguments(body, script_title, aliases()):
                 # a browser sends a body without a type to other websites without asking them
                 if not declared and (refused := Door().refusal(request.method, request.headers)):
                     raise HTTPException(*refused)
@@ -106,20 +121,25 @@ def _all_routes(routes: Iterable[Any]) -> Iterator[Any]:
             yield from _all_routes(router.routes)
 
 
-def _arguments(body: Any, title: str, short_name: str) -> Iterator[Any]:
-    """The arguments that a request has for a script. A short name is replaced in the request itself, which the route
+def _arguments(body: Any, title: str, aliases: Aliases) -> Iterator[Any]:
+    """The arguments that a request has for a script. Another name is replaced in the request itself, which the route
     has not read yet."""
     scripts = body.get("alwayson_scripts") if isinstance(body, Mapping) else None
     if not isinstance(scripts, dict):
         return
-    names = [name for name in scripts if name and name.strip().lower() in {title.lower(), short_name.lower()}]
+    readers = {name.lower(): read for name, read in aliases.items()}
+    names = [name for name in scripts if name and name.strip().lower() in {title.lower(), *readers}]
     if len(names) > 1:
         raise ValueError(f'"{names[0]}" and "{names[1]}" are names of the same script. Send only one of them.')
     for name in names:
         request = scripts[name]
-        if name.lower() != title.lower():
-            scripts[title] = scripts.pop(name)
         if isinstance(request, Mapping) and "args" in request:
+            read = readers.get(name.strip().lower())
+            if read is not None:
+                request = {**request, "args": read(request["args"])}
             yield request["args"]
         elif request and isinstance(request, Mapping):  # the host would go on without the script
             raise ValueError(f'its values belong into "args": "{title}": {{"args": [{{...}}]}}.')
+        if name.lower() != title.lower():
+            scripts[title] = request
+            del scripts[name]

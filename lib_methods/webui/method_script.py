@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gradio as gr
 
-from lib_methods.checks import SettingsError, check_number
+from lib_methods.checks import SettingsError
 from lib_methods.pictures.store import ImageStore
 from lib_methods.webui.api_guard import guard_method, namesake, own_title
+from lib_methods.webui.controls import Control
 from lib_methods.webui.gradio_compat import TAB_BOXES, follow, hidden_row, recheck, tab_image, unsaved
 from lib_methods.webui.job import MethodJobs
 from lib_methods.webui.table import Table
@@ -58,6 +60,7 @@ class MethodScript:
         sees_tab_image: whether its line depends on the image in img2img's own box, too.
         store: where its images are.
         peer: the title of another extension whose infotexts it reads as long as that one is not installed.
+        ui_config: the host's file of saved defaults, of a method that has had another name.
     and overrides `summary` and `layout`; the others where it does more than its table.
 
     `start` connects the class to the host.
@@ -72,6 +75,7 @@ class MethodScript:
     sees_tab_image: ClassVar[bool] = False
     store: ClassVar[ImageStore | None] = None
     peer: ClassVar[str] = ""
+    ui_config: ClassVar[str | None] = None
     host: ClassVar[Host]
     jobs: ClassVar[MethodJobs]
     is_img2img: bool
@@ -192,7 +196,9 @@ class MethodScript:
     def ui(self, is_img2img: bool) -> list[Any]:
         found, self.found = self.found, {}  # hosts call ui() again outside of the page
         elem_id = f"{self.key}_{self.tab()}"
-        widgets = Widgets(self.table, elem_id)
+        former = self.table.former
+        saved = former.saved(self.table, Path(self.ui_config), self.tab()) if former and self.ui_config else {}
+        widgets = Widgets(self.table, elem_id, saved)
         followed = []
         with hidden_row():
             for control in self.table.controls:
@@ -207,9 +213,11 @@ class MethodScript:
             if self.sees_tab_image:
                 boxes = {name: found[name] for name in TAB_BOXES if name in found}
                 followed.append(tab_image(boxes, f"{elem_id}_holds"))
-        with self.host.ui_components.InputAccordion(False, label=self.label(), elem_id=elem_id) as enabled:
+        is_on = bool(saved.get("enabled"))
+        with self.host.ui_components.InputAccordion(is_on, label=self.label(), elem_id=elem_id) as enabled:
             widgets.made["enabled"] = enabled
-            first = [False, *self.table.defaults.values(), *(part.value for part in followed)]
+            shown = {"enabled": is_on, **self.table.defaults, **saved}
+            first = [*shown.values(), *(part.value for part in followed)]
             status = gr.HTML(self.line(*first), elem_id=f"{elem_id}_status")
             self.layout(widgets, status, found)
         controls = widgets.controls()
@@ -309,26 +317,30 @@ class MethodScript:
         for control in cls.table.controls:
             if control.axis:
                 name = f"[{cls.table.title}] {control.axis}"
-                confirm = _confirm_range(name, control.low, control.high)
-                grid.axis_options.append(grid.AxisOption(name, float, cls._on_axis(control.name), confirm=confirm))
+                choices: Any = {"choices": partial(list, control.choices)} if control.choices else {}
+                kind = str if control.choices else float
+                confirm = _confirm(replace(control, subject=name))
+                axis = grid.AxisOption(name, kind, cls._on_axis(control.name), confirm=confirm, **choices)
+                grid.axis_options.append(axis)
 
     @classmethod
-    def _on_axis(cls, name: str) -> Callable[[Any, float, Any], None]:
+    def _on_axis(cls, name: str) -> Callable[[Any, Any, Any], None]:
         """Sets a cell's job up; the plot also passes all values of the axis."""
         return lambda p, value, values: cls.jobs.set_axes(p, **cls.axis_fields(name, value, cls.jobs.axes(p)))
 
     @classmethod
     def guard(cls, demo: Any, app: Any) -> None:
         """Refuse requests that cannot be used before their job starts."""
-        guard_method(app, cls.host.scripts.scripts_txt2img, cls.table.title, cls.check)
+        guard_method(app, cls.host.scripts.scripts_txt2img, cls.table.title, cls.check, cls.table.former)
 
 
-def _confirm_range(label: str, low: float, high: float) -> Callable[[Any, list[float]], None]:
-    """Refuses an axis with a value out of range before the plot starts. Forge Classic's plot has no such function."""
+def _confirm(control: Control) -> Callable[[Any, list[Any]], None]:
+    """Refuses an axis with a value that its control does not take, before the plot starts. Forge Classic has no such
+    function of its own."""
 
-    def confirm(_p: Any, values: list[float]) -> None:
+    def confirm(_p: Any, values: list[Any]) -> None:
         for value in values:
-            check_number(label, value, low, high)
+            control.check(value)
 
     return confirm
 

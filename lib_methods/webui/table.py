@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib_methods.checks import SettingsError, check_switch, refuse_unknown
 from lib_methods.webui.controls import Control, controls_of
+from lib_methods.webui.former import Former
 
 if TYPE_CHECKING:
     from lib_methods.pictures.store import ImageStore
@@ -28,8 +29,9 @@ class Table:
     off and on in the infotext. main: the control that is written where nothing differs from its default; without a
     key the method was off. is_old: whether an infotext without our keys has old ones that are meant for us.
     lists: whether the API takes the controls as a list, too.
-    unsaid: what an infotext means by leaving a control out, where that is not its default: asked with its texts by
-    control, and whether they come from old keys.
+    unsaid: what an infotext means by leaving a control out, or by a text that is no value of it, where that is not its
+    default: asked with its texts by control, and whether they come from old keys.
+    former: the method's earlier name.
     """
 
     title: str
@@ -39,6 +41,7 @@ class Table:
     lists: bool = True
     is_old: Callable[[Mapping[str, Any]], bool] = lambda fields: False
     unsaid: Callable[[Mapping[str, str], bool], Mapping[str, Any]] = lambda texts, is_old: {}
+    former: Former | None = None
 
     @property
     def controls(self) -> tuple[Control, ...]:
@@ -142,11 +145,14 @@ class Table:
         An infotext without the method switches it off and touches nothing else. A field that cannot be read counts as
         left out. store: where the images are looked up. old: read old keys, too.
         """
-        texts = dict(_found(self.keys, fields))
-        is_old = not texts and old and self.is_old(fields)
+        texts, is_old = dict(_found(self.keys, fields)), False
+        if not texts and self.former is not None:
+            texts = dict(_found(self.former.keys(self), fields))
+            is_old = bool(texts)
         from lib_methods.pictures.store import whole_names
 
-        if is_old:
+        if not texts and old and self.is_old(fields):
+            is_old = True
             texts = {control.name: text for control in self.controls if (text := control.older(fields)) is not None}
         elif not texts:
             return {"enabled": False, **dict.fromkeys(self.names[1:])}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -26,13 +27,14 @@ def status_html(text: str, problem: bool = False) -> str:
 
 
 class Widgets:
-    """The components of one tab, by the names of the table. elem_id: of the method's accordion in this tab.
+    """The components of one tab, by the names of the table. elem_id: of the method's accordion in this tab. first: what
+    controls hold at first, where that is not their default.
 
     Boxes with images are hidden and stand first, before the accordion: what fills them must work while it is closed.
     """
 
-    def __init__(self, table: Table, elem_id: str) -> None:
-        self.table, self.elem_id = table, elem_id
+    def __init__(self, table: Table, elem_id: str, first: Mapping[str, Any] | None = None) -> None:
+        self.table, self.elem_id, self.first = table, elem_id, first or {}
         self.made: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
@@ -92,6 +94,7 @@ class Widgets:
             made = hidden_textbox(**shown)
         else:
             shown["info"] = control.help or None
+            control = replace(control, default=self.first.get(control.name, control.default))
             made = _MAKERS[control.kind](control, shown)
         self.made[control.name] = made if control.kept else unsaved(made)
         return made

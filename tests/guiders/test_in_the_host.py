@@ -1,4 +1,4 @@
-"""Dynamic thresholding in every kind of job of the standalone host, on tiny models of every family."""
+"""Guidance in every kind of job of the standalone host, on tiny models of every family."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib_methods.guiders.apply import ThresholdGuide
-from lib_methods.guiders.settings import RESCALE
+from lib_methods.guiders.apply import GuidanceGuide
+from lib_methods.guiders.settings import METHODS, MIMIC, OFF
 from tests.fabric.small_model import picture
 from tests.fabric.test_in_the_host import BOTH, IMG2IMG, JOBS
 from tests.shared import jobs
@@ -19,17 +19,17 @@ from tests.shared.pictures import encoded
 from tests.standalone.conftest import Running, checkpoints, start_host
 
 OTHER_SAMPLER = {**JOBS["Hires.fix with another sampler"], "hr_second_pass_steps": 4}
-ON = {"mimic_scale": 1.5, "threshold_percentile": 99.0}
+ON = {"skimming_scale": 1.5}
 
 __all__ = ["checkpoints", "start_host"]
 
 
-def thresholding(**request: Any) -> dict[str, list[Any]]:
-    return {"dynamic thresholding": [{**ON, **request}]}
+def guidance(**request: Any) -> dict[str, list[Any]]:
+    return {"guidance": [{**ON, **request}]}
 
 
 def check(host: Running, kind: str, job: dict[str, Any], request: dict[str, Any] = ON) -> None:
-    jobs.check(host, kind, {"cfg_scale": 9.0, **job}, thresholding(**request), "Dynamic thresholding")
+    jobs.check(host, kind, {"cfg_scale": 9.0, **job}, guidance(**request), "Guidance")
 
 
 @pytest.fixture(scope="module")
@@ -58,34 +58,39 @@ def test_every_sampler(sd1: Running, sampler: str) -> None:
 @pytest.mark.parametrize("mode", ["Linear Up", "Power Up", "Sawtooth"])
 def test_one_step_is_the_first_of_its_schedule(sd1: Running, sampler: str, mode: str) -> None:
     """DDIM is not among them: the WebUI's does not ask the model at all then."""
-    schedules = {"mimic_mode": mode, "cfg_mode": mode, "cfg_scale_min": 2.0}
+    schedules = {"method": MIMIC, "mimic_scale": 1.5, "mimic_mode": mode, "cfg_mode": mode, "cfg_scale_min": 2.0}
     check(sd1, "txt2img", {"steps": 1, "sampler_name": sampler}, schedules)
 
 
-def test_rescale_only(sd1: Running) -> None:
-    check(sd1, "txt2img", OTHER_SAMPLER, {"method": RESCALE})
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+@pytest.mark.parametrize("method", [*METHODS, f"{OFF}, but for the interval"])
+def test_every_method(sd1: Running, method: str, sampler: str) -> None:
+    """In sigmas and in timesteps."""
+    named = {"method": method.split(",")[0], "mimic_scale": 1.5, "apg_momentum": -0.5}
+    extra = {"outside_scale": 1} if "," in method else {"highest_sigma": 0, "lowest_sigma": 0, "rescale": 0.3}
+    check(sd1, "txt2img", {**OTHER_SAMPLER, "sampler_name": sampler}, {**named, **extra})
 
 
 def test_both_passes_of_hires_fix_are_corrected(sd1: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bool, int]] = []
-    original = ThresholdGuide.guide
+    original = GuidanceGuide.guide
 
-    def watched(self: ThresholdGuide, call: Any, guidance: Any) -> Any:
+    def watched(self: GuidanceGuide, call: Any, guidance: Any) -> Any:
         seen.append((self.sampling.is_hires, self.sampling.steps))
         return original(self, call, guidance)
 
-    monkeypatch.setattr(ThresholdGuide, "guide", watched)
-    sd1.generate(cfg_scale=9.0, script_args=thresholding(), **OTHER_SAMPLER)
+    monkeypatch.setattr(GuidanceGuide, "guide", watched)
+    sd1.generate(cfg_scale=9.0, script_args=guidance(), **OTHER_SAMPLER)
     passes = [is_hires for is_hires, _ in seen]
     assert passes == sorted(passes)
     assert passes.count(False) == 3  # Euler's steps
     assert passes.count(True) == 2  # the share of DDIM's steps that the denoising strength leaves
 
 
-@pytest.mark.parametrize("request_", [{}, {"method": RESCALE}, {"cfg_mode": "Linear Up"}])
+@pytest.mark.parametrize("request_", [{}, {"method": OFF, "rescale": 1}, {"outside_scale": 1}])
 def test_cfg_scale_1_is_an_ordinary_job_and_says_so(sd1: Running, request_: dict[str, Any]) -> None:
     plain = sd1.generate(cfg_scale=1.0)
-    asked = sd1.generate(cfg_scale=1.0, script_args=thresholding(**request_))
+    asked = sd1.generate(cfg_scale=1.0, script_args=guidance(**request_))
     assert same(plain, asked)
     assert plain.infotexts == asked.infotexts
     assert "nothing changes" in asked.comments
@@ -95,7 +100,7 @@ def test_steps_without_guidance_are_left_alone(sd1: Running) -> None:
     """All unconditional rows skipped: nothing to correct. Some of them: only the others are."""
     job: dict[str, Any] = {"cfg_scale": 9.0, "steps": 6, "override_settings": {"s_min_uncond_all": True}}
     every = {**job, "s_min_uncond": 1e6}
-    assert same(sd1.generate(**every), sd1.generate(script_args=thresholding(), **every))
+    assert same(sd1.generate(**every), sd1.generate(script_args=guidance(), **every))
     check(sd1, "txt2img", {**job, "s_min_uncond": 4.0})
 
 
@@ -105,7 +110,7 @@ def test_with_fabric_the_order_of_the_scripts_is_without_effect(
 ) -> None:
     from standalone.host.scripts.loading import runner_of
 
-    both = {"fabric": [{"enabled": True, **BOTH}], **thresholding()}
+    both = {"fabric": [{"enabled": True, **BOTH}], **guidance()}
     job: dict[str, Any] = {"cfg_scale": 9.0, "sampler_name": sampler}
     assert_together(sd1, both, job, monkeypatch, runner_of(False))
 
@@ -125,26 +130,26 @@ def test_an_exception_in_the_middle_ends_the_method_and_leaves_nothing_behind(
     sd1: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sd1.generate(cfg_scale=9.0)
-    original, calls = ThresholdGuide.guide, []
+    original, calls = GuidanceGuide.guide, []
 
-    def fail(self: ThresholdGuide, call: Any, guidance: Any) -> Any:
+    def fail(self: GuidanceGuide, call: Any, guidance: Any) -> Any:
         calls.append(call.step)
         if call.step == 1:
             raise RuntimeError("in the middle")
         return original(self, call, guidance)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ThresholdGuide, "guide", fail)
-        (infotext,) = sd1.generate(cfg_scale=9.0, script_args=thresholding()).infotexts
-    assert "Dynamic thresholding error: An internal error; " in infotext
-    assert "Dynamic thresholding mimic scale" not in infotext
+        patched.setattr(GuidanceGuide, "guide", fail)
+        (infotext,) = sd1.generate(cfg_scale=9.0, script_args=guidance()).infotexts
+    assert "Guidance error: An internal error; " in infotext
+    assert "Guidance skimming scale" not in infotext
     assert calls == [0, 1]
     assert left_on_the_model() == []
     assert same(before, sd1.generate(cfg_scale=9.0))
 
 
 def test_a_picture_does_not_depend_on_its_batch(sd1: Running) -> None:
-    job: dict[str, Any] = {"cfg_scale": 9.0, "script_args": thresholding(separate_feature_channels=False)}
+    job: dict[str, Any] = {"cfg_scale": 9.0, "script_args": guidance(method="APG", apg_norm=1.0, apg_momentum=-0.5)}
     pair = sd1.generate(batch_size=2, **job)
     alone = sd1.generate(seed=2, **job)
     difference = np.abs(pixels(pair)[1].astype(int) - pixels(alone)[0].astype(int))
@@ -173,6 +178,6 @@ def test_with_two_scales_the_order_of_the_scripts_is_without_effect(
     from standalone.host.scripts.loading import runner_of
 
     host = start_host(checkpoints("sd1", in_channels=8), extension_dirs=[REPO])
-    both = {"instructpix2pix": [{"image": encoded(picture(7, 64, 64)), "image_scale": 1.6}], **thresholding()}
+    both = {"instructpix2pix": [{"image": encoded(picture(7, 64, 64)), "image_scale": 1.6}], **guidance()}
     job: dict[str, Any] = {"cfg_scale": 9.0, "batch_size": 2}
     assert_together(host, both, job, monkeypatch, runner_of(False))

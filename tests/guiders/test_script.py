@@ -1,4 +1,4 @@
-"""scripts/dynamic_thresholding.py in a running host: what a job does and says, controls, axes and the API's guard."""
+"""scripts/guidance.py in a running host: what a job does and says, controls, axes and the API's guard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lib_methods.guiders import apply
-from lib_methods.guiders.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
+from lib_methods.guiders.settings import APG, CONTROLS, METHODS, MIMIC, OFF, SKIMMED, GuidanceSettings
 from lib_methods.safetensors import write_tensors
 from tests.shared import jobs
 from tests.shared.jobs import REPO, loaded, same
@@ -31,13 +31,13 @@ def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -
 @pytest.fixture
 def script(host: Running) -> ModuleType:
     """The script as the host has loaded it."""
-    return loaded("dynamic_thresholding.py")
+    return loaded("guidance.py")
 
 
 def run(host: Running, arguments: list[Any] | None = None, *, axes: dict[str, Any] | None = None, **more: Any) -> Any:
     """A job of three steps at CFG 9; `arguments` are the script's."""
     scripts = None if arguments is None else {TITLE.lower(): arguments}
-    attributes = None if axes is None else {"dynamic_thresholding_axes": axes}
+    attributes = None if axes is None else {"guidance_axes": axes}
     return jobs.run(host, scripts, attributes=attributes, cfg_scale=9.0, **more)
 
 
@@ -46,7 +46,13 @@ def fields_of(processed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[False, 2.0], [{"enabled": False}], [{"interpolate_phi": 0}], [{"method": RESCALE, "rescale": 0}]]
+    "arguments",
+    [
+        [False, MIMIC],
+        [{"enabled": False}],
+        [{"skimming_scale": 9, "outside_scale": 9}],
+        [{"method": OFF, "highest_sigma": 0, "lowest_sigma": 0}],
+    ],
 )
 def test_off_means_off(host: Running, arguments: list[Any]) -> None:
     off, job = run(host), run(host, arguments)
@@ -57,12 +63,13 @@ def test_off_means_off(host: Running, arguments: list[Any]) -> None:
 @pytest.mark.parametrize(
     "wanted",
     [
-        ThresholdSettings(2, 99.5, "Cosine Down", 1, "Power Up", 3, 2.5, False, "ZERO", "STD", 0.5),
-        ThresholdSettings(2.5),
-        ThresholdSettings(method=RESCALE, rescale=0.35),
+        GuidanceSettings(),
+        GuidanceSettings(method=MIMIC, mimic_scale=2, cfg_mode="Power Up", cfg_scale_min=3, schedule_value=2.5),
+        GuidanceSettings(method=OFF, rescale=0.35, highest_sigma=0, lowest_sigma=0),
+        GuidanceSettings(method=APG, apg_eta=0.2, apg_norm=2.5, apg_momentum=-0.5, outside_scale=1),
     ],
 )
-def test_the_infotext_brings_the_picture_back(host: Running, wanted: ThresholdSettings) -> None:
+def test_the_infotext_brings_the_picture_back(host: Running, wanted: GuidanceSettings) -> None:
     job = run(host, [CONTROLS.values(wanted)])
     assert not same(run(host), job)
     fields = fields_of(job)
@@ -77,7 +84,7 @@ def test_the_infotext_brings_the_picture_back(host: Running, wanted: ThresholdSe
     ("arguments", "sentence"),
     [
         ([{"mimic_scal": 5}], "mimic_scale"),
-        ([True, 99], "must be between 0 and 30"),
+        ([True, SKIMMED, 99], "must be between 0 and 30"),
         ([{"cfg_mode": "Linear"}], "must be one of"),
     ],
 )
@@ -107,7 +114,7 @@ def test_a_job_used_again_carries_nothing_over(host: Running) -> None:
     from modules.processing import process_images
     from standalone.host.scripts.loading import runner_of
 
-    with closing(host.make(script_args={TITLE.lower(): [True, 2.0]}, cfg_scale=9.0)) as p:
+    with closing(host.make(script_args={TITLE.lower(): [True, SKIMMED, 2.0]}, cfg_scale=9.0)) as p:
         on = host.host.queue.run(process_images, p)
         p.script_args = tuple(runner_of(False).default_args())
         off = host.host.queue.run(process_images, p)
@@ -120,26 +127,30 @@ def test_axes_are_added_once_and_switch_the_method_on_and_off(
     host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     axes = jobs.plot_axes(script, monkeypatch)
-    labels = ["Mimic scale (0 is off)", "Percentile", "CFG rescale (0 is off)"]
-    assert [axis.label for axis in axes] == [f"[{TITLE}] {label}" for label in labels]
-    mimic, percentile, rescale = (axis.apply for axis in axes)
+    by_label = {axis.label.removeprefix(f"[{TITLE}] "): axis for axis in axes}
+    assert len(by_label) == len(axes)
+    assert list(by_label["Method"].choices()) == list(METHODS)
+    assert {"Skimming scale", "CFG rescale", "Interval: highest sigma", "Percentile"} < by_label.keys()
+    mimic, skimming = by_label["Mimic scale (0 is off)"].apply, by_label["Skimming scale"].apply
+    method, rescale, percentile = (by_label[name].apply for name in ("Method", "CFG rescale", "Percentile"))
 
-    def cell(*applied: tuple[Any, float]) -> dict[str, Any]:
+    def cell(*applied: tuple[Any, Any]) -> dict[str, Any]:
         p = SimpleNamespace()
         for axis, value in applied:
-            before = getattr(p, "dynamic_thresholding_axes", {})
+            before = getattr(p, "guidance_axes", {})
             kept = dict(before)
             axis(p, value, [value])
             assert before == kept  # cells share what they were copied from
-        return p.dynamic_thresholding_axes
+        return p.guidance_axes
 
     assert cell((mimic, 5.0)) == {"enabled": True, "method": MIMIC, "mimic_scale": 5.0}
-    assert cell((rescale, 0.5)) == {"enabled": True, "method": RESCALE, "rescale": 0.5}
-    assert cell((percentile, 99.0))["enabled"] is True
+    assert cell((skimming, 4.0)) == {"enabled": True, "method": SKIMMED, "skimming_scale": 4.0}
+    assert cell((method, APG), (rescale, 0.5)) == {"enabled": True, "method": APG, "rescale": 0.5}
     for off in (cell((mimic, 0.0), (percentile, 99.0)), cell((percentile, 99.0), (mimic, 0.0))):
         assert off["enabled"] is False
-    assert same(run(host, [False], axes=cell((mimic, 2.0), (percentile, 99.0))), run(host, [True, 2.0, 99.0]))
-    assert same(run(host, [True, 2.0], axes=cell((mimic, 0.0))), run(host))
+    named = [{"method": MIMIC, "mimic_scale": 2.0, "threshold_percentile": 99.0}]
+    assert same(run(host, [False], axes=cell((mimic, 2.0), (percentile, 99.0))), run(host, named))
+    assert same(run(host, [True, MIMIC], axes=cell((mimic, 0.0))), run(host))
 
 
 def test_hosts_without_the_plot_get_no_axes(host: Running, script: ModuleType) -> None:
@@ -150,16 +161,18 @@ def test_hosts_without_the_plot_get_no_axes(host: Running, script: ModuleType) -
 def test_the_controls_are_the_request_in_order_with_its_defaults(
     host: Running, script: ModuleType, is_img2img: bool
 ) -> None:
-    for named in jobs.first_values(script.DynamicThresholdingScript(), is_img2img, CONTROLS.names):
-        assert named == {"enabled": False, **CONTROLS.values(ThresholdSettings())}
+    for named in jobs.first_values(script.GuidanceScript(), is_img2img, CONTROLS.names):
+        assert named == {"enabled": False, **CONTROLS.values(GuidanceSettings())}
 
 
 def test_the_line_follows_the_pages_cfg_scale(host: Running, script: ModuleType) -> None:
-    method, defaults = script.DynamicThresholdingScript(), list(CONTROLS.defaults.values())
-    assert "At CFG 15, colours and contrast stay in the range of CFG 5" in method.line(True, *defaults, 15, 20)
+    method, defaults = script.GuidanceScript(), list(CONTROLS.defaults.values())
+    assert "At CFG 15, values that would burn come out as at CFG 5" in method.line(True, *defaults, 15, 20)
     assert "Switched off (At CFG 15" in method.line(False, *defaults, 15, 20)
+    assert "Most checkpoints burn at CFG 15: tick the box." in method.line(False, *defaults, 15, 20)
+    assert "tick the box" not in method.line(False, *defaults, 7, 20)
     assert "nothing changes" in method.line(True, *defaults, 1.0, 20)
-    assert "steer-problem" in method.line(True, 99, *defaults[1:], 15, 20)
+    assert "steer-problem" in method.line(True, SKIMMED, 99, *defaults[2:], 15, 20)
 
 
 @pytest.mark.parametrize(("title", "ours"), [("Dynamic Thresholding (CFG Scale Fix)", False), ("Other", True)])
@@ -172,7 +185,7 @@ def test_infotexts_of_an_extension_that_is_installed_are_left_to_it(
 
     other = SimpleNamespace(title=lambda: title)
     monkeypatch.setattr(scripts, "scripts_txt2img", SimpleNamespace(scripts=[other]))
-    instance = script.DynamicThresholdingScript()
+    instance = script.GuidanceScript()
     instance.is_img2img = False
     with gr.Blocks():
         instance.ui(False)
@@ -181,10 +194,21 @@ def test_infotexts_of_an_extension_that_is_installed_are_left_to_it(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status"), [([{"mimic_scale": 5}], 200), ([True, 5], 200), ([{"mimic": 5}], 422)]
+    ("name", "arguments", "status"),
+    [
+        (TITLE, [{"skimming_scale": 5}], 200),
+        (TITLE, [True, SKIMMED, 5], 200),
+        (TITLE, [{"mimic": 5}], 422),
+        (TITLE, [True, 5], 422),
+        *(
+            (name, arguments, status)
+            for name in ("Steer Dynamic thresholding", "dynamic thresholding", "Dynamic Thresholding (CFG Scale Fix)")
+            for arguments, status in (([True, 5], 200), ([{"method": "CFG rescale only"}], 200), ([{"mimic": 5}], 422))
+        ),
+    ],
 )
-def test_the_api_refuses_what_cannot_be_used(script: ModuleType, arguments: Any, status: int) -> None:
-    answer = jobs.posted(script, TITLE, arguments)
+def test_the_api_refuses_what_cannot_be_used(script: ModuleType, name: str, arguments: Any, status: int) -> None:
+    answer = jobs.posted(script, name, arguments)
     assert answer.status_code == status
     if status == 422:
         assert answer.json()["detail"].startswith(f"{TITLE}: ")
@@ -199,10 +223,10 @@ def test_where_the_box_of_another_extension_is_on_this_one_steps_back(
     other = SimpleNamespace(title=lambda: "DynamicThresholding (CFG-Fix) Integrated", args_from=1, args_to=3)
     p = SimpleNamespace(extra_generation_params={}, comment=said.append, is_api=True, cfg_scale=9.0, steps=3)
     p.scripts, p.script_args = SimpleNamespace(alwayson_scripts=[other]), [0, is_on, 7.0]
-    script.DynamicThresholdingScript().begin(p, ThresholdSettings(2.5))
+    script.GuidanceScript().begin(p, GuidanceSettings())
     told = str(p.extra_generation_params.get(CONTROLS.error_key, ""))
     assert ('"DynamicThresholding (CFG-Fix) Integrated" is on, too' in told) == is_on
-    assert (CONTROLS.keys["mimic_scale"] in p.extra_generation_params) != is_on
+    assert (CONTROLS.keys["skimming_scale"] in p.extra_generation_params) != is_on
 
 
 def test_a_transformer_is_refused_by_name_and_not_in_the_infotext(
@@ -220,10 +244,10 @@ def test_a_transformer_is_refused_by_name_and_not_in_the_infotext(
             unet = SimpleNamespace(model=SimpleNamespace(diffusion_model=inner))
             self.forge_objects = SimpleNamespace(unet=unet)
 
-    sentence = "Dynamic thresholding does not support Qwen-Image. Choose an SD1, SD2 or SDXL checkpoint."
+    sentence = "Guidance does not support Qwen-Image. Choose an SD1, SD2 or SDXL checkpoint."
     model, said = QwenImage(), list[str]()
     monkeypatch.setattr(models, "current_model", lambda: model)
-    made = script.DynamicThresholdingScript()
+    made = script.GuidanceScript()
     made.is_img2img = False
     assert sentence in made.line(True, *CONTROLS.defaults.values(), 7.0, 20)
     p = SimpleNamespace(extra_generation_params={}, comment=said.append, is_api=True, sd_model=model)

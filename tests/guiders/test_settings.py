@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+import json
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,44 +12,53 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
-from lib_methods.guiders.mimic import SCHEDULES
-from lib_methods.guiders.settings import CONTROLS, MIMIC, RESCALE, ThresholdSettings
+from lib_methods.guiders.settings import (
+    APG,
+    CONTROLS,
+    MAHIRO,
+    MIMIC,
+    OFF,
+    SKIMMED,
+    ZERO_STAR,
+    GuidanceSettings,
+)
 from lib_methods.webui.controls import Control
 from tests.shared.any_settings import any_settings
 
 RANGE = "colours and contrast stay in the range of CFG"
-
+EVERYWHERE: dict[str, Any] = {"highest_sigma": 0.0, "lowest_sigma": 0.0}
+MIMICKING: dict[str, Any] = {"method": MIMIC, **EVERYWHERE}
 
 NUMBERS = [control for control in CONTROLS.controls if control.kind == "slider"]
 CHOICES = [control for control in CONTROLS.controls if control.choices]
 
 
 @pytest.mark.parametrize("control", NUMBERS, ids=lambda control: control.name)
-@pytest.mark.parametrize("value", [-1, 1e9, float("nan"), float("inf"), "7", None, True, [7]])
+@pytest.mark.parametrize("value", [-2, 1e9, float("nan"), float("inf"), "7", None, True, [7]])
 def test_numbers_out_of_place_are_named(control: Control, value: Any) -> None:
     with pytest.raises(SettingsError) as caught:
-        ThresholdSettings(**{control.name: value})
+        GuidanceSettings(**{control.name: value})
     assert str(caught.value).startswith(control.label)
-    assert f"{control.low:g}" in str(caught.value) and f"{control.high:g}" in str(caught.value)
+    assert f"{control.low:g}" in str(caught.value)
 
 
 @pytest.mark.parametrize("control", CHOICES, ids=lambda control: control.name)
 @pytest.mark.parametrize("value", ["", "constant?", None, 3, ["MEAN"]])
 def test_choices_out_of_place_are_named(control: Control, value: Any) -> None:
     with pytest.raises(SettingsError) as caught:
-        ThresholdSettings(**{control.name: value})
+        GuidanceSettings(**{control.name: value})
     assert control.label in str(caught.value) and control.choices[0] in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["True", 1, None])
 def test_a_switch_is_a_switch(value: Any) -> None:
     with pytest.raises(SettingsError, match="on or off"):
-        ThresholdSettings(separate_feature_channels=value)
+        GuidanceSettings(separate_feature_channels=value)
 
 
 def test_settings_cannot_be_changed_and_whole_numbers_are_numbers() -> None:
-    settings = ThresholdSettings(mimic_scale=5)
-    assert settings == ThresholdSettings(mimic_scale=5.0)
+    settings = GuidanceSettings(mimic_scale=5)
+    assert settings == GuidanceSettings(mimic_scale=5.0)
     assert isinstance(settings.mimic_scale, float)
     with pytest.raises(FrozenInstanceError):
         settings.mimic_scale = 3.0  # type: ignore[misc]
@@ -57,14 +68,21 @@ def test_settings_cannot_be_changed_and_whole_numbers_are_numbers() -> None:
     ("changed", "active"),
     [
         ({}, True),
-        ({"interpolate_phi": 0}, False),
-        ({"interpolate_phi": 0, "cfg_mode": "Linear Down"}, True),
-        ({"method": RESCALE}, True),
-        ({"method": RESCALE, "rescale": 0}, False),
+        (EVERYWHERE, True),
+        ({**MIMICKING, "interpolate_phi": 0}, False),
+        ({**MIMICKING, "interpolate_phi": 0, "cfg_mode": "Linear Down"}, True),
+        ({"method": OFF, **EVERYWHERE}, False),
+        ({"method": OFF, **EVERYWHERE, "rescale": 0.7}, True),
+        ({"method": OFF, "highest_sigma": 0}, True),
+        ({"method": APG, **EVERYWHERE}, True),
+        ({"method": APG, **EVERYWHERE, "apg_eta": 1}, False),
+        ({"method": APG, **EVERYWHERE, "apg_eta": 1, "apg_momentum": -0.5}, True),
+        ({"method": ZERO_STAR, **EVERYWHERE}, True),
+        ({"method": MAHIRO, **EVERYWHERE}, True),
     ],
 )
 def test_settings_know_whether_they_do_anything(changed: dict[str, Any], active: bool) -> None:
-    settings = ThresholdSettings(**changed)
+    settings = GuidanceSettings(**changed)
     assert settings.active is active
     assert settings.acts_at(7) is active
     assert not settings.acts_at(1)
@@ -73,24 +91,28 @@ def test_settings_know_whether_they_do_anything(changed: dict[str, Any], active:
 
 
 def test_the_defaults_act_at_the_hosts_usual_cfg_scale() -> None:
-    assert ThresholdSettings().acts_at(7)
+    assert GuidanceSettings().acts_at(7)
 
 
 @pytest.mark.parametrize(
     ("changed", "cfg_scale", "acts"),
     [
-        ({"mimic_scale": 7}, 7, False),
-        ({"mimic_scale": 7}, 5, False),
-        ({"mimic_scale": 7}, 7.5, True),
-        ({"mimic_scale": 7, "method": RESCALE}, 5, True),
-        ({"mimic_scale": 7, "mimic_mode": "Linear Down"}, 5, True),
-        ({"mimic_scale": 7, "interpolate_phi": 0, "cfg_mode": "Linear Down"}, 5, True),
+        ({}, 5, False),
+        ({}, 5.5, True),
+        ({"skimming_scale": 7, **EVERYWHERE}, 7, False),
+        ({"skimming_scale": 7, "outside_scale": 4}, 5, True),
+        ({**MIMICKING, "mimic_scale": 7}, 7, False),
+        ({**MIMICKING, "mimic_scale": 7}, 5, False),
+        ({**MIMICKING, "mimic_scale": 7}, 7.5, True),
+        ({**MIMICKING, "mimic_scale": 7, "rescale": 0.1}, 5, True),
+        ({**MIMICKING, "mimic_scale": 7, "mimic_mode": "Linear Down"}, 5, True),
+        ({**MIMICKING, "mimic_scale": 7, "interpolate_phi": 0, "cfg_mode": "Linear Down"}, 5, True),
     ],
 )
-def test_a_mimic_scale_that_is_not_below_the_cfg_scale_does_nothing(
+def test_a_scale_that_is_not_below_the_cfg_scale_does_nothing(
     changed: dict[str, Any], cfg_scale: float, acts: bool
 ) -> None:
-    settings = ThresholdSettings(**changed)
+    settings = GuidanceSettings(**changed)
     assert settings.acts_at(cfg_scale) is acts
     assert ("nothing changes" in settings.describe(cfg_scale, 20)) is not acts
 
@@ -98,61 +120,77 @@ def test_a_mimic_scale_that_is_not_below_the_cfg_scale_does_nothing(
 @pytest.mark.parametrize(
     ("changed", "cfg_scale", "line"),
     [
-        ({}, 15, f"At CFG 15, {RANGE} 5"),
+        (
+            {},
+            20,
+            "At CFG 20, values that would burn come out as at CFG 5, "
+            "the CFG scale is 5 above sigma 5.42 and below sigma 0.28",
+        ),
         ({}, 1, "At CFG 1 there is no guidance that could burn colours, so nothing changes."),
         (
             {},
             5,
-            "At CFG 5 nothing changes, because the mimic scale (5) is not below it. "
-            "Lower the mimic scale or raise the CFG scale.",
+            "At CFG 5 nothing changes, because the skimming scale (5) is not below it. "
+            "Lower the skimming scale or raise the CFG scale.",
         ),
         (
-            {"threshold_percentile": 99.5},
+            {"method": OFF, "outside_scale": 1, "lowest_sigma": 0, "rescale": 0.5},
+            9,
+            "At CFG 9, contrast moves 50% of the way back to that of the unguided image, "
+            "the CFG scale is 1 above sigma 5.42",
+        ),
+        (
+            {"method": OFF, "highest_sigma": 1, "lowest_sigma": 2},
+            9,
+            "At CFG 9, the CFG scale is 5 at every sigma (the highest is not above the lowest)",
+        ),
+        ({"method": APG, **EVERYWHERE}, 9, "At CFG 9, nothing of the guidance that saturates is used"),
+        (
+            {"method": APG, **EVERYWHERE, "apg_eta": 0.25, "apg_norm": 15, "apg_momentum": -0.5},
+            9,
+            "At CFG 9, only 25% of the guidance that saturates is used, its norm is at most 15, momentum -0.5",
+        ),
+        (MIMICKING, 15, f"At CFG 15, {RANGE} 5"),
+        (
+            {**MIMICKING, "threshold_percentile": 99.5},
             15,
             f"At CFG 15, {RANGE} 5, values beyond percentile 99.5 left out of the measure",
         ),
         (
-            {"threshold_percentile": 99.5, "scaling_startpoint": "MEAN"},
+            {**MIMICKING, "threshold_percentile": 99.5, "scaling_startpoint": "MEAN"},
             15,
             f"At CFG 15, {RANGE} 5, values beyond percentile 99.5 clipped, the mean of each channel is kept",
         ),
-        ({"mimic_mode": "Linear Down", "mimic_scale_min": 3}, 15, f"At CFG 15, {RANGE} 5 to 3 (Linear Down)"),
         (
-            {"cfg_mode": "Sawtooth", "variability_measure": "STD"},
+            {**MIMICKING, "mimic_mode": "Linear Down", "mimic_scale_min": 3, "rescale": 0.7},
+            15,
+            f"At CFG 15, {RANGE} 5 to 3 (Linear Down), "
+            "contrast moves 70% of the way back to that of the unguided image",
+        ),
+        (
+            {**MIMICKING, "cfg_mode": "Sawtooth", "variability_measure": "STD"},
             15,
             f"At CFG 0 to 15 and back (Sawtooth), {RANGE} 5, measured by standard deviation",
         ),
         (
-            {"separate_feature_channels": False, "interpolate_phi": 0.5},
+            {**MIMICKING, "separate_feature_channels": False, "interpolate_phi": 0.5},
             15,
             f"At CFG 15, {RANGE} 5, all channels together, 50% of the effect",
         ),
-        ({"method": RESCALE}, 15, "At CFG 15, contrast moves 70% of the way back to that of the unguided image"),
     ],
 )
 def test_the_line_says_what_will_happen(changed: dict[str, Any], cfg_scale: float, line: str) -> None:
-    assert ThresholdSettings(**changed).describe(cfg_scale, 20) == line
+    assert GuidanceSettings(**changed).describe(cfg_scale, 20) == line
 
 
-@given(
-    st.sampled_from(SCHEDULES),
-    st.sampled_from(SCHEDULES),
-    st.floats(0, 30),
-    st.floats(0, 30),
-    st.floats(1.1, 30),
-    st.integers(1, 60),
-)
+@given(any_settings(CONTROLS), st.floats(1.1, 30), st.integers(1, 60), st.floats(0.01, 20))
 def test_every_setting_has_a_line_and_scales_in_range(
-    mimic_mode: str, cfg_mode: str, mimic: float, minimum: float, cfg_scale: float, steps: int
+    settings: GuidanceSettings, cfg_scale: float, steps: int, sigma: float
 ) -> None:
-    settings = ThresholdSettings(
-        mimic_scale=mimic,
-        mimic_mode=mimic_mode,
-        mimic_scale_min=minimum,
-        cfg_mode=cfg_mode,
-        cfg_scale_min=minimum,
-    )
-    assert "\n" not in settings.describe(cfg_scale, steps)
+    line = settings.describe(cfg_scale, steps)
+    assert "\n" not in line
+    assert ("nothing changes" in line) is not settings.acts_at(cfg_scale)
+    assert 1 <= settings.scale_at_sigma(cfg_scale, sigma) <= cfg_scale
     for step in range(steps):
         assert 0 <= settings.mimic_scale_at(step, steps) <= 30 + 1e-9
         assert 0 <= settings.cfg_scale_at(cfg_scale, step, steps) <= 30 + 1e-9
@@ -162,30 +200,39 @@ NAMES, KEYS, parse_request = CONTROLS.names, CONTROLS.keys, CONTROLS.request
 ALL = any_settings(CONTROLS)
 
 
-def settings_of(fields: dict[str, str]) -> ThresholdSettings | None:
+def settings_of(fields: dict[str, str]) -> GuidanceSettings | None:
     """The settings that an infotext asks for."""
     values = CONTROLS.from_infotext(fields)
     return CONTROLS.settings_from(values) if values.pop("enabled") else None
 
 
-def positional(settings: ThresholdSettings) -> list[Any]:
+def positional(settings: GuidanceSettings) -> list[Any]:
     return [True, *(getattr(settings, name) for name in NAMES[1:])]
 
 
-def test_the_first_twelve_are_those_of_the_published_extension() -> None:
-    arguments = [True, 5, 99.5, "Linear Down", 2, "Power Up", 3, 2.5, False, "ZERO", "STD", 0.5]
-    settings = parse_request(arguments)
-    assert settings == ThresholdSettings(5, 99.5, "Linear Down", 2, "Power Up", 3, 2.5, False, "ZERO", "STD", 0.5)
-    assert settings is not None and settings.method == MIMIC
+SCHEDULED: dict[str, Any] = {
+    "mimic_scale": 5,
+    "threshold_percentile": 99.5,
+    "mimic_mode": "Linear Down",
+    "mimic_scale_min": 2,
+    "cfg_mode": "Power Up",
+    "cfg_scale_min": 3,
+    "schedule_value": 2.5,
+    "separate_feature_channels": False,
+    "scaling_startpoint": "ZERO",
+    "variability_measure": "STD",
+    "interpolate_phi": 0.5,
+}
+MEANT = GuidanceSettings(**MIMICKING, **SCHEDULED)
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         ([{"mimic_scal": 5}], 'did you mean "mimic_scale"'),
-        ([{"strength": 5}], "there are: cfg_mode"),
-        ([True, "much"], "Mimic scale"),
-        ([True, 7, 20], "Threshold percentile"),
+        ([{"strength": 5}], "there are: apg_eta"),
+        ([True, "much"], "Method"),
+        ([True, SKIMMED, 99], "Skimming scale"),
         ([{"mimic_mode": "Linear"}], "schedule"),
         ([{"method": "mimic"}], "Method"),
     ],
@@ -197,22 +244,13 @@ def test_arguments_that_cannot_be_used_are_refused_with_a_sentence(arguments: An
     assert str(caught.value).endswith((".", "?"))
 
 
-def effect(settings: ThresholdSettings) -> Any:
-    """What of the settings can be seen in an image: defaults where a setting is not used."""
-    default = ThresholdSettings()
-    if settings.method == RESCALE:
-        return (RESCALE, settings.rescale)
-    shown = {name: getattr(settings, name) for name in NAMES[1:] if name != "rescale"}
-    for which in ("mimic", "cfg"):
-        if shown[f"{which}_mode"] == "Constant":
-            shown[f"{which}_scale_min"] = 0.0
-    if not settings.uses_schedule_value:
-        shown["schedule_value"] = default.schedule_value
-    return shown
+def effect(settings: GuidanceSettings) -> Any:
+    """What of the settings can be seen in an image."""
+    return {name: getattr(settings, name) for name in NAMES[1:] if name not in settings.unused}
 
 
 @given(ALL)
-def test_the_infotext_brings_everything_back_that_shows(settings: ThresholdSettings) -> None:
+def test_the_infotext_brings_everything_back_that_shows(settings: GuidanceSettings) -> None:
     texts = CONTROLS.to_infotext(settings)
     assert all(key.startswith(CONTROLS.title) for key in texts)
     back = settings_of(texts)
@@ -222,8 +260,8 @@ def test_the_infotext_brings_everything_back_that_shows(settings: ThresholdSetti
 
 
 def test_unreadable_fields_fall_back_to_the_default() -> None:
-    fields = {KEYS["mimic_scale"]: "seven", KEYS["cfg_mode"]: "?", KEYS["rescale"]: "1e400"}
-    assert settings_of(fields) == ThresholdSettings(scaling_startpoint="MEAN")
+    fields = {KEYS["skimming_scale"]: "seven", KEYS["cfg_mode"]: "?", KEYS["rescale"]: "1e400", KEYS["method"]: "?"}
+    assert settings_of(fields) == GuidanceSettings()
 
 
 PUBLISHED = {
@@ -254,7 +292,6 @@ FORGE = {
     "dynthres_variability_measure": "STD",
     "dynthres_interpolate_phi": "0.5",
 }
-MEANT = ThresholdSettings(5, 99.5, "Linear Down", 2, "Power Up", 3, 2.5, False, "ZERO", "STD", 0.5)
 
 
 @pytest.mark.parametrize("fields", [PUBLISHED, FORGE], ids=["extension", "Forge"])
@@ -273,14 +310,93 @@ def test_infotexts_of_the_extensions_first_versions_are_understood() -> None:
         "Power scheduler value": "2.5",
     }
     schedule: dict[str, Any] = {"cfg_mode": "Power Down", "cfg_scale_min": 3, "schedule_value": 2.5}
-    meant = ThresholdSettings(5, 99.5, **schedule, scaling_startpoint="MEAN")
+    schedule |= {"mimic_scale": 5, "threshold_percentile": 99.5, "scaling_startpoint": "MEAN"}
+    meant = GuidanceSettings(**MIMICKING, **schedule)
     assert settings_of(early) == meant
 
 
-def test_our_infotexts_from_before_zero_was_the_default_keep_their_mean() -> None:
-    fields = {KEYS["method"]: MIMIC, KEYS["mimic_scale"]: "7"}
-    assert settings_of(fields) == ThresholdSettings(7, scaling_startpoint="MEAN")
-    assert settings_of({KEYS["method"]: RESCALE}) == ThresholdSettings(method=RESCALE)
+RESCALED = GuidanceSettings(method=OFF, rescale=0.7, **EVERYWHERE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "meant"),
+    [
+        ({"mimic scale": "7"}, GuidanceSettings(**MIMICKING, mimic_scale=7, scaling_startpoint="MEAN")),
+        (
+            {"mimic scale": "7", "scaling startpoint": "ZERO", "CFG mode": "Power Up", "percentile": "99.5"},
+            GuidanceSettings(**MIMICKING, mimic_scale=7, cfg_mode="Power Up", threshold_percentile=99.5),
+        ),
+        ({"method": "CFG rescale only"}, RESCALED),
+        ({"method": "CFG rescale only", "CFG rescale": "0.35"}, replace(RESCALED, rescale=0.35)),
+    ],
+)
+def test_infotexts_of_dynamic_thresholding_mean_what_they_meant(
+    fields: dict[str, str], meant: GuidanceSettings
+) -> None:
+    former = {f"Dynamic thresholding {name}": text for name, text in fields.items()}
+    assert settings_of(former) == meant
+    keys = CONTROLS.paste_keys(old=lambda: False)
+    assert [key(former) for key in keys] == positional(meant)
+
+
+FORMER = CONTROLS.former
+assert FORMER is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ([True], GuidanceSettings(**MIMICKING)),
+        ([{}], GuidanceSettings(**MIMICKING)),
+        ([True, *SCHEDULED.values()], MEANT),
+        ([True, *SCHEDULED.values(), MIMIC, 0.7], MEANT),
+        ([{"rescale": 0.5, "mimic_scale": 7}], GuidanceSettings(**MIMICKING, mimic_scale=7)),
+        ([{"method": "CFG rescale only"}], RESCALED),
+        ([{"method": "CFG rescale only", "rescale": 0.35}], replace(RESCALED, rescale=0.35)),
+        ([True, *SCHEDULED.values(), "CFG rescale only", 0.7], replace(RESCALED, **SCHEDULED)),
+        ([], None),
+        ([False, 5.0], None),
+        ([{"enabled": False}], None),
+    ],
+)
+def test_requests_to_dynamic_thresholding_mean_what_they_meant(
+    arguments: list[Any], meant: GuidanceSettings | None
+) -> None:
+    """The first twelve values of a list are those of the published extension."""
+    assert FORMER is not None
+    assert parse_request(FORMER.request(arguments)) == meant
+
+
+@pytest.mark.parametrize("arguments", [[{"mimic_scal": 5}], [True, "much"], [{"method": "mimic"}], [True] * 15, "x"])
+def test_former_requests_that_make_no_sense_are_refused(arguments: Any) -> None:
+    assert FORMER is not None
+    with pytest.raises(SettingsError):
+        parse_request(FORMER.request(arguments))
+
+
+def test_saved_defaults_of_dynamic_thresholding_are_kept(tmp_path: Path) -> None:
+    """The WebUI's ui-config.json holds every default, also those that nobody changed."""
+    assert FORMER is not None
+    file = tmp_path / "ui-config.json"
+    saved = {"Dynamic thresholding": False, "Method": MIMIC, "Mimic scale": 5.0, "Rescale": 0.7}
+
+    def kept(**changed: Any) -> dict[str, Any]:
+        now = {**saved, **{name.replace("_", " "): value for name, value in changed.items()}}
+        values = {f"customscript/dynamic_thresholding.py/txt2img/{name}/value": value for name, value in now.items()}
+        file.write_text(json.dumps(values), "utf-8")
+        assert FORMER.saved(CONTROLS, file, "img2img") == {}
+        return FORMER.saved(CONTROLS, file, "txt2img")
+
+    assert FORMER.saved(CONTROLS, file, "txt2img") == {}
+    assert kept() == {}  # nobody chose them, so today's count
+    mine = kept(Mimic_scale=7, Dynamic_thresholding=True)
+    assert mine.pop("enabled") is True
+    assert CONTROLS.settings_from(mine) == GuidanceSettings(**MIMICKING, mimic_scale=7)
+    mine = kept(Method="CFG rescale only", Rescale=0.35)
+    assert mine.pop("enabled") is False
+    assert CONTROLS.settings_from(mine) == replace(RESCALED, rescale=0.35)
+    file.write_text("{", "utf-8")
+    assert FORMER.saved(CONTROLS, file, "txt2img") == {}
 
 
 def test_forge_says_that_it_is_off() -> None:

@@ -21,8 +21,8 @@ from lib_methods.fabric.apply import attach
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.reference import FeatureCache
 from lib_methods.fabric.settings import FabricSettings
-from lib_methods.guiders import apply as thresholding
-from lib_methods.guiders.settings import ThresholdSettings
+from lib_methods.guiders import apply as guiders
+from lib_methods.guiders.settings import GuidanceSettings
 from lib_methods.hosts import models
 from tests.fabric.small_model import Album, picture
 from tests.hosts.doubles import Launched, NeoPatcher, Patcher, job
@@ -146,7 +146,7 @@ def test_options_that_forge_copied_and_kept_hold_no_job_and_do_nothing_after_the
     forge = ForgeRun(unet)
     plain = forge.run()
     forge.attach()
-    thresholding.attach(hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8)), ThresholdSettings())
+    guiders.attach(hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8)), GuidanceSettings())
     kept = copy.deepcopy(forge.options)
     guided = forge.run(options=kept)
     assert not torch.equal(guided, plain)  # the copy serves the same pass

@@ -85,12 +85,10 @@ def test_a_guide_sees_base_direction_and_cond(
 
 
 def test_both_change_the_picture_together(host: Running) -> None:
-    """Dynamic thresholding sees the three-way guidance; which script runs first does not matter to either."""
-    thresholding = {"dynamic thresholding": [{"enabled": True}]}
+    """Guidance sees the three-way guidance; which script runs first does not matter to either."""
+    guided = {"guidance": [{"skimming_scale": 1.5}]}
     job: dict[str, Any] = {"cfg_scale": 20.0}
-    plain, together = (
-        host.generate(script_args={**edit(image_scale=2.0), **more}, **job) for more in ({}, thresholding)
-    )
+    plain, together = (host.generate(script_args={**edit(image_scale=2.0), **more}, **job) for more in ({}, guided))
     assert "error" not in together.info
     assert "InstructPix2Pix image scale: 2" in together.info
     assert not np.array_equal(pixels(plain), pixels(together))

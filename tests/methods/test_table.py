@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
 from lib_methods.fabric.settings import CONTROLS as FABRIC
-from lib_methods.guiders.settings import CONTROLS as THRESHOLDING
+from lib_methods.guiders.settings import CONTROLS as GUIDANCE
 from lib_methods.image_cfg.settings import CONTROLS as IMAGE_CFG
 from lib_methods.pix2pix_zero.settings import CONTROLS as PIX2PIX_ZERO
 from lib_methods.webui.table import Table
@@ -22,9 +22,14 @@ CHANGED: dict[str, dict[str, Any]] = {
     "FABRIC": {"dislikes": f"{NAME}:0.5", "end": 1.0, "detail": "half", "colour_correction": False, "seed": 3},
     "InstructPix2Pix": {"image": NAME, "fit": "pad", "text_scale": 7.5, "tab_mask": True},
     "pix2pix-zero": {"caption": "a cat, asleep", "structure": 0.1, "refinements": 2, "show": False},
-    "Dynamic thresholding": {"mimic_scale": 3.0, "cfg_mode": "Power Up", "separate_feature_channels": False},
+    "Guidance": {
+        "method": "mimic scale",
+        "mimic_scale": 3.0,
+        "cfg_mode": "Power Up",
+        "separate_feature_channels": False,
+    },
 }
-EVERY = pytest.mark.parametrize("table", [FABRIC, IMAGE_CFG, PIX2PIX_ZERO, THRESHOLDING], ids=lambda table: table.title)
+EVERY = pytest.mark.parametrize("table", [FABRIC, IMAGE_CFG, PIX2PIX_ZERO, GUIDANCE], ids=lambda table: table.title)
 
 
 def named(table: Table) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def plot_axes(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What a script adds to the X/Y/Z plot, with `label` and `apply(p, value, values)`; hosts may ask for it twice."""
     from modules import scripts
 
-    def option(label: str, kind: type, apply: Any, confirm: Any) -> SimpleNamespace:
-        return SimpleNamespace(label=label, kind=kind, apply=apply, confirm=confirm)
+    def option(label: str, kind: type, apply: Any, confirm: Any, choices: Any = None) -> SimpleNamespace:
+        return SimpleNamespace(label=label, kind=kind, apply=apply, confirm=confirm, choices=choices)
 
     grid = SimpleNamespace(axis_options=[], AxisOption=option)  # all that the plots of the WebUI and its forks share
     entry = SimpleNamespace(path="/somewhere/scripts/xyz_grid.py", module=grid)

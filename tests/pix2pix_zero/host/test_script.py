@@ -219,7 +219,7 @@ def test_the_api_refuses_what_cannot_be_used(script: ModuleType, arguments: Any,
 
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
 @pytest.mark.parametrize("job", [IMG2IMG, TXT2IMG], ids=["img2img", "txt2img"])
-def test_together_with_fabric_and_dynamic_thresholding(
+def test_together_with_fabric_and_guidance(
     host: Running, sampler: str, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has its part in the image, whichever script comes first."""
@@ -227,7 +227,7 @@ def test_together_with_fabric_and_dynamic_thresholding(
 
     others: dict[str, list[Any]] = {
         "fabric": [{"likes": [encoded(picture(1))], "end": 1.0}],
-        "dynamic thresholding": [{"mimic_scale": 1.5, "threshold_percentile": 99.0}],
+        "guidance": [{"skimming_scale": 1.5}],
     }
     job = {**job, "sampler_name": sampler, "cfg_scale": 9.0}
     together = {**edit(structure=0.1), **others}

@@ -34,7 +34,7 @@ KILLED: dict[str, Any] = {
 }
 METHODS: dict[str, list[Any]] = {
     "fabric": [{"likes": [encoded(picture(1))], "dislikes": [encoded(picture(2))], "end": 1.0}],
-    "dynamic thresholding": [{"enabled": True, "mimic_scale": 1.5}],
+    "guidance": [{"skimming_scale": 1.5}],
 }
 EDIT: dict[str, Any] = {"init_images": [picture(7)], "denoising_strength": 0.7, "n_iter": 2, "prompt": "a red circle"}
 EDIT_METHODS = {
