@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.evaluate_thresholding import burnt
+from benchmarks.evaluate_guidance import burnt
 from benchmarks.full_size import PeakMemory
 from benchmarks.studio import Pictures, Report, line_of, sheet
 from lib_methods.cascade.candidate import to_images, to_pixels

@@ -13,12 +13,16 @@ from standalone.setup.options import UsageError
 
 from .arguments import writable_folder
 
+FORMER = {"thresholding": "guidance"}
+"""Methods by their earlier names."""
+
 
 def run(options: argparse.Namespace) -> int:
     """Runs `main(out, quick)` of the method, with its own options if it has any, and returns its exit status."""
     kind = options.verb
     methods = sorted(path.stem[len(kind) + 1 :] for path in (ROOT / "benchmarks").glob(f"{kind}_*.py"))
     name = str(options.method).replace("-", "_")
+    name = FORMER.get(name, name)
     if name not in methods:
         have = f"There is one for: {', '.join(methods)}." if methods else "There is none yet."
         raise UsageError(f"There is no '{kind}' for a method named '{options.method}'. {have}")

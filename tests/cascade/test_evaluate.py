@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import bench_cascade
 from benchmarks import evaluate_cascade as program
-from benchmarks.evaluate_thresholding import burnt
+from benchmarks.evaluate_guidance import burnt
 from standalone.shapes.styles import STYLES, paint_aligned, restyle
 from standalone.shapes.world import random_scene
 from tests.cascade.runs import Folders

@@ -150,7 +150,7 @@ def test_outside_the_interval_the_conditional_prediction_remains(method: str) ->
     from diffusers.guiders import ClassifierFreeGuidance
 
     seen = guidance()
-    interval = {"highest_sigma": 5.42, "lowest_sigma": 0.28}
+    interval: dict[str, Any] = {"highest_sigma": 5.42, "lowest_sigma": 0.28}
     for sigma, step in ((14.6, 0), (5.43, 0), (5.41, 1), (0.29, 1), (0.27, 2)):
         theirs = ClassifierFreeGuidance(guidance_scale=15.0, start=1 / 3, stop=2 / 3)
         theirs.set_state(step=step, num_inference_steps=3, timestep=torch.tensor(0))

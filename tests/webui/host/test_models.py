@@ -1,4 +1,4 @@
-"""FABRIC and dynamic thresholding with models of other families in the real WebUI.
+"""FABRIC and Guidance with models of other families in the real WebUI.
 
 SD_WEBUI_MORE_CKPTS names small checkpoints of SD2, SDXL, inpainting or InstructPix2Pix models for AUTOMATIC1111's
 WebUI, each with its `.yaml` beside it, separated as in PATH. The forks run those that `models` makes.
@@ -19,7 +19,7 @@ from tests.webui.edits import edited
 from tests.webui.hosts import NEO
 from tests.webui.jobs import BASE, CASES, Runs, feedback, generate, with_fabric
 from tests.webui.methods.test_fabric import liked
-from tests.webui.methods.test_thresholding import on
+from tests.webui.methods.test_guidance import on
 from tests.webui.models import made
 from tests.webui.server import PACK_NAME, REPO, Installation, WebUI, serving
 
@@ -31,11 +31,11 @@ MORE: list[Path | str] = [Path(path) for path in os.environ.get("SD_WEBUI_MORE_C
 CHOSEN = ("txt2img, Euler a", "txt2img, DDIM", "batch of two", "Hires.fix", "img2img", "inpainting")
 METHODS: dict[str, tuple[Callable[[JSON], JSON], str]] = {
     "FABRIC": (liked, "FABRIC likes"),
-    "dynamic thresholding": (on, "Dynamic thresholding mimic scale: 3"),
+    "Guidance": (on, "Guidance skimming scale: 3"),
 }
 KEYS = {
     "FABRIC": "fabric",
-    "Dynamic thresholding": "dynamic_thresholding",
+    "Guidance": "guidance",
     "InstructPix2Pix": "image_cfg",
     "pix2pix-zero": "pix2pix_zero",
 }

@@ -9,7 +9,7 @@ import pytest
 from tests.webui.client import JSON
 from tests.webui.jobs import BASE, CASES, Runs, feedback, with_fabric
 from tests.webui.methods.test_fabric import no_error_is_logged  # noqa: F401 (a fixture)
-from tests.webui.methods.test_thresholding import TITLE, on
+from tests.webui.methods.test_guidance import TITLE, on
 from tests.webui.server import REPO, WebUI
 
 pytestmark = [
@@ -61,5 +61,5 @@ def test_of_two_boxes_for_thresholding_ours_steps_back(with_pack: WebUI, runs: R
     theirs = runs.first(with_pack, built_in(with_pack, "dynamicthres", CASE))
     both = runs.first(with_pack, built_in(with_pack, "dynamicthres", on(CASE)))
     assert f"{TITLE} error: " in both.infotexts[0]
-    assert f"{TITLE} mimic scale" not in both.infotexts[0]
+    assert f"{TITLE} skimming scale" not in both.infotexts[0]
     assert both.pixels == theirs.pixels

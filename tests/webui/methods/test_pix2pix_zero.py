@@ -316,19 +316,16 @@ def test_the_infotext_alone_gives_the_edit_again(with_pack: WebUI, runs: Runs) -
             assert again.pixels == answer.pixels
 
 
-def test_together_with_fabric_and_thresholding_all_act(with_pack: WebUI, runs: Runs) -> None:
+def test_together_with_fabric_and_guidance_all_act(with_pack: WebUI, runs: Runs) -> None:
     case = edited({**IMG2IMG, **SHORT})
     fabric = {"FABRIC": {"args": [{"likes": feedback("red", size=(SIDE, SIDE)), "end": 1.0}]}}
-    thresholding = {"Dynamic thresholding": {"args": [{"mimic_scale": 3}]}}
+    guidance = {"Guidance": {"args": [{"skimming_scale": 3}]}}
     ours = case["alwayson_scripts"]
-    jobs = [
-        {**case, "alwayson_scripts": {**ours, **more}}
-        for more in ({}, fabric, thresholding, {**fabric, **thresholding})
-    ]
+    jobs = [{**case, "alwayson_scripts": {**ours, **more}} for more in ({}, fabric, guidance, {**fabric, **guidance})]
     answers = [made(with_pack, runs, job) for job in jobs]
     assert all("error" not in answer.infotexts[0] for answer in answers)
     assert len({answer.pixels[0] for answer in answers}) == len(jobs)
-    turned = {**case, "alwayson_scripts": {**thresholding, **fabric, **ours}}
+    turned = {**case, "alwayson_scripts": {**guidance, **fabric, **ours}}
     assert generate(with_pack, turned).pixels == answers[-1].pixels
 
 

@@ -1,4 +1,4 @@
-"""Dynamic thresholding in the real WebUI, over the REST API."""
+"""Guidance in the real WebUI, over the REST API."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from tests.webui.client import JSON, ApiError
 from tests.webui.jobs import BASE, CASES, Runs, feedback, generate
 from tests.webui.server import REPO, WebUI
 
-TITLE = "Dynamic thresholding"
+TITLE = "Guidance"
+MIMIC: JSON = {"method": "mimic scale", "highest_sigma": 0, "lowest_sigma": 0, "mimic_scale": 3}
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (REPO / "scripts" / "dynamic_thresholding.py").is_file(), reason="the script is not there"),
+    pytest.mark.skipif(not (REPO / "scripts" / "guidance.py").is_file(), reason="the script is not there"),
 ]
 NAMES = ("txt2img, Euler a", "txt2img, DDIM", "txt2img, Heun", "txt2img, UniPC", "Hires.fix", "img2img")
 HIGH: dict[str, JSON] = {name: {**CASES[name], "cfg_scale": 15} for name in NAMES}
@@ -32,8 +33,8 @@ def no_error_is_logged(with_pack: WebUI):
 
 
 def on(case: JSON, **settings: Any) -> JSON:
-    """`case` with dynamic thresholding's named fields."""
-    scripts = {**case.get("alwayson_scripts", {}), TITLE: {"args": [{"mimic_scale": 3, **settings}]}}
+    """`case` with Guidance's named fields."""
+    scripts = {**case.get("alwayson_scripts", {}), TITLE: {"args": [{"skimming_scale": 3, **settings}]}}
     return {**case, "alwayson_scripts": scripts}
 
 
@@ -52,19 +53,23 @@ def test_every_image_changes_and_a_repeat_is_identical(with_pack: WebUI, runs: R
     assert all(one != other for one, other in zip(off.pixels, changed.pixels))
     assert generate(with_pack, on(case)).pixels == changed.pixels
     for text in changed.infotexts:
-        assert f"{TITLE} mimic scale: 3" in text
+        assert f"{TITLE} skimming scale: 3" in text
         assert f"{TITLE} error" not in text
 
 
-def test_rescale_and_schedules_are_images_of_their_own(with_pack: WebUI, runs: Runs) -> None:
+def test_every_method_gives_an_image_of_its_own(with_pack: WebUI, runs: Runs) -> None:
     case = HIGH["txt2img, Euler a"]
     forms: list[JSON] = [
         {},
-        {"method": "CFG rescale only"},
-        {"mimic_mode": "Linear Down"},
-        {"cfg_mode": "Half Cosine Down"},
-        {"scaling_startpoint": "MEAN"},
-        {"variability_measure": "STD", "separate_feature_channels": False},
+        {"rescale": 0.7},
+        {"outside_scale": 1},
+        *({"method": method} for method in ("APG", "CFG-Zero*", "MaHiRo", "off")),
+        {"method": "APG", "apg_momentum": -0.5},
+        MIMIC,
+        {**MIMIC, "mimic_mode": "Linear Down"},
+        {**MIMIC, "cfg_mode": "Half Cosine Down"},
+        {**MIMIC, "scaling_startpoint": "MEAN"},
+        {**MIMIC, "variability_measure": "STD", "separate_feature_channels": False},
     ]
     assert len({runs.first(with_pack, on(case, **form)).pixels for form in forms}) == len(forms)
 
@@ -91,8 +96,8 @@ def test_the_infotext_alone_gives_the_image_again(with_pack: WebUI, runs: Runs, 
     """As pasting it into the page does: every control comes back."""
     case = HIGH[name]
     named = {"hr_sampler_name": case["sampler_name"]} if "enable_hr" in case else {}
-    several = {"threshold_percentile": 99.5, "cfg_mode": "Power Down", "cfg_scale_min": 5, "interpolate_phi": 0.75}
-    for settings in (several, {"method": "CFG rescale only", "rescale": 0.5}):
+    several = {**MIMIC, "threshold_percentile": 99.5, "cfg_mode": "Power Down", "cfg_scale_min": 5}
+    for settings in ({}, several, {"method": "APG", "rescale": 0.5}):
         made = runs.first(with_pack, on(case, **settings))
         again = generate(with_pack, {"infotext": made.infotexts[0], **named})
         assert again.infotexts == made.infotexts
@@ -101,7 +106,7 @@ def test_the_infotext_alone_gives_the_image_again(with_pack: WebUI, runs: Runs, 
 
 def test_the_infotext_of_the_published_extension_is_understood(with_pack: WebUI, runs: Runs) -> None:
     case = HIGH["txt2img, Euler a"]
-    schedule = {"mimic_mode": "Cosine Down", "mimic_scale_min": 1}
+    schedule = {**MIMIC, "mimic_mode": "Cosine Down", "mimic_scale_min": 1}
     wanted = runs.first(with_pack, on(case, threshold_percentile=99.5, scaling_startpoint="MEAN", **schedule))
     plain = runs.first(with_pack, case).infotexts[0]
     fields = (
@@ -110,6 +115,15 @@ def test_the_infotext_of_the_published_extension_is_understood(with_pack: WebUI,
         "Mimic mode: Cosine Down, Mimic scale minimum: 1, Version: "
     )
     assert generate(with_pack, {"infotext": plain.replace("Version: ", fields)}).pixels == wanted.pixels
+
+
+@pytest.mark.parametrize("name", ["Steer Dynamic thresholding", "Dynamic thresholding"])
+def test_requests_to_dynamic_thresholding_mean_what_they_meant(with_pack: WebUI, runs: Runs, name: str) -> None:
+    case = HIGH["txt2img, Euler a"]
+    rescaled = {"method": "off", "rescale": 0.7, "highest_sigma": 0, "lowest_sigma": 0}
+    for arguments, today in (([True, 3], MIMIC), ([{"method": "CFG rescale only"}], rescaled)):
+        asked = {**case, "alwayson_scripts": {name: {"args": arguments}}}
+        assert generate(with_pack, asked).pixels == runs.first(with_pack, on(case, **today)).pixels
 
 
 @pytest.mark.parametrize("arguments", [[{"mimic": 3}], [{"mimic_scale": 300}], [True, "much"], {}])
