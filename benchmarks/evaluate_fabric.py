@@ -32,6 +32,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "as_published_": {**EVERY_STEP, "weighting": "as published", "colour_correction": False},
 }
 NAMES = {"": "six levels", "every_step_": "every step", "one_": "one level", "as_published_": "as published"}
+PLACED = ("kind", "place")
+BATCHES: dict[str, dict[str, Any]] = {
+    "off": {},
+    "on": {"consistent_batch": True},
+    "adain": {"consistent_batch": True, "adain": True},
+}
 OTHER_ATTRIBUTES = ("texture", "background")
 OTHER_SAMPLERS = (
     ("Euler", 8), ("Euler", 40), ("Euler a", 20), ("DPM++ 2M Karras", 20), ("DDIM", 20), ("LCM", 20),
@@ -177,6 +183,29 @@ def evaluate(maker: Studio, count: int, out: Path) -> tuple[dict[str, float], di
     return metrics, details
 
 
+def consistency(maker: Studio, count: int, out: Path) -> dict[str, float]:
+    """How often the images of a batch agree with its first in what the prompts leave open, and show what they name:
+    without a consistent batch, with it, and with AdaIN as well; writes an example sheet into `out`."""
+    metrics: dict[str, float] = {}
+    rng, sheets = np.random.default_rng(4000), []
+    batches = [[random_scene(rng) for _ in range(BATCH)] for _ in range(-(-count // BATCH))]
+    for form, request in BATCHES.items():
+        same: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
+        for number, scenes in enumerate(batches):
+            prompts = [caption(scene, PLACED) for scene in scenes]
+            pictures = maker.make(prompts, 90_000 + 100 * number, {"FABRIC": request} if request else None)
+            found = [parse(picture) for picture in pictures]
+            for scene, parsed in zip(scenes[1:], found[1:]):
+                for name, held in same.items():
+                    wanted = scene.as_dict() if name in PLACED else found[0].attributes
+                    held.append(parsed.attributes[name] == wanted[name])
+            if number < 2:
+                sheets.append(pictures)
+        metrics |= {f"batch_{name}_{form}": float(np.mean(held)) for name, held in same.items()}
+    sheet(sheets).save(out / "batches.png")
+    return metrics
+
+
 Row = tuple[str, list[tuple[float, float]]]
 
 
@@ -212,6 +241,7 @@ def main(out: Path, quick: bool, images: int | None = None) -> int:
     with studio() as maker:
         metrics, details = evaluate(maker, count, out)
         others, cases = elsewhere(maker, count)
+        together = consistency(maker, count, out)
     with report.plot(3, (12, 3.6)) as (left, middle, right):
         for form, label in NAMES.items():
             left.plot(LIKES, [metrics[f"{form}prompt_accuracy_on_{n}"] for n in LIKES], "o-", label=label)
@@ -249,12 +279,26 @@ def main(out: Path, quick: bool, images: int | None = None) -> int:
         report.table(
             head, [(name, *(f"{liked:.2f} / {prompt:.2f}" for liked, prompt in cells)) for name, cells in shown]
         )
+    report.say(
+        "A consistent batch whose prompts name kind and place: how often the others show what is named, and agree with "
+        "the first image in the rest. Batch off, on, and on with AdaIN:"
+    )
+    rows: list[list[str | float]] = [
+        [name, *(together[f"batch_{name}_{form}"] for form in BATCHES)] for name in ATTRIBUTES
+    ]
+    report.table(["attribute", *BATCHES], rows)
+    report.show("batches.png", "batches: two off, two on, two with AdaIN")
     report.say("Two likes, four images without and four with them, a trial a row:")
     report.show("likes.png", "likes")
     report.say("Five rounds, two images of each round liked in the next:")
     report.show("rounds.png", "rounds")
     return report.write(
-        {**metrics, **others, **{name: value for name, value in details.items() if isinstance(value, float)}},
+        {
+            **metrics,
+            **others,
+            **together,
+            **{name: value for name, value in details.items() if isinstance(value, float)},
+        },
         pictures_per_figure=chains * BATCH,
         chains_for_drift=chains,
         cfg_scale=CFG,

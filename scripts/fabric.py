@@ -78,6 +78,8 @@ class FabricScript(MethodScript, scripts.Script):
         with widgets.accordion("More"):
             widgets.add("negative_weight", "min_strength")
             widgets.add("weighting", "detail")
+            widgets.add("reference_levels", "layers")
+            widgets.add("adain", "consistent_batch")
             widgets.add("colour_correction")
             widgets.add("hires", "hires_strength", visible=not self.is_img2img)
             widgets.add("cache_limit_mb", "seed")

@@ -35,6 +35,12 @@ class AttentionLayer:
     def heads(self) -> int:
         return int(cast(int, self.module.heads))
 
+    @property
+    def width(self) -> int:
+        """Channels of the hidden states. Quantised weights have another shape, and know it."""
+        to_q: Any = self.module.to_q
+        return int(getattr(to_q, "in_features", 0) or to_q.weight.shape[-1])
+
     def project(self, hidden: Tensor, which: str) -> Tensor:
         """Project (rows, tokens, channels) with "q", "k" or "v" and split into heads: (rows, heads, tokens, head
         channels)."""

@@ -25,20 +25,29 @@ from lib_methods.denoiser import (
     Sampling,
     Unsupported,
 )
-from lib_methods.fabric.attention import attention_with_lse, log_weights, merge, reference_attention
+from lib_methods.fabric.attention import (
+    align,
+    attention_with_lse,
+    log_weights,
+    merge,
+    reference_attention,
+    statistics,
+)
 from lib_methods.fabric.reference import LADDER, LOW, FeatureCache, Features, References, image_seed
-from lib_methods.fabric.settings import EVERY, ONE, SIX, FabricSettings
+from lib_methods.fabric.settings import ALL_LAYERS, COARSE, EVERY, ONE, SIX, FabricSettings
 from lib_methods.guidance import TINY, rescale
 from lib_methods.pictures.fit import crop_to_fill, to_tensor
 
 RESCALE = 0.7  # share of the colour correction's rescaling, as Lin et al. use it (arXiv 2305.08891)
 NO_STEP = "No step used the feedback. Check Start and End; dislikes need a CFG scale above 1."
+NO_BATCH = "A consistent batch needs a batch size above 1."
 NOT_READ = (
     "self-attention layers read the feedback. Turn off token merging and other extensions that change self-attention."
 )
 _FIXED = {SIX: LADDER, ONE: LOW, EVERY: ()}  # noise levels at which the images are read, whatever the step's
 SHARED_CACHE = FeatureCache()  # shared by both tabs, and kept from one Generate click to the next
 
+NO_FINE_LAYERS = "All self-attention layers of this checkpoint are alike. Set Layers to all."
 NO_LAYERS = "FABRIC cannot be used with this checkpoint: its UNet has no self-attention layers."
 
 
@@ -65,23 +74,41 @@ def attach(
         settings = settings.for_hires()
     if not settings.active:
         return None
-    layers = self_attentions(sampling.unet)
+    layers = chosen_layers(sampling, settings)
     if not layers:
-        raise Unsupported(NO_LAYERS)
+        raise Unsupported(NO_FINE_LAYERS if self_attentions(sampling.unet) else NO_LAYERS)
+    hook = FabricHook(sampling, settings, cache)
+    if settings.likes or settings.dislikes:
+        hook.references = _references(sampling, settings, load_image, cache)
+        reads = sum(settings.strength_at(step, sampling.steps) > 0 for step in range(sampling.steps))
+        size = hook.references.expected_size(layers, min(reads, hook.levels), settings.cache_limit_mb << 20)
+        sampling.reserve(size)
+    sampling.add_hook(hook)
+    if settings.colour_correction:
+        sampling.add_guide(hook)
+    return hook
+
+
+def chosen_layers(sampling: Sampling, settings: FabricSettings) -> Sequence[SelfAttention]:
+    """The self-attention layers that read the feedback: all, the widest ones (coarse), or the others (fine)."""
+    layers = self_attentions(sampling.unet)
+    if settings.layers == ALL_LAYERS:
+        return layers
+    widths = [layer.width for layer in layers]
+    coarse = settings.layers == COARSE
+    return [layer for layer, width in zip(layers, widths) if (width == max(widths)) == coarse]
+
+
+def _references(
+    sampling: Sampling, settings: FabricSettings, load_image: Callable[[str], Image.Image], cache: FeatureCache
+) -> References:
     cache.use_model(sampling.checkpoint_key())
     reuse = sampling.is_hires and settings.hires == "reuse"
     height, width = sampling.first_latent_size if reuse else sampling.latent_size
     ids = sorted({image.image_id for image in (*settings.likes, *settings.dislikes)})
     sampling.prepare()
     latents = torch.cat([_latent(sampling, i, height, width, load_image, cache) for i in ids])
-    references = References.of(ids, latents, settings.seed, settings.detail == "half")
-    reads = sum(settings.strength_at(step, sampling.steps) > 0 for step in range(sampling.steps))
-    hook = FabricHook(sampling, settings, references, cache)
-    sampling.reserve(references.expected_size(layers, min(reads, hook.levels), settings.cache_limit_mb << 20))
-    sampling.add_hook(hook)
-    if settings.colour_correction:
-        sampling.add_guide(hook)
-    return hook
+    return References.of(ids, latents, settings.seed, settings.detail == "half", settings.adain, settings.layers)
 
 
 def _latent(
@@ -114,16 +141,22 @@ class _Group:
     weights: tuple[float, ...]
     strength: float
 
+    def spreads(self, features: Features | None, layer: SelfAttention) -> tuple[Tensor, ...]:
+        """The layer's statistics, as of `Features.spreads`, averaged over the images by their weights."""
+        assert features is not None
+        share = torch.tensor(self.weights) / sum(self.weights)
+        chosen = (t[list(self.positions)] for t in features.spreads[layer.name])
+        return tuple((t * share.to(t)[:, None, None, None]).sum(0, keepdim=True) for t in chosen)
+
 
 class FabricHook:
     """FABRIC's part in one sampling. Leaves nothing on the model between two denoiser calls."""
 
     order = Order.COLOUR
 
-    def __init__(
-        self, sampling: Sampling, settings: FabricSettings, references: References, cache: FeatureCache
-    ) -> None:
-        self.sampling, self.settings, self.references, self.cache = sampling, settings, references, cache
+    def __init__(self, sampling: Sampling, settings: FabricSettings, cache: FeatureCache) -> None:
+        self.sampling, self.settings, self.cache = sampling, settings, cache
+        self.references: References | None = None  # None without likes and dislikes
         self._ladder = [sampling.level(sigma) for sigma in _FIXED[settings.reference_levels]]
         self._held: tuple[Hashable, Features] | None = None
         self._offered: set[str] = set()  # names of the layers that could have read the feedback
@@ -136,7 +169,9 @@ class FabricHook:
 
     @property
     def idle(self) -> str:
-        return f"None of the {len(self._offered)} {NOT_READ}" if self._offered else NO_STEP
+        if self._offered:
+            return f"None of the {len(self._offered)} {NOT_READ}"
+        return NO_STEP if self.references is not None or self.sampling.batch[1] > 1 else NO_BATCH
 
     @property
     def missed(self) -> str:
@@ -146,15 +181,19 @@ class FabricHook:
 
     @contextmanager
     def around(self, call: DenoiserCall) -> Iterator[None]:
-        """Within the block, self-attention sees the feedback: likes in cond rows, dislikes in uncond rows."""
+        """Within the block, self-attention sees the feedback: likes in cond rows, dislikes in uncond rows; and of a
+        consistent batch the rows of its first image in both halves."""
         groups = self._groups(call)
-        if not groups:
+        sharing = self.settings.strength_at(call.step, self.sampling.steps) if self.settings.consistent_batch else 0.0
+        if not any(row.image > 0 for row in call.rows):
+            sharing = 0.0
+        if not groups and not sharing:
             yield
             return
-        layers = self_attentions(self.sampling.unet)
+        layers = chosen_layers(self.sampling, self.settings)
         self._offered.update(layer.name for layer in layers)
-        features = self._features(layers, self._reference_level(call))
-        with intercept((layer.module, self._reader(layer, call, groups, features)) for layer in layers):
+        features = self._features(layers, self._reference_level(call)) if groups else None
+        with intercept((layer.module, self._reader(layer, call, groups, features, sharing)) for layer in layers):
             yield
 
     @property
@@ -171,6 +210,7 @@ class FabricHook:
 
     def _features(self, layers: Sequence[SelfAttention], level: Tensor) -> Features:
         """What the images' layers see at this level; held until the next one, as the cache may be too small for it."""
+        assert self.references is not None
         key, limit = (self.sampling.model_key(), float(level.item())), self.settings.cache_limit_mb << 20
         if self._held is None or self._held[0] != key:
             self._held = None  # first, so that there are never two
@@ -186,7 +226,10 @@ class FabricHook:
         contrast and saturation with it. The guided prediction gets back the spread of the conditional one, in part."""
         if self._read_at != call.step:
             return guidance.guided
-        return rescale(guidance.guided, guidance.cond, RESCALE)
+        corrected = rescale(guidance.guided, guidance.cond, RESCALE)
+        if self.references is None:  # the first image of a consistent batch is what it would be without
+            corrected[:1] = guidance.guided[:1]
+        return corrected
 
     def _groups(self, call: DenoiserCall) -> dict[Role, _Group]:
         settings = self.settings
@@ -200,45 +243,58 @@ class FabricHook:
         for role, (images, weight) in halves.items():
             counted = tuple(image for image in images if image.weight > 0)
             if role in present and counted and weight > 0:
+                assert self.references is not None
                 positions = tuple(self.references.ids.index(image.image_id) for image in counted)
                 groups[role] = _Group(positions, tuple(image.weight for image in counted), weight)
         return groups
 
     def _reader(
-        self, layer: SelfAttention, call: DenoiserCall, groups: dict[Role, _Group], features: Features
+        self,
+        layer: SelfAttention,
+        call: DenoiserCall,
+        groups: dict[Role, _Group],
+        features: Features | None,
+        sharing: float,
     ) -> Replacement:
         def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
             rows = call.current_rows
             inputs = layer.key_value_inputs(hidden, args, kwargs)
-            if inputs is None or len(rows) != hidden.shape[0] or not any(row.role in groups for row in rows):
+            if inputs is None or len(rows) != hidden.shape[0]:
+                return original(hidden, *args, **kwargs)
+            looking = {role: chosen for role in groups if (chosen := _positions(rows, role)) is not None}
+            led = _led(rows) if sharing else ()
+            if not looking and not led:
                 return original(hidden, *args, **kwargs)
             self._read.add(layer.name)
             self._read_at = call.step
             query, key, value = (layer.project(t, which) for t, which in zip((hidden, *inputs), "qkv"))
+            if self.settings.adain:
+                query, key = query.clone(), key.clone()
+                for role, chosen in looking.items():
+                    _align(query, key, chosen, groups[role].spreads(features, layer))
+                for leader, followers in led:
+                    first = slice(leader, leader + 1)
+                    _align(query, key, followers, (*statistics(query[first]), *statistics(key[first])))
             own, own_lse = attention_with_lse(query, key, value)
-            seen = features.keys_and_values(layer)
-            tokens = features.full_tokens[layer.name]
-            out = own.clone()
-            for role, group in groups.items():
-                chosen = _positions(rows, role)
-                if chosen is not None:
-                    out[chosen] = self._attend(
-                        group, seen, tokens, query[chosen], own[chosen], own_lse[chosen], key.shape[2]
-                    )
+            out, lse = own.clone(), own_lse.clone()
+            seen = features.keys_and_values(layer) if features is not None and looking else None
+            for role, chosen in looking.items():
+                assert features is not None and seen is not None
+                tokens = features.full_tokens[layer.name]
+                found = self._attend(groups[role], seen, tokens, query[chosen], key.shape[2])
+                out[chosen], lse[chosen] = merge(out[chosen], lse[chosen], *found)
+            for leader, followers in led:
+                first = slice(leader, leader + 1)
+                found = reference_attention(query[followers], key[first], value[first], [math.log(sharing)])
+                out[followers], lse[followers] = merge(out[followers], lse[followers], *found)
             return layer.output(out)
 
         return read
 
     def _attend(
-        self,
-        group: _Group,
-        references: tuple[Tensor, Tensor],
-        full_tokens: int,
-        query: Tensor,
-        own: Tensor,
-        own_lse: Tensor,
-        own_tokens: int,
-    ) -> Tensor:
+        self, group: _Group, references: tuple[Tensor, Tensor], full_tokens: int, query: Tensor, own_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """The attention of rows to the images of a group, and its log-sum-exp."""
         every = group.positions == tuple(range(len(references[0])))
         key, value = (t.to(query) if every else t[list(group.positions)].to(query) for t in references)
         weights = log_weights(
@@ -249,9 +305,26 @@ class FabricHook:
             stored_tokens=key.shape[2],
             full_tokens=full_tokens,
         )
-        seen, seen_lse = reference_attention(query, key, value, weights)
-        merged, _ = merge(own, own_lse, seen, seen_lse)
-        return merged
+        return reference_attention(query, key, value, weights)
+
+
+def _align(query: Tensor, key: Tensor, chosen: slice | Tensor, spreads: Sequence[Tensor]) -> None:
+    """AdaIN, in place, of the queries and keys of some rows. spreads: the references' `Features.spreads`."""
+    query_mean, query_spread, key_mean, key_spread = (t.to(query.device) for t in spreads)
+    query[chosen] = align(query[chosen], query_mean, query_spread)
+    key[chosen] = align(key[chosen], key_mean, key_spread)
+
+
+def _led(rows: Sequence[Row]) -> Sequence[tuple[int, Tensor]]:
+    """For each kind of row, the place of the batch's first image, and those of the others."""
+    found = []
+    for kind in dict.fromkeys((row.role, row.without_picture) for row in rows):
+        alike = [(i, row.image) for i, row in enumerate(rows) if (row.role, row.without_picture) == kind]
+        leader = next((i for i, image in alike if image == 0), None)
+        followers = [i for i, image in alike if image > 0]
+        if leader is not None and followers:
+            found.append((leader, torch.tensor(followers)))
+    return found
 
 
 def _positions(rows: Sequence[Row], role: Role) -> slice | Tensor | None:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lib_methods.guidance import TINY
+
 _CHUNK_ELEMENTS = 1 << 24  # scores held at a time by the plain form: 64 MiB in fp32
 
 
@@ -95,6 +97,20 @@ def reference_attention(
         out.reshape(heads, batch, tokens, channels).transpose(0, 1),
         lse.reshape(heads, batch, tokens).transpose(0, 1),
     )
+
+
+def align(tokens: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """AdaIN, as StyleAligned (arXiv 2312.02133, section 4.2) uses it on queries and keys: tokens (B, H, T, d) with the
+    mean and the spread, (1 or B, H, 1, d), of a reference."""
+    own_mean, own_spread = statistics(tokens)
+    aligned = (tokens.float() - own_mean) / own_spread.clamp(min=TINY) * spread + mean
+    return aligned.to(tokens.dtype)
+
+
+def statistics(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the tokens of (B, H, T, d), both (B, H, 1, d) in fp32."""
+    wide = tokens.float()
+    return wide.mean(2, keepdim=True), wide.std(2, correction=0, keepdim=True)
 
 
 def merge(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) -> tuple[Tensor, Tensor]:

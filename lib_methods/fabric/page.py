@@ -20,7 +20,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.fabric.feedback import MAX_WEIGHT, FeedbackImage, parse_images
 from lib_methods.fabric.inbox import answer_message
 from lib_methods.fabric.presets import PresetFolder
-from lib_methods.fabric.settings import CONTROLS
+from lib_methods.fabric.settings import CONTROLS, ONE, STRENGTH, STRENGTH_OF_ONE
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore, thumbnail
 from lib_methods.webui.gradio_compat import follow, hidden_textbox, listen, unsaved
@@ -129,6 +129,11 @@ class PageHandlers:
         text = " ".join([f'Saved preset "{clean}".', *notes])
         return [gr.update(choices=list(self.presets.names()), value=clean), status_html(text, problem=bool(notes))]
 
+    def suggest_strength(self, levels: Any, strength: Any) -> Any:
+        """The strength that suits these reference levels, unless the user has set another."""
+        mine, others = (STRENGTH_OF_ONE, STRENGTH) if levels == ONE else (STRENGTH, STRENGTH_OF_ONE)
+        return mine if strength == others else strength
+
     def delete_preset(self, name: Any) -> list[Any]:
         """The dropdown without the preset, and the status line."""
         try:
@@ -187,6 +192,8 @@ def connect(widgets: Widgets, handlers: PageHandlers, status: Any, presets: tupl
     changed = [widgets[name] for name in ("enabled", "likes", "dislikes")]
     # not "input": gradio 6 raises that at key strokes only
     listen(widgets["inbox"].change, handlers.receive, [widgets["inbox"], *changed], [*changed, widgets["outbox"]])
+    levels, strength = widgets["reference_levels"], widgets["strength"]
+    listen(levels.input, handlers.suggest_strength, [levels, strength], [strength])
     listen(load.click, handlers.load_preset, [preset, *controls], [*controls, status])
     listen(save.click, handlers.save_preset, [preset, *controls], [preset, status])
     listen(delete.click, handlers.delete_preset, [preset], [preset, status])

@@ -7,23 +7,23 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib_methods.attention import SelfAttention, intercept
 from lib_methods.attention.intercept import Original, Replacement
 from lib_methods.attention.layers import running_precision, token_grid
 from lib_methods.denoiser import Sampling
-from lib_methods.fabric.attention import pool_tokens
+from lib_methods.fabric.attention import pool_tokens, statistics
 
 LADDER = tuple(float(sigma) for sigma in np.geomspace(0.03, 14.6, 6))
 """The noise levels of *six*: Stable Diffusion's schedule in equal ratios. `python run.py evaluate fabric` compares them
 with every step's own."""
-LOW = (0.5,)
+LOW = (0.25,)
 """The noise level of *one*: nearly clean images, found by measurement."""
 MAX_BATCH = 8  # images in one run of the UNet; more are split, always in the same way
 
@@ -35,16 +35,20 @@ class Features:
     hidden: by layer name, the layer's input, shape (images, stored tokens, channels); empty where `projected` is kept.
     full_tokens: by layer name, the tokens before pooling.
     projected: by layer name, keys and values of shape (images, heads, stored tokens, channels / heads).
+    spreads: by layer name, mean and standard deviation of the queries and of the keys over all tokens, four tensors of
+    shape (images, heads, 1, channels / heads) in fp32; where AdaIN needs them.
     """
 
     hidden: dict[str, Tensor]
     full_tokens: dict[str, int]
     projected: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    spreads: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes held."""
-        held = (*self.hidden.values(), *(t for pair in self.projected.values() for t in pair))
+        several = (*self.projected.values(), *self.spreads.values())
+        held = (*self.hidden.values(), *(t for tensors in several for t in tensors))
         return sum(t.numel() * t.element_size() for t in held)
 
     def keys_and_values(self, layer: SelfAttention) -> tuple[Tensor, Tensor]:
@@ -59,7 +63,8 @@ class Features:
     def with_projections(self, layers: Sequence[SelfAttention]) -> Features:
         """The same, with keys and values in place of the layers' inputs: twice the memory, and less to do."""
         seen = [layer for layer in layers if layer.name in self.hidden]
-        return Features({}, self.full_tokens, {layer.name: self.keys_and_values(layer) for layer in seen})
+        projected = {layer.name: self.keys_and_values(layer) for layer in seen}
+        return replace(self, hidden={}, projected=projected)
 
 
 class FeatureCache:
@@ -151,21 +156,26 @@ def reference_noise(image_id: str, seed: int, shape: tuple[int, ...]) -> Tensor:
 class References:
     """A group of feedback images, ready for the reference pass.
 
-    ids: the images' hashes in canonical order. latents, noise: (N, 4, h, w). half: pool the features 2x2.
+    ids: the images' hashes in canonical order. latents, noise: (N, 4, h, w). half: pool the features 2x2. spreads: keep
+    what AdaIN needs, too. group: their part of the cache's key.
     """
 
     ids: tuple[str, ...]
     latents: Tensor
     noise: Tensor
     half: bool
+    spreads: bool
     group: Hashable
 
     @staticmethod
-    def of(ids: Sequence[str], latents: Tensor, seed: int, half: bool) -> References:
+    def of(
+        ids: Sequence[str], latents: Tensor, seed: int, half: bool, spreads: bool = False, layers: str = ""
+    ) -> References:
         """References with each image's own noise. The order of `ids` must be canonical (sorted): it is part of the
-        cache's key."""
+        cache's key, as is the name of the choice of layers."""
         noise = torch.stack([reference_noise(i, seed, tuple(latents.shape[1:])) for i in ids]).to(latents)
-        return References(tuple(ids), latents, noise, half, (tuple(ids), tuple(latents.shape[2:]), seed, half))
+        group = (tuple(ids), tuple(latents.shape[2:]), seed, half, spreads, layers)
+        return References(tuple(ids), latents, noise, half, spreads, group)
 
     def features(
         self,
@@ -195,10 +205,9 @@ class References:
     def expected_size(self, layers: Sequence[SelfAttention], levels: int, limit: int) -> int:
         """Bytes of the features at so many noise levels, at most `limit`, and of one more with its projections: an
         estimate from the layers' widths, as a layer of twice the width has a quarter of the tokens."""
-        weights = [cast(Tensor, cast(nn.Module, layer.module.to_k).weight) for layer in layers]
-        narrowest = min(weight.shape[-1] for weight in weights)
+        narrowest = min(layer.width for layer in layers)
         pixels = self.latents.shape[0] * self.latents.shape[2] * self.latents.shape[3]
-        elements = sum(pixels * narrowest**2 // weight.shape[-1] for weight in weights)
+        elements = sum(pixels * narrowest**2 // layer.width for layer in layers)
         one = elements * self.latents.element_size() // (4 if self.half else 1)
         return min(one * levels, limit) + 3 * one
 
@@ -206,10 +215,14 @@ class References:
         height, width = self.latents.shape[2:]
         parts: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
         full: dict[str, int] = {}
+        spreads: dict[str, list[tuple[Tensor, ...]]] = {}
 
         def recorder(layer: SelfAttention) -> Replacement:
             def record(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
                 full[layer.name] = hidden.shape[1]
+                if self.spreads:
+                    found = (t for which in "qk" for t in statistics(layer.project(hidden, which)))
+                    spreads.setdefault(layer.name, []).append(tuple(found))
                 kept = hidden.detach()
                 if self.half:
                     grid = token_grid(hidden.shape[1], height, width)
@@ -225,4 +238,5 @@ class References:
             for chunk in noisy.split(MAX_BATCH):
                 sampling.run_unet(chunk, level)
         hidden = {name: torch.cat(tensors) for name, tensors in parts.items() if tensors}
-        return Features(hidden, full)
+        joined = {name: tuple(map(torch.cat, zip(*parts))) for name, parts in spreads.items()}
+        return Features(hidden, full, spreads=joined)

@@ -15,9 +15,13 @@ from lib_methods.webui.table import Table
 WEIGHTINGS = ("shared", "as published")
 DETAILS = ("full", "half")
 HIRES_MODES = ("off", "reuse", "re-encode")
+ALL_LAYERS, COARSE, FINE = LAYERS = ("all", "coarse", "fine")
 SIX, EVERY, ONE = REFERENCE_LEVELS = ("six", "every step", "one")
 
 MAX_STRENGTH = 2.0
+STRENGTH = 0.8
+STRENGTH_OF_ONE = 0.5
+"""What the page suggests with a single reference level, found by measurement."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class FabricSettings(Span):
         about="images to lean away from, each with its own weight",
     )  # fmt: skip
     strength: float = slider(
-        0.8, 0.0, MAX_STRENGTH, 0.05, "Strength", "how much the images count", important=True, axis="Strength",
+        STRENGTH, 0.0, MAX_STRENGTH, 0.05, "Strength", "how much the images count", important=True, axis="Strength",
         about="how much the images count; 0.8 is a good start",
         old=("fabric_max_weight",),
     )  # fmt: skip
@@ -96,8 +100,24 @@ class FabricSettings(Span):
         "noise levels at which the images are read: one is fastest and strongest",
         about="the noise levels at which the feedback images are read. *six*: fixed ones, of which each step takes the "
         "nearest. *every step*: each step's own, as in the paper; a first round takes longer. *one*: a low one for "
-        "all steps, which is fastest and follows the likes more closely",
+        "all steps, which is fastest and follows the likes more closely; the page sets Strength to 0.5 with it",
         always=True, axis="Reference levels",
+    )  # fmt: skip
+    layers: str = radio(
+        ALL_LAYERS, LAYERS, "Layers", "which self-attention layers see the images",
+        about="which self-attention layers see the images. *coarse*: the widest ones, at the lowest resolutions. "
+        "*fine*: the others",
+    )  # fmt: skip
+    adain: bool = checkbox(
+        False, "Match statistics (AdaIN)", subject="AdaIN",
+        about="gives queries and keys the mean and the spread of those of the images that they look at, as in "
+        "StyleAligned (arXiv 2312.02133). A stronger pull towards their style",
+    )  # fmt: skip
+    consistent_batch: bool = checkbox(
+        False, "Consistent batch: its images share the style of the first",
+        subject="Consistent batch",
+        about="the images of one batch share the style of its first image, with likes or without. Needs a batch size "
+        "above 1",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -106,14 +126,17 @@ class FabricSettings(Span):
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """The controls that change nothing with these settings: all of them, or none."""
-        return () if self.active else CONTROLS.names
+        """The controls that change nothing with these settings: all of them, those of how images are read, or none."""
+        if not self.active:
+            return CONTROLS.names
+        return () if self.likes or self.dislikes else ("reference_levels", "detail", "seed", "weighting")
 
     @property
     def active(self) -> bool:
         """Whether any denoiser call can differ from one without FABRIC."""
         strongest = max(self.strength, self.min_strength)
-        return strongest > 0 and bool(self.likes or (self.dislikes and self.negative_weight > 0))
+        dislikes = self.dislikes and self.negative_weight > 0
+        return strongest > 0 and bool(self.likes or dislikes or self.consistent_batch)
 
     def without_missing(self, store: ImageStore, *, skip: bool) -> tuple[FabricSettings, tuple[str, ...]]:
         """The settings without the images that are no longer in the store, and a sentence about those.
@@ -152,7 +175,7 @@ class FabricSettings(Span):
 
     def describe(self, steps: int) -> str:
         """What will happen, in one line: "2 likes, 1 dislike, steps 1-16 of 20, strength 0.8 shared"."""
-        if not (self.likes or self.dislikes):
+        if not (self.likes or self.dislikes or self.consistent_batch):
             return "No feedback yet: like or dislike an image, and the next ones lean towards it or away from it."
         if not self.active:
             return f"{self._counts()}, but strength 0: nothing changes."
@@ -164,6 +187,8 @@ class FabricSettings(Span):
             parts.append(f"{self.min_strength:g} on the other steps")
         if self.detail == "half":
             parts.append("half detail")
+        if self.layers != ALL_LAYERS:
+            parts.append(f"{self.layers} layers")
         if self.reference_levels != SIX:
             parts.append("read at one noise level" if self.reference_levels == ONE else "read at every step's noise")
         return ", ".join(parts)
@@ -174,6 +199,8 @@ class FabricSettings(Span):
             parts.append(f"{len(self.likes)} like{'s' if len(self.likes) > 1 else ''}")
         if self.dislikes:
             parts.append(f"{len(self.dislikes)} dislike{'s' if len(self.dislikes) > 1 else ''}")
+        if self.consistent_batch:
+            parts.append("one style per batch")
         return ", ".join(parts)
 
 

@@ -22,9 +22,11 @@ from lib_methods.pictures.fit import crop_to_fill, to_tensor
 from tests.fabric.small_model import Album, picture, small_unet
 
 
-def dense_attention(layer, own: Tensor, references: Tensor, weights: Tensor) -> Tensor:
+def dense_attention(
+    layer, own: Tensor, references: Tensor, weights: Tensor, styles: list[tuple[Tensor, float]]
+) -> Tensor:
     """One row. own (T, C); references (S, C) with a weight each (S,). Softmax over both with the weights, in float64
-    loops over heads."""
+    loops over heads. styles: images (S', C) whose statistics the own queries and keys get, each with its share."""
     heads = layer.heads
     tokens = torch.cat([own, references])
     weight = torch.cat([torch.ones(len(own)), weights]).double()
@@ -33,6 +35,15 @@ def dense_attention(layer, own: Tensor, references: Tensor, weights: Tensor) -> 
         return linear(x).double().reshape(len(x), heads, -1)
 
     q, k, v = split(layer.to_q, own), split(layer.to_k, tokens), split(layer.to_v, tokens)
+    if styles:
+        aligned = []
+        for linear in (layer.to_q, layer.to_k):
+            seen = [(split(linear, image), share) for image, share in styles]
+            mean = sum(share * image.mean(0) for image, share in seen)
+            spread = sum(share * (image - image.mean(0)).square().mean(0).sqrt() for image, share in seen)
+            mine = split(linear, own)
+            aligned.append((mine - mine.mean(0)) / (mine - mine.mean(0)).square().mean(0).sqrt() * spread + mean)
+        q, k = aligned[0], torch.cat([aligned[1], k[len(own) :]])
     joined = []
     for head in range(heads):
         scores = q[:, head] @ k[:, head].T / q.shape[-1] ** 0.5
@@ -54,13 +65,20 @@ def plain_fabric(
     noise: float,
     per_role: dict[Role, list[tuple[Tensor, Callable[[int, int], float]]]],
     pooled: bool,
+    sharing: float = 0.0,
+    shares: dict[Role, list[float]] | None = None,
+    widths: tuple[int, ...] = (32, 64),
 ) -> Tensor:
     """The whole call, row by row: reference images through the UNet one by one, at the level `noise`, then dense
-    attention in every layer."""
-    unet = sampling.unet
-    layers = [(n, m) for n, m in unet.named_modules() if n.endswith(".attn1")]
+    attention in every layer.
 
-    def seen(image: Tensor) -> dict[str, Tensor]:
+    sharing: with what strength rows see the batch's first image in their own call. shares: for AdaIN, those of the
+    images of `per_role`; a first image's is 1. widths: those of the layers that see anything.
+    """
+    unet = sampling.unet
+    layers = [(n, m) for n, m in unet.named_modules() if n.endswith(".attn1") and m.to_q.in_features in widths]
+
+    def seen(image: Tensor, noise: float = noise, context: Tensor = sampling.empty) -> dict[str, Tensor]:
         store: dict[str, Tensor] = {}
         handles = [
             m.register_forward_pre_hook(
@@ -68,7 +86,7 @@ def plain_fabric(
             )
             for n, m in layers
         ]
-        unet(image[None], torch.tensor([noise]), sampling.empty)
+        unet(image[None], torch.tensor([noise]), context)
         for handle in handles:
             handle.remove()
         return {n: h[0] for n, h in store.items()}
@@ -77,11 +95,16 @@ def plain_fabric(
     outs = []
     for i, row in enumerate(rows):
         handles = []
+        found = list(features.get(row.role, []))
+        mine = list((shares or {}).get(row.role, []))
+        if sharing and row.image:
+            leader = next(j for j, other in enumerate(rows) if (other.role, other.image) == (row.role, 0))
+            found.append((seen(x[leader], level, context[leader : leader + 1]), lambda own, full: sharing))
+            mine = [1.0] if shares is not None else []
         for name, layer in layers:
 
-            def replace(_m, args, kwargs, _out, name=name, layer=layer, row=row):
+            def replace(_m, args, kwargs, _out, name=name, layer=layer, found=found, mine=mine):
                 own = (args[0] if args else kwargs["hidden_states"])[0]
-                found = features.get(row.role, [])
                 if not found:
                     return None
                 tokens, weights = [], []
@@ -95,7 +118,8 @@ def plain_fabric(
                         )
                     tokens.append(reference)
                     weights.append(torch.full((len(reference),), weight(len(own), full) * full / len(reference)))
-                return dense_attention(layer, own, torch.cat(tokens), torch.cat(weights))[None]
+                styles = [(store[name], share) for (store, _), share in zip(found[-len(mine) :], mine)]
+                return dense_attention(layer, own, torch.cat(tokens), torch.cat(weights), styles)[None]
 
             handles.append(layer.register_forward_hook(replace, with_kwargs=True))
         outs.append(unet(x[i : i + 1], torch.tensor([level]), context[i : i + 1]).sample)
@@ -111,7 +135,7 @@ def _noised(image, image_id: str, size: tuple[int, int], seed: int, level: float
 
 
 # 1.5 lies between 0.357, 1.232 and 4.249, of six levels from 0.03 to 14.6 whose ratios are equal
-LEVELS = [("six", 0.03 * (14.6 / 0.03) ** (3 / 5)), ("every step", 1.5), ("one", 0.5)]
+LEVELS = [("six", 0.03 * (14.6 / 0.03) ** (3 / 5)), ("every step", 1.5), ("one", 0.25)]
 
 
 @pytest.mark.parametrize(("levels", "noise"), LEVELS)
@@ -146,6 +170,36 @@ def test_equals_the_plain_form(
     likes = [part(0, 0.8 * share), part(1, 0.8 * 0.5 * share)]
     per_role = {Role.COND: likes, Role.UNCOND: [part(2, 0.4)]}
     expected = plain_fabric(sampling, x, context, rows, 1.5, noise, per_role, False)
+    assert (got - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("layers", ["all", "coarse", "fine"])
+@pytest.mark.parametrize("adain", [False, True])
+@pytest.mark.parametrize("liked", [False, True])
+@torch.no_grad()
+def test_a_consistent_batch_and_adain_equal_their_plain_form(liked: bool, adain: bool, layers: str) -> None:
+    rows, unet, album = rows_of(3, 3), small_unet(), Album()
+    sampling, pictures = BareSampling(unet), [picture(i) for i in range(2)]
+    ids = [album.add(p) for p in pictures]
+    likes = (FeedbackImage(ids[0]), FeedbackImage(ids[1], 0.5))
+    asked = FabricSettings(
+        likes=likes if liked else (), adain=adain, layers=layers, consistent_batch=not liked,
+        reference_levels="every step",
+    )  # fmt: skip
+    assert attach(sampling, asked, album.load, FeatureCache())
+    x, context = torch.randn(len(rows), 4, 8, 8), torch.randn(len(rows), 7, 16)
+    got = sampling.denoise(x, context, rows, level=1.5)
+
+    def part(index: int, weight: float):
+        return _noised(pictures[index], ids[index], (8, 8), 0, 1.5), lambda own, full: 0.4 * weight * own / full
+
+    per_role = {Role.COND: [part(0, 1.0), part(1, 0.5)]} if liked else {}
+    expected = plain_fabric(
+        sampling, x, context, rows, 1.5, 1.5, per_role, False,
+        sharing=0.0 if liked else 0.8,
+        shares={Role.COND: [2 / 3, 1 / 3] if liked else []} if adain else None,
+        widths={"all": (32, 64), "coarse": (64,), "fine": (32,)}[layers],
+    )  # fmt: skip
     assert (got - expected).abs().max() < 1e-5
 
 

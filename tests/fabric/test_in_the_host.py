@@ -110,6 +110,29 @@ def test_a_guided_picture_does_not_depend_on_its_batch(host: Running) -> None:
     assert difference.max() <= 1  # the matrix products of another batch size round differently
 
 
+@pytest.mark.parametrize("name", ["txt2img", "AND", "slices", "Hires.fix"])
+def test_a_consistent_batch_follows_its_first_image(host: Running, name: str) -> None:
+    job = {**JOBS[name], "batch_size": 3}
+    plain, made = host.generate(**job), host.generate(script_args=fabric({"consistent_batch": True}), **job)
+    moved = [np.abs(one.astype(int) - two).max() for one, two in zip(pixels(plain), pixels(made))]
+    assert moved[0] <= 1 < min(moved[1:])  # attention is computed by another kernel
+    assert "FABRIC consistent batch: on" in made.infotexts[0]
+
+
+def test_a_batch_of_one_cannot_be_consistent_and_says_so(host: Running) -> None:
+    made = host.generate(script_args=fabric({"consistent_batch": True}))
+    assert same(made, host.generate())
+    assert "FABRIC consistent batch" not in made.infotexts[0]
+    assert "needs a batch size above 1" in made.infotexts[0]
+
+
+@pytest.mark.parametrize("asked", [{"adain": True, "detail": "half"}, {"layers": "coarse"}, {"layers": "fine"}])
+def test_layers_and_statistics(host: Running, asked: dict[str, Any]) -> None:
+    check(host, "txt2img", JOBS["Hires.fix"], {**BOTH, **asked})
+    made = (host.generate(script_args=fabric(request)) for request in (BOTH, {**BOTH, **asked}))
+    assert not same(*made)
+
+
 @pytest.mark.parametrize(
     ("family", "options"), [("sd2", {}), ("sdxl", {}), ("sd1", {"in_channels": 8}), ("sd1", {"in_channels": 9})]
 )

@@ -115,6 +115,10 @@ def test_a_preset_restores_every_control(handlers: PageHandlers) -> None:
         hires_strength=0.5,
         cache_limit_mb=7,
         seed=9,
+        reference_levels="every step",
+        layers="fine",
+        adain=True,
+        consistent_batch=True,
     )
     dropdown, status = handlers.save_preset(" My preset ", *changed)
     assert dropdown["value"] == "My preset"
@@ -127,6 +131,12 @@ def test_a_preset_restores_every_control(handlers: PageHandlers) -> None:
     dropdown, status = handlers.delete_preset("My preset")
     assert dropdown["choices"] == []
     assert "Deleted preset" in status
+
+
+def test_one_reference_level_suggests_its_strength_unless_another_was_set(handlers: PageHandlers) -> None:
+    assert handlers.suggest_strength("one", 0.8) == 0.5
+    assert handlers.suggest_strength("six", 0.5) == 0.8
+    assert handlers.suggest_strength("one", 0.7) == 0.7
 
 
 @pytest.mark.parametrize("name", [None, "", "gone", "../../etc/passwd", "\x00"])

@@ -76,6 +76,9 @@ def test_positional_named_and_both_mean_the_same(store: ImageStore) -> None:
         64.0,
         3.0,
         "one",
+        "fine",
+        True,
+        True,
     ]
     assert len(positional) == len(NAMES)
     named = dict(zip(NAMES, positional, strict=True)) | {"likes": [{"image": name, "weight": 0.5}]}
@@ -94,8 +97,12 @@ def test_positional_named_and_both_mean_the_same(store: ImageStore) -> None:
         cache_limit_mb=64,
         seed=3,
         reference_levels="one",
+        layers="fine",
+        adain=True,
+        consistent_batch=True,
     )
-    assert parse_request(positional[:-1], store) == replace(expected, reference_levels="six")
+    before = replace(expected, reference_levels="six", layers="all", adain=False, consistent_batch=False)
+    assert parse_request(positional[:-4], store) == before
     assert parse_request(positional, store) == expected
     assert parse_request([named], store) == expected
     assert parse_request([{"strength": 0.7}, *positional[1:]], store).strength == 0.7
