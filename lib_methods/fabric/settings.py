@@ -126,10 +126,8 @@ class FabricSettings(Span):
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """The controls that change nothing with these settings: all of them, those of how images are read, or none."""
-        if not self.active:
-            return CONTROLS.names
-        return () if self.likes or self.dislikes else ("reference_levels", "detail", "seed", "weighting")
+        """The controls that change nothing with these settings: all of them, or none."""
+        return () if self.active else CONTROLS.names
 
     @property
     def active(self) -> bool:
