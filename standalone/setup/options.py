@@ -185,6 +185,15 @@ def _generate(parser: argparse.ArgumentParser) -> None:
         ("negative-weight", 2, "strength of dislikes, as a share of the likes' (default: 0.5)"),
     ):
         fabric.add_argument(f"--fabric-{name}", type=real(0, most), help=words)
+    fabric.add_argument(
+        "--fabric-reference-levels", choices=("six", "every step", "one"), help="noise levels at which images are read"
+    )
+    fabric.add_argument("--fabric-layers", choices=("all", "coarse", "fine"), help="layers that see the images")
+    for name, words in (
+        ("adain", "match the images' statistics, for a stronger pull towards their style"),
+        ("consistent-batch", "the images of a batch share the style of its first"),
+    ):
+        fabric.add_argument(f"--fabric-{name}", action="store_const", const=True, help=words)
     parser.add_argument(
         "--out", type=Path, default=Path("outputs"), metavar="DIR", help="folder for the PNG files (default: outputs)"
     )

@@ -38,11 +38,13 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--hires works only without --init-image. Leave one of them out.")
     if options.denoising_strength is not None and not options.hires and options.init_image is None:
         raise UserError("--denoising-strength needs --init-image or --hires.")
-    if (given := fabric_settings(options)) and not options.like and not options.dislike:
+    if options.fabric_consistent_batch and options.batch_size == 1:
+        raise UserError("--fabric-consistent-batch needs --batch-size above 1.")
+    if (given := fabric_settings(options)) and not fabric_args(options):
         raise UserError(f"--fabric-{next(iter(given)).replace('_', '-')} needs --like or --dislike with a file.")
 
 
-def fabric_settings(options: argparse.Namespace) -> dict[str, float]:
+def fabric_settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the options `--fabric-...` set, by the API's names."""
     named = {name.partition("fabric_")[2]: value for name, value in vars(options).items()}
     return {name: value for name, value in named.items() if name and value is not None}
@@ -54,8 +56,8 @@ def read_picture(path: Path, option: str = "file") -> str:
 
 
 def fabric_args(options: argparse.Namespace) -> dict[str, Any]:
-    """The entry of `alwayson_scripts` for FABRIC; {} when there is no feedback image."""
-    if not options.like and not options.dislike:
+    """The entry of `alwayson_scripts` for FABRIC; {} when there is nothing to look at."""
+    if not options.like and not options.dislike and not options.fabric_consistent_batch:
         return {}
     named: dict[str, Any] = {
         "enabled": True,

@@ -148,6 +148,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["generate", "a", "--init-image", "IMAGE", "--mask", "notes.txt"], 1, "--mask: notes.txt"),
     (["generate", "a", "--mask", "IMAGE"], 1, "--mask needs --init-image"),
     (["generate", "a", "--fabric-strength", "1"], 1, "needs --like or --dislike"),
+    (["generate", "a", "--fabric-consistent-batch"], 1, "needs --batch-size above 1"),
     (["generate", "a", "--denoising-strength", "0.5"], 1, "needs --init-image or --hires"),
     (["generate", "a", "--hires", "--init-image", "IMAGE"], 1, "--hires works only without"),
     (["generate", "a", "--sampler", "Nope"], 1, "no sampler named 'Nope'"),
