@@ -27,11 +27,11 @@ HIGH = 20
 EVERYWHERE: dict[str, Any] = {"highest_sigma": 0, "lowest_sigma": 0}
 FORMS: dict[str, dict[str, Any]] = {
     "off": {"method": OFF, **EVERYWHERE},
-    "default (Skimmed CFG 5, interval to CFG 5)": {},
-    "Skimmed CFG 5, interval to CFG 1": {"outside_scale": 1},
+    "default": {},
+    "Skimmed CFG 5, interval to 1": {"outside_scale": 1},
     "Skimmed CFG 5": EVERYWHERE,
-    "Skimmed CFG 5, CFG rescale 0.7": {"rescale": 0.7, **EVERYWHERE},
-    "interval to CFG 1": {"method": OFF, "outside_scale": 1},
+    "Skimmed CFG 5, rescale 0.7": {"rescale": 0.7, **EVERYWHERE},
+    "interval to 1": {"method": OFF, "outside_scale": 1},
     "CFG rescale 0.7": {"method": OFF, "rescale": 0.7, **EVERYWHERE},
     f"mimic scale {CFG:g}, ZERO": {"method": MIMIC, "mimic_scale": CFG, **EVERYWHERE},
     f"mimic scale {CFG:g}, MEAN": {"method": MIMIC, "mimic_scale": CFG, "scaling_startpoint": "MEAN", **EVERYWHERE},
@@ -102,8 +102,9 @@ def main(out: Path, quick: bool, images: int | None = None) -> int:
     with studio() as maker:
         figures, made = evaluate(maker, count, scales)
     columns = [("off", scales[0]), *((form, HIGH) for form in FORMS)]
-    labels = [f"CFG {scale}, {form}" for form, scale in columns]
-    sheet([[made[column][row] for column in columns] for row in range(6)], columns=labels).save(out / "examples.png")
+    labels = [f"CFG {scales[0]}", f"CFG {HIGH}", *list(FORMS)[1:]]
+    rows = [[made[column][row] for column in columns] for row in range(min(6, count))]
+    sheet(rows, columns=labels).save(out / "examples.png")
     titles = {
         "burnt": "burnt pixels",
         "histogram": f"distance of the colours to CFG {scales[0]}",
@@ -120,10 +121,14 @@ def main(out: Path, quick: bool, images: int | None = None) -> int:
     report.say(f"{count} images behind each figure, accuracy within {margin:.3f}; {SAMPLER}, {STEPS} steps.")
     for name, title in {**titles, "saturation": "saturation"}.items():
         report.say(f"{title.capitalize()}:")
-        rows: list[list[str | float]] = [
+        table: list[list[str | float]] = [
             [form, *(figures[f"{form}, CFG {scale}"][name] for scale in scales)] for form in FORMS
         ]
-        report.table(["", *(f"CFG {scale}" for scale in scales)], rows)
+        report.table(["", *(f"CFG {scale}" for scale in scales)], table)
+    report.say(
+        f'The default is Skimmed CFG 5 with an interval outside of which the CFG scale is {CFG:g}; "to 1": outside of '
+        "which there is no guidance."
+    )
     report.show("report.png", "curves")
     report.show("examples.png", "examples")
     return report.write(figures, pictures_per_figure=count, forms=FORMS)

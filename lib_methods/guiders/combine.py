@@ -40,8 +40,10 @@ class Momentum:
     def __call__(self, direction: Tensor) -> Tensor:
         """The direction to use in place of this call's own, fp32 at least."""
         before, direction = self._sum, _wide(direction)
-        self._sum = direction if before is None else direction + self.momentum * before
-        return self._sum
+        if before is not None and before.shape == direction.shape:  # another shape is another part of the image
+            direction = direction + self.momentum * before
+        self._sum = direction
+        return direction
 
 
 def apg(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -266,3 +267,17 @@ def test_a_transformer_is_refused_by_name_and_not_in_the_infotext(
     reader = lambda file: SimpleNamespace(tensors=[SimpleNamespace(name=name) for name in read[file]])  # noqa: E731
     monkeypatch.setitem(sys.modules, "gguf", SimpleNamespace(GGUFReader=reader))
     assert sentence.replace("Qwen-Image", "Chroma") in made.line(True, *CONTROLS.defaults.values(), 7.0, 20)
+
+
+def test_defaults_saved_under_the_former_name_are_on_the_page(
+    host: Running, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = {"Dynamic thresholding": True, "Mimic scale": 7, "Method": MIMIC, "Rescale": 0.7}
+    keys = {f"customscript/dynamic_thresholding.py/txt2img/{name}/value": value for name, value in saved.items()}
+    (tmp_path / "ui-config.json").write_text(json.dumps(keys), "utf-8")
+    monkeypatch.setattr(script.GuidanceScript, "ui_config", str(tmp_path / "ui-config.json"))
+    meant = GuidanceSettings(method=MIMIC, mimic_scale=7, highest_sigma=0, lowest_sigma=0)
+    for named in jobs.first_values(script.GuidanceScript(), False, CONTROLS.names):
+        assert named == {"enabled": True, **CONTROLS.values(meant)}
+    for named in jobs.first_values(script.GuidanceScript(), True, CONTROLS.names):
+        assert named == {"enabled": False, **CONTROLS.defaults}
