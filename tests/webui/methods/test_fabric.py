@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.webui.client import JSON
@@ -111,6 +112,31 @@ def test_steps_outside_of_the_range_are_left_alone(with_pack: WebUI, runs: Runs)
     ranges = [{"start": 0.0, "end": 0.25}, {"start": 0.25, "end": 1.0}, {"start": 0.0, "end": 1.0}]
     images = {runs.first(with_pack, with_fabric(case, likes=feedback("red"), **r)).pixels for r in ranges}
     assert len(images | {runs.first(with_pack, case).pixels}) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"reference_levels": "one", "strength": 0.5}, {"reference_levels": "every step"},
+        {"layers": "coarse"}, {"layers": "fine"}, {"adain": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_way_to_read_the_images_acts_and_repeats(with_pack: WebUI, runs: Runs, settings: JSON) -> None:
+    case = with_fabric(CASES["Hires.fix"], likes=feedback("red"), **settings)
+    made = generate(with_pack, case)
+    assert "FABRIC likes" in made.infotexts[0] and "error" not in made.infotexts[0]
+    assert made.pixels != runs.first(with_pack, with_fabric(CASES["Hires.fix"], likes=feedback("red"))).pixels
+    assert generate(with_pack, case).pixels == made.pixels
+
+
+def test_a_consistent_batch_follows_its_first_image(with_pack: WebUI, runs: Runs) -> None:
+    case = {**BASE, "batch_size": 3}
+    off, on = runs.first(with_pack, case), generate(with_pack, with_fabric(case, consistent_batch=True))
+    one, other = (np.asarray(made.images[0].convert("RGB")).astype(int) for made in (off, on))
+    assert np.abs(one - other).max() <= 2  # attention is computed by another kernel
+    assert all(before != after for before, after in zip(off.pixels[1:], on.pixels[1:]))
+    assert "FABRIC consistent batch: on" in on.infotexts[0]
 
 
 @pytest.mark.parametrize("case", [BASE, CASES["Hires.fix"]], ids=["txt2img", "Hires.fix"])
