@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lib_methods.errors import UserError
 
 from .job_options import add_cascade_options, add_training_options
+from .values import host, port, real, size, whole
 
 VERBS = {
     "serve": "open the page and the WebUI's API (the default command)",
@@ -41,54 +40,6 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message[:1].upper()}{message[1:]}. See: python {self.prog} --help")
 
 
-def _number(text: str, low: float, high: float, kind: str) -> float:
-    """`text` as a number from `low` to `high`; of thousands of digits or "nan", too, it is said in a sentence."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high or (kind == "whole number" and not value.is_integer()):
-        shown = text if len(text) <= 40 else f"{text[:40]}..."
-        raise argparse.ArgumentTypeError(f"'{shown}' is not a {kind} from {low} to {high}")
-    return value
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """A whole number from `low` to `high`."""
-
-    def read(text: str) -> int:
-        value = _number(text, low, high, "whole number")
-        return int(text) if text.strip().lstrip("+-").isdecimal() else int(value)
-
-    return read
-
-
-def real(low: float, high: float) -> Callable[[str], float]:
-    """A number from `low` to `high`."""
-    return lambda text: _number(text, low, high, "number")
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) not in (1, 2) or not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 512x768")
-    width, height = (whole(16, 4096)(part) for part in (parts[0], parts[-1]))
-    return width, height
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or len(text) > 5 or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a port from 1 to 65535")
-    return int(text)
-
-
-def _host(text: str) -> str:
-    name = text.strip().lower().rstrip(".")
-    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a host name such as steer.lan, without http:// and port")
-    return name
-
-
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
@@ -107,7 +58,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def _serve(parser: argparse.ArgumentParser) -> None:
     _common(parser)
-    parser.add_argument("--port", type=_port, default=7860, help="the port to listen on (default: 7860)")
+    parser.add_argument("--port", type=port, default=7860, help="the port to listen on (default: 7860)")
     parser.add_argument(
         "--listen",
         action="store_true",
@@ -118,7 +69,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         nargs="+",
         action="extend",
-        type=_host,
+        type=host,
         default=[],
         help="further host names to answer to, for example steer.lan; with --listen, every other name is refused, "
         "and addresses such as 192.168.1.7 are answered (default: with --listen any name, else localhost only)",
@@ -143,9 +94,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     picture = parser.add_argument_group("the image")
     picture.add_argument("prompt", help="what to generate")
     picture.add_argument("--negative", default="", metavar="PROMPT", help="what to avoid")
-    picture.add_argument(
-        "--size", type=_size, metavar="WxH", help="for example 512x768 (default: the checkpoint's own)"
-    )
+    picture.add_argument("--size", type=size, metavar="WxH", help="for example 512x768 (default: the checkpoint's own)")
     picture.add_argument("--steps", type=whole(1, 1000), help="sampling steps (default: the checkpoint's own, else 20)")
     picture.add_argument(
         "--sampler", help='for example "Euler a" or "DPM++ 2M" (default: the checkpoint\'s own, else Euler a)'
