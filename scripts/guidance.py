@@ -10,12 +10,13 @@ At CFG scale 1, and with settings that change nothing, it is an ordinary job: no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from modules import script_callbacks, scripts, shared, ui_components
 
-from lib_methods.guiders.settings import CONTROLS, MIMIC, SKIMMED, GuidanceSettings
+from lib_methods.guiders.settings import CONTROLS, MIMIC, PRESETS, SKIMMED, GuidanceSettings
+from lib_methods.webui.gradio_compat import listen
 from lib_methods.webui.method_script import MethodScript, Tab, switched_off
 from lib_methods.webui.widgets import Widgets
 
@@ -42,6 +43,7 @@ class GuidanceScript(MethodScript, scripts.Script):
         widgets.add("method")
         widgets.add("skimming_scale", "rescale")
         widgets.add("highest_sigma", "lowest_sigma", "outside_scale")
+        buttons = widgets.buttons(high_cfg="Set for a high CFG scale", v_prediction="Set for a v-prediction checkpoint")
         with widgets.accordion("Mimic scale", "mimic"):
             widgets.add("mimic_scale", "threshold_percentile")
             widgets.add("mimic_mode", "mimic_scale_min")
@@ -50,6 +52,9 @@ class GuidanceScript(MethodScript, scripts.Script):
             widgets.add("separate_feature_channels", "scaling_startpoint", "variability_measure")
         with widgets.accordion("APG", "apg"):
             widgets.add("apg_eta", "apg_norm", "apg_momentum")
+        for button, preset in zip(buttons, PRESETS.values()):
+            values = {"enabled": True, **CONTROLS.defaults, **preset}
+            listen(button.click, _giving(list(values.values())), [], [widgets[name] for name in values])
 
     def begin(self, p: Any, settings: GuidanceSettings) -> None:
         if title := self._other_box(p):
@@ -81,6 +86,10 @@ class GuidanceScript(MethodScript, scripts.Script):
         if chosen is None:
             return {"enabled": before.get("enabled", True), name: value}
         return {"enabled": True, "method": chosen, name: value}
+
+
+def _giving(values: list[Any]) -> Callable[[], list[Any]]:
+    return lambda: values
 
 
 GuidanceScript.start(scripts, script_callbacks, ui_components)

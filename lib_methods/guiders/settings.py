@@ -287,6 +287,12 @@ class GuidanceSettings:
         return f"{first:.3g} to {last:.3g} ({schedule})"
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "high_cfg": {},
+    "v_prediction": {"method": OFF, "rescale": 0.7, "highest_sigma": 0.0, "lowest_sigma": 0.0},
+}
+"""Settings for a kind of job, by what differs from the defaults."""
+
 _OF_MIMIC = ("mimic", "threshold", "cfg_", "schedule", "separate", "scaling", "variability", "interpolate")
 OLD_TITLE, OLD_RESCALE = "Dynamic thresholding", "CFG rescale only"
 OLD_NAMES = (

@@ -166,6 +166,25 @@ def test_the_controls_are_the_request_in_order_with_its_defaults(
         assert named == {"enabled": False, **CONTROLS.values(GuidanceSettings())}
 
 
+def test_a_button_sets_everything_for_a_kind_of_job(host: Running, script: ModuleType) -> None:
+    import gradio as gr
+
+    method = script.GuidanceScript()
+    method.is_img2img = False
+    with gr.Blocks() as page:
+        controls = method.ui(False)
+    buttons = [block for block in page.blocks.values() if isinstance(block, gr.Button)]
+    meant = {
+        "Set for a high CFG scale": GuidanceSettings(),
+        "Set for a v-prediction checkpoint": GuidanceSettings(method=OFF, rescale=0.7, highest_sigma=0, lowest_sigma=0),
+    }
+    for label, settings in meant.items():
+        (button,) = (button for button in buttons if button.value == label)
+        (event,) = (event for event in page.fns.values() if (button._id, "click") in event.targets)
+        assert event.outputs == controls
+        assert CONTROLS.request(event.fn()) == settings
+
+
 def test_the_line_follows_the_pages_cfg_scale(host: Running, script: ModuleType) -> None:
     method, defaults = script.GuidanceScript(), list(CONTROLS.defaults.values())
     assert "At CFG 15, values that would burn come out as at CFG 5" in method.line(True, *defaults, 15, 20)
