@@ -114,8 +114,7 @@ class FabricSettings(Span):
         "StyleAligned (arXiv 2312.02133). A stronger pull towards their style",
     )  # fmt: skip
     consistent_batch: bool = checkbox(
-        False, "Consistent batch: its images share the style of the first",
-        subject="Consistent batch",
+        False, "Consistent batch: its images share the style of the first", subject="Consistent batch", important=True,
         about="the images of one batch share the style of its first image, with likes or without. Needs a batch size "
         "above 1",
     )  # fmt: skip
