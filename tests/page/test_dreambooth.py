@@ -73,8 +73,6 @@ def said(browser: Browser, where: str, text: str) -> None:
 def test_the_plan_stands_there_before_the_training_and_follows_the_controls(
     browser: Browser, tmp_path: Path, screenshot: Callable[[str], None]
 ) -> None:
-    browser.open()
-    browser.js("openTab('tab_dreambooth')")
     assert cells(browser) == {}
     fill(browser, tmp_path, "mug", steps=200, resolution=64)
     browser.until("return document.querySelector('#dreambooth_line .steer-dreambooth-plan dd').textContent === '200'")

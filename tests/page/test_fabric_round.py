@@ -189,7 +189,7 @@ def test_the_viewer_fills_the_screen_and_has_arrows_likes_and_zoom(browser: Brow
     assert browser.js(SHOWN) == images[-1]
     assert browser.js("return document.getElementById('modalImage').getBoundingClientRect().width") == 1366
     screenshot("viewer")
-    browser.set_number("txt2img_steps", 100)
+    browser.set_number("txt2img_steps", 60)
     browser.js("document.getElementById('txt2img_generate').click()")
     browser.until("return 'txt2img' in runningTasks")
     viewer.send_keys(Keys.ESCAPE)

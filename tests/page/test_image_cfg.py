@@ -27,7 +27,6 @@ def opened(browser: Browser) -> Iterator[None]:
     choose(browser, "shapes-instruct.safetensors")
     browser.set_number("txt2img_steps", 3)
     yield
-    browser.open()
     choose(browser, first)
 
 

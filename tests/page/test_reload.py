@@ -94,29 +94,31 @@ def silent(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("txt2img", "img2img", "sentence"),
+    ("txt2img", "img2img", "sentences"),
     [
-        ("rubbish", "null", ""),
-        ("[1, 2]", '{"likes": 7, "dislikes": {"a": 1}}', "invalid message"),
-        ("", '{"likes": "../../etc/passwd", "dislikes": ""}', "named by its hash"),
-        ("", '{"likes": "", "dislikes": "<img src=x onerror=alert(1)>"}', "named by its hash"),
-        ("", json.dumps({"likes": f"{UNKNOWN}:99", "dislikes": ""}), "weight"),
+        ("rubbish", "null", ()),
+        (
+            '{"likes": "../../etc/passwd", "dislikes": "<img src=x onerror=alert(1)>"}',
+            json.dumps({"likes": f"{UNKNOWN}:99", "dislikes": ""}),
+            ("named by its hash", "weight"),
+        ),
     ],
 )
 def test_whatever_else_the_storage_holds_does_no_harm(
-    browser: Browser, liked: str, txt2img: str, img2img: str, sentence: str
+    browser: Browser, liked: str, txt2img: str, img2img: str, sentences: tuple[str, ...]
 ):
     keep(browser, txt2img=txt2img, img2img=img2img)
-    if sentence:
+    for sentence in sentences:
         browser.told(sentence)
-    else:
+    if not sentences:
         silent(browser)
     assert lines(browser, "img2img") == lines(browser) == ["", ""]
 
 
 def test_what_cannot_be_read_is_told_once(browser: Browser, liked: str):
-    keep(browser, img2img='{"likes": 7, "dislikes": ""}')
+    keep(browser, txt2img="[1, 2]", img2img='{"likes": 7, "dislikes": {"a": 1}}')
     browser.told("invalid message")
+    assert lines(browser, "img2img") == lines(browser) == ["", ""]
     browser.open(fresh=False)
     silent(browser)
     assert lines(browser, "img2img") == ["", ""]
