@@ -42,8 +42,10 @@ class GuidanceScript(MethodScript, scripts.Script):
     def layout(self, widgets: Widgets, status: Any, found: Mapping[str, Any]) -> None:
         widgets.add("method")
         widgets.add("skimming_scale", "rescale")
-        widgets.add("highest_sigma", "lowest_sigma", "outside_scale")
         buttons = widgets.buttons(high_cfg="Set for a high CFG scale", v_prediction="Set for a v-prediction checkpoint")
+        with widgets.accordion("Interval of the full CFG scale", "interval"):
+            widgets.add("highest_sigma", "lowest_sigma")
+            widgets.add("outside_scale")
         with widgets.accordion("Mimic scale", "mimic"):
             widgets.add("mimic_scale", "threshold_percentile")
             widgets.add("mimic_mode", "mimic_scale_min")

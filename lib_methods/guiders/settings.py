@@ -47,17 +47,17 @@ class GuidanceSettings:
         important=True, key="CFG rescale", axis="CFG rescale",
     )  # fmt: skip
     highest_sigma: float = slider(
-        5.42, 0.0, 10_000.0, 0.01, "Interval: highest sigma", "earlier steps take the scale below. 0: from the start",
+        5.42, 0.0, 10_000.0, 0.01, "Highest sigma", "earlier steps take the scale below. 0: no limit",
         about="steps with more noise than this, the first ones, take the CFG scale outside. 0: from the start",
         end=15.0, important=True, always=True, key="highest sigma", axis="Interval: highest sigma",
     )  # fmt: skip
     lowest_sigma: float = slider(
-        0.28, 0.0, 10_000.0, 0.01, "Interval: lowest sigma", "later steps take the scale below. 0: to the end",
+        0.28, 0.0, 10_000.0, 0.01, "Lowest sigma", "later steps take the scale below. 0: no limit",
         about="steps with this much noise or less, the last ones, take the CFG scale outside. 0: to the end",
         end=5.0, important=True, always=True, key="lowest sigma", axis="Interval: lowest sigma",
     )  # fmt: skip
     outside_scale: float = slider(
-        5.0, 1.0, MAX_SCALE, 0.5, "CFG scale outside", "at most this outside the interval. 1: no guidance there",
+        5.0, 1.0, MAX_SCALE, 0.5, "CFG scale outside", "at most this on the other steps. 1: no guidance there",
         about="outside the interval, the CFG scale is at most this. 1: no guidance there, as in the paper",
         important=True, always=True, key="CFG scale outside", axis="CFG scale outside",
     )  # fmt: skip
