@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lib_methods.checks import SettingsError, check_switch
 
 if TYPE_CHECKING:
     from lib_methods.webui.table import Table
@@ -46,16 +49,20 @@ class Former:
         file: the WebUI's ui-config.json, which also holds every default that nobody changed.
         """
         try:
-            config = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError):
+            config = dict(json.loads(file.read_text("utf-8")))
+        except (OSError, TypeError, ValueError):
             return {}
         usual = {"enabled": False, **table.defaults, **self.defaults}
         found = {}
         for name in self.names:
             label = self.labels.get(name) or (self.title if name == "enabled" else table[name].label)
             value = config.get(f"customscript/{self.script}/{tab}/{label}/value")
-            if value is not None and type(value) in (type(usual[name]), int, float):
+            if value is not None:
                 found[name] = value
         if all(usual[name] == value for name, value in found.items()):
             return {}
-        return self.today(found)
+        kept = {}
+        for name, value in self.today(found).items():
+            with contextlib.suppress(SettingsError):  # somebody may have edited the file
+                kept[name] = check_switch(name, value) if name == "enabled" else table[name].check(value)
+        return kept

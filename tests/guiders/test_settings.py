@@ -395,8 +395,11 @@ def test_saved_defaults_of_dynamic_thresholding_are_kept(tmp_path: Path) -> None
     mine = kept(Method="CFG rescale only", Rescale=0.35)
     assert mine.pop("enabled") is False
     assert CONTROLS.settings_from(mine) == replace(RESCALED, rescale=0.35)
-    file.write_text("{", "utf-8")
-    assert FORMER.saved(CONTROLS, file, "txt2img") == {}
+    assert kept(Mimic_scale="much", Threshold_percentile=99.0)["threshold_percentile"] == 99
+    assert "mimic_scale" not in kept(Mimic_scale="much", Threshold_percentile=99.0)
+    for broken in ("{", "[1]", "7"):
+        file.write_text(broken, "utf-8")
+        assert FORMER.saved(CONTROLS, file, "txt2img") == {}
 
 
 def test_forge_says_that_it_is_off() -> None:
