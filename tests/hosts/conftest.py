@@ -23,4 +23,4 @@ def unet(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
     """A host with a tiny SD1 model and no scripts."""
-    return start_host(checkpoints("sd1"), extension_dirs=[])
+    return start_host(checkpoints("sd1", levels=1), extension_dirs=[])

@@ -18,7 +18,7 @@ __all__ = ["_settings_stay", "checkpoints", "start_host"]
 @pytest.fixture(scope="module")
 def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
     """The pack's host with a model whose attention is uneven."""
-    host = start_host(checkpoints("sd1"), extension_dirs=[REPO])
+    host = start_host(checkpoints("sd1", levels=1), extension_dirs=[REPO])
     speak_up()
     return host
 

@@ -136,7 +136,7 @@ def start_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 @pytest.fixture
 def sd1(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
     """A host with a tiny SD1 model and no scripts."""
-    return start_host(checkpoints("sd1"), extension_dirs=[])
+    return start_host(checkpoints("sd1", levels=1), extension_dirs=[])
 
 
 def _snapshot() -> None:

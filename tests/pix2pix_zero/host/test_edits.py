@@ -55,7 +55,7 @@ def test_other_samplers_come_closer_with_direct_inversion(host: Running, sampler
     job = {**IMG2IMG, "sampler_name": sampler, "steps": 10}
     own = own_latent(host, job)
     ddim, direct = (away(drawn(host, job, strength=0, inversion=how), own) for how in ("ddim", "direct"))
-    assert direct < 0.5 * ddim
+    assert direct < 0.6 * ddim
 
 
 @pytest.fixture

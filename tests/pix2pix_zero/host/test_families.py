@@ -22,7 +22,7 @@ from tests.standalone import loras
 from tests.standalone.conftest import Running
 
 
-@pytest.mark.parametrize(("family", "options"), [("sd2", {}), ("sdxl", {}), ("sd1", {"in_channels": 9})])
+@pytest.mark.parametrize(("family", "options"), [("sd2", {}), ("sdxl", {}), ("sd1", {"in_channels": 9, "levels": 1})])
 def test_every_family(
     start_host: Callable[..., Running], checkpoints: Callable[..., Path], family: str, options: dict[str, Any]
 ) -> None:
@@ -109,7 +109,7 @@ def test_the_pooled_text_moves_in_the_prompts_rows_alone(
 def test_a_model_that_is_told_by_instructions_is_refused(
     start_host: Callable[..., Running], checkpoints: Callable[..., Path]
 ) -> None:
-    host = start_host(checkpoints("sd1", in_channels=8), extension_dirs=[REPO])
+    host = start_host(checkpoints("sd1", in_channels=8, levels=1), extension_dirs=[REPO])
     plain, made = host.generate(**IMG2IMG), host.generate(script_args=edit(), **IMG2IMG)
     assert "InstructPix2Pix" in made.comments
     assert same(plain, made)
@@ -121,12 +121,12 @@ def test_a_refiner_goes_on_without_the_edit(
     """Its layers and its text encoder are others: it continues with the prompt alone."""
     from modules import sd_models, shared
 
-    path = checkpoints("sd1")
-    checkpoints("sd1", seed=1)
+    path = checkpoints("sd1", levels=1)
+    checkpoints("sd1", levels=1, seed=1)
     host = start_host(path, extension_dirs=[REPO])
     sd_models.list_models()
     first = shared.sd_model.model.diffusion_model
-    job = {**TXT2IMG, "refiner_checkpoint": "sd1-seed1", "refiner_switch_at": 0.5}
+    job = {**TXT2IMG, "refiner_checkpoint": "sd1-levels1-seed1", "refiner_switch_at": 0.5}
     made = host.generate(script_args=edit(), **job)
     assert CONTROLS.error_key not in made.infotexts[0]
     assert not same(made, host.generate(**job))
@@ -134,7 +134,7 @@ def test_a_refiner_goes_on_without_the_edit(
 
 
 def test_a_lora_counts(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> None:
-    host = start_host(checkpoints("sd1"), extension_dirs=[REPO])
+    host = start_host(checkpoints("sd1", levels=1), extension_dirs=[REPO])
     apply.CACHE.clear()
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
     loras.write(host.host.data_dir / "models" / "Lora" / "net.safetensors", loras.layer(name, (32, 32), 5, size=2.0))

@@ -26,10 +26,10 @@ KILLED: dict[str, Any] = {
     "hr_scale": 1.5,
     "hr_upscaler": "Latent",
     "denoising_strength": 0.6,
-    "hr_checkpoint_name": "sd1-seed1",
+    "hr_checkpoint_name": "sd1-levels1-seed1",
     "hr_prompt": "a blue square <lora:two:0.5>",
     "hr_second_pass_steps": 2,
-    "refiner_checkpoint": "sd1-seed1",
+    "refiner_checkpoint": "sd1-levels1-seed1",
     "refiner_switch_at": 0.7,
 }
 METHODS: dict[str, list[Any]] = {
@@ -70,8 +70,8 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
     """A host with the pack, two checkpoints and two LoRAs."""
-    path = checkpoints("sd1")
-    checkpoints("sd1", seed=1)
+    path = checkpoints("sd1", levels=1)
+    checkpoints("sd1", levels=1, seed=1)
     running = start_host(path, extension_dirs=[REPO])
     from modules import sd_models, shared
     from standalone.engine.lora.names import layers_by_name

@@ -25,7 +25,7 @@ HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Lat
 
 @pytest.fixture(scope="module")
 def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
-    running = start_host(checkpoints("sd1"), extension_dirs=[REPO])
+    running = start_host(checkpoints("sd1", levels=1), extension_dirs=[REPO])
     folder = running.host.data_dir / "models" / "Lora"
     assert folder.is_dir(), "the host makes the folder, so that users see where LoRAs go"
     write(folder / "both.safetensors", BOTH, {"ss_output_name": "An Alias"})

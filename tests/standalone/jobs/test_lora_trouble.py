@@ -22,7 +22,7 @@ GOOD = layer("lora_unet_conv_in", (32, 4, 3, 3), 1)
 
 @pytest.fixture(scope="module")
 def host(start_host: Callable[..., Running], checkpoints: Callable[..., Path]) -> Running:
-    return start_host(checkpoints("sd1"), extension_dirs=[])
+    return start_host(checkpoints("sd1", levels=1), extension_dirs=[])
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ METHODS: dict[str, tuple[str, dict[str, list[Any]], str]] = {
 }
 
 LORA = {
-    **loras.layer("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", (64, 64), 1),
+    **loras.layer("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", (32, 32), 1),
     **loras.layer("lora_te_text_model_encoder_layers_0_mlp_fc1", (64, 32), 2),
 }
 
@@ -85,7 +85,7 @@ def accelerated(
                 for old in current.values():
                     old.host.close()
                 current.clear()
-                path = checkpoints("sd1", in_channels=8) if kind == "instruct" else checkpoints(kind)
+                path = checkpoints("sd1", in_channels=8 if kind == "instruct" else 4, levels=1)
                 host = standalone_host.start(
                     checkpoint=path, data_dir=data, device=device, dtype=request.param, extension_dirs=[REPO]
                 )

@@ -15,15 +15,15 @@ from lib_methods.errors import UserError
 from standalone.engine.checkpoint import load_checkpoint
 from standalone.engine.denoiser import SigmaDenoiser
 
-BASE, REFINER = "sd1", "sd1-seed1"
+BASE, REFINER = "sd1-levels1", "sd1-levels1-seed1"
 REFINED: dict[str, Any] = {"refiner_checkpoint": REFINER, "refiner_switch_at": 0.5}
 
 
 @pytest.fixture
 def two(start_host: Callable[..., Any], checkpoints: Callable[..., Path]) -> Any:
     """A host with two tiny checkpoints; the first is loaded."""
-    path = checkpoints("sd1")
-    checkpoints("sd1", seed=1)
+    path = checkpoints("sd1", levels=1)
+    checkpoints("sd1", levels=1, seed=1)
     running = start_host(path, extension_dirs=[])
     from modules import sd_models
 
@@ -91,7 +91,7 @@ def test_models_distilled_for_few_timesteps_count_those(two: Any) -> None:
 def test_the_latents_are_those_of_the_two_models_by_hand(two: Any, checkpoints: Callable[..., Path]) -> None:
     fields: dict[str, Any] = {"steps": 5, "scheduler": "Uniform", "cfg_scale": 1.0, "prompt": "a [cat:dog:3]"}
     found = two.latents(**fields, refiner_checkpoint=REFINER, refiner_switch_at=0.6)
-    models = [load_checkpoint(checkpoints("sd1")), load_checkpoint(checkpoints("sd1", seed=1))]
+    models = [load_checkpoint(checkpoints("sd1", levels=1, **more)) for more in ({}, {"seed": 1})]
     sigmas = SigmaDenoiser(models[0]).get_sigmas(5)
     x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1)) * sigmas[0]
     for i, (now, following) in enumerate(zip(sigmas, sigmas[1:])):
@@ -136,7 +136,7 @@ def test_at_1_it_never_takes_over(two: Any) -> None:
 def test_a_checkpoint_that_wants_a_picture_is_refused(two: Any, checkpoints: Callable[..., Path]) -> None:
     from modules import sd_models
 
-    path, before = checkpoints("sd1", in_channels=8), two.latents()
+    path, before = checkpoints("sd1", in_channels=8, levels=1), two.latents()
     sd_models.list_models()
     with pytest.raises(UserError, match="cannot be the refiner: it is an inpainting or editing checkpoint"):
         two.latents(refiner_checkpoint=path.stem, refiner_switch_at=0.5)
