@@ -69,6 +69,7 @@ def test_no_file_imports_itself_in_a_circle() -> None:
     assert [way for name in arrows if (way := _reaches(name, arrows))] == []
 
 
+METHODS = ("fabric", "image_cfg", "pix2pix_zero", "guiders", "nag")
 FLOORS = (
     ("errors", "checks", "files", "guidance", "device"),
     ("denoiser",),
@@ -76,7 +77,7 @@ FLOORS = (
     ("pictures",),
     ("hosts",),
     ("webui",),
-    ("fabric", "image_cfg", "pix2pix_zero", "guiders", "jobs"),
+    (*METHODS, "jobs"),
     ("cascade",),
     ("dreambooth",),
 )
@@ -95,9 +96,9 @@ def test_no_floor_imports_a_higher_one() -> None:
     assert [(a, b) for a, b in arrows if floor(b) > floor(a) or b.split(".")[0] in outside] == []
 
 
-@pytest.mark.parametrize("method", ["fabric", "image_cfg", "pix2pix_zero", "guiders"])
+@pytest.mark.parametrize("method", METHODS)
 def test_methods_do_not_import_each_other(method: str) -> None:
-    others = {"fabric", "image_cfg", "pix2pix_zero", "guiders"} - {method}
+    others = set(METHODS) - {method}
     for file in (ROOT / "lib_methods" / method).rglob("*.py"):
         assert not [found for found in _imports(file, False) if set(found.split(".")[1:2]) & others]
 

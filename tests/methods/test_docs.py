@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-METHODS = {"cascade", "fabric", "image_cfg", "pix2pix_zero", "guiders"}
+METHODS = {"cascade", "fabric", "image_cfg", "pix2pix_zero", "guiders", "nag"}
 SECTION = re.compile(r"(?<=<!-- controls: )(\w+)( -->\n).*?(?=<!-- end of controls -->)", re.DOTALL)
 
 

@@ -73,9 +73,19 @@ class TextEncoder:
 
 def final_prompts(p: Any) -> tuple[str, ...]:
     """The prompts of a batch. Where one changes on the way, "[day:night:0.5]", the image shows what it ends with."""
+    return _final(p.prompts, p.steps)
+
+
+def final_negatives(p: Any) -> tuple[str, ...]:
+    """The negative prompts of a batch, likewise; those of the second pass of Hires.fix, where it has its own."""
+    second = getattr(p, "hr_negative_prompts", None) if getattr(p, "is_hr_pass", False) else None
+    return _final(second or p.negative_prompts, p.steps)
+
+
+def _final(prompts: Sequence[str], steps: int) -> tuple[str, ...]:
     from modules import prompt_parser
 
-    schedules = prompt_parser.get_learned_conditioning_prompt_schedules(list(p.prompts), p.steps)
+    schedules = prompt_parser.get_learned_conditioning_prompt_schedules(list(prompts), steps)
     return tuple(str(schedule[-1][1]) for schedule in schedules)
 
 
