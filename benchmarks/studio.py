@@ -44,10 +44,17 @@ class Studio:
         return self.host.queue.run(torch.no_grad()(function), name="evaluate")
 
     def make(
-        self, prompts: Sequence[str], seed: int, scripts: Requests | None = None, size: int = 64, **fields: Any
+        self,
+        prompts: Sequence[str],
+        seed: int,
+        scripts: Requests | None = None,
+        size: int = 64,
+        negatives: Sequence[str] = (),
+        **fields: Any,
     ) -> Pictures:
         """One image for each prompt, in one batch, seeds counting up from `seed`: uint8 of shape (size, size, 3).
 
+        negatives: the images' negative prompts, empty ones if left out.
         scripts: by title of a script, the named fields of a request to it; others stay off.
         fields: further fields of the job; with `init_images` among them it is one of img2img.
         """
@@ -71,7 +78,7 @@ class Studio:
                 job(
                     sd_model=shared.sd_model,
                     prompt=list(prompts),
-                    negative_prompt=[""] * len(prompts),
+                    negative_prompt=list(negatives) or [""] * len(prompts),
                     seed=[seed + i for i in range(len(prompts))],
                     width=size,
                     height=size,

@@ -32,13 +32,14 @@ def unsuited(model: LoadedModel) -> str:
 def attach(sampling: Sampling, settings: NagSettings, negatives: Sequence[str]) -> NagHook | None:
     """Let NAG guide a sampling; returns its part, or None if the settings change nothing.
 
-    negatives: the negative prompt of every image of the batch. Raises `Unsupported`.
+    negatives: the job's negative prompt for every image of the batch. Raises `Unsupported`.
     """
     if not settings.active:
         return None
     if not cross_attentions(sampling.unet):
         raise Unsupported(NO_LAYERS)
-    negative = editing_of(sampling).embed(list(negatives), negative=True).context
+    own = settings.negative_prompt
+    negative = editing_of(sampling).embed([own or text for text in negatives], negative=True).context
     hook = NagHook(sampling, negative, settings)
     sampling.add_hook(hook)
     return hook

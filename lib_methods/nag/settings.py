@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lib_methods.webui.controls import check, slider
+from lib_methods.webui.controls import check, slider, text
 from lib_methods.webui.table import Table
 
 
@@ -32,6 +32,13 @@ class NagSettings:
         axis="Alpha",
     )  # fmt: skip
 
+    negative_prompt: str = text(
+        "NAG's own negative prompt", "empty: the page's", longest=4000, lines=2, important=True, kept=False,
+        subject="Negative prompt",
+        about="what to avoid; empty: the job's negative prompt. Of use above CFG scale 1, where the job's counts in "
+        "the guidance, too",
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         check(self)
 
@@ -49,7 +56,10 @@ class NagSettings:
         """What will happen, in one plain line."""
         if not self.active:
             return f"{'Alpha is 0' if self.scale > 1 else 'Scale is 1'}, so nothing changes."
-        return f"The negative prompt works inside attention, at any CFG scale: scale {self.scale:g}, tau {self.tau:g}"
+        whose = "NAG's own" if self.negative_prompt else "The"
+        return (
+            f"{whose} negative prompt works inside attention, at any CFG scale: scale {self.scale:g}, tau {self.tau:g}"
+        )
 
 
 CONTROLS = Table("NAG", NagSettings, main="scale")

@@ -12,6 +12,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.fabric.settings import CONTROLS as FABRIC
 from lib_methods.guiders.settings import CONTROLS as GUIDANCE
 from lib_methods.image_cfg.settings import CONTROLS as IMAGE_CFG
+from lib_methods.nag.settings import CONTROLS as NAG
 from lib_methods.pix2pix_zero.settings import CONTROLS as PIX2PIX_ZERO
 from lib_methods.webui.table import Table
 
@@ -28,8 +29,11 @@ CHANGED: dict[str, dict[str, Any]] = {
         "cfg_mode": "Power Up",
         "separate_feature_channels": False,
     },
+    "NAG": {"scale": 5.0, "negative_prompt": "blurry, dark"},
 }
-EVERY = pytest.mark.parametrize("table", [FABRIC, IMAGE_CFG, PIX2PIX_ZERO, GUIDANCE], ids=lambda table: table.title)
+EVERY = pytest.mark.parametrize(
+    "table", [FABRIC, IMAGE_CFG, PIX2PIX_ZERO, GUIDANCE, NAG], ids=lambda table: table.title
+)
 
 
 def named(table: Table) -> dict[str, Any]:

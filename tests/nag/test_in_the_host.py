@@ -55,6 +55,13 @@ def test_the_negative_prompt_counts_at_cfg_scale_1(sd1: Running) -> None:
     assert not same(*made)
 
 
+def test_its_own_negative_prompt_takes_the_place_of_the_jobs(sd1: Running) -> None:
+    job: dict[str, Any] = {"cfg_scale": 1.0}
+    made = sd1.generate(negative_prompt="", script_args=nag(negative_prompt=NEGATIVE), **job)
+    assert same(made, sd1.generate(negative_prompt=NEGATIVE, script_args=nag(), **job))
+    assert fields_of(made, "NAG") == {"NAG scale": "3", "NAG negative prompt": NEGATIVE}
+
+
 def test_each_image_of_a_batch_has_its_own_negative_prompt(sd1: Running) -> None:
     job: dict[str, Any] = {"cfg_scale": 1.0, "seed": [1, 2], "batch_size": 2, "prompt": ["a circle", "a circle"]}
     both = sd1.generate(negative_prompt=[NEGATIVE, "green"], script_args=nag(), **job)

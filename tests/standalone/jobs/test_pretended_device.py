@@ -25,6 +25,8 @@ HIRES = JOBS["Hires.fix with another sampler"]
 IMG2IMG = {"init_images": [picture(7)], "denoising_strength": 0.7}
 METHODS: dict[str, tuple[str, dict[str, list[Any]], str]] = {
     "FABRIC": ("sd1", fabric(BOTH), "FABRIC likes"),
+    "FABRIC, StyleAligned": ("sd1", fabric({**BOTH, "adain": True, "consistent_batch": True}), "FABRIC likes"),
+    "NAG": ("sd1", {"nag": [{"negative_prompt": "red"}]}, "NAG scale"),
     "guidance": ("sd1", {"guidance": [{"skimming_scale": 1.5}]}, "Guidance"),
     "pix2pix-zero": ("sd1", zero.edit(regularisation="paper"), "pix2pix-zero source"),
     "pix2pix-zero, soft blend": ("sd1", zero.edit(guidance="soft blend"), "pix2pix-zero source"),
