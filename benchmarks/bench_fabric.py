@@ -50,12 +50,12 @@ class Case:
         return time.perf_counter() - started
 
     def job(self, sampling: BareSampling) -> float:
-        """Seconds for the denoiser calls of a whole job, by Euler's steps."""
+        """Seconds for the denoiser calls of a whole job, at the noise levels of the WebUI's default schedule."""
         settle()
         started = time.perf_counter()
-        for step, level in enumerate(sampling.sigmas[:-1]):
-            rows = rows_of(self.batch, self.batch)
-            sampling.denoise(self.x, self.context, rows, level=float(level), step=step)
+        for step, timestep in enumerate(np.linspace(sampling.levels.last, 0, STEPS)):
+            rows, level = rows_of(self.batch, self.batch), sampling.levels.sigma(float(timestep))
+            sampling.denoise(self.x, self.context, rows, level=level, step=step)
         settle()
         return time.perf_counter() - started
 
