@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.webui.client import JSON
-from tests.webui.jobs import BASE, CASES, Runs, generate
+from tests.webui.jobs import BASE, CASES, Runs, generate, largest_difference
 from tests.webui.server import REPO, WebUI
 
 pytestmark = [
@@ -44,8 +44,9 @@ def test_every_image_changes_repeats_and_off_is_off(with_pack: WebUI, runs: Runs
 def test_at_cfg_scale_1_the_negative_prompt_counts(with_pack: WebUI, runs: Runs, negative: str) -> None:
     case = {**BASE, "cfg_scale": 1}
     other = {**case, "negative_prompt": negative}
-    assert runs.first(with_pack, case).pixels == runs.first(with_pack, other).pixels
-    assert runs.first(with_pack, on(case)).pixels != runs.first(with_pack, on(other)).pixels
+    plain, moved = ([runs.first(with_pack, made) for made in pair] for pair in ((case, other), (on(case), on(other))))
+    off, far = (largest_difference(*(made.images[0] for made in pair)) for pair in (plain, moved))
+    assert off <= 2 < far  # a prompt of another length goes through the UNet apart, which rounds otherwise
 
 
 def test_skipped_unconditional_rows_and_and(with_pack: WebUI, runs: Runs) -> None:
