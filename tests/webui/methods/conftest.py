@@ -1,4 +1,4 @@
-"""The browser window of a page's tests."""
+"""A browser window, and a look at what the WebUI logged."""
 
 from __future__ import annotations
 
@@ -22,3 +22,11 @@ def window(with_pack: WebUI) -> Iterator[WebDriver]:
             yield opened
     except BrowserUnavailable as reason:
         pytest.skip(str(reason))
+
+
+@pytest.fixture
+def no_error_is_logged(with_pack: WebUI) -> Iterator[None]:
+    """The host logs and swallows exceptions of a script; a test that only looks at the image would not see them."""
+    before = len(with_pack.log())
+    yield
+    assert with_pack.errors(before) == []

@@ -8,12 +8,12 @@ import pytest
 
 from tests.webui.client import JSON
 from tests.webui.jobs import BASE, CASES, Runs, feedback, with_fabric
-from tests.webui.methods.test_fabric import no_error_is_logged  # noqa: F401 (a fixture)
 from tests.webui.methods.test_guidance import TITLE, on
 from tests.webui.server import REPO, WebUI
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("no_error_is_logged"),
     pytest.mark.skipif(not (REPO / "scripts" / "fabric.py").is_file(), reason="scripts/fabric.py is not there"),
 ]
 CASE: JSON = {**BASE, "cfg_scale": 9}

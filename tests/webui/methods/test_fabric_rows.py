@@ -6,11 +6,12 @@ import pytest
 
 from tests.webui.client import JSON
 from tests.webui.jobs import BASE, Runs, feedback, generate, largest_difference, with_fabric
-from tests.webui.methods.test_fabric import liked, no_error_is_logged  # noqa: F401 (a fixture)
+from tests.webui.methods.test_fabric import liked
 from tests.webui.server import REPO, WebUI
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("no_error_is_logged"),
     pytest.mark.skipif(not (REPO / "scripts" / "fabric.py").is_file(), reason="scripts/fabric.py is not there"),
 ]
 ROUNDING = 3  # of 255: batches of another size sum in another order

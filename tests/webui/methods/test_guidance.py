@@ -14,6 +14,7 @@ TITLE = "Guidance"
 MIMIC: JSON = {"method": "mimic scale", "highest_sigma": 0, "lowest_sigma": 0, "mimic_scale": 3}
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("no_error_is_logged"),
     pytest.mark.skipif(not (REPO / "scripts" / "guidance.py").is_file(), reason="the script is not there"),
 ]
 NAMES = ("txt2img, Euler a", "txt2img, DDIM", "txt2img, Heun", "txt2img, UniPC", "Hires.fix", "img2img")
@@ -22,14 +23,6 @@ HIGH["Hires.fix, DDIM second"] = {**HIGH["Hires.fix"], "hr_sampler_name": "DDIM"
 HIGH["AND, batch of two"] = {**BASE, "cfg_scale": 15, "prompt": "a circle AND red :0.5", "batch_size": 2}
 HIGH["one step"] = {**BASE, "cfg_scale": 15, "steps": 1}
 CASE = pytest.mark.parametrize("case", HIGH.values(), ids=HIGH.keys())
-
-
-@pytest.fixture(autouse=True)
-def no_error_is_logged(with_pack: WebUI):
-    """The host logs and swallows exceptions of a script; a test that only looks at the image would not see them."""
-    before = len(with_pack.log())
-    yield
-    assert with_pack.errors(before) == []
 
 
 def on(case: JSON, **settings: Any) -> JSON:
