@@ -135,17 +135,17 @@ def _latent(
 
 @dataclass(frozen=True)
 class _Group:
-    """The feedback for one half of the guidance: which rows of the reference features, and the images' weights."""
+    """The feedback for one half of the guidance: the images' features, which of them count, and their weights."""
 
+    features: Features
     positions: tuple[int, ...]
     weights: tuple[float, ...]
     strength: float
 
-    def spreads(self, features: Features | None, layer: SelfAttention) -> tuple[Tensor, ...]:
+    def spreads(self, layer: SelfAttention) -> tuple[Tensor, ...]:
         """The layer's statistics, as of `Features.spreads`, averaged over the images by their weights."""
-        assert features is not None
         share = torch.tensor(self.weights) / sum(self.weights)
-        chosen = (t[list(self.positions)] for t in features.spreads[layer.name])
+        chosen = (t[list(self.positions)] for t in self.features.spreads[layer.name])
         return tuple((t * share.to(t)[:, None, None, None]).sum(0, keepdim=True) for t in chosen)
 
 
@@ -183,17 +183,16 @@ class FabricHook:
     def around(self, call: DenoiserCall) -> Iterator[None]:
         """Within the block, self-attention sees the feedback: likes in cond rows, dislikes in uncond rows; and of a
         consistent batch the rows of its first image in both halves."""
-        groups = self._groups(call)
-        sharing = self.settings.strength_at(call.step, self.sampling.steps) if self.settings.consistent_batch else 0.0
-        if not any(row.image > 0 for row in call.rows):
-            sharing = 0.0
+        strength = self.settings.strength_at(call.step, self.sampling.steps)
+        shares = self.settings.consistent_batch and any(row.image > 0 for row in call.rows)
+        sharing = strength if shares else 0.0
+        groups = self._groups(call, strength)
         if not groups and not sharing:
             yield
             return
         layers = chosen_layers(self.sampling, self.settings)
         self._offered.update(layer.name for layer in layers)
-        features = self._features(layers, self._reference_level(call)) if groups else None
-        with intercept((layer.module, self._reader(layer, call, groups, features, sharing)) for layer in layers):
+        with intercept((layer.module, self._reader(layer, call, groups, sharing)) for layer in layers):
             yield
 
     @property
@@ -208,13 +207,13 @@ class FabricHook:
         noise = math.log(max(self.sampling.sigma(call.level), TINY))
         return min(self._ladder, key=lambda level: abs(math.log(self.sampling.sigma(level)) - noise))
 
-    def _features(self, layers: Sequence[SelfAttention], level: Tensor) -> Features:
+    def _features(self, references: References, level: Tensor) -> Features:
         """What the images' layers see at this level; held until the next one, as the cache may be too small for it."""
-        assert self.references is not None
         key, limit = (self.sampling.model_key(), float(level.item())), self.settings.cache_limit_mb << 20
         if self._held is None or self._held[0] != key:
             self._held = None  # first, so that there are never two
-            features = self.references.features(self.sampling, layers, level, self.cache, limit, self.levels)
+            layers = chosen_layers(self.sampling, self.settings)
+            features = references.features(self.sampling, layers, level, self.cache, limit, self.levels)
             if self._ladder and not features.projected and 2 * features.size <= limit:
                 with torch.no_grad():
                     features = features.with_projections(layers)
@@ -231,37 +230,32 @@ class FabricHook:
             corrected[:1] = guidance.guided[:1]
         return corrected
 
-    def _groups(self, call: DenoiserCall) -> dict[Role, _Group]:
-        settings = self.settings
-        strength = settings.strength_at(call.step, self.sampling.steps)
+    def _groups(self, call: DenoiserCall, strength: float) -> dict[Role, _Group]:
+        settings, references = self.settings, self.references
         halves = {
             Role.COND: (settings.likes, strength),
             Role.UNCOND: (settings.dislikes, strength * settings.negative_weight),
         }
         present = {row.role for row in call.rows}
-        groups = {}
+        groups: dict[Role, _Group] = {}
         for role, (images, weight) in halves.items():
             counted = tuple(image for image in images if image.weight > 0)
-            if role in present and counted and weight > 0:
-                assert self.references is not None
-                positions = tuple(self.references.ids.index(image.image_id) for image in counted)
-                groups[role] = _Group(positions, tuple(image.weight for image in counted), weight)
+            if references is not None and role in present and counted and weight > 0:
+                features = self._features(references, self._reference_level(call))
+                positions = tuple(references.ids.index(image.image_id) for image in counted)
+                groups[role] = _Group(features, positions, tuple(image.weight for image in counted), weight)
         return groups
 
     def _reader(
-        self,
-        layer: SelfAttention,
-        call: DenoiserCall,
-        groups: dict[Role, _Group],
-        features: Features | None,
-        sharing: float,
+        self, layer: SelfAttention, call: DenoiserCall, groups: dict[Role, _Group], sharing: float
     ) -> Replacement:
         def read(original: Original, hidden: Tensor, /, *args: Any, **kwargs: Any) -> Any:
             rows = call.current_rows
             inputs = layer.key_value_inputs(hidden, args, kwargs)
             if inputs is None or len(rows) != hidden.shape[0]:
                 return original(hidden, *args, **kwargs)
-            looking = {role: chosen for role in groups if (chosen := _positions(rows, role)) is not None}
+            found = ((group, _positions(rows, role)) for role, group in groups.items())
+            looking = [(group, chosen) for group, chosen in found if chosen is not None]
             led = _led(rows) if sharing else ()
             if not looking and not led:
                 return original(hidden, *args, **kwargs)
@@ -270,23 +264,23 @@ class FabricHook:
             query, key, value = (layer.project(t, which) for t, which in zip((hidden, *inputs), "qkv"))
             if self.settings.adain:
                 query, key = query.clone(), key.clone()
-                for role, chosen in looking.items():
-                    _align(query, key, chosen, groups[role].spreads(features, layer))
+                for group, chosen in looking:
+                    _align(query, key, chosen, group.spreads(layer))
                 for leader, followers in led:
                     first = slice(leader, leader + 1)
                     _align(query, key, followers, (*statistics(query[first]), *statistics(key[first])))
             own, own_lse = attention_with_lse(query, key, value)
             out, lse = own.clone(), own_lse.clone()
-            seen = features.keys_and_values(layer) if features is not None and looking else None
-            for role, chosen in looking.items():
-                assert features is not None and seen is not None
-                tokens = features.full_tokens[layer.name]
-                found = self._attend(groups[role], seen, tokens, query[chosen], key.shape[2])
-                out[chosen], lse[chosen] = merge(out[chosen], lse[chosen], *found)
+            if looking:
+                features = looking[0][0].features  # the same for all
+                references, tokens = features.keys_and_values(layer), features.full_tokens[layer.name]
+                for group, chosen in looking:
+                    seen = self._attend(group, references, tokens, query[chosen], key.shape[2])
+                    out[chosen], lse[chosen] = merge(out[chosen], lse[chosen], *seen)
             for leader, followers in led:
                 first = slice(leader, leader + 1)
-                found = reference_attention(query[followers], key[first], value[first], [math.log(sharing)])
-                out[followers], lse[followers] = merge(out[followers], lse[followers], *found)
+                seen = reference_attention(query[followers], key[first], value[first], [math.log(sharing)])
+                out[followers], lse[followers] = merge(out[followers], lse[followers], *seen)
             return layer.output(out)
 
         return read

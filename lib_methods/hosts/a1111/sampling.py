@@ -41,22 +41,23 @@ class A1111Sampling(JobSampling):
     def editing(self) -> A1111Editing:
         return A1111Editing(self, self.seam, self._noise)
 
+    @property
+    def _alphas(self) -> Tensor | None:
+        """The schedule of timestep samplers (DDIM, PLMS, UniPC); None where levels are sigmas."""
+        alphas: Tensor | None = getattr(self.p.sampler.model_wrap_cfg, "alphas", None)
+        return alphas
+
     def sigma(self, level: Tensor) -> float:
-        return self.levels.sigma(float(level.item())) if self._in_timesteps else super().sigma(level)
+        return super().sigma(level) if self._alphas is None else self.levels.sigma(float(level.item()))
 
     def level(self, sigma: float) -> Tensor:
         nearest = super().level(sigma)
-        return torch.tensor([round(self.levels.timestep(float(nearest)))]) if self._in_timesteps else nearest
-
-    @property
-    def _in_timesteps(self) -> bool:
-        return getattr(self.p.sampler.model_wrap_cfg, "alphas", None) is not None
+        return nearest if self._alphas is None else torch.tensor([round(self.levels.timestep(float(nearest)))])
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        alphas = getattr(self.p.sampler.model_wrap_cfg, "alphas", None)
-        if alphas is None:  # k-diffusion: the model takes latents plus sigma times noise
+        if self._alphas is None:  # k-diffusion: the model takes latents plus sigma times noise
             return latents + noise * level.to(latents)
-        alpha = alphas[int(level.item())].to(latents)  # timestep samplers: the variance stays one
+        alpha = self._alphas[int(level.item())].to(latents)  # timestep samplers: the variance stays one
         return latents * alpha.sqrt() + noise * (1 - alpha).sqrt()
 
     def run_unet(self, noisy: Tensor, level: Tensor) -> None:
