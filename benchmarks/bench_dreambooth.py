@@ -1,9 +1,9 @@
 """What a training step costs: `python run.py bench dreambooth --out DIR [--quick]`.
 
 The pack's trainer against a plain loop written as diffusers' example has it (see `plain`), at SD1.5's size
-with random weights, 512x512, a photo and a class image each step (`--quick`: something tiny). The loops run in turn,
-each in a separate process, so that memory is measured apart, ours with the environment that the verb gives a training;
-the figures are medians over the rounds, written after each.
+with random weights, 512x512, a photo and a class image each step (`--quick`: something tiny). The loops take turns,
+each in its own process so that one's memory does not count for the other; ours has a real training run's environment.
+The figures are medians over the rounds, written after each.
 `speedup`: the plain loop's seconds a step over ours; without a GPU `speedup_of_cpu_seconds` is the same of the
 processes' own seconds, which other programs on the machine disturb less. `memory_ratio`: our peak over the plain
 loop's; on a GPU torch's count, elsewhere the process's resident size. `counted_gib`: what the plan expected at full

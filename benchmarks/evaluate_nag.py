@@ -1,7 +1,7 @@
 """NAG on `shapes`: `python run.py evaluate nag --out DIR [--quick] [--images N]`.
 
-Prompts name kind and place, the negative prompt names a colour or a background. How often is it there all the same, and
-what does the prompt lose? Without guidance (CFG scale 1, where a negative prompt does nothing by itself) and with it.
+Prompts name kind and place, the negative prompt names a colour or a background. How often does that still appear, and
+how many of the named attributes are lost? Measured at CFG scale 1, where a negative prompt has no effect, and at 5.
 """
 
 from __future__ import annotations

@@ -102,8 +102,7 @@ class Sampling(Protocol):
         """The noise of a denoiser call's level."""
 
     def level(self, sigma: float) -> Tensor:
-        """The level, (1,), with this noise, or with the nearest that the model knows: of every call with the same noise
-        in samplings of the same kind."""
+        """The level with this noise, (1,), or with the nearest noise that the model knows, in the sampler's units."""
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """The latents at a noise level, in the scale that `run_unet` takes."""

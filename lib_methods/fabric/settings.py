@@ -110,8 +110,8 @@ class FabricSettings(Span):
     )  # fmt: skip
     adain: bool = checkbox(
         False, "Match statistics (AdaIN)", subject="AdaIN",
-        about="gives queries and keys the mean and the spread of those of the images that they look at, as in "
-        "StyleAligned (arXiv 2312.02133). A stronger pull towards their style",
+        about="gives queries and keys the mean and standard deviation of the feedback images' (StyleAligned, arXiv "
+        "2312.02133), for a stronger pull towards their style",
     )  # fmt: skip
     consistent_batch: bool = checkbox(
         False, "Consistent batch: its images share the style of the first", subject="Consistent batch", important=True,

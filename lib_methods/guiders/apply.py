@@ -83,5 +83,5 @@ class GuidanceGuide:
 
 
 def _kept(guidance: Guidance, combined: Tensor) -> Tensor:
-    """A prediction combined anew, with what others have done to the guided one."""
+    """Our combined prediction, plus what other methods and extensions changed in the guided one."""
     return combined + (guidance.guided - guidance.at(guidance.scale))

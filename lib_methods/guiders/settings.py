@@ -228,7 +228,7 @@ class GuidanceSettings:
         return ", ".join(parts)
 
     def _why_nothing(self, at: str) -> str:
-        """Why a job with guidance stays as it is, and what to change."""
+        """Why these settings change nothing, and how to fix that."""
         if self.method == MIMIC and self.interpolate_phi == 0:
             return "Interpolate phi is 0, so nothing changes."
         if self.method in (MIMIC, SKIMMED):

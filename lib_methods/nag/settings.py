@@ -17,8 +17,8 @@ class NagSettings:
 
     scale: float = slider(
         3.0, 1.0, 20.0, 0.5, "Scale", "how far away from the negative prompt, 1 is off",
-        about="how far each layer moves away from what it finds of the negative prompt. 1 is off; the paper uses 3 for "
-        "SDXL, 5 and more for models of few steps",
+        about="how far each layer moves away from the negative prompt. 1 is off; the paper uses 3 for SDXL, 5 and more "
+        "for few-step models",
         important=True, always=True, axis="Scale (1 is off)",
     )  # fmt: skip
     tau: float = slider(

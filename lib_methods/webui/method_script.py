@@ -335,8 +335,7 @@ class MethodScript:
 
 
 def _confirm(control: Control) -> Callable[[Any, list[Any]], None]:
-    """Refuses an axis with a value that its control does not take, before the plot starts. Forge Classic has no such
-    function of its own."""
+    """Refuses values that an axis's control does not take, before the plot starts. Forge Classic has no such check."""
 
     def confirm(_p: Any, values: list[Any]) -> None:
         for value in values:

@@ -178,7 +178,7 @@ def test_an_image_guided_twice_keeps_its_image_guidance_outside_the_interval() -
     assert torch.allclose(found, seen.base + 1 + seen.direction, atol=1e-5)
 
 
-def test_apgs_momentum_begins_anew_with_each_pass() -> None:
+def test_apgs_momentum_starts_again_with_each_pass() -> None:
     calls = [guidance(scale) for scale in (15.0, 9.0, 12.0)]
     first, again = guide(method=APG, apg_momentum=-0.5), guide(method=APG, apg_momentum=-0.5)
     found = [first.guide(CALL, seen) for seen in calls]
