@@ -11,7 +11,7 @@ import pytest
 from tests.webui.client import JSON, Generation
 from tests.webui.conftest import _serve
 from tests.webui.host.test_lifecycle import read_trace
-from tests.webui.jobs import BASE, CASES, generate
+from tests.webui.jobs import BASE, CASES, feedback, generate, with_fabric
 from tests.webui.server import PACK_NAME, REPO, Installation, WebUI
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,8 @@ def no_error_is_logged(server: WebUI) -> Iterator[None]:
 def told(server: WebUI, payload: JSON, act: str) -> tuple[Generation, dict[str, Any]]:
     """The image, and all that the probe wrote in the last sampling."""
     server.trace_path.unlink(missing_ok=True)
-    made = generate(server, {**payload, "alwayson_scripts": {"Editing probe": {"args": [act]}}})
+    scripts = {**payload.get("alwayson_scripts", {}), "Editing probe": {"args": [act]}}
+    made = generate(server, {**payload, "alwayson_scripts": scripts})
     answers: dict[str, Any] = {}
     for entry in read_trace(server.trace_path):
         answers.update(entry)
@@ -106,3 +107,14 @@ def test_gradients_through_blocks_with_checkpointing(server: WebUI, sampler: str
     )  # of ldm's blocks: it was off and is on again
     assert answers["as_before"]
     assert answers["collected"] == 0
+
+
+def test_fabric_announces_its_memory_to_the_host(server: WebUI) -> None:
+    """In both passes of Hires.fix, so that the host makes room; nothing of it is left for the next job."""
+    if not server.installation.host.guesses:
+        pytest.skip("AUTOMATIC1111's WebUI does not plan its memory")
+    for _ in range(2):
+        _, asked = told(server, with_fabric(HIRES, likes=feedback("red")), "memory")
+        assert 1 << 20 < asked["first"] < asked["second"] < 1 << 28
+        _, plain = told(server, HIRES, "memory")
+        assert plain == {"first": 0, "second": 0}

@@ -15,7 +15,7 @@ import pytest
 
 from tests.webui.browser import PAGE_TIMEOUT, BrowserUnavailable, browser, open_accordion, open_page
 from tests.webui.client import JSON, ApiError
-from tests.webui.edits import edited
+from tests.webui.edits import IMG2IMG, SHORT, TXT2IMG, edited, panels, psnr
 from tests.webui.hosts import NEO
 from tests.webui.jobs import BASE, CASES, Runs, feedback, generate, with_fabric
 from tests.webui.methods.test_fabric import liked
@@ -43,43 +43,73 @@ Plain = dict[str, tuple[bytes, ...] | ApiError]
 
 
 @pytest.fixture(scope="module", params=[*MORE, "sd1-inpainting", "sdxl", "sdxl-v"], ids=lambda p: getattr(p, "stem", p))
-def model(
-    request: pytest.FixtureRequest, installation: Installation, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[WebUI, Plain]]:
-    """A WebUI with the pack and another checkpoint, and what it generates without the pack. One server at a time, as
-    two with SDXL take 12 GB."""
+def other(request: pytest.FixtureRequest, installation: Installation) -> Installation:
+    """The WebUI with another checkpoint."""
     is_made = isinstance(request.param, str)
     if is_made != installation.host.guesses:
         pytest.skip(f"{installation.host.title} is tested with other checkpoints: see SD_WEBUI_MORE_CKPTS")
-    other = dataclasses.replace(installation, checkpoint=made(request.param) if is_made else request.param)
-    plain: Plain = {}
+    return dataclasses.replace(installation, checkpoint=made(request.param) if is_made else request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(other: Installation, tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    """What it generates without the pack. Its server ends before the next one starts, as two with SDXL take 12 GB."""
+    images: Plain = {}
     with serving(other, tmp_path_factory.mktemp("webui-plain-model")) as server:
         for name in CHOSEN:
             try:
-                plain[name] = generate(server, CASES[name]).pixels
+                images[name] = generate(server, CASES[name]).pixels
             except ApiError as error:
-                plain[name] = error
+                images[name] = error
+    return images
+
+
+@pytest.fixture(scope="module")
+def model(other: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """It with the pack."""
     with serving(other, tmp_path_factory.mktemp("webui-model"), {PACK_NAME: REPO}) as server:
-        yield server, plain
+        yield server
 
 
 @pytest.mark.parametrize("name", CHOSEN)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_acts_and_repeats_and_off_is_off(
-    model: tuple[WebUI, Plain], runs: Runs, method: str, name: str
+    plain: Plain, model: WebUI, runs: Runs, method: str, name: str
 ) -> None:
-    server, plain = model
     off = plain[name]
     if isinstance(off, ApiError):
         pytest.skip(f"the WebUI itself cannot do this with this model: {off}")
     asked, named = METHODS[method][0](CASES[name]), METHODS[method][1]
-    before = len(server.log())
-    made = runs.first(server, asked)
-    assert server.errors(before) == []
+    before = len(model.log())
+    made = runs.first(model, asked)
+    assert model.errors(before) == []
     assert all(named in text and "error" not in text for text in made.infotexts)
     assert all(one != other for one, other in zip(off, made.pixels))
-    assert generate(server, asked).pixels == made.pixels
-    assert generate(server, CASES[name]).pixels == off
+    assert generate(model, asked).pixels == made.pixels
+    assert generate(model, CASES[name]).pixels == off
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+@pytest.mark.parametrize("case", [IMG2IMG, TXT2IMG], ids=["img2img", "txt2img"])
+def test_an_edit_acts_and_repeats_and_strength_0_leaves_the_image(
+    model: WebUI, runs: Runs, case: JSON, sampler: str
+) -> None:
+    job = {**case, **SHORT, "sampler_name": sampler}
+    try:
+        off = runs.first(model, job)
+    except ApiError as error:
+        pytest.skip(f"the WebUI itself cannot do this with this model: {error}")
+    before = len(model.log())
+    edit = generate(model, edited(job, inversion="direct"))
+    still = generate(model, edited(job, inversion="direct", strength=0))
+    assert model.errors(before) == []
+    for answer in (edit, still):
+        assert "pix2pix-zero source: green" in answer.infotexts[0] and "error" not in answer.infotexts[0]
+    source = panels(still.images[1])[0]  # the image that the edit starts from, in txt2img what the prompt gives
+    assert psnr(still.images[0], source) > 35
+    assert psnr(edit.images[0], source) < 35
+    assert generate(model, edited(job, inversion="direct")).pixels == edit.pixels
+    assert generate(model, job).pixels == off.pixels
 
 
 @pytest.fixture(scope="module")

@@ -288,14 +288,19 @@ def test_a_mask_by_word_keeps_the_ground(shapes: WebUI, runs: Runs) -> None:
     assert on_ground(plural) > on_ground(everywhere)
 
 
-def test_inpainting_edits_inside_of_the_tabs_mask(shapes: WebUI, runs: Runs) -> None:
+def test_inpainting_edits_inside_of_the_tabs_mask(with_pack: WebUI, runs: Runs) -> None:
     case = {**IMG2IMG, "mask": half(0, 255), "mask_blur": 0, "inpainting_fill": 1}
-    answer = made(shapes, runs, edited(case))
-    picture = answer.images[0]
-    assert psnr(picture, SOURCE, (0, 0, SIDE // 2, SIDE)) == float("inf")
-    red, green = (np.asarray(picture.crop(RIGHT), dtype=np.int16)[..., channel] for channel in (0, 1))
-    assert ((red - green) > 80).mean() > 0.1, "red circles in the right half"
-    assert ((green - red) > 60).mean() < 0.02, "and no green ones"
+    if with_pack.installation.host.guesses:  # random weights need no good image
+        case |= SHORT
+    plain, answer = runs.first(with_pack, case), made(with_pack, runs, edited(case))
+    image = answer.images[0]
+    assert psnr(image, SOURCE, (0, 0, SIDE // 2, SIDE)) == float("inf"), "what the mask keeps is the same"
+    for other in (SOURCE, plain.images[0]):
+        assert psnr(image, other, RIGHT) < 35
+    if not with_pack.installation.host.guesses:
+        red, green = (np.asarray(image.crop(RIGHT), dtype=np.int16)[..., channel] for channel in (0, 1))
+        assert ((red - green) > 80).mean() > 0.1, "red circles in the right half"
+        assert ((green - red) > 60).mean() < 0.02, "and no green ones"
 
 
 def test_the_infotext_alone_gives_the_edit_again(with_pack: WebUI, runs: Runs) -> None:

@@ -1,7 +1,7 @@
 """An extension script that edits through the pack's seam inside the real WebUI and writes down what it saw.
 
-Its one argument says what to do: "look", "move" or "gradient". The answers go, one JSON object a line, to the file
-named by the environment variable LIFECYCLE_PROBE_LOG.
+Its one argument says what to do: "look", "memory", "move" or "gradient". The answers go, one JSON object a line, to
+the file named by the environment variable LIFECYCLE_PROBE_LOG.
 """
 
 import json
@@ -98,6 +98,11 @@ class EditingProbe(scripts.Script):
             stochastic=editing_of(sampling).is_stochastic,
             own=editing_of(sampling).own_latent() is not None,
         )
+
+    def memory(self, p, sampling):
+        """The bytes that are kept free beside Forge's UNet in this pass."""
+        told = sampling.patcher.extra_preserved_memory_during_sampling
+        write(**{"second" if getattr(p, "is_hr_pass", False) else "first": told})
 
     def move(self, p, sampling):
         """Starts elsewhere and moves at every step; the same by a plain loop."""
