@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import getpass
 import os
+import struct
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -41,15 +44,18 @@ LDM_CLASSES = {
 
 
 def made(kind: str) -> Path:
-    """The checkpoint of one of `KINDS` or `MARKED`, or "anima"; made if it is not there yet. Of SD1 with its yaml."""
+    """The checkpoint of one of `KINDS` or `MARKED`, "anima", or "sd1-q8", which is "sd1" in 8 bits as GGUF; made if it
+    is not there yet. Of SD1 with its yaml."""
     named = os.environ.get("STEER_TEST_MODELS")
     folder = Path(named or Path(tempfile.gettempdir()) / f"steer-test-models-{getpass.getuser()}-{VERSION}")
-    target = folder / f"{kind}.safetensors"
+    target = folder / f"{kind}.{'gguf' if kind == 'sd1-q8' else 'safetensors'}"
     if target.is_file():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "anima":
         write_tensors(target, _anima())
+    elif kind == "sd1-q8":
+        write_gguf(target, read_tensors(made("sd1"))[0])
     elif kind in MARKED:
         of, marks = MARKED[kind]
         write_tensors(target, {**read_tensors(made(of))[0], **dict.fromkeys(marks, torch.zeros(0))})
@@ -146,6 +152,29 @@ def _text(width: int, layers: int, heads: int, **config: Any) -> Any:
     return text
 
 
+def write_gguf(target: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes a GGUF file (version 3): the UNet's matrices as Q8_0, everything else in half precision."""
+    infos, data = b"", []
+    for name, tensor in state.items():
+        is_matrix = name.startswith("model.diffusion_model.") and tensor.dim() == 2 and tensor.shape[1] % 32 == 0
+        data.append(_q8(tensor) if is_matrix else tensor.half().numpy().tobytes())
+        start = sum(len(part) + -len(part) % 32 for part in data[:-1])
+        sizes = struct.pack(f"<I{tensor.dim()}Q", tensor.dim(), *reversed(tensor.shape))
+        infos += struct.pack("<Q", len(name)) + name.encode() + sizes + struct.pack("<IQ", 8 if is_matrix else 1, start)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(state), 0) + infos
+    target.write_bytes(b"".join(part + bytes(-len(part) % 32) for part in (head, *data)))
+
+
+def _q8(matrix: Tensor) -> bytes:
+    """Each 32 numbers as a scale in half precision and 8 bits for each."""
+    numbers = matrix.float().view(-1, 32)
+    scales = numbers.abs().amax(1, keepdim=True).half() / 127
+    blocks = np.empty(len(numbers), dtype=[("scale", "<f2"), ("numbers", "i1", 32)])
+    blocks["scale"] = scales[:, 0].numpy()
+    blocks["numbers"] = (numbers / scales.float().clamp_min(1e-12)).round().clamp(-127, 127).numpy()
+    return blocks.tobytes()
+
+
 def _anima() -> dict[str, Tensor]:
     """The few weights by which Forge Neo knows Anima. It leaves the others as they are in fresh memory, which is enough
     to load the model, not to generate an image with it."""
@@ -160,5 +189,5 @@ def _anima() -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or (*KINDS, *MARKED, "anima"):
+    for wanted in sys.argv[1:] or (*KINDS, *MARKED, "sd1-q8", "anima"):
         print(made(wanted))

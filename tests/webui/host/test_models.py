@@ -12,15 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.webui.browser import PAGE_TIMEOUT, BrowserUnavailable, browser, open_accordion, open_page
+from lib_methods.safetensors import write_tensors
+from tests.webui.browser import BrowserUnavailable, browser, open_accordion, open_page
 from tests.webui.client import JSON, ApiError
 from tests.webui.edits import IMG2IMG, SHORT, TXT2IMG, edited, panels, psnr
-from tests.webui.hosts import NEO
+from tests.webui.hosts import FORGE, NEO
 from tests.webui.jobs import BASE, CASES, Runs, feedback, generate, with_fabric
 from tests.webui.methods.test_fabric import liked
 from tests.webui.methods.test_guidance import on
-from tests.webui.models import made
+from tests.webui.methods.test_page import text_of, wait
+from tests.webui.models import made, write_gguf
 from tests.webui.server import PACK_NAME, REPO, Installation, WebUI, serving
 
 pytestmark = [
@@ -28,6 +31,7 @@ pytestmark = [
     pytest.mark.skipif(not (REPO / "scripts" / "fabric.py").is_file(), reason="scripts/fabric.py is not there"),
 ]
 MORE: list[Path | str] = [Path(path) for path in os.environ.get("SD_WEBUI_MORE_CKPTS", "").split(os.pathsep) if path]
+MADE = ("sd1-inpainting", "sd1-q8", "sdxl", "sdxl-v")
 CHOSEN = ("txt2img, Euler a", "txt2img, DDIM", "batch of two", "Hires.fix", "img2img", "inpainting")
 METHODS: dict[str, tuple[Callable[[JSON], JSON], str]] = {
     "FABRIC": (liked, "FABRIC likes"),
@@ -37,17 +41,24 @@ KEYS = {
     "FABRIC": "fabric",
     "Guidance": "guidance",
     "InstructPix2Pix": "image_cfg",
+    "NAG": "nag",
     "pix2pix-zero": "pix2pix_zero",
+}
+NAMES = {
+    "Flux": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"],
+    "Chroma": ["distilled_guidance_layer.in_proj.weight", "double_blocks.0.img_attn.qkv.weight"],
 }
 Plain = dict[str, tuple[bytes, ...] | ApiError]
 
 
-@pytest.fixture(scope="module", params=[*MORE, "sd1-inpainting", "sdxl", "sdxl-v"], ids=lambda p: getattr(p, "stem", p))
+@pytest.fixture(scope="module", params=[*MORE, *MADE], ids=lambda p: getattr(p, "stem", p))
 def other(request: pytest.FixtureRequest, installation: Installation) -> Installation:
     """The WebUI with another checkpoint."""
     is_made = isinstance(request.param, str)
     if is_made != installation.host.guesses:
         pytest.skip(f"{installation.host.title} is tested with other checkpoints: see SD_WEBUI_MORE_CKPTS")
+    if request.param == "sd1-q8" and installation.host not in (FORGE, NEO):
+        pytest.skip(f"{installation.host.title} reads no GGUF files")
     return dataclasses.replace(installation, checkpoint=made(request.param) if is_made else request.param)
 
 
@@ -132,16 +143,38 @@ def test_a_transformer_is_refused_by_name_and_not_in_the_infotext(anima: WebUI) 
 
 @pytest.mark.browser
 def test_the_page_refuses_a_transformer_by_name_before_generate(anima: WebUI) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
+    the_page_refuses(anima, "Anima")
 
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("file", "name"), [("flux.safetensors", "Flux"), ("chroma-Q8_0.gguf", "Chroma")])
+def test_the_page_refuses_a_transformer_that_is_chosen_and_not_loaded_yet(
+    with_pack: WebUI, file: str, name: str
+) -> None:
+    """Forge and Neo load what is chosen at the next job; the names in its file show what it is."""
+    if with_pack.installation.host not in (FORGE, NEO):
+        pytest.skip("it loads a checkpoint as soon as it is chosen, and none of these files can be loaded")
+    client, target = with_pack.client, with_pack.data / "models" / "Stable-diffusion" / file
+    write = write_gguf if target.suffix == ".gguf" else write_tensors
+    write(target, dict.fromkeys(NAMES[name], torch.zeros(1)))
+    try:
+        client.post("/sdapi/v1/refresh-checkpoints")
+        client.post("/sdapi/v1/options", {"sd_model_checkpoint": file})
+        the_page_refuses(with_pack, name)
+    finally:
+        client.post("/sdapi/v1/options", {"sd_model_checkpoint": with_pack.installation.checkpoint.name})
+        target.unlink()
+        client.post("/sdapi/v1/refresh-checkpoints")
+
+
+def the_page_refuses(server: WebUI, name: str) -> None:
+    """It says of every method that it does not support a model of this name."""
     try:
         with browser() as window:
-            open_page(window, anima.client.url)
+            open_page(window, server.client.url)
             for title, key in KEYS.items():
                 open_accordion(window, title)  # which switches it on
-                line = window.find_element(By.CSS_SELECTOR, f"#{key}_txt2img_status")
-                wanted = f"{title} does not support Anima."
-                WebDriverWait(window, PAGE_TIMEOUT).until(lambda _, line=line, wanted=wanted: wanted in line.text)
+                line, wanted = f"#{key}_txt2img_status", f"{title} does not support {name}."
+                wait(window, lambda line=line, wanted=wanted: wanted in text_of(window, line))
     except BrowserUnavailable as reason:
         pytest.skip(str(reason))
