@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
+SDXL_PREFIX = "conditioner.embedders.0.transformer.text_model."
+SDXL_CONFIG = Path("repositories", "generative-models", "configs", "inference", "sd_xl_base.yaml")  # in the checkout
 EMBEDDER_ARGUMENTS = {"version", "device", "max_length", "freeze", "layer", "layer_idx"}
 
 
@@ -32,15 +34,15 @@ def weight_shapes(checkpoint: Path) -> dict[str, list[int]]:
     return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
 
 
-def text_config(shapes: dict[str, list[int]], heads: int | None) -> dict[str, Any]:
+def text_config(shapes: dict[str, list[int]], heads: int | None, prefix: str = TEXT_PREFIX) -> dict[str, Any]:
     """The transformers configuration of the CLIP text encoder whose weights have these `shapes`."""
     try:
-        vocab, hidden = shapes[TEXT_PREFIX + "embeddings.token_embedding.weight"]
-        positions, _ = shapes[TEXT_PREFIX + "embeddings.position_embedding.weight"]
-        intermediate, _ = shapes[TEXT_PREFIX + "encoder.layers.0.mlp.fc1.weight"]
+        vocab, hidden = shapes[prefix + "embeddings.token_embedding.weight"]
+        positions, _ = shapes[prefix + "embeddings.position_embedding.weight"]
+        intermediate, _ = shapes[prefix + "encoder.layers.0.mlp.fc1.weight"]
     except KeyError as missing:
-        raise CheckpointUnusable(f"the checkpoint has no SD1 text encoder: {missing} is missing") from None
-    layer = re.compile(re.escape(TEXT_PREFIX) + r"encoder\.layers\.(\d+)\.")
+        raise CheckpointUnusable(f"the checkpoint has no CLIP text encoder: {missing} is missing") from None
+    layer = re.compile(re.escape(prefix) + r"encoder\.layers\.(\d+)\.")
     return {
         "model_type": "clip_text_model",
         "architectures": ["CLIPTextModel"],
@@ -84,14 +86,17 @@ def place(checkpoint: Path, models: Path) -> Path:
     return target
 
 
-def prepare(checkpoint: Path, vocabulary: Path, models: Path) -> Path:
-    """Copies `checkpoint` and its yaml into the models folder of a WebUI; returns the copy.
+def prepare(checkpoint: Path, vocabulary: Path, models: Path, webui: Path) -> Path:
+    """Copies `checkpoint` and its yaml into the models folder of a WebUI; returns the copy. webui: its checkout.
 
     A yaml that already names an existing tokenizer folder is kept as it is; otherwise a folder is made from the CLIP
     `vocabulary`. The yaml's `num_attention_heads` of the text encoder, which the WebUI does not know, moves there.
     """
     source_yaml = checkpoint.with_suffix(".yaml")
     if not source_yaml.is_file():
+        shapes = weight_shapes(checkpoint)
+        if any(name.startswith(SDXL_PREFIX) for name in shapes):
+            return _place_sdxl(checkpoint, shapes, vocabulary, models, webui)
         raise CheckpointUnusable(
             f"{checkpoint.name} has no {source_yaml.name} beside it, which tells the WebUI the model's size"
         )
@@ -115,5 +120,21 @@ def prepare(checkpoint: Path, vocabulary: Path, models: Path) -> Path:
         version = str(tokenizer)
     kept = {name: value for name, value in params.items() if name in EMBEDDER_ARGUMENTS}
     stage["params"] = {**kept, "version": version, "device": "cpu"}
+    target.with_suffix(".yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return target
+
+
+def _place_sdxl(checkpoint: Path, shapes: dict[str, list[int]], vocabulary: Path, models: Path, webui: Path) -> Path:
+    """Links an SDXL checkpoint of `models`, with the WebUI's own configuration of SDXL for its UNet of one width."""
+    config = yaml.safe_load((webui / SDXL_CONFIG).read_text(encoding="utf-8"))
+    params = config["model"]["params"]
+    params["network_config"]["params"]["channel_mult"] = [1, 1, 1]
+    if "v_pred" in shapes:
+        scaling = params["denoiser_config"]["params"]["scaling_config"]
+        scaling["target"] = scaling["target"].replace("EpsScaling", "VScaling")
+    tokenizer = models / "clip-tokenizer"
+    write_tokenizer(tokenizer, vocabulary, text_config(shapes, None, SDXL_PREFIX))
+    params["conditioner_config"]["params"]["emb_models"][0]["params"]["version"] = str(tokenizer)
+    target = place(checkpoint, models)
     target.with_suffix(".yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return target

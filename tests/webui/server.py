@@ -116,7 +116,8 @@ class WebUI:
         if host.guesses:
             checkpoints.place(self.installation.checkpoint, models)
         else:
-            model = checkpoints.prepare(self.installation.checkpoint, REPO / "models" / "clip_bpe", models)
+            vocabulary, webui = REPO / "models" / "clip_bpe", self.installation.root
+            model = checkpoints.prepare(self.installation.checkpoint, vocabulary, models, webui)
             command += ["--ckpt", str(model)]
         (self.data / "config.json").write_text(json.dumps({**SETTINGS, **host.settings}), encoding="utf-8")
         with self.log_path.open("wb") as log:

@@ -127,7 +127,7 @@ SHAPES = {
 
 def test_the_text_encoder_gets_the_size_of_its_weights(tmp_path: Path, vocabulary: Path) -> None:
     source = _checkpoint(tmp_path / "small.safetensors", SHAPES, {"num_attention_heads": 4})
-    target = prepare(source, vocabulary, tmp_path / "models")
+    target = prepare(source, vocabulary, tmp_path / "models", tmp_path)
     stage = yaml.safe_load(target.with_suffix(".yaml").read_text())["model"]["params"]["cond_stage_config"]
     assert set(stage["params"]) == {"version", "device"}, "the WebUI's class takes no other argument"
     config = json.loads((Path(stage["params"]["version"]) / "config.json").read_text())
@@ -138,7 +138,7 @@ def test_the_text_encoder_gets_the_size_of_its_weights(tmp_path: Path, vocabular
 def test_a_checkpoint_that_cannot_be_laid_out_says_why(tmp_path: Path, vocabulary: Path) -> None:
     source = _checkpoint(tmp_path / "lora.safetensors", {"lora_up.weight": [4, 4]}, {})
     with pytest.raises(CheckpointUnusable, match="text encoder"):
-        prepare(source, vocabulary, tmp_path / "models")
+        prepare(source, vocabulary, tmp_path / "models", tmp_path)
     source.with_suffix(".yaml").unlink()
     with pytest.raises(CheckpointUnusable, match=r"lora\.yaml"):
-        prepare(source, vocabulary, tmp_path / "models")
+        prepare(source, vocabulary, tmp_path / "models", tmp_path)
