@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from benchmarks.full_size import PeakMemory, settle
-from benchmarks.studio import write_json
+from benchmarks.report import write_json
 from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 
 HEADS, CHANNELS = 8, 40

@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 
 from benchmarks.full_size import PeakMemory, Rounds, Watch, environment, put_full_size
-from benchmarks.studio import CFG, STEPS, Studio, line_of, studio
+from benchmarks.report import line_of
+from benchmarks.studio import CFG, STEPS, Studio, studio
 from lib_methods.pix2pix_zero.apply import CACHE
 from lib_methods.pix2pix_zero.settings import CONTROLS
 

@@ -1,4 +1,5 @@
-"""The pixel cascade: `python run.py evaluate cascade --out DIR [--quick] [--stages DIR [DIR ...]]`.
+"""The pixel cascade: `python run.py evaluate cascade --out DIR [--quick] [--images N]
+[--stages DIR [DIR ...]]`.
 
 Thresholds over guidance scales in stage I (Imagen, arXiv 2205.11487, section 2.3), a change of style between the stages
 against the same change before them, and what parts take in memory, all with the pack's own engine on `shapes-cascade`,
@@ -8,8 +9,8 @@ whose attributes and style a parser reads back. `--text-encoders` compares stage
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from PIL import Image
 
 from benchmarks.evaluate_guidance import burnt
 from benchmarks.full_size import PeakMemory
-from benchmarks.studio import Pictures, Report, line_of, sheet
+from benchmarks.report import Cell, Report
+from benchmarks.studio import Pictures, sheet
 from lib_methods.cascade.candidate import to_images, to_pixels
 from lib_methods.cascade.folder import read_cascade
 from lib_methods.cascade.parts import Parts
@@ -30,6 +32,7 @@ from lib_methods.cascade.stages import Texts, generators, pixel_stage
 from lib_methods.cascade.text import embeddings
 from lib_methods.device import LiveBytes
 from standalone import ROOT
+from standalone.shapes.figures import mean
 from standalone.shapes.parser import ParsedPicture, parse
 from standalone.shapes.styles import CELL, SIDE, STYLES, paint_aligned, parse_styled, restyle, styled_caption
 from standalone.shapes.world import ATTRIBUTES, Scene, random_named, random_scene
@@ -96,42 +99,32 @@ def reduced(picture: np.ndarray) -> np.ndarray:
 
 def accuracy(scenes: Sequence[Scene], small: Pictures) -> float:
     """The share of attributes that are found in images of stage I whose prompts name all of them."""
-    hits = [hit for s, p in zip(scenes, small) for hit in read_small(p).matches(s, ATTRIBUTES).values()]
-    return float(np.mean(hits))
+    return mean(list(read_small(p).matches(s, ATTRIBUTES).values()) for s, p in zip(scenes, small))
 
 
 def kept(candidates: Pictures, pictures: Pictures, styles: Sequence[str]) -> dict[str, float]:
     """style_changed: the share of images in the style that was asked for. content_kept: the share of attributes that
     are read as in the candidates."""
     found = [parse_styled(fitted(picture, SIDE)) for picture in pictures]
-    same = [
-        parsed.picture.attributes[name] == value
-        for candidate, parsed in zip(candidates, found)
-        for name, value in read_small(candidate).attributes.items()
-    ]
-    changed = [parsed.style == style for parsed, style in zip(found, styles)]
-    return {"style_changed": float(np.mean(changed)), "content_kept": float(np.mean(same))}
+    before = [read_small(candidate).attributes for candidate in candidates]
+    after = [parsed.picture.attributes for parsed in found]
+    return {
+        "style_changed": mean(parsed.style == style for parsed, style in zip(found, styles)),
+        "content_kept": mean([b[name] == a[name] for name in ATTRIBUTES] for b, a in zip(before, after)),
+    }
 
 
-def thresholds(maker: Maker, scenes: Sequence[Scene]) -> tuple[dict[str, float], dict[tuple[str, int], Pictures]]:
-    """Figures of stage I by threshold and guidance scale, such as "burnt_static_20", and the images."""
+def threshold(maker: Maker, scenes: Sequence[Scene], kind: str, guidance: int) -> tuple[dict[str, float], Pictures]:
+    """The figures of stage I with a threshold at a guidance scale, such as "burnt_static_20", and three images."""
     prompts = [styled_caption(scene, PHOTO) for scene in scenes]
-    made: dict[tuple[str, int], Pictures] = {}
-    metrics: dict[str, float] = {}
-    for kind in THRESHOLDS:
-        for guidance in GUIDANCE:
-            started = time.monotonic()
-            pictures = made[kind, guidance] = maker.make(1, prompts, thresholding=kind, guidance=float(guidance))
-            found = {"accuracy": accuracy(scenes, pictures), "burnt": burnt(pictures)}
-            metrics |= {f"{name}_{kind}_{guidance}": value for name, value in found.items()}
-            print(f"  {kind}, guidance {guidance}: {line_of(found)} ({time.monotonic() - started:.0f} s)", flush=True)
-    drawn = [reduced(paint_aligned(scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)]
-    return {**metrics, "accuracy_rendered": accuracy(scenes, drawn), "burnt_rendered": burnt(drawn)}, made
+    pictures = maker.make(1, prompts, thresholding=kind, guidance=float(guidance))
+    found = {"accuracy": accuracy(scenes, pictures), "burnt": burnt(pictures)}
+    return {f"{name}_{kind}_{guidance}": value for name, value in found.items()}, pictures[:3]
 
 
-def styles(maker: Maker, scenes: Sequence[Scene]) -> tuple[dict[str, float], list[Pictures]]:
+def styles(maker: Maker, scenes: Sequence[Scene]) -> tuple[dict[str, float], Pictures]:
     """A photo in another style: asked for in stage II, or in stage I already ("style_first_..."). Prompts name some
-    attributes, so that the others are the candidate's. The images are photos, both changes, by row."""
+    attributes, so that the others are the candidate's. The images are nine photos, each with both changes."""
     rng = np.random.default_rng(7)
     named, asked = [random_named(rng) for _ in scenes], [STYLES[1 + i % (len(STYLES) - 1)] for i in range(len(scenes))]
     photos = [styled_caption(scene, PHOTO, names) for scene, names in zip(scenes, named)]
@@ -143,10 +136,9 @@ def styles(maker: Maker, scenes: Sequence[Scene]) -> tuple[dict[str, float], lis
     drawn = kept([reduced(p) for p in plain], [restyle(p, style, rng) for p, style in zip(plain, asked)], asked)
     metrics = kept(candidates, between, asked)
     metrics |= {f"style_first_{name}": value for name, value in kept(candidates, first, asked).items()}
-    print(f"  {line_of(metrics)}", flush=True)
-    enlarged = [fitted(candidate, SIDE) for candidate in candidates]
-    rows = [list(row) for row in zip(enlarged, between, first)]
-    return {**metrics, **{f"{name}_rendered": value for name, value in drawn.items()}}, rows
+    rows = list(zip(candidates, between, first))[:9]
+    examples = [fitted(picture, SIDE) for row in rows for picture in row]
+    return {**metrics, **{f"{name}_rendered": value for name, value in drawn.items()}}, examples
 
 
 def memory(maker: Maker) -> dict[str, float]:
@@ -197,29 +189,50 @@ def compare_texts(
 
 
 def main(
-    out: Path, quick: bool, stages: Sequence[Path] | None = None, text_encoders: Sequence[Path] | None = None
+    out: Path,
+    quick: bool,
+    images: int,
+    stages: Sequence[Path] | None = None,
+    text_encoders: Sequence[Path] | None = None,
 ) -> int:
     """Write report.json, report.md, report.png, thresholds.png and styles.png into `out`; 0 when done."""
-    return evaluate(out, 24 if quick else 200, stages or [FOLDER], text_encoders or [])
+    return evaluate(out, images, stages or [FOLDER], text_encoders or [])
 
 
 def evaluate(
     out: Path, count: int, stages: Sequence[Path], trained: Sequence[Path] = (), steps: dict[str, int] = STEPS
 ) -> int:
     """As `main`, with `count` images behind each figure. trained: see `compare_texts`."""
-    report = Report(out, "The pixel cascade on shapes-cascade")
     rng = np.random.default_rng(42)
     scenes = [random_scene(rng) for _ in range(count)]
+    drawn = [reduced(paint_aligned(scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)]
+    metrics = {"accuracy_rendered": accuracy(scenes, drawn), "burnt_rendered": burnt(drawn)}
+    made: dict[tuple[str, int], Pictures] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         maker = Maker(stages, Path(scratch), steps)
-        metrics, made = thresholds(maker, scenes)
-        changes, rows = styles(maker, scenes)
-        metrics |= changes | memory(maker) | compare_texts(trained, scenes, Path(scratch), steps)
+        report = Report(
+            out,
+            "The pixel cascade on shapes-cascade",
+            sampler="DDPM",
+            steps=steps,
+            size=maker.sizes,
+            pictures_per_figure=count,
+            stages=[stage.folder.name for stage in maker.cascade.stages],
+            device=str(maker.device),
+        )
+        for kind in THRESHOLDS:
+            for g in GUIDANCE:
+                found, made[kind, g] = report.part(f"{kind}, guidance {g}", partial(threshold, maker, scenes, kind, g))
+                metrics |= found
+        changes, shown = report.part("styles", lambda: styles(maker, scenes))
+        metrics |= changes | report.part("memory", lambda: (memory(maker), []))[0]
+        metrics |= compare_texts(trained, scenes, Path(scratch), steps)
     captions = [kind for _ in range(3) for kind in THRESHOLDS]
-    shown = [[made[kind, g][i] for g in GUIDANCE] for i in range(min(3, count)) for kind in THRESHOLDS]
-    sheet(shown, captions, [f"guidance {g}" for g in GUIDANCE], scale=4).save(out / "thresholds.png")
+    rows = [[made[kind, g][i] for g in GUIDANCE] for i in range(min(3, count)) for kind in THRESHOLDS]
+    sheet(rows, captions, [f"guidance {g}" for g in GUIDANCE], scale=4).save(out / "thresholds.png")
     columns = ["candidate", "style in stage II", "style in stage I"]
-    sheet(rows[:9], STYLES[1:] * 3, columns, scale=1).save(out / "styles.png")
+    rows = [shown[start : start + 3] for start in range(0, len(shown), 3)]
+    sheet(rows, STYLES[1:] * 3, columns, scale=1).save(out / "styles.png")
     with report.plot(2, (9, 3.6)) as axes:
         for axis, (name, title) in zip(axes, {"accuracy": "named attributes found", "burnt": "burnt pixels"}.items()):
             for kind in THRESHOLDS:
@@ -228,7 +241,7 @@ def evaluate(
             axis.set(title=title, xlabel="guidance scale", ylim=(0, 1.02 if name == "accuracy" else None))
             axis.legend()
     report.say(f"{count} images behind each figure; DDPM, {steps['steps']} and {steps['stage2_steps']} steps.")
-    table: list[list[str | float]] = []
+    table: list[list[Cell]] = []
     for name in ("accuracy", "burnt"):
         for kind in THRESHOLDS:
             table.append([f"{name}, {kind}", *(metrics[f"{name}_{kind}_{g}"] for g in GUIDANCE)])
@@ -237,12 +250,4 @@ def evaluate(
     report.table(["figure", "value"], [(name, value) for name, value in metrics.items() if name not in in_table])
     for file, alt in (("report.png", "curves"), ("thresholds.png", "thresholds"), ("styles.png", "styles")):
         report.show(file, alt)
-    return report.write(
-        metrics,
-        sampler="DDPM",
-        steps=steps,
-        size=maker.sizes,
-        pictures_per_figure=count,
-        stages=[stage.folder.name for stage in maker.cascade.stages],
-        device=str(maker.device),
-    )
+    return report.write(metrics)

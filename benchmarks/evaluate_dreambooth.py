@@ -1,9 +1,10 @@
-"""DreamBooth on `shapes`: `python run.py evaluate dreambooth --out DIR [--quick]`.
+"""DreamBooth on `shapes`: `python run.py evaluate dreambooth --out DIR [--quick] [--images N]`.
 
 Subjects that the base model never generates, four images of each, trained three ways: all of the model, a LoRA, and all
 of the model without the prior loss, which is the paper's ablation (arXiv 2208.12242, section 4.3). The files that come
 out are loaded by the pack's host as a user would load them, and readers of pixels look at what they draw: is it the
-subject, does it follow the prompt, and what has become of the class.
+subject at new places, which is the method's promise, is it the subject alone, does it follow the prompt, and what has
+become of the class.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from benchmarks.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Report, Studio, line_of, sheet, studio
+from benchmarks.report import Cell, Report
+from benchmarks.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Pictures, Studio, sheet, studio
 from lib_methods.dreambooth.run import run_training
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth import load_training_model
+from standalone.shapes.figures import mean
 from standalone.shapes.subjects import (
     FIGURES,
     PHOTOS,
@@ -89,10 +92,6 @@ def draw(maker: Studio, subject: Subject, count: int, suffix: str = "") -> Drawn
     return Drawn(made["plain"], made["varied"], made["of_class"], asked)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else 0.0
-
-
 def train(subject: Subject, form: str, folder: Path, steps: int = 0) -> Path:
     """The result file of a run. folder: shared by all runs, for their class images. steps: 0 for the form's default."""
     pictures = folder / "photos" / subject.name
@@ -123,107 +122,119 @@ def draw_with(file: Path, form: str, subject: Subject, count: int) -> Drawn:
         return draw(maker, subject, count, " <lora:subject:1>")
 
 
+def part(
+    subject: Subject, form: str, count: int, base: Callable[[], Drawn], folder: Path, steps: int
+) -> tuple[dict[str, float], Pictures]:
+    """The figures of a form on a subject, with the seconds of training, and examples. base: of the untrained model."""
+    started, spent, drawn = time.monotonic(), {}, base()
+    if form != "base_":
+        file = train(subject, form, folder, steps)
+        spent = {"seconds": time.monotonic() - started}
+        drawn = draw_with(file, form, subject, count)
+    examples = [*drawn.plain[:4], *drawn.varied[:4], *drawn.of_class[:4]]
+    return {**measure(subject, drawn, base()), **spent}, examples
+
+
 def evaluate(
-    subjects: Sequence[Subject], count: int, folder: Path, steps: int = 0
-) -> tuple[dict[str, Any], dict[str, dict[str, Drawn]]]:
-    """The report's metrics and the images, by form and subject. steps: of each training, 0 for the forms' own."""
-    drawn: dict[str, dict[str, Drawn]] = {prefix: {} for prefix in LABELS}
-    with studio() as maker:
-        for subject in subjects:
-            drawn["base_"][subject.name] = draw(maker, subject, count)
-    seconds: dict[str, list[float]] = {form: [] for form in FORMS}
+    report: Report, subjects: Sequence[Subject], count: int, folder: Path, steps: int = 0
+) -> tuple[dict[str, Any], dict[tuple[str, str], Pictures]]:
+    """The report's metrics, and examples by form and subject. steps: of each training, 0 for the forms' own."""
+    examples: dict[tuple[str, str], Pictures] = {}
+    by_subject: dict[str, dict[str, dict[str, float]]] = {prefix: {} for prefix in LABELS}
     for subject in subjects:
-        for form in FORMS:
-            started = time.monotonic()
-            file = train(subject, form, folder, steps)
-            seconds[form].append(time.monotonic() - started)
-            found = drawn[form][subject.name] = draw_with(file, form, subject, count)
-            figures = measure(subject, found, drawn["base_"][subject.name])
-            spent = f"{seconds[form][-1]:.0f} s of training"
-            print(f"  {subject.name}, {LABELS[form]}: {line_of(figures)} ({spent})", flush=True)
+
+        @cache
+        def base(subject: Subject = subject) -> Drawn:
+            with studio() as maker:
+                return draw(maker, subject, count)
+
+        for form in LABELS:
+            measure_it = partial(part, subject, form, count, base, folder, steps)
+            found, examples[form, subject.name] = report.part(f"{subject.name}, {LABELS[form]}", measure_it)
+            by_subject[form][subject.name] = found
     metrics: dict[str, Any] = {}
-    by_subject: dict[str, dict[str, dict[str, float]]] = {}
-    for prefix, of_form in drawn.items():
-        each = {s.name: measure(s, of_form[s.name], drawn["base_"][s.name]) for s in subjects}
-        metrics |= {f"{prefix}{name}": _mean([v[name] for v in each.values()]) for name in FIGURES}
-        by_subject[prefix] = each
-    metrics |= {f"{form}seconds": _mean(spent) for form, spent in seconds.items()}
-    metrics["by_subject"] = by_subject
-    return metrics, drawn
+    for form, of_form in by_subject.items():
+        for name in (*FIGURES, *(() if form == "base_" else ("seconds",))):
+            values = [found[name] for found in of_form.values()]
+            metrics[form + name] = values[0] if len(values) == 1 else mean(values)
+    return {**metrics, "by_subject": by_subject}, examples
 
 
-def examples(
-    subjects: Sequence[Subject], drawn: Mapping[str, Mapping[str, Drawn]], labels: Mapping[str, str]
-) -> Image.Image:
+def example_sheet(subjects: Sequence[Subject], examples: Mapping[tuple[str, str], Pictures]) -> Image.Image:
     """For each subject its photos, and for each model a row: the subject, the subject in new settings, the class."""
     rows, captions = [], []
     for subject in subjects:
         rows.append(photos(subject))
         captions.append(f"{subject.name}: the photos")
         prompt = prompt_of(subject.noun, subject.noun)
-        for prefix, label in labels.items():
-            found = drawn[prefix][subject.name]
-            rows.append([*found.plain[:4], *found.varied[:4], *found.of_class[:4]])
+        for form, label in LABELS.items():
+            rows.append(examples[form, subject.name])
             captions.append(f'{label}: the subject, at new places, and "{prompt}"')
     return sheet(rows, captions)
 
 
-def plot(report: Report, metrics: Mapping[str, Any], labels: Mapping[str, str]) -> None:
-    """The four main figures side by side."""
-    names = ("subject_fidelity", "prompt_fidelity", "prior_preserved", "prior_diversity")
-    width = 0.8 / len(labels)
-    with report.plot(1, (10, 4)) as (axis,):
-        for place, (prefix, label) in enumerate(labels.items()):
+def plot(report: Report, metrics: Mapping[str, Any]) -> None:
+    """The main figures side by side."""
+    names = ("subject_in_new", "subject_fidelity", "prompt_fidelity", "prior_preserved", "prior_diversity")
+    width = 0.8 / len(LABELS)
+    with report.plot(1, (12, 4)) as (axis,):
+        for place, (prefix, label) in enumerate(LABELS.items()):
             values = [metrics[prefix + name] for name in names]
-            bars = axis.bar([i + (place - len(labels) / 2 + 0.5) * width for i in range(len(names))], values, width)
+            bars = axis.bar([i + (place - len(LABELS) / 2 + 0.5) * width for i in range(len(names))], values, width)
             bars.set_label(label)
             axis.bar_label(bars, fmt="%.2f", fontsize=8)
         axis.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
         axis.legend(fontsize=8, loc="lower right")
 
 
-def tables(report: Report, metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def tables(report: Report, metrics: Mapping[str, Any], subjects: Sequence[Subject], count: int) -> None:
     """The report before its images."""
-    rows: list[list[str | float]] = []
+    rows: list[list[Cell]] = []
     for prefix, label in LABELS.items():
         seconds = metrics.get(f"{prefix}seconds")
-        rows.append([label, *(metrics[prefix + name] for name in FIGURES), "" if seconds is None else f"{seconds:.0f}"])
-    by_subject = []
-    for prefix, of_form in metrics["by_subject"].items():
-        each = [of_form[name] for name in settings["subjects"]]
-        pairs = [f"{found['subject_fidelity']:.3f}, {found['prior_preserved']:.3f}" for found in each]
-        by_subject.append([LABELS[prefix], *pairs])
+        rows.append(
+            [label, *(metrics[prefix + name] for name in FIGURES), None if seconds is None else f"{seconds:.0f}"]
+        )
+    over = f"the {len(subjects)} subjects" if len(subjects) > 1 else "the images of the subject"
     report.say(
-        f"{len(settings['subjects'])} subjects of {settings['photos']} photos each, {settings['pictures_per_figure']} "
-        f"images behind each figure; {SAMPLER}, {STEPS} steps, CFG {CFG:g}."
+        f"Subjects: {', '.join(subject.name for subject in subjects)}; {PHOTOS} photos and {count} images of each kind "
+        f"for each; {SAMPLER}, {STEPS} steps, CFG {CFG:g}. Margins are over {over}."
     )
     report.table(["", *FIGURES, "seconds of training"], rows)
-    report.say("By subject, subject fidelity and the share of class images that are not the subject:")
-    report.table(["", *settings["subjects"]], by_subject)
+    for name in ("subject_in_new", "subject_fidelity", "prior_preserved"):
+        report.say(f"By subject, {name.replace('_', ' ')}:")
+        names = [subject.name for subject in subjects]
+        of_forms = metrics["by_subject"].items()
+        report.table(["", *names], [[LABELS[form], *(found[n][name] for n in names)] for form, found in of_forms])
+
+
+def main(out: Path, quick: bool, images: int) -> int:
+    """Write report.json, report.md, report.png and examples.png into `out`; 0 when done. A quick run trains one subject
+    for 20 steps: it shows that everything runs, and nothing about the method."""
+    subjects = SUBJECTS[:1] if quick else SUBJECTS
+    count = -(-images // len(subjects))
+    forms = {form: {**FORMS[form], **({"steps": 20} if quick else {})} for form in FORMS}
+    report = Report(
+        out,
+        "DreamBooth on shapes",
+        subjects=[subject.name for subject in subjects],
+        photos=PHOTOS,
+        pictures_per_figure=count * len(subjects),
+        cfg_scale=CFG,
+        training=forms,
+    )
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        metrics, examples = evaluate(report, subjects, count, Path(folder), steps=20 if quick else 0)
+    if quick:
+        report.say("A quick run: 20 steps of training show that everything runs, and say nothing about the method.")
+    example_sheet(subjects, examples).save(out / "examples.png")
+    plot(report, metrics)
+    tables(report, metrics, subjects, count)
     trained = [
         f"- {LABELS[form]}: " + ", ".join(f"{name} {value}" for name, value in given.items())
-        for form, given in settings["training"].items()
+        for form, given in forms.items()
     ]
     report.say("Trained with:\n\n" + "\n".join(trained))
-
-
-def main(out: Path, quick: bool) -> int:
-    """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
-    report = Report(out, "DreamBooth on shapes")
-    subjects, count = (SUBJECTS[:1], 4) if quick else (SUBJECTS, 24)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        metrics, drawn = evaluate(subjects, count, Path(folder), steps=20 if quick else 0)
-    forms = {form: {**FORMS[form], **({"steps": 20} if quick else {})} for form in FORMS}
-    settings = {
-        "subjects": [subject.name for subject in subjects],
-        "photos": PHOTOS,
-        "pictures_per_figure": count * len(subjects),
-        "cfg_scale": CFG,
-        "training": forms,
-    }
-    examples(subjects, drawn, LABELS).save(out / "examples.png")
-    plot(report, metrics, LABELS)
-    tables(report, metrics, settings)
     report.show("report.png", "figures")
     report.show("examples.png", "examples")
-    return report.write(metrics, **settings)
+    return report.write(metrics)

@@ -1,4 +1,5 @@
-"""What FABRIC does on `shapes`, measured by the parser: `python run.py evaluate fabric --out DIR [--quick]`.
+"""What FABRIC does on `shapes`, measured by the parser: `python run.py evaluate fabric --out DIR [--quick]
+[--images N]`.
 
 Likes and dislikes are rendered images that share one attribute, mostly the colour, and nothing else. Prompts name the
 other attributes and leave that one open, so its rate shows what the feedback does, and the named attributes show what
@@ -7,16 +8,18 @@ it costs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Report, Studio, as_request, sheet, studio
+from benchmarks.report import Report
+from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, as_request, sheet, studio
+from standalone.shapes.figures import mean
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, VALUES, Scene, caption, random_scene, render
 
@@ -91,24 +94,20 @@ def run(maker: Studio, todo: Sequence[Trial], kind: str, number: int, form: dict
 
 def rate(batches: Batches) -> float:
     """Share of images that carry what their trial's likes or dislikes share."""
-    return float(np.mean([parse(p).attributes[t.attribute] == t.value for t, pictures in batches for p in pictures]))
+    return mean(parse(p).attributes[t.attribute] == t.value for t, pictures in batches for p in pictures)
 
 
 def accuracy(batches: Batches) -> float:
     """Share of named attributes found in the images."""
-    hits = [
-        hit
-        for trial, pictures in batches
-        for scene, picture in zip(trial.scenes, pictures)
-        for hit in parse(picture).matches(scene, trial.named).values()
-    ]
-    return float(np.mean(hits))
+    pairs = [(t, scene, picture) for t, pictures in batches for scene, picture in zip(t.scenes, pictures)]
+    return mean(list(parse(p).matches(scene, t.named).values()) for t, scene, p in pairs)
 
 
 def variety(batches: Sequence[Pictures]) -> float:
     """Mean difference between two images of a batch of one prompt, in values from 0 to 255."""
-    pairs = [(one, two) for pictures in batches for one, two in combinations(pictures, 2)]
-    return float(np.mean([np.abs(one.astype(np.float32) - two).mean() for one, two in pairs]))
+    return mean(
+        [float(np.abs(a.astype(np.float32) - b).mean()) for a, b in combinations(batch, 2)] for batch in batches
+    )
 
 
 def saturation(pictures: Sequence[np.ndarray]) -> float:
@@ -119,7 +118,7 @@ def saturation(pictures: Sequence[np.ndarray]) -> float:
         top = pixels.max(1)
         chroma = (top - pixels.min(1)) / np.maximum(top, 1)
         values.append(float(np.sort(chroma)[-len(chroma) // 10 :].mean()))
-    return float(np.mean(values))
+    return mean(values)
 
 
 def drift(maker: Studio, form: dict[str, Any], chains: int) -> tuple[list[float], tuple[float, float], list[Pictures]]:
@@ -146,161 +145,180 @@ def drift(maker: Studio, form: dict[str, Any], chains: int) -> tuple[list[float]
             rounds[step] += saturation(pictures)
             if step == 1:
                 after.append(pictures)
-        if number < 6:
-            examples.append(shown)
-    return [float(mean) for mean in rounds / chains], (variety(before), variety(after)), examples
+        examples.append(shown)
+    return [float(value) for value in rounds / chains], (variety(before), variety(after)), examples
 
 
-def evaluate(maker: Studio, count: int, out: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """All figures of the main part, with `count` images behind each, and those of the plot alone; writes example sheets
-    into `out`."""
-    todo = trials(-(-count // BATCH))
-    metrics: dict[str, float] = {}
-    details: dict[str, Any] = {}
+class Main:
+    """The parts of the main comparison: colours, with `count` images behind each figure."""
 
-    plain = run(maker, todo, "likes", 0, {})
-    for form, extra in FORMS.items():
-        started = time.monotonic()
-        liked = {n: run(maker, todo, "likes", n, extra) for n in LIKES}
-        disliked = run(maker, todo, "dislikes", 2, extra)
-        metrics[f"{form}liked_rate_off"] = metrics[f"{form}disliked_rate_off"] = rate(plain)
-        metrics[f"{form}liked_rate_on"] = rate(liked[2])
-        metrics[f"{form}disliked_rate_on"] = rate(disliked)
-        metrics[f"{form}prompt_accuracy_off"] = accuracy(plain)
-        for n, batches in liked.items():
-            metrics[f"{form}prompt_accuracy_on_{n}"] = accuracy(batches)
-            details[f"{form}liked_rate_{n}"] = rate(batches)
-        rounds, kept, chains = drift(maker, extra, len(todo))
-        metrics[f"{form}saturation_drift"] = rounds[-1] / rounds[0] - 1
-        metrics[f"{form}variety_off"], metrics[f"{form}variety_on"] = kept
-        details[f"{form}saturation_by_round"] = rounds
-        sheet(chains).save(out / f"{form}rounds.png")
-        shown = [[*t.pictures[:2], *plain[i][1][:4], *liked[2][i][1][:4]] for i, t in enumerate(todo[:6])]
-        sheet(shown).save(out / f"{form}likes.png")
-        print(f"  {NAMES[form]}: {time.monotonic() - started:.0f} s", flush=True)
-    drawn = [render(random_scene(rng), rng) for rng in map(np.random.default_rng, range(count))]
-    details["saturation_rendered"] = saturation(drawn)
-    return metrics, details
+    def __init__(self, maker: Studio, count: int) -> None:
+        self.maker, self.todo = maker, trials(-(-count // BATCH))
+        self.plain = cache(lambda: run(maker, self.todo, "likes", 0, {}))
 
+    def form(self, form: str) -> tuple[dict[str, Any], Pictures]:
+        """A form's figures, by names that begin with it, and a row of examples for each of six trials."""
+        request, plain = FORMS[form], self.plain()
+        liked = {n: run(self.maker, self.todo, "likes", n, request) for n in LIKES}
+        found: dict[str, Any] = {
+            "liked_rate_off": rate(plain),
+            "liked_rate_on": rate(liked[2]),
+            "disliked_rate_off": rate(plain),
+            "disliked_rate_on": rate(run(self.maker, self.todo, "dislikes", 2, request)),
+            "prompt_accuracy_off": accuracy(plain),
+        }
+        found |= {f"prompt_accuracy_on_{n}": accuracy(batches) for n, batches in liked.items()}
+        found |= {f"liked_rate_{n}": rate(batches) for n, batches in liked.items()}
+        examples = [
+            picture
+            for i, trial in enumerate(self.todo[:6])
+            for picture in (*trial.pictures[:2], *plain[i][1][:4], *liked[2][i][1][:4])
+        ]
+        return {f"{form}{name}": value for name, value in found.items()}, examples
 
-def consistency(maker: Studio, count: int, out: Path) -> dict[str, float]:
-    """How often the images of a batch agree with its first in what the prompts leave open, and show what they name:
-    without a consistent batch, with it, and with AdaIN as well; writes an example sheet into `out`."""
-    metrics: dict[str, float] = {}
-    rng, sheets = np.random.default_rng(4000), []
-    batches = [[random_scene(rng) for _ in range(BATCH)] for _ in range(-(-count // BATCH))]
-    for form, request in BATCHES.items():
-        same: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
-        for number, scenes in enumerate(batches):
-            prompts = [caption(scene, PLACED) for scene in scenes]
-            pictures = maker.make(prompts, 90_000 + 100 * number, {"FABRIC": request} if request else None)
-            found = [parse(picture) for picture in pictures]
-            for scene, parsed in zip(scenes[1:], found[1:]):
-                for name, held in same.items():
-                    wanted = scene.as_dict() if name in PLACED else found[0].attributes
-                    held.append(parsed.attributes[name] == wanted[name])
-            if number < 2:
-                sheets.append(pictures)
-        metrics |= {f"batch_{name}_{form}": float(np.mean(held)) for name, held in same.items()}
-    sheet(sheets).save(out / "batches.png")
-    return metrics
+    def rounds(self, form: str) -> tuple[dict[str, Any], Pictures]:
+        """How colours and variety change over rounds, and a row of examples for each of six chains."""
+        rounds, kept, chains = drift(self.maker, FORMS[form], len(self.todo))
+        found = {
+            "saturation_drift": rounds[-1] / rounds[0] - 1,
+            "variety_off": kept[0],
+            "variety_on": kept[1],
+            "saturation_by_round": rounds,
+        }
+        examples = [picture for chain in chains[:6] for picture in chain]
+        return {f"{form}{name}": value for name, value in found.items()}, examples
 
 
-Row = tuple[str, list[tuple[float, float]]]
+def together(maker: Studio, form: str, count: int) -> tuple[dict[str, float], Pictures]:
+    """How often the images of a batch agree with its first in what the prompts leave open, and show what they name: in
+    a form of `BATCHES`; and two of the batches."""
+    rng, request = np.random.default_rng(4000), BATCHES[form]
+    same: dict[str, list[list[bool]]] = {name: [] for name in ATTRIBUTES}
+    examples: Pictures = []
+    for number in range(-(-count // BATCH)):
+        scenes = [random_scene(rng) for _ in range(BATCH)]
+        prompts = [caption(scene, PLACED) for scene in scenes]
+        pictures = maker.make(prompts, 90_000 + 100 * number, {"FABRIC": request} if request else None)
+        first, *others = (parse(picture).attributes for picture in pictures)
+        for name, held in same.items():
+            wanted = [scene.as_dict()[name] if name in PLACED else first[name] for scene in scenes[1:]]
+            held.append([other[name] == value for other, value in zip(others, wanted)])
+        if number < 2:
+            examples += pictures
+    return {f"batch_{name}_{form}": mean(held) for name, held in same.items()}, examples
 
 
-def elsewhere(maker: Studio, count: int) -> tuple[dict[str, float], list[Row]]:
-    """Other attributes, and other samplers and numbers of steps: liked rate and accuracy without feedback and in every
-    form but the published one, by name, and as rows of a table."""
-    metrics: dict[str, float] = {}
-    rows: list[Row] = []
-    cases: list[tuple[str, list[Trial], tuple[int, ...], dict[str, Any]]] = []
+def cases(count: int) -> dict[str, tuple[list[Trial], tuple[int, ...], dict[str, Any]]]:
+    """Other attributes, samplers and numbers of steps: trials, numbers of likes and fields of the jobs, by name."""
+    found: dict[str, tuple[list[Trial], tuple[int, ...], dict[str, Any]]] = {}
     for attribute in OTHER_ATTRIBUTES:
-        cases.append((attribute, trials(-(-count // BATCH), attribute), (2,), {}))
+        found[attribute] = trials(-(-count // BATCH), attribute), (2,), {}
     for sampler, steps in OTHER_SAMPLERS:
         fields = {"sampler_name": sampler, "steps": steps}
-        cases.append((f"{sampler} {steps}", trials(-(-count // BATCH)), LIKES_OF_OTHERS, fields))
-    for name, todo, likes, fields in cases:
-        started = time.monotonic()
-        found = {"off": run(maker, todo, "likes", 0, {}, **fields)}
-        for form in FORMS.keys() - {"as_published_"}:
-            found |= {f"{form}{n}": run(maker, todo, "likes", n, FORMS[form], **fields) for n in likes}
-        figures = {key: (rate(batches), accuracy(batches)) for key, batches in found.items()}
-        key = name.lower().replace("++ ", "pp_").replace(" ", "_")
-        for which, (liked, prompt) in figures.items():
-            metrics[f"{key}_liked_rate_{which}"], metrics[f"{key}_prompt_accuracy_{which}"] = liked, prompt
-        columns = ["off", *(f"{form}{n}" for n in likes for form in ("every_step_", "", "one_"))]
-        rows.append((name, [figures[column] for column in columns]))
-        print(f"  {name}: {time.monotonic() - started:.0f} s", flush=True)
-    return metrics, rows
+        found[f"{sampler} {steps}"] = trials(-(-count // BATCH)), LIKES_OF_OTHERS, fields
+    return found
 
 
-def main(out: Path, quick: bool, images: int | None = None) -> int:
-    """Write report.json, report.md, report.png and example sheets into `out`; 0 when done."""
-    report, count = Report(out, "FABRIC on shapes"), images or (24 if quick else 200)
-    with studio() as maker:
-        metrics, details = evaluate(maker, count, out)
-        others, cases = elsewhere(maker, count)
-        together = consistency(maker, count, out)
+def key_of(case: str) -> str:
+    return case.lower().replace("++ ", "pp_").replace(" ", "_")
+
+
+def elsewhere(
+    maker: Studio, case: str, todo: list[Trial], likes: tuple[int, ...], fields: dict[str, Any]
+) -> tuple[dict[str, float], Pictures]:
+    """Liked rate and accuracy of a case without feedback and in every form but the published one."""
+    found = {"off": run(maker, todo, "likes", 0, {}, **fields)}
+    for form in FORMS.keys() - {"as_published_"}:
+        found |= {f"{form}{n}": run(maker, todo, "likes", n, FORMS[form], **fields) for n in likes}
+    figures = {f"{key_of(case)}_liked_rate_{which}": rate(batches) for which, batches in found.items()}
+    figures |= {f"{key_of(case)}_prompt_accuracy_{which}": accuracy(batches) for which, batches in found.items()}
+    return figures, []
+
+
+def plot(report: Report, metrics: dict[str, Any]) -> None:
+    """Named attributes and liked colour over the likes, and saturation over the rounds."""
     with report.plot(3, (12, 3.6)) as (left, middle, right):
         for form, label in NAMES.items():
             left.plot(LIKES, [metrics[f"{form}prompt_accuracy_on_{n}"] for n in LIKES], "o-", label=label)
-            middle.plot(LIKES, [details[f"{form}liked_rate_{n}"] for n in LIKES], "o-", label=label)
-            right.plot(range(ROUNDS + 1), details[f"{form}saturation_by_round"], "o-", label=label)
+            middle.plot(LIKES, [metrics[f"{form}liked_rate_{n}"] for n in LIKES], "o-", label=label)
+            right.plot(range(ROUNDS + 1), metrics[f"{form}saturation_by_round"], "o-", label=label)
         left.axhline(metrics["prompt_accuracy_off"], color="grey", linestyle="--", label="off")
         middle.axhline(metrics["liked_rate_off"], color="grey", linestyle="--", label="off")
-        right.axhline(details["saturation_rendered"], color="grey", linestyle="--", label="rendered")
+        right.axhline(metrics["saturation_rendered"], color="grey", linestyle="--", label="rendered")
         left.set(title="named attributes found", xlabel="likes")
         middle.set(title="images in the liked colour", xlabel="likes")
         right.set(title="saturation", xlabel="round")
         for axis in (left, middle, right):
             axis.set_ylim(0, 1.02)
             axis.legend()
-    chains = -(-count // BATCH)
-    margin = 1.96 * (0.25 / (chains * BATCH)) ** 0.5
-    report.say(
-        f"{chains * BATCH} images behind each figure, so that 95 % of the rates are within {margin:.2f}; {SAMPLER}, "
-        f"{STEPS} steps, CFG {CFG:g}."
-    )
-    names = [name for name in metrics if not name.startswith(tuple(FORMS.keys() - {""}))]
+
+
+def tables(report: Report, metrics: dict[str, Any], asked: dict[str, tuple[int, ...]]) -> None:
+    """The report before its examples. asked: the numbers of likes of each case."""
+    shared = ("liked_rate_", "disliked_rate_", "prompt_accuracy_", "saturation_drift", "variety_")
+    names = [name for name in metrics if name.startswith(shared)]
     report.table(["figure", *NAMES.values()], [(n, *(metrics[f"{form}{n}"] for form in FORMS)) for n in names])
-    report.table(
-        ["liked rate with", *NAMES.values()],
-        [(f"{n} likes", *(details[f"{form}liked_rate_{n}"] for form in FORMS)) for n in LIKES],
-    )
     report.show("report.png", "curves")
     report.say(
         "Liked rate / named attributes with other attributes, samplers and numbers of steps: without feedback, and "
         "with 2 likes (samplers: also 8) at every step's level, at six, at one."
     )
     for likes in ((2,), LIKES_OF_OTHERS):
+        columns = ["off", *(f"{form}{n}" for n in likes for form in ("every_step_", "", "one_"))]
         head = ["", "off", *(f"{n}, {form}" for n in likes for form in ("every", "six", "one"))]
-        shown = [(name, cells) for name, cells in cases if len(cells) == len(head) - 1]
-        report.table(
-            head, [(name, *(f"{liked:.2f} / {prompt:.2f}" for liked, prompt in cells)) for name, cells in shown]
-        )
+        rows = []
+        for case in [case for case, numbers in asked.items() if numbers == likes]:
+            pairs = [[f"{key_of(case)}_{name}_{c}" for name in ("liked_rate", "prompt_accuracy")] for c in columns]
+            rows.append([case, *(f"{metrics[liked]:.2f} / {metrics[prompt]:.2f}" for liked, prompt in pairs)])
+        report.table(head, rows)
     report.say(
         "A consistent batch whose prompts name kind and place: how often the others show what is named, and agree with "
         "the first image in the rest. Batch off, on, and on with AdaIN:"
     )
-    rows: list[list[str | float]] = [
-        [name, *(together[f"batch_{name}_{form}"] for form in BATCHES)] for name in ATTRIBUTES
-    ]
-    report.table(["attribute", *BATCHES], rows)
+    report.table(
+        ["attribute", *BATCHES], [[name, *(metrics[f"batch_{name}_{form}"] for form in BATCHES)] for name in ATTRIBUTES]
+    )
+
+
+def main(out: Path, quick: bool, images: int) -> int:
+    """Write report.json, report.md, report.png and example sheets into `out`; 0 when done."""
+    todo = cases(images)
+    total = len(todo["texture"][0]) * BATCH
+    report = Report(
+        out,
+        "FABRIC on shapes",
+        pictures_per_figure=total,
+        chains_for_drift=total // BATCH,
+        cfg_scale=CFG,
+        fabric="defaults: strength 0.8, steps 0 to 0.8, negative weight 0.5; one level: strength 0.5",
+    )
+    drawn = [render(random_scene(rng), rng) for rng in map(np.random.default_rng, range(images))]
+    metrics: dict[str, Any] = {"saturation_rendered": saturation(drawn)}
+    batches: list[Pictures] = []
+    with studio() as maker:
+        compared = Main(maker, images)
+        for form, name in NAMES.items():
+            for part, measure, each in (("likes", compared.form, 10), ("rounds", compared.rounds, ROUNDS + 1)):
+                found, shown = report.part(f"{name}, {part}", partial(measure, form))
+                metrics |= found
+                rows = [shown[start : start + each] for start in range(0, len(shown), each)]
+                sheet(rows).save(out / f"{form}{part}.png")
+        for case, (trials_, likes, fields) in todo.items():
+            metrics |= report.part(case, partial(elsewhere, maker, case, trials_, likes, fields))[0]
+        for form in BATCHES:
+            found, shown = report.part(f"consistent batch {form}", partial(together, maker, form, images))
+            metrics |= found
+            batches += [shown[:BATCH], shown[BATCH:]] if len(shown) > BATCH else [shown]
+    sheet(batches).save(out / "batches.png")
+    plot(report, metrics)
+    report.say(
+        f"{total} images behind each figure, {total // BATCH} chains of rounds; {SAMPLER}, {STEPS} steps, CFG {CFG:g}. "
+        f"The {BATCH} images of a trial share their likes, which the margins leave out."
+    )
+    tables(report, metrics, {case: likes for case, (_, likes, _) in todo.items()})
     report.show("batches.png", "batches: two off, two on, two with AdaIN")
     report.say("Two likes, four images without and four with them, a trial a row:")
     report.show("likes.png", "likes")
     report.say("Five rounds, two images of each round liked in the next:")
     report.show("rounds.png", "rounds")
-    return report.write(
-        {
-            **metrics,
-            **others,
-            **together,
-            **{name: value for name, value in details.items() if isinstance(value, float)},
-        },
-        pictures_per_figure=chains * BATCH,
-        chains_for_drift=chains,
-        cfg_scale=CFG,
-        fabric="defaults: strength 0.8, steps 0 to 0.8, negative weight 0.5; one level: strength 0.5",
-    )
+    return report.write(metrics)

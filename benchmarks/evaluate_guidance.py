@@ -6,17 +6,18 @@ back, and the colours are compared with those at the CFG scale that the model wa
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.evaluate_fabric import saturation
-from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Report, Studio, line_of, sheet, studio
+from benchmarks.report import Cell, Report
+from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, sheet, studio
 from lib_methods.guiders.settings import APG, CONTROLS, MAHIRO, MIMIC, OFF, ZERO_STAR
+from standalone.shapes.figures import mean
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, Scene, caption, random_scene, render
 
@@ -43,8 +44,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 def burnt(pictures: Sequence[np.ndarray]) -> float:
     """Share of pixels with a channel at an end of its range."""
-    pixels = np.stack(pictures)
-    return float(((pixels <= 2) | (pixels >= 253)).any(axis=-1).mean())
+    return mean(float(((picture <= 2) | (picture >= 253)).any(axis=-1).mean()) for picture in pictures)
 
 
 def histogram(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -59,52 +59,52 @@ def measure(scenes: Sequence[Scene], pictures: Pictures, wanted: Pictures) -> di
     histogram: total variation of both colour histograms, 0 for the same colours, 1 for none in common.
     accuracy: share of attributes found in the images; prompts name all of them.
     """
-    hits = [hit for s, p in zip(scenes, pictures) for hit in parse(p).matches(s, ATTRIBUTES).values()]
     return {
         "burnt": burnt(pictures),
         "histogram": float(np.abs(histogram(pictures) - histogram(wanted)).sum() / 2),
         "saturation": saturation(pictures),
-        "accuracy": float(np.mean(hits)),
+        "accuracy": mean(list(parse(p).matches(s, ATTRIBUTES).values()) for s, p in zip(scenes, pictures)),
     }
 
 
-def evaluate(
-    maker: Studio, count: int, scales: Sequence[int]
-) -> tuple[dict[str, dict[str, float]], dict[tuple[str, int], Pictures]]:
-    """The figures of every form at every CFG scale, such as "MaHiRo, CFG 20", and the images."""
-    rng = np.random.default_rng(77)
-    scenes = [random_scene(rng) for _ in range(count)]
-    made: dict[tuple[str, int], Pictures] = {}
-    figures: dict[str, dict[str, float]] = {}
-    for scale in scales:
-        for form, request in FORMS.items():
-            settings = CONTROLS.settings_from(request)
-            started = time.monotonic()
-            pictures: Pictures = []
-            if form != "off" and not settings.acts_at(scale):
-                pictures = made["off", scale]  # nothing is changed then; the tests say so
-            asked = {CONTROLS.title: request} if settings.acts_at(scale) else None
-            for start in range(len(pictures), count, BATCH):
-                prompts = [caption(scene, ATTRIBUTES) for scene in scenes[start : start + BATCH]]
-                pictures = pictures + maker.make(prompts, 300_000 + start, asked, cfg_scale=float(scale))
-            made[form, scale] = pictures
-            found = figures[f"{form}, CFG {scale}"] = measure(scenes, pictures, made["off", scales[0]])
-            print(f"  CFG {scale}, {form}: {line_of(found)}; {time.monotonic() - started:.0f} s", flush=True)
-    drawn = [render(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
-    figures["rendered"] = measure(scenes, drawn, made["off", scales[0]])
-    return figures, made
+def generate(maker: Studio, scenes: Sequence[Scene], form: str, scale: int) -> Pictures:
+    """An image of each scene, all attributes named."""
+    request, pictures = FORMS[form], Pictures()
+    asked = {CONTROLS.title: request} if CONTROLS.settings_from(request).acts_at(scale) else None
+    for start in range(0, len(scenes), BATCH):
+        prompts = [caption(scene, ATTRIBUTES) for scene in scenes[start : start + BATCH]]
+        pictures += maker.make(prompts, 300_000 + start, asked, cfg_scale=float(scale))
+    return pictures
 
 
-def main(out: Path, quick: bool, images: int | None = None) -> int:
+def main(out: Path, quick: bool, images: int) -> int:
     """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
-    report, count = Report(out, "Guidance on shapes"), images or (16 if quick else 200)
     scales = (SCALES[0], HIGH) if quick else SCALES
+    report = Report(out, "Guidance on shapes", pictures_per_figure=images, forms=FORMS, scales=scales)
+    rng = np.random.default_rng(77)
+    scenes = [random_scene(rng) for _ in range(images)]
+    figures: dict[str, Any] = {}
+    made: dict[tuple[str, int], Pictures] = {}
     with studio() as maker:
-        figures, made = evaluate(maker, count, scales)
+        wanted = cache(lambda: generate(maker, scenes, "off", scales[0]))
+
+        def at(form: str, scale: int) -> tuple[dict[str, float], Pictures]:
+            pictures = wanted() if (form, scale) == ("off", scales[0]) else generate(maker, scenes, form, scale)
+            return measure(scenes, pictures, wanted()), pictures[:6]
+
+        for scale in scales:
+            for form, request in FORMS.items():
+                name = f"{form}, CFG {scale}"
+                if form != "off" and not CONTROLS.settings_from(request).acts_at(scale):
+                    # nothing is changed then; the tests say so
+                    figures[name], made[form, scale] = figures[f"off, CFG {scale}"], made["off", scale]
+                else:
+                    figures[name], made[form, scale] = report.part(name, partial(at, form, scale))
+        drawn = [render(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
+        figures["rendered"], _ = report.part("rendered", lambda: (measure(scenes, drawn, wanted()), []))
     columns = [("off", scales[0]), *((form, HIGH) for form in FORMS)]
     labels = [f"CFG {scales[0]}", f"CFG {HIGH}", *list(FORMS)[1:]]
-    rows = [[made[column][row] for column in columns] for row in range(min(6, count))]
-    sheet(rows, columns=labels).save(out / "examples.png")
+    sheet(list(zip(*(made[column] for column in columns))), columns=labels).save(out / "examples.png")
     titles = {
         "burnt": "burnt pixels",
         "histogram": f"distance of the colours to CFG {scales[0]}",
@@ -117,11 +117,10 @@ def main(out: Path, quick: bool, images: int | None = None) -> int:
                 axis.plot(scales, values, "o-" if number < 10 else "s--", label=form)
             axis.set(title=title, xlabel="CFG scale", ylim=(0, 1.02 if name == "accuracy" else None))
         axes[0].legend(fontsize="small")
-    margin = 1.96 * math.sqrt(0.9 * 0.1 / (count * len(ATTRIBUTES)))
-    report.say(f"{count} images behind each figure, accuracy within {margin:.3f}; {SAMPLER}, {STEPS} steps.")
+    report.say(f"{images} images behind each figure; {SAMPLER}, {STEPS} steps.")
     for name, title in {**titles, "saturation": "saturation"}.items():
         report.say(f"{title.capitalize()}:")
-        table: list[list[str | float]] = [
+        table: list[list[Cell]] = [
             [form, *(figures[f"{form}, CFG {scale}"][name] for scale in scales)] for form in FORMS
         ]
         report.table(["", *(f"CFG {scale}" for scale in scales)], table)
@@ -131,4 +130,4 @@ def main(out: Path, quick: bool, images: int | None = None) -> int:
     )
     report.show("report.png", "curves")
     report.show("examples.png", "examples")
-    return report.write(figures, pictures_per_figure=count, forms=FORMS)
+    return report.write(figures)

@@ -1,4 +1,5 @@
-"""InstructPix2Pix on `shapes-instruct`: `python run.py evaluate image_cfg --out DIR [--quick]`.
+"""InstructPix2Pix on `shapes-instruct`: `python run.py evaluate image_cfg --out DIR [--quick]
+[--images N]`.
 
 Images that the model has never seen are rendered from the procedural world and edited by an instruction that asks for
 one other attribute ("make it red"), over a grid of both scales. The parser reads the attributes back, so both halves of
@@ -8,23 +9,21 @@ Brooks et al. 2023 (arXiv 2211.09800), with attributes in the place of CLIP.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from benchmarks.report import Cell, Report
 from benchmarks.studio import (
     INSTRUCT_CHECKPOINT,
     SAMPLER,
     STEPS,
     Pictures,
-    Report,
     Studio,
     as_request,
-    line_of,
     sheet,
     studio,
 )
@@ -70,25 +69,27 @@ def make(maker: Studio, asked: Sequence[Edit], text: float, image: float) -> Pic
     return pictures
 
 
-def evaluate(maker: Studio, count: int) -> tuple[dict[str, Any], list[Edit], dict[tuple[float, float], Pictures]]:
-    """The report's metrics, the edits, and the images by text scale and image scale."""
-    asked = edits(count)
-    made: dict[tuple[float, float], Pictures] = {}
-    grid: dict[tuple[float, float], dict[str, float]] = {}
-    for text in TEXT_SCALES:
-        for image in IMAGE_SCALES:
-            started = time.monotonic()
-            made[text, image] = make(maker, asked, text, image)
-            figures = grid[text, image] = measure(asked, made[text, image])
-            spent = time.monotonic() - started
-            print(f"  text {text:g}, image {image:g}: {line_of(figures)} ({spent:.0f} s)", flush=True)
-    best = max(grid, key=lambda setting: balance(grid[setting]))
+def shown(asked: Sequence[Edit]) -> list[int]:
+    """Two edits of each kind, for examples."""
+    return [i for name in CHANGED for i in [i for i, edit in enumerate(asked) if edit.changed == name][:2]]
+
+
+def at(maker: Studio, asked: Sequence[Edit], text: float, image: float) -> tuple[dict[str, Any], Pictures]:
+    """The figures at one setting, those of each kind of edit, and examples."""
+    pictures = make(maker, asked, text, image)
     by_attribute = {}
     for name in CHANGED:
         chosen = [i for i, edit in enumerate(asked) if edit.changed == name]
         if chosen:
-            by_attribute[name] = measure([asked[i] for i in chosen], [made[best][i] for i in chosen])
-    metrics = {
+            by_attribute[name] = measure([asked[i] for i in chosen], [pictures[i] for i in chosen])
+    return {**measure(asked, pictures), "by_attribute": by_attribute}, [pictures[i] for i in shown(asked)]
+
+
+def summary(asked: Sequence[Edit], grid: dict[tuple[float, float], dict[str, Any]]) -> dict[str, Any]:
+    """The report's metrics."""
+    best = max(grid, key=lambda setting: balance(grid[setting]))
+    by_attribute = {setting: figures.pop("by_attribute") for setting, figures in grid.items()}
+    return {
         "instruction_accuracy": grid[best]["instruction_accuracy"],
         "preservation": grid[best]["preservation"],
         "best_f1": max(f1(figures) for figures in grid.values()),
@@ -99,29 +100,34 @@ def evaluate(maker: Studio, count: int) -> tuple[dict[str, Any], list[Edit], dic
             [image, *(grid[best[0], image][name] for name in ("direction", "similarity"))] for image in IMAGE_SCALES
         ],
         "grid": [{"text_scale": text, "image_scale": image, **figures} for (text, image), figures in grid.items()],
-        "by_attribute": by_attribute,
+        "by_attribute": by_attribute[best],
         "unedited": measure(asked, [edit.source for edit in asked]),
         "rendered": measure(asked, [edit.wanted for edit in asked]),
     }
-    return metrics, asked, made
 
 
-def examples(asked: list[Edit], made: dict[tuple[float, float], Pictures], text: float) -> Image.Image:
-    """One edit of each kind twice: the instruction over the source and the edits at every image scale."""
-    chosen: list[int] = []
-    for name in CHANGED:
-        chosen += [i for i, edit in enumerate(asked) if edit.changed == name][:2]
-    rows = [[asked[i].source, *(made[text, image][i] for image in IMAGE_SCALES)] for i in chosen]
-    columns = ["image", *(f"image scale {image:g}" for image in IMAGE_SCALES)]
-    return sheet(rows, [f'"{asked[i].instruction}"' for i in chosen], columns)
-
-
-def main(out: Path, quick: bool) -> int:
+def main(out: Path, quick: bool, images: int) -> int:
     """Write report.json, report.md, report.png and examples.png into `out`; 0 when done."""
-    report = Report(out, "InstructPix2Pix on shapes-instruct")
+    report = Report(
+        out,
+        "InstructPix2Pix on shapes-instruct",
+        edits_per_figure=images,
+        text_scales=TEXT_SCALES,
+        image_scales=IMAGE_SCALES,
+    )
+    asked = edits(images)
+    grid: dict[tuple[float, float], dict[str, Any]] = {}
+    made: dict[tuple[float, float], Pictures] = {}
     with studio(INSTRUCT_CHECKPOINT) as maker:
-        metrics, asked, made = evaluate(maker, 24 if quick else 200)
-    examples(asked, made, metrics["best_text_scale"]).save(out / "examples.png")
+        for text in TEXT_SCALES:
+            for image in IMAGE_SCALES:
+                name = f"text {text:g}, image {image:g}"
+                grid[text, image], made[text, image] = report.part(name, partial(at, maker, asked, text, image))
+    metrics = summary(asked, grid)
+    sources = [asked[i].source for i in shown(asked)]
+    rows = list(zip(sources, *(made[metrics["best_text_scale"], image] for image in IMAGE_SCALES)))
+    columns = ["image", *(f"image scale {image:g}" for image in IMAGE_SCALES)]
+    sheet(rows, [f'"{asked[i].instruction}"' for i in shown(asked)], columns).save(out / "examples.png")
     with report.plot(2, (11, 4)) as axes:
         for text in TEXT_SCALES:
             line = [entry for entry in metrics["grid"] if entry["text_scale"] == text]
@@ -135,15 +141,17 @@ def main(out: Path, quick: bool) -> int:
         axes[1].set(xlabel="instruction accuracy", ylabel="preservation")
         for axis in axes:
             axis.legend(title="numbers: image scale")
-    rows = [(f"{e['text_scale']:g}", f"{e['image_scale']:g}", *(e[name] for name in FIGURES)) for e in metrics["grid"]]
-    rows += [(name, "", *(metrics[name][figure] for figure in FIGURES)) for name in ("unedited", "rendered")]
+    table: list[list[Cell]] = [
+        [f"{e['text_scale']:g}", f"{e['image_scale']:g}", *(e[name] for name in FIGURES)] for e in metrics["grid"]
+    ]
+    table += [[name, "", *(metrics[name][figure] for figure in FIGURES)] for name in ("unedited", "rendered")]
     best = f"text scale {metrics['best_text_scale']:g}, image scale {metrics['best_image_scale']:g}"
     both = ("instruction_accuracy", "preservation")
     report.say(f"{len(asked)} edits behind each figure; {SAMPLER}, {STEPS} steps, from noise.")
-    report.table(["text scale", "image scale", *FIGURES], rows)
+    report.table(["text scale", "image scale", *FIGURES], table)
     report.say(f"Both are highest at {best}; the best F1 is {metrics['best_f1']:.3f}. By what is changed there:")
     changed = [(name, *(of[each] for each in both)) for name, of in metrics["by_attribute"].items()]
     report.table(["changed", *both], changed)
     report.show("report.png", "trade-off")
     report.show("examples.png", "examples")
-    return report.write(metrics, edits_per_figure=len(asked), text_scales=TEXT_SCALES, image_scales=IMAGE_SCALES)
+    return report.write(metrics)

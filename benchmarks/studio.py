@@ -1,15 +1,11 @@
-"""Makes images with the standalone host as a request would, and reports on them: sheets, plots, tables, JSON."""
+"""Makes images with the standalone host as a request would, and sheets of them."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-import platform
-import re
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,70 +160,3 @@ def sheet(
             shown = Image.fromarray(picture).resize((width - gap, height - gap), Image.Resampling.NEAREST)
             canvas.paste(shown, (gap + x * width, y + line))
     return canvas
-
-
-def rounded(value: Any) -> Any:
-    """Figures, in whatever lists and mappings they are, to four digits."""
-    if isinstance(value, Mapping):
-        return {name: rounded(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(each) for each in value]
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def line_of(figures: Mapping[str, float]) -> str:
-    """Figures in one line of the console."""
-    return ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-
-
-def write_json(path: Path, metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """The figures, and what they were measured with."""
-    text = json.dumps({"metrics": rounded(metrics), "settings": settings}, indent=2)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-class Report:
-    """report.md, which grows by paragraphs, and report.json. Measures the time from here on."""
-
-    def __init__(self, out: Path, title: str) -> None:
-        self.out, self.started, self.paragraphs = out, time.monotonic(), [f"# {title}"]
-
-    def say(self, text: str) -> None:
-        self.paragraphs.append(text)
-
-    def table(self, head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> None:
-        """A table, numbers with three digits; None leaves a cell empty. It is printed, too."""
-        lines = [f"| {' | '.join(head)} |".replace("_", " "), "|---" * len(head) + "|"]
-        for row in rows:
-            cells = ["" if cell is None else cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row]
-            lines.append(f"| {' | '.join(cells)} |")
-        self.say("\n".join(lines))
-        print(self.paragraphs[-1])
-
-    def show(self, file: str, alt: str) -> None:
-        """An image beside the report."""
-        self.say(f"![{alt}]({file})")
-
-    @contextmanager
-    def plot(self, columns: int, size: tuple[float, float]) -> Iterator[Any]:
-        """The axes of report.png, side by side; saved when the block ends."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False)
-        yield axes[0]
-        figure.tight_layout()
-        figure.savefig(self.out / "report.png", dpi=110)
-        plt.close(figure)
-
-    def write(self, metrics: Mapping[str, Any], **settings: Any) -> int:
-        """Write both files; 0, as a program's exit status."""
-        shared = {"sampler": SAMPLER, "steps": STEPS, "size": 64}
-        measured = {"seconds": round(time.monotonic() - self.started), "python": platform.python_version()}
-        write_json(self.out / "report.json", metrics, {**shared, **settings, **measured})
-        (self.out / "report.md").write_text("\n\n".join(self.paragraphs) + "\n", encoding="utf-8")
-        images = [found[1] for text in self.paragraphs if (found := re.fullmatch(r"!\[.*\]\((.*)\)", text))]
-        print(f"Written to {self.out.name}: {', '.join(['report.json', 'report.md', *images])}.")
-        return 0

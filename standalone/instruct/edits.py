@@ -14,6 +14,7 @@ import numpy as np
 from lib_methods.pix2pix_zero.directions import Direction, Embed, Origin, mean_embedding
 from standalone.instruct.filters import layout_similarity
 from standalone.instruct.make import render_pair
+from standalone.shapes.figures import mean
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, UNIT, VALUES, Scene, caption, random_named, random_scene
 
@@ -225,5 +226,5 @@ def measure(asked: Sequence[Edit], pictures: Pictures) -> dict[str, float]:
         values["background_l1"].append(background_l1(edit, picture))
         values["structure_iou"].append(structure_iou(edit, picture))
         values["layout"].append(layout_similarity(parse(edit.source), seen))
-    means = {name: float(np.mean(found)) for name, found in values.items()}
+    means = {name: mean(found) for name, found in values.items()}
     return {**means, "product": means["target_accuracy"] * means["preserved_accuracy"]}

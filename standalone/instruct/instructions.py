@@ -14,6 +14,7 @@ import numpy as np
 from standalone.instruct.filters import layout_similarity
 from standalone.instruct.make import render_pair
 from standalone.instruct.triplets import world_triplet
+from standalone.shapes.figures import mean
 from standalone.shapes.parser import ParsedPicture, parse
 from standalone.shapes.world import ATTRIBUTES, VALUES, Scene
 
@@ -73,4 +74,4 @@ def measure(asked: Sequence[Edit], pictures: Pictures) -> dict[str, float]:
         values["direction"].append(direction(edit, before, after))
         values["similarity"].append(1.0 - float(np.abs(picture.astype(np.float32) - edit.source).mean()) / 255)
         values["layout"].append(layout_similarity(before, after))
-    return {name: float(np.mean(found)) for name, found in values.items()}
+    return {name: mean(found) for name, found in values.items()}

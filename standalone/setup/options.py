@@ -163,7 +163,7 @@ def _method(parser: argparse.ArgumentParser) -> None:
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     _method(parser)
     parser.add_argument(
-        "--images", type=whole(1, 100_000), metavar="N", help="images behind each figure (default: 200)"
+        "--images", type=whole(1, 100_000), metavar="N", help="images behind each figure (default: 200, --quick 24)"
     )
     folders: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "DIR"}
     parser.add_argument("--stages", **folders, help="for cascade: the stages' folders (default: shapes-cascade)")

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from standalone.shapes.figures import mean
 from standalone.shapes.parser import ParsedObject, parse
 from standalone.shapes.world import BACKGROUNDS, KINDS, Layout, Scene, caption, draw_layout, paint
 
 Pictures = list[np.ndarray]
-FIGURES = ("subject_fidelity", "prompt_fidelity", "subject_in_new", "prior_preserved", "prior_diversity", "prior_class")
+FIGURES = ("subject_in_new", "subject_fidelity", "prompt_fidelity", "prior_preserved", "prior_diversity", "prior_class")
 PHOTOS = 4
 PLACES = ("left", "right", "top", "bottom")  # "all over" leaves an order of two large objects to chance
 _APART = 0.19  # how far apart the halves of a pair stand along the diagonal, in sides of the image
@@ -165,7 +166,7 @@ class Drawn:
 def measure(subject: Subject, drawn: Drawn, before: Drawn) -> dict[str, float]:
     """The figures of a model. before: what the untrained one drew.
 
-    subject_fidelity: see `fidelity`, of the subject alone; subject_in_new: of the subject at new places.
+    subject_in_new: see `fidelity`, of the subject at new places; subject_fidelity: of the subject alone.
     prompt_fidelity: share of place and background as asked there. prior_preserved: share of the class's images that
     do not show the subject. prior_diversity: how much they differ among themselves, over how much they did before.
     prior_class: share of them that still show objects of the class.
@@ -173,12 +174,10 @@ def measure(subject: Subject, drawn: Drawn, before: Drawn) -> dict[str, float]:
     spread = diversity(before.of_class)
     of_class = [parse(picture).attributes["kind"] == subject.first.kind for picture in drawn.of_class]
     return {
-        "subject_fidelity": float(np.mean([fidelity(subject, picture) for picture in drawn.plain])),
-        "prompt_fidelity": float(
-            np.mean([follows(p, *setting) for p, setting in zip(drawn.varied, drawn.asked, strict=True)])
-        ),
-        "subject_in_new": float(np.mean([fidelity(subject, picture) for picture in drawn.varied])),
-        "prior_preserved": 1 - float(np.mean([is_subject(subject, picture) for picture in drawn.of_class])),
+        "subject_in_new": mean(fidelity(subject, picture) for picture in drawn.varied),
+        "subject_fidelity": mean(fidelity(subject, picture) for picture in drawn.plain),
+        "prompt_fidelity": mean(follows(p, *setting) for p, setting in zip(drawn.varied, drawn.asked, strict=True)),
+        "prior_preserved": mean(not is_subject(subject, picture) for picture in drawn.of_class),
         "prior_diversity": diversity(drawn.of_class) / spread if spread else 0.0,
-        "prior_class": float(np.mean(of_class)),
+        "prior_class": mean(of_class),
     }

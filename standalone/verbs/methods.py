@@ -15,10 +15,12 @@ from .arguments import writable_folder
 
 FORMER = {"thresholding": "guidance"}
 """Methods by their earlier names."""
+IMAGES, QUICK = 200, 24
+"""How many images are behind each figure of an evaluation, and of a quick one."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs `main(out, quick)` of the method, with its own options if it has any, and returns its exit status."""
+    """Runs `main(out, quick)` of the method, with its other options if it has any, and returns its exit status."""
     kind = options.verb
     methods = sorted(path.stem[len(kind) + 1 :] for path in (ROOT / "benchmarks").glob(f"{kind}_*.py"))
     name = str(options.method).replace("-", "_")
@@ -32,9 +34,9 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"--out: the folder cannot be made. {reason(error)}") from None
     main = importlib.import_module(f"benchmarks.{kind}_{name}").main
-    given = {
-        key: value for key in ("stages", "text_encoders", "size", "images") if (value := getattr(options, key, None))
-    }
+    given = {key: value for key in ("stages", "text_encoders", "size") if (value := getattr(options, key, None))}
+    if kind == "evaluate":
+        given["images"] = options.images or (QUICK if options.quick else IMAGES)
     for key in given.keys() - inspect.signature(main).parameters.keys():
         raise UsageError(f"'{kind} {options.method}' has no option --{key.replace('_', '-')}.")
     return int(main(out, bool(options.quick), **given))
