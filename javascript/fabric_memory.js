@@ -1,8 +1,8 @@
 /*
- * FABRIC in the browser: both lists survive a reload of the page.
+ * FABRIC in the browser: both lists survive a reload of the page and a closed tab.
  *
- * Only ids and weights are stored, in the browser tab's own storage: no image, and nothing another person's page could see. Python
- * checks them like anything a browser sends (see lib_methods/fabric/inbox.py) and leaves out images that no longer exist.
+ * Only ids and weights are stored, no image: sessionStorage has this page's own, localStorage the last ones of all pages of the
+ * browser. Python checks them like anything a browser sends (see lib_methods/fabric/inbox.py) and leaves out images that no longer exist.
  */
 (function () {
     "use strict";
@@ -17,7 +17,7 @@
 
     function read(tab) {
         try {
-            return JSON.parse(sessionStorage.getItem(keyOf(tab))) || {};
+            return JSON.parse(sessionStorage.getItem(keyOf(tab)) ?? localStorage.getItem(keyOf(tab))) || {};
         } catch { // storage is off, or holds something else
             return {};
         }
@@ -25,7 +25,7 @@
 
     function write(tab) {
         try {
-            sessionStorage.setItem(keyOf(tab), last[tab.name]);
+            for (const place of [sessionStorage, localStorage]) place.setItem(keyOf(tab), last[tab.name]);
         } catch { /* storage is off or full: the lists end with the page */ }
     }
 

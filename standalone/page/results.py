@@ -14,16 +14,16 @@ from PIL import Image
 
 from standalone.api.codec import png_bytes
 
-KEPT_SECONDS = 24 * 3600
+KEPT_SECONDS = 7 * 24 * 3600
 
 
 def scratch_folder(data_dir: Path) -> Path:
-    """Holds images that are not to be saved, while a gallery shows them."""
+    """Holds what galleries show: images that are not to be saved, and the results of finished jobs."""
     return data_dir / "tmp" / "page"
 
 
 def clean_scratch(data_dir: Path) -> None:
-    """Removes yesterday's scratch files: gradio's copies and unsaved images."""
+    """Removes scratch files that are older than a week: gradio's copies, unsaved images, results."""
     limit = time.time() - KEPT_SECONDS
     for folder in (scratch_folder(data_dir), data_dir / "tmp" / "gradio"):
         for path in folder.glob("*") if folder.is_dir() else ():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import gradio as gr
 from PIL import Image, ImageChops
 from pydantic import ValidationError
 
+from lib_methods.errors import UserError
+from lib_methods.files import read_json, write_whole
 from standalone.api.checks import check_request
 from standalone.api.errors import BadRequest, field_sentence, sentence_for
 from standalone.api.generation import Generation
@@ -26,7 +30,7 @@ from standalone.infotext.fields import TABLES
 
 from .controls import QUICK, Fields, OutputPanel, Toprow, both_counters, counter_html
 from .paste import Field, make_paste
-from .results import as_html, error_html, gallery_files, infotext_of, log_html
+from .results import as_html, error_html, gallery_files, infotext_of, log_html, scratch_folder
 
 PAINTED = 16
 """Alpha, of 255, from which a stroke counts."""
@@ -49,8 +53,6 @@ def inpaint_inputs(editor: dict[str, Any] | None) -> tuple[Image.Image | None, I
 
 
 Outputs = tuple[Any, ...]
-REMEMBERED = 64
-"""Number of finished jobs kept for reloaded pages; each is a few texts and file names."""
 
 _PAGE_ONLY = {"mode", "image", "editor", "base_image", "mask_image", "override_settings", "resize_tab", "scale_by"}
 
@@ -123,8 +125,8 @@ class Shown:
 
 
 class PageJobs:
-    """The jobs of one tab by task id. They survive the request that started them, so that a page that was reloaded in
-    mid-job, or a second one, gets the results."""
+    """The jobs of one tab by task id. A page that was reloaded in mid-job, or a second one, gets the results; those of
+    finished jobs are kept in the scratch folder, so that the last gallery survives a restart of the server, too."""
 
     def __init__(self, tab: str, names: Sequence[str], queue: JobQueue, data_dir: Path) -> None:
         self._tab, self._names, self._queue, self._data_dir = tab, names, queue, data_dir
@@ -133,18 +135,37 @@ class PageJobs:
     async def generate(self, task_id: str | None, *values: Any) -> Outputs:
         """Behind Generate: (task id, controls, scripts' arguments) -> gallery, JSON, infotext, log."""
         task = asyncio.get_running_loop().create_task(self._run(task_id, values))
-        if task_id:
-            self._tasks.setdefault(task_id, task)
-            for old in [name for name, known in self._tasks.items() if known.done()][:-REMEMBERED]:
-                del self._tasks[old]
+        if task_id and task_id not in self._tasks:
+            self._tasks[task_id] = task
+            task.add_done_callback(lambda done: self._tasks.pop(task_id, None))
         return (await asyncio.shield(task)).outputs()
 
     async def restore(self, task_id: str | None) -> Outputs:
         """What `generate` gives for this task, once the job is done; no change for one that is not known."""
         task = self._tasks.get(task_id or "")
-        return (gr.skip(),) * 4 if task is None else (await asyncio.shield(task)).outputs()
+        shown = await asyncio.shield(task) if task else self._read(task_id or "")
+        return shown.outputs() if shown else (gr.skip(),) * 4
+
+    def _file(self, task_id: str) -> Path:
+        """A task's results. Its id is a secret and may be any text, so the name is its hash."""
+        return scratch_folder(self._data_dir) / f"{hashlib.sha256(task_id.encode()).hexdigest()}.json"
+
+    def _read(self, task_id: str) -> Shown | None:
+        """The results of a finished job; None if they, or images of theirs, are not there any more."""
+        try:
+            shown = Shown(**read_json(self._file(task_id)))
+        except (OSError, ValueError, TypeError):
+            return None
+        return shown if all(Path(file).is_file() for file in shown.files) else None
 
     async def _run(self, task_id: str | None, values: Sequence[Any]) -> Shown:
+        shown = await self._shown(task_id, values)
+        if task_id:
+            with contextlib.suppress(UserError):  # a full disk: only a reload loses them
+                write_whole(self._file(task_id), json.dumps(asdict(shown)).encode())
+        return shown
+
+    async def _shown(self, task_id: str | None, values: Sequence[Any]) -> Shown:
         started = time.monotonic()
         try:
             generation = make_generation(self._tab, self._names, values)

@@ -72,9 +72,11 @@ class Browser:
         self.address = address
 
     def open(self, fresh: bool = True) -> None:
-        """Loads the page; `fresh` makes it forget what it kept for a reload."""
+        """Loads the page; `fresh` makes it forget what it kept."""
         if fresh and self.driver.current_url.startswith(self.address):
-            self.js("recalled.length = 0; sessionStorage.clear()")  # memory.js keeps the settings when the page is left
+            self.js(
+                "recalled.length = 0; sessionStorage.clear(); localStorage.clear()"
+            )  # memory.js keeps the settings when the page is left
         self.driver.get(self.address)
         self.until("return typeof uiIsLoaded !== 'undefined' && uiIsLoaded")
         self.until("return Object.keys(opts).length > 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -18,6 +19,7 @@ from standalone import host as standalone_host
 standalone_host.import_modules()
 
 from standalone.host import checkpoints  # noqa: E402
+from standalone.host.jobs.queue import JobQueue  # noqa: E402
 from standalone.infotext.fields import TXT2IMG  # noqa: E402
 from standalone.page import controls, layout, paste, results, tab  # noqa: E402
 
@@ -64,7 +66,7 @@ def test_files_carry_their_infotext_and_saved_ones_are_used(tmp_path: Path):
     assert results.as_file(image, "x", tmp_path) == str(saved)
 
 
-def test_yesterdays_scratch_files_go_and_todays_stay(tmp_path: Path):
+def test_last_weeks_scratch_files_go_and_todays_stay(tmp_path: Path):
     folder = results.scratch_folder(tmp_path)
     folder.mkdir(parents=True)
     old, new = folder / "old.png", folder / "new.png"
@@ -73,6 +75,27 @@ def test_yesterdays_scratch_files_go_and_todays_stay(tmp_path: Path):
     os.utime(old, (time.time() - 2 * results.KEPT_SECONDS,) * 2)
     results.clean_scratch(tmp_path)
     assert [path.name for path in folder.iterdir()] == ["new.png"]
+
+
+def test_the_last_results_outlive_the_server_but_not_their_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    image = tmp_path / "made.png"
+    Image.new("RGB", (8, 8)).save(image)
+    made = tab.Shown([str(image)], 0, '{"all_seeds": [7]}', "<p>a cat</p>", "<p>1 s</p>")
+
+    async def shown(self: tab.PageJobs, task_id: str | None, values: Any) -> tab.Shown:
+        return made
+
+    monkeypatch.setattr(tab.PageJobs, "_shown", shown)
+
+    def ask(name: str, task: str) -> tuple[Any, ...]:
+        return asyncio.run(getattr(tab.PageJobs("txt2img", [], JobQueue(), tmp_path), name)(task))
+
+    task = "task(../../one)"
+    assert ask("restore", task)[1:] == ({"__type__": "update"},) * 3
+    assert ask("generate", task) == ask("restore", task) == made.outputs()
+    assert ask("restore", "task(another)")[1:] == ({"__type__": "update"},) * 3
+    image.unlink()
+    assert ask("restore", task)[1:] == ({"__type__": "update"},) * 3
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "a & b", '<img src=x onerror=alert(1)>\n"quoted"'])

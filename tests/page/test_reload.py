@@ -48,7 +48,7 @@ def keep(browser: Browser, **kept: str) -> None:
     """Loads the page with this in the storage of the browser's tab, by tabs of the page."""
     browser.driver.get(f"{browser.address}internal/ping")  # where no script of the page still writes to the storage
     browser.js(
-        "sessionStorage.clear();"
+        "sessionStorage.clear(); localStorage.clear();"
         "Object.entries(arguments[0]).forEach(([tab, text]) => sessionStorage.setItem(`fabric_lists_${tab}`, text))",
         kept,
     )
@@ -76,7 +76,27 @@ def test_only_ids_and_weights_are_kept(browser: Browser, liked: str):
     assert [(key, json.loads(text)) for key, text in kept] == [
         ("fabric_lists_txt2img", {"likes": f"{liked}:0.5", "dislikes": ""})
     ]
-    assert browser.js("return Object.keys(localStorage).filter((key) => key.includes('fabric'))") == []
+    kept = browser.js("return Object.entries(localStorage).filter(([key]) => key.startsWith('fabric'))")
+    assert [(key, json.loads(text)) for key, text in kept] == [
+        ("fabric_lists_txt2img", {"likes": f"{liked}:0.5", "dislikes": ""})
+    ]
+
+
+def test_prompt_lists_and_gallery_are_back_in_a_new_tab(browser: Browser, liked: str):
+    browser.open()
+    browser.type("#txt2img_prompt textarea", "a green circle")
+    browser.generate()
+    browser.js("window.scrollTo(0, 0)")
+    browser.until(CLICKABLE, "likes").click()
+    browser.until("return localStorage.getItem('fabric_lists_txt2img')?.includes('likes')")
+    (made, infotext), listed = (browser.images(), browser.text("#html_info_txt2img")), lines(browser)
+    browser.driver.get(f"{browser.address}internal/ping")
+    browser.js("sessionStorage.clear()")  # as in a new tab
+    browser.open(fresh=False)
+    becomes(browser, *listed)
+    browser.until("return document.querySelector('#txt2img_prompt textarea').value === 'a green circle'")
+    browser.until("return document.querySelectorAll('#txt2img_gallery img').length > 0")
+    assert (browser.images(), browser.text("#html_info_txt2img")) == (made, infotext)
 
 
 def test_a_picture_that_is_gone_is_left_out_and_told_once(browser: Browser, liked: str):

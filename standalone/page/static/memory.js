@@ -1,4 +1,5 @@
-// Prompt and settings survive a reload of the page, which gradio itself does when a stopped server is back.
+// Prompt and settings survive a reload of the page, which gradio itself does when a stopped server is back, and a closed
+// tab: sessionStorage has this page's own, localStorage the last ones of all pages of the browser.
 
 /* exported rememberSettings recallSettings */
 
@@ -31,7 +32,7 @@ addEventListener('pagehide', keepSettings);
 /** Called with the values of a tab's controls. `layout` names the controls. */
 function rememberSettings(tab, layout, values) {
     try {
-        sessionStorage.setItem(settingsKey(tab), JSON.stringify({layout, values}));
+        for (const place of [sessionStorage, localStorage]) place.setItem(settingsKey(tab), JSON.stringify({layout, values}));
     } catch { /* storage is off or full: the settings end with the page */ }
     return [];
 }
@@ -41,7 +42,7 @@ function recallSettings(tab, layout, count) {
     if (!recalled.includes(tab)) recalled.push(tab);
     let kept = null;
     try {
-        kept = JSON.parse(sessionStorage.getItem(settingsKey(tab)));
+        kept = JSON.parse(sessionStorage.getItem(settingsKey(tab)) ?? localStorage.getItem(settingsKey(tab)));
     } catch { /* storage is switched off, or holds something else */ }
     const values = kept?.layout === layout && Array.isArray(kept.values) && kept.values.length === count ? kept.values : [];
     return Array.from({length: count}, (_, place) => values[place] ?? undefined);

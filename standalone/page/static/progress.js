@@ -32,6 +32,11 @@ function keepTask(tab, task, store = localStorage) {
     }
 }
 
+/** The task whose results the page showed last, or '': its own, or that of the last page of the browser. */
+function lastTask(tab) {
+    return sessionStorage.getItem(`${tab}_last_task`) ?? localStorage.getItem(`${tab}_last_task`) ?? '';
+}
+
 function dropTask(tab) {
     const task = runningTasks[tab];
     delete runningTasks[tab];
@@ -41,25 +46,26 @@ function dropTask(tab) {
     return task;
 }
 
-/** Looks after a reload for the job that this page, or another one of the browser, has started. */
+/** Looks after a reload for the job that this page, or another one of the browser, has started, or for its last results. */
 function findTask(tab) {
     const place = [sessionStorage, localStorage].find((store) => store.getItem(`${tab}_task_id`));
-    if (!place) return;
-    const task = place.getItem(`${tab}_task_id`);
-    runningTasks[tab] = task;
-    if (place.getItem(`${tab}_task_server`) !== thisServer()) {
-        dropTask(tab);
-        sayAboutServer(JOB_IS_LOST);
-        return;
+    const task = place?.getItem(`${tab}_task_id`);
+    if (task) {
+        runningTasks[tab] = task;
+        if (place.getItem(`${tab}_task_server`) === thisServer()) {
+            keepTask(tab, task, sessionStorage);
+            showSubmitButtons(tab, false);
+            followTask(tab, task);
+        } else {
+            dropTask(tab);
+            sayAboutServer(JOB_IS_LOST);
+        }
     }
-    keepTask(tab, task, sessionStorage);
-    showSubmitButtons(tab, false);
-    followTask(tab, task);
-    waitingForResults.push(tab);
+    if (runningTasks[tab] || lastTask(tab)) waitingForResults.push(tab);
     askForResults();
 }
 
-/** Presses the hidden buttons that wait for the results of found tasks, as soon as gradio has drawn them. */
+/** Presses the hidden buttons that bring the results of found tasks, once they are there, as soon as gradio has drawn them. */
 function askForResults() {
     for (const tab of waitingForResults.slice()) {
         const restore = document.getElementById(`${tab}_restore_progress`);
@@ -71,7 +77,7 @@ function askForResults() {
 
 /** Called with the input of that button. */
 function restoreTask(tab) {
-    return [runningTasks[tab] ?? ''];
+    return [runningTasks[tab] ?? lastTask(tab)];
 }
 
 onUiLoaded(() => ['txt2img', 'img2img'].forEach(findTask));
@@ -156,6 +162,9 @@ function followTask(tab, task) {
 
 function taskFinished(tab) {
     const task = dropTask(tab);
+    try {
+        if (task) for (const place of [sessionStorage, localStorage]) place.setItem(`${tab}_last_task`, task);
+    } catch { /* storage is off or full: the gallery ends with the page */ }
     showSubmitButtons(tab, true);
     progressEnds[task]?.();
 }
