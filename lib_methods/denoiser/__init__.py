@@ -1,6 +1,18 @@
 """The seam between a method and a sampler. Nothing here knows a host or a method."""
 
-from lib_methods.denoiser.call import DenoiserCall, Guidance, Guide, Hook, Order, Part, Role, Row, Unsupported
+from lib_methods.denoiser.call import (
+    DenoiserCall,
+    Guidance,
+    Guide,
+    Hook,
+    Order,
+    Part,
+    Role,
+    Row,
+    RowChoice,
+    RowGuide,
+    Unsupported,
+)
 from lib_methods.denoiser.editing import Conditioning, Editing, Editor, OwnNoise, Position
 from lib_methods.denoiser.picture import Needs, Picture, RowPlan, RowPlanner, input_channels, sees_picture
 from lib_methods.denoiser.sampling import (
@@ -38,6 +50,8 @@ __all__ = [
     "Position",
     "Role",
     "Row",
+    "RowChoice",
+    "RowGuide",
     "RowPlanner",
     "Sampling",
     "Unsupported",

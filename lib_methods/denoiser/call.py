@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -35,12 +35,13 @@ class Row:
     """One row of the UNet's batch: its role, and the index of the image in the batch that it is for.
 
     without_picture: the row does not see the image that a model with channels for one (InstructPix2Pix) is given;
-    False for every row of other models.
+    False for every row of other models. perturbed: a conditional row that is run once more for a `RowGuide`.
     """
 
     role: Role
     image: int
     without_picture: bool = False
+    perturbed: bool = False
 
 
 class DenoiserCall(Protocol):
@@ -48,8 +49,8 @@ class DenoiserCall(Protocol):
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """All rows of the call in the order in which they go through the UNet; where the host runs it in slices, rows
-        that a `RowPlanner` added follow those of their slice."""
+        """All rows of the call in the order in which they go through the UNet, perturbed ones last; where the host runs
+        it in slices, rows that a `RowPlanner` added follow those of their slice. Forge names no perturbed ones."""
 
     @property
     def current_rows(self) -> tuple[Row, ...]:
@@ -91,7 +92,7 @@ class Hook(Protocol):
 class Order(IntEnum):
     """The order in which guides are asked, whatever order their methods were attached in.
 
-    Hooks are entered in the order of the scripts; none of ours depends on another.
+    Hooks are entered in the order of the scripts, a `RowGuide` last; no other of ours depends on another.
     """
 
     RANGE = 50
@@ -108,7 +109,8 @@ class Guidance:
 
     cond: the prediction that sees everything, under AND the weighted sum of the parts. base, direction, scale: see the
     module. guided: what the sampler would go on with; differs from `at(scale)` where a method or another extension has
-    already changed it.
+    already changed it. perturbation: from the prediction of the perturbed rows to the conditional one; None where there
+    are no such rows.
     """
 
     cond: Tensor
@@ -116,6 +118,7 @@ class Guidance:
     direction: Tensor
     scale: float
     guided: Tensor
+    perturbation: Tensor | None = None
 
     def at(self, scale: float) -> Tensor:
         """The guided prediction at another scale."""
@@ -131,3 +134,26 @@ class Guide(Protocol):
 
     def guide(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
         """The guided prediction to continue with, in the shape of `guidance.guided`; that tensor for no change."""
+
+
+@dataclass(frozen=True)
+class RowChoice:
+    """The rows of a denoiser call besides its conditional ones.
+
+    uncond: the unconditional rows. Without them the conditional prediction is the result, so a guide may go without
+    them only at scale 1. Hosts keep them where something else needs them: AND with weights that do not add up to 1,
+    DDIM CFG++, an image scale, another extension's formula.
+    perturbed: the conditional rows once more, in a run of their own.
+    """
+
+    uncond: bool = True
+    perturbed: bool = False
+
+
+@runtime_checkable
+class RowGuide(Guide, Hook, Protocol):
+    """A guide that chooses rows; one for each pass. Its `around` is entered within those of all hooks, so what it puts
+    before a layer stands outside of theirs."""
+
+    def choose(self, call: DenoiserCall, scale: float) -> RowChoice:
+        """The rows of this call; scale: the host's CFG scale."""

@@ -115,8 +115,8 @@ class Sampling(Protocol):
         one counts)."""
 
     def add_guide(self, guide: Guide) -> None:
-        """Ask `guide.guide(call, guidance)` after every denoiser call of this pass, before a mask is blended in; the
-        same class only once (the last one counts)."""
+        """Ask `guide.guide(call, guidance)` after every denoiser call of this pass, before a mask is blended in, and
+        before it, where it is a `RowGuide`, which rows to run; the same class only once (the last one counts)."""
 
     def registering(self) -> AbstractContextManager[None]:
         """Around one method's registrations: after an exception none of them counts. All end with the pass."""

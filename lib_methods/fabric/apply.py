@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -312,8 +312,8 @@ def _align(query: Tensor, key: Tensor, chosen: slice | Tensor, spreads: Sequence
 def _led(rows: Sequence[Row]) -> Sequence[tuple[int, Tensor]]:
     """For each kind of row, the place of the batch's first image, and those of the others."""
     found = []
-    for kind in dict.fromkeys((row.role, row.without_picture) for row in rows):
-        alike = [(i, row.image) for i, row in enumerate(rows) if (row.role, row.without_picture) == kind]
+    for kind in dict.fromkeys(replace(row, image=0) for row in rows):
+        alike = [(i, row.image) for i, row in enumerate(rows) if replace(row, image=0) == kind]
         leader = next((i for i, image in alike if image == 0), None)
         followers = [i for i, image in alike if image > 0]
         if leader is not None and followers:

@@ -14,6 +14,8 @@ from lib_methods.webui.table import Table
 
 SKIMMED, MIMIC, APG, ZERO_STAR, MAHIRO, OFF = "Skimmed CFG", "mimic scale", "APG", "CFG-Zero*", "MaHiRo", "off"
 METHODS = (SKIMMED, MIMIC, APG, ZERO_STAR, MAHIRO, OFF)
+PAG, SEG = "PAG", "SEG"
+MIDDLE, COARSE, ALL_LAYERS = "middle", "coarse", "all"
 
 MAX_SCALE = 30.0
 NO_GUIDANCE = 1.001
@@ -132,6 +134,28 @@ class GuidanceSettings:
         0.0, -0.95, 0.95, 0.05, "APG momentum", "of the guidance over the steps, 0 is none",
         about="how much of the earlier steps' guidance is added. The paper: -0.5",
     )  # fmt: skip
+    perturbation_scale: float = slider(
+        0.0, 0.0, 20.0, 0.5, "Perturbation scale", "0 is off; each step takes about half as long again",
+        about="how far to lead away from the image of a model with worse attention, at any CFG scale and with any "
+        "method. 0 is off; the papers use 3",
+        axis="Perturbation scale (0 is off)",
+    )  # fmt: skip
+    perturbation: str = radio(
+        PAG, (PAG, SEG), "Perturbation", "how self-attention is made worse",
+        about="*PAG*: each position sees only itself. *SEG*: what positions look for is blurred, which is gentler",
+        always=True, axis="Perturbation",
+    )  # fmt: skip
+    perturbed_layers: str = radio(
+        MIDDLE, (MIDDLE, COARSE, ALL_LAYERS), "Perturbed layers", "the middle block is the papers' choice",
+        about="self-attention layers that are made worse: those of the UNet's *middle* block, as in the papers, all of "
+        "the *coarse* ones, or *all*",
+        axis="Perturbed layers",
+    )  # fmt: skip
+    seg_blur: float = slider(
+        100.0, 0.5, 100_000.0, 0.5, "SEG blur", "sigma in positions of the layer",
+        about="for *SEG*: sigma of the blur, in positions of the layer. 10000 and more: the mean of the image",
+        end=100.0,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)
@@ -145,12 +169,21 @@ class GuidanceSettings:
         unused |= {f"{which}_scale_min" for which in ("mimic", "cfg") if getattr(self, f"{which}_mode") == "Constant"}
         if not self.uses_schedule_value:
             unused.add("schedule_value")
+        if not self.perturbs:
+            unused |= {"perturbation_scale", "perturbation", "perturbed_layers", "seg_blur"}
+        elif self.perturbation == PAG:
+            unused.add("seg_blur")
         return unused if self.has_interval else unused | {"outside_scale"}
 
     @property
     def active(self) -> bool:
         """Whether a guided prediction can come out changed, at any CFG scale."""
         return self.acts_at(math.inf)
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether guidance leads away from perturbed rows, which it does at any CFG scale."""
+        return self.perturbation_scale > 0
 
     @property
     def has_interval(self) -> bool:
@@ -164,6 +197,10 @@ class GuidanceSettings:
 
     def acts_at(self, cfg_scale: float) -> bool:
         """Whether a job with this CFG scale can come out changed."""
+        return self.perturbs or self.changes_guidance_at(cfg_scale)
+
+    def changes_guidance_at(self, cfg_scale: float) -> bool:
+        """Whether something else than perturbed rows changes a job with this CFG scale."""
         if cfg_scale <= NO_GUIDANCE:
             return False
         outside = self.has_interval and self.outside_scale < cfg_scale
@@ -209,16 +246,18 @@ class GuidanceSettings:
     def describe(self, cfg_scale: float, steps: int) -> str:
         """What will happen, in one plain line: "At CFG 20, values that would burn come out as at CFG 5, ..."."""
         at = f"At CFG {cfg_scale:g}"
-        if cfg_scale <= NO_GUIDANCE:
-            return f"{at} there is no guidance that could burn colours, so nothing changes."
         if not self.acts_at(cfg_scale):
+            if cfg_scale <= NO_GUIDANCE:
+                return f"{at} there is no guidance that could burn colours, so nothing changes."
             return self._why_nothing(at)
-        parts = [at]
-        if self.combines_at(cfg_scale):
+        parts, has_guidance = [at], cfg_scale > NO_GUIDANCE
+        if has_guidance and self.combines_at(cfg_scale):
             parts = self._mimicking(cfg_scale, steps) if self.method == MIMIC else [at, self._combining()]
+        if self.perturbs:
+            parts.append(f"{self.perturbation} {self.perturbation_scale:g} leads away from worse attention")
         if self.rescale:
             parts.append(f"contrast moves {self.rescale:.0%} of the way back to that of the unguided image")
-        if self.has_interval and self.outside_scale < cfg_scale:
+        if has_guidance and self.has_interval and self.outside_scale < cfg_scale:
             above = f"above sigma {self.highest_sigma:g}" if self.highest_sigma else ""
             below = f"below sigma {self.lowest_sigma:g}" if self.lowest_sigma else ""
             where = " and ".join(filter(None, (above, below)))
@@ -288,10 +327,11 @@ class GuidanceSettings:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "high_cfg": {},
-    "v_prediction": {"method": OFF, "rescale": 0.7, "highest_sigma": 0.0, "lowest_sigma": 0.0},
+    "sd1": {"skimming_scale": 7.0, "outside_scale": 7.0, "highest_sigma": 2.71, "lowest_sigma": 0.14},
+    "sdxl": {},
+    "v_prediction": {"rescale": 0.7, "highest_sigma": 0.0, "lowest_sigma": 0.0},
 }
-"""Settings for a kind of job, by what differs from the defaults."""
+"""Settings for a kind of checkpoint, by what differs from the defaults; docs/guidance.md has the reasons."""
 
 _OF_MIMIC = ("mimic", "threshold", "cfg_", "schedule", "separate", "scaling", "variability", "interpolate")
 OLD_TITLE, OLD_RESCALE = "Dynamic thresholding", "CFG rescale only"

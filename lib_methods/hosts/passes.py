@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Hook, RowPlanner
+from lib_methods.denoiser import DenoiserCall, Guidance, Guide, Hook, RowChoice, RowGuide, RowPlanner
 from lib_methods.errors import UserError, out_of_memory
 
 T = TypeVar("T")
@@ -101,11 +101,19 @@ class Pass:
 
     @contextmanager
     def around(self, call: DenoiserCall) -> Iterator[None]:
-        """Within all hooks, in the order in which they were added."""
+        """Within all hooks, in the order in which they were added, and then the guide that chooses rows."""
         with ExitStack() as stack:
-            for hook in self.hooks.values():
+            for hook in (*self.hooks.values(), *self._row_guides):
                 stack.enter_context(hook.around(call))
             yield
+
+    @property
+    def _row_guides(self) -> list[RowGuide]:
+        return [guide for guide in self.guides.values() if isinstance(guide, RowGuide)]
+
+    def choose(self, call: DenoiserCall, scale: float) -> RowChoice:
+        """The rows of a call at the host's CFG scale, as a guide chooses them."""
+        return next((guide.choose(call, scale) for guide in self._row_guides), RowChoice())
 
     def ask(self, call: DenoiserCall, guidance: Guidance) -> Tensor:
         """The guided prediction after all guides, in the order of `lib_methods.denoiser.Order`."""
@@ -124,7 +132,8 @@ class Pass:
             try:
                 return run()
             except Exception as error:
-                parts = {type(part) for part in (*self.hooks.values(), self.planner) if part is not None}
+                found = (*self.hooks.values(), *self._row_guides, self.planner)
+                parts = {type(part) for part in found if part is not None}
                 if not parts:
                     raise
                 files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]

@@ -332,3 +332,57 @@ def test_the_further_lora_folders_of_neo_are_looked_through(tmp_path: Path, monk
     assert models.loras() == ["dog.safetensors", "mug.safetensors", str(Path("sub/cat.safetensors"))]
     assert models.lora_file("dog").parent.name == "own"
     assert models.lora_file("mug.safetensors").parent.name == "more"
+
+
+@pytest.mark.parametrize(
+    ("options", "strength", "scale"),
+    [
+        ({}, 1.0, 1.0),
+        ({}, 0.5, 9.0),
+        *(({name: [print]}, 1.0, 9.0) for name in ("sampler_pre_cfg_function", "sampler_post_cfg_function")),
+        ({"sampler_cfg_function": print}, 1.0, 9.0),
+        ({"disable_cfg1_optimization": True}, 1.0, 9.0),
+    ],
+)
+def test_outside_the_interval_forge_leaves_the_unconditional_rows_out_unless_somebody_needs_them(
+    unet, options: dict[str, Any], strength: float, scale: float
+) -> None:
+    forge = ForgeRun(unet)
+    guiders.attach(hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8)), GuidanceSettings(outside_scale=1))
+    (modifier,) = forge.options["conditioning_modifiers"]
+
+    def scale_at(sigma: float) -> float:
+        given: Any = (SimpleNamespace(diffusion_model=unet), forge.x[:1], torch.tensor([sigma]), [{}])
+        return float(modifier(*given, [{"strength": strength}], 9.0, options, 0)[5])
+
+    assert (scale_at(14.0), scale_at(3.0)) == (scale, 9.0)
+    forge.p.sampler.model_wrap_cfg.need_last_noise_uncond = True
+    assert scale_at(14.0) == 9.0
+
+
+@torch.no_grad()
+def test_perturbed_rows_are_forges_own_conditions_run_once_more(unet, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge, found = ForgeRun(unet), list[Tensor]()
+    plain = forge.run()
+    settings = GuidanceSettings(method="off", highest_sigma=0, lowest_sigma=0, perturbation_scale=3)
+    part = guiders.attach(hosts.sampling_of(forge.p, torch.zeros(1, 4, 8, 8)), settings)
+    assert torch.equal(forge.run(), plain)  # the host's own rows stay what they are
+    options = forge.begin()
+
+    def calc(_: Any, cond: Any, uncond: Any, x: Tensor, *__: Any) -> tuple[Tensor, None]:
+        assert uncond is None and len(cond) == 1
+        told = {"c_crossattn": forge.context[:1], "transformer_options": {}}
+        given = {"input": x, "timestep": torch.full((1,), 1.5), "c": told, "cond_or_uncond": [0]}
+        found.append(options["model_function_wrapper"](forge.apply, given))
+        return found[-1], None
+
+    module = SimpleNamespace(calc_cond_uncond_batch=calc)
+    monkeypatch.setattr("lib_methods.hosts.forge.wrapper.prediction", lambda: module)
+    told: dict[str, Any] = {"cond": [{"strength": 2.0}], "model": None, "input": forge.x[:1], "model_options": options}
+    told |= {"cond_denoised": plain[:1], "uncond_denoised": plain[1:], "denoised": plain[1:], "sigma": torch.ones(1)}
+    for function in options["sampler_post_cfg_function"]:
+        told["denoised"] = function(told)
+    assert part is not None and part.missed == "" and part.acted
+    (perturbed,) = found
+    assert (perturbed - plain[:1]).abs().max() > 1e-4
+    assert torch.allclose(told["denoised"], plain[1:] + 3 * 2 * (plain[:1] - perturbed), atol=1e-5)

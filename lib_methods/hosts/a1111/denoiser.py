@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import LATENT_CHANNELS, Guidance, Role, Row, RowPlanner
+from lib_methods.denoiser import LATENT_CHANNELS, Guidance, Role, Row, RowChoice, RowPlanner
 from lib_methods.denoiser.levels import Levels
 from lib_methods.guidance import combine
-from lib_methods.hosts.a1111.rows import HOST_ARGUMENTS, A1111Call, RowTakeover
+from lib_methods.hosts.a1111.rows import HOST_ARGUMENTS, A1111Call, RowTakeover, scale_factor
 from lib_methods.hosts.job import JobSampling
 from lib_methods.hosts.passes import Pass, put_back
 
@@ -48,13 +48,16 @@ class Seam:
         self, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         call, unet = A1111Call(self.denoiser, sigma, self._rows(cond, len(x))), self.unet()
-        taken, planner = None, self.current.planner
-        if planner is not None:
+        taken, planner, has_guides = None, self.current.planner, bool(self.current.guides)
+        if planner is not None or has_guides:
             given = {**dict(zip(HOST_ARGUMENTS, args)), **kwargs}
-            if given["image_cond"].shape[1] != LATENT_CHANNELS:  # in txt2img the host takes the model for inpainting
+            # in txt2img the host takes a model that sees an image for one for inpainting
+            if planner is not None and given["image_cond"].shape[1] != LATENT_CHANNELS:
                 self.current.needed.add(type(planner))
-            taken = RowTakeover(planner, self.denoiser, self.unet, cond, bool(self.current.guides))
-            args, kwargs = (), taken.begin(call, given, x)
+            choice = self.current.choose(call, float(given["cond_scale"]) * scale_factor(self.denoiser))
+            if planner is not None or choice != RowChoice():
+                taken = RowTakeover(planner, self.denoiser, self.unet, cond, has_guides)
+                args, kwargs = (), taken.begin(call, choice, given, x)
         self.call, self.taken = call, taken
         entering = unet.register_forward_pre_hook(lambda _, inputs: call.enter_unet(inputs[0]) if inputs else None)
         leaving = unet.register_forward_hook(lambda *_: call.leave_unet())
@@ -125,14 +128,16 @@ class Seam:
         if self.call is None or not self.current.guides:
             return guided
         alphas = getattr(self.denoiser, "alphas", None)
+        away = None if self.taken is None else self.taken.perturbation
         if alphas is None:
-            return self.current.ask(self.call, Guidance(cond, base, direction, float(scale), guided))
+            return self.current.ask(self.call, Guidance(cond, base, direction, float(scale), guided, away))
         alpha = alphas[int(self.call.level.item())].to(guided)
         signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
         rows = torch.cat(self.call.inputs)[list(firsts), : guided.shape[1]].to(guided)
         clean_cond, clean_base, before = ((rows - noise * eps) / signal for eps in (cond, base, guided))
         leading = direction * (-noise / signal)
-        after = self.current.ask(self.call, Guidance(clean_cond, clean_base, leading, float(scale), before))
+        away = None if away is None else away.to(guided) * (-noise / signal)
+        after = self.current.ask(self.call, Guidance(clean_cond, clean_base, leading, float(scale), before, away))
         return guided if after is before else guided + (before - after) * (signal / noise)
 
     @property

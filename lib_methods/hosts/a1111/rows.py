@@ -1,4 +1,4 @@
-"""The rows of a denoiser call: which are in the UNet, and a method's own for a model that sees an image.
+"""The rows of a denoiser call: which are in the UNet, and those that a method chooses.
 
 `CFGDenoiser.forward` builds the UNet's batch as `[cond rows, several per image under AND | uncond rows | for 8-channel
 models uncond rows without image]` and runs it at once or in slices, always in that order. So rows are known by counting
@@ -6,21 +6,24 @@ how many have gone through the UNet.
 
 Where a method chooses the rows (`RowTakeover`), the host is left with the two blocks that it knows, so that its slices,
 its padding, its skipping of rows, its callbacks and its mask stay what they are. What stands in for its inner model
-runs the rows that the method wants and returns as many as the host expects: the host's uncond rows are e(0, 0) where
-that is computed, else e(I, 0). Before the host combines them they are moved so that its own sum,
-`uncond + scale * (cond - uncond)`, is the method's.
+runs the rows that the method wants and returns as many as the host expects. Uncond rows that are left out come back as
+the weighted sum of the image's cond rows, which is then the host's sum, too. Perturbed rows are cond rows once more, in
+a run of their own, so that no run is larger than the host's.
+
+For a model that sees an image, the host's uncond rows are e(0, 0) where that is computed, else e(I, 0). Before the host
+combines them they are moved so that its own sum, `uncond + scale * (cond - uncond)`, is the method's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib_methods.denoiser import Needs, Role, Row, RowPlan, RowPlanner, Unsupported, sees_picture
+from lib_methods.denoiser import Needs, Role, Row, RowChoice, RowPlan, RowPlanner, Unsupported, sees_picture
 from lib_methods.guidance import weigh
 
 HOST_ARGUMENTS = ("cond_scale", "s_min_uncond", "image_cond")
@@ -43,10 +46,12 @@ class A1111Call:
         """The UNet starts on the next rows."""
         if self.paused:
             return
-        self.inputs.append(latents)
         if self.coming is not None:
             self.current_rows, self.coming = self.coming, None
+            if not any(row.perturbed for row in self.current_rows):
+                self.inputs.append(latents)
             return
+        self.inputs.append(latents)
         self.current_rows = self.rows[self._done : self._done + len(latents)]
         self._done += len(latents)
 
@@ -63,10 +68,10 @@ def denoiser_step(denoiser: Any) -> int:
 
 
 class RowTakeover:
-    """One denoiser call whose unconditional rows a method decides about."""
+    """One denoiser call whose rows are not the host's own: those of a planner, of a guide's choice, or of both."""
 
     def __init__(
-        self, planner: RowPlanner, denoiser: Any, unet: Callable[[], nn.Module], cond: Any, has_guides: bool
+        self, planner: RowPlanner | None, denoiser: Any, unet: Callable[[], nn.Module], cond: Any, has_guides: bool
     ) -> None:
         self.planner, self.denoiser, self.unet = planner, denoiser, unet
         self.weights = [[float(part.weight) for part in parts] for parts in cond.batch]
@@ -76,25 +81,42 @@ class RowTakeover:
             base=has_guides,
             empty=bool(getattr(denoiser, "need_last_noise_uncond", False)),
         )
-        self.plan = RowPlan(1.0, 1.0, False, False)
+        self.plan, self.choice = RowPlan(1.0, 1.0, False, False), RowChoice()
         self.call: A1111Call | None = None
         self._done = 0
         self._acted = False
         self._cond_out: list[Tensor] = []
         self._image_out: list[Tensor] = []
+        self._away: list[Tensor] = []
 
-    def begin(self, call: A1111Call, given: dict[str, Any], like: Tensor) -> dict[str, Any]:
-        """Make the plan and set the call's rows; returns the host's further arguments with the method's image."""
-        multiplier = float(getattr(self.denoiser, "cond_scale_miltiplier", 1.0))
-        plan = self.planner.plan(call, float(given["cond_scale"]) * multiplier, self.needs)
-        self.plan, self.call = plan, call
+    def begin(self, call: A1111Call, choice: RowChoice, given: dict[str, Any], like: Tensor) -> dict[str, Any]:
+        """Set the call's rows; returns the host's further arguments, with a planner's image where there is one."""
+        self.call, host = call, call.rows
+        if self.planner is not None:
+            given = self._planned(self.planner, call, given, like)
+        # a third block of rows has the host's own image scale
+        needed = self.planner is not None or not self.needs.sums_to_one or self.needs.empty
+        needed = needed or any(row.without_picture for row in host)
+        self.choice = RowChoice(choice.uncond or needed, choice.perturbed)
+        if not self.choice.uncond:
+            call.rows = tuple(row for row in host if row.role is Role.COND)
+        if choice.perturbed:
+            call.rows += tuple(self._perturbed(range(len(self.owners))))
+        return given
+
+    def _perturbed(self, conds: Iterable[int]) -> list[Row]:
+        return [Row(Role.COND, self.owners[i], perturbed=True) for i in conds]
+
+    def _planned(self, planner: RowPlanner, call: A1111Call, given: dict[str, Any], like: Tensor) -> dict[str, Any]:
+        """Make the plan; the host's further arguments with the method's image."""
+        plan = self.plan = planner.plan(call, given["cond_scale"] * scale_factor(self.denoiser), self.needs)
         images = range(len(self.weights))
         call.rows = tuple(Row(Role.COND, image) for image in self.owners)
         if plan.without_picture:
             call.rows += tuple(Row(Role.UNCOND, image, without_picture=True) for image in images)
         if plan.with_picture:
             call.rows += tuple(Row(Role.UNCOND, image) for image in images)
-        picture = self.planner.picture().to(like)
+        picture = planner.picture().to(like)
         expected = (len(like), like.shape[1], *like.shape[2:])
         if tuple(picture.shape) != expected:
             raise Unsupported(f"The image has the shape {tuple(picture.shape)} and the sampler {expected}.")
@@ -102,9 +124,12 @@ class RowTakeover:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Within the block, the host's inner model is this one; the host's own way with three rows is switched off."""
+        """Within the block, the host's inner model is this one; with a planner, the host's own way with three rows is
+        switched off."""
         denoiser = self.denoiser
-        scale, denoiser.image_cfg_scale = denoiser.image_cfg_scale, None
+        scale = denoiser.image_cfg_scale
+        if self.planner is not None:
+            denoiser.image_cfg_scale = None
         update = denoiser.update_inner_model
 
         def install() -> None:
@@ -127,15 +152,27 @@ class RowTakeover:
     def run(self, inner: nn.Module, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> Tensor:
         """In place of the host's `inner_model(x, sigma, cond=...)` for its next rows."""
         call, count = self.call, len(self.owners)
-        beyond = self._done >= count + len(self.weights)
-        if call is None or call.paused or beyond or not sees_picture(self.unet(), x.shape[1]):
+        if call is None or call.paused or self._done >= count + len(self.weights):
             return inner(x, sigma, cond=cond)
-        if len(cond["c_concat"][0]) > len(x):  # a host that skips the uncond rows still passes their image
-            cond = {**cond, "c_concat": [part[: len(x)] for part in cond["c_concat"]]}
         start, self._done = self._done, self._done + len(x)
-        conds = max(0, min(self._done, count) - start)
-        images = range(start + conds - count, self._done - count) if len(x) > conds else range(0)
-        rows = [(i, Row(Role.COND, self.owners[start + i])) for i in range(conds)]
+        conds = range(start, max(start, min(self._done, count)))
+        plans = self.planner is not None and sees_picture(self.unet(), x.shape[1])
+        if plans or not self.choice.uncond:
+            self._acted = plans
+            out = self._run_planned(inner, x, sigma, cond, conds)
+        else:
+            out = inner(x, sigma, cond=cond)
+        if self.choice.perturbed and conds:
+            rows = list(enumerate(self._perturbed(conds)))
+            self._away.append((out[: len(conds)] - self._run_rows(inner, x, sigma, cond, rows)).float())
+        return out
+
+    def _run_planned(self, inner: nn.Module, x: Tensor, sigma: Tensor, cond: dict[str, Any], chosen: range) -> Tensor:
+        count, conds = len(self.owners), len(chosen)
+        if len(cond.get("c_concat", [x])[0]) > len(x):  # a host that skips the uncond rows still passes their image
+            cond = {**cond, "c_concat": [part[: len(x)] for part in cond["c_concat"]]}
+        images = range(chosen.stop - count, self._done - count) if len(x) > conds else range(0)
+        rows = [(i, Row(Role.COND, self.owners[row])) for i, row in enumerate(chosen)]
         plan = self.plan
         tail = [(conds + i, Row(Role.UNCOND, image, plan.without_picture)) for i, image in enumerate(images)]
         kept = plan.with_picture or plan.without_picture
@@ -148,7 +185,6 @@ class RowTakeover:
         elif added:
             self._image_out.append(out[len(rows) :])
         self._cond_out.append(out[:conds])
-        self._acted = True
         if kept or not images:
             return out[: len(x)]
         weights = [weight for parts in self.weights for weight in parts]
@@ -186,9 +222,23 @@ class RowTakeover:
         if not self._image_out:
             return rows, self.plan.text_scale, rows[-images:]
         image, empty = torch.cat(self._image_out).float(), rows[-images:]
+        assert self.planner is not None
         base = self.planner.base(self.plan, image, empty)
         shift = (base - image)[self.owners]
         return torch.cat([rows[:count] + shift, base]), self.plan.text_scale, image
+
+    @property
+    def perturbation(self) -> Tensor | None:
+        """For each image what perturbed rows lack, weighted as their prompts are; None without them."""
+        if sum(map(len, self._away)) != len(self.owners):
+            return None
+        weights = [weight for parts in self.weights for weight in parts]
+        return weigh(torch.cat(self._away), self.owners, weights, len(self.weights))
+
+
+def scale_factor(denoiser: Any) -> float:
+    """What the host multiplies the CFG scale by (CFG++)."""
+    return float(getattr(denoiser, "cond_scale_miltiplier", 1.0))
 
 
 class _InnerModel(nn.Module):

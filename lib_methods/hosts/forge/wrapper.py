@@ -22,15 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_methods.denoiser import Guidance, Needs, Role, Row, RowPlan, sees_picture
+from lib_methods.denoiser import Guidance, Needs, Role, Row, RowChoice, RowPlan, sees_picture
 from lib_methods.denoiser.levels import Levels
 from lib_methods.hosts.a1111.rows import denoiser_step
+from lib_methods.hosts.forge import prediction
 from lib_methods.hosts.forge.rows import NegativePrompt, PlannedRows
 from lib_methods.hosts.passes import Pass, put_back
 
 _WRAPPER = "model_function_wrapper"
 _FORMULA = "sampler_cfg_function"
 _AFTER = "sampler_post_cfg_function"
+_BEFORE = "sampler_pre_cfg_function"
+_KEEP_UNCOND = "disable_cfg1_optimization"
 
 
 class ForgeCall:
@@ -60,6 +63,8 @@ class ForgeSeam:
         self.negative: NegativePrompt | None = None
         self.planned: PlannedRows | None = None  # of this denoiser call, where a method chooses the rows
         self.is_summed = False  # both predictions of this call are there; others may run the UNet once more
+        self.choice = RowChoice()  # of this call
+        self.perturbs = False  # the rows in the UNet are perturbed ones
         self.negative_text: Tensor | None = None  # of this call
         self.edit: Callable[[ForgeCall, Tensor], None] | None = None
         self.edited: Tensor | None = None  # the sampler's own latents, where an inpainting mask hides them
@@ -107,11 +112,13 @@ class ForgeSeam:
     def run(self, inner: Any, apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
         """Run the UNet within all hooks. inner: another extension's function wrapper, or None."""
         entries = list(arguments["cond_or_uncond"])
-        if self.is_summed and self._is_negative(arguments["c"].get("c_crossattn")):
+        if self.is_summed and not self.perturbs and self._is_negative(arguments["c"].get("c_crossattn")):
             entries = [1] * len(entries)  # SAG hands the uncond rows over as cond rows
         batch = arguments["input"].shape[0] // max(1, len(entries))
         rows = tuple(Row(Role.UNCOND if entry else Role.COND, image) for entry in entries for image in range(batch))
         rows = rows if self.planned is None else self.planned.rows(batch) or rows
+        if self.perturbs:
+            rows = tuple(replace(row, perturbed=True) for row in rows)
 
         def run() -> Tensor:
             call = ForgeCall(rows, arguments["timestep"], self.denoiser)
@@ -154,12 +161,16 @@ class ForgeSeam:
         """The arguments of a denoiser call with a method's rows in the place of the host's."""
         model, x, timestep, uncond, cond, cond_scale, options, seed = given
         self.planned, planner = None, self.current.planner
+        call = ForgeCall((), timestep, self.denoiser)
+        self.choice = self.current.choose(call, float(cond_scale))
+        weight = _weight(cond)
         if planner is None or not sees_picture(model.diffusion_model, x.shape[1]):
-            return given
-        weight = float(sum(entry.get("strength", 1.0) for entry in cond))
+            others = any(options.get(name) for name in (_FORMULA, _BEFORE, _AFTER, _KEEP_UNCOND))
+            if self.choice.uncond or others or self._needs_empty or abs(weight - 1) > 1e-6:
+                return given
+            return model, x, timestep, uncond, cond, 1.0, options, seed  # where the host leaves the uncond rows out
         formula = options.get(_FORMULA)
         needs = Needs(abs(weight - 1) < 1e-6, bool(self.current.guides) or formula is not None, self._needs_empty)
-        call = ForgeCall((), timestep, self.denoiser)
         plan = planner.plan(call, float(cond_scale), needs)
         if self._is_skipped(cond_scale):
             plan = RowPlan(1.0, 1.0, False, False)
@@ -168,7 +179,7 @@ class ForgeSeam:
         self.planned = PlannedRows(planner, plan, weight, self._needs_empty)
         cond, uncond = self.planned.entries(cond, uncond or [], x)
         options = {**options, _FORMULA: partial(self.planned.summed, formula)}
-        options["disable_cfg1_optimization"] = True  # else the host leaves the uncond rows out at scale 1
+        options[_KEEP_UNCOND] = True  # else the host leaves the uncond rows out at scale 1
         return model, x, timestep, uncond, cond, plan.text_scale, options, seed
 
     @property
@@ -185,19 +196,41 @@ class ForgeSeam:
         """Ask the guides. Without unconditional rows the host passes zeros, and there is no guidance."""
         guided, cond, base = (arguments[name] for name in ("denoised", "cond_denoised", "uncond_denoised"))
         call = ForgeCall((), arguments["sigma"], self.denoiser)
+        if not self.current.guides and self.planned is None:
+            return guided
+        weight = _weight(arguments.get("cond") or [{}])
+        away = self.current.guarded(lambda: self._perturbation(arguments))
         if self.planned is not None and self.planned.guidance is not None:
-            return self.current.ask(call, replace(self.planned.guidance, guided=guided))
+            return self.current.ask(call, replace(self.planned.guidance, guided=guided, perturbation=away))
         if not self.current.guides:
             return guided
         if base is None or not base.any():
-            return self.current.ask(call, Guidance(cond, cond, torch.zeros_like(cond), 1.0, guided))
-        weight = sum(float(entry.get("strength", 1.0)) for entry in arguments.get("cond") or [{}])
+            return self.current.ask(call, Guidance(cond, cond, torch.zeros_like(cond), 1.0, guided, away))
         direction = cond - base
         if weight != 1.0:  # under AND the host passes a mean
             direction = direction * weight
             cond = base + direction
         scale = float(arguments.get("cond_scale", self.scale))
-        return self.current.ask(call, Guidance(cond, base, direction, scale, guided))
+        return self.current.ask(call, Guidance(cond, base, direction, scale, guided, away))
+
+    def _perturbation(self, arguments: dict[str, Any]) -> Tensor | None:
+        """What perturbed rows lack, weighted as their prompts are; the host runs all conditions once more."""
+        if not self.choice.perturbed or not self.current.guides:
+            return None
+        cond, model, x, sigma, options = (
+            arguments[name] for name in ("cond", "model", "input", "sigma", "model_options")
+        )
+        self.perturbs = True
+        try:
+            found: Tensor = prediction().calc_cond_uncond_batch(model, cond, None, x, sigma, options)[0]
+        finally:
+            self.perturbs = False
+        return (arguments["cond_denoised"] - found) * _weight(cond)
+
+
+def _weight(cond: list[dict[str, Any]]) -> float:
+    """Of all conditions under AND together."""
+    return float(sum(entry.get("strength", 1.0) for entry in cond))
 
 
 class PassModifier:

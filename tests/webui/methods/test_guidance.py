@@ -56,6 +56,8 @@ def test_every_method_gives_an_image_of_its_own(with_pack: WebUI, runs: Runs) ->
         {},
         {"rescale": 0.7},
         {"outside_scale": 1},
+        {"perturbation_scale": 3},
+        {"perturbation_scale": 3, "perturbation": "SEG"},
         *({"method": method} for method in ("APG", "CFG-Zero*", "MaHiRo", "off")),
         {"method": "APG", "apg_momentum": -0.5},
         MIMIC,
@@ -72,6 +74,24 @@ def test_cfg_scale_1_is_an_ordinary_job(with_pack: WebUI, runs: Runs) -> None:
     asked = runs.first(with_pack, on(case))
     assert asked.pixels == runs.first(with_pack, case).pixels
     assert not any(TITLE in text for text in asked.infotexts)
+
+
+@CASE
+@pytest.mark.parametrize("settings", [{"perturbation_scale": 3}, {"outside_scale": 1}], ids=["PAG", "interval to 1"])
+def test_rows_of_its_own_choice_give_a_repeatable_image(
+    with_pack: WebUI, runs: Runs, case: JSON, settings: JSON
+) -> None:
+    made, plain = runs.first(with_pack, on(case, **settings)), runs.first(with_pack, on(case))
+    assert all(one != other for one, other in zip(plain.pixels, made.pixels))
+    assert generate(with_pack, on(case, **settings)).pixels == made.pixels
+    assert not any(f"{TITLE} error" in text for text in made.infotexts)
+
+
+def test_at_cfg_scale_1_pag_acts(with_pack: WebUI, runs: Runs) -> None:
+    case = CASES["CFG scale 1"]
+    made = runs.first(with_pack, on(case, perturbation_scale=3))
+    assert made.pixels != runs.first(with_pack, case).pixels
+    assert all(f"{TITLE} perturbation: PAG" in text for text in made.infotexts)
 
 
 def test_together_with_fabric_both_act(with_pack: WebUI, runs: Runs) -> None:
