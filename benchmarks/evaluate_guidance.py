@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.evaluate_fabric import saturation
 from benchmarks.report import Cell, Report
 from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, sheet, studio
-from lib_methods.guiders.settings import APG, CONTROLS, MAHIRO, MIMIC, OFF, ZERO_STAR
+from lib_methods.guiders.settings import APG, CONTROLS, MAHIRO, MIMIC, OFF, SEG, ZERO_STAR
 from standalone.shapes.figures import mean
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, Scene, caption, random_scene, render
@@ -39,6 +39,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "APG": {"method": APG, **EVERYWHERE},
     "CFG-Zero*": {"method": ZERO_STAR, **EVERYWHERE},
     "MaHiRo": {"method": MAHIRO, **EVERYWHERE},
+    "PAG 3": {"method": OFF, **EVERYWHERE, "perturbation_scale": 3},
+    "SEG 3": {"method": OFF, **EVERYWHERE, "perturbation_scale": 3, "perturbation": SEG},
+    "default, PAG 2": {"perturbation_scale": 2},
 }
 
 
