@@ -18,6 +18,7 @@ from lib_methods.checks import SettingsError
 from lib_methods.denoiser import ChosenSampler, LoadedModel, sees_picture
 from lib_methods.hosts.a1111 import start
 from lib_methods.hosts.forge import editing, memory_management
+from lib_methods.hosts.forge.picture import predicts_v
 from lib_methods.safetensors import read_header
 from modules import extra_networks, paths, sd_models, sd_samplers, shared
 
@@ -48,6 +49,17 @@ def unet_of(model: Any) -> nn.Module:
     patched = getattr(model, "forge_objects", None)
     unet: nn.Module = (model if patched is None else patched.unet).model.diffusion_model
     return unet
+
+
+def family() -> str:
+    """Of the host's model: "v_prediction", "sdxl" or "sd1" (SD2, too); "sdxl" where that cannot be said."""
+    model = current_model()
+    try:
+        patched = getattr(model, "forge_objects", None)
+        is_v = model.parameterization == "v" if patched is None else predicts_v(patched.unet.model)
+        return "v_prediction" if is_v else "sdxl" if model.is_sdxl else "sd1"
+    except AttributeError:
+        return "sdxl"
 
 
 def transformer_name(model: Any) -> str:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lib_methods.guiders import apply
-from lib_methods.guiders.settings import APG, CONTROLS, METHODS, MIMIC, OFF, SKIMMED, GuidanceSettings
+from lib_methods.guiders.settings import APG, CONTROLS, METHODS, MIMIC, OFF, PRESETS, SKIMMED, GuidanceSettings
 from lib_methods.safetensors import write_tensors
 from tests.shared import jobs
 from tests.shared.jobs import REPO, loaded, same
@@ -68,6 +68,7 @@ def test_off_means_off(host: Running, arguments: list[Any]) -> None:
         GuidanceSettings(method=MIMIC, mimic_scale=2, cfg_mode="Power Up", cfg_scale_min=3, schedule_value=2.5),
         GuidanceSettings(method=OFF, rescale=0.35, highest_sigma=0, lowest_sigma=0),
         GuidanceSettings(method=APG, apg_eta=0.2, apg_norm=2.5, apg_momentum=-0.5, outside_scale=1),
+        GuidanceSettings(perturbation_scale=2, perturbation="SEG", perturbed_layers="coarse", seg_blur=3),
     ],
 )
 def test_the_infotext_brings_the_picture_back(host: Running, wanted: GuidanceSettings) -> None:
@@ -175,14 +176,49 @@ def test_a_button_sets_everything_for_a_kind_of_job(host: Running, script: Modul
         controls = method.ui(False)
     buttons = [block for block in page.blocks.values() if isinstance(block, gr.Button)]
     meant = {
-        "Set for a high CFG scale": GuidanceSettings(),
-        "Set for a v-prediction checkpoint": GuidanceSettings(method=OFF, rescale=0.7, highest_sigma=0, lowest_sigma=0),
+        "Set for SD1 at a high CFG scale": GuidanceSettings("Skimmed CFG", 7.0, 0.0, 2.71, 0.14, 7.0),
+        "Set for SDXL at a high CFG scale": GuidanceSettings(),
+        "Set for a v-prediction checkpoint": GuidanceSettings(rescale=0.7, highest_sigma=0, lowest_sigma=0),
     }
     for label, settings in meant.items():
         (button,) = (button for button in buttons if button.value == label)
         (event,) = (event for event in page.fns.values() if (button._id, "click") in event.targets)
         assert event.outputs == controls
         assert CONTROLS.request(event.fn()) == settings
+
+
+@pytest.mark.parametrize(
+    ("model", "preset"),
+    [
+        (SimpleNamespace(parameterization="eps", is_sdxl=False), "sd1"),
+        (SimpleNamespace(parameterization="eps", is_sdxl=True), "sdxl"),
+        (SimpleNamespace(parameterization="v", is_sdxl=True), "v_prediction"),
+        (None, "sdxl"),
+    ],
+)
+def test_at_a_high_cfg_scale_one_click_above_the_closed_box_turns_the_best_method_on(
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch, model: Any, preset: str
+) -> None:
+    import gradio as gr
+
+    from lib_methods.hosts import models
+
+    monkeypatch.setattr(models, "current_model", lambda: model)
+    method = script.GuidanceScript()
+    method.is_img2img = False
+    with gr.Blocks() as page:
+        scale = gr.Slider(1, 30, 7, elem_id="txt2img_cfg_scale")
+        method.after_component(scale, elem_id="txt2img_cfg_scale")
+        controls = method.ui(False)
+    (offer,) = (block for block in page.blocks.values() if getattr(block, "elem_id", "") == "guidance_txt2img_offer")
+    changed = [event for event in page.fns.values() if event.outputs == [offer]]
+    assert {target for event in changed for target in event.targets} >= {(scale._id, "change")}
+    shown = {args: changed[0].fn(*args) for args in ((False, 15), (True, 15), (False, 7), (False, None))}
+    assert [update["visible"] for update in shown.values()] == [True, False, False, False]
+    assert shown[False, 15]["value"] == "Most checkpoints burn at CFG 15: turn on Guidance"
+    (event,) = (event for event in page.fns.values() if (offer._id, "click") in event.targets)
+    assert event.outputs == controls
+    assert CONTROLS.request(event.fn()) == GuidanceSettings(**PRESETS[preset])
 
 
 def test_the_line_follows_the_pages_cfg_scale(host: Running, script: ModuleType) -> None:
