@@ -26,17 +26,19 @@ from standalone import ROOT
 STATM = Path("/proc/self/statm")
 
 
-def sd15_unet(device: torch.device, dtype: torch.dtype, context: int = 768, channels: int = 4) -> UNet2DConditionModel:
+def sd15_unet(
+    device: torch.device, dtype: torch.dtype, context: int = 768, channels: int = 4, width: int = 320
+) -> UNet2DConditionModel:
     """SD1.5's UNet, 860 million parameters, with random weights.
 
-    context: the width of the text encoder. channels: of the input, 8 for InstructPix2Pix.
+    context: the width of the text encoder. channels: of the input, 8 for InstructPix2Pix. width: of the first layers.
     """
     with torch.device(device):
         return UNet2DConditionModel(
             sample_size=64,
             in_channels=channels,
             out_channels=4,
-            block_out_channels=(320, 640, 1280, 1280),
+            block_out_channels=(width, 2 * width, 4 * width, 4 * width),
             layers_per_block=2,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
