@@ -12,7 +12,9 @@ from typing import Any
 
 from PIL import Image
 
+from lib_methods.pictures.convert import to_rgb
 from standalone.api.codec import png_bytes
+from standalone.host.images import resize_image
 
 KEPT_SECONDS = 7 * 24 * 3600
 
@@ -75,6 +77,12 @@ def log_html(processed: Any, seconds: float) -> str:
     """Comments of the job, and how long it took."""
     comments = as_html(processed.comments, "comments") if processed.comments.strip() else ""
     return f"{comments}<p class='time'>Time taken: <b>{duration(seconds)}</b></p>"
+
+
+def before_html(image: Image.Image, resize_mode: int, size: tuple[int, int], folder: Path) -> str:
+    """What a job started from, as it saw it, for the full-screen viewer to compare with; shows nothing by itself."""
+    seen = resize_image(resize_mode if resize_mode in (1, 2) else 0, to_rgb(image), *size, "None")
+    return f'<span class="before-image" hidden data-file="{html.escape(as_file(seen, None, folder))}"></span>'
 
 
 def infotext_of(generation_info: str, index: int | None) -> str:

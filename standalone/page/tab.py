@@ -30,7 +30,7 @@ from standalone.infotext.fields import TABLES
 
 from .controls import QUICK, Fields, OutputPanel, Toprow, both_counters, counter_html
 from .paste import Field, make_paste
-from .results import as_html, error_html, gallery_files, infotext_of, log_html, scratch_folder
+from .results import as_html, before_html, error_html, gallery_files, infotext_of, log_html, scratch_folder
 
 PAINTED = 16
 """Alpha, of 255, from which a stroke counts."""
@@ -169,11 +169,15 @@ class PageJobs:
         started = time.monotonic()
         try:
             generation = make_generation(self._tab, self._names, values)
+            start = next(iter(generation.fields.get("init_images") or ()), None)
             processed = await in_turn(self._queue, generation.run, self._tab, task_id or None)
             if shared.state.interrupted and not processed.images:
                 return Shown([], log=as_html("Interrupted."))
             files = gallery_files(processed, self._data_dir)
             log = log_html(processed, time.monotonic() - started)
+            if start is not None and processed.images:
+                size, mode = processed.images[-1].size, generation.fields["resize_mode"]
+                log += before_html(start, mode, size, scratch_folder(self._data_dir))
             return Shown(files, processed.index_of_first_image, processed.js(), as_html(processed.info), log)
         except Exception as error:  # the last line of defence: whatever it is, the page shows a message
             return Shown([], log=error_html(sentence_for(error)[0]))

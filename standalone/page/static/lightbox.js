@@ -3,7 +3,9 @@
 
 /* exported openLightbox closeLightbox */
 
-const lightbox = {tab: null, source: '', before: null, zoom: 1, x: 0, y: 0, pointers: new Map(), travelled: 0, watcher: null, viewer: null};
+const lightbox = {
+    tab: null, source: '', focused: null, zoom: 1, x: 0, y: 0, divider: null, pointers: new Map(), travelled: 0, watcher: null, viewer: null,
+};
 const MOST_ZOOM = 16;
 const SWIPE = 60; // pixels
 
@@ -30,7 +32,7 @@ function makeLightbox() {
     viewer.tabIndex = 0;
     viewer.setAttribute('role', 'dialog');
     viewer.setAttribute('aria-modal', 'true');
-    viewer.setAttribute('aria-label', 'Full screen. Arrow keys change the image, + and - zoom, Escape closes.');
+    viewer.setAttribute('aria-label', 'Full screen. Arrow keys change the image, + and - zoom, C compares with the image before, Escape closes.');
     const image = document.createElement('img');
     image.id = 'modalImage';
     image.alt = '';
@@ -54,9 +56,14 @@ function makeLightbox() {
         button('−', 'Zoom out (-)', () => zoomLightbox(1 / 1.5), 'lightbox-tool'),
         button('+', 'Zoom in (+)', () => zoomLightbox(1.5), 'lightbox-tool'),
         button('1:1', 'Original size, or the whole image (Z)', toggleLightboxZoom, 'lightbox-tool'),
+        button('◧', 'Compare with the image it was made from (C)', toggleComparison, 'lightbox-tool lightbox-compare'),
         button('✕', 'Close (Esc)', closeLightbox, 'lightbox-tool lightbox-close'),
     );
-    viewer.append(image, tools,
+    const before = image.cloneNode();
+    before.id = 'lightboxBefore';
+    before.addEventListener('load', offerComparison);
+    image.addEventListener('load', offerComparison);
+    viewer.append(image, before, makeDivider(), tools,
         button('‹', 'Previous image (left arrow)', () => stepLightbox(-1), 'lightbox-step lightbox-previous'),
         button('›', 'Next image (right arrow)', () => stepLightbox(1), 'lightbox-step lightbox-next'));
     viewer.addEventListener('keydown', lightboxKey);
@@ -75,7 +82,7 @@ function openLightbox(tab, source) {
     if (!items.length) return;
     const {viewer} = lightboxParts();
     const item = items.find((one) => one.source === source) ?? items.find((one) => one.selected) ?? items[0];
-    lightbox.before = document.activeElement;
+    lightbox.focused = document.activeElement;
     lightbox.tab = tab;
     document.body.append(viewer); // on the page only while it is open
     document.body.classList.add('lightbox-open');
@@ -91,12 +98,14 @@ function closeLightbox() {
     lightbox.tab = null;
     lightboxParts().viewer.remove();
     document.body.classList.remove('lightbox-open');
-    if (lightbox.before?.isConnected) lightbox.before.focus({preventScroll: true});
+    if (lightbox.focused?.isConnected) lightbox.focused.focus({preventScroll: true});
 }
 
 function showInLightbox(item, items) {
     lightbox.source = item.source;
     lightboxParts().image.src = item.source;
+    document.getElementById('lightboxBefore').src = beforeOf(item.source);
+    offerComparison();
     document.querySelector('.lightbox-count').textContent = `${items.indexOf(item) + 1} / ${items.length}`;
     for (const step of document.querySelectorAll('.lightbox-step')) step.hidden = items.length < 2;
     placeLightbox(1, 0, 0);
@@ -121,6 +130,67 @@ function followGallery() {
     else document.querySelector('.lightbox-count').textContent = `${items.indexOf(same) + 1} / ${items.length}`;
 }
 
+// -- before and after
+
+/** The address of the image that those in the gallery were made from, or ''. */
+function beforeOf(source) {
+    const file = document.querySelector(`#html_log_${lightbox.tab} .before-image`)?.dataset.file;
+    const [start, name] = source.split('/file=');
+    return file && name ? `${start}/file=${encodeURI(file)}` : '';
+}
+
+/** Only images of one shape can be compared, which a grid is not. */
+function offerComparison() {
+    const [image, before] = [lightboxParts().image, document.getElementById('lightboxBefore')];
+    const shape = (one) => one.naturalWidth / one.naturalHeight;
+    const fits = Boolean(before?.getAttribute('src')) && Math.abs(shape(image) / shape(before) - 1) < 0.01;
+    lightbox.viewer.classList.toggle('can-compare', fits);
+    lightbox.viewer.classList.toggle('compares', fits && lightbox.divider !== null);
+}
+
+function toggleComparison() {
+    lightbox.divider = lightbox.divider === null ? 0.5 : null;
+    offerComparison();
+    placeDivider();
+}
+
+/** The line between before (left) and after (right); dragged, or moved by the arrow keys while it has the focus. */
+function makeDivider() {
+    const divider = document.createElement('div');
+    divider.className = 'lightbox-divider';
+    divider.tabIndex = 0;
+    divider.setAttribute('role', 'slider');
+    divider.setAttribute('aria-label', 'Before and after');
+    divider.addEventListener('pointerdown', (event) => divider.setPointerCapture(event.pointerId));
+    divider.addEventListener('pointermove', (event) => {
+        if (divider.hasPointerCapture(event.pointerId)) moveDivider(event.clientX / innerWidth);
+    });
+    divider.addEventListener('keydown', (event) => {
+        const step = {ArrowLeft: -0.02, ArrowRight: 0.02}[event.key];
+        if (!step) return;
+        event.preventDefault();
+        event.stopPropagation();
+        moveDivider(lightbox.divider + step);
+    });
+    return divider;
+}
+
+function moveDivider(place) {
+    lightbox.divider = Math.min(Math.max(place, 0), 1);
+    placeDivider();
+}
+
+function placeDivider() {
+    const [before, divider] = [document.getElementById('lightboxBefore'), document.querySelector('.lightbox-divider')];
+    if (lightbox.divider === null || !before || !divider) return;
+    const right = innerWidth * lightbox.divider;
+    before.style.transform = lightboxParts().image.style.transform;
+    const shown = (right - innerWidth / 2 - lightbox.x) / lightbox.zoom + innerWidth / 2; // in pixels of the image before its transform
+    before.style.clipPath = `inset(0 ${Math.max(innerWidth - shown, 0)}px 0 0)`;
+    divider.style.left = `${right}px`;
+    divider.setAttribute('aria-valuenow', Math.round(100 * lightbox.divider));
+}
+
 // -- zoom
 
 function placeLightbox(zoom, x, y) {
@@ -131,6 +201,7 @@ function placeLightbox(zoom, x, y) {
     lightbox.y = Math.min(Math.max(y, -reach(innerHeight)), reach(innerHeight));
     image.style.transform = `translate(${lightbox.x}px, ${lightbox.y}px) scale(${lightbox.zoom})`;
     image.classList.toggle('zoomed', lightbox.zoom > 1);
+    placeDivider();
 }
 
 /** Zooms by a factor about a point of the screen. */
@@ -197,7 +268,7 @@ function lightboxKey(event) {
         ArrowLeft: () => stepLightbox(-1), ArrowRight: () => stepLightbox(1), Home: () => stepLightbox(0, 0),
         End: () => stepLightbox(0, galleryItems(lightbox.tab).length - 1), Escape: closeLightbox,
         '+': () => zoomLightbox(1.5), '=': () => zoomLightbox(1.5), '-': () => zoomLightbox(1 / 1.5),
-        0: () => placeLightbox(1, 0, 0), z: toggleLightboxZoom,
+        0: () => placeLightbox(1, 0, 0), z: toggleLightboxZoom, c: toggleComparison,
     };
     event.stopPropagation(); // Escape closes the viewer; the job continues
     if (event.key === 'Tab') return holdFocus(event);
