@@ -15,8 +15,12 @@ from typing import Any
 
 from lib_methods.checkpoints.folder import TEXT_WEIGHTS, UNET_WEIGHTS, Weights, part_weights, read_json
 from lib_methods.errors import CheckpointError
+from lib_methods.safetensors import read_header
 
 NAMES = {1: "stage I (text to image)", 2: "stage II (super-resolution)", 3: "stage III (latent upscaler)"}
+NOISE_LEVEL = "steer_noise_level"
+"""In the metadata of a stage II's weights: the noise level of the smaller image that they were trained with."""
+_PUBLISHED_LEVEL = 250  # IF's
 TOKENS = 77  # that IF was trained with, though T5 takes more
 _HASHED = 2**16  # bytes at a file's ends and middle, which tell two models of one shape apart
 _LARGEST = 100_000  # number in a configuration
@@ -91,6 +95,12 @@ class Stage:
         return max(8, 2 ** (len(self.unet.config["block_out_channels"]) - 1))
 
     @property
+    def noise_level(self) -> int:
+        """Of the smaller image, unless another one is asked for: what DreamBooth trained with, else as published."""
+        told = read_header(self.unet.weights.files[0]).metadata.get(NOISE_LEVEL, "")
+        return int(told) if told.isdecimal() and len(told) < 6 else _PUBLISHED_LEVEL
+
+    @property
     def factor(self) -> int:
         """How much larger its images are than its latents; 1 in pixels."""
         return 1 if self.vae is None else int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
@@ -141,6 +151,11 @@ def find_folders(places: Sequence[Path]) -> dict[str, Path]:
 def holds_stages(folder: Path) -> bool:
     """Whether a folder looks like a stage, or holds folders that do."""
     return any((inner / "unet" / "config.json").is_file() for inner in _stage_folders(folder))
+
+
+def is_cascade(base: Path) -> bool:
+    """Whether a base model is a folder of a pixel cascade: a stage without a VAE, or a folder that holds stages."""
+    return not (base / "vae").is_dir() and holds_stages(base)
 
 
 def _stage_folders(folder: Path) -> list[Path]:
@@ -236,8 +251,6 @@ def _number(folder: Path, config: Mapping[str, Any], has_vae: bool, kind: str) -
 
 def _check_schedule(config: Mapping[str, Any], folder: Path, name: str) -> None:
     """Raises CheckpointError for a noise schedule that cannot be used."""
-    from diffusers import DDPMScheduler
-
     damaged = f"{name} in the folder {folder.name} is damaged: "
     steps = config.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or isinstance(steps, bool) or not 2 <= steps <= 100_000:
@@ -250,6 +263,10 @@ def _check_schedule(config: Mapping[str, Any], folder: Path, name: str) -> None:
         value = config.get(key, 1.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
             raise CheckpointError(f"{damaged}{key} is {str(value)[:40]!r}. Download it again.")
+    try:
+        from diffusers import DDPMScheduler
+    except ModuleNotFoundError:  # AUTOMATIC1111's WebUI has none: the job, whose process has it, looks again
+        return
     try:
         alphas = DDPMScheduler.from_config(dict(config)).alphas_cumprod
     except Exception as error:  # whatever a library raises at settings that it cannot use

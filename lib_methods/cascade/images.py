@@ -67,6 +67,7 @@ class Images:
             self.mask = None if request.mask is None else open_source(request.mask, mask=True)
         self.enlarges_source = request.image is not None and not request.resume_from and self.cascade.stage(1) is None
         self._check_order(whole, first)
+        self._settle_noise()
         self._measure(whole)
         if resume:
             self._find_finished()
@@ -143,6 +144,14 @@ class Images:
             )
         if any(item.done is not None and item.done.stage != first - 1 for item in self.items):
             raise UserError("The candidates are of different stages. Take up those of one stage at a time.")
+
+    def _settle_noise(self) -> None:
+        """Stage II's own noise level in place of -1, so that the images say which it was."""
+        if (second := self.cascade.stage(2)) is None:
+            return
+        for item in self.items:
+            if item.settings.stage2_noise_level < 0:
+                item.settings = replace(item.settings, stage2_noise_level=second.noise_level)
 
     def _measure(self, whole: Cascade) -> None:
         """Sets the sizes, and `side`: that of stage I's usual images, which says how much stage II enlarges."""

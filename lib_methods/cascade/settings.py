@@ -29,7 +29,7 @@ _STAGE_SEEDS = 2**20  # between the seeds of two stages, so that they do not beg
 @dataclass(frozen=True)
 class StageSettings:
     """What one stage is asked for. steps: for evenly spaced timesteps. solver: "model" for the folder's own.
-    noise_level: of the smaller image, for the stages that take one."""
+    noise_level: of the smaller image, for the stages that take one; -1 for the folder's own."""
 
     prompt: str
     negative_prompt: str
@@ -120,8 +120,9 @@ class CascadeSettings:
     stage2_steps: int = slider(50, 1, 1000, 1, "Steps of stage 2", whole=True, end=200)
     stage2_guidance: float = slider(4.0, 1, 100, 0.5, "Guidance scale of stage 2", end=30)
     stage2_noise_level: int = slider(
-        250, 0, 999, 1, "Noise level of stage 2", whole=True,
-        about="noise on the small image: less keeps its details and faults, more lets stage 2 invent",
+        -1, -1, 999, 1, "Noise level of stage 2", "-1: the model's own", whole=True,
+        about="noise on the small image: less keeps its details and faults, more lets stage 2 invent (default: the "
+        "model's own, 250 in IF, of a DreamBooth result what it was trained with)",
     )  # fmt: skip
     stage2_seed: int = number(
         -1, -1, MAX_SEED, "Seed of stage 2", "-1: from each candidate's own", whole=True,

@@ -114,7 +114,8 @@ def pixel_stage(
             images = (1 - mask) * whole + mask * images
     condition: tuple[Tensor, int] | None = None
     if small is not None:
-        condition = _condition(stage, small.to(device).float(), size, asked.noise_level, draw(shape, chance).to(device))
+        level = stage.noise_level if asked.noise_level < 0 else asked.noise_level
+        condition = _condition(stage, small.to(device).float(), size, level, draw(shape, chance).to(device))
     rows = texts.rows.to(device, _dtype(unet))
     for done, timestep in enumerate(timesteps, 1):
         out = _predicted(unet, images, timestep, rows, asked.guidance, condition)

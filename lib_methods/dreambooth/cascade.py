@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lib_methods.cascade.folder import NAMES, Cascade, Stage, holds_stages, read_cascade
+from lib_methods.cascade.folder import NAMES, Cascade, Stage, read_cascade
 from lib_methods.device import release_memory
 from lib_methods.dreambooth.job import FindJudge, Run
 from lib_methods.dreambooth.model.base import BaseModel
@@ -26,21 +26,18 @@ from lib_methods.dreambooth.output.result import Result
 from lib_methods.dreambooth.output.stage_folder import StageExport, result_folder, write_stage
 from lib_methods.dreambooth.photos.subjects import caption_of, find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings, resolved, to_json
+from lib_methods.dreambooth.training.batches import Example
 from lib_methods.dreambooth.training.data import class_texts
 from lib_methods.dreambooth.training.plan import plan_training
 from lib_methods.dreambooth.training.processes import Processes
-from lib_methods.dreambooth.training.samples import Judge, Viewer, prompts_of
+from lib_methods.dreambooth.training.samples import Viewer, prompts_of
 from lib_methods.dreambooth.training.state import read_record, write_record
 from lib_methods.dreambooth.training.trainer import Trainer
 from lib_methods.errors import UserError
 from lib_methods.jobs.log import Report
 
 TEXTS = "text_embeddings"  # in the job's folder
-
-
-def is_cascade(base: Path) -> bool:
-    """Whether a base model is a folder of a pixel cascade: a stage without a VAE, or a folder that holds stages."""
-    return not (base / "vae").is_dir() and holds_stages(base)
+_MOST_ENLARGED = 4  # photos
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,26 @@ class _Phase:
     base: BaseModel
 
 
+class _Enlarger(Viewer):
+    """Samples of stage II: small copies of the photos, enlarged."""
+
+    model: StageModel
+    cfg_scale = 4.0  # as published
+
+    def show(self, photos: Sequence[Example]) -> None:
+        self.photos = photos[:_MOST_ENLARGED]
+        self.prompts = [photo.text for photo in self.photos]
+
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], each_step: Callable[[int, int], None] | None = None
+    ) -> torch.Tensor:
+        images = []
+        for photo, prompt, seed in zip(self.photos, prompts, seeds):
+            with self.model.enlarging(photo.mean[None]):
+                images.append(super().generate([prompt], [seed], each_step))
+        return torch.cat(images)
+
+
 class _StageRun(Run):
     """The run of one stage."""
 
@@ -60,6 +77,7 @@ class _StageRun(Run):
     def __init__(self, phase: _Phase, is_last: bool, *arguments: Any) -> None:
         super().__init__(phase.settings, *arguments)
         self.stage, self.is_last, self._base = phase.stage, is_last, phase.base
+        self.viewer = Viewer if phase.stage.number == 1 else _Enlarger
 
     @property
     def base(self) -> BaseModel:
@@ -74,13 +92,12 @@ class _StageRun(Run):
         self.model.warn = self.report.warning
         trainer, export = super()._trainer(find_judge)
         assert isinstance(export, StageExport)
+        if isinstance(trainer.viewer, _Enlarger):
+            trainer.viewer.show(trainer.batches.data.photos)
         return trainer, export
 
     def _export(self, lora: LoraSet | None) -> StageExport:
         return StageExport(self.model, self.settings, lora, self.report, self.processes)
-
-    def _viewer(self, lora: LoraSet | None, judge: Judge | None) -> Viewer | None:
-        return super()._viewer(lora, judge) if self.stage.number == 1 else None  # the other needs a small image
 
     def _more(self) -> dict[str, Any]:
         condition = self.model.condition if self.stage.number == 2 else None
@@ -133,10 +150,6 @@ class CascadeJob:
             gc.collect()  # the trainer and its callbacks hold each other
             release_memory(self.processes.device)
         self.processes.once(lambda: self.processes.on_main(lambda: self._complete(result), None), None)
-        if any(phase.stage.number == 2 for phase in self.phases):
-            self.report.say(
-                "The upscaler was trained with almost no noise: use the result with --stage2-noise-level 0."
-            )
         return Result((result,), subject)
 
     def _plan(self, tell: bool) -> None:

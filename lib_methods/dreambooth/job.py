@@ -57,6 +57,7 @@ class Run:
     plan: TrainingPlan
     is_last = True
     """Whether the job ends with this run."""
+    viewer = Viewer
 
     def __init__(
         self, asked: TrainingSettings, folder: Path, report: Report, processes: Processes, cancelled: Callable[[], bool]
@@ -238,10 +239,10 @@ class Run:
     def _export(self, lora: LoraSet | None) -> Export:
         return Export(self.model, self.settings, lora, self.report, self.processes)
 
-    def _viewer(self, lora: LoraSet | None, judge: Judge | None) -> Viewer | None:
+    def _viewer(self, lora: LoraSet | None, judge: Judge | None) -> Viewer:
         follow, movable = None if lora is None else lora.move, not self.processes.is_sharded
         parts = generation_parts(self.plan, self.model, follow, movable=movable)
-        return Viewer(
+        return self.viewer(
             self.model,
             self.settings,
             self.folder,

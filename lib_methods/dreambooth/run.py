@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from lib_methods.cascade.folder import is_cascade
 from lib_methods.device import repeatable
-from lib_methods.dreambooth.cascade import CascadeJob, is_cascade
+from lib_methods.dreambooth.cascade import CascadeJob
 from lib_methods.dreambooth.job import FindJudge, LoadModel, Run
 from lib_methods.dreambooth.output.result import ENDING, Result
 from lib_methods.dreambooth.output.stage_folder import result_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def test_an_encoder_that_comes_with_both_stages_is_loaded_once(folders: Folders,
     first, second = read_cascade([folders[0], with_text]).stages
     assert first.text is not None and second.text is first.text
     assert read_stage(with_text).text is not first.text
+
+
+def test_a_host_without_diffusers_reads_them_too(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert len(read_cascade(folders).stages) == 3
 
 
 def test_any_subset_and_one_folder_for_all(folders: Folders) -> None:

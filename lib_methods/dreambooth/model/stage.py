@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class StageModel:
         self.expected: list[str] = []
         self.warn: Callable[[str], object] = lambda text: None
         self._known: dict[str, Tensor] = {}
+        self._enlarged: Tensor | None = None
         noising = stage.noising or stage.scheduler
         self._noising = DDPMScheduler.from_config(dict(noising)).alphas_cumprod
 
@@ -109,8 +111,25 @@ class StageModel:
         size = int(images.shape[-2]), int(images.shape[-1])
         return augmented(enlarged(low_resolution(images, self.small), size), noise, self.level, self._noising)
 
+    @property
+    def noise_level(self) -> int:
+        """What stage II's UNet is told of the noise on the condition: a timestep."""
+        return round(level_label(self.level, len(self._noising)))
+
+    @contextmanager
+    def enlarging(self, image: Tensor) -> Iterator[None]:
+        """While inside, stage II enlarges the small copy of an image (1, C, H, W)."""
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+        self._enlarged = self.condition(image, noise)
+        try:
+            yield
+        finally:
+            self._enlarged = None
+
     def predict(self, latents: Tensor, timesteps: Tensor, text: TextEmbedding, sizes: Tensor | None = None) -> Tensor:
         """latents: (B, C, H, W), in stage II with the condition behind them, (B, 2C, H, W)."""
+        if self._enlarged is not None:
+            latents = torch.cat([latents, self._enlarged.to(latents).expand_as(latents)], dim=1)
         unet: Any = self.unet
         weight = next(unet.parameters())
         options: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lib_methods.cascade.folder import Stage, read_stage
+from lib_methods.cascade.folder import NOISE_LEVEL, Stage, read_stage
 from lib_methods.checkpoints.folder import UNET_WEIGHTS
 from lib_methods.device import DTYPES
 from lib_methods.dreambooth.model.stage import StageModel
@@ -45,7 +45,7 @@ class StageExport(Export):
         except (OSError, UserError) as error:
             what = error if isinstance(error, UserError) else f"{target.name} cannot be written. {reason(error)}"
             raise UserError(f"{what} The run is saved: fix that, then continue with --resume.") from error
-        return (target,)
+        return (target.parent,)
 
     def _write(self, target: Path, facts: Mapping[str, str]) -> None:
         weights = {name: gathered(weight) for name, weight in self.model.file_weights().items()}
@@ -55,6 +55,8 @@ class StageExport(Export):
                 weights[name] = weights[name].float() + self.lora.layer(place).change().detach()
         progress = partial(self.report.phase, f"Writing {target.name}")
         stage, kind = self.model.stage, self.settings.saved_as
+        if stage.number == 2:
+            facts = {**facts, NOISE_LEVEL: str(self.model.noise_level)}
         self.processes.on_main(lambda: write_stage(target, stage, weights, kind, facts, progress), None)
 
 

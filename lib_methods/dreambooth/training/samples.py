@@ -64,6 +64,8 @@ class Best:
 class Viewer:
     """Generates the same prompts with the same seeds at each look, and has them judged where there is a judge."""
 
+    cfg_scale = CFG_SCALE
+
     def __init__(
         self,
         model: TrainingModel,
@@ -105,7 +107,7 @@ class Viewer:
                     prompts,
                     size=(side, side),
                     steps=STEPS,
-                    cfg_scale=CFG_SCALE,
+                    cfg_scale=self.cfg_scale,
                     seeds=seeds,
                     each_step=each_step,
                     at_once=self._at_once,
@@ -168,10 +170,12 @@ class Viewer:
     def _save(self, step: int, images: Tensor, seeds: Sequence[int]) -> None:
         with self._writing(step):
             (self.folder / SAMPLES).mkdir(exist_ok=True)
-            files = [f"{SAMPLES}/step-{step:06d}-{number + 1}.png" for number in range(len(images))]
-            for name, image in zip(files, images):
-                to_image(image).save(self.folder / name)
-            self.report.event("sample", step=step, files=files, prompts=self.prompts, seeds=seeds)
+            files = [self.folder / SAMPLES / f"step-{step:06d}-{n + 1}.png" for n in range(len(images))]
+            for file, image in zip(files, images):
+                to_image(image).save(file)
+            beside = self.report.folder or self.folder  # the log's; of a cascade's stage the one above
+            names = [file.relative_to(beside).as_posix() for file in files]
+            self.report.event("sample", step=step, files=names, prompts=self.prompts, seeds=seeds)
 
     def _judge(self, judge: Judge, step: int, best: Best, weights: Callable[[], Mapping[str, Tensor]]) -> None:
         prompts = [prompt for prompt in self.judged for _ in range(2)]

@@ -16,16 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from lib_methods.cascade.augmentation import enlarged, low_resolution
-from lib_methods.cascade.folder import Part, read_cascade
+from lib_methods.cascade.candidate import read_candidate
+from lib_methods.cascade.folder import Part, is_cascade, read_cascade
 from lib_methods.cascade.run import run_cascade
 from lib_methods.cascade.settings import CascadeRequest, CascadeSettings
 from lib_methods.cascade.text import load_tokenizer
-from lib_methods.dreambooth.cascade import is_cascade
 from lib_methods.dreambooth.model import stage as stages
 from lib_methods.dreambooth.model.model import TextEmbedding
 from lib_methods.dreambooth.model.stage import StageModel
 from lib_methods.dreambooth.settings import TrainingSettings
 from lib_methods.errors import Cancelled, UserError
+from lib_methods.jobs.log import LOG, LogReader
 from lib_methods.safetensors import read_tensors
 from tests.cascade import models
 from tests.dreambooth.models import write
@@ -67,6 +68,17 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Train
     return asked, train(asked).files[0]
 
 
+def test_samples_of_stage_two_are_enlarged_photos(base: Path, tmp_path: Path) -> None:
+    asked = settings(tmp_path, base, sample_every=2)
+    train(asked)
+    shown = LogReader(asked.out / "dog1" / LOG).read().samples
+    assert [sample.step for sample in shown] == [2]
+    assert shown[0].prompts == ("a cat dog",) * 3, "one of each photo"
+    assert {Image.open(file).size for file in shown[0].files} == {(LARGE, LARGE)}
+    first = sorted((asked.out / "dog1" / "stage1" / "samples").iterdir())
+    assert [Image.open(file).size for file in first] == [(SMALL, SMALL)]
+
+
 def test_both_stages_learn_in_one_job_and_the_text_encoder_stays(
     base: Path, trained: tuple[TrainingSettings, Path]
 ) -> None:
@@ -86,10 +98,12 @@ def test_both_stages_learn_in_one_job_and_the_text_encoder_stays(
 
 def test_the_result_loads_here_and_in_diffusers(trained: tuple[TrainingSettings, Path], tmp_path: Path) -> None:
     _, result = trained
-    few = CascadeSettings("a cat dog", count=1, last_stage=2, steps=2, stage2_steps=2, stage2_noise_level=0, seed=1)
+    few = CascadeSettings("a cat dog", count=1, last_stage=2, steps=2, stage2_steps=2, seed=1)
     request = CascadeRequest((result,), tmp_path, settings=few)
     made = run_cascade(request, say=lambda text: None, device=CPU)
     assert {number: len(files) for number, files in made.by_stage.items()} == {1: 1, 2: 1}
+    level = read_candidate(made.files[0]).settings.stage2_noise_level
+    assert level == 0, "the noise level that it was trained with"
     options = {"safety_checker": None, "watermarker": None, "feature_extractor": None}
     # newer versions of the library cannot open a tokenizer that an older one wrote, which is not what is tested here
     tokenizer = load_tokenizer(read_cascade([result]).stages[0].text)  # type: ignore[arg-type]
