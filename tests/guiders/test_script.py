@@ -231,6 +231,19 @@ def test_the_line_follows_the_pages_cfg_scale(host: Running, script: ModuleType)
     assert "steer-problem" in method.line(True, SKIMMED, 99, *defaults[2:], 15, 20)
 
 
+def test_a_checkpoint_without_the_layers_to_perturb_is_named_before_generate(
+    host: Running, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib_methods.hosts import models
+
+    method = script.GuidanceScript()
+    line = lambda **changed: method.line(True, *{**CONTROLS.defaults, **changed}.values(), 7, 20)  # noqa: E731
+    assert "steer-problem" not in line(perturbation_scale=3)
+    monkeypatch.setattr(models, "obstacle", lambda why: apply.NO_MIDDLE if why is apply.without_middle else "")
+    assert apply.NO_MIDDLE.replace("'", "&#x27;") in line(perturbation_scale=3)
+    assert "steer-problem" not in line(perturbation_scale=3, perturbed_layers="coarse") + line()
+
+
 @pytest.mark.parametrize(("title", "ours"), [("Dynamic Thresholding (CFG Scale Fix)", False), ("Other", True)])
 def test_infotexts_of_an_extension_that_is_installed_are_left_to_it(
     host: Running, script: ModuleType, title: str, ours: bool, monkeypatch: pytest.MonkeyPatch

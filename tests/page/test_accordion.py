@@ -87,6 +87,22 @@ def test_ticking_opens_and_the_triangle_leaves_the_value_alone(page: Browser, sc
 
 
 @pytest.mark.browser
+def test_a_high_cfg_scale_offers_guidance_above_its_closed_box(page: Browser, screenshot):
+    offer, switch = "#guidance_txt2img_offer", "#guidance_txt2img-checkbox input"
+    page.set_number("txt2img_cfg_scale", 15)
+    page.until(f"return document.querySelector('{offer}')?.offsetParent?.nodeType === 1")
+    assert page.text(offer) == "Most checkpoints burn at CFG 15: turn on Guidance"
+    screenshot("offer")
+    page.click(offer)
+    page.until(f"return document.querySelector('{switch}').checked")
+    line = "At CFG 15, values that would burn come out as at CFG 7"  # an SD1 checkpoint
+    page.until("return document.querySelector('#guidance_txt2img_status').textContent.includes(arguments[0])", line)
+    page.until(f"return !document.querySelector('{offer}')?.offsetParent")
+    page.set_number("txt2img_cfg_scale", 7)
+    page.click(switch)
+
+
+@pytest.mark.browser
 def test_scripts_find_and_set_the_switch_as_in_the_webui(page: Browser):
     visible = "fabric_txt2img-visible-checkbox"
     page.until("return document.getElementById(arguments[0]) !== null", visible)
