@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from benchmarks.studio import SAMPLER, STEPS, Pictures
@@ -77,7 +78,8 @@ class Report:
 
     def __init__(self, out: Path, title: str, **settings: Any) -> None:
         self.out, self.paragraphs, self.parts = out, [f"# {title}"], dict[str, Any]()
-        self.settings = {"sampler": SAMPLER, "steps": STEPS, "size": 64, **settings}
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        self.settings = {"sampler": SAMPLER, "steps": STEPS, "size": 64, "device": device, **settings}
         self._file, self._examples = out / "report.json", out / "parts"
         self._started = time.monotonic()
         if self._file.exists():

@@ -155,9 +155,12 @@ def _test(parser: argparse.ArgumentParser) -> None:
 
 
 def _method(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("method", metavar="METHOD", help="for example fabric")
+    parser.add_argument("method", metavar="METHOD", help="for example fabric; or all")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
     parser.add_argument("--quick", action="store_true", help="a short run, as a smoke test")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="for all: the page of figures to update (default: DIR/figures.md)"
+    )
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.report import Report, line_of
+from benchmarks import figures
+from benchmarks.report import Report, line_of, write_json
+from standalone import ROOT
 from standalone.shapes.figures import Figure, mean
 from standalone.shapes.world import random_scene, render
 
@@ -104,3 +108,51 @@ def test_every_evaluation_writes_its_rates_with_margins(
     assert written["settings"][key] == (16 if method == "shapes" else 8)
     assert written["margins"]
     assert " ± " in (tmp_path / "report.md").read_text("utf-8")
+
+
+def test_the_page_takes_finished_reports_and_leaves_the_rest(tmp_path: Path) -> None:
+    for method, settings in {"fabric": {"pictures_per_figure": 200}, "nag": {"unfinished": {}}}.items():
+        (tmp_path / method).mkdir()
+        metrics = {"liked_rate_on": 0.77, "colour_there_cfg_1": 0.2}
+        text = json.dumps({"metrics": metrics, "margins": {"liked_rate_on": 0.06}, "settings": settings})
+        (tmp_path / method / "report.json").write_text(text, "utf-8")
+    page = figures.written(tmp_path, "<!-- evaluate cascade -->\nas it was\n<!-- end -->\n")
+    assert "| images in the liked colour |  | 0.77 ± 0.06 |" in page
+    assert "`python run.py evaluate fabric --out DIR --images 200`, 200 images behind each figure." in page
+    assert "<!-- evaluate cascade -->\nas it was\n<!-- end -->\n" in page
+    assert "### NAG\n\nNot measured yet: `python run.py evaluate nag --out DIR`." in page
+    assert figures.written(tmp_path / "nothing", page) == page
+
+
+def test_all_keeps_what_is_finished_and_goes_on_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def run(command: list[str], check: bool) -> SimpleNamespace:
+        method, out = command[3], Path(command[5])
+        called.append(method)
+        out.mkdir(parents=True)
+        write_json(out / "bench.json", {"speedup": 1.5}, {"device": "cpu"})
+        return SimpleNamespace(returncode=1 if method == "fabric" else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    methods = ["dreambooth", "fabric"]
+    assert figures.main("bench", methods, tmp_path, quick=True) == 1
+    assert called == methods
+    text = (tmp_path / "figures.md").read_text("utf-8")
+    assert "| in full | 1.50 |" in text and "`python run.py bench dreambooth --out DIR --quick`, cpu." in text
+    assert not (tmp_path / "fabric" / "bench.json").exists()
+    assert figures.run("bench", "dreambooth", tmp_path / "dreambooth", []) and called == methods
+
+
+def test_every_program_has_its_section_and_readme_quotes_the_page() -> None:
+    template = figures.TEMPLATE.read_text("utf-8")
+    sections = {(kind, method) for kind, method, _ in figures.SECTION.findall(template)}
+    programs = [file.stem for kind in ("evaluate", "bench") for file in (ROOT / "benchmarks").glob(f"{kind}_*.py")]
+    assert sections == {tuple(name.split("_", 1)) for name in programs}
+    page = (ROOT / "docs" / "figures.md").read_text("utf-8")
+    assert figures.written(ROOT / "nothing", page) == page
+    quoted = (ROOT / "README.md").read_text("utf-8").split("## Figures\n")[1].split("\n## ")[0]
+    rows = [line for line in quoted.splitlines() if line.startswith("|")]
+    assert len(rows) > 6 and all(row in page for row in rows)
