@@ -19,6 +19,7 @@ import gradio as gr
 from modules import script_callbacks, scripts, shared, ui_components
 
 from lib_methods.checks import SettingsError
+from lib_methods.guiders.line import describe
 from lib_methods.guiders.settings import CONTROLS, MIDDLE, MIMIC, PRESETS, SKIMMED, GuidanceSettings
 from lib_methods.webui.gradio_compat import follow, listen, unsaved
 from lib_methods.webui.method_script import MethodScript, Tab, switched_off
@@ -56,7 +57,7 @@ class GuidanceScript(MethodScript, scripts.Script):
 
             if why := obstacle(without_middle):
                 raise SettingsError(why)
-        line = switched_off(settings.describe(tab.cfg_scale, tab.steps or 1), enabled)
+        line = switched_off(describe(settings, tab.cfg_scale, tab.steps or 1), enabled)
         if not enabled and tab.cfg_scale >= HIGH:
             line += f" Most checkpoints burn at CFG {tab.cfg_scale:g}: tick the box."
         return line
@@ -94,7 +95,7 @@ class GuidanceScript(MethodScript, scripts.Script):
         if any(settings.acts_at(scale) for scale in scales):
             super().begin(p, settings)
         else:
-            p.comment(f"{CONTROLS.title}: {settings.describe(max(scales), p.steps)}")
+            p.comment(f"{CONTROLS.title}: {describe(settings, max(scales), p.steps)}")
 
     @staticmethod
     def _other_box(p: Any) -> str:

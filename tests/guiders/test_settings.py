@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_methods.checks import SettingsError
+from lib_methods.guiders.line import describe
 from lib_methods.guiders.settings import (
     APG,
     CONTROLS,
@@ -85,7 +86,7 @@ def test_settings_know_whether_they_do_anything(changed: dict[str, Any], active:
     assert settings.acts_at(7) is active
     assert not settings.acts_at(1)
     assert not settings.acts_at(0)
-    assert ("nothing changes" in settings.describe(7, 20)) is not active
+    assert ("nothing changes" in describe(settings, 7, 20)) is not active
 
 
 def test_the_defaults_act_at_the_hosts_usual_cfg_scale() -> None:
@@ -112,7 +113,7 @@ def test_a_scale_that_is_not_below_the_cfg_scale_does_nothing(
 ) -> None:
     settings = GuidanceSettings(**changed)
     assert settings.acts_at(cfg_scale) is acts
-    assert ("nothing changes" in settings.describe(cfg_scale, 20)) is not acts
+    assert ("nothing changes" in describe(settings, cfg_scale, 20)) is not acts
 
 
 @pytest.mark.parametrize(
@@ -148,6 +149,13 @@ def test_a_scale_that_is_not_below_the_cfg_scale_does_nothing(
             9,
             "At CFG 9, only 25% of the guidance that saturates is used, its norm is at most 15, momentum -0.5",
         ),
+        ({"perturbation_scale": 3}, 1, "At CFG 1, PAG 3 leads away from worse attention"),
+        (
+            {"method": OFF, **EVERYWHERE, "perturbation_scale": 2, "perturbation": "SEG", "rescale": 0.5},
+            7,
+            "At CFG 7, SEG 2 leads away from worse attention, "
+            "contrast moves 50% of the way back to that of the unguided image",
+        ),
         (MIMICKING, 15, f"At CFG 15, {RANGE} 5"),
         (
             {**MIMICKING, "threshold_percentile": 99.5},
@@ -178,14 +186,14 @@ def test_a_scale_that_is_not_below_the_cfg_scale_does_nothing(
     ],
 )
 def test_the_line_says_what_will_happen(changed: dict[str, Any], cfg_scale: float, line: str) -> None:
-    assert GuidanceSettings(**changed).describe(cfg_scale, 20) == line
+    assert describe(GuidanceSettings(**changed), cfg_scale, 20) == line
 
 
 @given(any_settings(CONTROLS), st.floats(1.1, 30), st.integers(1, 60), st.floats(0.01, 20))
 def test_every_setting_has_a_line_and_scales_in_range(
     settings: GuidanceSettings, cfg_scale: float, steps: int, sigma: float
 ) -> None:
-    line = settings.describe(cfg_scale, steps)
+    line = describe(settings, cfg_scale, steps)
     assert "\n" not in line
     assert ("nothing changes" in line) is not settings.acts_at(cfg_scale)
     assert 1 <= settings.scale_at_sigma(cfg_scale, sigma) <= cfg_scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.webui.client import JSON, ApiError
@@ -85,6 +86,14 @@ def test_rows_of_its_own_choice_give_a_repeatable_image(
     assert all(one != other for one, other in zip(plain.pixels, made.pixels))
     assert generate(with_pack, on(case, **settings)).pixels == made.pixels
     assert not any(f"{TITLE} error" in text for text in made.infotexts)
+
+
+@CASE
+def test_rows_that_are_left_out_outside_the_interval_change_nothing(with_pack: WebUI, runs: Runs, case: JSON) -> None:
+    """A scale that is next to 1 has them run."""
+    left_out, run = (runs.first(with_pack, on(case, outside_scale=scale)).images for scale in (1, 1.0005))
+    for one, other in zip(left_out, run, strict=True):
+        assert np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean() < 1
 
 
 def test_at_cfg_scale_1_pag_acts(with_pack: WebUI, runs: Runs) -> None:
