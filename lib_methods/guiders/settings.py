@@ -245,7 +245,7 @@ class GuidanceSettings:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "sd1": {"skimming_scale": 7.0, "outside_scale": 7.0, "highest_sigma": 2.71, "lowest_sigma": 0.14},
+    "sd1": {"skimming_scale": 7.0, "outside_scale": 7.0},
     "sdxl": {},
     "v_prediction": {"rescale": 0.7, "highest_sigma": 0.0, "lowest_sigma": 0.0},
 }

@@ -176,7 +176,7 @@ def test_a_button_sets_everything_for_a_kind_of_job(host: Running, script: Modul
         controls = method.ui(False)
     buttons = [block for block in page.blocks.values() if isinstance(block, gr.Button)]
     meant = {
-        "Set for SD1 at a high CFG scale": GuidanceSettings("Skimmed CFG", 7.0, 0.0, 2.71, 0.14, 7.0),
+        "Set for SD1 at a high CFG scale": GuidanceSettings(skimming_scale=7, outside_scale=7),
         "Set for SDXL at a high CFG scale": GuidanceSettings(),
         "Set for a v-prediction checkpoint": GuidanceSettings(rescale=0.7, highest_sigma=0, lowest_sigma=0),
     }
