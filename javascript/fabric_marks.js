@@ -1,5 +1,5 @@
 /*
- * FABRIC in the browser: 👍 and 👎 on the result gallery's images, and in the host's full-screen viewer.
+ * FABRIC in the browser: 👍 and 👎 on the result gallery's images, and in the host's full-screen viewer; their counts in the box's header.
  *
  * The buttons are in a layer above the images that lets all other clicks through; their position is read from the screen, so no
  * structure of a gallery must be known.
@@ -189,12 +189,26 @@
         return layer;
     }
 
+    /* ---- the box's header ---- */
+
+    /** Says what is in the box while it is closed. */
+    function redrawHeader(tab) {
+        const header = root().querySelector(`#fabric_${tab.name} > .label-wrap > span`);
+        if (!header) return;
+        const counts = Object.keys(KINDS).map(kind => [idsIn(tab, kind).filter(Boolean).length, KINDS[kind].emoji]).filter(([count]) => count);
+        const isOff = root().querySelector(`#fabric_${tab.name}-checkbox input`)?.checked === false;
+        const text = counts.map(pair => pair.join(" ")).join(", ") + (isOff ? ", off" : "");
+        header.dataset.steerFabric = counts.length ? text : "👍 more like this, 👎 less like that";
+    }
+
     /* ---- start ---- */
 
     onRedraw(() => Object.values(tabs).forEach(redrawGallery));
+    onRedraw(() => Object.values(tabs).forEach(redrawHeader));
     onRedraw(redrawViewer);
     for (const name of ["scroll", "resize"]) window.addEventListener(name, schedule, {capture: true, passive: true});
     for (const name of ["focusin", "transitionend"]) document.addEventListener(name, schedule, {passive: true});
+    document.addEventListener("change", schedule, {passive: true}); // of the box's switch
     document.addEventListener("pointerover", event => {
         pointedAt = event.target;
         schedule();

@@ -46,6 +46,14 @@ def ids(browser: Browser, name: str, count: int) -> list[str]:
     return list(browser.js(f"return {value}"))
 
 
+def header(browser: Browser, text: str) -> None:
+    """Waits until the closed box's header says this."""
+    browser.until(
+        "return document.querySelector('#fabric_txt2img > .label-wrap > span').dataset.steerFabric === arguments[0]",
+        text,
+    )
+
+
 def status(browser: Browser, start: str) -> None:
     """Waits until the line below the lists starts so."""
     browser.until(
@@ -58,6 +66,7 @@ def status(browser: Browser, start: str) -> None:
 def test_a_liked_picture_changes_the_next_one_until_it_is_taken_back(browser: Browser, screenshot):
     browser.type("#txt2img_prompt textarea", "a red circle")
     browser.type("#txt2img_seed input", "7")
+    header(browser, "👍 more like this, 👎 less like that")
     first = downloaded(browser.generate()[0])
     assert "FABRIC" not in first.info["parameters"]
     browser.js("window.scrollTo(0, 0)")
@@ -79,6 +88,10 @@ def test_a_liked_picture_changes_the_next_one_until_it_is_taken_back(browser: Br
     pressed(browser, "likes", False)  # the new picture is not the liked one
     mark(browser, "dislikes").click()
     status(browser, "1 like, 1 dislike")
+    header(browser, "1 👍, 1 👎")
+    browser.js("inputAccordionChecked('fabric_txt2img', false)")
+    header(browser, "1 👍, 1 👎, off")
+    browser.js("inputAccordionChecked('fabric_txt2img', true)")
     mark(browser, "dislikes").click()
     ids(browser, "dislikes", 0)
     browser.js(f"document.querySelector('[data-fabric-id=\"{like}\"] .steer-fabric-remove').click()")
@@ -146,6 +159,7 @@ def test_pictures_are_dropped_pasted_and_weighted_and_are_nobody_elses(browser: 
     browser.driver.switch_to.new_window("tab")
     try:
         browser.open()
+        browser.open()  # now as in another browser: nothing is kept
         ids(browser, "likes", 0)
         ids(browser, "dislikes", 0)
     finally:
