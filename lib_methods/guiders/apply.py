@@ -95,10 +95,8 @@ class GuidanceGuide:
         if scale != guidance.scale:
             seen = replace(guidance, scale=scale, guided=_kept(guidance, guidance.at(scale)))
         combined = self._combined(call, seen)
-        if away is not None and settings.perturbs:
+        if away is not None:
             combined = combine(combined, away.to(combined.dtype), settings.perturbation_scale)
-        else:
-            away = None
         if settings.rescale and (scale > NO_GUIDANCE or away is not None):
             combined = rescale(combined, guidance.cond, settings.rescale)
         self.acted = self.acted or combined is not guidance.guided
