@@ -66,6 +66,17 @@ window.cascadePage = (function () {
         return [];
     }
 
+    /** Opens the tab with a trained cascade and the prompt of its subject; the server fills both in. */
+    function take(usage) {
+        const kept = steerJobs.part("#cascade_taken textarea, #cascade_taken input");
+        kept.value = usage;
+        kept.dispatchEvent(new Event("input", {bubbles: true}));
+        setTimeout(() => steerJobs.press("cascade_take"), 200); // gradio hears of the text first
+        const tabs = [...gradioApp().querySelectorAll("#tabs > .tab-nav > button, #tabs button[role=tab]")];
+        tabs.find(tab => tab.textContent.trim() === "Cascade")?.click();
+        return [];
+    }
+
     function start() {
         document.addEventListener("change", note, true);
         steerJobs.follow("cascade_panel", "cascade_poll");
@@ -74,5 +85,5 @@ window.cascadePage = (function () {
     }
 
     onUiLoaded(start);
-    return {send};
+    return {send, take};
 })();

@@ -2,10 +2,11 @@
 window.dreamboothPage = (function () {
     "use strict";
 
-    /** Fill the prompt, choose the checkpoint if the result is one, and go to txt2img. */
+    /** Fill the prompt, choose the checkpoint if the result is one, and go to txt2img; a cascade goes to its own tab. */
     function use(usage) {
         if (!usage) return [];
-        const {prompt, checkpoint} = JSON.parse(usage);
+        const {prompt, checkpoint, cascade} = JSON.parse(usage);
+        if (cascade) return cascadePage.take(usage);
         steerJobs.setPrompt("txt2img", prompt);
         steerJobs.press("refresh_sd_model_checkpoint");
         if (checkpoint && typeof selectCheckpoint === "function") selectCheckpoint(checkpoint);

@@ -142,6 +142,14 @@ def read_candidate(path: Path) -> Candidate:
         ) from None
 
 
+def newest(folder: Path) -> list[Path]:
+    """The images in a run's folder, of each the one of its last stage."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.glob("*-stage[123].png")):
+        found[file.name.partition("-")[0]] = file
+    return list(found.values())
+
+
 def to_images(pixels: Tensor) -> list[Image.Image]:
     """Pixels (B, 3, H, W) in about [-1, 1] as 8-bit RGB images."""
     levels = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

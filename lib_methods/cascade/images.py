@@ -129,9 +129,8 @@ class Images:
             raise UserError(f"These images are of stage {first - 1} already. Choose a later stage to go up to.")
         numbers = [stage.number for stage in self.stages]
         if not numbers:
-            raise UserError(
-                f"The folders hold no stage to run: {NAMES[first]} is needed. Add its folder to the stages."
-            )
+            begun = f"These images are of stage {first - 1} already, and the" if first > 1 else "The"
+            raise UserError(f"{begun} folders hold no stage to run: {NAMES[first]} is needed. Add its folder.")
         if self.enlarges_source and self.mask is not None:
             raise UserError("A mask needs stage I. Add its folder to the stages, before the others.")
         begin = numbers[0] if self.enlarges_source else first
@@ -139,8 +138,8 @@ class Images:
         if missing:
             there = ", ".join(stage.folder.name for stage in whole.stages)
             raise UserError(
-                f"{NAMES[missing[0]]} is missing: {there} cannot do without its images. Add its folder to the stages, "
-                "in order."
+                f"The folder of {NAMES[missing[0]]} is missing: {there} cannot do without its images. Add it to the "
+                "stages, in order."
             )
         if any(item.done is not None and item.done.stage != first - 1 for item in self.items):
             raise UserError("The candidates are of different stages. Take up those of one stage at a time.")

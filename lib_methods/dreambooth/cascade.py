@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lib_methods.cascade.folder import NAMES, Cascade, Stage, read_cascade
-from lib_methods.device import release_memory
+from lib_methods.device import device_words, release_memory
 from lib_methods.dreambooth.job import FindJudge, Run
 from lib_methods.dreambooth.model.base import BaseModel
 from lib_methods.dreambooth.model.lora import LoraSet
@@ -28,6 +28,7 @@ from lib_methods.dreambooth.photos.subjects import caption_of, find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings, resolved, to_json
 from lib_methods.dreambooth.training.batches import Example
 from lib_methods.dreambooth.training.data import class_texts
+from lib_methods.dreambooth.training.duration import plan_fields
 from lib_methods.dreambooth.training.plan import plan_training
 from lib_methods.dreambooth.training.processes import Processes
 from lib_methods.dreambooth.training.samples import Viewer, prompts_of
@@ -139,7 +140,7 @@ class CascadeJob:
             number, is_last = phase.stage.number, phase is self.phases[-1]
             folder = self.folder / f"stage{number}"
             if resume and not is_last and _is_finished(folder, result / phase.stage.folder.name, phase.settings):
-                self.report.say(f"{NAMES[number].capitalize()} is trained already.")
+                self.report.say(f"Trained already: {NAMES[number]}.")
                 continue
             self.processes.on_main(lambda folder=folder: folder.mkdir(exist_ok=True), None)  # type: ignore[misc]
             self.report.say(f"{NAMES[number][:1].upper()}{NAMES[number][1:]}:")
@@ -189,6 +190,26 @@ class CascadeJob:
                     write_stage(result / stage.folder.name, stage)
                 except OSError as error:
                     self.report.warning(f"{stage.folder.name} could not be added to {result.name}: {error.strerror}.")
+
+
+def preview_cascade(
+    asked: TrainingSettings, photos: Sequence[int], device: torch.device, memory: int | None
+) -> dict[str, Any]:
+    """As `training.duration.preview`, of all stages that will be trained; no pass is timed. Raises UserError."""
+    phases, plans = _phases(asked, read_cascade([asked.base])), []
+    for phase in phases:
+        sizes = phase.base.sizes
+        chosen = resolved(phase.settings, photos=photos, resolution=sizes.resolution, unet_parameters=sizes.unet)
+        plan = plan_training(chosen, sizes, device, memory)
+        plans.append(plan_fields(chosen, plan, phase.base, device_words(device), None))
+    return {
+        **plans[0],
+        "steps": sum(plan["steps"] for plan in plans),
+        "bytes": max(plan["bytes"] for plan in plans),
+        "result_bytes": sum(phase.base.size for phase in phases),
+        "notes": list(dict.fromkeys(note for plan in plans for note in plan["notes"])),
+        "estimated": True,
+    }
 
 
 def _is_finished(folder: Path, result: Path, asked: TrainingSettings) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,11 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from lib_methods.cascade.folder import find_folders, is_cascade, read_cascade
 from lib_methods.checkpoints.kinds import other_model
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import ChosenSampler, LoadedModel, sees_picture
+from lib_methods.errors import CheckpointError
 from lib_methods.hosts.a1111 import start
 from lib_methods.hosts.forge import editing, memory_management
 from lib_methods.hosts.forge.picture import predicts_v
@@ -197,7 +200,9 @@ def lora_file(name: object) -> Path:
 
 
 def folder_of(kind: str) -> Path:
-    """Where the host looks for "LoRA" or "full" results."""
+    """Where the host, or the Cascade tab, looks for results of the kind "LoRA", "full" or "cascade"."""
+    if kind == "cascade":
+        return cascade_places()[0]
     if kind == "LoRA":
         return Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths.models_path) / "Lora")
     given = getattr(shared.cmd_opts, "ckpt_dir", None)
@@ -207,6 +212,20 @@ def folder_of(kind: str) -> Path:
 def cascade_places() -> list[Path]:
     """Where folders of pixel cascades are looked for: the host's models/cascade, and what ships with the pack."""
     return [Path(paths.models_path) / "cascade", Path(__file__).resolve().parents[2] / "models"]
+
+
+def cascades() -> dict[str, Path]:
+    """Pixel cascades that can be trained, by what lists call them: folders of `cascade_places` with a stage I, and the
+    stages that lie there side by side."""
+    found: dict[str, Path] = {}
+    for place in cascade_places():
+        for folder in (place, *find_folders([place]).values()):
+            with suppress(CheckpointError):
+                stages = read_cascade([folder]).stages if is_cascade(folder) else ()
+                if stages and stages[0].number == 1:
+                    name = " + ".join(stage.folder.name for stage in stages) if folder == place else folder.name
+                    found.setdefault(f"{name} (pixel cascade)", folder)
+    return found
 
 
 def refresh() -> None:

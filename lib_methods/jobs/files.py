@@ -135,7 +135,7 @@ class Record:
     """What became of a run. status: "waiting", "running", "done", "cancelled" or "failed".
 
     error: a sentence, where it failed. results: the names of the files that the host now has. prompt: one that
-    generates the subject. kind: "LoRA" or "full". times in seconds since 1970.
+    generates the subject. kind: "LoRA", "full" or "cascade". times in seconds since 1970.
     """
 
     name: str
@@ -153,8 +153,8 @@ class Record:
 
     @property
     def result(self) -> str:
-        """The model's file among the results; "" when there is none."""
-        return next((name for name in self.results if name.endswith(".safetensors")), "")
+        """The model's file, or a cascade's folder; "" when there is none."""
+        return self.results[0] if self.results else ""
 
     @property
     def usage(self) -> str:
@@ -236,8 +236,40 @@ SIDECARS = (".json", ".preview.png", ".png", ".yaml")
 
 
 def deliver_to(folder_of: Callable[[str], Path]) -> Callable[[JobFiles, Mapping[str, Any], Sequence[str]], list[str]]:
-    """What `Jobs` wants. folder_of: the host's folder for "LoRA" or "full"."""
-    return lambda files, settings, names: move_results(files, settings, names, folder_of(settings["kind"]))
+    """What `Jobs` wants. folder_of: the host's folder for "LoRA", "full" or "cascade"."""
+
+    def deliver(files: JobFiles, settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+        record = load_record(files)
+        kind = "cascade" if record is not None and record.kind == "cascade" else settings["kind"]
+        move = move_cascade if kind == "cascade" else move_results
+        return move(files, settings, names, folder_of(kind))
+
+    return deliver
+
+
+def move_cascade(files: JobFiles, settings: Mapping[str, Any], names: Sequence[str], folder: Path) -> list[str]:
+    """Moves a trained cascade's folder into `folder`; returns its name there. Raises UserError."""
+    source = files.out / Path(next(iter(names), "")).name
+    if not names or not source.is_dir():
+        raise UserError("Training ended without a result. Its console file says why.")
+    number, target = 1, folder / source.name
+    while target.exists():
+        number += 1
+        target = folder / f"{source.name}-{number}"
+    part = folder / f".{target.name}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            os.replace(source, target)
+        except OSError:  # onto another disk: nobody sees half of it
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(source, part)
+            os.replace(part, target)
+            shutil.rmtree(source, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise _unmoved(error) from None
+    return [target.name]
 
 
 def move_results(files: JobFiles, settings: Mapping[str, Any], names: Sequence[str], folder: Path) -> list[str]:
@@ -266,10 +298,13 @@ def move_results(files: JobFiles, settings: Mapping[str, Any], names: Sequence[s
             shutil.copyfile(beside, folder / f"{target}.yaml")
             moved.append(f"{target}.yaml")
     except OSError as error:
-        full = getattr(error, "errno", None) == 28
-        reason = "the disk is full" if full else "its folder cannot be written"
-        raise UserError(f"The result could not be moved to the WebUI's models: {reason}.") from None
+        raise _unmoved(error) from None
     return moved
+
+
+def _unmoved(error: OSError) -> UserError:
+    reason = "the disk is full" if error.errno == 28 else "its folder cannot be written"
+    return UserError(f"The result could not be moved to the WebUI's models: {reason}.")
 
 
 def _free(folder: Path, stem: str, own: str) -> str:

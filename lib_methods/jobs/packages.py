@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -88,11 +88,11 @@ def outdated(folder: Path) -> list[Requirement]:
     return [needed for needed, version in there if version is not None and version < Version(needed.install)]
 
 
-def ensure(folder: Path, say: Say, cancelled: Callable[[], bool] = lambda: False, also: str = "") -> None:
+def ensure(folder: Path, say: Say, cancelled: Callable[[], bool] = lambda: False, also: Iterable[str] = ()) -> None:
     """Installs what is missing into the folder, all of it or nothing, and lets this process use it.
 
-    Older versions from an earlier pack are replaced, or stay where that fails. also: a key of `OPTIONAL`, where
-    it is one. Raises `InstallError` with a sentence, `Cancelled`.
+    Older versions from an earlier pack are replaced, or stay where that fails. also: keys of `OPTIONAL`;
+    other words do not count. Raises `InstallError` with a sentence, `Cancelled`.
     """
     absent = [name for name in HOSTS_OWN if _version(name, sys.path) is None]
     if absent:
@@ -101,7 +101,7 @@ def ensure(folder: Path, say: Say, cancelled: Callable[[], bool] = lambda: False
         _put(outdated(folder), folder, say, cancelled)
     except InstallError as error:
         print(f"{error} The installed version is used.", flush=True)
-    optional = [OPTIONAL[also]] if also in OPTIONAL else []
+    optional = [OPTIONAL[name] for name in also if name in OPTIONAL]
     _put(missing(folder, [*REQUIREMENTS, *optional]), folder, say, cancelled)
     use(folder)
 

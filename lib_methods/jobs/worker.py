@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
             packages.folder_for(files.packages),
             lambda text, done, total: files.note("phase", text=text, done=done, total=total),
             files.cancel.exists,
-            str(read_json(files.settings).get("optimizer") or verb),
+            (str(read_json(files.settings).get("optimizer")), str(read_json(files.record).get("kind"))),
         )
     except Cancelled:
         files.note("cancelled", step=0)

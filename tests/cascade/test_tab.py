@@ -57,7 +57,9 @@ def ticks(sheet: str) -> list[str]:
 
 def generate(handlers: TabHandlers, image: Any = None, mask: Any = None, **changed: Any) -> list[Any]:
     """Presses Generate and waits; what a new page shows then."""
-    line = handlers.generate(handlers.stages(), image, mask, *values(**{"prompt": "a red cat", "count": 3, **changed}))
+    line = handlers.generate(
+        handlers.stages(), "", image, mask, *values(**{"prompt": "a red cat", "count": 3, **changed})
+    )
     assert "alert" not in line[0], line[0]
     assert handlers.jobs.wait(300)
     return handlers.look("")
@@ -69,7 +71,7 @@ def test_candidates_are_ticked_and_upscaled_and_a_new_page_shows_both(handlers: 
     names = ticks(sheet)
     assert names == [f"a-red-cat/00{number}-stage1.png" for number in range(3)]
     chosen = [names[0], names[2]]
-    line = handlers.upscale("\n".join(chosen), handlers.stages(), *values(prompt="something else by now", **LATER))
+    line = handlers.upscale("\n".join(chosen), handlers.stages(), "", *values(prompt="something else by now", **LATER))
     assert "alert" not in line[0], line[0]
     assert handlers.jobs.wait(300)
     panel, sheet, *_ = handlers.look("")
@@ -123,11 +125,25 @@ def test_a_path_is_taken_only_where_paths_may_be_named(handlers: TabHandlers) ->
     assert handlers._folders([str(place / "IF-II")])[0] == [place / "IF-II"]
 
 
+def test_paths_in_their_own_box_replace_the_list(handlers: TabHandlers) -> None:
+    (place,) = handlers.places()
+    handlers.paths, typed = True, f' "{place / "IF-I"}"\n\n{place / "IF-II"}\n'
+    handlers.generate(["gone"], typed, None, None, *values(prompt="a red cat"))
+    assert handlers.jobs.wait(300)
+    request = json.loads(handlers.jobs.files("a-red-cat").settings.read_text("utf-8"))
+    assert request["folders"] == [str(place / "IF-I"), str(place / "IF-II")]
+
+
+def test_a_result_of_dreambooth_is_chosen_with_its_prompt(handlers: TabHandlers) -> None:
+    stages, paths, prompt, line = handlers.take(json.dumps({"prompt": "a ohwx dog", "cascade": "IF-I"}))
+    assert (stages["value"], paths, prompt) == (["IF-I"], "", "a ohwx dog") and "IF-I is chosen" in line
+
+
 def test_an_image_and_its_mask_go_along(handlers: TabHandlers) -> None:
     generate(handlers, Image.new("RGB", (40, 24), "red"), Image.new("L", (40, 24), 255))
     request = json.loads(handlers.jobs.files("a-red-cat").settings.read_text("utf-8"))
     assert Image.open(request["image"]).size == Image.open(request["mask"]).size == (40, 24)
-    handlers.upscale("a-red-cat/000-stage1.png", handlers.stages(), *values(**LATER))
+    handlers.upscale("a-red-cat/000-stage1.png", handlers.stages(), "", *values(**LATER))
     assert handlers.jobs.wait(300)
     later = json.loads(handlers.jobs.files("a-red-cat-up").settings.read_text("utf-8"))
     assert [later[key] for key in ("image", "mask")] == [request[key] for key in ("image", "mask")]

@@ -54,9 +54,14 @@ def main() -> int:
             (folder / "samples" / f"{step}.png").write_bytes(PNG)
             tell("sample", step=step, files=[f"samples/{step}.png"], prompts=["a ohwx dog"], seeds=[1])
         time.sleep(0.25 if noun in ("slow thing", "stubborn thing") else 0.001)
-    for ending in (".safetensors", ".json", ".preview.png"):
-        (out / f"{name}{ending}").write_bytes(b"result")
-    tell("done", files=[f"{name}.safetensors"], identifier="ohwx", subject=f"ohwx {noun}", seconds=1.0)
+    result = f"{name}.safetensors"
+    if Path(settings["base"]).is_dir():
+        result = f"{name}-cascade"
+        (out / result / "IF-I").mkdir(parents=True)
+    else:
+        for ending in (".safetensors", ".json", ".preview.png"):
+            (out / f"{name}{ending}").write_bytes(b"result")
+    tell("done", files=[result], identifier="ohwx", subject=f"ohwx {noun}", seconds=1.0)
     return 0
 
 

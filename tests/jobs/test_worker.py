@@ -114,9 +114,9 @@ def test_only_who_asks_for_prodigy_gets_its_package(toy: None, tmp_path: Path, m
     monkeypatch.setattr(packages, "REQUIREMENTS", ())
     monkeypatch.setattr(packages, "OPTIONAL", {"prodigy": TOY})
     monkeypatch.setattr(packages, "install", fake_pip)
-    ensure(tmp_path / "own", quiet, also="adamw")
+    ensure(tmp_path / "own", quiet, also=["adamw"])
     assert not (tmp_path / "own").exists()
-    ensure(tmp_path / "own", quiet, also="prodigy")
+    ensure(tmp_path / "own", quiet, also=["prodigy", "LoRA"])
     assert packages.missing(tmp_path / "own", [TOY]) == []
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from lib_methods.cascade.candidate import read_candidate
+from lib_methods.cascade.candidate import newest, read_candidate
 from lib_methods.cascade.folder import Cascade, find_folders, read_cascade
 from lib_methods.cascade.settings import CONTROLS, CascadeRequest, name_from, to_json
 from lib_methods.cascade.tab import page
@@ -107,8 +107,16 @@ class TabHandlers:
 
     # -- buttons
 
-    def generate(self, stages: Any, image: Any, mask: Any, *values: Any) -> list[Any]:
-        """Candidates of the first stage there is; the line below the form and `look`'s outputs."""
+    def take(self, usage: str) -> list[Any]:
+        """A cascade of DreamBooth's, no other paths, the prompt of its subject, and the line below the form."""
+        taken = json.loads(usage)
+        chosen = gr.update(choices=self.stages(), value=[taken["cascade"]])
+        return [chosen, "", taken["prompt"], status_html(f"{taken['cascade']} is chosen. {page.NEXT}")]
+
+    def generate(self, stages: Any, paths: str, image: Any, mask: Any, *values: Any) -> list[Any]:
+        """Candidates of the first stage there is; the line below the form and `look`'s outputs. paths: of stages in
+        other folders, one per line, instead of the listed ones."""
+        stages = _lines(paths) or stages
         return self._pressed(lambda: self._candidates(stages, image, mask, dict(zip(NAMES, values))))
 
     def _candidates(self, stages: Any, image: Any, mask: Any, wanted: dict[str, Any]) -> None:
@@ -116,8 +124,9 @@ class TabHandlers:
         first = cascade.stages[0].number
         self.begin({**wanted, "stages": stages, "image": image, "mask": mask, "last_stage": first})
 
-    def upscale(self, ticked: str, stages: Any, *values: Any) -> list[Any]:
+    def upscale(self, ticked: str, stages: Any, paths: str, *values: Any) -> list[Any]:
         """The later stages of the images that are ticked, with their own prompts."""
+        stages = _lines(paths) or stages
         wanted = {**dict(zip(NAMES, values)), "prompt": "", "negative_prompt": ""}
         return self._pressed(lambda: self.begin({**wanted, "stages": stages, "resume_from": self._ticked(ticked)}))
 
@@ -280,12 +289,9 @@ class TabHandlers:
         }
 
 
-def newest(folder: Path) -> list[Path]:
-    """The images in a run's folder, of each the one of its last stage."""
-    found: dict[str, Path] = {}
-    for file in sorted(folder.glob("*-stage[123].png")):
-        found[file.name.partition("-")[0]] = file
-    return list(found.values())
+def _lines(text: str) -> list[str]:
+    """The lines of a text box, without the quotes that Windows copies paths with."""
+    return [line for each in text.splitlines() if (line := each.strip().strip('"'))]
 
 
 def _base64(file: Path) -> str:

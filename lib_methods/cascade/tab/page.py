@@ -64,6 +64,8 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
             ticked = unsaved(gr.Textbox("", label="Ticked", elem_id="cascade_ticked", lines=2, max_lines=2))
             parcel = hidden_textbox("Parcel", "cascade_parcel")
             poll = gr.Button("Look", elem_id="cascade_poll", elem_classes=[HIDDEN_CLASS])
+            taken = hidden_textbox("Taken", "cascade_taken")
+            take = gr.Button("Take", elem_id="cascade_take", elem_classes=[HIDDEN_CLASS])
         with gr.Row(elem_id="cascade_columns"):
             with gr.Column(elem_id="cascade_form"):
                 with gr.Row(elem_classes=["steer-beside"]):
@@ -79,6 +81,16 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
                         )
                     )
                     again = tool_button(value=REFRESH, elem_id="cascade_refresh")
+                paths = unsaved(  # gradio 3 takes none in the list itself
+                    gr.Textbox(
+                        "",
+                        label="Stages in other folders",
+                        info="their paths, one per line; they replace the list above",
+                        lines=2,
+                        visible=on.paths and not TYPES_MANY,
+                        elem_id="cascade_paths",
+                    )
+                )
                 form.add("prompt")
                 form.add("negative_prompt")
                 form.add("count")
@@ -120,8 +132,9 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
         controls = [form[name] for name in NAMES]
         outputs = [panel, sheet, generate, cancel, resume, actions, seen]
         listen(again.click, on.refreshed, [stages], [stages])
-        listen(generate.click, on.generate, [stages, image, mask, *controls], [line, *outputs])
-        listen(upscale.click, on.upscale, [ticked, stages, *controls], [line, *outputs])
+        listen(take.click, on.take, [taken], [stages, paths, form["prompt"], line])
+        listen(generate.click, on.generate, [stages, paths, image, mask, *controls], [line, *outputs])
+        listen(upscale.click, on.upscale, [ticked, stages, paths, *controls], [line, *outputs])
         listen(cancel.click, on.cancel, [], [line, *outputs])
         listen(resume.click, on.resume, [], [line, *outputs])
         for target, button in sends.items():

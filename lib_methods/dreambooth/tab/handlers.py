@@ -2,9 +2,11 @@
 
 - `GET /dreambooth/v1/status`: the last run, how far it is, what it told.
 - `POST /dreambooth/v1/start` with {"photos": [base64, {"image": base64, "caption": text}], "class_noun", "base", ...}:
-  the fields of `TrainingSettings`; "base" is the title of a checkpoint, by default the one in use.
+  the fields of `TrainingSettings`; "base" is the title of a checkpoint, by default the one in use, or of a
+  pixel cascade as the tab lists it.
 - `POST /dreambooth/v1/plan` with the same fields: what that run would take. "photos" may be their number alone.
-- `POST /dreambooth/v1/cancel`, `/resume`, `/use`. `use` answers the prompt (and the checkpoint) that draw the subject.
+- `POST /dreambooth/v1/cancel`, `/resume`, `/use`. `use` answers the prompt that generates the subject, and the
+  checkpoint or cascade to choose.
 
 What cannot be done is answered with 422 and a sentence. The host's logins are asked for, and other websites refused.
 """
@@ -21,7 +23,9 @@ from typing import Any, Protocol
 
 import gradio as gr
 
+from lib_methods.cascade.folder import is_cascade
 from lib_methods.checks import check_whole
+from lib_methods.device import GIB
 from lib_methods.dreambooth.photos.companions import sort_files, without_companions
 from lib_methods.dreambooth.photos.folder import find_photos
 from lib_methods.dreambooth.photos.subjects import (
@@ -58,6 +62,7 @@ class HostLists(Protocol):
     def loaded(self) -> str: ...
     def checkpoint_file(self, title: object) -> Path: ...
     def checkpoint_title(self, file: Path) -> str: ...
+    def cascades(self) -> dict[str, Path]: ...
     def loras(self) -> list[str]: ...
     def lora_file(self, name: object) -> Path: ...
     def folder_of(self, kind: str) -> Path: ...
@@ -96,6 +101,7 @@ class TabHandlers:
         except UserError as error:
             return status_html(str(error), problem=True)
         what = "a LoRA" if settings.kind == "LoRA" else "a whole checkpoint"
+        what = "a cascade" if is_cascade(settings.base) else what
         captions = len(found.captions) if settings.captions else 0
         masks = len(found.masks) if settings.masks else 0
         beside = [f"{captions} with {'a caption' if captions == 1 else 'captions'}"] if captions else []
@@ -110,6 +116,14 @@ class TabHandlers:
         return f'<div class="steer-job-panel">{line}{page.plan_html(plan, folded=True)}</div>'
 
     def _plan(self, settings: TrainingSettings, photos: Sequence[int], told: Sequence[str] = ()) -> dict[str, Any]:
+        if is_cascade(settings.base):
+            try:
+                from lib_methods.dreambooth.cascade import preview_cascade
+            except ModuleNotFoundError:  # a host without diffusers: the job's own plan is shown when it starts
+                return {}
+            device = self.machine.device()
+            memory = int(settings.memory * GIB) or self.machine.memory(device, self.trainings.is_running)
+            return preview_cascade(settings, photos, device, memory)
         return preview(settings, photos, self.machine, self.trainings.root, self.trainings.is_running, told)
 
     def plan(self, wanted: dict[str, Any], photos: Any) -> dict[str, Any]:
@@ -145,7 +159,7 @@ class TabHandlers:
             {
                 **wanted,
                 "photos": files.photos,
-                "base": self.lists.checkpoint_file(wanted.get("base")),
+                "base": self._base(wanted.get("base")),
                 "out": files.out,
                 "continue_from": self.lists.lora_file(lora) if lora else None,
                 "class_folder": class_folder,
@@ -156,6 +170,13 @@ class TabHandlers:
         if len(settings.sample_prompts) > MOST_PROMPTS:
             raise UserError(f"There are too many sample prompts: at most {MOST_PROMPTS}.")
         return settings
+
+    def _base(self, title: Any) -> Path:
+        """A checkpoint's file, or a cascade's folder. Raises UserError."""
+        return (self.lists.cascades().get(str(title))) or self.lists.checkpoint_file(title)
+
+    def base_names(self) -> list[str]:
+        return [*self.lists.checkpoints(), *self.lists.cascades()]
 
     # -- buttons
 
@@ -177,7 +198,8 @@ class TabHandlers:
             settings = self._settings(wanted, name, subjects)
             check_identifiers(settings.all_concepts)
             take_in_all(subjects, JobFiles(self.trainings.root, name).photos)
-            self.trainings.start(settings.name, settings.kind, to_json(settings))
+            kind = "cascade" if is_cascade(settings.base) else settings.kind
+            self.trainings.start(settings.name, kind, to_json(settings))
             return settings
 
     def cancel(self) -> list[Any]:
@@ -201,20 +223,23 @@ class TabHandlers:
             usage = self.usage()
         except UserError as error:
             return [status_html(str(error), problem=True), ""]
-        return [status_html(f"txt2img now has: {usage['prompt']}"), json.dumps(usage)]
+        tab = "The Cascade tab" if usage["cascade"] else "txt2img"
+        return [status_html(f"{tab} now has: {usage['prompt']}"), json.dumps(usage)]
 
     def usage(self) -> dict[str, str]:
         """Makes the last result known to the host. How it is used: the "prompt", and the "checkpoint" to choose, "" for
-        the present one. Raises UserError."""
+        the present one, or the "cascade". Raises UserError."""
         record = self.trainings.state().record
         if record is None or record.status != "done" or not record.result:
             raise UserError("There is no finished run to use.")
         file = self.lists.folder_of(record.kind) / record.result
-        if not file.is_file():
+        if not file.exists():
             raise UserError(f"{record.result} no longer exists. Train again.")
+        if record.kind == "cascade":
+            return {"prompt": record.usage, "checkpoint": "", "cascade": record.result}
         self.lists.refresh()
         checkpoint = "" if record.kind == "LoRA" else self.lists.checkpoint_title(file)
-        return {"prompt": record.usage, "checkpoint": checkpoint}
+        return {"prompt": record.usage, "checkpoint": checkpoint, "cascade": ""}
 
     # -- what is going on
 
@@ -262,7 +287,7 @@ class TabHandlers:
     def bases(self) -> Any:
         """The base models as they are on the disk now."""
         self.lists.refresh()
-        return gr.update(choices=self.lists.checkpoints())
+        return gr.update(choices=self.base_names())
 
     def loras(self) -> Any:
         """The LoRAs as they are on the disk now."""

@@ -79,9 +79,9 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
                 files = _files("photos", PHOTOS)
                 shown = gr.HTML("", elem_id="dreambooth_photos_shown")
                 form.add("class_noun")
-                told = "pixel cascades (DeepFloyd IF) train from the command line"
+                told = "a checkpoint, or a pixel cascade in models/cascade"
                 loaded = on.lists.loaded() or None
-                beside("base", "Base model", on.lists.checkpoints(), loaded, "refresh", on.bases, told)
+                beside("base", "Base model", on.base_names(), loaded, "refresh", on.bases, told)
                 form.add("kind")
                 train = gr.Button("Train", variant="primary", elem_id="dreambooth_train")
                 line = gr.HTML(on.form(None)[0], elem_id="dreambooth_line")

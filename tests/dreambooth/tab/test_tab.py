@@ -59,6 +59,9 @@ class Lists:
     def checkpoint_title(self, file: Path) -> str:
         return f"{file.name} [def]"
 
+    def cascades(self) -> dict[str, Path]:
+        return {"IF (pixel cascade)": self.folder / "IF"} if (self.folder / "IF").is_dir() else {}
+
     def loras(self) -> list[str]:
         return ["old.safetensors"]
 
