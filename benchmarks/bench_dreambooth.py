@@ -29,7 +29,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.full_size import PeakMemory, apart, environment, sd15_unet, settle
+from benchmarks.full_size import PeakMemory, apart, environment, full_unet, settle
 from benchmarks.report import write_json
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
 from lib_methods.device import CPU, DTYPES, GIB, half_precision, release_memory
@@ -70,7 +70,7 @@ class Stage:
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64, device="cpu") ** 2
         self.alphas_cumprod = (1 - betas).cumprod(0).float()
         text, unet, first = (256, 96, 32) if quick else (768, 320, 128)
-        self.unet: Any = sd15_unet(device, torch.float32, text, width=unet)
+        self.unet: Any = full_unet(device, torch.float32, width=unet, cross_attention_dim=text)
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -106,7 +106,7 @@ class Stage:
 def full_sizes() -> ModelSizes:
     """Those of SD1.5, so that the narrower one is trained in the same way."""
     text = clip_shapes(vocab=49408, positions=77, hidden=768, intermediate=3072, layers=12)
-    config: Any = sd15_unet(torch.device("meta"), torch.float32).config
+    config: Any = full_unet(torch.device("meta"), torch.float32).config
     return ModelSizes.of("sd1", unet_shapes(config), [text], 512)
 
 

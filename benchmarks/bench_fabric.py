@@ -1,6 +1,8 @@
-"""What FABRIC costs on a full-size UNet: `python run.py bench fabric --out DIR [--quick]`.
+"""What FABRIC costs on a full-size UNet: `python run.py bench fabric --out DIR [--quick]
+[--size sd15|sdxl]`.
 
-The UNet has SD1.5's geometry with random weights, at 512x512 (`--quick`: 256x256, batch 1, fewer likes). Every figure
+The UNet has SD1.5's geometry with random weights, at 512x512, or SDXL's, at 1024x1024 (`--quick`: half of the side,
+batch 1, fewer likes). Every figure
 is a ratio to plain sampling measured side by side in the same run: all forms are timed in turn, round after round, and
 the median of the rounds' ratios is reported; whole jobs of 20 steps with four likes are timed once. bench.json is
 written after every line, so you can stop a long run. On a CUDA device it runs in half precision, elsewhere in fp32.
@@ -16,7 +18,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from benchmarks.full_size import PeakMemory, Rounds, environment, sd15_unet, settle
+from benchmarks.full_size import PIXELS, PeakMemory, Rounds, environment, full_unet, settle
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.reference import FeatureCache
@@ -35,7 +37,7 @@ class Case:
         parameter = next(unet.parameters())
         self.device = parameter.device
         self.x = torch.randn(2 * batch, 4, side, side).to(parameter)
-        self.context = torch.randn(2 * batch, 77, 768).to(parameter)
+        self.context = torch.randn(2 * batch, 77, int(unet.config.cross_attention_dim)).to(parameter)
         self.level = 1.0
 
     def sampling(self) -> BareSampling:
@@ -102,14 +104,15 @@ class Case:
         return peaks[0] / peaks[1]
 
 
-def main(out: Path, quick: bool) -> int:
+def main(out: Path, quick: bool, size: str = "sd15") -> int:
     """Write bench.json into `out`; 0 when done."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     torch.manual_seed(0)
-    print("Building a UNet of SD1.5's size with random weights ...", flush=True)
-    unet = sd15_unet(device, dtype).eval()
-    counts, batches, side = ((0, 1, 4), (1,), 32) if quick else ((0, 1, 2, 4, 6), (1, 4), 64)
+    print(f"Building a UNet of {size}'s size with random weights ...", flush=True)
+    unet = full_unet(device, dtype, size).eval()
+    counts, batches, part = ((0, 1, 4), (1,), 2) if quick else ((0, 1, 2, 4, 6), (1, 4), 1)
+    side = PIXELS[size] // 8 // part
     rounds = Rounds(out)
     case = Case(unet, side, 1)
     case.call(case.sampling(), 1.0)  # warm-up
@@ -119,7 +122,7 @@ def main(out: Path, quick: bool) -> int:
             first, cached = case.jobs(detail, levels)
             ending = f"{kind}{mark}{JOB_LIKES}"
             figures = {f"job_first_{ending}": first / alone, f"job_cached_{ending}": cached / alone}
-            rounds.add(f"jobs, {levels}, {detail} detail", figures, environment(dtype, size=side * 8))
+            rounds.add(f"jobs, {levels}, {detail} detail", figures, environment(dtype, size=side * 8, unet=size))
     for turn in range(3):
         for batch in batches:
             case = Case(unet, side, batch)
@@ -134,6 +137,6 @@ def main(out: Path, quick: bool) -> int:
                     memory = case.peak_memory(count)
                     if memory is not None:
                         rounds.once[f"peak_memory_{count}{mark}"] = memory
-                rounds.add(f"round {turn + 1}, batch {batch}", figures, environment(dtype, size=side * 8))
+                rounds.add(f"round {turn + 1}, batch {batch}", figures, environment(dtype, size=side * 8, unet=size))
     print(f"Written to {out.name}: bench.json.")
     return 0

@@ -1,4 +1,5 @@
-"""What Guidance costs on a full-size UNet: `python run.py bench guidance --out DIR [--quick]`.
+"""What Guidance costs on a full-size UNet: `python run.py bench guidance --out DIR [--quick]
+[--size sd15|sdxl]`.
 
 The standalone host runs with a UNet of SD1.5's geometry (random weights, and the context width of `shapes`, whose text
 encoder and VAE are used). What is timed are whole jobs of 20 steps at 512x512 (`--quick`: 8 steps at 256x256). Every
@@ -11,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.full_size import Rounds, Watch, environment, put_full_size
+from benchmarks.full_size import PIXELS, Rounds, Watch, environment, put_full_size
 from benchmarks.studio import Studio, studio
 from lib_methods.guiders.settings import CONTROLS, OFF, SEG
 
@@ -35,21 +36,20 @@ def job(maker: Studio, form: str, size: int, steps: int) -> Watch:
     return watch
 
 
-def main(out: Path, quick: bool) -> int:
+def main(out: Path, quick: bool, size: str = "sd15") -> int:
     """Write bench.json into `out`; 0 when done."""
-    size, steps, count = (256, 8, 1) if quick else (512, 20, 3)
+    pixels, steps, count = (PIXELS[size] // 2, 8, 1) if quick else (PIXELS[size], 20, 3)
     rounds = Rounds(out)
     with studio() as maker:
-        print("Building a UNet of SD1.5's size with random weights ...", flush=True)
-        put_full_size(maker.host.model)
-        job(maker, "plain", size, 1)  # warm-up
+        put_full_size(maker.host.model, size)
+        job(maker, "plain", pixels, 1)  # warm-up
         for turn in range(count):
             forms = list(FORMS) if turn % 2 == 0 else list(reversed(FORMS))
-            found = {form: job(maker, form, size, steps) for form in forms}
+            found = {form: job(maker, form, pixels, steps) for form in forms}
             plain = found["plain"].seconds
             rounds.once = {f"rows_{form}": watch.sampling for form, watch in found.items()}
             figures = {f"job_{form}": watch.seconds / plain for form, watch in found.items() if form != "plain"}
-            settings = environment(maker.host.model.dtype, size=size, steps=steps, batch=1)
+            settings = environment(maker.host.model.dtype, size=pixels, unet=size, steps=steps, batch=1)
             rounds.add(f"round {turn + 1}", {**figures, "seconds_plain": plain}, settings)
     print(f"Written to {out.name}: bench.json.")
     return 0

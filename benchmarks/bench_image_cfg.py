@@ -1,4 +1,5 @@
-"""What two guidance scales cost on a full-size UNet: `python run.py bench image_cfg --out DIR [--quick]`.
+"""What two guidance scales cost on a full-size UNet: `python run.py bench image_cfg --out DIR [--quick]
+[--size sd15|sdxl]`.
 
 The standalone host runs with a UNet of InstructPix2Pix's geometry (SD1.5's with 8 input channels; random weights, and
 the context width of `shapes`, whose text encoder and VAE are used) at 512x512 (`--quick`: 256x256). What is timed are
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.full_size import Rounds, Watch, environment, put_full_size
+from benchmarks.full_size import PIXELS, Rounds, Watch, environment, put_full_size
 from benchmarks.studio import INSTRUCT_CHECKPOINT, Studio, as_request, studio
 from lib_methods.image_cfg.settings import CONTROLS
 
@@ -49,15 +50,14 @@ class Bench:
         return self.run(None if request is None else {"image": self.picture, **request})
 
 
-def main(out: Path, quick: bool) -> int:
+def main(out: Path, quick: bool, size: str = "sd15") -> int:
     """Write bench.json into `out`; 0 when done."""
-    size, count = (256, 2) if quick else (512, 3)
+    pixels, count = (PIXELS[size] // 2, 2) if quick else (PIXELS[size], 3)
     rounds = Rounds(out)
     with studio(INSTRUCT_CHECKPOINT) as maker:
         model = maker.host.model
-        print("Building a UNet of InstructPix2Pix's size with random weights ...", flush=True)
-        put_full_size(model, channels=8)
-        bench = Bench(maker, size)
+        put_full_size(model, size, channels=8)
+        bench = Bench(maker, pixels)
         bench.in_txt2img("plain")  # warm-up
         for turn in range(count):
             forms = list(FORMS) if turn % 2 == 0 else list(reversed(FORMS))
@@ -70,7 +70,7 @@ def main(out: Path, quick: bool) -> int:
             figures["ratio_over_hosts_own"] = bench.run({"image_scale": IMAGE}, **fields).seconds / own.seconds
             rows = {form: watch.sampling for form, watch in {**found, "hosts_own": own}.items()}
             rounds.once = {**{f"rows_{form}": number for form, number in rows.items()}, "wanted_full": WANTED_FULL}
-            settings = environment(model.dtype, size=size, batch=1)
+            settings = environment(model.dtype, size=pixels, unet=size, batch=1)
             rounds.add(f"round {turn + 1}", {**figures, "seconds_plain": plain}, settings)
     print(f"Written to {out.name}: bench.json.")
     return 0

@@ -1,4 +1,5 @@
-"""What pix2pix-zero costs: `python run.py bench pix2pix_zero --out DIR [--quick]`.
+"""What pix2pix-zero costs: `python run.py bench pix2pix_zero --out DIR [--quick]
+[--size sd15|sdxl]`.
 
 Forwards are counted on `shapes` over whole samplings: a forward is one row of one image in one run of the UNet, also of
 a run that is left early, whose saving the times show. What the gradient's way back costs is counted by itself.
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.full_size import PeakMemory, Rounds, Watch, environment, put_full_size
+from benchmarks.full_size import PIXELS, PeakMemory, Rounds, Watch, environment, put_full_size
 from benchmarks.report import line_of
 from benchmarks.studio import CFG, STEPS, Studio, studio
 from lib_methods.pix2pix_zero.apply import CACHE
@@ -87,22 +88,21 @@ class Bench:
         return found
 
 
-def main(out: Path, quick: bool) -> int:
+def main(out: Path, quick: bool, size: str = "sd15") -> int:
     """Write bench.json into `out`; 0 when done."""
-    size, count, steps = (128, 1, 5) if quick else (512, 3, STEPS)
+    pixels, count, steps = (PIXELS[size] // 4, 1, 5) if quick else (PIXELS[size], 3, STEPS)
     rounds = Rounds(out)
     with studio() as maker:
         rounds.once = Bench(maker, 64).forwards(steps)
         print(f"  {line_of(rounds.once)}", flush=True)
         model = maker.host.model
-        print("Building a UNet of SD1.5's size with random weights ...", flush=True)
-        put_full_size(model)
-        bench = Bench(maker, size)
+        put_full_size(model, size)
+        bench = Bench(maker, pixels)
         bench.run(FORMS["default"])  # warm-up
         memory = bench.memory(model.device)
         print(f"  {line_of(memory)}", flush=True)
         rounds.once |= {**memory, "wanted_forwards_per_step": WANTED_FORWARDS, "wanted_peak_memory": WANTED_MEMORY}
-        settings = environment(model.dtype, size=size, steps_counted=steps, steps_timed=1, cfg_scale=CFG)
+        settings = environment(model.dtype, size=pixels, unet=size, steps_counted=steps, steps_timed=1, cfg_scale=CFG)
         for turn in range(count):
             forms = list(FORMS) if turn % 2 == 0 else list(reversed(FORMS))
             plain = bench.run(None).seconds

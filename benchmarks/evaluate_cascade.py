@@ -48,15 +48,23 @@ PHOTO = STYLES[0]
 class Maker:
     """The stages of a cascade with their networks loaded, and the figures' settings. out: keeps text embeddings."""
 
-    def __init__(self, folders: Sequence[Path], out: Path, steps: dict[str, int]) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.folders, self.out, self.steps = tuple(folders), out, steps
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        out: Path,
+        steps: dict[str, int],
+        device: torch.device | None = None,
+        precision: str = "auto",
+    ) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.folders, self.out = tuple(folders), out
+        self.fixed = {**steps, "precision": precision, "text_precision": precision}
         self.cascade, self.parts = read_cascade(folders), Parts(keep_all=True)
         self.sizes = {stage.number: (stage.side, stage.side) for stage in self.cascade.stages}
         self.plan = self.planned(BATCH)
 
     def settings(self, **changes: Any) -> CascadeSettings:
-        return CascadeSettings(**{"prompt": "photo", "last_stage": 2, "guidance": 5.0, **self.steps, **changes})
+        return CascadeSettings(**{"prompt": "photo", "last_stage": 2, "guidance": 5.0, **self.fixed, **changes})
 
     def planned(self, count: int, **changes: Any) -> CascadePlan:
         return plan_cascade(self.cascade, self.settings(**changes), self.device, sizes=self.sizes, count=count)

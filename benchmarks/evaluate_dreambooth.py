@@ -17,6 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from benchmarks.report import Cell, Report
@@ -92,8 +93,11 @@ def draw(maker: Studio, subject: Subject, count: int, suffix: str = "") -> Drawn
     return Drawn(made["plain"], made["varied"], made["of_class"], asked)
 
 
-def train(subject: Subject, form: str, folder: Path, steps: int = 0) -> Path:
-    """The result file of a run. folder: shared by all runs, for their class images. steps: 0 for the form's default."""
+def train(
+    subject: Subject, form: str, folder: Path, steps: int = 0, device: torch.device | None = None, **changes: Any
+) -> Path:
+    """The result file of a run. folder: shared by all runs, for their class images. steps: 0 for the form's default.
+    changes: of the form's settings."""
     pictures = folder / "photos" / subject.name
     pictures.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(photos(subject)):
@@ -105,9 +109,9 @@ def train(subject: Subject, form: str, folder: Path, steps: int = 0) -> Path:
         name=f"{form.replace('_', ' ')}{subject.name}",
         class_noun=subject.noun,
         identifier=IDENTIFIER,
-        **{**FORMS[form], **({"steps": steps} if steps else {})},
+        **{**FORMS[form], **({"steps": steps} if steps else {}), **changes},
     )
-    return run_training(settings, load_training_model, say=lambda line: None).files[0]
+    return run_training(settings, load_training_model, say=lambda line: None, device=device).files[0]
 
 
 def draw_with(file: Path, form: str, subject: Subject, count: int) -> Drawn:

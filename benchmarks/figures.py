@@ -3,7 +3,7 @@
 Each runs in its own process and writes into DIR/<method>; those whose report is finished are kept, so that you can stop
 and start again. The page is `figures.md` beside this file with the figures filled in (`--page FILE`, else
 DIR/figures.md): sections without a finished report stay as they are in that file. On a GPU everything runs in half
-precision, and benchmarks that know a size `sdxl` run at it, too, into DIR/<method>-sdxl.
+precision, and benchmarks of the UNet run at SDXL's size, too, into DIR/<method>-sdxl.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def main(
     file, failed = page or out / "figures.md", []
     options = (["--quick"] if quick else []) + (["--images", str(images)] if images else [])
     for method in methods:
-        sizes = getattr(importlib.import_module(f"benchmarks.{kind}_{method}"), "SIZES", ())
+        has_sizes = hasattr(importlib.import_module(f"benchmarks.{kind}_{method}"), "PIXELS")
         done = run(kind, method, out / method, options)
-        if torch.cuda.is_available() and "sdxl" in sizes:
+        if torch.cuda.is_available() and has_sizes:
             done &= run(kind, method, out / f"{method}-sdxl", [*options, "--size", "sdxl"])
         if not done:
             failed.append(method)

@@ -26,32 +26,48 @@ from standalone import ROOT
 STATM = Path("/proc/self/statm")
 
 
-def sd15_unet(
-    device: torch.device, dtype: torch.dtype, context: int = 768, channels: int = 4, width: int = 320
+UNETS: dict[str, dict[str, Any]] = {
+    "sd15": {
+        "block_out_channels": (1, 2, 4, 4),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+    "sdxl": {
+        "block_out_channels": (1, 2, 4),
+        "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
+        "transformer_layers_per_block": (1, 2, 10),
+        "use_linear_projection": True,
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+    },
+}
+"""UNets as published, but for SDXL's embedding of sizes and pooled text, which costs next to nothing."""
+PIXELS = {"sd15": 512, "sdxl": 1024}
+
+
+def full_unet(
+    device: torch.device, dtype: torch.dtype, size: str = "sd15", width: int = 320, **more: Any
 ) -> UNet2DConditionModel:
-    """SD1.5's UNet, 860 million parameters, with random weights.
-
-    context: the width of the text encoder. channels: of the input, 8 for InstructPix2Pix. width: of the first layers.
-    """
+    """A UNet of `UNETS` with random weights, 860 or 2560 million. width: of the first layers. more: of its settings."""
+    settings = {"sample_size": 64, "layers_per_block": 2, **UNETS[size], **more}
+    settings["block_out_channels"] = tuple(width * times for times in UNETS[size]["block_out_channels"])
     with torch.device(device):
-        return UNet2DConditionModel(
-            sample_size=64,
-            in_channels=channels,
-            out_channels=4,
-            block_out_channels=(width, 2 * width, 4 * width, 4 * width),
-            layers_per_block=2,
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            cross_attention_dim=context,
-            attention_head_dim=8,
-        ).to(dtype)
+        return UNet2DConditionModel(**settings).to(dtype)
 
 
-def put_full_size(model: Any, channels: int = 4) -> None:
-    """Put a UNet of SD1.5's size with random weights into a host's loaded model, whose text encoder and VAE stay."""
+def put_full_size(model: Any, size: str = "sd15", channels: int = 4) -> None:
+    """Put a UNet of full size with random weights into a host's loaded model, whose text encoder and VAE stay.
+
+    channels: of the input, 8 for InstructPix2Pix.
+    """
+    print(f"Building a UNet of {size}'s size with random weights ...", flush=True)
     like = model.model.diffusion_model
+    context = int(like.config.cross_attention_dim)
     torch.manual_seed(0)
-    unet = sd15_unet(like.device, like.dtype, int(like.config.cross_attention_dim), channels)
+    unet = full_unet(like.device, like.dtype, size, cross_attention_dim=context, in_channels=channels)
     model.model.diffusion_model = unet.requires_grad_(False).eval()
 
 

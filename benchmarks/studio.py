@@ -6,7 +6,7 @@ import base64
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,16 +23,17 @@ _LINE = 18  # pixels of a line of text in a sheet
 
 Pictures = list[np.ndarray]
 Requests = Mapping[str, Mapping[str, Any]]
+Around = Callable[[], AbstractContextManager[Any]]
 _T = TypeVar("_T")
 
 
 class Studio:
     """A started host with the `shapes` checkpoint."""
 
-    def __init__(self, host: Any) -> None:
+    def __init__(self, host: Any, around: Around = nullcontext) -> None:
         from standalone.host.scripts.loading import prepare_headless
 
-        self.host = host
+        self.host, self.around = host, around
         prepare_headless()
 
     def run(self, function: Callable[[], _T]) -> _T:
@@ -70,20 +71,23 @@ class Studio:
             if "init_images" in fields:
                 job, runner = StableDiffusionProcessingImg2Img, scripts_img2img
             settings: dict[str, Any] = {"steps": STEPS, "cfg_scale": CFG, "sampler_name": SAMPLER, **fields}
-            with closing(
-                job(
-                    sd_model=shared.sd_model,
-                    prompt=list(prompts),
-                    negative_prompt=list(negatives) or [""] * len(prompts),
-                    seed=[seed + i for i in range(len(prompts))],
-                    width=size,
-                    height=size,
-                    batch_size=len(prompts),
-                    do_not_save_samples=True,
-                    do_not_save_grid=True,
-                    **settings,
-                )
-            ) as p:
+            with (
+                self.around(),
+                closing(
+                    job(
+                        sd_model=shared.sd_model,
+                        prompt=list(prompts),
+                        negative_prompt=list(negatives) or [""] * len(prompts),
+                        seed=[seed + i for i in range(len(prompts))],
+                        width=size,
+                        height=size,
+                        batch_size=len(prompts),
+                        do_not_save_samples=True,
+                        do_not_save_grid=True,
+                        **settings,
+                    )
+                ) as p,
+            ):
                 p.is_api = True
                 p.scripts = runner
                 arguments = runner.default_args()
@@ -116,14 +120,20 @@ class Studio:
 
 
 @contextmanager
-def studio(checkpoint: Path = CHECKPOINT) -> Iterator[Studio]:
-    """A host in a temporary folder."""
+def studio(
+    checkpoint: Path = CHECKPOINT,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    around: Around = nullcontext,
+) -> Iterator[Studio]:
+    """A host in a temporary folder. device, dtype: None for the GPU in half precision, or the CPU in fp32. around: a
+    context for the thread of its jobs."""
     from standalone import host as standalone_host
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        host = standalone_host.start(checkpoint=checkpoint, data_dir=Path(folder))
+        host = standalone_host.start(checkpoint=checkpoint, data_dir=Path(folder), device=device, dtype=dtype)
         try:
-            yield Studio(host)
+            yield Studio(host, around)
         finally:
             host.close()
 

@@ -133,7 +133,8 @@ def _assign(part: Part, module: nn.Module, names: dict[str, str], device: torch.
     file = part.weights.places[next(iter(names.values()))]
     t5_half = dtype == torch.float16 and part.config.get("model_type") == "t5"
     try:
-        with safe_open(str(file), framework="pt", device=str(device)) as opened:
+        # safetensors does not know every device that torch has
+        with safe_open(str(file), framework="pt", device=str(device) if device.type == "cuda" else "cpu") as opened:
             for name, own in names.items():
                 kept = torch.float32 if t5_half and name.split(".")[-2] in _FP32 else dtype
                 put(module, name, opened.get_tensor(own).to(device, kept))

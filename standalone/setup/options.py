@@ -178,7 +178,9 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
 def _bench(parser: argparse.ArgumentParser) -> None:
     _method(parser)
     parser.add_argument(
-        "--size", choices=("tiny", "full"), help="for cascade: size of the networks (default: full on a GPU, else tiny)"
+        "--size",
+        choices=("tiny", "full", "sd15", "sdxl"),
+        help="of the networks: sd15 (default) or sdxl; for cascade: tiny or full (default: full on a GPU, else tiny)",
     )
 
 

@@ -45,7 +45,10 @@ def run(options: argparse.Namespace) -> int:
 
         main: Any = partial(main_of_all, kind, methods)
     else:
-        main = importlib.import_module(f"benchmarks.{kind}_{name}").main
+        module = importlib.import_module(f"benchmarks.{kind}_{name}")
+        main, sizes = module.main, getattr(module, "PIXELS", ("tiny", "full"))
+        if given.get("size", "") not in ("", *sizes):
+            raise UsageError(f"'{kind} {options.method}' has no size {options.size}.")
     for key in given.keys() - inspect.signature(main).parameters.keys():
         raise UsageError(f"'{kind} {options.method}' has no option --{key.replace('_', '-')}.")
     return int(main(out, bool(options.quick), **given))

@@ -12,8 +12,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import figures
+from benchmarks.full_size import full_unet
 from benchmarks.report import Report, line_of, write_json
 from standalone import ROOT
 from standalone.shapes.figures import Figure, mean
@@ -156,3 +158,9 @@ def test_every_program_has_its_section_and_readme_quotes_the_page() -> None:
     quoted = (ROOT / "README.md").read_text("utf-8").split("## Figures\n")[1].split("\n## ")[0]
     rows = [line for line in quoted.splitlines() if line.startswith("|")]
     assert len(rows) > 6 and all(row in page for row in rows)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("sd15", 860), ("sdxl", 2560)])
+def test_benchmarks_have_the_published_unets(size: str, millions: int) -> None:
+    unet = full_unet(torch.device("meta"), torch.float32, size)
+    assert sum(weight.numel() for weight in unet.parameters()) / 1e6 == pytest.approx(millions, rel=0.002)
