@@ -293,6 +293,11 @@ class Defaults:
     scheduler: str = "Automatic"
     prompt: str = ""
     negative_prompt: str = ""
+    examples: tuple[str, ...] = (
+        "a lighthouse on a cliff at sunset, oil painting",
+        "portrait of a fox in a library, soft light",
+        "a bowl of ramen on a wooden table, studio photo",
+    )  # prompts to try, shown where the first images will be
 
 
 def _read_defaults(path: Path) -> dict[str, Any]:
@@ -308,6 +313,8 @@ def _read_defaults(path: Path) -> dict[str, Any]:
         kind = kinds.get(name)
         if kind is float and isinstance(value, (int, float)):
             good[name] = float(value)
+        elif kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+            good[name] = tuple(value)
         elif kind is not None and isinstance(value, kind):
             good[name] = value
     return good

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +74,7 @@ class OutputPanel:
     infotext: Any
     log: Any
     buttons: dict[str, Any]
+    first_run: Any = None  # where no image is yet, in txt2img
 
     @property
     def outputs(self) -> list[Any]:
@@ -227,8 +230,18 @@ def override_settings(tab: str) -> Any:
     return dropdown
 
 
-def output_panel(tab: str) -> OutputPanel:
-    """Gallery, the buttons below it, infotext and log."""
+def first_run_html(examples: Sequence[str]) -> str:
+    """What to do first, in place of the images that are not there yet; host.js connects the buttons."""
+    buttons = "".join(f"<button type='button'>{html.escape(text)}</button>" for text in examples)
+    return (
+        f"<ol><li>Write what you want to see{', or try one of these:' if buttons else '.'}{buttons}</li>"
+        "<li>Press <b>Generate</b>.</li>"
+        "<li>Press 👍 on an image you like: the next ones will be more like it.</li></ol>"
+    )
+
+
+def output_panel(tab: str, examples: Sequence[str] | None = None) -> OutputPanel:
+    """Gallery, the buttons below it, infotext and log. examples: prompts to begin with; None shows nothing there."""
     selected = gr.State(None)
     with gr.Column(elem_id=f"{tab}_results", min_width=320):
         with gr.Column(variant="panel", elem_id=f"{tab}_results_panel"):
@@ -246,6 +259,7 @@ def output_panel(tab: str) -> OutputPanel:
                     type="filepath",
                     buttons=["download"],  # full screen is lightbox.js
                 )
+                first_run = None if examples is None else gr.HTML(first_run_html(examples), elem_classes="first-run")
             with gr.Row(elem_id=f"image_buttons_{tab}", elem_classes="image-buttons"):
                 buttons = {
                     "img2img": gr.Button("🖼️ img2img", elem_id=f"{tab}_send_to_img2img", size="sm", min_width=80),
@@ -257,4 +271,4 @@ def output_panel(tab: str) -> OutputPanel:
                 infotext = gr.HTML(elem_id=f"html_info_{tab}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tab}", elem_classes="html-log")
             generation_info = gr.Textbox(visible="hidden", elem_id=f"generation_info_{tab}", label="generation info")
-    return OutputPanel(gallery, selected, generation_info, infotext, log, buttons)
+    return OutputPanel(gallery, selected, generation_info, infotext, log, buttons, first_run)

@@ -87,7 +87,7 @@ def txt2img(defaults: Defaults) -> Tab:
     top = controls.toprow("txt2img", defaults)
     with gr.Row(elem_classes="two-columns"):
         settings = gr.Column(variant="compact", elem_id="txt2img_settings", min_width=320)
-        panel = controls.output_panel("txt2img")
+        panel = controls.output_panel("txt2img", defaults.examples)
         with settings:
             runner.prepare_ui()
             fields: Fields = {"prompt": top.prompt, "negative_prompt": top.negative_prompt}

@@ -24,7 +24,7 @@ from standalone.host.scripts import loading
 from standalone.infotext.fields import IMG2IMG, TABLES
 
 from . import generation, paste
-from .controls import QUICK
+from .controls import QUICK, first_run_html
 from .results import as_html, error_html, infotext_of
 from .tab import Tab
 
@@ -123,10 +123,11 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
             await in_turn(queue, lambda: set_options({"sd_model_checkpoint": title}), "checkpoint")
         except Exception as error:  # the page shows a message, whatever it is
             warn(sentence_for(error)[0])
-            return [_current_checkpoint(), *[gr.update() for _ in sizes], gr.update()]
+            return [_current_checkpoint(), *[gr.update() for _ in sizes], gr.update(), gr.update()]
         new = checkpoints.defaults_of(shared.sd_model)
         edit = getattr(shared.sd_model, "cond_stage_key", "txt") == "edit"
-        return [_current_checkpoint(), new.width, new.height, new.width, new.height, gr.update(visible=edit)]
+        both = [new.width, new.height] * 2
+        return [_current_checkpoint(), *both, gr.update(visible=edit), first_run_html(new.examples)]
 
     def look() -> Any:
         checkpoints.list_models()
@@ -135,7 +136,7 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
     event: dict[str, Any] = {
         "fn": change,
         "inputs": [checkpoint],
-        "outputs": [checkpoint, *sizes, image.fields["image_cfg_scale"]],
+        "outputs": [checkpoint, *sizes, image.fields["image_cfg_scale"], text.panel.first_run],
         "concurrency_limit": None,
         "api_visibility": "private",
     }

@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse
 from gradio.routes import App
 from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -167,6 +168,7 @@ def build_app(
     # by it a page that kept a task's id sees that the server of that task has stopped meanwhile
     stamp = f'<meta name="steer-server" content="{secrets.token_hex(8)}">'
     app.add_middleware(HeadTags, tags=stamp + assets.head())
+    app.add_middleware(GZipMiddleware, compresslevel=5)
     app.add_middleware(
         Guard,
         door=door,

@@ -48,6 +48,25 @@ def test_it_opens_ready_to_generate(browser: Browser, screenshot):
         assert browser.js("return document.getElementById(arguments[0]) !== null", ident), ident
 
 
+def test_a_first_run_begins_with_an_example_and_results_stay_in_sight(browser: Browser, screenshot):
+    shown = "return document.querySelector('.first-run').offsetParent !== null"
+    assert browser.js(shown)
+    example = browser.find(".first-run button")
+    words = example.text
+    done = browser.js("return window.finishedJobs")
+    example.click()
+    browser.until("return window.finishedJobs > arguments[0]", done)
+    browser.until("return document.querySelectorAll('#txt2img_gallery img').length > 0")
+    assert browser.js("return document.querySelector('#txt2img_prompt textarea').value") == words
+    assert words in browser.text("#html_info_txt2img")
+    assert not browser.js(shown)
+    browser.until("return document.querySelector('#txt2img_gallery img.few-pixels') !== null")
+    browser.js("window.scrollTo(0, 600)")
+    browser.until("return document.querySelector('#txt2img_results').getBoundingClientRect().top === 8")
+    screenshot("scrolled")
+    browser.js("window.scrollTo(0, 0)")
+
+
 def test_nothing_wider_than_a_laptops_screen(browser: Browser):
     assert browser.js("return document.documentElement.scrollWidth <= window.innerWidth")
     box = browser.js(

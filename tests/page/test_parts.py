@@ -234,6 +234,19 @@ def test_a_checkpoint_may_bring_its_own_defaults(tmp_path: Path, content: str, w
     assert (found.width, found.sampler_name) == (width, sampler)
 
 
+@pytest.mark.parametrize(
+    ("given", "examples"), [('["a <b>", "c"]', ("a <b>", "c")), ("[]", ()), ("[1]", None), ('"a"', None)]
+)
+def test_a_checkpoint_may_bring_its_own_examples(tmp_path: Path, given: str, examples: tuple[str, ...] | None):
+    (tmp_path / "defaults.json").write_text(f'{{"examples": {given}}}', encoding="utf-8")
+    info = SimpleNamespace(filename=str(tmp_path / "mine.safetensors"))
+    found = checkpoints.defaults_of(SimpleNamespace(sd_checkpoint_info=info)).examples
+    assert found == (checkpoints.Defaults.examples if examples is None else examples)
+    shown = controls.first_run_html(found)
+    assert shown.count("<button") == len(found)
+    assert '<b>"' not in shown and ("a &lt;b&gt;" in shown) == ("a <b>" in found)
+
+
 def test_the_controls_begin_with_todays_names_of_a_checkpoints_own_sampler():
     import gradio as gr
 

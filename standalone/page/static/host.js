@@ -250,6 +250,24 @@ onAfterUiUpdate(() => {
     }
 });
 
+// -- the first images
+
+document.addEventListener('click', (event) => {
+    const example = event.target.closest?.('.first-run button');
+    const prompt = example && document.querySelector('#txt2img_prompt textarea');
+    if (!prompt) return;
+    prompt.value = example.textContent;
+    updateInput(prompt);
+    setTimeout(() => document.getElementById('txt2img_generate').click(), 100); // once gradio has read the prompt
+});
+
+/** What is much smaller than its place on the screen shows its pixels instead of a blur. */
+document.addEventListener('load', ({target}) => {
+    if (target.matches?.('[id$="_gallery"] img, #modalImage, #lightboxBefore')) {
+        target.classList.toggle('few-pixels', target.naturalWidth * 2.5 <= target.clientWidth);
+    }
+}, true);
+
 // -- light and dark
 
 function switchTheme() {
