@@ -16,6 +16,7 @@ from benchmarks.evaluate_guidance import burnt
 from standalone.shapes.styles import STYLES, paint_aligned, restyle
 from standalone.shapes.world import random_scene
 from tests.cascade.runs import Folders
+from tests.shared.pretend_device import pretend_device
 
 FEW = {"steps": 1, "stage2_steps": 1}
 
@@ -99,3 +100,15 @@ def test_the_bench_compares_our_job_with_diffusers_pipelines(tmp_path: Path) -> 
 def test_the_bench_has_the_published_sizes(stage: int, size: str, published: int) -> None:
     part = bench_cascade.on_paper("unet", bench_cascade.unet_config(stage, size, 4096))
     assert part.numbers / 1e6 == pytest.approx(published, rel=0.08)
+
+
+def test_both_stages_give_the_same_images_in_half_precision_on_an_accelerator(folders: Folders, tmp_path: Path) -> None:
+    prompts = ["a photo of red circles", "a photo of blue crosses"]
+    exact = program.Maker(folders[:2], tmp_path / "exact", FEW, torch.device("cpu"), "fp32")
+    small = exact.make(1, prompts)
+    wanted = [small, exact.make(2, prompts, small)]
+    with pretend_device() as device:
+        half = program.Maker(folders[:2], tmp_path / "half", FEW, device, "fp16")
+        found = [half.make(1, prompts), half.make(2, prompts, small)]
+    for stage in range(2):
+        assert np.abs(np.stack(wanted[stage]).astype(int) - np.stack(found[stage])).max() <= 8
