@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from lib_methods.cascade.folder import find_folders, is_cascade, read_cascade
 from lib_methods.checkpoints.kinds import other_model
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import ChosenSampler, LoadedModel, sees_picture
@@ -217,6 +216,8 @@ def cascade_places() -> list[Path]:
 def cascades() -> dict[str, Path]:
     """Pixel cascades that can be trained, by what lists call them: folders of `cascade_places` with a stage I, and the
     stages that lie there side by side."""
+    from lib_methods.cascade.folder import find_folders, is_cascade, read_cascade  # a higher floor
+
     found: dict[str, Path] = {}
     for place in cascade_places():
         for folder in (place, *find_folders([place]).values()):
