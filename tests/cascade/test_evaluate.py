@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import bench_cascade
 from benchmarks import evaluate_cascade as program
+from benchmarks import evaluate_cascade_detail as detail
 from benchmarks.evaluate_guidance import burnt
 from standalone.shapes.styles import STYLES, paint_aligned, restyle
 from standalone.shapes.world import random_scene
@@ -66,6 +68,29 @@ def test_rendered_images_are_the_best_that_can_be_reached() -> None:
     assert found["style_changed"] == 1 and found["content_kept"] > 0.9
     other = program.kept(small[1:] + small[:1], restyled, [STYLES[0]] * 6)
     assert other["style_changed"] == 0 and other["content_kept"] < found["content_kept"] - 0.2
+
+
+def test_fine_detail_is_nothing_that_a_small_image_shows() -> None:
+    place = detail.new_places(1)[0]
+    true = detail.photo(place)
+    (small,) = detail.small_images([true], 32)
+    blurred = np.asarray(Image.fromarray(small).resize((128, 128), Image.Resampling.BICUBIC))
+    turned = np.ascontiguousarray(np.rot90(true))
+    corner = (place[0][1], 128 - detail.OBJECT - place[0][0])
+    assert detail.recovered(true, place) == 1 and detail.contrast(true, place) == 1
+    assert abs(detail.recovered(blurred, place)) < 0.02 and detail.contrast(blurred, place) < 0.1
+    assert detail.recovered(turned, (corner, place[1])) < 0.1 < detail.contrast(turned, (corner, place[1]))
+    assert not {corner for corner, _ in detail.new_places(200)} & set(detail.PHOTOS)
+
+
+def test_the_ablation_trains_and_measures_every_stage_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(detail.SAMPLING, "stage2_steps", 1)
+    assert detail.evaluate(tmp_path, 2, program.FOLDER, {**detail.TRAINING, "steps": 1}) == 0
+    metrics = json.loads((tmp_path / "report.json").read_text("utf-8"))["metrics"]
+    names = ("not_tuned", "tuned_1e-3", "tuned_1e-5")
+    assert metrics.keys() == {f"{figure}_{name}" for figure in ("detail", "contrast") for name in names}
+    assert len(set(metrics.values())) == 6 and all(map(math.isfinite, metrics.values()))
+    assert (tmp_path / "detail.png").is_file()
 
 
 def test_training_runs_of_two_text_encoders_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib_methods.dreambooth.tab.handlers import TabHandlers
+from lib_methods.hosts import models as lists
 from tests.cascade import models
 from tests.dreambooth.tab.test_tab import handlers, photos, values  # noqa: F401 - fixtures
 
@@ -41,3 +42,19 @@ def test_a_cascade_is_planned_by_the_job_where_the_host_has_no_diffusers(
     monkeypatch.setitem(sys.modules, "lib_methods.dreambooth.cascade", None)
     line, _ = handlers.form([str(photo) for photo in photos], *values(base="IF (pixel cascade)"))
     assert "become a cascade" in line and "<dd>" not in line
+
+
+def test_the_host_lists_folders_with_a_stage_one_and_stages_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "cascade"
+    models.cascade(place)
+    models.first_stage(place / "rex-cascade" / "stage-1")
+    monkeypatch.setattr(lists, "cascade_places", lambda: [place, tmp_path / "none"])
+    found = lists.cascades()
+    assert found == {
+        "IF-I + IF-II + x4-upscaler (pixel cascade)": place,
+        "IF-I (pixel cascade)": place / "IF-I",
+        "rex-cascade (pixel cascade)": place / "rex-cascade",
+    }
+    assert lists.folder_of("cascade") == place
