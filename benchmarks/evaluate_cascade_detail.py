@@ -54,7 +54,7 @@ Place = tuple[tuple[int, int], str]
 
 def pattern() -> np.ndarray:
     """The subject's fine pattern, 1 and -1, (OBJECT, OBJECT): stripes of two pixels, across in a frame and upright
-    within. It makes no cell of 4x4 pixels brighter or darker, so an image at a quarter of the size does not show it."""
+    within. It makes no cell of 4x4 pixels brighter or darker: an image at a quarter of the size shows no stripe."""
     y, x = np.mgrid[:OBJECT, :OBJECT]
     within = np.minimum(np.minimum(x, y), np.minimum(OBJECT - 1 - x, OBJECT - 1 - y)) >= FRAME
     return np.where(np.where(within, x, y) % CELL < CELL // 2, 1.0, -1.0)
@@ -144,7 +144,9 @@ def evaluate(out: Path, count: int, base: Path, training: Mapping[str, Any]) -> 
     """As `main`. base: the folder of both stages. count: images behind each figure."""
     told = {"training": dict(training), "pictures_per_figure": count, "photos": len(PHOTOS)}
     report = Report(out, "A subject's fine detail in stage II", sampler="DDPM", steps=SAMPLING, size=SIDE, **told)
-    places, metrics, rows = new_places(count), {}, {}
+    places = new_places(count)
+    metrics: dict[str, float] = {}
+    rows: dict[str, Pictures] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         for name in LEVELS:
             found, rows[name] = report.part(name, partial(measure, name, base, Path(scratch), places, training))

@@ -78,7 +78,7 @@ def test_fine_detail_is_nothing_that_a_small_image_shows() -> None:
     turned = np.ascontiguousarray(np.rot90(true))
     corner = (place[0][1], 128 - detail.OBJECT - place[0][0])
     assert detail.recovered(true, place) == 1 and detail.contrast(true, place) == 1
-    assert abs(detail.recovered(blurred, place)) < 0.02 and detail.contrast(blurred, place) < 0.1
+    assert abs(detail.recovered(blurred, place)) < 0.02 and detail.contrast(blurred, place) < 0.3
     assert detail.recovered(turned, (corner, place[1])) < 0.1 < detail.contrast(turned, (corner, place[1]))
     assert not {corner for corner, _ in detail.new_places(200)} & set(detail.PHOTOS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,4 +64,20 @@ def test_generate_tick_upscale_reload(browser: Browser, page_data: Path, screens
     browser.js("openTab('tab_cascade')")
     browser.click("#cascade_to_likes")
     browser.until("return document.querySelectorAll('[data-fabric-tab=txt2img] .steer-fabric-card').length === 1")
+    assert browser.errors() == []
+
+
+def test_a_result_of_dreambooth_opens_in_the_tab(browser: Browser, page_data: Path) -> None:
+    models.first_stage(page_data / "models" / "cascade" / "rex-cascade" / "stage-1")
+    browser.open()
+    base = "rex-cascade (pixel cascade)"
+    browser.js("openTab('tab_dreambooth')")
+    browser.click("#dreambooth_refresh")  # the page was made before it was there
+    browser.click("#dreambooth_base input")
+    browser.until("return document.body.textContent.includes(arguments[0])", base)
+    browser.js("cascadePage.take(arguments[0])", json.dumps({"prompt": "a ohwx dog", "cascade": "rex-cascade"}))
+    said(browser, "line", "rex-cascade is chosen")
+    said(browser, "stages", "rex-cascade")
+    assert browser.js("return document.querySelector('#cascade_prompt textarea').value") == "a ohwx dog"
+    assert browser.js("return document.querySelector('#cascade_prompt').offsetParent !== null"), "the tab is open"
     assert browser.errors() == []

@@ -173,7 +173,12 @@ class TabHandlers:
 
     def _base(self, title: Any) -> Path:
         """A checkpoint's file, or a cascade's folder. Raises UserError."""
-        return (self.lists.cascades().get(str(title))) or self.lists.checkpoint_file(title)
+        try:
+            return self.lists.checkpoint_file(title)
+        except UserError:
+            if (folder := self.lists.cascades().get(str(title))) is None:
+                raise
+            return folder
 
     def base_names(self) -> list[str]:
         return [*self.lists.checkpoints(), *self.lists.cascades()]
