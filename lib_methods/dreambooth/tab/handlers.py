@@ -228,12 +228,12 @@ class TabHandlers:
             usage = self.usage()
         except UserError as error:
             return [status_html(str(error), problem=True), ""]
-        tab = "The Cascade tab" if usage["cascade"] else "txt2img"
+        tab = "The Cascade tab" if "cascade" in usage else "txt2img"
         return [status_html(f"{tab} now has: {usage['prompt']}"), json.dumps(usage)]
 
     def usage(self) -> dict[str, str]:
         """Makes the last result known to the host. How it is used: the "prompt", and the "checkpoint" to choose, "" for
-        the present one, or the "cascade". Raises UserError."""
+        the present one; of a cascade its name, too. Raises UserError."""
         record = self.trainings.state().record
         if record is None or record.status != "done" or not record.result:
             raise UserError("There is no finished run to use.")
@@ -244,7 +244,7 @@ class TabHandlers:
             return {"prompt": record.usage, "checkpoint": "", "cascade": record.result}
         self.lists.refresh()
         checkpoint = "" if record.kind == "LoRA" else self.lists.checkpoint_title(file)
-        return {"prompt": record.usage, "checkpoint": checkpoint, "cascade": ""}
+        return {"prompt": record.usage, "checkpoint": checkpoint}
 
     # -- what is going on
 
