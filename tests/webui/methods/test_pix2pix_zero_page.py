@@ -65,15 +65,6 @@ def test_the_line_says_what_will_happen(page: WebDriver, tab: str) -> None:
         assert "open" in (open_accordion(page, title, tab).get_attribute("innerHTML") or "")
 
 
-def test_the_line_names_a_sampler_that_cannot_be_used(page: WebDriver) -> None:
-    """Before any job, and again once another one is chosen; the sampler and the words come from a pasted infotext."""
-    for sampler, wanted in (("LCM", '"LCM"'), ("Euler", "cat to dog in the prompt's image")):
-        told = f"a cat\nSteps: 5, Sampler: {sampler}, CFG scale: 5, Seed: 1, Size: 64x64"
-        fill(page, "#txt2img_prompt textarea", f"{told}, {TITLE} source: cat, {TITLE} target: dog")
-        page.find_element("css selector", "#tab_txt2img #paste").click()
-        wait(page, lambda wanted=wanted: wanted in status(page, "txt2img"))
-
-
 def test_an_edit_from_the_page(page: WebDriver) -> None:
     """With the page's own sampler; the image and the sheet are in the gallery, the settings below it."""
     fill(page, "#txt2img_prompt textarea", CAPTION)
