@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.evaluate_guidance import burnt
 from benchmarks.full_size import PeakMemory
-from benchmarks.report import Cell, Report
+from benchmarks.report import Cell, Report, shown
 from benchmarks.studio import Pictures, sheet
 from lib_methods.cascade.candidate import to_images, to_pixels
 from lib_methods.cascade.folder import read_cascade
@@ -192,7 +192,7 @@ def compare_texts(
         kind, trained = export_stage(folder, 1, out / f"text-{number}")
         maker = Maker([out / f"text-{number}"], out, steps)
         metrics |= {f"text_{kind}": accuracy(scenes, maker.make(1, prompts)), f"text_{kind}_steps": float(trained)}
-        print(f"  text encoder {kind}: {metrics[f'text_{kind}']:.3f} after {trained} steps", flush=True)
+        print(f"  text encoder {kind}: {shown(metrics[f'text_{kind}'])} after {trained} steps", flush=True)
     return metrics
 
 
@@ -232,14 +232,14 @@ def evaluate(
             for g in GUIDANCE:
                 found, made[kind, g] = report.part(f"{kind}, guidance {g}", partial(threshold, maker, scenes, kind, g))
                 metrics |= found
-        changes, shown = report.part("styles", lambda: styles(maker, scenes))
+        changes, examples = report.part("styles", lambda: styles(maker, scenes))
         metrics |= changes | report.part("memory", lambda: (memory(maker), []))[0]
         metrics |= compare_texts(trained, scenes, Path(scratch), steps)
     captions = [kind for _ in range(3) for kind in THRESHOLDS]
     rows = [[made[kind, g][i] for g in GUIDANCE] for i in range(min(3, count)) for kind in THRESHOLDS]
     sheet(rows, captions, [f"guidance {g}" for g in GUIDANCE], scale=4).save(out / "thresholds.png")
     columns = ["candidate", "style in stage II", "style in stage I"]
-    rows = [shown[start : start + 3] for start in range(0, len(shown), 3)]
+    rows = [examples[start : start + 3] for start in range(0, len(examples), 3)]
     sheet(rows, STYLES[1:] * 3, columns, scale=1).save(out / "styles.png")
     with report.plot(2, (9, 3.6)) as axes:
         for axis, (name, title) in zip(axes, {"accuracy": "named attributes found", "burnt": "burnt pixels"}.items()):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import Report
+from benchmarks.report import Report, shown
 from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, as_request, sheet, studio
 from standalone.shapes.figures import mean
 from standalone.shapes.parser import parse
@@ -74,9 +74,9 @@ def trials(count: int, attribute: str = "colour") -> list[Trial]:
     for number in range(count):
         rng = np.random.default_rng(1000 + number)
         value = VALUES[attribute][number % len(VALUES[attribute])]
-        shown = [render(random_scene(rng, **{attribute: value}), rng) for _ in range(max(LIKES))]
+        rendered = [render(random_scene(rng, **{attribute: value}), rng) for _ in range(max(LIKES))]
         scenes = [random_scene(rng) for _ in range(BATCH)]
-        found.append(Trial(attribute, value, shown, scenes, 5000 + 100 * number))
+        found.append(Trial(attribute, value, rendered, scenes, 5000 + 100 * number))
     return found
 
 
@@ -135,17 +135,17 @@ def drift(maker: Studio, form: dict[str, Any], chains: int) -> tuple[list[float]
         rng = np.random.default_rng(9000 + number)
         prompts = [caption(random_scene(rng), ("kind", "background"))] * BATCH
         pictures = maker.make(prompts, 70_000 + 100 * number)
-        shown = [pictures[0]]
+        firsts = [pictures[0]]
         rounds[0] += saturation(pictures)
         before.append(pictures)
         for step in range(1, ROUNDS + 1):
             asked = {"FABRIC": {"likes": [as_request(p) for p in pictures[:2]], **form}}
             pictures = maker.make(prompts, 70_000 + 100 * number + 10 * step, asked)
-            shown.append(pictures[0])
+            firsts.append(pictures[0])
             rounds[step] += saturation(pictures)
             if step == 1:
                 after.append(pictures)
-        examples.append(shown)
+        examples.append(firsts)
     return [float(value) for value in rounds / chains], (variety(before), variety(after)), examples
 
 
@@ -269,7 +269,7 @@ def tables(report: Report, metrics: dict[str, Any], asked: dict[str, tuple[int, 
         rows = []
         for case in [case for case, numbers in asked.items() if numbers == likes]:
             pairs = [[f"{key_of(case)}_{name}_{c}" for name in ("liked_rate", "prompt_accuracy")] for c in columns]
-            rows.append([case, *(f"{metrics[liked]:.2f} / {metrics[prompt]:.2f}" for liked, prompt in pairs)])
+            rows.append([case, *(f"{shown(metrics[liked])} / {shown(metrics[prompt])}" for liked, prompt in pairs)])
         report.table(head, rows)
     report.say(
         "A consistent batch whose prompts name kind and place: how often the others show what is named, and agree with "
@@ -299,16 +299,16 @@ def main(out: Path, quick: bool, images: int) -> int:
         compared = Main(maker, images)
         for form, name in NAMES.items():
             for part, measure, each in (("likes", compared.form, 10), ("rounds", compared.rounds, ROUNDS + 1)):
-                found, shown = report.part(f"{name}, {part}", partial(measure, form))
+                found, pictures = report.part(f"{name}, {part}", partial(measure, form))
                 metrics |= found
-                rows = [shown[start : start + each] for start in range(0, len(shown), each)]
+                rows = [pictures[start : start + each] for start in range(0, len(pictures), each)]
                 sheet(rows).save(out / f"{form}{part}.png")
         for case, (trials_, likes, fields) in todo.items():
             metrics |= report.part(case, partial(elsewhere, maker, case, trials_, likes, fields))[0]
         for form in BATCHES:
-            found, shown = report.part(f"consistent batch {form}", partial(together, maker, form, images))
+            found, pictures = report.part(f"consistent batch {form}", partial(together, maker, form, images))
             metrics |= found
-            batches += [shown[:BATCH], shown[BATCH:]] if len(shown) > BATCH else [shown]
+            batches += [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     sheet(batches).save(out / "batches.png")
     plot(report, metrics)
     report.say(

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.report import Report
+from benchmarks.report import Report, shown
 from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Requests, Studio, sheet, studio
 from lib_methods.pix2pix_zero.directions import Direction, Origin
 from lib_methods.pix2pix_zero.library import DirectionLibrary
@@ -146,8 +146,8 @@ def evaluate(report: Report, editor: Editor, asked: Sequence[Edit]) -> tuple[dic
     made: dict[str, Pictures] = {}
     metrics: dict[str, Any] = {"by_task": {}, "by_picture": {}}
 
-    def take(prefix: str, found: dict[str, Any], shown: Pictures) -> None:
-        made[prefix] = shown
+    def take(prefix: str, found: dict[str, Any], pictures: Pictures) -> None:
+        made[prefix] = pictures
         for name, value in found.items():
             if name in ("by_task", "by_picture"):
                 metrics[name][prefix.rstrip("_") or "pix2pix_zero"] = value
@@ -161,18 +161,18 @@ def evaluate(report: Report, editor: Editor, asked: Sequence[Edit]) -> tuple[dic
         return part[0]
 
     for prefix, form in FORMS.items():
-        found, shown = report.part(form.label, partial(results, asked, partial(editor.edit, asked, form)))
+        found, pictures = report.part(form.label, partial(results, asked, partial(editor.edit, asked, form)))
         # the same inversion as ours, in which neither guidance nor direction has anything to do
         source = OURS if prefix in ("no_guidance_", "averaged_", SWAP) else prefix
-        take(prefix, {**found, **reconstruction(FORMS[source])}, shown)
+        take(prefix, {**found, **reconstruction(FORMS[source])}, pictures)
     for name in SHOWN:  # ours is without regularisation
         metrics["no_regularisation_" + name] = metrics[OURS + name]
     curve: list[dict[str, float]] = []
     for strength in SDEDIT_STRENGTHS:
         label = f"{SDEDIT_LABEL}, strength {strength:g}"
-        found, shown = report.part(label, partial(results, asked, partial(editor.img2img, asked, strength)))
+        found, pictures = report.part(label, partial(results, asked, partial(editor.img2img, asked, strength)))
         if found["product"] >= max((entry["product"] for entry in curve), default=0.0):
-            take(SDEDIT, found, shown)
+            take(SDEDIT, found, pictures)
             metrics["sdedit_strength"] = strength
         curve.append({"strength": strength, **{name: found[name] for name in (*FIGURES, "product")}})
     plain = editor.img2img(asked, metrics["sdedit_strength"], swapped=False)
@@ -285,7 +285,7 @@ def main(out: Path, quick: bool, images: int) -> int:
         parts = list(next(iter(metrics[name].values())))
         rows = []
         for form, found in metrics[name].items():
-            pairs = [", ".join(f"{found[part][figure]:.3f}" for figure in both) for part in parts]
+            pairs = [", ".join(shown(found[part][figure]) for figure in both) for part in parts]
             rows.append([form.replace("_", " "), *pairs])
         report.say(f"{title}, target accuracy and preserved accuracy:")
         report.table(["", *parts], rows)
