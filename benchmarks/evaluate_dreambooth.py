@@ -1,10 +1,10 @@
 """DreamBooth on `shapes`: `python run.py evaluate dreambooth --out DIR [--quick] [--images N]`.
 
-Subjects that the base model never generates, four images of each, trained three ways: all of the model, a LoRA, and all
-of the model without the prior loss, which is the paper's ablation (arXiv 2208.12242, section 4.3). The files that come
-out are loaded by the pack's host as a user would load them, and readers of pixels look at what they draw: is it the
-subject at new places, which is the method's promise, is it the subject alone, does it follow the prompt, and what has
-become of the class.
+Subjects that the base model never generates, four images of each with captions that name place and background, trained
+in four ways: all of the model, a LoRA, and two ablations of the first: without the prior loss, as in the paper (arXiv
+2208.12242, section 4.3), and without the captions. The files that come out are loaded by the pack's host as a user
+would load them, and readers of pixels look at what they draw: is it the subject at new places, which is the method's
+promise, is it the subject alone, does it follow the prompt, and what has become of the class.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from standalone.shapes.subjects import (
     photos,
     prompt_of,
 )
+from standalone.shapes.subjects import settings as photo_settings
 
 IDENTIFIER = "ohwx"
 # the text encoder learns, too: the vocabulary of `shapes` has hardly a trained word but the world's own, so that a rare
@@ -69,12 +70,14 @@ FORMS: dict[str, dict[str, Any]] = {
         "prior": "images",
     },
     "no_prior_": {**FULL, "prior": "off"},
+    "no_captions_": {**FULL, "captions": False},
 }
 LABELS = {
     "base_": "before training",
     "full_": "all of the model",
     "lora_": "LoRA",
     "no_prior_": "all of the model, no prior loss",
+    "no_captions_": "all of the model, no captions",
 }
 _SEEDS = {"plain": 410_000, "varied": 420_000, "of_class": 430_000}  # no setting was chosen with them
 
@@ -100,8 +103,10 @@ def train(
     changes: of the form's settings."""
     pictures = folder / "photos" / subject.name
     pictures.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(photos(subject)):
+    words = f"{IDENTIFIER} {subject.noun}"
+    for number, (picture, setting) in enumerate(zip(photos(subject), photo_settings())):
         Image.fromarray(picture).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text(prompt_of(words, subject.noun, *setting), encoding="utf-8")
     settings = TrainingSettings(
         photos=pictures,
         base=CHECKPOINT,
