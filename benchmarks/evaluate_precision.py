@@ -141,7 +141,7 @@ def main(out: Path, quick: bool, images: int) -> int:
     for name, make in makers.items():
         metrics[name], examples = report.part(name, partial(compare, make))
         shown.append(examples)
-    sheet(shown, list(makers), ["fp32", "fp16"] * SHOWN).save(out / "examples.png")
+    sheet(shown, list(makers), ["fp32", "fp16"] * min(SHOWN, images)).save(out / "examples.png")
     report.say(f"{images} images of each method; {SAMPLER}, {STEPS} steps. fp16 on: {half.name}.")
     report.table(
         ["difference, of 255", "largest", "mean", "attributes read alike"],
