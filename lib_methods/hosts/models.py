@@ -142,8 +142,10 @@ def _function_of(config: Any) -> Any:
     found = next((value for value in kept if callable(value) or isinstance(value, str)), None)
     if not isinstance(found, str):
         return found
-    sampling = sys.modules.get("k_diffusion.sampling")
-    return getattr(sampling, found, None) or getattr(sampling, f"sample_{found}", None)
+    # reForge has a k-diffusion of its own, which what makes the sampler knows
+    homes = (getattr(make, "__globals__", {}).get("sampling"), sys.modules.get("k_diffusion.sampling"))
+    functions = (getattr(home, name, None) for home in homes for name in (found, f"sample_{found}"))
+    return next((function for function in functions if callable(function)), None)
 
 
 def checkpoints() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -289,3 +289,16 @@ def test_the_line_names_a_sampler_that_cannot_work_before_the_job(
     line = method.line(True, *values, 20, sampler)
     assert ("steer-problem" in line) == bool(sentence) and sentence in line
     assert "steer-problem" not in method.line(False, *values, 20, sampler)
+
+
+def test_a_sampler_is_looked_for_in_the_hosts_own_k_diffusion(host: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As reForge has one: what makes its samplers knows their names, and where they are."""
+    from lib_methods.hosts import models
+    from modules import sd_samplers
+
+    own = SimpleNamespace(sample_own=lambda model, x, sigmas, noise_sampler=None: None)
+    make = FunctionType((lambda model, funcname: None).__code__, {"sampling": own}, argdefs=("sample_own",))
+    config = SimpleNamespace(name="Own", constructor=make)
+    monkeypatch.setattr(sd_samplers, "find_sampler_config", lambda name: config)
+    found = models.chosen_sampler("Own", 20)
+    assert found is not None and found.needs_noise
