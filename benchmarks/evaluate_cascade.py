@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.evaluate_guidance import burnt
 from benchmarks.full_size import PeakMemory
-from benchmarks.report import Cell, Report, shown
+from benchmarks.report import Cell, Report
 from benchmarks.studio import Pictures, sheet
 from lib_methods.cascade.candidate import to_images, to_pixels
 from lib_methods.cascade.folder import read_cascade
@@ -180,20 +180,14 @@ def peak(device: torch.device, action: Callable[[], None]) -> int:
     return live.peak
 
 
-def compare_texts(
-    folders: Sequence[Path], scenes: Sequence[Scene], out: Path, steps: dict[str, int]
-) -> dict[str, float]:
-    """What stage I finds with each text encoder. folders: of training runs, each with a stage1.pt."""
+def with_text(folder: Path, scenes: Sequence[Scene], scratch: Path, steps: dict[str, int]) -> dict[str, Any]:
+    """What stage I finds with a text encoder. folder: of a training run, with a stage1.pt."""
     from standalone.shapes.release_cascade import export_stage
 
-    metrics: dict[str, float] = {}
+    kind, trained = export_stage(folder, 1, scratch / folder.name)
+    maker = Maker([scratch / folder.name], scratch, steps)
     prompts = [styled_caption(scene, PHOTO) for scene in scenes]
-    for number, folder in enumerate(folders):
-        kind, trained = export_stage(folder, 1, out / f"text-{number}")
-        maker = Maker([out / f"text-{number}"], out, steps)
-        metrics |= {f"text_{kind}": accuracy(scenes, maker.make(1, prompts)), f"text_{kind}_steps": float(trained)}
-        print(f"  text encoder {kind}: {shown(metrics[f'text_{kind}'])} after {trained} steps", flush=True)
-    return metrics
+    return {f"text_{kind}": accuracy(scenes, maker.make(1, prompts)), f"text_{kind}_steps": float(trained)}
 
 
 def main(
@@ -210,7 +204,7 @@ def main(
 def evaluate(
     out: Path, count: int, stages: Sequence[Path], trained: Sequence[Path] = (), steps: dict[str, int] = STEPS
 ) -> int:
-    """As `main`, with `count` images behind each figure. trained: see `compare_texts`."""
+    """As `main`, with `count` images behind each figure. trained: see `with_text`."""
     rng = np.random.default_rng(42)
     scenes = [random_scene(rng) for _ in range(count)]
     drawn = [reduced(paint_aligned(scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)]
@@ -228,13 +222,15 @@ def evaluate(
             stages=[stage.folder.name for stage in maker.cascade.stages],
             device=str(maker.device),
         )
+        for folder in trained:
+            part = partial(with_text, folder, scenes, Path(scratch), steps)
+            metrics |= report.part(f"text encoder of {folder.name}", lambda part=part: (part(), []))[0]
         for kind in THRESHOLDS:
             for g in GUIDANCE:
                 found, made[kind, g] = report.part(f"{kind}, guidance {g}", partial(threshold, maker, scenes, kind, g))
                 metrics |= found
         changes, examples = report.part("styles", lambda: styles(maker, scenes))
         metrics |= changes | report.part("memory", lambda: (memory(maker), []))[0]
-        metrics |= compare_texts(trained, scenes, Path(scratch), steps)
     captions = [kind for _ in range(3) for kind in THRESHOLDS]
     rows = [[made[kind, g][i] for g in GUIDANCE] for i in range(min(3, count)) for kind in THRESHOLDS]
     sheet(rows, captions, [f"guidance {g}" for g in GUIDANCE], scale=4).save(out / "thresholds.png")

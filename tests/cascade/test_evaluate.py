@@ -104,7 +104,9 @@ def test_training_runs_of_two_text_encoders_are_read(tmp_path: Path, monkeypatch
     with pytest.raises(SystemExit, match="another text encoder"):
         train_cascade.Trainer(tmp_path / "clip", 1, batch=4, rate=1e-3, minutes=1)
     scenes = [random_scene(np.random.default_rng(1))]
-    found = program.compare_texts([tmp_path / "t5", tmp_path / "clip"], scenes, tmp_path, FEW)
+    found: dict[str, float] = {}
+    for name in ("t5", "clip"):
+        found |= program.with_text(tmp_path / name, scenes, tmp_path / "stages", FEW)
     assert found.keys() == {"text_t5", "text_t5_steps", "text_clip", "text_clip_steps"}
     assert found["text_t5_steps"] == found["text_clip_steps"] == 1
     assert all(0 <= value <= 1 for value in found.values())
