@@ -195,6 +195,7 @@ def test_the_accordion_opens_without_a_script_error(page: WebDriver, tab: str) -
 
 def test_a_high_cfg_scale_offers_guidance_above_its_closed_box(page: WebDriver) -> None:
     offer, status = "#guidance_txt2img_offer", "#guidance_txt2img_status"
+    page_errors(page)  # those of the WebUI itself
     fill(page, "#txt2img_cfg_scale input[type=number]", 15)
     wait(page, lambda: "burn at CFG 15: turn on Guidance" in text_of(page, offer))
     page_errors(page)  # those of the WebUI itself, as above
