@@ -180,14 +180,16 @@ def peak(device: torch.device, action: Callable[[], None]) -> int:
     return live.peak
 
 
-def with_text(folder: Path, scenes: Sequence[Scene], scratch: Path, steps: dict[str, int]) -> dict[str, Any]:
+def with_text(
+    folder: Path, scenes: Sequence[Scene], scratch: Path, steps: dict[str, int]
+) -> tuple[dict[str, Any], Pictures]:
     """What stage I finds with a text encoder. folder: of a training run, with a stage1.pt."""
     from standalone.shapes.release_cascade import export_stage
 
     kind, trained = export_stage(folder, 1, scratch / folder.name)
     maker = Maker([scratch / folder.name], scratch, steps)
     prompts = [styled_caption(scene, PHOTO) for scene in scenes]
-    return {f"text_{kind}": accuracy(scenes, maker.make(1, prompts)), f"text_{kind}_steps": float(trained)}
+    return {f"text_{kind}": accuracy(scenes, maker.make(1, prompts)), f"text_{kind}_steps": float(trained)}, []
 
 
 def main(
@@ -224,7 +226,7 @@ def evaluate(
         )
         for folder in trained:
             part = partial(with_text, folder, scenes, Path(scratch), steps)
-            metrics |= report.part(f"text encoder of {folder.name}", lambda part=part: (part(), []))[0]
+            metrics |= report.part(f"text encoder of {folder.name}", part)[0]
         for kind in THRESHOLDS:
             for g in GUIDANCE:
                 found, made[kind, g] = report.part(f"{kind}, guidance {g}", partial(threshold, maker, scenes, kind, g))

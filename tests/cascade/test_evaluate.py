@@ -106,7 +106,7 @@ def test_training_runs_of_two_text_encoders_are_read(tmp_path: Path, monkeypatch
     scenes = [random_scene(np.random.default_rng(1))]
     found: dict[str, float] = {}
     for name in ("t5", "clip"):
-        found |= program.with_text(tmp_path / name, scenes, tmp_path / "stages", FEW)
+        found |= program.with_text(tmp_path / name, scenes, tmp_path / "stages", FEW)[0]
     assert found.keys() == {"text_t5", "text_t5_steps", "text_clip", "text_clip_steps"}
     assert found["text_t5_steps"] == found["text_clip_steps"] == 1
     assert all(0 <= value <= 1 for value in found.values())
