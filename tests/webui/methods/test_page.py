@@ -195,10 +195,9 @@ def test_the_accordion_opens_without_a_script_error(page: WebDriver, tab: str) -
 
 def test_a_high_cfg_scale_offers_guidance_above_its_closed_box(page: WebDriver) -> None:
     offer, status = "#guidance_txt2img_offer", "#guidance_txt2img_status"
-    page_errors(page)  # those of the WebUI itself
     fill(page, "#txt2img_cfg_scale input[type=number]", 15)
     wait(page, lambda: "burn at CFG 15: turn on Guidance" in text_of(page, offer))
-    page_errors(page)  # those of the WebUI itself, as above
+    page_errors(page)  # those of the WebUI itself
     page.execute_script("document.querySelector(arguments[0]).click()", offer)
     wait(page, lambda: text_of(page, status).strip().startswith("At CFG 15, values that would burn come out as at CFG"))
     wait(page, lambda: page.execute_script("return !document.querySelector(arguments[0])?.offsetParent", offer))
