@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from benchmarks.full_size import PeakMemory, settle
-from benchmarks.report import write_json
+from benchmarks.harness.full_size import PeakMemory, settle
+from benchmarks.harness.report import write_json
 from lib_methods.fabric.attention import attention_with_lse, merge, reference_attention
 
 HEADS, CHANNELS = 8, 40

@@ -27,8 +27,8 @@ from diffusers import IFPipeline, IFSuperResolutionPipeline, UNet2DConditionMode
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-from benchmarks.full_size import PeakMemory, apart, environment, settle
-from benchmarks.report import write_json
+from benchmarks.harness.full_size import PeakMemory, apart, environment, settle
+from benchmarks.harness.report import write_json
 from lib_methods.cascade.folder import Cascade, Part, Stage
 from lib_methods.cascade.parts import skeleton
 from lib_methods.cascade.plan import plan_cascade

@@ -29,8 +29,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.full_size import PeakMemory, apart, environment, full_unet, settle
-from benchmarks.report import write_json
+from benchmarks.harness.full_size import PeakMemory, apart, environment, full_unet, settle
+from benchmarks.harness.report import write_json
 from lib_methods.checkpoints.layout import clip_shapes, unet_shapes
 from lib_methods.device import CPU, DTYPES, GIB, half_precision, release_memory
 from lib_methods.dreambooth.model.base import ModelSizes

@@ -18,7 +18,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from benchmarks.full_size import PIXELS, PeakMemory, Rounds, environment, full_unet, settle
+from benchmarks.harness.full_size import PIXELS, PeakMemory, Rounds, environment, full_unet, settle
 from lib_methods.fabric.apply import attach
 from lib_methods.fabric.feedback import FeedbackImage
 from lib_methods.fabric.reference import FeatureCache

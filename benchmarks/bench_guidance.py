@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.full_size import PIXELS, Rounds, Watch, environment, put_full_size
-from benchmarks.studio import Studio, studio
+from benchmarks.harness.full_size import PIXELS, Rounds, Watch, environment, put_full_size
+from benchmarks.harness.studio import Studio, studio
 from lib_methods.guiders.settings import CONTROLS, OFF, SEG
 
 CFG = 15.0

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.full_size import PIXELS, Rounds, Watch, environment, put_full_size
-from benchmarks.studio import INSTRUCT_CHECKPOINT, Studio, as_request, studio
+from benchmarks.harness.full_size import PIXELS, Rounds, Watch, environment, put_full_size
+from benchmarks.harness.studio import INSTRUCT_CHECKPOINT, Studio, as_request, studio
 from lib_methods.image_cfg.settings import CONTROLS
 
 TEXT, IMAGE = 7.5, 1.5

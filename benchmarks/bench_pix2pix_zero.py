@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.full_size import PIXELS, PeakMemory, Rounds, Watch, environment, put_full_size
-from benchmarks.report import line_of
-from benchmarks.studio import CFG, STEPS, Studio, studio
+from benchmarks.harness.full_size import PIXELS, PeakMemory, Rounds, Watch, environment, put_full_size
+from benchmarks.harness.report import line_of
+from benchmarks.harness.studio import CFG, STEPS, Studio, studio
 from lib_methods.pix2pix_zero.apply import CACHE
 from lib_methods.pix2pix_zero.settings import CONTROLS
 

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from benchmarks.evaluate_guidance import burnt
-from benchmarks.full_size import PeakMemory
-from benchmarks.report import Cell, Report
-from benchmarks.studio import Pictures, sheet
+from benchmarks.harness.full_size import PeakMemory
+from benchmarks.harness.report import Cell, Report
+from benchmarks.harness.studio import Pictures, sheet
 from lib_methods.cascade.candidate import to_images, to_pixels
 from lib_methods.cascade.folder import read_cascade
 from lib_methods.cascade.parts import Parts

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.evaluate_cascade import FOLDER, Maker
-from benchmarks.report import Report
-from benchmarks.studio import Pictures, sheet
+from benchmarks.harness.report import Report
+from benchmarks.harness.studio import Pictures, sheet
 from lib_methods.cascade.augmentation import low_resolution
 from lib_methods.cascade.candidate import to_images, to_pixels
 from lib_methods.dreambooth.run import run_training

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.report import Cell, Report
-from benchmarks.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Pictures, Studio, sheet, studio
+from benchmarks.harness.report import Cell, Report
+from benchmarks.harness.studio import CFG, CHECKPOINT, SAMPLER, STEPS, Pictures, Studio, sheet, studio
 from lib_methods.dreambooth.run import run_training
 from lib_methods.dreambooth.settings import TrainingSettings
 from standalone.dreambooth import load_training_model

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import Report, shown
-from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, as_request, sheet, studio
+from benchmarks.harness.report import Report, shown
+from benchmarks.harness.studio import CFG, SAMPLER, STEPS, Pictures, Studio, as_request, sheet, studio
 from standalone.shapes.figures import mean
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, VALUES, Scene, caption, random_scene, render

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evaluate_fabric import saturation
-from benchmarks.report import Cell, Report
-from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, sheet, studio
+from benchmarks.harness.report import Cell, Report
+from benchmarks.harness.studio import CFG, SAMPLER, STEPS, Pictures, Studio, sheet, studio
 from lib_methods.guiders.settings import APG, CONTROLS, MAHIRO, MIMIC, OFF, SEG, ZERO_STAR
 from standalone.shapes.figures import mean
 from standalone.shapes.parser import parse

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import Cell, Report
-from benchmarks.studio import (
+from benchmarks.harness.report import Cell, Report
+from benchmarks.harness.studio import (
     INSTRUCT_CHECKPOINT,
     SAMPLER,
     STEPS,

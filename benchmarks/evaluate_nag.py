@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import Report
-from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, sheet, studio
+from benchmarks.harness.report import Report
+from benchmarks.harness.studio import CFG, SAMPLER, STEPS, Pictures, Studio, sheet, studio
 from standalone.shapes.figures import mean
 from standalone.shapes.parser import parse
 from standalone.shapes.world import VALUES, caption, random_scene

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.report import Report, shown
-from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Requests, Studio, sheet, studio
+from benchmarks.harness.report import Report, shown
+from benchmarks.harness.studio import CFG, SAMPLER, STEPS, Pictures, Requests, Studio, sheet, studio
 from lib_methods.pix2pix_zero.directions import Direction, Origin
 from lib_methods.pix2pix_zero.library import DirectionLibrary
 from lib_methods.pix2pix_zero.settings import CONTROLS

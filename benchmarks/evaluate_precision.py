@@ -21,8 +21,8 @@ from PIL import Image
 
 from benchmarks import evaluate_cascade as cascade
 from benchmarks import evaluate_dreambooth as dreambooth
-from benchmarks.report import Report
-from benchmarks.studio import (
+from benchmarks.harness.report import Report
+from benchmarks.harness.studio import (
     CHECKPOINT,
     INSTRUCT_CHECKPOINT,
     SAMPLER,

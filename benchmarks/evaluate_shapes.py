@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report import Report
-from benchmarks.studio import CFG, SAMPLER, STEPS, Pictures, Studio, sheet, studio
+from benchmarks.harness.report import Report
+from benchmarks.harness.studio import CFG, SAMPLER, STEPS, Pictures, Studio, sheet, studio
 from standalone.shapes.figures import Figure, mean
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, VALUES, caption, random_scene, render

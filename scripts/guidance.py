@@ -11,22 +11,17 @@ written to the infotext.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import gradio as gr
 
 from modules import script_callbacks, scripts, shared, ui_components
 
 from lib_methods.checks import SettingsError
+from lib_methods.guiders import page
 from lib_methods.guiders.line import describe
-from lib_methods.guiders.settings import CONTROLS, MIDDLE, MIMIC, PRESETS, SKIMMED, GuidanceSettings
-from lib_methods.webui.gradio_compat import follow, listen, unsaved
+from lib_methods.guiders.settings import CONTROLS, MIDDLE, MIMIC, SKIMMED, GuidanceSettings
 from lib_methods.webui.method_script import MethodScript, Tab, switched_off
 from lib_methods.webui.widgets import Widgets
-
-HIGH = 10.0
-"""The CFG scale from which on most checkpoints burn."""
 
 
 class GuidanceScript(MethodScript, scripts.Script):
@@ -43,11 +38,9 @@ class GuidanceScript(MethodScript, scripts.Script):
         scale = self.found.get("cfg_scale")
         if scale is None:  # hosts call this again outside of the page
             return super().ui(is_img2img)
-        offer = unsaved(gr.Button("", size="sm", elem_id=f"{self.key}_{self.tab()}_offer", visible=False))
+        offer = page.add_offer(f"{self.key}_{self.tab()}_offer")
         controls = super().ui(is_img2img)
-        for component in (scale, controls[0]):
-            follow(component.change, offered, [controls[0], scale], [offer])
-        listen(offer.click, _best, [], controls)
+        page.connect_offer(offer, scale, controls)
         return controls
 
     def summary(self, settings: GuidanceSettings, enabled: bool, tab: Tab) -> str:
@@ -58,34 +51,12 @@ class GuidanceScript(MethodScript, scripts.Script):
             if why := obstacle(without_middle):
                 raise SettingsError(why)
         line = switched_off(describe(settings, tab.cfg_scale, tab.steps or 1), enabled)
-        if not enabled and tab.cfg_scale >= HIGH:
+        if not enabled and tab.cfg_scale >= page.HIGH:
             line += f" Most checkpoints burn at CFG {tab.cfg_scale:g}: tick the box."
         return line
 
     def layout(self, widgets: Widgets, status: Any, found: Mapping[str, Any]) -> None:
-        widgets.add("method")
-        widgets.add("skimming_scale", "rescale")
-        buttons = widgets.buttons(
-            sd1="Set for SD1 at a high CFG scale",
-            sdxl="Set for SDXL at a high CFG scale",
-            v_prediction="Set for a v-prediction checkpoint",
-        )
-        with widgets.accordion("Interval of the full CFG scale", "interval"):
-            widgets.add("highest_sigma", "lowest_sigma")
-            widgets.add("outside_scale")
-        with widgets.accordion("Mimic scale", "mimic"):
-            widgets.add("mimic_scale", "threshold_percentile")
-            widgets.add("mimic_mode", "mimic_scale_min")
-            widgets.add("cfg_mode", "cfg_scale_min")
-            widgets.add("schedule_value", "interpolate_phi")
-            widgets.add("separate_feature_channels", "scaling_startpoint", "variability_measure")
-        with widgets.accordion("APG", "apg"):
-            widgets.add("apg_eta", "apg_norm", "apg_momentum")
-        with widgets.accordion("Perturbed attention: PAG, SEG", "perturbed"):
-            widgets.add("perturbation_scale", "perturbation")
-            widgets.add("perturbed_layers", "seg_blur")
-        for button, preset in zip(buttons, PRESETS):
-            listen(button.click, _giving(preset), [], [widgets[name] for name in CONTROLS.names])
+        page.add_controls(widgets)
 
     def begin(self, p: Any, settings: GuidanceSettings) -> None:
         if title := self._other_box(p):
@@ -117,24 +88,6 @@ class GuidanceScript(MethodScript, scripts.Script):
         if chosen is None:
             return {"enabled": before.get("enabled", True), name: value}
         return {"enabled": True, "method": chosen, name: value}
-
-
-def offered(enabled: bool, scale: float | None) -> Any:
-    """The button above the box: there while the CFG scale is high and the box is not ticked."""
-    high = not enabled and (scale or 0) >= HIGH
-    text = f"Most checkpoints burn at CFG {scale or 0:g}: turn on Guidance"
-    return gr.update(value=text, visible=high)
-
-
-def _best() -> list[Any]:
-    from lib_methods.hosts.models import family  # here, as in `MethodJobs.guide`
-
-    return _giving(family())()
-
-
-def _giving(preset: str) -> Callable[[], list[Any]]:
-    values = {"enabled": True, **CONTROLS.defaults, **PRESETS[preset]}
-    return lambda: [values[name] for name in CONTROLS.names]
 
 
 GuidanceScript.start(scripts, script_callbacks, ui_components)

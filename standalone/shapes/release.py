@@ -157,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     print(export(options.training, options.out))
     from benchmarks.evaluate_shapes import measure
-    from benchmarks.studio import studio
+    from benchmarks.harness.studio import studio
 
     with studio(options.out / "shapes.safetensors") as maker:
         metrics = measure(maker, options.images, options.out)

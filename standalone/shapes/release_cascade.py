@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     options = parser.parse_args()
     export(options.training, options.out)
-    from benchmarks.studio import sheet
+    from benchmarks.harness.studio import sheet
 
     figures, examples = measure(options.out, options.images)
     sheet(examples, STYLES, scale=1).save(options.out / "samples.png")

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if kind == "evaluate":
         given["images"] = options.images or (QUICK if options.quick else IMAGES)
     if name == "all":
-        from benchmarks.figures import main as main_of_all
+        from benchmarks.harness.figures import main as main_of_all
 
         main: Any = partial(main_of_all, kind, methods)
     else:

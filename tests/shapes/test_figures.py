@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import figures
-from benchmarks.full_size import full_unet
-from benchmarks.report import Report, line_of, write_json
+from benchmarks.harness import figures
+from benchmarks.harness.full_size import full_unet
+from benchmarks.harness.report import Report, line_of, write_json
 from standalone import ROOT
 from standalone.shapes.figures import Figure, mean
 from standalone.shapes.world import random_scene, render

@@ -113,7 +113,7 @@ class StageModel:
 
     @property
     def noise_level(self) -> int:
-        """What stage II's UNet is told of the noise on the condition: a timestep."""
+        """The noise level of the condition that stage II's UNet gets, as a timestep."""
         return round(level_label(self.level, len(self._noising)))
 
     @contextmanager

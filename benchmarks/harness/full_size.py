@@ -20,7 +20,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from benchmarks.report import line_of, write_json
+from benchmarks.harness.report import line_of, write_json
 from standalone import ROOT
 
 STATM = Path("/proc/self/statm")

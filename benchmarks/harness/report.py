@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.studio import SAMPLER, STEPS, Pictures
+from benchmarks.harness.studio import SAMPLER, STEPS, Pictures
 from lib_methods.files import as_file_name, write_whole
 from standalone.shapes.figures import Figure
 
