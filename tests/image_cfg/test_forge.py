@@ -131,7 +131,7 @@ class Forge:
             told["denoised"] = both[1] + (both[0] - both[1]) * host_scale * strength
         for after in options["sampler_post_cfg_function"]:
             told["denoised"] = after(
-                {**told, "again": lambda: self.mean([(0, e) for e in uncond or []], x + 1, options)}
+                {**told, "cond": cond, "again": lambda: self.mean([(0, e) for e in uncond or []], x + 1, options)}
             )
         return told
 

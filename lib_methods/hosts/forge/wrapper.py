@@ -198,7 +198,6 @@ class ForgeSeam:
         call = ForgeCall((), arguments["sigma"], self.denoiser)
         if not self.current.guides and self.planned is None:
             return guided
-        weight = _weight(arguments.get("cond") or [{}])
         away = self.current.guarded(lambda: self._perturbation(arguments))
         if self.planned is not None and self.planned.guidance is not None:
             return self.current.ask(call, replace(self.planned.guidance, guided=guided, perturbation=away))
@@ -206,7 +205,7 @@ class ForgeSeam:
             return guided
         if base is None or not base.any():
             return self.current.ask(call, Guidance(cond, cond, torch.zeros_like(cond), 1.0, guided, away))
-        direction = cond - base
+        direction, weight = cond - base, _weight(arguments.get("cond") or [{}])
         if weight != 1.0:  # under AND the host passes a mean
             direction = direction * weight
             cond = base + direction
