@@ -32,9 +32,9 @@ def becomes(browser: Browser, likes: str, dislikes: str) -> None:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def liked(browser: Browser) -> str:
-    """The id of an image that was made and liked."""
+    """The id of an image that was made and liked: for each test, and again when it is tried a second time."""
     browser.open()
     browser.type("#txt2img_prompt textarea", "a red circle")
     browser.generate()
