@@ -47,7 +47,11 @@
         const kept = read(tab);
         const kinds = ["likes", "dislikes"].filter(kind => kept[kind]);
         const answers = await Promise.all(kinds.map(kind => send(tab, {do: "restore", list: kind, images: kept[kind]})));
-        if (!kinds.length || answers.includes(null)) return; // no answer: try again at the next reload
+        if (answers.includes(null)) { // no answer: try again at the next redraw
+            delete last[tab.name];
+            return;
+        }
+        if (!kinds.length) return;
         look(tab);
         write(tab); // without what no longer exists, so that it is reported once
     }

@@ -28,14 +28,13 @@ class Outcome:
     """Both lists after a message, and the answer for the browser.
 
     likes, dislikes: lines of `feedback.format_images`.
-    answer: JSON with the message's nonce, one image id (or null) per action, and a note for the user.
-    added: whether an image was put on a list.
+    answer: JSON with the message's nonce, one image id (or null) per action, a note for the user, and "added": whether
+        an image was put on a list.
     """
 
     likes: str
     dislikes: str
     answer: str
-    added: bool = False
 
 
 def answer_message(
@@ -73,8 +72,8 @@ def answer_message(
             ids.append(None)
             if str(error) not in notes:
                 notes.append(str(error))
-    answer = json.dumps({"nonce": nonce if isinstance(nonce, str) else None, "ids": ids, "note": " ".join(notes)})
-    return Outcome(format_images(lists["likes"]), format_images(lists["dislikes"]), answer, added)
+    answer = {"nonce": nonce if isinstance(nonce, str) else None, "ids": ids, "note": " ".join(notes), "added": added}
+    return Outcome(format_images(lists["likes"]), format_images(lists["dislikes"]), json.dumps(answer))
 
 
 def _act(

@@ -23,10 +23,12 @@ from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.settings import CONTROLS, ONE, STRENGTH, STRENGTH_OF_ONE
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore, thumbnail
-from lib_methods.webui.gradio_compat import follow, hidden_textbox, listen, unsaved
+from lib_methods.webui.gradio_compat import follow, hidden_textbox, in_browser, listen, unsaved
 from lib_methods.webui.widgets import Widgets, status_html
 
 THUMBNAIL_SIDE = 144
+SWITCH_ON = "(answer, enabled) => Boolean(enabled || JSON.parse(answer || '{}').added)"
+"""A new image switches FABRIC on, in the browser: the switch may have been moved while Python answered."""
 _TITLES = {"likes": ("👍", "Likes", "more like these"), "dislikes": ("👎", "Dislikes", "less like these")}
 _PANEL = """\
 <section class="steer-fabric-panel steer-fabric-{name}" data-fabric-list="{name}" tabindex="0"
@@ -103,10 +105,10 @@ class PageHandlers:
     ) -> None:
         self.store, self.presets, self.composites, self.line = store, presets, composites, line
 
-    def receive(self, message: str, enabled: bool, likes: str, dislikes: str) -> list[Any]:
-        """A message of the browser; returns enabled, likes, dislikes and outbox. A new image switches FABRIC on."""
+    def receive(self, message: str, likes: str, dislikes: str) -> list[Any]:
+        """A message of the browser; returns likes, dislikes and outbox."""
         outcome = answer_message(message or "", likes or "", dislikes or "", self.store, self.composites)
-        return [bool(enabled) or outcome.added, outcome.likes, outcome.dislikes, outcome.answer]
+        return [outcome.likes, outcome.dislikes, outcome.answer]
 
     def load_preset(self, name: Any, *values: Any) -> list[Any]:
         """All controls as the preset has them, or as they were, and the status line."""
@@ -189,9 +191,11 @@ def add_presets(widgets: Widgets, handlers: PageHandlers) -> tuple[Any, ...]:
 def connect(widgets: Widgets, handlers: PageHandlers, status: Any, presets: tuple[Any, ...]) -> None:
     """Let messages and presets change the controls, all of which are there."""
     controls, (preset, load, save, delete) = widgets.controls(), presets
-    changed = [widgets[name] for name in ("enabled", "likes", "dislikes")]
+    lists = [widgets[name] for name in ("likes", "dislikes")]
     # not "input": gradio 6 raises that at key strokes only
-    listen(widgets["inbox"].change, handlers.receive, [widgets["inbox"], *changed], [*changed, widgets["outbox"]])
+    listen(widgets["inbox"].change, handlers.receive, [widgets["inbox"], *lists], [*lists, widgets["outbox"]])
+    switch, outbox = widgets["enabled"], widgets["outbox"]
+    in_browser(outbox.change, SWITCH_ON, [outbox, switch], [switch])
     levels, strength = widgets["reference_levels"], widgets["strength"]
     listen(levels.input, handlers.suggest_strength, [levels, strength], [strength])
     listen(load.click, handlers.load_preset, [preset, *controls], [*controls, status])

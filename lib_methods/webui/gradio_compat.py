@@ -62,9 +62,7 @@ def tab_image(boxes: Mapping[str, Any], elem_id: str) -> Any:
     state = hidden_textbox("Tab's image", elem_id)
     script = f"(...values) => steerStatus.tabImage({list(boxes)}, ...values)"
     if boxes:
-        event = hidden_button("Look", f"{elem_id}_look", "steer-look").click
-        named = {"js" if "js" in inspect.signature(event).parameters else "_js": script}
-        event(None, inputs=list(boxes.values()), outputs=[state], **named, **_options(event))
+        in_browser(hidden_button("Look", f"{elem_id}_look", "steer-look").click, script, list(boxes.values()), [state])
     return state
 
 
@@ -79,6 +77,13 @@ def listen(
     bar, and not offered as an API endpoint. Every event counts, also while an earlier one is still at work; not so in
     gradio 3, see `follow`."""
     event(function, inputs=list(inputs), outputs=list(outputs), **_options(event))
+
+
+def in_browser(event: Callable[..., Any], script: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """At an event, set the outputs to what `script`, a JavaScript function, returns for the inputs. Python is not
+    asked, so the inputs are those of this moment."""
+    named = {"js" if "js" in inspect.signature(event).parameters else "_js": script}
+    event(None, inputs=list(inputs), outputs=list(outputs), **named, **_options(event))
 
 
 def follow(

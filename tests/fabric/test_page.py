@@ -153,18 +153,17 @@ def test_a_preset_of_impossible_settings_is_not_saved(handlers: PageHandlers) ->
     assert handlers.presets.names() == ()
 
 
-def test_a_new_picture_switches_fabric_on_and_nothing_else_switches_it(handlers: PageHandlers) -> None:
+def test_a_message_changes_the_list_it_names(handlers: PageHandlers) -> None:
     add = json.dumps({"nonce": "1", "actions": [{"do": "add", "list": "likes", "image": data_url(noisy())}]})
     clear = json.dumps({"nonce": "2", "actions": [{"do": "clear", "list": "likes"}]})
-    enabled, likes, dislikes, _ = handlers.receive(add, False, "", UNKNOWN)
-    assert (enabled, len(likes), dislikes) == (True, 64, UNKNOWN)
-    for before in (False, True):
-        assert handlers.receive(clear, before, likes, dislikes)[:3] == [before, "", UNKNOWN]
+    likes, dislikes, _ = handlers.receive(add, "", UNKNOWN)
+    assert (len(likes), dislikes) == (64, UNKNOWN)
+    assert handlers.receive(clear, likes, dislikes)[:2] == ["", UNKNOWN]
 
 
 @pytest.mark.parametrize("message", ["", None, "rubbish"])
 def test_a_message_that_is_none_changes_nothing(handlers: PageHandlers, message: Any) -> None:
-    assert handlers.receive(message, False, UNKNOWN, "")[:3] == [False, UNKNOWN, ""]
+    assert handlers.receive(message, UNKNOWN, "")[:2] == [UNKNOWN, ""]
 
 
 HOSTILE = [

@@ -270,7 +270,7 @@ def test_the_grid_of_a_job_cannot_be_liked_and_its_images_can(host: Running, scr
     def like(image: Image.Image, file_format: str, origin: str) -> dict[str, Any]:
         text = base64.b64encode(as_file(image, file_format)).decode()
         action = {"do": "add", "list": "likes", "image": f"data:image/png;base64,{text}", "from": origin}
-        _, likes, _, answer = handlers.receive(json.dumps({"nonce": "n", "actions": [action]}), False, "", "")
+        likes, _, answer = handlers.receive(json.dumps({"nonce": "n", "actions": [action]}), "", "")
         return {"likes": likes, **json.loads(answer)}
 
     for file_format in ("PNG", "JPEG", "WEBP"):

@@ -69,6 +69,48 @@ def test_a_like_is_still_there_after_a_reload(browser: Browser, liked: str):
     assert lines(browser) == ["", ""]
 
 
+ENABLED = "return document.querySelector('#fabric_txt2img-checkbox input').checked"
+FIRST_RESTORE_IS_LOST = """
+const ask = window.fetch, now = Date.now;
+let ahead = 0;
+Date.now = () => now() + ahead;
+window.fetch = (...all) => {
+    if (ahead || !String(all[1]?.body).includes('restore')) return ask(...all);
+    ahead = 61000; // so much later the page no longer waits for the answer
+    return new Promise(() => {});
+};
+"""
+
+
+def test_a_late_answer_leaves_the_switch_as_it_is_by_then(browser: Browser, liked: str):
+    browser.open()
+    browser.js(
+        "const ask = window.fetch; window.held = [];"
+        "window.fetch = (...all) => String(all[1]?.body).includes('restore')"
+        " ? new Promise((go) => held.push(go)).then(() => ask(...all)) : ask(...all);"
+        "fabricPage.send(fabricPage.tabs.txt2img, {do: 'restore', list: 'likes', images: arguments[0]});",
+        liked,
+    )
+    browser.until("return held.length === 1")
+    browser.js("document.querySelector('#fabric_txt2img-checkbox input').click()")
+    browser.until(ENABLED)
+    browser.js("held[0]()")
+    becomes(browser, liked, "")
+    browser.until("return document.querySelectorAll('[data-fabric-tab=txt2img] .steer-fabric-card img').length === 1")
+    assert browser.js(ENABLED)
+
+
+def test_lists_without_an_answer_are_asked_for_again(browser: Browser, liked: str):
+    script = {"source": FIRST_RESTORE_IS_LOST}
+    added = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+    try:
+        browser.open(fresh=False)
+    finally:
+        browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    browser.told("The server did not answer.")
+    becomes(browser, liked, "")
+
+
 def test_only_ids_and_weights_are_kept(browser: Browser, liked: str):
     keep(browser, txt2img=json.dumps({"likes": f"{liked}:0.5", "dislikes": ""}))
     becomes(browser, f"{liked}:0.5", "")
