@@ -1,7 +1,8 @@
 """Write `shapes-cascade` as it ships: `python -m standalone.shapes.release_cascade --from TRAINING_DIR [--out DIR]`.
 
 Two folders in diffusers' layout, in half precision, as IFPipeline and IFSuperResolutionPipeline load them; and the
-model card, with what the parser finds in images that both stages made.
+model card, with what the parser finds in images that both stages made. Without `--from`, the stages that are in the
+folder are measured again, and the card gets the new figures.
 """
 
 from __future__ import annotations
@@ -176,7 +177,6 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
     sizes = {"T5 encoder": cascade.text_encoder(), "stage I": cascade.unet(1), "stage II": cascade.unet(2)}
     parts = ", ".join(f"{name} {millions(module):.1f} M" for name, module in sizes.items())
     world = "; ".join(f"{name}: {', '.join(values)}" for name, values in {**VALUES, "style": STYLES}.items())
-    reached = figures["cascade"]
     lines = [
         "# shapes-cascade",
         "",
@@ -202,21 +202,9 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
         "  `python -m standalone.shapes.release_cascade --from DIR`.",
         "- **Licence:** MIT.",
         "",
-        f"## Found when the prompt names them: attributes {reached['accuracy']:.3f}, style {reached['style']:.3f}",
-        "",
-        f"{count} images; the prompt names all six attributes and a style. Stage I: {STEPS[0]} steps at guidance",
-        f"{GUIDANCE[0]:g}; stage II: {STEPS[1]} steps at guidance {GUIDANCE[1]:g}, noise level {NOISE_LEVEL}.",
-        "*Restyled*: stage I was asked for a photo, stage II for the style. *Stage II alone* enlarges small images",
-        "that were rendered. *Rendered*: no model, the best that can be reached.",
-        "",
-        "| | cascade | restyled | stage I | stage II alone | rendered |",
-        "|---|---|---|---|---|---|",
+        *figures_lines(figures, count),
+        "![loss](loss.png)",
     ]
-    columns = [figures[name] for name in ("cascade", "restyled", "small", "enlarged", "rendered")]
-    for name in (*ATTRIBUTES, "style"):
-        cells = ["" if name == "style" and i == 2 else f"{column[name]:.3f}" for i, column in enumerate(columns)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "![loss](loss.png)"]
     first = read_log(training / "stage1_log.jsonl")
     jumps = [str(b["step"]) for a, b in zip(first, first[1:]) if a.get("noisiest") != b.get("noisiest")]
     if jumps:
@@ -231,19 +219,53 @@ def write_card(figures: dict[str, dict[str, float]], count: int, training: Path,
     loss_curves(training, folder / "loss.png")
 
 
+def figures_lines(figures: dict[str, dict[str, float]], count: int) -> list[str]:
+    """The card's section of what was measured."""
+    reached = figures["cascade"]
+    lines = [
+        f"## Found when the prompt names them: attributes {reached['accuracy']:.3f}, style {reached['style']:.3f}",
+        "",
+        f"{count} images; the prompt names all six attributes and a style. Stage I: {STEPS[0]} steps at guidance",
+        f"{GUIDANCE[0]:g}; stage II: {STEPS[1]} steps at guidance {GUIDANCE[1]:g}, noise level {NOISE_LEVEL}.",
+        "*Restyled*: stage I was asked for a photo, stage II for the style. *Stage II alone* enlarges small images",
+        "that were rendered. *Rendered*: no model, the best that can be reached.",
+        "",
+        "| | cascade | restyled | stage I | stage II alone | rendered |",
+        "|---|---|---|---|---|---|",
+    ]
+    columns = [figures[name] for name in ("cascade", "restyled", "small", "enlarged", "rendered")]
+    for name in (*ATTRIBUTES, "style"):
+        cells = ["" if name == "style" and i == 2 else f"{column[name]:.3f}" for i, column in enumerate(columns)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def renew_card(figures: dict[str, dict[str, float]], count: int, folder: Path) -> None:
+    """Put new figures into a card that is there."""
+    card = folder / "README.md"
+    lines = card.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("## Found"))
+    end = lines.index("![loss](loss.png)")
+    card.write_text("\n".join([*lines[:start], *figures_lines(figures, count), *lines[end:]]) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Write, measure and describe."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--from", dest="training", type=Path, required=True)
+    parser.add_argument("--from", dest="training", type=Path)
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--images", type=int, default=200)
     options = parser.parse_args()
-    export(options.training, options.out)
+    if options.training:
+        export(options.training, options.out)
     from benchmarks.harness.studio import sheet
 
     figures, examples = measure(options.out, options.images)
     sheet(examples, STYLES, scale=1).save(options.out / "samples.png")
-    write_card(figures, options.images, options.training, options.out)
+    if options.training:
+        write_card(figures, options.images, options.training, options.out)
+    else:
+        renew_card(figures, options.images, options.out)
     print(json.dumps(figures, indent=1))
 
 

@@ -13,7 +13,7 @@ from transformers import T5TokenizerFast
 from standalone.shapes import cascade, release_cascade, train_cascade
 from standalone.shapes.styles import STYLES, styled_caption
 from standalone.shapes.train_cascade import Loss, Stock, Trainer
-from standalone.shapes.world import random_named, random_scene
+from standalone.shapes.world import ATTRIBUTES, random_named, random_scene
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +99,17 @@ def test_the_losses_are_least_where_everything_is_right() -> None:
     bounds = [float(bound) for _, bound in losses]
     assert bounds[0] == pytest.approx(0, abs=1e-5)
     assert bounds[0] < bounds[1] < bounds[2]
+
+
+def test_a_card_gets_new_figures_and_keeps_the_rest(tmp_path: Path) -> None:
+    names = (*ATTRIBUTES, "style", "accuracy")
+    figures = {part: dict.fromkeys(names, 0.125) for part in ("cascade", "restyled", "small", "enlarged", "rendered")}
+    before = (release_cascade.FOLDER / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(before, encoding="utf-8")
+    release_cascade.renew_card(figures, 7, tmp_path)
+    after = (tmp_path / "README.md").read_text(encoding="utf-8")
+    (start, _, rest), (start2, found, rest2) = before.partition("## Found"), after.partition("## Found")
+    assert (start, rest.partition("![loss]")[2]) == (start2, rest2.partition("![loss]")[2])
+    assert "attributes 0.125, style 0.125" in rest2
+    assert "7 images;" in rest2
+    assert "0.9" not in found + rest2.partition("![loss]")[0]
