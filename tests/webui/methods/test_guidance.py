@@ -13,6 +13,8 @@ from tests.webui.server import REPO, WebUI
 
 TITLE = "Guidance"
 MIMIC: JSON = {"method": "mimic scale", "highest_sigma": 0, "lowest_sigma": 0, "mimic_scale": 3}
+PAG: JSON = {"perturbation_scale": 3}
+SEG: JSON = {"perturbation_scale": 3, "perturbation": "SEG"}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("no_error_is_logged"),
@@ -57,8 +59,8 @@ def test_every_method_gives_an_image_of_its_own(with_pack: WebUI, runs: Runs) ->
         {},
         {"rescale": 0.7},
         {"outside_scale": 1},
-        {"perturbation_scale": 3},
-        {"perturbation_scale": 3, "perturbation": "SEG"},
+        PAG,
+        SEG,
         *({"method": method} for method in ("APG", "CFG-Zero*", "MaHiRo", "off")),
         {"method": "APG", "apg_momentum": -0.5},
         MIMIC,
@@ -78,7 +80,7 @@ def test_cfg_scale_1_is_an_ordinary_job(with_pack: WebUI, runs: Runs) -> None:
 
 
 @CASE
-@pytest.mark.parametrize("settings", [{"perturbation_scale": 3}, {"outside_scale": 1}], ids=["PAG", "interval to 1"])
+@pytest.mark.parametrize("settings", [PAG, SEG, {"outside_scale": 1}], ids=["PAG", "SEG", "interval to 1"])
 def test_rows_of_its_own_choice_give_a_repeatable_image(
     with_pack: WebUI, runs: Runs, case: JSON, settings: JSON
 ) -> None:
@@ -96,11 +98,12 @@ def test_rows_that_are_left_out_outside_the_interval_change_nothing(with_pack: W
         assert np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean() < 1
 
 
-def test_at_cfg_scale_1_pag_acts(with_pack: WebUI, runs: Runs) -> None:
+@pytest.mark.parametrize(("name", "settings"), [("PAG", PAG), ("SEG", SEG)], ids=["PAG", "SEG"])
+def test_at_cfg_scale_1_a_perturbation_acts(with_pack: WebUI, runs: Runs, name: str, settings: JSON) -> None:
     case = CASES["CFG scale 1"]
-    made = runs.first(with_pack, on(case, perturbation_scale=3))
+    made = runs.first(with_pack, on(case, **settings))
     assert made.pixels != runs.first(with_pack, case).pixels
-    assert all(f"{TITLE} perturbation: PAG" in text for text in made.infotexts)
+    assert all(f"{TITLE} perturbation: {name}" in text for text in made.infotexts)
 
 
 def test_together_with_fabric_both_act(with_pack: WebUI, runs: Runs) -> None:
