@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lib_methods.safetensors import read_tensors, write_tensors
 
-VERSION = 1  # part of the folder's name: raise it when the weights change
+VERSION = 2  # part of the folder's name: raise it when the files change
 KINDS: dict[str, dict[str, Any]] = {
     "sd1": {"in_channels": 4},
     "sd1-edit": {"in_channels": 8},  # as InstructPix2Pix
@@ -133,6 +133,8 @@ def _write(target: Path, in_channels: int = 4, is_xl: bool = False) -> None:
                 "params": {"num_attention_heads": 12},
             },
         }
+        if in_channels == 9:
+            params["finetune_keys"] = None  # otherwise it must be told from which checkpoint to start
         told = {"model": {"target": model, "params": params}}  # to AUTOMATIC1111's WebUI; the forks do not read it
         target.with_suffix(".yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
     halves = {key: value.half().contiguous() for key, value in state.items() if value.is_floating_point()}

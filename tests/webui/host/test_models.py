@@ -37,6 +37,8 @@ METHODS: dict[str, tuple[Callable[[JSON], JSON], str]] = {
     "FABRIC": (liked, "FABRIC likes"),
     "Guidance": (on, "Guidance skimming scale: 3"),
 }
+# with text encoders of the published size, hundreds of sentences take minutes
+EDIT: JSON = {"inversion": "direct", "direction_from": "caption"}
 KEYS = {
     "FABRIC": "fabric",
     "Guidance": "guidance",
@@ -72,6 +74,8 @@ def plain(other: Installation, tmp_path_factory: pytest.TempPathFactory) -> Plai
                 images[name] = generate(server, CASES[name]).pixels
             except ApiError as error:
                 images[name] = error
+    failures = {name: str(answer) for name, answer in images.items() if isinstance(answer, ApiError)}
+    assert len(failures) < len(CHOSEN), f"the WebUI generates nothing with {other.checkpoint.name}: {failures}"
     return images
 
 
@@ -111,15 +115,15 @@ def test_an_edit_acts_and_repeats_and_strength_0_leaves_the_image(
     except ApiError as error:
         pytest.skip(f"the WebUI itself cannot do this with this model: {error}")
     before = len(model.log())
-    edit = generate(model, edited(job, inversion="direct"))
-    still = generate(model, edited(job, inversion="direct", strength=0))
+    edit = generate(model, edited(job, **EDIT))
+    still = generate(model, edited(job, **EDIT, strength=0))
     assert model.errors(before) == []
     for answer in (edit, still):
         assert "pix2pix-zero source: green" in answer.infotexts[0] and "error" not in answer.infotexts[0]
     source = panels(still.images[1])[0]  # the image that the edit starts from, in txt2img what the prompt gives
     near, far = (psnr(answer.images[0], source) for answer in (still, edit))
     assert near > 35 and far < near and edit.pixels[0] != still.pixels[0]
-    assert generate(model, edited(job, inversion="direct")).pixels == edit.pixels
+    assert generate(model, edited(job, **EDIT)).pixels == edit.pixels
     assert generate(model, job).pixels == off.pixels
 
 
