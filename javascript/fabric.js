@@ -1,8 +1,8 @@
 /*
  * FABRIC in the browser: the two lists of feedback images, and how images get onto them.
  *
- * `fabricPage` is for the other files: fabric_marks.js puts 👍 and 👎 on images, fabric_memory.js restores the lists after a reload.
- * Hosts load the three in this order.
+ * `fabricPage` is for the other files: fabric_marks.js puts 👍 and 👎 on images, fabric_memory.js restores the lists after a reload and
+ * shares them between the tabs, fabric_tray.js has a tray below the gallery. Hosts load the four in this order.
  *
  * The browser reads an image's bytes itself and sends them through a hidden textbox (see lib_methods/fabric/inbox.py); it never
  * names a file. Messages go one after the other, each with a nonce that the answer repeats, so that quick clicks are not lost.

@@ -75,6 +75,7 @@ class FabricScript(MethodScript, scripts.Script):
         widgets.add("strength")
         widgets.add("start", "end")
         widgets.add("consistent_batch")
+        once = page.add_compare(widgets)
         presets = page.add_presets(widgets, handlers)
         with widgets.accordion("More"):
             widgets.add("negative_weight", "min_strength")
@@ -83,7 +84,7 @@ class FabricScript(MethodScript, scripts.Script):
             widgets.add("colour_correction", "adain")
             widgets.add("hires", "hires_strength", visible=not self.is_img2img)
             widgets.add("cache_limit_mb", "seed")
-        page.connect(widgets, handlers, status, presets)
+        page.connect(widgets, handlers, status, presets, once, self.tab())
 
 
 def tell_of_foreign_images(text: str, fields: dict[str, Any]) -> None:

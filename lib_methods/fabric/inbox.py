@@ -43,7 +43,7 @@ def answer_message(
     """Do what a message of the browser asks.
 
     Args:
-        message: JSON `{"nonce": text, "actions": [{"do": "add" | "remove" | "weight" | "clear" | "restore",
+        message: JSON `{"nonce": text, "actions": [{"do": "add" | "remove" | "weight" | "clear" | "restore" | "replace",
             "list": "likes" | "dislikes", "image": data URL or hash, "id": hash, "weight": number, "images": line of
             `feedback.format_images`}]}`; which of the last four depends on the action. `"from": "page"` says that the
             image to add is one that the page shows, not a file of the user's: then grids are refused.
@@ -92,11 +92,14 @@ def _act(
     if kind == "clear":
         lists[name] = ()
         return None
-    if kind == "restore":
+    if kind in ("restore", "replace"):
         line = action.get("images")
         if not isinstance(line, str):
             raise SettingsError(NOT_UNDERSTOOD)
         named: dict[str, Any] = {name: parse_images(line, name, None)}
+        if kind == "replace":
+            lists |= named
+            return None
         found, dropped = FabricSettings(**named).without_missing(store, skip=True)
         restored: tuple[FeedbackImage, ...] = getattr(found, name)
         kept = {image.image_id: image for image in (*restored, *images)}

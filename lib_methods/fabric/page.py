@@ -188,14 +188,23 @@ def add_presets(widgets: Widgets, handlers: PageHandlers) -> tuple[Any, ...]:
         return preset, *(gr.Button(text, size="sm", min_width=60) for text in ("Load", "Save", "Delete"))
 
 
-def connect(widgets: Widgets, handlers: PageHandlers, status: Any, presets: tuple[Any, ...]) -> None:
-    """Let messages and presets change the controls, all of which are there."""
+def add_compare(widgets: Widgets) -> Any:
+    """The button that generates once with and without the feedback images."""
+    return gr.Button("Compare with and without", size="sm", elem_id=f"{widgets.elem_id}_compare_once")
+
+
+def connect(
+    widgets: Widgets, handlers: PageHandlers, status: Any, presets: tuple[Any, ...], once: Any, tab: str
+) -> None:
+    """Let messages, presets and the button of `add_compare` change the controls, all of which are there."""
     controls, (preset, load, save, delete) = widgets.controls(), presets
     lists = [widgets[name] for name in ("likes", "dislikes")]
     # not "input": gradio 6 raises that at key strokes only
     listen(widgets["inbox"].change, handlers.receive, [widgets["inbox"], *lists], [*lists, widgets["outbox"]])
-    switch, outbox = widgets["enabled"], widgets["outbox"]
+    switch, outbox, compare = widgets["enabled"], widgets["outbox"], widgets["compare"]
     in_browser(outbox.change, SWITCH_ON, [outbox, switch], [switch])
+    in_browser(once.click, "() => [true, true]", [], [switch, compare])
+    in_browser(compare.change, f"(on) => on && fabricPage.generateOnce('{tab}')", [compare], [compare])
     levels, strength = widgets["reference_levels"], widgets["strength"]
     listen(levels.input, handlers.suggest_strength, [levels, strength], [strength])
     listen(load.click, handlers.load_preset, [preset, *controls], [*controls, status])

@@ -118,6 +118,11 @@ class FabricSettings(Span):
         about="the images of one batch share the style of its first image, with likes or without. Needs a batch size "
         "above 1",
     )  # fmt: skip
+    compare: bool = checkbox(
+        False, "Compare", key=None, kept=False,
+        about="makes every batch twice from the same seeds: without FABRIC, then with it. The buttons *Compare* on the "
+        "page do it once",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)

@@ -60,7 +60,8 @@ class JobSampling:
     @property
     def batch(self) -> tuple[int, int]:
         size = int(self.p.batch_size) if self.latent is None else len(self.latent)
-        return int(getattr(self.p, "iteration", 0)) * int(self.p.batch_size), size
+        number = int(getattr(self.p, "iteration", 0)) // (2 if getattr(self.p, "steer_compared", False) else 1)
+        return number * int(self.p.batch_size), size
 
     @property
     def alphas_cumprod(self) -> Tensor:

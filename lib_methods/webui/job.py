@@ -52,8 +52,22 @@ class MethodJobs:
         if self.undo is not None and self.settings_of(p) is not None:
             self.undo(p)
         setattr(p, f"{self.name}_settings", None)
+        setattr(p, f"{self.name}_paused", None)
         setattr(p, f"{self.name}_parts", [])
         self._unlist(p)
+
+    def pause(self, p: Any) -> None:
+        """The next batch goes without the method."""
+        if (settings := self.settings_of(p)) is not None:
+            setattr(p, f"{self.name}_paused", settings)
+            setattr(p, f"{self.name}_settings", None)
+            self._unlist(p)
+
+    def resume(self, p: Any) -> None:
+        """The next batch has the method again."""
+        if (settings := getattr(p, f"{self.name}_paused", None)) is not None:
+            setattr(p, f"{self.name}_paused", None)
+            setattr(p, f"{self.name}_settings", settings)
 
     def _unlist(self, p: Any) -> None:
         for key in (*self.keys, self.error_key, *getattr(p, f"{self.name}_infotext", ())):

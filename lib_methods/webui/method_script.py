@@ -13,6 +13,7 @@ import gradio as gr
 
 from lib_methods.checks import SettingsError
 from lib_methods.pictures.store import ImageStore
+from lib_methods.webui import compare
 from lib_methods.webui.api_guard import guard_method, namesake, own_title
 from lib_methods.webui.controls import Control
 from lib_methods.webui.gradio_compat import TAB_BOXES, follow, hidden_row, recheck, tab_image, unsaved
@@ -273,6 +274,7 @@ class MethodScript:
     # A job
 
     def before_process(self, p: Any, *args: Any) -> None:
+        compare.undouble(p)
         self.jobs.forget(p)
 
     def process(self, p: Any, *args: Any) -> None:
@@ -285,6 +287,14 @@ class MethodScript:
                 self.jobs.tell(p, self.needs_unet(transformer))
             else:
                 self.begin(p, settings)
+                if getattr(settings, "compare", False) and self.jobs.settings_of(p) and not self.jobs.axes(p):
+                    compare.double(p)
+
+    def process_batch(self, p: Any, *args: Any, batch_number: int = 0, **kwargs: Any) -> None:
+        if compare.is_without(p, batch_number) and getattr(self.jobs.settings_of(p), "compare", False):
+            self.jobs.pause(p)
+        else:
+            self.jobs.resume(p)
 
     @staticmethod
     def _transformer(p: Any) -> str:

@@ -95,6 +95,7 @@ def test_two_pages_know_nothing_of_each_other(tmp_path: Path) -> None:
         ({"do": "restore", "list": "likes", "images": data_url(noisy(1))}, "by its hash"),
         ({"do": "restore", "list": "likes", "images": "a" * 64 + ":9"}, "weight"),
         ({"do": "restore", "list": "likes", "images": " ".join(f"{n:064x}" for n in range(99))}, "at most"),
+        ({"do": "replace", "list": "likes", "images": "../../etc/passwd"}, "by its hash"),
         ({"do": "fly", "list": "likes", "id": "a" * 64}, "invalid message"),
     ],
 )
@@ -114,6 +115,14 @@ def test_a_kept_list_comes_back_without_switching_fabric_on(page: Page) -> None:
     assert not page.answer["added"]
     assert (page.likes, page.dislikes) == ("", f"{one}:0.5 {two}")
     assert page.answer["note"] == ""
+
+
+def test_a_list_is_replaced_as_it_is(page: Page) -> None:
+    one, gone = page.store.add(noisy()), "a" * 64
+    page.send(do="add", list="dislikes", image=data_url(noisy(2)))
+    for line in (f"{one}:0.5 {gone}", "", one):
+        page.send(do="replace", list="dislikes", images=line)
+        assert (page.dislikes, page.answer["note"], page.answer["added"]) == (line, "", False)
 
 
 def test_a_kept_picture_that_is_gone_is_left_out_and_told(page: Page) -> None:

@@ -229,7 +229,7 @@ def test_the_controls_are_the_request_in_order_with_its_defaults(
     instance = script.FabricScript()
     for named in jobs.first_values(instance, is_img2img, CONTROLS.names):
         assert named == {"enabled": False, **CONTROLS.values(FabricSettings())}
-    assert [key for _, key in instance.infotext_fields] == ["FABRIC", *CONTROLS.keys.values()]
+    assert [key for _, key in instance.infotext_fields] == ["FABRIC", *CONTROLS.keys.values(), "FABRIC compare"]
 
 
 def line(script: ModuleType, steps: Any = 20, enabled: bool = True, **changed: Any) -> str:

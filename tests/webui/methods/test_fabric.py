@@ -132,6 +132,16 @@ def test_a_consistent_batch_follows_its_first_image(with_pack: WebUI, runs: Runs
     assert "FABRIC consistent batch: on" in on.infotexts[0]
 
 
+@pytest.mark.parametrize("case", [BASE, CASES["Hires.fix"], CASES["img2img"]], ids=["txt2img", "Hires.fix", "img2img"])
+def test_compare_gives_the_images_without_and_with(with_pack: WebUI, runs: Runs, case: JSON) -> None:
+    wanted = with_fabric(case, likes=feedback("red"))
+    off, on = runs.first(with_pack, case), runs.first(with_pack, wanted)
+    both = generate(with_pack, with_fabric(case, likes=feedback("red"), compare=True))
+    first = len(both.pixels) - len(off.pixels) - len(on.pixels)  # a grid stands before them
+    assert both.pixels[first:] == off.pixels + on.pixels
+    assert ["FABRIC likes" in text for text in both.infotexts[first:]] == [False, True]
+
+
 @pytest.mark.parametrize("case", [BASE, CASES["Hires.fix"]], ids=["txt2img", "Hires.fix"])
 def test_the_infotext_alone_gives_the_image_again(with_pack: WebUI, runs: Runs, case: JSON) -> None:
     """As pasting it into the page does: every control comes back, the images by their hash."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -108,6 +109,27 @@ def test_like_generate_again_and_see_the_effect(page: WebDriver, with_pack: WebU
     assert with_pack.errors(before) == []
 
 
+def test_compare_below_the_gallery_generates_without_and_with_the_likes(page: WebDriver, with_pack: WebUI) -> None:
+    before = len(with_pack.log())
+    generate(page)
+    press(page, "likes", "#txt2img_gallery")
+    wait(page, lambda: value_of(page, LIST.format("likes")))
+    tray = "[data-fabric-tray=txt2img]"
+    wait(page, lambda: page.execute_script(f"return !!document.querySelector('{tray} .steer-fabric-thumb')"))
+    shown = source(page)
+    page.execute_script(f"document.querySelector('{tray} .steer-fabric-compare').click()")
+    wait(page, lambda: source(page) not in ("", shown))
+    info = "#generation_info_txt2img :is(textarea, input)"
+    wait(page, lambda: len(json.loads(value_of(page, info))["infotexts"]) > 1)
+    made = json.loads(value_of(page, info))
+    assert len(set(made["all_seeds"])) == 1
+    texts = made["infotexts"][made["index_of_first_image"] :]
+    assert ["FABRIC likes" in text for text in texts] == [False, True]
+    wait(page, lambda: not page.execute_script("return document.querySelector('#fabric_txt2img_compare input').checked"))
+    assert "FABRIC likes" in generate(page)
+    assert with_pack.errors(before) == []
+
+
 def test_a_sampler_that_a_method_cannot_work_with_is_named_before_the_job(page: WebDriver) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -137,7 +159,7 @@ def test_both_lists_outlive_a_reload_and_a_picture_that_is_gone_is_told(page: We
         page, lambda: (value_of(page, LIST.format("likes")), value_of(page, LIST.format("dislikes"))) == (first, second)
     )
     wait(page, lambda: "Switched off (1 like, 1 dislike" in text_of(page, "#fabric_txt2img_status"))
-    assert value_of(page, "#fabric_img2img_likes :is(textarea, input)") == ""
+    wait(page, lambda: value_of(page, "#fabric_img2img_likes :is(textarea, input)") == first)  # shared
     next(with_pack.data.rglob(f"{second}.png")).unlink()
     open_page(page, with_pack.client.url)
     wait(page, lambda: value_of(page, LIST.format("likes")) == first)
