@@ -125,7 +125,8 @@ def test_compare_below_the_gallery_generates_without_and_with_the_likes(page: We
     assert len(set(made["all_seeds"])) == 1
     texts = made["infotexts"][made["index_of_first_image"] :]
     assert ["FABRIC likes" in text for text in texts] == [False, True]
-    wait(page, lambda: not page.execute_script("return document.querySelector('#fabric_txt2img_compare input').checked"))
+    spent = "return !document.querySelector('#fabric_txt2img_compare input').checked"
+    wait(page, lambda: page.execute_script(spent))
     assert "FABRIC likes" in generate(page)
     assert with_pack.errors(before) == []
 
