@@ -32,7 +32,7 @@ from .layout import build_page, theme
 from .results import clean_scratch
 
 STATIC = Path(__file__).resolve().parent / "static"
-OWN = ("host.js", "progress.js", "memory.js", "lightbox.js", "page.css")
+OWN = ("host.js", "progress.js", "memory.js", "lightbox.js", "prompt_keys.js", "page.css")
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
 
 
