@@ -20,6 +20,7 @@ from tests.webui.client import JSON, ApiError
 from tests.webui.edits import IMG2IMG, SHORT, TXT2IMG, edited, panels, psnr
 from tests.webui.hosts import FORGE, NEO
 from tests.webui.jobs import BASE, CASES, Runs, feedback, generate, with_fabric
+from tests.webui.methods.test_dreambooth import ROUTES, drawn, train
 from tests.webui.methods.test_fabric import liked
 from tests.webui.methods.test_guidance import on
 from tests.webui.methods.test_page import text_of, wait
@@ -125,6 +126,23 @@ def test_an_edit_acts_and_repeats_and_strength_0_leaves_the_image(
     assert near > 35 and far < near and edit.pixels[0] != still.pixels[0]
     assert generate(model, edited(job, **EDIT)).pixels == edit.pixels
     assert generate(model, job).pixels == off.pixels
+
+
+def test_a_lora_is_trained_on_it_and_changes_the_image(model: WebUI) -> None:
+    if not model.installation.checkpoint.stem.startswith("sdxl"):
+        pytest.skip("test_dreambooth.py trains on SD1")
+    before = len(model.log())
+    plain = drawn(model, "a ohwx dog")
+    status = train(model, name="rex")
+    assert (status["training"]["error"], status["training"]["status"], len(status["losses"])) == ("", "done", 4)
+    usage = model.client.post(f"{ROUTES}/use")
+    assert usage == {"prompt": "a ohwx dog <lora:rex:1>", "checkpoint": ""}
+    changed = drawn(model, str(usage["prompt"]))
+    assert "rex" in changed.infotexts[0] and changed.pixels != plain.pixels
+    assert drawn(model, "a ohwx dog").pixels == plain.pixels
+    assert model.errors(before) == []
+    log = model.log()[before:]
+    assert "not found" not in log and "unmatched" not in log.lower(), "every one of its weights has its place"
 
 
 @pytest.fixture(scope="module")
