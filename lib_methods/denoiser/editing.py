@@ -21,11 +21,18 @@ class Conditioning:
     """What the UNet is conditioned on.
 
     context: the prompts' hidden states, (N, tokens, dim), tokens a multiple of 77. vector: SDXL's pooled text and
-    sizes, (N, dim); None for other models.
+    sizes, (N, dim); None for other models. image: what an inpainting model sees beside the latents, its mask and the
+    latents of the masked image, (N, 5, h, w); None to have it paint everything.
     """
 
     context: Tensor
     vector: Tensor | None = None
+    image: Tensor | None = None
+
+    def rows(self, places: Sequence[int]) -> Conditioning:
+        """The same for some of the N, in the order given."""
+        vector, image = (None if part is None else part[list(places)] for part in (self.vector, self.image))
+        return Conditioning(self.context[list(places)], vector, image)
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,10 @@ class Editing(Protocol):
 
         The same for samplers in sigma space; the others end in their own scale: `latents * sqrt(1 + sigmas[-1]^2)`.
         """
+
+    def own_image(self) -> Tensor | None:
+        """What the host shows an inpainting model beside the latents of this pass's images, see `Conditioning.image`;
+        None for other models, and where there is no image."""
 
     def embed(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         """Texts as the host embeds a prompt: emphasis, clip skip, any number of chunks of 77 tokens, both text encoders

@@ -140,6 +140,9 @@ class BareSampling:
     def at_end(self, latents: Tensor) -> Tensor:
         return latents
 
+    def own_image(self) -> Tensor | None:
+        return None
+
     def embed(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         tokens, width = 77, self.empty.shape[2]
         seeds = [zlib.crc32(text.encode()) for text in texts]

@@ -168,6 +168,10 @@ class JobSampling:
         channels = input_channels(self.unet)
         return 0 if channels is None else channels - LATENT_CHANNELS
 
+    def beside(self, count: int, like: Tensor, image: Tensor | None) -> Tensor:
+        """What goes beside latents: `image`, for all rows or one for each, or without it `no_picture`."""
+        return self.no_picture(count, like) if image is None else image.to(like).expand(count, -1, -1, -1)
+
     def no_picture(self, count: int, like: Tensor) -> Tensor:
         """What goes beside latents without an image: nothing; for inpainting "repaint all of it"; for ip2p zeros."""
         height, width = like.shape[2:]

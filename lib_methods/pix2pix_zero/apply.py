@@ -203,6 +203,7 @@ def attach(
     trajectory, uncond, noise = None, None, None
     if own is not None:
         try:
+            cond = replace(cond, image=editing.own_image())
             trajectory = _inverted(sampling, settings, own, cond, words.captions, seed, progress, cache)
         except InversionError as error:
             raise Unsupported(str(error)) from error
@@ -254,15 +255,15 @@ def _inverted(
     else:
         how = InversionSettings(settings.inversion, settings.refinements, settings.regularisation, seed % 2**32)
     latents = editing.at_end(own).float()
-    distinct: dict[tuple[str, bytes], int] = {}
+    distinct: dict[Hashable, int] = {}
     rows = []
     for index, caption in enumerate(captions):
-        name = (caption, latents[index].cpu().numpy().tobytes())
+        name = (caption, *(tensor_hash(part[index]) for part in (latents, cond.image) if part is not None))
         rows.append(distinct.setdefault(name, index))
     chosen = sorted(set(rows))
-    few = Conditioning(cond.context[chosen], None if cond.vector is None else cond.vector[chosen])
+    few = cond.rows(chosen)
     # as embedded, not as written: settings of the host, embeddings and the padding by longer prompts count
-    told = " ".join(tensor_hash(part) for part in (few.context, few.vector) if part is not None)
+    told = " ".join(tensor_hash(part) for part in (few.context, few.vector, few.image) if part is not None)
     key = inversion_key(latents[chosen], sampling.model_key(), told, editing.sigmas, how)
     kept = cache.get(key)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from lib_methods.attention import differentiable
@@ -79,6 +81,29 @@ def test_predictions_are_those_of_the_host(start_host: Start, checkpoints: Check
             if edits:
                 found, foretold = found[2:], foretold[1:]
             assert spread(foretold, found) < 1e-5
+
+
+def test_predictions_for_an_inpainting_model_see_the_jobs_mask_and_image(
+    start_host: Start, checkpoints: Checkpoints
+) -> None:
+    from modules import script_callbacks
+
+    host = start_host(checkpoints("sd1", in_channels=9), extension_dirs=[])
+    answers: list[Tensor] = []
+    script_callbacks.on_cfg_denoised(lambda params: answers.append(params.x.clone()))
+    makers: list[Foreteller] = []
+
+    def script(sampling: Sampling) -> None:
+        makers.append(Foreteller(sampling, [LONG, "grey"]))
+        makers[0].conds = [replace(cond, image=editing_of(sampling).own_image()) for cond in makers[0].conds]
+        editing_of(sampling).add_editor(makers[0])
+
+    half = Image.new("L", (64, 64))
+    half.paste(255, (32, 0, 64, 64))
+    latents(host, job("img2img", "Euler", prompt=LONG, mask=half, mask_blur=0), script)
+    (maker,) = makers
+    assert len(maker.foretold) == len(answers) > 0
+    assert all(spread(foretold, rows) < 1e-5 for foretold, rows in zip(maker.foretold, answers))
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])

@@ -161,14 +161,16 @@ class Seam:
                 call.paused = False
 
 
-def inner_arguments(job: JobSampling, text: Any, count: int, like: Tensor) -> dict[str, Any]:
-    """What the host's inner model gets besides latents and level: `text`, a tensor or SDXL's dict of them, for all
-    rows or one for each, and no image."""
+def inner_arguments(
+    job: JobSampling, text: Any, count: int, like: Tensor, image: Tensor | None = None
+) -> dict[str, Any]:
+    """What the host's inner model gets besides latents and level: `text`, a tensor or SDXL's dict of them, and `image`,
+    see `Conditioning`, for all rows or one for each."""
     key = getattr(job.p.sd_model.model, "conditioning_key", None)
     if key == "crossattn-adm":
         channels = 2 * job.p.sd_model.noise_augmentor.time_embed.dim
         return {"c_crossattn": [_repeat(text, count)], "c_adm": like.new_zeros(count, channels)}
-    concat = {"c_concat": [job.no_picture(count, like)]}
+    concat = {"c_concat": [job.beside(count, like, image)]}
     if isinstance(text, dict):
         return {**{name: _repeat(value, count) for name, value in text.items()}, **concat}
     return {"c_crossattn": [_repeat(text, count)], **concat}

@@ -125,6 +125,15 @@ class A1111Editing:
     def own_latent(self) -> Tensor | None:
         return None if self._from_noise or self._latent is None else self._latent.detach().float().clone()
 
+    def own_image(self) -> Tensor | None:
+        given, latent = getattr(self.p, "image_conditioning", None), self.own_latent()
+        if latent is None or not isinstance(given, Tensor):
+            return None
+        if given.shape != (len(latent), self.job.extra_channels(), *latent.shape[2:]):
+            return None  # models that see no image are given a placeholder
+        with torch.inference_mode(False):  # it may be part of a graph
+            return given.detach().to(latent, copy=True)
+
     def start_latent(self) -> Tensor:
         given = self._edits.start
         if given is not None:
@@ -184,7 +193,7 @@ class A1111Editing:
         if cond.vector is not None:
             given = {"crossattn": given, "vector": cond.vector.to(x.device)}
         denoiser, count = self.seam.denoiser, len(x)
-        arguments = inner_arguments(self.job, given, count, x)
+        arguments = inner_arguments(self.job, given, count, x, cond.image)
         if getattr(denoiser, "alphas", None) is None:
             return denoiser.inner_model(x, x.new_full((count,), sigma), cond=arguments)
         timestep, scale = self._edits.levels.timestep(sigma), (1 + sigma**2) ** -0.5

@@ -66,7 +66,7 @@ class ForgeEditing(A1111Editing):
         if cond.vector is not None:
             told["y"] = cond.vector.to(x.device).expand(count, -1)
         if self.job.extra_channels() > 0:
-            told["c_concat"] = self.job.no_picture(count, x)
+            told["c_concat"] = self.job.beside(count, x, cond.image)
         options = dict(self.job.patcher.model_options.get("transformer_options", {}))
         level = torch.full((count,), sigma, dtype=torch.float32, device=x.device)
         denoised: Tensor = self.job.patcher.model.apply_model(x, level, transformer_options=options, **told)

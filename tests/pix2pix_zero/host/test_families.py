@@ -14,9 +14,10 @@ from lib_methods.denoiser import Sampling, editing_of
 from lib_methods.pix2pix_zero import apply
 from lib_methods.pix2pix_zero.directions import Direction
 from lib_methods.pix2pix_zero.settings import CONTROLS
+from tests.fabric.small_model import picture
 from tests.hosts.seam import acting, spread
 from tests.pix2pix_zero.bare import leftovers
-from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, edit, left, speak_up
+from tests.pix2pix_zero.jobs import IMG2IMG, TXT2IMG, drawn, edit, left, own_latent, speak_up
 from tests.shared.jobs import REPO, same
 from tests.standalone import loras
 from tests.standalone.conftest import Running
@@ -45,6 +46,21 @@ def test_every_family(
         assert spread(moved, still) > 1e-2
     made = host.generate(script_args=edit(structure=0.1, show=True), batch_size=2, **TXT2IMG)
     assert CONTROLS.error_key not in made.infotexts[0]
+    assert left() == []
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_an_inpainting_model_is_inverted_with_the_image_that_the_host_shows_it(
+    start_host: Callable[..., Running], checkpoints: Callable[..., Path], sampler: str
+) -> None:
+    host = start_host(checkpoints("sd1", in_channels=9, levels=1), extension_dirs=[REPO])
+    speak_up()
+    job = {**IMG2IMG, "init_images": [picture(7), picture(8)], "batch_size": 2, "sampler_name": sampler}
+    apply.CACHE.clear()
+    for weight in (0.0, 0.0, 0.5):  # the second time with the inversion that was kept
+        job["override_settings"] = {"inpainting_mask_weight": weight}
+        assert spread(drawn(host, job, strength=0, inversion="direct"), own_latent(host, job)) < 5e-4
+    assert len(apply.CACHE) == 2
     assert left() == []
 
 
