@@ -282,6 +282,12 @@ onUiLoaded(() => {
     }
 });
 
+// -- names for screen readers
+
+onAfterUiUpdate(() => {
+    for (const empty of document.querySelectorAll('.empty[aria-label]:not([role])')) empty.setAttribute('role', 'img'); // gradio's gallery
+});
+
 // -- titles of the small buttons
 
 const buttonTitles = {
