@@ -22,6 +22,20 @@ def _no_stub_files() -> Iterator[None]:
         component_meta.create_or_modify_pyi = original
 
 
+def _without_tooltip(cls: Any, *args: Any, tooltip: Any = None, **kwargs: Any) -> Any:
+    return type.__call__(cls, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def webui_arguments() -> Iterator[None]:
+    """Within the block, gradio's components take `tooltip`, too, which the WebUI adds to them; it is not shown."""
+    component_meta.ComponentMeta.__call__ = _without_tooltip
+    try:
+        yield
+    finally:
+        del component_meta.ComponentMeta.__call__
+
+
 def _takes_what(base: type) -> Callable[[Any], Any]:
     """Decorates a constructor that takes anything. gradio reads a component's properties from the signature of its
     constructor, so it must look like that of the component it is derived from."""

@@ -120,7 +120,8 @@ def start(
     """Starts the host, or returns the running one when it was started with the same folders and checkpoint.
 
     `data_dir` keeps settings and whatever scripts keep, `output_dir` (its subfolder `outputs`) the images.
-    `extension_dirs` are the folders whose `scripts/` are loaded, this repository by default. `device` and `dtype` None:
+    `extension_dirs` are the folders whose `scripts/` are loaded, by default this repository and what is in `extensions`
+    of `data_dir`. `device` and `dtype` None:
     the GPU in half precision if there is one, else the CPU in single precision. `progress` gets lines of text.
     `as_chosen`: the checkpoint that the settings name is loaded instead of `checkpoint`, where that can be.
     Raises UserError, for a checkpoint that cannot be loaded CheckpointError: one sentence for the user.
@@ -128,7 +129,8 @@ def start(
     global _running
     checkpoint, data_dir = Path(checkpoint).resolve(), Path(data_dir).resolve()
     outputs = Path(output_dir).resolve() if output_dir is not None else data_dir / "outputs"
-    folders = [REPO] if extension_dirs is None else [Path(folder).resolve() for folder in extension_dirs]
+    extension_dirs = [REPO, *paths.installed_extensions(data_dir)] if extension_dirs is None else extension_dirs
+    folders = [Path(folder).resolve() for folder in extension_dirs]
     if _running is not None:
         known = (_running.checkpoint, _running.data_dir, _running.output_dir, _running.extension_dirs)
         if known == (checkpoint, data_dir, outputs, folders):

@@ -101,6 +101,13 @@ def find_extension(filename: str) -> Extension | None:
     return next((extension for extension in extensions if Path(os.path.abspath(extension.path)) in parents), None)
 
 
+def installed_extensions(data_dir: Path) -> list[Path]:
+    """The folders with scripts in `extensions` of the data folder, by name, this repository aside."""
+    own = Path(script_path).resolve().parent
+    found = sorted((data_dir / "extensions").glob("*/"), key=lambda path: path.name.lower())
+    return [path for path in found if (path / "scripts").is_dir() and path.resolve() != own]
+
+
 def use_extensions(folders: list[Path]) -> None:
     """Sets the extensions to `folders`, in their order."""
     extensions.clear()

@@ -10,6 +10,7 @@ import gradio as gr
 
 from standalone.host import errors, shared
 from standalone.host.callbacks import ScriptCallback, add_callback, sort_callbacks
+from standalone.host.components import webui_arguments
 from standalone.host.scripts import script as script_classes
 from standalone.host.scripts.script import AlwaysVisible, OnComponent, Script, ScriptArg, ScriptInfo
 
@@ -105,7 +106,8 @@ class ScriptRunner:
             errors.report(f"Error creating UI for {script.name}: ", exc_info=True)
 
     def create_script_ui_inner(self, script: Script) -> None:
-        controls = wrap_call(script.ui, script.filename, "ui", script.is_img2img)
+        with webui_arguments():
+            controls = wrap_call(script.ui, script.filename, "ui", script.is_img2img)
         script.controls = controls
         if controls is None:
             return

@@ -87,6 +87,17 @@ def options_section(section_identifier: tuple[Any, ...], options_dict: dict[str,
     return options_dict
 
 
+FOR_SCRIPTS: dict[str, Any] = {
+    "img_max_size_mp": 200,
+    "img2img_color_correction": False,
+    "grid_extended_filename": False,
+    "grid_background_color": "#ffffff",
+    "grid_text_active_color": "#000000",
+    "grid_text_inactive_color": "#999999",
+}
+"""Settings of the WebUI that this host does not have and the WebUI's scripts read, with the WebUI's defaults."""
+
+
 class Options:
     """The values, read and written as attributes; unknown names are ordinary attributes."""
 
@@ -118,6 +129,8 @@ class Options:
             return self.data[item]
         if item in self.data_labels:
             return self.data_labels[item].default
+        if item in FOR_SCRIPTS:
+            return FOR_SCRIPTS[item]
         raise AttributeError(f"there is no setting named {item!r}")
 
     def checked(self, key: str, value: Any) -> Any:
