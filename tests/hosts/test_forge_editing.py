@@ -244,6 +244,25 @@ def test_a_sampler_that_hands_the_model_other_latents_is_named(monkeypatch: pyte
         _ = editing_of(Forge(sample_unipc).sampling(monkeypatch)).sigmas
 
 
+def test_an_inpainting_model_is_shown_the_jobs_own_image_and_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    forge, shown = Forge(), []
+    forge.unet.config = {"in_channels": 9}
+    forge.p.init_latent = forge.x
+    with torch.inference_mode():
+        forge.p.image_conditioning = torch.randn(1, 5, 8, 8, generator=torch.Generator().manual_seed(4))
+
+    def apply_model(x: Tensor, t: Tensor, c_concat: Tensor, **_: Any) -> Tensor:
+        shown.append(c_concat)
+        return x
+
+    monkeypatch.setattr(forge.p.sd_model.forge_objects.unet.model, "apply_model", apply_model)
+    editing = forge.sampling(monkeypatch).editing
+    image = editing.own_image()
+    assert image is not None and not image.is_inference()
+    editing.predict(forge.x.expand(2, -1, -1, -1), 2.0, Conditioning(torch.zeros(2, 77, 4), image=image))
+    assert torch.equal(shown[0], forge.p.image_conditioning.expand(2, -1, -1, -1))
+
+
 @pytest.mark.parametrize("loading", [torch.inference_mode, nullcontext], ids=["inference tensors", "ordinary ones"])
 @pytest.mark.parametrize("memory", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("draws", [False, True], ids=["", "token merging"])
