@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ class Browser:
             "const finish = taskFinished; window.finishedJobs = 0;"
             "taskFinished = (tab) => { finish(tab); window.finishedJobs += 1; };"
         )
+
+    def resize(self, width: int, height: int) -> None:
+        """The size of the window's content, in pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
@@ -169,26 +175,31 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-@pytest.fixture(scope="session")
-def browser(page_server: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+@contextmanager
+def opened(address: str, profile: Path) -> Iterator[Browser]:
+    """A browser of its own for a server's page; `profile` is the folder of its data."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}", "--window-size=1366,768"):
+    for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1366,768"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:
-        driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False},
-        )
+        made = Browser(driver, address)
+        made.resize(1366, 768)
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": REMEMBER_TOASTS})
-        yield Browser(driver, f"http://127.0.0.1:{page_server.port}/")
+        yield made
     finally:
         driver.quit()
+
+
+@pytest.fixture(scope="session")
+def browser(page_server: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with opened(f"http://127.0.0.1:{page_server.port}/", tmp_path_factory.mktemp("browser")) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

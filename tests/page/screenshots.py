@@ -1,0 +1,80 @@
+"""Screenshots of the page for the docs, with `shapes`, in minutes: `python -m tests.page.screenshots FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.api.process import Process
+from tests.page.conftest import Browser, opened
+from tests.page.test_fabric_round import CLICKABLE
+
+DESK, PHONE = (1366, 768), (390, 844)
+
+
+def take(browser: Browser, path: Path, *, dark: bool = False, size: tuple[int, int] = DESK) -> None:
+    """A picture of the window, and light again afterwards."""
+    browser.resize(*size)
+    browser.js("document.body.classList.toggle('dark', arguments[0])", dark)
+    browser.js("return new Promise((resolve) => setTimeout(resolve, 1200))")  # colours fade, results settle
+    browser.driver.save_screenshot(str(path))
+    browser.js("document.body.classList.remove('dark')")
+    browser.resize(*DESK)
+
+
+def generate(browser: Browser, prompt: str, seed: int, count: int, tab: str = "txt2img") -> None:
+    browser.type(f"#{tab}_prompt textarea", prompt)
+    browser.type(f"#{tab}_seed input", str(seed))
+    browser.set_number(f"{tab}_batch_size", count)
+    browser.generate(tab)
+    browser.js("window.scrollTo(0, 0)")
+
+
+def like(browser: Browser) -> None:
+    browser.until(CLICKABLE, "likes").click()
+    browser.until("return document.querySelector('[data-fabric-tray=txt2img] .steer-fabric-thumb') !== null")
+
+
+def edited(browser: Browser) -> None:
+    """Circles that pix2pix-zero turns into squares, in img2img's full-screen viewer with the slider."""
+    generate(browser, "large red circles on a white background", 11, 1)
+    browser.click("#txt2img_send_to_img2img")
+    browser.until("return document.querySelector('#img2img_image img') !== null")
+    browser.js("openTab('tab_img2img'); inputAccordionChecked('pix2pix_zero_img2img', true)")
+    for name, word in (("source", "circles"), ("target", "squares")):
+        browser.type(f"#pix2pix_zero_img2img_{name} :is(textarea, input)", word)
+    generate(browser, "large red circles on a white background", 11, 1, "img2img")
+    browser.js("openLightbox('img2img')")
+    browser.until("return document.getElementById('lightboxModal').classList.contains('can-compare')")
+    browser.find("#lightboxModal").send_keys("c")
+
+
+def main(folder: Path) -> None:
+    """Take all six."""
+    with tempfile.TemporaryDirectory() as temporary:
+        server = Process("--data-dir", f"{temporary}/data")
+        try:
+            server.wait()
+            with opened(f"http://127.0.0.1:{server.port}/", Path(temporary) / "browser") as browser:
+                browser.open()
+                take(browser, folder / "page_first_run.png")
+                generate(browser, "large blue circles on a white background", 3, 1)
+                like(browser)
+                generate(browser, "triangles on a black background", 21, 4)
+                take(browser, folder / "page.png")
+                take(browser, folder / "page_phone.png", size=PHONE)
+                browser.js("openLightbox('txt2img')")
+                take(browser, folder / "page_viewer.png", dark=True)
+                browser.js("closeLightbox()")
+                edited(browser)
+                take(browser, folder / "page_before_after.png")
+                browser.js("closeLightbox(); openTab('tab_history')")
+                browser.until("return document.querySelector('#tab_history img') !== null")
+                take(browser, folder / "page_history.png", dark=True)
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
