@@ -142,7 +142,7 @@ def _function_of(config: Any) -> Any:
     found = next((value for value in kept if callable(value) or isinstance(value, str)), None)
     if not isinstance(found, str):
         return found
-    # reForge has a k-diffusion of its own, which what makes the sampler knows
+    # reForge brings its own k-diffusion, and the function that makes the sampler knows it
     homes = (getattr(make, "__globals__", {}).get("sampling"), sys.modules.get("k_diffusion.sampling"))
     functions = (getattr(home, name, None) for home in homes for name in (found, f"sample_{found}"))
     return next((function for function in functions if callable(function)), None)

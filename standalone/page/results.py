@@ -80,7 +80,7 @@ def log_html(processed: Any, seconds: float) -> str:
 
 
 def before_html(image: Image.Image, resize_mode: int, size: tuple[int, int], folder: Path) -> str:
-    """What a job started from, as it saw it, for the full-screen viewer to compare with; shows nothing by itself."""
+    """What a job started from, as it saw it, for the full-screen viewer to compare with. Hidden."""
     seen = resize_image(resize_mode if resize_mode in (1, 2) else 0, to_rgb(image), *size, "None")
     return f'<span class="before-image" hidden data-file="{html.escape(as_file(seen, None, folder))}"></span>'
 

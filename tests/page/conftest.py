@@ -177,7 +177,7 @@ class Browser:
 
 @contextmanager
 def opened(address: str, profile: Path) -> Iterator[Browser]:
-    """A browser of its own for a server's page; `profile` is the folder of its data."""
+    """A new browser for a server's page; `profile` is the folder of its data."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
