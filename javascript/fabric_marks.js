@@ -26,6 +26,7 @@
     const TINY_PICTURE = 70; // below this width, the buttons float above the image while you point at it
 
     const galleries = Object.fromEntries(Object.keys(tabs).map(name => [name, {element: null, marks: new Map()}]));
+    const others = []; // functions: the tab for an image in the viewer that is in no gallery, or null
     let pointedAt = null;
 
     /* ---- the buttons ---- */
@@ -154,8 +155,12 @@
 
     /* ---- the full-screen viewer of the WebUI ---- */
 
-    /** The open tab whose gallery holds the image; null for live previews and images of other galleries. */
+    /** The open tab whose gallery holds the image, or the one that `others` name; null for live previews and other images. */
     function tabOf(url) {
+        for (const other of others) {
+            const tab = other(url);
+            if (tab) return tab;
+        }
         return Object.values(tabs).find(tab => {
             const gallery = root().querySelector(`#${tab.name}_gallery`);
             return gallery && gallery.offsetParent && [...gallery.querySelectorAll("img")].some(image => image.src === url);
@@ -202,6 +207,8 @@
     }
 
     /* ---- start ---- */
+
+    window.fabricPage.marks = {make: makeMarks, show: showMarks, others};
 
     onRedraw(() => Object.values(tabs).forEach(redrawGallery));
     onRedraw(() => Object.values(tabs).forEach(redrawHeader));

@@ -45,9 +45,9 @@
         share(tab);
     }
 
-    /** Only from the tab that is open: two tabs never answer each other. */
+    /** Only from the tab that is open, or that `fabricPage.shared` names where none is: two tabs never answer each other. */
     function share(tab) {
-        if (!root().querySelector(`#${tab.name}_gallery`)?.offsetParent) return;
+        if (!root().querySelector(`#${tab.name}_gallery`)?.offsetParent && window.fabricPage.shared !== tab) return;
         for (const other of Object.values(tabs)) {
             if (other === tab || !textOf(other, "inbox")) continue;
             for (const kind of ["likes", "dislikes"]) {

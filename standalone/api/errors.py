@@ -90,7 +90,8 @@ def field_sentence(error: Mapping[str, Any]) -> str:
     kind = str(error["type"])
     if kind == "json_invalid":
         return "The request is not valid JSON."
-    where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query")) or "the request"
+    place = error["loc"][1:] if error["loc"][:1] in (("body",), ("query",)) else error["loc"]
+    where = ".".join(str(part) for part in place) or "the request"
     if where == "the request":
         return "The body of the request must be a JSON object, sent as application/json."
     if kind == "missing":

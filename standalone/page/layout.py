@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
-from PIL import Image
 
-from lib_methods.pictures.convert import ImageError, open_image, to_rgba
-from lib_methods.webui.gradio_compat import as_toast, warn
+from lib_methods.webui.gradio_compat import warn
 from standalone.api.errors import sentence_for
 from standalone.api.listings import check_options, set_options
 from standalone.api.routes import in_turn
+from standalone.history.index import History
 from standalone.host import callbacks, checkpoints, pasting, shared
 from standalone.host.components import ToolButton
 from standalone.host.jobs.queue import JobQueue
 from standalone.host.scripts import loading
-from standalone.infotext.fields import IMG2IMG, TABLES
 
 from . import generation, paste
 from .controls import QUICK, first_run_html
-from .results import as_html, error_html, infotext_of
+from .history import build_history, connect_history
+from .results import as_html, error_html
+from .sends import connect_sends
 from .tab import Tab
 
 TITLE = "Steer"
@@ -60,7 +59,7 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
+def build_page(queue: JobQueue, data_dir: Path, history: History) -> gr.Blocks:
     """Makes the page. The checkpoint must be loaded and the scripts too."""
     callbacks.before_ui_callback()
     pasting.reset()
@@ -76,6 +75,8 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
                 text = generation.txt2img(first)
             with _tab(labels, "img2img", "img2img"), loading.watch_components(True):
                 image = generation.img2img(first)
+            with _tab(labels, "history", "History"):
+                past = build_history()
             with _tab(labels, "pnginfo", "PNG Info"):
                 info = paste.build_png_info()
             for interface, label, ident in others:
@@ -89,7 +90,8 @@ def build_page(queue: JobQueue, data_dir: Path) -> gr.Blocks:
         gr.HTML(f"<div class='versions'>{versions}</div>", elem_id="footer")
         for tab in (text, image):
             tab.connect(page, queue, data_dir)
-        _connect_sends(text, image, info)
+        connect_sends(text, image, info)
+        connect_history(past, history, text, image)
         _connect_checkpoint(checkpoint, refresh, text, image, queue)
         page.load(fn=_current_checkpoint, outputs=[checkpoint], **QUICK)
     shared.demo = page
@@ -158,90 +160,6 @@ def _connect_checkpoint(checkpoint: Any, refresh: Any, text: Tab, image: Tab, qu
     other = gr.Button("Change checkpoint", elem_id="change_checkpoint", visible="hidden")  # selectCheckpoint presses it
     for changed in (checkpoint.input(**event), other.click(**event, js="(title) => takeDesiredCheckpoint(title)")):
         changed.then(fn=None, js="() => readOptions()", **QUICK)  # scripts hear of it, as in the WebUI
-
-
-def _connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
-    """Connects "Send to": the image and, if it has an infotext, its settings."""
-    fields = [field for field in image.paste_fields if field[0] is not image.fields["denoising_strength"]]
-    modes, group = image.extras["modes"], image.extras["inpaint_controls"]
-    for source in (text, image):
-        gallery, selected, generation_info = source.panel.gallery, source.panel.selected, source.panel.generation_info
-        for mode, target in (("img2img", image.fields["image"]), ("inpaint", image.fields["editor"])):
-            # the tab first: an image sent to an editor that is not on the page yet gets lost
-            source.panel.buttons[mode].click(
-                fn=lambda mode=mode: gr.update(selected=mode), outputs=[modes], js=f"() => switch_to_{mode}()", **QUICK
-            ).then(fn=None, js="() => pageIsDrawn()", **QUICK).then(
-                fn=_send_image(mode, fields, image.fields),
-                inputs=[gallery, selected, generation_info],
-                outputs=[target, image.fields["mode"], group, *[component for component, _ in fields]],
-                **QUICK,
-            )
-        source.panel.buttons["txt2img"].click(
-            fn=_send_text(text),
-            inputs=[generation_info, selected],
-            outputs=[component for component, _ in text.paste_fields],
-            **QUICK,
-        ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
-    info["txt2img"].click(
-        fn=lambda words: _send_text(text)(words, -1),
-        inputs=[info["infotext"]],
-        outputs=[component for component, _ in text.paste_fields],
-        **QUICK,
-    ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
-    info["img2img"].click(
-        fn=lambda: gr.update(selected="img2img"), outputs=[modes], js="() => switch_to_img2img()", **QUICK
-    ).then(
-        fn=lambda picture, words: _sent(picture, words, "img2img", fields, image.fields),
-        inputs=[info["picture"], info["infotext"]],
-        outputs=[image.fields["image"], image.fields["mode"], group, *[component for component, _ in fields]],
-        **QUICK,
-    )
-
-
-def _sent(
-    picture: Image.Image, words: str, mode: str, fields: Sequence[paste.Field], controls: Mapping[str, Any]
-) -> list[Any]:
-    params = paste.sendable(words)
-    paste.say_left_out(params, IMG2IMG, controls)
-    value: Any = picture
-    if mode == "inpaint":
-        value = {"background": picture, "layers": [], "composite": picture}
-    size = {"Size-1": picture.width, "Size-2": picture.height} if picture is not None and shared.opts.send_size else {}
-    head = [value, mode, gr.update(visible=mode != "img2img")]
-    return [*head, *paste.updates({**params, **size}, fields)]
-
-
-def _send_image(mode: str, fields: Sequence[paste.Field], controls: Mapping[str, Any]) -> Callable[..., list[Any]]:
-    def send(gallery: list[Any] | None, selected: int | None, generation_info: str) -> list[Any]:
-        if not gallery:
-            gr.Info("There is no image to send yet. Generate one first.")
-            return [gr.update() for _ in range(3 + len(fields))]
-        index = selected if selected is not None and 0 <= selected < len(gallery) else 0
-        item = gallery[index]
-        try:
-            with open_image(Path(item[0] if isinstance(item, (tuple, list)) else item)) as opened:
-                picture = to_rgba(opened)
-        except ImageError as error:
-            gr.Info(as_toast(str(error)))
-            return [gr.update() for _ in range(3 + len(fields))]
-        return _sent(picture, infotext_of(generation_info, index), mode, fields, controls)
-
-    return send
-
-
-def _send_text(tab: Tab) -> Callable[[str, int | None], list[Any]]:
-    """`selected` -1 means that the text is the infotext itself."""
-
-    def send(generation_info: str, selected: int | None) -> list[Any]:
-        words = generation_info if selected == -1 else infotext_of(generation_info, selected)
-        if not words:
-            gr.Info("This image has no infotext to send.")
-            return [gr.update() for _ in tab.paste_fields]
-        params = paste.sendable(words)
-        paste.say_left_out(params, TABLES[tab.name], tab.fields)
-        return paste.updates(params, tab.paste_fields)
-
-    return send
 
 
 def _component(key: str, info: Any) -> Any:

@@ -24,6 +24,8 @@ from lib_methods.webui.door import Door, is_account, page_accounts
 from standalone.api.errors import add_handlers
 from standalone.api.guard import MAX_BODY, Guard
 from standalone.api.routes import add_api
+from standalone.history.index import History
+from standalone.history.routes import make_router as history_router
 from standalone.host import callbacks, shared
 from standalone.host.scripts import loading
 from standalone.setup.environment import stay_local
@@ -32,7 +34,10 @@ from .layout import build_page, theme
 from .results import clean_scratch
 
 STATIC = Path(__file__).resolve().parent / "static"
-OWN = ("host.js", "progress.js", "memory.js", "lightbox.js", "prompt_keys.js", "page.css")
+OWN = (
+    *("host.js", "progress.js", "memory.js", "lightbox.js", "prompt_keys.js"),
+    *("history_grid.js", "history.js", "history_viewer.js", "page.css", "history.css"),
+)
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
 
 
@@ -142,10 +147,12 @@ def build_app(
     stay_local(Path(host.data_dir))
     clean_scratch(Path(host.data_dir))
     folders = served_folders(host)
-    page = build_page(host.queue, Path(host.data_dir))
+    history = History(Path(host.output_dir), Path(host.data_dir))
+    page = build_page(host.queue, Path(host.data_dir), history)
     assets = Assets()
     app = FastAPI(title="Steer", docs_url=None, redoc_url=None, openapi_url="/sdapi/v1/openapi.json")
     add_handlers(app)
+    app.include_router(history_router(history))  # first: nothing below /internal comes after the API
     add_api(app, host.queue)
     app.include_router(assets.router())
     page.has_launched = True  # else gradio does not check what files an event names

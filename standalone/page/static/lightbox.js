@@ -1,10 +1,15 @@
-// The full-screen viewer of both galleries. Its ids are the WebUI's, so that extensions find it: fabric_marks.js puts 👍 and 👎
-// on it, with the keys L and D.
+// The full-screen viewer of both galleries and of the history. Its ids are the WebUI's, so that extensions find it: fabric_marks.js
+// puts 👍 and 👎 on it, with the keys L and D.
 
-/* exported openLightbox closeLightbox */
+/* exported openLightbox closeLightbox lightboxAlbums lightboxIsOpen */
 
+/**
+ * What the viewer shows beside the galleries, by name: {count, find(source), source(place) or a promise of it, select(place)}, and
+ * perhaps {opened(viewer), shown(place), closed(place), keys}.
+ */
+const lightboxAlbums = {};
 const lightbox = {
-    tab: null, source: '', focused: null, zoom: 1, x: 0, y: 0, divider: null, pointers: new Map(), travelled: 0, watcher: null, viewer: null,
+    tab: null, place: 0, source: '', focused: null, zoom: 1, x: 0, y: 0, divider: null, pointers: new Map(), travelled: 0, watcher: null, viewer: null,
 };
 const MOST_ZOOM = 16;
 const SWIPE = 60; // pixels
@@ -24,6 +29,18 @@ function galleryItems(tab) {
     const found = small.length ? small : document.querySelectorAll(`#${tab}_gallery .thumbnail-lg`);
     return Array.from(found, (button) => ({button, source: button.querySelector('img')?.src, selected: button.classList.contains('selected')}))
         .filter((item) => item.source);
+}
+
+function albumOf(tab) {
+    if (lightboxAlbums[tab]) return lightboxAlbums[tab];
+    const items = galleryItems(tab);
+    return {
+        count: items.length,
+        find: (source) => items.findIndex((item) => item.source === source),
+        selected: Math.max(items.findIndex((item) => item.selected), 0),
+        source: (place) => items[place].source,
+        select: (place) => items[place].button.click(), // what "Send to" takes is what is seen
+    };
 }
 
 function makeLightbox() {
@@ -76,58 +93,77 @@ function makeLightbox() {
     return viewer;
 }
 
-/** Opens the viewer on an image of a tab's gallery; without an address on the selected one. */
+/** Opens the viewer on an image of a tab's gallery or of an album; without an address on the selected one. */
 function openLightbox(tab, source) {
-    const items = galleryItems(tab);
-    if (!items.length) return;
+    const album = albumOf(tab);
+    if (!album.count) return;
     const {viewer} = lightboxParts();
-    const item = items.find((one) => one.source === source) ?? items.find((one) => one.selected) ?? items[0];
+    const found = album.find(source);
     lightbox.focused = document.activeElement;
     lightbox.tab = tab;
     document.body.append(viewer); // on the page only while it is open
     document.body.classList.add('lightbox-open');
-    showInLightbox(item, items);
+    album.opened?.(viewer);
+    showInLightbox(found >= 0 ? found : album.selected);
     viewer.focus();
+    const gallery = document.getElementById(`${tab}_gallery`);
+    if (!gallery) return;
     lightbox.watcher = new MutationObserver(followGallery);
-    lightbox.watcher.observe(document.getElementById(`${tab}_gallery`),
-        {childList: true, subtree: true, attributes: true, attributeFilter: ['src']});
+    lightbox.watcher.observe(gallery, {childList: true, subtree: true, attributes: true, attributeFilter: ['src']});
 }
 
 function closeLightbox() {
+    const album = albumOf(lightbox.tab);
     lightbox.watcher?.disconnect();
     lightbox.tab = null;
     lightboxParts().viewer.remove();
     document.body.classList.remove('lightbox-open');
     if (lightbox.focused?.isConnected) lightbox.focused.focus({preventScroll: true});
+    album.closed?.(lightbox.place);
 }
 
-function showInLightbox(item, items) {
-    lightbox.source = item.source;
-    lightboxParts().image.src = item.source;
-    document.getElementById('lightboxBefore').src = beforeOf(item.source);
+/** Shows image number `place`; its address may have to be fetched first. */
+function showInLightbox(place) {
+    const album = albumOf(lightbox.tab);
+    const source = album.source(place);
+    lightbox.place = place;
+    countInLightbox(album);
+    if (typeof source === 'string') return drawInLightbox(album, source);
+    const tab = lightbox.tab;
+    source.then((found) => { if (lightbox.place === place && lightbox.tab === tab) drawInLightbox(album, found); }).catch(() => {});
+}
+
+function drawInLightbox(album, source) {
+    lightbox.source = source;
+    lightboxParts().image.src = source;
+    document.getElementById('lightboxBefore').src = beforeOf(source);
     offerComparison();
-    document.querySelector('.lightbox-count').textContent = `${items.indexOf(item) + 1} / ${items.length}`;
-    for (const step of document.querySelectorAll('.lightbox-step')) step.hidden = items.length < 2;
     placeLightbox(1, 0, 0);
+    album.shown?.(lightbox.place);
+}
+
+function countInLightbox(album) {
+    document.querySelector('.lightbox-count').textContent = `${lightbox.place + 1} / ${album.count}`;
+    for (const step of document.querySelectorAll('.lightbox-step')) step.hidden = album.count < 2;
 }
 
 function stepLightbox(offset, absolute = null) {
-    const items = galleryItems(lightbox.tab);
-    if (!items.length) return;
-    const now = items.findIndex((item) => item.source === lightbox.source);
-    const next = items[absolute ?? (Math.max(now, 0) + offset + items.length) % items.length];
-    next.button.click(); // what "Send to" takes is what is seen
-    showInLightbox(next, items);
+    const album = albumOf(lightbox.tab);
+    if (!album.count) return;
+    const next = absolute ?? (lightbox.place + offset + album.count) % album.count;
+    album.select(next);
+    showInLightbox(next);
     lightboxParts().viewer.focus();
 }
 
-/** The gallery has changed: a job has ended. What is no longer there gives way to the selected image. */
+/** The images have changed: a job has ended. What is no longer there gives way to the selected image. */
 function followGallery() {
-    const items = galleryItems(lightbox.tab);
-    if (!items.length) return;
-    const same = items.find((item) => item.source === lightbox.source);
-    if (!same) showInLightbox(items.find((item) => item.selected) ?? items[0], items);
-    else document.querySelector('.lightbox-count').textContent = `${items.indexOf(same) + 1} / ${items.length}`;
+    const album = albumOf(lightbox.tab);
+    if (!album.count) return;
+    const same = album.find(lightbox.source);
+    if (same < 0) return showInLightbox(album.selected ?? Math.min(lightbox.place, album.count - 1));
+    lightbox.place = same;
+    countInLightbox(album);
 }
 
 // -- before and after
@@ -266,9 +302,9 @@ function isOnPicture(image, point) {
 function lightboxKey(event) {
     const actions = {
         ArrowLeft: () => stepLightbox(-1), ArrowRight: () => stepLightbox(1), Home: () => stepLightbox(0, 0),
-        End: () => stepLightbox(0, galleryItems(lightbox.tab).length - 1), Escape: closeLightbox,
+        End: () => stepLightbox(0, albumOf(lightbox.tab).count - 1), Escape: closeLightbox,
         '+': () => zoomLightbox(1.5), '=': () => zoomLightbox(1.5), '-': () => zoomLightbox(1 / 1.5),
-        0: () => placeLightbox(1, 0, 0), z: toggleLightboxZoom, c: toggleComparison,
+        0: () => placeLightbox(1, 0, 0), z: toggleLightboxZoom, c: toggleComparison, ...albumOf(lightbox.tab).keys,
     };
     event.stopPropagation(); // Escape closes the viewer; the job continues
     if (event.key === 'Tab') return holdFocus(event);

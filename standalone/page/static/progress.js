@@ -167,6 +167,7 @@ function taskFinished(tab) {
     } catch { /* storage is off or full: the gallery ends with the page */ }
     showSubmitButtons(tab, true);
     progressEnds[task]?.();
+    document.dispatchEvent(new CustomEvent('steer-job-finished'));
 }
 
 /** The call that waits for the results has failed: the server refused it, or the connection broke while the job continues. */

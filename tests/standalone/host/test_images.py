@@ -158,8 +158,8 @@ def _doors(data: bytes, folder: Path) -> dict[str, Image.Image]:
     from lib_methods.webui.image_box import read_upload
     from modules import images, infotext_utils
     from standalone.api.codec import check_encoded, decode_opened
-    from standalone.page.layout import _send_image
     from standalone.page.paste import describe
+    from standalone.page.sends import send_image
     from standalone.verbs.generate import read_picture
 
     path = folder / "image.dat"
@@ -172,7 +172,7 @@ def _doors(data: bytes, folder: Path) -> dict[str, Image.Image]:
         "page": read_upload(SimpleNamespace(path=str(path), url=None)),
         "page of gradio 3": read_upload(f"data:image/png;base64,{text}"),
         "PNG Info": describe(str(path))[2],
-        "Send to": _send_image("img2img", [], {})([str(path)], 0, "")[0],
+        "Send to": send_image("img2img", [], {})([str(path)], 0, "")[0],
         "WebUI's reader": images.read(path),
         "gallery text": infotext_utils.image_from_url_text(text),
         "feedback": store.load(store.add(data)),
