@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tests.api.process import Process
 from tests.page.conftest import Browser, opened
-from tests.page.test_fabric_round import CLICKABLE
 
 DESK, PHONE = (1366, 768), (390, 844)
 
@@ -31,9 +30,17 @@ def generate(browser: Browser, prompt: str, seed: int, count: int, tab: str = "t
     browser.js("window.scrollTo(0, 0)")
 
 
-def like(browser: Browser) -> None:
-    browser.until(CLICKABLE, "likes").click()
-    browser.until("return document.querySelector('[data-fabric-tray=txt2img] .steer-fabric-thumb') !== null")
+def like(browser: Browser, count: int) -> None:
+    """Likes every image of the batch, without its grid."""
+    browser.js(
+        "const {tabs, addUrl} = fabricPage; arguments[0].forEach((url) => addUrl(tabs.txt2img, 'likes', url))",
+        browser.images()[-count:],
+    )
+    browser.until(
+        "return document.querySelectorAll('[data-fabric-tray=txt2img] .steer-fabric-thumb').length === arguments[0]",
+        count,
+    )
+    browser.js("inputAccordionChecked('fabric_txt2img', true)")
 
 
 def edited(browser: Browser) -> None:
@@ -59,8 +66,8 @@ def main(folder: Path) -> None:
             with opened(f"http://127.0.0.1:{server.port}/", Path(temporary) / "browser") as browser:
                 browser.open()
                 take(browser, folder / "page_first_run.png")
-                generate(browser, "large blue circles on a white background", 3, 1)
-                like(browser)
+                generate(browser, "large blue circles on a white background", 3, 2)
+                like(browser, 2)
                 generate(browser, "triangles on a black background", 21, 4)
                 take(browser, folder / "page.png")
                 take(browser, folder / "page_phone.png", size=PHONE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.cascade import models
+from tests.dreambooth.models import put
 from tests.webui.browser import BrowserUnavailable, browser, fill, open_page
 from tests.webui.client import JSON, ApiError
 from tests.webui.methods.test_page import text_of, wait
@@ -140,3 +142,39 @@ def test_the_tab_generates_upscales_and_sends(page: WebDriver, server: WebUI) ->
     open_tab(page, "Cascade")
     press(page, "to_likes")
     wait(page, lambda: count(page, ".steer-fabric-card") > 0)
+
+
+@pytest.mark.browser
+def test_a_cascade_is_trained_in_the_dreambooth_tab_and_used(page: WebDriver, server: WebUI, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    folder = server.data / "models" / "cascade" / "larger"  # stages below 32 pixels cannot be trained
+    models.first_stage(folder / "IF-I", sample_size=32)
+    models.second_stage(folder / "IF-II", sample_size=64)
+    before, base = len(server.log()), "larger (pixel cascade)"
+    open_tab(page, "DreamBooth")
+    wait(page, lambda: count(page, "#dreambooth_photos input[type=file]"))
+    photos = [put(tmp_path, f"{number}.png", 96, 96, number) for number in range(3)]
+    page.find_element("css selector", "#dreambooth_photos input[type=file]").send_keys("\n".join(map(str, photos)))
+    wait(page, lambda: count(page, "#dreambooth_photos_shown img") == 3)
+    fill(page, "#dreambooth_class_noun :is(textarea, input)", "dog")
+    page.execute_script("gradioApp().querySelector('#dreambooth_refresh').click()")  # the page is older than the stages
+    box = page.find_element("css selector", "#dreambooth_base input")
+    wait(page, lambda: box.click() or base in text_of(page, "#dreambooth_base, ul.options"), 60)
+    box.send_keys(Keys.CONTROL, "a", Keys.NULL, base, Keys.ENTER)
+    wait(page, lambda: "become a cascade" in text_of(page, "#dreambooth_line"))
+    for name, value in (("steps", 3), ("sample_every", 3), ("name", "rex-if")):
+        fill(page, f"#dreambooth_{name} :is(textarea, input)", value)
+    wait(page, lambda: "photos of a dog" in text_of(page, "#dreambooth_line"))
+    page.execute_script("gradioApp().querySelector('#dreambooth_train').click()")
+    wait(page, lambda: "rex-if" in text_of(page, "#dreambooth_panel"), PATIENCE)
+    wait(page, lambda: re.search('"rex-if" (is done|failed)', text_of(page, "#dreambooth_panel")), PATIENCE)
+    assert "is done" in text_of(page, "#dreambooth_panel")
+    shot(page, "webui-cascade-trained")
+    assert (server.data / "models" / "cascade" / "rex-if-cascade" / "IF-II").is_dir()
+    page.execute_script("gradioApp().querySelector('#dreambooth_use').click()")
+    prompt = "return gradioApp().querySelector('#cascade_prompt textarea').value"
+    wait(page, lambda: "ohwx dog" in str(page.execute_script(prompt)))
+    server.client.post(f"{ROUTES}/start", {**SMALL, "prompt": "a ohwx dog", "stages": ["rex-if-cascade"]})
+    finished(server)
+    assert server.errors(before) == []

@@ -51,11 +51,11 @@ def source(page: WebDriver) -> str:
     return str(page.execute_script("return document.querySelector(arguments[0])?.src ?? ''", GALLERY))
 
 
-def wait(page: WebDriver, condition: object) -> None:
+def wait(page: WebDriver, condition: object, seconds: float = PAGE_TIMEOUT) -> None:
     """Waits until `condition()` is true."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(page, PAGE_TIMEOUT).until(lambda _: condition())  # type: ignore[operator]
+    WebDriverWait(page, seconds).until(lambda _: condition())  # type: ignore[operator]
 
 
 def text_of(page: WebDriver, selector: str) -> str:
