@@ -52,6 +52,7 @@ def edited(browser: Browser) -> None:
     for name, word in (("source", "circles"), ("target", "squares")):
         browser.type(f"#pix2pix_zero_img2img_{name} :is(textarea, input)", word)
     generate(browser, "large red circles on a white background", 11, 1, "img2img")
+    assert not browser.text("#html_log_img2img .error"), browser.text("#html_log_img2img")
     browser.js("openLightbox('img2img')")
     browser.until("return document.getElementById('lightboxModal').classList.contains('can-compare')")
     browser.find("#lightboxModal").send_keys("c")

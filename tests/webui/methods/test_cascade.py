@@ -152,8 +152,8 @@ def test_a_cascade_is_trained_in_the_dreambooth_tab_and_used(page: WebDriver, se
     models.first_stage(folder / "IF-I", sample_size=32)
     models.second_stage(folder / "IF-II", sample_size=64)
     before, base = len(server.log()), "larger (pixel cascade)"
+    open_page(page, server.client.url)
     open_tab(page, "DreamBooth")
-    wait(page, lambda: count(page, "#dreambooth_photos input[type=file]"))
     photos = [put(tmp_path, f"{number}.png", 96, 96, number) for number in range(3)]
     page.find_element("css selector", "#dreambooth_photos input[type=file]").send_keys("\n".join(map(str, photos)))
     wait(page, lambda: count(page, "#dreambooth_photos_shown img") == 3)
@@ -163,7 +163,7 @@ def test_a_cascade_is_trained_in_the_dreambooth_tab_and_used(page: WebDriver, se
     wait(page, lambda: box.click() or base in text_of(page, "#dreambooth_base, ul.options"), 60)
     box.send_keys(Keys.CONTROL, "a", Keys.NULL, base, Keys.ENTER)
     wait(page, lambda: "become a cascade" in text_of(page, "#dreambooth_line"))
-    for name, value in (("steps", 3), ("sample_every", 3), ("name", "rex-if")):
+    for name, value in (("identifier", "ohwx"), ("steps", 3), ("sample_every", 3), ("name", "rex-if")):
         fill(page, f"#dreambooth_{name} :is(textarea, input)", value)
     wait(page, lambda: "photos of a dog" in text_of(page, "#dreambooth_line"))
     page.execute_script("gradioApp().querySelector('#dreambooth_train').click()")
