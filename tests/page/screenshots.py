@@ -43,23 +43,8 @@ def like(browser: Browser, count: int) -> None:
     browser.js("inputAccordionChecked('fabric_txt2img', true)")
 
 
-def edited(browser: Browser) -> None:
-    """Circles that pix2pix-zero turns into squares, in img2img's full-screen viewer with the slider."""
-    generate(browser, "large red circles on a white background", 11, 1)
-    browser.click("#txt2img_send_to_img2img")
-    browser.until("return document.querySelector('#img2img_image img') !== null")
-    browser.js("openTab('tab_img2img'); inputAccordionChecked('pix2pix_zero_img2img', true)")
-    for name, word in (("source", "circles"), ("target", "squares")):
-        browser.type(f"#pix2pix_zero_img2img_{name} :is(textarea, input)", word)
-    generate(browser, "large red circles on a white background", 11, 1, "img2img")
-    assert not browser.text("#html_log_img2img .error"), browser.text("#html_log_img2img")
-    browser.js("openLightbox('img2img')")
-    browser.until("return document.getElementById('lightboxModal').classList.contains('can-compare')")
-    browser.find("#lightboxModal").send_keys("c")
-
-
 def main(folder: Path) -> None:
-    """Take all six."""
+    """Take all five."""
     with tempfile.TemporaryDirectory() as temporary:
         server = Process("--data-dir", f"{temporary}/data")
         try:
@@ -70,14 +55,12 @@ def main(folder: Path) -> None:
                 generate(browser, "large blue circles on a white background", 3, 2)
                 like(browser, 2)
                 generate(browser, "triangles on a black background", 21, 4)
-                take(browser, folder / "page.png")
+                take(browser, folder / "page_after_like.png")
                 take(browser, folder / "page_phone.png", size=PHONE)
                 browser.js("openLightbox('txt2img')")
                 take(browser, folder / "page_viewer.png", dark=True)
                 browser.js("closeLightbox()")
-                edited(browser)
-                take(browser, folder / "page_before_after.png")
-                browser.js("closeLightbox(); openTab('tab_history')")
+                browser.js("openTab('tab_history')")
                 browser.until("return document.querySelector('#tab_history img') !== null")
                 take(browser, folder / "page_history.png", dark=True)
         finally:
