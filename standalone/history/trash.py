@@ -19,7 +19,7 @@ _RECORD = re.compile(r"(\d{9,12})-[0-9a-f]{24}")
 
 
 class Trash:
-    """Each deleted image lies in a folder of its own, named by time and id, under the name that it had.
+    """Each deleted image keeps its name, in a folder named by time and id.
 
     All errors are UserError with a sentence.
     """

@@ -186,7 +186,7 @@ async function showInPanel(place) {
 
 // -- keys
 
-/** Keys of a tile: Enter opens it by itself, arrows are the grid's. */
+/** Keys of a tile: its button handles Enter, the grid the arrows. */
 function historyKey(event) {
     const tile = event.target.closest('.history-open')?.closest('[data-place]');
     const item = tile && historyItem(Number(tile.dataset.place));

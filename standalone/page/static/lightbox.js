@@ -122,7 +122,7 @@ function closeLightbox() {
     album.closed?.(lightbox.place);
 }
 
-/** Shows image number `place`; its address may have to be fetched first. */
+/** Shows image number `place`, once its address is known. */
 function showInLightbox(place) {
     const album = albumOf(lightbox.tab);
     const source = album.source(place);
