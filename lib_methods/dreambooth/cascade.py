@@ -26,6 +26,7 @@ from lib_methods.dreambooth.output.result import Result
 from lib_methods.dreambooth.output.stage_folder import StageExport, result_folder, write_stage
 from lib_methods.dreambooth.photos.subjects import caption_of, find_subjects
 from lib_methods.dreambooth.settings import TrainingSettings, resolved, to_json
+from lib_methods.dreambooth.stages import check_stages
 from lib_methods.dreambooth.training.batches import Example
 from lib_methods.dreambooth.training.data import class_texts
 from lib_methods.dreambooth.training.duration import plan_fields
@@ -221,26 +222,11 @@ def _is_finished(folder: Path, result: Path, asked: TrainingSettings) -> bool:
 
 def _phases(asked: TrainingSettings, cascade: Cascade) -> Sequence[_Phase]:
     """The stages to train, with their settings. Raises UserError for what does not apply to a cascade."""
+    check_stages(asked, cascade)
     first, second = cascade.stage(1), cascade.stage(2)
-    name = asked.base.name
-    if first is None:
-        raise UserError(
-            f"{name} holds no stage I (text to image), which DreamBooth needs: stage II learns from images of stage "
-            "I's size. Choose a folder that holds both stages as folders."
-        )
-    if asked.stages == "2" and second is None:
-        raise UserError(f"{name} holds no stage II (super-resolution). Choose a folder that holds both stages.")
-    refused = {
-        "resolution": (asked.resolution, "a cascade's stages have their own sizes. Leave it at 0"),
-        "train_text": (asked.train_text, "a cascade's T5 is not trained. Turn it off"),
-        "continue_from": (asked.continue_from, "a cascade's LoRA is part of its result. Use that as the base model"),
-    }
-    for setting, (is_set, why) in refused.items():
-        if is_set:
-            raise UserError(f"The setting {setting.replace('_', ' ')} does not apply: {why}.")
     phases = []
     common = replace(asked, buckets=False)  # a cascade makes squares
-    if asked.stages != "2":
+    if first is not None and asked.stages != "2":
         phases.append(_Phase(first, replace(common, base=first.folder), stage_base(first)))
     if second is not None and asked.stages != "1":
         concepts = tuple(replace(concept, class_folder=None) for concept in asked.concepts)

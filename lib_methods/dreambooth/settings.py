@@ -23,6 +23,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 OPTIMIZERS = ("auto", "adamw", "adamw8bit", "adafactor", "prodigy")
 SCHEDULES = ("constant", "cosine", "linear")
 SAVED_AS = ("fp16", "bf16", "fp32", "source")
+SIDES = (32, 8)  # of images: at least, and a multiple of
 
 CLASS_IMAGES = "class_images"
 """The folder beside those of the runs that all share, in `out`."""
@@ -211,8 +212,9 @@ class TrainingSettings:
         own = any(concept.class_folder is not None for concept in self.all_concepts)
         if own and self.prior in ("model", "off"):
             raise SettingsError("A folder of class images needs prior preservation with images. Choose images or auto.")
-        if self.resolution % 8 or 0 < self.resolution < 32:
-            raise SettingsError("The resolution must be a multiple of 8 from 32 on.")
+        least, multiple = SIDES
+        if self.resolution % multiple or 0 < self.resolution < least:
+            raise SettingsError(f"The resolution must be a multiple of {multiple} from {least} on.")
         if self.continue_from is not None and self.kind != "LoRA":
             raise SettingsError("Only a LoRA can continue from a LoRA. Choose the kind LoRA.")
         if self.optimizer == "prodigy" and self.fused_backward:

@@ -26,10 +26,10 @@ from lib_methods.device import LiveBytes, device_memory
 from lib_methods.dreambooth.model.base import BaseModel, ModelSizes, Part
 from lib_methods.dreambooth.model.identifier import RAREST_T5
 from lib_methods.dreambooth.model.model import TextEmbedding, computing
+from lib_methods.dreambooth.stages import prediction_of
 from lib_methods.errors import UserError
 
 FAMILY = "if"
-_PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
 
 
 class _NoVae(nn.Module):
@@ -163,17 +163,6 @@ class StageModel:
 
     def source_weights(self, source: Path) -> Mapping[str, Tensor]:
         raise NotImplementedError("a stage is written as a folder")
-
-
-def prediction_of(stage: Stage) -> str:
-    """ "eps" or "v". Raises UserError for a stage that predicts the image itself."""
-    kind = str(stage.scheduler.get("prediction_type", "epsilon"))
-    if kind not in _PREDICTIONS:
-        raise UserError(
-            f"{stage.folder.name} predicts the image itself (prediction type {kind!r}), which DreamBooth cannot train. "
-            "Choose a cascade that predicts noise or velocity."
-        )
-    return _PREDICTIONS[kind]
 
 
 def stage_base(stage: Stage) -> BaseModel:

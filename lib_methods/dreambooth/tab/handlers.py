@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import gradio as gr
 
-from lib_methods.cascade.folder import is_cascade
+from lib_methods.cascade.folder import is_cascade, read_cascade
 from lib_methods.checks import check_whole
 from lib_methods.device import GIB
 from lib_methods.dreambooth.photos.companions import sort_files, without_companions
@@ -42,6 +42,7 @@ from lib_methods.dreambooth.photos.subjects import (
     uploaded,
 )
 from lib_methods.dreambooth.settings import TrainingSettings, clean_name, from_json, to_json
+from lib_methods.dreambooth.stages import check_stages
 from lib_methods.dreambooth.tab import page
 from lib_methods.dreambooth.tab.page import CONTROLS, FILES, SECOND
 from lib_methods.dreambooth.training.duration import Machine, preview
@@ -117,6 +118,7 @@ class TabHandlers:
 
     def _plan(self, settings: TrainingSettings, photos: Sequence[int], told: Sequence[str] = ()) -> dict[str, Any]:
         if is_cascade(settings.base):
+            check_stages(settings, read_cascade([settings.base]))
             try:
                 from lib_methods.dreambooth.cascade import preview_cascade
             except ModuleNotFoundError:  # a host without diffusers: the job's own plan is shown when it starts

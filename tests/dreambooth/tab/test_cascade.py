@@ -42,6 +42,9 @@ def test_a_cascade_is_planned_by_the_job_where_the_host_has_no_diffusers(
     monkeypatch.setitem(sys.modules, "lib_methods.dreambooth.cascade", None)
     line, _ = handlers.form([str(photo) for photo in photos], *values(base="IF (pixel cascade)"))
     assert "become a cascade" in line and "<dd>" not in line
+    models.first_stage(tmp_path / "IF", sample_size=16)
+    line, _ = handlers.form([str(photo) for photo in photos], *values(base="IF (pixel cascade)"))
+    assert "IF makes images of 16 pixels" in line, "said before the job"
 
 
 def test_the_host_lists_folders_with_a_stage_one_and_stages_side_by_side(

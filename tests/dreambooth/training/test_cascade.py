@@ -25,6 +25,7 @@ from lib_methods.dreambooth.model import stage as stages
 from lib_methods.dreambooth.model.model import TextEmbedding
 from lib_methods.dreambooth.model.stage import StageModel
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.stages import prediction_of
 from lib_methods.errors import Cancelled, UserError
 from lib_methods.jobs.log import LOG, LogReader
 from lib_methods.safetensors import read_tensors
@@ -187,14 +188,14 @@ def _pixels(path: Path) -> Tensor:
 
 def test_a_stage_predicts_what_its_scheduler_says(base: Path, tmp_path: Path) -> None:
     stage = read_cascade([base]).stages[0]
-    assert stages.prediction_of(stage) == "eps"
+    assert prediction_of(stage) == "eps"
     velocity = replace(stage, scheduler={**stage.scheduler, "prediction_type": "v_prediction"})
     model = StageModel(velocity, CPU, torch.float32, texts=tmp_path)
     assert model.parameterization == "v" and model.variance == "learned_range"
     fixed = replace(stage, scheduler={**stage.scheduler, "variance_type": "fixed_small"})
     assert StageModel(fixed, CPU, torch.float32, texts=tmp_path).variance == ""
     with pytest.raises(UserError, match="predicts the image itself"):
-        stages.prediction_of(replace(stage, scheduler={"prediction_type": "sample"}))
+        prediction_of(replace(stage, scheduler={"prediction_type": "sample"}))
 
 
 def test_the_text_encoder_is_loaded_once(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
