@@ -1,22 +1,22 @@
-"""Extras: images enlarged by an upscaler, one or several at once."""
+"""Extras: images changed by the postprocessing scripts, one or several at once; and captions."""
 
 from __future__ import annotations
 
-import math
+import html
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lib_methods.errors import UserError
-from standalone.engine import names
-from standalone.host import images, pasting, upscalers
-from standalone.host.upscalers import UpscalerData
+from standalone.host import extras, images, pasting
+from standalone.host.scripts import loading
+from standalone.host.scripts.upscale import MOST_TIMES, find_upscaler, upscale_of
 from standalone.shapes.parser import parse
 from standalone.shapes.world import ATTRIBUTES, Scene, caption
 
-from .checks import LARGEST, MAX_PIXELS_AT_ONCE, naming
+from .checks import LARGEST, naming
 from .codec import check_encoded, decode_opened, encode_image, open_encoded
 from .errors import BadRequest
 from .models import Number, Whole, without_nulls
@@ -25,7 +25,7 @@ MOST_IMAGES = 64
 
 
 class ExtrasRequest(BaseModel):
-    """What both routes have in common. This host has no face restorers: their strengths are left out with a word."""
+    """What both routes have in common."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
     _nulls = model_validator(mode="before")(without_nulls)
@@ -35,7 +35,7 @@ class ExtrasRequest(BaseModel):
     gfpgan_visibility: Number = Field(default=0, ge=0, le=1)
     codeformer_visibility: Number = Field(default=0, ge=0, le=1)
     codeformer_weight: Number = Field(default=0, ge=0, le=1)
-    upscaling_resize: Number = Field(default=2, gt=0, le=16)
+    upscaling_resize: Number = Field(default=2, gt=0, le=MOST_TIMES)
     upscaling_resize_w: Whole = Field(default=512, ge=1, le=2 * LARGEST)
     upscaling_resize_h: Whole = Field(default=512, ge=1, le=2 * LARGEST)
     upscaling_crop: bool = True
@@ -74,80 +74,67 @@ class ExtrasBatchImagesResponse(BaseModel):
     images: list[str]
 
 
-def _upscaler(name: str, field: str) -> UpscalerData | None:
-    """The upscaler that `name` means; None for "None" and "". BadRequest for an unknown one."""
-    if names.folded(name) in ("", "none"):
-        return None
-    with naming(field):
-        found = upscalers.find_upscaler(name)
-        if found is None:
-            raise names.unknown("upscaler", name, (upscaler.name for upscaler in upscalers.sd_upscalers))
-    return found
+_RESTORERS = {"GFPGAN": "gfpgan_visibility", "CodeFormer": "codeformer_visibility"}
 
 
 class Extras:
     """A checked request, ready to run on the job queue's thread. BadRequest if it cannot be done."""
 
     def __init__(self, request: ExtrasSingleImageRequest | ExtrasBatchImagesRequest) -> None:
-        self.request = request
-        self.first = _upscaler(request.upscaler_1, "upscaler_1")
-        self.second = _upscaler(request.upscaler_2, "upscaler_2")
+        known = {script.name for script in loading.scripts_postproc.scripts_in_preferred_order()}
+        for title, field in _RESTORERS.items():
+            if getattr(request, field) > 0 and title not in known:
+                raise BadRequest(f"{field}: this host has no {title}. Set it to 0.")
+        arguments: dict[str, Any] = {
+            "upscale_enabled": True,
+            "upscale_mode": request.resize_mode,
+            "upscale_by": request.upscaling_resize,
+            "max_side_length": 0,
+            "upscale_to_width": request.upscaling_resize_w,
+            "upscale_to_height": request.upscaling_resize_h,
+            "upscale_crop": request.upscaling_crop,
+            "upscaler_1_name": request.upscaler_1,
+            "upscaler_2_name": request.upscaler_2,
+            "upscaler_2_visibility": request.extras_upscaler_2_visibility,
+        }
+        for number in (1, 2):
+            with naming(f"upscaler_{number}"):
+                find_upscaler(arguments[f"upscaler_{number}_name"])
+        upscale = upscale_of(arguments)
+        self._arguments: dict[str, dict[str, Any]] = {
+            "Upscale": arguments,
+            "GFPGAN": {"enable": True, "gfpgan_visibility": request.gfpgan_visibility},
+            "CodeFormer": {
+                "enable": True,
+                "codeformer_visibility": request.codeformer_visibility,
+                "codeformer_weight": request.codeformer_weight,
+            },
+        }
         if isinstance(request, ExtrasSingleImageRequest):
             texts = {"image": request.image}
         else:
             texts = {f"imageList[{number}]": image.data for number, image in enumerate(request.imageList)}
         if len(texts) > MOST_IMAGES:
             raise BadRequest(f"imageList: {len(texts)} images are too many; send at most {MOST_IMAGES} at once.")
-        self.images = check_encoded(texts)
-        for name, image in self.images.items():
-            if min(image.size) * self._scale(image) < 1:
-                raise BadRequest(f"{name}: the result would be smaller than a pixel.")
-            if math.prod(image.size) * (self._scale(image) ** 2 if self.first else 1) > MAX_PIXELS_AT_ONCE:
-                raise BadRequest(f"{name}: the result would be larger than {MAX_PIXELS_AT_ONCE // 2**20} megapixels.")
-
-    def _scale(self, image: Image.Image) -> float:
-        request = self.request
-        if request.resize_mode == 0:
-            return request.upscaling_resize
-        return max(request.upscaling_resize_w / image.width, request.upscaling_resize_h / image.height)
+        self._images = check_encoded(texts)
+        for name, image in self._images.items():
+            if upscale.first is not None:
+                with naming(name):
+                    upscale.size(image.size)
 
     def run(self) -> tuple[list[str], str]:
-        """The results as base64 text, and what was done as HTML."""
-        done: dict[str, Any] = {}
-        results = [self._one(decode_opened(image, name), done) for name, image in self.images.items()]
-        if self.request.gfpgan_visibility or self.request.codeformer_visibility:
-            done["Ignored"] = "face restoration, which this host does not have"
-        return results, "<p>" + ", ".join(f"{key}: {value}" for key, value in done.items()) + "</p>" if done else ""
-
-    def _one(self, image: Image.Image, done: dict[str, Any]) -> str:
-        result = image if self.first is None else self._enlarged(image, self.first, done, "Postprocess upscaler")
-        strength = self.request.extras_upscaler_2_visibility
-        if self.first is not None and self.second is not None and strength > 0:
-            other = self._enlarged(image, self.second, done, "Postprocess upscaler 2")
-            result = Image.blend(result, other.convert(result.mode), strength)
-        result.info = dict(image.info)
-        if done:
-            result.info["postprocessing"] = ", ".join(f"{key}: {value}" for key, value in done.items())
-        return encode_image(result) if self.request.show_extras_results else ""
-
-    def _enlarged(self, image: Image.Image, upscaler: UpscalerData, done: dict[str, Any], key: str) -> Image.Image:
-        request, scale = self.request, self._scale(image)
-        if upscaler.scaler is None:
-            raise UserError(f"The upscaler {upscaler.name} cannot be used.")
-        enlarged = upscaler.scaler.upscale(image, scale, upscaler.data_path)
-        if request.resize_mode == 0:
-            done["Postprocess upscale by"] = scale
-        else:
-            width, height = request.upscaling_resize_w, request.upscaling_resize_h
-            done["Postprocess upscale to"] = f"{width}x{height}"
-            if request.upscaling_crop:
-                if enlarged.width < width or enlarged.height < height:  # upscalers round down to multiples of 8
-                    enlarged = enlarged.resize((max(enlarged.width, width), max(enlarged.height, height)))
-                left, top = (enlarged.width - width) // 2, (enlarged.height - height) // 2
-                enlarged = enlarged.crop((left, top, left + width, top + height))
-                done["Postprocess crop to"] = f"{width}x{height}"
-        done[key] = upscaler.name
-        return enlarged
+        """The results as base64 text, and what was done to the last one as HTML."""
+        sources = [extras.Source(partial(decode_opened, image, name), name) for name, image in self._images.items()]
+        run = extras.Extras(sources, loading.scripts_postproc.create_args_for_run(self._arguments))
+        found, done = [], ""
+        for result in run.results():
+            found.append(encode_image(result.image))
+            done = result.done
+        if run.problems:
+            raise BadRequest(" ".join(run.problems))
+        if not found and sources:
+            raise BadRequest("The job was interrupted.", 503)
+        return found, f"<p>{html.escape(done)}</p>"
 
 
 _FIT, _SATURATION = 0.65, 0.5  # below these it is not an image of the world that `shapes` knows

@@ -265,7 +265,7 @@ _WEBUI_SETTINGS = frozenset(
     lora_add_hashes_to_infotext lora_bundled_ti_to_infotext lora_functional lora_hide_unknown_for_versions
     lora_in_memory_limit lora_not_found_gradio_warning lora_not_found_warning_console lora_preferred_name
     lora_show_all memmon_poll_rate multiple_tqdm no_dpmpp_sde_batch_determinism notification_audio
-    notification_volume open_dir_button_choice outdir_extras_samples outdir_init_images outdir_save pin_memory
+    notification_volume open_dir_button_choice outdir_init_images pin_memory
     prevent_screen_sleep_during_generation print_hypernet_extra profiling_activities profiling_enable
     profiling_explanation profiling_filename profiling_profile_memory profiling_record_shapes profiling_with_stack
     quicksettings_list realesrgan_enabled_models restore_config_state_file return_mask_composite
@@ -283,7 +283,7 @@ _WEBUI_SETTINGS = frozenset(
     training_tensorboard_flush_every training_tensorboard_save_images training_write_csv_every
     training_xattention_optimizations txt2img_settings_accordion ui_extra_networks_tab_reorder ui_reorder_list
     ui_tab_order unload_models_when_training upcast_attn use_downcasted_alpha_bar use_old_emphasis_implementation
-    use_old_hires_fix_width_height use_old_karras_scheduler_sigmas use_original_name_batch use_save_to_dirs_for_ui
+    use_old_hires_fix_width_height use_old_karras_scheduler_sigmas use_save_to_dirs_for_ui
     use_upscaler_name_as_suffix webp_lossless
     """.split()
 )

@@ -206,8 +206,8 @@ def _write_text(path: Path, text: str) -> None:
         file.write(writable(f"{text}\n").encode("utf-8"))
 
 
-def _free(path: Path) -> Path:
-    """The path, or one with a number behind its stem where there is a file."""
+def free_path(path: Path) -> Path:
+    """The path, or one with a number behind its stem where there is a file already."""
     found, number = path, 0
     while found.exists():
         number += 1
@@ -258,7 +258,7 @@ def save_image(
     if made.extension != target.suffix.lower():
         known = target.suffix.lower() in Image.registered_extensions() or target.suffix == f".{extension.lstrip('.')}"
         target = target.with_suffix(made.extension) if known else target.with_name(target.name + made.extension)
-    target = target if forced_filename is not None else _free(target)
+    target = target if forced_filename is not None else free_path(target)
     with replacing(target, shared=True) as file:
         file.write(made.data)
     if made.note and p is not None:

@@ -12,6 +12,13 @@ LANCZOS = Image.Resampling.LANCZOS
 NEAREST = Image.Resampling.NEAREST
 
 
+def size_after(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """The size of an image of `size` after an upscaler has enlarged it: multiples of 8 pixels."""
+    # 49 * (512 / 49) may be a little less than 512
+    width, height = (max(8, int(side * scale + 1e-6) // 8 * 8) for side in size)
+    return width, height
+
+
 class Upscaler:
     """Base class: `do_upscale` makes the image larger, `upscale` brings it to the requested size."""
 
@@ -28,9 +35,9 @@ class Upscaler:
     def upscale(self, img: Image.Image, scale: float, selected_model: str | None = None) -> Image.Image:
         """`img` enlarged by `scale`, to a multiple of 8 pixels."""
         self.scale = scale
-        width, height = (max(8, int(side * scale) // 8 * 8) for side in img.size)
+        size = size_after(img.size, scale)
         img = self.do_upscale(img, selected_model)
-        return img if img.size == (width, height) else img.resize((width, height), resample=LANCZOS)
+        return img if img.size == size else img.resize(size, resample=LANCZOS)
 
 
 class UpscalerData:
@@ -65,7 +72,8 @@ class UpscalerLanczos(Upscaler):
         super().__init__()
 
     def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
-        return img.resize((int(img.width * self.scale), int(img.height * self.scale)), resample=self.resample)
+        size = max(1, int(img.width * self.scale)), max(1, int(img.height * self.scale))
+        return img.resize(size, resample=self.resample)
 
 
 class UpscalerNearest(UpscalerLanczos):

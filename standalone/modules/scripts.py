@@ -3,7 +3,7 @@
 from . import lead
 from standalone.host.scripts.loading import ScriptFile, basedir, current_basedir, list_files_with_name, list_scripts
 from standalone.host.scripts.loading import load_scripts, postprocessing_scripts_data, reload_scripts
-from standalone.host.scripts.loading import scripts_current, scripts_img2img, scripts_txt2img
+from standalone.host.scripts.loading import scripts_current, scripts_img2img, scripts_postproc, scripts_txt2img
 from standalone.host.scripts.runner import ScriptRunner
 from standalone.host.scripts.script import AlwaysVisible, MaskBlendArgs, OnComponent, PostprocessBatchListArgs
 from standalone.host.scripts.script import PostprocessImageArgs, PostProcessMaskOverlayArgs, PostSampleArgs, Script

@@ -72,10 +72,9 @@ def test_extras(api: webuiapi.WebUIApi):
         upscaler_1="Nearest",
         upscaler_2="Lanczos",
         extras_upscaler_2_visibility=0.5,
-        codeformer_visibility=0.5,
     )
     assert [image.size for image in mixed.images] == [(128, 96)] * 2
-    assert "face restoration" in mixed.info
+    assert "Postprocess upscaler: Nearest, Postprocess upscaler 2: Lanczos" in mixed.info
 
 
 @pytest.mark.parametrize(
@@ -87,6 +86,8 @@ def test_extras(api: webuiapi.WebUIApi):
         ),
         ({"upscaler_1": "Lanczos", "upscaling_resize": 16, "image": Image.new("L", (600, 600))}, "larger than"),
         ({"upscaler_1": "Lanczos", "upscaling_resize": 0.001}, "smaller than a pixel"),
+        ({"codeformer_visibility": 0.5}, "codeformer_visibility: this host has no CodeFormer. Set it to 0."),
+        ({"gfpgan_visibility": 0.1}, "gfpgan_visibility: this host has no GFPGAN. Set it to 0."),
         ({"upscaling_resize": -1}, "upscaling_resize: -1 is not more than 0"),
         ({"resize_mode": 2}, "resize_mode: 2 is more than 1"),
     ],

@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from standalone.host import callbacks, errors, paths
-from standalone.host.scripts import script
+from standalone.host.scripts import script, upscale
+from standalone.host.scripts.postprocessing import ScriptPostprocessing, ScriptPostprocessingRunner
 from standalone.host.scripts.runner import ScriptRunner
 from standalone.host.scripts.script import Script, ScriptBuiltinUI, ScriptClassData
 
@@ -29,9 +30,10 @@ class ScriptFile(NamedTuple):
 
 
 current_basedir = paths.script_path
-postprocessing_scripts_data: list[Any] = []
+postprocessing_scripts_data: list[ScriptClassData] = []
 scripts_txt2img: ScriptRunner = ScriptRunner()
 scripts_img2img: ScriptRunner = ScriptRunner()
+scripts_postproc = ScriptPostprocessingRunner()
 scripts_current: ScriptRunner | None = None
 loaded_scripts: dict[str, ModuleType] = {}
 
@@ -78,10 +80,11 @@ def list_files_with_name(filename: str) -> list[str]:
 
 
 def load_scripts() -> None:
-    """Reloads every script file as its own module, and makes the two runners. A failing file is logged."""
-    global current_basedir, scripts_txt2img, scripts_img2img
+    """Reloads every script file as its own module, and makes the runners. A failing file is logged."""
+    global current_basedir, scripts_txt2img, scripts_img2img, scripts_postproc
     script.scripts_data.clear()
-    postprocessing_scripts_data.clear()
+    own = ScriptClassData(upscale.ScriptPostprocessingUpscale, upscale.__file__, paths.script_path, upscale)
+    postprocessing_scripts_data[:] = [own]
     callbacks.clear_callbacks()
     for file in list_scripts("scripts", ".py"):
         if file.basedir not in sys.path:
@@ -96,9 +99,14 @@ def load_scripts() -> None:
         finally:
             current_basedir = paths.script_path
         for value in vars(module).values():
-            if inspect.isclass(value) and issubclass(value, Script) and value not in (Script, ScriptBuiltinUI):
+            if not inspect.isclass(value) or value in (Script, ScriptBuiltinUI, ScriptPostprocessing):
+                continue
+            if issubclass(value, Script):
                 script.scripts_data.append(ScriptClassData(value, file.path, file.basedir, module))
+            elif issubclass(value, ScriptPostprocessing):
+                postprocessing_scripts_data.append(ScriptClassData(value, file.path, file.basedir, module))
     scripts_txt2img, scripts_img2img = ScriptRunner(), ScriptRunner()
+    scripts_postproc = ScriptPostprocessingRunner()
 
 
 def runner_of(is_img2img: bool) -> ScriptRunner:
@@ -119,6 +127,7 @@ def prepare_headless() -> None:
             runner.initialize_scripts(is_img2img)
             runner.prepare_ui()
             runner.setup_ui()
+        scripts_postproc.setup_ui()
 
 
 @contextlib.contextmanager

@@ -193,7 +193,7 @@ class ScriptBuiltinUI(Script):
 class ScriptClassData(NamedTuple):
     """A script class that was found in a file."""
 
-    script_class: type[Script]
+    script_class: type[Any]
     path: str
     basedir: str
     module: ModuleType

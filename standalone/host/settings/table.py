@@ -79,6 +79,9 @@ def all_options() -> Table:
             "save_incomplete_images": OptionInfo(False, "Save images that were interrupted"),
             "enable_pnginfo": OptionInfo(True, "Write infotext to metadata of the generated image"),
             "save_txt": OptionInfo(False, "Write infotext to a text file next to every image"),
+            "use_original_name_batch": OptionInfo(
+                True, "Use original name for output filename during batch process in extras tab"
+            ),
         },
         # restrict_api: a client must not be able to move the host's output elsewhere
         ("saving-paths", "Paths for saving"): {
@@ -87,9 +90,11 @@ def all_options() -> Table:
                 ("samples", "", "images"),
                 ("txt2img_samples", "txt2img-images", "txt2img images"),
                 ("img2img_samples", "img2img-images", "img2img images"),
+                ("extras_samples", "extras-images", "images from extras tab"),
                 ("grids", "", "grids"),
                 ("txt2img_grids", "txt2img-grids", "txt2img grids"),
                 ("img2img_grids", "img2img-grids", "img2img grids"),
+                ("save", "saved", "images saved using the Save button"),
             )
         },
         ("sd", "Stable Diffusion"): {
