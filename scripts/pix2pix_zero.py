@@ -8,6 +8,7 @@ of their names in the first place: `{"source": "cat", "target": "dog"}`. A reque
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Pix2PixZeroScript(MethodScript, scripts.Script):
         super().process(p, *args)
 
     def begin(self, p: Any, settings: Pix2PixZeroSettings) -> None:
-        super().begin(p, settings)
+        super().begin(p, replace(settings, words_are=settings.kind))  # the infotext says what was guessed
         if settings.caption:
             p.all_prompts = [prompt if prompt.strip() else settings.caption for prompt in p.all_prompts]
 
@@ -73,11 +74,14 @@ class Pix2PixZeroScript(MethodScript, scripts.Script):
             shared.state.textinfo = None
         if begun is None or sampling.is_hires:
             return None
+        shared.state.textinfo = session.EDITING
         p.pix2pix_zero_session = begun
         return begun.edit
 
     def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         edited, p.pix2pix_zero_session = getattr(p, "pix2pix_zero_session", None), None
+        if edited is not None:
+            shared.state.textinfo = None
         super().postprocess_batch(p, *args, **kwargs)
         if edited is None or (settings := self.jobs.settings_of(p)) is None:
             return

@@ -61,11 +61,13 @@ class ImageCfgSettings(Span):
         " the words alone",
     )  # fmt: skip
     image_scale: float = slider(
-        1.5, 0.0, MAX_IMAGE_SCALE, 0.05, "Image scale", "how close to the image", important=True, axis="Image scale",
+        1.5, 0.0, MAX_IMAGE_SCALE, 0.05, "Stay close to the image", "the image's CFG scale", important=True,
+        axis="Image scale", subject="Image scale",
         about="how close to the image. 1.2 to 2.2 for most edits; 1 is faster",
     )  # fmt: skip
     text_scale: float = slider(
-        0.0, 0.0, MAX_TEXT_SCALE, 0.05, "Text scale", "0: the CFG scale above", important=True, axis="Text scale",
+        0.0, 0.0, MAX_TEXT_SCALE, 0.05, "Follow the instruction", "the text's; 0: the CFG scale above",
+        important=True, axis="Text scale", subject="Text scale",
         about="how close to the instruction. 0 uses the tab's CFG scale",
     )  # fmt: skip
     fit: str = radio(

@@ -31,6 +31,8 @@ from lib_methods.pix2pix_zero.words import plural_of, swapped, without_article
 
 PSNR_KEY = f"{CONTROLS.title} reconstruction PSNR"
 NOTE_KEY = f"{CONTROLS.title} note"
+FINDING, EDITING = "Finding the noise {}/{}", "Editing"
+"""What the page shows while an edit is in these phases."""
 CHUNK_TEXT = CHUNK - 2  # tokens of a chunk between its start and its end
 KEPT = 64
 """Directions made from words that are kept for the next job: SD1's are 237 KB each."""
@@ -64,7 +66,7 @@ def job_of(p: Any, state: Any) -> Job:
     from lib_methods.hosts.a1111.text import TextEncoder, final_prompts
 
     def go_on(done: int, total: int) -> bool:
-        state.textinfo = f"{CONTROLS.title}: finding the image's noise, step {done + 1} of {total}"
+        state.textinfo = FINDING.format(done + 1, total)
         return not (state.interrupted or state.skipped)
 
     text, first = TextEncoder(p.sd_model), int(getattr(p, "iteration", 0)) * int(p.batch_size)
@@ -236,7 +238,7 @@ def directions_for(
             for index, caption in enumerate(captions)
         )
     else:
-        choices = [_from_words(sampling, *pair, settings.words_are) for pair in settings.pairs]
+        choices = [_from_words(sampling, *pair, settings.kind) for pair in settings.pairs]
     like = editing_of(sampling).embed([""])
     for choice in choices:
         choice.check_width(like.context.shape[-1], None if like.vector is None else like.vector.shape[-1])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lib_methods.checks import SettingsError
 from lib_methods.pictures.store import mask_name
 from lib_methods.pix2pix_zero.directions import MAX_STRENGTH
 from lib_methods.pix2pix_zero.inversion import DDIM, DDPM, DIRECT, REGULARISATIONS
+from lib_methods.pix2pix_zero.kinds import guess_kind
 from lib_methods.pix2pix_zero.library import new_name
-from lib_methods.pix2pix_zero.sentences import KINDS, OBJECT
+from lib_methods.pix2pix_zero.sentences import ADJECTIVE, KINDS, OBJECT, STYLE
 from lib_methods.pix2pix_zero.words import swapped
 from lib_methods.webui.controls import Images, Span, check, checkbox, radio, slider, stored_images, text
 from lib_methods.webui.table import Table
 
+AUTO = "auto"
+_TAKEN_AS = {ADJECTIVE: "taken as adjectives", STYLE: "taken as styles"}
 SENTENCES, CAPTION = "sentences", "caption"
 DIRECTIONS_FROM = (SENTENCES, CAPTION)
 GRADIENT, SOFT_BLEND = "gradient", "soft blend"
@@ -44,8 +49,9 @@ class Pix2PixZeroSettings(Span):
         " turn",
     )  # fmt: skip
     words_are: str = radio(
-        OBJECT, KINDS, "The words are", "decides the sentences they stand in", subject="What the words are",
-        about="selects the few hundred sentences the words are put into",
+        AUTO, (AUTO, *KINDS), "The words are", "auto: guessed from the words", subject="What the words are",
+        about="selects the few hundred sentences the words are put into. *auto* guesses it from the words, and the "
+        "line above says what it takes them for", always=True,
     )  # fmt: skip
     direction_from: str = radio(
         SENTENCES, DIRECTIONS_FROM, "Direction from", "caption: yours, with the source swapped for the target",
@@ -68,7 +74,8 @@ class Pix2PixZeroSettings(Span):
         "prompt is empty",
     )  # fmt: skip
     structure: float = slider(
-        0.3, 0.0, MAX_STRUCTURE, 0.01, "Structure", "how firmly its form is held", important=True, axis="Structure",
+        0.3, 0.0, MAX_STRUCTURE, 0.01, "Keep the shape", "how firmly", important=True, axis="Structure",
+        subject="Structure",
         about="how firmly the form is held (the step of the cross-attention guidance; with *soft blend* the share "
         "of the reference's maps, at most 1). 0.3 is a good start; the paper uses 0.1",
     )  # fmt: skip
@@ -184,6 +191,16 @@ class Pix2PixZeroSettings(Span):
             (self.sources[turn % len(self.sources)], self.targets[turn % len(self.targets)]) for turn in range(count)
         )
 
+    @property
+    def kind(self) -> str:
+        """What the words are: as chosen, or as guessed."""
+        return guess_kind([*self.sources, *self.targets]) if self.words_are == AUTO else self.words_are
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Controls that change nothing: sentences about the words are needed where the direction comes from them."""
+        return ("words_are",) if self.directions or self.direction_from == CAPTION else ()
+
     def word(self, image: int) -> str:
         """Where it attends is shown, and may be the mask: for the image of a job, counted from 0. Empty for none."""
         return self.mask_word or (self.sources[image % len(self.sources)] if self.sources else "")
@@ -205,16 +222,18 @@ class Pix2PixZeroSettings(Span):
             what = self.directions
         else:
             what = f"{' | '.join(self.sources)} to {' | '.join(self.targets)}"
-            what += " (swapped in the caption)" if self.direction_from == CAPTION else ""
+            how = "swapped in the caption" if self.direction_from == CAPTION else _TAKEN_AS.get(self.kind, "")
+            what += f" ({how})" if how else ""
         whose = "the tab's image" if is_img2img else "the prompt's image with this seed"
         whose += " (none yet: add one to the tab)" if is_img2img and tab_is_empty else ""
         parts = [f"{what} in {whose}", f"strength {self.strength:g}"]
         if self.guides:
             first, last = self.guided_steps(steps)
             when = f" on steps {first + 1}-{last} of {steps}" if steps and (self.start, self.end) != (0, 1) else ""
-            parts.append(f"structure {self.structure:g} by {self.guidance}{when}")
+            how = f" by {self.guidance}" if self.guidance != GRADIENT else ""
+            parts.append(f"shape kept at {self.structure:g}{how}{when}")
         else:
-            parts.append("no structure guidance")
+            parts.append("shape not kept")
         if self.mask_mode == "by word":
             parts.append(f'only where "{self.mask_word or " | ".join(self.sources)}" is')
         elif self.mask_mode != "everywhere":
@@ -226,4 +245,10 @@ def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(ALTERNATIVES) if part.strip())
 
 
-CONTROLS = Table("pix2pix-zero", Pix2PixZeroSettings)
+def _unsaid(texts: Mapping[str, str], is_old: bool) -> Mapping[str, Any]:
+    """Before the kind of word was guessed, an infotext left out what the words are where they were objects."""
+    told = {"words_are", "directions"} & texts.keys() or texts.get("direction_from") == CAPTION
+    return {} if told else {"words_are": OBJECT}
+
+
+CONTROLS = Table("pix2pix-zero", Pix2PixZeroSettings, unsaid=_unsaid)

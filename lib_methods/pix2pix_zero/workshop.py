@@ -28,6 +28,7 @@ from lib_methods.checks import MAX_NAME, SettingsError, check_choice, refuse_unk
 from lib_methods.denoiser import Unsupported
 from lib_methods.pix2pix_zero import library as files
 from lib_methods.pix2pix_zero.directions import Direction, DirectionError, Embedded, Origin, make_direction
+from lib_methods.pix2pix_zero.kinds import guess_kind
 from lib_methods.pix2pix_zero.library import (
     SEPARATORS,
     DirectionLibrary,
@@ -40,13 +41,12 @@ from lib_methods.pix2pix_zero.library import (
 from lib_methods.pix2pix_zero.sentences import (
     KINDS,
     MAX_FILE_BYTES,
-    OBJECT,
     PLACEHOLDER,
     built_in_sentences,
     parse_sentences,
     sentences_from_model,
 )
-from lib_methods.pix2pix_zero.settings import CONTROLS
+from lib_methods.pix2pix_zero.settings import AUTO, CONTROLS
 from lib_methods.pix2pix_zero.words import clean_word
 from lib_methods.webui.door import Door, guarded_router
 
@@ -56,7 +56,7 @@ BUILT_IN = "built-in"
 
 PATH = "/pix2pix-zero/directions"
 _WORDS = ("source", "target", "words_are", "source_sentences", "target_sentences", "text_model")
-_DEFAULTS = {"source": "", "target": "", "words_are": OBJECT, "text_model": BUILT_IN}
+_DEFAULTS = {"source": "", "target": "", "words_are": AUTO, "text_model": BUILT_IN}
 _FILES = ("file", "source_file", "target_file")
 _FIELDS = ("name", "directions", *_WORDS, *_FILES)
 
@@ -104,7 +104,7 @@ class Workshop:
         name: object,
         source: str,
         target: str,
-        kind: str = OBJECT,
+        kind: str = AUTO,
         texts: tuple[str, str] = ("", ""),
         text_model: str = BUILT_IN,
     ) -> str:
@@ -114,7 +114,8 @@ class Workshop:
         both. Where they are empty, `text_model` writes them, or the built-in ones are taken.
         """
         clean = new_name(name)
-        check_choice("What the words are", kind, KINDS)
+        check_choice("What the words are", kind, (AUTO, *KINDS))
+        kind = guess_kind([str(source), str(target)]) if kind == AUTO else kind
         before, after = self._sentences(source, target, kind, texts, text_model)
 
         def make(encoder: TextEncoder) -> Direction:

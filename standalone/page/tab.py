@@ -176,7 +176,7 @@ class PageJobs:
             files = gallery_files(processed, self._data_dir)
             log = log_html(processed, time.monotonic() - started)
             if start is not None and processed.images:
-                size, mode = processed.images[-1].size, generation.fields["resize_mode"]
+                size, mode = processed.images[processed.index_of_first_image].size, generation.fields["resize_mode"]
                 log += before_html(start, mode, size, scratch_folder(self._data_dir))
             return Shown(files, processed.index_of_first_image, processed.js(), as_html(processed.info), log)
         except Exception as error:  # the last line of defence: whatever it is, the page shows a message

@@ -43,8 +43,28 @@ def like(browser: Browser, count: int) -> None:
     browser.js("inputAccordionChecked('fabric_txt2img', true)")
 
 
+def edit(browser: Browser, prompt: str, source: str, target: str) -> None:
+    """Changes the txt2img image that is shown with pix2pix-zero, and opens the viewer on the result, with the slider."""
+    box = "#pix2pix_zero_img2img"
+    browser.click("#txt2img_send_to_img2img")
+    browser.until("return document.querySelector('#img2img_image img') !== null")
+    browser.js("inputAccordionChecked('pix2pix_zero_img2img', true)")
+    browser.until(f"return document.querySelector('{box}_more .label-wrap') !== null")
+    browser.click(f"{box}_more .label-wrap")
+    browser.until(f"return document.querySelector('{box}_direction_from') !== null")
+    browser.click(f"{box}_direction_from label:last-child")
+    browser.type(f"{box}_source textarea, {box}_source input", source)
+    browser.type(f"{box}_target textarea, {box}_target input", target)
+    browser.until(f"return document.querySelector('{box}_status').textContent.includes('swapped in the caption')")
+    generate(browser, prompt, 3, 1, "img2img")
+    browser.js("openLightbox('img2img')")
+    browser.until("return document.getElementById('lightboxModal').classList.contains('can-compare')")
+    browser.find("#lightboxModal").send_keys("c")
+    browser.js("moveDivider(0.37)")
+
+
 def main(folder: Path) -> None:
-    """Take all five."""
+    """Take all six."""
     with tempfile.TemporaryDirectory() as temporary:
         server = Process("--data-dir", f"{temporary}/data")
         try:
@@ -54,11 +74,15 @@ def main(folder: Path) -> None:
                 take(browser, folder / "page_first_run.png")
                 generate(browser, "large blue circles on a white background", 3, 2)
                 like(browser, 2)
-                generate(browser, "triangles on a black background", 21, 4)
+                generate(browser, "triangles on a grey background", 21, 4)
                 take(browser, folder / "page_after_like.png")
                 take(browser, folder / "page_phone.png", size=PHONE)
                 browser.js("openLightbox('txt2img')")
                 take(browser, folder / "page_viewer.png", dark=True)
+                browser.js("closeLightbox()")
+                generate(browser, "large blue circles on a white background", 3, 1)
+                edit(browser, "large blue circles on a white background", "blue", "red")
+                take(browser, folder / "page_edit.png")
                 browser.js("closeLightbox()")
                 browser.js("openTab('tab_history')")
                 browser.until("return document.querySelector('#tab_history img') !== null")

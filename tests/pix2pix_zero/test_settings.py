@@ -85,6 +85,6 @@ def test_the_guided_steps_lie_among_the_steps(steps: int, first: float, second: 
 
 def test_the_line_says_what_will_happen() -> None:
     line = settings(target="dog | fox", start=0.1, end=0.5, mask_mode="by word").describe(True, 20)
-    for part in ("cat to dog | fox", "tab's image", "structure 0.3", "steps 3-10 of 20", 'only where "cat" is'):
+    for part in ("cat to dog | fox", "tab's image", "shape kept at 0.3", "steps 3-10 of 20", 'only where "cat" is'):
         assert part in line
-    assert "no structure guidance" in settings(structure=0).describe(False)
+    assert "shape not kept" in settings(structure=0).describe(False)

@@ -263,7 +263,7 @@ document.addEventListener('click', (event) => {
 
 /** What is much smaller than its place on the screen shows its pixels instead of a blur. */
 document.addEventListener('load', ({target}) => {
-    if (target.matches?.('[id$="_gallery"] img, #modalImage, #lightboxBefore')) {
+    if (target.matches?.('[id$="_gallery"] img, #modalImage')) {
         target.classList.toggle('few-pixels', target.naturalWidth * 2.5 <= target.clientWidth);
     }
 }, true);

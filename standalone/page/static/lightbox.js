@@ -180,6 +180,7 @@ function offerComparison() {
     const [image, before] = [lightboxParts().image, document.getElementById('lightboxBefore')];
     const shape = (one) => one.naturalWidth / one.naturalHeight;
     const fits = Boolean(before?.getAttribute('src')) && Math.abs(shape(image) / shape(before) - 1) < 0.01;
+    before?.classList.toggle('few-pixels', image.classList.contains('few-pixels'));
     lightbox.viewer.classList.toggle('can-compare', fits);
     lightbox.viewer.classList.toggle('compares', fits && lightbox.divider !== null);
 }

@@ -231,11 +231,12 @@ function requestProgress(task, container, gallery, atEnd, onProgress, givenUpAft
         const share = answer.progress ?? 0;
         const percent = Math.round(share * 100);
         filled.style.width = `${Math.max(share * 100, 0.5)}%`;
-        let text = answer.queued ? (answer.textinfo || 'In queue') : 'Starting ...';
+        const parts = [answer.textinfo]; // which phase it is in, or the place in the queue
         if (answer.active && share > 0) {
-            text = `${percent}%` + (answer.eta !== null && answer.eta !== undefined ? ` · ${timeLeft(answer.eta)}` : '');
+            parts.push(`${percent}%`);
+            if (answer.eta !== null && answer.eta !== undefined) parts.push(timeLeft(answer.eta));
         }
-        filled.textContent = text;
+        filled.textContent = parts.filter(Boolean).join(' · ') || (answer.queued ? 'In queue' : 'Starting ...');
         bar.setAttribute('aria-valuenow', percent);
         document.title = answer.active && percent > 0 ? `[${percent}%] ${title}` : title;
         if (answer.live_preview) {

@@ -36,7 +36,7 @@ CASES: dict[str, JSON] = {
     },
 }
 LONG: JSON = {"steps": 16}
-INVERTS = f"{TITLE}: finding the image's noise"
+INVERTS = "Finding the noise"
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
