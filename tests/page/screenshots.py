@@ -44,7 +44,7 @@ def like(browser: Browser, count: int) -> None:
 
 
 def edit(browser: Browser, prompt: str, source: str, target: str) -> None:
-    """Changes the txt2img image that is shown with pix2pix-zero, and opens the viewer on the result, with the slider."""
+    """Edits the txt2img image that is shown with pix2pix-zero, and compares in the viewer."""
     box = "#pix2pix_zero_img2img"
     browser.click("#txt2img_send_to_img2img")
     browser.until("return document.querySelector('#img2img_image img') !== null")
