@@ -1,6 +1,8 @@
 /*
  * Updates the methods' status lines when the loaded checkpoint changes or an image comes or goes, which Python cannot see.
  *
+ * A line may offer another checkpoint (`status_html`): its button chooses that.
+ *
  * A method has hidden buttons for it (lib_methods/webui/gradio_compat.py): ".steer-recheck" asks for its line again,
  * ".steer-look" looks at the tab's boxes in the browser, so that no image travels.
  */
@@ -82,6 +84,14 @@ window.steerStatus = (function () {
             }, 100);
         }).observe(found, {childList: true, subtree: true, attributes: true, attributeFilter: ["src", "aria-selected", "class"]});
     }
+
+    document.addEventListener("click", event => {
+        const button = event.target.closest?.(".steer-switch");
+        if (!button || typeof selectCheckpoint !== "function") return;
+        button.disabled = true;
+        button.textContent = "Switching ...";
+        selectCheckpoint(button.dataset.checkpoint);
+    });
 
     if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(watch);
     if (typeof onUiTabChange === "function") onUiTabChange(() => lookSoon());

@@ -32,6 +32,7 @@ class ImageCfgScript(MethodScript, scripts.Script):
     table = CONTROLS
     key = "image_cfg"
     room = "lib_methods.image_cfg"
+    needs_picture = True
     sees_tab_image = True
     store = STORE
 

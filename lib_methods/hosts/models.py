@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from lib_methods.checkpoints.kinds import other_model
+from lib_methods.checkpoints.ldm_names import UNET_PREFIX
 from lib_methods.checks import SettingsError
 from lib_methods.denoiser import ChosenSampler, LoadedModel, sees_picture
 from lib_methods.errors import CheckpointError
@@ -26,6 +27,8 @@ from modules import extra_networks, paths, sd_models, sd_samplers, shared
 
 Unsuited = Callable[[LoadedModel], str]
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Unsuited, str]] = WeakKeyDictionary()
+_MOST_READ = 300  # checkpoints whose headers are read for a suggestion
+_PICTURE_CHANNELS = 8  # of a UNet that sees an image beside the latents
 _UNET_PARTS = ("input_blocks", "down_blocks")
 _TRANSFORMER_PARTS = ("transformer_blocks", "double_blocks", "joint_blocks", "blocks", "layers")
 _SPELLED = {
@@ -178,6 +181,28 @@ def checkpoint_title(file: Path) -> str:
         if Path(info.filename).resolve() == file.resolve():
             return str(info.title)
     return ""
+
+
+def suited_checkpoint(sees_picture: bool) -> str:
+    """The title of the first checkpoint, by the files' headers, whose UNet sees an image beside the latents
+    (InstructPix2Pix), or of the first whose UNet sees none; "" where there is none."""
+    for info in list(sd_models.checkpoints_list.values())[:_MOST_READ]:
+        file = Path(info.filename)
+        with suppress(OSError):
+            channels = _input_channels(file, file.stat().st_mtime_ns)
+            if channels and (channels == _PICTURE_CHANNELS) == sees_picture:
+                return str(info.title)
+    return ""
+
+
+@lru_cache(maxsize=_MOST_READ)
+def _input_channels(file: Path, _changed: int) -> int:
+    """Of a checkpoint's UNet; 0 where there is none that can be seen."""
+    with suppress(CheckpointError):
+        first = read_header(file).tensors.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
+        if first is not None and len(first.shape) == 4:
+            return first.shape[1]
+    return 0
 
 
 def _lora_files() -> dict[str, Path]:

@@ -58,6 +58,7 @@ class MethodScript:
         subject: what "stopped at an internal error", the title if empty.
         extra_keys: what it writes into the infotext besides its settings.
         follows: the page's own controls that its line depends on: "steps", "cfg_scale", "sampling".
+        needs_picture: whether it needs a checkpoint whose UNet sees an image beside the latents.
         sees_tab_image: whether its line depends on the image in img2img's own box, too.
         store: where its images are.
         peer: the title of another extension whose infotexts it reads as long as that one is not installed.
@@ -73,6 +74,7 @@ class MethodScript:
     subject: ClassVar[str] = ""
     extra_keys: ClassVar[Sequence[str]] = ()
     follows: ClassVar[Sequence[str]] = ()
+    needs_picture: ClassVar[bool] = False
     sees_tab_image: ClassVar[bool] = False
     store: ClassVar[ImageStore | None] = None
     peer: ClassVar[str] = ""
@@ -247,10 +249,10 @@ class MethodScript:
 
     def status(self, enabled: bool, controls: Sequence[Any], tab: Tab) -> str:
         """The line as HTML, from the values of all controls but the switch."""
-        from lib_methods.hosts.models import obstacle  # here, as in `MethodJobs.guide`
+        from lib_methods.hosts.models import obstacle, suited_checkpoint  # here, as in `MethodJobs.guide`
 
         if enabled and (why := obstacle(self.unsuited)):
-            return status_html(why, problem=True)
+            return status_html(why, problem=True, checkpoint=suited_checkpoint(self.needs_picture))
         try:
             settings = self.read([True, *controls])
             if enabled and (why := self.unsuited_sampler(settings, tab)):

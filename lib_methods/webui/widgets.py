@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import gradio as gr
@@ -19,11 +20,19 @@ from lib_methods.webui.image_box import image_box
 from lib_methods.webui.table import Table
 
 
-def status_html(text: str, problem: bool = False) -> str:
-    """The line, or what is wrong, as HTML that every gradio version shows in the same way; classes of style.css."""
+def status_html(text: str, problem: bool = False, checkpoint: str = "") -> str:
+    """The line, or what is wrong, as HTML that every gradio version shows in the same way; classes of style.css.
+
+    checkpoint: the title of one that would help; a button chooses it (status.js).
+    """
     role = "alert" if problem else "status"
     kind = " steer-problem" if problem else ""
-    return f'<div class="steer-status{kind}" role="{role}">{html.escape(text)}</div>'
+    line = html.escape(text)
+    if checkpoint:
+        name = PurePath(checkpoint.rpartition(" [")[0] or checkpoint).stem
+        title, shown = html.escape(checkpoint), html.escape(f"Switch to {name}")
+        line += f' <button type="button" class="steer-switch" data-checkpoint="{title}">{shown}</button>'
+    return f'<div class="steer-status{kind}" role="{role}">{line}</div>'
 
 
 class Widgets:

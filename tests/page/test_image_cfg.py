@@ -88,6 +88,25 @@ def test_a_mask_is_put_in_shown_and_used(browser: Browser, tmp_path: Path, scree
     assert "InstructPix2Pix mask: " not in infotext(browser)
 
 
+def test_a_checkpoint_that_suits_is_offered_and_chosen_with_one_click(browser: Browser) -> None:
+    def switch(method: str, sentence: str) -> str:
+        line = f"#{method}_txt2img_status"
+        browser.until(f"return document.querySelector('{line}').textContent.includes(arguments[0])", sentence)
+        name = browser.text(f"{line} .steer-switch").removeprefix("Switch to ")
+        browser.click(f"{line} .steer-switch")
+        browser.until(f"return (() => {{ {CHOSEN} }})().startsWith(arguments[0])", name)
+        browser.until(f"return document.querySelector('{line} .steer-switch') === null")
+        return name
+
+    browser.js("inputAccordionChecked('image_cfg_txt2img', false)")
+    browser.js("inputAccordionChecked('pix2pix_zero_txt2img', true)")
+    assert switch("pix2pix_zero", "This is an InstructPix2Pix checkpoint") != "shapes-instruct"
+    browser.js("inputAccordionChecked('pix2pix_zero_txt2img', false)")
+    browser.js("inputAccordionChecked('image_cfg_txt2img', true)")
+    assert switch("image_cfg", "This is not an InstructPix2Pix checkpoint") == "shapes-instruct"
+    assert "steer-problem" not in browser.js(f"return document.querySelector('{BOX}_status').innerHTML")
+
+
 def test_nothing_went_wrong_in_the_browser(browser: Browser) -> None:
     assert browser.errors() == []
     assert browser.outside_requests() == []
