@@ -7,10 +7,16 @@ window.dreamboothPage = (function () {
         if (!usage) return [];
         const {prompt, checkpoint, cascade} = JSON.parse(usage);
         if (cascade) return cascadePage.take(usage);
-        steerJobs.setPrompt("txt2img", prompt);
+        const takeBack = steerJobs.setPrompt("txt2img", prompt);
         steerJobs.press("refresh_sd_model_checkpoint");
-        if (checkpoint && typeof selectCheckpoint === "function") selectCheckpoint(checkpoint);
+        const chosen = opts.sd_model_checkpoint;
+        const switches = Boolean(checkpoint && typeof selectCheckpoint === "function");
+        if (switches) selectCheckpoint(checkpoint);
         if (typeof switch_to_txt2img === "function") switch_to_txt2img();
+        steerJobs.offerUndo(`The prompt has "${prompt}"${switches ? ", and the checkpoint is chosen" : ""}.`, () => {
+            takeBack();
+            if (switches && chosen) selectCheckpoint(chosen);
+        });
         return [];
     }
 

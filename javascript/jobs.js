@@ -7,6 +7,7 @@ window.steerJobs = (function () {
     "use strict";
 
     const EVERY_MS = 1500;
+    const UNDO_MS = 15000;
 
     function root() {
         return typeof gradioApp === "function" ? gradioApp() : document;
@@ -40,14 +41,36 @@ window.steerJobs = (function () {
         else start();
     }
 
-    /** Puts a text before what a tab's prompt has. */
+    /** Puts a text before what a tab's prompt has; returns what takes it back. */
     function setPrompt(tab, text) {
         const box = part(`#${tab}_prompt textarea`);
-        if (!box || box.value.includes(text)) return;
-        const before = box.value.trim();
-        box.value = before ? `${text}, ${before}` : text; // keep the prompt
-        updateInput(box);
+        if (!box || box.value.includes(text)) return () => {};
+        const [before, trimmed] = [box.value, box.value.trim()];
+        const fill = (value) => {
+            box.value = value;
+            updateInput(box);
+        };
+        fill(trimmed ? `${text}, ${trimmed}` : text); // keep the prompt
+        return () => fill(before);
     }
 
-    return {part, press, follow, setPrompt};
+    /** Says for a while what was done, with a button that takes it back. */
+    function offerUndo(sentence, undo) {
+        document.querySelector(".steer-undo")?.remove();
+        const box = document.createElement("div");
+        box.className = "steer-toast steer-undo";
+        box.setAttribute("role", "status");
+        const button = document.createElement("button");
+        button.type = "button";
+        button.textContent = "Undo";
+        button.addEventListener("click", () => {
+            box.remove();
+            undo();
+        });
+        box.append(sentence, button);
+        document.body.append(box);
+        setTimeout(() => box.remove(), UNDO_MS);
+    }
+
+    return {part, press, follow, setPrompt, offerUndo};
 })();

@@ -12,6 +12,7 @@ import gradio as gr
 
 from lib_methods.dreambooth.photos.image import read_small
 from lib_methods.dreambooth.settings import TrainingSettings
+from lib_methods.dreambooth.tab.curve import curve_svg
 from lib_methods.errors import UserError
 from lib_methods.jobs.job import State
 from lib_methods.jobs.log import Progress, Sample, duration, number
@@ -145,10 +146,8 @@ def _files(name: str, label: str) -> Any:
 
 # -- a run
 
-CURVE_POINTS = 240
 MOST_SAMPLES = 6
 SAMPLE_SIDE = 256
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 170, 44, 20
 _UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 
@@ -162,7 +161,8 @@ def state_html(state: State) -> str:
     if record.status == "done" and record.error:
         parts.append(status_html(record.error, problem=True))
     pace = number(progress.of("step").get("seconds_per_step"))
-    parts.append(plan_html(progress.of("plan"), subject=progress.subject, pace=pace))
+    took = record.ended - record.started if record.status == "done" else None
+    parts.append(plan_html(progress.of("plan"), subject=progress.subject, pace=pace, took=took))
     if not record.is_over:
         phase = progress.of("phase")
         done = progress.step if progress.steps else number(phase.get("done")) or 0.0
@@ -172,21 +172,33 @@ def state_html(state: State) -> str:
     return '<div class="steer-job-panel">' + "".join(parts) + "</div>"
 
 
-def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = None, folded: bool = False) -> str:
+def plan_html(
+    plan: Mapping[str, Any],
+    subject: str = "",
+    pace: float | None = None,
+    folded: bool = False,
+    took: float | None = None,
+) -> str:
     """Steps, time, memory and size of the result: a plan in the fields of the run's log. "" for an empty one.
 
-    pace: seconds a step, where it is known better than the plan knows it. folded: the notes are behind a click.
+    pace: seconds a step, where it is known better than the plan knows it. folded: the notes are behind a click. took:
+    the seconds of a run that is over, beside which the estimate stays.
     """
     if not plan:
         return ""
     steps, seconds = number(plan.get("steps")), number(plan.get("seconds"))
+    expected = f" (estimate: {duration(seconds)})" if seconds else ""
     seconds = pace * steps if pace and steps else seconds
     memory, result = number(plan.get("bytes")), number(plan.get("result_bytes"))
     estimated = bool(plan.get("estimated"))
     unknown = "known when it starts" if estimated else "known after the first steps"
+    time = (
+        "Time, estimated" if estimated and seconds else "Time",
+        f"about {duration(seconds)}" if seconds else unknown,
+    )
     entries = [
         ("Steps", f"{int(steps):,}" if steps else ""),
-        ("Time, estimated" if estimated and seconds else "Time", f"about {duration(seconds)}" if seconds else unknown),
+        time if took is None else ("Time", duration(took) + expected),
         ("Memory", f"about {size(memory)}" if memory else ""),
         ("Result", f"about {size(result)}" if result else ""),
         ("Subject", subject),
@@ -200,66 +212,33 @@ def plan_html(plan: Mapping[str, Any], subject: str = "", pace: float | None = N
     return f'<dl class="steer-dreambooth-plan">{cells}</dl>{said}'
 
 
-def curve_svg(progress: Progress) -> str:
-    """The losses over the steps, of the subject and of the class; means over neighbouring steps. "" before two."""
-    steps = sorted(progress.losses)
-    if len(steps) < 2:
-        return ""
-    subject = _binned([(step, progress.losses[step][0]) for step in steps])
-    prior = _binned([(s, loss) for s in steps if (loss := progress.losses[s][1]) is not None and loss > 0])
-    top = max(loss for _, loss in [*subject, *prior]) * 1.05 or 1.0
-    last = max(progress.steps, steps[-1])
-
-    def line(points: Sequence[tuple[float, float]], name: str) -> str:
-        at = " ".join(
-            f"{_LEFT + (_WIDTH - _LEFT) * step / last:.1f},{(_HEIGHT - _BOTTOM) * (1 - loss / top) + 4:.1f}"
-            for step, loss in points
-        )
-        return f'<polyline class="steer-dreambooth-{name}" points="{at}"/>' if points else ""
-
-    ground = _HEIGHT - _BOTTOM + 4
-    labels = (
-        f'<text x="{_LEFT - 6}" y="14" text-anchor="end">{top:.2g}</text>'
-        f'<text x="{_LEFT - 6}" y="{ground}" text-anchor="end">0</text>'
-        f'<text x="{_WIDTH}" y="{_HEIGHT}" text-anchor="end">step {last}</text>'
-        f'<text x="{_LEFT}" y="{_HEIGHT}">loss: <tspan class="steer-dreambooth-subject">subject</tspan>'
-        + (' <tspan class="steer-dreambooth-prior">class</tspan>' if prior else "")
-        + "</text>"
-    )
-    axes = f'<path class="steer-dreambooth-axes" d="M{_LEFT} 4V{ground}H{_WIDTH}"/>'
-    return (
-        f'<svg class="steer-dreambooth-curve" viewBox="0 0 {_WIDTH} {_HEIGHT + 5}" role="img" '
-        'aria-label="loss by step">'
-        f"{axes}{line(prior, 'prior')}{line(subject, 'subject')}{labels}</svg>"
-    )
-
-
-def _binned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """At most `CURVE_POINTS` points, each the mean of its neighbours."""
-    every = max(1, -(-len(points) // CURVE_POINTS))
-    groups = [points[start : start + every] for start in range(0, len(points), every)]
-    return [(sum(s for s, _ in group) / len(group), sum(v for _, v in group) / len(group)) for group in groups]
-
-
 def samples_html(progress: Progress) -> str:
-    """The sample images, the newest first, of many only the first and the last ones; then the warnings."""
+    """The sample images, a row for each prompt and a column for each step, the newest first, of many steps only the
+    first and the last ones; then the warnings."""
     samples = progress.samples
     shown = samples if len(samples) <= MOST_SAMPLES else [samples[0], *samples[-(MOST_SAMPLES - 1) :]]
-    parts = [_sample_html(sample) for sample in reversed(shown)]
+    parts = [_grid_html(shown[::-1])] if shown else []
     parts.append(warnings_html(progress.warnings))
     return '<div class="steer-dreambooth-samples">' + "".join(parts) + "</div>" if any(parts) else ""
 
 
-def _sample_html(sample: Sample) -> str:
-    images = []
-    for index, file in enumerate(sample.files):
-        prompt = html.escape(sample.prompts[index] if index < len(sample.prompts) else "", quote=True)
-        try:
-            address = thumbnail(file, file.stat().st_mtime_ns)
-        except (OSError, UserError, ValueError):  # it is not there any more, or is being written
-            continue
-        images.append(f'<img src="{address}" alt="{prompt}" title="{prompt}">')
-    return f"<figure><figcaption>Step {sample.step}</figcaption><div>{''.join(images)}</div></figure>"
+def _grid_html(samples: Sequence[Sample]) -> str:
+    steps = "".join(f"<th scope='col'>Step {sample.step}</th>" for sample in samples)
+    rows = ""
+    for index, prompt in enumerate(samples[0].prompts):
+        told = html.escape(prompt, quote=True)
+        images = "".join(f"<td>{_sample_html(sample, index, told)}</td>" for sample in samples)
+        rows += f"<tr><th scope='row' title='{told}'>{told}</th>{images}</tr>"
+    return f"<table><thead><tr><td></td>{steps}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _sample_html(sample: Sample, index: int, told: str) -> str:
+    try:
+        file = sample.files[index]
+        address = thumbnail(file, file.stat().st_mtime_ns)
+    except (IndexError, OSError, UserError, ValueError):  # it is not there any more, or is being written
+        return ""
+    return f'<img src="{address}" alt="{told}" title="{told}">'
 
 
 @lru_cache(maxsize=128)
