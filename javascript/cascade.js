@@ -80,7 +80,6 @@ window.cascadePage = (function () {
     function start() {
         document.addEventListener("change", note, true);
         steerJobs.follow("cascade_panel", "cascade_poll");
-        document.body.classList.toggle("steer-no-extras", typeof switch_to_extras !== "function"); // the standalone host
         if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(redraw);
     }
 

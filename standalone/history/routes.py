@@ -18,7 +18,7 @@ from standalone.api.errors import BadRequest, SafeJSONResponse
 
 from .files import Gone, ImageFile
 from .index import History, Page
-from .texts import Known, infotext_of
+from .texts import Known, texts_of
 from .thumbnails import TYPE
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ def make_router(history: History) -> APIRouter:
         def read() -> dict[str, Any]:
             file = history.find(ident)
             try:
-                text = infotext_of(file, whole=True)
+                text = "\n".join(filter(None, texts_of(file, whole=True)))
             except ImageError:
                 text = ""
             return {"infotext": text, "name": file.name, "size": file.size, "time": file.modified / 1e9}

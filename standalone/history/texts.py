@@ -52,32 +52,41 @@ def terms(query: str) -> list[str]:
     return [plain(quoted or word) for quoted, word in _TERM.findall(query)]
 
 
-def infotext_of(file: ImageFile, whole: bool = False) -> str:
-    """An image's infotext, "" without one. whole: reads all of a file whose head has none: some programs write it at
-    the end. Raises ImageError for a file that cannot be read."""
+def texts_of(file: ImageFile, whole: bool = False) -> tuple[str, str]:
+    """An image's infotext, and what Extras did to it; "" without one.
+
+    whole: reads all of a file whose head has none: some programs write it at the end. Raises ImageError for a file
+    that cannot be read.
+    """
     with open_image(Path(file.path)) as image:
-        found = read_info_from_image(image)[0]
+        found, others = read_info_from_image(image)
         if found is None and whole:
             to_rgba(image)
-            found = read_info_from_image(image)[0]
+            found, others = read_info_from_image(image)
     if found is None:
         with contextlib.suppress(OSError), file.text_file.open("rb") as beside:
             found = beside.read(infotexts.MAX_LENGTH).decode("utf-8", "replace").rstrip("\n")
-    return found or ""
+    done = others.get("postprocessing")
+    return found or "", done if isinstance(done, str) else ""
+
+
+def infotext_of(file: ImageFile, whole: bool = False) -> str:
+    """The first of `texts_of`."""
+    return texts_of(file, whole)[0]
 
 
 def _row(file: ImageFile) -> tuple[str, str, str, str, bool]:
     try:
-        text = infotext_of(file)
+        text, done = texts_of(file)
     except (ImageError, *DECODE_ERRORS):
-        text = ""  # found by its name; its tile says that it cannot be read
+        text = done = ""  # found by its name; its tile says that it cannot be read
     read = infotexts.read(text)
     folder = file.name.partition("-")[0]
     if folder not in ("txt2img", "img2img"):
         from_image = "Denoising strength" in read.fields and not any(key.startswith("Hires ") for key in read.fields)
         folder = "img2img" if from_image else "txt2img"
     date = datetime.fromtimestamp(file.modified / 1e9).strftime("%Y-%m-%d")
-    words = plain(f"{file.name}\n{date}\n{text[:LONGEST]}")
+    words = plain(f"{file.name}\n{date}\n{text[:LONGEST]}\n{done[:LONGEST]}")
     several = bool(_SHEET.search(file.name) or _PLOT.search(text))
     row = (file.ident, words, read.prompt[:LONGEST_PROMPT], folder, several)
     return tuple(value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in row)  # type: ignore[return-value]

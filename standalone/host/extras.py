@@ -18,6 +18,7 @@ from standalone.host.scripts.postprocessing import PostprocessedImage
 from standalone.host.shared import opts, state
 from standalone.infotext.pairs import quote
 
+PREVIEW_SIDE = 1024
 MOST_NAMED = 3
 """So many images that could not be read are named; of the others there is the number."""
 
@@ -126,7 +127,8 @@ class Extras:
             texts: dict[str, Any] = {**kept, "postprocessing": done} if opts.enable_pnginfo else {}
             one.image.info = dict(texts)
             result = Result(one.image, kept.get("parameters", ""), done)
-            state.assign_current_image(one.image)
+            if opts.live_previews_enable:
+                state.assign_current_image(one.image.reduce(max(1, max(one.image.size) // PREVIEW_SIDE)))
             suffix = one.get_suffix(used)
             if self._folder is not None:
                 self._save(result, texts, source, f"-{as_file_name(suffix[1:])}" if suffix else "", one.caption)

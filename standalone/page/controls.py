@@ -44,10 +44,22 @@ PASTE, CLEAR, RANDOM, REUSE, SWITCH = "\u2199\ufe0f", "\U0001f5d1\ufe0f", "\U000
 KEYS = "Ctrl+Enter generates, Alt+Enter skips, Esc interrupts"
 
 QUICK: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-"""Options for events that bypass the job queue."""
+"""Options for events that bypass gradio's queue. They cannot show messages (`gr.Info`)."""
+TELLS: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+"""Options for quick events that can."""
 
 Fields = dict[str, Any]
 """Controls by the name of the request's field that they set, in the order in which their values are passed."""
+
+
+@dataclass
+class Submit:
+    """Generate, and the hidden parts that a tab's jobs need."""
+
+    button: Any
+    task_id: Any
+    restore: Any
+    keep: Any
 
 
 @dataclass
@@ -56,11 +68,8 @@ class Toprow:
 
     prompt: Any
     negative_prompt: Any
-    submit: Any
+    submit: Submit
     paste: Any
-    task_id: Any
-    restore: Any
-    keep: Any
     counters: tuple[Any, Any]
 
 
@@ -74,6 +83,7 @@ class OutputPanel:
     infotext: Any
     log: Any
     buttons: dict[str, Any]
+    download: Any
     first_run: Any = None  # where no image is yet, in txt2img
 
     @property
@@ -117,8 +127,22 @@ def _prompt_box(elem_id: str, counter_id: str, hint: str, value: str) -> tuple[A
     return prompt, counter
 
 
+def generate_box(tab: str) -> Submit:
+    """Generate, which gives way to Interrupt and Skip."""
+    with gr.Row(elem_id=f"{tab}_generate_box", elem_classes="generate-box"):
+        gr.Button("Interrupt", elem_id=f"{tab}_interrupt", elem_classes="generate-box-interrupt")
+        gr.Button("Skip", elem_id=f"{tab}_skip", elem_classes="generate-box-skip")
+        gr.Button("Interrupting...", elem_id=f"{tab}_interrupting", elem_classes="generate-box-interrupting")
+        button = gr.Button("Generate", elem_id=f"{tab}_generate", variant="primary")
+    task_id = gr.Textbox(visible="hidden", elem_id=f"{tab}_task_id", label="task")
+    # progress.js presses it when it finds a running job after a reload; the name is the WebUI's
+    restore = gr.Button("Restore", visible="hidden", elem_id=f"{tab}_restore_progress")
+    keep = gr.Button("Keep", visible="hidden", elem_id=f"{tab}_keep_settings")
+    return Submit(button, task_id, restore, keep)
+
+
 def toprow(tab: str, defaults: Defaults) -> Toprow:
-    """Prompt, negative prompt, Generate (which gives way to Interrupt and Skip), and the small tools."""
+    """Prompt, negative prompt, Generate, and the small tools."""
     with gr.Row(elem_id=f"{tab}_toprow", elem_classes="toprow"):
         with gr.Column(scale=6, elem_id=f"{tab}_prompt_container"):
             first = (defaults.prompt, defaults.negative_prompt) if tab == "txt2img" else ("", "")
@@ -127,20 +151,12 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
                 f"{tab}_neg_prompt", f"{tab}_negative_token_counter", "Negative prompt", first[1]
             )
         with gr.Column(scale=1, elem_id=f"{tab}_actions_column", min_width=220):
-            with gr.Row(elem_id=f"{tab}_generate_box", elem_classes="generate-box"):
-                gr.Button("Interrupt", elem_id=f"{tab}_interrupt", elem_classes="generate-box-interrupt")
-                gr.Button("Skip", elem_id=f"{tab}_skip", elem_classes="generate-box-skip")
-                gr.Button("Interrupting...", elem_id=f"{tab}_interrupting", elem_classes="generate-box-interrupting")
-                submit = gr.Button("Generate", elem_id=f"{tab}_generate", variant="primary")
+            submit = generate_box(tab)
             with gr.Row(elem_id=f"{tab}_tools", elem_classes="tools"):
                 paste = ToolButton(value=PASTE, elem_id="paste" if tab == "txt2img" else f"{tab}_paste")
                 clear = ToolButton(value=CLEAR, elem_id=f"{tab}_clear_prompt")
-    task_id = gr.Textbox(visible="hidden", elem_id=f"{tab}_task_id", label="task")
-    # progress.js presses it when it finds a running job after a reload; the name is the WebUI's
-    restore = gr.Button("Restore", visible="hidden", elem_id=f"{tab}_restore_progress")
     clear.click(fn=lambda: ("", ""), outputs=[prompt, negative], **QUICK)
-    keep = gr.Button("Keep", visible="hidden", elem_id=f"{tab}_keep_settings")
-    return Toprow(prompt, negative, submit, paste, task_id, restore, keep, (counter, negative_counter))
+    return Toprow(prompt, negative, submit, paste, (counter, negative_counter))
 
 
 def sampler_row(tab: str, defaults: Defaults) -> Fields:
@@ -240,6 +256,16 @@ def first_run_html(examples: Sequence[str]) -> str:
     )
 
 
+_BELOW_GALLERY = {
+    "img2img": ("🖼️ img2img", "{}_send_to_img2img"),
+    "inpaint": ("🎨 inpaint", "{}_send_to_inpaint"),
+    "txt2img": ("📝 txt2img", "{}_send_to_txt2img"),
+    "extras": ("📐 Upscale", "{}_send_to_extras"),
+    "save": ("💾 Save", "save_{}"),
+    "zip": ("🗃️ ZIP", "save_zip_{}"),
+}
+
+
 def output_panel(tab: str, examples: Sequence[str] | None = None) -> OutputPanel:
     """Gallery, the buttons below it, infotext and log. examples: prompts to begin with; None shows nothing there."""
     selected = gr.State(None)
@@ -262,13 +288,16 @@ def output_panel(tab: str, examples: Sequence[str] | None = None) -> OutputPanel
                 first_run = None if examples is None else gr.HTML(first_run_html(examples), elem_classes="first-run")
             with gr.Row(elem_id=f"image_buttons_{tab}", elem_classes="image-buttons"):
                 buttons = {
-                    "img2img": gr.Button("🖼️ img2img", elem_id=f"{tab}_send_to_img2img", size="sm", min_width=80),
-                    "inpaint": gr.Button("🎨 inpaint", elem_id=f"{tab}_send_to_inpaint", size="sm", min_width=80),
-                    "txt2img": gr.Button("📝 txt2img", elem_id=f"{tab}_send_to_txt2img", size="sm", min_width=80),
+                    name: gr.Button(label, elem_id=ident.format(tab), size="sm", min_width=60)
+                    for name, (label, ident) in _BELOW_GALLERY.items()
+                    if name != tab or name != "extras"
                 }
-                gr.Button("🔍 Full screen", elem_id=f"{tab}_full_screen", size="sm", min_width=80)
+                gr.Button("🔍 Full screen", elem_id=f"{tab}_full_screen", size="sm", min_width=60)
+            download = gr.File(
+                visible=False, interactive=False, label="Download", show_label=False, elem_id=f"download_files_{tab}"
+            )
             with gr.Column(elem_classes="below-gallery"):
                 infotext = gr.HTML(elem_id=f"html_info_{tab}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tab}", elem_classes="html-log")
             generation_info = gr.Textbox(visible="hidden", elem_id=f"generation_info_{tab}", label="generation info")
-    return OutputPanel(gallery, selected, generation_info, infotext, log, buttons, first_run)
+    return OutputPanel(gallery, selected, generation_info, infotext, log, buttons, download, first_run)

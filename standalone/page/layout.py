@@ -22,8 +22,10 @@ from standalone.host.scripts import loading
 
 from . import generation, paste
 from .controls import QUICK, first_run_html
+from .extras import build_extras
 from .history import build_history, connect_history
 from .results import as_html, error_html
+from .saves import connect_saves
 from .sends import connect_sends
 from .tab import Tab
 
@@ -75,6 +77,8 @@ def build_page(queue: JobQueue, data_dir: Path, history: History) -> gr.Blocks:
                 text = generation.txt2img(first)
             with _tab(labels, "img2img", "img2img"), loading.watch_components(True):
                 image = generation.img2img(first)
+            with _tab(labels, "extras", "Extras"):
+                more = build_extras()
             with _tab(labels, "history", "History"):
                 past = build_history()
             with _tab(labels, "pnginfo", "PNG Info"):
@@ -90,8 +94,11 @@ def build_page(queue: JobQueue, data_dir: Path, history: History) -> gr.Blocks:
         gr.HTML(f"<div class='versions'>{versions}</div>", elem_id="footer")
         for tab in (text, image):
             tab.connect(page, queue, data_dir)
-        connect_sends(text, image, info)
-        connect_history(past, history, text, image)
+        more.connect(page, queue, data_dir)
+        for panel in (text.panel, image.panel, more.panel):
+            connect_saves(panel, data_dir)
+        connect_sends(text, image, more, info, data_dir)
+        connect_history(past, history, text, image, more, data_dir)
         _connect_checkpoint(checkpoint, refresh, text, image, queue)
         page.load(fn=_current_checkpoint, outputs=[checkpoint], **QUICK)
     shared.demo = page

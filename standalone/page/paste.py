@@ -142,7 +142,7 @@ def describe(path: str | None) -> tuple[str, str, Any]:
 
 
 def build_png_info() -> dict[str, Any]:
-    """Makes the components of the tab PNG Info: image, infotext (hidden), and the two buttons that use it."""
+    """Makes the components of the tab PNG Info: image, infotext (hidden), and the buttons that use it."""
     with gr.Row(equal_height=False):
         with gr.Column(variant="panel", min_width=280):
             image = gr.Image(
@@ -157,8 +157,10 @@ def build_png_info() -> dict[str, Any]:
             with gr.Row(elem_classes="image-buttons"):
                 to_txt2img = gr.Button("📝 Send to txt2img", elem_id="pnginfo_send_to_txt2img", size="sm")
                 to_img2img = gr.Button("🖼️ Send to img2img", elem_id="pnginfo_send_to_img2img", size="sm")
+                to_extras = gr.Button("📐 Send to Extras", elem_id="pnginfo_send_to_extras", size="sm")
             texts = gr.HTML(elem_id="pnginfo_html2_info")
             infotext = gr.Textbox(visible="hidden", elem_id="pnginfo_generation_info", label="infotext")
             picture = gr.Image(visible=False, type="pil", image_mode="RGBA", format="png")
     image.change(fn=describe, inputs=[image], outputs=[texts, infotext, picture], **QUICK)
-    return {"infotext": infotext, "picture": picture, "txt2img": to_txt2img, "img2img": to_img2img}
+    sends = {"txt2img": to_txt2img, "img2img": to_img2img, "extras": to_extras}
+    return {"infotext": infotext, "picture": picture, **sends}

@@ -73,10 +73,10 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
-def log_html(processed: Any, seconds: float) -> str:
+def log_html(comments: str, seconds: float) -> str:
     """Comments of the job, and how long it took."""
-    comments = as_html(processed.comments, "comments") if processed.comments.strip() else ""
-    return f"{comments}<p class='time'>Time taken: <b>{duration(seconds)}</b></p>"
+    said = as_html(comments, "comments") if comments.strip() else ""
+    return f"{said}<p class='time'>Time taken: <b>{duration(seconds)}</b></p>"
 
 
 def before_html(image: Image.Image, resize_mode: int, size: tuple[int, int], folder: Path) -> str:
@@ -85,11 +85,37 @@ def before_html(image: Image.Image, resize_mode: int, size: tuple[int, int], fol
     return f'<span class="before-image" hidden data-file="{html.escape(as_file(seen, None, folder))}"></span>'
 
 
-def infotext_of(generation_info: str, index: int | None) -> str:
-    """The infotext of image number `index` in the JSON that belongs to a gallery; "" when there is none."""
+def infotext_of(generation_info: str, index: int | None, texts: str = "infotexts") -> str:
+    """The infotext of image number `index` in the JSON that belongs to a gallery; "" when there is none. texts:
+    "postprocessing" for what was done in Extras."""
     try:
-        texts = json.loads(generation_info or "{}").get("infotexts", [])
+        found = json.loads(generation_info or "{}").get(texts, [])
     except (ValueError, AttributeError, RecursionError):
         return ""
     number = index or 0
-    return str(texts[number]) if isinstance(texts, list) and 0 <= number < len(texts) else ""
+    return str(found[number]) if isinstance(found, list) and 0 <= number < len(found) else ""
+
+
+def shown_infotext(generation_info: str, index: int | None) -> str:
+    """What the page shows below image number `index`."""
+    texts = (infotext_of(generation_info, index, kind) for kind in ("infotexts", "postprocessing"))
+    return "\n".join(text for text in texts if text)
+
+
+def chosen_image(gallery: list[Any] | None, selected: int | None, generation_info: str) -> tuple[Path | None, int]:
+    """The file and the number of the selected image of a gallery, without a selection of the first one behind the
+    grid; (None, 0) for an empty gallery."""
+    if not gallery:
+        return None, 0
+    try:
+        first = int(json.loads(generation_info or "{}").get("index_of_first_image", 0))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        first = 0
+    wanted = selected if selected is not None and 0 <= selected < len(gallery) else first
+    number = wanted if 0 <= wanted < len(gallery) else 0
+    return image_file(gallery[number]), number
+
+
+def image_file(item: Any) -> Path:
+    """The file of an entry of a gallery: with or without a caption."""
+    return Path(item[0] if isinstance(item, (tuple, list)) else item)

@@ -15,9 +15,12 @@ from standalone.host import shared
 from standalone.infotext.fields import IMG2IMG, TABLES
 
 from . import paste
-from .controls import QUICK
-from .results import infotext_of
+from .controls import QUICK, TELLS
+from .extras import SINGLE, ExtrasTab
+from .results import as_file, chosen_image, infotext_of, scratch_folder
 from .tab import Tab
+
+NO_IMAGE = "There is no image to send yet. Generate one first."
 
 
 def image_fields(image: Tab) -> list[paste.Field]:
@@ -25,33 +28,35 @@ def image_fields(image: Tab) -> list[paste.Field]:
     return [field for field in image.paste_fields if field[0] is not image.fields["denoising_strength"]]
 
 
-def connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
+def connect_sends(text: Tab, image: Tab, extras: ExtrasTab, info: dict[str, Any], data_dir: Path) -> None:
     """Connects "Send to": the image and, if it has an infotext, its settings."""
     fields = image_fields(image)
     modes, group = image.extras["modes"], image.extras["inpaint_controls"]
-    for source in (text, image):
-        gallery, selected, generation_info = source.panel.gallery, source.panel.selected, source.panel.generation_info
+    for panel in (text.panel, image.panel, extras.panel):
+        gallery, selected, generation_info = panel.gallery, panel.selected, panel.generation_info
         for mode, target in (("img2img", image.fields["image"]), ("inpaint", image.fields["editor"])):
             # the tab first: an image sent to an editor that is not on the page yet gets lost
-            source.panel.buttons[mode].click(
+            panel.buttons[mode].click(
                 fn=lambda mode=mode: gr.update(selected=mode), outputs=[modes], js=f"() => switch_to_{mode}()", **QUICK
             ).then(fn=None, js="() => pageIsDrawn()", **QUICK).then(
                 fn=send_image(mode, fields, image.fields),
                 inputs=[gallery, selected, generation_info],
                 outputs=[target, image.fields["mode"], group, *[component for component, _ in fields]],
-                **QUICK,
+                **TELLS,
             )
-        source.panel.buttons["txt2img"].click(
+        panel.buttons["txt2img"].click(
             fn=send_text(text),
             inputs=[generation_info, selected],
             outputs=[component for component, _ in text.paste_fields],
-            **QUICK,
+            **TELLS,
         ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
+        if "extras" in panel.buttons:
+            send_to_extras(panel.buttons["extras"], _send_file, [gallery, selected, generation_info], extras)
     info["txt2img"].click(
         fn=lambda words: send_text(text)(words, -1),
         inputs=[info["infotext"]],
         outputs=[component for component, _ in text.paste_fields],
-        **QUICK,
+        **TELLS,
     ).then(fn=None, js="() => openTab('tab_txt2img')", **QUICK)
     info["img2img"].click(
         fn=lambda: gr.update(selected="img2img"), outputs=[modes], js="() => switch_to_img2img()", **QUICK
@@ -59,8 +64,31 @@ def connect_sends(text: Tab, image: Tab, info: dict[str, Any]) -> None:
         fn=lambda picture, words: sent(picture, words, "img2img", fields, image.fields),
         inputs=[info["picture"], info["infotext"]],
         outputs=[image.fields["image"], image.fields["mode"], group, *[component for component, _ in fields]],
-        **QUICK,
+        **TELLS,
     )
+    send_to_extras(
+        info["extras"],
+        lambda picture, words: as_file(picture, words, scratch_folder(data_dir)) if picture is not None else gr.skip(),
+        [info["picture"], info["infotext"]],
+        extras,
+    )
+
+
+def send_to_extras(
+    button: Any, get_file: Callable[..., Any], inputs: Sequence[Any], extras: ExtrasTab, js: str | None = None
+) -> None:
+    """Connects a button with Extras' image. get_file: a PNG's path for the values of `inputs`, or no change."""
+    button.click(fn=lambda: SINGLE, outputs=[extras.mode], js="() => switch_to_extras()", **QUICK).then(
+        fn=None, js="() => pageIsDrawn()", **QUICK
+    ).then(fn=get_file, inputs=list(inputs), outputs=[extras.image], js=js, **TELLS)
+
+
+def _send_file(gallery: list[Any] | None, selected: int | None, generation_info: str) -> Any:
+    path, _ = chosen_image(gallery, selected, generation_info)
+    if path is None:
+        gr.Info(NO_IMAGE)
+        return gr.skip()
+    return str(path)
 
 
 def sent(
@@ -81,13 +109,12 @@ def send_image(mode: str, fields: Sequence[paste.Field], controls: Mapping[str, 
     """What sends the selected image of a gallery to img2img (`mode` "img2img") or to inpainting ("inpaint")."""
 
     def send(gallery: list[Any] | None, selected: int | None, generation_info: str) -> list[Any]:
-        if not gallery:
-            gr.Info("There is no image to send yet. Generate one first.")
+        path, index = chosen_image(gallery, selected, generation_info)
+        if path is None:
+            gr.Info(NO_IMAGE)
             return [gr.update() for _ in range(3 + len(fields))]
-        index = selected if selected is not None and 0 <= selected < len(gallery) else 0
-        item = gallery[index]
         try:
-            with open_image(Path(item[0] if isinstance(item, (tuple, list)) else item)) as opened:
+            with open_image(path) as opened:
                 picture = to_rgba(opened)
         except ImageError as error:
             gr.Info(as_toast(str(error)))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import hashlib
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +13,8 @@ import gradio as gr
 from PIL import Image, ImageChops
 from pydantic import ValidationError
 
-from lib_methods.errors import UserError
-from lib_methods.files import read_json, write_whole
 from standalone.api.checks import check_request
-from standalone.api.errors import BadRequest, field_sentence, sentence_for
+from standalone.api.errors import BadRequest, field_sentence
 from standalone.api.generation import Generation
 from standalone.api.models import GenerationRequest, ImageToImageRequest, TextToImageRequest
 from standalone.api.routes import in_turn
@@ -28,9 +22,10 @@ from standalone.host import pasting, shared
 from standalone.host.jobs.queue import JobQueue
 from standalone.infotext.fields import TABLES
 
-from .controls import QUICK, Fields, OutputPanel, Toprow, both_counters, counter_html
+from .controls import QUICK, TELLS, Fields, OutputPanel, Toprow, both_counters, counter_html
+from .jobs import PageJobs, Shown, Work, connect_jobs, remember
 from .paste import Field, make_paste
-from .results import as_html, before_html, error_html, gallery_files, infotext_of, log_html, scratch_folder
+from .results import as_html, before_html, gallery_files, infotext_of, log_html, scratch_folder
 
 PAINTED = 16
 """Alpha, of 255, from which a stroke counts."""
@@ -51,8 +46,6 @@ def inpaint_inputs(editor: dict[str, Any] | None) -> tuple[Image.Image | None, I
             mask = ImageChops.lighter(mask, alpha.point(lambda value: 255 if value >= PAINTED else 0))
     return background, mask if mask.getbbox() is not None else None
 
-
-Outputs = tuple[Any, ...]
 
 _PAGE_ONLY = {"mode", "image", "editor", "base_image", "mask_image", "override_settings", "resize_tab", "scale_by"}
 
@@ -108,82 +101,26 @@ def make_generation(tab: str, names: Sequence[str], values: Sequence[Any]) -> Ge
     return generation
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a job leaves on the page; without `files` the gallery is empty."""
+def generation_work(tab: str, names: Sequence[str], queue: JobQueue, data_dir: Path) -> Work:
+    """What Generate of txt2img and img2img does. names: of the controls whose values come first."""
 
-    files: list[str]
-    first: int = 0
-    generation_info: str = ""
-    infotext: str = ""
-    log: str = ""
-
-    def outputs(self) -> Outputs:
-        """Gallery, JSON, infotext, log."""
-        gallery = gr.update(value=self.files, selected_index=self.first) if self.files else []
-        return gallery, self.generation_info, self.infotext, self.log
-
-
-class PageJobs:
-    """The jobs of one tab by task id. A page that was reloaded in mid-job, or a second one, gets the results; those of
-    finished jobs are kept in the scratch folder, so that the last gallery survives a restart of the server, too."""
-
-    def __init__(self, tab: str, names: Sequence[str], queue: JobQueue, data_dir: Path) -> None:
-        self._tab, self._names, self._queue, self._data_dir = tab, names, queue, data_dir
-        self._tasks: dict[str, asyncio.Task[Shown]] = {}
-
-    async def generate(self, task_id: str | None, *values: Any) -> Outputs:
-        """Behind Generate: (task id, controls, scripts' arguments) -> gallery, JSON, infotext, log."""
-        task = asyncio.get_running_loop().create_task(self._run(task_id, values))
-        if task_id and task_id not in self._tasks:
-            self._tasks[task_id] = task
-            task.add_done_callback(lambda done: self._tasks.pop(task_id, None))
-        return (await asyncio.shield(task)).outputs()
-
-    async def restore(self, task_id: str | None) -> Outputs:
-        """What `generate` gives for this task, once the job is done; no change for one that is not known."""
-        task = self._tasks.get(task_id or "")
-        shown = await asyncio.shield(task) if task else self._read(task_id or "")
-        return shown.outputs() if shown else (gr.skip(),) * 4
-
-    def _file(self, task_id: str) -> Path:
-        """A task's results. Its id is a secret and may be any text, so the name is its hash."""
-        return scratch_folder(self._data_dir) / f"{hashlib.sha256(task_id.encode()).hexdigest()}.json"
-
-    def _read(self, task_id: str) -> Shown | None:
-        """The results of a finished job; None if they, or images of theirs, are not there any more."""
-        try:
-            shown = Shown(**read_json(self._file(task_id)))
-        except (OSError, ValueError, TypeError):
-            return None
-        return shown if all(Path(file).is_file() for file in shown.files) else None
-
-    async def _run(self, task_id: str | None, values: Sequence[Any]) -> Shown:
-        shown = await self._shown(task_id, values)
-        if task_id:
-            with contextlib.suppress(UserError):  # a full disk: only a reload loses them
-                write_whole(self._file(task_id), json.dumps(asdict(shown)).encode())
-        return shown
-
-    async def _shown(self, task_id: str | None, values: Sequence[Any]) -> Shown:
+    async def work(task_id: str | None, values: Sequence[Any]) -> Shown:
         started = time.monotonic()
-        try:
-            generation = make_generation(self._tab, self._names, values)
-            start = next(iter(generation.fields.get("init_images") or ()), None)
-            processed = await in_turn(self._queue, generation.run, self._tab, task_id or None)
-            if shared.state.interrupted and not processed.images:
-                return Shown([], log=as_html("Interrupted."))
-            files = gallery_files(processed, self._data_dir)
-            log = log_html(processed, time.monotonic() - started)
-            if start is not None and processed.images:
-                size, mode = processed.images[processed.index_of_first_image].size, generation.fields["resize_mode"]
-                log += before_html(start, mode, size, scratch_folder(self._data_dir))
-            return Shown(files, processed.index_of_first_image, processed.js(), as_html(processed.info), log)
-        except Exception as error:  # the last line of defence: whatever it is, the page shows a message
-            return Shown([], log=error_html(sentence_for(error)[0]))
+        generation = make_generation(tab, names, values)
+        start = next(iter(generation.fields.get("init_images") or ()), None)
+        processed = await in_turn(queue, generation.run, tab, task_id)
+        if shared.state.interrupted and not processed.images:
+            return Shown([], log=as_html("Interrupted."))
+        files = gallery_files(processed, data_dir)
+        log = log_html(processed.comments, time.monotonic() - started)
+        if start is not None and processed.images:
+            size, mode = processed.images[processed.index_of_first_image].size, generation.fields["resize_mode"]
+            log += before_html(start, mode, size, scratch_folder(data_dir))
+        return Shown(files, processed.index_of_first_image, processed.js(), as_html(processed.info), log)
+
+    return work
 
 
-_KEPT = (gr.Textbox, gr.Number, gr.Slider, gr.Checkbox, gr.CheckboxGroup, gr.Radio, gr.Dropdown)
 _NOT_KEPT = ("mode", "resize_tab")  # which of the gradio tabs is open; those open at their first one
 
 
@@ -201,49 +138,19 @@ class Tab:
 
     def connect(self, page: gr.Blocks, queue: JobQueue, data_dir: Path) -> None:
         """Connects Generate, the gallery and the paste button, and keeps settings over a reload."""
-        self._remember(page)
-        jobs = PageJobs(self.name, list(self.fields), queue, data_dir)
-        job: dict[str, Any] = {
-            "fn": jobs.generate,
-            "inputs": [self.top.task_id, *self.fields.values(), *self.script_inputs],
-            "outputs": self.panel.outputs,
-            "js": f"(...args) => submitTask('{self.name}', args)",
-            "show_progress": "hidden",
-            "concurrency_limit": None,
-            "api_visibility": "private",
-        }
-        found = {"fn": jobs.restore, "inputs": [self.top.task_id], "js": f"() => restoreTask('{self.name}')"}
-        begun = [self.top.submit.click(**job), self.top.prompt.submit(**job)]
-        for event in (*begun, self.top.restore.click(**{**job, **found})):
-            event.success(fn=None, js=f"() => taskFinished('{self.name}')", **QUICK)
-            event.failure(fn=None, js=f"() => taskFailed('{self.name}')", **QUICK)
-        self.panel.gallery.select(
-            fn=_chosen, inputs=[self.panel.generation_info], outputs=[self.panel.selected, self.panel.infotext], **QUICK
-        )
-        self.panel.generation_info.change(fn=lambda: None, outputs=[self.panel.selected], **QUICK)
+        shown = [self.fields[name] for name in self.fields if name not in _NOT_KEPT]
+        remember(page, self.name, self.top.submit.keep, [*shown, *self.script_inputs])
+        jobs = PageJobs(generation_work(self.name, list(self.fields), queue, data_dir), data_dir)
+        inputs = [*self.fields.values(), *self.script_inputs]
+        connect_jobs(self.name, jobs, self.top.submit, self.panel, inputs, [self.top.prompt.submit])
         self._count_tokens()
         paste = make_paste(self.paste_fields, TABLES[self.name], self.fields)
         self.top.paste.click(
             fn=lambda prompt, info, selected: paste(prompt, infotext_of(info, selected)),
             inputs=[self.top.prompt, self.panel.generation_info, self.panel.selected],
             outputs=[*[component for component, _ in self.paste_fields], self.fields["override_settings"]],
-            **QUICK,
+            **TELLS,
         )
-
-    def _remember(self, page: gr.Blocks) -> None:
-        """Keeps the controls' values in the browser's tab (memory.js), but for those that a method keeps itself."""
-        shown = [self.fields[name] for name in self.fields if name not in _NOT_KEPT]
-        kept = [
-            control
-            for control in (*shown, *self.script_inputs)
-            if isinstance(control, _KEPT) and not getattr(control, "do_not_save_to_config", False)
-        ]
-        names = [(type(control).__name__, control.elem_id, control.label) for control in kept]
-        which = f"'{self.name}', '{hashlib.sha256(repr(names).encode()).hexdigest()[:16]}'"
-        remember = f"(...values) => rememberSettings({which}, values)"
-        # one event that the page presses, not one a control: gradio walks all of the page's components for each
-        self.top.keep.click(fn=None, inputs=kept, js=remember, **QUICK)
-        page.load(fn=None, outputs=kept, js=f"() => recallSettings({which}, {len(kept)})", **QUICK)
 
     def _count_tokens(self) -> None:
         """While typing, the last text alone is counted ("always_last"). Only one listener of an event may be of that
@@ -254,8 +161,3 @@ class Tab:
             count = partial(counter_html, positive=positive)
             prompt.change(fn=count, inputs=[prompt, steps], outputs=[counter], trigger_mode="always_last", **QUICK)
         steps.change(fn=both_counters, inputs=[*prompts, steps], outputs=counters, trigger_mode="always_last", **QUICK)
-
-
-def _chosen(generation_info: str, event: gr.SelectData) -> tuple[int, str]:
-    index = int(event.index if not isinstance(event.index, (list, tuple)) else event.index[0])
-    return index, as_html(infotext_of(generation_info, index))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, PngImagePlugin
 
 from standalone.history import index, texts
 from standalone.history.files import Gone
@@ -91,6 +92,16 @@ def test_a_search_finds_all_of_its_words_in_infotext_name_and_date(
 def test_an_infotext_beside_the_image_is_searched(history: History, save: Save):
     save("a.bmp", "an owl\nSteps: 4")
     assert names(history, "owl") == ["a.bmp"]
+
+
+def test_what_extras_did_is_searched_and_is_no_prompt(history: History, outputs: Path):
+    done = PngImagePlugin.PngInfo()
+    done.add_text("postprocessing", "Postprocess upscale by: 2, Postprocess upscaler: Lanczos")
+    (outputs / "extras-images").mkdir()
+    Image.new("RGB", (8, 8)).save(outputs / "extras-images" / "photo.png", pnginfo=done)
+    assert names(history, '"upscaler: lanczos"') == ["extras-images/photo.png"]
+    page = history.page()
+    assert page.known[page.files[0].ident].prompt == ""
 
 
 def test_a_broken_file_is_found_by_its_name(history: History, outputs: Path):

@@ -23,7 +23,7 @@ axe.run(document, {resultTypes: ['violations'], rules: {'duplicate-id': {enabled
     violations.flatMap((rule) => rule.nodes.map((node) =>
         `${rule.id}: ${node.html.slice(0, 120)}: ${[...node.any, ...node.all, ...node.none][0]?.message}`))));
 """
-TABS = ("txt2img", "img2img", "history", "pnginfo", "cascade", "dreambooth", "settings")
+TABS = ("txt2img", "img2img", "extras", "history", "pnginfo", "cascade", "dreambooth", "settings")
 
 
 @pytest.fixture(scope="module", autouse=True)

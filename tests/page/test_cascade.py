@@ -62,6 +62,9 @@ def test_generate_tick_upscale_reload(browser: Browser, page_data: Path, screens
     browser.until("return document.querySelector('#img2img_image img') !== null")
     assert browser.js("return document.querySelector('#img2img_prompt textarea').value") == "a red cat"
     browser.js("openTab('tab_cascade')")
+    browser.click("#cascade_to_extras")
+    browser.until("return uiOpenTab === 'tab_extras' && document.querySelector('#extras_image img') !== null")
+    browser.js("openTab('tab_cascade')")
     browser.click("#cascade_to_likes")
     browser.until("return document.querySelectorAll('[data-fabric-tab=txt2img] .steer-fabric-card').length === 1")
     assert browser.errors() == []

@@ -18,10 +18,11 @@ from standalone import host as standalone_host
 
 standalone_host.import_modules()
 
-from standalone.host import checkpoints  # noqa: E402
-from standalone.host.jobs.queue import JobQueue  # noqa: E402
+from lib_methods.errors import UserError  # noqa: E402
+from standalone.api.errors import BadRequest  # noqa: E402
+from standalone.host import checkpoints, shared  # noqa: E402
 from standalone.infotext.fields import TXT2IMG  # noqa: E402
-from standalone.page import controls, layout, paste, results, tab  # noqa: E402
+from standalone.page import controls, extras, jobs, layout, paste, results, tab  # noqa: E402
 
 
 def layer(box: tuple[int, int, int, int], alpha: int = 255, size: tuple[int, int] = (32, 16)) -> Image.Image:
@@ -77,18 +78,16 @@ def test_last_weeks_scratch_files_go_and_todays_stay(tmp_path: Path):
     assert [path.name for path in folder.iterdir()] == ["new.png"]
 
 
-def test_the_last_results_outlive_the_server_but_not_their_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_last_results_outlive_the_server_but_not_their_images(tmp_path: Path):
     image = tmp_path / "made.png"
     Image.new("RGB", (8, 8)).save(image)
-    made = tab.Shown([str(image)], 0, '{"all_seeds": [7]}', "<p>a cat</p>", "<p>1 s</p>")
+    made = jobs.Shown([str(image)], 0, '{"all_seeds": [7]}', "<p>a cat</p>", "<p>1 s</p>")
 
-    async def shown(self: tab.PageJobs, task_id: str | None, values: Any) -> tab.Shown:
+    async def work(task_id: str | None, values: Any) -> jobs.Shown:
         return made
 
-    monkeypatch.setattr(tab.PageJobs, "_shown", shown)
-
     def ask(name: str, task: str) -> tuple[Any, ...]:
-        return asyncio.run(getattr(tab.PageJobs("txt2img", [], JobQueue(), tmp_path), name)(task))
+        return asyncio.run(getattr(jobs.PageJobs(work, tmp_path), name)(task))
 
     task = "task(../../one)"
     assert ask("restore", task)[1:] == ({"__type__": "update"},) * 3
@@ -119,6 +118,51 @@ def test_texts_are_shown_as_text(text: str):
 )
 def test_the_infotext_of_a_picture(info: str, index: int | None, found: str):
     assert results.infotext_of(info, index) == found
+
+
+@pytest.mark.parametrize(
+    ("selected", "info", "index"),
+    [
+        (None, {"index_of_first_image": 1}, 1),
+        (0, {"index_of_first_image": 1}, 0),
+        (2, {}, 2),
+        (9, {}, 0),
+        (-1, {"index_of_first_image": 7}, 0),
+        (None, {"index_of_first_image": "first"}, 0),
+        (None, [], 0),
+    ],
+)
+def test_the_chosen_image_is_the_selected_one_or_the_first_behind_the_grid(selected: int | None, info: Any, index: int):
+    gallery = [("a.png", None), "b.png", ("c.png", "words")]
+    path = Path(("a.png", "b.png", "c.png")[index])
+    assert results.chosen_image(gallery, selected, json.dumps(info)) == (path, index)
+    assert results.chosen_image([], selected, json.dumps(info)) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (("single", None, ["a.png"], "/"), "There is no image. Add one"),
+        (("batch", "a.png", None, "/"), "There are no images. Add some"),
+        (("folder", "a.png", None, None), "whole path"),
+        (("folder", "a.png", None, "~nobody/pictures"), "whole path|no such folder"),
+    ],
+)
+def test_without_images_extras_say_so(values: Any, told: str):
+    with pytest.raises((UserError, BadRequest), match=told):
+        extras.sources_of(*values)
+
+
+@pytest.mark.parametrize("option", [{"listen": True}, {"allowed_hosts": ["steer.lan"]}])
+def test_on_a_network_extras_read_no_folder_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: dict[str, Any]
+):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert len(extras.sources_of("folder", None, None, str(tmp_path))) == 1
+    for name, value in option.items():
+        monkeypatch.setattr(shared.cmd_opts, name, value)
+    with pytest.raises(BadRequest, match="only be read without --listen"):
+        extras.sources_of("folder", None, None, str(tmp_path))
 
 
 def test_durations():

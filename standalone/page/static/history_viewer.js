@@ -12,6 +12,7 @@ function historyActions(item) {
     return [
         ['↙', 'Use settings', `Use its prompt and settings in ${item.tab}`, () => sendFromHistory(item, `to_${item.tab}`)],
         ['🖼', 'Send to img2img', 'Send image and settings to img2img', () => sendFromHistory(item, 'send_img2img')],
+        ['📐', 'Send to Extras', 'Send the image to Extras, to upscale it', () => sendFromHistory(item, 'send_extras')],
         ['🗑', 'Delete', 'Move to the trash (Del)', () => deleteImage(item)],
     ];
 }

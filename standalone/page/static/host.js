@@ -208,6 +208,7 @@ function clickTab(tabs, name) {
 
 function switch_to_txt2img(...args) { openTab('tab_txt2img'); return args; }
 function switch_to_img2img(...args) { openTab('tab_img2img'); clickTab('mode_img2img', 'img2img'); return args; }
+function switch_to_extras(...args) { openTab('tab_extras'); clickTab('mode_extras', 'Single Image'); return args; }
 function switch_to_inpaint(...args) { openTab('tab_img2img'); clickTab('mode_img2img', 'Inpaint'); return args; }
 
 let desiredCheckpoint = null;
@@ -297,13 +298,17 @@ const buttonTitles = {
     random_seed: 'Set the seed to -1: a random one every time', reuse_seed: 'Use the seed of the selected image',
     generate: 'Ctrl+Enter', interrupt: 'Stop now (Esc)', skip: 'Stop this batch and go on with the next (Alt+Enter)',
     send_to_img2img: 'Send image and settings to img2img', send_to_inpaint: 'Send image and settings to inpainting',
-    send_to_txt2img: 'Send the settings to txt2img', refresh_sd_model_checkpoint: 'Look for checkpoints again',
+    send_to_txt2img: 'Send the settings to txt2img', send_to_extras: 'Send the image to Extras, to upscale it', refresh_sd_model_checkpoint: 'Look for checkpoints again',
     steer_theme: 'Light or dark',
 };
+for (const tab of ['txt2img', 'img2img', 'extras']) {
+    buttonTitles[`save_${tab}`] = 'Keep a copy of the selected image in outputs/saved';
+    buttonTitles[`save_zip_${tab}`] = 'Download all images of the gallery in one file';
+}
 
 onAfterUiUpdate(() => {
     for (const [name, title] of Object.entries(buttonTitles)) {
-        for (const id of [name, `txt2img_${name}`, `img2img_${name}`]) {
+        for (const id of [name, `txt2img_${name}`, `img2img_${name}`, `extras_${name}`]) {
             const element = document.getElementById(id);
             if (element && element.title !== title) element.title = title;
         }

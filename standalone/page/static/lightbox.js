@@ -327,7 +327,7 @@ function holdFocus(event) {
 // before gradio, which would go to the next image
 document.addEventListener('click', (event) => {
     const button = event.target.closest?.('[id$="_gallery"] .preview .media-button, button[id$="_full_screen"]');
-    const tab = button && /^(txt2img|img2img)_/.exec(button.id || button.closest('[id$="_gallery"]').id)?.[1];
+    const tab = button && /^(txt2img|img2img|extras)_/.exec(button.id || button.closest('[id$="_gallery"]').id)?.[1];
     if (!tab) return;
     event.preventDefault();
     event.stopPropagation();

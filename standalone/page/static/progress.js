@@ -2,6 +2,7 @@
 
 /* exported submitTask restoreTask taskFinished taskFailed requestProgress showSubmitButtons randomId */
 
+const JOB_TABS = ['txt2img', 'img2img', 'extras'];
 const runningTasks = {};
 const progressEnds = {};
 const failedTasks = new Set();
@@ -80,7 +81,7 @@ function restoreTask(tab) {
     return [runningTasks[tab] ?? lastTask(tab)];
 }
 
-onUiLoaded(() => ['txt2img', 'img2img'].forEach(findTask));
+onUiLoaded(() => JOB_TABS.forEach(findTask));
 onUiUpdate(askForResults);
 
 // -- a server that has stopped
@@ -281,7 +282,7 @@ function requestProgress(task, container, gallery, atEnd, onProgress, givenUpAft
 // on the document, since gradio may draw a button again at any time
 document.addEventListener('click', (event) => {
     const button = event.target.closest?.('button[id]');
-    const found = button && /^(txt2img|img2img)_(interrupt|interrupting|skip)$/.exec(button.id);
+    const found = button && /^(txt2img|img2img|extras)_(interrupt|interrupting|skip)$/.exec(button.id);
     if (!found) return;
     const [, tab, name] = found;
     if (name === 'interrupt') showSubmitInterruptingPlaceholder(tab);
@@ -290,7 +291,7 @@ document.addEventListener('click', (event) => {
 
 document.addEventListener('keydown', (event) => {
     const tab = get_uiCurrentTabContent()?.id.replace('tab_', '');
-    if (tab !== 'txt2img' && tab !== 'img2img') return;
+    if (!JOB_TABS.includes(tab)) return;
     const running = tab in runningTasks && shownButtons[`${tab}_interrupt`] !== false;
     const press = (name) => {
         document.getElementById(`${tab}_${name}`)?.click();
