@@ -23,7 +23,7 @@ from lib_methods.fabric.presets import PresetFolder
 from lib_methods.fabric.settings import CONTROLS, ONE, STRENGTH, STRENGTH_OF_ONE
 from lib_methods.pictures.composites import Composites
 from lib_methods.pictures.store import ImageStore, thumbnail
-from lib_methods.webui.gradio_compat import follow, hidden_textbox, in_browser, listen, unsaved
+from lib_methods.webui.gradio_compat import follow_changes, hidden_textbox, in_browser, listen, unsaved
 from lib_methods.webui.widgets import Widgets, status_html
 
 THUMBNAIL_SIDE = 144
@@ -166,8 +166,7 @@ def add_board(widgets: Widgets, store: ImageStore, tab: str) -> None:
 
     lists = [widgets["likes"], widgets["dislikes"]]
     shown = gr.HTML(board("", ""), elem_id=f"{widgets.elem_id}_board")
-    for component in lists:
-        follow(component.change, board, lists, [shown])
+    follow_changes(lists, board, lists, [shown])
 
 
 def add_presets(widgets: Widgets, handlers: PageHandlers) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lib_methods.guiders.settings import CONTROLS, PRESETS
-from lib_methods.webui.gradio_compat import follow, listen, unsaved
+from lib_methods.webui.gradio_compat import follow_changes, listen, unsaved
 from lib_methods.webui.widgets import Widgets
 
 HIGH = 10.0
@@ -52,8 +52,7 @@ def connect_offer(offer: Any, scale: Any, controls: Sequence[Any]) -> None:
 
     scale: the page's CFG scale. controls: the box's switch, and the others in the table's order.
     """
-    for component in (scale, controls[0]):
-        follow(component.change, offered, [controls[0], scale], [offer])
+    follow_changes([scale, controls[0]], offered, [controls[0], scale], [offer])
     listen(offer.click, lambda: _values(_family()), [], list(controls))
 
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 HIDDEN_CLASS = "steer-hidden"
 """Hidden by style sheet: with `visible=False`, gradio 5 and later leave a component out of the page, where scripts
@@ -107,6 +108,26 @@ def follow(
     shown = event(function, inputs=list(inputs), outputs=list(outputs), **options)
     if "trigger_mode" not in options:
         shown.then(function, inputs=list(inputs), outputs=list(outputs), **options)
+
+
+def follow_changes(
+    components: Sequence[Any],
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    after: str = "",
+) -> None:
+    """As `follow`, for a change of any of the components: one handler for all of them, as a page with hundreds starts
+    slowly."""
+    on = getattr(gr, "on", None)
+    if on is None:  # gradio 3 has no such call, but knows handlers with several targets
+        root = Context.root_block
+        place = len(root.dependencies)
+        follow(components[0].change, function, inputs, outputs, after)
+        root.dependencies[place]["targets"] += [component._id for component in components[1:]]
+        return
+    changes = [component.change for component in components]
+    on(changes, function, inputs=list(inputs), outputs=list(outputs), **_options(on))
 
 
 def look(

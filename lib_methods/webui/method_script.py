@@ -16,7 +16,7 @@ from lib_methods.pictures.store import ImageStore
 from lib_methods.webui import compare
 from lib_methods.webui.api_guard import guard_method, namesake, own_title
 from lib_methods.webui.controls import Control
-from lib_methods.webui.gradio_compat import TAB_BOXES, follow, hidden_row, recheck, tab_image, unsaved
+from lib_methods.webui.gradio_compat import TAB_BOXES, follow_changes, hidden_row, recheck, tab_image, unsaved
 from lib_methods.webui.job import MethodJobs
 from lib_methods.webui.table import Table
 from lib_methods.webui.widgets import Widgets, status_html
@@ -224,8 +224,7 @@ class MethodScript:
             status = gr.HTML(self.line(*first), elem_id=f"{elem_id}_status")
             self.layout(widgets, status, found)
         controls = widgets.controls()
-        for component in (*followed, *controls):
-            follow(component.change, self.line, [*controls, *followed], [status])
+        follow_changes([*followed, *controls], self.line, [*controls, *followed], [status])
         with hidden_row():
             recheck(self.line, [*controls, *followed], [status], f"{elem_id}_recheck")
         keys = self.table.paste_keys(self.store, lambda: not self.peer_is_here())

@@ -19,7 +19,7 @@ from lib_methods.jobs.log import Progress, Sample, duration, number
 from lib_methods.jobs.page import aside_html, bar_html, data_url, headline, notes_html, warnings_html
 from lib_methods.webui.gradio_compat import (
     HIDDEN_CLASS,
-    follow,
+    follow_changes,
     hidden_row,
     hidden_textbox,
     listen,
@@ -127,8 +127,8 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
         listen_then(use.click, on.use, [], [line, usage], "(line, usage) => dreamboothPage.use(usage)")
         look(poll.click, on.look, [seen], outputs)
         listen(find.click, on.unfinished, [], [earlier])
-        for component in (files, *controls):
-            follow(component.change, on.form, [files, *controls], [line, shown], "dreamboothPhotos.uploaded")
+        form_boxes = [files, *controls]
+        follow_changes(form_boxes, on.form, form_boxes, [line, shown], "dreamboothPhotos.uploaded")
     return tab
 
 
