@@ -1,6 +1,8 @@
 /*
  * Updates the methods' status lines when the loaded checkpoint changes or an image comes or goes, which Python cannot see.
  *
+ * Boxes that the settings leave out are hidden (lib_methods/hosts/settings.py) unless they are switched on.
+ *
  * A line may offer another checkpoint (`status_html`): its button chooses that.
  *
  * A method has hidden buttons for it (lib_methods/webui/gradio_compat.py): ".steer-recheck" asks for its line again,
@@ -60,6 +62,17 @@ window.steerStatus = (function () {
         checkpoint = now;
     }
 
+    function hideBoxes() {
+        for (const [name, isShown] of Object.entries(opts)) {
+            if (!name.startsWith("steer_show_")) continue;
+            for (const tab of ["txt2img", "img2img"]) {
+                const id = `${name.slice("steer_show_".length)}_${tab}`;
+                const isOn = root().querySelector(`#${id}-checkbox input`)?.checked;
+                root().querySelector(`#${id}`)?.classList.toggle("steer-hidden", !isShown && !isOn);
+            }
+        }
+    }
+
     /** Changes when an image comes or goes, or another box is shown. Looking must not change it, or it would never end. */
     function sight(tab) {
         const all = (selector) => Array.from(tab.querySelectorAll(selector));
@@ -94,7 +107,9 @@ window.steerStatus = (function () {
     });
 
     if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(watch);
+    if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(hideBoxes);
     if (typeof onUiTabChange === "function") onUiTabChange(() => lookSoon());
     if (typeof onOptionsChanged === "function") onOptionsChanged(followCheckpoint);
+    if (typeof onOptionsChanged === "function") onOptionsChanged(hideBoxes);
     return {tabImage};
 })();

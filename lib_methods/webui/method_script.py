@@ -95,8 +95,16 @@ class MethodScript:
         cls.host = Host(scripts, ui_components)
         keys = (*cls.table.keys.values(), *cls.extra_keys)
         cls.jobs = MethodJobs(cls.table.title, cls.key, keys, cls.table.error_key, cls.subject, cls.give_back)
+        script_callbacks.on_ui_settings(cls.add_settings)
         script_callbacks.on_before_ui(cls.add_axes)
         script_callbacks.on_app_started(cls.guard)
+
+    @classmethod
+    def add_settings(cls) -> None:
+        """Adds what belongs into the host's settings."""
+        from lib_methods.hosts.settings import add_show  # here, as in `MethodJobs.guide`
+
+        add_show(cls.key, cls.table.title)
 
     # What a method may override
 

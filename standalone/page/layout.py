@@ -225,10 +225,11 @@ def _settings(queue: JobQueue) -> None:
             return error_html(sentence_for(error)[0])
         return as_html(f"{count} setting{'' if count == 1 else 's'} changed." if count else "Nothing has changed.")
 
-    apply.click(
+    applied = apply.click(
         fn=submit,
         inputs=list(components.values()),
         outputs=[result],
         api_visibility="private",
         concurrency_limit=None,
     )
+    applied.then(fn=None, js="() => readOptions()", **QUICK)  # scripts hear of it, as in the WebUI

@@ -142,3 +142,28 @@ def test_fabric_works_while_closed_and_not_while_unticked(page: Browser):
 @pytest.mark.browser
 def test_nothing_went_wrong_in_the_browser(browser: Browser):
     assert browser.errors() == []
+
+
+@pytest.mark.browser
+def test_boxes_that_the_settings_leave_out_are_hidden_unless_switched_on(opened: Browser) -> None:
+    shown = "return document.querySelector('#nag_txt2img').offsetParent !== null"
+
+    def set_shown(value: bool) -> None:
+        opened.js("openTab('tab_settings')")
+        opened.js("const box = document.querySelector('#setting_steer_show_nag input'); box.checked || box.click()")
+        if not value:
+            opened.js("document.querySelector('#setting_steer_show_nag input').click()")
+        opened.js("document.querySelector('#settings_submit').click()")
+        opened.until("return opts.steer_show_nag === arguments[0]", value)
+        opened.js("openTab('tab_txt2img')")
+
+    assert opened.js(shown)
+    opened.js("document.querySelector('#settings_steer .label-wrap').click()")
+    set_shown(False)
+    opened.until(f"return !(() => {{ {shown} }})()")
+    opened.js("inputAccordionChecked('nag_txt2img', true)")
+    opened.until(shown)
+    opened.js("inputAccordionChecked('nag_txt2img', false)")
+    set_shown(True)
+    opened.until(shown)
+    assert opened.errors() == []
