@@ -60,10 +60,6 @@ def other(request: pytest.FixtureRequest, installation: Installation) -> Install
     is_made = isinstance(request.param, str)
     if not is_made and installation.host.guesses:
         pytest.skip("of SD_WEBUI_MORE_CKPTS, for AUTOMATIC1111's WebUI")
-    if request.param == "sd1-q8" and installation.host is FORGE:
-        pytest.skip(
-            "of a GGUF file it reads the UNet alone, and a text encoder beside it only for one as deep as SD1's"
-        )
     if request.param == "sd1-q8" and installation.host is not NEO:
         pytest.skip(f"{installation.host.title} reads no GGUF files")
     return dataclasses.replace(installation, checkpoint=made(request.param) if is_made else request.param)
