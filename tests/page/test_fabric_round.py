@@ -80,8 +80,9 @@ def test_a_liked_picture_changes_the_next_one_until_it_is_taken_back(browser: Br
     assert not np.array_equal(np.asarray(first.convert("RGB")), np.asarray(liked.convert("RGB")))
     screenshot("fabric")
 
+    done = browser.js("return window.finishedJobs")
     browser.click("#txt2img_generate")
-    browser.until("return 'txt2img' in runningTasks")
+    browser.until("return window.finishedJobs > arguments[0]", done)
     browser.finished()
     assert np.array_equal(np.asarray(downloaded(browser.images()[0])), np.asarray(liked))
 
