@@ -10,6 +10,7 @@ import pytest
 
 from tests.webui.client import JSON, Generation
 from tests.webui.conftest import _serve
+from tests.webui.edits import ERROR, edited
 from tests.webui.host.test_lifecycle import read_trace
 from tests.webui.jobs import BASE, CASES, feedback, generate, with_fabric
 from tests.webui.server import PACK_NAME, REPO, Installation, WebUI
@@ -32,10 +33,14 @@ def server(installation: Installation, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(autouse=True)
-def no_error_is_logged(server: WebUI) -> Iterator[None]:
+def logged(server: WebUI) -> Iterator[list[str]]:
+    """The ends of the errors that a test wants in the log; otherwise none may be there."""
     before = len(server.log())
-    yield
-    assert server.errors(before) == []
+    wanted: list[str] = []
+    yield wanted
+    found = server.errors(before)
+    assert len(found) == len(wanted), found
+    assert all(report.endswith(end) for report, end in zip(found, wanted)), found
 
 
 def told(server: WebUI, payload: JSON, act: str) -> tuple[Generation, dict[str, Any]]:
@@ -107,6 +112,21 @@ def test_gradients_through_blocks_with_checkpointing(server: WebUI, sampler: str
     )  # of ldm's blocks: it was off and is on again
     assert answers["as_before"]
     assert answers["collected"] == 0
+
+
+def test_an_error_in_the_middle_ends_the_edit_with_a_sentence(server: WebUI, logged: list[str]) -> None:
+    """The job continues without it, and later images are as they were."""
+    job = {**IMG2IMG, "sampler_name": "Euler"}
+    asked = edited(job, source="circle", target="square")
+    plain, edit = generate(server, job), generate(server, asked)
+    assert ERROR not in edit.infotexts[0]
+    logged.append("ValueError: asked to fail")
+    broken, answers = told(server, asked, "fail")
+    assert answers["failed"]
+    assert "An internal error" in broken.infotexts[0].partition(ERROR)[2]
+    assert broken.pixels[0] not in (plain.pixels[0], edit.pixels[0])
+    assert generate(server, job).pixels == plain.pixels
+    assert generate(server, asked).pixels == edit.pixels
 
 
 def test_fabric_announces_its_memory_to_the_host(server: WebUI) -> None:

@@ -1,7 +1,7 @@
 """An extension script that edits through the pack's seam inside the real WebUI and writes down what it saw.
 
-Its one argument says what to do: "look", "memory", "move" or "gradient". The answers go, one JSON object a line, to
-the file named by the environment variable LIFECYCLE_PROBE_LOG.
+Its one argument says what to do: "look", "memory", "move", "gradient" or "fail". The answers go, one JSON object a
+line, to the file named by the environment variable LIFECYCLE_PROBE_LOG.
 """
 
 import json
@@ -15,6 +15,7 @@ import torch
 
 from lib_methods.denoiser import Unsupported, editing_of
 from lib_methods.hosts import sampling_of
+from lib_methods.pix2pix_zero import guidance
 from modules import script_callbacks, scripts
 
 levels: list[float] = []
@@ -153,6 +154,20 @@ class EditingProbe(scripts.Script):
         )
         for block, flag in zip(blocks, flags):
             block.checkpoint = flag
+
+    def fail(self, p, sampling):
+        """The second gradient of an edit fails."""
+        gradient, calls = guidance.gradient, []
+
+        def failing(*args, **kwargs):
+            calls.append(args)
+            if len(calls) < 2:
+                return gradient(*args, **kwargs)
+            guidance.gradient = gradient
+            write(failed=True)
+            raise ValueError("asked to fail")
+
+        guidance.gradient = failing
 
     def post_sample(self, p, sampled, act):
         if act == "look":
