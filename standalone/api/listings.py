@@ -261,7 +261,7 @@ _WEBUI_SETTINGS = frozenset(
     interrogate_return_ranks interrupt_after_current js_live_preview_in_modal_lightbox js_modal_lightbox
     js_modal_lightbox_gamepad js_modal_lightbox_gamepad_repeat js_modal_lightbox_initially_zoomed keyedit_delimiters
     keyedit_delimiters_whitespace keyedit_move keyedit_precision_attention keyedit_precision_extra ldsr_cached
-    ldsr_steps list_hidden_files live_preview_allow_lowvram_full live_preview_fast_interrupt localization
+    ldsr_steps list_hidden_files live_preview_allow_lowvram_full live_preview_fast_interrupt
     lora_add_hashes_to_infotext lora_bundled_ti_to_infotext lora_functional lora_hide_unknown_for_versions
     lora_in_memory_limit lora_not_found_gradio_warning lora_not_found_warning_console lora_preferred_name
     lora_show_all memmon_poll_rate multiple_tqdm no_dpmpp_sde_batch_determinism notification_audio

@@ -102,10 +102,14 @@ def find_extension(filename: str) -> Extension | None:
 
 
 def installed_extensions(data_dir: Path) -> list[Path]:
-    """The folders with scripts in `extensions` of the data folder, by name, this repository aside."""
+    """The folders with scripts or translations in `extensions` of the data folder, by name, this repository aside."""
     own = Path(script_path).resolve().parent
     found = sorted((data_dir / "extensions").glob("*/"), key=lambda path: path.name.lower())
-    return [path for path in found if (path / "scripts").is_dir() and path.resolve() != own]
+    return [
+        path
+        for path in found
+        if path.resolve() != own and any((path / part).is_dir() for part in ("scripts", "localizations"))
+    ]
 
 
 def use_extensions(folders: list[Path]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import APIRouter, FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from gradio.routes import App
 from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
@@ -26,7 +26,7 @@ from standalone.api.guard import MAX_BODY, Guard
 from standalone.api.routes import add_api
 from standalone.history.index import History
 from standalone.history.routes import make_router as history_router
-from standalone.host import callbacks, shared
+from standalone.host import callbacks, localization, shared
 from standalone.host.scripts import loading
 from standalone.setup.environment import stay_local
 
@@ -35,7 +35,7 @@ from .results import clean_scratch
 
 STATIC = Path(__file__).resolve().parent / "static"
 OWN = (
-    *("host.js", "progress.js", "memory.js", "lightbox.js", "prompt_keys.js"),
+    *("host.js", "localize.js", "progress.js", "memory.js", "lightbox.js", "prompt_keys.js"),
     *("history_grid.js", "history.js", "history_viewer.js", "page.css", "history.css"),
 )
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
@@ -53,7 +53,7 @@ class Assets:
 
     def head(self) -> str:
         """The tags for the page's head, in order: the host's helpers first, since the others use them."""
-        tags = []
+        tags = ['<script src="/steer/localization.js"></script>']
         for name, path in self.files.items():
             address = f"/steer/{html.escape(name, quote=True)}?{int(path.stat().st_mtime)}"
             if path.suffix == ".css":
@@ -67,6 +67,11 @@ class Assets:
     def router(self) -> APIRouter:
         """The route that serves them."""
         router = APIRouter()
+
+        @router.get("/steer/localization.js", include_in_schema=False)
+        def translations() -> Response:
+            text = localization.script(shared.opts.localization)
+            return Response(text, media_type="text/javascript", headers={"cache-control": "no-store"})
 
         @router.get("/steer/{name:path}", include_in_schema=False)
         async def asset(name: str) -> FileResponse:

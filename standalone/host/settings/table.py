@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import ImageColor, features
 
-from standalone.host import upscalers
+from standalone.host import localization, upscalers
 from standalone.host.settings.options import OptionInfo, Options, options_section
 from standalone.host.settings.rules import folder_inside
 
@@ -61,6 +61,10 @@ def _checkpoint(value: Any) -> str:
 
 def _upscalers() -> dict[str, Any]:
     return {"choices": [upscaler.name for upscaler in upscalers.sd_upscalers]}
+
+
+def _localizations() -> dict[str, Any]:
+    return {"choices": localization.names()}
 
 
 def all_options() -> Table:
@@ -197,6 +201,11 @@ def all_options() -> Table:
             "infotext_skip_pasting": OptionInfo([], "Disregard fields from pasted infotext"),
             "send_seed": OptionInfo(True, "Send seed when sending prompt or image to other interface"),
             "send_size": OptionInfo(True, "Send size when sending prompt or image to another interface"),
+        },
+        ("localization", "Language"): {
+            "localization": OptionInfo(localization.NONE, "Localization", gr.Dropdown, _localizations).info(
+                "reload the page afterwards"
+            ),
         },
         ("ui", "Live previews"): {
             "live_previews_enable": OptionInfo(True, "Show live previews of the created image"),

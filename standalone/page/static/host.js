@@ -4,7 +4,7 @@
    onOptionsChanged onOptionsAvailable uiElementIsVisible uiElementInSight updateInput opts */
 
 var opts = {};
-var localization = {};
+var localization = localization || {}; // filled by /steer/localization.js
 var uiCurrentTab = null;
 
 function gradioApp() {
@@ -199,7 +199,7 @@ function selected_gallery_index_id(container) {
 
 function clickTab(tabs, name) {
     for (const button of document.querySelectorAll(`#${tabs} > .tab-wrapper button[role="tab"]`)) {
-        if (button.textContent.trim() === name) {
+        if ([name, localization[name]].includes(button.textContent.trim())) {
             button.click();
             return;
         }

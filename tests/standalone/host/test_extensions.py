@@ -14,15 +14,15 @@ from standalone.host.components import webui_arguments
 REPO = Path(__file__).resolve().parents[3]
 
 
-def test_folders_with_scripts_are_found_by_name_and_the_pack_only_once(tmp_path: Path) -> None:
+def test_folders_with_scripts_or_translations_are_found_by_name_and_the_pack_only_once(tmp_path: Path) -> None:
     assert paths.installed_extensions(tmp_path) == []
     for name in ("b", "A", "empty"):
         (tmp_path / "extensions" / name).mkdir(parents=True)
-    for name in ("b", "A"):
-        (tmp_path / "extensions" / name / "scripts").mkdir()
+    for name, part in (("b", "scripts"), ("A", "scripts"), ("words", "localizations")):
+        (tmp_path / "extensions" / name / part).mkdir(parents=True)
     (tmp_path / "extensions" / "file.py").touch()
     (tmp_path / "extensions" / "pack").symlink_to(REPO, target_is_directory=True)
-    assert [path.name for path in paths.installed_extensions(tmp_path)] == ["A", "b"]
+    assert [path.name for path in paths.installed_extensions(tmp_path)] == ["A", "b", "words"]
 
 
 def test_controls_take_the_arguments_that_the_webui_adds() -> None:
