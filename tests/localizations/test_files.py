@@ -10,7 +10,11 @@ import pytest
 from tests.localizations.texts import ROOT, all_texts
 
 FILES = sorted((ROOT / "localizations").glob("*.json"))
-NAMES = {"Skimmed CFG", "APG", "CFG-Zero*", "MaHiRo", "PAG", "SEG", "MEAN", "ZERO", "AD", "STD", "LoRA", "Alpha", "Tau"}
+NAMES = {
+    *("APG", "Alpha", "CFG-Zero*", "Guidance", "LoRA", "MaHiRo", "PAG", "SEG", "Skimmed CFG", "Tau"),
+    *("AD", "MEAN", "STD", "ZERO"),
+}
+"""Of methods, as the infotext has them."""
 TECHNICAL = {"ddim", "direct", "ddpm"}
 EXAMPLES = {
     *("a cat on a sofa", "a photo of {subject} on the beach", "an oil painting of {subject}", "cat", "dog"),
