@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
+from tests.fabric.small_model import picture
 from tests.page.conftest import Browser
 
 pytestmark = pytest.mark.browser
@@ -38,7 +39,7 @@ def outputs(page_data: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         info = PngImagePlugin.PngInfo()
         info.add_text("parameters", text)
-        Image.effect_noise((64, 64 + 64 * (number == 2)), 60 + number).convert("RGB").save(path, pnginfo=info)
+        picture(60 + number, 64, 64 + 64 * (number == 2)).save(path, pnginfo=info)  # the same ones in every test
         os.utime(path, (1_600_000_000 - number,) * 2)
         made.append(path)
     yield folder
