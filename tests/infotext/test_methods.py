@@ -123,7 +123,8 @@ def test_defaults_are_not_written() -> None:
     like = (FeedbackImage(PICTURES[0]),)
     assert list(fabric.to_infotext(FabricSettings(likes=like))) == ["FABRIC likes", "FABRIC reference levels"]
     words = pix2pix_zero.to_infotext(Pix2PixZeroSettings(source="cat", target="dog"))
-    assert words == {"pix2pix-zero source": "cat", "pix2pix-zero target": "dog"}
+    usual = {"pix2pix-zero source": "cat", "pix2pix-zero target": "dog", "pix2pix-zero words are": "auto"}
+    assert words == usual, "what the words are is always said: without it they were objects"
     assert list(image_cfg.to_infotext(ImageCfgSettings(images=(PICTURES[0],)))) == ["InstructPix2Pix image"]
     assert image_cfg.to_infotext(ImageCfgSettings()) == {"InstructPix2Pix image scale": "1.5"}  # or it would be off
 

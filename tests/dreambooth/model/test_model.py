@@ -103,7 +103,7 @@ def test_pictures_come_back_from_their_latents(tmp_path: Path, family: str) -> N
         expected = vae.encode(pixels).latent_dist
         factor = 0.13025 if family == "sdxl" else 0.18215
         assert torch.allclose(mean, expected.mean * factor) and torch.allclose(std, expected.std * factor)
-        assert torch.allclose(model.decode(mean), vae.decode(expected.mean).sample.clamp(-1, 1), atol=1e-5)
+        assert torch.allclose(model.decode(mean), vae.decode(expected.mean).sample.clamp(-1, 1), atol=1e-4)
 
 
 def test_a_vae_that_overflows_in_half_precision_is_asked_again_in_full(tmp_path: Path) -> None:
