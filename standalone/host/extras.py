@@ -92,8 +92,10 @@ class Extras:
         return found
 
     def results(self) -> Iterator[Result]:
-        """The results, each as it is made. Of several images, those that cannot be used are left out; the only one
-        raises UserError."""
+        """Yields each result when it is ready. Skips images that cannot be used, unless there is only one.
+
+        Raises UserError for a single image that cannot be used.
+        """
         state.job_count = len(self.sources)
         for number, source in enumerate(self.sources):
             state.job_no, state.textinfo, state.skipped = number, source.name, False

@@ -55,7 +55,7 @@ def folders_are_allowed() -> bool:
 
 
 def _image_box() -> Any:
-    """The uploaded file as it is: its texts go into the result."""
+    """The uploaded file itself, since its infotext is kept in the result."""
     box = gr.Image(
         label="Source",
         show_label=False,

@@ -31,7 +31,7 @@ def connect_saves(panel: OutputPanel, data_dir: Path) -> None:
 
 
 def save(gallery: list[Any] | None, selected: int | None, generation_info: str) -> None:
-    """Keeps a copy of the selected image, with its infotext, in a folder of its own."""
+    """Saves a copy of the selected image, with its infotext, in the folder `outdir_save`."""
     path, index = chosen_image(gallery, selected, generation_info)
     if path is None:
         gr.Info(NO_IMAGE)

@@ -108,7 +108,7 @@ def in_table(module: str, names: Collection[str] = ()) -> set[str]:
         if control.images is not None or (names and control.name not in names):
             continue
         found |= {control.label, control.help, control.example}
-        if control.kind == "radio":  # what is chosen in a dropdown stands in an input, which stays as it is
+        if control.kind == "radio":  # a dropdown shows its value in an input, which is never translated
             found |= set(control.choices)
     return found - {""}
 

@@ -27,8 +27,7 @@ class PostprocessedImage:
     """An image on its way through the scripts.
 
     info: what was done to it, for its infotext. extra_images: more results, as images or PostprocessedImage. nametags:
-    go to the end of its file's name. disable_processing: the scripts leave it as it is. caption: goes into a text file
-    beside it.
+    the end of its file's name. disable_processing: scripts skip it. caption: the content of a text file beside it.
     """
 
     def __init__(self, image: Any) -> None:
