@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lib_methods import hosts
 from lib_methods.attention import checkpointed, differentiable
+from lib_methods.checkpoints.schedule import SMALLEST_ABAR, NoiseSchedule
 from lib_methods.denoiser import Conditioning, DenoiserCall, Unsupported, editing_of
 from lib_methods.denoiser.levels import Levels
 from lib_methods.hosts.forge.sampling import ForgeSampling
@@ -89,6 +90,7 @@ class Denoiser(nn.Module):
     def __init__(self, in_timesteps: bool) -> None:
         super().__init__()
         self.classic_ddim_eps_estimation = in_timesteps
+        self.inner_model = SimpleNamespace(inner_model=SimpleNamespace(alphas_cumprod=1 / (SIGMAS**2 + 1)))
         self.steps, self.total_steps, self.step = 4, 4, 0
         self.seen: list[Tensor] = []
 
@@ -194,6 +196,18 @@ def test_latents_are_moved_in_the_samplers_own_tensor(function: Any, monkeypatch
     assert dict(vars(denoiser)).keys() == before.keys()  # nothing is left behind
     forge.p.sampler = None  # as after Hires.fix, when the comparison is made
     assert torch.isfinite(editing.at_end(end)).all()
+
+
+def test_a_samplers_timesteps_stand_for_what_the_host_takes_them_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With zero terminal SNR, Classic's DDIM has a rescaled schedule, and its predictor the model's old one."""
+    rescaled = NoiseSchedule(zero_terminal_snr=True).alphas_cumprod()
+    rescaled[-1] = SMALLEST_ABAR
+    forge = Forge(ddim)
+    forge.p.sampler.model_wrap_cfg.inner_model.inner_model.alphas_cumprod = torch.from_numpy(rescaled)
+    editing = forge.sampling(monkeypatch).editing
+    sigmas = ((1 / rescaled - 1) ** 0.5)[[900, 700, 400, 100]].tolist()
+    assert editing.sigmas.tolist() == pytest.approx(sigmas, rel=1e-4)
+    assert torch.allclose(editing.start_latent(), forge.x * (1 + sigmas[0] ** 2) ** 0.5, rtol=1e-4)
 
 
 def test_what_an_inpainting_mask_keeps_has_the_noise_of_the_edit(monkeypatch: pytest.MonkeyPatch) -> None:

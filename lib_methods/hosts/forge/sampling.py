@@ -102,6 +102,10 @@ class ForgeSampling(JobSampling):
 
     @property
     def alphas_cumprod(self) -> Tensor:
+        """The sampler's. With zero terminal SNR, Classic rescales what DDIM's timesteps mean, and not its predictor."""
+        if self.seam.in_alpha_space:
+            alphas: Tensor = self.seam.denoiser.inner_model.inner_model.alphas_cumprod
+            return alphas
         return 1 / (self._predictor.sigmas.detach().float().cpu() ** 2 + 1)
 
     def noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
