@@ -18,6 +18,7 @@ from lib_methods.denoiser.picture import Needs, Picture, RowPlan, RowPlanner, in
 from lib_methods.denoiser.sampling import (
     LATENT_CHANNELS,
     NO_EDITING,
+    NO_FLOW,
     NO_PICTURE,
     PIXELS_PER_LATENT,
     ChosenSampler,
@@ -30,6 +31,7 @@ from lib_methods.denoiser.sampling import (
 __all__ = [
     "LATENT_CHANNELS",
     "NO_EDITING",
+    "NO_FLOW",
     "NO_PICTURE",
     "PIXELS_PER_LATENT",
     "ChosenSampler",

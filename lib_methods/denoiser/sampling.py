@@ -28,13 +28,17 @@ from lib_methods.denoiser.editing import Editing
 from lib_methods.denoiser.picture import Picture
 
 LATENT_CHANNELS = 4
-"""Channels of a latent of every Stable Diffusion model."""
+"""Channels of a latent of SD1, SD2 and SDXL."""
 PIXELS_PER_LATENT = 8
 """Side of the square of pixels behind one latent position."""
 
 _ELSEWHERE = "Use AUTOMATIC1111's WebUI, or python run.py."
 NO_PICTURE = f"This WebUI does not let an extension choose the rows of the denoiser. {_ELSEWHERE}"
 NO_EDITING = f"This WebUI does not let an extension edit an image while it is generated. {_ELSEWHERE}"
+NO_FLOW = (
+    "This checkpoint was trained with flow matching, whose noise an edit cannot find. "
+    "Choose one of SD1, SD2 or SDXL that predicts the noise or v."
+)
 
 
 class Sampling(Protocol):
@@ -158,7 +162,7 @@ class LoadedModel:
 
     unet: the model that samples. sees_picture: whether it sees an image beside the latents (InstructPix2Pix).
     has_picture, has_editing: whether the host's samplings have these capabilities. transformer: the name of a model
-    that is one (Flux, Qwen-Image), empty for a UNet.
+    that is one (Flux, Qwen-Image), empty for a UNet. is_flow: whether it was trained with flow matching.
     """
 
     unet: nn.Module
@@ -166,3 +170,4 @@ class LoadedModel:
     has_picture: bool = True
     has_editing: bool = True
     transformer: str = ""
+    is_flow: bool = False

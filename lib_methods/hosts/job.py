@@ -164,9 +164,10 @@ class JobSampling:
         return self._empty
 
     def extra_channels(self) -> int:
-        """Channels of the UNet beyond the latent's."""
+        """Channels of the UNet beyond the latent's, of which Neo's Mugen has 32."""
         channels = input_channels(self.unet)
-        return 0 if channels is None else channels - LATENT_CHANNELS
+        own = LATENT_CHANNELS if self.latent is None else int(self.latent.shape[1])
+        return 0 if channels is None else channels - own
 
     def beside(self, count: int, like: Tensor, image: Tensor | None) -> Tensor:
         """What goes beside latents: `image`, for all rows or one for each, or without it `no_picture`."""

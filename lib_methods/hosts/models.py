@@ -21,7 +21,7 @@ from lib_methods.denoiser import ChosenSampler, LoadedModel, sees_picture
 from lib_methods.errors import CheckpointError
 from lib_methods.hosts.a1111 import start
 from lib_methods.hosts.forge import editing, memory_management
-from lib_methods.hosts.forge.picture import predicts_v
+from lib_methods.hosts.forge.picture import predicts_flow, predicts_v
 from lib_methods.safetensors import read_header
 from modules import extra_networks, paths, sd_models, sd_samplers, shared
 
@@ -113,7 +113,9 @@ def obstacle(unsuited: Unsuited) -> str:
         unet = unet_of(model)
         known = _KNOWN.setdefault(unet, {})
         if unsuited not in known:
-            known[unsuited] = unsuited(LoadedModel(unet, sees_picture(unet), transformer=transformer_name(model)))
+            patched, name = getattr(model, "forge_objects", None), transformer_name(model)
+            is_flow = patched is not None and predicts_flow(patched.unet.model)
+            known[unsuited] = unsuited(LoadedModel(unet, sees_picture(unet), transformer=name, is_flow=is_flow))
         return known[unsuited]
     except Exception:  # a model that is just being exchanged, or none of ours: the job itself will tell
         return ""

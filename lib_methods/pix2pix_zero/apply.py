@@ -14,6 +14,7 @@ from torch import Tensor
 from lib_methods.attention import pad_tokens
 from lib_methods.denoiser import (
     NO_EDITING,
+    NO_FLOW,
     ChosenSampler,
     Conditioning,
     LoadedModel,
@@ -142,6 +143,8 @@ def unsuited(model: LoadedModel) -> str:
         return NO_EDITING
     if model.sees_picture:
         return NEEDS_ORDINARY_MODEL
+    if model.is_flow:
+        return NO_FLOW
     try:
         recordable_layers(model.unet)
     except Unsupported as error:

@@ -258,6 +258,43 @@ def test_a_sampler_that_hands_the_model_other_latents_is_named(monkeypatch: pyte
         _ = editing_of(Forge(sample_unipc).sampling(monkeypatch)).sigmas
 
 
+@pytest.mark.parametrize(
+    ("told", "refused"),
+    [
+        ({"predictor": SimpleNamespace(prediction_type="const", sigmas=SIGMAS)}, True),  # Neo's Mugen
+        ({"predictor": None, "model_type": SimpleNamespace(name="FLOW")}, True),  # reForge
+        ({"predictor": SimpleNamespace(prediction_type="v_prediction", sigmas=SIGMAS)}, False),
+        (
+            {
+                "predictor": None,
+                "model_type": SimpleNamespace(name="EPS"),
+                "model_sampling": SimpleNamespace(sigmas=SIGMAS),
+            },
+            False,
+        ),
+    ],
+)
+def test_a_model_of_flow_matching_is_refused(
+    told: dict[str, Any], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its latents are not the image plus noise, which the inversion goes by."""
+    forge = Forge(sample_euler)
+    for name, value in told.items():
+        setattr(forge.p.sd_model.forge_objects.unet.model, name, value)
+    editing = forge.sampling(monkeypatch).editing
+    with pytest.raises(Unsupported, match="flow matching") if refused else nullcontext():
+        assert len(editing.sigmas) == 5
+
+
+@pytest.mark.parametrize(("channels", "latent", "extra"), [(4, 4, 0), (9, 4, 5), (8, 4, 4), (32, 32, 0)])
+def test_channels_beside_the_latents_are_counted_from_the_latents_own(channels: int, latent: int, extra: int) -> None:
+    forge = Forge()
+    forge.unet.config = {"in_channels": channels}
+    sampling = hosts.sampling_of(forge.p, torch.zeros(1, latent, 8, 8))
+    assert isinstance(sampling, ForgeSampling)
+    assert sampling.extra_channels() == extra
+
+
 def test_an_inpainting_model_is_shown_the_jobs_own_image_and_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     forge, shown = Forge(), []
     forge.unet.config = {"in_channels": 9}

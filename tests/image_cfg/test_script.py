@@ -135,7 +135,7 @@ def test_the_line_says_what_the_checkpoint_means(
 def test_every_method_says_which_checkpoints_will_not_do() -> None:
     from torch import nn
 
-    from lib_methods.denoiser import NO_EDITING, NO_PICTURE, LoadedModel
+    from lib_methods.denoiser import NO_EDITING, NO_FLOW, NO_PICTURE, LoadedModel
     from lib_methods.fabric.apply import unsuited as fabric
     from lib_methods.image_cfg.apply import unsuited as image_cfg
     from lib_methods.pix2pix_zero.apply import unsuited as pix2pix_zero
@@ -146,6 +146,7 @@ def test_every_method_says_which_checkpoints_will_not_do() -> None:
     assert "no cross-attention" in pix2pix_zero(LoadedModel(plain))
     assert image_cfg(LoadedModel(plain, sees_picture=True)) == ""
     assert "This is an InstructPix2Pix checkpoint" in pix2pix_zero(LoadedModel(plain, sees_picture=True))
+    assert pix2pix_zero(LoadedModel(plain, is_flow=True)) == NO_FLOW
     fork = LoadedModel(plain, True, has_picture=False, has_editing=False)
     assert (image_cfg(fork), pix2pix_zero(fork)) == (NO_PICTURE, NO_EDITING)
 

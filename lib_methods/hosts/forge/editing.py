@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lib_methods.denoiser import Conditioning, Unsupported
+from lib_methods.denoiser import NO_FLOW, Conditioning, Unsupported
 from lib_methods.hosts.a1111 import start
 from lib_methods.hosts.a1111.editing import A1111Editing
 from lib_methods.hosts.a1111.start import Start
+from lib_methods.hosts.forge.picture import predicts_flow
 from lib_methods.hosts.job import seeded
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class ForgeEditing(A1111Editing):
         # the host has no sampler any more once the second pass of Hires.fix is over
         if self._known_start is None and getattr(self.p.sampler.func, "__name__", "") not in _KNOWN:
             raise Unsupported(obstacle_of(self.p.sampler, 0))
+        if predicts_flow(self.job.patcher.model):
+            raise Unsupported(NO_FLOW)
         return super()._start()
 
     def tokenize(self, text: str) -> list[int]:

@@ -123,9 +123,19 @@ def end_without_picture(p: Any) -> None:
 
 
 def predicts_v(model: Any) -> bool:
-    """Whether Forge's wrapper of a UNet predicts v; the forks' ways to say so differ."""
+    """Whether Forge's wrapper of a UNet predicts v."""
+    return "v_prediction" in _prediction(model)
+
+
+def predicts_flow(model: Any) -> bool:
+    """Whether Forge's wrapper of a UNet is of flow matching."""
+    return any(word in _prediction(model) for word in ("const", "flow"))
+
+
+def _prediction(model: Any) -> str:
+    """What it predicts, in the words of the fork: "epsilon", "v_prediction", "const" or "flow"."""
     kind = getattr(getattr(model, "predictor", None), "prediction_type", None) or getattr(model, "model_type", "")
-    return "v_prediction" in str(getattr(kind, "name", kind)).lower()
+    return str(getattr(kind, "name", kind)).lower()
 
 
 def _mode(_: nn.Module, inputs: Any, moments: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from lib_methods.safetensors import write_tensors
 from tests.webui.browser import BrowserUnavailable, browser, open_accordion, open_page
 from tests.webui.client import JSON, ApiError
 from tests.webui.edits import IMG2IMG, SHORT, TXT2IMG, edited, panels, psnr
-from tests.webui.hosts import FORGE, NEO
+from tests.webui.hosts import A1111, FORGE, NEO
 from tests.webui.jobs import BASE, CASES, Runs, feedback, generate, with_fabric
 from tests.webui.methods.test_dreambooth import ROUTES, drawn, train
 from tests.webui.methods.test_fabric import liked
@@ -105,12 +105,33 @@ def test_a_method_acts_and_repeats_and_off_is_off(
     assert generate(model, CASES[name]).pixels == off
 
 
-@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
-@pytest.mark.parametrize("case", [IMG2IMG, TXT2IMG], ids=["img2img", "txt2img"])
+SAMPLER = pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+START = pytest.mark.parametrize("case", [IMG2IMG, TXT2IMG], ids=["img2img", "txt2img"])
+
+
+@SAMPLER
+@START
 def test_an_edit_acts_and_repeats_and_strength_0_leaves_the_image(
     model: WebUI, runs: Runs, case: JSON, sampler: str
 ) -> None:
+    the_edit_is_in_order(model, runs, {**case, **SHORT, "sampler_name": sampler})
+
+
+@SAMPLER
+@START
+def test_so_does_an_edit_with_the_hosts_option_for_zero_terminal_snr(
+    model: WebUI, runs: Runs, case: JSON, sampler: str
+) -> None:
+    if model.installation.host is not A1111 or model.installation.checkpoint.stem != "sdxl-v":
+        pytest.skip("the forks read it from the checkpoint")
+    option = {"override_settings": {"sd_noise_schedule": "Zero Terminal SNR"}}
     job = {**case, **SHORT, "sampler_name": sampler}
+    assert runs.first(model, {**job, **option}).pixels != runs.first(model, job).pixels
+    the_edit_is_in_order(model, runs, {**job, **option})
+
+
+def the_edit_is_in_order(model: WebUI, runs: Runs, job: JSON) -> None:
+    """Edits of this job act and repeat, and strength 0 gives what the edit starts from."""
     try:
         off = runs.first(model, job)
     except ApiError as error:
