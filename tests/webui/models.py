@@ -31,6 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "sd1-edit": {"in_channels": 8},  # as InstructPix2Pix
     "sd1-inpainting": {"in_channels": 9},
     "sdxl": {"is_xl": True},
+    "mugen": {"in_channels": 32, "latent_channels": 32, "is_xl": True},  # SDXL on Flux.2's latents, of flow matching
 }
 MARKED = {"sdxl-v": ("sdxl", ("v_pred", "ztsnr"))}  # the same weights, marked for v-prediction and zero SNR as NoobAI's
 ATTENTION_GAIN = 4.0  # on the outputs of attention, without which prompts and likes hardly matter in a random model
@@ -66,9 +67,10 @@ def made(kind: str) -> Path:
     return target
 
 
-def _write(target: Path, in_channels: int = 4, is_xl: bool = False) -> None:
+def _write(target: Path, in_channels: int = 4, is_xl: bool = False, latent_channels: int = 4) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+    from lib_methods.checkpoints.ldm_names import VAE_PREFIX
     from standalone.engine.weights import ldm_clip_text, ldm_networks, ldm_unet, ldm_vae
     from tests.standalone.tiny import open_clip_text
 
@@ -92,17 +94,22 @@ def _write(target: Path, in_channels: int = 4, is_xl: bool = False) -> None:
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": 2816,
         }
-    unet = UNet2DConditionModel(in_channels=in_channels, block_out_channels=(320,) * 3, **sizes)
+    channels = {"in_channels": in_channels, "out_channels": latent_channels}
+    unet = UNet2DConditionModel(block_out_channels=(320,) * 3, **channels, **sizes)
     for name, module in unet.named_modules():
         if name.endswith("to_out.0"):
             module.weight.data *= ATTENTION_GAIN
     vae = AutoencoderKL(
+        latent_channels=latent_channels,
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
     )
     state = {**ldm_unet(unet), **ldm_vae(vae)}
+    if latent_channels == 32:  # Flux.2's autoencoder normalises its latents, four positions together
+        norm = f"{VAE_PREFIX}bn.running"
+        state |= {f"{norm}_mean": torch.zeros(128), f"{norm}_var": torch.ones(128)}
     first = _text(width=768, layers=12, heads=12)
     if is_xl:
         torch.set_default_dtype(torch.float16)  # as this one alone would take 3 GB
