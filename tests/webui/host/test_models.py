@@ -141,7 +141,7 @@ def the_edit_is_in_order(model: WebUI, runs: Runs, job: JSON) -> None:
     before = len(model.log())
     edit = generate(model, edited(job, **EDIT))
     if model.installation.checkpoint.stem == "mugen":
-        assert "pix2pix-zero error: This checkpoint was trained with flow matching" in edit.infotexts[0]
+        assert 'pix2pix-zero error: "This checkpoint was trained with flow matching' in edit.infotexts[0]
         assert edit.pixels == off.pixels
         return
     still = generate(model, edited(job, **EDIT, strength=0))
