@@ -28,6 +28,7 @@ from lib_methods.safetensors import read_tensors, write_tensors
 VERSION = 2  # part of the folder's name: raise it when the files change
 KINDS: dict[str, dict[str, Any]] = {
     "sd1": {"in_channels": 4},
+    "sd1-uneven": {"word_gain": 12.0},  # whose words attend to some places more than to others, for masks by word
     "sd1-edit": {"in_channels": 8},  # as InstructPix2Pix
     "sd1-inpainting": {"in_channels": 9},
     "sdxl": {"is_xl": True},
@@ -67,7 +68,9 @@ def made(kind: str) -> Path:
     return target
 
 
-def _write(target: Path, in_channels: int = 4, is_xl: bool = False, latent_channels: int = 4) -> None:
+def _write(
+    target: Path, in_channels: int = 4, is_xl: bool = False, latent_channels: int = 4, word_gain: float = 1.0
+) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from lib_methods.checkpoints.ldm_names import VAE_PREFIX
@@ -99,6 +102,8 @@ def _write(target: Path, in_channels: int = 4, is_xl: bool = False, latent_chann
     for name, module in unet.named_modules():
         if name.endswith("to_out.0"):
             module.weight.data *= ATTENTION_GAIN
+        elif name.endswith("attn2.to_k"):
+            module.weight.data *= word_gain
     vae = AutoencoderKL(
         latent_channels=latent_channels,
         block_out_channels=(128, 256, 512, 512),

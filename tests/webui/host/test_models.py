@@ -17,9 +17,9 @@ import torch
 from lib_methods.safetensors import write_tensors
 from tests.webui.browser import BrowserUnavailable, browser, open_accordion, open_page
 from tests.webui.client import JSON, ApiError
-from tests.webui.edits import IMG2IMG, SHORT, TXT2IMG, edited, panels, psnr
+from tests.webui.edits import CAPTION, IMG2IMG, SHORT, TXT2IMG, edited, panels, psnr
 from tests.webui.hosts import A1111, FORGE, NEO
-from tests.webui.jobs import BASE, CASES, Runs, feedback, generate, with_fabric
+from tests.webui.jobs import BASE, CASES, Runs, feedback, generate, largest_difference, with_fabric
 from tests.webui.methods.test_dreambooth import ROUTES, drawn, train
 from tests.webui.methods.test_fabric import liked
 from tests.webui.methods.test_guidance import on
@@ -126,10 +126,16 @@ def test_so_does_an_edit_with_the_hosts_option_for_zero_terminal_snr(
 ) -> None:
     if model.installation.host is not A1111 or model.installation.checkpoint.stem != "sdxl-v":
         pytest.skip("the forks read it from the checkpoint")
-    option = {"override_settings": {"sd_noise_schedule": "Zero Terminal SNR"}}
     job = {**case, **SHORT, "sampler_name": sampler}
-    assert runs.first(model, {**job, **option}).pixels != runs.first(model, job).pixels
-    the_edit_is_in_order(model, runs, {**job, **option})
+    plain, setting = runs.first(model, job), "sd_noise_schedule"
+    model.client.post("/sdapi/v1/options", {setting: "Zero Terminal SNR"})
+    try:
+        generate(model, job)  # this WebUI makes img2img's sampler before it looks at the option
+        assert generate(model, job).pixels != plain.pixels
+        the_edit_is_in_order(model, Runs(), job)
+    finally:
+        model.client.post("/sdapi/v1/options", {setting: "Default"})
+        generate(model, job)
 
 
 def the_edit_is_in_order(model: WebUI, runs: Runs, job: JSON) -> None:
@@ -153,6 +159,48 @@ def the_edit_is_in_order(model: WebUI, runs: Runs, job: JSON) -> None:
     assert near > 35 and far < near and edit.pixels[0] != still.pixels[0]
     assert generate(model, edited(job, **EDIT)).pixels == edit.pixels
     assert generate(model, job).pixels == off.pixels
+
+
+FORMS: dict[str, JSON] = {
+    "mask by word": {"mask_mode": "by word", "mask_word": "circles", "mask_level": 0.9},
+    "soft blend": {"guidance": "soft blend", "structure": 0.5},
+    "memory not saved": {"save_memory": False},
+}
+TWO: JSON = {**SHORT, "prompt": f"{CAPTION} AND circles :0.5", "batch_size": 2}
+HIRES: JSON = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.5}
+PLACES: dict[str, JSON] = {
+    "img2img": {**IMG2IMG, **TWO},
+    "txt2img": {**TXT2IMG, **TWO},
+    "Hires.fix": {**TXT2IMG, **SHORT, **HIRES, "hr_second_pass_steps": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def uneven(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """A WebUI with the pack and a random SD1 whose attention is not the same everywhere."""
+    if not installation.host.guesses:
+        pytest.skip("`shapes` shows masks by word there")
+    other = dataclasses.replace(installation, checkpoint=made("sd1-uneven"))
+    with serving(other, tmp_path_factory.mktemp("webui-uneven"), {PACK_NAME: REPO}) as server:
+        yield server
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("place", PLACES)
+def test_masks_by_word_and_soft_blend_act_in_every_kind_of_job(
+    uneven: WebUI, runs: Runs, place: str, form: str
+) -> None:
+    case, before = PLACES[place], len(uneven.log())
+    count = case.get("batch_size", 1)
+    plain, ordinary = runs.first(uneven, case), runs.first(uneven, edited(case))
+    edit = runs.first(uneven, edited(case, **FORMS[form]))
+    assert all("pix2pix-zero source: green" in text and "error" not in text for text in edit.infotexts[:count])
+    assert all(one != other for one, other in zip(plain.pixels, edit.pixels))
+    for one, other in zip(ordinary.images[:count], edit.images):
+        assert (largest_difference(one, other) > 2) == (form != "memory not saved")
+    assert generate(uneven, edited(case, **FORMS[form])).pixels == edit.pixels
+    assert generate(uneven, case).pixels == plain.pixels
+    assert uneven.errors(before) == []
 
 
 def test_a_lora_is_trained_on_it_and_changes_the_image(model: WebUI) -> None:
