@@ -20,6 +20,11 @@ def combine(base: Tensor, direction: Tensor, scale: float | Tensor) -> Tensor:
     return base + scale * direction
 
 
+def widened(x: Tensor) -> Tensor:
+    """At least single precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def weigh(rows: Tensor, owners: Sequence[int], weights: Sequence[float], images: int) -> Tensor:
     """The weighted sum of each image's conditional rows under AND: (images, channels, h, w).
 

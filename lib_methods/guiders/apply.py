@@ -13,9 +13,12 @@ from lib_methods.attention import intercept
 from lib_methods.denoiser import DenoiserCall, Guidance, LoadedModel, Order, RowChoice, Sampling, Unsupported
 from lib_methods.guidance import combine, rescale
 from lib_methods.guiders import perturb
-from lib_methods.guiders.combine import Momentum, apg, cfg_zero_star, mahiro, skim
+from lib_methods.guiders.apg import Momentum, apg
+from lib_methods.guiders.mahiro import mahiro
 from lib_methods.guiders.mimic import mimic_threshold
 from lib_methods.guiders.settings import APG, MAHIRO, MIDDLE, MIMIC, NO_GUIDANCE, SKIMMED, ZERO_STAR, GuidanceSettings
+from lib_methods.guiders.skimmed import skim
+from lib_methods.guiders.zero_star import cfg_zero_star
 
 NO_LAYERS = "This checkpoint's UNet has no self-attention that can be reached. Set the perturbation scale to 0."
 NO_MIDDLE = "This checkpoint's UNet has no self-attention in its middle block. Set Perturbed layers to coarse."

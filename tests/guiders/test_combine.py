@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib_methods.guiders.combine import Momentum, apg, cfg_zero_star, mahiro, skim
+from lib_methods.guiders.apg import Momentum, apg
+from lib_methods.guiders.mahiro import mahiro
+from lib_methods.guiders.skimmed import skim
+from lib_methods.guiders.zero_star import cfg_zero_star
 from tests.guiders import reference
 
 SHAPE = (3, 4, 8, 8)
