@@ -24,7 +24,7 @@ from lib_methods.dreambooth.model.lora import LoraSet
 from lib_methods.dreambooth.model.stage import StageModel, stage_base
 from lib_methods.dreambooth.output.result import Result
 from lib_methods.dreambooth.output.stage_folder import StageExport, result_folder, write_stage
-from lib_methods.dreambooth.photos.subjects import caption_of, find_subjects
+from lib_methods.dreambooth.photos.subjects import find_subjects, texts_of
 from lib_methods.dreambooth.settings import TrainingSettings, resolved, to_json
 from lib_methods.dreambooth.stages import check_stages
 from lib_methods.dreambooth.training.batches import Example
@@ -87,7 +87,7 @@ class _StageRun(Run):
 
     def _trainer(self, find_judge: FindJudge | None) -> tuple[Trainer, StageExport]:
         about = [(subject, self.settings.about(subject.concept)) for subject in self.subjects]
-        captions = [caption_of(photo, told) for subject, told in about for photo in subject.photos]
+        captions = [text for subject, told in about for photo in subject.photos for text in texts_of(photo, told)]
         looks = [prompt for template in self.settings.sample_prompts for prompt in prompts_of(template, self.settings)]
         names = [f"a {concept.subject}" for concept in self.settings.all_concepts]
         self.model.expected = ["", *captions, *class_texts(self.subjects, self.settings), *looks, *names]

@@ -166,6 +166,9 @@ class TrainingSettings:
     buckets: bool = checkbox(True, "Buckets", about="keep the photos' aspect ratios instead of cropping all to squares")
     flip: bool = checkbox(False, "Also use mirrored photos", about="also use mirrored photos; not for faces or letters")
     captions: bool = checkbox(True, "Captions", about="use the captions beside the photos")
+    also_plain: bool = checkbox(
+        True, "Also without captions", about='learn photos with a caption also as "a ohwx dog", half of the time'
+    )
     masks: bool = checkbox(True, "Masks", about="use the masks beside the photos")
     concepts: tuple[Concept, ...] = ()
     caption_dropout: float = slider(0.0, 0, 1, 0.05, "Caption dropout", about="share of captions left empty")

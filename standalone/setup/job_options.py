@@ -15,7 +15,7 @@ _GROUPS = {
     "training": "steps rate text_rate batch_size accumulation train_text text_stop rank alpha convolutions schedule "
     "warm_up weight_decay clip_gradients ema snr_gamma",
     "prior preservation (keeps the class as it is)": "prior prior_weight class_prompt class_images class_steps",
-    "the photos": "resolution buckets flip captions masks caption_dropout noise_offset",
+    "the photos": "resolution buckets flip captions also_plain masks caption_dropout noise_offset",
     "a pixel cascade": "stages small_image_noise",
     "the machine": "memory precision optimizer fused_backward checkpointing seed",
     "samples and saving": "sample_every save_every select_best saved_as",

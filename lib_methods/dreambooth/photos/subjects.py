@@ -309,6 +309,13 @@ def caption_of(photo: Photo | None, settings: TrainingSettings) -> str:
     return with_subject(photo.caption, settings)
 
 
+def texts_of(photo: Photo, settings: TrainingSettings) -> list[str]:
+    """The texts that a photo is learned with, equally often: its caption, and with `also_plain` that of a photo without
+    one, as a caption that names place and background teaches the subject at new places, and less of it alone."""
+    plain = f"a {settings.subject}"
+    return list(dict.fromkeys([caption_of(photo, settings), *([plain] if settings.also_plain else [])]))
+
+
 def with_subject(text: str, settings: TrainingSettings) -> str:
     """A text that names the subject, see `caption_of`. Done twice it changes nothing more."""
     if "{subject}" in text:

@@ -48,7 +48,8 @@ SECOND = "second_"
 FILES = ("class_photos", "second_photos")
 CONTROLS = (
     *("class_noun", "base", "kind", *(name for row in ROWS for name in row), "sample_prompts"),
-    *("continue_from", "caption_dropout", "noise_offset", "second_class_noun", "second_identifier", *FILES),
+    *("continue_from", "also_plain", "caption_dropout", "noise_offset"),
+    *("second_class_noun", "second_identifier", *FILES),
 )
 """The form: settings by name, files, and the second subject's."""
 REFRESH = "\U0001f504"
@@ -99,7 +100,7 @@ def build_tab(on: TabHandlers, tool_button: Callable[..., Any]) -> Any:
                     with gr.Accordion("Advanced", open=False, elem_id="dreambooth_advanced"):
                         loras = ["", *on.lists.loras()]
                         beside("continue_from", "Continue from a LoRA", loras, "", "refresh_loras", on.loras)
-                        form.add("caption_dropout", "noise_offset")
+                        form.add("also_plain", "caption_dropout", "noise_offset")
                         label = "Your own class images (regularisation images), used as they are"
                         made["class_photos"] = _files("class_photos", label)
                         with gr.Row():

@@ -26,7 +26,7 @@ from lib_methods.dreambooth.photos.image import (
     read_mask,
     read_photo,
 )
-from lib_methods.dreambooth.photos.subjects import Subject, caption_of
+from lib_methods.dreambooth.photos.subjects import Subject, caption_of, texts_of
 from lib_methods.dreambooth.settings import CLASS_IMAGES, TrainingSettings
 from lib_methods.dreambooth.training.batches import Example, TrainingData
 from lib_methods.dreambooth.training.plan import TrainingPlan
@@ -116,7 +116,8 @@ def class_texts(subjects: Sequence[Subject], settings: TrainingSettings) -> list
 
 
 def photo_items(photos: Sequence[Photo], settings: TrainingSettings, group: int = 0, repeats: int = 1) -> list[Item]:
-    """The photos as items: each in its bucket, or in a square, and with `flip` a mirrored one after each.
+    """The photos as items: each in its bucket, or in a square, with each of its texts; with `flip` a mirrored one after
+    each.
 
     A mirrored photo is encoded as such: an autoencoder's latents of it are not the mirrored latents.
     """
@@ -124,8 +125,8 @@ def photo_items(photos: Sequence[Photo], settings: TrainingSettings, group: int 
     for photo in photos:
         size = bucket_for(photo.width, photo.height, side) if settings.buckets else (side, side)
         for flipped in (False, True) if settings.flip else (False,):
-            text = caption_of(photo, settings)
-            items.append(Item(photo, size, text, flipped, settings.masks, group=group, repeats=repeats))
+            for text in texts_of(photo, settings):
+                items.append(Item(photo, size, text, flipped, settings.masks, group=group, repeats=repeats))
     return items
 
 
@@ -206,36 +207,37 @@ def encode_images(
     """
     notes: list[str] = []
     cache = _Cache(folder, model, dtype, notes)
-    sources: dict[int, str] = {}
-    kept: dict[int, _Moments | None] = {}
+    names: dict[int, str] = {}
+    kept: dict[str, _Moments | None] = {}
     by_size: dict[Size, list[int]] = {}
     for index, item in enumerate(items):
         try:
-            sources[index] = item.photo.sha256
+            names[index] = cache.name(item.photo.sha256, item)
         except UserError as error:
             notes.append(f"{error} It is left out.")
             continue
-        kept[index] = cache.read(cache.name(sources[index], item), item.size)
-        by_size.setdefault(item.size, []).append(index)
+        if names[index] not in kept:  # an image with two texts is encoded once
+            kept[names[index]] = cache.read(names[index], item.size)
+            by_size.setdefault(item.size, []).append(index)
     groups = [same[start : start + batch] for same in by_size.values() for start in range(0, len(same), batch)]
-    missing = [group for group in groups if any(kept[index] is None for index in group)]
-    done = len(items) - sum(map(len, missing))
+    missing = [group for group in groups if any(kept[names[index]] is None for index in group)]
+    done = len(kept) - sum(map(len, missing))
     if done:
-        progress(done, len(items))
+        progress(done, len(kept))
     with parts.only(model.vae) if missing else nullcontext():
         for group in missing:
             if cancelled():
                 raise Cancelled("Stopped while the photos were encoded.")
             for index, moments in _encode(model, items, group, parts.device, dtype, notes):
-                if kept[index] is None:
-                    kept[index] = moments
-                    cache.write(cache.name(sources[index], items[index]), moments)
+                if kept[names[index]] is None:
+                    kept[names[index]] = moments
+                    cache.write(names[index], moments)
             done += len(group)
-            progress(done, len(items))
+            progress(done, len(kept))
     examples = [
-        _example(items[index], moments, notes, cache.name(items[index].origin or sources[index], items[index]))
-        for index, moments in kept.items()
-        if moments is not None
+        _example(item, found, notes, cache.name(item.origin, item) if item.origin else name)
+        for item, name in ((items[index], name) for index, name in names.items())
+        if (found := kept[name]) is not None
     ]
     if items and not examples:
         raise UserError("None of the images can be read any more.")

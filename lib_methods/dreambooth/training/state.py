@@ -86,7 +86,7 @@ def load_state(folder: Path, identity: str, older: str = "") -> State | None:
 RECORD = "training.json"
 CANCEL = "cancel"  # a file of this name in the run's folder stops it
 LOCK = "lock"
-FREE = frozenset((*PATHS, "sample_prompts", "sample_every", "save_every", "saved_as", "memory", "steps"))
+FREE = frozenset((*PATHS, "sample_prompts", "sample_every", "save_every", "saved_as", "memory", "steps", "also_plain"))
 """May differ when a run is resumed: the steps do not depend on them, or they are compared by their content."""
 
 _ADDED: dict[str, Any] = {

@@ -119,6 +119,19 @@ def test_masks_are_shares_of_white_at_each_latent_and_mirror_too(tmp_path: Path)
     assert unmasked.mask is None
 
 
+def test_a_photo_with_a_caption_has_two_texts_and_is_encoded_once(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", 64, 64)
+    put(tmp_path, "b.png", 64, 64, seed=2)
+    (tmp_path / "a.txt").write_text("a ohwx dog in the snow", encoding="utf-8")
+    photos, model = find_photos(tmp_path)[0], Toy()
+    examples, _ = encode(model, photo_items(photos, asked(resolution=64)))
+    assert [example.text for example in examples] == ["a ohwx dog in the snow", "a ohwx dog", "a ohwx dog"]
+    assert torch.equal(examples[0].mean, examples[1].mean) and not torch.equal(examples[0].mean, examples[2].mean)
+    assert sum(shape[0] for shape in model.encoded) == 2
+    alone = photo_items(photos, asked(resolution=64, also_plain=False))
+    assert [item.text for item in alone] == ["a ohwx dog in the snow", "a ohwx dog"]
+
+
 def test_the_second_time_nothing_is_encoded(tmp_path: Path) -> None:
     items, cache = items_in(tmp_path, flip=True), tmp_path / "cache"
     first, _ = encode(Toy(), items, folder=cache)

@@ -56,6 +56,7 @@ FLAGS = {
     "buckets": ["--no-buckets"],
     "flip": ["--flip"],
     "captions": ["--no-captions"],
+    "also_plain": ["--no-also-plain"],
     "masks": ["--no-masks"],
     "precision": ["--precision", "bf16"],
     "optimizer": ["--optimizer", "adafactor"],
