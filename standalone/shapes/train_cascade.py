@@ -2,7 +2,8 @@
 
 You can stop the run at any time; it resumes from the last state (`stage1.pt`, `stage2.pt`). T5 learns with stage I
 for its first `TEXT_STEPS` steps and is fixed from then on; stage II takes it from stage I's state. To compare text
-encoders, train stage I for equal `--steps` with `--text t5` and with `--text clip`.
+encoders, train stage I for equal `--steps` with `--text t5` and with `--text clip`. `--start models/shapes-cascade`
+trains the released stages further: their text encoder stays as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import T5EncoderModel
 
 from lib_methods.cascade.variance import variance_bound
 from lib_methods.dreambooth.training.loss import noised, targets
@@ -42,6 +45,7 @@ CROP, WHOLE_FROM = 64, 0.75  # stage II learns from squares of this side until t
 # Where the objects stand is decided in the last timesteps: before, the noisy image itself shows it. Stage I learned all
 # words but those for places until half of each batch was there, and captions left the place open less often.
 NOISIEST, ALL_NAMED = 80, 0.5
+CLEANEST = 150  # half of stage II's timesteps are below: noise that is left there makes an oil painting of a photo
 VARIANCE_WEIGHT = 1.0  # of the variational bound (Nichol and Dhariwal 2021, arXiv 2102.09672)
 
 
@@ -118,21 +122,25 @@ class Trainer:
         *,
         text: str = "t5",
         steps: int | None = None,
+        start: Path | None = None,
     ) -> None:
-        """text: "t5" or "clip". steps: the length of training, in place of `minutes`."""
+        """text: "t5" or "clip". steps: the length of training, in place of `minutes`. start: a folder of released
+        stages to begin with, in place of fresh weights."""
         self.out, self.stage, self.batch, self.minutes, self.steps = out, stage, batch, minutes, steps
         torch.manual_seed(seed)
         self.kind, self.unet, self.text = text, cascade.unet(stage), cascade.text_encoder(text)
         self.words = cascade.tokenizer() if text == "t5" else None
         self.loss, self.noising = Loss(stage), cascade.noising_schedule()
-        if stage == 2:
+        if start:
+            self.unet, self.text = released(start, stage)
+        elif stage == 2:
             self.text.load_state_dict(finished_text(out))
-            self.text.requires_grad_(False)
+        self.text.requires_grad_(not start and stage == 1)
         self.networks = nn.ModuleList([self.unet, self.text])
         self.average = copy.deepcopy(self.networks).requires_grad_(False)
         self.optimizer = MatrixOptimizer([self.unet, self.text], rate, rate / 2)
         self.rng, self.generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        self.step, self.spent = 0, 0.0
+        self.step, self.spent = (0 if start is None else TEXT_STEPS), 0.0
         self.state = out / f"stage{stage}.pt"
         if self.state.exists():
             self._load()
@@ -171,11 +179,13 @@ class Trainer:
         return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.done)))
 
     def _times(self) -> Tensor:
-        """Timesteps: stratified over the whole range, with half of stage I's in the last `NOISIEST`."""
-        extra = self.batch // 2 if self.stage == 1 else 0
-        share, end = torch.rand(self.batch, generator=self.generator), 1000 - NOISIEST
+        """Timesteps: half of stage I's in the last `NOISIEST`, half of stage II's in the first `CLEANEST`; the others
+        stratified over the whole range."""
+        extra = self.batch // 2
+        share = torch.rand(self.batch, generator=self.generator)
         times = 1000 * (torch.arange(self.batch - extra) + share[extra:]) / (self.batch - extra)
-        return torch.cat([end + NOISIEST * share[:extra], times]).long().clamp(max=999)
+        special = 1000 - NOISIEST * share[:extra] if self.stage == 1 else CLEANEST * share[:extra]
+        return torch.cat([special, times]).long().clamp(max=999)
 
     def train_step(self, stock: Stock) -> tuple[float, float]:
         """One step; returns the velocity's loss and the variational bound."""
@@ -235,6 +245,12 @@ class Trainer:
         self.save()
 
 
+def released(folder: Path, stage: int) -> tuple[UNet2DConditionModel, T5EncoderModel]:
+    """The UNet of a released stage, and the text encoder, which lies with stage I, in single precision."""
+    unet = UNet2DConditionModel.from_pretrained(folder / f"stage-{stage}" / "unet", torch_dtype=torch.float32)
+    return unet, T5EncoderModel.from_pretrained(folder / "stage-1" / "text_encoder", dtype=torch.float32)
+
+
 def finished_text(out: Path) -> dict[str, Tensor]:
     """T5's weights from stage I's state; SystemExit while it is still learning."""
     path = out / "stage1.pt"
@@ -255,9 +271,10 @@ if __name__ == "__main__":
     parser.add_argument("--text", choices=("t5", "clip"), default="t5", help="text encoder of stage 1")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, metavar="FOLDER", help="begin with the released stages in this folder")
     options = parser.parse_args()
     batch = options.batch or BATCH[options.stage]
     if options.stage == 2 and options.text != "t5":
         parser.error("stage 2 takes T5 from stage 1")
-    given = {"text": options.text, "steps": options.steps}
+    given = {"text": options.text, "steps": options.steps, "start": options.start}
     Trainer(options.out, options.stage, batch, options.rate, options.minutes, **given).run()
