@@ -84,8 +84,8 @@ def test_fine_detail_is_nothing_that_a_small_image_shows() -> None:
 
 
 def test_the_ablation_trains_and_measures_every_stage_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(detail.SAMPLING, "stage2_steps", 1)
-    assert detail.evaluate(tmp_path, 2, program.FOLDER, {**detail.TRAINING, "steps": 1}) == 0
+    monkeypatch.setitem(detail.SAMPLING, "stage2_steps", 3)
+    assert detail.evaluate(tmp_path, 2, program.FOLDER, {**detail.TRAINING, "steps": 3}) == 0
     metrics = json.loads((tmp_path / "report.json").read_text("utf-8"))["metrics"]
     names = ("not_tuned", "tuned_0.25", "tuned_1e-3", "tuned_1e-5")
     assert metrics.keys() == {f"{figure}_{name}" for figure in ("detail", "contrast") for name in names}

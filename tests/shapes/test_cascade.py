@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from transformers import T5TokenizerFast
 
 from standalone.shapes import cascade, release_cascade, train_cascade
@@ -54,6 +55,17 @@ def test_stage_2_takes_the_text_encoder_of_stage_1_and_waits_for_it(folder: Path
         assert 0 < error < 20 and bound >= 0
     with pytest.raises(SystemExit, match="stage 1"):
         _trainer(tmp_path / "empty", 2)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_released_stages_are_trained_further(tmp_path: Path, stage: int) -> None:
+    trainer = Trainer(tmp_path, stage, batch=2, rate=1e-3, minutes=1, start=release_cascade.FOLDER)
+    unet = UNet2DConditionModel.from_pretrained(release_cascade.FOLDER / f"stage-{stage}" / "unet").float().state_dict()
+    assert all(torch.equal(value, unet[name]) for name, value in trainer.average[0].state_dict().items())
+    text = {name: value.clone() for name, value in trainer.text.state_dict().items()}
+    trainer.train_step(Stock(stage, trainer.rng, 2))
+    assert all(torch.equal(value, text[name]) for name, value in trainer.text.state_dict().items())
+    assert any(not torch.equal(value, unet[name]) for name, value in trainer.unet.state_dict().items())
 
 
 def test_the_export_runs_in_diffusers_and_fits(folder: Path) -> None:
