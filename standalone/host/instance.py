@@ -20,8 +20,6 @@ from standalone.host import callbacks, checkpoints, devices, extra_networks, lor
 from standalone.host.jobs.queue import Job, JobQueue
 from standalone.host.sampling import registry
 from standalone.host.scripts import loading
-from standalone.host.styles import FILE as STYLES
-from standalone.host.styles import StyleDatabase
 
 HERE = Path(__file__).resolve().parents[1]
 REPO = HERE.parent
@@ -152,7 +150,6 @@ def start(
     paths.use_extensions(folders)
 
     _load_settings(data_dir, outputs)
-    shared.prompt_styles = StyleDatabase([data_dir / STYLES])
     chosen = _register_checkpoints(checkpoint, data_dir)
     extra_networks.initialize()
     say("Loading scripts")

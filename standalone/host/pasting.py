@@ -171,7 +171,6 @@ def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) ->
     """
     prompt, negative_prompt, fields = text.read(x)
     res: dict[str, Any] = {**fields, "Prompt": prompt, "Negative prompt": negative_prompt}
-    _take_out_styles(res)
     _old_hires(res)
     _old_names(res)
     if str(res.get("Version", "")).startswith(text.OURS):
@@ -184,29 +183,6 @@ def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) ->
     for key in shared.opts.infotext_skip_pasting if skip_fields is None else skip_fields:
         res.pop(key, None)
     return res
-
-
-def _take_out_styles(res: dict[str, Any]) -> None:
-    """Names the styles whose texts are in the prompts, and takes those out, as the setting says.
-
-    Not where Hires. fix has prompts of its own with other styles: a job's styles are those of both passes.
-    """
-    how, styles = shared.opts.infotext_styles, shared.prompt_styles
-    res.pop("Styles array", None)  # a name for the page, not of a text
-    if how == "Ignore":
-        return
-    keys = "Prompt", "Negative prompt"
-    found, *plain = styles.extract_styles_from_prompt(*(res[key] for key in keys))
-    second = [str(res.get(f"Hires {key.lower()}", res[key])) for key in keys]
-    if any(f"Hires {key.lower()}" in res for key in keys):
-        others, *hires = styles.extract_styles_from_prompt(*second)
-        if others != found:
-            found, plain, hires = [], [res[key] for key in keys], second
-        for key, words, first in zip(keys, hires, plain):
-            res[f"Hires {key.lower()}"] = "" if words == first else words
-    res.update(zip(keys, plain))
-    if how == "Apply" or (how == "Apply if any" and found):
-        res["Styles array"] = found
 
 
 def _old_hires(res: dict[str, Any]) -> None:

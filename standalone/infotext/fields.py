@@ -38,7 +38,6 @@ def hires_is_on(params: Params) -> bool:
 COMMON: dict[str, Source] = {
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
-    "styles": "Styles array",
     "steps": "Steps",
     "sampler_name": registry.get_sampler_from_infotext,
     "scheduler": registry.get_scheduler_from_infotext,

@@ -16,14 +16,12 @@ from standalone.host.components import FormRow, ToolButton
 from standalone.host.sampling import prompt_parser, registry, schedulers
 
 
-def count_tokens(prompt: str, steps: int, styles: Sequence[str] = (), positive: bool = True) -> tuple[int, int]:
+def count_tokens(prompt: str, steps: int, positive: bool = True) -> tuple[int, int]:
     """(tokens, room) of the longest text that the prompt gives: at any step, in any part between ANDs.
 
     Networks such as `<lora:name:1>` are no text. The room is a multiple of 75 tokens.
     """
-    known = shared.prompt_styles
-    styled = known.apply_styles_to_prompt if positive else known.apply_negative_styles_to_prompt
-    text, _ = extra_networks.parse_prompt(styled(prompt or "", styles or ()))
+    text, _ = extra_networks.parse_prompt(prompt or "")
     texts = prompt_parser.get_multicond_prompt_list([text])[1] if positive else [text]
     schedules = prompt_parser.get_learned_conditioning_prompt_schedules(texts, max(int(steps or 1), 1))
     options = checkpoints.text_options()
@@ -31,19 +29,18 @@ def count_tokens(prompt: str, steps: int, styles: Sequence[str] = (), positive: 
     return count, max(1, -(-count // CHUNK)) * CHUNK
 
 
-def counter_html(prompt: str, steps: int, styles: Sequence[str] = (), positive: bool = True) -> str:
+def counter_html(prompt: str, steps: int, positive: bool = True) -> str:
     """The counter, as the page shows it."""
-    count, room = count_tokens(prompt, steps, styles, positive)
+    count, room = count_tokens(prompt, steps, positive)
     return f"<span>{count}/{room}</span>"
 
 
-def both_counters(prompt: str, negative_prompt: str, steps: int, styles: Sequence[str]) -> tuple[str, str]:
+def both_counters(prompt: str, negative_prompt: str, steps: int) -> tuple[str, str]:
     """The counters of both prompts."""
-    return counter_html(prompt, steps, styles), counter_html(negative_prompt, steps, styles, positive=False)
+    return counter_html(prompt, steps), counter_html(negative_prompt, steps, positive=False)
 
 
 PASTE, CLEAR, RANDOM, REUSE, SWITCH = "\u2199\ufe0f", "\U0001f5d1\ufe0f", "\U0001f3b2\ufe0f", "\u267b\ufe0f", "\u21c5"
-APPLY, EDIT = "\U0001f4cb", "\U0001f58c\ufe0f"
 KEYS = "Ctrl+Enter generates, Alt+Enter skips, Esc interrupts"
 
 QUICK: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -74,13 +71,6 @@ class Toprow:
     submit: Submit
     paste: Any
     counters: tuple[Any, Any]
-    styles: Any
-    apply_styles: Any
-
-    @property
-    def prompts(self) -> list[Any]:
-        """Both prompts."""
-        return [self.prompt, self.negative_prompt]
 
 
 @dataclass
@@ -165,19 +155,8 @@ def toprow(tab: str, defaults: Defaults) -> Toprow:
             with gr.Row(elem_id=f"{tab}_tools", elem_classes="tools"):
                 paste = ToolButton(value=PASTE, elem_id="paste" if tab == "txt2img" else f"{tab}_paste")
                 clear = ToolButton(value=CLEAR, elem_id=f"{tab}_clear_prompt")
-                apply = ToolButton(value=APPLY, elem_id=f"{tab}_style_apply")
-                ToolButton(value=EDIT, elem_id=f"{tab}_styles_edit")  # dialogs.js
-            styles = gr.Dropdown(
-                list(shared.prompt_styles.styles),
-                value=[],
-                multiselect=True,
-                allow_custom_value=True,  # of a page that was loaded before a style was saved
-                label="Styles",
-                elem_id=f"{tab}_styles",
-                elem_classes="styles",
-            )
     clear.click(fn=lambda: ("", ""), outputs=[prompt, negative], **QUICK)
-    return Toprow(prompt, negative, submit, paste, (counter, negative_counter), styles, apply)
+    return Toprow(prompt, negative, submit, paste, (counter, negative_counter))
 
 
 def sampler_row(tab: str, defaults: Defaults) -> Fields:

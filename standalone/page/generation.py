@@ -90,7 +90,7 @@ def txt2img(defaults: Defaults) -> Tab:
         panel = controls.output_panel("txt2img", defaults.examples)
         with settings:
             runner.prepare_ui()
-            fields: Fields = {"prompt": top.prompt, "negative_prompt": top.negative_prompt, "styles": top.styles}
+            fields: Fields = {"prompt": top.prompt, "negative_prompt": top.negative_prompt}
             fields |= controls.sampler_row("txt2img", defaults)
             section("sampler")
             with FormRow():
@@ -207,7 +207,7 @@ def img2img(defaults: Defaults) -> Tab:
         panel = controls.output_panel("img2img")
         with settings:
             runner.prepare_ui()
-            fields: Fields = {"prompt": top.prompt, "negative_prompt": top.negative_prompt, "styles": top.styles}
+            fields: Fields = {"prompt": top.prompt, "negative_prompt": top.negative_prompt}
             sources, tabs, parts = _sources(defaults)
             fields |= sources
             section("image")

@@ -20,7 +20,7 @@ from standalone.host.components import ToolButton
 from standalone.host.jobs.queue import JobQueue
 from standalone.host.scripts import loading
 
-from . import generation, paste, styles
+from . import generation, paste
 from .controls import QUICK, first_run_html
 from .extras import build_extras
 from .history import build_history, connect_history
@@ -88,7 +88,6 @@ def build_page(queue: JobQueue, data_dir: Path, history: History) -> gr.Blocks:
                     interface.render()
             with _tab(labels, "settings", "Settings"):
                 _settings(queue)
-        dialog = styles.build_dialog()
         gr.HTML(f"<h1>{TITLE}</h1>", elem_id="page_title")
         gr.HTML(json.dumps(labels), elem_id="tab_labels", visible="hidden")
         versions = f"python {sys.version.split()[0]} • torch {torch.__version__} • gradio {gr.__version__}"
@@ -101,12 +100,7 @@ def build_page(queue: JobQueue, data_dir: Path, history: History) -> gr.Blocks:
         connect_sends(text, image, more, info, data_dir)
         connect_history(past, history, text, image, more, data_dir)
         _connect_checkpoint(checkpoint, refresh, text, image, queue)
-        dialog.connect(text, image)
-        page.load(
-            fn=lambda: [_current_checkpoint(), *styles.choices()],
-            outputs=[checkpoint, text.top.styles, image.top.styles, dialog.known],
-            **QUICK,
-        )
+        page.load(fn=_current_checkpoint, outputs=[checkpoint], **QUICK)
     shared.demo = page
     return page
 

@@ -35,7 +35,7 @@ from .results import clean_scratch
 
 STATIC = Path(__file__).resolve().parent / "static"
 OWN = (
-    *("host.js", "localize.js", "progress.js", "memory.js", "lightbox.js", "prompt_keys.js", "dialogs.js"),
+    *("host.js", "localize.js", "progress.js", "memory.js", "lightbox.js", "prompt_keys.js"),
     *("history_grid.js", "history.js", "history_viewer.js", "page.css", "history.css"),
 )
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}

@@ -155,15 +155,9 @@ class Tab:
     def _count_tokens(self) -> None:
         """While typing, the last text alone is counted ("always_last"). Only one listener of an event may be of that
         kind: two call each other again for ever (gradio 6.31)."""
-        steps, styles, counters = self.fields["steps"], self.top.styles, list(self.top.counters)
-        last: dict[str, Any] = {"trigger_mode": "always_last", **QUICK}
-        for prompt, counter, positive in zip(self.top.prompts, counters, (True, False)):
+        steps, counters = self.fields["steps"], list(self.top.counters)
+        prompts = [self.top.prompt, self.top.negative_prompt]
+        for prompt, counter, positive in zip(prompts, counters, (True, False)):
             count = partial(counter_html, positive=positive)
-            prompt.change(fn=count, inputs=[prompt, steps, styles], outputs=[counter], **last)
-        gr.on(
-            [steps.change, styles.change],
-            fn=both_counters,
-            inputs=[*self.top.prompts, steps, styles],
-            outputs=counters,
-            **last,
-        )
+            prompt.change(fn=count, inputs=[prompt, steps], outputs=[counter], trigger_mode="always_last", **QUICK)
+        steps.change(fn=both_counters, inputs=[*prompts, steps], outputs=counters, trigger_mode="always_last", **QUICK)

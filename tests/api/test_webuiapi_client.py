@@ -276,23 +276,6 @@ def test_folders_of_the_server_are_not_told_and_cannot_be_set(server: Server, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_styles_are_listed_used_and_read_from_an_infotext(api: webuiapi.WebUIApi, server: Server):
-    from modules import shared
-
-    shared.prompt_styles.keep("ink", "{prompt}, ink", "colour")
-    try:
-        assert server.get("/sdapi/v1/prompt-styles").json() == [
-            {"name": "ink", "prompt": "{prompt}, ink", "negative_prompt": "colour"}
-        ]
-        info = api.txt2img(prompt="a circle", styles=["Ink"], **SIZE).info["infotexts"][0]
-        assert info.startswith("a circle, ink\nNegative prompt: colour\nSteps")
-        again = server.txt2img(prompt=None, infotext=info)
-        assert again["parameters"]["styles"] == ["ink"]
-        assert json.loads(again["info"])["infotexts"][0].startswith("a circle, ink\nNegative prompt: colour\nSteps")
-    finally:
-        shared.prompt_styles.drop("ink")
-
-
 def test_memory_is_told_in_bytes(server: Server):
     memory = server.get("/sdapi/v1/memory").json()
     assert set(memory) == {"ram", "cuda"}
@@ -300,6 +283,6 @@ def test_memory_is_told_in_bytes(server: Server):
 
 
 def test_clients_that_look_for_more_get_empty_lists(server: Server):
-    for path in ("sd-vae", "hypernetworks", "face-restorers", "realesrgan-models"):
+    for path in ("sd-vae", "hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles"):
         assert server.get(f"/sdapi/v1/{path}").json() == []
     assert server.get("/sdapi/v1/embeddings").json() == {"loaded": {}, "skipped": {}}

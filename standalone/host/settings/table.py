@@ -199,10 +199,6 @@ def all_options() -> Table:
             "add_user_name_to_info": OptionInfo(False, "Add user name to infotext when authenticated"),
             "disable_weights_auto_swap": OptionInfo(True, "Disregard checkpoint information from pasted infotext"),
             "infotext_skip_pasting": OptionInfo([], "Disregard fields from pasted infotext"),
-            # "Apply": a pasted infotext gives its image, whatever styles are chosen; the WebUI has "Apply if any"
-            "infotext_styles": _choice(
-                "Apply", "Infer styles from prompts of pasted infotext", "Ignore", "Apply", "Discard", "Apply if any"
-            ).info("the styles of a pasted infotext: Ignore leaves their texts in the prompts, Discard takes them out"),
             "send_seed": OptionInfo(True, "Send seed when sending prompt or image to other interface"),
             "send_size": OptionInfo(True, "Send size when sending prompt or image to another interface"),
         },

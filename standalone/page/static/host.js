@@ -294,8 +294,7 @@ onAfterUiUpdate(() => {
 const buttonTitles = {
     paste: 'Read settings from the infotext in the prompt box, or from the last image if the box is empty',
     img2img_paste: 'Read settings from the infotext in the prompt box, or from the last image if the box is empty',
-    clear_prompt: 'Clear both prompts', style_apply: 'Put the texts of the chosen styles into the prompts',
-    styles_edit: 'Save, change and delete styles', style_copy: 'Take the texts from the prompts', res_switch_btn: 'Swap width and height',
+    clear_prompt: 'Clear both prompts', res_switch_btn: 'Swap width and height',
     random_seed: 'Set the seed to -1: a random one every time', reuse_seed: 'Use the seed of the selected image',
     generate: 'Ctrl+Enter', interrupt: 'Stop now (Esc)', skip: 'Stop this batch and go on with the next (Alt+Enter)',
     send_to_img2img: 'Send image and settings to img2img', send_to_inpaint: 'Send image and settings to inpainting',
