@@ -164,7 +164,7 @@ class JobSampling:
         return self._empty
 
     def extra_channels(self) -> int:
-        """Channels of the UNet beyond the latent's, of which Neo's Mugen has 32."""
+        """How many channels the UNet takes beside the latent's own, which are 4, or 32 in Neo's Mugen."""
         channels = input_channels(self.unet)
         own = LATENT_CHANNELS if self.latent is None else int(self.latent.shape[1])
         return 0 if channels is None else channels - own

@@ -3,7 +3,7 @@
 You can stop the run at any time; it resumes from the last state (`stage1.pt`, `stage2.pt`). T5 learns with stage I
 for its first `TEXT_STEPS` steps and is fixed from then on; stage II takes it from stage I's state. To compare text
 encoders, train stage I for equal `--steps` with `--text t5` and with `--text clip`. `--start models/shapes-cascade`
-trains the released stages further: their text encoder stays as it is.
+trains the released stages further, without their text encoder.
 """
 
 from __future__ import annotations

@@ -310,8 +310,11 @@ def caption_of(photo: Photo | None, settings: TrainingSettings) -> str:
 
 
 def texts_of(photo: Photo, settings: TrainingSettings) -> list[str]:
-    """The texts that a photo is learned with, equally often: its caption, and with `also_plain` that of a photo without
-    one, as a caption that names place and background teaches the subject at new places, and less of it alone."""
+    """The texts that a photo is learned with, equally often: its caption, and with `also_plain` the text without one.
+
+    Captions that name place and background help the subject at new places, but without the plain text it is learned
+    less well alone.
+    """
     plain = f"a {settings.subject}"
     return list(dict.fromkeys([caption_of(photo, settings), *([plain] if settings.also_plain else [])]))
 

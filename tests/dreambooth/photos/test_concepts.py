@@ -127,11 +127,7 @@ def test_two_subjects_are_each_bound_to_their_name_and_their_class(tmp_path: Pat
     data = watched.last.batches.data
     name = watched.last.settings.identifier
     assert name and name != "olis"
-    assert [e.text for e in data.photos] == [f"a {name} dog"] * 3 + [
-        "a olis mug on a table",
-        "a olis mug",
-        "a olis mug",
-    ]
+    assert [e.text for e in data.photos] == [f"a {name} dog"] * 3 + ["a olis mug on a table"] + ["a olis mug"] * 2
     assert [e.group for e in data.photos] == [0, 0, 0, 1, 1, 1]
     assert [(e.text, e.group) for e in data.prior] == [("a dog", 0)] * 2 + [("a mug", 1)] * 3
     told = metadata(result.files[0])
