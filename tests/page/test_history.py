@@ -73,7 +73,7 @@ def value(browser: Browser, selector: str) -> Any:
 
 def test_a_search_narrows_what_is_shown(browser: Browser, zebras: None, screenshot) -> None:
     assert browser.js(TILES) == ["zebra at noon", "zebra by night", "zebra on ice"]
-    browser.type(".history-search", '"seed: 12"')
+    browser.type(".history-search", '"seed: 12,"')
     browser.until(STATUS, "1 image")
     assert browser.js(TILES) == ["zebra by night"]
     browser.type(".history-search", "zebra unicorn")
